@@ -1,0 +1,58 @@
+"""diloco: train one PyTorch model from many machines that are joined only by ordinary internet links.
+
+This is the whole public face. Torch is imported when `attach` is first needed, so that a coordinator
+starts at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from diloco.api import host, join, solo, status
+from diloco.errors import (
+    DilocoError,
+    EntryError,
+    JoinError,
+    LayoutError,
+    MethodError,
+    SettingsError,
+    SwarmClosed,
+    SwarmTimeout,
+    UserError,
+)
+from diloco.settings import RunSettings, load_settings
+from diloco.swarm import Swarm
+
+if TYPE_CHECKING:
+    from diloco.attaching import Outer, attach
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DilocoError",
+    "EntryError",
+    "JoinError",
+    "LayoutError",
+    "MethodError",
+    "Outer",
+    "RunSettings",
+    "SettingsError",
+    "Swarm",
+    "SwarmClosed",
+    "SwarmTimeout",
+    "UserError",
+    "attach",
+    "host",
+    "join",
+    "load_settings",
+    "solo",
+    "status",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("attach", "Outer"):
+        from diloco import attaching
+
+        return getattr(attaching, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

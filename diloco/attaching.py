@@ -1,0 +1,267 @@
+"""`attach`: the outer loop hooked to a training loop that already exists.
+
+Hooks `optimizer.step`, runs `loop.OuterLoop` over the live model, carries its commands to the swarm
+and the swarm's events back. Owns no decision about rounds. All of it happens on the training
+thread, inside the hook; between two steps nothing touches the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
+from diloco.loop import Announce, Applied, Captured, Command, Loaded, OuterLoop, Withdraw
+from diloco.numbers import TensorNumbers
+from diloco.outer import OuterState
+from diloco.swarm import Swarm
+from peers.events import ContributionEnded, Fate, RoundCommitted
+from peers.manifest import Manifest
+from peers.messages import Report
+from peers.node import Training
+from peers.member import Profile
+
+T = TypeVar("T")
+_REPORT_EVERY_S = 0.5
+_POLL_S = 0.05
+
+
+class Outer:
+    """The outer side of one worker. Made by `attach`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        swarm: Swarm,
+        tokens_per_step: int,
+        on_event: Callable[[object], None] | None,
+    ) -> None:
+        self.swarm = swarm
+        self.model = model
+        self.method = swarm.settings.method.resolved()
+        self.step = 0
+        """Inner steps of this worker."""
+        self.tokens = 0
+        self.loss = 0.0
+        self.waited_s = 0.0
+        """Seconds that training waited for the network."""
+        self.tokens_by_fate: dict[str, int] = {fate.value: 0 for fate in Fate}
+        self.pseudo_grad_norm = 0.0
+        self._tokens_per_step = tokens_per_step
+        self._on_event = on_event
+        self._outer = OuterState.from_model(model, self.method)
+        self._numbers = TensorNumbers(self._outer)
+        run = swarm.settings.run
+        wait_s = run.grace_s + 2 * run.failure_timeout_s
+        self._loop = OuterLoop(self.method.num_fragments, self.method.sync_every, wait_s, self._numbers)
+        self._began = time.monotonic()
+        self._reported = 0.0
+        self._hook = optimizer.register_step_post_hook(lambda *_: self._stepped())
+
+    # -- what a loop asks ---------------------------------------------------------------------
+
+    @property
+    def round(self) -> int:
+        """Commits that this worker has seen."""
+        return self.swarm.view.round
+
+    @property
+    def finished(self) -> bool:
+        """The run has all its rounds."""
+        return self._loop.finished
+
+    @property
+    def lag(self) -> int:
+        """Inner steps since the outer parameters last moved."""
+        return max(each.steps for each in self._loop.progress)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(1e-9, time.monotonic() - self._began)
+
+    def until_finished(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches, until the run has all its rounds."""
+        for batch in batches:
+            if self.finished:
+                return
+            yield batch
+
+    def log(self, *, loss: float) -> None:
+        """Tell the swarm's status how training goes."""
+        self.loss = loss
+
+    @contextmanager
+    def outer_parameters(self) -> Iterator[nn.Module]:
+        """The model with the outer parameters, to evaluate or save; local ones come back after. (Outer
+        parameters evaluate better than a single worker's: arXiv 2501.18512, table 3.)"""
+        held = [p.detach().clone() for p in self.model.parameters()]
+        for fragment in range(self._outer.num_fragments):
+            self._outer.write(fragment)
+        try:
+            yield self.model
+        finally:
+            with torch.no_grad():
+                for parameter, local in zip(self.model.parameters(), held, strict=True):
+                    parameter.copy_(local)
+
+    def save(self, path: Path) -> None:
+        """Write the model with the outer parameters as safetensors, tied tensors once."""
+        with self.outer_parameters():
+            seen: set[int] = set()
+            tensors = {}
+            for name, tensor in self.model.state_dict().items():
+                if tensor.numel() and tensor.data_ptr() in seen:
+                    continue
+                seen.add(tensor.data_ptr())
+                tensors[name] = tensor.detach().cpu().contiguous()
+            save_file(tensors, str(path), metadata={"round": str(self.round), "format": "pt"})
+
+    def detach(self) -> None:
+        """Unhook; the model stays as it is."""
+        self._hook.remove()
+
+    def __enter__(self) -> Outer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    # -- the hook -----------------------------------------------------------------------------
+
+    def enter(self, timeout_s: float) -> None:
+        """Take part, and wait until the model holds the swarm's state."""
+        layout = self._outer.layout
+        found = layout.manifest()
+        elements = tuple(layout.num_elements(f) for f in range(self.method.num_fragments))
+        profile = Profile(
+            name=self.swarm.name,
+            addresses=self.swarm.addresses,
+            manifest=Manifest(
+                settings=self.swarm.settings.digest(),
+                tensors=found.names_sha256,
+                shapes=found.shapes_sha256,
+                codec=self.method.codec,
+                elements=elements,
+                model=f"{sum(map(len, layout.fragments))} tensors of {sum(elements):,} values",
+            ),
+        )
+        self.swarm.train(Training(profile, self._numbers))
+        give_up = time.monotonic() + timeout_s
+        while not self._loop.active:
+            self._take_event(_POLL_S)
+            self._raise_refusal()
+            if time.monotonic() > give_up:
+                raise SwarmTimeout(
+                    f"no shared state after {timeout_s:.0f} s: is another member training, and reachable?"
+                )
+
+    def _stepped(self) -> None:
+        if self.finished:
+            return
+        self.step += 1
+        self.tokens += self._tokens_per_step
+        while self._take_event(0.0):
+            pass
+        self._raise_refusal()
+        self._run(self._loop.stepped(time.monotonic(), self._tokens_per_step))
+        self._wait()
+        self._report()
+
+    def _wait(self) -> None:
+        began = time.monotonic()
+        while self._loop.waits(time.monotonic()):
+            self._take_event(_POLL_S)
+            self._raise_refusal()
+            self._run(self._loop.due(time.monotonic()))
+            self._report()
+        self.waited_s += time.monotonic() - began
+
+    def _take_event(self, timeout_s: float) -> bool:
+        event = self.swarm.next_event(timeout_s)
+        if event is None:
+            return False
+        if isinstance(event, ContributionEnded):
+            self.tokens_by_fate[event.fate.value] += event.tokens
+        self._run(self._loop.handle(time.monotonic(), event))
+        if isinstance(event, RoundCommitted):
+            self.pseudo_grad_norm = self._numbers.last_norm
+        if self._on_event is not None:
+            self._on_event(event)
+        return True
+
+    def _run(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Announce():
+                    number = self.swarm.command(
+                        lambda now, m, c=command: m.announce(now, c.fragment, c.tokens, c.payloads)
+                    )
+                    self._loop.announced(command.fragment, number is not None)
+                case Withdraw():
+                    done = self.swarm.command(lambda now, m, c=command: m.withdraw(now, c.fragment))
+                    self._loop.withdrawn(command.fragment, done)
+                case Applied():
+                    self.swarm.command(lambda now, m, c=command: m.applied(now, c.record, c.state))
+                case Loaded():
+                    self.swarm.command(
+                        lambda now, m, c=command: m.loaded(now, c.fragment, c.version, c.state)
+                    )
+                case Captured():
+                    self.swarm.command(lambda now, m, c=command: m.captured(now, c.fragment, c.state))
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._reported < _REPORT_EVERY_S:
+            return
+        self._reported = now
+        report = Report(
+            self.step,
+            self.tokens,
+            self.loss,
+            self.tokens_per_second,
+            self.swarm.bytes_sent,
+            self.swarm.bytes_received,
+        )
+        self.swarm.command(lambda at, m: m.report(at, report))
+
+    def _raise_refusal(self) -> None:
+        refused = self._loop.refused
+        if refused is not None:
+            raise EntryError(refused.code, refused.detail)
+        if self._loop.superseded:
+            raise SwarmClosed("a newer process runs with this identity: this one stops")
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    swarm: Swarm,
+    *,
+    tokens_per_step: int = 1,
+    timeout_s: float = 600.0,
+    on_event: Callable[[object], None] | None = None,
+) -> Outer:
+    """Bring ``model`` to the swarm's state and keep it there: every `optimizer.step` from now on counts
+    as one inner step of ``tokens_per_step`` tokens (the weight of this worker in a round).
+
+    Trainable parameters are exchanged, each storage once; frozen ones come with the state; buffers stay
+    local. Returns when the model holds the shared state. Raises `EntryError` if the run trains another
+    model, `SwarmTimeout` if nobody hands out the state within ``timeout_s``."""
+    outer = Outer(model, optimizer, swarm, tokens_per_step, on_event)
+    try:
+        outer.enter(timeout_s)
+    except BaseException:
+        outer.detach()
+        raise
+    return outer

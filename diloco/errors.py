@@ -1,0 +1,82 @@
+"""What a person did wrong: one tree of errors, and the command line shows each as its plain text.
+
+    DilocoError
+    ├── UserError           the person can mend it; says what and how (exit code 2)
+        ├── SettingsError   RUN.toml, one line per problem
+        ├── MethodError     a method that cannot work
+        ├── LayoutError     a model that cannot be shared as it is
+        ├── StateError      state that does not fit this model
+        ├── TextError       training text that cannot be read
+        ├── RecipeError     a recipe that cannot be loaded
+        ├── JoinError       the host of a ticket refuses
+        ├── EntryError      the run trains something else than this member
+        └── SwarmTimeout    nobody handed out the shared state in time
+    └── SwarmClosed         the swarm is closed, or its network thread has ended
+
+Bugs and faults of peers have their own types elsewhere. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DilocoError(Exception):
+    """Any error of this package that a caller may want to catch."""
+
+
+class UserError(DilocoError):
+    """A person can mend it: the text is for them, without a traceback."""
+
+
+class SettingsError(UserError):
+    """Settings that are not valid; ``problems`` holds one line for each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class MethodError(UserError):
+    """An unknown method, or a combination of its parts that cannot work, with the reason."""
+
+
+class LayoutError(UserError):
+    """A model whose parameters cannot be shared as they are."""
+
+
+class StateError(UserError):
+    """Outer state that does not fit this model or is not finite."""
+
+
+class TextError(UserError):
+    """Training text that is missing, empty or unreadable."""
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be found or loaded from this machine."""
+
+
+class JoinError(UserError):
+    """The host refuses: ``code`` for programs, the text for people."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class EntryError(UserError):
+    """This member differs from the run in ``code`` (settings, tensors, shapes, codec, fragments,
+    protocol), or the run is full or cannot reach it."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+
+
+class SwarmTimeout(UserError):
+    """The shared state did not come in time."""
+
+
+class SwarmClosed(DilocoError):
+    """There is no swarm any more: it was closed, its network thread ended, or a newer process took over."""

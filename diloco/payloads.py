@@ -1,0 +1,126 @@
+"""The arithmetic of one vector in one round: what the exchange is given by this package.
+
+Owns how a codec and tensors become a `transport.payloads.Payloads`: chunks, the weighted mean in
+fp32 in a fixed order, and who is blamed for what cannot be added. Refuses to know rounds and links.
+Keeps S6 (weights are shares of their recorded sum) and S12 (nothing that is not finite enters a sum).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diloco.codecs import Codec, CodecError, NonFinite
+from diloco.vectors import Buffer, count_non_finite
+from transport.effects import Payload, Phantom
+from transport.payloads import Part, Poisoned
+
+
+class TensorPayloads:
+    """`Payloads` over tensors. ``contribution`` [num_elements] fp32 is this member's pseudo-gradient,
+    None for one who only receives; ``output`` [num_elements] fp32 on the CPU holds the mean once every
+    chunk was accepted. The contribution must not change until the round ends, and its values must be
+    finite (`vectors.count_non_finite`): `encode` raises `NonFinite` otherwise."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        num_elements: int,
+        contribution: Tensor | None = None,
+        output: Tensor | None = None,
+    ) -> None:
+        if contribution is not None and contribution.shape != (num_elements,):
+            raise ValueError(f"the contribution has shape {tuple(contribution.shape)}, not ({num_elements},)")
+        self._codec = codec
+        self._num_elements = num_elements
+        self._chunk_elements = max(1, num_elements)
+        self.contribution = contribution
+        self._total = torch.empty(0)
+        self._product = torch.empty(0)
+        self.output = torch.zeros(num_elements) if output is None else output
+
+    @property
+    def num_elements(self) -> int:
+        return self._num_elements
+
+    def begin(self, chunk_elements: int) -> None:
+        if chunk_elements < 1:
+            raise ValueError(f"chunk_elements is {chunk_elements}: at least 1 is needed")
+        self._chunk_elements = chunk_elements
+
+    def size_bytes(self, chunk: int) -> int:
+        span = self._span(chunk)
+        return self._codec.size_bytes(span.stop - span.start)
+
+    def encode(self, chunk: int) -> Payload:
+        return self._codec.encode(self._own(chunk))
+
+    def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
+        span = self._span(chunk)
+        total = self._zeros(span.stop - span.start)
+        for part in parts:
+            self._add(total, chunk, part)
+        try:
+            return self._codec.encode(total)
+        except NonFinite as error:
+            # Each part was finite: one is so large that its share overflows the sum or the codec.
+            raise Poisoned(self._largest(chunk, parts), f"the mean overflows: {error}") from None
+
+    def accept(self, chunk: int, payload: Payload) -> None:
+        span = self._span(chunk)
+        try:
+            self._codec.decode(_buffer(payload, -1), span.stop - span.start, self.output[span])
+        except CodecError as error:
+            raise Poisoned(-1, str(error)) from None
+
+    def _add(self, total: Tensor, chunk: int, part: Part) -> None:
+        if part.payload is not None:
+            try:
+                self._codec.add(total, _buffer(part.payload, part.member), part.weight)
+            except CodecError as error:
+                raise Poisoned(part.member, str(error)) from None
+            return
+        own = self._own(chunk)
+        bad = count_non_finite(own)
+        if bad:
+            raise Poisoned(part.member, f"{bad} values of the owner's part are not finite")
+        if len(self._product) < len(own):
+            self._product = torch.empty(len(own))
+        product = self._product[: len(own)]
+        torch.mul(own, part.weight, out=product)
+        total.add_(product)
+
+    def _zeros(self, n: int) -> Tensor:
+        # Memory that the encoded bytes share is handed over and never touched again.
+        if self._codec.shares_memory:
+            return torch.zeros(n)
+        if len(self._total) < n:
+            self._total = torch.empty(n)
+        return self._total[:n].zero_()
+
+    def _largest(self, chunk: int, parts: Sequence[Part]) -> int:
+        def magnitude(part: Part) -> float:
+            span = self._span(chunk)
+            if part.payload is None:
+                values = self._own(chunk)
+            else:
+                values = self._codec.decode(_buffer(part.payload, part.member), span.stop - span.start)
+            return float(values.abs().max())
+
+        return max(parts, key=magnitude).member
+
+    def _own(self, chunk: int) -> Tensor:
+        assert self.contribution is not None, "one who only receives has no contribution"
+        return self.contribution[self._span(chunk)]
+
+    def _span(self, chunk: int) -> slice:
+        start = chunk * self._chunk_elements
+        return slice(start, min(start + self._chunk_elements, self._num_elements))
+
+
+def _buffer(payload: Payload, member: int) -> Buffer:
+    if isinstance(payload, Phantom):
+        raise Poisoned(member, "a phantom where bytes are due")
+    return payload

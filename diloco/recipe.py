@@ -1,0 +1,161 @@
+"""Recipes: what one worker trains, as the command line runs it.
+
+A recipe is a function `(settings, data_path, device, worker_salt) -> Job`. Owns the built-in one, `gpt`, and
+the loading of others. A recipe is code from this machine's own disk that its owner named: nothing that
+a host or a peer sends is ever imported (X8).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diloco.errors import RecipeError
+from diloco.gpt import GPT
+from diloco.settings import RunSettings, Train
+from diloco.text import Text, load_text
+
+VALIDATION_BATCHES = 8
+SAMPLE_BYTES = 200
+
+
+@dataclass(slots=True)
+class Job:
+    """One worker's training, without any knowledge of a swarm."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: Callable[[Any], Tensor]
+    """One whole inner step on a batch, the optimizer's included; returns the detached loss."""
+    batches: Iterator[Any]
+    """Endless."""
+    tokens_per_step: int
+    evaluate: Callable[[], float]
+    """Validation loss; the same batches each time, and on every worker."""
+    sample: Callable[[], str]
+    """Something to look at."""
+
+
+Recipe = Callable[[RunSettings, Path | None, torch.device, str], Job]
+
+
+def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, worker_salt: str) -> Job:
+    """The built-in recipe: `GPT` on bytes of text with AdamW. ``data_path`` None means the standard library's
+    source. Workers with different salts draw different batches. Raises `TextError`."""
+    sizes, train = settings.model, settings.train
+    text = load_text(data_path)
+    model = GPT(sizes.layers, sizes.heads, sizes.width, sizes.context, settings.run.seed).to(device)
+    optimizer = adamw(model, train)
+    return Job(
+        model=model,
+        optimizer=optimizer,
+        step=_inner_step(model, optimizer, train),
+        batches=text.batches(settings.run.seed, worker_salt, train.batch_size, sizes.context, device),
+        tokens_per_step=train.batch_size * sizes.context,
+        evaluate=_evaluation(model, text, settings, device),
+        sample=lambda: model.generate(b"def ", SAMPLE_BYTES, temperature=0.8).decode("utf-8", "replace"),
+    )
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe called ``gpt``, ``package.module:function`` or ``path/to/file.py:function``. Raises
+    `RecipeError`, with the reason if the code itself fails to load."""
+    if name == "gpt":
+        return gpt
+    where, colon, attribute = name.rpartition(":")
+    if not colon or not where or not attribute.isidentifier():
+        raise RecipeError(
+            f"recipe {name!r} is neither gpt, package.module:function nor path/to/file.py:function"
+        )
+    module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
+    recipe = getattr(module, attribute, None)
+    if recipe is None:
+        raise RecipeError(f"recipe {name!r}: {where} has no {attribute}")
+    if not callable(recipe):
+        raise RecipeError(f"recipe {name!r}: {attribute} is {type(recipe).__name__}, not a function")
+    function: Recipe = recipe
+    return function
+
+
+def warmup(step: int, warmup_steps: int) -> float:
+    """Share of the learning rate at inner step ``step``, counted from 0: a straight rise, then 1."""
+    return min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+def adamw(model: nn.Module, train: Train) -> torch.optim.AdamW:
+    """AdamW as the settings say; weight decay on matrices only, not on norms."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=train.inner_lr, betas=(train.beta1, train.beta2))
+
+
+def _inner_step(model: GPT, optimizer: torch.optim.Optimizer, train: Train) -> Callable[[Any], Tensor]:
+    steps = itertools.count()
+
+    def step(batch: Any) -> Tensor:
+        share = warmup(next(steps), train.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = train.inner_lr * share
+        optimizer.zero_grad(set_to_none=True)
+        loss = model.loss(*batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def _evaluation(model: GPT, text: Text, settings: RunSettings, device: torch.device) -> Callable[[], float]:
+    batch_size, context, seed = settings.train.batch_size, settings.model.context, settings.run.seed
+    drawn = text.batches(seed, "validation", batch_size, context, device, validation=True)
+    batches = list(itertools.islice(drawn, VALIDATION_BATCHES))
+
+    @torch.no_grad()
+    def evaluate() -> float:
+        was_training = model.training
+        model.eval()
+        losses = [float(model.loss(*batch)) for batch in batches]
+        model.train(was_training)
+        return sum(losses) / len(losses)
+
+    return evaluate
+
+
+def _load_module(where: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name and (where == error.name or where.startswith(error.name + ".")):
+            raise RecipeError(
+                f"recipe module {where} is not installed: a file is named path/to/file.py:function"
+            ) from None
+        raise RecipeError(f"recipe module {where} does not load: {error}") from error
+    except Exception as error:
+        raise RecipeError(f"recipe module {where} does not load: {type(error).__name__}: {error}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise RecipeError(f"recipe file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None, "a .py file has a spec"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RecipeError(f"recipe file {path} does not load: {type(error).__name__}: {error}") from error
+    return module

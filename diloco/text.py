@@ -1,0 +1,140 @@
+"""Text to train on: bytes from files that are already on this machine.
+
+Owns reading, the split into training and validation, and endless batches. The default is the source of
+the running interpreter's standard library, so that a demonstration downloads nothing. The split depends
+on file names only: workers with the same files hold out the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diloco.errors import TextError
+
+SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
+"""Folders of the standard library that are left out: what a person installed, and tests."""
+HELD_OUT = 20
+"""One file in this many is for validation, about 5 %."""
+MAX_BYTES = 4 << 30
+"""Largest text: it is held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Bytes as uint8 vectors on the CPU."""
+
+    name: str
+    train: Tensor
+    validation: Tensor
+
+    def batches(
+        self,
+        seed: int,
+        worker_salt: str,
+        batch_size: int,
+        context: int,
+        device: torch.device | str = "cpu",
+        *,
+        validation: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless pairs (inputs, targets) of int64 [batch_size, context], drawn with a generator of its own:
+        the same ``seed`` and ``worker_salt`` give the same batches. Raises `TextError` if too short."""
+        data = self.validation if validation else self.train
+        if len(data) <= context:
+            part = "validation" if validation else "training"
+            raise TextError(
+                f"{self.name} has {len(data)} bytes for {part}: a context of {context} needs more"
+            )
+        return _draw(data, _generator(seed, worker_salt), batch_size, context, torch.device(device))
+
+
+def load_text(path: Path | None = None) -> Text:
+    """The text at ``path``: a file, or every text file below a folder; by default the standard library's
+    source. Raises `TextError`."""
+    if path is None:
+        root = Path(sysconfig.get_path("stdlib"))
+        return _from_files("the standard library", root, _stdlib_files(root))
+    if path.is_file():
+        return _split_bytes(str(path), _read(path))
+    if path.is_dir():
+        return _from_files(str(path), path, _files(path))
+    raise TextError(f"{path} does not exist: give a text file or a folder of them")
+
+
+def _stdlib_files(root: Path) -> list[Path]:
+    return [path for path in _files(root, SKIPPED) if path.suffix == ".py"]
+
+
+def _files(root: Path, skipped: frozenset[str] = frozenset()) -> list[Path]:
+    """Regular files below ``root``, without hidden ones and links, sorted by relative name."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in skipped]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        found.extend(path for path in paths if path.is_file() and not path.is_symlink())
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _from_files(name: str, root: Path, paths: list[Path]) -> Text:
+    parts: dict[bool, list[bytes]] = {True: [], False: []}
+    total = 0
+    for path in paths:
+        data = _read(path)
+        total += len(data)
+        if total > MAX_BYTES:
+            raise TextError(f"{name} has more than {MAX_BYTES >> 30} GiB of text: choose a smaller part")
+        if b"\0" not in data[:8192]:  # text, by the rule that version control uses
+            parts[_is_held_out(path.relative_to(root).as_posix())].append(data)
+    train, validation = b"".join(parts[False]), b"".join(parts[True])
+    if not train or not validation:  # too few files to hold some out
+        return _split_bytes(name, train + validation)
+    return Text(name, _tensor(train), _tensor(validation))
+
+
+def _is_held_out(relative_name: str) -> bool:
+    return int.from_bytes(hashlib.sha256(relative_name.encode()).digest()[:8], "big") % HELD_OUT == 0
+
+
+def _split_bytes(name: str, data: bytes) -> Text:
+    """Hold out the end."""
+    if not data:
+        raise TextError(f"{name} holds no text: give a text file or a folder of them")
+    cut = len(data) - len(data) // HELD_OUT
+    return Text(name, _tensor(data[:cut]), _tensor(data[cut:]))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise TextError(f"{path} has more than {MAX_BYTES >> 30} GiB: choose a smaller file")
+        return path.read_bytes()
+    except OSError as error:
+        raise TextError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _tensor(data: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+
+
+def _generator(seed: int, worker_salt: str) -> torch.Generator:
+    name = hashlib.sha256(f"{seed}\n{worker_salt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(name[:8], "big") >> 1)
+
+
+def _draw(
+    data: Tensor, generator: torch.Generator, batch_size: int, context: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    reach = torch.arange(context + 1)
+    while True:
+        starts = torch.randint(len(data) - context, (batch_size, 1), generator=generator)
+        window = data[starts + reach].long().to(device)
+        yield window[:, :-1], window[:, 1:]

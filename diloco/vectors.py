@@ -1,0 +1,74 @@
+"""Vectors as memory: raw bytes of tensors and back, slices that fit the cache, and finiteness.
+
+Owns what codecs and outer state both need below the arithmetic. Decides nothing about formats. Bytes are
+the little-endian memory of the tensor as it lies.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+if sys.byteorder != "little":  # the wire is little-endian and tensors are handed over as they lie
+    raise ImportError("diloco needs a little-endian machine")
+
+Buffer = bytes | bytearray | memoryview
+
+SLICE = 64 * 1024
+"""Elements worked on at once on a CPU: 256 KiB of fp32, so that scratch stays in the cache."""
+
+
+def count_non_finite(x: Tensor) -> int:
+    """How many values of ``x`` are infinite or not a number; one pass when there are none."""
+    return 0 if all_finite(x) else int((~torch.isfinite(x)).sum())
+
+
+class Scratch:
+    """One reusable tensor per device."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._tensors: dict[torch.device, Tensor] = {}
+
+    def of(self, n: int, device: torch.device) -> Tensor:
+        """An uninitialised tensor [n]; valid until the next call."""
+        held = self._tensors.get(device)
+        if held is None or len(held) < n:
+            held = self._tensors[device] = torch.empty(n, dtype=self._dtype, device=device)
+        return held[:n]
+
+
+def spans(x: Tensor) -> Iterator[slice]:
+    """Slices of a vector that suit its device: small on a CPU, one on an accelerator."""
+    step = SLICE if x.device.type == "cpu" else max(1, len(x))
+    for start in range(0, len(x), step):
+        yield slice(start, min(start + step, len(x)))
+
+
+def bytes_of(x: Tensor) -> memoryview:
+    """The raw bytes of a tensor: its own memory if it is contiguous on the CPU, else a copy."""
+    flat = x.detach().cpu().contiguous().view(-1)
+    # A memoryview of no elements cannot be cast.
+    return flat.view(torch.uint8).numpy().data.cast("B") if len(flat) else memoryview(bytearray())
+
+
+def fill(out: Tensor, payload: Buffer) -> None:
+    """Copy raw bytes into ``out``. Through numpy, because torch warns of read-only memory and needs
+    alignment, and a payload may have neither."""
+    target = out if out.device.type == "cpu" else torch.empty_like(out, device="cpu")
+    raw: npt.NDArray[np.uint8] = np.frombuffer(payload, dtype=np.uint8)
+    np.copyto(target.view(torch.uint8).numpy(), raw)
+    if target is not out:
+        out.copy_(target)
+
+
+def all_finite(x: Tensor) -> bool:
+    if not x.numel():
+        return True
+    low, high = torch.aminmax(x)  # not-a-number propagates, and then compares false
+    return float(low) > -float("inf") and float(high) < float("inf")

@@ -1,0 +1,330 @@
+"""The coordinator: one per run. It keeps the roster, opens rounds and writes commit records.
+
+It carries no tensors and trains nothing. Every decision that others rely on is journaled before it
+is said, so that a restarted coordinator goes on (the members train meanwhile). It trusts members
+for numbers about themselves and for nothing else. Keeps S2, S3, S6, S8, S13, S14 and L1 to L4, L7.
+Rounds themselves are in `peers.rounding`; how newcomers get the state is in `peers.joining`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from peers import joining, rounding
+from peers.chain import Chain
+from peers.journal import CommitWritten, ModelAgreed, PeerCertified, TermBegan
+from peers.manifest import Manifest, difference, manifest_in
+from peers.messages import (
+    Abort,
+    Applied,
+    CaughtUp,
+    Decline,
+    Done,
+    Enter,
+    Entered,
+    Finished,
+    Leave,
+    MemberGone,
+    MemberIs,
+    NeedState,
+    Ready,
+    Refused,
+    Report,
+    Stuck,
+    Withdraw,
+)
+from peers.record import Record
+from peers.roster import Entry, Roster
+from peers.rounds import OpenRound
+from transport.frames import pack
+from transport.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the run's settings say about rounds."""
+
+    settings: bytes
+    """Digest of the run's settings."""
+    min_peers: int = 2
+    rounds: int = 1 << 40
+    """Commits after which the run is finished."""
+    failure_timeout_s: float = 6.0
+    """Silence after which a peer counts as dead; every other time follows from it."""
+    grace_s: float = 30.0
+    """How long a round waits for a straggler after the first member is ready."""
+
+
+class Outlet(Protocol):
+    """What the coordinator asks of the node that it lives in."""
+
+    def send(self, now: float, peer: bytes, message: Any) -> None: ...
+
+    def forget(self, peer: bytes, reason: str) -> None: ...
+
+    def store(self, entry: bytes) -> None: ...
+
+    def trace(self, name: str, **fields: Any) -> None: ...
+
+    def last_heard(self, now: float, peer: bytes) -> float: ...
+
+
+class Coordinator:
+    """Given messages and time, it speaks through its outlet."""
+
+    def __init__(self, me: bytes, rules: Rules, limits: Limits, outlet: Outlet) -> None:
+        self.me = me
+        self.rules = rules
+        self.limits = limits
+        self.outlet = outlet
+        self.roster = Roster()
+        self.chain = Chain(limits.history_records)
+        self.model: Manifest | None = None
+        self.rounds: dict[int, OpenRound] = {}
+        """Open rounds by fragment."""
+        self.ready_since: dict[int, float] = {}
+        """By fragment: when the first of the present contributions was offered."""
+        self.term = 0
+        self.seed: bytes | None = None
+        self.holderless_since: float | None = None
+        self._next_serial = 0
+        self._handlers: dict[type, Callable[[float, Entry, Any], None]] = {
+            Ready: self._ready,
+            Withdraw: self._withdraw,
+            Done: self._done,
+            Stuck: self._stuck,
+            Decline: self._decline,
+            Applied: lambda now, entry, message: joining.applied(self, now, entry, message),
+            CaughtUp: lambda now, entry, message: joining.caught_up(self, now, entry, message),
+            NeedState: lambda now, entry, message: joining.needs_state(self, now, entry, message),
+            Report: self._report,
+            Leave: lambda now, entry, message: self.remove(now, entry, "left", forget=True),
+        }
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def restore(self, entries: list[Any]) -> None:
+        """Replay the journal: the same decisions, in order."""
+        for entry in entries:
+            match entry:
+                case TermBegan():
+                    self.term = entry.term
+                case PeerCertified():
+                    self.roster.certify(entry.key, entry.name)
+                case ModelAgreed():
+                    self.model = entry.manifest()
+                case CommitWritten():
+                    self.chain.append(entry.commit())
+
+    def start(self, now: float) -> None:
+        """Begin a term: serials of this life never meet those of an earlier one."""
+        self.term += 1
+        self.outlet.store(pack(TermBegan(self.term)))
+        self.roster.epoch = self.term << 32
+
+    def next_serial(self) -> int:
+        self._next_serial += 1
+        return (self.term << 32) + self._next_serial
+
+    @property
+    def finished(self) -> bool:
+        fragments = self.model.num_fragments if self.model else 1
+        return self.chain.rounds() >= self.rules.rounds * fragments
+
+    # -- the door -----------------------------------------------------------------------------
+
+    def certify(self, key: bytes, name: str) -> Refused | None:
+        """Admit an identity for good (it is journaled), or say why not."""
+        known = key in self.roster.entries
+        if not known and len(self.roster.entries) >= 16 * self.limits.members:
+            return Refused("full", "the run has admitted as many identities as it ever will")
+        if not known:
+            self.outlet.store(pack(PeerCertified(key, name)))
+            self.outlet.trace("certified", peer=key, peer_name=name)
+        self.roster.certify(key, name)
+        return None
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def receive(self, now: float, peer: bytes, message: Any) -> None:
+        """One message from an admitted member; whatever does not fit its state is ignored."""
+        entry = self.roster.entries.get(peer)
+        if entry is None:
+            return
+        if isinstance(message, Enter):
+            self._enter(now, entry, message)
+        elif entry.entered and (handler := self._handlers.get(type(message))):
+            handler(now, entry, message)
+        self._go_on(now)
+
+    def session_began(self, now: float, peer: bytes) -> None:
+        """The peer is new or lost its memory of us: its membership is over until it enters."""
+        entry = self.roster.entries.get(peer)
+        if entry is not None and entry.entered:
+            self.remove(now, entry, "restarted", forget=False)
+            self._go_on(now)
+
+    def tick(self, now: float) -> None:
+        for entry in self.roster.entered():
+            silence = now - self.outlet.last_heard(now, entry.key)
+            if entry.key != self.me and silence > self.rules.failure_timeout_s:
+                self.remove(now, entry, f"silent for {silence:.1f} s", forget=True)
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        for current in list(self.rounds.values()):
+            rounding.judge(self, now, current)
+        joining.tend(self, now)
+        rounding.open_what_can_be(self, now)
+
+    # -- members come and go ------------------------------------------------------------------
+
+    def _enter(self, now: float, entry: Entry, message: Enter) -> None:
+        if entry.entered:
+            self.remove(now, entry, "entered again", forget=False)
+        refusal = self._refusal(entry, message)
+        if refusal is not None:
+            self.outlet.trace("refused", peer=entry.key, code=refusal.code, detail=refusal.detail)
+            self.outlet.send(now, entry.key, refusal)
+            return
+        if self.model is None:
+            self.model = manifest_in(message)
+            self.outlet.store(pack(ModelAgreed.of(self.model)))
+        others = self.roster.entered()
+        self.roster.enter(entry, message)
+        self.outlet.trace("entered", peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch)
+        for other in others:
+            self.outlet.send(now, other.key, self._member_is(entry))
+            self.outlet.send(now, entry.key, self._member_is(other))
+        joining.bring_in(self, now, entry)
+        self.outlet.send(now, entry.key, Entered(self.roster.epoch, ()))
+        if self.finished:
+            self.outlet.send(now, entry.key, Finished(self.chain.rounds()))
+
+    def _refusal(self, entry: Entry, message: Enter) -> Refused | None:
+        if message.settings != self.rules.settings:
+            return Refused("settings", "the run's settings differ from this member's: join again")
+        if self.model is not None:
+            found = difference(self.model, manifest_in(message), message.protocol)
+            if found is not None:
+                return Refused(*found)
+        entered = self.roster.entered()
+        if len(entered) >= self.limits.members:
+            return Refused("full", f"the run has {len(entered)} members, as many as it may")
+        if not message.addresses and any(not e.addresses for e in entered):
+            return Refused(
+                "unreachable",
+                "this member and another one both accept no connections, so they could never exchange: "
+                "let this one listen on an address that the others reach (--listen)",
+            )
+        return None
+
+    def _member_is(self, entry: Entry) -> MemberIs:
+        return MemberIs(self.roster.epoch, entry.key, entry.name, entry.addresses, entry.stage)
+
+    def remove(self, now: float, entry: Entry, reason: str, *, forget: bool) -> None:
+        """End a membership: open rounds go on without it, and the others learn of it."""
+        if not entry.entered:
+            return
+        self.roster.leave(entry)
+        self.outlet.trace("removed", peer=entry.key, peer_name=entry.name, reason=reason)
+        for other in self.roster.entered():
+            self.outlet.send(now, other.key, MemberGone(self.roster.epoch, entry.key, reason))
+        if forget:
+            self.outlet.forget(entry.key, reason)
+        for current in list(self.rounds.values()):
+            rounding.lose(self, now, current, [entry.key], reason)
+
+    # -- rounds -------------------------------------------------------------------------------
+
+    def _round(self, serial: int) -> OpenRound | None:
+        return next((r for r in self.rounds.values() if r.serial == serial), None)
+
+    def _ready(self, now: float, entry: Entry, message: Ready) -> None:
+        entry.ready[message.fragment] = message
+        self.ready_since.setdefault(message.fragment, now)
+
+    def _withdraw(self, now: float, entry: Entry, message: Withdraw) -> None:
+        held = entry.ready.get(message.fragment)
+        if held is not None and held.number == message.number:
+            del entry.ready[message.fragment]
+
+    def _done(self, now: float, entry: Entry, message: Done) -> None:
+        current = self._round(message.serial)
+        if current and message.attempt == current.attempt and entry.key in current.members:
+            current.done[entry.key] = message.digest
+            rounding.settle(self, now, current)
+
+    def _stuck(self, now: float, entry: Entry, message: Stuck) -> None:
+        current = self._round(message.serial)
+        if not current or message.attempt != current.attempt or entry.key not in current.members:
+            return
+        if message.poison:
+            reason = f"{entry.name} refused its contribution: {message.poison}"
+            self.outlet.trace("poisoned", peer=entry.key, peers=message.peers, reason=message.poison)
+            rounding.set_aside(self, now, current, list(message.peers), reason)
+            return
+        current.stuck[entry.key] = message.peers
+        if current.judge_at is None:
+            current.judge_at = now + self.rules.failure_timeout_s / 4
+
+    def _decline(self, now: float, entry: Entry, message: Decline) -> None:
+        current = self._round(message.serial)
+        if current and entry.key in current.members:
+            entry.ready.pop(current.fragment, None)
+            rounding.lose(self, now, current, [entry.key], f"declined: {message.reason}")
+
+    def _report(self, now: float, entry: Entry, message: Report) -> None:
+        entry.report = message
+        self.outlet.trace("report", peer=entry.key, peer_name=entry.name, report=message)
+
+    def abort(self, now: float, current: OpenRound, reason: str) -> None:
+        """Give a round up; contributions stay offered."""
+        del self.rounds[current.fragment]
+        self.outlet.trace("aborted", serial=current.serial, fragment=current.fragment, reason=reason)
+        for member in current.members:
+            self.outlet.send(now, member, Abort(current.serial, reason, True))
+
+    def commit(self, now: float, record: Record) -> bytes:
+        """Write a record, then say it."""
+        self.outlet.store(pack(CommitWritten.of(record)))
+        head = self.chain.append(record)
+        rounding.announce(self, now, record)
+        return head
+
+    def status(self, now: float) -> dict[str, Any]:
+        """The roster and the rounds, as plain values for whoever holds a ticket."""
+        members = [
+            {
+                "name": e.name,
+                "key": e.key,
+                "active": e.active,
+                "silent_s": round(now - self.outlet.last_heard(now, e.key), 2) if e.key != self.me else 0.0,
+                "step": e.report.step if e.report else 0,
+                "tokens": e.report.tokens if e.report else 0,
+                "loss": e.report.loss if e.report else 0.0,
+                "tokens_per_second": e.report.tokens_per_second if e.report else 0.0,
+                "bytes_sent": e.report.bytes_sent if e.report else 0,
+            }
+            for e in self.roster.entered()
+        ]
+        open_rounds = [
+            {"serial": r.serial, "fragment": r.fragment, "attempt": r.attempt, "members": len(r.members)}
+            for r in self.rounds.values()
+        ]
+        return {
+            "members": members,
+            "epoch": self.roster.epoch,
+            "term": self.term,
+            "head": self.chain.head,
+            "rounds": self.chain.rounds(),
+            "rounds_wanted": self.rules.rounds,
+            "open": open_rounds,
+            "model": self.model.model if self.model else "",
+        }
+
+    def deadline(self, now: float) -> float | None:
+        """When a tick may change something."""
+        return now + self.rules.failure_timeout_s / 8

@@ -1,0 +1,146 @@
+"""What a member or coordinator tells the application above: the same in simulation and for real.
+
+Human text is made at the edge; these are facts with fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from peers.record import Record
+from transport.payloads import Payloads
+
+
+class Fate(StrEnum):
+    """What became of a contribution; every one ends in exactly one of these (S4)."""
+
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    LATE = "late"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class BecomeSeed:
+    """Your initial state is the run's."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateFetched:
+    """Load this state; ``data`` holds the fragment's bytes, checked against the agreed digest."""
+
+    fragment: int
+    version: bytes
+    data: bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The swarm goes on from the state that you hold."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCommitted:
+    """Apply this: ``payloads`` has decoded the mean. Answer with `Member.applied`."""
+
+    record: Record
+    payloads: Payloads
+    number: int | None
+    """Your contribution in it, if any."""
+    tokens: int
+    """Tokens behind that contribution."""
+    seconds: float
+    """From opening to commit as this member saw it; 0 for one who only followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionEnded:
+    """A contribution met its fate."""
+
+    fragment: int
+    number: int
+    tokens: int
+    fate: Fate
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOpened:
+    """Members exchange now."""
+
+    serial: int
+    attempt: int
+    fragment: int
+    members: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAborted:
+    """Nothing changed. With ``again`` the contribution stays offered; otherwise its fate follows."""
+
+    fragment: int
+    serial: int
+    reason: str
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BecameActive:
+    """This member holds the shared state: what it trains from here counts."""
+
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FellBehind:
+    """This member must fetch the shared state again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorLost:
+    """Silence from the coordinator: train on."""
+
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorBack:
+    """The coordinator is heard again."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerJoined:
+    key: bytes
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLeft:
+    key: bytes
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRefused:
+    """The coordinator refuses this member for good; ``code`` names what differs."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySuperseded:
+    """A newer process runs with our identity: this one must stop (S13)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run has all its rounds."""
+
+    rounds: int

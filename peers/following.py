@@ -1,0 +1,235 @@
+"""How a member stays at the head: commit records in order, results that it lacks, whole states.
+
+A record is applied only on its parent (S2), with the result that it names, checked by hash. Results
+come from the member's own exchange or from others who keep the last few; states come from donors.
+Whoever has not caught up hands out nothing. One record at a time is with the application.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from peers.application import Application, StateBlob, piece_sizes
+from peers.exchanging import Bulk
+from peers.messages import CatchUp
+from peers.record import GENESIS, Record
+from transport.effects import Payload
+from transport.fetch import Fetch, Lack, Piece, Want, index_page
+from transport.limits import Limits
+from transport.payloads import Payloads, digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An encoded result by chunk."""
+
+    digests: list[bytes]
+    chunks: list[Payload]
+
+
+@dataclass(slots=True)
+class _StateFetch:
+    order: CatchUp
+    data: bytearray
+    fetch: Fetch
+
+
+@dataclass(slots=True)
+class _ResultFetch:
+    record: Record
+    chunks: dict[int, Payload]
+    fetch: Fetch
+
+
+@dataclass(slots=True)
+class _Served:
+    fragment: int
+    blob: StateBlob
+    used_at: float
+
+
+@dataclass(slots=True)
+class Following:
+    """Head, records to come, and what is fetched or handed out."""
+
+    me: bytes
+    app: Application
+    bulk: Bulk
+    limits: Limits
+    timeout_s: float
+    elements: Sequence[int]
+    head: bytes = GENESIS
+    holds_state: bool = False
+    records: deque[Record] = field(default_factory=deque)
+    catching: deque[CatchUp] = field(default_factory=deque)
+    state_fetch: _StateFetch | None = None
+    result_fetch: _ResultFetch | None = None
+    _common_base: bytes = GENESIS
+    _bases: dict[int, bytes] = field(default_factory=dict)
+    _results: OrderedDict[bytes, Result] = field(default_factory=OrderedDict)
+    _served: dict[bytes, _Served] = field(default_factory=dict)
+    _donors: list[bytes] = field(default_factory=list)
+
+    # -- where we are -------------------------------------------------------------------------
+
+    def base(self, fragment: int) -> bytes:
+        """The version of a fragment that we hold."""
+        return self._bases.get(fragment, self._common_base)
+
+    def moved(self, record: Record) -> None:
+        """A record was applied, or adopted."""
+        self.head = record.hash()
+        if record.restores:
+            self._common_base, self._bases = self.head, {}
+        else:
+            self._bases[record.fragment] = self.head
+
+    def set_version(self, fragment: int, version: bytes) -> None:
+        self._bases[fragment] = version
+
+    # -- results ------------------------------------------------------------------------------
+
+    def keep_result(self, digest: bytes, chunks: list[Payload]) -> None:
+        """Keep a result for those who lack it, as long as it is one of the last few."""
+        self._results[digest] = Result([digest_of(c) for c in chunks], chunks)
+        spare = len(self._results) - self.limits.history_rounds * len(self.elements)
+        needed = {record.result for record in self.records}
+        for old in [d for d in self._results if d not in needed][: max(0, spare)]:
+            del self._results[old]
+
+    def decoded(self, record: Record) -> Payloads | None:
+        """The record's result, decoded, if we have it."""
+        found = self._results.get(record.result)
+        if found is None:
+            return None
+        payloads = self.app.receiver(record.fragment)
+        payloads.begin(max(1, record.chunk_elements))
+        for chunk, payload in enumerate(found.chunks):
+            payloads.accept(chunk, payload)
+        return payloads
+
+    def fetch_missing_result(self, now: float, others: Iterable[bytes]) -> None:
+        """Begin to fetch the first result that a coming record needs and nobody gave us."""
+        if self.result_fetch is not None:
+            return
+        for record in self.records:
+            if not record.restores and record.result not in self._results:
+                self._begin_result_fetch(now, record, others)
+                return
+
+    def _begin_result_fetch(self, now: float, record: Record, others: Iterable[bytes]) -> None:
+        receiver = self.app.receiver(record.fragment)
+        receiver.begin(max(1, record.chunk_elements))
+        sizes = [receiver.size_bytes(c) for c in range(record.num_chunks(receiver.num_elements))]
+        donors = [m for m in record.members if m != self.me]
+        donors += [m for m in others if m != self.me and m not in donors]
+        chunks: dict[int, Payload] = {}
+        fetch = Fetch(record.result, sizes, donors, chunks.__setitem__, self.limits, now)
+        self.result_fetch = _ResultFetch(record, chunks, fetch)
+        self._pump_fetch(now, fetch)
+
+    # -- states -------------------------------------------------------------------------------
+
+    def begin_catching_up(self, now: float, order: CatchUp) -> None:
+        """One more fragment to fetch; the first of a set makes everything before it void."""
+        if order.remaining == len(self.elements) - 1:
+            self.stop_fetching()
+            self.records.clear()
+            self.catching.clear()
+            self.holds_state = False
+        self.catching.append(order)
+
+    def fetch_next_state(self, now: float) -> None:
+        if self.state_fetch is not None or not self.catching:
+            return
+        order = self.catching[0]
+        data = bytearray(self.app.state_size(order.fragment))
+        piece_bytes = self.limits.payload_bytes
+
+        def take(index: int, payload: Payload) -> None:
+            if isinstance(payload, (bytes, bytearray, memoryview)):
+                data[index * piece_bytes : index * piece_bytes + len(payload)] = payload
+
+        sizes = piece_sizes(len(data), piece_bytes)
+        donors = [d for d in order.donors if d != self.me]
+        fetch = Fetch(order.state, sizes, donors, take, self.limits, now)
+        self.state_fetch = _StateFetch(order, data, fetch)
+        self._pump_fetch(now, fetch)
+
+    def stop_fetching(self) -> None:
+        self.state_fetch = self.result_fetch = None
+
+    # -- fetching and serving -----------------------------------------------------------------
+
+    def fetches(self) -> list[Fetch]:
+        running = [self.state_fetch, self.result_fetch]
+        return [each.fetch for each in running if each is not None]
+
+    def piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
+        """An answer of a donor."""
+        for fetch in self.fetches():
+            if fetch.blob == message.blob:
+                fetch.receive(now, peer, message, payload)
+                self._pump_fetch(now, fetch)
+
+    def lacks(self, now: float, peer: bytes, message: Lack) -> None:
+        for fetch in self.fetches():
+            if fetch.blob == message.blob:
+                fetch.drop(peer)
+                self._pump_fetch(now, fetch)
+
+    def peer_left(self, now: float, peer: bytes) -> None:
+        for fetch in self.fetches():
+            fetch.drop(peer)
+            self._pump_fetch(now, fetch)
+
+    def tick(self, now: float) -> None:
+        for fetch in self.fetches():
+            for donor in fetch.silent(now, self.timeout_s):
+                fetch.drop(donor)
+            self._pump_fetch(now, fetch)
+        old = [b for b, s in self._served.items() if now - s.used_at > 2 * self.timeout_s]
+        for blob in old:
+            del self._served[blob]
+
+    def _pump_fetch(self, now: float, fetch: Fetch) -> None:
+        send: Callable[[bytes, object], None] = lambda peer, message: self.bulk.send(now, peer, message)
+        fetch.pump(send)
+
+    def want(self, now: float, peer: bytes, message: Want) -> bool:
+        """Hand out one piece; False if it must wait for credit, so that it is to be asked again."""
+        found = self._blob(now, message.blob)
+        if found is None:
+            self.bulk.send(now, peer, Lack(message.blob))
+            return True
+        digests, piece_of = found
+        if message.index:
+            payload: Payload = index_page(digests, message.piece, self.limits)
+        elif message.piece < len(digests):
+            payload = piece_of(message.piece)
+        else:
+            self.bulk.send(now, peer, Lack(message.blob))
+            return True
+        if self.bulk.room(peer) < len(payload):
+            return False
+        answer = Piece(message.blob, message.piece, message.index)
+        self.bulk.send_bulk(now, peer, answer, payload, "state")
+        return True
+
+    def _blob(self, now: float, blob: bytes) -> tuple[list[bytes], Callable[[int], Payload]] | None:
+        result = self._results.get(blob)
+        if result is not None:
+            return result.digests, result.chunks.__getitem__
+        served = self._served.get(blob)
+        if served is None and self.holds_state:
+            for fragment in range(len(self.elements)):
+                snapshot = self.app.state_blob(fragment, blob)
+                if snapshot is not None:
+                    served = self._served[blob] = _Served(fragment, snapshot, now)
+                    break
+        if served is None:
+            return None
+        served.used_at = now
+        return served.blob.digests, served.blob.piece

@@ -1,0 +1,431 @@
+"""A member of the swarm: follows the coordinator, contributes, and never stops its own training.
+
+It announces contributions, exchanges them with the members that the coordinator names, and hands
+committed results to the application, one at a time. When the coordinator is silent it says so and
+waits; when it comes back, the member enters again with the head that it holds and offers what it
+has. Keeps S2, S4, S5, S8, S13 and S14 on the member's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peers.application import Application
+from peers.events import (
+    BecameActive,
+    BecomeSeed,
+    CoordinatorBack,
+    CoordinatorLost,
+    EntryRefused,
+    Fate,
+    FellBehind,
+    IdentitySuperseded,
+    PeerJoined,
+    PeerLeft,
+    Restored,
+    RoundCommitted,
+    RunFinished,
+    StateFetched,
+)
+from peers.exchanging import Bulk, Exchanging
+from peers.following import Following
+from peers.manifest import Manifest
+from peers.messages import (
+    PROTOCOL,
+    Abort,
+    Applied,
+    CatchUp,
+    CaughtUp,
+    Committed,
+    Enter,
+    Entered,
+    Finished,
+    Leave,
+    MemberGone,
+    MemberIs,
+    NeedState,
+    Open,
+    Refused,
+    Report,
+    Seed,
+)
+from peers.record import Record
+from transport.effects import Payload
+from transport.exchange import MeanChunk, PartChunk
+from transport.fetch import Lack, Piece, Want
+from transport.frames import BadFrame, unpack
+from transport.limits import Limits
+from transport.payloads import Payloads
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a member says about itself when it enters."""
+
+    name: str
+    addresses: tuple[str, ...]
+    manifest: Manifest
+    stage: int = 0
+
+
+class Member:
+    """Commands come from the training loop, messages from the node; answers are events."""
+
+    def __init__(
+        self,
+        me: bytes,
+        coordinator: bytes,
+        profile: Profile,
+        app: Application,
+        bulk: Bulk,
+        *,
+        failure_timeout_s: float,
+        patience_s: float,
+        limits: Limits,
+    ) -> None:
+        self.me = me
+        self.coordinator = coordinator
+        self.profile = profile
+        self.timeout_s = failure_timeout_s
+        self.entered = False
+        self.active = False
+        self.roster: dict[bytes, MemberIs] = {}
+        self.exchanging = Exchanging(me, coordinator, bulk, failure_timeout_s, patience_s)
+        self.following = Following(me, app, bulk, limits, failure_timeout_s, profile.manifest.elements)
+        self._bulk = bulk
+        self._limits = limits
+        self._applying: Record | None = None
+        self._loading: CatchUp | None = None
+        self._seeding = False
+        self._digests: dict[int, bytes] = {}
+        self._lost = False
+        self._started_at = 0.0
+        self._waiting_wants: list[tuple[bytes, Want]] = []
+        self._handlers: dict[type, Callable[[float, Any], None]] = {
+            Entered: self._entered,
+            MemberIs: self._member_is,
+            MemberGone: self._member_gone,
+            Seed: self._seed,
+            CatchUp: self._catch_up,
+            Committed: self._committed,
+            Open: self._open,
+            Abort: lambda now, message: self.exchanging.abort(now, message),
+            Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
+            Finished: lambda now, message: bulk.deliver(RunFinished(message.rounds)),
+        }
+
+    # -- commands of the training loop --------------------------------------------------------
+
+    def announce(self, now: float, fragment: int, tokens: int, payloads: Payloads) -> int | None:
+        """Offer a contribution on top of the fragment's present version. None while this member
+        does not hold the shared state: then nothing is taken."""
+        if not self.active or self._applying or fragment in self.exchanging.offered:
+            return None
+        base = self.following.base(fragment)
+        number = self.exchanging.offer(fragment, base, tokens, payloads).number
+        if self.entered:
+            self.exchanging.say_ready(now, fragment)
+        return number
+
+    def withdraw(self, now: float, fragment: int) -> bool:
+        """Take an offer back, to train on and offer more. False if its round is already open."""
+        return self.exchanging.withdraw(now, fragment) is not None
+
+    def applied(self, now: float, record: Record, state: bytes) -> None:
+        """The application has applied a record; ``state`` is the digest of the moved fragment.
+        Ignored if the member was told to fetch the state anew meanwhile."""
+        if self._applying != record:
+            return
+        self._applying = None
+        self.following.moved(record)
+        self._digests[record.fragment] = state
+        self._say_applied(now, record.fragment)
+        self._advance(now)
+
+    def loaded(self, now: float, fragment: int, version: bytes, state: bytes) -> None:
+        """The application has loaded a fetched state. Ignored if another one was ordered meanwhile."""
+        order = self._loading
+        if order is None or (order.fragment, order.version) != (fragment, version):
+            return
+        self._loading = None
+        self._digests[fragment] = state
+        self.following.set_version(fragment, version)
+        if order.remaining == 0:
+            self.following.head = order.head
+            self.following.holds_state = True
+            self._say_head(now)
+        self._advance(now)
+
+    def captured(self, now: float, fragment: int, state: bytes) -> None:
+        """The application has captured a fragment of its own initial state as the run's."""
+        self._digests[fragment] = state
+        if self._seeding and len(self._digests) == self.profile.manifest.num_fragments:
+            self._seeding = False
+            self.following.holds_state = True
+            self._say_head(now)
+        self._advance(now)
+
+    def report(self, now: float, report: Report) -> None:
+        """Tell the coordinator how training goes."""
+        if self.entered:
+            self._bulk.send(now, self.coordinator, report)
+
+    def leave(self, now: float, reason: str) -> None:
+        """Say goodbye; contributions that no round has taken are given up."""
+        for fragment in list(self.exchanging.offered):
+            self.exchanging.end(fragment, Fate.REJECTED, reason)
+        if self.entered:
+            self._bulk.send(now, self.coordinator, Leave(reason))
+        self.entered = self.active = False
+
+    # -- inputs of the node -------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        self._started_at = now
+
+    def session_began(self, now: float, peer: bytes) -> None:
+        """A peer is new, or lost its memory of us."""
+        if peer != self.coordinator:
+            return
+        self.entered = self.active = False
+        self.following.records.clear()  # they are said again from the head that we name
+        m, following = self.profile.manifest, self.following
+        self._bulk.send(
+            now,
+            peer,
+            Enter(
+                PROTOCOL,
+                self.profile.name,
+                self.profile.addresses,
+                self.profile.stage,
+                following.head,
+                following.holds_state,
+                m.settings,
+                m.tensors,
+                m.shapes,
+                m.codec,
+                m.elements,
+                m.model,
+            ),
+        )
+
+    def superseded(self) -> None:
+        """A newer process has our identity."""
+        self._bulk.deliver(IdentitySuperseded())
+
+    def control(self, now: float, peer: bytes, message: Any) -> None:
+        """One control message."""
+        if isinstance(message, Want):
+            if not self.following.want(now, peer, message):
+                self._hold_want(peer, message)
+        elif isinstance(message, Lack):
+            self.following.lacks(now, peer, message)
+            self._advance(now)
+        elif peer == self.coordinator and (handler := self._handlers.get(type(message))):
+            handler(now, message)
+
+    def bulk(self, now: float, peer: bytes, message: Any, payload: Payload, cost: int) -> None:
+        """One bulk message. Raises `BadFrame`."""
+        if isinstance(message, (PartChunk, MeanChunk)):
+            self.exchanging.chunk(now, peer, message, payload, cost)
+            return
+        self._bulk.consumed(now, peer, cost)
+        if not isinstance(message, Piece):
+            raise BadFrame(f"a payload beside {type(message).__name__}")
+        self.following.piece(now, peer, message, payload)
+        self._advance(now)
+
+    def credit_came(self, now: float) -> None:
+        """Some link has room again."""
+        waiting, self._waiting_wants = self._waiting_wants, []
+        for peer, want in waiting:
+            if not self.following.want(now, peer, want):
+                self._waiting_wants.append((peer, want))
+        self.exchanging.pump(now)
+
+    def peer_gone(self, now: float, peer: bytes) -> None:
+        """The node dropped the link to a peer."""
+        self.exchanging.forget_peer(peer)
+        self._waiting_wants = [w for w in self._waiting_wants if w[0] != peer]
+        self.following.peer_left(now, peer)
+        self._advance(now)
+
+    def tick(self, now: float) -> None:
+        silent = now - max(self._bulk.last_heard(now, self.coordinator), self._started_at)
+        if silent > self.timeout_s and not self._lost and self.coordinator != self.me:
+            self._lost = True
+            self._bulk.deliver(CoordinatorLost(silent))
+        elif silent <= self.timeout_s and self._lost:
+            self._lost = False
+            self._bulk.deliver(CoordinatorBack())
+        self.exchanging.tick(now)
+        self.following.tick(now)
+        self._advance(now)
+
+    # -- the coordinator's word ---------------------------------------------------------------
+
+    def _entered(self, now: float, message: Entered) -> None:
+        self.entered = True
+        self.exchanging.close_all(now)
+        if self.following.holds_state and not self._applying:
+            self._say_head(now)
+        self._advance(now)
+
+    def _member_is(self, now: float, message: MemberIs) -> None:
+        if message.key != self.me:
+            self.roster[message.key] = message
+            self._bulk.deliver(PeerJoined(message.key, message.name))
+
+    def _member_gone(self, now: float, message: MemberGone) -> None:
+        gone = self.roster.pop(message.key, None)
+        if gone is not None:
+            self._bulk.deliver(PeerLeft(message.key, gone.name, message.reason))
+
+    def _seed(self, now: float, message: Seed) -> None:
+        if not self.following.holds_state and not self._seeding:
+            self._seeding = True
+            self._digests.clear()
+            self._bulk.deliver(BecomeSeed())
+
+    def _open(self, now: float, message: Open) -> None:
+        self.exchanging.open(now, message)
+
+    def _catch_up(self, now: float, message: CatchUp) -> None:
+        if message.remaining == self.profile.manifest.num_fragments - 1:
+            self._fall_behind("the shared state is fetched anew")
+        self.following.begin_catching_up(now, message)
+        self._advance(now)
+
+    def _committed(self, now: float, message: Committed) -> None:
+        record = unpack(message.record)
+        if not isinstance(record, Record):
+            raise BadFrame("a commit without a record")
+        running = self.exchanging.running.get(record.serial)
+        if running is not None and running.exchange.done and running.exchange.digest() == record.result:
+            self.following.keep_result(record.result, running.exchange.means())
+        mine = self.exchanging.offered.get(record.fragment)
+        if mine is not None and self.me in record.members and mine.serial == record.serial:
+            mine.committed = True
+        self.following.records.append(record)
+        if len(self.following.records) > self._limits.history_records:
+            self.following.records.clear()
+            self._need_state(now, "too many commits came while it was catching up")
+        self._advance(now)
+
+    # -- following ----------------------------------------------------------------------------
+
+    def _say_head(self, now: float) -> None:
+        if not self.entered:
+            return
+        for fragment in sorted(self._digests):
+            self._say_applied(now, fragment)
+        self._bulk.send(now, self.coordinator, CaughtUp(self.following.head))
+        self._become_active(now)
+
+    def _become_active(self, now: float) -> None:
+        if not self.active and not self.following.catching:
+            self.active = True
+            self._bulk.deliver(BecameActive(self.following.head))
+            for fragment, offered in self.exchanging.offered.items():
+                if not offered.committed:
+                    self.exchanging.say_ready(now, fragment)
+
+    def _say_applied(self, now: float, fragment: int) -> None:
+        if self.entered:
+            version = self.following.base(fragment)
+            self._bulk.send(now, self.coordinator, Applied(fragment, version, self._digests[fragment]))
+
+    def _fall_behind(self, reason: str) -> None:
+        self.active = False
+        self._applying = self._loading = None
+        for fragment in list(self.exchanging.offered):
+            self.exchanging.end(fragment, Fate.LATE, reason)
+        self._bulk.deliver(FellBehind(reason))
+
+    def _need_state(self, now: float, reason: str) -> None:
+        self._fall_behind(reason)
+        self.following.stop_fetching()
+        self.following.holds_state = False
+        self._bulk.send(now, self.coordinator, NeedState(reason))
+
+    def _advance(self, now: float) -> None:
+        """Do the next thing on the way to the head, if it can be done."""
+        self._finish_fetches(now)
+        if self._loading is None:
+            self.following.fetch_next_state(now)
+        if not self._applying and self._loading is None and self.following.holds_state:
+            self._next_record(now)
+        self.following.fetch_missing_result(now, self.roster)
+
+    def _finish_fetches(self, now: float) -> None:
+        state, result = self.following.state_fetch, self.following.result_fetch
+        if state is not None and state.fetch.done:
+            self.following.state_fetch = None
+            self._loading = self.following.catching.popleft()
+            fetched = StateFetched(state.order.fragment, state.order.version, state.data)
+            self._bulk.deliver(fetched)
+        elif state is not None and state.fetch.failed:
+            self.following.catching.clear()
+            self._need_state(now, "no donor has the state any more")
+        if result is not None and result.fetch.done:
+            self.following.result_fetch = None
+            chunks = [result.chunks[i] for i in range(len(result.chunks))]
+            self.following.keep_result(result.record.result, chunks)
+        elif result is not None and result.fetch.failed:
+            self.following.records.clear()
+            self._need_state(now, "no member has a committed result any more")
+
+    def _next_record(self, now: float) -> None:
+        records = self.following.records
+        while records and not self._applying:
+            record = records[0]
+            if record.parent != self.following.head:
+                records.popleft()
+                if record.hash() != self.following.head:
+                    records.clear()
+                    self._need_state(now, "a commit does not follow the head")
+                    return
+            elif record.restores:
+                records.popleft()
+                self._restore(now, record)
+            elif not self._hand_out(now, record):
+                return
+
+    def _restore(self, now: float, record: Record) -> None:
+        if record.result != self.following.head:
+            self.following.records.clear()
+            self._need_state(now, "the swarm went back to an earlier state")
+            return
+        for fragment in list(self.exchanging.offered):
+            self.exchanging.end(fragment, Fate.SUPERSEDED, "the swarm goes on from another state")
+        self.following.moved(record)
+        self._bulk.deliver(Restored(record))
+        self._say_head(now)
+
+    def _hand_out(self, now: float, record: Record) -> bool:
+        running = self.exchanging.running.get(record.serial)
+        mine = self.exchanging.offered.get(record.fragment)
+        ours = running is not None and running.exchange.done
+        ours = ours and running is not None and running.exchange.digest() == record.result
+        payloads = running.exchange.payloads if ours and running else self.following.decoded(record)
+        if payloads is None:
+            return False
+        self.following.records.popleft()
+        self._applying = record
+        number, tokens = None, 0
+        if mine is not None and mine.committed:
+            number, tokens = mine.number, mine.tokens
+            self.exchanging.end(record.fragment, Fate.APPLIED, record.hash().hex())
+        elif mine is not None:
+            self.exchanging.end(record.fragment, Fate.LATE, "the round was committed without it")
+        seconds = now - running.opened_at if running else 0.0
+        self.exchanging.close(now, record.serial)
+        self._bulk.deliver(RoundCommitted(record, payloads, number, tokens, seconds))
+        return True
+
+    def _hold_want(self, peer: bytes, want: Want) -> None:
+        if sum(1 for held, _ in self._waiting_wants if held == peer) >= 4 * self._limits.pieces_in_flight:
+            raise BadFrame("more pieces wanted than may be asked at a time")
+        self._waiting_wants.append((peer, want))

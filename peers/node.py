@@ -1,0 +1,326 @@
+"""One process's part of a swarm: its links, and the coordinator and member that speak over them.
+
+The node is the core that drivers run. It routes messages by kind and authenticated sender, lets a
+coordinator and a member in one process talk without a wire, answers knocks, and closes whoever
+sends rubbish (X2, X4). It decides nothing about rounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peers.admission import Door
+from peers.application import Application
+from peers.coordinator import Coordinator, Rules
+from peers.member import Member, Profile
+from peers.messages import MemberIs
+from transport.effects import Close, Deliver, Effect, Payload, Store, Trace
+from transport.fetch import Lack, Want
+from transport.frames import BadFrame, unpack_items
+from transport.limits import LIMITS, Limits
+from transport.link import Arrival, Link, Started, Superseded, session_of
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Where the coordinator is."""
+
+    key: bytes
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """What a coordinating node needs."""
+
+    rules: Rules
+    journal: list[Any]
+    """Entries of an earlier life, in order."""
+    door: Door
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a training node needs."""
+
+    profile: Profile
+    app: Application
+    patience_s: float = 60.0
+    """How long a member with a living link may move nothing in an exchange."""
+
+
+class Node:
+    """The core of one process. See `transport.effects.Core` for what drivers call."""
+
+    def __init__(
+        self,
+        key: bytes,
+        incarnation: int,
+        coordinator: Contact,
+        *,
+        failure_timeout_s: float,
+        hosting: Hosting | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.key = key
+        self.limits = limits
+        self.links: dict[bytes, Link] = {}
+        self._incarnation = incarnation
+        self._contact = coordinator
+        self._timeout_s = failure_timeout_s
+        self._generation = 0
+        self._out: list[Effect] = []
+        self._self: deque[Any] = deque()
+        self._next_tick = 0.0
+        self._stopped = False
+        self.coordinator: Coordinator | None = None
+        self.member: Member | None = None
+        self._door = hosting.door if hosting else None
+        if hosting:
+            self.coordinator = Coordinator(key, hosting.rules, limits, self)
+            self.coordinator.restore(hosting.journal)
+
+    # -- the driver's side --------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        self._next_tick = now + self._timeout_s / 8
+        if self.coordinator:
+            self.coordinator.start(now)
+        else:
+            self._link_to(now, self._contact.key, self._contact.addresses, dials=True)
+        self._settle(now)
+
+    def connected(self, now: float, peer: bytes, lane: int) -> None:
+        if peer in self.links:
+            self.links[peer].connected(now, lane)
+
+    def disconnected(self, now: float, peer: bytes, lane: int) -> None:
+        if peer in self.links:
+            self.links[peer].disconnected(lane)
+
+    def receive(
+        self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None
+    ) -> None:
+        if self._stopped:
+            return
+        if peer not in self.links and not self._knows(peer):
+            self._out.append(Close(peer, "not a member"))
+            return
+        link = self.links.get(peer) or self._link_to(now, peer, (), dials=False)
+        try:
+            for result in link.receive(now, lane, unpack_items(header, self.limits), payload):
+                self._handle(now, peer, result)
+        except BadFrame as error:
+            self._expel(now, peer, str(error))
+        if link.ack_due is not None:
+            self._next_tick = min(self._next_tick, link.ack_due)
+        if self.member:
+            self.member.credit_came(now)
+        self._settle(now)
+
+    def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
+        if self.coordinator is None or self._door is None:
+            return None
+        answer = self._door.answer(now, self.coordinator, invite, header)
+        self._settle(now)
+        return answer
+
+    def admits(self, key: bytes) -> str | None:
+        if self._door is not None and self._door.is_invite(key):
+            return "invite"
+        return "member" if self._knows(key) else None
+
+    def tick(self, now: float) -> None:
+        self._next_tick = now + self._timeout_s / 8
+        if self._stopped:
+            return
+        for link in list(self.links.values()):
+            link.tick(now)
+        if self.coordinator:
+            self.coordinator.tick(now)
+        if self.member:
+            self.member.tick(now)
+        self._settle(now)
+
+    def deadline(self) -> float | None:
+        return self._next_tick
+
+    def drain(self) -> list[Effect]:
+        out = self._out[:]
+        self._out.clear()
+        return out
+
+    def digest(self) -> str:
+        parts: list[Any] = [self.links[p].digest_parts() for p in sorted(self.links)]
+        if self.coordinator:
+            c = self.coordinator
+            parts.append((c.chain.head, c.roster.epoch, sorted(r.serial for r in c.rounds.values())))
+        if self.member:
+            m = self.member
+            parts.append((m.following.head, m.active, sorted(m.exchanging.running)))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    # -- the program's side -------------------------------------------------------------------
+
+    def train(self, now: float, training: Training) -> None:
+        """Take part: from here on this node has a member, which enters as soon as it can."""
+        assert self.member is None, "this node trains already"
+        contact = self._contact.key
+        self.member = Member(
+            self.key,
+            contact,
+            training.profile,
+            training.app,
+            self,
+            failure_timeout_s=self._timeout_s,
+            patience_s=training.patience_s,
+            limits=self.limits,
+        )
+        self.member.start(now)
+        if self.coordinator:
+            self.coordinator.certify(self.key, training.profile.name)
+        if self.coordinator or (contact in self.links and self.links[contact].up):
+            self.member.session_began(now, contact)
+        self._settle(now)
+
+    def command(self, now: float, run: Callable[[float, Member], Any]) -> Any:
+        """Run one command of the training loop on the member."""
+        assert self.member is not None, "this node does not train"
+        result = run(now, self.member)
+        self._settle(now)
+        return result
+
+    # -- what coordinator and member ask (Outlet, Bulk) ---------------------------------------
+
+    def send(self, now: float, peer: bytes, message: Any) -> None:
+        if peer == self.key:
+            self._self.append(message)
+            return
+        link = self.links.get(peer)
+        if link is None:
+            return  # it is gone; whoever waits for it is told by its absence
+        link.send_control(now, message)
+        if link.control_overflows():
+            self.forget(peer, "it did not take its messages")
+
+    def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
+        if peer in self.links:
+            self.links[peer].send_bulk(now, message, payload, purpose)
+
+    def room(self, peer: bytes) -> int:
+        return self.links[peer].room() if peer in self.links else 0
+
+    def consumed(self, now: float, peer: bytes, cost: int) -> None:
+        link = self.links.get(peer)
+        if link is not None:
+            link.consumed(now, cost)
+            if link.ack_due is not None:
+                self._next_tick = min(self._next_tick, link.ack_due)
+
+    def last_heard(self, now: float, peer: bytes) -> float:
+        if peer == self.key:
+            return now
+        return self.links[peer].last_heard if peer in self.links else -1e18
+
+    def forget(self, peer: bytes, reason: str) -> None:
+        """Drop the link; the next word from that peer begins a new session."""
+        if self.links.pop(peer, None) is not None:
+            self._out.append(Close(peer, reason))
+
+    def store(self, entry: bytes) -> None:
+        self._out.append(Store(entry))
+
+    def deliver(self, event: object) -> None:
+        self._out.append(Deliver(event))
+
+    def trace(self, name: str, **fields: Any) -> None:
+        self._out.append(Trace(name, fields))
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _knows(self, peer: bytes) -> bool:
+        if self.coordinator:
+            return peer in self.coordinator.roster.entries
+        return peer == self._contact.key or (self.member is not None and peer in self.member.roster)
+
+    def _link_to(self, now: float, peer: bytes, addresses: tuple[str, ...], *, dials: bool) -> Link:
+        self._generation += 1
+        link = Link(
+            peer,
+            session_of(self._incarnation, self._generation),
+            dials=dials,
+            addresses=addresses,
+            heartbeat_s=self._timeout_s / 4,
+            silence_s=self._timeout_s,
+            limits=self.limits,
+            out=self._out,
+        )
+        self.links[peer] = link
+        for each in self.links.values():
+            each.window = self.limits.window(len(self.links))
+        link.start(now)
+        return link
+
+    def _handle(self, now: float, peer: bytes, result: Arrival | Started | Superseded) -> None:
+        if isinstance(result, Superseded):
+            self._stopped = True
+            if self.member:
+                self.member.superseded()
+        elif isinstance(result, Started):
+            if self.coordinator:
+                self.coordinator.session_began(now, peer)
+            if self.member:
+                self.member.peer_gone(now, peer)
+                self.member.session_began(now, peer)
+        elif result.payload is not None:
+            if self.member is None:
+                raise BadFrame("bulk to a node that does not train")
+            self.member.bulk(now, peer, result.message, result.payload, result.cost)
+        else:
+            self._dispatch(now, peer, result.message)
+
+    def _dispatch(self, now: float, peer: bytes, message: Any) -> None:
+        if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack))):
+            self.member.control(now, peer, message)
+        if self.coordinator:
+            self.coordinator.receive(now, peer, message)
+
+    def _expel(self, now: float, peer: bytes, reason: str) -> None:
+        self.trace("bad_frame", peer=peer, reason=reason)
+        link = self.links.get(peer)
+        self.forget(peer, reason)
+        if self.coordinator:
+            self.coordinator.session_began(now, peer)
+        if self.member:
+            self.member.peer_gone(now, peer)
+        if link is not None and link.dials:
+            self._link_to(now, peer, link.addresses, dials=True)
+
+    def _settle(self, now: float) -> None:
+        """Deliver what the node said to itself, and mind the links that the roster asks for."""
+        while self._self:
+            self._dispatch(now, self.key, self._self.popleft())
+        if self.member and not self.coordinator:  # a coordinator is dialled and dials nobody
+            self._mind_links(now)
+
+    def _mind_links(self, now: float) -> None:
+        assert self.member is not None
+        roster = self.member.roster
+        for peer in [p for p in self.links if p != self._contact.key and p not in roster]:
+            self.forget(peer, "it left")
+            self.member.peer_gone(now, peer)
+        for peer, entry in roster.items():
+            if peer not in self.links and peer != self._contact.key and self._should_dial(entry):
+                self._link_to(now, peer, entry.addresses, dials=True)
+
+    def _should_dial(self, entry: MemberIs) -> bool:
+        """Of two members the one that cannot be reached dials; of two that can, the lower key."""
+        assert self.member is not None
+        mine = self.member.profile.addresses
+        if not entry.addresses:
+            return False
+        return not mine or self.key < entry.key

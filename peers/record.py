@@ -1,0 +1,54 @@
+"""Commit records: what the swarm agreed on, each chained to the one before.
+
+A record's hash names the state that follows from it. One chain, one coordinator (S2): a record is
+applied only by a member whose head is its parent. The coordinator journals a record before it says
+a word of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated
+
+from transport.frames import Between, Count, Key, Small, kind, pack_items, to_items
+
+MOST_MEMBERS = 64
+Keys = Annotated[tuple[Key, ...], Between(0, MOST_MEMBERS)]
+Weights = Annotated[tuple[Annotated[float, Between(0.0, 1e18)], ...], Between(0, MOST_MEMBERS)]
+
+GENESIS = hashlib.sha256(b"diloco genesis").digest()
+"""Head of a run in which nothing was committed yet."""
+ALL_FRAGMENTS = (1 << 31) - 1
+"""The fragment of a restoring record: it is about the whole model."""
+
+
+@kind(30)
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One commit. An ordinary record moves one fragment by the weighted mean of its members'
+    contributions. A *restoring* record (fragment `ALL_FRAGMENTS`) says that nobody who holds the
+    head is left, and that the swarm goes on from the state named by ``result``, an earlier head."""
+
+    parent: Key
+    index: Count
+    fragment: Small
+    epoch: Count
+    serial: Count
+    chunk_elements: Count
+    members: Keys
+    weights: Weights
+    result: Key
+
+    @property
+    def restores(self) -> bool:
+        return self.fragment == ALL_FRAGMENTS
+
+    def hash(self) -> bytes:
+        """SHA-256 over the packed record: the name of the state after it."""
+        return hashlib.sha256(b"diloco record\0" + pack_items(to_items(self))).digest()
+
+    def num_chunks(self, num_elements: int) -> int:
+        return -(-num_elements // max(1, self.chunk_elements))
+
+

@@ -1,0 +1,192 @@
+"""How the coordinator opens, repairs and commits rounds.
+
+Functions over the coordinator's state: open when enough members are ready (and everyone, or the
+grace is over), go on with the survivors when one is lost, commit when all live members hold the
+same result. Keeps S3, S6, S8, L1, L2, L5 and L7.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers.messages import Abort, Committed, Finished, Open
+from peers.record import Record
+from peers.roster import Entry
+from peers.rounds import OpenRound
+from transport.exchange import chunk_elements_for
+from transport.frames import pack
+
+if TYPE_CHECKING:
+    from peers.coordinator import Coordinator
+
+MOST_STRIKES = 4
+"""A member that was set aside n times in a row sits out 2**n - 1 commits, at most 2**4 - 1."""
+
+
+def open_what_can_be(c: Coordinator, now: float) -> None:
+    """Open a round of every fragment for which it is time."""
+    if c.model is None or c.finished:
+        return
+    for fragment in sorted(c.ready_since):
+        if fragment < c.model.num_fragments and fragment not in c.rounds:
+            chosen = _choose(c, now, fragment)
+            if chosen:
+                _open(c, now, fragment, chosen)
+
+
+def _choose(c: Coordinator, now: float, fragment: int) -> list[Entry]:
+    base = c.chain.base(fragment)
+    active = c.roster.active()
+    offering = [e for e in active if fragment in e.ready and e.ready[fragment].base == base]
+    if not offering:
+        c.ready_since.pop(fragment, None)
+        return []
+    willing = [e for e in offering if e.sits_out_until <= c.chain.index]
+    chosen = willing if len(willing) >= c.rules.min_peers else offering
+    if len(chosen) < c.rules.min_peers:
+        return []
+    awaited = [e for e in active if e not in offering and e.sits_out_until <= c.chain.index]
+    over = now >= c.ready_since[fragment] + c.rules.grace_s
+    return chosen if over or not awaited else []
+
+
+def _open(c: Coordinator, now: float, fragment: int, chosen: list[Entry]) -> None:
+    assert c.model is not None
+    elements = c.model.elements[fragment]
+    current = OpenRound(
+        serial=c.next_serial(),
+        fragment=fragment,
+        base=c.chain.base(fragment),
+        chunk_elements=chunk_elements_for(elements, len(chosen), c.limits.chunk_elements),
+        founders=tuple(sorted(e.key for e in chosen)),
+        weights=(),
+        opened_at=now,
+        attempt_at=now,
+    )
+    tokens = {e.key: float(e.ready[fragment].tokens) for e in chosen}
+    current.weights = tuple(tokens[key] for key in current.founders)
+    for entry in chosen:
+        del entry.ready[fragment]
+    del c.ready_since[fragment]
+    c.rounds[fragment] = current
+    c.outlet.trace("opened", serial=current.serial, fragment=fragment, members=current.founders)
+    _say_open(c, now, current)
+
+
+def _say_open(c: Coordinator, now: float, current: OpenRound) -> None:
+    message = Open(
+        current.serial,
+        current.attempt,
+        current.fragment,
+        current.base,
+        current.chunk_elements,
+        current.founders,
+        current.weights,
+        current.lost_indexes(),
+    )
+    for member in current.members:
+        c.outlet.send(now, member, message)
+
+
+def lose(c: Coordinator, now: float, current: OpenRound, gone: list[bytes], reason: str) -> None:
+    """Go on without ``gone``. If everyone left already holds the whole result, it stands: what the
+    lost member contributed is in it, and its weight too."""
+    if not any(member in current.members for member in gone):
+        return
+    left = [m for m in current.members if m not in gone]
+    held = {current.done.get(m) for m in left}
+    if left and None not in held and len(held) == 1 and len(left) >= c.rules.min_peers:
+        _commit(c, now, current, current.members, current.done[left[0]])
+        return
+    current.lost.update(gone)
+    if len(current.members) < c.rules.min_peers:
+        c.abort(now, current, f"{len(current.members)} members left of at least {c.rules.min_peers}: {reason}")
+        return
+    current.next_attempt(now)
+    c.outlet.trace("repaired", serial=current.serial, attempt=current.attempt, lost=gone, reason=reason)
+    _say_open(c, now, current)
+
+
+def set_aside(c: Coordinator, now: float, current: OpenRound, victims: list[bytes], reason: str) -> None:
+    """Leave live members out of this round: they keep their membership and follow."""
+    for key in victims:
+        entry = c.roster.entries.get(key)
+        if entry is None or key not in current.members:
+            continue
+        entry.strikes = min(MOST_STRIKES, entry.strikes + 1)
+        entry.sits_out_until = c.chain.index + 2**entry.strikes - 1
+        c.outlet.trace("set_aside", peer=key, serial=current.serial, reason=reason)
+        if entry.entered:
+            c.outlet.send(now, key, Abort(current.serial, reason, False))
+    lose(c, now, current, victims, reason)
+
+
+def settle(c: Coordinator, now: float, current: OpenRound) -> None:
+    """Commit if everyone holds the same result; set dissenters aside if not."""
+    digest = current.agreement()
+    if digest is not None:
+        _commit(c, now, current, current.members, digest)
+        return
+    dissenters = current.dissenters()
+    if dissenters:
+        c.outlet.trace("dissent", serial=current.serial, peers=dissenters)
+        set_aside(c, now, current, dissenters, "its result differs from the others'")
+
+
+def judge(c: Coordinator, now: float, current: OpenRound) -> None:
+    """Some members report others: after a short wait for more reports, set the fewest aside."""
+    if current.judge_at is None or now < current.judge_at:
+        return
+    current.judge_at = None
+    heard = {m: c.outlet.last_heard(now, m) for m in current.members}
+    order = {m: c.roster.entries[m].order for m in current.members}
+    victims = current.whom_to_set_aside(heard, order)
+    if victims:
+        set_aside(c, now, current, victims, "it and another member do not reach each other")
+
+
+def _commit(
+    c: Coordinator, now: float, current: OpenRound, members: tuple[bytes, ...], digest: bytes
+) -> None:
+    del c.rounds[current.fragment]
+    record = Record(
+        parent=c.chain.head,
+        index=c.chain.index + 1,
+        fragment=current.fragment,
+        epoch=c.roster.epoch,
+        serial=current.serial,
+        chunk_elements=current.chunk_elements,
+        members=members,
+        weights=tuple(current.weight_of(m) for m in members),
+        result=digest,
+    )
+    head = c.commit(now, record)
+    for member in members:
+        entry = c.roster.entries[member]
+        entry.strikes = 0
+        if member in current.done and entry.entered:
+            entry.will_hold = head
+    c.outlet.trace(
+        "committed",
+        index=record.index,
+        serial=record.serial,
+        fragment=record.fragment,
+        members=members,
+        weights=record.weights,
+        attempt=current.attempt,
+        seconds=now - current.opened_at,
+    )
+
+
+def announce(c: Coordinator, now: float, record: Record) -> None:
+    """Tell everyone of a record; contributions to what it moved are void."""
+    message = Committed(pack(record))
+    for entry in c.roster.entered():
+        if record.restores:
+            entry.ready.clear()
+        else:
+            entry.ready.pop(record.fragment, None)
+        c.outlet.send(now, entry.key, message)
+    if c.finished:
+        for entry in c.roster.entered():
+            c.outlet.send(now, entry.key, Finished(c.chain.rounds()))

@@ -1,0 +1,82 @@
+"""One open round as the coordinator sees it: who is still in, who has the result, whom to drop.
+
+Pure bookkeeping and two decisions: whether the live members agree, and who is set aside when
+members cannot reach each other. Messages and time belong to the coordinator.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class OpenRound:
+    """A round between its opening and its commit or abort."""
+
+    serial: int
+    fragment: int
+    base: bytes
+    chunk_elements: int
+    founders: tuple[bytes, ...]
+    weights: tuple[float, ...]
+    opened_at: float
+    attempt: int = 0
+    lost: set[bytes] = field(default_factory=set)
+    done: dict[bytes, bytes] = field(default_factory=dict)
+    """Result digest by member, in this attempt."""
+    stuck: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    """Who is reported by whom, in this attempt."""
+    judge_at: float | None = None
+    attempt_at: float = 0.0
+
+    @property
+    def members(self) -> tuple[bytes, ...]:
+        return tuple(m for m in self.founders if m not in self.lost)
+
+    def weight_of(self, member: bytes) -> float:
+        return self.weights[self.founders.index(member)]
+
+    def lost_indexes(self) -> tuple[int, ...]:
+        return tuple(i for i, m in enumerate(self.founders) if m in self.lost)
+
+    def next_attempt(self, now: float) -> None:
+        """Begin again with whoever is left."""
+        self.attempt += 1
+        self.attempt_at = now
+        self.done, self.stuck, self.judge_at = {}, {}, None
+
+    def agreement(self) -> bytes | None:
+        """The digest that every live member holds; None while some are missing or differ."""
+        members = self.members
+        if not members or any(m not in self.done for m in members):
+            return None
+        digests = {self.done[m] for m in members}
+        return digests.pop() if len(digests) == 1 else None
+
+    def dissenters(self) -> list[bytes]:
+        """Once all have reported and differ: those who are not with the most common digest."""
+        members = self.members
+        if any(m not in self.done for m in members):
+            return []
+        counts = Counter(self.done[m] for m in members)
+        common, _ = max(counts.items(), key=lambda item: item[1])
+        return [m for m in members if self.done[m] != common]
+
+    def whom_to_set_aside(self, last_heard: dict[bytes, float], order: dict[bytes, int]) -> list[bytes]:
+        """Fewest members whose leaving settles all reports, greedily: the one in most reports first;
+        then the one unheard for longest, by whole seconds; then whoever came last."""
+        members = set(self.members)
+        edges = {
+            frozenset((reporter, peer))
+            for reporter, peers in self.stuck.items()
+            for peer in peers
+            if reporter in members and peer in members and reporter != peer
+        }
+        victims: list[bytes] = []
+        while edges:
+            degree = Counter(member for edge in edges for member in edge)
+            worst = max(degree, key=lambda m: (degree[m], -int(last_heard[m]), order[m]))
+            victims.append(worst)
+            edges = {edge for edge in edges if worst not in edge}
+        return victims

@@ -1,0 +1,128 @@
+"""Recipes: the built-in one learns, and others load from disk or say why not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from diloco.errors import RecipeError
+from diloco.recipe import Job, gpt, load_recipe, warmup
+from diloco.settings import RunSettings, parse_settings
+
+CPU = torch.device("cpu")
+
+
+def tiny(**train: float) -> RunSettings:
+    return parse_settings(
+        {
+            "model": {"layers": 1, "heads": 2, "width": 16, "context": 16},
+            "train": {"batch_size": 4, "warmup_steps": 4, **train},
+        },
+        "tiny",
+    )
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 100, encoding="utf-8")
+    return path
+
+
+def job(text_file: Path, salt: str = "a", **train: float) -> Job:
+    return gpt(tiny(**train), text_file, CPU, salt)
+
+
+def test_the_built_in_recipe_lowers_its_validation_loss(text_file: Path) -> None:
+    made = job(text_file, inner_lr=1e-2)
+    before = made.evaluate()
+    for batch in itertools.islice(made.batches, 60):
+        loss = made.step(batch)
+    assert not loss.requires_grad
+    assert made.evaluate() < before - 1.0
+    assert made.tokens_per_step == 64
+
+
+def test_evaluation_is_repeatable_and_equal_on_all_workers(text_file: Path) -> None:
+    first, second = job(text_file, "a"), job(text_file, "b")
+    assert first.evaluate() == first.evaluate() == second.evaluate()
+    assert first.model.training
+
+
+def test_workers_start_from_one_model_and_draw_different_batches(text_file: Path) -> None:
+    first, second = job(text_file, "a"), job(text_file, "b")
+    pairs = zip(first.model.parameters(), second.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(next(first.batches)[0], next(second.batches)[0])
+
+
+def test_warmup_rises_straight_and_then_stays() -> None:
+    assert [warmup(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert warmup(0, 0) == 1.0
+
+
+def test_the_learning_rate_follows_the_inner_step(text_file: Path) -> None:
+    made = job(text_file, inner_lr=1e-3)
+    rates = []
+    for batch in itertools.islice(made.batches, 5):
+        made.step(batch)
+        rates.append(made.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
+
+
+def test_gradients_are_clipped(text_file: Path) -> None:
+    made = job(text_file, clip_norm=1e-3)
+    made.step(next(made.batches))
+    norm = torch.stack([p.grad.norm() for p in made.model.parameters() if p.grad is not None]).norm()
+    assert float(norm) <= 1.01e-3
+
+
+def test_norms_have_no_weight_decay(text_file: Path) -> None:
+    decayed, plain = job(text_file).optimizer.param_groups
+    assert all(p.dim() >= 2 for p in decayed["params"])
+    assert all(p.dim() < 2 for p in plain["params"])
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+
+
+def test_a_sample_is_text(text_file: Path) -> None:
+    assert isinstance(job(text_file).sample(), str)
+
+
+def test_recipes_load_by_name_module_or_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_recipes.py").write_text("def small(settings, data, device, salt):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_recipe("gpt") is gpt
+    assert load_recipe("diloco.recipe:gpt") is gpt
+    assert load_recipe("my_recipes:small")(tiny(), None, CPU, "") == 1  # type: ignore[comparison-overlap]
+    assert load_recipe(f"{tmp_path}/my_recipes.py:small")(tiny(), None, CPU, "") == 1  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("small", "neither gpt"),
+        ("a:b c", "neither gpt"),
+        ("no_such_module_here:f", "not installed"),
+        ("diloco.no_such_part:f", "not installed"),
+        ("diloco.recipe:nothing", "has no nothing"),
+        ("diloco.recipe:SAMPLE_BYTES", "is int, not a function"),
+        ("no/such/file.py:f", "does not exist"),
+    ],
+)
+def test_a_recipe_that_cannot_be_found_says_why(name: str, reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        load_recipe(name)
+
+
+@pytest.mark.parametrize("code", ["import no_such_module_here", "1 / 0", "def ("])
+def test_a_recipe_whose_code_fails_says_how(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_recipe.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("broken_recipe:f", f"{tmp_path}/broken_recipe.py:f"):
+        with pytest.raises(RecipeError, match="does not load"):
+            load_recipe(name)

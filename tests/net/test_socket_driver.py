@@ -1,0 +1,360 @@
+"""Two drivers over loopback: frames, payloads, reconnects, refusals, knocks, and the end."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from tests.net.swarm_kit import EchoCore, Node, eventually, never, running
+from transport.driver import DriverStopped, SocketDriver
+from transport.effects import Close, Connect, Deliver, Send, Store, Trace
+from transport.keys import random_pair, short
+from transport.limits import Limits
+from transport.sockets import KnockRefused, KnockTimeout, TransportError, check_libzmq, knock
+
+
+def pair() -> tuple[Node, Node]:
+    host, member = Node(), Node(bind=None)
+    host.admit(member.key)
+    return host, member
+
+
+def test_frames_travel_both_ways_and_carry_the_sender() -> None:
+    host, member = pair()
+    with running(host, member):
+        member.dial(host)
+        member.do(Send(host.key, 0, b"echo 0"), Send(host.key, 1, b"echo 1", b"payload"))
+        eventually(lambda: len(member.core.received) == 2)
+        assert sorted(host.core.received, key=lambda frame: frame[1]) == [
+            (member.key, 0, b"echo 0", None),
+            (member.key, 1, b"echo 1", b"payload"),
+        ]
+        assert {frame[:3] for frame in member.core.received} == {
+            (host.key, 0, b"back 0"),
+            (host.key, 1, b"back 1"),
+        }
+
+
+def test_payloads_of_a_mebibyte_arrive_intact_and_in_order_both_ways() -> None:
+    host, member = pair()
+    payloads = [os.urandom(1 << 20) for _ in range(24)]
+    with running(host, member):
+        member.dial(host)
+        member.do(*(Send(host.key, 1, b"echo", payload, "exchange") for payload in payloads))
+        eventually(lambda: len(member.core.received) == len(payloads))
+        for node in (host, member):
+            digests = [hashlib.sha256(frame[3] or b"").digest() for frame in node.core.received]
+            assert digests == [hashlib.sha256(payload).digest() for payload in payloads]
+        sent = member.driver.counters.snapshot()[host.key, "sent", "exchange"]
+        assert (sent.frames, sent.size_bytes) == (24, 24 * ((1 << 20) + 5))
+
+
+def test_thousands_of_small_frames_arrive_in_order() -> None:
+    host, member = pair()
+    headers = [b"echo %d" % number for number in range(3000)]
+    with running(host, member):
+        member.dial(host)
+        member.do(*(Send(host.key, 0, header) for header in headers))
+        eventually(lambda: len(member.core.received) == len(headers))
+        assert [frame[2] for frame in member.core.received] == [b"back" + each[4:] for each in headers]
+
+
+def test_control_does_not_wait_behind_bulk() -> None:
+    host, member = pair()
+    with running(host, member):
+        member.dial(host)
+        bulk = bytes(1 << 20)
+        member.do(*(Send(host.key, 1, b"bulk", bulk) for _ in range(40)), Send(host.key, 0, b"control"))
+        eventually(lambda: len(host.core.received) == 41)
+        assert [frame[2] for frame in host.core.received].index(b"control") < 30
+
+
+def test_a_restarted_acceptor_is_found_again_and_reported() -> None:
+    host, member = pair()
+    with running(member):
+        host.driver.start()
+        address = host.address
+        member.dial(host)
+        host.driver.stop(0)
+        eventually(lambda: len(member.core.down) == 2)
+        again = Node(bind=address, keys=host.keys)
+        again.admit(member.key)
+        with running(again):
+            eventually(lambda: len(member.core.up) == 4)
+            member.do(Send(host.key, 0, b"echo"))
+            eventually(lambda: member.core.received)
+
+
+def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
+    host, member = pair()
+    with running(host, member):
+        member.dial(host, "tcp://127.0.0.1:1", "tcp://no/port", host.address)
+        assert {trace.fields["address"] for trace in member.traced("lane_refused")} == {
+            "tcp://127.0.0.1:1",
+            "tcp://no/port",
+        }
+
+
+def test_a_frame_to_a_lane_that_is_down_is_dropped() -> None:
+    host, member = pair()
+    with running(host, member):
+        host.do(Send(member.key, 0, b"nowhere"))
+        member.do(Send(host.key, 0, b"nowhere"))
+        member.dial(host)
+        member.do(Send(host.key, 0, b"first"))
+        eventually(lambda: host.core.received)
+        assert [frame[2] for frame in host.core.received] == [b"first"]
+        assert member.core.received == []
+
+
+def test_a_newer_connection_of_the_same_key_replaces_the_older() -> None:
+    host, member = pair()
+    other = Node(bind=None, keys=member.keys)
+    with running(host, member, other):
+        member.dial(host)
+        member.do(Send(host.key, 0, b"echo old"))
+        eventually(lambda: member.core.received)
+        other.dial(host)
+        other.do(Send(host.key, 0, b"echo new"))
+        eventually(lambda: other.core.received)
+        eventually(lambda: (host.key, 0) in member.core.down)
+
+
+def test_close_ends_an_accepted_connection_and_a_last_word_leaves_first() -> None:
+    host, member = pair()
+    with running(host, member):
+        member.dial(host)
+        member.do(Send(host.key, 0, b"hello"))
+        eventually(lambda: host.core.received)
+        host.core.kinds.clear()
+        host.do(Send(member.key, 0, b"goodbye"), Close(member.key, "revoked"))
+        eventually(lambda: member.core.received)
+        eventually(lambda: (host.key, 0) in member.core.down)
+        eventually(lambda: member.traced("lane_refused"))
+        assert member.core.received == [(host.key, 0, b"goodbye", None)]
+
+
+def test_close_ends_dialling() -> None:
+    host, member = pair()
+    with running(host, member):
+        member.dial(host)
+        member.close(host.key)
+        member.do(Send(host.key, 0, b"late"))
+        never(lambda: host.core.received or len(member.core.up) > 2)
+
+
+def test_a_core_that_redials_from_within_a_loss_has_one_connection_per_lane() -> None:
+    host, member = pair()
+
+    class Redialling(EchoCore):
+        def disconnected(self, now: float, peer: bytes, lane: int) -> None:
+            super().disconnected(now, peer, lane)
+            self.out += [Close(peer, "silent"), Connect(peer, (address,), 1)]
+
+    member.core = member.driver._core = Redialling()
+    with running(member):
+        host.driver.start()
+        address = host.address
+        member.dial(host)
+        host.driver.stop(0)
+        eventually(lambda: member.core.down)
+        again = Node(bind=address, keys=host.keys)
+        again.admit(member.key)
+        with running(again):
+            eventually(lambda: len(member.core.up) >= 4)
+            never(lambda: len(member.core.up) > 4, 0.3)
+            lanes = member.driver._dialled[host.key]
+            assert [lane.up for lane in lanes] == [True, True]
+            assert len(member.driver._poll._sources) == 5
+
+
+def test_effects_are_carried_out_in_order_and_calls_return_results() -> None:
+    order: list[object] = []
+    core = EchoCore()
+    driver = SocketDriver(
+        core, random_pair(), None, order.append, lambda trace: order.append(trace.name), order.append
+    )
+    driver.start()
+    core.out = [Deliver("a"), Store(b"b"), Trace("c"), Deliver("d")]
+    assert driver.call(lambda core, now: now > 0).result(1) is True
+    assert order == ["a", b"b", "c", "d"]
+    with pytest.raises(ZeroDivisionError):
+        driver.call(lambda core, now: 1 / 0).result(1)
+    assert driver.call(lambda core, now: 7).result(1) == 7
+    driver.stop()
+    with pytest.raises(DriverStopped):
+        driver.call(lambda core, now: 7)
+
+
+def test_a_deadline_is_kept() -> None:
+    node = Node()
+    with running(node):
+        due = time.monotonic() + 0.05
+        node.driver.call(lambda core, now: setattr(node.core, "due", due)).result(1)
+        eventually(lambda: node.core.ticks)
+        assert due <= time.monotonic() < due + 0.5
+        assert node.core.ticks == 1
+
+
+def test_a_journal_that_cannot_be_written_stops_the_driver_before_anything_is_sent() -> None:
+    host, member = pair()
+
+    def full_disk(entry: bytes) -> None:
+        raise OSError("no space left on device")
+
+    with running(host):
+        member.driver = SocketDriver(
+            member.core, member.keys, None, member.events.append, member.traces.append, full_disk
+        )
+        member.driver.start()
+        member.dial(host)
+
+        def command(core: Any, now: float) -> None:
+            member.core.out += [Store(b"x"), Send(host.key, 0, b"announced")]
+
+        waiting: Future[None] = member.driver.call(command)
+        with pytest.raises(DriverStopped, match="no space left"):
+            waiting.result(2)
+        eventually(lambda: not member.driver.running)
+        assert "no space left" in member.traced("transport_failed")[0].fields["error"]
+        with pytest.raises(DriverStopped) as caught:
+            member.driver.call(command)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert host.core.received == []
+        member.driver.stop()
+
+
+def test_stop_is_prompt_frees_the_port_and_sends_what_waits() -> None:
+    host, member = pair()
+    with running(host):
+        member.driver.start()
+        member.dial(host)
+        bulk = [Send(host.key, 1, b"b", bytes(1 << 20))] * 30
+        member.driver.call(lambda core, now: member.core.out.extend(bulk))
+        member.driver.stop(2.0)
+        eventually(lambda: len(host.core.received) == 30)
+    started = time.monotonic()
+    node = Node()
+    node.driver.start()
+    node.driver.stop()
+    assert time.monotonic() - started < 0.5
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", int(node.address.rpartition(":")[2])))
+
+
+def test_stop_is_prompt_when_the_other_side_takes_nothing() -> None:
+    host, member = pair()
+    with running(host):
+        member.driver.start()
+        member.dial(host)
+        host.block(1.5)
+        member.do(*(Send(host.key, 1, b"b", bytes(1 << 20)) for _ in range(40)))
+        started = time.monotonic()
+        member.driver.stop(0.3)
+        assert time.monotonic() - started < 1.0
+
+
+def test_drivers_leave_no_descriptors() -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def life() -> None:
+        host, member = pair()
+        with running(host, member):
+            member.dial(host)
+
+    life()
+    before = count()
+    for _ in range(5):
+        life()
+    assert count() <= before
+
+
+def test_a_taken_address_is_one_clear_line() -> None:
+    host = Node()
+    with running(host):
+        second = Node(bind=host.address)
+        with pytest.raises(TransportError, match=r"cannot listen on .*already in use; choose another"):
+            second.driver.start()
+
+
+def test_an_unfit_libzmq_is_one_clear_line() -> None:
+    with pytest.raises(TransportError, match=r"4\.3\.4 is too old, 4\.3\.5 is needed"):
+        check_libzmq((4, 3, 4), True)
+    with pytest.raises(TransportError, match="without CURVE"):
+        check_libzmq((4, 3, 5), False)
+
+
+def test_a_full_outbox_resets_the_connection_instead_of_losing_frames() -> None:
+    small = Limits(control_queue=4, window_bytes=1 << 20)
+    host, member = Node(limits=small), Node(bind=None, limits=small)
+    host.admit(member.key)
+    with running(host, member):
+        member.dial(host)
+        host.block(0.5)
+        member.do(*(Send(host.key, 1, b"b", bytes(1 << 20)) for _ in range(60)))
+        eventually(lambda: (host.key, 1) in member.core.down)
+        lost = [trace for trace in member.traced("lane_lost") if trace.fields["lane"] == 1]
+        assert lost[0].fields["reason"] == "too much waits to be sent"
+        eventually(lambda: member.core.up.count((host.key, 1)) == 2)
+
+
+def test_an_invite_is_answered_and_reaches_nothing_else() -> None:
+    host, invite = Node(), random_pair()
+    host.admit(invite.public, "invite")
+    with running(host):
+        assert knock(host.address, host.key, invite, b"me", 2) == (b"welcome me", b"settings")
+        assert host.core.knocks == [(invite.public, b"me")]
+        assert host.core.received == []
+
+
+def test_an_unknown_invite_is_refused_at_once_with_what_to_do() -> None:
+    host = Node()
+    with running(host):
+        started = time.monotonic()
+        with pytest.raises(KnockRefused, match=r"does not admit this ticket.*ask for a new one"):
+            knock(host.address, host.key, random_pair(), b"me", 2)
+        assert time.monotonic() - started < 1
+        assert host.core.knocks == []
+
+
+def test_nobody_there_and_somebody_else_there_are_timeouts_that_say_so() -> None:
+    with pytest.raises(KnockTimeout, match=r"127\.0\.0\.1:1 within 0\.3 s: nobody answers"):
+        knock("tcp://127.0.0.1:1", random_pair().public, random_pair(), b"me", 0.3)
+    host = Node()
+    with running(host), pytest.raises(KnockTimeout, match="another key"):
+        knock(host.address, random_pair().public, random_pair(), b"me", 0.3)
+
+
+def test_knocks_are_limited() -> None:
+    host, invite = Node(limits=Limits(knocks_per_minute=8)), random_pair()
+    host.admit(invite.public, "invite")
+    with running(host):
+        for _ in range(2):
+            knock(host.address, host.key, invite, b"me", 2)
+        with pytest.raises(KnockTimeout):
+            knock(host.address, host.key, invite, b"me", 0.5)
+        assert len(host.core.knocks) == 2
+        assert host.traced("peer_closed")[0].fields["reason"] == "too many join attempts"
+
+
+def test_secrets_are_in_no_repr_trace_or_log(caplog: pytest.LogCaptureFixture) -> None:
+    host, member = pair()
+    with caplog.at_level(logging.DEBUG), running(host, member):
+        member.dial(host)
+        member.do(Connect(random_pair().public, (host.address,), 0))
+        eventually(lambda: member.traced("lane_refused"))
+    shown = repr((host.driver, host.driver.__dict__, member.driver.__dict__, host.traces, member.traces))
+    shown += caplog.text
+    for node in (host, member):
+        assert short(node.key) in shown or node.key.hex() in shown or repr(node.key) in shown
+        assert repr(node.keys.secret)[2:-1] not in shown
+        assert node.keys.secret.hex() not in shown

@@ -1,0 +1,126 @@
+"""The seam between decisions and IO: what a core hands back, and what a driver must offer.
+
+A core is an object that is *given* time and messages and *hands back* effects. It owns no socket,
+clock, thread or file. Two drivers run the same cores: `transport.sockets` and `transport.simnet`.
+A driver feeds one input, drains the effects, carries them out **in order** (a `Store` is durable
+before a later `Send` leaves), and re-arms one timer from `deadline()`.
+
+A peer is named by its 32-byte CURVE public key, as authenticated by the link below; a name inside
+a frame is never trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+CONTROL_LANE = 0
+"""The lane of control messages; bulk travels on lanes 1 and up, so control never waits behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phantom:
+    """A payload that has a size and a digest and no bytes, so that huge runs are timed on a laptop."""
+
+    size_bytes: int
+    digest: bytes = b""
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+
+Payload = bytes | bytearray | memoryview | Phantom
+"""What travels beside a header. Whoever hands a buffer over must not change it afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put one frame on the wire. A frame to a lane that is down is dropped: links retransmit."""
+
+    peer: bytes
+    lane: int
+    header: bytes
+    payload: Payload | None = None
+    purpose: str = "control"
+    """For the byte counters: control, exchange, state."""
+    again: bool = False
+    """True for a retransmission, which is counted apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Dial a peer on every lane, and keep dialling until `Close`; addresses are tried in order."""
+
+    peer: bytes
+    addresses: tuple[str, ...]
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Forget the connections of a peer, dialled or accepted."""
+
+    peer: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Append one entry to the journal; durable before any later effect is carried out."""
+
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand an event to the application above the core."""
+
+    event: object
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Something worth counting or showing: a fixed name and plain fields."""
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+Effect = Send | Connect | Close | Store | Deliver | Trace
+
+
+class Core(Protocol):
+    """What both drivers run. ``now`` is in seconds and never decreases."""
+
+    def start(self, now: float) -> None:
+        """First input: dial whom it must."""
+
+    def connected(self, now: float, peer: bytes, lane: int) -> None:
+        """A connection that we dialled is up (again); what was in flight on it before may be lost."""
+
+    def disconnected(self, now: float, peer: bytes, lane: int) -> None:
+        """A connection that we dialled broke; the driver goes on dialling."""
+
+    def receive(
+        self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None
+    ) -> None:
+        """One frame from the authenticated ``peer``; rubbish closes that peer and changes nothing."""
+
+    def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
+        """One request on a connection opened with a live invite's key: the reply's header and payload."""
+
+    def admits(self, key: bytes) -> str | None:
+        """"member" or "invite" for a key whose connection may stand, else None. Changes nothing."""
+
+    def tick(self, now: float) -> None:
+        """Time has passed: the deadline came."""
+
+    def deadline(self) -> float | None:
+        """When `tick` is wanted next, in seconds; None for never."""
+
+    def drain(self) -> list[Effect]:
+        """The effects since the last drain, to be carried out in this order."""
+
+    def digest(self) -> str:
+        """A hash of the state: equal inputs give equal digests."""

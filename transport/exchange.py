@@ -1,0 +1,280 @@
+"""The direct exchange: every chunk has one owner, who reduces it once and sends it to everyone.
+
+Each member sends each owner its encoded part of the owner's chunks; the owner reduces the parts in
+the order of the member list, encodes the mean once and sends it to every member. All decode the
+same bytes, the owner too, so members end bit-identical. Chunks move independently, so encoding,
+sending, reducing and sending back overlap.
+
+When a member is lost, the coordinator announces a new *attempt* with the survivors. Parts stay
+valid (they do not depend on who else takes part), means do not: owners reduce again from the parts
+that they kept, chunks of the lost owner move to survivors, and the divisor is the sum of the
+survivors' weights (S3, S6). Nothing outside this object changes before the round commits (S5).
+
+The exchange moves bytes only; `transport.payloads` says what an arithmetic must offer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transport.effects import Payload
+from transport.frames import BadFrame, Count, Small, kind
+from transport.payloads import Part, Payloads, Poisoned, digest_of, tree_digest
+
+
+@kind(10)
+@dataclass(frozen=True, slots=True)
+class PartChunk:
+    """One member's encoded part of one chunk, for its owner."""
+
+    serial: Count
+    attempt: Small
+    chunk: Small
+
+
+@kind(11)
+@dataclass(frozen=True, slots=True)
+class MeanChunk:
+    """The encoded mean of one chunk, from its owner."""
+
+    serial: Count
+    attempt: Small
+    chunk: Small
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who takes part in an attempt, with which weights; owners follow from it."""
+
+    attempt: int
+    founders: tuple[bytes, ...]
+    """The members of the first attempt, in the order in which parts are added."""
+    weights: tuple[float, ...]
+    lost: frozenset[bytes] = frozenset()
+    """Founders who are no longer in."""
+
+    @property
+    def members(self) -> tuple[bytes, ...]:
+        return tuple(m for m in self.founders if m not in self.lost)
+
+    def owner(self, chunk: int, num_chunks: int) -> bytes:
+        """Contiguous runs of chunks by founder; only the chunks of the lost move to others."""
+        founder = self.founders[chunk * len(self.founders) // num_chunks]
+        if founder not in self.lost:
+            return founder
+        members = self.members
+        return members[chunk % len(members)]
+
+
+def chunk_elements_for(num_elements: int, num_members: int, most: int) -> int:
+    """Chunks small enough that every member owns several and the pipeline fills, in blocks of 256
+    elements (so that block scales do not straddle chunks), at most ``most`` elements."""
+    wanted = -(-num_elements // max(1, 4 * num_members))
+    return max(1, min(most, -(-wanted // 256) * 256, max(1, num_elements)))
+
+
+SendBulk = Callable[[bytes, object, Payload], None]
+Room = Callable[[bytes], int]
+
+
+class DirectReduce:
+    """One round of one vector as one member sees it."""
+
+    def __init__(
+        self, serial: int, me: bytes, payloads: Payloads, chunk_elements: int, now: float
+    ) -> None:
+        self.serial = serial
+        self.payloads = payloads
+        self.num_chunks = -(-payloads.num_elements // chunk_elements)
+        self.poisoned: tuple[bytes, str] | None = None
+        self.chunk_elements = chunk_elements
+        self._me = me
+        self._plan: Plan | None = None
+        self._parts: list[dict[bytes, Payload]] = [{} for _ in range(self.num_chunks)]
+        self._part_sent: set[tuple[int, bytes]] = set()
+        self._heard: dict[bytes, float] = {}
+        self._started_at = now
+        payloads.begin(chunk_elements)
+        self._forget_means()
+
+    def _forget_means(self) -> None:
+        self._means: list[Payload | None] = [None] * self.num_chunks
+        self._digests: list[bytes] = [b""] * self.num_chunks
+        self._missing = self.num_chunks
+
+    # -- state --------------------------------------------------------------------------------
+
+    @property
+    def attempt(self) -> int:
+        return self._plan.attempt if self._plan else -1
+
+    @property
+    def done(self) -> bool:
+        """Every mean is here."""
+        return self._missing == 0 and self._plan is not None
+
+    def digest(self) -> bytes:
+        """The name of the result: equal for all who decoded the same bytes."""
+        return tree_digest(self._digests)
+
+    def means(self) -> list[Payload]:
+        """The encoded result by chunk, for those who lack it."""
+        assert self.done
+        return [mean for mean in self._means if mean is not None]
+
+    def owing_parts(self) -> set[bytes]:
+        """Members whose parts of our own chunks are missing."""
+        if self._plan is None:
+            return set()
+        members = [m for m in self._plan.members if m != self._me]
+        mine = [c for c in range(self.num_chunks) if self._owner(c) == self._me]
+        return {m for chunk in mine for m in members if m not in self._parts[chunk]}
+
+    def waiting_for(self) -> set[bytes]:
+        """Members who owe us something now: parts, or the means of their chunks."""
+        owners = (self._owner(c) for c in range(self.num_chunks) if self._means[c] is None)
+        return self.owing_parts() | {owner for owner in owners if owner != self._me}
+
+    def last_heard(self, peer: bytes) -> float:
+        """When ``peer`` last moved this exchange on; its beginning if never in this attempt."""
+        return self._heard.get(peer, self._started_at)
+
+    # -- inputs -------------------------------------------------------------------------------
+
+    def begin(self, now: float, plan: Plan) -> None:
+        """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
+        assert self._me in plan.members
+        self._plan = plan
+        self._started_at = now
+        self._heard = {}
+        gone = {peer for parts in self._parts for peer in parts} - set(plan.members)
+        for parts in self._parts:
+            for peer in gone:
+                parts.pop(peer, None)
+        for chunk, parts in enumerate(self._parts):
+            if self._owner(chunk) != self._me:
+                parts.clear()
+        self._forget_means()
+        # A chunk that moves away and back is sent anew: who did not own it has dropped it.
+        self._part_sent = {(c, peer) for c, peer in self._part_sent if self._owner(c) == peer}
+        self._part_queues = self._queue_parts(plan)
+        self._mean_queues: dict[bytes, deque[int]] = {m: deque() for m in plan.members if m != self._me}
+        self._to_reduce = deque(c for c in range(self.num_chunks) if self._owner(c) == self._me)
+
+    def part(self, now: float, peer: bytes, message: PartChunk, payload: Payload) -> bool:
+        """A part for a chunk of ours; True if it was used. Raises `BadFrame`."""
+        plan = self._expect(message.chunk, payload)
+        if self._owner(message.chunk) != self._me:
+            if message.attempt == self.attempt:
+                raise BadFrame("a part for a chunk of someone else")
+            return False
+        if peer not in plan.members or peer in self._parts[message.chunk]:
+            return False
+        self._parts[message.chunk][peer] = payload
+        self._heard[peer] = now
+        self._to_reduce.append(message.chunk)
+        return True
+
+    def mean(self, now: float, peer: bytes, message: MeanChunk, payload: Payload) -> bool:
+        """A mean from its owner; True if it was used. Raises `BadFrame`."""
+        self._expect(message.chunk, payload)
+        if message.attempt != self.attempt or self._means[message.chunk] is not None:
+            return False
+        if self._owner(message.chunk) != peer:
+            raise BadFrame("a mean from someone who does not own the chunk")
+        self._heard[peer] = now
+        self._keep(peer, message.chunk, payload)
+        return True
+
+    def pump(self, room: Room, send: SendBulk) -> bool:
+        """Do what can be done now: reduce what is complete, send what credit allows. True if
+        anything moved. Parts go before means, so that nobody waits for us longer than needed."""
+        if self._plan is None or self.poisoned:
+            return False
+        moved = self._reduce_ready()
+        for peer, chunks in self._part_queues.items():
+            while chunks and room(peer) >= self.payloads.size_bytes(chunks[0]):
+                chunk = chunks.popleft()
+                self._part_sent.add((chunk, peer))
+                send(peer, PartChunk(self.serial, self.attempt, chunk), self.payloads.encode(chunk))
+                moved = True
+        for peer, chunks in self._mean_queues.items():
+            while chunks and room(peer) >= self.payloads.size_bytes(chunks[0]):
+                chunk = chunks.popleft()
+                mean = self._means[chunk]
+                assert mean is not None
+                send(peer, MeanChunk(self.serial, self.attempt, chunk), mean)
+                moved = True
+        return moved
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _owner(self, chunk: int) -> bytes:
+        assert self._plan is not None
+        return self._plan.owner(chunk, self.num_chunks)
+
+    def _queue_parts(self, plan: Plan) -> dict[bytes, deque[int]]:
+        # Everyone begins with the member after itself, so that no owner is everybody's first.
+        start = plan.members.index(self._me)
+        order = plan.members[start + 1 :] + plan.members[:start]
+        queues: dict[bytes, deque[int]] = {peer: deque() for peer in order}
+        for chunk in range(self.num_chunks):
+            owner = self._owner(chunk)
+            if owner != self._me and (chunk, owner) not in self._part_sent:
+                queues[owner].append(chunk)
+        return queues
+
+    def _expect(self, chunk: int, payload: Payload) -> Plan:
+        if self._plan is None or chunk >= self.num_chunks:
+            raise BadFrame("a chunk outside the vector")
+        if len(payload) != self.payloads.size_bytes(chunk):
+            raise BadFrame(f"a chunk of {len(payload)} bytes instead of {self.payloads.size_bytes(chunk)}")
+        return self._plan
+
+    def _reduce_ready(self) -> bool:
+        moved = False
+        assert self._plan is not None
+        others = len(self._plan.members) - 1
+        waiting: Sequence[int] = tuple(self._to_reduce)
+        self._to_reduce.clear()
+        for chunk in waiting:
+            if self._means[chunk] is not None or len(self._parts[chunk]) < others:
+                continue  # the chunk returns here with its next part
+            moved = True
+            if not self._reduce(chunk):
+                break
+        return moved
+
+    def _reduce(self, chunk: int) -> bool:
+        plan = self._plan
+        assert plan is not None
+        present = [
+            (i, member, plan.weights[i])
+            for i, member in enumerate(plan.founders)
+            if member not in plan.lost
+        ]
+        total = sum(weight for _, _, weight in present)
+        parts = [Part(i, weight / total, self._parts[chunk].get(m)) for i, m, weight in present]
+        try:
+            mean = self.payloads.reduce(chunk, parts)
+        except Poisoned as error:
+            self.poisoned = (plan.founders[error.member], error.reason)
+            return False
+        if not self._keep(self._me, chunk, mean):
+            return False
+        for queue in self._mean_queues.values():
+            queue.append(chunk)
+        return True
+
+    def _keep(self, owner: bytes, chunk: int, mean: Payload) -> bool:
+        try:
+            self.payloads.accept(chunk, mean)
+        except Poisoned as error:
+            self.poisoned = (owner, error.reason)
+            return False
+        self._means[chunk] = mean
+        self._digests[chunk] = digest_of(mean)
+        self._missing -= 1
+        return True

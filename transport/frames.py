@@ -1,0 +1,186 @@
+"""Headers: msgpack under explicit bounds, checked against one dataclass per kind.
+
+Owns how a message becomes at most 4 KiB of header and back. A header is an array: the kind's
+number, then the fields in the order of the dataclass. Types, ranges and lengths come from the
+annotations, so that what a peer may say is written once, beside the field. Nothing here knows what
+a message means. Keeps X2 and X8: any byte string is a valid message or a `BadFrame`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from transport.limits import LIMITS, Limits
+
+UINT64 = (1 << 64) - 1
+
+
+class BadFrame(Exception):
+    """A peer sent something that is no valid message: it is to be closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Bounds, both included: of an int's or float's value, or of the length of bytes, str or a tuple."""
+
+    low: float
+    high: float
+
+
+Count = Annotated[int, Between(0, 1 << 62)]
+"""A non-negative integer that other systems' signed 64 bits can hold."""
+Small = Annotated[int, Between(0, 1 << 31)]
+Key = Annotated[bytes, Between(32, 32)]
+"""A public key or a SHA-256."""
+Text = Annotated[str, Between(0, 256)]
+Number = Annotated[float, Between(-1e300, 1e300)]
+
+_kinds: dict[int, type] = {}
+_numbers: dict[type, int] = {}
+
+
+def kind(number: int) -> Callable[[type], type]:
+    """Class decorator: registers a frozen dataclass as the message kind ``number``."""
+
+    def register(cls: type) -> type:
+        assert number not in _kinds, f"kind {number} is taken"
+        _kinds[number] = cls
+        _numbers[cls] = number
+        return cls
+
+    return register
+
+
+def to_items(message: Any) -> list[Any]:
+    """The array that stands for a message; it can be nested in another header."""
+    return [_numbers[type(message)], *(getattr(message, name) for name, _ in _schema(type(message)))]
+
+
+def from_items(items: Any) -> Any:
+    """The message for an array from a peer. Raises `BadFrame`."""
+    if not isinstance(items, (list, tuple)) or not items or type(items[0]) is not int:
+        raise BadFrame("a header is not an array that starts with a kind")
+    cls = _kinds.get(items[0])
+    if cls is None:
+        raise BadFrame(f"kind {items[0]} is unknown")
+    schema = _schema(cls)
+    if len(items) != len(schema) + 1:
+        raise BadFrame(f"{cls.__name__} has {len(items) - 1} fields instead of {len(schema)}")
+    return cls(*(check(value) for (_, check), value in zip(schema, items[1:], strict=True)))
+
+
+def pack(message: Any, limits: Limits = LIMITS) -> bytes:
+    """Header bytes of a message of ours. A header over the limit is our bug: ValueError."""
+    header = pack_items(to_items(message))
+    if len(header) > limits.header_bytes:
+        raise ValueError(f"{type(message).__name__} takes {len(header)} bytes of {limits.header_bytes}")
+    return header
+
+
+def unpack(header: bytes, limits: Limits = LIMITS) -> Any:
+    """The message in a header from a peer. Raises `BadFrame` for anything but a valid one."""
+    return from_items(unpack_items(header, limits))
+
+
+def pack_items(items: Any) -> bytes:
+    """Msgpack of plain values that we made ourselves."""
+    packed = msgpack.packb(items, use_bin_type=True)
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def unpack_items(data: bytes, limits: Limits = LIMITS, size: int | None = None) -> Any:
+    """Plain values from msgpack of at most ``size`` (by default a header's) bytes. Raises `BadFrame`."""
+    size = limits.header_bytes if size is None else size
+    if len(data) > size:
+        raise BadFrame(f"{len(data)} bytes exceed the limit of {size}")
+    try:
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            use_list=True,
+            strict_map_key=True,
+            max_str_len=size,
+            max_bin_len=size,
+            max_array_len=limits.message_items,
+            max_map_len=limits.message_items,
+            max_ext_len=0,
+        )
+    # msgpack raises ValueError, UnicodeDecodeError, ExtraData, FormatError, StackError, TypeError,
+    # OverflowError: whatever it is, the bytes are the peer's fault.
+    except Exception as error:
+        raise BadFrame(f"a header does not decode: {type(error).__name__}") from None
+
+
+_Check = Callable[[Any], Any]
+
+
+@cache
+def _schema(cls: type) -> tuple[tuple[str, _Check], ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple((f.name, _checker(f"{cls.__name__}.{f.name}", hints[f.name])) for f in fields(cls))
+
+
+def _checker(name: str, hint: Any) -> _Check:
+    bounds: Between | None = None
+    if get_origin(hint) is Annotated:
+        hint, bounds = get_args(hint)[:2]
+    if get_origin(hint) is tuple:
+        return _tuple_checker(name, get_args(hint), bounds)
+    if hint is bool:
+        return _exact(name, bool)
+    assert hint in (int, float, str, bytes), f"{name}: {hint} cannot travel"
+    assert bounds is not None, f"{name} has no bounds"
+    return _scalar(name, hint, bounds)
+
+
+def _exact(name: str, wanted: type) -> _Check:
+    def check(value: Any) -> Any:
+        if type(value) is not wanted:
+            raise BadFrame(f"{name} is not {wanted.__name__}")
+        return value
+
+    return check
+
+
+def _scalar(name: str, wanted: type, bounds: Between) -> _Check:
+    sized = wanted in (str, bytes)
+
+    def check(value: Any) -> Any:
+        if type(value) is not wanted:
+            raise BadFrame(f"{name} is not {wanted.__name__}")
+        measure = len(value) if sized else value
+        if wanted is float and not math.isfinite(value):
+            raise BadFrame(f"{name} is not finite")
+        if not bounds.low <= measure <= bounds.high:
+            raise BadFrame(f"{name} is outside {bounds.low} to {bounds.high}")
+        return value
+
+    return check
+
+
+def _tuple_checker(name: str, args: tuple[Any, ...], bounds: Between | None) -> _Check:
+    if len(args) == 2 and args[1] is Ellipsis:
+        assert bounds is not None, f"{name} has no bounds"
+        item = _checker(f"{name}[]", args[0])
+
+        def check_many(value: Any) -> Any:
+            if not isinstance(value, (list, tuple)) or not bounds.low <= len(value) <= bounds.high:
+                raise BadFrame(f"{name} is not an array of {bounds.low} to {bounds.high}")
+            return tuple(item(each) for each in value)
+
+        return check_many
+    items = [_checker(f"{name}[{i}]", arg) for i, arg in enumerate(args)]
+
+    def check_fixed(value: Any) -> Any:
+        if not isinstance(value, (list, tuple)) or len(value) != len(items):
+            raise BadFrame(f"{name} is not an array of {len(items)}")
+        return tuple(each(v) for each, v in zip(items, value, strict=True))
+
+    return check_fixed

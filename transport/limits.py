@@ -1,0 +1,67 @@
+"""Every bound of the wire and of memory, in one place.
+
+A queue, loop, frame or table that has a bound names a field of this class. It decides nothing: what
+happens at a bound is said where the bound is kept (block, drop with a fate, or close the peer).
+Keeps R1, R4 and X2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds shared by all layers; the defaults suit internet links between up to 64 members."""
+
+    header_bytes: int = 4 * KIB
+    """Largest msgpack header of one frame."""
+    payload_bytes: int = 1 * MIB
+    """Largest raw payload of one frame; also the size of a piece of bulk state."""
+    message_items: int = 256
+    """Largest array or map inside a header."""
+    message_depth: int = 4
+    """Deepest nesting inside a header."""
+    window_bytes: int = 32 * MIB
+    """Bulk bytes that one peer may have in flight to us, granted as credit."""
+    buffer_bytes: int = 256 * MIB
+    """Bulk bytes in flight from all peers together: the credit of each shrinks as peers join."""
+    control_queue: int = 1024
+    """Control messages kept for a peer that is away; one more resets the session."""
+    control_per_second: int = 400
+    """Control messages a peer may send per second, averaged over ten seconds; more closes it."""
+    members: int = 64
+    """Members admitted to one run."""
+    invites: int = 64
+    """Live invites of one run."""
+    tensors: int = 100_000
+    """Tensors in one model."""
+    fragments: int = 256
+    """Fragments of one model."""
+    chunk_elements: int = 256 * KIB
+    """Most elements in one chunk of an exchange (1 MiB of fp32, 256 KiB of int8)."""
+    history_rounds: int = 4
+    """Committed results that a member keeps, so that one who lacks them can fetch them."""
+    history_records: int = 64
+    """Commit records that the coordinator keeps in memory for members that were away."""
+    pieces_in_flight: int = 8
+    """Pieces asked of one donor at a time."""
+    lanes: int = 1
+    """Bulk connections per pair; several fill a long fat pipe."""
+    state_bytes: int = 1 << 44
+    """Largest state of a fragment."""
+    settings_bytes: int = 64 * KIB
+    """Largest run settings sent to a joiner."""
+    knocks_per_minute: int = 120
+    """Join attempts answered per minute over all addresses."""
+
+    def window(self, num_peers: int) -> int:
+        """Credit in bytes for each of ``num_peers`` links; never less than four payloads."""
+        share = self.buffer_bytes // max(1, num_peers)
+        return max(4 * self.payload_bytes, min(self.window_bytes, share))
+
+
+LIMITS = Limits()

@@ -1,0 +1,424 @@
+"""One peer's link: everything sent arrives once, whatever the connections below do.
+
+Two streams run over several lanes. *Control* is ordered and travels alone on lane 0, so it never
+waits behind bulk. *Bulk* is unordered, may use every other lane, and is limited in bytes by credit
+that the receiver grants as the layers above consume, so a slow receiver slows its sender and memory
+stays bounded (R1). A connection never loses a frame while it stands; when one is replaced, both ends
+greet (`Hello`), learn what arrived, and resend the rest. The link owns no socket and no clock.
+
+A *session* numbers one life of one end of a link: the peer's incarnation and a generation. A higher
+session from the other end starts both streams anew and is reported; a lower incarnation is told that
+it is stale (S13), and frames of an older generation are ignored (S14).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from transport.effects import CONTROL_LANE, Close, Connect, Effect, Payload, Send
+from transport.frames import BadFrame, Between, Count, from_items, kind, pack_items, to_items
+from transport.limits import Limits
+
+GENERATIONS = 1 << 12
+FRAME_COST = 256
+"""Bytes of credit that a bulk frame takes beside its payload: bounds the number of small ones."""
+_ACK_DELAY_S = 0.02
+_HELLO_INTERVAL_S = 0.1
+
+
+def session_of(incarnation: int, generation: int) -> int:
+    """Sessions grow with the incarnation first, then with the generation."""
+    return incarnation * GENERATIONS + generation % GENERATIONS
+
+
+@kind(1)
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Opens a lane: who we are, whom we take the other for, and what arrived so far."""
+
+    session: Count
+    known: Count
+    control: Count
+    bulk: Count
+    credit: Count
+    reply: bool
+
+
+@kind(2)
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What arrived and what may be sent; beside every message, or alone as a sign of life."""
+
+    session: Count
+    known: Count
+    control: Count
+    bulk: Count
+    credit: Count
+    seq: Count
+    """Position of the message beside it in its stream; 0 without one."""
+
+
+@kind(3)
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A newer incarnation of your identity is alive: stop."""
+
+    session: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The other end began a new session: whatever was under way with it is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A newer incarnation of our own identity is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One message, delivered once; ``cost`` bytes of credit return through `Link.consumed`."""
+
+    message: Any
+    payload: Payload | None
+    cost: int
+
+
+@dataclass(slots=True)
+class _Sent:
+    seq: int
+    items: list[Any]
+    payload: Payload | None
+    lane: int
+    purpose: str
+    transmitted: bool = False
+
+    @property
+    def cost(self) -> int:
+        return 0 if self.lane == CONTROL_LANE else FRAME_COST + len(self.payload or b"")
+
+
+class Link:
+    """Both ends run the same code; the end that dials greets first."""
+
+    def __init__(
+        self,
+        peer: bytes,
+        session: int,
+        *,
+        dials: bool,
+        addresses: tuple[str, ...],
+        heartbeat_s: float,
+        silence_s: float,
+        limits: Limits,
+        out: list[Effect],
+    ) -> None:
+        self.peer = peer
+        self.session = session
+        self.dials = dials
+        self.addresses = addresses
+        self.last_heard = -1e18
+        self.window = limits.window_bytes
+        self._heartbeat_s = heartbeat_s
+        self._silence_s = silence_s
+        self._limits = limits
+        self._out = out
+        self._peer_session = 0
+        self._never_met = True
+        self._open_lanes: set[int] = set()
+        self._last_sent = -1e18
+        self._last_hello = dict.fromkeys(range(limits.lanes + 1), -1e18)
+        self._dialled_at = 0.0
+        self._rate_tokens = 10.0 * limits.control_per_second
+        self._rate_at = 0.0
+        self._start_streams()
+
+    def _start_streams(self) -> None:
+        self._control_out: deque[_Sent] = deque()
+        self._bulk_out: dict[int, _Sent] = {}
+        self._next_seq = [1, 1]
+        self._sent_cost = 0
+        self._credit = 0
+        self._control_in = 0
+        self._control_held: dict[int, list[Any]] = {}
+        self._bulk_in = 0
+        self._bulk_seen: set[int] = set()
+        self._received_cost = 0
+        self._consumed_cost = 0
+        self._acked_cost = 0
+        self.ack_due: float | None = None
+
+    # -- what the layers above ask ------------------------------------------------------------
+
+    @property
+    def up(self) -> bool:
+        """The other end greeted in this session."""
+        return self._peer_session != 0
+
+    @property
+    def incarnation(self) -> int:
+        """The other end's incarnation; 0 before it greeted."""
+        return self._peer_session // GENERATIONS
+
+    def room(self) -> int:
+        """Payload bytes that credit allows to send now."""
+        return self._credit - self._sent_cost - FRAME_COST if self.up else 0
+
+    def start(self, now: float) -> None:
+        """Dial, if this end does."""
+        self._dialled_at = now
+        if self.dials:
+            self._out.append(Connect(self.peer, self.addresses, self._limits.lanes))
+
+    def send_control(self, now: float, message: Any) -> None:
+        """Queue one ordered message; it is dropped with the session if the session ends."""
+        self._send(now, message, None, CONTROL_LANE, "control")
+
+    def control_overflows(self) -> bool:
+        """The peer has been away for longer than we keep messages for."""
+        return len(self._control_out) > self._limits.control_queue
+
+    def send_bulk(self, now: float, message: Any, payload: Payload, purpose: str) -> None:
+        """Send one payload; the caller looked at `room` first."""
+        lanes = self._limits.lanes
+        lane = 1 + self._next_seq[1] % lanes
+        self._send(now, message, payload, lane, purpose)
+
+    def consumed(self, now: float, cost: int) -> None:
+        """The layer above is done with an arrival: its bytes become credit again."""
+        self._consumed_cost += cost
+        if self._consumed_cost - self._acked_cost >= self.window // 8:
+            self._send_ack(now)
+        elif self.ack_due is None:
+            self.ack_due = now + _ACK_DELAY_S
+
+    # -- what the driver feeds ----------------------------------------------------------------
+
+    def connected(self, now: float, lane: int) -> None:
+        self._dialled_at = now
+        self._hello(now, lane, reply=False)
+
+    def disconnected(self, lane: int) -> None:
+        self._open_lanes.discard(lane)
+
+    def receive(
+        self, now: float, lane: int, items: Any, payload: Payload | None
+    ) -> list[Arrival | Started | Superseded]:
+        """What one frame amounts to. Raises `BadFrame`."""
+        if not isinstance(items, list) or not 1 <= len(items) <= 2:
+            raise BadFrame("a frame is not a link part and at most one message")
+        part = from_items(items[0])
+        if isinstance(part, Stale):
+            newer = part.session // GENERATIONS > self.session // GENERATIONS
+            return [Superseded()] if newer else []
+        if not isinstance(part, (Hello, Ack)):
+            raise BadFrame("a frame does not start with a link part")
+        if part.session < self._peer_session:
+            if part.session // GENERATIONS < self.incarnation:
+                self._transmit(now, lane, [to_items(Stale(self._peer_session))], None)
+            return []
+        self.last_heard = now
+        if isinstance(part, Hello):
+            return self._greeted(now, lane, part)
+        if part.known != self.session or part.session != self._peer_session:
+            if now - self._last_hello[lane] >= _HELLO_INTERVAL_S:
+                self._hello(now, lane, reply=False)
+            return []
+        self._acknowledged(part)
+        if len(items) == 1:
+            return []
+        if lane == CONTROL_LANE:
+            return self._control_arrived(now, part.seq, items[1], payload)
+        return self._bulk_arrived(now, part.seq, items[1], payload)
+
+    def tick(self, now: float) -> None:
+        if not self.up:
+            self._redial_if_silent(now, self._dialled_at)
+            return
+        if (self.ack_due is not None and self.ack_due <= now) or (
+            self._last_sent + self._heartbeat_s <= now
+        ):
+            self._send_ack(now)
+        self._redial_if_silent(now, max(self.last_heard, self._dialled_at))
+
+    def deadline(self) -> float | None:
+        if not self.up:
+            return self._dialled_at + self._silence_s if self.dials else None
+        due = self._last_sent + self._heartbeat_s
+        if self.ack_due is not None:
+            due = min(due, self.ack_due)
+        if self.dials:
+            due = min(due, max(self.last_heard, self._dialled_at) + self._silence_s)
+        return due
+
+    def digest_parts(self) -> tuple[Any, ...]:
+        """What two equal links have in common."""
+        return (
+            self.peer,
+            self.session,
+            self._peer_session,
+            tuple(self._next_seq),
+            self._control_in,
+            self._bulk_in,
+            len(self._bulk_seen),
+            self._sent_cost,
+            self._credit,
+            self._consumed_cost,
+        )
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _redial_if_silent(self, now: float, since: float) -> None:
+        # A half-open connection looks like silence: a fresh one costs little and ends it.
+        if self.dials and now - since >= self._silence_s:
+            self._open_lanes.clear()
+            self._out.append(Close(self.peer, "silent"))
+            self.start(now)
+
+    def _send(self, now: float, message: Any, payload: Payload | None, lane: int, purpose: str) -> None:
+        stream = min(lane, 1)
+        sent = _Sent(self._next_seq[stream], to_items(message), payload, lane, purpose)
+        self._next_seq[stream] += 1
+        if lane == CONTROL_LANE:
+            self._control_out.append(sent)
+        else:
+            self._bulk_out[sent.seq] = sent
+            self._sent_cost += sent.cost
+        if self.up and lane in self._open_lanes:
+            self._transmit_sent(now, sent)
+
+    def _transmit_sent(self, now: float, sent: _Sent) -> None:
+        items = [self._ack_items(sent.seq), sent.items]
+        again, sent.transmitted = sent.transmitted, True
+        self._transmit(now, sent.lane, items, sent.payload, sent.purpose, again)
+
+    def _transmit(
+        self,
+        now: float,
+        lane: int,
+        items: list[Any],
+        payload: Payload | None,
+        purpose: str = "control",
+        again: bool = False,
+    ) -> None:
+        header = pack_items(items)
+        assert len(header) <= self._limits.header_bytes, f"a header of ours takes {len(header)} bytes"
+        if lane == CONTROL_LANE:
+            self._last_sent = now
+        self._out.append(Send(self.peer, lane, header, payload, purpose, again))
+
+    def _ack_items(self, seq: int) -> list[Any]:
+        self._acked_cost = self._consumed_cost
+        self.ack_due = None
+        credit = self._consumed_cost + self.window
+        return to_items(
+            Ack(self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq)
+        )
+
+    def _send_ack(self, now: float) -> None:
+        self._transmit(now, CONTROL_LANE, [self._ack_items(0)], None)
+
+    def _hello(self, now: float, lane: int, *, reply: bool) -> None:
+        self._last_hello[lane] = now
+        credit = self._consumed_cost + self.window
+        hello = Hello(
+            self.session, self._peer_session, self._control_in, self._bulk_in, credit, reply
+        )
+        self._transmit(now, lane, [to_items(hello)], None)
+
+    def _greeted(self, now: float, lane: int, hello: Hello) -> list[Arrival | Started | Superseded]:
+        started = hello.session > self._peer_session
+        if started:
+            self._peer_session = hello.session
+            queued = self._control_out if self._never_met else deque[_Sent]()
+            self._start_streams()
+            self._requeue(queued)
+            self._open_lanes.clear()
+        self._never_met = False
+        knows_us = hello.known == self.session
+        if not hello.reply or not knows_us:
+            self._hello(now, lane, reply=True)
+        if knows_us:
+            self._credit = max(self._credit, hello.credit)
+            self._drop_acknowledged(hello.control, hello.bulk)
+            self._open_lanes.add(lane)
+            self._resend(now, lane)
+        return [Started()] if started else []
+
+    def _requeue(self, queued: deque[_Sent]) -> None:
+        """What was said before the first greeting is meant for whoever greets."""
+        self._control_out = queued
+        self._next_seq[0] = 1 + len(queued)
+
+    def _acknowledged(self, ack: Ack) -> None:
+        if ack.control >= self._next_seq[0] or ack.bulk >= self._next_seq[1]:
+            raise BadFrame("it acknowledges what was never sent")
+        self._credit = max(self._credit, ack.credit)
+        self._drop_acknowledged(ack.control, ack.bulk)
+
+    def _drop_acknowledged(self, control: int, bulk: int) -> None:
+        while self._control_out and self._control_out[0].seq <= control:
+            self._control_out.popleft()
+        while self._bulk_out:
+            first = next(iter(self._bulk_out))
+            if first > bulk:
+                break
+            del self._bulk_out[first]
+
+    def _resend(self, now: float, lane: int) -> None:
+        waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out.values()
+        for sent in list(waiting):
+            if sent.lane == lane:
+                self._transmit_sent(now, sent)
+
+    def _control_arrived(
+        self, now: float, seq: int, items: Any, payload: Payload | None
+    ) -> list[Arrival | Started | Superseded]:
+        if payload is not None:
+            raise BadFrame("a control message carries a payload")
+        self._charge_rate(now)
+        if seq <= self._control_in:
+            return []
+        if seq > self._control_in + self._limits.control_queue + 1:
+            raise BadFrame("control messages beyond the queue")
+        self._control_held[seq] = items
+        arrivals: list[Arrival | Started | Superseded] = []
+        while (ready := self._control_held.pop(self._control_in + 1, None)) is not None:
+            self._control_in += 1
+            arrivals.append(Arrival(from_items(ready), None, 0))
+        if self.ack_due is None:
+            self.ack_due = now + _ACK_DELAY_S
+        return arrivals
+
+    def _charge_rate(self, now: float) -> None:
+        per_second = self._limits.control_per_second
+        self._rate_tokens = min(
+            10.0 * per_second, self._rate_tokens + (now - self._rate_at) * per_second
+        )
+        self._rate_at = now
+        self._rate_tokens -= 1.0
+        if self._rate_tokens < 0.0:
+            raise BadFrame(f"more than {per_second} control messages per second")
+
+    def _bulk_arrived(
+        self, now: float, seq: int, items: Any, payload: Payload | None
+    ) -> list[Arrival | Started | Superseded]:
+        if payload is None:
+            raise BadFrame("a bulk message without a payload")
+        if self.ack_due is None:
+            self.ack_due = now + _ACK_DELAY_S
+        if seq <= self._bulk_in or seq in self._bulk_seen:
+            return []
+        message = from_items(items)
+        cost = FRAME_COST + len(payload)
+        self._received_cost += cost
+        if self._received_cost > self._consumed_cost + self._limits.window_bytes:
+            raise BadFrame("bulk beyond the credit")
+        self._bulk_seen.add(seq)
+        while self._bulk_in + 1 in self._bulk_seen:
+            self._bulk_in += 1
+            self._bulk_seen.remove(self._bulk_in)
+        return [Arrival(message, payload, cost)]

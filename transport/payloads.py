@@ -1,0 +1,162 @@
+"""What an exchange needs to know about numbers: an object that encodes, reduces and decodes chunks.
+
+The exchange moves bytes only. The arithmetic is handed to it as a `Payloads`: `diloco` makes one
+from a codec and tensors; `PhantomPayloads` has sizes and no bytes; `PlainPayloads` is fp32 in numpy,
+for whoever exchanges vectors without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from transport.effects import Payload, Phantom
+
+
+class Poisoned(Exception):
+    """A contribution must not be added up: it is not finite or not of our format."""
+
+    def __init__(self, member: int, reason: str) -> None:
+        super().__init__(f"member {member}: {reason}")
+        self.member = member
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One member's contribution to a chunk as its owner sees it."""
+
+    member: int
+    """Index in the round's member list: parts come sorted by it, so sums run in one order."""
+    weight: float
+    """Share of this member: its weight over the sum of all weights in the round."""
+    payload: Payload | None
+    """The encoded contribution; None for the owner's own, which it takes unencoded."""
+
+
+class Payloads(Protocol):
+    """The arithmetic of one vector in one round. Chunk ``i`` covers elements
+    ``[i * chunk_elements, min((i + 1) * chunk_elements, num_elements))``. One thread at a time calls it."""
+
+    @property
+    def num_elements(self) -> int:
+        """Length of the vector."""
+
+    def begin(self, chunk_elements: int) -> None:
+        """Fix the chunks; called before anything else, once per round, and again for a new round."""
+
+    def size_bytes(self, chunk: int) -> int:
+        """Exact encoded size, of a contribution and of a result."""
+
+    def encode(self, chunk: int) -> Payload:
+        """This member's contribution; the same bytes each time."""
+
+    def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
+        """Weighted mean of the parts in fp32 in the given order, encoded once. Raises `Poisoned`."""
+
+    def accept(self, chunk: int, payload: Payload) -> None:
+        """Decode a result into the output. Raises `Poisoned` with member -1."""
+
+
+def digest_of(payload: Payload) -> bytes:
+    """SHA-256 of the bytes; of a phantom, the digest that it carries."""
+    if isinstance(payload, Phantom):
+        return hashlib.sha256(b"phantom" + payload.digest).digest()
+    return hashlib.sha256(payload).digest()
+
+
+def tree_digest(digests: Sequence[bytes]) -> bytes:
+    """One name for many pieces: SHA-256 over their digests, so that each piece can be checked alone."""
+    return hashlib.sha256(b"".join(digests)).digest()
+
+
+class _Chunked:
+    """Where chunks begin and end."""
+
+    def __init__(self, num_elements: int) -> None:
+        self._num_elements = num_elements
+        self._chunk_elements = max(1, num_elements)
+
+    @property
+    def num_elements(self) -> int:
+        return self._num_elements
+
+    def begin(self, chunk_elements: int) -> None:
+        self._chunk_elements = chunk_elements
+
+    def _span(self, chunk: int) -> slice:
+        start = chunk * self._chunk_elements
+        return slice(start, min(start + self._chunk_elements, self._num_elements))
+
+
+class PlainPayloads(_Chunked):
+    """fp32 vectors in numpy. ``values`` is the contribution, or None for one who only receives;
+    ``output`` holds the mean once every chunk was accepted."""
+
+    def __init__(self, num_elements: int, values: npt.NDArray[np.float32] | None = None) -> None:
+        super().__init__(num_elements)
+        self._values = values
+        self.output = np.zeros(num_elements, dtype=np.float32)
+
+    def size_bytes(self, chunk: int) -> int:
+        span = self._span(chunk)
+        return 4 * (span.stop - span.start)
+
+    def encode(self, chunk: int) -> Payload:
+        assert self._values is not None, "a receiver has no contribution to encode"
+        return memoryview(self._values[self._span(chunk)]).cast("B")
+
+    def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
+        span = self._span(chunk)
+        total = np.zeros(span.stop - span.start, dtype=np.float32)
+        for part in parts:
+            if part.payload is None:
+                assert self._values is not None, "an owner has a contribution"
+                values = self._values[span]
+            else:
+                values = _floats(part.payload, part.member)
+            if not np.isfinite(values).all():
+                raise Poisoned(part.member, "a value is not finite")
+            total += values * np.float32(part.weight)
+        return memoryview(total).cast("B")
+
+    def accept(self, chunk: int, payload: Payload) -> None:
+        self.output[self._span(chunk)] = _floats(payload, -1)
+
+
+def _floats(payload: Payload, member: int) -> npt.NDArray[np.float32]:
+    if isinstance(payload, Phantom):
+        raise Poisoned(member, "a phantom where bytes are due")
+    return np.frombuffer(payload, dtype=np.float32)
+
+
+class PhantomPayloads(_Chunked):
+    """Sizes without bytes: ``bytes_per_element`` may be fractional, and a result's digest is
+    that of what went into it."""
+
+    def __init__(self, num_elements: int, bytes_per_element: float, label: bytes) -> None:
+        super().__init__(num_elements)
+        self._bytes_per_element = bytes_per_element
+        self._label = label
+
+    def size_bytes(self, chunk: int) -> int:
+        span = self._span(chunk)
+        return int(np.ceil((span.stop - span.start) * self._bytes_per_element))
+
+    def encode(self, chunk: int) -> Payload:
+        return Phantom(self.size_bytes(chunk), self._label)
+
+    def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
+        label = hashlib.sha256()
+        for part in parts:
+            mine = part.payload.digest if isinstance(part.payload, Phantom) else self._label
+            label.update(mine + repr(part.weight).encode())
+        return Phantom(self.size_bytes(chunk), label.digest())
+
+    def accept(self, chunk: int, payload: Payload) -> None:
+        return None
