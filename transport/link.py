@@ -131,6 +131,7 @@ class Link:
         self._open_lanes: set[int] = set()
         self._last_sent = -1e18
         self._last_hello = dict.fromkeys(range(limits.lanes + 1), -1e18)
+        self._known_said = dict.fromkeys(self._last_hello, 0)
         self._dialled_at = 0.0
         self._rate_tokens = 10.0 * limits.control_per_second
         self._rate_at = 0.0
@@ -323,6 +324,7 @@ class Link:
 
     def _hello(self, now: float, lane: int, *, reply: bool) -> None:
         self._last_hello[lane] = now
+        self._known_said[lane] = self._peer_session
         credit = self._consumed_cost + self.window
         hello = Hello(
             self.session, self._peer_session, self._control_in, self._bulk_in, credit, reply
@@ -339,7 +341,9 @@ class Link:
             self._open_lanes.clear()
         self._never_met = False
         knows_us = hello.known == self.session
-        if not hello.reply or not knows_us:
+        # Answer a greeting, a wrong idea of who we are, and one to whom we did not yet say on this
+        # lane that we know it: only then does the other end open the lane.
+        if not hello.reply or not knows_us or self._known_said[lane] != hello.session:
             self._hello(now, lane, reply=True)
         if knows_us:
             self._credit = max(self._credit, hello.credit)

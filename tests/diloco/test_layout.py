@@ -94,6 +94,7 @@ def test_no_fragment_is_empty_and_none_exceeds_its_share_by_more_than_one_tensor
     totals = [sum(sizes[a:b]) for a, b in itertools.pairwise(cuts)]
     assert len(totals) == count
     assert sum(totals) == sum(sizes)
+    assert max(totals) <= sum(sizes) / count + max(sizes)
     assert all(b > a for a, b in itertools.pairwise(cuts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -254,6 +255,31 @@ def test_a_pinned_view_never_changes_and_an_unpinned_step_is_in_place() -> None:
     assert (view.version, view.digest()) == (1, digest)
     assert outer.version(0) == 4
     assert outer.digest(0) != digest
+
+
+def test_a_donor_thread_only_ever_sees_whole_versions_while_the_trainer_steps() -> None:
+    steps, donor, twin = 30, *(OuterState.from_model(make(SLICE // 4), DILOCO) for _ in range(2))
+    deltas = [normal(twin.num_elements(0), i) for i in range(steps)]
+    expected = [twin.digest(0)]
+    for delta in deltas:
+        twin.step(0, delta)
+        expected.append(twin.digest(0))
+    seen: list[tuple[int, bytes]] = []
+    done = Event()
+
+    def serve() -> None:
+        while not done.is_set():
+            view = donor.pin(0)
+            seen.append((view.version, view.digest()))
+
+    reader = Thread(target=serve)
+    reader.start()
+    for delta in deltas:
+        donor.step(0, delta)
+    done.set()
+    reader.join()
+    assert donor.digest(0) == expected[-1]
+    assert all(digest == expected[version] for version, digest in seen)
 
 
 def test_a_digest_does_not_make_the_next_step_copy() -> None:
