@@ -185,6 +185,11 @@ class Following:
             fetch.drop(peer)
             self._pump_fetch(now, fetch)
 
+    def peer_restarted(self, now: float, peer: bytes) -> None:
+        for fetch in self.fetches():
+            fetch.ask_again(peer)
+            self._pump_fetch(now, fetch)
+
     def tick(self, now: float) -> None:
         for fetch in self.fetches():
             for donor in fetch.silent(now, self.timeout_s):

@@ -142,6 +142,8 @@ class Member:
         self.following.moved(record)
         self._digests[record.fragment] = state
         self._say_applied(now, record.fragment)
+        if self.entered:
+            self._bulk.send(now, self.coordinator, CaughtUp(self.following.head))
         self._advance(now)
 
     def loaded(self, now: float, fragment: int, version: bytes, state: bytes) -> None:
@@ -186,7 +188,10 @@ class Member:
         self._started_at = now
 
     def session_began(self, now: float, peer: bytes) -> None:
-        """A peer is new, or lost its memory of us."""
+        """A peer lost its memory of us, or the coordinator greets."""
+        self.exchanging.forget_peer(peer)
+        self._waiting_wants = [w for w in self._waiting_wants if w[0] != peer]
+        self.following.peer_restarted(now, peer)
         if peer != self.coordinator:
             return
         self.entered = self.active = False

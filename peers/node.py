@@ -17,7 +17,7 @@ from peers.admission import Door
 from peers.application import Application
 from peers.coordinator import Coordinator, Rules
 from peers.member import Member, Profile
-from peers.messages import MemberIs
+from peers.messages import MemberGone, MemberIs
 from transport.effects import Close, Deliver, Effect, Payload, Store, Trace
 from transport.fetch import Lack, Want
 from transport.frames import BadFrame, unpack_items
@@ -273,8 +273,7 @@ class Node:
         elif isinstance(result, Started):
             if self.coordinator:
                 self.coordinator.session_began(now, peer)
-            if self.member:
-                self.member.peer_gone(now, peer)
+            if self.member and (peer == self._contact.key or not result.first):
                 self.member.session_began(now, peer)
         elif result.payload is not None:
             if self.member is None:
@@ -286,6 +285,8 @@ class Node:
     def _dispatch(self, now: float, peer: bytes, message: Any) -> None:
         if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack))):
             self.member.control(now, peer, message)
+            if isinstance(message, (MemberIs, MemberGone)):
+                self._mind_links(now)
         if self.coordinator:
             self.coordinator.receive(now, peer, message)
 
@@ -304,18 +305,18 @@ class Node:
         """Deliver what the node said to itself, and mind the links that the roster asks for."""
         while self._self:
             self._dispatch(now, self.key, self._self.popleft())
-        if self.member and not self.coordinator:  # a coordinator is dialled and dials nobody
-            self._mind_links(now)
+        self._mind_links(now)
 
     def _mind_links(self, now: float) -> None:
-        assert self.member is not None
+        if self.member is None or self.coordinator:
+            return  # a coordinator is dialled and dials nobody
         roster = self.member.roster
         for peer in [p for p in self.links if p != self._contact.key and p not in roster]:
             self.forget(peer, "it left")
             self.member.peer_gone(now, peer)
         for peer, entry in roster.items():
-            if peer not in self.links and peer != self._contact.key and self._should_dial(entry):
-                self._link_to(now, peer, entry.addresses, dials=True)
+            if peer not in self.links and peer != self._contact.key:
+                self._link_to(now, peer, entry.addresses, dials=self._should_dial(entry))
 
     def _should_dial(self, entry: MemberIs) -> bool:
         """Of two members the one that cannot be reached dials; of two that can, the lower key."""

@@ -99,12 +99,16 @@ class Fetch:
             self.bad_donors.append(donor)
         if donor in self.donors:
             self.donors.remove(donor)
-        for piece, is_index in sorted(self._asked.pop(donor, ())):
-            if not is_index:
-                self._todo.append(piece)
+        self.ask_again(donor)
+
+    def ask_again(self, donor: bytes) -> None:
+        """What ``donor`` was asked for is lost on the way: ask anew, of anyone."""
         if self._index_from == donor and self._digests is None:
             self._index_from = None
             self._pages.clear()
+        for piece, is_index in sorted(self._asked.pop(donor, ())):
+            if not is_index:
+                self._todo.append(piece)
 
     def silent(self, now: float, timeout_s: float) -> list[bytes]:
         """Donors who owe an answer, once nothing has come for ``timeout_s``."""

@@ -70,7 +70,9 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The other end began a new session: whatever was under way with it is void."""
+    """The other end began a session; unless it is our ``first``, whatever was under way is void."""
+
+    first: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +341,7 @@ class Link:
             self._start_streams()
             self._requeue(queued)
             self._open_lanes.clear()
-        self._never_met = False
+        first, self._never_met = self._never_met, False
         knows_us = hello.known == self.session
         # Answer a greeting, a wrong idea of who we are, and one to whom we did not yet say on this
         # lane that we know it: only then does the other end open the lane.
@@ -350,7 +352,7 @@ class Link:
             self._drop_acknowledged(hello.control, hello.bulk)
             self._open_lanes.add(lane)
             self._resend(now, lane)
-        return [Started()] if started else []
+        return [Started(first)] if started else []
 
     def _requeue(self, queued: deque[_Sent]) -> None:
         """What was said before the first greeting is meant for whoever greets."""

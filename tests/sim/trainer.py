@@ -1,0 +1,126 @@
+"""A trainer without a model: small vectors whose every bit can be recomputed from the records alone.
+
+The contribution of a peer is a pure function of (peer, base): element ``index`` of the peer is one,
+so that a mean names its contributors and their weights, the rest is noise from a hash. The outer
+step is Nesterov in numpy. Below it runs the production `OuterLoop`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from peers.application import piece_sizes
+from peers.record import GENESIS
+from transport.limits import Limits
+from transport.payloads import PlainPayloads, Payloads, digest_of, tree_digest
+
+Vector = npt.NDArray[np.float32]
+LR, MU = np.float32(0.7), np.float32(0.9)
+NAMES = 40
+"""Leading elements that name contributors."""
+
+
+def contribution_of(index: int, base: bytes, fragment: int, size: int) -> Vector:
+    """What the peer with this index contributes on top of ``base``."""
+    seed = hashlib.sha256(base + bytes([index, fragment])).digest()
+    noise = np.random.default_rng(int.from_bytes(seed[:8], "big")).standard_normal(size)
+    values = noise.astype(np.float32)
+    values[:NAMES] = 0.0
+    values[index] = 1.0
+    return values
+
+
+def outer_step(state: Vector, mean: Vector) -> Vector:
+    """One Nesterov step on ``[parameters, momentum]`` with separately rounded operations."""
+    theta, momentum = np.split(state, 2)
+    momentum = momentum * MU + mean
+    theta = theta - LR * (mean + momentum * MU)
+    return np.concatenate([theta, momentum])
+
+
+def initial_state(index: int, fragment: int, size: int) -> Vector:
+    """Every peer would begin elsewhere; only the seed's counts."""
+    rng = np.random.default_rng([index, fragment])
+    return np.concatenate([rng.standard_normal(size), np.zeros(size)]).astype(np.float32)
+
+
+def digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
+    data = state.tobytes()
+    sizes = piece_sizes(len(data), piece_bytes)
+    starts = np.cumsum([0, *sizes])
+    return [digest_of(data[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+class NaNPayloads(PlainPayloads):
+    """A member whose memory is broken: it sends what it should have refused."""
+
+
+@dataclass
+class Blob:
+    digests: list[bytes]
+    data: bytes
+    piece_bytes: int
+
+    def piece(self, index: int) -> bytes:
+        return self.data[index * self.piece_bytes : (index + 1) * self.piece_bytes]
+
+
+@dataclass
+class VectorNumbers:
+    """`loop.Numbers` and `peers.application.Application` of one simulated worker."""
+
+    index: int
+    sizes: list[int]
+    limits: Limits
+    poison: bool = False
+    """Sends values that are not finite, as a broken machine would."""
+    states: list[Vector] = field(default_factory=list)
+    bases: list[bytes] = field(default_factory=list)
+    corrupt: bool = False
+    """The next outer step of this worker goes wrong by one bit, as a broken build's would."""
+
+    def __post_init__(self) -> None:
+        self.states = [initial_state(self.index, f, n) for f, n in enumerate(self.sizes)]
+        self.bases = [GENESIS] * len(self.sizes)
+
+    # loop.Numbers
+
+    def contribution(self, fragment: int) -> Payloads:
+        values = contribution_of(self.index, self.bases[fragment], fragment, self.sizes[fragment])
+        if self.poison:
+            values[-1] = np.nan
+        return PlainPayloads(len(values), values)
+
+    def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
+        assert isinstance(mean, PlainPayloads)
+        self.states[fragment] = outer_step(self.states[fragment], mean.output)
+        if self.corrupt:
+            self.corrupt = False
+            self.states[fragment][0] = np.nextafter(self.states[fragment][0], np.float32(9.0))
+
+    def discard(self, fragment: int) -> None:
+        """There are no local parameters to give up."""
+
+    def load(self, fragment: int, data: bytearray) -> None:
+        self.states[fragment] = np.frombuffer(bytes(data), dtype=np.float32).copy()
+
+    def digest(self, fragment: int) -> bytes:
+        return tree_digest(digests_of(self.states[fragment], self.limits.payload_bytes))
+
+    # peers.application.Application
+
+    def receiver(self, fragment: int) -> Payloads:
+        return PlainPayloads(self.sizes[fragment])
+
+    def state_size(self, fragment: int) -> int:
+        return 8 * self.sizes[fragment]
+
+    def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
+        digests = digests_of(self.states[fragment], self.limits.payload_bytes)
+        if tree_digest(digests) != blob:
+            return None
+        return Blob(digests, self.states[fragment].tobytes(), self.limits.payload_bytes)
