@@ -27,6 +27,11 @@ class Chain:
         """The version of a fragment: the last record that moved it."""
         return self._bases.get(fragment, self._common_base)
 
+    def begin(self, head: bytes) -> None:
+        """Name the first state. Another one may take its place as long as nothing builds on it."""
+        assert self.index == 0, "the chain has grown already"
+        self.head = self._common_base = head
+
     def append(self, record: Record) -> bytes:
         """Write one record; its hash is the new head."""
         assert record.parent == self.head, "a record that does not follow the head"

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from peers import joining, rounding
 from peers.chain import Chain
-from peers.journal import CommitWritten, ModelAgreed, PeerCertified, TermBegan
+from peers.journal import CommitWritten, ModelAgreed, PeerCertified, RunBegan, TermBegan
 from peers.manifest import Manifest, difference, manifest_in
 from peers.messages import (
     Abort,
@@ -115,6 +115,8 @@ class Coordinator:
                     self.roster.certify(entry.key, entry.name)
                 case ModelAgreed():
                     self.model = entry.manifest()
+                case RunBegan():
+                    self.chain.begin(entry.head)
                 case CommitWritten():
                     self.chain.append(entry.commit())
 
@@ -286,6 +288,11 @@ class Coordinator:
         self.outlet.trace("aborted", serial=current.serial, fragment=current.fragment, reason=reason)
         for member in current.members:
             self.outlet.send(now, member, Abort(current.serial, reason, True))
+
+    def begin_run(self, head: bytes) -> None:
+        """Name the run's first state, or with `GENESIS` say that it is lost."""
+        self.outlet.store(pack(RunBegan(head)))
+        self.chain.begin(head)
 
     def commit(self, now: float, record: Record) -> bytes:
         """Write a record, then say it."""

@@ -78,6 +78,12 @@ class Following:
         """The version of a fragment that we hold."""
         return self._bases.get(fragment, self._common_base)
 
+    def begin_at(self, head: bytes) -> None:
+        """Our own state is the run's first, under this name."""
+        self.head = self._common_base = head
+        self._bases = {}
+        self.holds_state = True
+
     def moved(self, record: Record) -> None:
         """A record was applied, or adopted."""
         self.head = record.hash()

@@ -47,6 +47,8 @@ def applied(c: Coordinator, now: float, entry: Entry, message: Applied) -> None:
 def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> None:
     """A member's head; at the chain's head with agreed digests it is active."""
     entry.head, entry.holds_state = message.head, True
+    if c.chain.head == GENESIS and entry.key == c.seed and message.head != GENESIS:
+        c.begin_run(message.head)
     if message.head != c.chain.head or entry.active or c.model is None:
         return
     for fragment in range(c.model.num_fragments):
@@ -103,8 +105,6 @@ def _send_donors(
 
 
 def _name_seed(c: Coordinator, now: float, waiting: list[Entry]) -> None:
-    if any(e.holds_state for e in c.roster.entered()):
-        return  # someone is about to be active with the first state
     seed = c.roster.entries.get(c.seed) if c.seed else None
     if seed is not None and seed.entered and not seed.needs_state:
         return  # the one that was named is at it
@@ -125,6 +125,13 @@ def _restore_if_lost(c: Coordinator, now: float) -> None:
         c.holderless_since = now
     candidates = [e for e in entered if e.holds_state and c.chain.index_of(e.head) >= 0]
     if now - c.holderless_since < 2 * c.rules.failure_timeout_s:
+        return
+    if c.chain.index == 0:
+        c.outlet.trace("seed_lost", head=head)
+        c.begin_run(GENESIS)
+        c.holderless_since = c.seed = None
+        for entry in entered:
+            _send_back(entry)
         return
     if len(candidates) < 1:
         c.outlet.trace("state_lost", head=head, index=c.chain.index)

@@ -54,6 +54,14 @@ class ModelAgreed:
         return found
 
 
+@kind(97)
+@dataclass(frozen=True, slots=True)
+class RunBegan:
+    """The seed's state is the run's first; `GENESIS` when it was lost before anything built on it."""
+
+    head: Key
+
+
 @kind(96)
 @dataclass(frozen=True, slots=True)
 class CommitWritten:

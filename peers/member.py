@@ -51,7 +51,7 @@ from peers.messages import (
     Report,
     Seed,
 )
-from peers.record import Record
+from peers.record import Record, genesis_head
 from transport.effects import Payload
 from transport.exchange import MeanChunk, PartChunk
 from transport.fetch import Lack, Piece, Want
@@ -165,7 +165,7 @@ class Member:
         self._digests[fragment] = state
         if self._seeding and len(self._digests) == self.profile.manifest.num_fragments:
             self._seeding = False
-            self.following.holds_state = True
+            self.following.begin_at(genesis_head([d for _, d in sorted(self._digests.items())]))
             self._say_head(now)
         self._advance(now)
 

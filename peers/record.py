@@ -8,6 +8,7 @@ a word of it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,7 +19,14 @@ Keys = Annotated[tuple[Key, ...], Between(0, MOST_MEMBERS)]
 Weights = Annotated[tuple[Annotated[float, Between(0.0, 1e18)], ...], Between(0, MOST_MEMBERS)]
 
 GENESIS = hashlib.sha256(b"diloco genesis").digest()
-"""Head of a run in which nothing was committed yet."""
+"""Head of a run whose first state nobody has named yet."""
+
+
+def genesis_head(states: Sequence[bytes]) -> bytes:
+    """The head that a run begins with: named by the digests of its first state by fragment, so that
+    the state of a seed that was replaced is never mistaken for the run's."""
+    return hashlib.sha256(GENESIS + b"".join(states)).digest()
+
 ALL_FRAGMENTS = (1 << 31) - 1
 """The fragment of a restoring record: it is about the whole model."""
 

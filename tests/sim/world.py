@@ -7,6 +7,7 @@ through `observe` and `note`; faults are scheduled from outside.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,7 @@ class World:
         self.lives: dict[int, int] = {}
         self.peer_names: dict[bytes, int] = {key_of(HOST): HOST}
         self.poisoned: set[int] = set()
+        self.seen: Counter[str] = Counter()
         self.start_host()
         for index in range(self.num_workers):
             self.net.at(self.rng.uniform(0.0, 1.0), lambda i=index: self.start_worker(i))
@@ -181,6 +183,8 @@ class World:
                 worker.loop.announced(command.fragment, result is not None)
             elif isinstance(command, Withdraw):
                 worker.loop.withdrawn(command.fragment, bool(result))
+            elif isinstance(command, Captured) and worker.node.member:
+                worker.numbers.bases = [worker.node.member.following.head] * len(self.sizes)
 
     def _tell(self, worker: Worker, command: Command) -> Any:
         def run(core: Any, now: float) -> Any:

@@ -1,0 +1,256 @@
+"""Checkers: they see effects and states of all peers, never call cores, and raise `Violation`.
+
+Each recomputes from the journal's records alone what must be true: the chain (S2), who is in a mean
+with which weight and every bit of it (S3, S6, S12), the state that follows (S1, S5, S9), and what
+became of every contribution (S4). Numbers are those of RELIABILITY.md's invariants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from diloco.loop import Announce, Applied, Captured, Loaded
+from peers.events import BecomeSeed, ContributionEnded, Fate, RoundCommitted
+from peers.journal import CommitWritten, RunBegan, TermBegan
+from peers.record import GENESIS, Record, genesis_head
+from tests.sim.trainer import Vector, contribution_of, digests_of, initial_state, outer_step
+from tests.sim.world import HOST, Worker, World, key_of
+from transport.effects import Effect, Send, Store, Trace
+from transport.frames import unpack
+from transport.payloads import digest_of, tree_digest
+
+
+class Violation(AssertionError):
+    """An invariant does not hold; ``rule`` is its number."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"{rule}: {text}")
+        self.rule = rule
+
+
+@dataclass
+class Contribution:
+    tokens: int
+    base: bytes
+    fragment: int
+    fate: Fate | None = None
+
+
+@dataclass
+class Checkers:
+    """All of them over one world."""
+
+    world: World
+    records: list[Record] = field(default_factory=list)
+    states: dict[tuple[bytes, int], Vector] = field(default_factory=dict)
+    """Expected state by version and fragment."""
+    versions: dict[bytes, list[bytes]] = field(default_factory=dict)
+    """Versions of all fragments by head."""
+    contributions: dict[tuple[int, int, int], Contribution] = field(default_factory=dict)
+    """By worker, life and number."""
+    applied: dict[tuple[int, int], list[bytes]] = field(default_factory=dict)
+    """Heads that a life went through."""
+    terms: list[int] = field(default_factory=list)
+    most_in_flight: int = 0
+    aborts: int = 0
+    seeds: int = 0
+    root: bytes = GENESIS
+
+    def __post_init__(self) -> None:
+        self.world.notes.append(self.note)
+        self.world.observe = self.world.net._observe = self.observe
+        for entry in self.world.net.journal(key_of(HOST)):
+            self._stored(entry)
+
+    # -- what is seen -------------------------------------------------------------------------
+
+    def observe(self, now: float, key: bytes, effect: Effect) -> None:
+        if isinstance(effect, Trace):
+            self.world.seen[effect.name] += 1
+        elif isinstance(effect, Store):
+            self._stored(effect.entry)
+        elif isinstance(effect, Send) and len(effect.header) > self.world.limits.header_bytes:
+            raise Violation("X2", f"a header of {len(effect.header)} bytes")
+
+    def note(self, now: float, worker: Worker, seen: object) -> None:
+        match seen:
+            case BecomeSeed():
+                self.seeds += 1
+            case Captured():
+                self._captured(worker, seen)
+            case Announce():
+                self._announced(worker, seen)
+            case ContributionEnded():
+                self._ended(worker, seen)
+            case RoundCommitted():
+                self._committed(worker, seen)
+            case Applied():
+                self._check_state(worker, seen.record.fragment, seen.record.hash())
+            case Loaded():
+                self._check_state(worker, seen.fragment, seen.version)
+
+    # -- S2: one chain ------------------------------------------------------------------------
+
+    def _stored(self, entry: bytes) -> None:
+        message = unpack(entry)
+        if isinstance(message, TermBegan):
+            if self.terms and message.term <= self.terms[-1]:
+                raise Violation("S2", f"term {message.term} after {self.terms[-1]}")
+            self.terms.append(message.term)
+        if isinstance(message, RunBegan):
+            if self.records:
+                raise Violation("S2", "the run began twice")
+            self.root = message.head
+        if not isinstance(message, CommitWritten):
+            return
+        record = message.commit()
+        head = self.records[-1].hash() if self.records else self.root
+        if record.parent != head or record.index != len(self.records) + 1:
+            raise Violation("S2", f"record {record.index} does not follow the head")
+        self._expect(record)
+        self.records.append(record)
+
+    def _expect(self, record: Record) -> None:
+        versions = list(self.versions[record.parent])
+        if record.restores:
+            for fragment, version in enumerate(self.versions[record.result]):
+                self._copy_state(fragment, version, record.hash())
+            self.versions[record.hash()] = [record.hash()] * len(versions)
+            return
+        base = versions[record.fragment]
+        self._check_members(record, base)
+        mean = self.expected_mean(record, base)
+        before = self.states.get((base, record.fragment))
+        if before is None:
+            raise Violation("S1", f"record {record.index} builds on a state that nobody was seen to hold")
+        self.states[record.hash(), record.fragment] = outer_step(before, mean)
+        versions[record.fragment] = record.hash()
+        self.versions[record.hash()] = versions
+
+    def _copy_state(self, fragment: int, version: bytes, new: bytes) -> None:
+        self.states[new, fragment] = self.states[version, fragment]
+
+    # -- S3, S6, S12: who is in a mean, with which weight -------------------------------------
+
+    def expected_mean(self, record: Record, base: bytes) -> Vector:
+        """Every bit of the mean, from the record alone; its digest must be the record's."""
+        size = self.world.sizes[record.fragment]
+        total = np.float64(sum(record.weights))
+        mean = np.zeros(size, dtype=np.float32)
+        for key, weight in zip(record.members, record.weights, strict=True):
+            index = self.world.peer_names[key]
+            values = contribution_of(index, base, record.fragment, size)
+            mean += values * np.float32(weight / total)
+        step = record.chunk_elements
+        chunks = [mean[i : i + step].tobytes() for i in range(0, size, step)]
+        if tree_digest([digest_of(chunk) for chunk in chunks]) != record.result:
+            names = [self.world.peer_names[key] for key in record.members]
+            raise Violation("S3", f"record {record.index} is not the weighted mean of {names}")
+        return mean
+
+    def _check_members(self, record: Record, base: bytes) -> None:
+        if len(record.members) < self.world.min_peers:
+            raise Violation("L1", f"record {record.index} has {len(record.members)} members")
+        for key, weight in zip(record.members, record.weights, strict=True):
+            index = self.world.peer_names[key]
+            if index in self.world.poisoned:
+                raise Violation("S12", f"record {record.index} contains worker {index}, which sends NaN")
+            offered = [
+                c
+                for (i, _, _), c in self.contributions.items()
+                if i == index and c.base == base and c.fragment == record.fragment and c.tokens == weight
+            ]
+            if not offered:
+                raise Violation("S8", f"record {record.index} counts worker {index} with an unknown weight")
+
+    # -- S1, S5, S9: the same state everywhere, moved by records only -------------------------
+
+    def _captured(self, worker: Worker, seen: Captured) -> None:
+        states = [initial_state(worker.index, f, n) for f, n in enumerate(self.world.sizes)]
+        head = genesis_head([expected_digest(s, self.world.limits.payload_bytes) for s in states])
+        self.versions[head] = [head] * len(states)
+        self.states.update({(head, fragment): state for fragment, state in enumerate(states)})
+
+    def _check_state(self, worker: Worker, fragment: int, version: bytes) -> None:
+        expected = self.states.get((version, fragment))
+        held = worker.numbers.states[fragment]
+        if expected is None:
+            raise Violation("S1", f"worker {worker.index} holds a version that no record made")
+        if held.tobytes() != expected.tobytes():
+            raise Violation("S1", f"worker {worker.index} holds another state than its version's")
+
+    def check_all_states(self) -> None:
+        """Sweep: whoever claims a version holds exactly it."""
+        for index in self.world.living():
+            worker = self.world.workers[index]
+            member = worker.node.member
+            if member is None or not member.following.holds_state or member._applying:
+                continue
+            for fragment in range(len(self.world.sizes)):
+                self._check_state(worker, fragment, worker.numbers.bases[fragment])
+
+    # -- S4: every contribution has one fate --------------------------------------------------
+
+    def _announced(self, worker: Worker, seen: Announce) -> None:
+        member = worker.node.member
+        assert member is not None
+        number = member.exchanging._next_number + 1
+        base = member.following.base(seen.fragment)
+        self.contributions[worker.index, worker.life, number] = Contribution(seen.tokens, base, seen.fragment)
+
+    def _ended(self, worker: Worker, seen: ContributionEnded) -> None:
+        found = self.contributions.get((worker.index, worker.life, seen.number))
+        if found is None:
+            raise Violation("S4", f"worker {worker.index} was told the fate of what it never offered")
+        if found.fate is not None:
+            raise Violation("S4", f"contribution {seen.number} of worker {worker.index} has two fates")
+        found.fate = seen.fate
+
+    def _committed(self, worker: Worker, seen: RoundCommitted) -> None:
+        heads = self.applied.setdefault((worker.index, worker.life), [])
+        head = seen.record.hash()
+        if head in heads:
+            raise Violation("S3", f"worker {worker.index} was handed record {seen.record.index} twice")
+        heads.append(head)
+        counted = worker.key in seen.record.members
+        if seen.number is not None and not counted:
+            raise Violation("S4", f"worker {worker.index} is told that it counts, and it does not")
+
+    def check_ledger(self) -> None:
+        """At the end: what a living worker trained is applied, has a reason, or is still offered."""
+        for index in self.world.living():
+            worker = self.world.workers[index]
+            member = worker.node.member
+            assert member is not None
+            exchanging = member.exchanging
+            ended = sum(exchanging.tokens_by_fate.values())
+            offered = sum(c.tokens for c in exchanging.offered.values())
+            if exchanging.tokens_trained != ended + offered:
+                raise Violation(
+                    "S4", f"worker {index} offered {exchanging.tokens_trained}, ended {ended}, open {offered}"
+                )
+            fragments = len(self.world.sizes)
+            loop = worker.loop
+            pending = sum(p.tokens - (p.offered_tokens if p.offered else 0) for p in loop.progress)
+            known = exchanging.tokens_trained + loop.tokens_unoffered + pending
+            if known != worker.tokens * fragments:
+                raise Violation("S4", f"worker {index} trained {worker.tokens} tokens, {known} are known of")
+
+    # -- R1: memory ---------------------------------------------------------------------------
+
+    def check_memory(self) -> None:
+        for index in self.world.living():
+            for link in self.world.workers[index].node.links.values():
+                held = sum(sent.cost for sent in link._bulk_out.values())
+                if held > self.world.limits.window_bytes:
+                    raise Violation("R1", f"worker {index} holds {held} bytes for one peer")
+
+    def sweep(self) -> None:
+        self.check_all_states()
+        self.check_memory()
+
+
+def expected_digest(state: Vector, piece_bytes: int) -> bytes:
+    return tree_digest(digests_of(state, piece_bytes))

@@ -1,0 +1,100 @@
+"""Run one seed: a fault phase that checks safety, a quiet phase that must converge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peers.node import Node
+from tests.sim.checkers import Checkers, Violation
+from tests.sim.faults import Fault, Injector, draw_faults
+from tests.sim.trainer import Vector
+from tests.sim.world import GRACE_S, TIMEOUT_S, World, key_of
+
+FAULTS_UNTIL_S = 30.0
+SETTLE_S = 12 * TIMEOUT_S + 2 * GRACE_S
+"""Time after the last fault in which the swarm must be whole again: detection, judging, fetching the
+state anew once, and two rounds, with everybody's patience used up once each."""
+
+
+@dataclass
+class Outcome:
+    """What a seed came to."""
+
+    seed: int
+    trace_hash: str
+    num_events: int
+    rounds: int
+    fired: Counter[str]
+    seen: Counter[str]
+
+
+def plan(seed: int) -> tuple[World, list[Fault]]:
+    """The world and the faults of a seed."""
+    probe = World(seed, 0).net.stream("plan")
+    num_workers = probe.choice([2, 3, 4, 5, 8]) if seed % 25 else probe.choice([16, 32])
+    sizes = probe.choice([(300,), (45,), (700, 130), (64, 64, 64)])
+    world = World(seed, num_workers, min_peers=probe.choice([1, 2, 2]), sizes=sizes)
+    if num_workers > 3 and probe.random() < 0.15:
+        world.poisoned.add(num_workers - 1)
+    until = FAULTS_UNTIL_S if num_workers < 16 else FAULTS_UNTIL_S / 3
+    return world, draw_faults(probe, num_workers, until)
+
+
+def run_seed(
+    seed: int,
+    faults: list[Fault] | None = None,
+    make_node: Callable[..., Node] = Node,
+    trace: list[str] | None = None,
+) -> Outcome:
+    """Run a seed, with its own faults or given ones. Raises `Violation`."""
+    world, drawn = plan(seed)
+    if make_node is not Node:
+        world = remake(world, make_node)
+    world.net.lines = trace
+    faults = drawn if faults is None else faults
+    checkers = Checkers(world)
+    injector = Injector(world, faults)
+    last = max((f.at_s for f in drawn), default=5.0)
+    end = 0.0
+    while end < last + 1.0:
+        end += 1.0
+        world.net.run(end)
+        checkers.sweep()
+    injector.quiet()
+    converge(world, checkers, end)
+    checkers.check_ledger()
+    rounds = len(checkers.records)
+    return Outcome(seed, world.net.trace_hash(), world.net.num_events, rounds, injector.fired, world.seen)
+
+
+def remake(world: World, make_node: Callable[..., Node]) -> World:
+    """The same world on other (broken) nodes."""
+    again = World(
+        world.seed, world.num_workers, min_peers=world.min_peers, sizes=world.sizes, make_node=make_node
+    )
+    again.poisoned = world.poisoned
+    return again
+
+
+def converge(world: World, checkers: Checkers, begin: float) -> None:
+    """L1, L4, L7: after the faults everyone is active, at one head, and rounds with everyone commit."""
+    world.net.run(begin + SETTLE_S)
+    checkers.sweep()
+    settled = len(checkers.records)
+    aborts = world.seen["aborted"]
+    world.net.run(begin + SETTLE_S + 2 * GRACE_S)
+    checkers.sweep()
+    if len(checkers.records) < settled + 2:
+        raise Violation("L1", f"{len(checkers.records) - settled} commits in {2 * GRACE_S} quiet seconds")
+    if world.seen["aborted"] > aborts + 2:
+        raise Violation("L7", f"{world.seen['aborted'] - aborts} aborts in the quiet")
+    healthy = {key_of(i) for i in world.workers if i not in world.poisoned}
+    latest = set(checkers.records[-1].members) | set(checkers.records[-2].members)
+    if not healthy <= latest:
+        missing = sorted(world.peer_names[k] for k in healthy - latest)
+        raise Violation("L4", f"workers {missing} take no part in the last rounds")
+
+
+__all__ = ["Outcome", "Vector", "Violation", "converge", "plan", "run_seed"]
