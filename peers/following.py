@@ -31,6 +31,8 @@ class Result:
 
 @dataclass(slots=True)
 class _StateFetch:
+    """One fragment's state on its way."""
+
     order: CatchUp
     data: bytearray
     fetch: Fetch
@@ -63,8 +65,7 @@ class Following:
     head: bytes = GENESIS
     holds_state: bool = False
     records: deque[Record] = field(default_factory=deque)
-    catching: deque[CatchUp] = field(default_factory=deque)
-    state_fetch: _StateFetch | None = None
+    state_fetches: list[_StateFetch] = field(default_factory=list)
     result_fetch: _ResultFetch | None = None
     _common_base: bytes = GENESIS
     _bases: dict[int, bytes] = field(default_factory=dict)
@@ -143,14 +144,10 @@ class Following:
         if order.remaining == len(self.elements) - 1:
             self.stop_fetching()
             self.records.clear()
-            self.catching.clear()
             self.holds_state = False
-        self.catching.append(order)
+        self._begin_state_fetch(now, order)
 
-    def fetch_next_state(self, now: float) -> None:
-        if self.state_fetch is not None or not self.catching:
-            return
-        order = self.catching[0]
+    def _begin_state_fetch(self, now: float, order: CatchUp) -> None:
         data = bytearray(self.app.state_size(order.fragment))
         piece_bytes = self.limits.payload_bytes
 
@@ -161,17 +158,18 @@ class Following:
         sizes = piece_sizes(len(data), piece_bytes)
         donors = [d for d in order.donors if d != self.me]
         fetch = Fetch(order.state, sizes, donors, take, self.limits, now)
-        self.state_fetch = _StateFetch(order, data, fetch)
+        self.state_fetches.append(_StateFetch(order, data, fetch))
         self._pump_fetch(now, fetch)
 
     def stop_fetching(self) -> None:
-        self.state_fetch = self.result_fetch = None
+        self.state_fetches.clear()
+        self.result_fetch = None
 
     # -- fetching and serving -----------------------------------------------------------------
 
     def fetches(self) -> list[Fetch]:
-        running = [self.state_fetch, self.result_fetch]
-        return [each.fetch for each in running if each is not None]
+        fetches = [each.fetch for each in self.state_fetches]
+        return fetches if self.result_fetch is None else [*fetches, self.result_fetch.fetch]
 
     def piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
         """An answer of a donor."""
@@ -229,17 +227,20 @@ class Following:
         self.bulk.send_bulk(now, peer, answer, payload, "state")
         return True
 
+    def serve(self, now: float, fragment: int, blob: bytes) -> None:
+        """Keep a state for someone who is about to fetch it."""
+        if blob not in self._served and self.holds_state and fragment < len(self.elements):
+            snapshot = self.app.state_blob(fragment, blob)
+            if snapshot is not None:
+                self._served[blob] = _Served(fragment, snapshot, now)
+
     def _blob(self, now: float, blob: bytes) -> tuple[list[bytes], Callable[[int], Payload]] | None:
         result = self._results.get(blob)
         if result is not None:
             return result.digests, result.chunks.__getitem__
+        for fragment in range(len(self.elements)):
+            self.serve(now, fragment, blob)
         served = self._served.get(blob)
-        if served is None and self.holds_state:
-            for fragment in range(len(self.elements)):
-                snapshot = self.app.state_blob(fragment, blob)
-                if snapshot is not None:
-                    served = self._served[blob] = _Served(fragment, snapshot, now)
-                    break
         if served is None:
             return None
         served.used_at = now

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers.chain import agreed_state
-from peers.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed
+from peers.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve
 from peers.record import ALL_FRAGMENTS, GENESIS, Record
 from peers.roster import Entry
 from transport.frames import pack
@@ -101,6 +101,9 @@ def _send_donors(
         remaining = len(states) - fragment - 1
         version = c.chain.base(fragment)
         message = CatchUp(fragment, version, digest, tuple(donors), c.chain.head, remaining)
+        # Donors hear of it before they can hear of the next commit, so the state is still theirs.
+        for donor in donors:
+            c.outlet.send(now, donor, Serve(fragment, digest))
         c.outlet.send(now, entry.key, message)
 
 

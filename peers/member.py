@@ -50,6 +50,7 @@ from peers.messages import (
     Refused,
     Report,
     Seed,
+    Serve,
 )
 from peers.record import Record, genesis_head
 from transport.effects import Payload
@@ -109,6 +110,7 @@ class Member:
             MemberGone: self._member_gone,
             Seed: self._seed,
             CatchUp: self._catch_up,
+            Serve: lambda now, message: self.following.serve(now, message.fragment, message.state),
             Committed: self._committed,
             Open: self._open,
             Abort: lambda now, message: self.exchanging.abort(now, message),
@@ -330,7 +332,7 @@ class Member:
         self._become_active(now)
 
     def _become_active(self, now: float) -> None:
-        if not self.active and not self.following.catching:
+        if not self.active:
             self.active = True
             self._bulk.deliver(BecameActive(self.following.head))
             for fragment, offered in self.exchanging.offered.items():
@@ -358,22 +360,18 @@ class Member:
     def _advance(self, now: float) -> None:
         """Do the next thing on the way to the head, if it can be done."""
         self._finish_fetches(now)
-        if self._loading is None:
-            self.following.fetch_next_state(now)
         if not self._applying and self._loading is None and self.following.holds_state:
             self._next_record(now)
         self.following.fetch_missing_result(now, self.roster)
 
     def _finish_fetches(self, now: float) -> None:
-        state, result = self.following.state_fetch, self.following.result_fetch
-        if state is not None and state.fetch.done:
-            self.following.state_fetch = None
-            self._loading = self.following.catching.popleft()
-            fetched = StateFetched(state.order.fragment, state.order.version, state.data)
-            self._bulk.deliver(fetched)
-        elif state is not None and state.fetch.failed:
-            self.following.catching.clear()
+        states, result = self.following.state_fetches, self.following.result_fetch
+        if any(each.fetch.failed for each in states):
             self._need_state(now, "no donor has the state any more")
+        elif states and states[0].fetch.done and self._loading is None:
+            first = states.pop(0)
+            self._loading = first.order
+            self._bulk.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
         if result is not None and result.fetch.done:
             self.following.result_fetch = None
             chunks = [result.chunks[i] for i in range(len(result.chunks))]

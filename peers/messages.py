@@ -242,6 +242,15 @@ class CatchUp:
     remaining: Small
 
 
+@kind(79)
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Someone is about to fetch this state from you: keep it, though you may soon move on."""
+
+    fragment: Small
+    state: Key
+
+
 @kind(75)
 @dataclass(frozen=True, slots=True)
 class Open:

@@ -147,6 +147,7 @@ class DirectReduce:
         """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
         assert self._me in plan.members
         self._plan = plan
+        self.poisoned = None
         self._started_at = now
         self._heard = {}
         gone = {peer for parts in self._parts for peer in parts} - set(plan.members)
