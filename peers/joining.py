@@ -45,17 +45,21 @@ def applied(c: Coordinator, now: float, entry: Entry, message: Applied) -> None:
 
 
 def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> None:
-    """A member's head; at the chain's head with agreed digests it is active."""
+    """A member's head. Once it is at most one commit per fragment behind, with no digest that differs
+    from the agreed one, it is active: rounds wait for it now (for the grace at most), so that it can
+    reach a head that would otherwise move away from it for ever."""
     entry.head, entry.holds_state = message.head, True
     if c.chain.head == GENESIS and entry.key == c.seed and message.head != GENESIS:
         c.begin_run(message.head)
-    if message.head != c.chain.head or entry.active or c.model is None:
+    if entry.active or c.model is None or c.chain.index_of(message.head) < 0:
+        return
+    if c.chain.index - c.chain.index_of(message.head) > c.model.num_fragments:
         return
     for fragment in range(c.model.num_fragments):
         version = c.chain.base(fragment)
         held = entry.digests.get(fragment)
         agreed, _ = agreed_state(c.roster.active(), fragment, version)
-        if held is None or held[0] != version or (agreed and held[1] != agreed):
+        if held is not None and held[0] == version and agreed not in (b"", held[1]):
             c.outlet.trace("parity", peer=entry.key, fragment=fragment, index=c.chain.index)
             _send_back(entry)
             return
@@ -66,7 +70,9 @@ def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> No
 def needs_state(c: Coordinator, now: float, entry: Entry, message: NeedState) -> None:
     """A member cannot follow."""
     c.outlet.trace("needs_state", peer=entry.key, reason=message.reason)
+    held = entry.holds_state
     _send_back(entry)
+    entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
 
 
 def _send_back(entry: Entry) -> None:

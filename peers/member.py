@@ -100,6 +100,7 @@ class Member:
         self._applying: Record | None = None
         self._loading: CatchUp | None = None
         self._seeding = False
+        self._stranded = False
         self._digests: dict[int, bytes] = {}
         self._lost = False
         self._started_at = 0.0
@@ -197,6 +198,7 @@ class Member:
         if peer != self.coordinator:
             return
         self.entered = self.active = False
+        self._stranded = False
         self.following.records.clear()  # they are said again from the head that we name
         m, following = self.profile.manifest, self.following
         self._bulk.send(
@@ -302,6 +304,7 @@ class Member:
     def _catch_up(self, now: float, message: CatchUp) -> None:
         if message.remaining == self.profile.manifest.num_fragments - 1:
             self._fall_behind("the shared state is fetched anew")
+        self._stranded = False
         self.following.begin_catching_up(now, message)
         self._advance(now)
 
@@ -315,9 +318,11 @@ class Member:
         mine = self.exchanging.offered.get(record.fragment)
         if mine is not None and self.me in record.members and mine.serial == record.serial:
             mine.committed = True
+        if self._stranded and not (record.restores and record.result == self.following.head):
+            return
+        self._stranded = False
         self.following.records.append(record)
         if len(self.following.records) > self._limits.history_records:
-            self.following.records.clear()
             self._need_state(now, "too many commits came while it was catching up")
         self._advance(now)
 
@@ -354,7 +359,8 @@ class Member:
     def _need_state(self, now: float, reason: str) -> None:
         self._fall_behind(reason)
         self.following.stop_fetching()
-        self.following.holds_state = False
+        self.following.records.clear()
+        self._stranded = True  # it still holds an earlier head, to which the swarm may have to go back
         self._bulk.send(now, self.coordinator, NeedState(reason))
 
     def _advance(self, now: float) -> None:
@@ -377,28 +383,25 @@ class Member:
             chunks = [result.chunks[i] for i in range(len(result.chunks))]
             self.following.keep_result(result.record.result, chunks)
         elif result is not None and result.fetch.failed:
-            self.following.records.clear()
             self._need_state(now, "no member has a committed result any more")
 
     def _next_record(self, now: float) -> None:
         records = self.following.records
         while records and not self._applying:
             record = records[0]
-            if record.parent != self.following.head:
-                records.popleft()
-                if record.hash() != self.following.head:
-                    records.clear()
-                    self._need_state(now, "a commit does not follow the head")
-                    return
-            elif record.restores:
+            if record.restores:  # its parent is a head that nobody holds
                 records.popleft()
                 self._restore(now, record)
+            elif record.parent != self.following.head:
+                records.popleft()
+                if record.hash() != self.following.head:
+                    self._need_state(now, "a commit does not follow the head")
+                    return
             elif not self._hand_out(now, record):
                 return
 
     def _restore(self, now: float, record: Record) -> None:
         if record.result != self.following.head:
-            self.following.records.clear()
             self._need_state(now, "the swarm went back to an earlier state")
             return
         for fragment in list(self.exchanging.offered):
