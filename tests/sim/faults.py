@@ -96,7 +96,7 @@ class Injector:
 
     def _freeze(self, fault: Fault) -> bool:
         key = key_of(fault.who)
-        if not self.world.alive(fault.who):
+        if fault.who not in self.world.lives or not self.world.alive(fault.who):
             return False
         life = self.world.lives[fault.who]
         self.world.net.freeze(key)
@@ -130,7 +130,7 @@ class Injector:
         return True
 
     def _join(self, fault: Fault) -> bool:
-        new = max(self.world.lives, default=0) + 1
+        new = max(self.world.num_workers - 1, *self.world.lives) + 1
         if new >= min(40, 2 * self.world.num_workers + 2) or new in self.world.lives:
             return False
         self.world.start_worker(new)

@@ -1,0 +1,381 @@
+"""Times one whole round of the exchange beside torch.distributed's gloo all-reduce, in the same run.
+
+Ours are processes with everything that a training run has below its tensors: `peers.node.Node` in a
+`SocketDriver`, CURVE over TCP, process 0 coordinating. After a barrier each one announces a vector;
+*round* is from there until the slowest process has got `RoundCommitted` (ready, open, exchange, digests
+agreed, commit), *exchange* from `RoundOpened` to there. Gloo (see gloo_peer.py) is neither encrypted nor
+hashed, and knows its peers beforehand. Every process has one thread for arithmetic. Times are medians.
+With --link, two processes and gloo each cross an emulated internet link (see emulate_link.py).
+
+    python scripts/bench_exchange.py --quick
+    python scripts/bench_exchange.py --link 100Mbps --rtt 50ms --queue 1.25MB
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import queue
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from emulate_link import running_link
+from gloo_peer import sizes as parse_sizes
+from link_options import LinkSpec, rate_bps, seconds, size_bytes
+
+from diloco.codecs import codec
+from diloco.payloads import TensorPayloads
+from peers.admission import Door
+from peers.coordinator import Rules
+from peers.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
+from peers.manifest import Manifest
+from peers.member import Member, Profile
+from peers.node import Contact, Hosting, Node, Training
+from transport.driver import SocketDriver
+from transport.keys import KeyPair, random_pair
+from transport.payloads import Payloads, digest_of, tree_digest
+
+CODECS = ("fp32", "bf16", "int8")
+TIMEOUT_S = 60.0
+STATE = bytes(8)
+"""What stands for a model's outer state here; nothing is trained."""
+STATE_NAME = tree_digest([digest_of(STATE)])
+NAME = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Medians of one size and codec over the repeats; gloo's without codec."""
+
+    link: str
+    processes: int
+    codec: str
+    size_bytes: int
+    round_s: float
+    exchange_s: float
+    gloo_s: float
+    repeats: int
+
+    @property
+    def ratio(self) -> float:
+        """Gloo's seconds over those of our round."""
+        return self.gloo_s / self.round_s
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every process is told."""
+
+    keys: tuple[KeyPair, ...]
+    sizes: tuple[int, ...]
+    codecs: tuple[str, ...]
+    repeats: int
+    budget_s: float
+    """Seconds per size and codec after which no repeat begins."""
+
+
+class Untrained:
+    """`peers.application.Application` without a model: its state is eight zero bytes."""
+
+    digests = [digest_of(STATE)]
+
+    def receiver(self, fragment: int) -> Payloads:
+        raise RuntimeError("a member missed a round: the machine is too busy to measure")
+
+    def state_size(self, fragment: int) -> int:
+        return len(STATE)
+
+    def state_blob(self, fragment: int, blob: bytes) -> Untrained | None:
+        return self if blob == STATE_NAME else None
+
+    def piece(self, index: int) -> bytes:
+        return STATE
+
+
+class Worker:
+    """One process's member and the thread that it runs on."""
+
+    def __init__(self, rank: int, plan: Plan) -> None:
+        self.plan = plan
+        self._rank = rank
+        self._events: queue.SimpleQueue[tuple[float, object]] = queue.SimpleQueue()
+
+    def start(self, host: str) -> str:
+        """Begin to talk; ``host`` is the address of process 0, which has none to dial."""
+        keys, host_key = self.plan.keys[self._rank], self.plan.keys[0].public
+        hosting = None if self._rank else self._hosting()
+        contact = Contact(host_key, (host,) if self._rank else ())
+        node = self.node = Node(keys.public, 1, contact, failure_timeout_s=TIMEOUT_S, hosting=hosting)
+
+        def take(event: object) -> None:
+            self._events.put((time.perf_counter(), event))
+
+        self._driver = SocketDriver(
+            node, keys, "tcp://127.0.0.1:0", take, lambda trace: None, lambda entry: None
+        )
+        self._driver.start()
+        assert self._driver.address is not None
+        return self._driver.address
+
+    def _hosting(self) -> Hosting:
+        n = len(self.plan.keys)
+        rules = Rules(NAME, min_peers=n, failure_timeout_s=TIMEOUT_S, grace_s=10 * TIMEOUT_S)
+        return Hosting(rules, [], Door(bytes(16), b"", NAME, {}))
+
+    def enter(self) -> None:
+        """Take part; returns once this member holds the (empty) shared state."""
+        if not self._rank:
+            for i, keys in enumerate(self.plan.keys):
+                self._call(lambda now, k=keys, i=i: self.node.coordinator.certify(k.public, str(i)))
+        elements = tuple(size // 4 for size in self.plan.sizes)
+        address = self._driver.address
+        manifest = Manifest(NAME, NAME, NAME, "any", elements, "vectors")
+        profile = Profile(str(self._rank), (address,) if address else (), manifest)
+        self._call(lambda now: self.node.train(now, Training(profile, Untrained())))
+        while True:
+            match self._event():
+                case (_, BecomeSeed()):
+                    for fragment in range(len(elements)):
+                        self._command(lambda now, m, f=fragment: m.captured(now, f, STATE_NAME))
+                case (_, StateFetched(fragment=fragment, version=version)):
+                    self._command(lambda now, m, f=fragment, v=version: m.loaded(now, f, v, STATE_NAME))
+                case (_, BecameActive()):
+                    return
+
+    def round(self, fragment: int, payloads: Payloads, barrier: Any) -> tuple[float, float]:
+        """Seconds of one round and of its exchange, in this process."""
+        barrier.wait()
+        began = time.perf_counter()
+        if self._command(lambda now, m: m.announce(now, fragment, 1, payloads)) is None:
+            raise RuntimeError("the member is not in the swarm any more")
+        opened = began
+        while True:
+            at, event = self._event()
+            if isinstance(event, RoundOpened):
+                opened = at
+            elif isinstance(event, RoundCommitted):
+                ended = time.perf_counter()
+                assert event.payloads is payloads
+                self._command(lambda now, m, r=event.record: m.applied(now, r, STATE_NAME))
+                return ended - began, ended - opened
+
+    def stop(self) -> None:
+        """Hang up."""
+        self._driver.stop(0.0)
+
+    def _event(self) -> tuple[float, object]:
+        try:
+            return self._events.get(timeout=TIMEOUT_S)
+        except queue.Empty:
+            raise RuntimeError(f"nothing happened for {TIMEOUT_S:.0f} s") from self._driver.error
+
+    def _call(self, run: Any) -> Any:
+        return self._driver.call(lambda _, now: run(now)).result(TIMEOUT_S)
+
+    def _command(self, run: Any) -> Any:
+        return self._call(lambda now: self.node.command(now, run))
+
+    @property
+    def member(self) -> Member | None:
+        return self.node.member
+
+
+def slowest(times: Any, barrier: Any, rank: int, mine: tuple[float, float]) -> tuple[float, float]:
+    """The largest values of all processes, the same everywhere."""
+    times[2 * rank : 2 * rank + 2] = mine
+    barrier.wait()
+    found = max(times[0::2]), max(times[1::2])
+    barrier.wait()
+    return found
+
+
+def measure(worker: Worker, fragment: int, name: str, rank: int, barrier: Any, times: Any) -> list[Any]:
+    """Times of each repeat; the first, which opens buffers, counts only if the budget allows no other."""
+    plan = worker.plan
+    num_elements = plan.sizes[fragment] // 4
+    vector = torch.randn(num_elements, generator=torch.Generator().manual_seed(rank))
+    output, wire = torch.zeros(num_elements), codec(name)
+    found: list[tuple[float, float]] = []
+    until = time.perf_counter() + plan.budget_s
+    for _ in range(1 + plan.repeats):
+        payloads = TensorPayloads(wire, num_elements, vector, output)
+        own = worker.round(fragment, payloads, barrier)
+        found.append(slowest(times, barrier, rank, own))
+        over, _ = slowest(times, barrier, rank, (float(time.perf_counter() > until), 0.0))
+        if over:
+            break
+    check(output, num_elements, name, len(plan.keys))
+    return found[1:] or found
+
+
+def check(output: torch.Tensor, num_elements: int, name: str, num_processes: int) -> None:
+    """The result is the mean of what went in."""
+    wanted = torch.zeros(num_elements)
+    for rank in range(num_processes):
+        generator = torch.Generator().manual_seed(rank)
+        wanted += torch.randn(num_elements, generator=generator) / num_processes
+    if not torch.allclose(output, wanted, atol={"fp32": 1e-6, "bf16": 0.05, "int8": 0.1}[name]):
+        raise RuntimeError(f"the mean with {name} is wrong")
+
+
+def work(rank: int, plan: Plan, host: str, barrier: Any, times: Any, results: Any) -> None:
+    """One process. Process 0 reports its address first, then one line per size and codec."""
+    torch.set_num_threads(1)
+    worker = Worker(rank, plan)
+    address = worker.start(host)
+    if not rank:
+        results.put(address)
+    worker.enter()
+    for fragment in range(len(plan.sizes)):
+        for name in plan.codecs:
+            found = measure(worker, fragment, name, rank, barrier, times)
+            if not rank:
+                results.put((fragment, name, found))
+    barrier.wait()
+    worker.stop()
+
+
+@contextlib.contextmanager
+def host_address(address: str, spec: LinkSpec | None) -> Iterator[str]:
+    """Where the others find process 0: at the far end of the emulated link, if there is one."""
+    if spec is None:
+        yield address
+        return
+    host, port = address.removeprefix("tcp://").split(":")
+    with running_link(spec) as link:
+        near = link.map(("127.0.0.1", 0), (host, int(port)))
+        yield f"tcp://{near[0]}:{near[1]}"
+
+
+def ours(num_processes: int, options: argparse.Namespace, spec: LinkSpec | None) -> dict[Any, list[Any]]:
+    """Times by size and codec."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(num_processes, timeout=2 * TIMEOUT_S)
+    times = context.Array("d", 2 * num_processes, lock=False)
+    results: Any = context.Queue()
+    keys = tuple(random_pair() for _ in range(num_processes))
+    plan = Plan(keys, tuple(options.sizes), CODECS, options.repeats, options.budget)
+    first = context.Process(target=work, args=(0, plan, "", barrier, times, results))
+    first.start()
+    found = {}
+    with host_address(results.get(timeout=TIMEOUT_S), spec) as host:
+        rest = [
+            context.Process(target=work, args=(rank, plan, host, barrier, times, results))
+            for rank in range(1, num_processes)
+        ]
+        for process in rest:
+            process.start()
+        try:
+            for _ in range(len(plan.sizes) * len(plan.codecs)):
+                fragment, name, each = results.get(timeout=2 * TIMEOUT_S + options.budget)
+                found[plan.sizes[fragment], name] = each
+        finally:
+            for process in (first, *rest):
+                process.join(10)
+                process.terminate()
+    return found
+
+
+def gloo(num_processes: int, options: argparse.Namespace, spec: LinkSpec | None) -> dict[int, float]:
+    """Median seconds by size."""
+    sizes = ",".join(f"{size}B" for size in options.sizes)
+    command = [sys.executable, str(Path(__file__).with_name("gloo_peer.py")), "--sizes", sizes]
+    command += ["--world", str(num_processes), "--repeats", str(2 * options.repeats)]
+    command += ["--budget", str(options.budget)]
+    if spec is not None:
+        command += ["--rate", f"{spec.rate_bps:f}bps", "--rtt", f"{spec.rtt_s:f}s"]
+        command += ["--queue", f"{spec.queue_bytes}B"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {each["size"]: each["median_s"] for each in map(json.loads, lines)}
+
+
+def compare(num_processes: int, options: argparse.Namespace, spec: LinkSpec | None) -> list[Result]:
+    """Both sides, one after the other."""
+    theirs = gloo(num_processes, options, spec)
+    label = "loopback" if spec is None else f"{spec.rate_bps / 1e6:g} Mbps, {spec.rtt_s * 1e3:g} ms"
+    return [
+        Result(
+            link=label,
+            processes=num_processes,
+            codec=name,
+            size_bytes=size,
+            round_s=statistics.median(each[0] for each in found),
+            exchange_s=statistics.median(each[1] for each in found),
+            gloo_s=theirs[size],
+            repeats=len(found),
+        )
+        for (size, name), found in ours(num_processes, options, spec).items()
+    ]
+
+
+def show(results: list[Result], spec: LinkSpec | None) -> None:
+    """A plain table."""
+    print(f"\n{results[0].link}, {results[0].processes} processes; milliseconds")
+    print(f"{'vector':>10} {'codec':>5} {'gloo':>9} {'round':>9} {'exchange':>9} {'gloo/round':>10}  repeats")
+    for each in results:
+        size = f"{each.size_bytes / 2**20:g} MiB" if each.size_bytes >= 2**20 else f"{each.size_bytes} B"
+        times = (f"{1e3 * value:9.2f}" for value in (each.gloo_s, each.round_s, each.exchange_s))
+        print(f"{size:>10} {each.codec:>5} {' '.join(times)} {each.ratio:10.2f}  {each.repeats}")
+    if spec is not None:
+        for line in of_the_line(results, spec):
+            print(line)
+
+
+def of_the_line(results: list[Result], spec: LinkSpec) -> Iterator[str]:
+    """How much of the link is used: each direction of two processes carries the vector once."""
+    for size in sorted({each.size_bytes for each in results}):
+        by = {each.codec: each for each in results if each.size_bytes == size}
+        ideal_s = size * 8 / spec.rate_bps
+        fp32, speedup = by["fp32"], by["fp32"].round_s / by["int8"].round_s
+        yield (
+            f"{size / 2**20:g} MiB: of the line rate fp32 uses {ideal_s / fp32.exchange_s:.0%} in the exchange "
+            f"and {ideal_s / fp32.round_s:.0%} in the round, gloo {ideal_s / fp32.gloo_s:.0%}; "
+            f"int8's round is {speedup:.2f} times as fast as fp32's"
+        )
+
+
+def options_of(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; --quick sets what was not given."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--processes", type=int, nargs="+", help="default 2 4; with --link always 2")
+    parser.add_argument("--sizes", type=parse_sizes, help="default 4B,1MiB,16MiB,64MiB,256MiB; --link 16MiB")
+    parser.add_argument("--repeats", type=int, help="most repeats per size and codec, default 7")
+    parser.add_argument("--budget", type=float, default=4.0, help="seconds per size and codec for repeats")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, nothing above 64 MiB")
+    parser.add_argument("--json", type=Path, help="write the results to this file too")
+    parser.add_argument("--link", type=rate_bps, help="cross an emulated link of this rate, as 100Mbps")
+    parser.add_argument("--rtt", type=seconds, default="50ms", help="the link's round-trip time")
+    parser.add_argument("--queue", type=size_bytes, default="1.25MB", help="the link's queue per direction")
+    options = parser.parse_args(arguments)
+    default = "4B,1MiB,16MiB,64MiB" if options.quick else "4B,1MiB,16MiB,64MiB,256MiB"
+    options.sizes = options.sizes or parse_sizes("16MiB" if options.link else default)
+    options.processes = [2] if options.link else options.processes or [2, 4]
+    options.repeats = options.repeats or (3 if options.quick else 7)
+    return options
+
+
+def main(arguments: list[str] | None = None) -> list[Result]:
+    """Measure, print, and return what was measured."""
+    options = options_of(arguments)
+    spec = LinkSpec(options.link, options.rtt, options.queue) if options.link else None
+    results = []
+    for num_processes in options.processes:
+        found = compare(num_processes, options, spec)
+        show(found, spec)
+        results += found
+    if options.json is not None:
+        options.json.write_text(json.dumps([{**asdict(r), "ratio": r.ratio} for r in results], indent=1))
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The simulated world: peers, faults, checkers, and how a seed is run."""

@@ -1,0 +1,90 @@
+"""Replay seeds: one with its trace as a table, or many; a failing one can be shrunk.
+
+    scripts/sim --seed 17 --trace        what happened, one column per peer
+    scripts/sim --seed 17 --shrink       the shortest list of faults that still breaks it
+    scripts/sim --seeds 0:1000           many, in parallel
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.sim.faults import Fault
+from tests.sim.run import plan, run_seed
+from tests.sim.world import HOST, key_of
+
+QUIET = ("send", "recv", "tick", "lost", "store")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/sim", description=__doc__.splitlines()[0])
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=int)
+    which.add_argument("--seeds", help="FROM:TO")
+    parser.add_argument("--trace", action="store_true", help="print what happened")
+    parser.add_argument("--wire", action="store_true", help="with --trace: frames and ticks too")
+    parser.add_argument("--shrink", action="store_true", help="drop faults as long as it still fails")
+    args = parser.parse_args()
+    if args.seeds:
+        return many(*(int(part) for part in args.seeds.split(":")))
+    lines: list[str] | None = [] if args.trace else None
+    problem = problem_of(args.seed, None, lines)
+    if lines is not None:
+        print_table(lines, args.wire)
+    print(f"seed {args.seed}: {problem or 'all invariants hold'}")
+    if problem and args.shrink:
+        shrink(args.seed)
+    return 1 if problem else 0
+
+
+def problem_of(seed: int, faults: list[Fault] | None = None, lines: list[str] | None = None) -> str:
+    try:
+        run_seed(seed, faults, trace=lines)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def many(first: int, last: int) -> int:
+    failed = 0
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for seed, problem in enumerate(pool.map(problem_of, range(first, last), chunksize=4), first):
+            if problem:
+                failed += 1
+                print(f"seed {seed}: {problem}\n    replay: scripts/sim --seed {seed} --trace", flush=True)
+    print(f"{last - first} seeds, {failed} failed")
+    return 1 if failed else 0
+
+
+def shrink(seed: int) -> None:
+    """Drop faults one by one, as long as the run still fails."""
+    faults = plan(seed)[1]
+    index = 0
+    while index < len(faults):
+        fewer = faults[:index] + faults[index + 1 :]
+        if problem_of(seed, fewer):
+            faults = fewer
+        else:
+            index += 1
+    print(f"still fails with {len(faults)} faults: {problem_of(seed, faults)}")
+    for fault in faults:
+        print(f"    {fault}")
+
+
+def print_table(lines: list[str], wire: bool) -> None:
+    """One row per event, one column per peer, the host first."""
+    names = {key_of(i)[:4].hex(): i for i in [HOST, *range(64)]}
+    rows = [line.split(" ", 2) for line in lines]
+    rows = [row for row in rows if wire or not row[2].startswith(QUIET)]
+    columns = sorted({names.get(row[1], -1) for row in rows}, key=lambda i: (i != HOST, i))
+    print("seconds   " + "".join(f"{'host' if i == HOST else 'net' if i < 0 else f'w{i}':<22}" for i in columns))
+    for at, who, what in rows:
+        column = columns.index(names.get(who, -1))
+        print(f"{int(at) / 1e9:8.3f}  {' ' * 22 * column}{what}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The checkers catch what they are for: each planted bug breaks an invariant within a few seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peers import joining, rounding
+from peers.rounds import OpenRound
+from tests.sim.checkers import Violation
+from tests.sim.faults import Fault
+from tests.sim.run import run_seed
+from tests.sim.trainer import VectorNumbers
+from transport import exchange
+from transport.exchange import DirectReduce, PartChunk
+from transport.frames import from_items
+from transport.link import FRAME_COST, Arrival, Link
+from transport.payloads import Part, PlainPayloads
+
+
+def rules_broken(seeds: range, faults: list[Fault] | None = None) -> set[str]:
+    """The rules that are violated over some seeds; a seed that stops at another error does not count."""
+    broken = set()
+    for seed in seeds:
+        try:
+            run_seed(seed, faults)
+        except Violation as violation:
+            broken.add(violation.rule)
+    return broken
+
+
+def test_without_a_planted_bug_the_same_seeds_break_nothing() -> None:
+    assert rules_broken(range(1, 7)) == set()
+
+
+def flip_a_bit_now_and_then(accept: Callable[..., None]) -> Callable[..., None]:
+    """A worker whose memory errs: it holds another mean than its owner sent."""
+    count = [0]
+
+    def broken(self: DirectReduce, owner: bytes, chunk: int, payload: Any) -> bool:
+        count[0] += 1
+        if count[0] % 40 == 0 and owner != self._me:
+            values = np.frombuffer(payload, dtype=np.float32).copy()
+            values[0] += 1.0
+            payload = values.tobytes()
+        return bool(accept(self, owner, chunk, payload))
+
+    return broken
+
+
+def test_a_result_that_differs_at_one_member_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirectReduce, "_keep", flip_a_bit_now_and_then(DirectReduce._keep))
+    assert not rules_broken(range(1, 5), []) & {"S1", "S2", "S3"}
+
+
+def test_a_commit_without_the_digest_check_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def any_digest(self: OpenRound) -> bytes | None:
+        return next(iter(self.done.values()), None) if len(self.done) == len(self.members) else None
+
+    monkeypatch.setattr(DirectReduce, "_keep", flip_a_bit_now_and_then(DirectReduce._keep))
+    monkeypatch.setattr(OpenRound, "agreement", any_digest)
+    assert "S3" in rules_broken(range(1, 9), [])
+
+
+def test_a_duplicate_that_counts_after_a_reconnect_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(self: Link, now: float, seq: int, items: Any, payload: Any) -> list[Any]:
+        arrived = bulk_arrived(self, now, seq, items, payload)
+        if arrived or payload is None:
+            return arrived
+        return [Arrival(from_items(items), payload, FRAME_COST + len(payload))]
+
+    def add_again(self: DirectReduce, now: float, peer: bytes, message: PartChunk, payload: Any) -> bool:
+        held = self._parts[message.chunk].get(peer)
+        if held is not None:
+            twice = np.frombuffer(held, dtype=np.float32) + np.frombuffer(payload, dtype=np.float32)
+            self._parts[message.chunk][peer] = twice.tobytes()
+            return True
+        return bool(part(self, now, peer, message, payload))
+
+    def forgetful_hello(self: Link, now: float, lane: int, *, reply: bool) -> None:
+        self._bulk_in, kept = 0, self._bulk_in  # so that everything unacknowledged is sent again
+        hello(self, now, lane, reply=reply)
+        self._bulk_in = kept
+
+    bulk_arrived, part, hello = Link._bulk_arrived, DirectReduce.part, Link._hello
+    monkeypatch.setattr(Link, "_hello", forgetful_hello)
+    monkeypatch.setattr(Link, "_bulk_arrived", no_memory)
+    monkeypatch.setattr(DirectReduce, "part", add_again)
+    monkeypatch.setattr("transport.link._ACK_DELAY_S", 1.0)
+    # Worker 2 stops for a second now and then, so that others' parts lie there when links break.
+    stops = [Fault(3.0 + 2.1 * i, "freeze", 2, 0, 0.12) for i in range(12)]
+    resets = [Fault(stop.at_s + 0.45, "reset", 0, 1, 0.9) for stop in stops]
+    assert "S3" in rules_broken(range(1, 9), stops + resets)
+
+
+def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_loaded(self: VectorNumbers, fragment: int, data: bytearray) -> None:
+        """It says that it holds the state, and holds its own."""
+
+    def whoever_speaks(entries: Any, fragment: int, version: bytes) -> tuple[bytes, list[bytes]]:
+        held = [(e.digests[fragment][1], e.key) for e in entries if fragment in e.digests]
+        return (held[-1][0], [held[-1][1]]) if held else (b"", [])
+
+    monkeypatch.setattr(VectorNumbers, "load", not_loaded)
+    monkeypatch.setattr(joining, "agreed_state", whoever_speaks)
+    assert "S1" in rules_broken(range(1, 4), [])
+
+
+def test_a_division_by_the_configured_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ConfiguredSize(PlainPayloads):
+        def reduce(self, chunk: int, parts: Any) -> Any:
+            return super().reduce(chunk, [Part(p.member, 1.0 / 8, p.payload) for p in parts])
+
+    monkeypatch.setattr("tests.sim.trainer.PlainPayloads", ConfiguredSize)
+    assert "S3" in rules_broken(range(1, 4))
+
+
+def test_a_commit_that_counts_a_lost_member_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = rounding._commit
+
+    def everyone(c: Any, now: float, current: OpenRound, members: Any, digest: bytes) -> None:
+        commit(c, now, current, current.founders, digest)
+
+    monkeypatch.setattr(rounding, "_commit", everyone)
+    assert "S3" in rules_broken(range(1, 15))
+
+
+def test_a_member_that_answers_for_another_attempt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means that still contain a member who was lost must not survive into the next attempt."""
+
+    def keep_means(self: DirectReduce) -> None:
+        if not hasattr(self, "_means"):
+            forget(self)
+
+    forget = exchange.DirectReduce._forget_means
+    monkeypatch.setattr(exchange.DirectReduce, "_forget_means", keep_means)
+    assert {"S3", "L1", "L4"} & rules_broken(range(1, 25))
