@@ -19,15 +19,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
-from diloco.loop import Announce, Applied, Captured, Command, Loaded, OuterLoop, Withdraw
+from diloco.loop import Command, OuterLoop
 from diloco.numbers import TensorNumbers
 from diloco.outer import OuterState
 from diloco.swarm import Swarm
 from peers.events import ContributionEnded, Fate, RoundCommitted
 from peers.manifest import Manifest
+from peers.member import Profile
 from peers.messages import Report
 from peers.node import Training
-from peers.member import Profile
 
 T = TypeVar("T")
 _REPORT_EVERY_S = 0.5
@@ -202,23 +202,8 @@ class Outer:
 
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
-            match command:
-                case Announce():
-                    number = self.swarm.command(
-                        lambda now, m, c=command: m.announce(now, c.fragment, c.tokens, c.payloads)
-                    )
-                    self._loop.announced(command.fragment, number is not None)
-                case Withdraw():
-                    done = self.swarm.command(lambda now, m, c=command: m.withdraw(now, c.fragment))
-                    self._loop.withdrawn(command.fragment, done)
-                case Applied():
-                    self.swarm.command(lambda now, m, c=command: m.applied(now, c.record, c.state))
-                case Loaded():
-                    self.swarm.command(
-                        lambda now, m, c=command: m.loaded(now, c.fragment, c.version, c.state)
-                    )
-                case Captured():
-                    self.swarm.command(lambda now, m, c=command: m.captured(now, c.fragment, c.state))
+            done = self.swarm.command(command.tell)
+            self._loop.told(command, done)
 
     def _report(self) -> None:
         now = time.monotonic()

@@ -28,6 +28,7 @@ from peers.events import (
     RunFinished,
     StateFetched,
 )
+from peers.member import Member
 from peers.record import Record
 from transport.payloads import Payloads
 
@@ -55,33 +56,61 @@ class Numbers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Announce:
+    """Offer a contribution; tells whether the member took it."""
+
     fragment: int
     tokens: int
     payloads: Payloads
 
+    def tell(self, now: float, member: Member) -> bool:
+        return member.announce(now, self.fragment, self.tokens, self.payloads) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
+    """Take an offer back; tells whether no round has it."""
+
     fragment: int
+
+    def tell(self, now: float, member: Member) -> bool:
+        return member.withdraw(now, self.fragment)
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
+    """A record was applied; ``state`` is the digest of what followed."""
+
     record: Record
     state: bytes
+
+    def tell(self, now: float, member: Member) -> bool:
+        member.applied(now, self.record, self.state)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """A fetched state was loaded."""
+
     fragment: int
     version: bytes
     state: bytes
 
+    def tell(self, now: float, member: Member) -> bool:
+        member.loaded(now, self.fragment, self.version, self.state)
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Captured:
+    """This worker's initial state of a fragment was captured as the run's."""
+
     fragment: int
     state: bytes
+
+    def tell(self, now: float, member: Member) -> bool:
+        member.captured(now, self.fragment, self.state)
+        return True
 
 
 Command = Announce | Withdraw | Applied | Loaded | Captured
@@ -135,22 +164,23 @@ class OuterLoop:
         for fragment, each in enumerate(self.progress):
             if each.offered is not None and not each.in_round and self._gives_up(now, each):
                 commands.append(Withdraw(fragment))
-            elif each.offered is None and self.active and not self.finished and not self.coordinator_lost:
-                if each.steps >= each.next_offer:
-                    commands += self._offer(now, fragment)
+            elif each.offered is None and each.steps >= each.next_offer and self._may_offer():
+                commands += self._offer(now, fragment)
         return commands
 
-    def announced(self, fragment: int, taken: bool) -> None:
-        """The member took an offer, or could not."""
-        if not taken:
-            self._take_back(self.progress[fragment], again_in=1)
+    def _may_offer(self) -> bool:
+        return self.active and not self.finished and not self.coordinator_lost
 
-    def withdrawn(self, fragment: int, done: bool) -> None:
-        """The member gave an offer back, or a round has it already."""
-        if done:
-            self._take_back(self.progress[fragment], again_in=1 if self.coordinator_lost else self._sync_every)
-        else:
-            self.progress[fragment].in_round = True
+    def told(self, command: Command, done: bool) -> None:
+        """What the member answered to a command."""
+        match command:
+            case Announce() if not done:
+                self._take_back(self.progress[command.fragment], again_in=1)
+            case Withdraw() if done:
+                again_in = 1 if self.coordinator_lost else self._sync_every
+                self._take_back(self.progress[command.fragment], again_in)
+            case Withdraw():
+                self.progress[command.fragment].in_round = True
 
     def waits(self, now: float) -> bool:
         """Whether the training loop is to wait for events instead of training on."""

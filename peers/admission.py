@@ -44,7 +44,9 @@ class Door:
         """That invite opens nothing any more."""
         self.invites.pop(key, None)
 
-    def answer(self, now: float, coordinator: Coordinator, invite: bytes, header: bytes) -> tuple[bytes, bytes]:
+    def answer(
+        self, now: float, coordinator: Coordinator, invite: bytes, header: bytes
+    ) -> tuple[bytes, bytes]:
         """The reply's header and payload to one request. Never raises: rubbish is refused."""
         try:
             return self._answer(now, coordinator, invite, unpack(header))

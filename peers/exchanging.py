@@ -71,7 +71,9 @@ _Held = tuple[bytes, Any, Payload, int]
 class Exchanging:
     """A member's contributions and running exchanges."""
 
-    def __init__(self, me: bytes, coordinator: bytes, bulk: Bulk, timeout_s: float, patience_s: float) -> None:
+    def __init__(
+        self, me: bytes, coordinator: bytes, bulk: Bulk, timeout_s: float, patience_s: float
+    ) -> None:
         self.offered: dict[int, Contribution] = {}
         """By fragment."""
         self.running: dict[int, Running] = {}

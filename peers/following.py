@@ -204,8 +204,7 @@ class Following:
             del self._served[blob]
 
     def _pump_fetch(self, now: float, fetch: Fetch) -> None:
-        send: Callable[[bytes, object], None] = lambda peer, message: self.bulk.send(now, peer, message)
-        fetch.pump(send)
+        fetch.pump(lambda peer, message: self.bulk.send(now, peer, message))
 
     def want(self, now: float, peer: bytes, message: Want) -> bool:
         """Hand out one piece; False if it must wait for credit, so that it is to be asked again."""

@@ -107,7 +107,8 @@ class Journal:
             try:
                 found.append(unpack(body))
             except BadFrame as error:
-                raise JournalError(f"{self._path} holds something that this version cannot read: {error}") from None
+                detail = f"{self._path} holds something that this version cannot read: {error}"
+                raise JournalError(detail) from None
             at += _FRAME_BYTES + size
         if at < len(data):
             self._cut(at, len(data))

@@ -38,7 +38,8 @@ def manifest_in(message: Enter) -> Manifest:
 def difference(ours: Manifest, theirs: Manifest, protocol: int) -> tuple[str, str] | None:
     """A code and a sentence for the first thing that differs; None when all agree."""
     if protocol != PROTOCOL:
-        return "protocol", f"the run speaks protocol {PROTOCOL}, this member {protocol}: install the same version"
+        spoken = f"the run speaks protocol {PROTOCOL}, this member {protocol}"
+        return "protocol", f"{spoken}: install the same version"
     if ours.settings != theirs.settings:
         return "settings", "the run's settings differ from this member's: join again to receive them"
     models = f"the run trains {ours.model}; this member has {theirs.model}"

@@ -290,5 +290,3 @@ class Finished:
     """The run has all its rounds."""
 
     rounds: Count
-
-

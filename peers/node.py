@@ -102,9 +102,7 @@ class Node:
         if peer in self.links:
             self.links[peer].disconnected(lane)
 
-    def receive(
-        self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None
-    ) -> None:
+    def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         if self._stopped:
             return
         if peer not in self.links and not self._knows(peer):

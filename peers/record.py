@@ -27,6 +27,7 @@ def genesis_head(states: Sequence[bytes]) -> bytes:
     the state of a seed that was replaced is never mistaken for the run's."""
     return hashlib.sha256(GENESIS + b"".join(states)).digest()
 
+
 ALL_FRAGMENTS = (1 << 31) - 1
 """The fragment of a restoring record: it is about the whole model."""
 
@@ -58,5 +59,3 @@ class Record:
 
     def num_chunks(self, num_elements: int) -> int:
         return -(-num_elements // max(1, self.chunk_elements))
-
-

@@ -100,7 +100,8 @@ def lose(c: Coordinator, now: float, current: OpenRound, gone: list[bytes], reas
         return
     current.lost.update(gone)
     if len(current.members) < c.rules.min_peers:
-        c.abort(now, current, f"{len(current.members)} members left of at least {c.rules.min_peers}: {reason}")
+        left_over = f"{len(current.members)} members left of at least {c.rules.min_peers}"
+        c.abort(now, current, f"{left_over}: {reason}")
         return
     current.next_attempt(now)
     c.outlet.trace("repaired", serial=current.serial, attempt=current.attempt, lost=gone, reason=reason)

@@ -23,7 +23,7 @@ ARROWS = {
     "peers": {"diloco", "torch"},
 }
 ONLY_IN = {"zmq": "transport/sockets.py", "msgpack": "transport/frames.py"}
-SHELLS = {"transport/sockets.py", "transport/driver.py", "transport/driver.py", "peers/identity.py", "peers/journal.py"}
+SHELLS = {"transport/sockets.py", "transport/driver.py", "peers/identity.py", "peers/journal.py"}
 """The files below `diloco` that may touch the world; all others there are cores."""
 NOT_IN_CORES = {"time", "threading", "socket", "asyncio", "os", "logging", "select", "subprocess"}
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}

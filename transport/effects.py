@@ -102,16 +102,14 @@ class Core(Protocol):
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         """A connection that we dialled broke; the driver goes on dialling."""
 
-    def receive(
-        self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None
-    ) -> None:
+    def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         """One frame from the authenticated ``peer``; rubbish closes that peer and changes nothing."""
 
     def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
         """One request on a connection opened with a live invite's key: the reply's header and payload."""
 
     def admits(self, key: bytes) -> str | None:
-        """"member" or "invite" for a key whose connection may stand, else None. Changes nothing."""
+        """ "member" or "invite" for a key whose connection may stand, else None. Changes nothing."""
 
     def tick(self, now: float) -> None:
         """Time has passed: the deadline came."""

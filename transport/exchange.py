@@ -82,9 +82,7 @@ Room = Callable[[bytes], int]
 class DirectReduce:
     """One round of one vector as one member sees it."""
 
-    def __init__(
-        self, serial: int, me: bytes, payloads: Payloads, chunk_elements: int, now: float
-    ) -> None:
+    def __init__(self, serial: int, me: bytes, payloads: Payloads, chunk_elements: int, now: float) -> None:
         self.serial = serial
         self.payloads = payloads
         self.num_chunks = -(-payloads.num_elements // chunk_elements)
@@ -252,9 +250,7 @@ class DirectReduce:
         plan = self._plan
         assert plan is not None
         present = [
-            (i, member, plan.weights[i])
-            for i, member in enumerate(plan.founders)
-            if member not in plan.lost
+            (i, member, plan.weights[i]) for i, member in enumerate(plan.founders) if member not in plan.lost
         ]
         total = sum(weight for _, _, weight in present)
         parts = [Part(i, weight / total, self._parts[chunk].get(m)) for i, m, weight in present]

@@ -9,7 +9,7 @@ a message means. Keeps X2 and X8: any byte string is a valid message or a `BadFr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -121,8 +121,14 @@ def unpack_items(data: bytes, limits: Limits = LIMITS, size: int | None = None) 
 _Check = Callable[[Any], Any]
 
 
+def _schema(cls: Any) -> tuple[tuple[str, _Check], ...]:
+    found: tuple[tuple[str, _Check], ...] = _schema_of(cls)
+    return found
+
+
 @cache
-def _schema(cls: type) -> tuple[tuple[str, _Check], ...]:
+def _schema_of(cls: Hashable) -> tuple[tuple[str, _Check], ...]:
+    assert isinstance(cls, type)
     hints = get_type_hints(cls, include_extras=True)
     return tuple((f.name, _checker(f"{cls.__name__}.{f.name}", hints[f.name])) for f in fields(cls))
 
@@ -151,10 +157,10 @@ def _exact(name: str, wanted: type) -> _Check:
 
 def _scalar(name: str, wanted: type, bounds: Between) -> _Check:
     sized = wanted in (str, bytes)
+    exact = _exact(name, wanted)
 
     def check(value: Any) -> Any:
-        if type(value) is not wanted:
-            raise BadFrame(f"{name} is not {wanted.__name__}")
+        value = exact(value)
         measure = len(value) if sized else value
         if wanted is float and not math.isfinite(value):
             raise BadFrame(f"{name} is not finite")

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from transport.effects import CONTROL_LANE, Close, Connect, Effect, Payload, Send
-from transport.frames import BadFrame, Between, Count, from_items, kind, pack_items, to_items
+from transport.frames import BadFrame, Count, from_items, kind, pack_items, to_items
 from transport.limits import Limits
 
 GENERATIONS = 1 << 12
@@ -241,9 +241,7 @@ class Link:
         if not self.up:
             self._redial_if_silent(now, self._dialled_at)
             return
-        if (self.ack_due is not None and self.ack_due <= now) or (
-            self._last_sent + self._heartbeat_s <= now
-        ):
+        if (self.ack_due is not None and self.ack_due <= now) or (self._last_sent + self._heartbeat_s <= now):
             self._send_ack(now)
         self._redial_if_silent(now, max(self.last_heard, self._dialled_at))
 
@@ -317,9 +315,7 @@ class Link:
         self._acked_cost = self._consumed_cost
         self.ack_due = None
         credit = self._consumed_cost + self.window
-        return to_items(
-            Ack(self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq)
-        )
+        return to_items(Ack(self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq))
 
     def _send_ack(self, now: float) -> None:
         self._transmit(now, CONTROL_LANE, [self._ack_items(0)], None)
@@ -328,9 +324,7 @@ class Link:
         self._last_hello[lane] = now
         self._known_said[lane] = self._peer_session
         credit = self._consumed_cost + self.window
-        hello = Hello(
-            self.session, self._peer_session, self._control_in, self._bulk_in, credit, reply
-        )
+        hello = Hello(self.session, self._peer_session, self._control_in, self._bulk_in, credit, reply)
         self._transmit(now, lane, [to_items(hello)], None)
 
     def _greeted(self, now: float, lane: int, hello: Hello) -> list[Arrival | Started | Superseded]:
@@ -401,9 +395,7 @@ class Link:
 
     def _charge_rate(self, now: float) -> None:
         per_second = self._limits.control_per_second
-        self._rate_tokens = min(
-            10.0 * per_second, self._rate_tokens + (now - self._rate_at) * per_second
-        )
+        self._rate_tokens = min(10.0 * per_second, self._rate_tokens + (now - self._rate_at) * per_second)
         self._rate_at = now
         self._rate_tokens -= 1.0
         if self._rate_tokens < 0.0:

@@ -8,6 +8,7 @@ for whoever exchanges vectors without torch.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -89,6 +90,10 @@ class _Chunked:
     def begin(self, chunk_elements: int) -> None:
         self._chunk_elements = chunk_elements
 
+    def _length(self, chunk: int) -> int:
+        span = self._span(chunk)
+        return int(span.stop) - int(span.start)
+
     def _span(self, chunk: int) -> slice:
         start = chunk * self._chunk_elements
         return slice(start, min(start + self._chunk_elements, self._num_elements))
@@ -104,12 +109,11 @@ class PlainPayloads(_Chunked):
         self.output = np.zeros(num_elements, dtype=np.float32)
 
     def size_bytes(self, chunk: int) -> int:
-        span = self._span(chunk)
-        return 4 * (span.stop - span.start)
+        return 4 * self._length(chunk)
 
     def encode(self, chunk: int) -> Payload:
         assert self._values is not None, "a receiver has no contribution to encode"
-        return memoryview(self._values[self._span(chunk)]).cast("B")
+        return self._values[self._span(chunk)].data.cast("B")
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
         span = self._span(chunk)
@@ -123,7 +127,7 @@ class PlainPayloads(_Chunked):
             if not np.isfinite(values).all():
                 raise Poisoned(part.member, "a value is not finite")
             total += values * np.float32(part.weight)
-        return memoryview(total).cast("B")
+        return total.data.cast("B")
 
     def accept(self, chunk: int, payload: Payload) -> None:
         self.output[self._span(chunk)] = _floats(payload, -1)
@@ -145,8 +149,7 @@ class PhantomPayloads(_Chunked):
         self._label = label
 
     def size_bytes(self, chunk: int) -> int:
-        span = self._span(chunk)
-        return int(np.ceil((span.stop - span.start) * self._bytes_per_element))
+        return math.ceil(self._length(chunk) * self._bytes_per_element)
 
     def encode(self, chunk: int) -> Payload:
         return Phantom(self.size_bytes(chunk), self._label)

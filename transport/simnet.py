@@ -106,9 +106,7 @@ class SimNetwork:
 
     # -- peers --------------------------------------------------------------------------------
 
-    def add(
-        self, key: bytes, core: Core, access: Access, on_event: Callable[[float, object], None]
-    ) -> None:
+    def add(self, key: bytes, core: Core, access: Access, on_event: Callable[[float, object], None]) -> None:
         """A peer begins a life; its journal of earlier lives is kept."""
         before = self.peers.get(key)
         peer = _Peer(core, access, on_event, life=before.life + 1 if before else 0)
@@ -392,7 +390,13 @@ class SimNetwork:
         self._push(lands, lambda: self._arrive(connection, key, to, lane, header, payload))
 
     def _arrive(
-        self, connection: _Connection, key: bytes, to: bytes, lane: int, header: bytes, payload: Payload | None
+        self,
+        connection: _Connection,
+        key: bytes,
+        to: bytes,
+        lane: int,
+        header: bytes,
+        payload: Payload | None,
     ) -> None:
         if connection.up and self.peers[to].alive:
             core = self.peers[to].core

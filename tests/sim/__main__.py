@@ -1,19 +1,17 @@
 """Replay seeds: one with its trace as a table, or many; a failing one can be shrunk.
 
-    scripts/sim --seed 17 --trace        what happened, one column per peer
-    scripts/sim --seed 17 --shrink       the shortest list of faults that still breaks it
-    scripts/sim --seeds 0:1000           many, in parallel
+scripts/sim --seed 17 --trace        what happened, one column per peer
+scripts/sim --seed 17 --shrink       the shortest list of faults that still breaks it
+scripts/sim --seeds 0:1000           many, in parallel
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 
 from tests.sim.faults import Fault
-from tests.sim.run import plan, run_seed
+from tests.sim.run import outcome_of, outcomes_of, plan
 from tests.sim.world import HOST, key_of
 
 QUIET = ("send", "recv", "tick", "lost", "store")
@@ -41,22 +39,18 @@ def main() -> int:
 
 
 def problem_of(seed: int, faults: list[Fault] | None = None, lines: list[str] | None = None) -> str:
-    try:
-        run_seed(seed, faults, trace=lines)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+    found = outcome_of(seed, faults, lines)
+    return found if isinstance(found, str) else ""
 
 
 def many(first: int, last: int) -> int:
-    failed = 0
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for seed, problem in enumerate(pool.map(problem_of, range(first, last), chunksize=4), first):
-            if problem:
-                failed += 1
-                print(f"seed {seed}: {problem}\n    replay: scripts/sim --seed {seed} --trace", flush=True)
-    print(f"{last - first} seeds, {failed} failed")
-    return 1 if failed else 0
+    problems = {
+        s: found for s, found in outcomes_of(list(range(first, last))).items() if isinstance(found, str)
+    }
+    for seed, problem in problems.items():
+        print(f"seed {seed}: {problem}")
+    print(f"{last - first} seeds, {len(problems)} failed")
+    return 1 if problems else 0
 
 
 def shrink(seed: int) -> None:
@@ -80,7 +74,9 @@ def print_table(lines: list[str], wire: bool) -> None:
     rows = [line.split(" ", 2) for line in lines]
     rows = [row for row in rows if wire or not row[2].startswith(QUIET)]
     columns = sorted({names.get(row[1], -1) for row in rows}, key=lambda i: (i != HOST, i))
-    print("seconds   " + "".join(f"{'host' if i == HOST else 'net' if i < 0 else f'w{i}':<22}" for i in columns))
+    print(
+        "seconds   " + "".join(f"{'host' if i == HOST else 'net' if i < 0 else f'w{i}':<22}" for i in columns)
+    )
     for at, who, what in rows:
         column = columns.index(names.get(who, -1))
         print(f"{int(at) / 1e9:8.3f}  {' ' * 22 * column}{what}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 from peers.node import Node
 from tests.sim.checkers import Checkers, Violation
 from tests.sim.faults import Fault, Injector, draw_faults
-from tests.sim.trainer import Vector
 from tests.sim.world import GRACE_S, TIMEOUT_S, World, key_of
 
 FAULTS_UNTIL_S = 30.0
@@ -69,6 +71,20 @@ def run_seed(
     return Outcome(seed, world.net.trace_hash(), world.net.num_events, rounds, injector.fired, world.seen)
 
 
+def outcome_of(seed: int, faults: list[Fault] | None = None, trace: list[str] | None = None) -> Outcome | str:
+    """The outcome, or what went wrong and the command that replays it."""
+    try:
+        return run_seed(seed, faults, trace=trace)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}\n    replay: scripts/sim --seed {seed} --trace"
+
+
+def outcomes_of(seeds: list[int]) -> dict[int, Outcome | str]:
+    """Many seeds, in parallel processes."""
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        return dict(zip(seeds, pool.map(outcome_of, seeds, chunksize=4), strict=True))
+
+
 def remake(world: World, make_node: Callable[..., Node]) -> World:
     """The same world on other (broken) nodes."""
     again = World(
@@ -95,6 +111,3 @@ def converge(world: World, checkers: Checkers, begin: float) -> None:
     if not healthy <= latest:
         missing = sorted(world.peer_names[k] for k in healthy - latest)
         raise Violation("L4", f"workers {missing} take no part in the last rounds")
-
-
-__all__ = ["Outcome", "Vector", "Violation", "converge", "plan", "run_seed"]

@@ -6,34 +6,21 @@ L1-L4, L7). A failure prints the command that replays it.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
 
 from tests.sim.faults import KINDS
-from tests.sim.run import Outcome, run_seed
+from tests.sim.run import Outcome, outcomes_of, run_seed
 
 NUM_SEEDS = 320
 FAILED_ONCE = (7, 10, 11, 14, 28, 35, 36, 38, 53, 61, 80, 81, 90, 101, 120)
 """Every seed that ever failed, kept for ever."""
 
 
-def outcome_of(seed: int) -> Outcome | str:
-    """For a pool: an exception as text, with the command that replays it."""
-    try:
-        return run_seed(seed)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}\n    replay: scripts/sim --seed {seed} --trace"
-
-
 @pytest.fixture(scope="module")
 def outcomes() -> dict[int, Outcome | str]:
-    seeds = sorted({*range(NUM_SEEDS), *FAILED_ONCE})
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        return dict(zip(seeds, pool.map(outcome_of, seeds, chunksize=4), strict=True))
+    return outcomes_of(sorted({*range(NUM_SEEDS), *FAILED_ONCE}))
 
 
 @pytest.mark.timeout(900)
@@ -53,7 +40,8 @@ def test_every_kind_of_fault_fires_and_every_kind_of_recovery_happens(
             seen.update(found.seen)
     rare = {kind: fired[kind] for kind in KINDS if fired[kind] < 50}
     assert not rare, f"too rare: {rare}"
-    unseen = [name for name in ("repaired", "set_aside", "aborted", "poisoned", "needs_state") if seen[name] < 10]
+    recoveries = ("repaired", "set_aside", "aborted", "poisoned", "needs_state")
+    unseen = [name for name in recoveries if seen[name] < 10]
     assert not unseen, f"never reached: {unseen}"
     assert seen["restored"] >= 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from peers.application import piece_sizes
 from peers.record import GENESIS
 from transport.limits import Limits
-from transport.payloads import PlainPayloads, Payloads, digest_of, tree_digest
+from transport.payloads import Payloads, PlainPayloads, digest_of, tree_digest
 
 Vector = npt.NDArray[np.float32]
 LR, MU = np.float32(0.7), np.float32(0.9)
@@ -52,7 +53,7 @@ def digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
     data = state.tobytes()
     sizes = piece_sizes(len(data), piece_bytes)
     starts = np.cumsum([0, *sizes])
-    return [digest_of(data[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+    return [digest_of(data[a:b]) for a, b in pairwise(starts)]
 
 
 class NaNPayloads(PlainPayloads):

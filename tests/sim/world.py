@@ -10,12 +10,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from diloco.loop import Announce, Applied, Captured, Command, Loaded, OuterLoop, Withdraw
+from diloco.loop import Captured, Command, Loaded, OuterLoop
 from peers.admission import Door
 from peers.coordinator import Rules
-from peers.events import ContributionEnded, Restored, RoundAborted, RoundCommitted
+from peers.events import Restored, RoundCommitted
 from peers.manifest import Manifest
 from peers.member import Profile
 from peers.node import Contact, Hosting, Node, Training
@@ -116,9 +115,8 @@ class World:
         key = key_of(index)
         self.peer_names[key] = index
         life = self.lives[index] = self.lives.get(index, 0) + 1
-        access = Access(
-            up=self.rng.uniform(2e5, 4e6), down=self.rng.uniform(5e5, 8e6), latency_s=self.rng.uniform(0.002, 0.05)
-        )
+        up, down = self.rng.uniform(2e5, 4e6), self.rng.uniform(5e5, 8e6)
+        access = Access(up, down, latency_s=self.rng.uniform(0.002, 0.05))
         node = self.make_node(
             key,
             1000 + life,
@@ -155,7 +153,7 @@ class World:
         if peer.frozen:
             return
         now = self.net.now
-        if worker.loop.waits(now) or not worker.loop.active and worker.steps == 0:
+        if worker.loop.waits(now) or (not worker.loop.active and worker.steps == 0):
             self._run(worker, worker.loop.due(now))
             return
         worker.steps += 1
@@ -178,32 +176,11 @@ class World:
                 worker.numbers.bases[command.fragment] = command.version
             for note in self.notes:
                 note(self.net.now, worker, command)
-            result = self._tell(worker, command)
-            if isinstance(command, Announce):
-                worker.loop.announced(command.fragment, result is not None)
-            elif isinstance(command, Withdraw):
-                worker.loop.withdrawn(command.fragment, bool(result))
-            elif isinstance(command, Captured) and worker.node.member:
+            tell = command.tell
+            done = self.net.command(worker.key, lambda core, now, tell=tell: core.command(now, tell))
+            worker.loop.told(command, bool(done))
+            if isinstance(command, Captured) and worker.node.member:
                 worker.numbers.bases = [worker.node.member.following.head] * len(self.sizes)
-
-    def _tell(self, worker: Worker, command: Command) -> Any:
-        def run(core: Any, now: float) -> Any:
-            member = core.member
-            match command:
-                case Announce():
-                    tell = lambda at, m: m.announce(at, command.fragment, command.tokens, command.payloads)
-                case Withdraw():
-                    tell = lambda at, m: m.withdraw(at, command.fragment)
-                case Applied():
-                    tell = lambda at, m: m.applied(at, command.record, command.state)
-                case Loaded():
-                    tell = lambda at, m: m.loaded(at, command.fragment, command.version, command.state)
-                case Captured():
-                    tell = lambda at, m: m.captured(at, command.fragment, command.state)
-            assert member is not None
-            return core.command(now, tell)
-
-        return self.net.command(worker.key, run)
 
     # -- faults -------------------------------------------------------------------------------
 
@@ -223,6 +200,3 @@ class World:
 
     def living(self) -> list[int]:
         return [i for i in sorted(self.workers) if self.net.peers[key_of(i)].alive]
-
-
-__all__ = ["HOST", "ContributionEnded", "RoundAborted", "Worker", "World", "key_of"]
