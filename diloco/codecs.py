@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from diloco.vectors import Buffer, Scratch, all_finite, bytes_of, count_non_finite, fill, spans
+from diloco.vectors import Buffer, Scratch, all_finite, bytes_of, count_non_finite, fill, items_of, spans
 
 BLOCK = 256
 """Elements that share one int8 scale."""
@@ -48,7 +48,8 @@ class Codec(Protocol):
 
     name: ClassVar[str]
     shares_memory: ClassVar[bool]
-    """True if `encode` may hand out the tensor's own memory instead of a copy."""
+    """True if `encode` may hand out the tensor's own memory instead of a copy, and `decode` of those bytes
+    into the same memory only checks them."""
 
     def size_bytes(self, n: int) -> int:
         """Exact size of ``n`` encoded elements."""
@@ -60,9 +61,10 @@ class Codec(Protocol):
         """The ``n`` values in ``payload``, written to ``out`` [n] (by default new, on the CPU).
         Raises `NonFinite` and `WrongSize`; after `NonFinite` the content of ``out`` is unspecified."""
 
-    def add(self, total: Tensor, payload: Buffer, weight: float) -> None:
-        """total += weight * decoded, the weight rounded to fp32, each operation rounded separately.
-        Raises `NonFinite` and `WrongSize`; after `NonFinite` the content of ``total`` is unspecified."""
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
+        """total += weight * decoded, the weight rounded to fp32, each operation rounded separately; with
+        ``first``, total = weight * decoded, whatever it was. Raises `NonFinite` and `WrongSize`; after
+        `NonFinite` the content of ``total`` is unspecified."""
 
 
 def codec(name: str) -> Codec:
@@ -91,19 +93,22 @@ class Fp32:
 
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
         _require_size(payload, self.size_bytes(n))
-        out = _output(out, n)
-        fill(out, payload)
-        _require_finite(out)
+        out, values = _output(out, n), items_of(payload, torch.float32)
+        # An owner decodes the result that it has just made in this very place.
+        in_place = values.data_ptr() == out.data_ptr()
+        for span in spans(out):
+            if not in_place:
+                out[span].copy_(values[span])
+            _require_finite(out[span])
         return out
 
-    def add(self, total: Tensor, payload: Buffer, weight: float) -> None:
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
         _require_size(payload, self.size_bytes(len(total)))
-        view = memoryview(payload)
+        values = items_of(payload, torch.float32)
         for span in spans(total):
-            part = self._scratch.of(span.stop - span.start, total.device)
-            fill(part, view[4 * span.start : 4 * span.stop])
+            part = values[span].to(total.device)
             _require_finite(part)
-            total[span].add_(part.mul_(weight))
+            add_weighted(total[span], part, weight, self._scratch, first)
 
 
 class Bf16:
@@ -114,37 +119,37 @@ class Bf16:
 
     def __init__(self) -> None:
         self._scratch = Scratch(torch.float32)
-        self._halves = Scratch(torch.bfloat16)
 
     def size_bytes(self, n: int) -> int:
         return 2 * n
 
     def encode(self, x: Tensor) -> Buffer:
         _require_vector(x)
-        halves = x.detach().to(torch.bfloat16)
-        _require_finite(halves)  # after rounding: the largest fp32 values round to infinity
+        halves = torch.empty(len(x), dtype=torch.bfloat16, device=x.device)
+        for span in spans(x):
+            halves[span].copy_(x.detach()[span])
+            # After rounding: the largest fp32 values round to infinity.
+            if not all_finite(halves[span]):
+                raise NonFinite(count_non_finite(x.detach().to(torch.bfloat16)), "values are not finite")
         return bytes_of(halves)
 
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
         _require_size(payload, self.size_bytes(n))
-        out = _output(out, n)
-        for span, part in self._parts(payload, out):
-            out[span].copy_(part)
+        out, halves = _output(out, n), items_of(payload, torch.bfloat16)
+        for span in spans(out):
+            out[span].copy_(halves[span])
+            _require_finite(out[span])
         return out
 
-    def add(self, total: Tensor, payload: Buffer, weight: float) -> None:
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
         _require_size(payload, self.size_bytes(len(total)))
-        for span, halves in self._parts(payload, total):
-            part = self._scratch.of(len(halves), total.device)
-            total[span].add_(part.copy_(halves).mul_(weight))
-
-    def _parts(self, payload: Buffer, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        view = memoryview(payload)
-        for span in spans(like):
-            halves = self._halves.of(span.stop - span.start, like.device)
-            fill(halves, view[2 * span.start : 2 * span.stop])
-            _require_finite(halves)
-            yield span, halves
+        halves = items_of(payload, torch.bfloat16)
+        for span in spans(total):
+            part = total[span] if first else self._scratch.of(span.stop - span.start, total.device)
+            _require_finite(part.copy_(halves[span]))
+            part.mul_(weight)
+            if not first:
+                total[span].add_(part)
 
 
 class Int8:
@@ -161,7 +166,6 @@ class Int8:
 
     def __init__(self) -> None:
         self._scratch = Scratch(torch.float32)
-        self._values = Scratch(torch.int8)
 
     def size_bytes(self, n: int) -> int:
         return 4 * _num_blocks(n) + n
@@ -192,38 +196,31 @@ class Int8:
         values.view(shape).copy_(scratch.round_())
 
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
-        scales, view = self._open(payload, n)
         out = _output(out, n)
-        scales = scales.to(out.device)
+        scales, values = self._open(payload, n, out.device)
         for rows, blocks in _blocked(out):
-            self._dequantize(view[rows], scales[blocks], out[rows])
+            _dequantize(values[rows], scales[blocks], out[rows])
         return out
 
-    def add(self, total: Tensor, payload: Buffer, weight: float) -> None:
-        scales, view = self._open(payload, len(total))
-        scales = scales.to(total.device)
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
+        scales, values = self._open(payload, len(total), total.device)
         for rows, blocks in _blocked(total):
-            part = self._scratch.of(rows.stop - rows.start, total.device)
-            self._dequantize(view[rows], scales[blocks], part)
-            total[rows].add_(part.mul_(weight))
+            part = total[rows] if first else self._scratch.of(rows.stop - rows.start, total.device)
+            _dequantize(values[rows], scales[blocks], part)
+            part.mul_(weight)
+            if not first:
+                total[rows].add_(part)
 
-    def _open(self, payload: Buffer, n: int) -> tuple[Tensor, memoryview]:
-        """The scales [blocks], checked, on the CPU, and the bytes of the values."""
+    def _open(self, payload: Buffer, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The scales [blocks], checked, and the values [n]."""
         _require_size(payload, self.size_bytes(n))
-        view, cut = memoryview(payload), 4 * _num_blocks(n)
+        view, cut = memoryview(payload).cast("B"), 4 * _num_blocks(n)
         scales = torch.empty(_num_blocks(n))
         fill(scales, view[:cut])
         if not _scales_valid(scales):
             bad = ~((scales >= 0) & (scales <= SCALE_MAX))
             raise NonFinite(int(bad.sum()), "block scales are not finite, negative or too large")
-        return scales, view[cut:]
-
-    def _dequantize(self, view: memoryview, scales: Tensor, out: Tensor) -> None:
-        values = self._values.of(len(out), out.device)
-        fill(values, view)
-        shape = (len(scales), len(out) // len(scales))
-        out.copy_(values)
-        out.view(shape).mul_(scales[:, None])
+        return scales.to(device), items_of(view[cut:], torch.int8).to(device)
 
 
 CODECS: dict[str, Callable[[], Codec]] = {each.name: each for each in (Fp32, Bf16, Int8)}
@@ -239,6 +236,19 @@ def _blocked(x: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(span.start, whole), slice(span.start // BLOCK, whole // BLOCK)
         if whole < span.stop:
             yield slice(whole, span.stop), slice(whole // BLOCK, whole // BLOCK + 1)
+
+
+def _dequantize(values: Tensor, scales: Tensor, out: Tensor) -> None:
+    out.copy_(values)
+    out.view(len(scales), len(out) // len(scales)).mul_(scales[:, None])
+
+
+def add_weighted(total: Tensor, part: Tensor, weight: float, scratch: Scratch, first: bool) -> None:
+    """total += weight * part, rounded twice; with ``first``, total = weight * part."""
+    if first:
+        torch.mul(part, weight, out=total)
+    else:
+        total.add_(torch.mul(part, weight, out=scratch.of(len(part), total.device)))
 
 
 def _num_blocks(n: int) -> int:

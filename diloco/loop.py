@@ -36,8 +36,9 @@ from transport.payloads import Payloads
 class Numbers(Protocol):
     """The tensors below a loop."""
 
-    def contribution(self, fragment: int) -> Payloads:
-        """A snapshot of the pseudo-gradient. Raises `ValueError` if it is not finite."""
+    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+        """A snapshot of the pseudo-gradient and its Euclidean norm. Raises `ValueError` if it is not
+        finite."""
 
     def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
         """One outer step with the decoded mean. ``ours`` is the contribution that is in it, or None.
@@ -61,9 +62,11 @@ class Announce:
     fragment: int
     tokens: int
     payloads: Payloads
+    norm: float
 
     def tell(self, now: float, member: Member) -> bool:
-        return member.announce(now, self.fragment, self.tokens, self.payloads) is not None
+        number = member.announce(now, self.fragment, self.tokens, self.payloads, self.norm)
+        return number is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +239,7 @@ class OuterLoop:
     def _offer(self, now: float, fragment: int) -> list[Command]:
         each = self.progress[fragment]
         try:
-            payloads = self._numbers.contribution(fragment)
+            payloads, norm = self._numbers.contribution(fragment)
         except ValueError as error:
             # It must never be averaged in: give the progress up and go on from the shared state.
             self.rejected_reason = str(error)
@@ -246,7 +249,7 @@ class OuterLoop:
             return []
         each.offered, each.offered_steps, each.offered_tokens = payloads, each.steps, each.tokens
         each.wait_until = now + self._wait_s
-        return [Announce(fragment, each.tokens, payloads)]
+        return [Announce(fragment, each.tokens, payloads, norm)]
 
     def _take_back(self, each: Progress, again_in: int) -> None:
         each.offered, each.in_round = None, False

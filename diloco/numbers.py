@@ -55,13 +55,13 @@ class TensorNumbers:
 
     # -- the training thread (loop.Numbers) ---------------------------------------------------
 
-    def contribution(self, fragment: int) -> Payloads:
+    def contribution(self, fragment: int) -> tuple[Payloads, float]:
         delta = self.outer.pseudo_gradient(fragment)
         bad = count_non_finite(delta)
         if bad:
             raise NonFinite(bad, "of the pseudo-gradient")
         self.last_norm = float(delta.norm())
-        return TensorPayloads(self._codec, len(delta), delta)
+        return TensorPayloads(self._codec, len(delta), delta), self.last_norm
 
     def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
         assert isinstance(mean, TensorPayloads)

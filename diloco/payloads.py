@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diloco.codecs import Codec, CodecError, NonFinite
-from diloco.vectors import Buffer, count_non_finite
+from diloco.codecs import Codec, CodecError, NonFinite, add_weighted
+from diloco.vectors import Buffer, Scratch, all_finite, count_non_finite, spans
 from transport.effects import Payload, Phantom
 from transport.payloads import Part, Poisoned
 
@@ -22,7 +22,8 @@ class TensorPayloads:
     """`Payloads` over tensors. ``contribution`` [num_elements] fp32 is this member's pseudo-gradient,
     None for one who only receives; ``output`` [num_elements] fp32 on the CPU holds the mean once every
     chunk was accepted. The contribution must not change until the round ends, and its values must be
-    finite (`vectors.count_non_finite`): `encode` raises `NonFinite` otherwise."""
+    finite (`vectors.count_non_finite`): `encode` raises `NonFinite` otherwise. The output must not change as
+    long as the result may be asked for, since with fp32 the chunks that this member owns are sent from it."""
 
     def __init__(
         self,
@@ -37,8 +38,7 @@ class TensorPayloads:
         self._num_elements = num_elements
         self._chunk_elements = max(1, num_elements)
         self.contribution = contribution
-        self._total = torch.empty(0)
-        self._product = torch.empty(0)
+        self._total, self._scratch = Scratch(torch.float32), Scratch(torch.float32)
         self.output = torch.zeros(num_elements) if output is None else output
 
     @property
@@ -58,10 +58,9 @@ class TensorPayloads:
         return self._codec.encode(self._own(chunk))
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
-        span = self._span(chunk)
-        total = self._zeros(span.stop - span.start)
+        total = self._sum(chunk)
         for part in parts:
-            self._add(total, chunk, part)
+            self._add(total, chunk, part, first=part is parts[0])
         try:
             return self._codec.encode(total)
         except NonFinite as error:
@@ -75,30 +74,26 @@ class TensorPayloads:
         except CodecError as error:
             raise Poisoned(-1, str(error)) from None
 
-    def _add(self, total: Tensor, chunk: int, part: Part) -> None:
+    def _add(self, total: Tensor, chunk: int, part: Part, first: bool) -> None:
         if part.payload is not None:
             try:
-                self._codec.add(total, _buffer(part.payload, part.member), part.weight)
+                self._codec.add(total, _buffer(part.payload, part.member), part.weight, first)
             except CodecError as error:
                 raise Poisoned(part.member, str(error)) from None
             return
         own = self._own(chunk)
-        bad = count_non_finite(own)
-        if bad:
-            raise Poisoned(part.member, f"{bad} values of the owner's part are not finite")
-        if len(self._product) < len(own):
-            self._product = torch.empty(len(own))
-        product = self._product[: len(own)]
-        torch.mul(own, part.weight, out=product)
-        total.add_(product)
+        for span in spans(own):
+            if not all_finite(own[span]):
+                bad = count_non_finite(own)
+                raise Poisoned(part.member, f"{bad} values of the owner's part are not finite")
+            add_weighted(total[span], own[span], part.weight, self._scratch, first)
 
-    def _zeros(self, n: int) -> Tensor:
-        # Memory that the encoded bytes share is handed over and never touched again.
+    def _sum(self, chunk: int) -> Tensor:
+        span = self._span(chunk)
+        # Encoded bytes that are the sum's own memory live where the result belongs in the end.
         if self._codec.shares_memory:
-            return torch.zeros(n)
-        if len(self._total) < n:
-            self._total = torch.empty(n)
-        return self._total[:n].zero_()
+            return self.output[span]
+        return self._total.of(span.stop - span.start, self.output.device)
 
     def _largest(self, chunk: int, parts: Sequence[Part]) -> int:
         def magnitude(part: Part) -> float:

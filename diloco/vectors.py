@@ -57,6 +57,17 @@ def bytes_of(x: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data.cast("B") if len(flat) else memoryview(bytearray())
 
 
+def items_of(payload: Buffer, dtype: torch.dtype) -> Tensor:
+    """The items of ``payload`` on the CPU, to be read only: in place if its memory is writable and aligned,
+    as that of received frames is, else copied (torch warns of read-only memory and needs alignment)."""
+    raw: npt.NDArray[np.uint8] = np.frombuffer(payload, dtype=np.uint8)
+    if len(raw) and raw.flags.writeable and raw.ctypes.data % dtype.itemsize == 0:
+        return torch.from_numpy(raw).view(dtype)
+    items = torch.empty(len(raw) // dtype.itemsize, dtype=dtype)
+    fill(items, payload)
+    return items
+
+
 def fill(out: Tensor, payload: Buffer) -> None:
     """Copy raw bytes into ``out``. Through numpy, because torch warns of read-only memory and needs
     alignment, and a payload may have neither."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from peers.events import ContributionEnded, Fate, RoundAborted, RoundOpened
-from peers.messages import Abort, Decline, Done, Open, Ready, Stuck, Withdraw
+from peers.messages import Abort, Decline, Done, Open, Ready, Rejected, Stuck, Withdraw
 from transport.effects import Payload
 from transport.exchange import DirectReduce, MeanChunk, PartChunk, Plan
 from transport.frames import BadFrame
@@ -44,6 +44,7 @@ class Contribution:
     base: bytes
     tokens: int
     payloads: Payloads
+    norm: float = 0.0
     serial: int = 0
     """The round that it is in; 0 while it is only offered."""
     committed: bool = False
@@ -91,17 +92,17 @@ class Exchanging:
 
     # -- contributions ------------------------------------------------------------------------
 
-    def offer(self, fragment: int, base: bytes, tokens: int, payloads: Payloads) -> Contribution:
+    def offer(self, fragment: int, base: bytes, tokens: int, payloads: Payloads, norm: float) -> Contribution:
         """Keep a contribution; `say_ready` tells the coordinator."""
         assert fragment not in self.offered, "one contribution per fragment at a time"
         self._next_number += 1
         self.tokens_trained += tokens
-        self.offered[fragment] = Contribution(self._next_number, fragment, base, tokens, payloads)
+        self.offered[fragment] = Contribution(self._next_number, fragment, base, tokens, payloads, norm)
         return self.offered[fragment]
 
     def say_ready(self, now: float, fragment: int) -> None:
         c = self.offered[fragment]
-        self._bulk.send(now, self._coordinator, Ready(fragment, c.base, c.tokens, c.number))
+        self._bulk.send(now, self._coordinator, Ready(fragment, c.base, c.tokens, c.number, c.norm))
 
     def withdraw(self, now: float, fragment: int) -> Contribution | None:
         """Take a contribution back, to offer more later: its tokens are counted anew then. None if
@@ -121,6 +122,12 @@ class Exchanging:
             self.tokens_by_fate[fate] += found.tokens
             self._bulk.deliver(ContributionEnded(fragment, found.number, found.tokens, fate, reason))
         return found
+
+    def rejected(self, message: Rejected) -> None:
+        """The coordinator does not take a contribution."""
+        mine = self.offered.get(message.fragment)
+        if mine is not None and mine.number == message.number and mine.may_be_withdrawn:
+            self.end(message.fragment, Fate.REJECTED, message.reason)
 
     # -- rounds -------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ from peers.messages import (
     NeedState,
     Open,
     Refused,
+    Rejected,
     Report,
     Seed,
     Serve,
@@ -114,6 +115,7 @@ class Member:
             Serve: lambda now, message: self.following.serve(now, message.fragment, message.state),
             Committed: self._committed,
             Open: self._open,
+            Rejected: lambda now, message: self.exchanging.rejected(message),
             Abort: lambda now, message: self.exchanging.abort(now, message),
             Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
             Finished: lambda now, message: bulk.deliver(RunFinished(message.rounds)),
@@ -121,13 +123,13 @@ class Member:
 
     # -- commands of the training loop --------------------------------------------------------
 
-    def announce(self, now: float, fragment: int, tokens: int, payloads: Payloads) -> int | None:
-        """Offer a contribution on top of the fragment's present version. None while this member
+    def announce(self, now: float, fragment: int, tokens: int, payloads: Payloads, norm: float) -> int | None:
+        """Offer a contribution of Euclidean ``norm`` on top of the fragment's version. None while this member
         does not hold the shared state: then nothing is taken."""
         if not self.active or self._applying or fragment in self.exchanging.offered:
             return None
         base = self.following.base(fragment)
-        number = self.exchanging.offer(fragment, base, tokens, payloads).number
+        number = self.exchanging.offer(fragment, base, tokens, payloads, norm).number
         if self.entered:
             self.exchanging.say_ready(now, fragment)
         return number

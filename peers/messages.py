@@ -98,6 +98,8 @@ class Ready:
     base: Key
     tokens: Count
     number: Count
+    norm: Annotated[float, Between(0.0, 1e300)]
+    """Euclidean norm of the contribution: one that is far from all others is not added up."""
 
 
 @kind(52)
@@ -274,6 +276,16 @@ class Abort:
     serial: Count
     reason: Text
     again: bool
+
+
+@kind(80)
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """That contribution of yours is not taken, and will not be."""
+
+    fragment: Small
+    number: Count
+    reason: Text
 
 
 @kind(77)

@@ -7,9 +7,10 @@ same result. Keeps S3, S6, S8, L1, L2, L5 and L7.
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
-from peers.messages import Abort, Committed, Finished, Open
+from peers.messages import Abort, Committed, Finished, Open, Rejected
 from peers.record import Record
 from peers.roster import Entry
 from peers.rounds import OpenRound
@@ -19,6 +20,8 @@ from transport.frames import pack
 if TYPE_CHECKING:
     from peers.coordinator import Coordinator
 
+MOST_TIMES_MEDIAN = 100.0
+"""A contribution with a norm of more times the median of the others' is rejected."""
 MOST_STRIKES = 4
 """A member that was set aside n times in a row sits out 2**n - 1 commits, at most 2**4 - 1."""
 
@@ -37,6 +40,7 @@ def open_what_can_be(c: Coordinator, now: float) -> None:
 def _choose(c: Coordinator, now: float, fragment: int) -> list[Entry]:
     base = c.chain.base(fragment)
     active = c.roster.active()
+    _reject_outliers(c, now, fragment, base)
     offering = [e for e in active if fragment in e.ready and e.ready[fragment].base == base]
     if not offering:
         c.ready_since.pop(fragment, None)
@@ -48,6 +52,20 @@ def _choose(c: Coordinator, now: float, fragment: int) -> list[Entry]:
     awaited = [e for e in active if e not in offering and e.sits_out_until <= c.chain.index]
     over = now >= c.ready_since[fragment] + c.rules.grace_s
     return chosen if over or not awaited else []
+
+
+def _reject_outliers(c: Coordinator, now: float, fragment: int, base: bytes) -> None:
+    """S12: a contribution whose norm is far above the median of the others' would drown them. Fewer
+    than three offers leave nothing to compare with."""
+    offers = [(e, e.ready[fragment]) for e in c.roster.active() if fragment in e.ready]
+    offers = [(entry, ready) for entry, ready in offers if ready.base == base]
+    for entry, ready in offers if len(offers) >= 3 else []:
+        others = median(r.norm for e, r in offers if e is not entry)
+        if ready.norm > MOST_TIMES_MEDIAN * others > 0.0:
+            del entry.ready[fragment]
+            reason = f"its norm {ready.norm:.3g} is far above the others' median {others:.3g}"
+            c.outlet.trace("outlier", peer=entry.key, peer_name=entry.name, reason=reason)
+            c.outlet.send(now, entry.key, Rejected(fragment, ready.number, reason))
 
 
 def _open(c: Coordinator, now: float, fragment: int, chosen: list[Entry]) -> None:

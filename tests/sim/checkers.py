@@ -142,6 +142,8 @@ class Checkers:
         for key, weight in zip(record.members, record.weights, strict=True):
             index = self.world.peer_names[key]
             values = contribution_of(index, base, record.fragment, size)
+            if index in self.world.exploded:
+                values *= np.float32(1e6)
             mean += values * np.float32(weight / total)
         step = record.chunk_elements
         chunks = [mean[i : i + step].tobytes() for i in range(0, size, step)]
@@ -157,6 +159,8 @@ class Checkers:
             index = self.world.peer_names[key]
             if index in self.world.poisoned:
                 raise Violation("S12", f"record {record.index} contains worker {index}, which sends NaN")
+            if index in self.world.exploded and len(record.members) >= 3:
+                raise Violation("S12", f"record {record.index} contains worker {index}, which diverged")
             offered = [
                 c
                 for (i, _, _), c in self.contributions.items()

@@ -40,6 +40,8 @@ def plan(seed: int) -> tuple[World, list[Fault]]:
     world = World(seed, num_workers, min_peers=probe.choice([1, 2, 2]), sizes=sizes)
     if num_workers > 3 and probe.random() < 0.15:
         world.poisoned.add(num_workers - 1)
+    elif num_workers > 3 and probe.random() < 0.15:
+        world.exploded.add(num_workers - 1)
     until = FAULTS_UNTIL_S if num_workers < 16 else FAULTS_UNTIL_S / 3
     return world, draw_faults(probe, num_workers, until)
 
@@ -90,7 +92,7 @@ def remake(world: World, make_node: Callable[..., Node]) -> World:
     again = World(
         world.seed, world.num_workers, min_peers=world.min_peers, sizes=world.sizes, make_node=make_node
     )
-    again.poisoned = world.poisoned
+    again.poisoned, again.exploded = world.poisoned, world.exploded
     return again
 
 
@@ -106,7 +108,7 @@ def converge(world: World, checkers: Checkers, begin: float) -> None:
         raise Violation("L1", f"{len(checkers.records) - settled} commits in {2 * GRACE_S} quiet seconds")
     if world.seen["aborted"] > aborts + 2:
         raise Violation("L7", f"{world.seen['aborted'] - aborts} aborts in the quiet")
-    healthy = {key_of(i) for i in world.workers if i not in world.poisoned}
+    healthy = {key_of(i) for i in world.workers if i not in world.poisoned | world.exploded}
     latest = set(checkers.records[-1].members) | set(checkers.records[-2].members)
     if not healthy <= latest:
         missing = sorted(world.peer_names[k] for k in healthy - latest)

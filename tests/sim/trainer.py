@@ -56,10 +56,6 @@ def digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
     return [digest_of(data[a:b]) for a, b in pairwise(starts)]
 
 
-class NaNPayloads(PlainPayloads):
-    """A member whose memory is broken: it sends what it should have refused."""
-
-
 @dataclass
 class Blob:
     digests: list[bytes]
@@ -79,6 +75,8 @@ class VectorNumbers:
     limits: Limits
     poison: bool = False
     """Sends values that are not finite, as a broken machine would."""
+    explode: bool = False
+    """Its training diverged: everything is a million times too large."""
     states: list[Vector] = field(default_factory=list)
     bases: list[bytes] = field(default_factory=list)
     corrupt: bool = False
@@ -90,11 +88,14 @@ class VectorNumbers:
 
     # loop.Numbers
 
-    def contribution(self, fragment: int) -> Payloads:
+    def contribution(self, fragment: int) -> tuple[Payloads, float]:
         values = contribution_of(self.index, self.bases[fragment], fragment, self.sizes[fragment])
+        if self.explode:
+            values *= np.float32(1e6)
+        norm = float(np.sqrt((values[NAMES:] ** 2).sum()))
         if self.poison:
             values[-1] = np.nan
-        return PlainPayloads(len(values), values)
+        return PlainPayloads(len(values), values), norm
 
     def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
         assert isinstance(mean, PlainPayloads)

@@ -81,6 +81,7 @@ class World:
         self.lives: dict[int, int] = {}
         self.peer_names: dict[bytes, int] = {key_of(HOST): HOST}
         self.poisoned: set[int] = set()
+        self.exploded: set[int] = set()
         self.seen: Counter[str] = Counter()
         self.start_host()
         for index in range(self.num_workers):
@@ -124,7 +125,8 @@ class World:
             failure_timeout_s=TIMEOUT_S,
             limits=self.limits,
         )
-        numbers = VectorNumbers(index, list(self.sizes), self.limits, poison=index in self.poisoned)
+        numbers = VectorNumbers(index, list(self.sizes), self.limits)
+        numbers.poison, numbers.explode = index in self.poisoned, index in self.exploded
         wait_s = GRACE_S + 2 * TIMEOUT_S
         loop = OuterLoop(len(self.sizes), SYNC_EVERY, wait_s, numbers)
         worker = Worker(index, key, life, loop, numbers, self.rng.uniform(0.05, 0.2), node)
