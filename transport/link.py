@@ -239,6 +239,8 @@ class Link:
 
     def tick(self, now: float) -> None:
         if not self.up:
+            # Whoever was to dial may not reach us, behind a router say: then we try to reach it.
+            self.dials = self.dials or (bool(self.addresses) and now - self._dialled_at >= self._silence_s)
             self._redial_if_silent(now, self._dialled_at)
             return
         if (self.ack_due is not None and self.ack_due <= now) or (self._last_sent + self._heartbeat_s <= now):
