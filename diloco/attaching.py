@@ -80,6 +80,11 @@ class Outer:
         return self._loop.finished
 
     @property
+    def num_parameters(self) -> int:
+        """Values that are exchanged."""
+        return sum(self._outer.num_elements(f) for f in range(self._outer.num_fragments))
+
+    @property
     def lag(self) -> int:
         """Inner steps since the outer parameters last moved."""
         return max(each.steps for each in self._loop.progress)

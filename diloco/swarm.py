@@ -83,6 +83,11 @@ class Swarm:
         return self._ticket.encode()
 
     @property
+    def peer_name(self) -> str:
+        """Name and key of this peer: no two in a run have the same."""
+        return f"{self.name}-{self._node.key.hex()[:16]}"
+
+    @property
     def is_host(self) -> bool:
         return self._node.coordinator is not None
 

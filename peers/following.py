@@ -18,7 +18,7 @@ from peers.record import GENESIS, Record
 from transport.effects import Payload
 from transport.fetch import Fetch, Lack, Piece, Want, index_page
 from transport.limits import Limits
-from transport.payloads import Payloads, digest_of
+from transport.payloads import Payloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,10 @@ class Following:
 
     # -- results ------------------------------------------------------------------------------
 
-    def keep_result(self, digest: bytes, chunks: list[Payload]) -> None:
-        """Keep a result for those who lack it, as long as it is one of the last few."""
-        self._results[digest] = Result([digest_of(c) for c in chunks], chunks)
+    def keep_result(self, digest: bytes, digests: list[bytes], chunks: list[Payload]) -> None:
+        """Keep a result for those who lack it, as long as it is one of the last few. ``digests`` are those
+        of its chunks, known already: hashing takes as long as all other arithmetic of a round."""
+        self._results[digest] = Result(digests, chunks)
         spare = len(self._results) - self.limits.history_rounds * len(self.elements)
         needed = {record.result for record in self.records}
         for old in [d for d in self._results if d not in needed][: max(0, spare)]:

@@ -59,7 +59,7 @@ from transport.exchange import MeanChunk, PartChunk
 from transport.fetch import Lack, Piece, Want
 from transport.frames import BadFrame, unpack
 from transport.limits import Limits
-from transport.payloads import Payloads
+from transport.payloads import Payloads, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +316,8 @@ class Member:
             raise BadFrame("a commit without a record")
         running = self.exchanging.running.get(record.serial)
         if running is not None and running.exchange.done and running.exchange.digest() == record.result:
-            self.following.keep_result(record.result, running.exchange.means())
+            exchange = running.exchange
+            self.following.keep_result(record.result, exchange.digests(), exchange.means())
         mine = self.exchanging.offered.get(record.fragment)
         if mine is not None and self.me in record.members and mine.serial == record.serial:
             mine.committed = True
@@ -383,7 +384,8 @@ class Member:
         if result is not None and result.fetch.done:
             self.following.result_fetch = None
             chunks = [result.chunks[i] for i in range(len(result.chunks))]
-            self.following.keep_result(result.record.result, chunks)
+            digests = [digest_of(chunk) for chunk in chunks]
+            self.following.keep_result(result.record.result, digests, chunks)
         elif result is not None and result.fetch.failed:
             self._need_state(now, "no member has a committed result any more")
 

@@ -117,6 +117,11 @@ class DirectReduce:
         """The name of the result: equal for all who decoded the same bytes."""
         return tree_digest(self._digests)
 
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each chunk of the result."""
+        assert self.done
+        return list(self._digests)
+
     def means(self) -> list[Payload]:
         """The encoded result by chunk, for those who lack it."""
         assert self.done

@@ -1,0 +1,268 @@
+"""The command line: thin. Flags become settings, errors become one line, and work is done elsewhere.
+
+What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves the swarm and ends with 130,
+a second one stops at once. Torch is imported only by commands that train.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import diloco
+from diloco.api import TICKET_HOURS
+from diloco.errors import DilocoError
+from diloco.settings import commented_toml, load_settings
+from diloco.view import RunView, Screen
+from peers.identity import IdentityError
+from peers.journal import JournalError
+from peers.ticket import TicketError, read_ticket
+from transport.keys import short
+from transport.sockets import TransportError
+
+if TYPE_CHECKING:
+    from diloco.worker import Outcome
+
+FAULTS_OF_PEOPLE = (DilocoError, TicketError, IdentityError, JournalError, TransportError)
+_LINGER_S = 2.0
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train one PyTorch model from many machines that are joined only by ordinary internet links.",
+    epilog="Begin with: diloco init RUN.toml, then diloco host RUN.toml; elsewhere: diloco join TICKET.",
+)
+ticket_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at tickets.")
+app.add_typer(ticket_app, name="ticket")
+
+Recipe = Annotated[
+    str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")
+]
+Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
+Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
+Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")]
+Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]
+TicketArgument = Annotated[
+    str, typer.Argument(metavar="TICKET", help="The word itself, - to read it, or @FILE.", show_default=False)
+]
+
+
+def main() -> None:
+    """Entry point of the `diloco` command."""
+    try:
+        app()
+    except FAULTS_OF_PEOPLE as error:
+        for line in str(error).splitlines():
+            print(f"diloco: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"diloco {diloco.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument()] = Path("RUN.toml")) -> None:
+    """Write a commented RUN.toml to begin with."""
+    if path.exists():
+        raise typer.BadParameter(f"{path} exists already: choose another name or remove it")
+    path.write_text(commented_toml(), encoding="utf-8")
+    print(f"wrote {path}; next: diloco host {path}")
+
+
+@app.command()
+def host(
+    run: Annotated[Path, typer.Argument(metavar="RUN.toml", show_default=False)],
+    train: Annotated[bool, typer.Option("--train", help="Train here too.")] = False,
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
+    advertise: Advertise = None,
+    state: Annotated[Path | None, typer.Option(help="Keeps identity and journal over restarts.")] = None,
+    name: Annotated[str, typer.Option(help="How others see this host.")] = "host",
+    ticket_file: Annotated[Path | None, typer.Option(help="Write the ticket here (mode 0600).")] = None,
+    ticket_hours: Annotated[
+        float, typer.Option(min=0.01, help="How long the ticket is good.")
+    ] = TICKET_HOURS,
+    recipe: Recipe = "gpt",
+    data: Data = None,
+    device: Device = "cpu",
+    save: Save = None,
+    threads: Threads = None,
+) -> None:
+    """Coordinate a run: print a ticket, admit who holds it, commit rounds until the run is done.
+
+    Without --train no torch is needed. Restarted with the same --state, it goes on with the run."""
+    settings = load_settings(run)
+    view = RunView(f"run {settings.run.name}", settings.run.rounds * settings.method.resolved().num_fragments)
+    screen = Screen(view, Console())
+    swarm = diloco.host(
+        settings,
+        listen=listen,
+        advertise=advertise,
+        state=state,
+        name=name,
+        ticket_hours=ticket_hours,
+        on_trace=screen.on_trace,
+    )
+    with interruptible(), swarm:
+        print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
+        if ticket_file is None:
+            print(
+                f"ticket (it lets its holder join; good for {ticket_hours:g} h):\n{swarm.ticket}", flush=True
+            )
+        else:
+            _write_secret(ticket_file, swarm.ticket)
+            print(f"ticket in {ticket_file}: diloco join @{ticket_file}", flush=True)
+        with screen:
+            if train:
+                outcome = _train(swarm, recipe, data, device, save, threads, None)
+            while view.rounds_done < view.rounds_wanted and swarm.status()["rounds"] < view.rounds_wanted:
+                time.sleep(0.2)
+            time.sleep(_LINGER_S)  # so that every member hears of the last round
+        print(f"done: {view.rounds_wanted} rounds")
+        if train:
+            print(outcome.line())
+
+
+@app.command()
+def join(
+    ticket: TicketArgument,
+    name: Annotated[str | None, typer.Option(help="How others see this worker.")] = None,
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
+    no_listen: Annotated[bool, typer.Option("--no-listen", help="Accept no connections; dial only.")] = False,
+    advertise: Advertise = None,
+    state: Annotated[Path | None, typer.Option(help="Keeps the identity over restarts.")] = None,
+    events: Annotated[Path | None, typer.Option(help="Write what happens as JSON lines.")] = None,
+    recipe: Recipe = "gpt",
+    data: Data = None,
+    device: Device = "cpu",
+    save: Save = None,
+    threads: Threads = None,
+) -> None:
+    """Join the run of a ticket and train until it is done. Its settings come from the host."""
+    if ticket.startswith("dlc"):
+        warning = "a ticket on the command line can be seen by others on this machine: prefer - or @FILE"
+        print(f"diloco: {warning}", file=sys.stderr)
+    swarm = diloco.join(
+        ticket, listen=None if no_listen else listen, advertise=advertise, state=state, name=name
+    )
+    with interruptible(), swarm:
+        print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
+        print(_train(swarm, recipe, data, device, save, threads, events).line())
+
+
+@app.command()
+def status(ticket: TicketArgument) -> None:
+    """Show who is in a run and how far it is."""
+    found = diloco.status(ticket)
+    table = Table(
+        title=f"round {found['rounds']} of {found['rounds_wanted']}, {found['model'] or 'no model yet'}"
+    )
+    for heading in ("worker", "key", "state", "step", "loss", "tokens/s", "MB sent", "silent s"):
+        table.add_column(heading)
+    for each in found["members"]:
+        table.add_row(
+            each["name"],
+            short(each["key"]),
+            "active" if each["active"] else "joining",
+            f"{each['step']:,}",
+            f"{each['loss']:.3f}",
+            f"{each['tokens_per_second']:,.0f}",
+            f"{each['bytes_sent'] / 1e6:.1f}",
+            f"{each['silent_s']:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    for each in found["open"]:
+        attempt = f"attempt {each['attempt'] + 1}"
+        console.print(f"open: fragment {each['fragment']} with {each['members']} members, {attempt}")
+
+
+@ticket_app.command("show")
+def ticket_show(ticket: TicketArgument) -> None:
+    """What a ticket says, without its secret."""
+    print(read_ticket(ticket, time.time()))
+
+
+@app.command()
+def demo(
+    workers: Annotated[int, typer.Option(min=2, max=16, help="Worker processes.")] = 4,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Rounds; by default about three minutes.")] = None,
+    kill: Annotated[bool, typer.Option("--kill", help="Kill one worker midway; a fresh one joins.")] = False,
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs/demo"),
+    run: Annotated[Path | None, typer.Option(help="Settings other than the demo's.")] = None,
+    capture: Annotated[Path | None, typer.Option(help="Write the view midway as an SVG picture.")] = None,
+) -> None:
+    """A host and several workers on this machine train a byte-level GPT on Python's own source."""
+    from diloco.demo import run_demo
+
+    with interruptible():
+        code = run_demo(workers, rounds, kill, out, run, capture)
+    raise typer.Exit(code)
+
+
+def _train(
+    swarm: diloco.Swarm,
+    recipe: str,
+    data: Path | None,
+    device: str,
+    save: Path | None,
+    threads: int | None,
+    events: Path | None,
+) -> Outcome:
+    import torch
+
+    from diloco import worker
+    from diloco.recipe import load_recipe
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    log = worker.EventLog(events)
+    try:
+        job = worker.make_job(load_recipe(recipe), swarm, data, device)
+        return worker.train(swarm, job, log=log, save=save)
+    finally:
+        log.close()
+
+
+def _write_secret(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text + "\n")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM leave in order, with exit code 130; a second one stops at once."""
+
+    def first(number: int, frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: os._exit(130))
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, first)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("diloco: interrupted, left the run", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""One worker of the command line: a recipe's job, trained in a swarm until the run is finished.
+
+Owns what `diloco join` and `diloco host --train` do between entering and leaving, and the record of
+it as JSON lines. Decides nothing about rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from diloco.attaching import Outer, attach
+from diloco.recipe import Job, Recipe
+from diloco.swarm import Swarm
+from peers.events import ContributionEnded, CoordinatorBack, CoordinatorLost, FellBehind, RoundCommitted
+
+_LOG_EVERY_S = 0.5
+
+
+class EventLog:
+    """What happened, one JSON object per line; nothing at all without a path."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: IO[str] | None = path.open("w", encoding="utf-8") if path else None
+        self._began = time.monotonic()
+
+    def write(self, what: str, **fields: Any) -> None:
+        if self._file is not None:
+            seconds = round(time.monotonic() - self._began, 3)
+            self._file.write(json.dumps({"event": what, "seconds": seconds, **fields}) + "\n")
+            self._file.flush()
+
+    def swarm_event(self, event: object) -> None:
+        """The swarm's events that tell the story of a run."""
+        match event:
+            case RoundCommitted():
+                self.write(
+                    "round",
+                    index=event.record.index,
+                    commit=event.record.hash().hex(),
+                    participants=len(event.record.members),
+                    contributed=event.number is not None,
+                    sync_seconds=round(event.seconds, 4),
+                )
+            case ContributionEnded():
+                self.write("fate", fate=event.fate.value, tokens=event.tokens, reason=event.reason)
+            case FellBehind() | CoordinatorLost() | CoordinatorBack():
+                self.write(type(event).__name__)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a worker's run came to."""
+
+    rounds: int
+    steps: int
+    tokens_by_fate: dict[str, int]
+    bytes_sent: int
+    bytes_received: int
+    waited_s: float
+    loss: float
+    """Validation loss of the outer parameters."""
+
+    def line(self) -> str:
+        fates = ", ".join(f"{count:,} {fate}" for fate, count in self.tokens_by_fate.items() if count)
+        return (
+            f"{self.rounds} rounds, {self.steps} inner steps, tokens: {fates or 'none applied'}; "
+            f"{self.bytes_sent / 1e6:.1f} MB sent, {self.waited_s:.1f} s waited, validation loss {self.loss:.4f}"
+        )
+
+
+def make_job(recipe: Recipe, swarm: Swarm, data: Path | None, device: str) -> Job:
+    """The recipe's job on this worker, with data of its own."""
+    return recipe(swarm.settings, data, torch.device(device), swarm.peer_name)
+
+
+def train(
+    swarm: Swarm,
+    job: Job,
+    *,
+    log: EventLog,
+    save: Path | None = None,
+    on_step: Callable[[Outer], None] = lambda outer: None,
+) -> Outcome:
+    """Train until the run has all its rounds, or until Ctrl-C: then what is held is saved, and that is all."""
+    with attach(
+        job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=log.swarm_event
+    ) as outer:
+        log.write(
+            "active", round=outer.round, validation_loss=job.evaluate(), parameters=outer.num_parameters
+        )
+        try:
+            _steps(outer, job, log, on_step)
+        except KeyboardInterrupt:
+            if save is not None:
+                outer.save(save)
+            raise
+        with outer.outer_parameters():
+            loss, sample = job.evaluate(), job.sample()
+        if save is not None:
+            outer.save(save)
+        outcome = Outcome(
+            rounds=outer.round,
+            steps=outer.step,
+            tokens_by_fate=dict(outer.tokens_by_fate),
+            bytes_sent=swarm.bytes_sent,
+            bytes_received=swarm.bytes_received,
+            waited_s=round(outer.waited_s, 2),
+            loss=loss,
+        )
+        log.write("end", tokens=outer.tokens, sample=sample, **asdict(outcome))
+    return outcome
+
+
+def _steps(outer: Outer, job: Job, log: EventLog, on_step: Callable[[Outer], None]) -> None:
+    logged = 0.0
+    for batch in outer.until_finished(job.batches):
+        loss = float(job.step(batch))
+        outer.log(loss=loss)
+        on_step(outer)
+        if time.monotonic() - logged > _LOG_EVERY_S:
+            logged = time.monotonic()
+            log.write("step", step=outer.step, tokens=outer.tokens, loss=loss, round=outer.round)
