@@ -61,13 +61,7 @@ def host(
     journal = Journal(home / f"journal-{run_id.hex()[:16]}")
     expires = time.time() + 3600 * ticket_hours
     invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
-    rules = Rules(
-        settings=settings.digest(),
-        min_peers=settings.run.min_peers,
-        rounds=settings.run.rounds,
-        failure_timeout_s=settings.run.failure_timeout_s,
-        grace_s=settings.run.grace_s,
-    )
+    rules = _rules(settings)
     door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
     node = Node(
         identity.keys.public,
@@ -140,9 +134,7 @@ def solo(run: RunSettings | None = None) -> Swarm:
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"min_peers": 1})})
     identity, incarnation = _fresh_identity()
     key = identity.keys.public
-    rules = Rules(
-        settings.digest(), 1, settings.run.rounds, settings.run.failure_timeout_s, settings.run.grace_s
-    )
+    rules = _rules(settings)
     door = Door(bytes(16), b"", settings.digest(), {})
     node = Node(
         key,
@@ -171,6 +163,18 @@ def status(ticket: str, timeout_s: float = _KNOCK_S) -> dict[str, Any]:
 
 
 # -- shell helpers ----------------------------------------------------------------------------------
+
+
+def _rules(settings: RunSettings) -> Rules:
+    run = settings.run
+    return Rules(
+        settings=settings.digest(),
+        min_peers=run.min_peers,
+        rounds=run.rounds * settings.method.resolved().num_fragments,
+        failure_timeout_s=run.failure_timeout_s,
+        grace_s=run.grace_s,
+        outlier_factor=run.outlier_factor,
+    )
 
 
 def _identity(home: Path) -> tuple[Identity, int]:

@@ -47,7 +47,8 @@ class Summary:
             f" ({self.rounds} rounds, {self.steps:,} inner steps of a worker)",
             f"sent per worker  {self.bytes_sent / 1e6:.1f} MB, everything included; per-step data-parallel"
             f" would have sent {self.data_parallel_bytes / 1e6:,.0f} MB: {ratio:.0f} times as much",
-            f"                 (2 (M - 1) / M x N x 4 bytes per step, M = {m} workers, N = {self.num_parameters:,})",
+            "                 (2 (M - 1) / M x N x 4 bytes per step,"
+            f" M = {m} workers, N = {self.num_parameters:,} values)",
             f"it writes        {self.sample}",
         ]
 

@@ -63,6 +63,12 @@ class Run(_Section):
         le=86_400.0,
         description="Seconds that an open round waits for a live but slow worker, then goes on without.",
     )
+    outlier_factor: float = Field(
+        default=100.0,
+        ge=0.0,
+        le=1e9,
+        description="A contribution with a norm this many times the others' median is refused; 0: never.",
+    )
     seed: int = Field(
         default=0,
         ge=0,

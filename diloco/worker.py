@@ -75,7 +75,8 @@ class Outcome:
         fates = ", ".join(f"{count:,} {fate}" for fate, count in self.tokens_by_fate.items() if count)
         return (
             f"{self.rounds} rounds, {self.steps} inner steps, tokens: {fates or 'none applied'}; "
-            f"{self.bytes_sent / 1e6:.1f} MB sent, {self.waited_s:.1f} s waited, validation loss {self.loss:.4f}"
+            f"{self.bytes_sent / 1e6:.1f} MB sent, {self.waited_s:.1f} s waited, "
+            f"validation loss {self.loss:.4f}"
         )
 
 
@@ -92,7 +93,7 @@ def train(
     save: Path | None = None,
     on_step: Callable[[Outer], None] = lambda outer: None,
 ) -> Outcome:
-    """Train until the run has all its rounds, or until Ctrl-C: then what is held is saved, and that is all."""
+    """Train until the run has all its rounds, or until Ctrl-C: then what is held is saved, no more."""
     with attach(
         job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=log.swarm_event
     ) as outer:

@@ -55,6 +55,8 @@ class Rules:
     """Silence after which a peer counts as dead; every other time follows from it."""
     grace_s: float = 30.0
     """How long a round waits for a straggler after the first member is ready."""
+    outlier_factor: float = 100.0
+    """A contribution whose norm is more times the median of the others' is refused; 0 for never."""
 
 
 class Outlet(Protocol):
@@ -132,8 +134,7 @@ class Coordinator:
 
     @property
     def finished(self) -> bool:
-        fragments = self.model.num_fragments if self.model else 1
-        return self.chain.rounds() >= self.rules.rounds * fragments
+        return self.chain.rounds() >= self.rules.rounds
 
     # -- the door -----------------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ from transport.exchange import DirectReduce, MeanChunk, PartChunk, Plan
 from transport.frames import BadFrame
 from transport.payloads import Payloads
 
+STEPS_PER_INPUT = 4
+"""Steps of exchanges (a chunk reduced, or sent to everyone, or decoded) between two looks at the sockets."""
+
 
 class Bulk(Protocol):
     """What exchanging asks of the node."""
@@ -75,6 +78,8 @@ class Exchanging:
     def __init__(
         self, me: bytes, coordinator: bytes, bulk: Bulk, timeout_s: float, patience_s: float
     ) -> None:
+        self.busy = False
+        """There is work that waits for nothing: `pump` wants to be called again."""
         self.offered: dict[int, Contribution] = {}
         """By fragment."""
         self.running: dict[int, Running] = {}
@@ -234,15 +239,17 @@ class Exchanging:
         self._early = [h for h in self._early if h[0] != peer]
 
     def pump(self, now: float) -> None:
-        """Move every exchange as far as it goes, and report what it came to."""
+        """Move every exchange on, and report what it came to. `busy` tells that more can be done at once:
+        what this much work has to send leaves first."""
+        steps = STEPS_PER_INPUT
         for serial, running in list(self.running.items()):
             exchange = running.exchange
 
             def send(peer: bytes, message: object, payload: Payload) -> None:
                 self._bulk.send_bulk(now, peer, message, payload, "exchange")
 
-            while exchange.pump(self._bulk.room, send):
-                pass
+            while steps and exchange.pump(self._bulk.room, send):
+                steps -= 1
             if exchange.poisoned and running.told_stuck != exchange.attempt:
                 running.told_stuck = exchange.attempt
                 peer, reason = exchange.poisoned
@@ -251,6 +258,7 @@ class Exchanging:
                 running.told_done = exchange.attempt
                 done = Done(serial, exchange.attempt, exchange.digest())
                 self._bulk.send(now, self._coordinator, done)
+        self.busy = not steps
 
     def tick(self, now: float) -> None:
         """Report members who owe us something and are silent."""

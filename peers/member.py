@@ -149,6 +149,7 @@ class Member:
         self._say_applied(now, record.fragment)
         if self.entered:
             self._bulk.send(now, self.coordinator, CaughtUp(self.following.head))
+            self._become_active(now)  # if it entered while the application was applying
         self._advance(now)
 
     def loaded(self, now: float, fragment: int, version: bytes, state: bytes) -> None:

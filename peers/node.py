@@ -133,6 +133,11 @@ class Node:
         return "member" if self._knows(key) else None
 
     def tick(self, now: float) -> None:
+        if self._busy and self.member:
+            self.member.exchanging.pump(now)
+            self._settle(now)
+            if now < self._next_tick:
+                return
         self._next_tick = now + self._timeout_s / 8
         if self._stopped:
             return
@@ -145,7 +150,11 @@ class Node:
         self._settle(now)
 
     def deadline(self) -> float | None:
-        return self._next_tick
+        return 0.0 if self._busy else self._next_tick
+
+    @property
+    def _busy(self) -> bool:
+        return not self._stopped and self.member is not None and self.member.exchanging.busy
 
     def drain(self) -> list[Effect]:
         out = self._out[:]

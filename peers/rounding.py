@@ -20,8 +20,6 @@ from transport.frames import pack
 if TYPE_CHECKING:
     from peers.coordinator import Coordinator
 
-MOST_TIMES_MEDIAN = 100.0
-"""A contribution with a norm of more times the median of the others' is rejected."""
 MOST_STRIKES = 4
 """A member that was set aside n times in a row sits out 2**n - 1 commits, at most 2**4 - 1."""
 
@@ -61,7 +59,7 @@ def _reject_outliers(c: Coordinator, now: float, fragment: int, base: bytes) -> 
     offers = [(entry, ready) for entry, ready in offers if ready.base == base]
     for entry, ready in offers if len(offers) >= 3 else []:
         others = median(r.norm for e, r in offers if e is not entry)
-        if ready.norm > MOST_TIMES_MEDIAN * others > 0.0:
+        if ready.norm > c.rules.outlier_factor * others > 0.0:
             del entry.ready[fragment]
             reason = f"its norm {ready.norm:.3g} is far above the others' median {others:.3g}"
             c.outlet.trace("outlier", peer=entry.key, peer_name=entry.name, reason=reason)

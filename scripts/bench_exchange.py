@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from emulate_link import running_link
@@ -86,7 +86,7 @@ class Plan:
 class Untrained:
     """`peers.application.Application` without a model: its state is eight zero bytes."""
 
-    digests = [digest_of(STATE)]
+    digests: ClassVar[list[bytes]] = [digest_of(STATE)]
 
     def receiver(self, fragment: int) -> Payloads:
         raise RuntimeError("a member missed a round: the machine is too busy to measure")
@@ -337,8 +337,8 @@ def of_the_line(results: list[Result], spec: LinkSpec) -> Iterator[str]:
         ideal_s = size * 8 / spec.rate_bps
         fp32, speedup = by["fp32"], by["fp32"].round_s / by["int8"].round_s
         yield (
-            f"{size / 2**20:g} MiB: of the line rate fp32 uses {ideal_s / fp32.exchange_s:.0%} in the exchange "
-            f"and {ideal_s / fp32.round_s:.0%} in the round, gloo {ideal_s / fp32.gloo_s:.0%}; "
+            f"{size / 2**20:g} MiB: fp32 gets {ideal_s / fp32.exchange_s:.0%} of the line rate in its exchange"
+            f", {ideal_s / fp32.round_s:.0%} in its round; gloo {ideal_s / fp32.gloo_s:.0%}; "
             f"int8's round is {speedup:.2f} times as fast as fp32's"
         )
 

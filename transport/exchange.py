@@ -16,7 +16,7 @@ The exchange moves bytes only; `transport.payloads` says what an arithmetic must
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transport.effects import Payload
@@ -100,6 +100,7 @@ class DirectReduce:
     def _forget_means(self) -> None:
         self._means: list[Payload | None] = [None] * self.num_chunks
         self._digests: list[bytes] = [b""] * self.num_chunks
+        self._to_keep: deque[tuple[bytes, int, Payload]] = deque()
         self._missing = self.num_chunks
 
     # -- state --------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ class DirectReduce:
 
     @property
     def done(self) -> bool:
-        """Every mean is here."""
+        """Every mean is here, decoded and hashed."""
         return self._missing == 0 and self._plan is not None
 
     def digest(self) -> bytes:
@@ -189,29 +190,19 @@ class DirectReduce:
         if self._owner(message.chunk) != peer:
             raise BadFrame("a mean from someone who does not own the chunk")
         self._heard[peer] = now
-        self._keep(peer, message.chunk, payload)
+        self._take(peer, message.chunk, payload)
         return True
 
     def pump(self, room: Room, send: SendBulk) -> bool:
-        """Do what can be done now: reduce what is complete, send what credit allows. True if
-        anything moved. Parts go before means, so that nobody waits for us longer than needed."""
+        """One small step of what can be done now; True if there may be another. What others wait for goes
+        first: reduce a chunk, send one to each peer, and only then decode and hash a result. Parts go
+        before means, so that nobody waits for us longer than needed."""
         if self._plan is None or self.poisoned:
             return False
-        moved = self._reduce_ready()
-        for peer, chunks in self._part_queues.items():
-            while chunks and room(peer) >= self.payloads.size_bytes(chunks[0]):
-                chunk = chunks.popleft()
-                self._part_sent.add((chunk, peer))
-                send(peer, PartChunk(self.serial, self.attempt, chunk), self.payloads.encode(chunk))
-                moved = True
-        for peer, chunks in self._mean_queues.items():
-            while chunks and room(peer) >= self.payloads.size_bytes(chunks[0]):
-                chunk = chunks.popleft()
-                mean = self._means[chunk]
-                assert mean is not None
-                send(peer, MeanChunk(self.serial, self.attempt, chunk), mean)
-                moved = True
-        return moved
+        moved = self._reduce_next()
+        for peer in self._part_queues:
+            moved |= self._send_part(peer, room, send) or self._send_mean(peer, room, send)
+        return moved or self._keep_next()
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -237,21 +228,37 @@ class DirectReduce:
             raise BadFrame(f"a chunk of {len(payload)} bytes instead of {self.payloads.size_bytes(chunk)}")
         return self._plan
 
-    def _reduce_ready(self) -> bool:
-        moved = False
+    def _send_part(self, peer: bytes, room: Room, send: SendBulk) -> bool:
+        chunks = self._part_queues[peer]
+        if not chunks or room(peer) < self.payloads.size_bytes(chunks[0]):
+            return False
+        chunk = chunks.popleft()
+        self._part_sent.add((chunk, peer))
+        send(peer, PartChunk(self.serial, self.attempt, chunk), self.payloads.encode(chunk))
+        return True
+
+    def _send_mean(self, peer: bytes, room: Room, send: SendBulk) -> bool:
+        chunks = self._mean_queues[peer]
+        if not chunks or room(peer) < self.payloads.size_bytes(chunks[0]):
+            return False
+        chunk = chunks.popleft()
+        mean = self._means[chunk]
+        assert mean is not None
+        send(peer, MeanChunk(self.serial, self.attempt, chunk), mean)
+        return True
+
+    def _reduce_next(self) -> bool:
         assert self._plan is not None
         others = len(self._plan.members) - 1
-        waiting: Sequence[int] = tuple(self._to_reduce)
-        self._to_reduce.clear()
-        for chunk in waiting:
-            if self._means[chunk] is not None or len(self._parts[chunk]) < others:
-                continue  # the chunk returns here with its next part
-            moved = True
-            if not self._reduce(chunk):
-                break
-        return moved
+        while self._to_reduce:
+            chunk = self._to_reduce.popleft()
+            # One that lacks a part returns here with its next part.
+            if self._means[chunk] is None and len(self._parts[chunk]) >= others:
+                self._reduce(chunk)
+                return True
+        return False
 
-    def _reduce(self, chunk: int) -> bool:
+    def _reduce(self, chunk: int) -> None:
         plan = self._plan
         assert plan is not None
         present = [
@@ -263,12 +270,17 @@ class DirectReduce:
             mean = self.payloads.reduce(chunk, parts)
         except Poisoned as error:
             self.poisoned = (plan.founders[error.member], error.reason)
-            return False
-        if not self._keep(self._me, chunk, mean):
-            return False
+            return
+        self._take(self._me, chunk, mean)
         for queue in self._mean_queues.values():
             queue.append(chunk)
-        return True
+
+    def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
+        self._means[chunk] = mean
+        self._to_keep.append((owner, chunk, mean))
+
+    def _keep_next(self) -> bool:
+        return bool(self._to_keep) and self._keep(*self._to_keep.popleft())
 
     def _keep(self, owner: bytes, chunk: int, mean: Payload) -> bool:
         try:

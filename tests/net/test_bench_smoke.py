@@ -1,0 +1,33 @@
+"""The benchmark of the exchange runs, checks its own results and prints what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bench_exchange import CODECS, main, of_the_line
+from link_options import LinkSpec
+
+
+def test_the_benchmark_times_every_size_and_codec_beside_gloo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bench.json"
+    results = main(["--processes", "2", "--sizes", "4B,64KiB", "--repeats", "1", "--json", str(path)])
+    assert [(each.size_bytes, each.codec) for each in results] == [
+        (size, name) for size in (4, 65536) for name in CODECS
+    ]
+    assert all(0 < each.exchange_s <= each.round_s and each.gloo_s > 0 for each in results)
+    assert [each["codec"] for each in json.loads(path.read_text())] == [each.codec for each in results]
+    assert "gloo/round" in capsys.readouterr().out
+
+
+def test_the_benchmark_crosses_an_emulated_link_no_faster_than_its_rate() -> None:
+    spec = LinkSpec(80e6, 0.01, 100_000)
+    results = main(
+        ["--link", "80Mbps", "--rtt", "10ms", "--queue", "100kB", "--sizes", "1MiB", "--repeats", "1"]
+    )
+    fp32 = next(each for each in results if each.codec == "fp32")
+    assert fp32.round_s > 8 * 2**20 / spec.rate_bps
+    assert "of the line rate" in next(of_the_line(results, spec))

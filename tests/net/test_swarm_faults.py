@@ -1,0 +1,150 @@
+"""Real processes, real signals: a swarm survives kills, stops and a host that dies."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+import diloco
+from tests.net.swarm_processes import Processes, names_in, same_everywhere, settings
+
+LARGE = 4 * 1024 * 1024
+TIMEOUT_S = 1.5
+pytestmark = pytest.mark.timeout(150)
+
+
+def test_a_worker_killed_in_an_exchange_costs_the_round_only_its_own_part(tmp_path: Path) -> None:
+    run = settings(rounds=5, failure_timeout_s=TIMEOUT_S)
+    with (
+        diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
+        Processes(tmp_path, LARGE) as workers,
+    ):
+        workers.ticket.write_text(host.ticket)
+        workers.start(0)
+        workers.until(lambda: workers.lines(0, "active"))
+        workers.start(1)
+        workers.start(2, "--at-round", "2", "--do", "kill")
+        workers.wait("w0", "w1")
+    commits = same_everywhere(workers, [0, 1, 2])
+    fault = workers.lines(2, "fault")[0]["at"]
+    repaired = next(line for line in workers.lines(0, "committed") if line["at"] > fault)
+    assert repaired["members"] == 2
+    before = commits[repaired["index"] - 1]["value"]
+    assert names_in(commits, repaired["index"], before) == "11"
+    # Twice the failure timeout, as promised, plus what a loaded machine takes to run the processes.
+    assert repaired["at"] - fault < 2 * TIMEOUT_S + 1.5
+
+
+def test_a_stopped_worker_is_left_out_and_comes_back_when_it_goes_on(tmp_path: Path) -> None:
+    run = settings(rounds=40, failure_timeout_s=TIMEOUT_S)
+    with (
+        diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
+        Processes(tmp_path, LARGE // 4) as workers,
+    ):
+        workers.ticket.write_text(host.ticket)
+        workers.start(0)
+        workers.until(lambda: workers.lines(0, "active"))
+        workers.start(1)
+        workers.start(2, "--at-round", "2", "--do", "stop")
+        workers.until(lambda: workers.lines(2, "fault"))
+        fault = workers.lines(2, "fault")[0]["at"]
+        without = workers.until(
+            lambda: [c for c in workers.lines(0, "committed") if c["at"] > fault and c["members"] == 2]
+        )[0]
+        assert without["at"] - fault < 2 * TIMEOUT_S + 1.5
+        workers.signal("w2", signal.SIGCONT)
+        workers.until(lambda: workers.lines(2, "thawed"))
+        workers.until(
+            lambda: [
+                c for c in workers.lines(2, "committed") if c["counted"] and c["index"] > without["index"]
+            ]
+        )
+    commits = same_everywhere(workers, [0, 1, 2])
+    assert names_in(commits, without["index"], commits[without["index"] - 1]["value"]) == "11"
+    assert [line["fate"] for line in workers.lines(2, "fate")].count("late") == 1
+
+
+def test_eight_workers_that_start_at_once_are_all_admitted(tmp_path: Path) -> None:
+    run = settings(rounds=200, failure_timeout_s=6.0)
+    with (
+        diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
+        Processes(tmp_path, 1000) as workers,
+    ):
+        workers.ticket.write_text(host.ticket)
+        for index in range(8):
+            workers.start(index, "--step-s", "0.1")
+        workers.until(
+            lambda: [c for c in workers.lines(0, "committed") if c["members"] == 8 and c["counted"]],
+            seconds=100,
+        )
+        whole = next(c for c in workers.lines(0, "committed") if c["members"] == 8)
+        assert len(host.status()["members"]) == 8
+    commits = same_everywhere(workers, list(range(8)))
+    if whole["index"] > 1:
+        assert names_in(commits, whole["index"], commits[whole["index"] - 1]["value"]) == "11111111"
+
+
+def test_a_killed_host_that_restarts_finds_its_swarm_again(tmp_path: Path) -> None:
+    toml = tmp_path / "RUN.toml"
+    toml.write_text(
+        "[run]\nrounds = 500\nfailure_timeout_s = 1.5\n[method]\npreset = 'local_sgd'\nsync_every = 4\n"
+    )
+    with Processes(tmp_path, 1000) as workers:
+        command = [sys.executable, "-m", "diloco.cli", "host", str(toml), "--listen", "tcp://127.0.0.1:0"]
+        command += ["--state", str(tmp_path / "host"), "--ticket-file", str(workers.ticket)]
+        workers.run("host", command)
+        workers.until(lambda: workers.ticket.exists() and workers.ticket.read_text().endswith("\n"))
+        for index in range(3):
+            workers.start(index)
+        workers.until(lambda: any(c["members"] == 3 for c in workers.lines(0, "committed")))
+        workers.signal("host", signal.SIGKILL)
+        workers.until(lambda: all(workers.lines(i, "CoordinatorLost") for i in range(3)))
+        last = workers.lines(0, "committed")[-1]["index"]
+        workers.processes["host"].wait()
+        workers.run("host", command)
+        workers.until(
+            lambda: any(c["members"] == 3 and c["index"] > last for c in workers.lines(0, "committed"))
+        )
+        for index in range(3):
+            lost, back = (
+                workers.lines(index, each)[0]["step"] for each in ("CoordinatorLost", "CoordinatorBack")
+            )
+            assert back > lost + 4, "it trained on while the host was away"
+    commits = same_everywhere(workers, [0, 1, 2])
+    assert sorted(commits) == list(range(1, max(commits) + 1)), "the chain went on without a gap"
+
+
+def test_a_worker_whose_numbers_are_not_finite_contributes_nothing_and_recovers(tmp_path: Path) -> None:
+    run = settings(rounds=8, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    with (
+        diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
+        Processes(tmp_path, 1000) as workers,
+    ):
+        workers.ticket.write_text(host.ticket)
+        workers.start(0)
+        workers.start(1, "--nan-after", "2")
+        workers.wait("w0", "w1")
+    commits = same_everywhere(workers, [0, 1])
+    assert workers.lines(1, "nan")
+    assert all(line["value"] == line["value"] for line in commits.values())
+    assert workers.lines(1, "committed")[-1]["counted"]
+
+
+def test_ctrl_c_of_a_worker_lets_the_others_go_on_at_once(tmp_path: Path) -> None:
+    run = settings(rounds=12, failure_timeout_s=30.0)
+    with (
+        diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
+        Processes(tmp_path, 1000) as workers,
+    ):
+        workers.ticket.write_text(host.ticket)
+        for index in range(3):
+            workers.start(index)
+        workers.until(lambda: any(c["members"] == 3 for c in workers.lines(0, "committed")))
+        workers.signal("w2", signal.SIGINT)
+        # With a failure timeout of 30 s they could not be done in time if they had to notice.
+        workers.processes.pop("w2").wait(10)
+        workers.wait("w0", "w1")
+    assert workers.lines(0, "committed")[-1]["members"] == 2

@@ -1,0 +1,95 @@
+"""A worker process whose contribution names it: worker i moves every element by 10**i per round.
+
+    python vector_worker.py TICKET_FILE INDEX SIZE OUT.jsonl [--at-round N kill|stop]
+
+Writes what it sees as JSON lines. With --at-round it kills or stops itself in the exchange of round N.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+import diloco
+from peers.events import ContributionEnded, CoordinatorBack, CoordinatorLost, RoundCommitted, RoundOpened
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("ticket")
+    parser.add_argument("index", type=int)
+    parser.add_argument("size", type=int)
+    parser.add_argument("out")
+    parser.add_argument("--at-round", type=int, default=0)
+    parser.add_argument("--do", choices=("kill", "stop"))
+    parser.add_argument("--step-s", type=float, default=0.02)
+    parser.add_argument("--nan-after", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with open(args.out, "a", encoding="utf-8") as out:
+        train(args, lambda what, **fields: write(out, what, fields))
+
+
+def write(out: Any, what: str, fields: dict[str, Any]) -> None:
+    # CLOCK_MONOTONIC is one clock for all processes of a machine.
+    out.write(json.dumps({"event": what, "at": time.monotonic(), **fields}) + "\n")
+    out.flush()
+
+
+def train(args: argparse.Namespace, tell: Any) -> None:
+    model = nn.Module()
+    model.values = nn.Parameter(torch.full((args.size,), float(args.index)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    opened: list[int] = []
+
+    def on_event(event: object) -> None:
+        match event:
+            case RoundOpened():
+                if event.serial not in opened:
+                    opened.append(event.serial)
+                tell("opened", attempt=event.attempt, members=len(event.members))
+                if args.at_round and len(opened) == args.at_round:
+                    args.at_round = 0
+                    tell("fault")
+                    os.kill(os.getpid(), signal.SIGKILL if args.do == "kill" else signal.SIGSTOP)
+                    tell("thawed")
+            case RoundCommitted():
+                tell(
+                    "committed",
+                    index=event.record.index,
+                    commit=event.record.hash().hex(),
+                    members=len(event.record.members),
+                    counted=event.number is not None,
+                    state=outer._numbers.digest(0).hex(),
+                    value=float(outer._outer.outer_parameters(0)[0]),
+                    last=float(outer._outer.outer_parameters(0)[-1]),
+                )
+            case ContributionEnded():
+                tell("fate", fate=event.fate.value, reason=event.reason)
+            case CoordinatorLost() | CoordinatorBack():
+                tell(type(event).__name__, step=outer.step)
+
+    with diloco.join(f"@{args.ticket}", listen="tcp://127.0.0.1:0", name=f"w{args.index}") as swarm:
+        outer = diloco.Outer(model, optimizer, swarm, 1, on_event)
+        outer.enter(60.0)
+        every = swarm.settings.method.resolved().sync_every
+        tell("active", value=float(outer._outer.outer_parameters(0)[0]))
+        while not outer.finished:
+            time.sleep(args.step_s)
+            model.values.grad = torch.full((args.size,), 10.0**args.index / every)
+            if args.nan_after and outer.round >= args.nan_after:
+                model.values.grad[0], args.nan_after = float("nan"), 0
+                tell("nan")
+            optimizer.step()
+        tell("end", step=outer.step, round=outer.round)
+
+
+if __name__ == "__main__":
+    main()
