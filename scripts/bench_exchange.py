@@ -38,7 +38,7 @@ from peers.admission import Door
 from peers.coordinator import Rules
 from peers.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
 from peers.manifest import Manifest
-from peers.member import Member, Profile
+from peers.member import Profile
 from peers.node import Contact, Hosting, Node, Training
 from transport.driver import SocketDriver
 from transport.keys import KeyPair, random_pair
@@ -133,9 +133,10 @@ class Worker:
 
     def enter(self) -> None:
         """Take part; returns once this member holds the (empty) shared state."""
-        if not self._rank:
-            for i, keys in enumerate(self.plan.keys):
-                self._call(lambda now, k=keys, i=i: self.node.coordinator.certify(k.public, str(i)))
+        coordinator = self.node.coordinator
+        if coordinator is not None:
+            for rank, keys in enumerate(self.plan.keys):
+                self._call(lambda now, r=rank, k=keys, c=coordinator: c.certify(k.public, str(r)))
         elements = tuple(size // 4 for size in self.plan.sizes)
         address = self._driver.address
         manifest = Manifest(NAME, NAME, NAME, "any", elements, "vectors")
@@ -183,10 +184,6 @@ class Worker:
 
     def _command(self, run: Any) -> Any:
         return self._call(lambda now: self.node.command(now, run))
-
-    @property
-    def member(self) -> Member | None:
-        return self.node.member
 
 
 def slowest(times: Any, barrier: Any, rank: int, mine: tuple[float, float]) -> tuple[float, float]:
@@ -337,8 +334,8 @@ def of_the_line(results: list[Result], spec: LinkSpec) -> Iterator[str]:
         ideal_s = size * 8 / spec.rate_bps
         fp32, speedup = by["fp32"], by["fp32"].round_s / by["int8"].round_s
         yield (
-            f"{size / 2**20:g} MiB: fp32 gets {ideal_s / fp32.exchange_s:.0%} of the line rate in its exchange"
-            f", {ideal_s / fp32.round_s:.0%} in its round; gloo {ideal_s / fp32.gloo_s:.0%}; "
+            f"{size / 2**20:g} MiB: of the line rate fp32 gets {ideal_s / fp32.exchange_s:.0%} in its exchange, "
+            f"{ideal_s / fp32.round_s:.0%} in its round, gloo {ideal_s / fp32.gloo_s:.0%}; "
             f"int8's round is {speedup:.2f} times as fast as fp32's"
         )
 

@@ -7,7 +7,7 @@ through `observe` and `note`; faults are scheduled from outside.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -52,6 +52,8 @@ class Worker:
     node: Node
     steps: int = 0
     tokens: int = 0
+    busy_until: float = 0.0
+    inbox: deque[object] = field(default_factory=deque)
 
 
 Note = Callable[[float, Worker, object], None]
@@ -76,6 +78,7 @@ class World:
     def __post_init__(self) -> None:
         self.net = SimNetwork(self.seed, self.observe)
         self.rng = self.net.stream("world")
+        self.delays = self.net.stream("delays")
         self.workers: dict[int, Worker] = {}
         self.host_lives = 0
         self.lives: dict[int, int] = {}
@@ -131,7 +134,7 @@ class World:
         loop = OuterLoop(len(self.sizes), SYNC_EVERY, wait_s, numbers)
         worker = Worker(index, key, life, loop, numbers, self.rng.uniform(0.05, 0.2), node)
         self.workers[index] = worker
-        self.net.add(key, node, access, lambda now, event: self._event(worker, now, event))
+        self.net.add(key, node, access, lambda now, event: self._event_later(worker, event))
         manifest = Manifest(
             SETTINGS, SETTINGS, SETTINGS, "plain", tuple(self.sizes), f"vectors of {sum(self.sizes)}"
         )
@@ -161,6 +164,20 @@ class World:
         worker.steps += 1
         worker.tokens += self.tokens_per_step
         self._run(worker, worker.loop.stepped(now, self.tokens_per_step))
+
+    def _event_later(self, worker: Worker, event: object) -> None:
+        """The training thread takes events in order, each when it comes to it."""
+        worker.busy_until = max(worker.busy_until, self.net.now) + self.delays.uniform(0.0, 0.06)
+
+        def take() -> None:
+            peer = self.net.peers[worker.key]
+            if peer.frozen and peer.alive:
+                self.net.at(0.1, take)
+            elif peer.alive and worker.life == self.lives[worker.index]:
+                self._event(worker, self.net.now, worker.inbox.popleft())
+
+        worker.inbox.append(event)
+        self.net.at(worker.busy_until - self.net.now, take)
 
     def _event(self, worker: Worker, now: float, event: object) -> None:
         if isinstance(event, Restored):
