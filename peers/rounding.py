@@ -20,6 +20,8 @@ from transport.frames import pack
 if TYPE_CHECKING:
     from peers.coordinator import Coordinator
 
+MOST_ATTEMPTS_SPLIT = 3
+"""Attempts after which a round whose results differ without a majority is given up."""
 MOST_STRIKES = 4
 """A member that was set aside n times in a row sits out 2**n - 1 commits, at most 2**4 - 1."""
 
@@ -139,15 +141,22 @@ def set_aside(c: Coordinator, now: float, current: OpenRound, victims: list[byte
 
 
 def settle(c: Coordinator, now: float, current: OpenRound) -> None:
-    """Commit if everyone holds the same result; set dissenters aside if not."""
+    """Commit if everyone holds the same result; set aside who differs from most of the others."""
     digest = current.agreement()
     if digest is not None:
         _commit(c, now, current, current.members, digest)
         return
+    if not current.differ():
+        return
     dissenters = current.dissenters()
+    c.outlet.trace("dissent", serial=current.serial, peers=dissenters)
     if dissenters:
-        c.outlet.trace("dissent", serial=current.serial, peers=dissenters)
         set_aside(c, now, current, dissenters, "its result differs from the others'")
+    elif current.attempt >= MOST_ATTEMPTS_SPLIT:
+        c.abort(now, current, "members keep holding different results, and none is held by most")
+    else:  # who is wrong cannot be told: all do it again, as after a loss
+        current.next_attempt(now)
+        _say_open(c, now, current)
 
 
 def judge(c: Coordinator, now: float, current: OpenRound) -> None:

@@ -54,14 +54,17 @@ class OpenRound:
         digests = {self.done[m] for m in members}
         return digests.pop() if len(digests) == 1 else None
 
-    def dissenters(self) -> list[bytes]:
-        """Once all have reported and differ: those who are not with the most common digest."""
+    def differ(self) -> bool:
+        """Everyone has reported, and not the same."""
         members = self.members
-        if any(m not in self.done for m in members):
+        return all(m in self.done for m in members) and len({self.done[m] for m in members}) > 1
+
+    def dissenters(self) -> list[bytes]:
+        """Those whose digest is not that of more than half; nobody when there is no such digest."""
+        digest, count = Counter(self.done[m] for m in self.members).most_common(1)[0]
+        if 2 * count <= len(self.members):
             return []
-        counts = Counter(self.done[m] for m in members)
-        common, _ = max(counts.items(), key=lambda item: item[1])
-        return [m for m in members if self.done[m] != common]
+        return [m for m in self.members if self.done[m] != digest]
 
     def whom_to_set_aside(self, last_heard: dict[bytes, float], order: dict[bytes, int]) -> list[bytes]:
         """Fewest members whose leaving settles all reports, greedily: the one in most reports first;

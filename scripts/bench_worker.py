@@ -1,0 +1,201 @@
+"""One process of bench_exchange.py: a member with its node, links and driver, and the rounds it is timed in.
+
+Nothing is trained: vectors are random, and what stands for a model's outer state are eight zero bytes.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from diloco.codecs import codec
+from diloco.payloads import TensorPayloads
+from peers.admission import Door
+from peers.coordinator import Rules
+from peers.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
+from peers.manifest import Manifest
+from peers.member import Profile
+from peers.node import Contact, Hosting, Node, Training
+from transport.driver import SocketDriver
+from transport.keys import KeyPair
+from transport.payloads import Payloads, digest_of, tree_digest
+
+TIMEOUT_S = 60.0
+STATE = bytes(8)
+"""What stands for a model's outer state here; nothing is trained."""
+STATE_NAME = tree_digest([digest_of(STATE)])
+NAME = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every process is told."""
+
+    keys: tuple[KeyPair, ...]
+    sizes: tuple[int, ...]
+    codecs: tuple[str, ...]
+    repeats: int
+    budget_s: float
+    """Seconds per size and codec after which no repeat begins."""
+
+
+class Untrained:
+    """`peers.application.Application` without a model: its state is eight zero bytes."""
+
+    digests: ClassVar[list[bytes]] = [digest_of(STATE)]
+
+    def receiver(self, fragment: int) -> Payloads:
+        raise RuntimeError("a member missed a round: the machine is too busy to measure")
+
+    def state_size(self, fragment: int) -> int:
+        return len(STATE)
+
+    def state_blob(self, fragment: int, blob: bytes) -> Untrained | None:
+        return self if blob == STATE_NAME else None
+
+    def piece(self, index: int) -> bytes:
+        return STATE
+
+
+class Worker:
+    """One process's member and the thread that it runs on."""
+
+    def __init__(self, rank: int, plan: Plan) -> None:
+        self.plan = plan
+        self._rank = rank
+        self._events: queue.SimpleQueue[tuple[float, object]] = queue.SimpleQueue()
+
+    def start(self, host: str) -> str:
+        """Begin to talk; ``host`` is the address of process 0, which has none to dial."""
+        keys, host_key = self.plan.keys[self._rank], self.plan.keys[0].public
+        hosting = None if self._rank else self._hosting()
+        contact = Contact(host_key, (host,) if self._rank else ())
+        node = self.node = Node(keys.public, 1, contact, failure_timeout_s=TIMEOUT_S, hosting=hosting)
+
+        def take(event: object) -> None:
+            self._events.put((time.perf_counter(), event))
+
+        self._driver = SocketDriver(
+            node, keys, "tcp://127.0.0.1:0", take, lambda trace: None, lambda entry: None
+        )
+        self._driver.start()
+        assert self._driver.address is not None
+        return self._driver.address
+
+    def _hosting(self) -> Hosting:
+        n = len(self.plan.keys)
+        rules = Rules(NAME, min_peers=n, failure_timeout_s=TIMEOUT_S, grace_s=10 * TIMEOUT_S)
+        return Hosting(rules, [], Door(bytes(16), b"", NAME, {}))
+
+    def enter(self) -> None:
+        """Take part; returns once this member holds the (empty) shared state."""
+        coordinator = self.node.coordinator
+        if coordinator is not None:
+            for rank, keys in enumerate(self.plan.keys):
+                self._call(lambda now, r=rank, k=keys, c=coordinator: c.certify(k.public, str(r)))
+        elements = tuple(size // 4 for size in self.plan.sizes)
+        address = self._driver.address
+        manifest = Manifest(NAME, NAME, NAME, "any", elements, "vectors")
+        profile = Profile(str(self._rank), (address,) if address else (), manifest)
+        self._call(lambda now: self.node.train(now, Training(profile, Untrained())))
+        while True:
+            match self._event():
+                case (_, BecomeSeed()):
+                    for fragment in range(len(elements)):
+                        self._command(lambda now, m, f=fragment: m.captured(now, f, STATE_NAME))
+                case (_, StateFetched(fragment=fragment, version=version)):
+                    self._command(lambda now, m, f=fragment, v=version: m.loaded(now, f, v, STATE_NAME))
+                case (_, BecameActive()):
+                    return
+
+    def round(self, fragment: int, payloads: Payloads, barrier: Any) -> tuple[float, float]:
+        """Seconds of one round and of its exchange, in this process."""
+        barrier.wait()
+        began = time.perf_counter()
+        if self._command(lambda now, m: m.announce(now, fragment, 1, payloads, 1.0)) is None:
+            raise RuntimeError("the member is not in the swarm any more")
+        opened = began
+        while True:
+            at, event = self._event()
+            if isinstance(event, RoundOpened):
+                opened = at
+            elif isinstance(event, RoundCommitted):
+                ended = time.perf_counter()
+                assert event.payloads is payloads
+                self._command(lambda now, m, r=event.record: m.applied(now, r, STATE_NAME))
+                return ended - began, ended - opened
+
+    def stop(self) -> None:
+        """Hang up."""
+        self._driver.stop(0.0)
+
+    def _event(self) -> tuple[float, object]:
+        try:
+            return self._events.get(timeout=TIMEOUT_S)
+        except queue.Empty:
+            raise RuntimeError(f"nothing happened for {TIMEOUT_S:.0f} s") from self._driver.error
+
+    def _call(self, run: Any) -> Any:
+        return self._driver.call(lambda _, now: run(now)).result(TIMEOUT_S)
+
+    def _command(self, run: Any) -> Any:
+        return self._call(lambda now: self.node.command(now, run))
+
+
+def slowest(times: Any, barrier: Any, rank: int, mine: tuple[float, float]) -> tuple[float, float]:
+    """The largest values of all processes, the same everywhere."""
+    times[2 * rank : 2 * rank + 2] = mine
+    barrier.wait()
+    found = max(times[0::2]), max(times[1::2])
+    barrier.wait()
+    return found
+
+
+def measure(worker: Worker, fragment: int, name: str, rank: int, barrier: Any, times: Any) -> list[Any]:
+    """Times of each repeat; the first, which opens buffers, counts only if the budget allows no other."""
+    plan = worker.plan
+    num_elements = plan.sizes[fragment] // 4
+    vector = torch.randn(num_elements, generator=torch.Generator().manual_seed(rank))
+    output, wire = torch.zeros(num_elements), codec(name)
+    found: list[tuple[float, float]] = []
+    until = time.perf_counter() + plan.budget_s
+    for _ in range(1 + plan.repeats):
+        payloads = TensorPayloads(wire, num_elements, vector, output)
+        own = worker.round(fragment, payloads, barrier)
+        found.append(slowest(times, barrier, rank, own))
+        over, _ = slowest(times, barrier, rank, (float(time.perf_counter() > until), 0.0))
+        if over:
+            break
+    check(output, num_elements, name, len(plan.keys))
+    return found[1:] or found
+
+
+def check(output: torch.Tensor, num_elements: int, name: str, num_processes: int) -> None:
+    """The result is the mean of what went in."""
+    wanted = torch.zeros(num_elements)
+    for rank in range(num_processes):
+        generator = torch.Generator().manual_seed(rank)
+        wanted += torch.randn(num_elements, generator=generator) / num_processes
+    if not torch.allclose(output, wanted, atol={"fp32": 1e-6, "bf16": 0.05, "int8": 0.1}[name]):
+        raise RuntimeError(f"the mean with {name} is wrong")
+
+
+def work(rank: int, plan: Plan, host: str, barrier: Any, times: Any, results: Any) -> None:
+    """One process. Process 0 reports its address first, then one line per size and codec."""
+    torch.set_num_threads(1)
+    worker = Worker(rank, plan)
+    address = worker.start(host)
+    if not rank:
+        results.put(address)
+    worker.enter()
+    for fragment in range(len(plan.sizes)):
+        for name in plan.codecs:
+            found = measure(worker, fragment, name, rank, barrier, times)
+            if not rank:
+                results.put((fragment, name, found))
+    barrier.wait()
+    worker.stop()
