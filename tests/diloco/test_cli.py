@@ -1,0 +1,126 @@
+"""The command line: one clear line for mistakes, no torch where none is needed, a whole small run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = """
+[run]
+rounds = 3
+failure_timeout_s = 3.0
+[method]
+sync_every = 2
+[model]
+layers = 1
+heads = 1
+width = 16
+context = 16
+[train]
+batch_size = 2
+"""
+
+
+def diloco(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "diloco.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **kwargs)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("join", "nonsense"), "this is no ticket"),
+        (("status", "@/nowhere/ticket"), "/nowhere/ticket"),
+        (("host", "missing.toml"), "missing.toml does not exist"),
+        (("ticket", "show", "dlc1aaaa"), "ticket"),
+        (("join",), "TICKET"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line_and_exit_code_2(
+    arguments: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    done = diloco(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_wrong_key_of_a_run_file_is_named_with_what_is_allowed(tmp_path: Path) -> None:
+    run = tmp_path / "RUN.toml"
+    run.write_text("[run]\nround = 5\nmin_peers = 0\n")
+    done = diloco("host", str(run), cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 2
+    assert any("round" in line and "rounds" in line for line in lines)
+    assert any("min_peers" in line and "1" in line for line in lines)
+
+
+def test_init_writes_a_file_that_host_accepts_and_never_overwrites(tmp_path: Path) -> None:
+    assert diloco("init", cwd=tmp_path).returncode == 0
+    again = diloco("init", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+def test_a_host_that_does_not_train_never_imports_torch() -> None:
+    program = "import sys, diloco.cli, diloco; diloco.solo; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_a_host_and_two_workers_train_a_tiny_run_to_its_end(tmp_path: Path) -> None:
+    run, ticket = tmp_path / "RUN.toml", tmp_path / "ticket"
+    run.write_text(TINY)
+    text = tmp_path / "text"
+    text.mkdir()
+    for name in "abcdefgh":
+        (text / f"{name}.txt").write_text(f"the quick brown fox {name} jumps over the lazy dog. " * 40)
+    cli = [sys.executable, "-m", "diloco.cli"]
+    listen = ["--listen", "tcp://127.0.0.1:0"]
+    host = subprocess.Popen(
+        [*cli, "host", str(run), *listen, "--state", str(tmp_path / "host"), "--ticket-file", str(ticket)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    workers = []
+    try:
+        assert host.stdout is not None
+        while "ticket in" not in host.stdout.readline():
+            assert host.poll() is None
+        assert stat.S_IMODE(os.stat(ticket).st_mode) == 0o600
+        for index in range(2):
+            save = ["--save", str(tmp_path / "model.safetensors")] if index == 0 else []
+            command = [*cli, "join", f"@{ticket}", "--name", f"w{index}", *listen, "--data", str(text), *save]
+            workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        told = [worker.communicate(timeout=90)[0] for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0]
+        assert all("3 rounds" in each for each in told)
+        assert host.wait(20) == 0
+        assert (tmp_path / "model.safetensors").stat().st_size > 1000
+    finally:
+        for process in (host, *workers):
+            process.kill()
+            process.communicate()
+
+
+def test_ctrl_c_ends_a_host_in_order(tmp_path: Path) -> None:
+    run = tmp_path / "RUN.toml"
+    run.write_text(TINY)
+    command = [sys.executable, "-m", "diloco.cli", "host", str(run), "--listen", "tcp://127.0.0.1:0"]
+    host = subprocess.Popen(
+        [*command, "--state", str(tmp_path / "host")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert host.stdout is not None
+    while not host.stdout.readline().startswith("dlc1"):
+        assert host.poll() is None
+    host.send_signal(signal.SIGINT)
+    _, said = host.communicate(timeout=20)
+    assert host.returncode == 130
+    assert "left the run" in said
+    assert "Traceback" not in said
