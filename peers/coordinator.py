@@ -246,6 +246,8 @@ class Coordinator:
         return next((r for r in self.rounds.values() if r.serial == serial), None)
 
     def _ready(self, now: float, entry: Entry, message: Ready) -> None:
+        if message.tokens == 0:
+            return  # nothing was trained, so there is nothing to weigh it with
         entry.ready[message.fragment] = message
         self.ready_since.setdefault(message.fragment, now)
 

@@ -114,7 +114,10 @@ def test_ctrl_c_ends_a_host_in_order(tmp_path: Path) -> None:
     run.write_text(TINY)
     command = [sys.executable, "-m", "diloco.cli", "host", str(run), "--listen", "tcp://127.0.0.1:0"]
     host = subprocess.Popen(
-        [*command, "--state", str(tmp_path / "host")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--state", str(tmp_path / "host")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert host.stdout is not None
     while not host.stdout.readline().startswith("dlc1"):

@@ -166,7 +166,7 @@ class Checkers:
                 for (i, _, _), c in self.contributions.items()
                 if i == index and c.base == base and c.fragment == record.fragment and c.tokens == weight
             ]
-            if not offered:
+            if not offered and index not in self.world.hostile:
                 raise Violation("S8", f"record {record.index} counts worker {index} with an unknown weight")
 
     # -- S1, S5, S9: the same state everywhere, moved by records only -------------------------
@@ -190,7 +190,12 @@ class Checkers:
         for index in self.world.living():
             worker = self.world.workers[index]
             member = worker.node.member
-            if member is None or not member.following.holds_state or member._applying:
+            if (
+                index in self.world.hostile
+                or member is None
+                or not member.following.holds_state
+                or member._applying
+            ):
                 continue
             for fragment in range(len(self.world.sizes)):
                 self._check_state(worker, fragment, worker.numbers.bases[fragment])

@@ -85,6 +85,8 @@ class World:
         self.peer_names: dict[bytes, int] = {key_of(HOST): HOST}
         self.poisoned: set[int] = set()
         self.exploded: set[int] = set()
+        self.hostile: set[int] = set()
+        """Members whose own words about themselves prove nothing."""
         self.seen: Counter[str] = Counter()
         self.start_host()
         for index in range(self.num_workers):

@@ -1,0 +1,194 @@
+"""The outer loop: when a worker offers, waits, gives up, applies and rebases; and where its tokens go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from diloco.loop import Announce, Applied, Captured, Loaded, OuterLoop, Withdraw
+from peers.events import (
+    BecameActive,
+    BecomeSeed,
+    ContributionEnded,
+    CoordinatorBack,
+    CoordinatorLost,
+    Fate,
+    RoundCommitted,
+    RoundOpened,
+    RunFinished,
+    StateFetched,
+)
+from peers.record import GENESIS, Record
+from transport.payloads import Payloads, PlainPayloads
+
+WAIT_S = 30.0
+
+
+@dataclass
+class Recorder:
+    """Numbers that only remember what was asked of them."""
+
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+    broken: bool = False
+
+    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+        if self.broken:
+            raise ValueError("3 values of the pseudo-gradient are not finite")
+        return PlainPayloads(1), 1.0
+
+    def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
+        self.calls.append(("apply", fragment, ours is not None, fresh))
+
+    def discard(self, fragment: int) -> None:
+        self.calls.append(("discard", fragment))
+
+    def load(self, fragment: int, data: bytearray) -> None:
+        self.calls.append(("load", fragment))
+
+    def digest(self, fragment: int) -> bytes:
+        return bytes([fragment]) * 32
+
+
+def record(fragment: int = 0) -> Record:
+    return Record(GENESIS, 1, fragment, 0, 7, 1, (b"k" * 32,), (1.0,), b"r" * 32)
+
+
+def committed(number: int | None, fragment: int = 0) -> RoundCommitted:
+    return RoundCommitted(record(fragment), PlainPayloads(1), number, 8, 0.1)
+
+
+@pytest.fixture
+def numbers() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def loop(numbers: Recorder) -> OuterLoop:
+    loop = OuterLoop(1, 4, WAIT_S, numbers)
+    loop.handle(0.0, BecameActive(GENESIS))
+    return loop
+
+
+def step(loop: OuterLoop, times: int, now: float = 0.0) -> list[object]:
+    """Inner steps of 2 tokens; every offer is taken."""
+    said: list[object] = []
+    for _ in range(times):
+        for command in loop.stepped(now, 2):
+            said.append(command)
+            loop.told(command, True)
+    return said
+
+
+def test_it_offers_after_h_steps_with_their_tokens(loop: OuterLoop) -> None:
+    assert step(loop, 3) == []
+    offer = step(loop, 1)[0]
+    assert isinstance(offer, Announce)
+    assert offer.tokens == 8
+    assert loop.waits(0.0)
+
+
+def test_it_offers_nothing_before_it_holds_the_shared_state(numbers: Recorder) -> None:
+    assert step(OuterLoop(1, 4, WAIT_S, numbers), 9) == []
+
+
+def test_after_a_commit_it_applies_and_begins_again(loop: OuterLoop, numbers: Recorder) -> None:
+    step(loop, 4)
+    assert loop.handle(0.0, committed(1)) == [Applied(record(), bytes(32))]
+    assert numbers.calls == [("apply", 0, True, True)]
+    assert not loop.waits(0.0)
+    assert len(step(loop, 4)) == 1
+
+
+def test_what_was_trained_after_the_offer_is_kept_on_top_and_offered_next(
+    loop: OuterLoop, numbers: Recorder
+) -> None:
+    step(loop, 4)
+    step(loop, 3)
+    loop.handle(0.0, committed(1))
+    assert numbers.calls == [("apply", 0, True, False)]
+    offer = step(loop, 1)[0]
+    assert isinstance(offer, Announce)
+    assert offer.tokens == 8
+
+
+def test_it_waits_no_longer_than_the_bound_and_then_trains_on(loop: OuterLoop) -> None:
+    step(loop, 4)
+    assert loop.waits(WAIT_S - 1)
+    assert not loop.waits(WAIT_S + 1)
+    assert loop.due(WAIT_S + 1) == [Withdraw(0)]
+
+
+def test_an_open_round_is_never_taken_back(loop: OuterLoop) -> None:
+    step(loop, 4)
+    loop.handle(0.0, RoundOpened(7, 0, 0, ()))
+    loop.handle(0.0, CoordinatorLost(9.0))
+    assert loop.due(10_000.0) == []
+    assert not loop.waits(10_000.0)
+
+
+def test_without_a_coordinator_it_trains_on_and_offers_everything_later(loop: OuterLoop) -> None:
+    step(loop, 4)
+    loop.handle(0.0, CoordinatorLost(5.0))
+    assert not loop.waits(0.0)
+    assert step(loop, 6) == [Withdraw(0)]
+    loop.handle(0.0, CoordinatorBack())
+    offer = step(loop, 1)[0]
+    assert isinstance(offer, Announce)
+    assert offer.tokens == 2 * 11
+
+
+def test_a_late_contribution_is_given_up_with_what_followed_it(loop: OuterLoop, numbers: Recorder) -> None:
+    step(loop, 6)
+    loop.handle(0.0, ContributionEnded(0, 1, 8, Fate.LATE, "late"))
+    assert numbers.calls == [("discard", 0)]
+    assert loop.tokens_unoffered == 4
+    assert len(step(loop, 4)) == 1
+
+
+def test_values_that_are_not_finite_are_never_offered(loop: OuterLoop, numbers: Recorder) -> None:
+    numbers.broken = True
+    assert step(loop, 4) == []
+    assert numbers.calls == [("discard", 0)]
+    assert loop.tokens_unoffered == 8
+    assert "not finite" in loop.rejected_reason
+    numbers.broken = False
+    assert len(step(loop, 4)) == 1
+
+
+def test_a_round_without_it_keeps_its_progress(loop: OuterLoop, numbers: Recorder) -> None:
+    step(loop, 2)
+    loop.handle(0.0, committed(None))
+    assert numbers.calls == [("apply", 0, False, False)]
+    assert len(step(loop, 2)) == 1
+
+
+def test_an_offer_that_is_not_taken_is_made_again_at_the_next_step(loop: OuterLoop) -> None:
+    step(loop, 3)
+    loop.told(loop.stepped(0.0, 2)[0], False)
+    assert not loop.waits(0.0)
+    assert isinstance(loop.stepped(0.0, 2)[0], Announce)
+
+
+def test_fragments_are_offered_and_applied_each_by_itself(numbers: Recorder) -> None:
+    loop = OuterLoop(3, 4, WAIT_S, numbers)
+    loop.handle(0.0, BecameActive(GENESIS))
+    assert [c.fragment for c in step(loop, 4) if isinstance(c, Announce)] == [0, 1, 2]
+    loop.handle(0.0, committed(1, fragment=1))
+    assert loop.waits(0.0)
+    assert numbers.calls == [("apply", 1, True, True)]
+
+
+def test_a_seed_captures_and_a_joiner_loads_every_fragment(numbers: Recorder) -> None:
+    loop = OuterLoop(2, 4, WAIT_S, numbers)
+    assert loop.handle(0.0, BecomeSeed()) == [Captured(0, bytes(32)), Captured(1, b"\x01" * 32)]
+    fetched = loop.handle(0.0, StateFetched(1, GENESIS, bytearray(8)))
+    assert fetched == [Loaded(1, GENESIS, b"\x01" * 32)]
+    assert numbers.calls == [("load", 1)]
+
+
+def test_a_finished_run_waits_for_nothing(loop: OuterLoop) -> None:
+    step(loop, 4)
+    loop.handle(0.0, RunFinished(5))
+    assert loop.finished
+    assert not loop.waits(0.0)

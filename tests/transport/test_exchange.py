@@ -1,0 +1,170 @@
+"""The direct exchange: the right sum for any size and any members, and for the survivors of any loss."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transport.effects import Payload
+from transport.exchange import DirectReduce, MeanChunk, PartChunk, Plan, chunk_elements_for
+from transport.frames import BadFrame
+from transport.payloads import PhantomPayloads, PlainPayloads
+
+
+def key(index: int) -> bytes:
+    return bytes([index]) * 32
+
+
+class Group:
+    """Members of one exchange and the messages between them, delivered one at a time."""
+
+    def __init__(self, num_members: int, size: int, chunk_elements: int | None = None) -> None:
+        self.keys = tuple(key(i) for i in range(num_members))
+        self.values = [np.full(size, 10.0**i, dtype=np.float32) for i in range(num_members)]
+        chunk_elements = chunk_elements or chunk_elements_for(size, num_members, 1 << 20)
+        self.members = {
+            k: DirectReduce(1, k, PlainPayloads(size, v), chunk_elements, 0.0)
+            for k, v in zip(self.keys, self.values, strict=True)
+        }
+        self.wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
+        self.begin(0, frozenset())
+
+    def begin(self, attempt: int, lost: frozenset[bytes]) -> None:
+        plan = Plan(attempt, self.keys, (1.0,) * len(self.keys), lost)
+        for lost_key in lost:
+            self.members.pop(lost_key, None)
+        for member in self.members.values():
+            member.begin(0.0, plan)
+        self.pump()
+
+    def pump(self) -> None:
+        for me, member in self.members.items():
+            while member.pump(lambda peer: 1 << 40, lambda p, m, b, me=me: self.wire.append((me, p, m, b))):
+                pass
+
+    def deliver(self, most: int = 1 << 30) -> int:
+        """Deliver up to ``most`` messages; how many there were."""
+        count = 0
+        while self.wire and count < most:
+            sender, to, message, payload = self.wire.popleft()
+            count += 1
+            member = self.members.get(to)
+            if member is None or message.attempt > member.attempt:
+                continue
+            take = member.part if isinstance(message, PartChunk) else member.mean
+            take(0.0, sender, message, payload)
+            self.pump()
+        return count
+
+    def sums(self) -> list[list[float]]:
+        found = []
+        for member in self.members.values():
+            assert member.done
+            assert isinstance(member.payloads, PlainPayloads)
+            found.append((member.payloads.output * len(self.members)).round().tolist())
+        return found
+
+    def same(self) -> bool:
+        return len({member.digest() for member in self.members.values()}) == 1
+
+
+@given(num_members=st.integers(1, 7), size=st.integers(1, 700), chunk=st.integers(1, 300))
+def test_any_number_of_elements_and_members_gives_the_mean_to_all(
+    num_members: int, size: int, chunk: int
+) -> None:
+    group = Group(num_members, size, chunk)
+    group.deliver()
+    wanted = float("1" * num_members)
+    assert all(sums == [wanted] * size for sums in group.sums())
+    assert group.same()
+
+
+def test_after_the_loss_of_anyone_at_any_moment_survivors_hold_their_own_sum() -> None:
+    whole = Group(3, 24, 4)
+    total = whole.deliver()
+    for lost in range(3):
+        for moment in range(total + 1):
+            group = Group(3, 24, 4)
+            group.deliver(moment)
+            group.wire = deque(m for m in group.wire if key(lost) not in (m[0], m[1]))
+            group.begin(1, frozenset([key(lost)]))
+            group.deliver()
+            wanted = sum(10.0**i for i in range(3) if i != lost)
+            assert all(sums == [wanted] * 24 for sums in group.sums()), (lost, moment)
+            assert group.same()
+
+
+def test_only_the_chunks_of_the_lost_member_move() -> None:
+    before = Plan(0, tuple(key(i) for i in range(4)), (1.0,) * 4)
+    after = Plan(1, before.founders, before.weights, frozenset([key(2)]))
+    moved = [c for c in range(16) if before.owner(c, 16) != after.owner(c, 16)]
+    assert moved == [c for c in range(16) if before.owner(c, 16) == key(2)]
+
+
+def test_weights_are_shares_of_their_sum() -> None:
+    members = [
+        DirectReduce(1, key(i), PlainPayloads(2, np.full(2, v, np.float32)), 2, 0.0)
+        for i, v in enumerate((1.0, 5.0))
+    ]
+    plan = Plan(0, (key(0), key(1)), (3.0, 1.0))
+    sent: list[tuple[int, object, Payload]] = []
+    for i, member in enumerate(members):
+        member.begin(0.0, plan)
+        while member.pump(lambda p: 1 << 30, lambda p, m, b, i=i: sent.append((i, m, b))):
+            pass
+    for i, message, payload in sent:
+        if isinstance(message, PartChunk):
+            members[0].part(0.0, key(i), message, payload)
+    while members[0].pump(lambda p: 1 << 30, lambda p, m, b: None):
+        pass
+    assert isinstance(members[0].payloads, PlainPayloads)
+    assert members[0].payloads.output.tolist() == [2.0, 2.0]
+
+
+def test_values_that_are_not_finite_name_their_sender_and_are_not_added() -> None:
+    group = Group(3, 12, 4)
+    group.members[key(1)].payloads._values[:] = np.nan  # type: ignore[attr-defined]
+    group.deliver()
+    named = {member.poisoned[0] for member in group.members.values() if member.poisoned}
+    assert named == {key(1)}
+
+
+def test_a_chunk_of_another_size_is_refused() -> None:
+    group = Group(2, 8, 4)
+    with pytest.raises(BadFrame, match="bytes instead of"):
+        group.members[key(0)].part(0.0, key(1), PartChunk(1, 0, 0), b"x" * 15)
+    with pytest.raises(BadFrame, match="outside"):
+        group.members[key(0)].part(0.0, key(1), PartChunk(1, 0, 99), b"x" * 16)
+
+
+def test_a_mean_from_someone_who_does_not_own_the_chunk_is_refused() -> None:
+    group = Group(3, 24, 4)
+    chunk = next(c for c in range(6) if group.members[key(0)]._owner(c) == key(1))
+    with pytest.raises(BadFrame, match="does not own"):
+        group.members[key(0)].mean(0.0, key(2), MeanChunk(1, 0, chunk), b"x" * 16)
+
+
+def test_a_phantom_exchange_takes_no_memory_and_ends() -> None:
+    keys = (key(0), key(1))
+    plan = Plan(0, keys, (1.0, 1.0))
+    members = {k: DirectReduce(1, k, PhantomPayloads(10**9, 0.5, k), 1 << 28, 0.0) for k in keys}
+    wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
+    for member in members.values():
+        member.begin(0.0, plan)
+    moved = True
+    while moved:
+        moved = False
+        for me, member in members.items():
+            moved |= member.pump(lambda p: 1 << 40, lambda p, m, b, me=me: wire.append((me, p, m, b)))
+        while wire:
+            sender, to, message, payload = wire.popleft()
+            moved = True
+            (members[to].part if isinstance(message, PartChunk) else members[to].mean)(
+                0.0, sender, message, payload
+            )
+    assert all(member.done for member in members.values())
+    assert len({member.digest() for member in members.values()}) == 1

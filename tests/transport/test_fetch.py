@@ -1,0 +1,102 @@
+"""Fetching: donors share the work, a liar is named, and one honest donor is enough."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from transport.fetch import Fetch, Piece, Want, index_page
+from transport.limits import Limits
+from transport.payloads import tree_digest
+
+LIMITS = Limits(payload_bytes=64, pieces_in_flight=2)
+DATA = bytes(range(256)) * 2
+PIECES = [DATA[i : i + 64] for i in range(0, len(DATA), 64)]
+DIGESTS = [hashlib.sha256(piece).digest() for piece in PIECES]
+
+
+class Download:
+    """A fetch and donors that answer by ``answer(donor, want)``."""
+
+    def __init__(self, donors: list[bytes]) -> None:
+        self.got: dict[int, bytes] = {}
+        self.asked: list[tuple[bytes, Want]] = []
+        self.fetch = Fetch(
+            tree_digest(DIGESTS),
+            [64] * 8,
+            donors,
+            lambda i, p: self.got.__setitem__(i, bytes(p)),
+            LIMITS,
+            0.0,  # type: ignore[arg-type]
+        )
+
+    def pump(self) -> None:
+        self.fetch.pump(lambda donor, want: self.asked.append((donor, want)))  # type: ignore[arg-type]
+
+    def run(
+        self, liars: frozenset[bytes] = frozenset(), silent: frozenset[bytes] = frozenset()
+    ) -> set[bytes]:
+        """Answer until nothing is asked any more; who handed out pieces."""
+        helped = set()
+        self.pump()
+        while self.asked:
+            donor, want = self.asked.pop(0)
+            if donor not in silent:
+                payload = index_page(DIGESTS, want.piece, LIMITS) if want.index else PIECES[want.piece]
+                if donor in liars:
+                    payload = bytes(len(payload))
+                if self.fetch.receive(1.0, donor, Piece(want.blob, want.piece, want.index), payload):
+                    helped.add(donor)
+            self.pump()
+        return helped
+
+
+def test_donors_share_the_work() -> None:
+    download = Download([b"a", b"b", b"c"])
+    assert download.run() == {b"a", b"b", b"c"}
+    assert download.fetch.done
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
+@pytest.mark.parametrize("liar", [b"a", b"b"])
+def test_a_donor_that_lies_is_named_and_the_blob_still_arrives(liar: bytes) -> None:
+    download = Download([b"a", b"b"])
+    download.run(liars=frozenset([liar]))
+    assert download.fetch.done
+    assert download.fetch.bad_donors == [liar]
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
+def test_silent_donors_are_found_and_others_asked() -> None:
+    download = Download([b"a", b"b"])
+    download.run(silent=frozenset([b"a"]))
+    assert not download.fetch.done
+    assert download.fetch.silent(9.0, 2.0) == [b"a"]
+    download.fetch.drop(b"a")
+    download.run()
+    assert download.fetch.done
+
+
+def test_what_was_lost_on_the_way_is_asked_for_again() -> None:
+    download = Download([b"a"])
+    download.pump()
+    download.asked.clear()
+    download.fetch.ask_again(b"a")
+    download.run()
+    assert download.fetch.done
+
+
+def test_without_an_honest_donor_it_fails() -> None:
+    download = Download([b"a", b"b"])
+    download.run(liars=frozenset([b"a", b"b"]))
+    assert download.fetch.failed
+
+
+def test_what_was_not_asked_for_changes_nothing() -> None:
+    download = Download([b"a"])
+    download.pump()
+    blob = tree_digest(DIGESTS)
+    assert not download.fetch.receive(0.0, b"z", Piece(blob, 0, False), PIECES[0])
+    assert not download.fetch.receive(0.0, b"a", Piece(blob, 7, False), PIECES[7])
+    assert download.got == {}

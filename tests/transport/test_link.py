@@ -1,0 +1,229 @@
+"""A link: everything sent arrives once and control in order, whatever happens to the connections."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+
+from transport.effects import Connect, Effect, Send
+from transport.frames import BadFrame, Between, Count, kind, pack_items, to_items, unpack_items
+from transport.limits import Limits
+from transport.link import FRAME_COST, Ack, Arrival, Link, Started, Superseded, session_of
+
+LIMITS = Limits(window_bytes=8 * 1024, buffer_bytes=64 * 1024, payload_bytes=1024, control_per_second=50)
+
+
+@kind(1100)
+@dataclass(frozen=True, slots=True)
+class Note:
+    number: Count
+    text: Annotated[str, Between(0, 16)]
+
+
+class End:
+    """One end of a link and what arrived there."""
+
+    def __init__(
+        self, name: bytes, other: bytes, incarnation: int, generation: int = 1, *, dials: bool
+    ) -> None:
+        self.out: list[Effect] = []
+        self.link = Link(
+            other,
+            session_of(incarnation, generation),
+            dials=dials,
+            addresses=(),
+            heartbeat_s=0.5,
+            silence_s=2.0,
+            limits=LIMITS,
+            out=self.out,
+        )
+        self.control: list[int] = []
+        self.bulk: list[int] = []
+        self.events: list[object] = []
+        self.consumes = True
+
+
+class Pair:
+    """Two ends over connections that a test may break."""
+
+    def __init__(self, incarnations: tuple[int, int] = (5, 5)) -> None:
+        self.now = 0.0
+        self.a = End(b"a", b"b", incarnations[0], dials=True)
+        self.b = End(b"b", b"a", incarnations[1], dials=False)
+        self.wire: deque[tuple[End, Send]] = deque()
+        self.up = True
+        self.a.link.start(0.0)
+        self.connect()
+
+    def other(self, end: End) -> End:
+        return self.b if end is self.a else self.a
+
+    def connect(self) -> None:
+        self.up = True
+        for lane in (0, 1):
+            self.a.link.connected(self.now, lane)
+        self.collect()
+
+    def reset(self) -> None:
+        """What is in flight is lost; the dialer notices and dials again."""
+        self.wire.clear()
+        for lane in (0, 1):
+            self.a.link.disconnected(lane)
+        self.collect()
+        self.wire.clear()
+        self.connect()
+
+    def collect(self) -> None:
+        for end in (self.a, self.b):
+            self.wire.extend((end, e) for e in end.out if isinstance(e, Send))
+            end.out.clear()
+
+    def step(self) -> bool:
+        """Deliver one frame."""
+        self.collect()
+        if not self.wire:
+            return False
+        sender, send = self.wire.popleft()
+        end = self.other(sender)
+        for result in end.link.receive(self.now, send.lane, unpack_items(send.header), send.payload):
+            if not isinstance(result, Arrival):
+                end.events.append(result)
+            elif result.payload is None:
+                end.control.append(result.message.number)
+            else:
+                end.bulk.append(result.message.number)
+                if end.consumes:
+                    end.link.consumed(self.now, result.cost)
+        self.collect()
+        return True
+
+    def settle(self) -> None:
+        for _ in range(4):
+            while self.step():
+                pass
+            self.now += 0.6
+            for end in (self.a, self.b):
+                end.link.tick(self.now)
+
+
+def test_under_resets_control_arrives_once_in_order_and_bulk_once() -> None:
+    for seed in range(30):
+        rng = random.Random(seed)
+        pair = Pair()
+        pair.settle()
+        sent = {id(pair.a): [0, 0], id(pair.b): [0, 0]}
+        for _ in range(200):
+            end = rng.choice((pair.a, pair.b))
+            action = rng.random()
+            if action < 0.3:
+                end.link.send_control(pair.now, Note(sent[id(end)][0], "x"))
+                sent[id(end)][0] += 1
+                pair.now += 0.05
+            elif action < 0.6 and end.link.room() >= 100:
+                end.link.send_bulk(pair.now, Note(sent[id(end)][1], "x"), b"p" * 100, "exchange")
+                sent[id(end)][1] += 1
+            elif action < 0.97:
+                pair.step()
+            else:
+                pair.reset()
+        pair.settle()
+        for end in (pair.a, pair.b):
+            controls, bulks = sent[id(pair.other(end))]
+            assert end.control == list(range(controls)), f"seed {seed}"
+            assert sorted(end.bulk) == list(range(bulks)), f"seed {seed}"
+
+
+def test_a_receiver_that_consumes_nothing_stops_its_sender() -> None:
+    pair = Pair()
+    pair.b.consumes = False
+    pair.settle()
+    count = 0
+    while pair.a.link.room() >= 500:
+        pair.a.link.send_bulk(pair.now, Note(count, ""), b"p" * 500, "exchange")
+        count += 1
+        pair.settle()
+        assert count < 100
+    assert count * (500 + FRAME_COST) <= LIMITS.window_bytes
+    assert len(pair.b.bulk) == count
+
+
+def test_bulk_beyond_the_credit_is_refused() -> None:
+    pair = Pair()
+    pair.b.consumes = False
+    pair.settle()
+    pair.a.link._credit = 1 << 40
+    for number in range(20):
+        pair.a.link.send_bulk(pair.now, Note(number, ""), b"p" * 500, "exchange")
+    with pytest.raises(BadFrame, match="credit"):
+        pair.settle()
+
+
+def test_a_new_incarnation_begins_a_new_session_and_old_words_are_void() -> None:
+    pair = Pair()
+    pair.settle()
+    pair.b.link.send_control(pair.now, Note(1, "for the old one"))
+    pair.wire.clear()
+    pair.a = End(b"a", b"b", 6, dials=True)
+    pair.b.out.clear()
+    pair.connect()
+    pair.settle()
+    assert [type(e) for e in pair.b.events] == [Started, Started]
+    assert pair.a.control == []
+    assert pair.b.link.incarnation == 6
+
+
+def test_an_older_incarnation_is_told_that_it_is_stale() -> None:
+    pair = Pair(incarnations=(5, 5))
+    pair.settle()
+    newer, older = End(b"a", b"b", 9, dials=True), pair.a
+    pair.a = newer
+    pair.connect()
+    pair.settle()
+    pair.a = older
+    older.link.send_control(pair.now, Note(1, "a ghost"))
+    pair.settle()
+    assert any(isinstance(e, Superseded) for e in older.events)
+    assert pair.b.control == []
+
+
+def test_frames_of_an_older_generation_are_ignored() -> None:
+    pair = Pair()
+    pair.settle()
+    pair.a.link.send_control(pair.now, Note(1, "late"))
+    pair.collect()
+    late = pair.wire.popleft()
+    pair.a = End(b"a", b"b", 5, generation=2, dials=True)
+    pair.connect()
+    pair.settle()
+    pair.wire.append((pair.a, late[1]))
+    pair.settle()
+    assert pair.b.control == []
+
+
+def test_an_acknowledgement_of_what_was_never_sent_is_a_bad_frame() -> None:
+    pair = Pair()
+    pair.settle()
+    lie = Ack(pair.b.link.session, pair.a.link.session, 50, 0, 0, 0)
+    with pytest.raises(BadFrame, match="never sent"):
+        pair.a.link.receive(pair.now, 0, unpack_items(pack_items([to_items(lie)])), None)
+
+
+def test_a_flood_of_control_is_a_bad_frame() -> None:
+    pair = Pair()
+    pair.settle()
+    for number in range(11 * LIMITS.control_per_second):
+        pair.a.link.send_control(pair.now, Note(number, ""))
+    with pytest.raises(BadFrame, match="per second"):
+        pair.settle()
+
+
+def test_a_silent_connection_is_dialled_anew() -> None:
+    pair = Pair()
+    pair.settle()
+    pair.a.out.clear()
+    pair.a.link.tick(pair.now + 100.0)
+    assert any(isinstance(e, Connect) for e in pair.a.out)
