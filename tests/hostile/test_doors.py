@@ -1,0 +1,150 @@
+"""Who may come in: tickets, models and clones, over real sockets in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import diloco
+from diloco.attaching import Outer
+from peers.identity import Identity
+from peers.messages import PROTOCOL, AskStatus
+from peers.ticket import Ticket, TicketError, invite_pair
+from transport.frames import pack
+from transport.keys import random_pair
+from transport.sockets import KnockRefused, knock
+
+RUN = diloco.RunSettings.model_validate(
+    {
+        "run": {"rounds": 1000, "failure_timeout_s": 2.0, "min_peers": 1},
+        "method": {"sync_every": 2, "codec": "fp32"},
+    }
+)
+LOCAL = "tcp://127.0.0.1:0"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[diloco.Swarm]:
+    with diloco.host(RUN, listen=LOCAL, state=tmp_path / "host") as swarm:
+        yield swarm
+
+
+def changed(swarm: diloco.Swarm, **fields: Any) -> str:
+    return dataclasses.replace(Ticket.parse(swarm.ticket), **fields).encode()
+
+
+def worker(model: nn.Module, swarm: diloco.Swarm) -> tuple[Outer, torch.optim.Optimizer]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return diloco.attach(model, optimizer, swarm, timeout_s=20.0), optimizer
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(2, 4)).square().mean().backward()
+        optimizer.step()
+
+
+def test_a_ticket_with_a_wrong_secret_opens_nothing(host: diloco.Swarm) -> None:
+    with pytest.raises(KnockRefused, match="does not admit this ticket"):
+        diloco.join(changed(host, secret=os.urandom(16)), listen=LOCAL, timeout_s=10.0)
+    assert host.status()["members"] == []
+
+
+def test_an_expired_ticket_is_refused_before_anyone_is_asked(host: diloco.Swarm) -> None:
+    with pytest.raises(TicketError, match="expired"):
+        diloco.join(changed(host, expiry=int(time.time()) - 3600), listen=LOCAL)
+
+
+def test_a_host_knows_by_itself_when_its_ticket_expired(host: diloco.Swarm) -> None:
+    door = host._node._door
+    assert door is not None
+    for key, invite in door.invites.items():
+        door.invites[key] = dataclasses.replace(invite, expires_at=0.0)
+    with pytest.raises(diloco.JoinError, match="expired"):
+        diloco.join(host.ticket, listen=LOCAL, timeout_s=10.0)
+
+
+def test_a_revoked_invite_opens_nothing(host: diloco.Swarm) -> None:
+    assert host._node._door is not None
+    host._node._door.revoke(invite_pair(Ticket.parse(host.ticket).secret).public)
+    with pytest.raises(KnockRefused):
+        diloco.join(host.ticket, listen=LOCAL, timeout_s=10.0)
+
+
+def test_a_stranger_is_refused_before_a_word_is_heard(host: diloco.Swarm) -> None:
+    ticket = Ticket.parse(host.ticket)
+    with pytest.raises(KnockRefused):
+        knock(ticket.addresses[0], ticket.host, random_pair(), pack(AskStatus(PROTOCOL)), 5.0)
+    received = sum(t.frames for k, t in host._driver.counters.snapshot().items() if k[1] == "received")
+    assert received == 0
+
+
+def test_whoever_poses_as_the_host_without_its_key_gets_nothing(host: diloco.Swarm) -> None:
+    posing = changed(host, host=random_pair().public)
+    with pytest.raises(Exception, match=r"reply|handshake|admit"):
+        diloco.join(posing, listen=LOCAL, timeout_s=3.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [(nn.Linear(4, 3), "shapes"), (nn.Sequential(nn.Linear(4, 2)), "tensors")],
+)
+def test_another_model_is_refused_with_what_differs_and_others_go_on(
+    host: diloco.Swarm, model: nn.Module, code: str
+) -> None:
+    ours = nn.Linear(4, 2)
+    with (
+        diloco.join(host.ticket, listen=LOCAL, name="ours") as one,
+        diloco.join(host.ticket, listen=LOCAL, name="other") as two,
+    ):
+        outer, optimizer = worker(ours, one)
+        train(ours, optimizer, 4)
+        with pytest.raises(diloco.EntryError) as caught:
+            worker(model, two)
+        assert caught.value.code == code
+        before = outer.round
+        train(ours, optimizer, 6)
+        assert outer.round > before
+
+
+def test_of_two_processes_with_one_identity_the_older_is_told_to_stop(
+    host: diloco.Swarm, tmp_path: Path
+) -> None:
+    state = tmp_path / "worker"
+    keeper, model, clone = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 2)
+    with (
+        diloco.join(host.ticket, listen=LOCAL, name="keeper") as first,
+        diloco.join(host.ticket, listen=LOCAL, state=state, name="older") as older,
+    ):
+        worker(keeper, first)
+        _, optimizer = worker(model, older)
+        with diloco.join(host.ticket, listen=LOCAL, state=state, name="newer") as newer:
+            worker(clone, newer)
+            give_up = time.monotonic() + 30.0
+            with pytest.raises(diloco.SwarmClosed, match="newer process"):
+                train_until(give_up, model, optimizer)
+            assert [each["name"] for each in host.status()["members"]] == ["keeper", "newer"]
+
+
+def train_until(give_up: float, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    while time.monotonic() < give_up:
+        train(model, optimizer, 1)
+
+
+def test_secrets_are_in_no_representation(host: diloco.Swarm) -> None:
+    ticket = Ticket.parse(host.ticket)
+    identity = Identity.ephemeral()
+    shown = [repr(ticket), str(ticket), repr(identity), repr(identity.keys), repr(host.traces)]
+    for text in shown:
+        assert ticket.secret.hex() not in text
+        assert repr(ticket.secret)[2:-1] not in text
+        assert identity.keys.secret.hex() not in text
