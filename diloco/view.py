@@ -131,7 +131,7 @@ class RunView:
         done.append(f"{time.monotonic() - self.began:.0f} s", style="dim")
         bar = ProgressBar(total=self.rounds_wanted, completed=min(self.rounds_done, self.rounds_wanted))
         notes = Text("\n".join(self.notes), style="dim")
-        return Group(done, bar, self._worker_table(), self._round_table(), notes)
+        return Group(done, bar, Text(), self._worker_table(), self._round_table(), notes)
 
     def _worker_table(self) -> Table:
         table = Table(title="workers", title_justify="left", expand=False)

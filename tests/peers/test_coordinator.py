@@ -1,0 +1,308 @@
+"""The coordinator by itself: when it opens, what it commits, whom it leaves out, and what survives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peers.coordinator import Coordinator, Rules
+from peers.messages import (
+    PROTOCOL,
+    Abort,
+    Applied,
+    CatchUp,
+    CaughtUp,
+    Committed,
+    Done,
+    Enter,
+    Leave,
+    Open,
+    Ready,
+    Refused,
+    Rejected,
+    Seed,
+    Stuck,
+)
+from peers.record import GENESIS, Record
+from transport.frames import unpack
+from transport.limits import LIMITS
+
+SETTINGS = b"s" * 32
+ROOT = b"0" * 32
+RESULT = b"r" * 32
+
+
+def key(index: int) -> bytes:
+    return bytes([index]) * 32
+
+
+class Swarm:
+    """A coordinator, and what it says to imagined members."""
+
+    def __init__(self, journal: list[bytes] | None = None, **rules: Any) -> None:
+        self.said: list[tuple[bytes, Any]] = []
+        self.journal = journal if journal is not None else []
+        self.silent: dict[bytes, float] = {}
+        self.now = 0.0
+        self.core = Coordinator(key(255), Rules(SETTINGS, **rules), LIMITS, self)
+        self.core.restore([unpack(entry) for entry in self.journal])
+        self.core.start(0.0)
+
+    # Outlet
+
+    def send(self, now: float, peer: bytes, message: Any) -> None:
+        self.said.append((peer, message))
+
+    def forget(self, peer: bytes, reason: str) -> None: ...
+
+    def store(self, entry: bytes) -> None:
+        self.journal.append(entry)
+
+    def trace(self, name: str, **fields: Any) -> None: ...
+
+    def last_heard(self, now: float, peer: bytes) -> float:
+        return self.silent.get(peer, now)
+
+    # members
+
+    def hear(self, index: int, message: Any) -> None:
+        self.core.receive(self.now, key(index), message)
+
+    def enter(self, index: int, addresses: tuple[str, ...] = ("tcp://a:1",), **changes: Any) -> None:
+        self.core.certify(key(index), f"w{index}")
+        fields = {
+            "protocol": PROTOCOL,
+            "name": f"w{index}",
+            "addresses": addresses,
+            "stage": 0,
+            "head": GENESIS,
+            "holds_state": False,
+            "settings": SETTINGS,
+            "tensors": SETTINGS,
+            "shapes": SETTINGS,
+            "codec": "fp32",
+            "elements": (100,),
+            "model": "a model",
+        }
+        self.hear(index, Enter(**{**fields, **changes}))
+
+    def hold(self, index: int, version: bytes = ROOT, digest: bytes = b"d" * 32) -> None:
+        self.hear(index, Applied(0, version, digest))
+        self.hear(index, CaughtUp(version))
+
+    def ready(self, index: int, tokens: int = 8, norm: float = 1.0) -> None:
+        self.hear(index, Ready(0, self.core.chain.base(0), tokens, 1, norm))
+
+    def told(self, index: int, kind: type) -> list[Any]:
+        return [message for peer, message in self.said if peer == key(index) and type(message) is kind]
+
+    def later(self, seconds: float) -> None:
+        self.now += seconds
+        self.core.tick(self.now)
+
+
+def trained(num_members: int, **rules: Any) -> Swarm:
+    """Members 1 to n, active at the run's first state."""
+    swarm = Swarm(**rules)
+    for index in range(1, num_members + 1):
+        swarm.enter(index)
+        swarm.hold(index)
+    return swarm
+
+
+def opened(swarm: Swarm, *indexes: int) -> Open:
+    for index in indexes:
+        swarm.ready(index)
+    found = swarm.told(indexes[0], Open)[-1]
+    assert isinstance(found, Open)
+    return found
+
+
+def test_the_first_member_seeds_and_the_next_ones_fetch_from_it() -> None:
+    swarm = Swarm()
+    swarm.enter(1)
+    swarm.enter(2)
+    assert len(swarm.told(1, Seed)) == 1
+    assert not swarm.told(2, Seed)
+    assert not swarm.told(2, CatchUp), "nobody holds the state yet"
+    swarm.hold(1)
+    assert swarm.told(2, CatchUp)[0].donors == (key(1),)
+
+
+def test_one_that_has_not_caught_up_is_never_a_donor() -> None:
+    swarm = Swarm()
+    swarm.enter(1)
+    swarm.hold(1)
+    swarm.enter(2)
+    swarm.hear(2, Applied(0, ROOT, b"d" * 32))
+    swarm.enter(3)
+    assert swarm.told(3, CatchUp)[0].donors == (key(1),)
+
+
+def test_a_round_opens_with_everyone_or_after_the_grace() -> None:
+    swarm = trained(3, grace_s=10.0)
+    swarm.ready(1)
+    swarm.ready(2)
+    assert not swarm.told(1, Open)
+    swarm.later(9.0)
+    assert not swarm.told(1, Open)
+    swarm.later(2.0)
+    assert swarm.told(1, Open)[0].founders == (key(1), key(2))
+    assert not swarm.told(3, Open)
+
+
+def test_fewer_than_the_minimum_never_open_a_round() -> None:
+    swarm = trained(1, min_peers=2)
+    swarm.ready(1)
+    swarm.later(1000.0)
+    assert not swarm.told(1, Open)
+
+
+def test_weights_are_tokens_and_nothing_trained_is_no_offer() -> None:
+    swarm = trained(3, grace_s=1.0)
+    swarm.ready(1, tokens=30)
+    swarm.ready(2, tokens=10)
+    swarm.ready(3, tokens=0)
+    swarm.later(2.0)
+    assert swarm.told(1, Open)[0].weights == (30.0, 10.0)
+
+
+def test_it_commits_only_what_every_live_member_holds_and_journals_it_first() -> None:
+    swarm = trained(2)
+    serial = opened(swarm, 1, 2).serial
+    swarm.hear(1, Done(serial, 0, RESULT))
+    assert not swarm.told(1, Committed)
+    stored = len(swarm.journal)
+    swarm.hear(2, Done(serial, 0, RESULT))
+    assert len(swarm.journal) == stored + 1
+    record = unpack(swarm.told(1, Committed)[0].record)
+    assert isinstance(record, Record)
+    assert (record.parent, record.members, record.result) == (ROOT, (key(1), key(2)), RESULT)
+
+
+def test_a_member_that_goes_silent_is_left_out_and_the_others_go_on() -> None:
+    swarm = trained(3, failure_timeout_s=2.0)
+    serial = opened(swarm, 1, 2, 3).serial
+    swarm.hear(1, Done(serial, 0, RESULT))
+    swarm.silent[key(3)] = 0.0
+    swarm.later(2.5)
+    again = swarm.told(1, Open)[-1]
+    assert (again.serial, again.attempt, again.lost) == (serial, 1, (2,))
+    swarm.hear(1, Done(serial, 0, RESULT))  # of the attempt before: void
+    swarm.hear(2, Done(serial, 1, RESULT))
+    assert not swarm.told(1, Committed)
+    swarm.hear(1, Done(serial, 1, RESULT))
+    record = unpack(swarm.told(1, Committed)[0].record)
+    assert record.members == (key(1), key(2))
+
+
+def test_a_result_that_all_survivors_hold_stands_with_the_one_that_left() -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    for index in (1, 2):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    swarm.hear(3, Leave("done"))
+    record = unpack(swarm.told(1, Committed)[0].record)
+    assert record.members == (key(1), key(2), key(3))
+
+
+def test_below_the_minimum_a_round_is_given_up_and_offers_stand() -> None:
+    swarm = trained(2)
+    opened(swarm, 1, 2)
+    swarm.hear(2, Leave("done"))
+    assert swarm.told(1, Abort)[0].again
+
+
+def test_whoever_differs_from_most_is_set_aside() -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    for index, digest in ((1, RESULT), (2, b"x" * 32), (3, RESULT)):
+        swarm.hear(index, Done(serial, 0, digest))
+    assert not swarm.told(2, Abort)[0].again
+    assert unpack(swarm.told(1, Committed)[0].record).result == RESULT
+
+
+def test_a_split_without_a_majority_is_done_again_by_all() -> None:
+    swarm = trained(2)
+    serial = opened(swarm, 1, 2).serial
+    swarm.hear(1, Done(serial, 0, RESULT))
+    swarm.hear(2, Done(serial, 0, b"x" * 32))
+    again = swarm.told(1, Open)[-1]
+    assert (again.attempt, again.lost) == (1, ())
+    assert not swarm.told(1, Committed)
+
+
+def test_of_two_that_do_not_reach_each_other_one_sits_out() -> None:
+    swarm = trained(4, failure_timeout_s=2.0)
+    serial = opened(swarm, 1, 2, 3, 4).serial
+    swarm.hear(2, Stuck(serial, 0, (key(4),), ""))
+    swarm.hear(4, Stuck(serial, 0, (key(2),), ""))
+    swarm.later(1.0)
+    assert swarm.told(4, Abort), "the one that came last"
+    assert swarm.told(1, Open)[-1].lost == (3,)
+
+
+def test_an_outlier_is_rejected_with_the_reason() -> None:
+    swarm = trained(3)
+    swarm.ready(1)
+    swarm.ready(2, norm=1.2)
+    swarm.ready(3, norm=1e6)
+    assert "far above" in swarm.told(3, Rejected)[0].reason
+
+
+def test_a_contribution_on_another_base_is_not_taken() -> None:
+    swarm = trained(2)
+    swarm.ready(1)
+    swarm.hear(2, Ready(0, b"?" * 32, 8, 1, 1.0))
+    assert not swarm.told(1, Open)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"settings": b"x" * 32}, "settings"),
+        ({"tensors": b"x" * 32}, "tensors"),
+        ({"shapes": b"x" * 32}, "shapes"),
+        ({"codec": "int8"}, "codec"),
+        ({"elements": (50, 50)}, "fragments"),
+        ({"protocol": PROTOCOL + 1}, "protocol"),
+    ],
+)
+def test_whoever_differs_learns_what_differs(changes: dict[str, Any], code: str) -> None:
+    swarm = trained(1)
+    swarm.enter(2, **changes)
+    assert swarm.told(2, Refused)[0].code == code
+    assert len(swarm.core.roster.entered()) == 1
+
+
+def test_a_second_member_that_accepts_no_connections_is_refused() -> None:
+    swarm = Swarm()
+    swarm.enter(1, addresses=())
+    swarm.enter(2, addresses=())
+    assert swarm.told(2, Refused)[0].code == "unreachable"
+
+
+def test_a_restarted_coordinator_goes_on_where_it_was() -> None:
+    swarm = trained(2)
+    serial = opened(swarm, 1, 2).serial
+    for index in (1, 2):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    again = Swarm(journal=swarm.journal)
+    assert again.core.chain.head == swarm.core.chain.head
+    assert again.core.term == swarm.core.term + 1
+    again.enter(1, head=ROOT, holds_state=True)
+    assert unpack(again.told(1, Committed)[0].record).result == RESULT
+    assert again.core.next_serial() > serial
+
+
+def test_a_member_with_another_digest_than_most_is_repaired() -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    for index in (1, 2, 3):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    head = swarm.core.chain.head
+    for index, digest in ((1, b"a" * 32), (2, b"a" * 32), (3, b"b" * 32)):
+        swarm.hear(index, Applied(0, head, digest))
+    order = swarm.told(3, CatchUp)[-1]
+    assert (order.state, order.donors) == (b"a" * 32, (key(1), key(2)))
