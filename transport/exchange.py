@@ -69,12 +69,15 @@ class Plan:
 
 
 def chunk_elements_for(num_elements: int, num_members: int, most: int) -> int:
-    """Chunks small enough that every member owns several and the pipeline fills, in blocks of 256
-    elements (so that block scales do not straddle chunks), at most ``most`` elements."""
-    wanted = -(-num_elements // max(1, 4 * num_members))
+    """Chunks small enough that every member owns some and the pipeline fills, and no smaller than pays
+    for handling one; in blocks of 256 elements (so that block scales do not straddle chunks)."""
+    members = max(1, num_members)
+    wanted = max(-(-num_elements // (16 * members)), min(_LEAST_ELEMENTS, -(-num_elements // members)))
     return max(1, min(most, -(-wanted // 256) * 256, max(1, num_elements)))
 
 
+_LEAST_ELEMENTS = 64 * 1024
+"""Below this a chunk's fixed costs outweigh what overlapping more of them gains."""
 SendBulk = Callable[[bytes, object, Payload], None]
 Room = Callable[[bytes], int]
 
