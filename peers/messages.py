@@ -266,6 +266,8 @@ class Open:
     founders: Keys
     weights: Weights
     lost: Annotated[tuple[Small, ...], Between(0, 64)]
+    group: Small = 0
+    """Who exchanges with whom: 0 is everyone."""
 
 
 @kind(76)

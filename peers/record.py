@@ -48,6 +48,8 @@ class Record:
     members: Keys
     weights: Weights
     result: Key
+    group: Small = 0
+    """Who exchanged with whom: 0 is everyone. Other groups have no use yet."""
 
     @property
     def restores(self) -> bool:

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from transport.effects import CONTROL_LANE, Close, Connect, Core, Deliver, Effect, Payload, Send, Store, Trace
+from transport.effects import CONTROL_LANE, Close, Connect, Core, Deliver, Effect, Send, Store, Trace
+from transport.simlinks import NS, Connection, Faults, Pipe
+from transport.simlinks import Access as Access
 
-NS = 1_000_000_000
 _REDIAL_S = 0.3
 _FRAME_OVERHEAD = 64
 """Bytes that encryption and framing add to a frame."""
@@ -27,33 +28,15 @@ _STORM = 100_000
 """Events at one instant after which the cores are talking in circles."""
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How one peer is joined to the network; rates in bytes per second, latency one way in seconds."""
-
-    up: float = 12.5e6
-    down: float = 12.5e6
-    latency_s: float = 0.02
-    jitter: float = 0.1
-    """Extra delay of a frame, up to this share of the latency."""
-
-
-@dataclass(slots=True, eq=False)
-class _Connection:
-    """One lane between a dialer and an acceptor."""
-
-    dialer: bytes
-    acceptor: bytes
-    lane: int
-    up: bool = False
-    last_arrival: dict[bytes, int] = field(default_factory=dict)
-    """By receiver: order is kept whatever the jitter."""
+Answer = Callable[[float, tuple[bytes, bytes] | None], None]
 
 
 @dataclass(slots=True, eq=False)
 class _Peer:
     core: Core
     access: Access
+    up: Pipe
+    down: Pipe
     on_event: Callable[[float, object], None]
     life: int
     """Counts restarts: what belongs to an earlier life is void."""
@@ -61,8 +44,6 @@ class _Peer:
     frozen: bool = False
     backlog: deque[Callable[[], None]] = field(default_factory=deque)
     journal: list[bytes] = field(default_factory=list)
-    up_free: int = 0
-    down_free: int = 0
     timer: int = 0
     """When the armed timer fires, in ns; 0 for none."""
     effects_left: int | None = None
@@ -82,10 +63,9 @@ class SimNetwork:
         self._observe = observe
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
-        self._connections: dict[tuple[bytes, bytes, int], _Connection] = {}
+        self._connections: dict[tuple[bytes, bytes, int], Connection] = {}
         self._dialling: dict[tuple[bytes, bytes], Connect] = {}
-        self._groups: dict[bytes, int] = {}
-        self._cuts: set[frozenset[bytes]] = set()
+        self._faults = Faults()
         self._hash = hashlib.sha256()
         self.lines: list[str] | None = None
         """Set to a list to keep the trace as text."""
@@ -109,7 +89,8 @@ class SimNetwork:
     def add(self, key: bytes, core: Core, access: Access, on_event: Callable[[float, object], None]) -> None:
         """A peer begins a life; its journal of earlier lives is kept."""
         before = self.peers.get(key)
-        peer = _Peer(core, access, on_event, life=before.life + 1 if before else 0)
+        life = before.life + 1 if before else 0
+        peer = _Peer(core, access, Pipe(access.up), Pipe(access.down), on_event, life)
         if before is not None:
             assert not before.alive, "a peer restarts only after it crashed"
             peer.journal = before.journal
@@ -159,6 +140,29 @@ class SimNetwork:
         self._carry_out(key, peer)
         return result
 
+    def knock(self, by: bytes, invite: bytes, to: bytes, header: bytes, answer: Answer) -> None:
+        """Who is no member yet asks ``to`` one thing with an invite's key. ``answer`` gets the reply, or None
+        if there is none: nobody is there, the key opens nothing, or the core has nothing to say."""
+        there = self.peers.get(to)
+        delay_s = 2 * there.access.latency_s if there else 0.0
+
+        def reply(found: tuple[bytes, bytes] | None) -> None:
+            self.at(delay_s, lambda: answer(self.now, found))
+
+        def ask() -> None:
+            peer = self.peers.get(to)
+            if peer is None or not peer.alive or self._faults.part(by, to):
+                reply(None)
+                return
+            core = peer.core
+
+            def put() -> None:
+                reply(core.knock(self.now, invite, header) if core.admits(invite) == "invite" else None)
+
+            self._feed(to, put, "knock")
+
+        self.at(delay_s, ask)
+
     def can_run(self, key: bytes) -> bool:
         return self.peers[key].alive and not self.peers[key].frozen
 
@@ -166,24 +170,30 @@ class SimNetwork:
 
     def partition(self, groups: list[list[bytes]]) -> None:
         """Only peers of one group reach each other; who is in no group is with the first."""
-        self._groups = {key: i for i, group in enumerate(groups) for key in group}
+        self._faults.groups = {key: i for i, group in enumerate(groups) for key in group}
         self._log(b"", f"partition {[len(g) for g in groups]}")
-        self._break(lambda c: not self._reachable(c.dialer, c.acceptor))
+        self._break(lambda c: self._faults.part(c.dialer, c.acceptor))
 
     def heal(self) -> None:
         """No partition and no cut link any more."""
-        self._groups, self._cuts = {}, set()
+        self._faults.heal()
         self._log(b"", "heal")
 
     def cut(self, a: bytes, b: bytes) -> None:
-        self._cuts.add(frozenset((a, b)))
+        """Two peers do not reach each other any more."""
+        self._faults.cuts.add(frozenset((a, b)))
         self._log(a, "cut")
-        self._break(lambda c: {c.dialer, c.acceptor} == {a, b})
+        self._break(lambda c: c.joins(a, b))
+
+    def mend(self, a: bytes, b: bytes) -> None:
+        """Two peers that were cut off from each other may connect again."""
+        self._faults.cuts.discard(frozenset((a, b)))
+        self._log(a, "mend")
 
     def reset(self, a: bytes, b: bytes) -> None:
         """Connections between two peers break and are dialled again; what is in flight is lost."""
         self._log(a, "reset")
-        self._break(lambda c: {c.dialer, c.acceptor} == {a, b})
+        self._break(lambda c: c.joins(a, b))
 
     def degrade(self, key: bytes, factor: float) -> None:
         """The peer's link is ``factor`` times slower from now on."""
@@ -218,7 +228,7 @@ class SimNetwork:
 
     def _log(self, key: bytes, line: str) -> None:
         entry = f"{self.now_ns} {key[:4].hex()} {line}"
-        self._hash.update(entry.encode())
+        self._hash.update(entry.encode() + b"\n")
         if self.lines is not None:
             self.lines.append(entry)
 
@@ -270,7 +280,7 @@ class SimNetwork:
                     self._dial_later(key, effect.peer, lane, 0.0)
             case Close():
                 self._dialling.pop((key, effect.peer), None)
-                self._break(lambda c: {c.dialer, c.acceptor} == {key, effect.peer}, by=key)
+                self._break(lambda c: c.joins(key, effect.peer), by=key)
             case Deliver():
                 self._log(key, type(effect.event).__name__)
                 life = peer.life
@@ -309,9 +319,6 @@ class SimNetwork:
 
     # -- inside: connections ------------------------------------------------------------------
 
-    def _reachable(self, a: bytes, b: bytes) -> bool:
-        return self._groups.get(a, 0) == self._groups.get(b, 0) and frozenset((a, b)) not in self._cuts
-
     def _latency_ns(self, a: bytes, b: bytes) -> int:
         one, two = self.peers[a], self.peers[b]
         base = one.access.latency_s * one.factor + two.access.latency_s * two.factor
@@ -330,11 +337,11 @@ class SimNetwork:
 
     def _dial(self, key: bytes, to: bytes, lane: int) -> None:
         other = self.peers.get(to)
-        able = other is not None and other.alive and not other.frozen and self._reachable(key, to)
+        able = other is not None and other.alive and not other.frozen and not self._faults.part(key, to)
         if not able or other is None or other.core.admits(key) != "member":
             self._dial_later(key, to, lane, _REDIAL_S)
             return
-        connection = _Connection(key, to, lane)
+        connection = Connection(key, to, lane)
         self._connections[key, to, lane] = connection
 
         def established() -> None:
@@ -344,7 +351,7 @@ class SimNetwork:
 
         self._push(self.now_ns + 2 * self._latency_ns(key, to), established)
 
-    def _break(self, which: Callable[[_Connection], bool], by: bytes | None = None) -> None:
+    def _break(self, which: Callable[[Connection], bool], by: bytes | None = None) -> None:
         for name, connection in list(self._connections.items()):
             if not which(connection):
                 continue
@@ -373,31 +380,27 @@ class SimNetwork:
             self._log(key, f"lost {lane}")
             return
         size = len(effect.header) + len(effect.payload or b"") + _FRAME_OVERHEAD
+        self._log(key, f"send {lane} {size} {hashlib.sha256(effect.header).hexdigest()[:8]}")
         other = self.peers[to]
-        up_ns = round(size / peer.access.up * peer.factor * NS)
-        down_ns = round(size / other.access.down * other.factor * NS)
         if lane == CONTROL_LANE:
             # Flows share a link, so control on its own connection never waits for all queued bulk.
-            lands = self.now_ns + up_ns + down_ns + self._latency_ns(key, to)
-        else:
-            peer.up_free = max(self.now_ns, peer.up_free) + up_ns
-            lands = max(peer.up_free + self._latency_ns(key, to), other.down_free) + down_ns
-            other.down_free = lands
-        lands = max(lands, connection.last_arrival.get(to, 0) + 1)
-        connection.last_arrival[to] = lands
-        self._log(key, f"send {lane} {size} {hashlib.sha256(effect.header).hexdigest()[:8]}")
-        header, payload = effect.header, effect.payload
-        self._push(lands, lambda: self._arrive(connection, key, to, lane, header, payload))
+            ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
+            lands = connection.in_order(to, self.now_ns + ns + self._latency_ns(key, to))
+            self._push(lands, lambda: self._arrive(connection, key, to, effect))
+            return
+        left = peer.up.put(self.now_ns, size, peer.factor)
+        reaches = connection.in_order(to, left + self._latency_ns(key, to))
+        self._push(reaches, lambda: self._reach(connection, key, to, effect, size))
 
-    def _arrive(
-        self,
-        connection: _Connection,
-        key: bytes,
-        to: bytes,
-        lane: int,
-        header: bytes,
-        payload: Payload | None,
-    ) -> None:
+    def _reach(self, connection: Connection, key: bytes, to: bytes, effect: Send, size: int) -> None:
+        """A bulk frame comes to the receiver's access link, and waits for what came there before it."""
+        if connection.up:
+            peer = self.peers[to]
+            lands = peer.down.put(self.now_ns, size, peer.factor)
+            self._push(lands, lambda: self._arrive(connection, key, to, effect))
+
+    def _arrive(self, connection: Connection, key: bytes, to: bytes, effect: Send) -> None:
         if connection.up and self.peers[to].alive:
-            core = self.peers[to].core
+            core, header, payload = self.peers[to].core, effect.header, effect.payload
+            lane = effect.lane
             self._feed(to, lambda: core.receive(self.now, key, lane, header, payload), f"recv {lane}")

@@ -109,6 +109,20 @@ def test_a_host_and_two_workers_train_a_tiny_run_to_its_end(tmp_path: Path) -> N
             process.communicate()
 
 
+def test_a_tiny_demo_with_a_kill_ends_with_its_results(tmp_path: Path) -> None:
+    run, out = tmp_path / "RUN.toml", tmp_path / "out"
+    run.write_text(TINY.replace("sync_every = 2", "sync_every = 30"))
+    command = ("demo", "--workers", "3", "--rounds", "4", "--run", str(run), "--out", str(out), "--kill")
+    done = diloco(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "validation loss" in done.stdout
+    assert "per-step data-parallel" in done.stdout
+    assert (out / "loss.png").exists()
+    assert (out / "model.safetensors").exists()
+    assert (out / "w3.jsonl").exists(), "the fresh worker"
+    assert diloco("demo", "--out", str(tmp_path)).returncode == 2, "a folder of somebody else is left alone"
+
+
 def test_ctrl_c_ends_a_host_in_order(tmp_path: Path) -> None:
     run = tmp_path / "RUN.toml"
     run.write_text(TINY)
