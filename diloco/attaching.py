@@ -166,6 +166,8 @@ class Outer:
         while not self._loop.active:
             self._take_event(_POLL_S)
             self._raise_refusal()
+            if self.finished:
+                raise EntryError("finished", "the run has all its rounds: there is nothing left to join")
             if time.monotonic() > give_up:
                 raise SwarmTimeout(
                     f"no shared state after {timeout_s:.0f} s: is another member training, and reachable?"

@@ -76,6 +76,9 @@ class Workers:
         lines = (self.out / f"{name}.log").read_text(errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-5:])
 
+    def ended_well(self) -> bool:
+        return any(process.poll() == 0 for process in self.running.values())
+
     def all_ended(self) -> bool:
         return all(process.poll() is not None for process in self.running.values())
 
@@ -129,7 +132,8 @@ def _watch(
     finished_at: float | None = None
     while not workers.all_ended():
         time.sleep(0.1)
-        if failed := workers.failed():
+        done = view.rounds_done >= rounds
+        if not done and (failed := workers.failed()):
             return failed
         midway = view.rounds_done >= rounds // 2
         if fresh is not None and midway:
@@ -140,11 +144,12 @@ def _watch(
         if capture is not None and view.rounds_done >= max(1, rounds * 3 // 4):
             _capture(view, capture)
             capture = None
-        if view.rounds_done >= rounds:
+        if done:
             finished_at = finished_at or time.monotonic()
             if time.monotonic() - finished_at > _EXIT_S:
                 return [name for name, process in workers.running.items() if process.poll() is None]
-    return workers.failed()
+    # A fresh worker that came when all was done is told so, and that is no failure of the run.
+    return [] if workers.ended_well() else workers.failed()
 
 
 def _capture(view: RunView, path: Path) -> None:

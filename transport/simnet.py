@@ -313,7 +313,11 @@ class SimNetwork:
             if current.life != life or current.timer != at:
                 return
             current.timer = 0
-            self._feed(key, lambda: current.core.tick(self.now), "tick")
+            wanted = current.core.deadline()
+            if wanted is not None and round(wanted * NS) > self.now_ns:
+                self._arm(key)  # it was put off since
+            elif wanted is not None:
+                self._feed(key, lambda: current.core.tick(self.now), "tick")
 
         self._push(at, fire)
 
