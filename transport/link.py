@@ -144,6 +144,7 @@ class Link:
         self._bulk_out: dict[int, _Sent] = {}
         self._next_seq = [1, 1]
         self._sent_cost = 0
+        self._kept_cost = 0
         self._credit = 0
         self._control_in = 0
         self._control_held: dict[int, list[Any]] = {}
@@ -168,7 +169,11 @@ class Link:
 
     def room(self) -> int:
         """Payload bytes that credit allows to send now."""
-        return self._credit - self._sent_cost - FRAME_COST if self.up else 0
+        if not self.up:
+            return 0
+        # Whoever grants much and acknowledges little must not make us keep more than a window.
+        unheard = self._limits.window_bytes - self._kept_cost
+        return min(self._credit - self._sent_cost, unheard) - FRAME_COST
 
     def start(self, now: float) -> None:
         """Dial, if this end does."""
@@ -290,6 +295,7 @@ class Link:
         else:
             self._bulk_out[sent.seq] = sent
             self._sent_cost += sent.cost
+            self._kept_cost += sent.cost
         if self.up and lane in self._open_lanes:
             self._transmit_sent(now, sent)
 
@@ -330,6 +336,7 @@ class Link:
         self._transmit(now, lane, [to_items(hello)], None)
 
     def _greeted(self, now: float, lane: int, hello: Hello) -> list[Arrival | Started | Superseded]:
+        self._charge_rate(now)  # each greeting may cost a retransmission of everything
         started = hello.session > self._peer_session
         if started:
             self._peer_session = hello.session
@@ -344,8 +351,7 @@ class Link:
         if not hello.reply or not knows_us or self._known_said[lane] != hello.session:
             self._hello(now, lane, reply=True)
         if knows_us:
-            self._credit = max(self._credit, hello.credit)
-            self._drop_acknowledged(hello.control, hello.bulk)
+            self._acknowledged(hello)
             self._open_lanes.add(lane)
             self._resend(now, lane)
         return [Started(first)] if started else []
@@ -355,7 +361,7 @@ class Link:
         self._control_out = queued
         self._next_seq[0] = 1 + len(queued)
 
-    def _acknowledged(self, ack: Ack) -> None:
+    def _acknowledged(self, ack: Ack | Hello) -> None:
         if ack.control >= self._next_seq[0] or ack.bulk >= self._next_seq[1]:
             raise BadFrame("it acknowledges what was never sent")
         self._credit = max(self._credit, ack.credit)
@@ -368,7 +374,7 @@ class Link:
             first = next(iter(self._bulk_out))
             if first > bulk:
                 break
-            del self._bulk_out[first]
+            self._kept_cost -= self._bulk_out.pop(first).cost
 
     def _resend(self, now: float, lane: int) -> None:
         waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out.values()
@@ -412,6 +418,8 @@ class Link:
             self.ack_due = now + _ACK_DELAY_S
         if seq <= self._bulk_in or seq in self._bulk_seen:
             return []
+        if seq > self._bulk_in + self._limits.window_bytes // FRAME_COST:
+            raise BadFrame("bulk beyond the window")
         message = from_items(items)
         cost = FRAME_COST + len(payload)
         self._received_cost += cost

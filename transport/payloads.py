@@ -116,27 +116,38 @@ class PlainPayloads(_Chunked):
         return self._values[self._span(chunk)].data.cast("B")
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
-        span = self._span(chunk)
-        total = np.zeros(span.stop - span.start, dtype=np.float32)
-        for part in parts:
-            if part.payload is None:
-                assert self._values is not None, "an owner has a contribution"
-                values = self._values[span]
-            else:
-                values = _floats(part.payload, part.member)
-            if not np.isfinite(values).all():
-                raise Poisoned(part.member, "a value is not finite")
-            total += values * np.float32(part.weight)
+        total = np.zeros(self._length(chunk), dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in parts:
+                total += self._values_of(chunk, part) * np.float32(part.weight)
+        if not np.isfinite(total).all():
+            # Each part was finite: one is so large that the sum is not.
+            largest = max(parts, key=lambda part: float(np.abs(self._values_of(chunk, part)).max()))
+            raise Poisoned(largest.member, "the mean overflows")
         return total.data.cast("B")
 
     def accept(self, chunk: int, payload: Payload) -> None:
-        self.output[self._span(chunk)] = _floats(payload, -1)
+        self.output[self._span(chunk)] = _floats(payload, -1, self._length(chunk))
+
+    def _values_of(self, chunk: int, part: Part) -> npt.NDArray[np.float32]:
+        if part.payload is not None:
+            return _floats(part.payload, part.member, self._length(chunk))
+        assert self._values is not None, "an owner has a contribution"
+        return _finite(self._values[self._span(chunk)], part.member)
 
 
-def _floats(payload: Payload, member: int) -> npt.NDArray[np.float32]:
+def _floats(payload: Payload, member: int, length: int) -> npt.NDArray[np.float32]:
     if isinstance(payload, Phantom):
         raise Poisoned(member, "a phantom where bytes are due")
-    return np.frombuffer(payload, dtype=np.float32)
+    if len(payload) != 4 * length:
+        raise Poisoned(member, f"{len(payload)} bytes instead of {4 * length}")
+    return _finite(np.frombuffer(payload, dtype=np.float32), member)
+
+
+def _finite(values: npt.NDArray[np.float32], member: int) -> npt.NDArray[np.float32]:
+    if not np.isfinite(values).all():
+        raise Poisoned(member, "a value is not finite")
+    return values
 
 
 class PhantomPayloads(_Chunked):

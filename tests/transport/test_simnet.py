@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_bulk_frames_follow_each_other_at_the_slower_rate() -> None:
     net.tell(A, *(Send(B, 1, bytes([i]), b"p" * (10_000 - FRAME - 1)) for i in range(20)))
     net.run(9.0)
     times = [at for at, *_ in b.got]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps == pytest.approx([10_000 / 2e5] * 19, abs=1e-6)
     assert times[-1] == pytest.approx(1.0 + 10_000 / 1e6 + 0.1 + 20 * 10_000 / 2e5, abs=1e-6)
 
