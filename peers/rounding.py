@@ -63,6 +63,7 @@ def _reject_outliers(c: Coordinator, now: float, fragment: int, base: bytes) -> 
         others = median(r.norm for e, r in offers if e is not entry)
         if ready.norm > c.rules.outlier_factor * others > 0.0:
             del entry.ready[fragment]
+            _strike(c, entry)
             reason = f"its norm {ready.norm:.3g} is far above the others' median {others:.3g}"
             c.outlet.trace("outlier", peer=entry.key, peer_name=entry.name, reason=reason)
             c.outlet.send(now, entry.key, Rejected(fragment, ready.number, reason))
@@ -126,14 +127,19 @@ def lose(c: Coordinator, now: float, current: OpenRound, gone: list[bytes], reas
     _say_open(c, now, current)
 
 
+def _strike(c: Coordinator, entry: Entry) -> None:
+    """Nobody waits for this member for a while, longer each time, until it is in a commit again."""
+    entry.strikes = min(MOST_STRIKES, entry.strikes + 1)
+    entry.sits_out_until = c.chain.index + 2**entry.strikes - 1
+
+
 def set_aside(c: Coordinator, now: float, current: OpenRound, victims: list[bytes], reason: str) -> None:
     """Leave live members out of this round: they keep their membership and follow."""
     for key in victims:
         entry = c.roster.entries.get(key)
         if entry is None or key not in current.members:
             continue
-        entry.strikes = min(MOST_STRIKES, entry.strikes + 1)
-        entry.sits_out_until = c.chain.index + 2**entry.strikes - 1
+        _strike(c, entry)
         c.outlet.trace("set_aside", peer=key, serial=current.serial, reason=reason)
         if entry.entered:
             c.outlet.send(now, key, Abort(current.serial, reason, False))

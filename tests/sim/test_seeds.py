@@ -14,7 +14,7 @@ from tests.sim.faults import KINDS
 from tests.sim.run import Outcome, outcomes_of, run_seed
 
 NUM_SEEDS = 320
-FAILED_ONCE = (7, 10, 11, 14, 28, 35, 36, 38, 53, 61, 80, 81, 90, 101, 120)
+FAILED_ONCE = (7, 198, 203, 224, 10, 11, 14, 28, 35, 36, 38, 53, 61, 80, 81, 90, 101, 120)
 """Every seed that ever failed, kept for ever."""
 
 

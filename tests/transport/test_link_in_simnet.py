@@ -259,5 +259,3 @@ def test_a_full_link_carries_close_to_what_the_slower_rate_allows() -> None:
     done = chat.net.run(600.0, lambda: len(chat.talkers[B].bulk) == num)
     assert done
     assert chat.net.now - 1.0 <= 1.5 * num * 2048 / slower + 1.0
-
-
