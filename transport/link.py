@@ -168,9 +168,9 @@ class Link:
         return self._peer_session // GENERATIONS
 
     def room(self) -> int:
-        """Payload bytes that credit allows to send now."""
+        """Payload bytes that credit allows to send now; negative when not even an empty one may go."""
         if not self.up:
-            return 0
+            return -1
         # Whoever grants much and acknowledges little must not make us keep more than a window.
         unheard = self._limits.window_bytes - self._kept_cost
         return min(self._credit - self._sent_cost, unheard) - FRAME_COST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 
 import numpy as np
@@ -168,3 +169,96 @@ def test_a_phantom_exchange_takes_no_memory_and_ends() -> None:
             )
     assert all(member.done for member in members.values())
     assert len({member.digest() for member in members.values()}) == 1
+
+
+@pytest.mark.parametrize("num_members", range(1, 9))
+@pytest.mark.parametrize("size", [0, 1, 3, 1000])
+def test_any_vector_down_to_none_at_all_and_up_to_eight_members(num_members: int, size: int) -> None:
+    group = Group(num_members, size)
+    group.deliver()
+    # Float32 has no room for eight digits of ones: the mean is exact to its last bit or two.
+    wanted = float("1" * num_members)
+    for sums in group.sums():
+        assert sums == pytest.approx([wanted] * size, rel=1e-6)
+    assert group.same()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_one_loss_after_another_at_random_moments_leaves_the_sum_of_the_survivors(seed: int) -> None:
+    rng = random.Random(seed)
+    num_members = rng.randint(3, 6)
+    group = Group(num_members, 40, rng.randint(1, 15))
+    lost: frozenset[bytes] = frozenset()
+    for attempt in range(1, num_members):
+        group.deliver(rng.randint(0, 25))
+        gone = rng.choice([k for k in group.keys if k not in lost])
+        lost |= {gone}
+        # What the lost one sent may still arrive; what was under way to it is gone.
+        group.wire = deque(m for m in group.wire if m[1] != gone and (m[0] != gone or rng.random() < 0.5))
+        group.begin(attempt, lost)
+        group.deliver()
+        wanted = sum(10.0**i for i, k in enumerate(group.keys) if k not in lost)
+        assert all(sums == [wanted] * 40 for sums in group.sums())
+        assert group.same()
+
+
+def test_nothing_is_sent_beyond_the_room_and_everything_once_there_is_room() -> None:
+    keys = (key(0), key(1))
+    members = {k: DirectReduce(1, k, PlainPayloads(64, np.ones(64, np.float32)), 8, 0.0) for k in keys}
+    room = dict.fromkeys(keys, 0)
+    wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
+
+    def pump(me: bytes) -> None:
+        def send(peer: bytes, message: object, payload: Payload) -> None:
+            room[me] -= len(payload)
+            assert isinstance(message, PartChunk | MeanChunk)
+            wire.append((me, peer, message, payload))
+
+        while members[me].pump(lambda peer: room[me], send):
+            pass
+        assert room[me] >= 0
+
+    for k in keys:
+        members[k].begin(0.0, Plan(0, keys, (1.0, 1.0)))
+        pump(k)
+    assert not wire
+    for _ in range(16):
+        for k in keys:
+            room[k] += 32  # one chunk
+            pump(k)
+        while wire:
+            sender, to, message, payload = wire.popleft()
+            take = members[to].part if isinstance(message, PartChunk) else members[to].mean
+            take(0.0, sender, message, payload)
+            pump(to)
+    assert all(member.done for member in members.values())
+    assert len({member.digest() for member in members.values()}) == 1
+
+
+def test_a_part_that_comes_twice_or_from_a_stranger_is_not_used() -> None:
+    group = Group(3, 24, 4)
+    me = group.members[key(0)]
+    mine = next(c for c in range(6) if me._owner(c) == key(0))
+    assert me.part(1.0, key(1), PartChunk(1, 0, mine), bytes(16))
+    assert not me.part(1.0, key(1), PartChunk(1, 0, mine), b"y" * 16)
+    assert not me.part(1.0, key(9), PartChunk(1, 0, mine), bytes(16))
+    assert me.last_heard(key(1)) == 1.0
+    assert me.last_heard(key(2)) == 0.0
+
+
+def test_a_part_for_a_chunk_of_someone_else_is_refused() -> None:
+    group = Group(3, 24, 4)
+    me = group.members[key(0)]
+    other = next(c for c in range(6) if me._owner(c) != key(0))
+    with pytest.raises(BadFrame, match="someone else"):
+        me.part(0.0, key(1), PartChunk(1, 0, other), bytes(16))
+
+
+def test_who_waits_knows_for_whom() -> None:
+    group = Group(3, 24, 4)
+    group.wire = deque(m for m in group.wire if m[0] != key(2))
+    group.deliver()
+    for k in (key(0), key(1)):
+        assert group.members[k].owing_parts() == {key(2)}
+        assert key(2) in group.members[k].waiting_for()
+        assert not group.members[k].done

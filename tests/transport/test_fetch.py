@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from transport.effects import Payload
 from transport.fetch import Fetch, Piece, Want, index_page
 from transport.limits import Limits
 from transport.payloads import tree_digest
@@ -100,3 +101,85 @@ def test_what_was_not_asked_for_changes_nothing() -> None:
     assert not download.fetch.receive(0.0, b"z", Piece(blob, 0, False), PIECES[0])
     assert not download.fetch.receive(0.0, b"a", Piece(blob, 7, False), PIECES[7])
     assert download.got == {}
+
+
+def test_a_donor_that_lacks_the_blob_is_left_out_and_others_give_what_it_owed() -> None:
+    download = Download([b"a", b"b", b"c"])
+    download.pump()
+    download.run(silent=frozenset([b"b"]))
+    assert not download.fetch.done
+    download.fetch.drop(b"b")
+    assert download.run() <= {b"a", b"c"}
+    assert download.fetch.done
+    assert download.fetch.bad_donors == []
+
+
+def test_a_fetch_without_donors_goes_on_where_it_was_when_one_comes() -> None:
+    download = Download([b"a"])
+    download.pump()
+    for _ in range(6):
+        donor, want = download.asked.pop(0)
+        payload = index_page(DIGESTS, want.piece, LIMITS) if want.index else PIECES[want.piece]
+        download.fetch.receive(1.0, donor, Piece(want.blob, want.piece, want.index), payload)
+        download.pump()
+    had = dict(download.got)
+    assert had
+    download.fetch.drop(b"a")
+    assert download.fetch.failed
+    download.asked.clear()
+    download.fetch.add_donors([b"b"])
+    assert not download.fetch.failed
+    assert download.run() == {b"b"}
+    assert download.fetch.done
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
+def test_a_liar_is_not_asked_again_even_if_it_is_named_again() -> None:
+    download = Download([b"a", b"b"])
+    download.run(liars=frozenset([b"b"]))
+    download.fetch.add_donors([b"b"])
+    assert download.fetch.donors == [b"a"]
+
+
+def test_no_donor_is_asked_for_more_than_its_share_at_once() -> None:
+    download = Download([b"a", b"b"])
+    download.run(silent=frozenset([b"b"]))
+    download.pump()
+    assert len(download.fetch._asked[b"b"]) <= LIMITS.pieces_in_flight
+
+
+@pytest.mark.parametrize("num_pieces", [0, 1, 2, 3, 5])
+def test_blobs_of_any_number_of_pieces_arrive(num_pieces: int) -> None:
+    digests = DIGESTS[:num_pieces]
+    got: dict[int, Payload] = {}
+    fetch = Fetch(tree_digest(digests), [64] * num_pieces, [b"a"], got.__setitem__, LIMITS, 0.0)
+    asked: list[Want] = []
+
+    def ask(donor: bytes, want: object) -> None:
+        assert isinstance(want, Want)
+        asked.append(want)
+
+    fetch.pump(ask)
+    while asked:
+        want = asked.pop(0)
+        payload = index_page(digests, want.piece, LIMITS) if want.index else PIECES[want.piece]
+        assert fetch.receive(0.0, b"a", Piece(want.blob, want.piece, want.index), payload)
+        fetch.pump(ask)
+    assert fetch.done
+    assert [got[i] for i in range(num_pieces)] == PIECES[:num_pieces]
+
+
+def test_an_index_or_a_piece_of_another_size_makes_its_donor_a_liar() -> None:
+    for whole in (True, False):
+        download = Download([b"a", b"b"])
+        download.pump()
+        while download.fetch.donors == [b"a", b"b"]:
+            donor, want = download.asked.pop(0)
+            payload = index_page(DIGESTS, want.piece, LIMITS) if want.index else PIECES[want.piece]
+            if donor == b"a" and want.index != whole:
+                payload += b"x"
+            download.fetch.receive(1.0, donor, Piece(want.blob, want.piece, want.index), payload)
+            download.pump()
+        assert download.fetch.bad_donors == [b"a"]
+        download.run()
+        assert download.fetch.done

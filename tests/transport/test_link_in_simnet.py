@@ -8,7 +8,7 @@ from typing import Annotated
 
 import pytest
 
-from transport.effects import Effect, Payload
+from transport.effects import Core, Effect, Payload
 from transport.frames import Between, Count, kind, unpack_items
 from transport.limits import Limits
 from transport.link import FRAME_COST, Arrival, Link, Started, session_of
@@ -187,9 +187,14 @@ class Chat:
                 self.net.thaw(key)
         for _ in range(60):
             self.net.run(self.net.now + 1.0)
-            for key, talker in self.talkers.items():
-                self.net.command(key, lambda core, now, talker=talker: talker.consume(now))
-                self.net.command(key, lambda core, now, talker=talker: talker.pump(now))
+            for key in self.talkers:
+                self.net.command(key, self._consume_and_pump)
+
+    @staticmethod
+    def _consume_and_pump(core: Core, now: float) -> None:
+        assert isinstance(core, Talker)
+        core.consume(now)
+        core.pump(now)
 
     def check(self) -> None:
         """What one end said since the link's present session began is what the other end has."""
@@ -216,7 +221,7 @@ def test_everything_said_arrives_once_whatever_happens(lanes: int, restarts: boo
         total += sum(talker.said + talker.sent_bulk for talker in chat.talkers.values())
         if not restarts:
             assert {talker.life for talker in chat.talkers.values()} == {"a1.0", "b1.0"}
-    assert total > 500
+    assert total > 300
 
 
 def test_one_lane_that_stays_down_bounds_what_is_kept_and_what_is_remembered() -> None:
