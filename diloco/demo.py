@@ -26,7 +26,7 @@ from diloco.view import RunView, Screen
 
 DEMO = RunSettings.model_validate(
     {
-        "run": {"name": "demo", "min_peers": 2, "rounds": 22, "failure_timeout_s": 4.0, "grace_s": 20.0},
+        "run": {"name": "demo", "min_peers": 2, "rounds": 14, "failure_timeout_s": 4.0, "grace_s": 20.0},
         "method": {"preset": "diloco", "sync_every": 25},
         "train": {"batch_size": 16, "warmup_steps": 50},
     }
