@@ -219,7 +219,7 @@ class Node:
             self.links[peer].send_bulk(now, message, payload, purpose)
 
     def room(self, peer: bytes) -> int:
-        return self.links[peer].room() if peer in self.links else 0
+        return self.links[peer].room() if peer in self.links else -1
 
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
         link = self.links.get(peer)

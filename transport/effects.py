@@ -1,7 +1,7 @@
 """The seam between decisions and IO: what a core hands back, and what a driver must offer.
 
 A core is an object that is *given* time and messages and *hands back* effects. It owns no socket,
-clock, thread or file. Two drivers run the same cores: `transport.sockets` and `transport.simnet`.
+clock, thread or file. Two drivers run the same cores: `transport.driver` and `transport.simnet`.
 A driver feeds one input, drains the effects, carries them out **in order** (a `Store` is durable
 before a later `Send` leaves), and re-arms one timer from `deadline()`.
 

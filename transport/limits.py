@@ -23,8 +23,6 @@ class Limits:
     """Largest raw payload of one frame; also the size of a piece of bulk state."""
     message_items: int = 256
     """Largest array or map inside a header."""
-    message_depth: int = 4
-    """Deepest nesting inside a header."""
     window_bytes: int = 32 * MIB
     """Bulk bytes that one peer may have in flight to us, granted as credit."""
     buffer_bytes: int = 256 * MIB
