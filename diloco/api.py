@@ -178,7 +178,10 @@ def _rules(settings: RunSettings) -> Rules:
 
 
 def _identity(home: Path) -> tuple[Identity, int]:
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(f"state folder {home} cannot be made: {error.strerror}") from None
     return Identity.load_or_create(home / "identity"), next_incarnation(home / "incarnation")
 
 

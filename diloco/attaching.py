@@ -65,6 +65,7 @@ class Outer:
         self._loop = OuterLoop(self.method.num_fragments, self.method.sync_every, wait_s, self._numbers)
         self._began = time.monotonic()
         self._reported = 0.0
+        self._stopping = False
         self._hook = optimizer.register_step_post_hook(lambda *_: self._stepped())
 
     # -- what a loop asks ---------------------------------------------------------------------
@@ -94,11 +95,16 @@ class Outer:
         return self.tokens / max(1e-9, time.monotonic() - self._began)
 
     def until_finished(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches, until the run has all its rounds."""
+        """The batches, until the run has all its rounds or `stop` was called."""
         for batch in batches:
-            if self.finished:
+            if self.finished or self._stopping:
                 return
             yield batch
+
+    def stop(self) -> None:
+        """Train no further: `until_finished` ends after the step at hand, and no wait for the network holds
+        that up. It may be called from a signal handler or another thread."""
+        self._stopping = True
 
     def log(self, *, loss: float) -> None:
         """Tell the swarm's status how training goes."""
@@ -187,7 +193,7 @@ class Outer:
 
     def _wait(self) -> None:
         began = time.monotonic()
-        while self._loop.waits(time.monotonic()):
+        while not self._stopping and self._loop.waits(time.monotonic()):
             self._take_event(_POLL_S)
             self._raise_refusal()
             self._run(self._loop.due(time.monotonic()))

@@ -1,13 +1,12 @@
 """The command line: thin. Flags become settings, errors become one line, and work is done elsewhere.
 
-What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves the swarm and ends with 130,
-a second one stops at once. Torch is imported only by commands that train.
+What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves the swarm and ends with 130
+(`diloco.interrupts`). Torch is imported only by commands that train.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,12 +17,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import diloco
 from diloco.api import TICKET_HOURS
-from diloco.errors import DilocoError
+from diloco.errors import DilocoError, UserError
+from diloco.interrupts import EXIT_CODE, Interrupts, interruptible
 from diloco.settings import commented_toml, load_settings
-from diloco.view import RunView, Screen
+from diloco.view import RunView, Screen, printable
 from peers.identity import IdentityError
 from peers.journal import JournalError
 from peers.ticket import TicketError, read_ticket
@@ -59,13 +60,17 @@ TicketArgument = Annotated[
 ]
 
 
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 def main() -> None:
     """Entry point of the `diloco` command."""
     try:
         app()
     except FAULTS_OF_PEOPLE as error:
         for line in str(error).splitlines():
-            print(f"diloco: {line}", file=sys.stderr)
+            print(f"diloco: {printable(line)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -76,16 +81,26 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command()
+@app.command(epilog=_examples("diloco init", "diloco init runs/big.toml"))
 def init(path: Annotated[Path, typer.Argument()] = Path("RUN.toml")) -> None:
     """Write a commented RUN.toml to begin with."""
-    if path.exists():
-        raise typer.BadParameter(f"{path} exists already: choose another name or remove it")
-    path.write_text(commented_toml(), encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(commented_toml())
+    except FileExistsError:
+        raise UserError(f"{path} exists already: choose another name or remove it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
     print(f"wrote {path}; next: diloco host {path}")
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "diloco host RUN.toml --ticket-file ticket    # then: diloco join @ticket",
+        "diloco host RUN.toml --train --state ~/runs/one",
+        "diloco host RUN.toml --listen tcp://0.0.0.0:7000 --advertise tcp://203.0.113.5:7000",
+    )
+)
 def host(
     run: Annotated[Path, typer.Argument(metavar="RUN.toml", show_default=False)],
     train: Annotated[bool, typer.Option("--train", help="Train here too.")] = False,
@@ -118,7 +133,7 @@ def host(
         ticket_hours=ticket_hours,
         on_trace=screen.on_trace,
     )
-    with interruptible(), swarm:
+    with leaving_in_order() as interrupts, swarm:
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
         if ticket_file is None:
             print(
@@ -129,7 +144,7 @@ def host(
             print(f"ticket in {ticket_file}: diloco join @{ticket_file}", flush=True)
         with screen:
             if train:
-                outcome = _train(swarm, recipe, data, device, save, threads, None)
+                outcome = _train(swarm, recipe, data, device, save, threads, None, interrupts)
             while view.rounds_done < view.rounds_wanted and swarm.status()["rounds"] < view.rounds_wanted:
                 time.sleep(0.2)
             time.sleep(_LINGER_S)  # so that every member hears of the last round
@@ -138,7 +153,14 @@ def host(
             print(outcome.line())
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "diloco join @ticket",
+        "diloco join - < ticket",
+        "diloco join @ticket --device cuda --recipe mine.py:recipe --save model.safetensors",
+        "diloco join @ticket --no-listen    # behind a router that forwards nothing",
+    )
+)
 def join(
     ticket: TicketArgument,
     name: Annotated[str | None, typer.Option(help="How others see this worker.")] = None,
@@ -160,23 +182,22 @@ def join(
     swarm = diloco.join(
         ticket, listen=None if no_listen else listen, advertise=advertise, state=state, name=name
     )
-    with interruptible(), swarm:
+    with leaving_in_order() as interrupts, swarm:
         print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
-        print(_train(swarm, recipe, data, device, save, threads, events).line())
+        print(_train(swarm, recipe, data, device, save, threads, events, interrupts).line())
 
 
-@app.command()
+@app.command(epilog=_examples("diloco status @ticket"))
 def status(ticket: TicketArgument) -> None:
     """Show who is in a run and how far it is."""
     found = diloco.status(ticket)
-    table = Table(
-        title=f"round {found['rounds']} of {found['rounds_wanted']}, {found['model'] or 'no model yet'}"
-    )
+    title = f"round {found['rounds']} of {found['rounds_wanted']}, {found['model'] or 'no model yet'}"
+    table = Table(title=Text(printable(title)))
     for heading in ("worker", "key", "state", "step", "loss", "tokens/s", "MB sent", "silent s"):
         table.add_column(heading)
     for each in found["members"]:
         table.add_row(
-            each["name"],
+            Text(printable(each["name"])),
             short(each["key"]),
             "active" if each["active"] else "joining",
             f"{each['step']:,}",
@@ -192,13 +213,13 @@ def status(ticket: TicketArgument) -> None:
         console.print(f"open: fragment {each['fragment']} with {each['members']} members, {attempt}")
 
 
-@ticket_app.command("show")
+@ticket_app.command("show", epilog=_examples("diloco ticket show @ticket"))
 def ticket_show(ticket: TicketArgument) -> None:
     """What a ticket says, without its secret."""
     print(read_ticket(ticket, time.time()))
 
 
-@app.command()
+@app.command(epilog=_examples("diloco demo", "diloco demo --kill --workers 3"))
 def demo(
     workers: Annotated[int, typer.Option(min=2, max=16, help="Worker processes.")] = 4,
     rounds: Annotated[int | None, typer.Option(min=2, help="Rounds; by default about three minutes.")] = None,
@@ -210,7 +231,7 @@ def demo(
     """A host and several workers on this machine train a byte-level GPT on Python's own source."""
     from diloco.demo import run_demo
 
-    with interruptible():
+    with leaving_in_order():
         code = run_demo(workers, rounds, kill, out, run, capture)
     raise typer.Exit(code)
 
@@ -223,6 +244,7 @@ def _train(
     save: Path | None,
     threads: int | None,
     events: Path | None,
+    interrupts: Interrupts,
 ) -> Outcome:
     import torch
 
@@ -234,34 +256,30 @@ def _train(
     log = worker.EventLog(events)
     try:
         job = worker.make_job(load_recipe(recipe), swarm, data, device)
-        return worker.train(swarm, job, log=log, save=save)
+        return worker.train(swarm, job, log=log, interrupts=interrupts, save=save)
     finally:
         log.close()
 
 
-def _write_secret(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text + "\n")
-
-
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave in order, with exit code 130; a second one stops at once."""
-
-    def first(number: int, frame: object) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, lambda *_: os._exit(130))
-        raise KeyboardInterrupt
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, first)
+def leaving_in_order() -> Iterator[Interrupts]:
+    """An interrupted command says so in one line, and ends with the exit code that stands for it."""
     try:
-        yield
+        with interruptible() as interrupts:
+            yield interrupts
     except KeyboardInterrupt:
         print("diloco: interrupted, left the run", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_CODE) from None
+
+
+def _write_secret(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

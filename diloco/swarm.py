@@ -136,7 +136,8 @@ class Swarm:
             event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
         except queue.Empty:
             if self._driver.error is not None:
-                raise SwarmClosed(f"the swarm's network thread has ended: {self._driver.error}") from None
+                cause = self._driver.error
+                raise SwarmClosed(f"the swarm's network thread has ended: {cause}") from cause
             return None
         self._note(event)
         return event

@@ -1,10 +1,12 @@
 """The live view of a run as its host sees it: workers and rounds, as rich tables or plain lines.
 
-Fed with the coordinator's traces; keeps only what it shows. Decides nothing.
+Fed with the coordinator's traces; keeps only what it shows. Decides nothing. Names and reasons come
+from other machines: they are shown as plain characters, never as markup or terminal codes.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from transport.keys import short
 
 _ROUNDS_SHOWN = 8
 _NOTES_SHOWN = 4
+_GONE_SHOWN = 4
 _TOLD = {
     "entered": "{name} entered",
     "active": "{name} holds the shared state",
@@ -41,7 +44,15 @@ _TOLD = {
 }
 
 
-@dataclass(slots=True)
+def printable(text: str) -> str:
+    """``text`` without what would move a terminal's cursor or change its colours."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+_STYLES = {"gone": "red dim", "exchanging": "cyan", "training": "green", "waiting": "blue"}
+
+
+@dataclass(slots=True, eq=False)
 class _Worker:
     name: str
     state: str = "joining"
@@ -70,6 +81,8 @@ class RunView:
     rounds_done: int = 0
     began: float = field(default_factory=time.monotonic)
     _bytes_before: int = 0
+    _first_commit: tuple[float, int] | None = None
+    """When the first commit was seen, and its index."""
 
     def trace(self, trace: Trace) -> str | None:
         """Take one trace in; the line that tells of it, if it is worth one."""
@@ -78,7 +91,7 @@ class RunView:
         worker = self._worker(peer, seen) if peer else None
         match trace.name:
             case "report" if worker:
-                worker.report = seen["report"]
+                _reported(worker, seen["report"])
             case "entered" if worker:
                 worker.state = "joining"
             case "active" if worker:
@@ -93,7 +106,7 @@ class RunView:
 
     def _worker(self, peer: bytes, seen: Mapping[str, Any]) -> _Worker | None:
         if "peer_name" in seen:
-            self.workers.setdefault(peer, _Worker(seen["peer_name"]))
+            self.workers.setdefault(peer, _Worker(printable(seen["peer_name"])))
         return self.workers.get(peer)
 
     def _mark(self, members: tuple[bytes, ...], state: str) -> None:
@@ -114,6 +127,7 @@ class RunView:
         self._bytes_before = sent
         self.rounds.append(found)
         self.rounds_done = seen["index"]
+        self._first_commit = self._first_commit or (time.monotonic(), self.rounds_done)
         return f"round {found.index}: {found.participants} workers, {found.seconds:.2f} s"
 
     def _tell(self, name: str, seen: Mapping[str, Any], worker: _Worker | None) -> str | None:
@@ -121,14 +135,30 @@ class RunView:
             return None
         who = worker.name if worker else short(seen["peer"]) if seen.get("peer") else "somebody"
         lost = ", ".join(self.workers[k].name for k in seen.get("lost", ()) if k in self.workers)
-        line = _TOLD[name].format_map({**seen, "name": who, "lost": lost})
-        self.notes.append(f"{time.monotonic() - self.began:6.1f} s  {line}")
+        line = printable(_TOLD[name].format_map({**seen, "name": who, "lost": lost}))
+        self.note(line)
         return line
+
+    def note(self, line: str) -> None:
+        """Something to show for a while."""
+        self.notes.append(f"{time.monotonic() - self.began:6.1f} s  {line}")
+
+    def seconds_left(self) -> float | None:
+        """How long it may still take at the pace so far; None until there is one."""
+        if self._first_commit is None or not 1 < self.rounds_done < self.rounds_wanted:
+            return None
+        first_at, first_index = self._first_commit
+        if self.rounds_done <= first_index:
+            return None
+        pace = (time.monotonic() - first_at) / (self.rounds_done - first_index)
+        return pace * (self.rounds_wanted - self.rounds_done)
 
     def render(self) -> RenderableType:
         """The whole view."""
         done = Text(f"{self.title}   round {self.rounds_done} of {self.rounds_wanted}   ")
         done.append(f"{time.monotonic() - self.began:.0f} s", style="dim")
+        if (left := self.seconds_left()) is not None:
+            done.append(f", about {left:.0f} s left", style="dim")
         bar = ProgressBar(total=self.rounds_wanted, completed=min(self.rounds_done, self.rounds_wanted))
         notes = Text("\n".join(self.notes), style="dim")
         return Group(done, bar, Text(), self._worker_table(), self._round_table(), notes)
@@ -137,7 +167,11 @@ class RunView:
         table = Table(title="workers", title_justify="left", expand=False)
         for heading in ("worker", "state", "step", "loss", "tokens/s", "share", "MB sent"):
             table.add_column(heading, justify="left" if heading in ("worker", "state") else "right")
+        gone = [each for each in self.workers.values() if each.state == "gone"]
+        hidden = gone[:-_GONE_SHOWN]
         for worker in self.workers.values():
+            if worker in hidden:
+                continue
             report = worker.report
             numbers = (
                 (f"{report.step:,}", f"{report.loss:.3f}", f"{report.tokens_per_second:,.0f}")
@@ -145,9 +179,9 @@ class RunView:
                 else ("", "", "")
             )
             sent = f"{report.bytes_sent / 1e6:.1f}" if report else ""
-            style = {"gone": "red dim", "exchanging": "cyan", "training": "green"}.get(worker.state, "yellow")
+            style = _STYLES.get(worker.state, "yellow")
             share = f"{worker.share:.0%}" if worker.share and worker.state != "gone" else ""
-            table.add_row(worker.name, Text(worker.state, style=style), *numbers, share, sent)
+            table.add_row(Text(worker.name), Text(worker.state, style=style), *numbers, share, sent)
         return table
 
     def _round_table(self) -> Table:
@@ -165,22 +199,52 @@ class RunView:
         return table
 
 
+def _reported(worker: _Worker, report: Report) -> None:
+    """A report tells how a worker fares: one whose steps stand still waits for the others."""
+    before, worker.report = worker.report, report
+    if worker.state not in ("training", "waiting", "exchanging"):
+        return
+    if before is None or report.step > before.step:
+        worker.state = "training"
+    elif worker.state == "training":
+        worker.state = "waiting"
+
+
 class Screen:
-    """Shows a view: live on a terminal, line by line elsewhere. A context manager."""
+    """Shows a view: live on a terminal, line by line elsewhere. A context manager.
+
+    The view changes on the driver's thread and is drawn on another: a lock keeps them apart."""
 
     def __init__(self, view: RunView, console: Console) -> None:
         self.view = view
         self._console = console
+        self._lock = threading.Lock()
         self._live: Live | None = None
         if console.is_terminal:
-            self._live = Live(console=console, get_renderable=view.render, refresh_per_second=4)
+            self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4)
 
     def on_trace(self, trace: Trace) -> None:
         """From the driver's thread."""
-        line = self.view.trace(trace)
-        if line is not None and self._live is None:
+        with self._lock:
+            line = self.view.trace(trace)
+        if line is not None:
+            self._say(line)
+
+    def note(self, line: str) -> None:
+        """Tell something that no trace tells."""
+        with self._lock:
+            self.view.note(line)
+        self._say(line)
+
+    def render(self) -> RenderableType:
+        """The view as it is now."""
+        with self._lock:
+            return self.view.render()
+
+    def _say(self, line: str) -> None:
+        if self._live is None:
             seconds = time.monotonic() - self.view.began
-            self._console.print(f"{seconds:7.1f} s  {line}", markup=False, highlight=False)
+            self._console.print(f"{seconds:7.1f} s  {line}", markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Screen:
         if self._live is not None:

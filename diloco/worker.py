@@ -1,14 +1,14 @@
 """One worker of the command line: a recipe's job, trained in a swarm until the run is finished.
 
 Owns what `diloco join` and `diloco host --train` do between entering and leaving, and the record of
-it as JSON lines. Decides nothing about rounds.
+it as JSON lines. Decides nothing about rounds. A path or device that does not work is found here, before
+anything was trained.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,8 @@ from typing import IO, Any
 import torch
 
 from diloco.attaching import Outer, attach
+from diloco.errors import UserError
+from diloco.interrupts import Interrupts
 from diloco.recipe import Job, Recipe
 from diloco.swarm import Swarm
 from peers.events import ContributionEnded, CoordinatorBack, CoordinatorLost, FellBehind, RoundCommitted
@@ -27,8 +29,12 @@ class EventLog:
     """What happened, one JSON object per line; nothing at all without a path."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file: IO[str] | None = path.open("w", encoding="utf-8") if path else None
         self._began = time.monotonic()
+        self._file: IO[str] | None = None
+        try:
+            self._file = path.open("w", encoding="utf-8") if path else None
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
     def write(self, what: str, **fields: Any) -> None:
         if self._file is not None:
@@ -44,6 +50,7 @@ class EventLog:
                     "round",
                     index=event.record.index,
                     commit=event.record.hash().hex(),
+                    result=event.record.result.hex(),
                     participants=len(event.record.members),
                     contributed=event.number is not None,
                     sync_seconds=round(event.seconds, 4),
@@ -81,8 +88,14 @@ class Outcome:
 
 
 def make_job(recipe: Recipe, swarm: Swarm, data: Path | None, device: str) -> Job:
-    """The recipe's job on this worker, with data of its own."""
-    return recipe(swarm.settings, data, torch.device(device), swarm.peer_name)
+    """The recipe's job on this worker, with data of its own. Raises `UserError` for a missing device."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA says so by an assertion
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device {device} cannot be used on this machine: {reason}") from None
+    return recipe(swarm.settings, data, found, swarm.peer_name)
 
 
 def train(
@@ -90,26 +103,27 @@ def train(
     job: Job,
     *,
     log: EventLog,
+    interrupts: Interrupts,
     save: Path | None = None,
-    on_step: Callable[[Outer], None] = lambda outer: None,
 ) -> Outcome:
-    """Train until the run has all its rounds, or until Ctrl-C: then what is held is saved, no more."""
+    """Train until the run has all its rounds. At Ctrl-C the step at hand is finished, what is held is saved,
+    and `KeyboardInterrupt` follows. ``save`` must be in a folder that exists."""
+    if save is not None and not save.parent.is_dir():
+        raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
     with attach(
         job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=log.swarm_event
     ) as outer:
         log.write(
             "active", round=outer.round, validation_loss=job.evaluate(), parameters=outer.num_parameters
         )
-        try:
-            _steps(outer, job, log, on_step)
-        except KeyboardInterrupt:
-            if save is not None:
-                outer.save(save)
-            raise
-        with outer.outer_parameters():
-            loss, sample = job.evaluate(), job.sample()
+        with interrupts.ending_with(outer.stop):
+            _steps(outer, job, log)
         if save is not None:
             outer.save(save)
+        if interrupts.requested:
+            raise KeyboardInterrupt
+        with outer.outer_parameters():
+            loss, sample = job.evaluate(), job.sample()
         outcome = Outcome(
             rounds=outer.round,
             steps=outer.step,
@@ -123,12 +137,21 @@ def train(
     return outcome
 
 
-def _steps(outer: Outer, job: Job, log: EventLog, on_step: Callable[[Outer], None]) -> None:
+def _steps(outer: Outer, job: Job, log: EventLog) -> None:
     logged = 0.0
     for batch in outer.until_finished(job.batches):
         loss = float(job.step(batch))
         outer.log(loss=loss)
-        on_step(outer)
         if time.monotonic() - logged > _LOG_EVERY_S:
             logged = time.monotonic()
-            log.write("step", step=outer.step, tokens=outer.tokens, loss=loss, round=outer.round)
+            swarm = outer.swarm
+            log.write(
+                "step",
+                step=outer.step,
+                tokens=outer.tokens,
+                loss=loss,
+                round=outer.round,
+                participants=swarm.view.participants,
+                bytes_sent=swarm.bytes_sent,
+                waited_s=round(outer.waited_s, 3),
+            )
