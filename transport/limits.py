@@ -33,10 +33,6 @@ class Limits:
     """Control messages a peer may send per second, averaged over ten seconds; more closes it."""
     members: int = 64
     """Members admitted to one run."""
-    invites: int = 64
-    """Live invites of one run."""
-    tensors: int = 100_000
-    """Tensors in one model."""
     fragments: int = 256
     """Fragments of one model."""
     chunk_elements: int = 256 * KIB
@@ -49,8 +45,6 @@ class Limits:
     """Pieces asked of one donor at a time."""
     lanes: int = 1
     """Bulk connections per pair; several fill a long fat pipe."""
-    state_bytes: int = 1 << 44
-    """Largest state of a fragment."""
     settings_bytes: int = 64 * KIB
     """Largest run settings sent to a joiner."""
     knocks_per_minute: int = 120
