@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from diloco.errors import JoinError, UserError
+from diloco.rules import rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm import Swarm
 from peers.admission import Door, Invite
 from peers.card import CARD_TAG, Card
-from peers.coordinator import Rules
 from peers.identity import Identity, next_incarnation
 from peers.journal import Journal
 from peers.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
@@ -61,7 +61,7 @@ def host(
     journal = Journal(home / f"journal-{run_id.hex()[:16]}")
     expires = time.time() + 3600 * ticket_hours
     invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
-    rules = _rules(settings)
+    rules = rules_of(settings)
     door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
     node = Node(
         identity.keys.public,
@@ -134,7 +134,7 @@ def solo(run: RunSettings | None = None) -> Swarm:
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"min_peers": 1})})
     identity, incarnation = _fresh_identity()
     key = identity.keys.public
-    rules = _rules(settings)
+    rules = rules_of(settings)
     door = Door(bytes(16), b"", settings.digest(), {})
     node = Node(
         key,
@@ -163,18 +163,6 @@ def status(ticket: str, timeout_s: float = _KNOCK_S) -> dict[str, Any]:
 
 
 # -- shell helpers ----------------------------------------------------------------------------------
-
-
-def _rules(settings: RunSettings) -> Rules:
-    run = settings.run
-    return Rules(
-        settings=settings.digest(),
-        min_peers=run.min_peers,
-        rounds=run.rounds * settings.method.resolved().num_fragments,
-        failure_timeout_s=run.failure_timeout_s,
-        grace_s=run.grace_s,
-        outlier_factor=run.outlier_factor,
-    )
 
 
 def _identity(home: Path) -> tuple[Identity, int]:

@@ -22,6 +22,8 @@ from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
 from diloco.loop import Command, OuterLoop
 from diloco.numbers import TensorNumbers
 from diloco.outer import OuterState
+from diloco.rules import wait_s
+from diloco.schedule import Schedule
 from diloco.swarm import Swarm
 from peers.events import ContributionEnded, Fate, RoundCommitted
 from peers.manifest import Manifest
@@ -58,11 +60,9 @@ class Outer:
         self.pseudo_grad_norm = 0.0
         self._tokens_per_step = tokens_per_step
         self._on_event = on_event
-        self._outer = OuterState.from_model(model, self.method)
+        self._outer = OuterState.from_model(model, self.method, optimizer)
         self._numbers = TensorNumbers(self._outer)
-        run = swarm.settings.run
-        wait_s = run.grace_s + 2 * run.failure_timeout_s
-        self._loop = OuterLoop(self.method.num_fragments, self.method.sync_every, wait_s, self._numbers)
+        self._loop = OuterLoop(Schedule.of(self.method), wait_s(swarm.settings), self._numbers)
         self._began = time.monotonic()
         self._reported = 0.0
         self._stopping = False
@@ -83,12 +83,12 @@ class Outer:
     @property
     def num_parameters(self) -> int:
         """Values that are exchanged."""
-        return sum(self._outer.num_elements(f) for f in range(self._outer.num_fragments))
+        return sum(self._outer.num_elements(f) for f in range(self.method.num_fragments))
 
     @property
     def lag(self) -> int:
-        """Inner steps since the outer parameters last moved."""
-        return max(each.steps for each in self._loop.progress)
+        """Inner steps since this worker last offered what it learned, of the fragment that waits longest."""
+        return max(each.steps_since_offer for each in self._loop.progress)
 
     @property
     def tokens_per_second(self) -> float:
@@ -115,8 +115,8 @@ class Outer:
         """The model with the outer parameters, to evaluate or save; local ones come back after. (Outer
         parameters evaluate better than a single worker's: arXiv 2501.18512, table 3.)"""
         held = [p.detach().clone() for p in self.model.parameters()]
-        for fragment in range(self._outer.num_fragments):
-            self._outer.write(fragment)
+        for fragment in range(self.method.num_fragments):
+            self._outer.live.scatter(fragment, self._outer.outer_parameters(fragment))
         try:
             yield self.model
         finally:
@@ -154,7 +154,7 @@ class Outer:
         """Take part, and wait until the model holds the swarm's state."""
         layout = self._outer.layout
         found = layout.manifest()
-        elements = tuple(layout.num_elements(f) for f in range(self.method.num_fragments))
+        elements = tuple(self._outer.most_sent(f) for f in range(self._outer.num_fragments))
         profile = Profile(
             name=self.swarm.name,
             addresses=self.swarm.addresses,
@@ -164,8 +164,9 @@ class Outer:
                 shapes=found.shapes_sha256,
                 codec=self.method.codec,
                 elements=elements,
-                model=f"{sum(map(len, layout.fragments))} tensors of {sum(elements):,} values",
+                model=f"{sum(map(len, layout.fragments))} tensors of {self.num_parameters:,} values",
             ),
+            rebases=self.method.quorum > 0,
         )
         self.swarm.train(Training(profile, self._numbers))
         give_up = time.monotonic() + timeout_s
@@ -223,11 +224,13 @@ class Outer:
         if now - self._reported < _REPORT_EVERY_S:
             return
         self._reported = now
+        self._loop.speed = self.tokens / max(1e-9, now - self._began - self.waited_s)
         report = Report(
             self.step,
             self.tokens,
             self.loss,
             self.tokens_per_second,
+            self._loop.speed,
             self.swarm.bytes_sent,
             self.swarm.bytes_received,
         )

@@ -23,6 +23,7 @@ import diloco
 from diloco.api import TICKET_HOURS
 from diloco.errors import DilocoError, UserError
 from diloco.interrupts import EXIT_CODE, Interrupts, interruptible
+from diloco.rules import num_commits
 from diloco.settings import commented_toml, load_settings
 from diloco.view import RunView, Screen, printable
 from peers.identity import IdentityError
@@ -122,7 +123,7 @@ def host(
 
     Without --train no torch is needed. Restarted with the same --state, it goes on with the run."""
     settings = load_settings(run)
-    view = RunView(f"run {settings.run.name}", settings.run.rounds * settings.method.resolved().num_fragments)
+    view = RunView(f"run {settings.run.name}", num_commits(settings))
     screen = Screen(view, Console())
     swarm = diloco.host(
         settings,

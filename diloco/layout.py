@@ -9,7 +9,7 @@ that a joiner receives. Buffers (running statistics, caches) stay local: they ar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from diloco.errors import LayoutError
+from diloco.fragments import partition
 
 TRAINABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -61,26 +62,24 @@ class Layout:
     """The shared tensors of a model, in the order in which its modules registered them."""
 
     fragments: tuple[tuple[TensorSpec, ...], ...]
-    """Trainable tensors, contiguous in order and balanced by elements; no tensor is split."""
+    """Trainable tensors, as `fragments.partition` groups them; no tensor is split."""
     frozen: tuple[TensorSpec, ...]
     """Parameters with requires_grad False: part of the last fragment's state only."""
 
     @classmethod
-    def of(cls, model: nn.Module, num_fragments: int = 1) -> Layout:
-        """The layout of ``model`` as it is now: parameters that are frozen later stay in. Raises
-        `LayoutError` for parameters that cannot be shared or too few for that many fragments."""
+    def of(
+        cls, model: nn.Module, num_fragments: int = 1, pattern: str = "balanced", modules: Sequence[str] = ()
+    ) -> Layout:
+        """The layout of ``model`` as it is now: parameters that are frozen later stay in. Fragments are those
+        of `fragments.partition`. Raises `LayoutError` for parameters that cannot be shared or too few for
+        that many fragments."""
         trainable, frozen = _distinct_parameters(model)
         if not trainable:
             raise LayoutError("the model has no trainable parameter: requires_grad is False for all of them")
-        if not 1 <= num_fragments <= len(trainable):
-            raise LayoutError(
-                f"{num_fragments} fragments of {len(trainable)} trainable tensors are not possible:"
-                f" choose num_fragments from 1 to {len(trainable)}"
-            )
-        sizes = [parameter.numel() for _, parameter in trainable]
-        cuts = _cuts(sizes, num_fragments)
+        sizes = [(name, parameter.numel()) for name, parameter in trainable]
+        groups = partition(sizes, num_fragments, pattern, modules)
         return cls(
-            fragments=tuple(_fragment(trainable[a:b]) for a, b in pairwise(cuts)),
+            fragments=tuple(_fragment([trainable[i] for i in group]) for group in groups),
             frozen=tuple(_spec(name, parameter, -1) for name, parameter in frozen),
         )
 
@@ -115,17 +114,6 @@ def _fragment(named: list[tuple[str, Parameter]]) -> tuple[TensorSpec, ...]:
 
 def _spec(name: str, parameter: Parameter, start: int) -> TensorSpec:
     return TensorSpec(name, tuple(parameter.shape), parameter.dtype, start, parameter.numel())
-
-
-def _cuts(sizes: list[int], num_fragments: int) -> list[int]:
-    """Borders [0, ..., len(sizes)] of runs as near to equal as whole tensors allow; none is empty."""
-    before = list(accumulate(sizes, initial=0))
-    cuts = [0]
-    for k in range(1, num_fragments):
-        allowed = range(cuts[-1] + 1, len(sizes) - (num_fragments - k) + 1)
-        wanted = before[-1] * k / num_fragments
-        cuts.append(min(allowed, key=lambda i: abs(before[i] - wanted)))
-    return [*cuts, len(sizes)]
 
 
 _Named = list[tuple[str, Parameter]]

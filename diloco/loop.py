@@ -8,9 +8,11 @@ waits for the network only where the method says so, and never without bound.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from diloco.schedule import Schedule
 from peers.events import (
     BecameActive,
     BecomeSeed,
@@ -21,6 +23,7 @@ from peers.events import (
     Fate,
     FellBehind,
     IdentitySuperseded,
+    PaceSet,
     Restored,
     RoundAborted,
     RoundCommitted,
@@ -36,14 +39,24 @@ from transport.payloads import Payloads
 class Numbers(Protocol):
     """The tensors below a loop."""
 
+    def sync_every(self, fragment: int) -> int:
+        """Inner steps between two offers of a fragment as they are now: some methods adapt them."""
+
     def contribution(self, fragment: int) -> tuple[Payloads, float]:
-        """A snapshot of the pseudo-gradient and its Euclidean norm. Raises `ValueError` if it is not
+        """A snapshot of what is to be averaged and its Euclidean norm. Raises `ValueError` if it is not
         finite."""
 
-    def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
-        """One outer step with the decoded mean. ``ours`` is the contribution that is in it, or None.
-        With ``fresh`` the local parameters become the outer ones; otherwise what was trained since
-        the contribution (or, without one, since the last outer step) is kept on top."""
+    def apply(
+        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
+    ) -> None:
+        """One outer step with the decoded mean; the live model does not move yet. ``ours`` is the
+        contribution that is in it, or None, with its ``share`` of the weights. With ``keep_old`` the outer
+        parameters as they were are needed once more: for a landing to come."""
+
+    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+        """Merge the outer parameters into the live model: as the method says if the result came in time for
+        ``ours``, otherwise with everything that was trained since ``ours`` (or, without one, since the last
+        landing) kept on top."""
 
     def discard(self, fragment: int) -> None:
         """Local parameters become the outer ones."""
@@ -61,12 +74,13 @@ class Announce:
 
     fragment: int
     tokens: int
+    weight: int
     payloads: Payloads
     norm: float
 
     def tell(self, now: float, member: Member) -> bool:
-        number = member.announce(now, self.fragment, self.tokens, self.payloads, self.norm)
-        return number is not None
+        offer = (self.fragment, self.tokens, self.weight, self.payloads, self.norm)
+        return member.announce(now, *offer) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +135,10 @@ Command = Announce | Withdraw | Applied | Loaded | Captured
 
 @dataclass(slots=True)
 class Progress:
-    """What was trained on one fragment since it last moved."""
+    """What was trained on one fragment since the last contribution that counts."""
 
+    next_offer: int
+    """Steps at which it is offered (again)."""
     steps: int = 0
     tokens: int = 0
     offered: Payloads | None = None
@@ -130,14 +146,18 @@ class Progress:
     offered_tokens: int = 0
     in_round: bool = False
     wait_until: float = 0.0
-    next_offer: int = 0
-    """Steps at which it is offered (again)."""
+    landing: Payloads | None = None
+    """The contribution whose round was committed and whose result is to land."""
+
+    @property
+    def steps_since_offer(self) -> int:
+        return self.steps - (self.offered_steps if self.offered is not None else 0)
 
 
 class OuterLoop:
     """One worker's outer loop over all fragments."""
 
-    def __init__(self, num_fragments: int, sync_every: int, wait_s: float, numbers: Numbers) -> None:
+    def __init__(self, schedule: Schedule, wait_s: float, numbers: Numbers) -> None:
         self.active = False
         self.finished = False
         self.refused: EntryRefused | None = None
@@ -147,24 +167,28 @@ class OuterLoop:
         self.rejected_reason = ""
         self.tokens_unoffered = 0
         """Tokens whose progress was given up before it was offered (fate: superseded)."""
-        self._sync_every = sync_every
+        self.speed = 0.0
+        """Tokens per second that this worker computes while it trains, for methods that pace by speed."""
+        self._fastest = 0.0
+        self._schedule = schedule
         self._wait_s = wait_s
         self._numbers = numbers
-        self.progress = [Progress(next_offer=sync_every) for _ in range(num_fragments)]
+        self.progress = [Progress(offset) for offset in schedule.offsets]
 
     # -- the training loop's side -------------------------------------------------------------
 
     def stepped(self, now: float, tokens: int) -> list[Command]:
-        """One inner step is done; what is due is offered."""
+        """One inner step is done; what is due is landed and offered."""
         for each in self.progress:
             each.steps += 1
             each.tokens += tokens
         return self.due(now)
 
     def due(self, now: float) -> list[Command]:
-        """Offers that are due, and offers to take back because nobody comes for them."""
+        """Landings and offers that are due, and offers to take back because nobody comes for them."""
         commands: list[Command] = []
         for fragment, each in enumerate(self.progress):
+            self._land_if_due(fragment, each)
             if each.offered is not None and not each.in_round and self._gives_up(now, each):
                 commands.append(Withdraw(fragment))
             elif each.offered is None and each.steps >= each.next_offer and self._may_offer():
@@ -178,18 +202,22 @@ class OuterLoop:
         """What the member answered to a command."""
         match command:
             case Announce() if not done:
-                self._take_back(self.progress[command.fragment], again_in=1)
+                self._take_back(command.fragment, again_in=1)
             case Withdraw() if done:
-                again_in = 1 if self.coordinator_lost else self._sync_every
-                self._take_back(self.progress[command.fragment], again_in)
+                again_in = 1 if self.coordinator_lost else self._period(command.fragment)
+                self._take_back(command.fragment, again_in)
             case Withdraw():
                 self.progress[command.fragment].in_round = True
 
     def waits(self, now: float) -> bool:
-        """Whether the training loop is to wait for events instead of training on."""
+        """Whether the training loop is to wait for events instead of training on: a result is later than
+        its delay."""
         if self.finished or self.refused or self.superseded or self.coordinator_lost:
             return False
-        return any(p.offered is not None and now < p.wait_until for p in self.progress)
+        return any(
+            p.offered is not None and p.steps_since_offer >= self._delay(p) and now < p.wait_until
+            for p in self.progress
+        )
 
     # -- the member's side --------------------------------------------------------------------
 
@@ -197,7 +225,7 @@ class OuterLoop:
         """One event of the member."""
         match event:
             case RoundCommitted():
-                return self._committed(event)
+                return self._committed(now, event)
             case RoundOpened():
                 self.progress[event.fragment].in_round = True
                 # An open round has its own deadlines; this bound is for what nobody thought of.
@@ -223,6 +251,8 @@ class OuterLoop:
                 self.coordinator_lost = True
             case CoordinatorBack():
                 self.coordinator_lost = False
+            case PaceSet():
+                self._fastest = event.fastest
             case RunFinished():
                 self.finished = True
             case EntryRefused():
@@ -234,7 +264,19 @@ class OuterLoop:
     # -- inside -------------------------------------------------------------------------------
 
     def _gives_up(self, now: float, each: Progress) -> bool:
-        return self.coordinator_lost or now >= each.wait_until
+        # What was wiped out by a landing can only be offered as it is.
+        return not self._schedule.offers_before_landing and (self.coordinator_lost or now >= each.wait_until)
+
+    def _delay(self, each: Progress) -> int:
+        # H may have become shorter than the delay.
+        return min(self._schedule.delay, each.next_offer)
+
+    def _period(self, fragment: int) -> int:
+        every = self._numbers.sync_every(fragment)
+        if not 0.0 < self.speed < self._fastest:
+            return every
+        # DyLU (arXiv 2401.09135): all workers return at about the same time.
+        return max(1, math.ceil(every * self.speed / self._fastest))
 
     def _offer(self, now: float, fragment: int) -> list[Command]:
         each = self.progress[fragment]
@@ -249,14 +291,33 @@ class OuterLoop:
             return []
         each.offered, each.offered_steps, each.offered_tokens = payloads, each.steps, each.tokens
         each.wait_until = now + self._wait_s
-        return [Announce(fragment, each.tokens, payloads, norm)]
+        weight = self._schedule.weight(each.tokens, each.steps)
+        if self._schedule.offers_before_landing:
+            self._numbers.land(fragment, each.landing, on_time=True)
+            each.landing = None
+        return [Announce(fragment, each.tokens, weight, payloads, norm)]
 
-    def _take_back(self, each: Progress, again_in: int) -> None:
+    def _land_if_due(self, fragment: int, each: Progress) -> None:
+        ours, since = each.landing, each.steps_since_offer
+        if ours is None or since < self._delay(each):
+            return
+        if self._schedule.offers_before_landing and self._may_offer():
+            return  # it lands with the next offer, which is due
+        each.landing = None
+        on_time = since == self._delay(each) and not self._schedule.offers_before_landing
+        self._numbers.land(fragment, ours, on_time)
+
+    def _take_back(self, fragment: int, again_in: int) -> None:
+        each = self.progress[fragment]
         each.offered, each.in_round = None, False
+        if self._schedule.offers_before_landing:
+            # The live model has gone on without it.
+            self.tokens_unoffered += each.offered_tokens
+            each.steps, each.tokens = each.steps - each.offered_steps, each.tokens - each.offered_tokens
         each.next_offer = each.steps + again_in
 
     def _restart(self, fragment: int) -> None:
-        self.progress[fragment] = Progress(next_offer=self._sync_every)
+        self.progress[fragment] = Progress(self._period(fragment))
 
     def _ended(self, event: ContributionEnded) -> None:
         if event.fate != Fate.APPLIED:
@@ -270,20 +331,35 @@ class OuterLoop:
             self._numbers.discard(event.fragment)
             self._restart(event.fragment)
 
-    def _committed(self, event: RoundCommitted) -> list[Command]:
+    def _committed(self, now: float, event: RoundCommitted) -> list[Command]:
         fragment = event.record.fragment
         each = self.progress[fragment]
         ours = each.offered if event.number is not None else None
+        if each.landing is not None:
+            self._numbers.land(fragment, each.landing, on_time=False)
         steps = each.steps - (each.offered_steps if ours else 0)
         tokens = each.tokens - (each.offered_tokens if ours else 0)
-        self._numbers.apply(fragment, event.payloads, ours, fresh=steps == 0)
+        lands_now = ours is not None and steps == self._schedule.delay == 0
+        self._numbers.apply(fragment, event.payloads, ours, _share(event), keep_old=not lands_now)
         self._restart(fragment)
-        self.progress[fragment].steps, self.progress[fragment].tokens = steps, tokens
+        each = self.progress[fragment]
+        each.steps, each.tokens, each.landing = steps, tokens, ours
         self.rounds_applied += 1
-        return [Applied(event.record, self._numbers.digest(fragment))]
+        commands: list[Command] = [Applied(event.record, self._numbers.digest(fragment))]
+        if ours is None:
+            self._numbers.land(fragment, None, on_time=False)
+            return commands
+        self._land_if_due(fragment, each)
+        return commands
 
     def _loaded(self, event: StateFetched) -> Loaded:
         self.tokens_unoffered += self.progress[event.fragment].tokens
         self._numbers.load(event.fragment, event.data)
         self._restart(event.fragment)
         return Loaded(event.fragment, event.version, self._numbers.digest(event.fragment))
+
+
+def _share(event: RoundCommitted) -> float:
+    """This member's share of the round's weights."""
+    record, total = event.record, sum(event.record.weights)
+    return event.weight / total if total and record.members else 0.0

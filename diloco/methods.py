@@ -1,105 +1,225 @@
-"""Methods: each a composition of parts, and the table of the named ones.
+"""The table of named methods: each a composition of parts, with its paper and that paper's defaults.
 
-Owns what a method is made of, the presets, and why a combination cannot work. Refuses to run anything:
-`outer` steps, `codecs` encode. Needs no torch, so that a coordinator can check settings.
+Owns the rows and how they are overridden field by field. A new method is a new row. Needs no torch.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from diloco.errors import MethodError
-from transport.limits import LIMITS
+from diloco.method import METHOD_PARTS, Method, make_method
 
-CODEC_NAMES = ("fp32", "bf16", "int8")
-"""The codecs there are; a test holds this equal to `codecs.CODECS`, which needs torch."""
+_NESTEROV: dict[str, Any] = {"outer": "nesterov", "outer_lr": 0.7, "outer_momentum": 0.9}
+_GENTLE: dict[str, Any] = {**_NESTEROV, "outer_lr": 0.4}
+_AVERAGE: dict[str, Any] = {"outer": "sgd", "outer_lr": 1.0}
 
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One method. Raises `MethodError` for a combination that cannot work."""
-
-    name: str
-    sync_every: int
-    """H: inner steps between two exchanges of a fragment."""
-    outer_lr: float
-    """Learning rate of the outer optimizer on the averaged pseudo-gradient; 1 replaces by the average."""
-    outer_momentum: float
-    """Momentum of the outer optimizer, in [0, 1); 0 keeps no buffer."""
-    nesterov: bool
-    """Nesterov momentum, as torch.optim.SGD(nesterov=True) computes it."""
-    codec: str
-    """Wire format of contributions and results."""
-    num_fragments: int
-    """Parts of the model that are exchanged in rounds of their own."""
-
-    def __post_init__(self) -> None:
-        problem = _problem(self)
-        if problem:
-            raise MethodError(f"method {self.name}: {problem}")
-
-
-METHOD_PARTS = tuple(each.name for each in dataclasses.fields(Method) if each.name != "name")
-"""What a preset can be overridden with, field by field."""
-
-
-def _hint(word: str, choices: Any) -> str:
-    near = difflib.get_close_matches(word, list(choices), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _problem(m: Method) -> str | None:
-    """Why this combination cannot work, or None."""
-    if m.sync_every < 1:
-        return f"sync_every is {m.sync_every}: at least one inner step lies between two exchanges"
-    if not 0.0 < m.outer_lr <= 10.0:
-        return f"outer_lr is {m.outer_lr}: it must be above 0 and at most 10"
-    if not 0.0 <= m.outer_momentum < 1.0:
-        return (
-            f"outer_momentum is {m.outer_momentum}: it must be at least 0 and below 1, or steps grow forever"
-        )
-    if m.nesterov and m.outer_momentum == 0.0:
-        return "nesterov needs an outer_momentum above 0: set nesterov = false for plain averaging"
-    if m.codec not in CODEC_NAMES:
-        return f"codec {m.codec!r} is unknown: choose {', '.join(CODEC_NAMES)}{_hint(m.codec, CODEC_NAMES)}"
-    if not 1 <= m.num_fragments <= LIMITS.fragments:
-        return f"num_fragments is {m.num_fragments}: from 1 to {LIMITS.fragments} are possible"
-    if m.num_fragments > m.sync_every:
-        return (
-            f"num_fragments is {m.num_fragments} but sync_every is {m.sync_every}: each fragment needs"
-            " an inner step of its own to be exchanged at"
-        )
-    return None
-
-
-PRESETS: MappingProxyType[str, Method] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            # DiLoCo (arXiv 2311.08105, section 2): Nesterov, lr 0.7, momentum 0.9. int8 by default, as in
-            # INTELLECT-1 (arXiv 2412.01152): a quarter of the bytes, and the error of the mean, about
-            # 1 % of its size and unbiased, is far below the noise between workers' pseudo-gradients.
-            Method(
-                "diloco", 100, outer_lr=0.7, outer_momentum=0.9, nesterov=True, codec="int8", num_fragments=1
-            ),
-            # Local SGD / FedAvg (arXiv 1805.09767, 1602.05629): parameters become their plain average. fp32,
-            # so that it is the reference that others are compared with.
-            Method(
-                "local_sgd",
-                100,
-                outer_lr=1.0,
-                outer_momentum=0.0,
-                nesterov=False,
-                codec="fp32",
-                num_fragments=1,
-            ),
-        )
-    }
+_ROWS = (
+    # The reference that others are compared with, so fp32: parameters become their plain average.
+    Method(
+        name="local_sgd",
+        paper="Local SGD Converges Fast and Communicates Little, 1805.09767",
+        sync_every=100,
+        **_AVERAGE,
+    ),
+    # alpha = 1, beta = 0.5. The paper divides by the inner learning rate and multiplies by it again: with a
+    # constant one that is heavy ball.
+    Method(
+        name="slowmo",
+        paper="SlowMo: Improving Communication-Efficient Distributed SGD with Slow Momentum, 1910.00643",
+        sync_every=24,
+        outer="heavy_ball",
+        outer_lr=1.0,
+        outer_momentum=0.5,
+    ),
+    # int8 as in INTELLECT-1 (2412.01152): the error of the mean, about 1 % of its size and unbiased, is far
+    # below the noise between workers' pseudo-gradients.
+    Method(
+        name="diloco",
+        paper="DiLoCo: Distributed Low-Communication Training of Language Models, 2311.08105",
+        sync_every=100,
+        codec="int8",
+        **_NESTEROV,
+    ),
+    Method(
+        name="streaming",
+        paper="Streaming DiLoCo with Overlapping Communication, 2501.18512",
+        sync_every=100,
+        delay=1,
+        num_fragments=4,
+        fragment_pattern="strided",
+        codec="int4",
+        merge="mix",
+        alpha=0.5,
+        **_GENTLE,
+    ),
+    Method(
+        name="eager",
+        paper="Eager Updates for Overlapped Communication and Computation in DiLoCo, 2502.12996",
+        sync_every=30,
+        delay=30,
+        codec="int4",
+        merge="eager",
+        **_GENTLE,
+    ),
+    # The naive form of the same overlap, at the lower outer learning rate that it needs.
+    Method(
+        name="delayed",
+        paper="Eager Updates for Overlapped Communication and Computation in DiLoCo, 2502.12996, delayed"
+        " form",
+        sync_every=30,
+        delay=30,
+        codec="int4",
+        merge="replace",
+        outer="nesterov",
+        outer_lr=0.2,
+        outer_momentum=0.9,
+    ),
+    # The paper's alpha is our outer_momentum, its beta our outer_lr.
+    Method(
+        name="noloco",
+        paper="NoLoCo: No-all-reduce Low Communication Training Method for Large Models, 2506.10911",
+        sync_every=50,
+        group="pair",
+        outer="heavy_ball",
+        outer_lr=0.7,
+        outer_momentum=0.5,
+        gamma=0.7,
+    ),
+    # Plain averaging in groups: exact over a full grid after as many rounds as it has dimensions.
+    Method(
+        name="moshpit",
+        paper="Moshpit SGD: Communication-Efficient Decentralized Training on Heterogeneous Unreliable"
+        " Devices, 2103.03239",
+        sync_every=50,
+        group="grid",
+        group_size=4,
+        gamma=1.0,
+        **_AVERAGE,
+    ),
+    # A delayed step at full learning rate is what the eager paper measured as bad, so the gentle one.
+    Method(
+        name="dilocox",
+        paper="DiLoCoX: A Low-Communication Large-Scale Training Framework for Decentralized Cluster,"
+        " 2506.21263",
+        sync_every=100,
+        delay=100,
+        projection="low_rank",
+        rank=32,
+        adapt="dilocox",
+        codec="int4",
+        error_feedback="ef14",
+        merge="replace",
+        outer="nesterov",
+        outer_lr=0.2,
+        outer_momentum=0.9,
+    ),
+    # The exact penalty of the paper could not be verified; ours is the ratio of what a result one round late
+    # has to bridge, two rounds' movement, to one. Local steps are carried, since dropping them is not said
+    # either.
+    Method(
+        name="co2",
+        paper="CO2: Efficient Distributed Training with Full Communication-Computation Overlap, 2401.16265",
+        sync_every=48,
+        delay=48,
+        merge="carry",
+        outer="heavy_ball",
+        outer_lr=1.0,
+        outer_momentum=0.5,
+        outer_clip=1.0,
+        outer_penalty=2.0,
+    ),
+    # Divides by the members, not by those that picked an element; no outer momentum, whose part the residual
+    # plays.
+    Method(
+        name="sparseloco",
+        paper="Communication Efficient LLM Pre-training with SparseLoCo, 2508.15706",
+        sync_every=30,
+        codec="topk",
+        keep=64,
+        value_bits=2,
+        error_feedback="ef14",
+        feedback_decay=0.95,
+        weights="equal",
+        **_AVERAGE,
+    ),
+    Method(
+        name="muloco",
+        paper="MuLoCo: Muon is a practical inner optimizer for DiLoCo, 2505.23725",
+        sync_every=30,
+        codec="int4",
+        inner="muon",
+        outer="nesterov",
+        outer_lr=0.7,
+        outer_momentum=0.6,
+    ),
+    Method(
+        name="sparta",
+        paper="SPARTA (exo labs): sparse parameter averaging; analysed as LOSCAR-SGD, 2605.20866",
+        sync_every=1,
+        projection="random_mask",
+        mask_one_in=200,
+        **_AVERAGE,
+    ),
+    # The buffer is ef14's residual; v2's share of 0.2. Inner SGD makes the pseudo-gradient the gradient,
+    # whose scale the sign then drops.
+    Method(
+        name="demo",
+        paper="DeMo: Decoupled Momentum Optimization, 2411.19870",
+        sync_every=1,
+        projection="dct",
+        codec="topk",
+        keep=32,
+        value_bits=16,
+        error_feedback="ef14",
+        feedback_decay=0.999,
+        feedback_share=0.2,
+        outer="sign",
+        outer_lr=1e-3,
+        weights="equal",
+        inner="sgd",
+    ),
+    Method(
+        name="des_loc",
+        paper="DES-LOC: Desynced Low Communication Adaptive Optimizers, 2505.22549",
+        sync_every=64,
+        moments_every=3,
+        **_AVERAGE,
+    ),
+    # Each contribution moves the model by itself; momentum once in outer_every, which is best the number of
+    # workers.
+    Method(
+        name="async_diloco",
+        paper="Asynchronous Local-SGD Training for Language Modeling, 2401.09135",
+        sync_every=50,
+        codec="int8",
+        quorum=1,
+        pace="by_speed",
+        outer="delayed_nesterov",
+        outer_lr=0.4,
+        outer_momentum=0.9,
+        outer_every=4,
+    ),
+    Method(
+        name="decoupled",
+        paper="Decoupled DiLoCo, 2604.21428",
+        sync_every=24,
+        delay=2,
+        num_fragments=4,
+        fragment_pattern="packed",
+        codec="int8",
+        quorum=2,
+        quorum_grace_s=1.0,
+        weights="tokens_rate",
+        merge="mix",
+        alpha=0.5,
+        **_GENTLE,
+    ),
 )
+
+PRESETS: MappingProxyType[str, Method] = MappingProxyType({each.name: each for each in _ROWS})
 """The named methods."""
 
 
@@ -115,4 +235,17 @@ def method(name: str, **overrides: Any) -> Method:
             raise MethodError(
                 f"method {name}: {key!r} is no part{_hint(key, METHOD_PARTS)}; parts are {parts}"
             )
-    return dataclasses.replace(PRESETS[name], **overrides)
+    fields = {**PRESETS[name].model_dump(), **overrides}
+    # An overlap of a whole outer step stays one when H changes.
+    if (
+        "sync_every" in overrides
+        and "delay" not in overrides
+        and PRESETS[name].delay == PRESETS[name].sync_every
+    ):
+        fields["delay"] = overrides["sync_every"]
+    return make_method(fields)
+
+
+def _hint(word: str, choices: Any) -> str:
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

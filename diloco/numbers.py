@@ -1,8 +1,8 @@
 """The live model below an outer loop and a member: contributions, outer steps, states for joiners.
 
-Glue between `outer` (tensors), `codecs` and the two protocols that ask for numbers: `loop.Numbers`
-(on the training thread) and `peers.application.Application` (on the driver's thread). What both
-touch is guarded by `OuterState`'s own lock, or replaced as a whole.
+Glue between `outer` (what is shared), `local` (what is not), `codecs` and the two protocols that ask for
+numbers: `loop.Numbers` (on the training thread) and `peers.application.Application` (on the driver's thread).
+What both touch is guarded by `OuterState`'s own lock, or replaced as a whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diloco.codecs import NonFinite, codec
+from diloco.codecs import NonFinite
+from diloco.composing import codecs_of
+from diloco.local import LocalState, Offer
 from diloco.outer import OuterState
 from diloco.payloads import TensorPayloads
 from diloco.state_view import StateView
@@ -47,52 +49,93 @@ class TensorNumbers:
 
     def __init__(self, outer: OuterState) -> None:
         self.outer = outer
-        self._codec = codec(outer.method.codec)
-        self._named: list[_Named | None] = [None] * outer.num_fragments
-        self._loads = 0
+        self.local = LocalState(outer)
         self.last_norm = 0.0
-        """Euclidean norm of the last pseudo-gradient that was offered."""
+        """Euclidean norm of the last contribution that was offered."""
+        self._method = outer.method
+        self._codecs = codecs_of(outer.method)
+        self._own_codec, _ = codecs_of(outer.method)  # a codec belongs to one thread
+        self._named: list[_Named | None] = [None] * outer.num_fragments
+        self._offers: list[tuple[Payloads, Offer] | None] = [None] * outer.num_fragments
+        self._committed: list[Offer | None] = [None] * outer.num_fragments
 
     # -- the training thread (loop.Numbers) ---------------------------------------------------
 
+    def sync_every(self, fragment: int) -> int:
+        adapted = self.outer.sync_every(fragment)
+        return self._method.sync_every if adapted is None else adapted
+
     def contribution(self, fragment: int) -> tuple[Payloads, float]:
-        delta = self.outer.pseudo_gradient(fragment)
+        delta = self.local.pseudo_gradient(fragment)
         bad = count_non_finite(delta)
         if bad:
             raise NonFinite(bad, "of the pseudo-gradient")
-        self.last_norm = float(delta.norm())
-        return TensorPayloads(self._codec, len(delta), delta), self.last_norm
+        y = self.outer.project(fragment, self.local.feedback_input(fragment, delta))
+        made = self._payloads(len(y), y)
+        offer = self.local.offer(fragment, delta, self._as_sent(fragment, y))
+        self._offers[fragment] = made, offer
+        self.last_norm = float(y.norm())
+        return made, self.last_norm
 
-    def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
+    def apply(
+        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
+    ) -> None:
         assert isinstance(mean, TensorPayloads)
-        if fresh:
-            self.outer.step(fragment, mean.output)
-            self.outer.write(fragment)
-            return
-        contribution: Tensor | None = None
-        if ours is not None:
-            assert isinstance(ours, TensorPayloads)
-            contribution = ours.contribution
-        self.outer.write_keeping_progress(fragment, mean.output, contribution)
+        if keep_old:
+            self.local.keep_anchor(fragment)
+        delta = self.outer.step(fragment, mean.output)
+        self._committed[fragment] = offer = self._offer_of(fragment, ours)
+        if offer is not None:
+            self.local.committed(fragment, offer)
+            offer.share = share
+            offer.mean = delta if self._method.merge == "eager" else None
+
+    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+        landed = self._committed[fragment] if ours is not None else None
+        self._committed[fragment] = None
+        fresh = self._offers[fragment]
+        if not on_time:
+            self.local.carry(fragment, landed)
+        elif self._method.merge == "eager":
+            assert fresh is not None, "it lands with an offer"
+            self.local.land_eagerly(fragment, fresh[1], landed)
+        else:
+            self.local.land(fragment, landed)
 
     def discard(self, fragment: int) -> None:
-        self.outer.write(fragment)
+        self._offers[fragment] = self._committed[fragment] = None
+        self.local.discard(fragment)
 
     def load(self, fragment: int, data: bytearray) -> None:
-        self._loads += 1
-        version = self.outer.version(fragment) + self._loads
-        self.outer.load_state(fragment, data, version)
-        self.outer.write(fragment)
+        self._offers[fragment] = self._committed[fragment] = None
+        self.outer.load_state(fragment, data)
+        self.local.loaded(fragment)
 
     def digest(self, fragment: int) -> bytes:
         version, digests = self.outer.version(fragment), self.outer.digests(fragment)
         self._named[fragment] = _Named(tree_digest(digests), version, digests)
         return tree_digest(digests)
 
+    def _offer_of(self, fragment: int, ours: Payloads | None) -> Offer | None:
+        held, self._offers[fragment] = self._offers[fragment], None
+        return held[1] if held is not None and held[0] is ours else None
+
+    def _as_sent(self, fragment: int, y: Tensor) -> Tensor | None:
+        """What ``y`` [k] stands for once it was encoded, [n]; None where nobody asks."""
+        if self._method.error_feedback == "none":
+            return None
+        coder = self._own_codec
+        return self.outer.lift(fragment, coder.decode(coder.encode(y), len(y)))
+
+    def _payloads(self, num_elements: int, y: Tensor | None) -> TensorPayloads:
+        contributions, means = self._codecs
+        as_sent = self._method.error_feedback != "none"
+        return TensorPayloads(contributions, num_elements, y, mean_codec=means, as_sent=as_sent)
+
     # -- the driver's thread (peers.application.Application) ----------------------------------
 
     def receiver(self, fragment: int) -> Payloads:
-        return TensorPayloads(self._codec, self.outer.num_elements(fragment))
+        return self._payloads(self.outer.num_sent(fragment), None)
 
     def state_size(self, fragment: int) -> int:
         return self.outer.state_size(fragment)

@@ -1,9 +1,10 @@
-"""Outer state: the shared model as fp32 on the CPU, the outer optimizer, and the way to the live model.
+"""Outer state: the shared model as fp32 on the CPU, and everything that all members hold alike.
 
-Owns the outer parameters and momentum of each fragment, the outer step, and their bytes for joiners.
-Refuses to know rounds, peers and codecs. Every operation on outer state rounds multiply and add
-separately, so that all machines compute the same bits (S1); `torch.optim.SGD` does not.
-Buffers of the model are not touched: see `layout`.
+Owns, per fragment, the outer parameters, the outer optimizer's buffers, the shared sides of error feedback
+and projection, the number of outer steps, the step that moves them, and their bytes for joiners. Refuses to
+know rounds, peers, the wire, and what is a worker's own: see `local`. Every operation on outer state rounds
+multiply and add separately, so that all machines compute the same bits (S1). Buffers of the model are not
+touched: see `layout`.
 """
 
 from __future__ import annotations
@@ -13,105 +14,80 @@ from threading import Lock
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
 
-from diloco.errors import LayoutError, StateError
-from diloco.layout import Layout, TensorSpec
-from diloco.methods import Method
+from diloco.composing import Parts, parts_of
+from diloco.errors import StateError
+from diloco.layout import Layout
+from diloco.live import Live
+from diloco.method import Method
 from diloco.state_view import StateView
-from diloco.vectors import SLICE, bytes_of, count_non_finite
+from diloco.vectors import bytes_of, count_non_finite
 from transport.payloads import tree_digest
 
-__all__ = ["Layout", "OuterState", "StateView", "outer_step"]
-
-
-def outer_step(
-    theta: Tensor,
-    momentum: Tensor,
-    delta: Tensor,
-    *,
-    lr: float,
-    mu: float,
-    nesterov: bool,
-    out_theta: Tensor,
-    out_momentum: Tensor,
-    scratch: Tensor,
-) -> None:
-    """One outer step on vectors [n] of fp32, DiLoCo (arXiv 2311.08105) algorithm 1, line 14, with SGD in
-    torch's convention:
-
-        b'     = mu * b + delta
-        theta' = theta - lr * (delta + mu * b')     with Nesterov
-        theta' = theta - lr * b'                    without; with mu = 0, b is empty and b' = delta
-
-    ``delta`` is the mean over workers of (outer - local). Outputs may be the inputs. Each operation is one
-    elementwise multiply or add, rounded by itself: never `alpha=`, `lerp`, `addcmul` or compiled code.
-    """
-    if mu == 0.0:
-        torch.mul(delta, lr, out=scratch)
-    else:
-        torch.mul(momentum, mu, out=out_momentum)
-        out_momentum.add_(delta)
-        if nesterov:
-            torch.mul(out_momentum, mu, out=scratch)
-            scratch.add_(delta)
-            scratch.mul_(lr)
-        else:
-            torch.mul(out_momentum, lr, out=scratch)
-    torch.sub(theta, scratch, out=out_theta)
+_COUNT_BYTES = 8
 
 
 @dataclass(slots=True)
 class _Fragment:
-    """One fragment's values. ``state`` is one tensor [n or 2n] fp32: outer parameters, then momentum."""
+    """One fragment's values. ``state`` is one vector of fp32: outer parameters [n], the outer optimizer's
+    buffers [n] each, the shared mean of error feedback [n] if it has one, the projection's state."""
 
-    specs: tuple[TensorSpec, ...]
-    parameters: list[Parameter]
     num_elements: int
+    parts: Parts
     state: Tensor
+    count: int = 0
+    """Outer steps since the run began."""
     version: int = 0
+    """Changes of ``state`` on this machine."""
     pinned: bool = False
     """A view of ``state`` was given away: it must not change any more."""
     readers: int = 0
     """Threads that read ``state`` just now."""
 
-    def replace(self, state: Tensor, version: int) -> None:
+    def replace(self, state: Tensor, count: int) -> None:
         """Put another state in place; readers of the old one keep it."""
         if state is not self.state:
             self.state, self.pinned, self.readers = state, False, 0
-        self.version = version
+        self.count = count
+        self.version += 1
 
-    @property
-    def theta(self) -> Tensor:
-        return self.state[: self.num_elements]
+    def vectors(self, state: Tensor) -> list[Tensor]:
+        """The vectors [n] in ``state``: outer parameters, buffers, shared mean."""
+        n = self.num_elements
+        return [state[i * n : (i + 1) * n] for i in range(self.parts.num_vectors)]
 
-    @property
-    def momentum(self) -> Tensor:
-        return self.state[self.num_elements :]
+    def projection_state(self, state: Tensor) -> Tensor:
+        return state[self.parts.num_vectors * self.num_elements :]
 
 
 class OuterState:
-    """Outer parameters and outer optimizer of ``model``, fragment by fragment.
+    """Outer parameters and outer optimizer of a model, fragment by fragment.
 
-    Captures the model's present values as outer parameters, with zero momentum and version 0. One thread,
-    the trainer's, calls it; `pin` and `digest` may be called from any thread and wait at most for one step.
+    Captures the model's present values as outer parameters, with zero momentum. One thread, the
+    trainer's, calls it; `pin` and `digest` may be called from any thread and wait at most for one step.
     Outer values are fp32 on the CPU, in pinned memory if the model is on an accelerator.
     """
 
-    def __init__(self, layout: Layout, model: nn.Module, method: Method) -> None:
-        self.layout = layout
+    def __init__(self, live: Live, method: Method) -> None:
+        self.live = live
         self.method = method
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._page_locked = any(parameter.is_cuda for parameter in parameters.values())
-        self._frozen = [_matching(spec, parameters) for spec in layout.frozen]
-        self._fragments = [self._capture(specs, parameters) for specs in layout.fragments]
-        self._scratch = torch.empty(SLICE)
+        self._fragments = [self._capture(f) for f in range(len(live.layout.fragments))]
         self._lock = Lock()
 
     @classmethod
-    def from_model(cls, model: nn.Module, method: Method) -> OuterState:
-        """Layout and capture in one. Raises `LayoutError`."""
-        return cls(Layout.of(model, method.num_fragments), model, method)
+    def from_model(
+        cls, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer | None = None
+    ) -> OuterState:
+        """Layout and capture in one; the inner optimizer is needed if the method averages its moments. Raises
+        `LayoutError`."""
+        layout = Layout.of(
+            model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
+        )
+        return cls(Live.of(layout, model, optimizer if method.moments_every else None), method)
+
+    @property
+    def layout(self) -> Layout:
+        return self.live.layout
 
     @property
     def num_fragments(self) -> int:
@@ -121,80 +97,100 @@ class OuterState:
         """Length of the fragment's vectors."""
         return self._fragments[fragment].num_elements
 
+    def most_sent(self, fragment: int) -> int:
+        """Most elements that a contribution has: fewer than the fragment's if a projection shortens it."""
+        held = self._fragments[fragment]
+        return held.parts.most_sent(held.projection_state(held.state))
+
+    def num_sent(self, fragment: int) -> int:
+        """Elements of the next contribution."""
+        held = self._fragments[fragment]
+        return held.parts.length(held.projection_state(held.state))
+
+    def count(self, fragment: int) -> int:
+        """Outer steps that this fragment has taken since the run began."""
+        return self._fragments[fragment].count
+
     def version(self, fragment: int) -> int:
-        """Outer steps that this fragment has taken."""
+        """Changes of the fragment's state on this machine."""
         return self._fragments[fragment].version
+
+    def sync_every(self, fragment: int) -> int | None:
+        """H as the method adapts it now; None if it does not."""
+        held = self._fragments[fragment]
+        return held.parts.sync_every(held.projection_state(held.state))
+
+    def parts(self, fragment: int) -> Parts:
+        """What moves this fragment."""
+        return self._fragments[fragment].parts
 
     def outer_parameters(self, fragment: int) -> Tensor:
         """The outer parameters [n]; a live view: read it, and keep it only until the next step."""
-        return self._fragments[fragment].theta
-
-    def momentum(self, fragment: int) -> Tensor:
-        """The momentum [n], or [0] if mu is 0; a live view, as above."""
-        return self._fragments[fragment].momentum
-
-    def pseudo_gradient(self, fragment: int) -> Tensor:
-        """outer - local, a new fp32 vector [n] on the CPU."""
         held = self._fragments[fragment]
-        delta = self._empty(held.num_elements)
-        _gather(held, delta)
-        return torch.sub(held.theta, delta, out=delta)
+        return held.vectors(held.state)[0]
 
-    def step(self, fragment: int, mean: Tensor) -> None:
-        """Move the outer parameters by the round's ``mean`` [n] fp32 on the CPU. The live model is not
-        touched: see `write`. Raises ValueError for another shape, before anything changes."""
-        held, method = self._fragments[fragment], self.method
-        n = held.num_elements
-        if mean.shape != (n,) or mean.dtype != torch.float32 or mean.device.type != "cpu":
+    def buffers(self, fragment: int) -> list[Tensor]:
+        """The outer optimizer's buffers [n] each; live views, as above."""
+        held = self._fragments[fragment]
+        return held.vectors(held.state)[1 : 1 + held.parts.optimizer.num_buffers]
+
+    def project(self, fragment: int, x: Tensor) -> Tensor:
+        """What is sent of a vector ``x`` [n]: a vector [k], ``x`` itself without a projection."""
+        held = self._fragments[fragment]
+        return held.parts.project(x, held.projection_state(held.state), held.count)
+
+    def lift(self, fragment: int, y: Tensor) -> Tensor:
+        """The vector [n] that ``y`` [k] stands for, before the next `step`."""
+        held = self._fragments[fragment]
+        return held.parts.lift(y, held.projection_state(held.state), held.count)
+
+    def support(self, fragment: int) -> Tensor | None:
+        """Indices of the elements that the last step may have moved; None for all."""
+        held = self._fragments[fragment]
+        return held.parts.support(held.count - 1)
+
+    def step(self, fragment: int, mean: Tensor) -> Tensor:
+        """Move the outer parameters by the round's ``mean`` [k] fp32 on the CPU, and return the
+        pseudo-gradient [n] that it stands for. The live model is not touched. Raises ValueError for another
+        shape, before anything changes."""
+        held = self._fragments[fragment]
+        if mean.shape != (self.num_sent(fragment),) or mean.dtype != torch.float32 or mean.is_cuda:
             raise ValueError(
-                f"the mean is {mean.dtype} {tuple(mean.shape)} on {mean.device}, not fp32 ({n},) on cpu"
+                f"the mean is {mean.dtype} {tuple(mean.shape)} on {mean.device}, not fp32"
+                f" ({self.num_sent(fragment)},) on cpu"
             )
         with self._lock:
-            old = held.state
+            old, parts = held.state, held.parts
+            theta, *buffers = held.vectors(old)
+            shared = buffers.pop() if parts.feedback.shared else None
+            projection = held.projection_state(old)
+            lifted = parts.lift(mean, projection, held.count)
+            delta, new_shared = parts.feedback.update(lifted, shared)
+            next_projection = parts.next_state(mean, projection, held.count)
             new = self._empty(len(old)) if held.pinned or held.readers else old
-            for start in range(0, n, SLICE):
-                end = min(start + SLICE, n)
-                in_momentum = slice(n + start, n + end) if len(old) > n else slice(n, n)
-                outer_step(
-                    old[start:end],
-                    old[in_momentum],
-                    mean[start:end],
-                    lr=method.outer_lr,
-                    mu=method.outer_momentum,
-                    nesterov=method.nesterov,
-                    out_theta=new[start:end],
-                    out_momentum=new[in_momentum],
-                    scratch=self._scratch[: end - start],
-                )
-            held.replace(new, held.version + 1)
+            new_theta, *new_buffers = held.vectors(new)
+            if new_shared is not None:
+                new_buffers.pop().copy_(new_shared)
+            parts.optimizer.step(theta, buffers, delta, held.count, new_theta, new_buffers)
+            held.projection_state(new).copy_(next_projection)
+            held.replace(new, held.count + 1)
+        return delta
 
-    def progress_since(self, fragment: int, contribution: Tensor | None) -> Tensor:
-        """What the model learned after ``contribution`` [n] was taken: local - (outer - contribution), a new
-        vector [n]. To be called before `step`. None stands for no contribution: all progress counts."""
-        # (outer - contribution) - (outer - local)
-        progress = self.pseudo_gradient(fragment).neg_()
-        return progress if contribution is None else progress.add_(contribution)
-
-    def write(self, fragment: int, progress: Tensor | None = None) -> None:
-        """Copy the outer parameters, plus ``progress`` [n] if given, into the model, cast to its dtype.
-
-        With `progress_since` this is delayed averaging, local' = outer' + (local - snapshot), the merge of
-        LOSCAR-SGD (arXiv 2605.20866). Without inner steps since, progress is exactly zero."""
+    def set_values(self, fragment: int, theta: Tensor, buffers: list[Tensor]) -> None:
+        """Put other outer parameters and buffers [n] in place: gossip moves each replica by itself."""
         held = self._fragments[fragment]
-        values = held.theta if progress is None else progress.add(held.theta)
-        with torch.no_grad():
-            for spec, parameter in zip(held.specs, held.parameters, strict=True):
-                parameter.copy_(values[spec.span].view(spec.shape))
+        with self._lock:
+            new = self._empty(len(held.state)) if held.pinned or held.readers else held.state
+            for target, values in zip(held.vectors(new), [theta, *buffers], strict=True):
+                target.copy_(values)
+            held.replace(new, held.count + 1)
 
-    def write_keeping_progress(self, fragment: int, mean: Tensor, contribution: Tensor | None) -> None:
-        """`step` with ``mean``, then `write` with the progress since ``contribution``, in this order."""
-        progress = self.progress_since(fragment, contribution)
-        self.step(fragment, mean)
-        self.write(fragment, progress)
+    # -- as bytes -----------------------------------------------------------------------------
 
     def state_size(self, fragment: int) -> int:
         """Bytes of the fragment's state; every peer with this layout and method has the same."""
-        return 4 * len(self._fragments[fragment].state) + sum(p.nbytes for p in self._frozen_in(fragment))
+        values = 4 * len(self._fragments[fragment].state)
+        return _COUNT_BYTES + values + sum(p.nbytes for p in self._frozen_in(fragment))
 
     def pin(self, fragment: int) -> StateView:
         """The fragment's state as it is now, for a donor. Costs a copy of the fragment at the next step
@@ -222,27 +218,29 @@ class OuterState:
 
     def _view(self, fragment: int) -> StateView:
         held = self._fragments[fragment]
-        segments = [bytes_of(held.state), *(bytes_of(p) for p in self._frozen_in(fragment))]
+        count = memoryview(held.count.to_bytes(_COUNT_BYTES, "little"))
+        segments = [count, bytes_of(held.state), *(bytes_of(p) for p in self._frozen_in(fragment))]
         return StateView(held.version, [segment for segment in segments if len(segment)])
 
-    def load_state(self, fragment: int, data: bytes | bytearray | memoryview, version: int) -> None:
-        """Take over a donor's bytes for this fragment. Frozen parameters go straight into the model; call
-        `write` for the others. Raises `StateError`, before anything changes, for another size or for
-        outer values that are not finite."""
+    def load_state(self, fragment: int, data: bytes | bytearray | memoryview) -> None:
+        """Take over a donor's bytes for this fragment. Frozen parameters go straight into the model; the
+        others are for the caller to write. Raises `StateError`, before anything changes, for another size or
+        for outer values that are not finite."""
         held = self._fragments[fragment]
         view, size = memoryview(data).cast("B"), self.state_size(fragment)
         if len(view) != size:
             raise StateError(
                 f"state of fragment {fragment} has {len(view)} bytes instead of {size}: another model?"
             )
+        count, values = int.from_bytes(view[:_COUNT_BYTES], "little"), view[_COUNT_BYTES:]
         state = self._empty(len(held.state))
-        bytes_of(state)[:] = view[: state.nbytes]
+        bytes_of(state)[:] = values[: state.nbytes]
         bad = count_non_finite(state)
         if bad:
             raise StateError(f"state of fragment {fragment} has {bad} values that are not finite")
         with self._lock:
-            held.replace(state, version)
-        self._load_frozen(fragment, view[state.nbytes :])
+            held.replace(state, count)
+        self._load_frozen(fragment, values[state.nbytes :])
 
     def _load_frozen(self, fragment: int, view: memoryview) -> None:
         for parameter in self._frozen_in(fragment):
@@ -252,30 +250,20 @@ class OuterState:
             with torch.no_grad():
                 parameter.copy_(values)
 
-    def _frozen_in(self, fragment: int) -> list[Parameter]:
-        return self._frozen if fragment == len(self._fragments) - 1 else []
+    def _frozen_in(self, fragment: int) -> list[nn.Parameter]:
+        return self.live.frozen if fragment == len(self._fragments) - 1 else []
 
-    def _capture(self, specs: tuple[TensorSpec, ...], parameters: dict[str, Parameter]) -> _Fragment:
-        n = specs[-1].start + specs[-1].num_elements
-        state = self._empty(n if self.method.outer_momentum == 0.0 else 2 * n).zero_()
-        held = _Fragment(specs, [_matching(spec, parameters) for spec in specs], n, state)
-        _gather(held, held.theta)
+    def _capture(self, fragment: int) -> _Fragment:
+        n = self.live.num_elements(fragment)
+        shapes = [spec.shape for spec in self.layout.fragments[fragment]]
+        is_moment = fragment >= self.method.num_fragments
+        parts = parts_of(self.method, fragment, shapes, is_moment)
+        projection = parts.first_state()
+        state = self._empty(parts.num_vectors * n + len(projection)).zero_()
+        held = _Fragment(n, parts, state)
+        self.live.gather(fragment, held.vectors(state)[0])
+        held.projection_state(state).copy_(projection)
         return held
 
     def _empty(self, n: int) -> Tensor:
-        return torch.empty(n, pin_memory=self._page_locked)
-
-
-def _gather(held: _Fragment, out: Tensor) -> None:
-    """The live model's values of a fragment, as fp32, into ``out`` [n]."""
-    for spec, parameter in zip(held.specs, held.parameters, strict=True):
-        out[spec.span].view(spec.shape).copy_(parameter.detach())
-
-
-def _matching(spec: TensorSpec, parameters: dict[str, Parameter]) -> Parameter:
-    parameter = parameters.get(spec.name)
-    if parameter is None or tuple(parameter.shape) != spec.shape or parameter.dtype != spec.dtype:
-        raise LayoutError(
-            f"the model has no parameter {spec.name} of {spec.describe()}: the layout is another model's"
-        )
-    return parameter
+        return torch.empty(n, pin_memory=self.live.page_locked)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from diloco.errors import RecipeError
 from diloco.gpt import GPT
+from diloco.inner import inner_optimizers, step_all, warmup
 from diloco.settings import RunSettings, Train
 from diloco.text import Text, load_text
 
@@ -34,6 +35,7 @@ class Job:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    """Whose step ends an inner step: `attach` hooks it."""
     step: Callable[[Any], Tensor]
     """One whole inner step on a batch, the optimizer's included; returns the detached loss."""
     batches: Iterator[Any]
@@ -49,16 +51,17 @@ Recipe = Callable[[RunSettings, Path | None, torch.device, str], Job]
 
 
 def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, worker_salt: str) -> Job:
-    """The built-in recipe: `GPT` on bytes of text with AdamW. ``data_path`` None means the standard library's
-    source. Workers with different salts draw different batches. Raises `TextError`."""
+    """The built-in recipe: `GPT` on bytes of text with the inner optimizer of the run's method. ``data_path``
+    None means the standard library's source. Workers with different salts draw different batches. Raises
+    `TextError` and `RecipeError`."""
     sizes, train = settings.model, settings.train
     text = load_text(data_path)
     model = GPT(sizes.layers, sizes.heads, sizes.width, sizes.context, settings.run.seed).to(device)
-    optimizer = adamw(model, train)
+    optimizers = inner_optimizers(settings.method.resolved().inner, model, train)
     return Job(
         model=model,
-        optimizer=optimizer,
-        step=_inner_step(model, optimizer, train),
+        optimizer=optimizers[-1],
+        step=_inner_step(model, optimizers, train),
         batches=text.batches(settings.run.seed, worker_salt, train.batch_size, sizes.context, device),
         tokens_per_step=train.batch_size * sizes.context,
         evaluate=_evaluation(model, text, settings, device),
@@ -86,33 +89,15 @@ def load_recipe(name: str) -> Recipe:
     return function
 
 
-def warmup(step: int, warmup_steps: int) -> float:
-    """Share of the learning rate at inner step ``step``, counted from 0: a straight rise, then 1."""
-    return min(1.0, (step + 1) / max(1, warmup_steps))
-
-
-def adamw(model: nn.Module, train: Train) -> torch.optim.AdamW:
-    """AdamW as the settings say; weight decay on matrices only, not on norms."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=train.inner_lr, betas=(train.beta1, train.beta2))
-
-
-def _inner_step(model: GPT, optimizer: torch.optim.Optimizer, train: Train) -> Callable[[Any], Tensor]:
+def _inner_step(model: GPT, optimizers: list[torch.optim.Optimizer], train: Train) -> Callable[[Any], Tensor]:
     steps = itertools.count()
 
     def step(batch: Any) -> Tensor:
-        share = warmup(next(steps), train.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = train.inner_lr * share
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss = model.loss(*batch)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-        optimizer.step()
+        step_all(optimizers, train.inner_lr * warmup(next(steps), train.warmup_steps))
         return loss.detach()
 
     return step

@@ -13,12 +13,21 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from diloco.errors import MethodError, SettingsError
-from diloco.methods import CODEC_NAMES, METHOD_PARTS, PRESETS, Method, method
+from diloco.method import METHOD_PARTS, Method
+from diloco.methods import PRESETS, method
 from transport.limits import LIMITS
 
 VOCABULARY = 256
@@ -77,48 +86,22 @@ class Run(_Section):
     )
 
 
-class MethodSection(_Section):
+class _MethodSection(_Section):
     """How workers exchange. What is left out comes from the preset."""
 
     preset: str = Field(
         default="diloco",
-        description=f"Method to start from: {', '.join(PRESETS)}.",
-    )
-    sync_every: int | None = Field(
-        default=None,
-        ge=1,
-        le=10**6,
-        description="Inner steps between exchanges (H): more save traffic, too many let workers drift.",
-    )
-    outer_lr: float | None = Field(
-        default=None,
-        gt=0.0,
-        le=10.0,
-        description="Outer learning rate on the mean pseudo-gradient; 1 without momentum is plain averaging.",
-    )
-    outer_momentum: float | None = Field(
-        default=None,
-        ge=0.0,
-        lt=1.0,
-        description="Outer momentum; 0 keeps no buffer.",
-    )
-    nesterov: bool | None = Field(
-        default=None,
-        description="Nesterov form of the momentum, which looks one outer step ahead.",
-    )
-    codec: str | None = Field(
-        default=None,
-        description=f"Numbers on the wire: {', '.join(CODEC_NAMES)} (4, 2 and about 1 byte per parameter).",
-    )
-    num_fragments: int | None = Field(
-        default=None,
-        ge=1,
-        le=LIMITS.fragments,
-        description="Parts of the model exchanged in rounds of their own; more lower the peaks of traffic.",
+        description=f"Method to start from: {', '.join(PRESETS)}; `diloco methods` describes them and all"
+        f" parts.",
     )
 
+    @field_validator("fragment_modules", mode="before", check_fields=False)
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
     @model_validator(mode="after")
-    def _can_work(self) -> MethodSection:
+    def _can_work(self) -> _MethodSection:
         try:
             self.resolved()
         except MethodError as error:
@@ -129,6 +112,23 @@ class MethodSection(_Section):
         """The preset with this section's overrides."""
         overrides = self.model_dump(exclude={"preset"}, exclude_none=True)
         return method(self.preset, **overrides)
+
+
+def _optional(name: str) -> Any:
+    field = Method.model_fields[name]
+    bounded: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    return (bounded | None, Field(default=None, description=field.description))
+
+
+if TYPE_CHECKING:
+    MethodSection = _MethodSection
+else:  # every part of a method can be left out, and is described once: where methods are
+    MethodSection = create_model(
+        "MethodSection",
+        __base__=_MethodSection,
+        __doc__=_MethodSection.__doc__,
+        **{name: _optional(name) for name in METHOD_PARTS},
+    )
 
 
 class Model(_Section):
@@ -256,12 +256,18 @@ def _section_lines(name: str, settings: RunSettings) -> Iterator[str]:
     yield f"# {type(section).__doc__}"
     yield f"[{name}]"
     for key, field in type(section).model_fields.items():
-        yield f"# {field.description}"
         value = getattr(section, key)
-        if value is None:
-            yield f"# {key} = {_toml(getattr(resolved, key))}"
-        else:
-            yield f"{key} = {_toml(value)}"
+        if value is None and not _telling(resolved, key):
+            continue
+        yield f"# {field.description}"
+        yield f"{key} = {_toml(value)}" if value is not None else f"# {key} = {_toml(getattr(resolved, key))}"
+
+
+def _telling(chosen: Method, part: str) -> bool:
+    """Whether a part that the preset decides is worth a line: it is not as in most methods."""
+    return (
+        part in ("sync_every", "codec", "delay") or getattr(chosen, part) != Method.model_fields[part].default
+    )
 
 
 def _toml(value: object) -> str:

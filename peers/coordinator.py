@@ -29,6 +29,7 @@ from peers.messages import (
     MemberGone,
     MemberIs,
     NeedState,
+    Pace,
     Ready,
     Refused,
     Report,
@@ -40,6 +41,10 @@ from peers.roster import Entry, Roster
 from peers.rounds import OpenRound
 from transport.frames import pack
 from transport.limits import Limits
+
+
+_PACE_CHANGE = 0.05
+"""Relative change of speed that is worth a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,16 @@ class Rules:
     """How long a round waits for a straggler after the first member is ready."""
     outlier_factor: float = 100.0
     """A contribution whose norm is more times the median of the others' is refused; 0 for never."""
+    quorum: int = 0
+    """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
+
+    paces: bool = False
+    """Members are told how fast the fastest is, since slower ones take fewer inner steps."""
+
+    @property
+    def fewest(self) -> int:
+        """Fewest contributions in a round."""
+        return self.quorum or self.min_peers
 
 
 class Outlet(Protocol):
@@ -246,7 +261,7 @@ class Coordinator:
         return next((r for r in self.rounds.values() if r.serial == serial), None)
 
     def _ready(self, now: float, entry: Entry, message: Ready) -> None:
-        if message.tokens == 0:
+        if message.tokens == 0 or message.weight == 0:
             return  # nothing was trained, so there is nothing to weigh it with
         entry.ready[message.fragment] = message
         self.ready_since.setdefault(message.fragment, now)
@@ -283,7 +298,16 @@ class Coordinator:
 
     def _report(self, now: float, entry: Entry, message: Report) -> None:
         entry.report = message
+        if self.rules.paces:
+            self._pace(now, entry)
         self.outlet.trace("report", peer=entry.key, peer_name=entry.name, report=message)
+
+    def _pace(self, now: float, entry: Entry) -> None:
+        """Tell a member how fast the fastest is, if that has changed since it was told."""
+        fastest = max(each.report.speed for each in self.roster.entered() if each.report)
+        if abs(fastest - entry.told_pace) > _PACE_CHANGE * fastest:
+            entry.told_pace = fastest
+            self.outlet.send(now, entry.key, Pace(fastest))
 
     def abort(self, now: float, current: OpenRound, reason: str) -> None:
         """Give a round up; contributions stay offered."""

@@ -52,6 +52,8 @@ class RoundCommitted:
     """Your contribution in it, if any."""
     tokens: int
     """Tokens behind that contribution."""
+    weight: float
+    """Its weight in the record; 0 without one."""
     seconds: float
     """From opening to commit as this member saw it; 0 for one who only followed."""
 
@@ -137,6 +139,13 @@ class EntryRefused:
 @dataclass(frozen=True, slots=True)
 class IdentitySuperseded:
     """A newer process runs with our identity: this one must stop (S13)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaceSet:
+    """How fast the fastest member computes, in tokens per second."""
+
+    fastest: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class Contribution:
     fragment: int
     base: bytes
     tokens: int
+    weight: int
     payloads: Payloads
     norm: float = 0.0
     serial: int = 0
@@ -97,17 +98,21 @@ class Exchanging:
 
     # -- contributions ------------------------------------------------------------------------
 
-    def offer(self, fragment: int, base: bytes, tokens: int, payloads: Payloads, norm: float) -> Contribution:
+    def offer(
+        self, fragment: int, base: bytes, tokens: int, weight: int, payloads: Payloads, norm: float
+    ) -> Contribution:
         """Keep a contribution; `say_ready` tells the coordinator."""
         assert fragment not in self.offered, "one contribution per fragment at a time"
         self._next_number += 1
         self.tokens_trained += tokens
-        self.offered[fragment] = Contribution(self._next_number, fragment, base, tokens, payloads, norm)
+        self.offered[fragment] = Contribution(
+            self._next_number, fragment, base, tokens, weight, payloads, norm
+        )
         return self.offered[fragment]
 
     def say_ready(self, now: float, fragment: int) -> None:
         c = self.offered[fragment]
-        self._bulk.send(now, self._coordinator, Ready(fragment, c.base, c.tokens, c.number, c.norm))
+        self._bulk.send(now, self._coordinator, Ready(fragment, c.base, c.tokens, c.weight, c.number, c.norm))
 
     def withdraw(self, now: float, fragment: int) -> Contribution | None:
         """Take a contribution back, to offer more later: its tokens are counted anew then. None if
@@ -157,7 +162,7 @@ class Exchanging:
             mine is not None
             and not mine.committed
             and mine.base == message.base
-            and weights.get(self._me) == mine.tokens
+            and weights.get(self._me) == mine.weight
             and len(message.founders) == len(message.weights)
         )
         if mine is None or not agrees:

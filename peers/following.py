@@ -113,24 +113,24 @@ class Following:
         if found is None:
             return None
         payloads = self.app.receiver(record.fragment)
-        payloads.begin(max(1, record.chunk_elements))
+        payloads.begin(max(1, record.chunk_elements), len(record.members))
         for chunk, payload in enumerate(found.chunks):
             payloads.accept(chunk, payload)
         return payloads
 
     def fetch_missing_result(self, now: float, others: Iterable[bytes]) -> None:
-        """Begin to fetch the first result that a coming record needs and nobody gave us."""
-        if self.result_fetch is not None:
+        """Begin to fetch the result of the record that follows our head, if nobody gave it to us. Not of
+        later ones: how long a vector is may depend on the state before."""
+        record = next(iter(self.records), None)
+        if self.result_fetch is not None or record is None or record.parent != self.head:
             return
-        for record in self.records:
-            if not record.restores and record.result not in self._results:
-                self._begin_result_fetch(now, record, others)
-                return
+        if not record.restores and record.result not in self._results:
+            self._begin_result_fetch(now, record, others)
 
     def _begin_result_fetch(self, now: float, record: Record, others: Iterable[bytes]) -> None:
         receiver = self.app.receiver(record.fragment)
-        receiver.begin(max(1, record.chunk_elements))
-        sizes = [receiver.size_bytes(c) for c in range(record.num_chunks(receiver.num_elements))]
+        receiver.begin(max(1, record.chunk_elements), len(record.members))
+        sizes = [receiver.mean_size_bytes(c) for c in range(record.num_chunks(receiver.num_elements))]
         donors = [m for m in record.members if m != self.me]
         donors += [m for m in others if m != self.me and m not in donors]
         chunks: dict[int, Payload] = {}

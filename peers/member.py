@@ -22,6 +22,7 @@ from peers.events import (
     Fate,
     FellBehind,
     IdentitySuperseded,
+    PaceSet,
     PeerJoined,
     PeerLeft,
     Restored,
@@ -47,6 +48,7 @@ from peers.messages import (
     MemberIs,
     NeedState,
     Open,
+    Pace,
     Refused,
     Rejected,
     Report,
@@ -70,6 +72,8 @@ class Profile:
     addresses: tuple[str, ...]
     manifest: Manifest
     stage: int = 0
+    rebases: bool = False
+    """Rounds do not wait for everyone: what was not in one is offered anew on top of it, instead of being late."""
 
 
 class Member:
@@ -118,18 +122,21 @@ class Member:
             Rejected: lambda now, message: self.exchanging.rejected(message),
             Abort: lambda now, message: self.exchanging.abort(now, message),
             Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
+            Pace: lambda now, message: bulk.deliver(PaceSet(message.fastest)),
             Finished: lambda now, message: bulk.deliver(RunFinished(message.rounds)),
         }
 
     # -- commands of the training loop --------------------------------------------------------
 
-    def announce(self, now: float, fragment: int, tokens: int, payloads: Payloads, norm: float) -> int | None:
+    def announce(
+        self, now: float, fragment: int, tokens: int, weight: int, payloads: Payloads, norm: float
+    ) -> int | None:
         """Offer a contribution of Euclidean ``norm`` on top of the fragment's version. None while this member
         does not hold the shared state: then nothing is taken."""
         if not self.active or self._applying or fragment in self.exchanging.offered:
             return None
         base = self.following.base(fragment)
-        number = self.exchanging.offer(fragment, base, tokens, payloads, norm).number
+        number = self.exchanging.offer(fragment, base, tokens, weight, payloads, norm).number
         if self.entered:
             self.exchanging.say_ready(now, fragment)
         return number
@@ -425,15 +432,15 @@ class Member:
             return False
         self.following.records.popleft()
         self._applying = record
-        number, tokens = None, 0
+        number, tokens, weight = None, 0, 0.0
         if mine is not None and mine.committed:
-            number, tokens = mine.number, mine.tokens
+            number, tokens, weight = mine.number, mine.tokens, float(mine.weight)
             self.exchanging.end(record.fragment, Fate.APPLIED, record.hash().hex())
-        elif mine is not None:
+        elif mine is not None and not (self.profile.rebases and self.exchanging.withdraw(now, record.fragment)):
             self.exchanging.end(record.fragment, Fate.LATE, "the round was committed without it")
         seconds = now - running.opened_at if running else 0.0
         self.exchanging.close(now, record.serial)
-        self._bulk.deliver(RoundCommitted(record, payloads, number, tokens, seconds))
+        self._bulk.deliver(RoundCommitted(record, payloads, number, tokens, weight, seconds))
         return True
 
     def _hold_want(self, peer: bytes, want: Want) -> None:

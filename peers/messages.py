@@ -92,11 +92,12 @@ class Enter:
 @kind(51)
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A contribution is ready: tokens trained since ``base``."""
+    """A contribution is ready: tokens trained since ``base``, and its weight in a mean."""
 
     fragment: Small
     base: Key
     tokens: Count
+    weight: Count
     number: Count
     norm: Annotated[float, Between(0.0, 1e300)]
     """Euclidean norm of the contribution: one that is far from all others is not added up."""
@@ -176,6 +177,8 @@ class Report:
     tokens: Count
     loss: Number
     tokens_per_second: Number
+    speed: Number
+    """Tokens per second without the time that it waited."""
     bytes_sent: Count
     bytes_received: Count
 
@@ -296,6 +299,15 @@ class Committed:
     """A record was written."""
 
     record: Annotated[bytes, Between(1, 3800)]
+
+
+@kind(81)
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the fastest member computes."""
+
+    fastest: Number
+    """Tokens per second while it trains."""
 
 
 @kind(78)

@@ -34,6 +34,8 @@ class Entry:
     """By fragment: version and digest of its state, as it said."""
     ready: dict[int, Ready] = field(default_factory=dict)
     report: Report | None = None
+    told_pace: float = 0.0
+    """The speed of the fastest member, as this one was told."""
     strikes: int = 0
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
@@ -43,7 +45,7 @@ class Entry:
         self.name, self.addresses, self.stage = message.name, message.addresses, message.stage
         self.order, self.entered, self.active, self.needs_state = order, True, False, False
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
-        self.digests, self.ready, self.report = {}, {}, None
+        self.digests, self.ready, self.report, self.told_pace = {}, {}, None, 0.0
 
     def go_out(self) -> None:
         self.entered = self.active = self.needs_state = self.holds_state = False

@@ -46,8 +46,8 @@ def _choose(c: Coordinator, now: float, fragment: int) -> list[Entry]:
         c.ready_since.pop(fragment, None)
         return []
     willing = [e for e in offering if e.sits_out_until <= c.chain.index]
-    chosen = willing if len(willing) >= c.rules.min_peers else offering
-    if len(chosen) < c.rules.min_peers:
+    chosen = willing if len(willing) >= c.rules.fewest else offering
+    if len(chosen) < c.rules.fewest or len(active) < c.rules.min_peers:
         return []
     awaited = [e for e in active if e not in offering and e.sits_out_until <= c.chain.index]
     over = now >= c.ready_since[fragment] + c.rules.grace_s
@@ -82,8 +82,8 @@ def _open(c: Coordinator, now: float, fragment: int, chosen: list[Entry]) -> Non
         opened_at=now,
         attempt_at=now,
     )
-    tokens = {e.key: float(e.ready[fragment].tokens) for e in chosen}
-    current.weights = tuple(tokens[key] for key in current.founders)
+    weights = {e.key: float(e.ready[fragment].weight) for e in chosen}
+    current.weights = tuple(weights[key] for key in current.founders)
     for entry in chosen:
         del entry.ready[fragment]
     del c.ready_since[fragment]
@@ -114,12 +114,12 @@ def lose(c: Coordinator, now: float, current: OpenRound, gone: list[bytes], reas
         return
     left = [m for m in current.members if m not in gone]
     held = {current.done.get(m) for m in left}
-    if left and None not in held and len(held) == 1 and len(left) >= c.rules.min_peers:
+    if left and None not in held and len(held) == 1 and len(left) >= c.rules.fewest:
         _commit(c, now, current, current.members, current.done[left[0]])
         return
     current.lost.update(gone)
-    if len(current.members) < c.rules.min_peers:
-        left_over = f"{len(current.members)} members left of at least {c.rules.min_peers}"
+    if len(current.members) < c.rules.fewest:
+        left_over = f"{len(current.members)} members left of at least {c.rules.fewest}"
         c.abort(now, current, f"{left_over}: {reason}")
         return
     current.next_attempt(now)

@@ -116,7 +116,7 @@ class Worker:
         """Seconds of one round and of its exchange, in this process."""
         barrier.wait()
         began = time.perf_counter()
-        if self._command(lambda now, m: m.announce(now, fragment, 1, payloads, 1.0)) is None:
+        if self._command(lambda now, m: m.announce(now, fragment, 1, 1, payloads, 1.0)) is None:
             raise RuntimeError("the member is not in the swarm any more")
         opened = began
         while True:

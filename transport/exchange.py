@@ -68,12 +68,18 @@ class Plan:
         return members[chunk % len(members)]
 
 
+BLOCK_ELEMENTS = 4096
+"""Chunks begin at multiples of this (unless the limit on chunks is smaller): codecs may share scales, and choose the
+largest, within such blocks."""
+
+
 def chunk_elements_for(num_elements: int, num_members: int, most: int) -> int:
     """Chunks small enough that every member owns some and the pipeline fills, and no smaller than pays
-    for handling one; in blocks of 256 elements (so that block scales do not straddle chunks)."""
+    for handling one; in blocks of 4096 elements (so that what codecs share among elements does
+    not straddle chunks)."""
     members = max(1, num_members)
     wanted = max(-(-num_elements // (16 * members)), min(_LEAST_ELEMENTS, -(-num_elements // members)))
-    return max(1, min(most, -(-wanted // 256) * 256, max(1, num_elements)))
+    return max(1, min(most, -(-wanted // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, max(1, num_elements)))
 
 
 _LEAST_ELEMENTS = 64 * 1024
@@ -97,7 +103,6 @@ class DirectReduce:
         self._part_sent: set[tuple[int, bytes]] = set()
         self._heard: dict[bytes, float] = {}
         self._started_at = now
-        payloads.begin(chunk_elements)
         self._forget_means()
 
     def _forget_means(self) -> None:
@@ -154,6 +159,7 @@ class DirectReduce:
         """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
         assert self._me in plan.members
         self._plan = plan
+        self.payloads.begin(self.chunk_elements, len(plan.members))
         self.poisoned = None
         self._started_at = now
         self._heard = {}
@@ -173,7 +179,7 @@ class DirectReduce:
 
     def part(self, now: float, peer: bytes, message: PartChunk, payload: Payload) -> bool:
         """A part for a chunk of ours; True if it was used. Raises `BadFrame`."""
-        plan = self._expect(message.chunk, payload)
+        plan = self._expect(message.chunk, payload, self.payloads.size_bytes)
         if self._owner(message.chunk) != self._me:
             if message.attempt == self.attempt:
                 raise BadFrame("a part for a chunk of someone else")
@@ -187,8 +193,10 @@ class DirectReduce:
 
     def mean(self, now: float, peer: bytes, message: MeanChunk, payload: Payload) -> bool:
         """A mean from its owner; True if it was used. Raises `BadFrame`."""
-        self._expect(message.chunk, payload)
-        if message.attempt != self.attempt or self._means[message.chunk] is not None:
+        if message.attempt != self.attempt:
+            return False  # of another attempt: means of other parts have other sizes
+        self._expect(message.chunk, payload, self.payloads.mean_size_bytes)
+        if self._means[message.chunk] is not None:
             return False
         if self._owner(message.chunk) != peer:
             raise BadFrame("a mean from someone who does not own the chunk")
@@ -224,11 +232,11 @@ class DirectReduce:
                 queues[owner].append(chunk)
         return queues
 
-    def _expect(self, chunk: int, payload: Payload) -> Plan:
+    def _expect(self, chunk: int, payload: Payload, size_bytes: Callable[[int], int]) -> Plan:
         if self._plan is None or chunk >= self.num_chunks:
             raise BadFrame("a chunk outside the vector")
-        if len(payload) != self.payloads.size_bytes(chunk):
-            raise BadFrame(f"a chunk of {len(payload)} bytes instead of {self.payloads.size_bytes(chunk)}")
+        if len(payload) != size_bytes(chunk):
+            raise BadFrame(f"a chunk of {len(payload)} bytes instead of {size_bytes(chunk)}")
         return self._plan
 
     def _send_part(self, peer: bytes, room: Room, send: SendBulk) -> bool:
@@ -242,7 +250,7 @@ class DirectReduce:
 
     def _send_mean(self, peer: bytes, room: Room, send: SendBulk) -> bool:
         chunks = self._mean_queues[peer]
-        if not chunks or room(peer) < self.payloads.size_bytes(chunks[0]):
+        if not chunks or room(peer) < self.payloads.mean_size_bytes(chunks[0]):
             return False
         chunk = chunks.popleft()
         mean = self._means[chunk]

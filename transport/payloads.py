@@ -48,11 +48,15 @@ class Payloads(Protocol):
     def num_elements(self) -> int:
         """Length of the vector."""
 
-    def begin(self, chunk_elements: int) -> None:
-        """Fix the chunks; called before anything else, once per round, and again for a new round."""
+    def begin(self, chunk_elements: int, num_parts: int) -> None:
+        """Fix the chunks, and of how many parts a mean is made; called before anything else, once per attempt.
+        What was encoded before stays as it is if the chunks do."""
 
     def size_bytes(self, chunk: int) -> int:
-        """Exact encoded size, of a contribution and of a result."""
+        """Exact encoded size of a contribution."""
+
+    def mean_size_bytes(self, chunk: int) -> int:
+        """Exact encoded size of a mean of ``num_parts`` parts."""
 
     def encode(self, chunk: int) -> Payload:
         """This member's contribution; the same bytes each time."""
@@ -87,7 +91,7 @@ class _Chunked:
     def num_elements(self) -> int:
         return self._num_elements
 
-    def begin(self, chunk_elements: int) -> None:
+    def begin(self, chunk_elements: int, num_parts: int) -> None:
         self._chunk_elements = chunk_elements
 
     def _length(self, chunk: int) -> int:
@@ -110,6 +114,9 @@ class PlainPayloads(_Chunked):
 
     def size_bytes(self, chunk: int) -> int:
         return 4 * self._length(chunk)
+
+    def mean_size_bytes(self, chunk: int) -> int:
+        return self.size_bytes(chunk)
 
     def encode(self, chunk: int) -> Payload:
         assert self._values is not None, "a receiver has no contribution to encode"
@@ -152,15 +159,25 @@ def _finite(values: npt.NDArray[np.float32], member: int) -> npt.NDArray[np.floa
 
 class PhantomPayloads(_Chunked):
     """Sizes without bytes: ``bytes_per_element`` may be fractional, and a result's digest is
-    that of what went into it."""
+    that of what went into it. A mean takes ``mean_bytes_per_element``, by default the same."""
 
-    def __init__(self, num_elements: int, bytes_per_element: float, label: bytes) -> None:
+    def __init__(
+        self,
+        num_elements: int,
+        bytes_per_element: float,
+        label: bytes,
+        mean_bytes_per_element: float | None = None,
+    ) -> None:
         super().__init__(num_elements)
         self._bytes_per_element = bytes_per_element
+        self._mean_bytes = bytes_per_element if mean_bytes_per_element is None else mean_bytes_per_element
         self._label = label
 
     def size_bytes(self, chunk: int) -> int:
         return math.ceil(self._length(chunk) * self._bytes_per_element)
+
+    def mean_size_bytes(self, chunk: int) -> int:
+        return math.ceil(self._length(chunk) * self._mean_bytes)
 
     def encode(self, chunk: int) -> Payload:
         return Phantom(self.size_bytes(chunk), self._label)
@@ -170,7 +187,7 @@ class PhantomPayloads(_Chunked):
         for part in parts:
             mine = part.payload.digest if isinstance(part.payload, Phantom) else self._label
             label.update(mine + repr(part.weight).encode())
-        return Phantom(self.size_bytes(chunk), label.digest())
+        return Phantom(self.mean_size_bytes(chunk), label.digest())
 
     def accept(self, chunk: int, payload: Payload) -> None:
         return None

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import diloco
+from diloco.local import LocalState
 from diloco.methods import method
-from diloco.outer import Layout, OuterState
+from diloco.outer import OuterState
 
 
 def model_of(seed: int) -> nn.Module:
@@ -44,7 +45,7 @@ def settings(rounds: int, sync_every: int, **parts: object) -> diloco.RunSetting
 def test_h_1_with_outer_lr_1_and_no_momentum_is_data_parallel_sgd() -> None:
     shared = model_of(0)
     workers = [copy.deepcopy(shared) for _ in range(3)]
-    states = [OuterState(Layout.of(w), w, method("local_sgd", sync_every=1)) for w in workers]
+    states = [LocalState(OuterState.from_model(w, method("local_sgd", sync_every=1))) for w in workers]
     optimizers = [torch.optim.SGD(w.parameters(), lr=0.1) for w in workers]
     parallel = torch.optim.SGD(shared.parameters(), lr=0.1)
     data = [batches(10 + i, 20) for i in range(3)]
@@ -53,8 +54,8 @@ def test_h_1_with_outer_lr_1_and_no_momentum_is_data_parallel_sgd() -> None:
             inner_step(worker, optimizer, x)
         mean = torch.stack([state.pseudo_gradient(0) for state in states]).mean(0)
         for state in states:
-            state.step(0, mean)
-            state.write(0)
+            state.outer.step(0, mean)
+            state.discard(0)
         parallel.zero_grad()
         (sum(shared(x).square().mean() for x in x_of_workers) / 3).backward()
         parallel.step()
@@ -66,7 +67,7 @@ def test_a_swarm_of_one_that_averages_is_its_inner_optimizer() -> None:
     model, plain = model_of(1), model_of(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     reference = torch.optim.AdamW(plain.parameters(), lr=0.01)
-    run = settings(5, 3, outer_lr=1.0, outer_momentum=0.0, nesterov=False)
+    run = settings(5, 3, preset="local_sgd")
     data = iter(batches(3, 100))
     with diloco.solo(run) as swarm:
         outer = diloco.attach(model, optimizer, swarm)

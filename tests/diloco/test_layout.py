@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from diloco.errors import LayoutError
 from diloco.gpt import GPT
-from diloco.layout import Layout, _cuts
+from diloco.layout import Layout
 
 
 def small(bias: bool = True) -> nn.Sequential:
@@ -82,20 +78,6 @@ def test_fragments_are_contiguous_in_order_and_hold_every_tensor() -> None:
     for fragment in split.fragments:
         ends = [spec.span.stop for spec in fragment]
         assert [spec.start for spec in fragment] == [0, *ends[:-1]]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 1000), min_size=1, max_size=30), st.data())
-def test_no_fragment_is_empty_and_none_exceeds_its_share_by_more_than_one_tensor(
-    sizes: list[int], data: st.DataObject
-) -> None:
-    count = data.draw(st.integers(1, len(sizes)))
-    cuts = _cuts(sizes, count)
-    totals = [sum(sizes[a:b]) for a, b in itertools.pairwise(cuts)]
-    assert len(totals) == count
-    assert sum(totals) == sum(sizes)
-    assert max(totals) <= sum(sizes) / count + max(sizes)
-    assert all(b > a for a, b in itertools.pairwise(cuts))
 
 
 @pytest.mark.parametrize("num_fragments", [0, 5])

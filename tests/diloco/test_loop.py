@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from diloco.loop import Announce, Applied, Captured, Loaded, OuterLoop, Withdraw
+from diloco.schedule import Schedule
 from peers.events import (
     BecameActive,
     BecomeSeed,
@@ -14,6 +17,7 @@ from peers.events import (
     CoordinatorBack,
     CoordinatorLost,
     Fate,
+    PaceSet,
     RoundCommitted,
     RoundOpened,
     RunFinished,
@@ -30,15 +34,28 @@ class Recorder:
     """Numbers that only remember what was asked of them."""
 
     calls: list[tuple[object, ...]] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
     broken: bool = False
+    every: int = 4
+    tells_offers: bool = False
 
     def contribution(self, fragment: int) -> tuple[Payloads, float]:
+        self.calls += [("offer", fragment)] if self.tells_offers else []
         if self.broken:
             raise ValueError("3 values of the pseudo-gradient are not finite")
         return PlainPayloads(1), 1.0
 
-    def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
-        self.calls.append(("apply", fragment, ours is not None, fresh))
+    def sync_every(self, fragment: int) -> int:
+        return self.every
+
+    def apply(
+        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
+    ) -> None:
+        self.shares.append(share)
+        self.calls.append(("apply", fragment, ours is not None))
+
+    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+        self.calls.append(("land", fragment, ours is not None, on_time))
 
     def discard(self, fragment: int) -> None:
         self.calls.append(("discard", fragment))
@@ -55,7 +72,20 @@ def record(fragment: int = 0) -> Record:
 
 
 def committed(number: int | None, fragment: int = 0) -> RoundCommitted:
-    return RoundCommitted(record(fragment), PlainPayloads(1), number, 8, 0.1)
+    weight = 1.0 if number is not None else 0.0
+    return RoundCommitted(record(fragment), PlainPayloads(1), number, 8, weight, 0.1)
+
+
+def schedule(num_fragments: int = 1, delay: int = 0, **more: bool) -> Schedule:
+    """H is 4."""
+    offsets = tuple((f + 1) * 4 // num_fragments for f in range(num_fragments))
+    return Schedule((4,) * num_fragments, offsets, delay, more.pop("offers_before_landing", False), **more)
+
+
+def active_loop(numbers: Recorder, **of_schedule: Any) -> OuterLoop:
+    loop = OuterLoop(schedule(**of_schedule), WAIT_S, numbers)
+    loop.handle(0.0, BecameActive(GENESIS))
+    return loop
 
 
 @pytest.fixture
@@ -65,9 +95,7 @@ def numbers() -> Recorder:
 
 @pytest.fixture
 def loop(numbers: Recorder) -> OuterLoop:
-    loop = OuterLoop(1, 4, WAIT_S, numbers)
-    loop.handle(0.0, BecameActive(GENESIS))
-    return loop
+    return active_loop(numbers)
 
 
 def step(loop: OuterLoop, times: int, now: float = 0.0) -> list[object]:
@@ -89,13 +117,14 @@ def test_it_offers_after_h_steps_with_their_tokens(loop: OuterLoop) -> None:
 
 
 def test_it_offers_nothing_before_it_holds_the_shared_state(numbers: Recorder) -> None:
-    assert step(OuterLoop(1, 4, WAIT_S, numbers), 9) == []
+    assert step(OuterLoop(schedule(), WAIT_S, numbers), 9) == []
 
 
 def test_after_a_commit_it_applies_and_begins_again(loop: OuterLoop, numbers: Recorder) -> None:
     step(loop, 4)
     assert loop.handle(0.0, committed(1)) == [Applied(record(), bytes(32))]
-    assert numbers.calls == [("apply", 0, True, True)]
+    assert numbers.calls == [("apply", 0, True), ("land", 0, True, True)]
+    assert numbers.shares == [1.0]
     assert not loop.waits(0.0)
     assert len(step(loop, 4)) == 1
 
@@ -106,7 +135,7 @@ def test_what_was_trained_after_the_offer_is_kept_on_top_and_offered_next(
     step(loop, 4)
     step(loop, 3)
     loop.handle(0.0, committed(1))
-    assert numbers.calls == [("apply", 0, True, False)]
+    assert numbers.calls == [("apply", 0, True), ("land", 0, True, False)]
     offer = step(loop, 1)[0]
     assert isinstance(offer, Announce)
     assert offer.tokens == 8
@@ -159,7 +188,7 @@ def test_values_that_are_not_finite_are_never_offered(loop: OuterLoop, numbers: 
 def test_a_round_without_it_keeps_its_progress(loop: OuterLoop, numbers: Recorder) -> None:
     step(loop, 2)
     loop.handle(0.0, committed(None))
-    assert numbers.calls == [("apply", 0, False, False)]
+    assert numbers.calls == [("apply", 0, False), ("land", 0, False, False)]
     assert len(step(loop, 2)) == 1
 
 
@@ -170,17 +199,111 @@ def test_an_offer_that_is_not_taken_is_made_again_at_the_next_step(loop: OuterLo
     assert isinstance(loop.stepped(0.0, 2)[0], Announce)
 
 
-def test_fragments_are_offered_and_applied_each_by_itself(numbers: Recorder) -> None:
-    loop = OuterLoop(3, 4, WAIT_S, numbers)
-    loop.handle(0.0, BecameActive(GENESIS))
-    assert [c.fragment for c in step(loop, 4) if isinstance(c, Announce)] == [0, 1, 2]
+def test_fragments_are_staggered_over_h_and_applied_each_by_itself(numbers: Recorder) -> None:
+    loop = active_loop(numbers, num_fragments=3)
+    offered = [[c.fragment for c in step(loop, 1) if isinstance(c, Announce)] for _ in range(4)]
+    assert offered == [[0], [1], [], [2]]
     loop.handle(0.0, committed(1, fragment=1))
     assert loop.waits(0.0)
-    assert numbers.calls == [("apply", 1, True, True)]
+    assert numbers.calls == [("apply", 1, True), ("land", 1, True, False)]
+
+
+def test_with_a_delay_it_trains_on_until_the_result_is_due(numbers: Recorder) -> None:
+    loop = active_loop(numbers, delay=2)
+    step(loop, 4)
+    assert not loop.waits(0.0)
+    step(loop, 1)
+    loop.handle(0.0, committed(1))
+    assert numbers.calls == [("apply", 0, True)]
+    step(loop, 1)
+    assert numbers.calls[1:] == [("land", 0, True, True)]
+    assert [type(c) for c in step(loop, 2)] == [Announce], "H counts from the offer, not from the landing"
+
+
+def test_it_waits_for_a_result_only_once_that_is_later_than_its_delay(numbers: Recorder) -> None:
+    loop = active_loop(numbers, delay=2)
+    step(loop, 5)
+    assert not loop.waits(0.0)
+    step(loop, 1)
+    assert loop.waits(0.0)
+    loop.handle(0.0, committed(1))
+    assert not loop.waits(0.0)
+    assert numbers.calls == [("apply", 0, True), ("land", 0, True, True)]
+
+
+def test_an_overlap_of_a_whole_outer_step_offers_before_what_it_offers_is_wiped_out(
+    numbers: Recorder,
+) -> None:
+    numbers.tells_offers = True
+    loop = active_loop(numbers, delay=4, offers_before_landing=True)
+    step(loop, 4)
+    assert numbers.calls == [("offer", 0), ("land", 0, False, True)]
+    step(loop, 2)
+    loop.handle(0.0, committed(1))
+    step(loop, 2)
+    assert numbers.calls[2:] == [("apply", 0, True), ("offer", 0), ("land", 0, True, True)]
+
+
+def test_without_a_coordinator_an_overlapped_result_leaves_local_steps_on_top(numbers: Recorder) -> None:
+    loop = active_loop(numbers, delay=4, offers_before_landing=True)
+    step(loop, 4)
+    loop.handle(0.0, committed(1))
+    loop.handle(0.0, CoordinatorLost(9.0))
+    step(loop, 4)
+    assert numbers.calls[-1] == ("land", 0, True, False)
+
+
+def test_a_result_without_it_is_landed_after_what_was_pending(numbers: Recorder) -> None:
+    loop = active_loop(numbers, delay=3)
+    step(loop, 4)
+    loop.handle(0.0, committed(1))
+    loop.handle(0.0, committed(None))
+    assert numbers.calls == [
+        ("apply", 0, True),
+        ("land", 0, True, False),
+        ("apply", 0, False),
+        ("land", 0, False, False),
+    ]
+
+
+def test_where_rounds_do_not_wait_an_offer_that_missed_one_is_made_again_with_all_its_tokens(
+    numbers: Recorder,
+) -> None:
+    loop = active_loop(numbers, rebases=True)
+    step(loop, 4)
+    loop.handle(0.0, committed(None))
+    (offer,) = loop.due(0.0)
+    assert isinstance(offer, Announce)
+    assert offer.tokens == 8
+    assert numbers.calls == [("apply", 0, False), ("land", 0, False, False)]
+
+
+def test_a_slow_worker_offers_after_fewer_steps(numbers: Recorder) -> None:
+    loop = active_loop(numbers)
+    step(loop, 4)
+    loop.speed = 30.0
+    loop.handle(0.0, PaceSet(100.0))
+    loop.handle(0.0, committed(1))
+    assert [type(c) for c in step(loop, 2)] == [Announce], "ceil(4 * 0.3) steps"
+
+
+def test_h_follows_what_the_numbers_say(numbers: Recorder) -> None:
+    loop = active_loop(numbers)
+    step(loop, 4)
+    numbers.every = 1
+    loop.handle(0.0, committed(1))
+    assert [type(c) for c in step(loop, 1)] == [Announce]
+
+
+@pytest.mark.parametrize(("weights", "expected"), [("tokens", 8), ("equal", 1), ("tokens_rate", 16)])
+def test_weights_are_tokens_or_all_the_same_or_tokens_times_tokens_per_step(
+    weights: str, expected: int
+) -> None:
+    assert dataclasses.replace(schedule(), weights=weights).weight(8, 4) == expected  # type: ignore[arg-type]
 
 
 def test_a_seed_captures_and_a_joiner_loads_every_fragment(numbers: Recorder) -> None:
-    loop = OuterLoop(2, 4, WAIT_S, numbers)
+    loop = OuterLoop(schedule(2), WAIT_S, numbers)
     assert loop.handle(0.0, BecomeSeed()) == [Captured(0, bytes(32)), Captured(1, b"\x01" * 32)]
     fetched = loop.handle(0.0, StateFetched(1, GENESIS, bytearray(8)))
     assert fetched == [Loaded(1, GENESIS, b"\x01" * 32)]

@@ -92,7 +92,7 @@ class Swarm:
         self.hear(index, CaughtUp(version))
 
     def ready(self, index: int, tokens: int = 8, norm: float = 1.0) -> None:
-        self.hear(index, Ready(0, self.core.chain.base(0), tokens, 1, norm))
+        self.hear(index, Ready(0, self.core.chain.base(0), tokens, tokens, 1, norm))
 
     def told(self, index: int, kind: type) -> list[Any]:
         return [message for peer, message in self.said if peer == key(index) and type(message) is kind]
@@ -254,7 +254,7 @@ def test_an_outlier_is_rejected_with_the_reason() -> None:
 def test_a_contribution_on_another_base_is_not_taken() -> None:
     swarm = trained(2)
     swarm.ready(1)
-    swarm.hear(2, Ready(0, b"?" * 32, 8, 1, 1.0))
+    swarm.hear(2, Ready(0, b"?" * 32, 8, 8, 1, 1.0))
     assert not swarm.told(1, Open)
 
 

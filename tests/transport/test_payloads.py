@@ -15,7 +15,7 @@ from transport.payloads import Part, PhantomPayloads, PlainPayloads, Poisoned, d
 
 def plain(values: list[float], chunk_elements: int) -> PlainPayloads:
     payloads = PlainPayloads(len(values), np.array(values, dtype=np.float32))
-    payloads.begin(chunk_elements)
+    payloads.begin(chunk_elements, 2)
     return payloads
 
 
@@ -26,7 +26,7 @@ def floats(*values: float) -> bytes:
 @given(size=st.integers(0, 50), chunk=st.integers(1, 20))
 def test_chunks_cover_the_vector_once(size: int, chunk: int) -> None:
     sender, receiver = plain([float(i) for i in range(size)], chunk), PlainPayloads(size)
-    receiver.begin(chunk)
+    receiver.begin(chunk, 2)
     chunks = range(-(-size // chunk))
     for i in chunks:
         receiver.accept(i, sender.encode(i))
@@ -83,7 +83,7 @@ def test_finite_parts_whose_mean_overflows_blame_the_largest() -> None:
 def test_phantoms_have_the_size_of_their_codec_and_the_digest_of_what_went_in() -> None:
     def reduced(label: bytes, weight: float) -> Phantom:
         owner = PhantomPayloads(10**11, 0.5, label)
-        owner.begin(7)
+        owner.begin(7, 2)
         assert owner.size_bytes(0) == 4
         mean = owner.reduce(0, [Part(0, weight, None), Part(1, 1 - weight, Phantom(4, b"other"))])
         assert isinstance(mean, Phantom)

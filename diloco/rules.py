@@ -1,0 +1,32 @@
+"""What a run's settings mean to its coordinator and its outer loops. Needs no torch."""
+
+from __future__ import annotations
+
+from diloco.schedule import Schedule
+from diloco.settings import RunSettings
+from peers.coordinator import Rules
+
+
+def rules_of(settings: RunSettings) -> Rules:
+    """The coordinator's rules."""
+    run, method = settings.run, settings.method.resolved()
+    return Rules(
+        settings=settings.digest(),
+        min_peers=run.min_peers,
+        rounds=num_commits(settings),
+        failure_timeout_s=run.failure_timeout_s,
+        grace_s=method.quorum_grace_s if method.quorum else run.grace_s,
+        outlier_factor=run.outlier_factor,
+        quorum=method.quorum,
+        paces=method.pace == "by_speed",
+    )
+
+
+def num_commits(settings: RunSettings) -> int:
+    """Commits after which the run is done: every fragment moves ``run.rounds`` times."""
+    return Schedule.of(settings.method.resolved()).num_commits(settings.run.rounds)
+
+
+def wait_s(settings: RunSettings) -> float:
+    """Seconds that a worker waits for a round that does not open, before it trains on."""
+    return settings.run.grace_s + 2 * settings.run.failure_timeout_s
