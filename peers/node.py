@@ -17,7 +17,7 @@ from peers.admission import Door
 from peers.application import Application
 from peers.coordinator import Coordinator, Rules
 from peers.member import Member, Profile
-from peers.messages import MemberGone, MemberIs
+from peers.messages import MemberGone, MemberIs, NoSwap
 from transport.effects import Close, Deliver, Effect, Payload, Store, Trace
 from transport.fetch import Lack, Want
 from transport.frames import BadFrame, unpack_items
@@ -73,6 +73,8 @@ class Node:
         self._contact = coordinator
         self._timeout_s = failure_timeout_s
         self._generation = 0
+        self._newest: dict[bytes, int] = {}
+        """Incarnations of peers whose links were dropped: an older one must not take their place (S13)."""
         self._out: list[Effect] = []
         self._self: deque[Any] = deque()
         self._next_tick = 0.0
@@ -128,13 +130,15 @@ class Node:
         return answer
 
     def admits(self, key: bytes) -> str | None:
+        if self._stopped:
+            return None
         if self._door is not None and self._door.is_invite(key):
             return "invite"
         return "member" if self._knows(key) else None
 
     def tick(self, now: float) -> None:
         if self._busy and self.member:
-            self.member.exchanging.pump(now)
+            self.member.pump(now)
             self._settle(now)
             if now < self._next_tick:
                 return
@@ -235,7 +239,9 @@ class Node:
 
     def forget(self, peer: bytes, reason: str) -> None:
         """Drop the link; the next word from that peer begins a new session."""
-        if self.links.pop(peer, None) is not None:
+        link = self.links.pop(peer, None)
+        if link is not None:
+            self._newest[peer] = max(link.incarnation, self._newest.get(peer, 0))
             self._out.append(Close(peer, reason))
 
     def store(self, entry: bytes) -> None:
@@ -265,6 +271,7 @@ class Node:
             silence_s=self._timeout_s,
             limits=self.limits,
             out=self._out,
+            oldest=self._newest.get(peer, 0),
         )
         self.links[peer] = link
         for each in self.links.values():
@@ -274,9 +281,7 @@ class Node:
 
     def _handle(self, now: float, peer: bytes, result: Arrival | Started | Superseded) -> None:
         if isinstance(result, Superseded):
-            self._stopped = True
-            if self.member:
-                self.member.superseded()
+            self._step_down()
         elif isinstance(result, Started):
             if self.coordinator:
                 self.coordinator.session_began(now, peer)
@@ -289,8 +294,19 @@ class Node:
         else:
             self._dispatch(now, peer, result.message)
 
+    def _step_down(self) -> None:
+        """A newer process has our identity. Every link is closed, for whoever dials on takes the newer one's
+        place at the acceptors again and again (S13). A coordinator takes no member's word for it."""
+        if self.coordinator:
+            return
+        self._stopped = True
+        for peer in list(self.links):
+            self.forget(peer, "a newer process has our identity")
+        if self.member:
+            self.member.superseded()
+
     def _dispatch(self, now: float, peer: bytes, message: Any) -> None:
-        if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack))):
+        if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack, NoSwap))):
             self.member.control(now, peer, message)
             if isinstance(message, (MemberIs, MemberGone)):
                 self._mind_links(now)
@@ -315,14 +331,20 @@ class Node:
         self._mind_links(now)
 
     def _mind_links(self, now: float) -> None:
-        if self.member is None or self.coordinator:
+        if self.member is None or self.coordinator or self._stopped:
             return  # a coordinator is dialled and dials nobody
         roster = self.member.roster
         for peer in [p for p in self.links if p != self._contact.key and p not in roster]:
             self.forget(peer, "it left")
             self.member.peer_gone(now, peer)
         for peer, entry in roster.items():
-            if peer not in self.links and peer != self._contact.key:
+            if peer == self._contact.key:
+                continue
+            if peer in self.links and self.links[peer].addresses != entry.addresses:
+                # It began anew elsewhere while the coordinator, which would have said so, was away.
+                self.forget(peer, "it moved")
+                self.member.peer_gone(now, peer)
+            if peer not in self.links:
                 self._link_to(now, peer, entry.addresses, dials=self._should_dial(entry))
 
     def _should_dial(self, entry: MemberIs) -> bool:

@@ -117,7 +117,10 @@ class Link:
         silence_s: float,
         limits: Limits,
         out: list[Effect],
+        oldest: int = 0,
     ) -> None:
+        """``oldest`` is the newest incarnation of the peer that an earlier link to it met: those before it
+        are stale, also while the newer process is away."""
         self.peer = peer
         self.session = session
         self.dials = dials
@@ -128,6 +131,7 @@ class Link:
         self._silence_s = silence_s
         self._limits = limits
         self._out = out
+        self._oldest = oldest
         self._peer_session = 0
         self._never_met = True
         self._open_lanes: set[int] = set()
@@ -224,9 +228,11 @@ class Link:
             return [Superseded()] if newer else []
         if not isinstance(part, (Hello, Ack)):
             raise BadFrame("a frame does not start with a link part")
+        newest = max(self.incarnation, self._oldest)
+        if part.session // GENERATIONS < newest:
+            self._transmit(now, lane, [to_items(Stale(session_of(newest, 0)))], None)
+            return []
         if part.session < self._peer_session:
-            if part.session // GENERATIONS < self.incarnation:
-                self._transmit(now, lane, [to_items(Stale(self._peer_session))], None)
             return []
         self.last_heard = now
         if isinstance(part, Hello):

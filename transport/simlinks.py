@@ -1,12 +1,17 @@
-"""What stands between simulated peers: access links with rates, connections, partitions and cuts.
+"""What a simulated network is made of: processes with access links, connections, partitions and cuts.
 
-Plain state and arithmetic in integer nanoseconds; the heap of events is `transport.simnet`'s. It draws
-nothing at random and knows no protocol.
+Several processes may hold one key at the same time, as a clone does: a connection belongs to the two
+processes that it joins, not to their keys. Plain state and arithmetic in integer nanoseconds; the heap
+of events is `transport.simnet`'s. It draws nothing at random and knows no protocol.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from transport.effects import Connect, Core
 
 NS = 1_000_000_000
 
@@ -42,19 +47,67 @@ class Pipe:
 
 
 @dataclass(slots=True, eq=False)
+class Endpoint:
+    """One process: a life of the peer that its key names."""
+
+    key: bytes
+    core: Core
+    access: Access
+    on_event: Callable[[float, object], None]
+    address: str
+    """Where it listens; nothing means wherever its key is dialled."""
+    journal: list[bytes]
+    """Shared by all lives of one key."""
+    up: Pipe = field(init=False)
+    down: Pipe = field(init=False)
+    alive: bool = True
+    frozen: bool = False
+    backlog: deque[Callable[[], None]] = field(default_factory=deque)
+    timer: int = 0
+    """When the armed timer fires, in ns; 0 for none."""
+    effects_left: int | None = None
+    """It crashes after this many more effects."""
+    factor: float = 1.0
+    """Slows its link by this."""
+    dialling: dict[bytes, Connect] = field(default_factory=dict)
+    dialled: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
+    accepted: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
+    """By key and lane, the newest connection over which something came: it carries what is sent back."""
+
+    def __post_init__(self) -> None:
+        self.up, self.down = Pipe(self.access.up), Pipe(self.access.down)
+
+
+Who = bytes | Endpoint
+"""A process, or all that have a key."""
+
+
+def _names(who: Who) -> tuple[Who, ...]:
+    return (who, who.key) if isinstance(who, Endpoint) else (who,)
+
+
+def key_of(who: Who) -> bytes:
+    """The key of a process, or the key itself."""
+    return who.key if isinstance(who, Endpoint) else who
+
+
+@dataclass(slots=True, eq=False)
 class Connection:
     """One lane between a dialer and an acceptor: ordered, and nothing is lost while it stands."""
 
-    dialer: bytes
-    acceptor: bytes
+    dialer: Endpoint
+    acceptor: Endpoint
     lane: int
     up: bool = False
-    _last: dict[bytes, int] = field(default_factory=dict)
+    closed_by: Endpoint | None = None
+    """Who hung up, and takes nothing more of what waits there."""
+    _last: dict[Endpoint, int] = field(default_factory=dict)
 
-    def joins(self, a: bytes, b: bytes) -> bool:
-        return (self.dialer, self.acceptor) in ((a, b), (b, a))
+    def joins(self, a: Who, b: Who) -> bool:
+        dialer, acceptor = _names(self.dialer), _names(self.acceptor)
+        return (a in dialer and b in acceptor) or (b in dialer and a in acceptor)
 
-    def in_order(self, to: bytes, at: int) -> int:
+    def in_order(self, to: Endpoint, at: int) -> int:
         """The first moment from ``at`` on that keeps the order of what travels to ``to``."""
         at = max(at, self._last.get(to, 0) + 1)
         self._last[to] = at
@@ -66,11 +119,13 @@ class Faults:
     """Who cannot reach whom just now."""
 
     groups: dict[bytes, int] = field(default_factory=dict)
-    cuts: set[frozenset[bytes]] = field(default_factory=set)
+    cuts: set[frozenset[Who]] = field(default_factory=set)
 
-    def part(self, a: bytes, b: bytes) -> bool:
+    def part(self, a: Who, b: Who) -> bool:
         """Whether two peers are parted. Who is in no group is with the first."""
-        return self.groups.get(a, 0) != self.groups.get(b, 0) or frozenset((a, b)) in self.cuts
+        if self.groups.get(key_of(a), 0) != self.groups.get(key_of(b), 0):
+            return True
+        return bool(self.cuts) and any(frozenset((x, y)) in self.cuts for x in _names(a) for y in _names(b))
 
     def heal(self) -> None:
         self.groups, self.cuts = {}, set()

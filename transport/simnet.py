@@ -3,8 +3,10 @@
 One heap of events, keyed by (nanoseconds, sequence), in one thread; no clock, no sleeping. Peers have
 access rates up and down and a latency; connections are ordered and lose nothing while they stand;
 a reset loses what is in flight, and a frozen peer's inputs wait. A peer may crash between any two
-effects. Every draw comes from a named stream of one seed, so the same seed gives the same trace hash
-(D1). Nothing of the protocol is written here again: the network feeds cores and carries out effects.
+effects, and two processes may hold one key: of their connections to the same acceptor, the one that
+spoke first most recently replaces the other, as `transport.wire.Connections` does it. Every draw comes
+from a named stream of one seed, so the same seed gives the same trace hash (D1). Nothing of the
+protocol is written here again: the network feeds cores and carries out effects.
 """
 
 from __future__ import annotations
@@ -14,11 +16,10 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from transport.effects import CONTROL_LANE, Close, Connect, Core, Deliver, Effect, Send, Store, Trace
-from transport.simlinks import NS, Connection, Faults, Pipe
+from transport.simlinks import NS, Connection, Endpoint, Faults, Who, key_of
 from transport.simlinks import Access as Access
 
 _REDIAL_S = 0.3
@@ -31,40 +32,23 @@ _STORM = 100_000
 Answer = Callable[[float, tuple[bytes, bytes] | None], None]
 
 
-@dataclass(slots=True, eq=False)
-class _Peer:
-    core: Core
-    access: Access
-    up: Pipe
-    down: Pipe
-    on_event: Callable[[float, object], None]
-    life: int
-    """Counts restarts: what belongs to an earlier life is void."""
-    alive: bool = True
-    frozen: bool = False
-    backlog: deque[Callable[[], None]] = field(default_factory=deque)
-    journal: list[bytes] = field(default_factory=list)
-    timer: int = 0
-    """When the armed timer fires, in ns; 0 for none."""
-    effects_left: int | None = None
-    """The peer crashes after this many more effects."""
-    factor: float = 1.0
-    """Slows its link by this."""
-
-
 class SimNetwork:
-    """Peers by key, and the time. ``observe(now_s, key, effect)`` sees every effect carried out."""
+    """Processes by key, and the time. ``observe(now_s, key, effect)`` sees every effect carried out. Where a
+    method takes a key or a process, a key means the newest process that has it."""
 
     def __init__(self, seed: object, observe: Callable[[float, bytes, Effect], None] | None = None) -> None:
         self.now_ns = 0
-        self.peers: dict[bytes, _Peer] = {}
+        self.peers: dict[bytes, Endpoint] = {}
+        """The newest process of each key, alive or dead."""
         self.num_events = 0
+        self.num_breaks = 0
+        """Connections that stood and broke."""
         self._seed = seed
         self._observe = observe
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
-        self._connections: dict[tuple[bytes, bytes, int], Connection] = {}
-        self._dialling: dict[tuple[bytes, bytes], Connect] = {}
+        self._living: dict[bytes, list[Endpoint]] = {}
+        self._connections: dict[Connection, None] = {}
         self._faults = Faults()
         self._hash = hashlib.sha256()
         self.lines: list[str] | None = None
@@ -86,58 +70,70 @@ class SimNetwork:
 
     # -- peers --------------------------------------------------------------------------------
 
-    def add(self, key: bytes, core: Core, access: Access, on_event: Callable[[float, object], None]) -> None:
-        """A peer begins a life; its journal of earlier lives is kept."""
-        before = self.peers.get(key)
-        life = before.life + 1 if before else 0
-        peer = _Peer(core, access, Pipe(access.up), Pipe(access.down), on_event, life)
-        if before is not None:
-            assert not before.alive, "a peer restarts only after it crashed"
-            peer.journal = before.journal
+    def add(
+        self,
+        key: bytes,
+        core: Core,
+        access: Access,
+        on_event: Callable[[float, object], None],
+        address: str = "",
+    ) -> Endpoint:
+        """A process of a peer begins; the journal of its earlier ones is kept. If one of them still runs, it
+        is a clone: each has its own connections, and who dials an ``address`` reaches the one there."""
+        peer = Endpoint(key, core, access, on_event, address, self.journal(key))
+        self._living.setdefault(key, []).append(peer)
         self.peers[key] = peer
-        self._feed(key, lambda: core.start(self.now), "start")
+        self._feed(peer, lambda: core.start(self.now), "start")
+        return peer
 
     def journal(self, key: bytes) -> list[bytes]:
         """What the peer stored, over all its lives."""
         return self.peers[key].journal if key in self.peers else []
 
-    def crash(self, key: bytes) -> None:
+    def processes(self, key: bytes) -> list[Endpoint]:
+        """Those that live and have this key, the oldest first."""
+        return list(self._living.get(key, ()))
+
+    def crash(self, who: Who) -> None:
         """The process is gone: connections break, nothing of it is carried out any more."""
-        peer = self.peers[key]
+        peer = self._of(who)
         if not peer.alive:
             return
         peer.alive = False
-        peer.backlog.clear()
-        self._log(key, "crash")
-        for pair in [p for p in self._dialling if p[0] == key]:
-            del self._dialling[pair]
-        self._break(lambda c: key in (c.dialer, c.acceptor))
+        self._living[peer.key].remove(peer)
+        self._log(peer.key, "crash")
+        peer.dialling.clear()
+        self._break(lambda c: peer in (c.dialer, c.acceptor))
+        waiting, peer.backlog = peer.backlog, deque()
+        for run in waiting:
+            run()  # to no effect, except that who knocked learns that nobody will answer
 
-    def crash_after(self, key: bytes, effects: int) -> None:
+    def crash_after(self, who: Who, effects: int) -> None:
         """Crash once ``effects`` more effects were carried out: between any two of them."""
-        self.peers[key].effects_left = effects
+        self._of(who).effects_left = effects
 
-    def freeze(self, key: bytes) -> None:
+    def freeze(self, who: Who) -> None:
         """The process stops as by SIGSTOP: its connections stand, inputs wait."""
-        self.peers[key].frozen = True
-        self._log(key, "freeze")
+        peer = self._of(who)
+        peer.frozen = True
+        self._log(peer.key, "freeze")
 
-    def thaw(self, key: bytes) -> None:
-        peer = self.peers[key]
+    def thaw(self, who: Who) -> None:
+        peer = self._of(who)
         peer.frozen = False
-        self._log(key, "thaw")
+        self._log(peer.key, "thaw")
         waiting, peer.backlog = peer.backlog, deque()
         for run in waiting:
             run()
-        self._arm(key)
+        self._arm(peer)
 
-    def command(self, key: bytes, run: Callable[[Core, float], Any]) -> Any:
+    def command(self, who: Who, run: Callable[[Core, float], Any]) -> Any:
         """Run a command of the program above a living core; None for one that is dead or frozen."""
-        peer = self.peers[key]
+        peer = self._of(who)
         if not peer.alive or peer.frozen:
             return None
         result = run(peer.core, self.now)
-        self._carry_out(key, peer)
+        self._carry_out(peer)
         return result
 
     def knock(self, by: bytes, invite: bytes, to: bytes, header: bytes, answer: Answer) -> None:
@@ -155,16 +151,19 @@ class SimNetwork:
                 reply(None)
                 return
             core = peer.core
+            said: list[tuple[bytes, bytes] | None] = [None]
 
             def put() -> None:
-                reply(core.knock(self.now, invite, header) if core.admits(invite) == "invite" else None)
+                said[0] = core.knock(self.now, invite, header) if core.admits(invite) == "invite" else None
 
-            self._feed(to, put, "knock")
+            # The answer leaves after the effects: whoever dies between two of them says nothing.
+            self._feed(peer, put, "knock", lambda: reply(said[0] if peer.alive else None))
 
         self.at(delay_s, ask)
 
-    def can_run(self, key: bytes) -> bool:
-        return self.peers[key].alive and not self.peers[key].frozen
+    def can_run(self, who: Who) -> bool:
+        peer = self._of(who)
+        return peer.alive and not peer.frozen
 
     # -- the network's faults -----------------------------------------------------------------
 
@@ -179,25 +178,25 @@ class SimNetwork:
         self._faults.heal()
         self._log(b"", "heal")
 
-    def cut(self, a: bytes, b: bytes) -> None:
-        """Two peers do not reach each other any more."""
+    def cut(self, a: Who, b: Who) -> None:
+        """Two peers do not reach each other any more; of a clone, only the process that is named."""
         self._faults.cuts.add(frozenset((a, b)))
-        self._log(a, "cut")
+        self._log(key_of(a), "cut")
         self._break(lambda c: c.joins(a, b))
 
-    def mend(self, a: bytes, b: bytes) -> None:
+    def mend(self, a: Who, b: Who) -> None:
         """Two peers that were cut off from each other may connect again."""
         self._faults.cuts.discard(frozenset((a, b)))
-        self._log(a, "mend")
+        self._log(key_of(a), "mend")
 
-    def reset(self, a: bytes, b: bytes) -> None:
+    def reset(self, a: Who, b: Who) -> None:
         """Connections between two peers break and are dialled again; what is in flight is lost."""
-        self._log(a, "reset")
+        self._log(key_of(a), "reset")
         self._break(lambda c: c.joins(a, b))
 
-    def degrade(self, key: bytes, factor: float) -> None:
+    def degrade(self, who: Who, factor: float) -> None:
         """The peer's link is ``factor`` times slower from now on."""
-        self.peers[key].factor = factor
+        self._of(who).factor = factor
 
     # -- time ---------------------------------------------------------------------------------
 
@@ -222,6 +221,9 @@ class SimNetwork:
 
     # -- inside: feeding and carrying out -----------------------------------------------------
 
+    def _of(self, who: Who) -> Endpoint:
+        return who if isinstance(who, Endpoint) else self.peers[who]
+
     def _push(self, at: int, run: Callable[[], None]) -> None:
         self._sequence += 1
         heapq.heappush(self._heap, (at, self._sequence, run))
@@ -232,73 +234,71 @@ class SimNetwork:
         if self.lines is not None:
             self.lines.append(entry)
 
-    def _feed(self, key: bytes, run: Callable[[], None], name: str) -> None:
-        """One input, then its effects; a frozen peer gets it later."""
-        peer = self.peers[key]
-        life = peer.life
+    def _feed(
+        self, peer: Endpoint, run: Callable[[], None], name: str, then: Callable[[], None] | None = None
+    ) -> None:
+        """One input, then its effects, then whatever follows; a frozen peer gets it later."""
 
         def now_or_never() -> None:
-            current = self.peers[key]
-            if not current.alive or current.life != life:
-                return
-            run()
-            self._carry_out(key, current)
+            if peer.alive:
+                run()
+                self._carry_out(peer)
+            if then is not None:
+                then()
 
         if not peer.alive:
             return
-        self._log(key, name)
+        self._log(peer.key, name)
         if peer.frozen:
             peer.backlog.append(now_or_never)
         else:
             now_or_never()
 
-    def _carry_out(self, key: bytes, peer: _Peer) -> None:
+    def _carry_out(self, peer: Endpoint) -> None:
         while effects := peer.core.drain():
             for effect in effects:
                 if peer.effects_left is not None:
                     if peer.effects_left <= 0:
-                        self.crash(key)
+                        self.crash(peer)
                         return
                     peer.effects_left -= 1
-                self._do(key, peer, effect)
+                self._do(peer, effect)
                 if not peer.alive:
                     return
-        self._arm(key)
+        self._arm(peer)
 
-    def _do(self, key: bytes, peer: _Peer, effect: Effect) -> None:
+    def _do(self, peer: Endpoint, effect: Effect) -> None:
+        key = peer.key
         if self._observe is not None:
             self._observe(self.now, key, effect)
         match effect:
             case Send():
-                self._send(key, peer, effect)
+                self._send(peer, effect)
             case Store():
                 self._log(key, f"store {hashlib.sha256(effect.entry).hexdigest()[:8]}")
                 peer.journal.append(effect.entry)
             case Connect():
-                self._dialling[key, effect.peer] = effect
+                peer.dialling[effect.peer] = effect
                 for lane in range(effect.lanes + 1):
-                    self._dial_later(key, effect.peer, lane, 0.0)
+                    self._dial_later(peer, effect, lane, 0.0)
             case Close():
-                self._dialling.pop((key, effect.peer), None)
-                self._break(lambda c: c.joins(key, effect.peer), by=key)
+                peer.dialling.pop(effect.peer, None)
+                self._break(lambda c: c.joins(peer, effect.peer), by=peer)
             case Deliver():
                 self._log(key, type(effect.event).__name__)
-                life = peer.life
-                self._push(self.now_ns, lambda: self._deliver(key, life, effect.event))
+                self._push(self.now_ns, lambda: self._deliver(peer, effect.event))
             case Trace():
                 self._log(key, f"trace {effect.name}")
 
-    def _deliver(self, key: bytes, life: int, event: object) -> None:
-        peer = self.peers[key]
-        if not peer.alive or peer.life != life:
+    def _deliver(self, peer: Endpoint, event: object) -> None:
+        if not peer.alive:
             return
         if peer.frozen:
-            peer.backlog.append(lambda: self._deliver(key, life, event))
+            peer.backlog.append(lambda: self._deliver(peer, event))
             return
         peer.on_event(self.now, event)
 
-    def _arm(self, key: bytes) -> None:
-        peer = self.peers[key]
+    def _arm(self, peer: Endpoint) -> None:
         deadline = peer.core.deadline()
         if deadline is None:
             return
@@ -306,105 +306,124 @@ class SimNetwork:
         if peer.timer and self.now_ns < peer.timer <= at:
             return
         peer.timer = at
-        life = peer.life
 
         def fire() -> None:
-            current = self.peers[key]
-            if current.life != life or current.timer != at:
+            if not peer.alive or peer.timer != at:
                 return
-            current.timer = 0
-            wanted = current.core.deadline()
+            peer.timer = 0
+            wanted = peer.core.deadline()
             if wanted is not None and round(wanted * NS) > self.now_ns:
-                self._arm(key)  # it was put off since
+                self._arm(peer)  # it was put off since
             elif wanted is not None:
-                self._feed(key, lambda: current.core.tick(self.now), "tick")
+                self._feed(peer, lambda: peer.core.tick(self.now), "tick")
 
         self._push(at, fire)
 
     # -- inside: connections ------------------------------------------------------------------
 
-    def _latency_ns(self, a: bytes, b: bytes) -> int:
-        one, two = self.peers[a], self.peers[b]
+    def _latency_ns(self, one: Endpoint, two: Endpoint) -> int:
         base = one.access.latency_s * one.factor + two.access.latency_s * two.factor
         jitter = self._jitter.random() * max(one.access.jitter, two.access.jitter)
         return round(base * (1 + jitter) * NS)
 
-    def _dial_later(self, key: bytes, to: bytes, lane: int, delay_s: float) -> None:
-        life = self.peers[key].life
-        wanted = self._dialling.get((key, to))
-
+    def _dial_later(self, peer: Endpoint, wanted: Connect, lane: int, delay_s: float) -> None:
         def dial() -> None:
-            if self._dialling.get((key, to)) is wanted and self.peers[key].life == life:
-                self._dial(key, to, lane)
+            if peer.alive and peer.dialling.get(wanted.peer) is wanted:
+                self._dial(peer, wanted, lane)
 
         self.at(delay_s, dial)
 
-    def _dial(self, key: bytes, to: bytes, lane: int) -> None:
-        other = self.peers.get(to)
-        able = other is not None and other.alive and not other.frozen and not self._faults.part(key, to)
-        if not able or other is None or other.core.admits(key) != "member":
-            self._dial_later(key, to, lane, _REDIAL_S)
+    def _listener(self, wanted: Connect) -> Endpoint | None:
+        """The process that answers a dial: of several with one key, the one at an address that is tried."""
+        for peer in reversed(self._living.get(wanted.peer, ())):
+            if not peer.address or peer.address in wanted.addresses:
+                return peer
+        return None
+
+    def _dial(self, peer: Endpoint, wanted: Connect, lane: int) -> None:
+        there = self._listener(wanted)
+        able = there is not None and not there.frozen and not self._faults.part(peer, there)
+        if peer.frozen or not able or there is None or there.core.admits(peer.key) != "member":
+            self._dial_later(peer, wanted, lane, _REDIAL_S)
             return
-        connection = Connection(key, to, lane)
-        self._connections[key, to, lane] = connection
+        connection = Connection(peer, there, lane)
+        self._connections[connection] = None
+        peer.dialled[wanted.peer, lane] = connection
 
         def established() -> None:
-            if self._connections.get((key, to, lane)) is connection:
+            if connection in self._connections:
                 connection.up = True
-                self._feed(key, lambda: self.peers[key].core.connected(self.now, to, lane), f"up {lane}")
+                self._feed(peer, lambda: peer.core.connected(self.now, wanted.peer, lane), f"up {lane}")
 
-        self._push(self.now_ns + 2 * self._latency_ns(key, to), established)
+        self._push(self.now_ns + 2 * self._latency_ns(peer, there), established)
 
-    def _break(self, which: Callable[[Connection], bool], by: bytes | None = None) -> None:
-        for name, connection in list(self._connections.items()):
-            if not which(connection):
-                continue
-            del self._connections[name]
-            connection.up = False
-            key, to, lane = name
-            if (key, to) not in self._dialling or key == by:
-                continue
-            self._feed_later(key, to, lane)
-            self._dial_later(key, to, lane, _REDIAL_S)
+    def _break(self, which: Callable[[Connection], bool], by: Endpoint | None = None) -> None:
+        for connection in [c for c in self._connections if which(c)]:
+            dialer, acceptor, lane = connection.dialer, connection.acceptor, connection.lane
+            del self._connections[connection]
+            self.num_breaks += connection.up
+            connection.up, connection.closed_by = False, by
+            for table, key in ((dialer.dialled, acceptor.key), (acceptor.accepted, dialer.key)):
+                if table.get((key, lane)) is connection:
+                    del table[key, lane]
+            wanted = dialer.dialling.get(acceptor.key)
+            if wanted is not None and dialer is not by:
+                self._down_later(dialer, acceptor.key, lane)
+                self._dial_later(dialer, wanted, lane, _REDIAL_S)
 
-    def _feed_later(self, key: bytes, to: bytes, lane: int) -> None:
-        life = self.peers[key].life
-
+    def _down_later(self, peer: Endpoint, to: bytes, lane: int) -> None:
         def broken() -> None:
-            peer = self.peers[key]
-            if peer.alive and peer.life == life:
-                self._feed(key, lambda: peer.core.disconnected(self.now, to, lane), f"down {lane}")
+            self._feed(peer, lambda: peer.core.disconnected(self.now, to, lane), f"down {lane}")
 
         self._push(self.now_ns + 1000, broken)
 
-    def _send(self, key: bytes, peer: _Peer, effect: Send) -> None:
+    def _send(self, peer: Endpoint, effect: Send) -> None:
         to, lane = effect.peer, effect.lane
-        connection = self._connections.get((key, to, lane)) or self._connections.get((to, key, lane))
+        connection = peer.dialled.get((to, lane))
         if connection is None or not connection.up:
-            self._log(key, f"lost {lane}")
+            connection = peer.accepted.get((to, lane))
+        if connection is None or not connection.up:
+            self._log(peer.key, f"lost {lane}")
             return
         size = len(effect.header) + len(effect.payload or b"") + _FRAME_OVERHEAD
-        self._log(key, f"send {lane} {size} {hashlib.sha256(effect.header).hexdigest()[:8]}")
-        other = self.peers[to]
+        self._log(peer.key, f"send {lane} {size} {hashlib.sha256(effect.header).hexdigest()[:8]}")
+        other = connection.acceptor if peer is connection.dialer else connection.dialer
         if lane == CONTROL_LANE:
             # Flows share a link, so control on its own connection never waits for all queued bulk.
             ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
-            lands = connection.in_order(to, self.now_ns + ns + self._latency_ns(key, to))
-            self._push(lands, lambda: self._arrive(connection, key, to, effect))
+            lands = connection.in_order(other, self.now_ns + ns + self._latency_ns(peer, other))
+            self._push(lands, lambda: self._arrive(connection, other, effect))
             return
         left = peer.up.put(self.now_ns, size, peer.factor)
-        reaches = connection.in_order(to, left + self._latency_ns(key, to))
-        self._push(reaches, lambda: self._reach(connection, key, to, effect, size))
+        reaches = connection.in_order(other, left + self._latency_ns(peer, other))
+        self._push(reaches, lambda: self._reach(connection, other, effect, size))
 
-    def _reach(self, connection: Connection, key: bytes, to: bytes, effect: Send, size: int) -> None:
+    def _reach(self, connection: Connection, to: Endpoint, effect: Send, size: int) -> None:
         """A bulk frame comes to the receiver's access link, and waits for what came there before it."""
         if connection.up:
-            peer = self.peers[to]
-            lands = peer.down.put(self.now_ns, size, peer.factor)
-            self._push(lands, lambda: self._arrive(connection, key, to, effect))
+            lands = to.down.put(self.now_ns, size, to.factor)
+            self._push(lands, lambda: self._arrive(connection, to, effect))
 
-    def _arrive(self, connection: Connection, key: bytes, to: bytes, effect: Send) -> None:
-        if connection.up and self.peers[to].alive:
-            core, header, payload = self.peers[to].core, effect.header, effect.payload
-            lane = effect.lane
-            self._feed(to, lambda: core.receive(self.now, key, lane, header, payload), f"recv {lane}")
+    def _arrive(self, connection: Connection, to: Endpoint, effect: Send) -> None:
+        dialer, lane = connection.dialer, effect.lane
+        sender = connection.acceptor if to is dialer else dialer
+
+        def take() -> None:
+            if connection.closed_by is to:
+                return
+            if to is not dialer:
+                self._heard(connection)
+            to.core.receive(self.now, sender.key, lane, effect.header, effect.payload)
+
+        if connection.up:
+            self._feed(to, take, f"recv {lane}")
+
+    def _heard(self, connection: Connection) -> None:
+        """Something came over it, so the acceptor answers there: an older connection of that key is shut."""
+        acceptor, dialer = connection.acceptor, connection.dialer
+        before = acceptor.accepted.get((dialer.key, connection.lane))
+        if before is connection:
+            return
+        if before is not None:
+            self._break(lambda c: c is before, by=acceptor)
+        acceptor.accepted[dialer.key, connection.lane] = connection

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tests.sim.doors import HOST, key_of
 from tests.sim.faults import Fault
 from tests.sim.run import outcome_of, outcomes_of, plan
-from tests.sim.world import HOST, key_of
 
 QUIET = ("send", "recv", "tick", "lost", "store")
 

@@ -2,21 +2,26 @@
 
 Each recomputes from the journal's records alone what must be true: the chain (S2), who is in a mean
 with which weight and every bit of it (S3, S6, S12), the state that follows (S1, S5, S9), and what
-became of every contribution (S4). Numbers are those of RELIABILITY.md's invariants.
+became of every contribution (S4), and which of two clones counts (S13). Numbers are those of
+RELIABILITY.md's invariants.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
 from diloco.loop import Announce, Applied, Captured, Loaded
-from peers.events import BecomeSeed, ContributionEnded, Fate, RoundCommitted
-from peers.journal import CommitWritten, RunBegan, TermBegan
+from peers.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
+from peers.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
 from peers.record import GENESIS, Record, genesis_head
+from tests.sim.doors import HOST, STRANGER, key_of
 from tests.sim.trainer import Vector, contribution_of, digests_of, initial_state, outer_step
-from tests.sim.world import HOST, Worker, World, key_of
+from tests.sim.world import Worker, World
 from transport.effects import Effect, Send, Store, Trace
 from transport.frames import unpack
 from transport.payloads import digest_of, tree_digest
@@ -32,6 +37,7 @@ class Violation(AssertionError):
 
 @dataclass
 class Contribution:
+    life: int
     tokens: int
     base: bytes
     fragment: int
@@ -50,6 +56,11 @@ class Checkers:
     """Versions of all fragments by head."""
     contributions: dict[tuple[int, int, int], Contribution] = field(default_factory=dict)
     """By worker, life and number."""
+    offers: dict[tuple[int, int, bytes], list[Contribution]] = field(default_factory=dict)
+    """By worker, fragment and base."""
+    counted: dict[bytes, dict[int, int]] = field(default_factory=dict)
+    """By head: the life of each worker whose contribution is in that record."""
+    newest_counted: Counter[int] = field(default_factory=Counter)
     applied: dict[tuple[int, int], list[bytes]] = field(default_factory=dict)
     """Heads that a life went through."""
     terms: list[int] = field(default_factory=list)
@@ -86,6 +97,8 @@ class Checkers:
                 self._ended(worker, seen)
             case RoundCommitted():
                 self._committed(worker, seen)
+            case IdentitySuperseded():
+                self._superseded(worker)
             case Applied():
                 self._check_state(worker, seen.record.fragment, seen.record.hash())
             case Loaded():
@@ -99,10 +112,13 @@ class Checkers:
             if self.terms and message.term <= self.terms[-1]:
                 raise Violation("S2", f"term {message.term} after {self.terms[-1]}")
             self.terms.append(message.term)
+            self.newest_counted.clear()  # a host that restarts has not met anybody's newer process
         if isinstance(message, RunBegan):
             if self.records:
                 raise Violation("S2", "the run began twice")
             self.root = message.head
+        if isinstance(message, PeerCertified) and message.key not in self.world.peer_names:
+            raise Violation("X1", f"{message.name} is let in, and is nobody whom we know")
         if not isinstance(message, CommitWritten):
             return
         record = message.commit()
@@ -135,22 +151,44 @@ class Checkers:
     # -- S3, S6, S12: who is in a mean, with which weight -------------------------------------
 
     def expected_mean(self, record: Record, base: bytes) -> Vector:
-        """Every bit of the mean, from the record alone; its digest must be the record's."""
-        size = self.world.sizes[record.fragment]
+        """Every bit of the mean, from the record and what was offered; its digest must be the record's."""
+        indices = [self.world.peer_names[key] for key in record.members]
         total = np.float64(sum(record.weights))
-        mean = np.zeros(size, dtype=np.float32)
+        step = record.chunk_elements
+        for lives in self._possible_lives(record, base):
+            mean = np.zeros(self.world.sizes[record.fragment], dtype=np.float32)
+            for index, life, weight in zip(indices, lives, record.weights, strict=True):
+                values = contribution_of(index, life, base, record.fragment, len(mean))
+                if index in self.world.exploded:
+                    values *= np.float32(1e6)
+                mean += values * np.float32(weight / total)
+            chunks = [mean[i : i + step].tobytes() for i in range(0, len(mean), step)]
+            if tree_digest([digest_of(chunk) for chunk in chunks]) == record.result:
+                self._count(record, dict(zip(indices, lives, strict=True)))
+                return mean
+        raise Violation("S3", f"record {record.index} is not the weighted mean of {indices}")
+
+    def _possible_lives(self, record: Record, base: bytes) -> Iterator[tuple[int, ...]]:
+        """Which life of each member may have contributed: one, unless clones offered equal weights."""
+        choices = []
         for key, weight in zip(record.members, record.weights, strict=True):
             index = self.world.peer_names[key]
-            values = contribution_of(index, base, record.fragment, size)
-            if index in self.world.exploded:
-                values *= np.float32(1e6)
-            mean += values * np.float32(weight / total)
-        step = record.chunk_elements
-        chunks = [mean[i : i + step].tobytes() for i in range(0, size, step)]
-        if tree_digest([digest_of(chunk) for chunk in chunks]) != record.result:
-            names = [self.world.peer_names[key] for key in record.members]
-            raise Violation("S3", f"record {record.index} is not the weighted mean of {names}")
-        return mean
+            offers = self.offers.get((index, record.fragment, base), [])
+            lives = {c.life for c in offers if c.tokens == weight or index in self.world.hostile}
+            choices.append(sorted(lives, reverse=True))
+        return product(*choices)
+
+    def _count(self, record: Record, lives: dict[int, int]) -> None:
+        """S13: of two clones at most one is in a record, and none of them after a newer one."""
+        if len(lives) < len(record.members):
+            raise Violation("S13", f"record {record.index} counts somebody twice")
+        for index, life in lives.items():
+            if life < self.newest_counted[index]:
+                raise Violation(
+                    "S13", f"record {record.index} counts worker {index}, which has a newer clone"
+                )
+            self.newest_counted[index] = life
+        self.counted[record.hash()] = lives
 
     def _check_members(self, record: Record, base: bytes) -> None:
         if len(record.members) < self.world.min_peers:
@@ -161,12 +199,8 @@ class Checkers:
                 raise Violation("S12", f"record {record.index} contains worker {index}, which sends NaN")
             if index in self.world.exploded and len(record.members) >= 3:
                 raise Violation("S12", f"record {record.index} contains worker {index}, which diverged")
-            offered = [
-                c
-                for (i, _, _), c in self.contributions.items()
-                if i == index and c.base == base and c.fragment == record.fragment and c.tokens == weight
-            ]
-            if not offered and index not in self.world.hostile:
+            offers = self.offers.get((index, record.fragment, base), [])
+            if index not in self.world.hostile and weight not in {c.tokens for c in offers}:
                 raise Violation("S8", f"record {record.index} counts worker {index} with an unknown weight")
 
     # -- S1, S5, S9: the same state everywhere, moved by records only -------------------------
@@ -187,11 +221,10 @@ class Checkers:
 
     def check_all_states(self) -> None:
         """Sweep: whoever claims a version holds exactly it."""
-        for index in self.world.living():
-            worker = self.world.workers[index]
+        for worker in self.world.processes():
             member = worker.node.member
             if (
-                index in self.world.hostile
+                worker.index in self.world.hostile
                 or member is None
                 or not member.following.holds_state
                 or member._applying
@@ -205,9 +238,13 @@ class Checkers:
     def _announced(self, worker: Worker, seen: Announce) -> None:
         member = worker.node.member
         assert member is not None
+        if worker.loop.superseded:
+            raise Violation("S13", f"worker {worker.index} was told to stop and contributes")
         number = member.exchanging._next_number + 1
         base = member.following.base(seen.fragment)
-        self.contributions[worker.index, worker.life, number] = Contribution(seen.tokens, base, seen.fragment)
+        offered = Contribution(worker.life, seen.tokens, base, seen.fragment)
+        self.contributions[worker.index, worker.life, number] = offered
+        self.offers.setdefault((worker.index, seen.fragment, base), []).append(offered)
 
     def _ended(self, worker: Worker, seen: ContributionEnded) -> None:
         found = self.contributions.get((worker.index, worker.life, seen.number))
@@ -216,6 +253,8 @@ class Checkers:
         if found.fate is not None:
             raise Violation("S4", f"contribution {seen.number} of worker {worker.index} has two fates")
         found.fate = seen.fate
+        if seen.fate == Fate.APPLIED:
+            self._check_counted(worker, bytes.fromhex(seen.reason))
 
     def _committed(self, worker: Worker, seen: RoundCommitted) -> None:
         heads = self.applied.setdefault((worker.index, worker.life), [])
@@ -226,12 +265,18 @@ class Checkers:
         counted = worker.key in seen.record.members
         if seen.number is not None and not counted:
             raise Violation("S4", f"worker {worker.index} is told that it counts, and it does not")
+        if seen.number is not None:
+            self._check_counted(worker, head)
+
+    def _check_counted(self, worker: Worker, head: bytes) -> None:
+        counted = self.counted.get(head, {}).get(worker.index)
+        if counted != worker.life and worker.index not in self.world.hostile:
+            raise Violation("S13", f"worker {worker.index} is told that it counts, and its clone does")
 
     def check_ledger(self) -> None:
         """At the end: what a living worker trained is applied, has a reason, or is still offered."""
-        for index in self.world.living():
-            worker = self.world.workers[index]
-            member = worker.node.member
+        for worker in self.world.processes():
+            index, member = worker.index, worker.node.member
             assert member is not None
             exchanging = member.exchanging
             ended = sum(exchanging.tokens_by_fate.values())
@@ -247,18 +292,44 @@ class Checkers:
             if known != worker.tokens * fragments:
                 raise Violation("S4", f"worker {index} trained {worker.tokens} tokens, {known} are known of")
 
+    # -- S13: of several processes with one identity the newest goes on --------------------------
+
+    def _superseded(self, worker: Worker) -> None:
+        self.world.seen["superseded"] += 1
+        if worker is self.world.workers[worker.index]:
+            raise Violation("S13", f"worker {worker.index} is told to stop, and no newer process has its key")
+
+    def check_clones(self) -> None:
+        """At the end: whoever has a newer clone was told."""
+        for worker in self.world.processes():
+            if worker is not self.world.workers[worker.index] and not worker.loop.superseded:
+                raise Violation("S13", f"life {worker.life} of worker {worker.index} was never told to stop")
+
+    # -- X1: strangers ------------------------------------------------------------------------
+
+    def check_strangers(self) -> None:
+        """Nobody let a stranger in, answered one, or so much as knows of one."""
+        if self.world.let_in or any(stranger.answered for stranger in self.world.strangers):
+            raise Violation("X1", "a stranger was let in")
+        for node in [self.world.host, *(worker.node for worker in self.world.processes())]:
+            known = node.coordinator.roster.entries if node.coordinator else {}
+            members = node.member.roster if node.member else {}
+            if any(key_of(STRANGER) in table for table in (known, members, node.links)):
+                raise Violation("X1", "a stranger is in somebody's view")
+
     # -- R1: memory ---------------------------------------------------------------------------
 
     def check_memory(self) -> None:
-        for index in self.world.living():
-            for link in self.world.workers[index].node.links.values():
+        for worker in self.world.processes():
+            for link in worker.node.links.values():
                 held = sum(sent.cost for sent in link._bulk_out.values())
                 if held > self.world.limits.window_bytes:
-                    raise Violation("R1", f"worker {index} holds {held} bytes for one peer")
+                    raise Violation("R1", f"worker {worker.index} holds {held} bytes for one peer")
 
     def sweep(self) -> None:
         self.check_all_states()
         self.check_memory()
+        self.check_strangers()
 
 
 def expected_digest(state: Vector, piece_bytes: int) -> bytes:

@@ -10,8 +10,13 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from tests.sim.world import HOST, World, key_of
+from peers.messages import Refused
+from tests.sim.doors import HOST, STRANGER, attempts, key_of
+from tests.sim.world import World
+from transport.frames import unpack
+from transport.simlinks import Endpoint
 
+KINDS_OF_CLONES = ("clone", "clone_of_frozen", "clone_of_cut_off")
 KINDS = (
     "crash",
     "crash_between_effects",
@@ -23,6 +28,8 @@ KINDS = (
     "degrade",
     "host_crash",
     "host_crash_between_effects",
+    "stranger",
+    *KINDS_OF_CLONES,
 )
 
 
@@ -76,12 +83,13 @@ class Injector:
     def _crash_between_effects(self, fault: Fault) -> bool:
         if not self.world.alive(fault.who) or self._last_holder(fault.who):
             return False
-        self.world.net.crash_after(key_of(fault.who), int(fault.number * 40))
-        self.world.net.at(4.0 + 6 * fault.number, lambda: self._make_sure(fault.who))
+        process = self.world.workers[fault.who].process
+        self.world.net.crash_after(process, int(fault.number * 40))
+        self.world.net.at(4.0 + 6 * fault.number, lambda: self._make_sure(fault.who, process))
         return True
 
-    def _make_sure(self, who: int) -> None:
-        self.world.crash(who)
+    def _make_sure(self, who: int, process: Endpoint) -> None:
+        self.world.net.crash(process)
         self.world.restart(who)
 
     def _last_holder(self, who: int) -> bool:
@@ -90,22 +98,59 @@ class Injector:
         holders = []
         for index in self.world.living():
             member = self.world.workers[index].node.member
-            if member and member.following.holds_state and self.world.alive(index):
+            replaced = index in self.world.knocking  # a clone without the state is about to take its place
+            if member and member.following.holds_state and self.world.alive(index) and not replaced:
                 holders.append(index)
         return who in holders and len(holders) <= 2
 
     def _freeze(self, fault: Fault) -> bool:
-        key = key_of(fault.who)
-        if fault.who not in self.world.lives or not self.world.alive(fault.who):
+        if not self.world.alive(fault.who):
             return False
-        life = self.world.lives[fault.who]
-        self.world.net.freeze(key)
+        self._freeze_for(self.world.workers[fault.who].process, 0.2 + 8 * fault.number)
+        return True
 
+    def _freeze_for(self, process: Endpoint, seconds: float) -> None:
         def thaw() -> None:
-            if self.world.lives[fault.who] == life and self.world.net.peers[key].alive:
-                self.world.net.thaw(key)
+            if process.frozen and process.alive:
+                self.world.net.thaw(process)
 
-        self.world.net.at(0.2 + 8 * fault.number, thaw)
+        self.world.net.freeze(process)
+        self.world.net.at(seconds, thaw)
+
+    def _clone(self, fault: Fault) -> bool:
+        """A second process with the same identity starts while the first one runs on."""
+        index = fault.who
+        if not self.world.alive(index) or index in self.world.knocking or self._last_holder(index):
+            return False
+        self.world.start_worker(index)
+        return True
+
+    def _clone_of_frozen(self, fault: Fault) -> bool:
+        """Somebody thinks that a process is dead and starts another; later the first one wakes up."""
+        if not self._clone(fault):
+            return False
+        self._freeze_for(self.world.workers[fault.who].process, 0.2 + 8 * fault.number)
+        return True
+
+    def _clone_of_cut_off(self, fault: Fault) -> bool:
+        """The same with one that the host cannot reach, but other members can."""
+        if not self._clone(fault):
+            return False
+        net, process = self.world.net, self.world.workers[fault.who].process
+        net.cut(process, key_of(HOST))
+        net.at(0.2 + 8 * fault.number, lambda: net.mend(process, key_of(HOST)))
+        return True
+
+    def _stranger(self, fault: Fault) -> bool:
+        """Someone without a live invite knocks in every way it can think of, and dials everyone."""
+
+        def answered(now: float, reply: tuple[bytes, bytes] | None) -> None:
+            self.world.let_in += reply is not None and not isinstance(unpack(reply[0]), Refused)
+
+        for invite, header in attempts():
+            self.world.net.knock(key_of(STRANGER), invite, key_of(HOST), header, answered)
+        if not self.world.strangers:
+            self.world.start_stranger()
         return True
 
     def _reset(self, fault: Fault) -> bool:
@@ -130,7 +175,7 @@ class Injector:
         return True
 
     def _join(self, fault: Fault) -> bool:
-        new = max(self.world.num_workers - 1, *self.world.lives) + 1
+        new = max([self.world.num_workers - 1, *self.world.lives]) + 1
         if new >= min(40, 2 * self.world.num_workers + 2) or new in self.world.lives:
             return False
         self.world.start_worker(new)
@@ -152,18 +197,19 @@ class Injector:
     def _host_crash_between_effects(self, fault: Fault) -> bool:
         if not self.world.net.peers[key_of(HOST)].alive:
             return False
-        self.world.net.crash_after(key_of(HOST), int(fault.number * 40))
-        self.world.net.at(4.0 + 4 * fault.number, lambda: self._make_sure(HOST))
+        process = self.world.net.peers[key_of(HOST)]
+        self.world.net.crash_after(process, int(fault.number * 40))
+        self.world.net.at(4.0 + 4 * fault.number, lambda: self._make_sure(HOST, process))
         return True
 
     def quiet(self) -> None:
         """All faults stop: links mend, the frozen thaw, the dead restart."""
         net = self.world.net
         net.heal()
-        for key, peer in net.peers.items():
+        for peer in [each for key in net.peers for each in net.processes(key)]:
             peer.factor = 1.0
             peer.effects_left = None
-            if peer.frozen and peer.alive:
-                net.thaw(key)
+            if peer.frozen:
+                net.thaw(peer)
         for index in [HOST, *sorted(self.world.lives)]:
             self.world.restart(index)

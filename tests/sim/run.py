@@ -11,8 +11,9 @@ from multiprocessing import get_context
 
 from peers.node import Node
 from tests.sim.checkers import Checkers, Violation
+from tests.sim.doors import key_of
 from tests.sim.faults import Fault, Injector, draw_faults
-from tests.sim.world import GRACE_S, TIMEOUT_S, World, key_of
+from tests.sim.world import GRACE_S, TIMEOUT_S, World
 
 FAULTS_UNTIL_S = 30.0
 SETTLE_S = 12 * TIMEOUT_S + 2 * GRACE_S
@@ -69,6 +70,7 @@ def run_seed(
     injector.quiet()
     converge(world, checkers, end)
     checkers.check_ledger()
+    checkers.check_clones()
     rounds = len(checkers.records)
     return Outcome(seed, world.net.trace_hash(), world.net.num_events, rounds, injector.fired, world.seen)
 
@@ -101,14 +103,16 @@ def converge(world: World, checkers: Checkers, begin: float) -> None:
     world.net.run(begin + SETTLE_S)
     checkers.sweep()
     settled = len(checkers.records)
-    aborts = world.seen["aborted"]
+    aborts, breaks = world.seen["aborted"], world.net.num_breaks
     world.net.run(begin + SETTLE_S + 2 * GRACE_S)
     checkers.sweep()
     if len(checkers.records) < settled + 2:
         raise Violation("L1", f"{len(checkers.records) - settled} commits in {2 * GRACE_S} quiet seconds")
     if world.seen["aborted"] > aborts + 2:
         raise Violation("L7", f"{world.seen['aborted'] - aborts} aborts in the quiet")
-    healthy = {key_of(i) for i in world.workers if i not in world.poisoned | world.exploded}
+    if world.net.num_breaks > breaks:
+        raise Violation("L7", f"{world.net.num_breaks - breaks} connections broke in the quiet")
+    healthy = {key_of(i) for i in world.lives if i not in world.poisoned | world.exploded}
     latest = set(checkers.records[-1].members) | set(checkers.records[-2].members)
     if not healthy <= latest:
         missing = sorted(world.peer_names[k] for k in healthy - latest)

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peers import joining, rounding
+from peers import card, joining, rounding
+from peers.node import Node
 from peers.rounds import OpenRound
 from tests.sim.checkers import Violation
-from tests.sim.faults import Fault
+from tests.sim.faults import KINDS_OF_CLONES, Fault
 from tests.sim.run import run_seed
 from tests.sim.trainer import VectorNumbers
 from transport import exchange
 from transport.exchange import DirectReduce, PartChunk
 from transport.frames import from_items
-from transport.link import FRAME_COST, Arrival, Link
+from transport.link import FRAME_COST, Arrival, Hello, Link, Superseded
 from transport.payloads import Part, PlainPayloads
 
 
@@ -138,3 +139,48 @@ def test_a_member_that_answers_for_another_attempt_is_caught(monkeypatch: pytest
     forget = exchange.DirectReduce._forget_means
     monkeypatch.setattr(exchange.DirectReduce, "_forget_means", keep_means)
     assert {"S3", "L1", "L4"} & rules_broken(range(1, 25))
+
+
+CLONES = [Fault(4.0 + 4.0 * i, kind, i % 2, 0, 0.4) for i, kind in enumerate(KINDS_OF_CLONES * 2)]
+
+
+def test_an_older_clone_that_is_taken_for_the_newer_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take_anyone(self: Link, now: float, lane: int, items: Any, payload: Any) -> list[Any]:
+        part = from_items(items[0])
+        self._oldest = 0
+        if part.session < self._peer_session:
+            if not isinstance(part, Hello):
+                return []
+            self._peer_session = 0
+        return receive(self, now, lane, items, payload)
+
+    receive = Link.receive
+    monkeypatch.setattr(Link, "receive", take_anyone)
+    # The older one wakes up at 13.4 s, while the newer one is stopped until 17.4 s.
+    away = [Fault(6.0, "clone_of_frozen", 0, 0, 0.9), Fault(10.0, "freeze", 0, 0, 0.9)]
+    assert "S13" in rules_broken(range(4, 7), away)
+
+
+def test_an_older_clone_that_does_not_listen_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deaf(self: Node, now: float, peer: bytes, result: Any) -> None:
+        if not isinstance(result, Superseded):
+            handle(self, now, peer, result)
+
+    handle = Node._handle
+    monkeypatch.setattr(Node, "_handle", deaf)
+    assert {"S13", "L7"} & rules_broken(range(1, 5), CLONES)
+
+
+def test_an_older_clone_that_goes_on_dialling_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_tells(self: Node) -> None:
+        self._stopped = True
+        if self.member:
+            self.member.superseded()
+
+    monkeypatch.setattr(Node, "_step_down", only_tells)
+    assert {"L1", "L4", "L7"} & rules_broken(range(1, 5), CLONES)
+
+
+def test_a_door_that_checks_no_signature_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "verify", lambda *signed: True)
+    assert rules_broken(range(1, 2), [Fault(3.0, "stranger", 0)]) == {"X1"}

@@ -1,8 +1,8 @@
 """A trainer without a model: small vectors whose every bit can be recomputed from the records alone.
 
-The contribution of a peer is a pure function of (peer, base): element ``index`` of the peer is one,
-so that a mean names its contributors and their weights, the rest is noise from a hash. The outer
-step is Nesterov in numpy. Below it runs the production `OuterLoop`.
+The contribution of a peer is a pure function of (peer, life, base): element ``index`` of the peer is
+one, so that a mean names its contributors and their weights, the rest is noise from a hash that tells
+a clone from its original. The outer step is Nesterov in numpy. Below it runs the production `OuterLoop`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from transport.payloads import Payloads, PlainPayloads, digest_of, tree_digest
 
 Vector = npt.NDArray[np.float32]
 LR, MU = np.float32(0.7), np.float32(0.9)
+SYNC_EVERY = 4
 NAMES = 40
 """Leading elements that name contributors."""
 
 
-def contribution_of(index: int, base: bytes, fragment: int, size: int) -> Vector:
-    """What the peer with this index contributes on top of ``base``."""
-    seed = hashlib.sha256(base + bytes([index, fragment])).digest()
+def contribution_of(index: int, life: int, base: bytes, fragment: int, size: int) -> Vector:
+    """What this life of the peer with this index contributes on top of ``base``."""
+    seed = hashlib.sha256(base + bytes([index, life, fragment])).digest()
     noise = np.random.default_rng(int.from_bytes(seed[:8], "big")).standard_normal(size)
     values = noise.astype(np.float32)
     values[:NAMES] = 0.0
@@ -73,6 +74,7 @@ class VectorNumbers:
     index: int
     sizes: list[int]
     limits: Limits
+    life: int = 1
     poison: bool = False
     """Sends values that are not finite, as a broken machine would."""
     explode: bool = False
@@ -89,7 +91,7 @@ class VectorNumbers:
     # loop.Numbers
 
     def contribution(self, fragment: int) -> tuple[Payloads, float]:
-        values = contribution_of(self.index, self.bases[fragment], fragment, self.sizes[fragment])
+        values = contribution_of(self.index, self.life, self.bases[fragment], fragment, self.sizes[fragment])
         if self.explode:
             values *= np.float32(1e6)
         norm = float(np.sqrt((values[NAMES:] ** 2).sum()))
@@ -97,12 +99,20 @@ class VectorNumbers:
             values[-1] = np.nan
         return PlainPayloads(len(values), values), norm
 
-    def apply(self, fragment: int, mean: Payloads, ours: Payloads | None, fresh: bool) -> None:
+    def sync_every(self, fragment: int) -> int:
+        return SYNC_EVERY
+
+    def apply(
+        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
+    ) -> None:
         assert isinstance(mean, PlainPayloads)
         self.states[fragment] = outer_step(self.states[fragment], mean.output)
         if self.corrupt:
             self.corrupt = False
             self.states[fragment][0] = np.nextafter(self.states[fragment][0], np.float32(9.0))
+
+    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+        """There are no local parameters."""
 
     def discard(self, fragment: int) -> None:
         """There are no local parameters to give up."""

@@ -1,47 +1,41 @@
 """One simulated swarm: production cores and outer loops, a trainer stub, and who does what when.
 
-Builds peers, lets them train in virtual time, crashes and restarts them. Checkers see what happens
-through `observe` and `note`; faults are scheduled from outside.
+Builds peers, lets them knock, enter and train in virtual time, crashes, restarts and clones them.
+Checkers see what happens through `observe` and `note`; faults are scheduled from outside.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 from diloco.loop import Captured, Command, Loaded, OuterLoop
-from peers.admission import Door
+from diloco.schedule import Schedule
 from peers.coordinator import Rules
 from peers.events import Restored, RoundCommitted
 from peers.manifest import Manifest
 from peers.member import Profile
+from peers.messages import Welcome
 from peers.node import Contact, Hosting, Node, Training
-from tests.sim.trainer import VectorNumbers
+from tests.sim.doors import HOST, SETTINGS, STRANGER, Stranger, invite_of, key_of, knock_of, open_door
+from tests.sim.trainer import SYNC_EVERY, VectorNumbers
 from transport.effects import Effect
 from transport.frames import unpack
 from transport.limits import Limits
+from transport.simlinks import Endpoint
 from transport.simnet import Access, SimNetwork
 
-SETTINGS = hashlib.sha256(b"settings").digest()
 LIMITS = Limits(payload_bytes=1024, window_bytes=64 * 1024, buffer_bytes=1024 * 1024, chunk_elements=64)
 TIMEOUT_S = 2.0
 GRACE_S = 4.0
-SYNC_EVERY = 4
+KNOCK_AGAIN_S = 0.5
 
 
-def key_of(index: int) -> bytes:
-    """The transport key of a simulated peer; 255 is the host."""
-    return hashlib.sha256(b"peer" + bytes([index])).digest()
-
-
-HOST = 255
-
-
-@dataclass
+@dataclass(eq=False)
 class Worker:
-    """One life of one training peer."""
+    """One life of one training peer: a process. With clones, several live at the same time."""
 
     index: int
     key: bytes
@@ -50,6 +44,7 @@ class Worker:
     numbers: VectorNumbers
     step_s: float
     node: Node
+    process: Endpoint
     steps: int = 0
     tokens: int = 0
     busy_until: float = 0.0
@@ -74,12 +69,21 @@ class World:
     make_node: Callable[..., Node] = Node
     limits: Limits = LIMITS
     tokens_per_step: int = 8
+    delay: int = 0
+    """Inner steps that a result may take; SYNC_EVERY overlaps a whole outer step."""
 
     def __post_init__(self) -> None:
         self.net = SimNetwork(self.seed, self.observe)
         self.rng = self.net.stream("world")
         self.delays = self.net.stream("delays")
         self.workers: dict[int, Worker] = {}
+        """The newest of each index."""
+        self.older: list[Worker] = []
+        """Those whose process ran when a newer one was let in."""
+        self.knocking: set[int] = set()
+        self.strangers: list[Stranger] = []
+        self.let_in = 0
+        """Strangers to whom the door was opened."""
         self.host_lives = 0
         self.lives: dict[int, int] = {}
         self.peer_names: dict[bytes, int] = {key_of(HOST): HOST}
@@ -92,6 +96,16 @@ class World:
         for index in range(self.num_workers):
             self.net.at(self.rng.uniform(0.0, 1.0), lambda i=index: self.start_worker(i))
 
+    def schedule(self) -> Schedule:
+        """Fragments staggered over H."""
+        count = len(self.sizes)
+        return Schedule(
+            periods=(SYNC_EVERY,) * count,
+            offsets=tuple((f + 1) * SYNC_EVERY // count for f in range(count)),
+            delay=self.delay,
+            offers_before_landing=self.delay == SYNC_EVERY,
+        )
+
     # -- lives --------------------------------------------------------------------------------
 
     def start_host(self) -> None:
@@ -99,28 +113,44 @@ class World:
         journal = [unpack(entry) for entry in self.net.journal(key)]
         self.host_lives += 1
         rules = Rules(SETTINGS, self.min_peers, self.rounds, TIMEOUT_S, GRACE_S)
-        door = Door(bytes(16), b"{}", SETTINGS, {})
-        node = self.make_node(
+        self.host = self.make_node(
             key,
             1000 + self.host_lives,
             Contact(key, ()),
             failure_timeout_s=TIMEOUT_S,
-            hosting=Hosting(rules, journal, door),
+            hosting=Hosting(rules, journal, open_door()),
             limits=self.limits,
         )
-        assert node.coordinator is not None
-        for index in range(64):
-            node.coordinator.roster.certify(key_of(index), f"w{index}")
-        self.host = node
-        self.net.add(key, node, Access(latency_s=0.01), self._host_event)
+        self.net.add(key, self.host, Access(latency_s=0.01), self._host_event)
 
     def _host_event(self, now: float, event: object) -> None:
         assert not isinstance(event, RoundCommitted), "a host that does not train is handed no result"
 
-    def start_worker(self, index: int) -> Worker:
-        key = key_of(index)
-        self.peer_names[key] = index
+    def start_worker(self, index: int) -> None:
+        """A process starts: as `join` does, it knocks until the host lets it in, and then it enters."""
+        if index in self.knocking:
+            return
+        self.knocking.add(index)
+        self.peer_names[key_of(index)] = index
         life = self.lives[index] = self.lives.get(index, 0) + 1
+
+        def answered(now: float, reply: tuple[bytes, bytes] | None) -> None:
+            if reply is None:
+                self.net.at(KNOCK_AGAIN_S, knock)
+                return
+            welcome = unpack(reply[0])
+            assert isinstance(welcome, Welcome), f"worker {index} is not let in: {welcome}"
+            assert welcome.settings == SETTINGS
+            self.knocking.discard(index)
+            self._enter(index, life)
+
+        def knock() -> None:
+            self.net.knock(key_of(index), invite_of("live"), key_of(HOST), knock_of(index), answered)
+
+        knock()
+
+    def _enter(self, index: int, life: int) -> None:
+        key = key_of(index)
         up, down = self.rng.uniform(2e5, 4e6), self.rng.uniform(5e5, 8e6)
         access = Access(up, down, latency_s=self.rng.uniform(0.002, 0.05))
         node = self.make_node(
@@ -130,34 +160,46 @@ class World:
             failure_timeout_s=TIMEOUT_S,
             limits=self.limits,
         )
-        numbers = VectorNumbers(index, list(self.sizes), self.limits)
+        numbers = VectorNumbers(index, list(self.sizes), self.limits, life=life)
         numbers.poison, numbers.explode = index in self.poisoned, index in self.exploded
-        wait_s = GRACE_S + 2 * TIMEOUT_S
-        loop = OuterLoop(len(self.sizes), SYNC_EVERY, wait_s, numbers)
-        worker = Worker(index, key, life, loop, numbers, self.rng.uniform(0.05, 0.2), node)
+        loop = OuterLoop(self.schedule(), GRACE_S + 2 * TIMEOUT_S, numbers)
+        address = self._free_address(index)
+        process = self.net.add(key, node, access, lambda _, event: self._event_later(worker, event), address)
+        worker = Worker(index, key, life, loop, numbers, self.rng.uniform(0.05, 0.2), node, process)
+        before = self.workers.get(index)
+        if before is not None and before.process.alive:
+            self.older.append(before)
         self.workers[index] = worker
-        self.net.add(key, node, access, lambda now, event: self._event_later(worker, event))
         manifest = Manifest(
             SETTINGS, SETTINGS, SETTINGS, "plain", tuple(self.sizes), f"vectors of {sum(self.sizes)}"
         )
-        profile = Profile(f"w{index}", (f"tcp://w{index}:1",), manifest)
-        training = Training(profile, numbers, patience_s=2 * GRACE_S)
-        self.net.command(key, lambda core, now: core.train(now, training))
+        training = Training(Profile(f"w{index}", (address,), manifest), numbers, patience_s=2 * GRACE_S)
+        self.net.command(process, lambda core, now: core.train(now, training))
         self.net.at(worker.step_s, lambda: self._step(worker))
-        return worker
+
+    def _free_address(self, index: int) -> str:
+        """A restarted process listens where it did; a clone cannot, as that port is taken."""
+        taken = {process.address for process in self.net.processes(key_of(index))}
+        return next(a for port in count(1) if (a := f"tcp://w{index}:{port}") not in taken)
+
+    def start_stranger(self) -> None:
+        """Someone whom nobody let in dials everyone, the host too."""
+        known = [(w.key, w.process.address) for w in self.workers.values()]
+        self.strangers.append(Stranger([(key_of(HOST), "tcp://host:1"), *known]))
+        self.net.add(key_of(STRANGER), self.strangers[-1], Access(), lambda now, event: None)
 
     def alive(self, index: int) -> bool:
+        """Whether the newest process of a worker runs."""
         worker = self.workers.get(index)
-        return worker is not None and self.net.can_run(worker.key) and worker.life == self.lives[index]
+        return worker is not None and self.net.can_run(worker.process)
 
     # -- training -----------------------------------------------------------------------------
 
     def _step(self, worker: Worker) -> None:
-        peer = self.net.peers[worker.key]
-        if not peer.alive or worker.life != self.lives[worker.index] or worker.loop.superseded:
+        if not worker.process.alive or worker.loop.superseded:
             return
         self.net.at(worker.step_s, lambda: self._step(worker))
-        if peer.frozen:
+        if worker.process.frozen:
             return
         now = self.net.now
         if worker.loop.waits(now) or (not worker.loop.active and worker.steps == 0):
@@ -172,10 +214,9 @@ class World:
         worker.busy_until = max(worker.busy_until, self.net.now) + self.delays.uniform(0.0, 0.06)
 
         def take() -> None:
-            peer = self.net.peers[worker.key]
-            if peer.frozen and peer.alive:
+            if worker.process.frozen and worker.process.alive:
                 self.net.at(0.1, take)
-            elif peer.alive and worker.life == self.lives[worker.index]:
+            elif worker.process.alive:
                 self._event(worker, self.net.now, worker.inbox.popleft())
 
         worker.inbox.append(event)
@@ -198,7 +239,7 @@ class World:
             for note in self.notes:
                 note(self.net.now, worker, command)
             tell = command.tell
-            done = self.net.command(worker.key, lambda core, now, tell=tell: core.command(now, tell))
+            done = self.net.command(worker.process, lambda core, now, tell=tell: core.command(now, tell))
             worker.loop.told(command, bool(done))
             if isinstance(command, Captured) and worker.node.member:
                 worker.numbers.bases = [worker.node.member.following.head] * len(self.sizes)
@@ -220,4 +261,9 @@ class World:
             self.start_worker(index)
 
     def living(self) -> list[int]:
-        return [i for i in sorted(self.workers) if self.net.peers[key_of(i)].alive]
+        return [i for i in sorted(self.workers) if self.workers[i].process.alive]
+
+    def processes(self) -> list[Worker]:
+        """Every worker's process that lives, the older ones of clones last."""
+        newest = [self.workers[i] for i in self.living()]
+        return newest + [worker for worker in self.older if worker.process.alive]
