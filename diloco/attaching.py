@@ -22,7 +22,7 @@ from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
 from diloco.loop import Command, OuterLoop
 from diloco.numbers import TensorNumbers
 from diloco.outer import OuterState
-from diloco.rules import wait_s
+from diloco.rules import matching_of, wait_s
 from diloco.schedule import Schedule
 from diloco.swarm import Swarm
 from peers.events import ContributionEnded, Fate, RoundCommitted
@@ -62,7 +62,8 @@ class Outer:
         self._on_event = on_event
         self._outer = OuterState.from_model(model, self.method, optimizer)
         self._numbers = TensorNumbers(self._outer)
-        self._loop = OuterLoop(Schedule.of(self.method), wait_s(swarm.settings), self._numbers)
+        rounds = swarm.settings.run.rounds
+        self._loop = OuterLoop(Schedule.of(self.method), wait_s(swarm.settings), self._numbers, rounds)
         self._began = time.monotonic()
         self._reported = 0.0
         self._stopping = False
@@ -72,8 +73,8 @@ class Outer:
 
     @property
     def round(self) -> int:
-        """Commits that this worker has seen."""
-        return self.swarm.view.round
+        """Commits that this worker has seen; with gossip, its own outer steps."""
+        return self._loop.rounds_applied if self.method.gossips else self.swarm.view.round
 
     @property
     def finished(self) -> bool:
@@ -166,6 +167,7 @@ class Outer:
                 elements=elements,
                 model=f"{sum(map(len, layout.fragments))} tensors of {self.num_parameters:,} values",
             ),
+            matching=matching_of(self.swarm.settings),
             rebases=self.method.quorum > 0,
         )
         self.swarm.train(Training(profile, self._numbers))
@@ -199,6 +201,8 @@ class Outer:
             self._raise_refusal()
             self._run(self._loop.due(time.monotonic()))
             self._report()
+        if self.finished:
+            self._report(at_once=True)  # of gossip nobody else would know
         self.waited_s += time.monotonic() - began
 
     def _take_event(self, timeout_s: float) -> bool:
@@ -219,14 +223,15 @@ class Outer:
             done = self.swarm.command(command.tell)
             self._loop.told(command, done)
 
-    def _report(self) -> None:
+    def _report(self, at_once: bool = False) -> None:
         now = time.monotonic()
-        if now - self._reported < _REPORT_EVERY_S:
+        if not at_once and now - self._reported < _REPORT_EVERY_S:
             return
         self._reported = now
         self._loop.speed = self.tokens / max(1e-9, now - self._began - self.waited_s)
         report = Report(
             self.step,
+            self._numbers.count(0),
             self.tokens,
             self.loss,
             self.tokens_per_second,

@@ -9,6 +9,7 @@ waits for the network only where the method says so, and never without bound.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +31,8 @@ from peers.events import (
     RoundOpened,
     RunFinished,
     StateFetched,
+    SwapFailed,
+    Swapped,
 )
 from peers.member import Member
 from peers.record import Record
@@ -41,6 +44,9 @@ class Numbers(Protocol):
 
     def sync_every(self, fragment: int) -> int:
         """Inner steps between two offers of a fragment as they are now: some methods adapt them."""
+
+    def count(self, fragment: int) -> int:
+        """Outer steps of a fragment since the run began."""
 
     def contribution(self, fragment: int) -> tuple[Payloads, float]:
         """A snapshot of what is to be averaged and its Euclidean norm. Raises `ValueError` if it is not
@@ -130,7 +136,32 @@ class Captured:
         return True
 
 
-Command = Announce | Withdraw | Applied | Loaded | Captured
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Gossip: average with this step's group; tells whether the member took it."""
+
+    fragment: int
+    step: int
+    tokens: int
+    payloads: Payloads
+
+    def tell(self, now: float, member: Member) -> bool:
+        return member.swap(now, self.fragment, self.step, self.tokens, self.payloads)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Gossip: this worker's outer state moved; ``state`` is its digest."""
+
+    fragment: int
+    state: bytes
+
+    def tell(self, now: float, member: Member) -> bool:
+        member.moved(now, self.fragment, self.state)
+        return True
+
+
+Command = Announce | Withdraw | Applied | Loaded | Captured | Swap | Moved
 
 
 @dataclass(slots=True)
@@ -157,7 +188,9 @@ class Progress:
 class OuterLoop:
     """One worker's outer loop over all fragments."""
 
-    def __init__(self, schedule: Schedule, wait_s: float, numbers: Numbers) -> None:
+    def __init__(
+        self, schedule: Schedule, wait_s: float, numbers: Numbers, rounds: int = sys.maxsize
+    ) -> None:
         self.active = False
         self.finished = False
         self.refused: EntryRefused | None = None
@@ -173,6 +206,8 @@ class OuterLoop:
         self._schedule = schedule
         self._wait_s = wait_s
         self._numbers = numbers
+        self._rounds = rounds
+        """Gossip: outer steps after which this worker is done. Otherwise the coordinator says so."""
         self.progress = [Progress(offset) for offset in schedule.offsets]
 
     # -- the training loop's side -------------------------------------------------------------
@@ -201,7 +236,7 @@ class OuterLoop:
     def told(self, command: Command, done: bool) -> None:
         """What the member answered to a command."""
         match command:
-            case Announce() if not done:
+            case Announce() | Swap() if not done:
                 self._take_back(command.fragment, again_in=1)
             case Withdraw() if done:
                 again_in = 1 if self.coordinator_lost else self._period(command.fragment)
@@ -226,6 +261,12 @@ class OuterLoop:
         match event:
             case RoundCommitted():
                 return self._committed(now, event)
+            case Swapped():
+                return self._swapped(event, event.payloads, 1 + len(event.partners))
+            case SwapFailed() if event.alone:
+                return self._swapped(event, self.progress[event.fragment].offered, 1)
+            case SwapFailed():
+                self._take_back(event.fragment, self._period(event.fragment))
             case RoundOpened():
                 self.progress[event.fragment].in_round = True
                 # An open round has its own deadlines; this bound is for what nobody thought of.
@@ -291,6 +332,8 @@ class OuterLoop:
             return []
         each.offered, each.offered_steps, each.offered_tokens = payloads, each.steps, each.tokens
         each.wait_until = now + self._wait_s
+        if self._schedule.gossips:
+            return [Swap(fragment, self._numbers.count(fragment), each.tokens, payloads)]
         weight = self._schedule.weight(each.tokens, each.steps)
         if self._schedule.offers_before_landing:
             self._numbers.land(fragment, each.landing, on_time=True)
@@ -352,10 +395,24 @@ class OuterLoop:
         self._land_if_due(fragment, each)
         return commands
 
+    def _swapped(self, event: Swapped | SwapFailed, mean: Payloads | None, group_size: int) -> list[Command]:
+        fragment, each = event.fragment, self.progress[event.fragment]
+        ours = each.offered
+        if ours is None or mean is None or event.step != self._numbers.count(fragment):
+            return []  # another state was loaded meanwhile
+        steps, tokens = each.steps - each.offered_steps, each.tokens - each.offered_tokens
+        self._numbers.apply(fragment, mean, ours, 1 / group_size, keep_old=steps > 0)
+        self._numbers.land(fragment, ours, on_time=steps == 0)
+        self._restart(fragment)
+        self.progress[fragment].steps, self.progress[fragment].tokens = steps, tokens
+        self.rounds_applied += 1
+        self.finished = self.finished or self._numbers.count(fragment) >= self._rounds
+        return [Moved(fragment, self._numbers.digest(fragment))]
+
     def _loaded(self, event: StateFetched) -> Loaded:
         self.tokens_unoffered += self.progress[event.fragment].tokens
         self._numbers.load(event.fragment, event.data)
-        self._restart(event.fragment)
+        self.progress[event.fragment] = Progress(self._schedule.offsets[event.fragment])
         return Loaded(event.fragment, event.version, self._numbers.digest(event.fragment))
 
 

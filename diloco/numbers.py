@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from diloco.codecs import NonFinite
@@ -65,12 +66,19 @@ class TensorNumbers:
         adapted = self.outer.sync_every(fragment)
         return self._method.sync_every if adapted is None else adapted
 
+    def count(self, fragment: int) -> int:
+        return self.outer.count(fragment)
+
     def contribution(self, fragment: int) -> tuple[Payloads, float]:
         delta = self.local.pseudo_gradient(fragment)
         bad = count_non_finite(delta)
         if bad:
             raise NonFinite(bad, "of the pseudo-gradient")
-        y = self.outer.project(fragment, self.local.feedback_input(fragment, delta))
+        if self._method.gossips:
+            # A pair needs each other's parameters too.
+            y = torch.cat([delta, self.outer.outer_parameters(fragment)])
+        else:
+            y = self.outer.project(fragment, self.local.feedback_input(fragment, delta))
         made = self._payloads(len(y), y)
         offer = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._offers[fragment] = made, offer
@@ -83,7 +91,12 @@ class TensorNumbers:
         assert isinstance(mean, TensorPayloads)
         if keep_old:
             self.local.keep_anchor(fragment)
-        delta = self.outer.step(fragment, mean.output)
+        if self._method.gossips:
+            values = mean.contribution if mean is ours else mean.output
+            assert values is not None, "what was offered is at hand"
+            delta = self.outer.gossip_step(fragment, *values.chunk(2))
+        else:
+            delta = self.outer.step(fragment, mean.output)
         self._committed[fragment] = offer = self._offer_of(fragment, ours)
         if offer is not None:
             self.local.committed(fragment, offer)
@@ -122,7 +135,7 @@ class TensorNumbers:
 
     def _as_sent(self, fragment: int, y: Tensor) -> Tensor | None:
         """What ``y`` [k] stands for once it was encoded, [n]; None where nobody asks."""
-        if self._method.error_feedback == "none":
+        if self._method.error_feedback == "none" or self._method.gossips:
             return None
         coder = self._own_codec
         return self.outer.lift(fragment, coder.decode(coder.encode(y), len(y)))

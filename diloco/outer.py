@@ -100,12 +100,14 @@ class OuterState:
     def most_sent(self, fragment: int) -> int:
         """Most elements that a contribution has: fewer than the fragment's if a projection shortens it."""
         held = self._fragments[fragment]
-        return held.parts.most_sent(held.projection_state(held.state))
+        most = held.parts.most_sent(held.projection_state(held.state))
+        return 2 * most if self.method.gossips else most
 
     def num_sent(self, fragment: int) -> int:
         """Elements of the next contribution."""
         held = self._fragments[fragment]
-        return held.parts.length(held.projection_state(held.state))
+        length = held.parts.length(held.projection_state(held.state))
+        return 2 * length if self.method.gossips else length
 
     def count(self, fragment: int) -> int:
         """Outer steps that this fragment has taken since the run began."""
@@ -176,14 +178,29 @@ class OuterState:
             held.replace(new, held.count + 1)
         return delta
 
-    def set_values(self, fragment: int, theta: Tensor, buffers: list[Tensor]) -> None:
-        """Put other outer parameters and buffers [n] in place: gossip moves each replica by itself."""
-        held = self._fragments[fragment]
+    def gossip_step(self, fragment: int, mean_delta: Tensor, mean_theta: Tensor) -> Tensor:
+        """Move this replica by its group's mean pseudo-gradient and mean outer parameters [n], NoLoCo (arXiv
+        2506.10911), section 3, with alpha = outer_momentum, beta = outer_lr and pseudo-gradients of descent
+        sign:
+
+            m' = alpha * m + beta * mean_delta + gamma * (theta - mean_theta);   theta' = theta - m'
+
+        Without momentum and with beta = gamma = 1 that is plain averaging of the local parameters. Returns
+        ``mean_delta``."""
+        held, method = self._fragments[fragment], self.method
         with self._lock:
+            theta, *buffers = held.vectors(held.state)
+            moved = mean_delta * method.outer_lr
+            moved.add_((theta - mean_theta).mul_(method.gamma))
+            if buffers:
+                moved.add_(buffers[0] * method.outer_momentum)
             new = self._empty(len(held.state)) if held.pinned or held.readers else held.state
-            for target, values in zip(held.vectors(new), [theta, *buffers], strict=True):
-                target.copy_(values)
+            new_theta, *new_buffers = held.vectors(new)
+            torch.sub(theta, moved, out=new_theta)
+            for buffer in new_buffers:
+                buffer.copy_(moved)
             held.replace(new, held.count + 1)
+        return mean_delta
 
     # -- as bytes -----------------------------------------------------------------------------
 

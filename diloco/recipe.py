@@ -61,10 +61,10 @@ def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, wor
     return Job(
         model=model,
         optimizer=optimizers[-1],
-        step=_inner_step(model, optimizers, train),
+        step=inner_step(model, optimizers, train),
         batches=text.batches(settings.run.seed, worker_salt, train.batch_size, sizes.context, device),
         tokens_per_step=train.batch_size * sizes.context,
-        evaluate=_evaluation(model, text, settings, device),
+        evaluate=evaluation(model, text, settings, device),
         sample=lambda: model.generate(b"def ", SAMPLE_BYTES, temperature=0.8).decode("utf-8", "replace"),
     )
 
@@ -89,7 +89,8 @@ def load_recipe(name: str) -> Recipe:
     return function
 
 
-def _inner_step(model: GPT, optimizers: list[torch.optim.Optimizer], train: Train) -> Callable[[Any], Tensor]:
+def inner_step(model: GPT, optimizers: list[torch.optim.Optimizer], train: Train) -> Callable[[Any], Tensor]:
+    """One inner step on a batch (inputs, targets) int64 [B, T]; returns the detached loss."""
     steps = itertools.count()
 
     def step(batch: Any) -> Tensor:
@@ -103,10 +104,17 @@ def _inner_step(model: GPT, optimizers: list[torch.optim.Optimizer], train: Trai
     return step
 
 
-def _evaluation(model: GPT, text: Text, settings: RunSettings, device: torch.device) -> Callable[[], float]:
+def evaluation(
+    model: GPT,
+    text: Text,
+    settings: RunSettings,
+    device: torch.device,
+    num_batches: int = VALIDATION_BATCHES,
+) -> Callable[[], float]:
+    """Loss on the same validation batches each time, and for every worker."""
     batch_size, context, seed = settings.train.batch_size, settings.model.context, settings.run.seed
     drawn = text.batches(seed, "validation", batch_size, context, device, validation=True)
-    batches = list(itertools.islice(drawn, VALIDATION_BATCHES))
+    batches = list(itertools.islice(drawn, num_batches))
 
     @torch.no_grad()
     def evaluate() -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from diloco.schedule import Schedule
 from diloco.settings import RunSettings
 from peers.coordinator import Rules
+from peers.matching import Matching
 
 
 def rules_of(settings: RunSettings) -> Rules:
@@ -18,8 +19,17 @@ def rules_of(settings: RunSettings) -> Rules:
         grace_s=method.quorum_grace_s if method.quorum else run.grace_s,
         outlier_factor=run.outlier_factor,
         quorum=method.quorum,
+        gossips=method.gossips,
         paces=method.pace == "by_speed",
     )
+
+
+def matching_of(settings: RunSettings) -> Matching | None:
+    """How gossip groups are found; None for a method with rounds."""
+    method = settings.method.resolved()
+    if method.group == "all":
+        return None
+    return Matching(method.group, settings.run.seed, method.group_size, settings.run.min_peers)
 
 
 def num_commits(settings: RunSettings) -> int:

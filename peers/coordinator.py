@@ -42,7 +42,6 @@ from peers.rounds import OpenRound
 from transport.frames import pack
 from transport.limits import Limits
 
-
 _PACE_CHANGE = 0.05
 """Relative change of speed that is worth a message."""
 
@@ -65,6 +64,8 @@ class Rules:
     quorum: int = 0
     """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
 
+    gossips: bool = False
+    """Members exchange in groups of their own: there are no rounds, and states differ."""
     paces: bool = False
     """Members are told how fast the fastest is, since slower ones take fewer inner steps."""
 
@@ -106,6 +107,8 @@ class Coordinator:
         self.term = 0
         self.seed: bytes | None = None
         self.holderless_since: float | None = None
+        self.num_donations = 0
+        self._gossip_is_over = False
         self._next_serial = 0
         self._handlers: dict[type, Callable[[float, Entry, Any], None]] = {
             Ready: self._ready,
@@ -149,7 +152,7 @@ class Coordinator:
 
     @property
     def finished(self) -> bool:
-        return self.chain.rounds() >= self.rules.rounds
+        return self._gossip_is_over or self.chain.rounds() >= self.rules.rounds
 
     # -- the door -----------------------------------------------------------------------------
 
@@ -300,7 +303,17 @@ class Coordinator:
         entry.report = message
         if self.rules.paces:
             self._pace(now, entry)
+        if self.rules.gossips and not self.finished:
+            self._end_gossip(now)
         self.outlet.trace("report", peer=entry.key, peer_name=entry.name, report=message)
+
+    def _end_gossip(self, now: float) -> None:
+        """The run is over once every member that holds a state has taken all its outer steps."""
+        reports = [each.report for each in self.roster.active()]
+        if reports and all(r is not None and r.rounds >= self.rules.rounds for r in reports):
+            self._gossip_is_over = True
+            for other in self.roster.entered():
+                self.outlet.send(now, other.key, Finished(self.rules.rounds))
 
     def _pace(self, now: float, entry: Entry) -> None:
         """Tell a member how fast the fastest is, if that has changed since it was told."""

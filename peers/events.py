@@ -59,6 +59,30 @@ class RoundCommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Swapped:
+    """A gossip group has averaged: ``payloads`` has decoded the mean, of this member and ``partners``."""
+
+    fragment: int
+    step: int
+    tokens: int
+    payloads: Payloads
+    partners: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SwapFailed:
+    """There is no mean this time. ``alone``: take the outer step without the others; otherwise train on,
+    since too few members are there."""
+
+    fragment: int
+    step: int
+    tokens: int
+    partners: tuple[bytes, ...]
+    reason: str
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ContributionEnded:
     """A contribution met its fate."""
 

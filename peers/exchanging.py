@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from peers.events import ContributionEnded, Fate, RoundAborted, RoundOpened
-from peers.messages import Abort, Decline, Done, Open, Ready, Rejected, Stuck, Withdraw
+from peers.messages import Abort, Decline, Done, NoSwap, Open, Ready, Rejected, Stuck, Withdraw
 from transport.effects import Payload
 from transport.exchange import DirectReduce, MeanChunk, PartChunk, Plan
 from transport.frames import BadFrame
@@ -68,6 +68,9 @@ class Running:
     opened_at: float
     told_done: int = -1
     told_stuck: int = -1
+    partners: tuple[bytes, ...] | None = None
+    """The others of a gossip group; None for a round of the coordinator's."""
+    tokens: int = 0
 
 
 _Held = tuple[bytes, Any, Payload, int]
@@ -81,6 +84,8 @@ class Exchanging:
     ) -> None:
         self.busy = False
         """There is work that waits for nothing: `pump` wants to be called again."""
+        self.gossips = False
+        """Exchanges are agreed on among members, not by the coordinator."""
         self.offered: dict[int, Contribution] = {}
         """By fragment."""
         self.running: dict[int, Running] = {}
@@ -132,6 +137,12 @@ class Exchanging:
             self.tokens_by_fate[fate] += found.tokens
             self._bulk.deliver(ContributionEnded(fragment, found.number, found.tokens, fate, reason))
         return found
+
+    def count_applied(self, fragment: int, number: int, tokens: int) -> None:
+        """Gossip: what was trained is in this member's own replica, whatever became of its group."""
+        self.tokens_trained += tokens
+        self.tokens_by_fate[Fate.APPLIED] += tokens
+        self._bulk.deliver(ContributionEnded(fragment, number, tokens, Fate.APPLIED, ""))
 
     def rejected(self, message: Rejected) -> None:
         """The coordinator does not take a contribution."""
@@ -201,6 +212,29 @@ class Exchanging:
         for mine in self.offered.values():
             mine.serial = 0
 
+    def open_group(self, now: float, running: Running, plan: Plan) -> None:
+        """An exchange without a coordinator begins. Who else sends to it is matched elsewhere, and told
+        so."""
+        serial = running.exchange.serial
+        self.pass_by(now, serial - 1)
+        self._newest_serial = max(self._newest_serial, serial)
+        self.running[serial] = running
+        running.exchange.begin(now, plan)
+        for peer in {held[0] for held in self._early if held[1].serial == serial}:
+            if peer not in plan.members:
+                self._bulk.send(now, peer, NoSwap(serial))
+        self._replay_early(now, serial)
+        self.pump(now)
+
+    def pass_by(self, now: float, serial: int) -> None:
+        """Nothing up to this serial is exchanged here any more: whoever has begun is told."""
+        self._newest_serial = max(self._newest_serial, serial)
+        late = {(held[0], held[1].serial) for held in self._early if held[1].serial <= serial}
+        for peer, its_serial in sorted(late):
+            if its_serial not in self.running:
+                self._bulk.send(now, peer, NoSwap(its_serial))
+        self._drop_early(now, lambda each: each <= serial and each not in self.running)
+
     # -- chunks -------------------------------------------------------------------------------
 
     def chunk(
@@ -210,6 +244,11 @@ class Exchanging:
         running = self.running.get(message.serial)
         if running is None and message.serial <= self._newest_serial:
             self._bulk.consumed(now, peer, cost)
+            if self.gossips and isinstance(message, PartChunk):
+                self._bulk.send(now, peer, NoSwap(message.serial))
+        elif running is not None and peer not in (running.partners or (peer,)):
+            self._bulk.consumed(now, peer, cost)
+            self._bulk.send(now, peer, NoSwap(message.serial))
         elif running is None or message.attempt > running.exchange.attempt:
             self._early.append((peer, message, payload, cost))
         else:
@@ -255,6 +294,8 @@ class Exchanging:
 
             while steps and exchange.pump(self._bulk.room, send):
                 steps -= 1
+            if running.partners is not None:
+                continue  # it is settled by those who began it
             if exchange.poisoned and running.told_stuck != exchange.attempt:
                 running.told_stuck = exchange.attempt
                 peer, reason = exchange.poisoned
@@ -269,14 +310,15 @@ class Exchanging:
         """Report members who owe us something and are silent."""
         for serial, running in self.running.items():
             exchange = running.exchange
-            if exchange.done or running.told_stuck == exchange.attempt:
+            if exchange.done or running.told_stuck == exchange.attempt or running.partners is not None:
                 continue
-            silent = self._silent(now, exchange)
+            silent = self.silent(now, exchange)
             if silent:
                 running.told_stuck = exchange.attempt
                 self._say_stuck(now, serial, exchange.attempt, silent, "")
 
-    def _silent(self, now: float, exchange: DirectReduce) -> tuple[bytes, ...]:
+    def silent(self, now: float, exchange: DirectReduce) -> tuple[bytes, ...]:
+        """Who owes an exchange something and has been silent for too long."""
         # A silent link is a cut one. Someone whose link lives may only be slow, or wait for another
         # (a mean needs everyone's parts): that gets more time, and parts before means.
         owing_parts = exchange.owing_parts()

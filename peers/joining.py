@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers.chain import agreed_state
-from peers.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve
+from peers.messages import Applied, CatchUp, CaughtUp, Committed, MemberActive, NeedState, Seed, Serve
 from peers.record import ALL_FRAGMENTS, GENESIS, Record
 from peers.roster import Entry
 from transport.frames import pack
@@ -34,7 +34,7 @@ def bring_in(c: Coordinator, now: float, entry: Entry) -> None:
 def applied(c: Coordinator, now: float, entry: Entry, message: Applied) -> None:
     """A member tells the digest of a version that it holds; a minority is repaired (S1)."""
     entry.digests[message.fragment] = (message.version, message.state)
-    if message.version != c.chain.base(message.fragment):
+    if message.version != c.chain.base(message.fragment) or c.rules.gossips:
         return
     agreed, _ = agreed_state(c.roster.active(), message.fragment, message.version)
     for other in c.roster.active():
@@ -55,7 +55,7 @@ def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> No
         return
     if c.chain.index - c.chain.index_of(message.head) > c.model.num_fragments:
         return
-    for fragment in range(c.model.num_fragments):
+    for fragment in () if c.rules.gossips else range(c.model.num_fragments):
         version = c.chain.base(fragment)
         held = entry.digests.get(fragment)
         agreed, _ = agreed_state(c.roster.active(), fragment, version)
@@ -64,7 +64,17 @@ def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> No
             _send_back(entry)
             return
     entry.active, entry.needs_state = True, False
+    if c.rules.gossips:
+        _introduce(c, now, entry)
     c.outlet.trace("active", peer=entry.key, peer_name=entry.name, index=c.chain.index)
+
+
+def _introduce(c: Coordinator, now: float, entry: Entry) -> None:
+    """Gossip: who holds a state may be matched, and must know who else does."""
+    for other in c.roster.active():
+        if other is not entry:
+            c.outlet.send(now, other.key, MemberActive(entry.key))
+            c.outlet.send(now, entry.key, MemberActive(other.key))
 
 
 def needs_state(c: Coordinator, now: float, entry: Entry, message: NeedState) -> None:
@@ -87,10 +97,7 @@ def tend(c: Coordinator, now: float) -> None:
     if c.model is None:
         return
     waiting = [e for e in c.roster.entered() if e.needs_state]
-    states = []
-    for fragment in range(c.model.num_fragments):
-        digest, donors = agreed_state(c.roster.active(), fragment, c.chain.base(fragment))
-        states.append((fragment, digest, donors))
+    states = _states_of_one(c) if c.rules.gossips else _agreed_states(c)
     if waiting and all(donors for _, _, donors in states):
         for entry in waiting:
             _send_donors(c, now, entry, states)
@@ -99,10 +106,34 @@ def tend(c: Coordinator, now: float) -> None:
     _restore_if_lost(c, now)
 
 
-def _send_donors(
-    c: Coordinator, now: float, entry: Entry, states: list[tuple[int, bytes, list[bytes]]]
-) -> None:
+_States = list[tuple[int, bytes, list[bytes]]]
+"""By fragment: digest of its state, and who holds it."""
+
+
+def _agreed_states(c: Coordinator) -> _States:
+    assert c.model is not None
+    return [
+        (fragment, *agreed_state(c.roster.active(), fragment, c.chain.base(fragment)))
+        for fragment in range(c.model.num_fragments)
+    ]
+
+
+def _states_of_one(c: Coordinator) -> _States:
+    """Gossip: states differ, so a newcomer copies that of one member, as it is now. One that moved on
+    meanwhile says so, and the next one asks."""
+    assert c.model is not None
+    fragments = range(c.model.num_fragments)
+    whole = [e for e in c.roster.active() if all(f in e.digests for f in fragments)]
+    if not whole:
+        return [(fragment, b"", []) for fragment in fragments]
+    # Whoever is asked takes its turn, so that one who moves too fast is not asked for ever.
+    donor = whole[c.num_donations % len(whole)]
+    return [(fragment, donor.digests[fragment][1], [donor.key]) for fragment in fragments]
+
+
+def _send_donors(c: Coordinator, now: float, entry: Entry, states: _States) -> None:
     entry.needs_state = False
+    c.num_donations += 1
     for fragment, digest, donors in states:
         remaining = len(states) - fragment - 1
         version = c.chain.base(fragment)

@@ -32,7 +32,9 @@ from peers.events import (
 )
 from peers.exchanging import Bulk, Exchanging
 from peers.following import Following
+from peers.gossiping import Gossiping
 from peers.manifest import Manifest
+from peers.matching import Matching
 from peers.messages import (
     PROTOCOL,
     Abort,
@@ -44,9 +46,11 @@ from peers.messages import (
     Entered,
     Finished,
     Leave,
+    MemberActive,
     MemberGone,
     MemberIs,
     NeedState,
+    NoSwap,
     Open,
     Pace,
     Refused,
@@ -72,8 +76,11 @@ class Profile:
     addresses: tuple[str, ...]
     manifest: Manifest
     stage: int = 0
+    matching: Matching | None = None
+    """Gossip: how groups are found. None for rounds of the coordinator's."""
     rebases: bool = False
-    """Rounds do not wait for everyone: what was not in one is offered anew on top of it, instead of being late."""
+    """Rounds do not wait for everyone: what was not in one is offered anew on top of it, instead of being
+    late."""
 
 
 class Member:
@@ -99,6 +106,10 @@ class Member:
         self.active = False
         self.roster: dict[bytes, MemberIs] = {}
         self.exchanging = Exchanging(me, coordinator, bulk, failure_timeout_s, patience_s)
+        self.gossiping: Gossiping | None = None
+        if profile.matching is not None:
+            self.exchanging.gossips = True
+            self.gossiping = Gossiping(me, profile.matching, self.exchanging, bulk, limits)
         self.following = Following(me, app, bulk, limits, failure_timeout_s, profile.manifest.elements)
         self._bulk = bulk
         self._limits = limits
@@ -122,6 +133,7 @@ class Member:
             Rejected: lambda now, message: self.exchanging.rejected(message),
             Abort: lambda now, message: self.exchanging.abort(now, message),
             Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
+            MemberActive: self._member_active,
             Pace: lambda now, message: bulk.deliver(PaceSet(message.fastest)),
             Finished: lambda now, message: bulk.deliver(RunFinished(message.rounds)),
         }
@@ -140,6 +152,21 @@ class Member:
         if self.entered:
             self.exchanging.say_ready(now, fragment)
         return number
+
+    def swap(self, now: float, fragment: int, step: int, tokens: int, payloads: Payloads) -> bool:
+        """Gossip: average with this step's group; `Swapped` or `SwapFailed` follows. False while this member
+        does not hold a state: then nothing is taken."""
+        assert self.gossiping is not None, "this run has rounds"
+        if not self.active:
+            return False
+        self.gossiping.swap(now, fragment, step, tokens, payloads)
+        self.gossiping.settle(now)
+        return True
+
+    def moved(self, now: float, fragment: int, state: bytes) -> None:
+        """Gossip: the application has moved a fragment; ``state`` is the digest of what it holds now."""
+        self._digests[fragment] = state
+        self._say_applied(now, fragment)
 
     def withdraw(self, now: float, fragment: int) -> bool:
         """Take an offer back, to train on and offer more. False if its round is already open."""
@@ -208,6 +235,8 @@ class Member:
         if peer != self.coordinator:
             return
         self.entered = self.active = False
+        if self.gossiping is not None:
+            self.gossiping.active.clear()  # the coordinator says anew who is there
         self._stranded = False
         self.following.records.clear()  # they are said again from the head that we name
         m, following = self.profile.manifest, self.following
@@ -239,6 +268,9 @@ class Member:
         if isinstance(message, Want):
             if not self.following.want(now, peer, message):
                 self._hold_want(peer, message)
+        elif isinstance(message, NoSwap):
+            if self.gossiping is not None:
+                self.gossiping.refused(now, peer, message)
         elif isinstance(message, Lack):
             self.following.lacks(now, peer, message)
             self._advance(now)
@@ -249,6 +281,8 @@ class Member:
         """One bulk message. Raises `BadFrame`."""
         if isinstance(message, (PartChunk, MeanChunk)):
             self.exchanging.chunk(now, peer, message, payload, cost)
+            if self.gossiping is not None:
+                self.gossiping.settle(now)
             return
         self._bulk.consumed(now, peer, cost)
         if not isinstance(message, Piece):
@@ -262,7 +296,13 @@ class Member:
         for peer, want in waiting:
             if not self.following.want(now, peer, want):
                 self._waiting_wants.append((peer, want))
+        self.pump(now)
+
+    def pump(self, now: float) -> None:
+        """Move exchanges on."""
         self.exchanging.pump(now)
+        if self.gossiping is not None:
+            self.gossiping.settle(now)
 
     def peer_gone(self, now: float, peer: bytes) -> None:
         """The node dropped the link to a peer."""
@@ -280,6 +320,8 @@ class Member:
             self._lost = False
             self._bulk.deliver(CoordinatorBack())
         self.exchanging.tick(now)
+        if self.gossiping is not None:
+            self.gossiping.tick(now)
         self.following.tick(now)
         self._advance(now)
 
@@ -298,9 +340,15 @@ class Member:
             self._bulk.deliver(PeerJoined(message.key, message.name))
 
     def _member_gone(self, now: float, message: MemberGone) -> None:
+        if self.gossiping is not None:
+            self.gossiping.partner_left(now, message.key, message.reason)
         gone = self.roster.pop(message.key, None)
         if gone is not None:
             self._bulk.deliver(PeerLeft(message.key, gone.name, message.reason))
+
+    def _member_active(self, now: float, message: MemberActive) -> None:
+        if self.gossiping is not None and message.key != self.me:
+            self.gossiping.active.add(message.key)
 
     def _seed(self, now: float, message: Seed) -> None:
         if not self.following.holds_state and not self._seeding:
@@ -436,7 +484,9 @@ class Member:
         if mine is not None and mine.committed:
             number, tokens, weight = mine.number, mine.tokens, float(mine.weight)
             self.exchanging.end(record.fragment, Fate.APPLIED, record.hash().hex())
-        elif mine is not None and not (self.profile.rebases and self.exchanging.withdraw(now, record.fragment)):
+        elif mine is not None and not (
+            self.profile.rebases and self.exchanging.withdraw(now, record.fragment)
+        ):
             self.exchanging.end(record.fragment, Fate.LATE, "the round was committed without it")
         seconds = now - running.opened_at if running else 0.0
         self.exchanging.close(now, record.serial)

@@ -174,6 +174,8 @@ class Report:
     """How training goes, about once a second."""
 
     step: Count
+    rounds: Count
+    """Outer steps that it has taken."""
     tokens: Count
     loss: Number
     tokens_per_second: Number
@@ -301,6 +303,14 @@ class Committed:
     record: Annotated[bytes, Between(1, 3800)]
 
 
+@kind(82)
+@dataclass(frozen=True, slots=True)
+class MemberActive:
+    """That member holds a state: it may be matched."""
+
+    key: Key
+
+
 @kind(81)
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -316,3 +326,14 @@ class Finished:
     """The run has all its rounds."""
 
     rounds: Count
+
+
+# -- member to member ---------------------------------------------------------------------------
+
+
+@kind(100)
+@dataclass(frozen=True, slots=True)
+class NoSwap:
+    """We do not exchange with each other under that serial: I have passed it, or am matched with others."""
+
+    serial: Count

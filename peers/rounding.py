@@ -28,7 +28,7 @@ MOST_STRIKES = 4
 
 def open_what_can_be(c: Coordinator, now: float) -> None:
     """Open a round of every fragment for which it is time."""
-    if c.model is None or c.finished:
+    if c.model is None or c.finished or c.rules.gossips:
         return
     for fragment in sorted(c.ready_since):
         if fragment < c.model.num_fragments and fragment not in c.rounds:

@@ -122,6 +122,12 @@ class DirectReduce:
         """Every mean is here, decoded and hashed."""
         return self._missing == 0 and self._plan is not None
 
+    @property
+    def all_sent(self) -> bool:
+        """Nothing is left that others wait for."""
+        queues = (*self._part_queues.values(), *self._mean_queues.values())
+        return self.done and not any(queues)
+
     def digest(self) -> bytes:
         """The name of the result: equal for all who decoded the same bytes."""
         return tree_digest(self._digests)

@@ -1,0 +1,103 @@
+"""Gossip: groups average one vector among themselves, without a coordinator, a commit or a common state.
+
+At each outer step a member finds its group (`peers.matching`), exchanges directly with it
+(`transport.exchange`, equal weights) and goes on. Every swap ends in one event, whatever becomes of the
+partners: a dead, silent or absent one costs its own group this exchange and nobody else anything. Members may
+end an exchange differently, one with the mean and one without; replicas differ anyway, so that only adds
+variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from peers.events import SwapFailed, Swapped
+from peers.exchanging import Bulk, Exchanging, Running
+from peers.matching import Matching
+from peers.messages import NoSwap
+from transport.exchange import DirectReduce, Plan, chunk_elements_for
+from transport.limits import Limits
+from transport.payloads import Payloads
+
+
+class Gossiping:
+    """A member's swaps. They run beside other exchanges; chunks reach them through `Exchanging`."""
+
+    def __init__(
+        self, me: bytes, matching: Matching, exchanging: Exchanging, bulk: Bulk, limits: Limits
+    ) -> None:
+        self.active: set[bytes] = set()
+        """Other members that hold a state: those that may be matched."""
+        self._me = me
+        self._matching = matching
+        self._exchanging = exchanging
+        self._bulk = bulk
+        self._limits = limits
+
+    def swap(self, now: float, fragment: int, step: int, tokens: int, payloads: Payloads) -> None:
+        """Average with the group of this step; `Swapped` or `SwapFailed` follows."""
+        serial = step + 1
+        if len(self.active) + 1 < self._matching.min_peers:
+            reason = f"{len(self.active) + 1} active members of at least {self._matching.min_peers}"
+            self._bulk.deliver(SwapFailed(fragment, step, tokens, (), reason, alone=False))
+            return
+        group = self._matching.group({*self.active, self._me}, step, self._me)
+        if len(group) == 1:
+            self._exchanging.pass_by(now, serial)
+            self._exchanging.count_applied(fragment, step, tokens)
+            self._bulk.deliver(
+                SwapFailed(fragment, step, tokens, (), "nobody is left to pair with", alone=True)
+            )
+            return
+        elements = chunk_elements_for(payloads.num_elements, len(group), self._limits.chunk_elements)
+        exchange = DirectReduce(serial, self._me, payloads, elements, now)
+        partners = tuple(each for each in group if each != self._me)
+        running = Running(fragment, exchange, now, partners=partners, tokens=tokens)
+        self._exchanging.open_group(now, running, Plan(0, group, (1.0,) * len(group)))
+
+    def settle(self, now: float) -> None:
+        """Tell of swaps that are done, and end those that cannot be."""
+        for serial, running in list(self._exchanging.running.items()):
+            if running.partners is None:
+                continue
+            exchange = running.exchange
+            if exchange.poisoned:
+                self._fail(now, serial, f"a partner sent {exchange.poisoned[1]}")
+            elif exchange.done and running.told_done < 0:
+                running.told_done = 0
+                self._exchanging.count_applied(running.fragment, serial - 1, running.tokens)
+                event = Swapped(
+                    running.fragment, serial - 1, running.tokens, exchange.payloads, running.partners
+                )
+                self._bulk.deliver(event)
+            if exchange.done and exchange.all_sent:
+                self._exchanging.close(now, serial)
+
+    def partner_left(self, now: float, peer: bytes, reason: str) -> None:
+        """Someone is gone: their groups' exchanges cannot end."""
+        self.active.discard(peer)
+        self._fail_where(now, lambda running: peer in (running.partners or ()), reason)
+
+    def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
+        """A partner is elsewhere at that step, or has passed it."""
+        running = self._exchanging.running.get(message.serial)
+        if running is not None and peer in (running.partners or ()):
+            self._fail(now, message.serial, "a partner is at another step or in another group")
+
+    def tick(self, now: float) -> None:
+        """Give up on partners that are silent."""
+        self._fail_where(now, lambda running: bool(self._exchanging.silent(now, running.exchange)), "silence")
+
+    def _fail_where(self, now: float, which: Callable[[Running], bool], reason: str) -> None:
+        for serial, running in list(self._exchanging.running.items()):
+            if running.partners is not None and not running.exchange.done and which(running):
+                self._fail(now, serial, reason)
+
+    def _fail(self, now: float, serial: int, reason: str) -> None:
+        running = self._exchanging.close(now, serial)
+        if running is not None and running.told_done < 0:
+            partners = running.partners or ()
+            self._exchanging.count_applied(running.fragment, serial - 1, running.tokens)
+            self._bulk.deliver(
+                SwapFailed(running.fragment, serial - 1, running.tokens, partners, reason, alone=True)
+            )
