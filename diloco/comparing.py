@@ -28,7 +28,7 @@ from diloco.methods import PRESETS
 from diloco.numbers import TensorNumbers
 from diloco.outer import OuterState
 from diloco.recipe import evaluation, inner_step
-from diloco.settings import RunSettings, parse_settings
+from diloco.settings import RunSettings, Train, parse_settings
 from diloco.simulation.training import SimulatedTraining, SimWorker, Trainer
 from diloco.text import Text, load_text
 
@@ -227,12 +227,17 @@ class _Job:
     trainer: Trainer
 
 
+def _decaying(settings: RunSettings, steps: int) -> Train:
+    """The learning rate falls over the run: noise that it leaves in workers would be all that is compared."""
+    return settings.train.model_copy(update={"decay_steps": steps})
+
+
 def _job(settings: RunSettings, budget: Budget, text: Text, index: int) -> _Job:
     model = _model(settings, budget.device)
     method = settings.method.resolved()
     optimizers = inner_optimizers(method.inner, model, settings.train)
     batches = _batches(settings, budget, text, index)
-    step = inner_step(model, optimizers, settings.train)
+    step = inner_step(model, optimizers, _decaying(settings, budget.steps))
     outer = OuterState.from_model(model, method, optimizers[-1])
     return _Job(
         model, Trainer(lambda: float(step(next(batches))), TensorNumbers(outer), budget.tokens_per_step)
@@ -246,7 +251,7 @@ def _baseline(name: str, kind: str, settings: RunSettings, budget: Budget, text:
     steps = budget.steps * budget.workers // together
     model = _model(settings, budget.device)
     optimizers = inner_optimizers("adamw", model, settings.train)
-    step = inner_step(model, optimizers, settings.train)
+    step = inner_step(model, optimizers, _decaying(settings, steps))
     streams = [_batches(settings, budget, text, index) for index in range(together)]
     evaluate = _evaluation(model, text, settings, budget)
     # A ring: everyone sends 2 (M - 1) / M of the gradient in fp32.

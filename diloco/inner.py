@@ -5,6 +5,7 @@ Owns which parameters get which optimizer. Their state is one worker's own and s
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -54,9 +55,18 @@ def step_all(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
         optimizer.step()
 
 
-def warmup(step: int, warmup_steps: int) -> float:
-    """Share of the learning rate at inner step ``step``, counted from 0: a straight rise, then 1."""
-    return min(1.0, (step + 1) / max(1, warmup_steps))
+FINAL_SHARE = 0.1
+"""What is left of the learning rate after its decay."""
+
+
+def lr_share(step: int, warmup_steps: int, decay_steps: int = 0) -> float:
+    """Share of the learning rate at inner step ``step``, counted from 0: a straight rise, then 1, or a cosine
+    that is at `FINAL_SHARE` from step ``decay_steps`` on."""
+    rise = min(1.0, (step + 1) / max(1, warmup_steps))
+    if not decay_steps:
+        return rise
+    fallen = min(1.0, step / decay_steps)
+    return rise * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
 def _adamw(parameters: list[Parameter], train: Train) -> torch.optim.AdamW:

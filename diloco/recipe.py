@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from diloco.errors import RecipeError
 from diloco.gpt import GPT
-from diloco.inner import inner_optimizers, step_all, warmup
+from diloco.inner import inner_optimizers, lr_share, step_all
 from diloco.settings import RunSettings, Train
 from diloco.text import Text, load_text
 
@@ -98,7 +98,7 @@ def inner_step(model: GPT, optimizers: list[torch.optim.Optimizer], train: Train
         loss = model.loss(*batch)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-        step_all(optimizers, train.inner_lr * warmup(next(steps), train.warmup_steps))
+        step_all(optimizers, train.inner_lr * lr_share(next(steps), train.warmup_steps, train.decay_steps))
         return loss.detach()
 
     return step

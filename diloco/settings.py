@@ -172,6 +172,13 @@ class Train(_Section):
         le=10**9,
         description="Inner steps over which the inner learning rate rises from 0, counted on each worker.",
     )
+    decay_steps: int = Field(
+        default=0,
+        ge=0,
+        le=10**9,
+        description="Inner steps after which the learning rate has fallen, as a cosine, to a tenth; 0 keeps"
+        " it.",
+    )
     weight_decay: float = Field(
         default=0.1,
         ge=0.0,

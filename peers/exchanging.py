@@ -206,9 +206,10 @@ class Exchanging:
         return running
 
     def close_all(self, now: float) -> None:
-        """Every round is void; contributions are only offered again."""
-        for serial in list(self.running):
-            self.close(now, serial)
+        """Every round of the coordinator's is void; contributions are only offered again."""
+        for serial, running in list(self.running.items()):
+            if running.partners is None:
+                self.close(now, serial)
         for mine in self.offered.values():
             mine.serial = 0
 

@@ -62,6 +62,7 @@ class SimWorker:
         """Virtual seconds that it waited for the network."""
         self.exchanges = 0
         self.bytes_sent = 0
+        """Without states for joiners."""
         self.loop = OuterLoop(
             Schedule.of(settings.method.resolved()), wait_s(settings), trainer.numbers, settings.run.rounds
         )
@@ -208,7 +209,7 @@ class SimulatedTraining:
 
     def _observe(self, now: float, key: bytes, effect: Effect) -> None:
         worker = self._by_key.get(key)
-        if worker is not None and isinstance(effect, Send):
+        if worker is not None and isinstance(effect, Send) and effect.purpose != "state":
             worker.bytes_sent += len(effect.header) + (0 if effect.payload is None else len(effect.payload))
 
 

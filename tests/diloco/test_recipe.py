@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from diloco.errors import RecipeError
-from diloco.recipe import Job, gpt, load_recipe, warmup
+from diloco.inner import lr_share
+from diloco.recipe import Job, gpt, load_recipe
 from diloco.settings import RunSettings, parse_settings
 
 CPU = torch.device("cpu")
@@ -60,8 +61,13 @@ def test_workers_start_from_one_model_and_draw_different_batches(text_file: Path
 
 
 def test_warmup_rises_straight_and_then_stays() -> None:
-    assert [warmup(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert warmup(0, 0) == 1.0
+    assert [lr_share(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert lr_share(0, 0) == 1.0
+
+
+def test_the_learning_rate_falls_as_a_cosine_to_a_tenth() -> None:
+    shares = [lr_share(step, 0, 100) for step in (0, 50, 100, 500)]
+    assert shares == pytest.approx([1.0, 0.55, 0.1, 0.1])
 
 
 def test_the_learning_rate_follows_the_inner_step(text_file: Path) -> None:

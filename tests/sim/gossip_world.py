@@ -1,0 +1,200 @@
+"""A simulated swarm that gossips: production nodes and outer loops over small vectors that name their
+contributors."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diloco.loop import Command, OuterLoop, Swap
+from diloco.schedule import Schedule
+from peers.admission import Door
+from peers.coordinator import Rules
+from peers.events import SwapFailed, Swapped
+from peers.manifest import Manifest
+from peers.matching import Matching
+from peers.member import Profile
+from peers.node import Contact, Hosting, Node, Training
+from tests.sim.trainer import Blob, digests_of
+from transport.limits import Limits
+from transport.payloads import Payloads, PlainPayloads, tree_digest
+from transport.simlinks import Access
+from transport.simnet import SimNetwork
+
+SETTINGS = hashlib.sha256(b"gossip").digest()
+LIMITS = Limits(payload_bytes=1024, window_bytes=64 * 1024, buffer_bytes=1024 * 1024, chunk_elements=64)
+HOST = hashlib.sha256(b"gossip host").digest()
+TIMEOUT_S, GRACE_S = 2.0, 4.0
+SIZE = 100
+EVERY = 4
+
+
+def key_of(index: int) -> bytes:
+    return hashlib.sha256(b"gossiper" + bytes([index])).digest()
+
+
+@dataclass
+class GossipNumbers:
+    """One vector: element ``index`` is this worker's own, the rest a value that gossip averages."""
+
+    index: int
+    state: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(SIZE, dtype=np.float32))
+    steps: int = 0
+    means: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state[-1] = self.index
+
+    def sync_every(self, fragment: int) -> int:
+        return EVERY
+
+    def count(self, fragment: int) -> int:
+        return self.steps
+
+    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+        values = np.zeros(SIZE, dtype=np.float32)
+        values[self.index] = 1.0
+        values[-2], values[-1] = self.steps, self.state[-1]
+        return PlainPayloads(SIZE, values), 1.0
+
+    def apply(
+        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
+    ) -> None:
+        assert isinstance(mean, PlainPayloads)
+        if mean is not ours:
+            self.means.append(mean.output.copy())
+            self.state[-1] = mean.output[-1]
+        self.steps += 1
+
+    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+        """There are no local parameters."""
+
+    def discard(self, fragment: int) -> None:
+        """There are none to give up."""
+
+    def load(self, fragment: int, data: bytearray) -> None:
+        self.state = np.frombuffer(bytes(data), dtype=np.float32).copy()
+        self.steps = int(self.state[-2])
+
+    def digest(self, fragment: int) -> bytes:
+        self.state[-2] = self.steps
+        return tree_digest(digests_of(self.state, LIMITS.payload_bytes))
+
+    def receiver(self, fragment: int) -> Payloads:
+        return PlainPayloads(SIZE)
+
+    def state_size(self, fragment: int) -> int:
+        return 4 * SIZE
+
+    def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
+        found = digests_of(self.state, LIMITS.payload_bytes)
+        return Blob(found, self.state.tobytes(), LIMITS.payload_bytes) if tree_digest(found) == blob else None
+
+
+@dataclass
+class Gossiper:
+    """One life of one worker."""
+
+    index: int
+    node: Node
+    numbers: GossipNumbers
+    loop: OuterLoop
+    step_s: float
+    swaps: dict[int, str] = field(default_factory=dict)
+    """By step: what became of it."""
+    waiting_since: float | None = None
+    longest_wait_s: float = 0.0
+
+
+class GossipWorld:
+    """A host that only coordinates, and workers that gossip."""
+
+    def __init__(self, seed: int, num_workers: int, kind: str = "pair", group_size: int = 2) -> None:
+        self.net = SimNetwork(seed)
+        self.rng: random.Random = self.net.stream("gossip world")
+        self.matching = Matching(kind, seed, group_size, min_peers=1)  # type: ignore[arg-type]
+        rules = Rules(SETTINGS, 1, 1 << 30, TIMEOUT_S, GRACE_S, gossips=True)
+        self.host = Node(
+            HOST,
+            1,
+            Contact(HOST, ()),
+            failure_timeout_s=TIMEOUT_S,
+            hosting=Hosting(rules, [], Door(bytes(16), b"{}", SETTINGS, {})),
+            limits=LIMITS,
+        )
+        self.net.add(HOST, self.host, Access(latency_s=0.01), lambda now, event: None)
+        self.workers: dict[int, Gossiper] = {}
+        self.lives: dict[int, int] = {}
+        self.double_ends: list[str] = []
+        for index in range(num_workers):
+            self.net.at(self.rng.uniform(0.0, 1.0), partial(self.start, index))
+
+    def start(self, index: int) -> None:
+        """A worker's life begins."""
+        assert self.host.coordinator is not None
+        self.host.coordinator.certify(key_of(index), f"g{index}")
+        life = self.lives[index] = self.lives.get(index, 0) + 1
+        node = Node(
+            key_of(index),
+            100 + life,
+            Contact(HOST, ("tcp://host:1",)),
+            failure_timeout_s=TIMEOUT_S,
+            limits=LIMITS,
+        )
+        numbers = GossipNumbers(index)
+        schedule = Schedule((EVERY,), (EVERY,), 0, False, gossips=True)
+        loop = OuterLoop(schedule, GRACE_S + 2 * TIMEOUT_S, numbers)
+        worker = Gossiper(index, node, numbers, loop, self.rng.uniform(0.08, 0.12))
+        self.workers[index] = worker
+        address = f"tcp://g{index}:1"
+        access = Access(self.rng.uniform(2e5, 4e6), self.rng.uniform(5e5, 8e6), self.rng.uniform(0.002, 0.05))
+        self.net.add(key_of(index), node, access, lambda now, event: self._event(worker, event), address)
+        manifest = Manifest(SETTINGS, SETTINGS, SETTINGS, "plain", (SIZE,), "vector")
+        profile = Profile(f"g{index}", (address,), manifest, matching=self.matching)
+        training = Training(profile, numbers, patience_s=GRACE_S)
+        self.net.command(key_of(index), lambda _, now: node.train(now, training))
+        self.net.at(worker.step_s, partial(self._step, worker))
+
+    def living(self) -> list[Gossiper]:
+        return [w for i, w in sorted(self.workers.items()) if self.net.peers[key_of(i)].alive]
+
+    def _step(self, worker: Gossiper) -> None:
+        endpoint = self.net.peers[key_of(worker.index)]
+        if endpoint.core is not worker.node or not endpoint.alive:
+            return
+        self.net.at(worker.step_s, partial(self._step, worker))
+        if endpoint.frozen or not worker.loop.active:
+            return
+        now = self.net.now
+        if worker.loop.waits(now):
+            worker.waiting_since = now if worker.waiting_since is None else worker.waiting_since
+            worker.longest_wait_s = max(worker.longest_wait_s, now - worker.waiting_since)
+            return
+        worker.waiting_since = None
+        self._run(worker, worker.loop.stepped(now, 8))
+
+    def _event(self, worker: Gossiper, event: object) -> None:
+        if isinstance(event, (Swapped, SwapFailed)):
+            if worker.swaps.get(event.step) != "begun":
+                self.double_ends.append(f"g{worker.index} step {event.step}: {worker.swaps.get(event.step)}")
+            worker.swaps[event.step] = type(event).__name__
+        self._run(worker, worker.loop.handle(self.net.now, event))
+
+    def _run(self, worker: Gossiper, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Swap):
+                worker.swaps[command.step] = "begun"
+            done = self.net.command(key_of(worker.index), partial(_told, worker.node, command.tell))
+            if isinstance(command, Swap) and not done:
+                del worker.swaps[command.step]
+            worker.loop.told(command, bool(done))
+
+
+def _told(node: Node, tell: Any, _: object, now: float) -> Any:
+    return node.command(now, tell)
