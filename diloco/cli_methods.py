@@ -49,6 +49,10 @@ def compare_command(
     ],
     workers: Annotated[int, typer.Option(min=1, max=64, help="Workers of every method.")] = 4,
     tokens: Annotated[str, typer.Option(help="Tokens of every run, over all workers: 2M.")] = "1M",
+    start_tokens: Annotated[
+        str,
+        typer.Option(help="Tokens of data-parallel training before, as DiLoCo's paper has it; 0 for none."),
+    ] = "0",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with seeds 0, 1, ...")] = 1,
     layers: Annotated[int, typer.Option(min=1, help="Blocks of the model.")] = 3,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
@@ -80,6 +84,7 @@ def compare_command(
     budget = Budget(
         workers=workers,
         tokens=int(parse_count(tokens)),
+        start_tokens=0 if start_tokens == "0" else int(parse_count(start_tokens)),
         seeds=tuple(range(seeds)),
         layers=layers,
         heads=heads,

@@ -54,6 +54,9 @@ class Budget:
     inner_lr: float = 2e-3
     sync_every: int | None = None
     """H for every method that does not name its own; None leaves each preset's."""
+    start_tokens: int = 0
+    """Tokens of data-parallel training that the common start has had: DiLoCo (arXiv 2311.08105) begins with a
+    model that was trained for more than a quarter of its steps."""
     points: int = 10
     """Evaluations along a run."""
     device: str = "cpu"
@@ -140,24 +143,71 @@ def compare(
     seconds. Raises `UserError` for what cannot be run."""
     parsed = {text: parse_method(text) for text in methods}
     settings = {text: _settings(*found, budget) for text, found in parsed.items()}
-    budget = _in_whole_rounds(budget, [each.method.resolved().sync_every for each in settings.values()])
+    swarms = [settings[text] for text, (name, _) in parsed.items() if name not in BASELINES]
+    budget = _in_whole_rounds(budget, [each.method.resolved().sync_every for each in swarms])
     text, results = load_text(budget.data), []
     for seed, name in itertools.product(budget.seeds, methods):
+        if name == methods[0]:
+            start = _start(settings[name], seed, budget, text)
         run = settings[name].model_copy(update={"run": settings[name].run.model_copy(update={"seed": seed})})
         baseline = parsed[name][0] if parsed[name][0] in BASELINES else ""
         began = time.perf_counter()
-        result = _baseline(name, baseline, run, budget, text) if baseline else _swarm(name, run, budget, text)
+        result = _baseline(name, baseline, run, start) if baseline else _swarm(name, run, start)
         result.seconds = time.perf_counter() - began
         results.append(result)
         if on_result is not None:
             on_result(result)
-    count = sum(p.numel() for p in _model(next(iter(settings.values())), "cpu").parameters())
-    return Comparison(budget, count, results)
+    return Comparison(budget, sum(p.numel() for p in start.model().parameters()), results)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What all runs with one seed have in common."""
+
+    budget: Budget
+    text: Text
+    seed: int
+    weights: dict[str, Tensor]
+
+    def model(self) -> GPT:
+        """A model at the start."""
+        made = _fresh_model(self.budget, self.seed)
+        made.load_state_dict(self.weights)
+        return made
+
+    def batches(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches of one worker's own."""
+        b = self.budget
+        return self.text.batches(self.seed, name, b.batch_size, b.context, torch.device(b.device))
+
+    def evaluation(self, model: GPT, settings: RunSettings) -> Callable[[], float]:
+        """Validation loss of ``model``."""
+        device = torch.device(self.budget.device)
+        return evaluation(model, self.text, settings, device, num_batches=_EVALUATION_BATCHES)
+
+
+def _start(settings: RunSettings, seed: int, budget: Budget, text: Text) -> _Start:
+    model = _fresh_model(budget, seed)
+    train = settings.train.model_copy(update={"inner_lr": budget.inner_lr})
+    step = inner_step(model, inner_optimizers("adamw", model, train), train)
+    start = _Start(budget, text, seed, {})
+    streams = [start.batches(f"start {index}") for index in range(budget.workers)]
+    for _ in range(budget.start_tokens // (budget.workers * budget.tokens_per_step)):
+        step(_joined([next(stream) for stream in streams]))
+    return replace(start, weights={k: v.clone() for k, v in model.state_dict().items()})
+
+
+def _fresh_model(budget: Budget, seed: int) -> GPT:
+    return GPT(budget.layers, budget.heads, budget.width, budget.context, seed).to(budget.device)
+
+
+def _joined(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(column) for column in zip(*batches, strict=True))
 
 
 def _in_whole_rounds(budget: Budget, periods: Sequence[int]) -> Budget:
     """So few tokens less that every method ends with a round, if there are steps for one of each."""
-    common = math.lcm(*periods)
+    common = math.lcm(*periods) if periods else 1
     if common > budget.steps:
         return budget
     steps = budget.steps // common * common
@@ -183,18 +233,23 @@ def _settings(name: str, overrides: dict[str, Any], budget: Budget) -> RunSettin
     return parse_settings(plain, name)
 
 
-def _swarm(name: str, settings: RunSettings, budget: Budget, text: Text) -> Result:
-    method = settings.method.resolved()
-    jobs = [_job(settings, budget, text, i) for i in range(budget.workers)]
-    probe = _model(settings, budget.device)
-    evaluate = _evaluation(probe, text, settings, budget)
+def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
+    method, budget = settings.method.resolved(), start.budget
+    jobs = [_job(settings, start, i) for i in range(budget.workers)]
+    probe = start.model()
+    evaluate = start.evaluation(probe, settings)
     layout = jobs[0].trainer.numbers.outer.layout
     shown = Live.of(replace(layout, fragments=layout.fragments[: method.num_fragments]), probe)
     marks, curve = _marks(budget), []
 
     def loss_of(job: _Job) -> float:
+        outer = job.trainer.numbers.outer
         for fragment in range(method.num_fragments):
-            shown.scatter(fragment, job.trainer.numbers.outer.outer_parameters(fragment))
+            values = outer.outer_parameters(fragment)
+            # With a mask they are a patchwork of many rounds: there a replica is the model.
+            shown.scatter(
+                fragment, outer.live.gather(fragment, torch.empty_like(values)) if masked else values
+            )
         return evaluate()
 
     def on_step(worker: SimWorker) -> None:
@@ -202,21 +257,23 @@ def _swarm(name: str, settings: RunSettings, budget: Budget, text: Text) -> Resu
             tokens = worker.steps * budget.workers * budget.tokens_per_step
             curve.append((tokens, float(worker.bytes_sent), loss_of(jobs[0])))
 
+    masked = method.projection == "random_mask"
     swarm = SimulatedTraining(settings, [job.trainer for job in jobs], budget.steps, on_step=on_step)
     swarm.run()
-    loss = statistics.fmean(loss_of(job) for job in (jobs if method.gossips else jobs[:1]))
+    loss = statistics.fmean(loss_of(job) for job in (jobs if method.gossips or masked else jobs[:1]))
     bytes_each = statistics.fmean(worker.bytes_sent for worker in swarm.workers)
     curve.append((budget.steps * budget.workers * budget.tokens_per_step, bytes_each, loss))
-    thetas = [job.trainer.numbers.outer.outer_parameters(0) for job in jobs]
     return Result(
         method=name,
-        seed=settings.run.seed,
+        seed=start.seed,
         loss=loss,
-        replica_loss=_evaluation(jobs[0].model, text, settings, budget)(),
+        replica_loss=start.evaluation(jobs[0].model, settings)(),
         bytes_per_worker=bytes_each,
         exchanges=max(worker.exchanges for worker in swarm.workers),
         waited_s=statistics.fmean(worker.waited_s for worker in swarm.workers),
-        variance=_variance(thetas) if method.gossips else 0.0,
+        variance=_variance([j.trainer.numbers.outer.outer_parameters(0) for j in jobs])
+        if method.gossips
+        else 0.0,
         curve=curve,
     )
 
@@ -227,61 +284,39 @@ class _Job:
     trainer: Trainer
 
 
-def _decaying(settings: RunSettings, steps: int) -> Train:
-    """The learning rate falls over the run: noise that it leaves in workers would be all that is compared."""
-    return settings.train.model_copy(update={"decay_steps": steps})
-
-
-def _job(settings: RunSettings, budget: Budget, text: Text, index: int) -> _Job:
-    model = _model(settings, budget.device)
-    method = settings.method.resolved()
+def _job(settings: RunSettings, start: _Start, index: int) -> _Job:
+    model, method = start.model(), settings.method.resolved()
     optimizers = inner_optimizers(method.inner, model, settings.train)
-    batches = _batches(settings, budget, text, index)
-    step = inner_step(model, optimizers, _decaying(settings, budget.steps))
-    outer = OuterState.from_model(model, method, optimizers[-1])
-    return _Job(
-        model, Trainer(lambda: float(step(next(batches))), TensorNumbers(outer), budget.tokens_per_step)
-    )
+    batches = start.batches(f"worker {index}")
+    step = inner_step(model, optimizers, _decaying(settings, start.budget.steps))
+    numbers = TensorNumbers(OuterState.from_model(model, method, optimizers[-1]))
+    return _Job(model, Trainer(lambda: float(step(next(batches))), numbers, start.budget.tokens_per_step))
 
 
-def _baseline(name: str, kind: str, settings: RunSettings, budget: Budget, text: Text) -> Result:
+def _baseline(name: str, kind: str, settings: RunSettings, start: _Start) -> Result:
     """One model: the gradient of all workers' batches at each step, or one worker's alone for as many
     tokens."""
+    budget = start.budget
     together = budget.workers if kind == "data_parallel" else 1
     steps = budget.steps * budget.workers // together
-    model = _model(settings, budget.device)
-    optimizers = inner_optimizers("adamw", model, settings.train)
-    step = inner_step(model, optimizers, _decaying(settings, steps))
-    streams = [_batches(settings, budget, text, index) for index in range(together)]
-    evaluate = _evaluation(model, text, settings, budget)
+    model = start.model()
+    step = inner_step(model, inner_optimizers("adamw", model, settings.train), _decaying(settings, steps))
+    streams = [start.batches(f"worker {index}") for index in range(together)]
+    evaluate = start.evaluation(model, settings)
     # A ring: everyone sends 2 (M - 1) / M of the gradient in fp32.
-    size = 4 * sum(p.numel() for p in model.parameters())
-    bytes_per_step = 2 * (together - 1) / together * size
+    bytes_per_step = 2 * (together - 1) / together * 4 * sum(p.numel() for p in model.parameters())
     marks, curve = {mark * steps // budget.steps for mark in _marks(budget)}, []
     for count in range(1, steps + 1):
-        parts = [next(stream) for stream in streams]
-        step(tuple(torch.cat(column) for column in zip(*parts, strict=True)))
+        step(_joined([next(stream) for stream in streams]))
         if count in marks or count == steps:
             curve.append((count * together * budget.tokens_per_step, count * bytes_per_step, evaluate()))
     loss = curve[-1][2]
-    return Result(name, settings.run.seed, loss, loss, steps * bytes_per_step, steps, 0.0, 0.0, curve=curve)
+    return Result(name, start.seed, loss, loss, steps * bytes_per_step, steps, 0.0, 0.0, curve=curve)
 
 
-def _model(settings: RunSettings, device: str) -> GPT:
-    sizes = settings.model
-    return GPT(sizes.layers, sizes.heads, sizes.width, sizes.context, settings.run.seed).to(device)
-
-
-def _batches(
-    settings: RunSettings, budget: Budget, text: Text, index: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    return text.batches(
-        settings.run.seed, f"worker {index}", budget.batch_size, budget.context, torch.device(budget.device)
-    )
-
-
-def _evaluation(model: GPT, text: Text, settings: RunSettings, budget: Budget) -> Callable[[], float]:
-    return evaluation(model, text, settings, torch.device(budget.device), num_batches=_EVALUATION_BATCHES)
+def _decaying(settings: RunSettings, steps: int) -> Train:
+    """The learning rate falls over the run: noise that it leaves in workers would be all that is compared."""
+    return settings.train.model_copy(update={"decay_steps": steps})
 
 
 def _marks(budget: Budget) -> set[int]:
