@@ -69,8 +69,8 @@ class Plan:
 
 
 BLOCK_ELEMENTS = 4096
-"""Chunks begin at multiples of this (unless the limit on chunks is smaller): codecs may share scales, and choose the
-largest, within such blocks."""
+"""Chunks begin at multiples of this (unless the limit on chunks is smaller): codecs may share scales, and
+choose the largest, within such blocks."""
 
 
 def chunk_elements_for(num_elements: int, num_members: int, most: int) -> int:

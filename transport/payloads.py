@@ -49,8 +49,8 @@ class Payloads(Protocol):
         """Length of the vector."""
 
     def begin(self, chunk_elements: int, num_parts: int) -> None:
-        """Fix the chunks, and of how many parts a mean is made; called before anything else, once per attempt.
-        What was encoded before stays as it is if the chunks do."""
+        """Fix the chunks, and of how many parts a mean is made; called before anything else, once per
+        attempt. What was encoded before stays as it is if the chunks do."""
 
     def size_bytes(self, chunk: int) -> int:
         """Exact encoded size of a contribution."""

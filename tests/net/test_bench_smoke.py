@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import bench_codecs
 import pytest
 from bench_exchange import CODECS, main, of_the_line
 from link_options import LinkSpec
@@ -31,3 +32,15 @@ def test_the_benchmark_crosses_an_emulated_link_no_faster_than_its_rate() -> Non
     fp32 = next(each for each in results if each.codec == "fp32")
     assert fp32.round_s > 8 * 2**20 / spec.rate_bps
     assert "of the line rate" in next(of_the_line(results, spec))
+
+
+def test_the_benchmark_of_codecs_times_each_beside_a_copy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "codecs.json"
+    results = bench_codecs.main(["--elements", "70000", "--repeats", "1", "--json", str(path)])
+    assert [each.codec for each in results] == list(bench_codecs.CODECS)
+    assert all(min(each.copy_s, each.encode_s, each.decode_s) > 0 for each in results)
+    assert "copies' time" in capsys.readouterr().out
+    bench_codecs.main(["--outer-step", "--elements", "5000", "--codecs", "int8,fp32", "--repeats", "1"])
+    assert "pseudo_gradient_s" in capsys.readouterr().out

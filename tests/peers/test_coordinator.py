@@ -16,11 +16,15 @@ from peers.messages import (
     Committed,
     Done,
     Enter,
+    Finished,
     Leave,
+    MemberActive,
     Open,
+    Pace,
     Ready,
     Refused,
     Rejected,
+    Report,
     Seed,
     Stuck,
 )
@@ -306,3 +310,70 @@ def test_a_member_with_another_digest_than_most_is_repaired() -> None:
         swarm.hear(index, Applied(0, head, digest))
     order = swarm.told(3, CatchUp)[-1]
     assert (order.state, order.donors) == (b"a" * 32, (key(1), key(2)))
+
+
+def speed(tokens_per_second: float, rounds: int = 0) -> Report:
+    return Report(1, rounds, 8, 1.0, 0.0, tokens_per_second, 0, 0)
+
+
+def test_with_a_quorum_a_round_waits_for_no_more_than_that() -> None:
+    swarm = Swarm(quorum=1, min_peers=2, grace_s=0.0)
+    for index in range(3):
+        swarm.enter(index)
+    swarm.hold(0)
+    for index in (1, 2):
+        swarm.hold(index)
+    swarm.ready(1)
+    (opened,) = swarm.told(1, Open)
+    assert opened.founders == (key(1),)
+    assert not swarm.told(2, Open)
+
+
+def test_a_quorum_does_not_let_one_train_alone_unnoticed() -> None:
+    swarm = Swarm(quorum=1, min_peers=2, grace_s=0.0)
+    swarm.enter(0)
+    swarm.hold(0)
+    swarm.ready(0)
+    assert not swarm.told(0, Open)
+
+
+def test_slow_members_are_told_how_fast_the_fastest_is_when_that_changes() -> None:
+    swarm = Swarm(paces=True)
+    for index in range(2):
+        swarm.enter(index)
+    swarm.hear(0, speed(100.0))
+    swarm.hear(1, speed(20.0))
+    swarm.hear(1, speed(21.0))
+    assert [told.fastest for told in swarm.told(1, Pace)] == [100.0]
+    swarm.hear(0, speed(200.0))
+    swarm.hear(1, speed(20.0))
+    assert [told.fastest for told in swarm.told(1, Pace)] == [100.0, 200.0]
+
+
+def test_gossip_opens_no_rounds_introduces_members_and_ends_when_all_have_taken_their_steps() -> None:
+    swarm = Swarm(gossips=True, rounds=5)
+    for index in range(2):
+        swarm.enter(index)
+    for index in range(2):
+        swarm.hold(index, digest=bytes([index]) * 32)
+        swarm.ready(index)
+    assert not swarm.told(0, Open)
+    assert [told.key for told in swarm.told(0, MemberActive)] == [key(1)]
+    assert [told.key for told in swarm.told(1, MemberActive)] == [key(0)]
+    swarm.hear(0, speed(1.0, rounds=5))
+    assert not swarm.told(0, Finished)
+    swarm.hear(1, speed(1.0, rounds=5))
+    assert swarm.told(0, Finished)
+    assert swarm.core.finished
+
+
+def test_a_gossip_joiner_copies_one_member_as_it_is_now() -> None:
+    swarm = Swarm(gossips=True)
+    for index in range(2):
+        swarm.enter(index)
+        swarm.hold(index, digest=bytes([index]) * 32)
+    swarm.enter(2)
+    (order,) = swarm.told(2, CatchUp)
+    assert len(order.donors) == 1
+    donor = 0 if order.donors[0] == key(0) else 1
+    assert order.state == bytes([donor]) * 32

@@ -13,6 +13,7 @@ from peers.node import Node
 from tests.sim.checkers import Checkers, Violation
 from tests.sim.doors import key_of
 from tests.sim.faults import Fault, Injector, draw_faults
+from tests.sim.trainer import SYNC_EVERY
 from tests.sim.world import GRACE_S, TIMEOUT_S, World
 
 FAULTS_UNTIL_S = 30.0
@@ -38,7 +39,8 @@ def plan(seed: int) -> tuple[World, list[Fault]]:
     probe = World(seed, 0).net.stream("plan")
     num_workers = probe.choice([2, 3, 4, 5, 8]) if seed % 25 else probe.choice([16, 32])
     sizes = probe.choice([(300,), (45,), (700, 130), (64, 64, 64)])
-    world = World(seed, num_workers, min_peers=probe.choice([1, 2, 2]), sizes=sizes)
+    delay = probe.choice([0, 0, SYNC_EVERY // 2, SYNC_EVERY])
+    world = World(seed, num_workers, min_peers=probe.choice([1, 2, 2]), sizes=sizes, delay=delay)
     if num_workers > 3 and probe.random() < 0.15:
         world.poisoned.add(num_workers - 1)
     elif num_workers > 3 and probe.random() < 0.15:
