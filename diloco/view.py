@@ -102,6 +102,9 @@ class RunView:
                 self._mark(seen["members"], "exchanging")
             case "committed":
                 return self._committed(seen)
+            case "swapped":
+                self.rounds_done = seen["index"]
+                return f"outer step {seen['index']}: taken by {len(seen['members'])} workers"
         return self._tell(trace.name, seen, worker)
 
     def _worker(self, peer: bytes, seen: Mapping[str, Any]) -> _Worker | None:

@@ -108,7 +108,7 @@ class Coordinator:
         self.seed: bytes | None = None
         self.holderless_since: float | None = None
         self.num_donations = 0
-        self._gossip_is_over = False
+        self._gossip_steps = 0
         self._next_serial = 0
         self._handlers: dict[type, Callable[[float, Entry, Any], None]] = {
             Ready: self._ready,
@@ -151,8 +151,13 @@ class Coordinator:
         return (self.term << 32) + self._next_serial
 
     @property
+    def num_rounds(self) -> int:
+        """Commits that moved the model; with gossip, outer steps that all have taken."""
+        return self._gossip_steps if self.rules.gossips else self.chain.rounds()
+
+    @property
     def finished(self) -> bool:
-        return self._gossip_is_over or self.chain.rounds() >= self.rules.rounds
+        return self.num_rounds >= self.rules.rounds
 
     # -- the door -----------------------------------------------------------------------------
 
@@ -304,14 +309,17 @@ class Coordinator:
         if self.rules.paces:
             self._pace(now, entry)
         if self.rules.gossips and not self.finished:
-            self._end_gossip(now)
+            self._follow_gossip(now)
         self.outlet.trace("report", peer=entry.key, peer_name=entry.name, report=message)
 
-    def _end_gossip(self, now: float) -> None:
-        """The run is over once every member that holds a state has taken all its outer steps."""
+    def _follow_gossip(self, now: float) -> None:
+        """The outer step that every member which holds a state has taken; with the last one the run is over."""
         reports = [each.report for each in self.roster.active()]
-        if reports and all(r is not None and r.rounds >= self.rules.rounds for r in reports):
-            self._gossip_is_over = True
+        taken = min((r.rounds if r else 0 for r in reports), default=0)
+        if taken > self._gossip_steps:
+            self._gossip_steps = taken
+            self.outlet.trace("swapped", index=taken, members=tuple(e.key for e in self.roster.active()))
+        if taken >= self.rules.rounds:
             for other in self.roster.entered():
                 self.outlet.send(now, other.key, Finished(self.rules.rounds))
 
@@ -366,7 +374,7 @@ class Coordinator:
             "epoch": self.roster.epoch,
             "term": self.term,
             "head": self.chain.head,
-            "rounds": self.chain.rounds(),
+            "rounds": self.num_rounds,
             "rounds_wanted": self.rules.rounds,
             "open": open_rounds,
             "model": self.model.model if self.model else "",

@@ -47,25 +47,19 @@ def test_what_is_no_count_is_refused(text: str) -> None:
 
 
 def test_a_comparison_prints_a_table_and_writes_what_it_found(tmp_path: Path) -> None:
-    sizes = [
-        "--workers",
-        "2",
-        "--tokens",
-        "1536",
-        "--layers",
-        "1",
-        "--heads",
-        "2",
-        "--width",
-        "16",
-        "--context",
-        "16",
-        "--batch-size",
-        "4",
-    ]
+    sizes = "--workers 2 --tokens 1536 --layers 1 --heads 2 --width 16 --context 16 --batch-size 4"
     shown = runner.invoke(
         app,
-        ["compare", "data_parallel", "diloco", *sizes, "--sync-every", "4", "--out", str(tmp_path / "found")],
+        [
+            "compare",
+            "data_parallel",
+            "diloco",
+            *sizes.split(),
+            "--sync-every",
+            "4",
+            "--out",
+            str(tmp_path / "found"),
+        ],
         env={"COLUMNS": "160"},
     )
     assert shown.exit_code == 0, shown.output

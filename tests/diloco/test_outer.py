@@ -258,3 +258,18 @@ def test_a_model_on_an_accelerator_gives_the_bits_of_one_on_the_cpu() -> None:
         assert torch.equal(outer.outer_parameters(0).bfloat16().float(), flat(model).cpu())
         digests.append(outer.digest(0))
     assert digests[0] == digests[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+def test_an_outer_step_takes_no_more_extra_device_memory_than_one_fragment() -> None:
+    model = nn.Sequential(*(nn.Linear(512, 512) for _ in range(8))).cuda()
+    outer = OuterState.from_model(model, method("diloco", num_fragments=8))
+    local = LocalState(outer)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    for fragment in range(8):
+        outer.step(fragment, local.pseudo_gradient(fragment))
+        local.discard(fragment)
+    extra = torch.cuda.max_memory_allocated() - before
+    assert extra <= 4 * max(outer.num_elements(f) for f in range(8))
