@@ -30,7 +30,7 @@ def pairwise_sum(x: Tensor) -> Tensor:
     and then folded, x[:h] + x[h:], until one value is left; the error grows with log n."""
     n = x.shape[-1]
     if n == 0:
-        return torch.zeros(x.shape[:-1])
+        return torch.zeros(x.shape[:-1], device=x.device)
     half = 1 << max(0, (n - 1).bit_length() - 1)  # the largest power of two below n
     x, tail = x[..., :half].clone(), x[..., half:]
     x[..., : tail.shape[-1]].add_(tail)  # what the padding would add to the rest are zeros

@@ -313,7 +313,8 @@ class Coordinator:
         self.outlet.trace("report", peer=entry.key, peer_name=entry.name, report=message)
 
     def _follow_gossip(self, now: float) -> None:
-        """The outer step that every member which holds a state has taken; with the last one the run is over."""
+        """The outer step that every member which holds a state has taken; with the last one the run is
+        over."""
         reports = [each.report for each in self.roster.active()]
         taken = min((r.rounds if r else 0 for r in reports), default=0)
         if taken > self._gossip_steps:

@@ -25,6 +25,7 @@ from diloco.codecs.base import (
     scales_valid,
 )
 from diloco.codecs.plain import Bf16
+from diloco.portable import pairwise_sum
 from diloco.vectors import Buffer, all_finite, bytes_of, items_of, slice_of
 
 CHUNK = 4096
@@ -204,10 +205,11 @@ def _quantize(values: Tensor, bits: int, numbers: Tensor) -> Tensor:
 
 def _quantize_two_bits(values: Tensor, numbers: Tensor) -> Tensor:
     magnitudes = values.abs()
-    large = magnitudes > magnitudes.mean(1, keepdim=True)
+    large = magnitudes > pairwise_sum(magnitudes)[:, None] / magnitudes.shape[1]
     for at, inside in enumerate((~large, large)):
         share = inside.float()
-        numbers[:, at] = (magnitudes * share).sum(1).div_(share.sum(1).clamp_(min=1))
+        count = pairwise_sum(share).clamp_(min=1)
+        numbers[:, at] = pairwise_sum(share.mul_(magnitudes)).div_(count)
     return large.to(torch.uint8) + 2 * (values < 0).to(torch.uint8)
 
 

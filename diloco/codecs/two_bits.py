@@ -22,6 +22,7 @@ from diloco.codecs.base import (
     require_size,
     require_vector,
 )
+from diloco.portable import pairwise_sum
 from diloco.vectors import Buffer, Scratch, all_finite, bytes_of, count_non_finite, items_of, slice_of
 
 BLOCK = 1024
@@ -98,15 +99,17 @@ class Int2(_TwoBits):
     numbers: ClassVar[int] = _LEVELS
 
     def _quantize(self, x: Tensor, table: Tensor) -> Tensor:
-        mean = x.mean(1, keepdim=True)
-        width = (x - mean).square_().mean(1, keepdim=True).sqrt_().mul_(1.5)
+        # Sums in an order of their own, so that every device finds the same bins.
+        length = x.shape[1]
+        mean = pairwise_sum(x)[:, None] / length
+        width = (pairwise_sum((x - mean).square_())[:, None] / length).sqrt_().mul_(1.5)
         codes = (x > mean).to(torch.uint8)
         codes += x > mean + width
         codes += x > mean - width
         for level in range(_LEVELS):
             inside = (codes == level).float()
-            count = inside.sum(1)
-            table[:, level] = (x * inside).sum(1).div_(count.clamp_(min=1))
+            count = pairwise_sum(inside)
+            table[:, level] = pairwise_sum(inside.mul_(x)).div_(count.clamp_(min=1))
         return codes
 
     def _levels(self, tables: Tensor) -> Tensor:

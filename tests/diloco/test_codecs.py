@@ -365,10 +365,8 @@ def test_counting_what_is_not_finite() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
-@pytest.mark.parametrize("name", [each for each in NAMES if each != "int2"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_accelerator_encodes_to_the_bytes_of_a_cpu(name: str) -> None:
-    """Not int2: its bins follow sums, whose order a device chooses; what it sends is one contribution,
-    decoded alike."""
     x = normal(3 * SLICE + 9)
     assert bytes(codec(name).encode(x.cuda())) == bytes(codec(name).encode(x))
 
