@@ -8,6 +8,7 @@ what a pseudo-gradient is made of; the sign is that of descent: outer - local.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -35,6 +36,20 @@ class OuterOptimizer(Protocol):
         first). Outputs are written whole, and may be the inputs or other memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """What a step works on at once: see `OuterOptimizer.step`."""
+
+    theta: Tensor
+    buffers: list[Tensor]
+    delta: Tensor
+    count: int
+    out_theta: Tensor
+    out_buffers: list[Tensor]
+    scratch: Tensor
+    """Two vectors to work with."""
+
+
 class _Sliced:
     """Runs a rule over slices that fit the cache."""
 
@@ -56,25 +71,18 @@ class _Sliced:
         for start in range(0, len(theta), SLICE):
             span = slice(start, min(start + SLICE, len(theta)))
             self._move(
-                theta[span],
-                [each[span] for each in buffers],
-                delta[span],
-                count,
-                out_theta[span],
-                [each[span] for each in out_buffers],
-                self._scratch[:, : span.stop - start],
+                _Slice(
+                    theta[span],
+                    [each[span] for each in buffers],
+                    delta[span],
+                    count,
+                    out_theta[span],
+                    [each[span] for each in out_buffers],
+                    self._scratch[:, : span.stop - start],
+                )
             )
 
-    def _move(
-        self,
-        theta: Tensor,
-        buffers: list[Tensor],
-        delta: Tensor,
-        count: int,
-        out_theta: Tensor,
-        out_buffers: list[Tensor],
-        scratch: Tensor,
-    ) -> None:
+    def _move(self, at: _Slice) -> None:
         raise NotImplementedError
 
 
@@ -86,17 +94,8 @@ class Sgd(_Sliced):
         super().__init__()
         self._lr = lr
 
-    def _move(
-        self,
-        theta: Tensor,
-        buffers: list[Tensor],
-        delta: Tensor,
-        count: int,
-        out_theta: Tensor,
-        out_buffers: list[Tensor],
-        scratch: Tensor,
-    ) -> None:
-        torch.sub(theta, torch.mul(delta, self._lr, out=scratch[0]), out=out_theta)
+    def _move(self, at: _Slice) -> None:
+        torch.sub(at.theta, torch.mul(at.delta, self._lr, out=at.scratch[0]), out=at.out_theta)
 
 
 class SignSgd(_Sliced):
@@ -106,17 +105,8 @@ class SignSgd(_Sliced):
         super().__init__()
         self._lr = lr
 
-    def _move(
-        self,
-        theta: Tensor,
-        buffers: list[Tensor],
-        delta: Tensor,
-        count: int,
-        out_theta: Tensor,
-        out_buffers: list[Tensor],
-        scratch: Tensor,
-    ) -> None:
-        torch.sub(theta, torch.sign(delta, out=scratch[0]).mul_(self._lr), out=out_theta)
+    def _move(self, at: _Slice) -> None:
+        torch.sub(at.theta, torch.sign(at.delta, out=at.scratch[0]).mul_(self._lr), out=at.out_theta)
 
 
 class Momentum(_Sliced):
@@ -137,19 +127,10 @@ class Momentum(_Sliced):
         self._lr, self._momentum, self._nesterov = lr, momentum, nesterov
         self._clip, self._penalty = clip, penalty
 
-    def _move(
-        self,
-        theta: Tensor,
-        buffers: list[Tensor],
-        delta: Tensor,
-        count: int,
-        out_theta: Tensor,
-        out_buffers: list[Tensor],
-        scratch: Tensor,
-    ) -> None:
-        (buffer,), (new,), step = buffers, out_buffers, scratch[0]
+    def _move(self, at: _Slice) -> None:
+        (buffer,), (new,), step, delta = at.buffers, at.out_buffers, at.scratch[0], at.delta
         if self._penalty != 1.0:
-            delta = torch.div(delta, self._penalty, out=scratch[1])
+            delta = torch.div(delta, self._penalty, out=at.scratch[1])
         torch.mul(buffer, self._momentum, out=new)
         new.add_(delta)
         if self._clip:
@@ -159,7 +140,7 @@ class Momentum(_Sliced):
             step.add_(delta).mul_(self._lr)
         else:
             torch.mul(new, self._lr, out=step)
-        torch.sub(theta, step, out=out_theta)
+        torch.sub(at.theta, step, out=at.out_theta)
 
 
 class Adam(_Sliced):
@@ -175,24 +156,16 @@ class Adam(_Sliced):
         super().__init__()
         self._lr, self._beta1, self._beta2, self._eps = lr, beta1, beta2, eps
 
-    def _move(
-        self,
-        theta: Tensor,
-        buffers: list[Tensor],
-        delta: Tensor,
-        count: int,
-        out_theta: Tensor,
-        out_buffers: list[Tensor],
-        scratch: Tensor,
-    ) -> None:
-        (first, second), (new_first, new_second), (a, b) = buffers, out_buffers, scratch
+    def _move(self, at: _Slice) -> None:
+        (first, second), (new_first, new_second), (a, b) = at.buffers, at.out_buffers, at.scratch
+        delta, count = at.delta, at.count
         torch.mul(first, self._beta1, out=new_first)
         new_first.add_(torch.mul(delta, 1.0 - self._beta1, out=a))
         torch.mul(second, self._beta2, out=new_second)
         new_second.add_(torch.mul(delta, delta, out=a).mul_(1.0 - self._beta2))
         torch.div(new_second, _one_minus_power(self._beta2, count + 1), out=b).sqrt_().add_(self._eps)
         torch.div(new_first, _one_minus_power(self._beta1, count + 1), out=a).mul_(self._lr).div_(b)
-        torch.sub(theta, a, out=out_theta)
+        torch.sub(at.theta, a, out=at.out_theta)
 
 
 class DelayedNesterov(_Sliced):
@@ -211,20 +184,11 @@ class DelayedNesterov(_Sliced):
         super().__init__()
         self._lr, self._momentum, self._every, self._c = lr, momentum, every, c
 
-    def _move(
-        self,
-        theta: Tensor,
-        buffers: list[Tensor],
-        delta: Tensor,
-        count: int,
-        out_theta: Tensor,
-        out_buffers: list[Tensor],
-        scratch: Tensor,
-    ) -> None:
-        (m, total), (new_m, new_total), (step, share) = buffers, out_buffers, scratch
-        torch.div(delta, self._every, out=share)
-        torch.add(total, delta, out=new_total)
-        if (count + 1) % self._every == 0:
+    def _move(self, at: _Slice) -> None:
+        (m, total), (new_m, new_total), (step, share) = at.buffers, at.out_buffers, at.scratch
+        torch.div(at.delta, self._every, out=share)
+        torch.add(total, at.delta, out=new_total)
+        if (at.count + 1) % self._every == 0:
             torch.mul(m, self._momentum, out=new_m)
             new_m.add_(new_total.div_(self._every))
             new_total.zero_()
@@ -233,7 +197,7 @@ class DelayedNesterov(_Sliced):
             new_m.copy_(m)
             weight = self._c * self._momentum
         torch.mul(new_m, weight, out=step)
-        torch.sub(theta, step.add_(share).mul_(self._lr), out=out_theta)
+        torch.sub(at.theta, step.add_(share).mul_(self._lr), out=at.out_theta)
 
 
 def outer_optimizer(

@@ -260,7 +260,10 @@ class Member:
         )
 
     def superseded(self) -> None:
-        """A newer process has our identity."""
+        """A newer process has our identity: what is offered here counts no more."""
+        for fragment, offered in list(self.exchanging.offered.items()):
+            if not offered.committed:
+                self.exchanging.end(fragment, Fate.SUPERSEDED, "a newer process runs with this identity")
         self._bulk.deliver(IdentitySuperseded())
 
     def control(self, now: float, peer: bytes, message: Any) -> None:

@@ -64,8 +64,8 @@ class Codec(Protocol):
         Raises `NonFinite` and `WrongSize`; after `NonFinite` the content of ``out`` is unspecified."""
 
     def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
-        """total += weight * decoded, the weight rounded to fp32, each operation rounded separately; with
-        ``first``, total = weight * decoded, whatever it was. Raises `NonFinite` and `WrongSize`; after
+        """total += weight * decoded, by operations that are each rounded to fp32, the same on every device;
+        with ``first``, total = weight * decoded, whatever it was. Raises `NonFinite` and `WrongSize`; after
         `NonFinite` the content of ``total`` is unspecified."""
 
 

@@ -90,8 +90,8 @@ class Int8:
         scales, values = self._open(payload, len(total), total.device)
         for rows, blocks in blocked(len(total), BLOCK, slice_of(total)):
             part = total[rows] if first else self._scratch.of(rows.stop - rows.start, total.device)
-            _dequantize(values[rows], scales[blocks], part)
-            part.mul_(weight)
+            # The weight goes into the scales: one pass over the values less.
+            _dequantize(values[rows], scales[blocks] * weight, part)
             if not first:
                 total[rows].add_(part)
 

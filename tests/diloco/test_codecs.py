@@ -300,14 +300,17 @@ def test_a_payload_of_another_size_is_refused(name: str, change: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_adding_rounds_multiply_and_add_separately(name: str) -> None:
+def test_adding_is_adding_the_weighted_decoded_values(name: str) -> None:
     n, weight = 2 * SLICE + 17, 1 / 3
     coder, total = codec(name), normal(n, seed=2)
     payload = bytes(coder.encode(normal(n)))
     decoded = coder.decode(payload, n).numpy()
     expected = total.numpy() + decoded * np.float32(weight)
     coder.add(total, payload, weight)
-    assert np.array_equal(total.numpy(), expected)
+    if name == "int8":  # the weight goes into its scales
+        np.testing.assert_allclose(total.numpy(), expected, rtol=1e-6, atol=1e-6)
+    else:
+        assert np.array_equal(total.numpy(), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
