@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from diloco.commands import Command
 from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
-from diloco.loop import Command, OuterLoop
+from diloco.loop import OuterLoop
 from diloco.numbers import TensorNumbers
 from diloco.outer import OuterState
 from diloco.rules import matching_of, wait_s

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
+from diloco.commands import Announce, Applied, Captured, Command, Loaded, Moved, Swap, Withdraw
 from diloco.schedule import Schedule
 from peers.events import (
     BecameActive,
@@ -34,8 +35,6 @@ from peers.events import (
     SwapFailed,
     Swapped,
 )
-from peers.member import Member
-from peers.record import Record
 from transport.payloads import Payloads
 
 
@@ -72,96 +71,6 @@ class Numbers(Protocol):
 
     def digest(self, fragment: int) -> bytes:
         """The digest of a fragment's outer state."""
-
-
-@dataclass(frozen=True, slots=True)
-class Announce:
-    """Offer a contribution; tells whether the member took it."""
-
-    fragment: int
-    tokens: int
-    weight: int
-    payloads: Payloads
-    norm: float
-
-    def tell(self, now: float, member: Member) -> bool:
-        offer = (self.fragment, self.tokens, self.weight, self.payloads, self.norm)
-        return member.announce(now, *offer) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Take an offer back; tells whether no round has it."""
-
-    fragment: int
-
-    def tell(self, now: float, member: Member) -> bool:
-        return member.withdraw(now, self.fragment)
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A record was applied; ``state`` is the digest of what followed."""
-
-    record: Record
-    state: bytes
-
-    def tell(self, now: float, member: Member) -> bool:
-        member.applied(now, self.record, self.state)
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A fetched state was loaded."""
-
-    fragment: int
-    version: bytes
-    state: bytes
-
-    def tell(self, now: float, member: Member) -> bool:
-        member.loaded(now, self.fragment, self.version, self.state)
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """This worker's initial state of a fragment was captured as the run's."""
-
-    fragment: int
-    state: bytes
-
-    def tell(self, now: float, member: Member) -> bool:
-        member.captured(now, self.fragment, self.state)
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """Gossip: average with this step's group; tells whether the member took it."""
-
-    fragment: int
-    step: int
-    tokens: int
-    payloads: Payloads
-
-    def tell(self, now: float, member: Member) -> bool:
-        return member.swap(now, self.fragment, self.step, self.tokens, self.payloads)
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """Gossip: this worker's outer state moved; ``state`` is its digest."""
-
-    fragment: int
-    state: bytes
-
-    def tell(self, now: float, member: Member) -> bool:
-        member.moved(now, self.fragment, self.state)
-        return True
-
-
-Command = Announce | Withdraw | Applied | Loaded | Captured | Swap | Moved
 
 
 @dataclass(slots=True)

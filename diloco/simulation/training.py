@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from diloco.loop import Command, OuterLoop
+from diloco.commands import Command
+from diloco.loop import OuterLoop
 from diloco.numbers import TensorNumbers
 from diloco.rules import matching_of, rules_of, wait_s
 from diloco.schedule import Schedule

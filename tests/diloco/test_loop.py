@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from diloco.loop import Announce, Applied, Captured, Loaded, OuterLoop, Withdraw
+from diloco.commands import Announce, Applied, Captured, Loaded, Withdraw
+from diloco.loop import OuterLoop
 from diloco.schedule import Schedule
 from peers.events import (
     BecameActive,

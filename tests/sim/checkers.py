@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from diloco.loop import Announce, Applied, Captured, Loaded
+from diloco.commands import Announce, Applied, Captured, Loaded
 from peers.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
 from peers.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
 from peers.record import GENESIS, Record, genesis_head

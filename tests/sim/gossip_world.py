@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diloco.loop import Command, OuterLoop, Swap
+from diloco.commands import Command, Swap
+from diloco.loop import OuterLoop
 from diloco.schedule import Schedule
 from peers.admission import Door
 from peers.coordinator import Rules

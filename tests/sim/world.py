@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from diloco.loop import Captured, Command, Loaded, OuterLoop
+from diloco.commands import Captured, Command, Loaded
+from diloco.loop import OuterLoop
 from diloco.schedule import Schedule
 from peers.coordinator import Rules
 from peers.events import Restored, RoundCommitted
