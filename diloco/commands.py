@@ -1,6 +1,7 @@
 """What an outer loop asks of its member: one frozen dataclass per command.
 
-`tell` carries a command out on the member and says how it was taken; the loop is told of that (`OuterLoop.told`).
+`tell` carries a command out on the member and says how it was taken; the loop is told of that
+(`OuterLoop.told`).
 """
 
 from __future__ import annotations

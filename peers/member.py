@@ -129,7 +129,7 @@ class Member:
             CatchUp: self._catch_up,
             Serve: lambda now, message: self.following.serve(now, message.fragment, message.state),
             Committed: self._committed,
-            Open: self._open,
+            Open: lambda now, message: self.exchanging.open(now, message),
             Rejected: lambda now, message: self.exchanging.rejected(message),
             Abort: lambda now, message: self.exchanging.abort(now, message),
             Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
@@ -358,9 +358,6 @@ class Member:
             self._seeding = True
             self._digests.clear()
             self._bulk.deliver(BecomeSeed())
-
-    def _open(self, now: float, message: Open) -> None:
-        self.exchanging.open(now, message)
 
     def _catch_up(self, now: float, message: CatchUp) -> None:
         if message.remaining == self.profile.manifest.num_fragments - 1:
