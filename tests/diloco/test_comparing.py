@@ -117,3 +117,14 @@ def test_the_report_has_a_row_per_method_and_a_picture(tmp_path: Path) -> None:
     draw(found, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
     assert mean > 0
+
+
+def test_streaming_with_one_fragment_no_delay_and_no_mixing_is_diloco() -> None:
+    plain = "num_fragments=1,fragment_pattern=balanced,delay=0,merge=replace,outer_lr=0.7,codec=int8"
+    found = compare(["diloco", f"streaming:{plain}"], TINY)
+    assert found.results[0].loss == found.results[1].loss
+
+
+def test_slowmo_without_momentum_is_local_sgd() -> None:
+    found = compare(["local_sgd", "slowmo:outer=sgd,outer_momentum=0.0"], TINY)
+    assert found.results[0].loss == found.results[1].loss
