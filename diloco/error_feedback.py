@@ -74,7 +74,9 @@ class EF21:
 
         c = C(delta - h);   h' = h + c;   G' = G + mean c, which is the mean of h
 
-    G moves the model. Members that come and go leave what they had told in G."""
+    G moves the model. It is the mean of h only while the members stay the same, weigh the same and the mean
+    travels unrounded: who leaves, or comes back without its h, leaves an error in G that never goes. For
+    fixed rosters."""
 
     num_vectors = 1
     shared = True

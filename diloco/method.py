@@ -294,6 +294,12 @@ def _compression_problems(m: Method) -> Any:
         yield "a random mask drops nothing that error feedback could add: its elements come another time"
     if m.error_feedback in ("ef21", "econtrol") and m.feedback_decay != 1.0:
         yield f"feedback_decay belongs to ef14, not to {m.error_feedback}"
+    returned = m.codec if m.mean_codec == "same" else m.mean_codec
+    if m.error_feedback in ("ef21", "econtrol") and (m.weights != "equal" or returned != "fp32"):
+        yield (
+            f'error_feedback = "{m.error_feedback}" keeps a running mean, which unequal weights and a rounded'
+            ' mean would spoil for good: set weights = "equal" and mean_codec = "fp32", or take "ef14"'
+        )
     if m.projection == "low_rank" and m.codec in ("topk", "int2", "int2_linear"):
         yield (
             f'the factors of projection = "low_rank" do not survive codec = "{m.codec}": choose int4 or finer'

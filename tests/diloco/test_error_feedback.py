@@ -98,6 +98,33 @@ def test_a_fixed_gradient_is_learned_through_a_harsh_compressor(kind: Feedback) 
         torch.testing.assert_close(shared, delta, rtol=1e-4, atol=1e-4)
 
 
+def test_econtrol_by_hand() -> None:
+    """eta 0.5, top-1: delta (3, 1) sends 3, so e = (0, 1) and h = (3, 0); then (3, 1) - h + 0.5 e."""
+    kind, delta = EControl(0.5), torch.tensor([3.0, 1.0])
+    local = kind.committed(delta, zeros(kind, 2), torch.tensor([3.0, 0.0]))
+    assert [each.tolist() for each in local] == [[0.0, 1.0], [3.0, 0.0]]
+    assert kind.input(delta, local).tolist() == [0.0, 1.5]
+    local = kind.committed(delta, local, torch.tensor([0.0, 1.5]))
+    assert [each.tolist() for each in local] == [[0.0, 0.5], [3.0, 1.5]]
+
+
+@pytest.mark.parametrize("name", ["ef21", "econtrol"])
+def test_the_old_common_mean_stays_as_it_was(name: str) -> None:
+    """A donor may be reading it."""
+    shared, sent = normal(9, 1), normal(9, 2)
+    kept = [shared.clone(), sent.clone()]
+    feedback(name).update(sent, shared)
+    assert torch.equal(shared, kept[0])
+    assert torch.equal(sent, kept[1])
+
+
+def test_options_reach_the_feedback_that_has_them() -> None:
+    delta, sent, ones = torch.ones(2), torch.full((2,), 4.0), torch.ones(2)
+    ef14 = feedback("ef14", decay=0.5, share=0.25)
+    assert ef14.committed(delta, [ones], sent)[0].tolist() == [0.5, 0.5]
+    assert feedback("econtrol", eta=0.5).input(delta, [ones, torch.zeros(2)]).tolist() == [1.5, 1.5]
+
+
 @pytest.mark.parametrize("name", ["none", "ef14", "ef21", "econtrol"])
 def test_an_aborted_round_changes_nothing(name: str) -> None:
     kind = feedback(name, decay=0.9, eta=0.1)

@@ -60,6 +60,25 @@ def test_packed_fragments_differ_by_at_most_the_largest_tensor(sizes: list[int])
     assert max(totals) - min(totals) <= max(sizes)
 
 
+def test_packed_places_the_largest_tensor_first() -> None:
+    tensors = [("a", 1), ("b", 1), ("c", 2), ("d", 4)]
+    assert partition(tensors, 2, "packed") == [[3], [0, 1, 2]]
+
+
+def test_packed_fills_every_fragment_though_tensors_without_elements_weigh_nothing() -> None:
+    assert partition([("a", 0), ("b", 0), ("c", 5)], 3, "packed") == [[2], [0], [1]]
+
+
+def test_sequential_runs_are_of_equal_elements_rather_than_layers() -> None:
+    tensors = [(f"blocks.{i}.weight", size) for i, size in enumerate([6, 2, 2, 2])]
+    assert partition(tensors, 2, "sequential") == [[0], [1, 2, 3]]
+
+
+def test_a_module_name_is_whole_and_not_the_beginning_of_another() -> None:
+    tensors = [("blocks.1.weight", 1), ("blocks.10.weight", 1), ("head.weight", 1)]
+    assert partition(tensors, 2, "modules", ["blocks.1", "head"]) == [[0], [1, 2]]
+
+
 def test_strided_fragments_take_every_pth_layer() -> None:
     fragments = partition(GPT_LIKE, 3, "strided")
     assert [layers(fragment) for fragment in fragments] == [[0, 3], [1, 4], [2, 5]]

@@ -96,6 +96,8 @@ def test_a_method_without_pressing_reasons_waits_for_everyone_and_takes_tokens_a
         ("des_loc", {"inner": "sgd"}, "moments of AdamW"),
         ("co2", {"outer": "sgd", "outer_momentum": 0.0}, "does not have"),
         ("sparseloco", {"feedback_decay": 0.5, "error_feedback": "ef21"}, "belongs to ef14"),
+        ("diloco", {"error_feedback": "ef21"}, "keeps a running mean"),
+        ("diloco", {"error_feedback": "econtrol", "weights": "equal"}, "keeps a running mean"),
     ],
 )
 def test_a_combination_that_cannot_work_is_refused_with_the_reason(

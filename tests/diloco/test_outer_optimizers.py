@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diloco.outer_optimizers import OuterOptimizer, outer_optimizer
+from diloco.outer_optimizers import DelayedNesterov, OuterOptimizer, outer_optimizer
 from diloco.vectors import SLICE
 
 ALL: list[tuple[str, dict[str, Any]]] = [
@@ -46,15 +46,18 @@ def test_in_place_and_into_other_memory_give_the_same_bits(name: str, parts: dic
 
 
 @pytest.mark.parametrize(("name", "parts"), ALL, ids=IDS)
-def test_slices_and_threads_do_not_matter(name: str, parts: dict[str, Any]) -> None:
+def test_slices_and_threads_do_not_matter(name: str, parts: dict[str, Any], monkeypatch: Any) -> None:
     n, threads = SLICE + 77, torch.get_num_threads()
     whole = run(outer_optimizer(name, **parts), n, 3)
-    torch.set_num_threads(1)
     try:
-        single = run(outer_optimizer(name, **parts), n, 3)
+        torch.set_num_threads(threads + 1)
+        threaded = run(outer_optimizer(name, **parts), n, 3)
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(whole, single, strict=True))
+    monkeypatch.setattr("diloco.outer_optimizers.SLICE", 10_007)
+    sliced = run(outer_optimizer(name, **parts), n, 3)
+    assert all(torch.equal(a, b) for a, b in zip(whole, threaded, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole, sliced, strict=True))
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -76,6 +79,23 @@ def test_adam_equals_torch_adam_up_to_rounding() -> None:
         theirs.step()
     ours = run(outer_optimizer("adam", lr=0.3, momentum=0.9, beta2=0.95, eps=0.1), 300, 8)
     torch.testing.assert_close(ours[0], parameter.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [10, 100, 1000])
+def test_late_adam_steps_equal_torch_adam_at_that_step(count: int) -> None:
+    parameter, delta = nn.Parameter(torch.zeros(3)), torch.tensor([0.5, -0.2, 0.1])
+    theirs = torch.optim.Adam([parameter], lr=0.3, betas=(0.9, 0.99), eps=0.1)
+    parameter.grad = delta.clone()
+    theirs.state[parameter] = {
+        "step": torch.tensor(float(count)),
+        "exp_avg": torch.full((3,), 0.1),
+        "exp_avg_sq": torch.full((3,), 0.04),
+    }
+    theirs.step()
+    theta, buffers = torch.zeros(3), [torch.full((3,), 0.1), torch.full((3,), 0.04)]
+    ours = outer_optimizer("adam", lr=0.3, momentum=0.9, beta2=0.99, eps=0.1)
+    ours.step(theta, buffers, delta, count, theta, buffers)
+    torch.testing.assert_close(theta, parameter.detach(), rtol=1e-5, atol=1e-7)
 
 
 def naive_nesterov(theta: np.ndarray, buffer: np.ndarray, delta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +133,17 @@ def test_k_delayed_steps_are_one_nesterov_step_on_the_mean_of_their_pseudo_gradi
         plain.step(theirs[0], theirs[1:], mean, milestone, theirs[0], theirs[1:])
         torch.testing.assert_close(ours[0], theirs[0])
         assert not ours[2].any(), "the accumulator begins anew"
+
+
+def test_momentum_spread_over_delayed_steps_has_the_same_weight_as_at_the_milestone() -> None:
+    """With K = 4, c = 0.1 and no new pseudo-gradients, m = 1 moves by 3 * 0.1 mu m and then by
+    (1 - 0.4 + 0.1) mu (mu m)."""
+    optimizer = DelayedNesterov(1.0, 0.5, 4, c=0.1)
+    theta, buffers = torch.zeros(1), [torch.ones(1), torch.zeros(1)]
+    for count in range(4):
+        optimizer.step(theta, buffers, torch.zeros(1), count, theta, buffers)
+    assert float(theta) == pytest.approx(-(3 * 0.1 * 0.5 + 0.7 * 0.5 * 0.5))
+    assert float(buffers[0]) == 0.5
 
 
 def test_slowmo_by_hand_with_two_parameters() -> None:
