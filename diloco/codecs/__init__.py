@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diloco.codecs.base import Codec, CodecError, NonFinite, WrongSize, add_weighted
-from diloco.codecs.blocks import BLOCK_CODECS, Fp4, Int4, Int8
+from diloco.codecs.blocks import Fp4, Int4, Int8
 from diloco.codecs.plain import Bf16, Fp16, Fp32
 from diloco.codecs.topk import TopK
 from diloco.codecs.two_bits import Int2, Int2Linear
 
 __all__ = [
-    "BLOCK_CODECS",
     "CODECS",
     "Bf16",
     "Codec",

@@ -22,6 +22,9 @@ SCALE_MAX = float(torch.finfo(torch.float32).max) / 128
 """Largest scale: any int8 value times it is finite."""
 LARGEST = 3.37e38
 """Above this (127 * SCALE_MAX), a value counts as not finite: its block could decode to infinity."""
+LARGEST_SURE = 8e34
+"""Up to this every codec takes a value: the sum of 4096 of them is finite. Those that add values up, or round
+scales to bfloat16, may refuse larger ones as not finite."""
 
 
 class CodecError(ValueError):
@@ -135,9 +138,9 @@ def require_scales(scales: Tensor) -> None:
         raise NonFinite(int(bad.sum()), "block scales are not finite, negative or too large")
 
 
-def refuse(x: Tensor) -> NonFinite:
-    """The error for a vector that has values which cannot be encoded."""
-    return NonFinite(int((~(x.abs() <= LARGEST)).sum()), f"values are not finite (or above {LARGEST:.3g})")
+def refuse(x: Tensor, largest: float = LARGEST_SURE) -> NonFinite:
+    """The error for a vector that has values which cannot be encoded, all of them above ``largest``."""
+    return NonFinite(int((~(x.abs() <= largest)).sum()), f"values are not finite (or above {largest:.3g})")
 
 
 def require_finite(x: Tensor) -> None:

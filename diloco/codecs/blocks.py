@@ -1,7 +1,7 @@
 """A few bits per value and one scale per block: `int8`, `int4`, `fp4`.
 
-A block whose scale would be denormal has scale 0. Magnitudes above 3.37e38 count as non-finite, since their
-block could decode to infinity.
+A block that would decode to denormal numbers has scale 0. Magnitudes above 3.37e38 (`int8`), 1.85e37 (`int4`)
+or 2.65e36 (`fp4`) count as non-finite, since their scale would be too large.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diloco.codecs.base import (
+    LARGEST,
     SCALE_MIN,
     AddsDecoded,
     Codec,
@@ -65,7 +66,7 @@ class Int8:
             scratch = self._scratch.of(rows.stop - rows.start, x.device)
             self._quantize(x[rows], scales[blocks], values[rows], scratch)
         if not scales_valid(scales):
-            raise refuse(x)
+            raise refuse(x, LARGEST)
         scales.masked_fill_(scales <= SCALE_MIN, 0.0)
         return bytes_of(packed)
 
@@ -144,7 +145,6 @@ class _Nibbles(AddsDecoded):
         scales = torch.empty(count, dtype=torch.bfloat16)
         scales.view(torch.uint8).copy_(packed[: 2 * count])
         require_scales(scales)
-        # What would be denormal once it is scaled may be flushed to zero, or not: nobody sends such scales.
         factors = scales.float().to(out.device)
         codes = packed[2 * count :].view(count, _HALF).to(out.device)
         for rows, blocks in blocked(n, NIBBLE_BLOCK, slice_of(out)):
@@ -172,7 +172,7 @@ class Int4(_Nibbles):
 
     def _quantize(self, x: Tensor, scales: Tensor, codes: Tensor, scratch: Tensor) -> None:
         work = scratch.view(x.shape)
-        inverse = _scale(x, work, INT4_MAX, scales)
+        inverse = _scale(x, work, INT4_MAX, SCALE_MIN, scales)
         torch.mul(x, inverse, out=work)
         values = work.round_().clamp_(-INT4_MAX, INT4_MAX).to(torch.int8)
         signed = codes.view(torch.int8)
@@ -189,23 +189,22 @@ class Int4(_Nibbles):
 class Fp4(_Nibbles):
     """About half a byte per element in the format E3M0 of Streaming DiLoCo (arXiv 2501.18512): a sign and a
     power of two, scale * 2^0 down to scale * 2^-6, or zero; scale = absmax rounded to bfloat16. Rounds to the
-    power that is nearest in value, zero below 0.75 * 2^-6. (In the logarithm more values would move outwards
+    power that is nearest in value, to zero up to 0.75 * 2^-6. (In the logarithm more values would move outwards
     than inwards, and a mean of many would grow.)"""
 
     name: ClassVar[str] = "fp4"
 
     def _quantize(self, x: Tensor, scales: Tensor, codes: Tensor, scratch: Tensor) -> None:
         work = scratch.view(x.shape)
-        inverse = _scale(x, work, 1.0, scales)
+        inverse = _scale(x, work, 1.0, SCALE_MIN * 2.0**6, scales)
         # Half-way between two powers lies 1.5 times the lower one: times 4/3 that is the higher one, so that
         # the exponent of the product is that of the nearest.
-        bits = work.mul_(inverse * (4 / 3)).view(torch.int32)
-        exponents = bits.bitwise_right_shift_(23).sub_(120).clamp_(0, 7).to(torch.uint8)
-        # The sign is the highest bit of a value's fourth byte.
-        signs = x.contiguous().view(torch.uint8).view(*x.shape, 4)[..., 3] >> 4 & 8
-        values = exponents.bitwise_or_(signs)
-        torch.bitwise_left_shift(values[:, _HALF:], 4, out=codes)
-        codes.bitwise_or_(values[:, :_HALF])
+        torch.mul(x, inverse * (4 / 3), out=work)
+        torch.hardshrink(work, 2.0**-6, out=work)
+        # Biased exponents are 121 to 127 or 0: their lowest three bits are the code. The sign stands above.
+        high = work.view(torch.int32).bitwise_right_shift_(23).to(torch.int16)
+        values = (high >> 5).bitwise_and_(8).bitwise_or_(high.bitwise_and_(7))
+        codes.copy_((values[:, _HALF:] << 4).bitwise_or_(values[:, :_HALF]))
 
     def _dequantize(self, codes: Tensor, scales: Tensor, out: Tensor) -> None:
         at = codes.reshape(-1).to(torch.int32)
@@ -225,16 +224,14 @@ _FP4_TABLES = (
 )
 """Values of the low and the high half of a byte."""
 
-BLOCK_CODECS = (Int8, Int4, Fp4)
 
-
-def _scale(x: Tensor, work: Tensor, top: float, scales: Tensor) -> Tensor:
+def _scale(x: Tensor, work: Tensor, top: float, least: float, scales: Tensor) -> Tensor:
     """Write the scales [b] of blocks [b, 64] whose largest code is ``top``; their inverses [b, 1]. A scale
-    that is too small becomes 0, and the inverse too."""
+    that is not above ``least`` becomes 0, and the inverse too."""
     largest = torch.amax(torch.abs(x, out=work), 1).div_(top)
-    scales.copy_(largest.masked_fill_(largest <= SCALE_MIN, 0.0))
+    scales.copy_(largest.masked_fill_(largest <= least, 0.0))
     rounded = scales.float()
-    return rounded.clamp(min=SCALE_MIN).reciprocal_().masked_fill_(rounded == 0.0, 0.0)[:, None]
+    return rounded.clamp(min=least).reciprocal_().masked_fill_(rounded == 0.0, 0.0)[:, None]
 
 
 def _dequantize(values: Tensor, scales: Tensor, out: Tensor) -> None:

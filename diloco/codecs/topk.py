@@ -98,11 +98,11 @@ class TopK(AddsDecoded):
         at_indices, at_values = self._cuts(n)
         packed[at_indices:at_values] = _pack_indices(indices)
         numbers = packed[:at_indices].view(torch.bfloat16).view(-(-n // CHUNK), self._numbers)
+        codes = torch.empty(len(values), dtype=_code_dtype(self._bits), device=values.device)
         for spot, chunks, shape in self._spots(n):
-            codes = _quantize(values[spot].view(shape), self._bits, numbers[chunks])
-            bits = self._bits * spot.start // 8
-            packed[at_values + bits : at_values + bits + len(codes)] = codes
-        return scales_valid(numbers.float().flatten())
+            _quantize(values[spot].view(shape), self._bits, numbers[chunks], codes[spot].view(shape))
+        packed[at_values:] = _pack(codes, self._bits)
+        return scales_valid(numbers.float().flatten()) and (self._bits < 16 or all_finite(codes))
 
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
         out = output(out, n)
@@ -114,11 +114,9 @@ class TopK(AddsDecoded):
         numbers = torch.empty((-(-n // CHUNK), self._numbers), dtype=torch.bfloat16)
         numbers.view(-1).view(torch.uint8).copy_(packed[:at_indices])
         require_scales(numbers.float().flatten())
-        values = torch.empty(len(indices))
+        codes, values = _unpack(packed[at_values:], self._bits), torch.empty(len(indices))
         for spot, chunks, shape in self._spots(n):
-            bits = self._bits * spot.start // 8
-            codes = packed[at_values + bits : at_values + -(-self._bits * spot.stop // 8)]
-            values[spot] = _dequantize(codes, self._bits, numbers[chunks], shape).flatten()
+            values[spot] = _dequantize(codes[spot].view(shape), self._bits, numbers[chunks]).flatten()
         if not all_finite(values):
             raise NonFinite(int((~torch.isfinite(values)).sum()), "values are not finite")
         out.zero_()
@@ -188,49 +186,54 @@ def _fewer(values: Tensor, row: Tensor, column: Tensor, counts: Tensor, keep: in
     return columns.gather(1, order).sort(dim=1).values
 
 
-def _quantize(values: Tensor, bits: int, numbers: Tensor) -> Tensor:
-    """Codes as bytes of values [chunks, k]; fills the chunks' ``numbers``."""
+def _code_dtype(bits: int) -> torch.dtype:
+    return torch.bfloat16 if bits == 16 else torch.uint8
+
+
+def _quantize(values: Tensor, bits: int, numbers: Tensor, codes: Tensor) -> None:
+    """Fills ``codes`` [chunks, k] for values [chunks, k], and the chunks' ``numbers``."""
     if bits == 16:
-        return values.to(torch.bfloat16).flatten().view(torch.uint8)
+        codes.copy_(values)
+        return
     if bits == 2:
-        return _pack(_quantize_two_bits(values, numbers), 2)
+        _quantize_two_bits(values, numbers, codes)
+        return
     top = 127.0 if bits == 8 else 7.0
     largest = values.abs().amax(1).div_(top)
     numbers[:, 0] = largest.masked_fill_(largest <= SCALE_MIN, 0.0)
     scales = numbers[:, :1].float()
-    codes = (values / scales.clamp(min=SCALE_MIN)).round_().clamp_(-top, top)
-    codes.masked_fill_(scales == 0.0, 0.0)
-    return _pack(codes.add_(top + 1).to(torch.uint8), bits)
+    integers = (values / scales.clamp(min=SCALE_MIN)).round_().clamp_(-top, top)
+    codes.copy_(integers.masked_fill_(scales == 0.0, 0.0).add_(top + 1))
 
 
-def _quantize_two_bits(values: Tensor, numbers: Tensor) -> Tensor:
+def _quantize_two_bits(values: Tensor, numbers: Tensor, codes: Tensor) -> None:
     magnitudes = values.abs()
     large = magnitudes > pairwise_sum(magnitudes)[:, None] / magnitudes.shape[1]
     for at, inside in enumerate((~large, large)):
         share = inside.float()
         count = pairwise_sum(share).clamp_(min=1)
         numbers[:, at] = pairwise_sum(share.mul_(magnitudes)).div_(count)
-    return large.to(torch.uint8) + 2 * (values < 0).to(torch.uint8)
+    numbers.masked_fill_(numbers < SCALE_MIN, 0.0)
+    codes.copy_(large).add_(2 * (values < 0).to(torch.uint8))
 
 
-def _dequantize(codes: Tensor, bits: int, numbers: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Values [chunks, k] of their codes."""
+def _dequantize(codes: Tensor, bits: int, numbers: Tensor) -> Tensor:
+    """Values [chunks, k] of their codes [chunks, k]."""
     if bits == 16:
-        halves = torch.empty(shape, dtype=torch.bfloat16)
-        halves.view(-1).view(torch.uint8).copy_(codes)
-        return halves.float()
-    found = _unpack(codes, bits)[: shape[0] * shape[1]].view(shape)
+        return codes.float()
     scales = numbers.float()
     if bits == 2:
-        magnitudes = scales.gather(1, (found & 1).long())
-        return torch.where(found >= 2, -magnitudes, magnitudes)
-    return (found.float() - (128.0 if bits == 8 else 8.0)) * scales
+        magnitudes = scales.gather(1, (codes & 1).long())
+        return torch.where(codes >= 2, -magnitudes, magnitudes)
+    return (codes.float() - (128.0 if bits == 8 else 8.0)) * scales
 
 
 def _pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes uint8 of so many bits, one after the other from the lowest bits of a byte."""
-    per_byte, flat = 8 // bits, codes.flatten()
-    flat = torch.nn.functional.pad(flat, (0, -len(flat) % per_byte)).view(-1, per_byte)
+    """The bytes of codes [n] of so many bits, one after the other from the lowest bits of a byte."""
+    if bits == 16:
+        return codes.view(torch.uint8)
+    per_byte = 8 // bits
+    flat = torch.nn.functional.pad(codes, (0, -len(codes) % per_byte)).view(-1, per_byte)
     packed = flat[:, 0].clone()
     for place in range(1, per_byte):
         packed |= flat[:, place] << bits * place
@@ -238,6 +241,11 @@ def _pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def _unpack(packed: Tensor, bits: int) -> Tensor:
+    """The codes [n] in bytes, and up to three more of what fills the last byte."""
+    if bits == 16:
+        codes = torch.empty(len(packed) // 2, dtype=torch.bfloat16)
+        codes.view(torch.uint8).copy_(packed)
+        return codes
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
     return (packed[:, None] >> shifts & (1 << bits) - 1).flatten()
 

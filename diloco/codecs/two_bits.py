@@ -2,7 +2,8 @@
 compare.
 
 At two bits the codebook decides: bins over the largest value waste most of their levels (MuLoCo, arXiv
-2505.23725).
+2505.23725). Magnitudes above 3.3e35 (`int2`, which adds 1024 of them) or 2.65e36 count as non-finite, and a
+level that is or would become denormal is 0.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from diloco.codecs.base import (
     SCALE_MAX,
+    SCALE_MIN,
     AddsDecoded,
     NonFinite,
     blocked,
     output,
     refuse,
+    require_scales,
     require_size,
     require_vector,
 )
@@ -28,6 +31,8 @@ from diloco.vectors import Buffer, Scratch, all_finite, bytes_of, count_non_fini
 BLOCK = 1024
 """Elements that share a codebook."""
 _LEVELS = 4
+_LEAST = 4 * SCALE_MIN
+"""Smallest number of a codebook: a quarter of it is not denormal."""
 
 
 class _TwoBits(AddsDecoded):
@@ -60,8 +65,9 @@ class _TwoBits(AddsDecoded):
             codes = self._quantize(x[rows].view(shape), tables[blocks])
             at = slice(cut + rows.start // 4, cut + -(-rows.stop // 4))
             packed[at] = _pack(codes.flatten())
-        if not all_finite(tables.float().abs() * 2):
+        if not _sound(tables):
             raise refuse(x)
+        tables.masked_fill_(tables.abs() < _LEAST, 0.0)
         return bytes_of(packed)
 
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
@@ -71,7 +77,7 @@ class _TwoBits(AddsDecoded):
         tables = torch.empty(cut // 2, dtype=torch.bfloat16)
         tables.view(torch.uint8).copy_(packed[:cut])
         found = tables.float()
-        if len(found) and not float(found.abs().max()) <= SCALE_MAX:
+        if not _sound(found):
             raise NonFinite(count_non_finite(found) or 1, "levels are not finite or too large")
         levels = self._levels(found.view(-(-n // BLOCK), self.numbers)).to(out.device)
         for rows, blocks in blocked(n, BLOCK, slice_of(out)):
@@ -132,10 +138,13 @@ class Int2Linear(_TwoBits):
         return codes
 
     def _levels(self, tables: Tensor) -> Tensor:
+        require_scales(tables.flatten())
         return torch.cat([tables * share for share in (-0.75, -0.25, 0.25, 0.75)], dim=1)
 
 
-TWO_BIT_CODECS = (Int2, Int2Linear)
+def _sound(numbers: Tensor) -> bool:
+    """Whether the numbers of codebooks are finite and not too large."""
+    return not numbers.numel() or float(numbers.abs().max()) <= SCALE_MAX
 
 
 def _pack(codes: Tensor) -> Tensor:
