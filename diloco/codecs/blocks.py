@@ -189,8 +189,8 @@ class Int4(_Nibbles):
 class Fp4(_Nibbles):
     """About half a byte per element in the format E3M0 of Streaming DiLoCo (arXiv 2501.18512): a sign and a
     power of two, scale * 2^0 down to scale * 2^-6, or zero; scale = absmax rounded to bfloat16. Rounds to the
-    power that is nearest in value, to zero up to 0.75 * 2^-6. (In the logarithm more values would move outwards
-    than inwards, and a mean of many would grow.)"""
+    power that is nearest in value, to zero up to 0.75 * 2^-6. (In the logarithm more values would move
+    outwards than inwards, and a mean of many would grow.)"""
 
     name: ClassVar[str] = "fp4"
 
