@@ -355,7 +355,7 @@ class Member:
 
     def _seed(self, now: float, message: Seed) -> None:
         if not self.following.holds_state and not self._seeding:
-            self._seeding = True
+            self._seeding, self._stranded = True, False
             self._digests.clear()
             self._bulk.deliver(BecomeSeed())
 
