@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -76,25 +77,25 @@ def timed(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - began
 
 
-def bench(name: str, elements: int, device: str, repeats: int) -> Result:
-    """One codec on normal values."""
+def bench(names: list[str], elements: int, device: str, repeats: int) -> list[Result]:
+    """The codecs on normal values, one after the other and that again: what slows a while of the run down,
+    as its beginning, slows few of the times of each."""
     x = torch.randn(elements, device=device)
     out = torch.empty_like(x)
-    coder = codec(name)
-    payload = bytearray(coder.encode(x))
-    times: dict[str, list[float]] = {"copy": [], "encode": [], "decode": []}
-    jobs: dict[str, Callable[[], object]] = {
-        "copy": lambda: out.copy_(x),
-        "encode": lambda: coder.encode(x),
-        "decode": lambda: coder.decode(payload, elements, out),
-    }
+    coders = [codec(name) for name in names]
+    payloads = [bytearray(coder.encode(x)) for coder in coders]
+    times: list[list[tuple[float, float, float]]] = [[] for _ in names]
     for repeat in range(repeats + 1):
-        for job, run in jobs.items():
-            seconds = timed(run, device)
+        for coder, payload, found in zip(coders, payloads, times, strict=True):
+            copy_s = timed(lambda: out.copy_(x), device)
+            encode_s = timed(partial(coder.encode, x), device)
+            decode_s = timed(partial(coder.decode, payload, elements, out), device)
             if repeat:  # the first one warms up
-                times[job].append(seconds)
-    copy_s, encode_s, decode_s = (statistics.median(each) for each in times.values())
-    return Result(name, device, elements, len(payload), copy_s, encode_s, decode_s)
+                found.append((copy_s, encode_s, decode_s))
+    return [
+        Result(name, device, elements, len(payload), *map(statistics.median, zip(*found, strict=True)))
+        for name, payload, found in zip(names, payloads, times, strict=True)
+    ]
 
 
 def bench_outer_step(name: str, elements: int, device: str, repeats: int) -> OuterStep:
@@ -104,6 +105,8 @@ def bench_outer_step(name: str, elements: int, device: str, repeats: int) -> Out
     numbers = TensorNumbers(OuterState.from_model(model, method("diloco", codec=name)))
     coder, parts = codec(name), []
     for _ in range(repeats):
+        with torch.no_grad():
+            model.weight.mul_(1.001)  # a pseudo-gradient that is not all zeros
         began = time.perf_counter()
         delta = numbers.local.pseudo_gradient(0)
         gathered = time.perf_counter()
@@ -164,7 +167,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
             values = asdict(step).items()
             print("  ".join(f"{key} {v:.4g}" if isinstance(v, float) else f"{key} {v}" for key, v in values))
         return []
-    results = [bench(name, options.elements, options.device, options.repeats) for name in names]
+    results = bench(names, options.elements, options.device, options.repeats)
     print(table(results))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(each) for each in results]) + "\n")

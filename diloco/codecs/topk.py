@@ -166,7 +166,12 @@ def _largest(x: Tensor, keep: int) -> Tensor | None:
     if not all_finite(maxima):
         return None
     bound = maxima.topk(keep, dim=1, sorted=False).values.amin(1, keepdim=True)
-    chosen = (magnitudes >= bound).flatten().nonzero().flatten()
+    candidates = magnitudes >= bound
+    if not bool(bound.all()):
+        # Of zeros only those at the first ``keep`` places can be kept, since the lower index wins: without
+        # this, every element of a chunk of zeros, as parameters that were not used give, is a candidate.
+        candidates[:, keep:] &= magnitudes[:, keep:] > 0
+    chosen = candidates.flatten().nonzero().flatten()
     row, column = chosen // m, chosen % m
     counts = torch.bincount(row, minlength=rows)
     if int(counts.max()) == keep == int(counts.min()):

@@ -8,6 +8,7 @@ level that is or would become denormal is 0.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -91,6 +92,11 @@ class _TwoBits(AddsDecoded):
         """Codes uint8 of blocks [b, k]; fills their ``table`` [b, numbers]."""
         raise NotImplementedError
 
+    def _work(self, count: int, x: Tensor) -> tuple[Tensor, ...]:
+        """So many scratch tensors like ``x``. They hold comparisons too, as 1 or 0: on a CPU that is much
+        faster than booleans, and so is memory that was written before."""
+        return self._scratch.of(count * x.numel(), x.device).view(count, *x.shape).unbind()
+
     def _levels(self, tables: Tensor) -> Tensor:
         """Levels [b, 4] that tables [b, numbers] stand for."""
         raise NotImplementedError
@@ -107,16 +113,20 @@ class Int2(_TwoBits):
     def _quantize(self, x: Tensor, table: Tensor) -> Tensor:
         # Sums in an order of their own, so that every device finds the same bins.
         length = x.shape[1]
-        mean = pairwise_sum(x)[:, None] / length
-        width = (pairwise_sum((x - mean).square_())[:, None] / length).sqrt_().mul_(1.5)
-        codes = (x > mean).to(torch.uint8)
-        codes += x > mean + width
-        codes += x > mean - width
-        for level in range(_LEVELS):
-            inside = (codes == level).float()
-            count = pairwise_sum(inside)
+        centred, codes, inside, above = self._work(4, x)
+        torch.sub(x, pairwise_sum(x)[:, None] / length, out=centred)
+        squares = torch.mul(centred, centred, out=above)
+        width = (pairwise_sum(squares)[:, None] / length).sqrt_().mul_(1.5)
+        codes.fill_(0.0)
+        inside.fill_(1.0)
+        edges: list[Tensor | float] = [-width, 0.0, width, math.inf]
+        for level, edge in enumerate(edges):
+            codes.add_(torch.gt(centred, edge, out=above))
+            inside.sub_(above)
+            count = inside.sum(1)  # exact in any order
             table[:, level] = pairwise_sum(inside.mul_(x)).div_(count.clamp_(min=1))
-        return codes
+            inside, above = above, inside
+        return codes.to(torch.uint8)
 
     def _levels(self, tables: Tensor) -> Tensor:
         return tables
@@ -132,10 +142,11 @@ class Int2Linear(_TwoBits):
     def _quantize(self, x: Tensor, table: Tensor) -> Tensor:
         largest = x.abs().amax(1, keepdim=True)
         table.copy_(largest)
-        codes = (x > 0).to(torch.uint8)
-        codes += x > largest * 0.5
-        codes += x > largest * -0.5
-        return codes
+        codes, above = self._work(2, x)
+        torch.gt(x, 0.0, out=codes)
+        codes.add_(torch.gt(x, largest * 0.5, out=above))
+        codes.add_(torch.gt(x, largest * -0.5, out=above))
+        return codes.to(torch.uint8)
 
     def _levels(self, tables: Tensor) -> Tensor:
         require_scales(tables.flatten())
@@ -149,8 +160,10 @@ def _sound(numbers: Tensor) -> bool:
 
 def _pack(codes: Tensor) -> Tensor:
     """Four codes uint8 [n] to a byte."""
-    codes = torch.nn.functional.pad(codes, (0, -len(codes) % 4)).view(-1, 4)
-    return codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6
+    # In fours as one integer, whose lowest byte is kept in the end: first bytes 0 and 2 take what is above.
+    fours = torch.nn.functional.pad(codes, (0, -len(codes) % 4)).view(torch.int32)
+    fours = fours | fours >> 6
+    return (fours | fours >> 12).to(torch.uint8)
 
 
 def _unpack(packed: Tensor) -> Tensor:

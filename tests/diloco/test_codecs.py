@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diloco.codecs import CODECS, Codec, CodecError, NonFinite, WrongSize, codec
-from diloco.codecs.base import SCALE_MAX, SCALE_MIN
+from diloco.codecs.base import LARGEST_SURE, SCALE_MAX, SCALE_MIN
 from diloco.codecs.blocks import BLOCK
 from diloco.codecs.topk import CHUNK
 from diloco.vectors import SLICE, count_non_finite
@@ -143,7 +143,9 @@ def naive_topk(x: Tensor, keep: int) -> Tensor:
 
 @pytest.mark.parametrize("keep", [1, 5, 64, 300, 1500, 4096])
 def test_topk_keeps_what_its_naive_twin_keeps(keep: int) -> None:
-    x = torch.cat([normal(CHUNK), normal(CHUNK, seed=1).mul(4).round(), torch.zeros(CHUNK), normal(77)])
+    sparse = normal(CHUNK, seed=2) * (normal(CHUNK, seed=3) > 2.5)
+    rounded = normal(CHUNK, seed=1).mul(4).round()
+    x = torch.cat([normal(CHUNK), rounded, torch.zeros(CHUNK), sparse, normal(77)])
     coder = codec("topk", keep=keep, value_bits=16)
     decoded = coder.decode(coder.encode(x), len(x))
     assert torch.equal(decoded, naive_topk(x, keep).bfloat16().float())
@@ -156,6 +158,20 @@ def test_topk_values_of_few_bits_keep_their_signs_and_about_their_sizes(bits: in
     decoded = coder.decode(coder.encode(x), len(x))
     assert torch.equal(decoded.sign(), exact.sign())
     assert float((decoded - exact).norm() / exact.norm()) < {2: 0.12, 4: 0.06, 8: 0.005}[bits]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+@pytest.mark.parametrize("keep", [1, 3, 5, 64, 65])
+@pytest.mark.parametrize("n", [50, CHUNK, CHUNK + 77, 3 * CHUNK + 2000])
+def test_topk_packs_any_number_of_entries_of_any_width(n: int, keep: int, bits: int) -> None:
+    x = normal(n)
+    coder, exact = codec("topk", keep=keep, value_bits=bits), naive_topk(x, keep)
+    payload = coder.encode(x)
+    assert memoryview(payload).nbytes == coder.size_bytes(n)
+    decoded = coder.decode(payload, n)
+    assert torch.equal(decoded.sign(), exact.sign())
+    share = {2: 0.5, 4: 0.08, 8: 0.006, 16: 0.004}[bits]
+    assert (decoded - exact).abs().le(share * exact.abs().max()).all()
 
 
 @pytest.mark.parametrize("members", [1, 2, 8, 40])
@@ -260,6 +276,36 @@ def test_no_codec_encodes_what_is_not_finite_and_it_says_how_many(name: str, bad
     assert caught.value.count == 2
 
 
+def few_and_many_bits() -> list[Codec]:
+    return [codec(name) for name in NAMES if name != "topk"] + [
+        codec("topk", value_bits=bits) for bits in (2, 4, 8, 16)
+    ]
+
+
+@pytest.mark.parametrize("coder", few_and_many_bits(), ids=lambda each: each.name)
+@pytest.mark.parametrize("value", [6.5e4, 7.9e34, 2e35, 1e37, 5e37, 3.3e38, 3.39e38, 3.4e38])
+@pytest.mark.parametrize("n", [3, 2000, CHUNK + 904])
+def test_huge_values_are_refused_and_counted_or_come_back(coder: Codec, value: float, n: int) -> None:
+    for x in (torch.full((n,), value), torch.full((n,), value) * normal(n).sign()):
+        refused, decoded = 0, torch.zeros(0)
+        try:
+            decoded = coder.decode(coder.encode(x), n)
+        except NonFinite as error:
+            refused = error.count
+        assert decoded.isfinite().all()
+        assert refused == n - len(decoded)
+        assert not refused or value > LARGEST_SURE or coder.name == "fp16"
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "fp4", "int2", "int2_linear", "topk"])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_blocks_do_not_decode_to_denormal_numbers(name: str, bits: int) -> None:
+    coder = codec(name, value_bits=bits)
+    for exponent in range(-149, -110):
+        decoded = coder.decode(coder.encode(normal(300).mul(2.0**exponent)), 300).abs()
+        assert (decoded.eq(0) | decoded.ge(SCALE_MIN)).all()
+
+
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_codec_decodes_or_adds_what_is_not_finite(name: str, bad: float) -> None:
@@ -286,6 +332,15 @@ def test_int8_refuses_scales_that_encode_never_writes(scale: float) -> None:
     payload = np.array([scale], dtype="<f4").tobytes() + b"\x80"
     with pytest.raises(NonFinite, match="1 block scales"):
         codec("int8").decode(payload, 1)
+
+
+@pytest.mark.parametrize("name", ["int4", "fp4", "int2_linear", "topk"])
+def test_negative_bfloat16_scales_are_refused(name: str) -> None:
+    coder = codec(name)
+    payload = bytearray(coder.encode(normal(200)))
+    payload[1] |= 0x80  # the sign of the first
+    with pytest.raises(NonFinite, match="negative"):
+        coder.decode(payload, 200)
 
 
 @pytest.mark.parametrize("name", NAMES)
