@@ -29,7 +29,8 @@ from diloco.numbers import TensorNumbers
 from diloco.outer import OuterState
 from diloco.recipe import evaluation, inner_step
 from diloco.settings import RunSettings, Train, parse_settings
-from diloco.simulation.training import SimulatedTraining, SimWorker, Trainer
+from diloco.simulation.engine import Trainer, Worker
+from diloco.simulation.training import SimulatedTraining, tensor_trainer
 from diloco.text import Text, load_text
 
 BASELINES = ("data_parallel", "single")
@@ -238,12 +239,12 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
     jobs = [_job(settings, start, i) for i in range(budget.workers)]
     probe = start.model()
     evaluate = start.evaluation(probe, settings)
-    layout = jobs[0].trainer.numbers.outer.layout
+    layout = jobs[0].numbers.outer.layout
     shown = Live.of(replace(layout, fragments=layout.fragments[: method.num_fragments]), probe)
     marks, curve = _marks(budget), []
 
     def loss_of(job: _Job) -> float:
-        outer = job.trainer.numbers.outer
+        outer = job.numbers.outer
         for fragment in range(method.num_fragments):
             values = outer.outer_parameters(fragment)
             # With a mask they are a patchwork of many rounds: there a replica is the model.
@@ -252,13 +253,19 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
             )
         return evaluate()
 
-    def on_step(worker: SimWorker) -> None:
-        if worker.index == 0 and worker.steps in marks:
+    def on_step(index: int, worker: Worker) -> None:
+        if index == 0 and worker.steps in marks:
             tokens = worker.steps * budget.workers * budget.tokens_per_step
             curve.append((tokens, float(worker.bytes_sent), loss_of(jobs[0])))
 
     masked = method.projection == "random_mask"
-    swarm = SimulatedTraining(settings, [job.trainer for job in jobs], budget.steps, on_step=on_step)
+    swarm = SimulatedTraining(
+        settings,
+        [job.trainer for job in jobs],
+        budget.steps,
+        tokens_per_step=budget.tokens_per_step,
+        on_step=on_step,
+    )
     swarm.run()
     loss = statistics.fmean(loss_of(job) for job in (jobs if method.gossips or masked else jobs[:1]))
     bytes_each = statistics.fmean(worker.bytes_sent for worker in swarm.workers)
@@ -269,11 +276,9 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
         loss=loss,
         replica_loss=start.evaluation(jobs[0].model, settings)(),
         bytes_per_worker=bytes_each,
-        exchanges=max(worker.exchanges for worker in swarm.workers),
+        exchanges=max(swarm.exchanges.values()),
         waited_s=statistics.fmean(worker.waited_s for worker in swarm.workers),
-        variance=_variance([j.trainer.numbers.outer.outer_parameters(0) for j in jobs])
-        if method.gossips
-        else 0.0,
+        variance=_variance([j.numbers.outer.outer_parameters(0) for j in jobs]) if method.gossips else 0.0,
         curve=curve,
     )
 
@@ -281,6 +286,7 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
 @dataclass(frozen=True, slots=True)
 class _Job:
     model: GPT
+    numbers: TensorNumbers
     trainer: Trainer
 
 
@@ -290,7 +296,7 @@ def _job(settings: RunSettings, start: _Start, index: int) -> _Job:
     batches = start.batches(f"worker {index}")
     step = inner_step(model, optimizers, _decaying(settings, start.budget.steps))
     numbers = TensorNumbers(OuterState.from_model(model, method, optimizers[-1]))
-    return _Job(model, Trainer(lambda: float(step(next(batches))), numbers, start.budget.tokens_per_step))
+    return _Job(model, numbers, tensor_trainer(numbers, lambda: float(step(next(batches)))))
 
 
 def _baseline(name: str, kind: str, settings: RunSettings, start: _Start) -> Result:

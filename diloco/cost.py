@@ -101,3 +101,14 @@ def _factor_elements(num_parameters: float, rank: int) -> float:
     layers = math.cbrt(num_parameters / (12 * 64**2))
     width = 64 * layers
     return layers * rank * (4 * width + 2 * (width + 4 * width) / 2)
+
+
+def state_vectors(method: Method) -> int:
+    """Vectors of a fragment's length in its shared state: the outer parameters, and what the outer optimizer
+    keeps."""
+    shared_feedback = method.error_feedback in ("ef21", "econtrol")
+    return (
+        1
+        + shared_feedback
+        + {"nesterov": 1, "heavy_ball": 1, "adam": 2, "delayed_nesterov": 2}.get(method.outer, 0)
+    )

@@ -35,7 +35,7 @@ from peers.events import (
     SwapFailed,
     Swapped,
 )
-from transport.payloads import Payloads
+from transport.payloads import Payloads, PhantomBlob
 
 
 class Numbers(Protocol):
@@ -66,7 +66,7 @@ class Numbers(Protocol):
     def discard(self, fragment: int) -> None:
         """Local parameters become the outer ones."""
 
-    def load(self, fragment: int, data: bytearray) -> None:
+    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
         """Outer state from a donor; local parameters become the outer ones."""
 
     def digest(self, fragment: int) -> bytes:
@@ -121,12 +121,30 @@ class OuterLoop:
 
     # -- the training loop's side -------------------------------------------------------------
 
-    def stepped(self, now: float, tokens: int) -> list[Command]:
-        """One inner step is done; what is due is landed and offered."""
+    def stepped(self, now: float, tokens: int, steps: int = 1) -> list[Command]:
+        """One inner step is done, or several of which all but the last were `quiet_steps`; what is due is
+        landed and offered."""
         for each in self.progress:
-            each.steps += 1
+            each.steps += steps
             each.tokens += tokens
         return self.due(now)
+
+    def quiet_steps(self) -> int:
+        """Inner steps from here on up to the first after which something may be due, or waited for: for who
+        simulates and need not look after each."""
+        return max(1, min((self._steps_until_due(each) for each in self.progress), default=1))
+
+    def _steps_until_due(self, each: Progress) -> int:
+        landing = self._delay(each) - each.steps_since_offer
+        if each.offered is not None or not self._may_offer():
+            return landing if each.offered is not None or each.landing is not None else sys.maxsize
+        offering = each.next_offer - each.steps
+        return offering if each.landing is None else min(landing, offering)
+
+    def patience_ends(self) -> float | None:
+        """When the first offer that waits for its round or result is given up, in seconds; None without
+        one."""
+        return min((each.wait_until for each in self.progress if each.offered is not None), default=None)
 
     def due(self, now: float) -> list[Command]:
         """Landings and offers that are due, and offers to take back because nobody comes for them."""

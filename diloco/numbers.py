@@ -21,7 +21,7 @@ from diloco.state_view import StateView
 from diloco.vectors import count_non_finite
 from transport.effects import Payload
 from transport.limits import LIMITS
-from transport.payloads import Payloads, tree_digest
+from transport.payloads import Payloads, PhantomBlob, tree_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,8 @@ class TensorNumbers:
         self._offers[fragment] = self._committed[fragment] = None
         self.local.discard(fragment)
 
-    def load(self, fragment: int, data: bytearray) -> None:
+    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
+        assert isinstance(data, bytearray), "a phantom has no values"
         self._offers[fragment] = self._committed[fragment] = None
         self.outer.load_state(fragment, data)
         self.local.loaded(fragment)
@@ -150,8 +151,8 @@ class TensorNumbers:
     def receiver(self, fragment: int) -> Payloads:
         return self._payloads(self.outer.num_sent(fragment), None)
 
-    def state_size(self, fragment: int) -> int:
-        return self.outer.state_size(fragment)
+    def state_buffer(self, fragment: int) -> bytearray:
+        return bytearray(self.outer.state_size(fragment))
 
     def state_blob(self, fragment: int, blob: bytes) -> Snapshot | None:
         named = self._named[fragment]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from transport.effects import Payload
-from transport.payloads import Payloads
+from transport.payloads import Payloads, PhantomBlob
 
 
 class StateBlob(Protocol):
@@ -29,8 +29,8 @@ class Application(Protocol):
     def receiver(self, fragment: int) -> Payloads:
         """To decode a result to which this member contributed nothing."""
 
-    def state_size(self, fragment: int) -> int:
-        """Bytes of a fragment's state."""
+    def state_buffer(self, fragment: int) -> bytearray | PhantomBlob:
+        """As long as a fragment's state: where one that is fetched is put together."""
 
     def state_blob(self, fragment: int, blob: bytes) -> StateBlob | None:
         """The snapshot with that digest, if the fragment is at it now."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from peers.record import Record
-from transport.payloads import Payloads
+from transport.payloads import Payloads, PhantomBlob
 
 
 class Fate(StrEnum):
@@ -32,7 +32,7 @@ class StateFetched:
 
     fragment: int
     version: bytes
-    data: bytearray
+    data: bytearray | PhantomBlob
 
 
 @dataclass(frozen=True, slots=True)

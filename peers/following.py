@@ -15,10 +15,10 @@ from peers.application import Application, StateBlob, piece_sizes
 from peers.exchanging import Bulk
 from peers.messages import CatchUp
 from peers.record import GENESIS, Record
-from transport.effects import Payload
+from transport.effects import Payload, Phantom
 from transport.fetch import Fetch, Lack, Piece, Want, index_page
 from transport.limits import Limits
-from transport.payloads import Payloads
+from transport.payloads import Payloads, PhantomBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class _StateFetch:
     """One fragment's state on its way."""
 
     order: CatchUp
-    data: bytearray
+    data: bytearray | PhantomBlob
     fetch: Fetch
 
 
@@ -149,12 +149,15 @@ class Following:
         self._begin_state_fetch(now, order)
 
     def _begin_state_fetch(self, now: float, order: CatchUp) -> None:
-        data = bytearray(self.app.state_size(order.fragment))
+        data = self.app.state_buffer(order.fragment)
         piece_bytes = self.limits.payload_bytes
 
         def take(index: int, payload: Payload) -> None:
-            if isinstance(payload, (bytes, bytearray, memoryview)):
+            if isinstance(data, bytearray):
+                assert not isinstance(payload, Phantom), "its digest is that of bytes"
                 data[index * piece_bytes : index * piece_bytes + len(payload)] = payload
+            else:
+                data.put(index, payload)
 
         sizes = piece_sizes(len(data), piece_bytes)
         donors = [d for d in order.donors if d != self.me]

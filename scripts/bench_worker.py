@@ -51,8 +51,8 @@ class Untrained:
     def receiver(self, fragment: int) -> Payloads:
         raise RuntimeError("a member missed a round: the machine is too busy to measure")
 
-    def state_size(self, fragment: int) -> int:
-        return len(STATE)
+    def state_buffer(self, fragment: int) -> bytearray:
+        return bytearray(len(STATE))
 
     def state_blob(self, fragment: int, blob: bytes) -> Untrained | None:
         return self if blob == STATE_NAME else None

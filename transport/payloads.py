@@ -157,6 +157,23 @@ def _finite(values: npt.NDArray[np.float32], member: int) -> npt.NDArray[np.floa
     return values
 
 
+class PhantomBlob:
+    """A blob of a size without bytes, put together from phantom pieces."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self.pieces: dict[int, bytes] = {}
+        """Digests of the pieces that have come."""
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def put(self, index: int, payload: Payload) -> None:
+        """Take one piece."""
+        assert isinstance(payload, Phantom), "bytes where a phantom is due"
+        self.pieces[index] = payload.digest
+
+
 class PhantomPayloads(_Chunked):
     """Sizes without bytes: ``bytes_per_element`` may be fractional, and a result's digest is
     that of what went into it. A mean takes ``mean_bytes_per_element``, by default the same."""

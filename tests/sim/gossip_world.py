@@ -90,8 +90,8 @@ class GossipNumbers:
     def receiver(self, fragment: int) -> Payloads:
         return PlainPayloads(SIZE)
 
-    def state_size(self, fragment: int) -> int:
-        return 4 * SIZE
+    def state_buffer(self, fragment: int) -> bytearray:
+        return bytearray(4 * SIZE)
 
     def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
         found = digests_of(self.state, LIMITS.payload_bytes)

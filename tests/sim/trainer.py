@@ -128,8 +128,8 @@ class VectorNumbers:
     def receiver(self, fragment: int) -> Payloads:
         return PlainPayloads(self.sizes[fragment])
 
-    def state_size(self, fragment: int) -> int:
-        return 8 * self.sizes[fragment]
+    def state_buffer(self, fragment: int) -> bytearray:
+        return bytearray(8 * self.sizes[fragment])
 
     def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
         digests = digests_of(self.states[fragment], self.limits.payload_bytes)

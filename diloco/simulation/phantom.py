@@ -1,0 +1,160 @@
+"""A worker's numbers without numbers: sizes and digests, so that a 100B-parameter run fits a laptop.
+
+Below the production loop, member and exchange it stands where `numbers.TensorNumbers` does. A state is a
+digest of what went into it, so that who differs is seen; a contribution is named by worker, fragment and
+count. Sizes come from `cost`. What encoding and adding take is not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+from diloco.cost import element_bytes, elements_sent, mean_bytes, state_vectors
+from diloco.method import Method
+from diloco.schedule import Schedule
+from peers.application import piece_sizes
+from transport.effects import Payload, Phantom
+from transport.payloads import Payloads, PhantomBlob, PhantomPayloads, digest_of, tree_digest
+
+
+class PhantomVector(PhantomPayloads):
+    """One contribution of a method, and the mean of several."""
+
+    def __init__(self, method: Method, num_elements: int, label: bytes) -> None:
+        super().__init__(num_elements, element_bytes(method.codec, method), label)
+        self._method = method
+        self._accepted: dict[int, bytes] = {}
+
+    def begin(self, chunk_elements: int, num_parts: int) -> None:
+        super().begin(chunk_elements, num_parts)
+        self._mean_bytes = mean_bytes(self._method, num_parts)
+
+    def accept(self, chunk: int, payload: Payload) -> None:
+        assert isinstance(payload, Phantom), "bytes where a phantom is due"
+        self._accepted[chunk] = payload.digest
+
+    def mean_digest(self) -> bytes:
+        """Names the mean that came."""
+        return tree_digest([self._accepted[chunk] for chunk in sorted(self._accepted)])
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomState:
+    """A state to hand out (`peers.application.StateBlob`)."""
+
+    name: bytes
+    sizes: tuple[int, ...]
+
+    @property
+    def digests(self) -> list[bytes]:
+        return list(_digests_of(self.name, len(self.sizes)))
+
+    def piece(self, index: int) -> Payload:
+        return Phantom(self.sizes[index], _piece(self.name, index))
+
+
+class PhantomNumbers:
+    """`loop.Numbers` and `peers.application.Application` of one worker of a model with so many parameters."""
+
+    def __init__(self, method: Method, num_parameters: int, name: str, piece_bytes: int) -> None:
+        self._method = method
+        self._name = name
+        self._schedule = Schedule.of(method)
+        self._sizes = fragment_sizes(method, num_parameters)
+        self._piece_bytes = piece_bytes
+        self._counts = [0] * len(self._sizes)
+        self._states = [_hash(b"first", name.encode(), bytes([f % 256])) for f in range(len(self._sizes))]
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Values that each fragment's contribution has."""
+        return tuple(sent_elements(self._method, size) for size in self._sizes)
+
+    # loop.Numbers
+
+    def sync_every(self, fragment: int) -> int:
+        return self._schedule.periods[fragment]
+
+    def count(self, fragment: int) -> int:
+        return self._counts[fragment]
+
+    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+        label = _hash(self._name.encode(), bytes([fragment % 256]), self._states[fragment])
+        return PhantomVector(self._method, self.elements[fragment], label), 1.0
+
+    def apply(
+        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
+    ) -> None:
+        assert isinstance(mean, PhantomVector)
+        self._counts[fragment] += 1
+        count = self._counts[fragment].to_bytes(8, "little")
+        self._states[fragment] = _hash(count, self._states[fragment], mean.mean_digest())
+
+    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+        """There are no local parameters."""
+
+    def discard(self, fragment: int) -> None:
+        """There are no local parameters to give up."""
+
+    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
+        assert isinstance(data, PhantomBlob), "a state of bytes"
+        # A piece's digest begins with the state's name and count: see `_piece`.
+        self._states[fragment] = data.pieces[0][:32]
+        self._counts[fragment] = int.from_bytes(data.pieces[0][32:40], "little")
+
+    def digest(self, fragment: int) -> bytes:
+        return tree_digest(_digests_of(self._full_name(fragment), len(self._piece_sizes(fragment))))
+
+    # peers.application.Application
+
+    def receiver(self, fragment: int) -> Payloads:
+        return PhantomVector(self._method, self.elements[fragment], b"")
+
+    def state_buffer(self, fragment: int) -> PhantomBlob:
+        return PhantomBlob(state_bytes(self._method, self._sizes[fragment]))
+
+    def state_blob(self, fragment: int, blob: bytes) -> PhantomState | None:
+        if self.digest(fragment) != blob:
+            return None
+        return PhantomState(self._full_name(fragment), self._piece_sizes(fragment))
+
+    def _full_name(self, fragment: int) -> bytes:
+        return self._states[fragment] + self._counts[fragment].to_bytes(8, "little")
+
+    def _piece_sizes(self, fragment: int) -> tuple[int, ...]:
+        return tuple(piece_sizes(state_bytes(self._method, self._sizes[fragment]), self._piece_bytes))
+
+
+def fragment_sizes(method: Method, num_parameters: int) -> tuple[int, ...]:
+    """Parameters in each fragment, as even as can be; moments, if they are averaged too, are as long as
+    all."""
+    whole, rest = divmod(num_parameters, method.num_fragments)
+    sizes = [whole + (f < rest) for f in range(method.num_fragments)]
+    return (*sizes, *[num_parameters] * (Schedule.of(method).num_fragments - len(sizes)))
+
+
+def sent_elements(method: Method, num_parameters: int) -> int:
+    """Values of one contribution; gossip sends parameters beside them."""
+    sent = max(1, round(elements_sent(method, num_parameters)))
+    return 2 * sent if method.gossips else sent
+
+
+def state_bytes(method: Method, num_parameters: int) -> int:
+    """What a joiner fetches of a fragment: outer parameters and the outer optimizer's vectors in fp32."""
+    return 4 * num_parameters * state_vectors(method)
+
+
+def _piece(name: bytes, index: int) -> bytes:
+    return name + index.to_bytes(8, "little")
+
+
+@lru_cache(4096)
+def _digests_of(name: bytes, num_pieces: int) -> tuple[bytes, ...]:
+    """Every worker at one state has the same."""
+    return tuple(digest_of(Phantom(0, _piece(name, index))) for index in range(num_pieces))
+
+
+def _hash(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
