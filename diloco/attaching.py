@@ -171,6 +171,8 @@ class Outer:
             matching=matching_of(self.swarm.settings),
             rebases=self.method.quorum > 0,
         )
+        for fragment in range(self._outer.num_fragments):
+            self._numbers.digest(fragment)  # who begins with the run's first state need not fetch it
         self.swarm.train(Training(profile, self._numbers))
         give_up = time.monotonic() + timeout_s
         while not self._loop.active:

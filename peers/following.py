@@ -61,6 +61,8 @@ class Following:
     bulk: Bulk
     limits: Limits
     timeout_s: float
+    patience_s: float
+    """How long a donor with a living link may hand out nothing."""
     elements: Sequence[int]
     head: bytes = GENESIS
     holds_state: bool = False
@@ -136,7 +138,7 @@ class Following:
         chunks: dict[int, Payload] = {}
         fetch = Fetch(record.result, sizes, donors, chunks.__setitem__, self.limits, now)
         self.result_fetch = _ResultFetch(record, chunks, fetch)
-        self._pump_fetch(now, fetch)
+        self._pump(now)
 
     # -- states -------------------------------------------------------------------------------
 
@@ -163,7 +165,11 @@ class Following:
         donors = [d for d in order.donors if d != self.me]
         fetch = Fetch(order.state, sizes, donors, take, self.limits, now)
         self.state_fetches.append(_StateFetch(order, data, fetch))
-        self._pump_fetch(now, fetch)
+        own = self.app.state_blob(order.fragment, order.state)
+        if own is not None:
+            # All began alike, say: what has this digest need not travel.
+            fetch.have(own.digests, own.piece)
+        self._pump(now)
 
     def stop_fetching(self) -> None:
         self.state_fetches.clear()
@@ -180,35 +186,46 @@ class Following:
         for fetch in self.fetches():
             if fetch.blob == message.blob:
                 fetch.receive(now, peer, message, payload)
-                self._pump_fetch(now, fetch)
+        self._pump(now)
 
     def lacks(self, now: float, peer: bytes, message: Lack) -> None:
         for fetch in self.fetches():
             if fetch.blob == message.blob:
                 fetch.drop(peer)
-                self._pump_fetch(now, fetch)
+        self._pump(now)
 
     def peer_left(self, now: float, peer: bytes) -> None:
         for fetch in self.fetches():
             fetch.drop(peer)
-            self._pump_fetch(now, fetch)
+        self._pump(now)
 
     def peer_restarted(self, now: float, peer: bytes) -> None:
         for fetch in self.fetches():
             fetch.ask_again(peer)
-            self._pump_fetch(now, fetch)
+        self._pump(now)
 
     def tick(self, now: float) -> None:
         for fetch in self.fetches():
             for donor in fetch.silent(now, self.timeout_s):
-                fetch.drop(donor)
-            self._pump_fetch(now, fetch)
+                # A donor whose link lives may have a slow line, and others to serve before us.
+                cut = now - self.bulk.last_heard(now, donor) > self.timeout_s
+                if cut or donor in fetch.silent(now, self.patience_s):
+                    fetch.drop(donor)
+        self._pump(now)
         old = [b for b, s in self._served.items() if now - s.used_at > 2 * self.timeout_s]
         for blob in old:
             del self._served[blob]
 
-    def _pump_fetch(self, now: float, fetch: Fetch) -> None:
-        fetch.pump(lambda peer, message: self.bulk.send(now, peer, message))
+    def _pump(self, now: float) -> None:
+        """Ask for more, of each donor only so much at a time over all fetches."""
+        fetches = self.fetches()
+        for fetch in fetches:
+            others = [each for each in fetches if each is not fetch]
+
+            def elsewhere(donor: bytes, others: list[Fetch] = others) -> int:
+                return sum(each.num_asked(donor) for each in others)
+
+            fetch.pump(lambda peer, message: self.bulk.send(now, peer, message), elsewhere)
 
     def want(self, now: float, peer: bytes, message: Want) -> bool:
         """Hand out one piece; False if it must wait for credit, so that it is to be asked again."""

@@ -110,7 +110,8 @@ class Member:
         if profile.matching is not None:
             self.exchanging.gossips = True
             self.gossiping = Gossiping(me, profile.matching, self.exchanging, bulk, limits)
-        self.following = Following(me, app, bulk, limits, failure_timeout_s, profile.manifest.elements)
+        elements = profile.manifest.elements
+        self.following = Following(me, app, bulk, limits, failure_timeout_s, patience_s, elements)
         self._bulk = bulk
         self._limits = limits
         self._applying: Record | None = None

@@ -116,14 +116,26 @@ class Fetch:
             return []
         return sorted(donor for donor, asked in self._asked.items() if asked)
 
-    def pump(self, send: SendControl) -> None:
-        """Ask what may be asked now."""
+    def have(self, digests: Sequence[bytes], piece: Callable[[int], Payload]) -> None:
+        """The blob is here already, under the same name."""
+        self._digests, self._todo, self._left = list(digests), [], 0
+        for index in range(len(self._sizes)):
+            self._take(index, piece(index))
+
+    def num_asked(self, donor: bytes) -> int:
+        """Pieces that ``donor`` owes."""
+        return len(self._asked.get(donor, ()))
+
+    def pump(self, send: SendControl, elsewhere: Callable[[bytes], int] = lambda donor: 0) -> None:
+        """Ask what may be asked now; ``elsewhere`` is what a donor owes to other fetches of ours."""
+        most = self._limits.pieces_in_flight
         if self._digests is None:
-            self._ask_index(send)
+            if self.donors and elsewhere(self.donors[0]) < most:
+                self._ask_index(send)
             return
         for donor in self.donors:
-            asked = self._asked.setdefault(donor, set())
-            while self._todo and len(asked) < self._limits.pieces_in_flight:
+            asked, others = self._asked.setdefault(donor, set()), elsewhere(donor)
+            while self._todo and others + len(asked) < most:
                 piece = self._todo.pop()
                 asked.add((piece, False))
                 send(donor, Want(self.blob, piece, False))

@@ -183,3 +183,25 @@ def test_an_index_or_a_piece_of_another_size_makes_its_donor_a_liar() -> None:
         assert download.fetch.bad_donors == [b"a"]
         download.run()
         assert download.fetch.done
+
+
+def test_what_other_fetches_ask_of_a_donor_counts_against_its_limit() -> None:
+    download = Download([b"a"])
+    download.fetch.pump(lambda donor, want: download.asked.append((donor, want)), lambda donor: 2)
+    assert not download.asked, "not even the index"
+    download.pump()
+    for page in range(4):
+        download.fetch.receive(
+            1.0, b"a", Piece(download.fetch.blob, page, True), index_page(DIGESTS, page, LIMITS)
+        )
+    download.asked.clear()
+    download.fetch.pump(lambda donor, want: download.asked.append((donor, want)), lambda donor: 1)
+    assert len(download.asked) == download.fetch.num_asked(b"a") == 1
+
+
+def test_what_is_here_already_is_not_asked_for() -> None:
+    download = Download([b"a"])
+    download.fetch.have(DIGESTS, PIECES.__getitem__)
+    download.pump()
+    assert download.fetch.done and not download.asked
+    assert b"".join(download.got[i] for i in range(8)) == DATA
