@@ -49,7 +49,10 @@ class Gossiping:
                 SwapFailed(fragment, step, tokens, (), "nobody is left to pair with", alone=True)
             )
             return
-        elements = chunk_elements_for(payloads.num_elements, len(group), self._limits.chunk_elements)
+        limits = self._limits
+        elements = chunk_elements_for(
+            payloads.num_elements, len(group), limits.chunk_elements, limits.chunks_per_owner
+        )
         exchange = DirectReduce(serial, self._me, payloads, elements, now)
         partners = tuple(each for each in group if each != self._me)
         running = Running(fragment, exchange, now, partners=partners, tokens=tokens)

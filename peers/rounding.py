@@ -76,7 +76,9 @@ def _open(c: Coordinator, now: float, fragment: int, chosen: list[Entry]) -> Non
         serial=c.next_serial(),
         fragment=fragment,
         base=c.chain.base(fragment),
-        chunk_elements=chunk_elements_for(elements, len(chosen), c.limits.chunk_elements),
+        chunk_elements=chunk_elements_for(
+            elements, len(chosen), c.limits.chunk_elements, c.limits.chunks_per_owner
+        ),
         founders=tuple(sorted(e.key for e in chosen)),
         weights=(),
         opened_at=now,

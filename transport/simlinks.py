@@ -26,6 +26,8 @@ class Access:
     latency_s: float = 0.02
     jitter: float = 0.1
     """Extra delay of a frame, up to this share of the latency."""
+    loss: float = 0.0
+    """Share of packets that are lost on it."""
 
 
 @dataclass(slots=True)

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from typing import Any
 
 from transport.effects import CONTROL_LANE, Close, Connect, Core, Deliver, Effect, Send, Store, Trace
-from transport.simlinks import NS, Connection, Endpoint, Faults, Who, key_of
+from transport.simlinks import NS, Connection, Endpoint, Faults, Pipe, Who, key_of
 from transport.simlinks import Access as Access
+from transport.simroutes import Paths, Route
 
 _REDIAL_S = 0.3
 _FRAME_OVERHEAD = 64
@@ -36,7 +37,13 @@ class SimNetwork:
     """Processes by key, and the time. ``observe(now_s, key, effect)`` sees every effect carried out. Where a
     method takes a key or a process, a key means the newest process that has it."""
 
-    def __init__(self, seed: object, observe: Callable[[float, bytes, Effect], None] | None = None) -> None:
+    def __init__(
+        self,
+        seed: object,
+        observe: Callable[[float, bytes, Effect], None] | None = None,
+        route: Callable[[bytes, bytes], Route | None] | None = None,
+    ) -> None:
+        """``route(from, to)`` is what lies between two peers beside their access links."""
         self.now_ns = 0
         self.peers: dict[bytes, Endpoint] = {}
         """The newest process of each key, alive or dead."""
@@ -53,7 +60,7 @@ class SimNetwork:
         self._hash = hashlib.sha256()
         self.lines: list[str] | None = None
         """Set to a list to keep the trace as text."""
-        self._jitter = self.stream("jitter")
+        self._paths = Paths(route, self.stream("jitter"), self.stream("losses"))
         self._at_instant = 0
 
     def stream(self, name: str) -> random.Random:
@@ -321,11 +328,6 @@ class SimNetwork:
 
     # -- inside: connections ------------------------------------------------------------------
 
-    def _latency_ns(self, one: Endpoint, two: Endpoint) -> int:
-        base = one.access.latency_s * one.factor + two.access.latency_s * two.factor
-        jitter = self._jitter.random() * max(one.access.jitter, two.access.jitter)
-        return round(base * (1 + jitter) * NS)
-
     def _dial_later(self, peer: Endpoint, wanted: Connect, lane: int, delay_s: float) -> None:
         def dial() -> None:
             if peer.alive and peer.dialling.get(wanted.peer) is wanted:
@@ -355,7 +357,7 @@ class SimNetwork:
                 connection.up = True
                 self._feed(peer, lambda: peer.core.connected(self.now, wanted.peer, lane), f"up {lane}")
 
-        self._push(self.now_ns + 2 * self._latency_ns(peer, there), established)
+        self._push(self.now_ns + 2 * self._paths.latency_ns(peer, there), established)
 
     def _break(self, which: Callable[[Connection], bool], by: Endpoint | None = None) -> None:
         for connection in [c for c in self._connections if which(c)]:
@@ -388,15 +390,35 @@ class SimNetwork:
         size = len(effect.header) + len(effect.payload or b"") + _FRAME_OVERHEAD
         self._log(peer.key, f"send {lane} {size} {hashlib.sha256(effect.header).hexdigest()[:8]}")
         other = connection.acceptor if peer is connection.dialer else connection.dialer
+        pipes = self._paths.pipes(peer, other)
         if lane == CONTROL_LANE:
             # Flows share a link, so control on its own connection never waits for all queued bulk.
             ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
-            lands = connection.in_order(other, self.now_ns + ns + self._latency_ns(peer, other))
+            ns += sum(pipe.time(size, 1.0) for pipe in pipes) + self._paths.resent_ns(peer, other, size)
+            lands = connection.in_order(other, self.now_ns + ns + self._paths.latency_ns(peer, other))
             self._push(lands, lambda: self._arrive(connection, other, effect))
             return
         left = peer.up.put(self.now_ns, size, peer.factor)
-        reaches = connection.in_order(other, left + self._latency_ns(peer, other))
-        self._push(reaches, lambda: self._reach(connection, other, effect, size))
+        if pipes:
+            self._push(left, lambda: self._pass(connection, other, effect, size, pipes))
+        else:
+            self._cross(connection, other, effect, size, left)
+
+    def _pass(self, connection: Connection, to: Endpoint, effect: Send, size: int, pipes: list[Pipe]) -> None:
+        """A bulk frame comes to a shared line, and waits for what came there before it."""
+        if not connection.up:
+            return
+        left = pipes[0].put(self.now_ns, size, 1.0)
+        if pipes[1:]:
+            self._push(left, lambda: self._pass(connection, to, effect, size, pipes[1:]))
+        else:
+            self._cross(connection, to, effect, size, left)
+
+    def _cross(self, connection: Connection, to: Endpoint, effect: Send, size: int, left: int) -> None:
+        sender = connection.acceptor if to is connection.dialer else connection.dialer
+        delay = self._paths.latency_ns(sender, to) + self._paths.resent_ns(sender, to, size)
+        reaches = connection.in_order(to, left + delay)
+        self._push(reaches, lambda: self._reach(connection, to, effect, size))
 
     def _reach(self, connection: Connection, to: Endpoint, effect: Send, size: int) -> None:
         """A bulk frame comes to the receiver's access link, and waits for what came there before it."""

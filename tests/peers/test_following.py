@@ -106,7 +106,8 @@ def test_who_holds_the_state_fetches_nothing() -> None:
     assert not wire.asked
     assert all(each.fetch.done for each in following.state_fetches)
     data = following.state_fetches[2].data
-    assert isinstance(data, PhantomBlob) and len(data.pieces) == NUM_PIECES
+    assert isinstance(data, PhantomBlob)
+    assert len(data.pieces) == NUM_PIECES
 
 
 def test_a_donor_with_a_living_link_is_given_time_and_a_silent_one_is_not() -> None:
