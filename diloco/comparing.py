@@ -26,11 +26,11 @@ from diloco.inner import inner_optimizers
 from diloco.live import Live
 from diloco.methods import PRESETS
 from diloco.numbers import TensorNumbers
-from diloco.outer import OuterState
 from diloco.recipe import evaluation, inner_step
 from diloco.settings import RunSettings, Train, parse_settings
 from diloco.simulation.engine import Trainer, Worker
-from diloco.simulation.training import SimulatedTraining, tensor_trainer
+from diloco.simulation.models import trainer_of
+from diloco.simulation.training import SimulatedTraining
 from diloco.text import Text, load_text
 
 BASELINES = ("data_parallel", "single")
@@ -291,12 +291,8 @@ class _Job:
 
 
 def _job(settings: RunSettings, start: _Start, index: int) -> _Job:
-    model, method = start.model(), settings.method.resolved()
-    optimizers = inner_optimizers(method.inner, model, settings.train)
-    batches = start.batches(f"worker {index}")
-    step = inner_step(model, optimizers, _decaying(settings, start.budget.steps))
-    numbers = TensorNumbers(OuterState.from_model(model, method, optimizers[-1]))
-    return _Job(model, numbers, tensor_trainer(numbers, lambda: float(step(next(batches)))))
+    model, train = start.model(), _decaying(settings, start.budget.steps)
+    return _Job(model, *trainer_of(settings, train, model, start.batches(f"worker {index}")))
 
 
 def _baseline(name: str, kind: str, settings: RunSettings, start: _Start) -> Result:

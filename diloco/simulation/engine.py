@@ -9,6 +9,7 @@ come when. Inner steps after which nothing can be due are counted in one go.
 from __future__ import annotations
 
 import hashlib
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -150,9 +151,13 @@ class Engine:
         self._knocking: set[str] = set()
         self._wait_s = wait_s(settings)
         self._schedule = Schedule.of(settings.method.resolved())
+
+    def begin(self) -> None:
+        """The host starts now, and peers when each joins."""
         self.start_host()
-        for peer in peers:
-            self.net.at(peer.joins_at_s, partial(self.start, peer.name))
+        for peer in self.peers.values():
+            if peer.joins_at_s < math.inf:
+                self.net.at(peer.joins_at_s, partial(self.start, peer.name))
 
     def run(self, until_s: float, done: Callable[[], bool] | None = None) -> bool:
         """Let time pass; True once ``done``."""

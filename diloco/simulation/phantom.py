@@ -58,14 +58,16 @@ class PhantomState:
 class PhantomNumbers:
     """`loop.Numbers` and `peers.application.Application` of one worker of a model with so many parameters."""
 
-    def __init__(self, method: Method, num_parameters: int, name: str, piece_bytes: int) -> None:
+    def __init__(
+        self, method: Method, num_parameters: int, layers: int | None, name: str, piece_bytes: int
+    ) -> None:
         self._method = method
         self._name = name
         self._schedule = Schedule.of(method)
-        self._sizes = fragment_sizes(method, num_parameters)
+        self._sizes = fragment_sizes(method, num_parameters, layers)
         self._piece_bytes = piece_bytes
         self._counts = [0] * len(self._sizes)
-        self._states = [_hash(b"first", name.encode(), bytes([f % 256])) for f in range(len(self._sizes))]
+        self._states = [_hash(b"first", bytes([f % 256])) for f in range(len(self._sizes))]
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -127,11 +129,14 @@ class PhantomNumbers:
         return tuple(piece_sizes(state_bytes(self._method, self._sizes[fragment]), self._piece_bytes))
 
 
-def fragment_sizes(method: Method, num_parameters: int) -> tuple[int, ...]:
-    """Parameters in each fragment, as even as can be; moments, if they are averaged too, are as long as
-    all."""
-    whole, rest = divmod(num_parameters, method.num_fragments)
-    sizes = [whole + (f < rest) for f in range(method.num_fragments)]
+def fragment_sizes(method: Method, num_parameters: int, layers: int | None) -> tuple[int, ...]:
+    """Parameters in each fragment: as even as can be, or whole ``layers`` where the method's fragments are
+    made of them. Moments, if they are averaged too, are as long as all parameters."""
+    by_layer = layers is not None and method.fragment_pattern in ("sequential", "strided")
+    unit = num_parameters // layers if by_layer and layers else 1
+    whole, rest = divmod(num_parameters // unit, method.num_fragments)
+    sizes = [(whole + (f < rest)) * unit for f in range(method.num_fragments)]
+    sizes[-1] += num_parameters - sum(sizes)
     return (*sizes, *[num_parameters] * (Schedule.of(method).num_fragments - len(sizes)))
 
 

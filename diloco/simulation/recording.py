@@ -94,7 +94,7 @@ class Recording:
         self._again: Counter[str] = Counter()
         self._loss_sum, self._loss_count = 0.0, 0
         self._tokens = 0
-        self.num_commits = 0
+        self.longest_exchange_s = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Before anything happens."""
@@ -163,7 +163,7 @@ class Recording:
             case RoundCommitted():
                 self._end_exchange(now, track, event.record.fragment, "committed")
                 found = self._committed_as.get(event.record.serial)
-                if found is not None:
+                if found is not None and event.number is not None:
                     found.landed_s = now
             case ContributionEnded() if event.fate == Fate.APPLIED:
                 track.report.tokens_applied += event.tokens
@@ -221,10 +221,10 @@ class Recording:
         found.participants = len(fields["members"])
         self._rounds.append(found)
         self._committed_as[fields["serial"]] = found
+        self.longest_exchange_s = max(self.longest_exchange_s, now - found.opened_s)
         self._note_commit(now)
 
     def _note_commit(self, now: float) -> None:
-        self.num_commits += 1
         for fault in self._faults:
             if fault.recommit_s is None:
                 fault.recommit_s = now - fault.at_s

@@ -121,16 +121,16 @@ class Report:
     num_parameters: int
     ended: str
     """Why: the run is finished, or the scenario's end came."""
-    seconds: float
+    seconds: float = 0.0
     """Of virtual time, until it ended."""
-    utilization: float
+    utilization: float = 0.0
     """Mean over peers, weighted by the time that they were there."""
-    tokens_per_s: float
+    tokens_per_s: float = 0.0
     """Tokens trained per second of the run."""
-    ideal_tokens_per_s: float
+    ideal_tokens_per_s: float = 0.0
     """Without a network, faults and waiting: every peer computes from its start to the end."""
-    tokens: int
-    tokens_applied: int
+    tokens: int = 0
+    tokens_applied: int = 0
     peers: list[PeerReport] = field(default_factory=list)
     rounds: list[RoundReport] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)

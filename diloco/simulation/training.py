@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diloco.commands import Command
-from diloco.numbers import TensorNumbers
 from diloco.settings import RunSettings
 from diloco.simulation.engine import Engine, Trainer, Worker
 from diloco.simulation.people import Peer
@@ -20,14 +19,6 @@ from transport.simlinks import Access
 
 FAST = Access(up=1e12, down=1e12, latency_s=1e-6, jitter=0.0)
 """A link that costs nothing against a step."""
-
-
-def tensor_trainer(numbers: TensorNumbers, step: Callable[[], float]) -> Trainer:
-    """A worker that trains a real model: ``step`` takes one inner step and returns its loss."""
-    outer = numbers.outer
-    found = outer.layout.manifest()
-    elements = tuple(outer.most_sent(f) for f in range(outer.num_fragments))
-    return Trainer(numbers, elements, step, found.names_sha256, found.shapes_sha256)
 
 
 class SimulatedTraining:
@@ -58,6 +49,7 @@ class SimulatedTraining:
             num_steps=num_steps,
             watchers=[self],
         )
+        self.engine.begin()
 
     @property
     def workers(self) -> list[Worker]:

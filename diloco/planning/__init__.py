@@ -1,0 +1,1 @@
+"""What a run will do on given links, by formula."""

@@ -1,0 +1,79 @@
+"""Quantities as people type them: rates, durations, sizes, counts, prices; and back.
+
+Bits and bytes are told apart (Mbps and Mbit/s, MB/s and MiB/s); prefixes of rates and sizes are decimal unless they
+have an i. Pure functions; nonsense is refused in one line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from diloco.errors import UserError
+
+_DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
+_BINARY = {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgtp", 1)}
+_SECONDS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "sec": 1.0,
+    "min": 60.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86_400.0,
+}
+_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15}
+_NUMBER = re.compile(
+    r"\s*([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(.*?)\s*"
+)
+_RATE_UNITS = re.compile(r"([kmgtp]i?)?(bps|bit/s|bits/s|b/s|byte/s|bytes/s)")
+_SIZE_UNITS = re.compile(r"([kmgtp]i?)?(b|byte|bytes)")
+
+
+def parse_rate(text: str) -> float:
+    """Bits per second: 500Mbps, 1 Gbit/s, 10MB/s, 3MiB/s. Raises `UserError`."""
+    value, unit = _split(text, "a rate like 500Mbps, 1Gbit/s or 10MB/s")
+    found = _RATE_UNITS.fullmatch(unit.lower())
+    if found is None:
+        raise UserError(f"{text!r} is not a rate: write it like 500Mbps, 1Gbit/s or 10MB/s")
+    is_bytes = unit.endswith("B/s") or "yte" in unit
+    return value * _prefix(found[1]) * (8 if is_bytes else 1)
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds: 60ms, 0.8s, 5min, 2h, 3d. Raises `UserError`."""
+    value, unit = _split(text, "a time like 60ms, 0.8s, 5min or 2h")
+    if unit.lower() not in _SECONDS:
+        raise UserError(f"{text!r} is not a time: write it like 60ms, 0.8s, 5min or 2h")
+    return value * _SECONDS[unit.lower()]
+
+
+def parse_bytes(text: str) -> float:
+    """Bytes: 80GB, 24GiB. Raises `UserError`."""
+    value, unit = _split(text, "a size like 80GB or 24GiB")
+    found = _SIZE_UNITS.fullmatch(unit.lower())
+    if found is None:
+        raise UserError(f"{text!r} is not a size: write it like 80GB or 24GiB")
+    return value * _prefix(found[1])
+
+
+def parse_count(text: str) -> float:
+    """A number: 10B, 1.5e9, 200M, 16k. Raises `UserError`."""
+    value, unit = _split(text, "a number like 10B, 1.5e9 or 200M")
+    if unit.lower() not in _COUNTS:
+        raise UserError(f"{text!r} is not a number: write it like 10B, 1.5e9 or 200M")
+    return value * _COUNTS[unit.lower()]
+
+
+def _split(text: str, wanted: str) -> tuple[float, str]:
+    found = _NUMBER.fullmatch(text)
+    value = float(found[1]) if found else math.nan
+    if found is None or not math.isfinite(value):
+        raise UserError(f"{text!r} is not {wanted}")
+    return value, found[2]
+
+
+def _prefix(prefix: str | None) -> float:
+    return {**_DECIMAL, **_BINARY}[prefix or ""]

@@ -1,0 +1,190 @@
+"""The invariants of a swarm, checked from outside while a scenario runs.
+
+A watcher: it sees what nodes store and say and what workers are told, and recomputes from that alone what
+must be true. Numbers are those of the design's list: 1 equal bits, 2 every contribution once, 3 nobody
+without the shared state defines it, 4 progress and bounded waits, 6 one history over restarts, 7 training
+waits only where the method says so. (5, rubbish on the wire, is not a matter of scenarios: `tests/hostile`
+has it.)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from diloco.commands import Announce, Applied, Captured, Command, Loaded, Swap, Withdraw
+from diloco.method import Method
+from diloco.simulation.engine import Worker
+from diloco.simulation.people import HOST
+from diloco.simulation.report import Activity
+from peers.coordinator import Rules
+from peers.events import (
+    BecomeSeed,
+    ContributionEnded,
+    RoundAborted,
+    RoundCommitted,
+    RoundOpened,
+    StateFetched,
+    SwapFailed,
+    Swapped,
+)
+from peers.journal import CommitWritten, RunBegan
+from transport.effects import Effect, Store
+from transport.frames import unpack
+
+_MOST = 20
+
+
+@dataclass(slots=True)
+class _Life:
+    """What one process of a peer did."""
+
+    offered: dict[int, int] = field(default_factory=dict)
+    """By fragment: the inner steps it had taken when it offered what is on its way."""
+    ended: set[int] = field(default_factory=set)
+    """Contributions whose fate it was told."""
+    heads: set[bytes] = field(default_factory=set)
+    holds_state: bool = False
+    waits_since: float | None = None
+
+
+class Invariants:
+    """Collects violations, each a line."""
+
+    def __init__(
+        self, method: Method, rules: Rules, most_wait_s: float, key_of: Callable[[str], bytes]
+    ) -> None:
+        self.violations: list[str] = []
+        self.last_commit_s = 0.0
+        self.num_commits = 0
+        self._method = method
+        self._rules = rules
+        self._most_wait_s = most_wait_s
+        self._key_of = key_of
+        self._lives: dict[tuple[str, int], _Life] = defaultdict(_Life)
+        self._states: dict[tuple[bytes, int], bytes] = {}
+        self._weights: dict[tuple[bytes, int], set[float]] = defaultdict(set)
+        """By peer and fragment: the weights of everything that it ever offered."""
+        self._head: bytes | None = None
+        self._index = 0
+
+    def _broken(self, now: float, rule: int, text: str) -> None:
+        if len(self.violations) < _MOST:
+            self.violations.append(f"invariant {rule} at {now:.3f} s: {text}")
+
+    # -- as a watcher -------------------------------------------------------------------------
+
+    def effect(self, now: float, name: str, effect: Effect) -> None:
+        if name != HOST:
+            return
+        if isinstance(effect, Store):
+            self._stored(now, effect.entry)
+
+    def stepped(self, now: float, worker: Worker, steps: int) -> None:
+        """Training on is always right."""
+
+    def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
+        life = self._life(worker)
+        if life.waits_since is not None and activity != "frozen":
+            waited = now - life.waits_since
+            if waited > self._most_wait_s:
+                self._broken(now, 4, f"{worker.name} waited {waited:.1f} s for the network")
+            life.waits_since = None
+        if activity == "wait":
+            life.waits_since = now
+            if not any(self._is_late(worker, steps) for steps in life.offered.values()):
+                self._broken(now, 7, f"{worker.name} waits, and nothing of its own is later than its delay")
+
+    def event(self, now: float, worker: Worker, event: object) -> None:
+        life = self._life(worker)
+        if isinstance(event, (RoundOpened, RoundAborted)) and life.waits_since is not None:
+            life.waits_since = now  # it is waited for something else from here on
+        match event:
+            case BecomeSeed():
+                # The first seed may die before anyone has its state: then there is another.
+                if self._index and not self._method.gossips:
+                    self._broken(now, 3, f"{worker.name} seeds a run that has a state")
+            case StateFetched():
+                life.offered.pop(event.fragment, None)
+            case RoundCommitted():
+                self._committed(now, worker, life, event)
+            case ContributionEnded():
+                self._ended(now, worker, life, event)
+            case Swapped() | SwapFailed():
+                life.offered.pop(event.fragment, None)
+                self._moved(now)
+
+    def command(self, now: float, worker: Worker, command: Command) -> None:
+        life = self._life(worker)
+        match command:
+            case Announce() | Swap():
+                if not life.holds_state:
+                    self._broken(now, 3, f"{worker.name} contributes and never held the shared state")
+                life.offered[command.fragment] = worker.steps
+                weight = command.weight if isinstance(command, Announce) else 1
+                self._weights[self._key_of(worker.name), command.fragment].add(float(weight))
+            case Withdraw():
+                pass  # it may be refused; being late is judged by what is offered
+            case Captured():
+                life.holds_state = True
+            case Loaded():
+                life.holds_state = True
+                self._holds(now, worker, command.fragment, command.version, command.state)
+            case Applied():
+                self._holds(now, worker, command.record.fragment, command.record.hash(), command.state)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _life(self, worker: Worker) -> _Life:
+        return self._lives[worker.name, worker.life]
+
+    def _is_late(self, worker: Worker, offered_at: int) -> bool:
+        return worker.steps - offered_at >= min(self._method.delay, self._method.sync_every)
+
+    def _stored(self, now: float, entry: bytes) -> None:
+        message = unpack(entry)
+        if isinstance(message, RunBegan):
+            if self._index:
+                self._broken(now, 6, "the run began a second time")
+            self._head = message.head
+        if not isinstance(message, CommitWritten):
+            return
+        record = message.commit()
+        if record.parent != self._head or record.index != self._index + 1:
+            self._broken(now, 6, f"record {record.index} does not follow record {self._index}")
+        self._head, self._index = record.hash(), record.index
+        self._moved(now)
+        if record.restores:
+            return
+        if len(record.members) < self._rules.fewest:
+            self._broken(now, 4, f"record {record.index} has {len(record.members)} members")
+        if len(set(record.members)) < len(record.members):
+            self._broken(now, 2, f"record {record.index} counts somebody twice")
+        for key, weight in zip(record.members, record.weights, strict=True):
+            if weight not in self._weights[key, record.fragment]:
+                self._broken(now, 2, f"record {record.index} has a weight that nobody offered")
+
+    def _moved(self, now: float) -> None:
+        self.last_commit_s = now
+        self.num_commits += 1
+
+    def _committed(self, now: float, worker: Worker, life: _Life, event: RoundCommitted) -> None:
+        head = event.record.hash()
+        if head in life.heads:
+            self._broken(now, 2, f"{worker.name} was handed record {event.record.index} twice")
+        life.heads.add(head)
+        life.offered.pop(event.record.fragment, None)
+        if event.number is not None and self._key_of(worker.name) not in event.record.members:
+            self._broken(now, 2, f"{worker.name} is told that it counts in record {event.record.index}")
+
+    def _ended(self, now: float, worker: Worker, life: _Life, event: ContributionEnded) -> None:
+        life.offered.pop(event.fragment, None)
+        if event.number in life.ended:
+            self._broken(now, 2, f"contribution {event.number} of {worker.name} has two fates")
+        life.ended.add(event.number)
+
+    def _holds(self, now: float, worker: Worker, fragment: int, version: bytes, state: bytes) -> None:
+        expected = self._states.setdefault((version, fragment), state)
+        if expected != state and not self._method.gossips:
+            self._broken(now, 1, f"{worker.name} holds other bits than others at the same commit")
