@@ -22,6 +22,7 @@ from rich.text import Text
 import diloco
 from diloco.api import TICKET_HOURS
 from diloco.cli_methods import compare_command, methods_command
+from diloco.cli_simulate import simulate_command
 from diloco.errors import DilocoError, UserError
 from diloco.interrupts import EXIT_CODE, Interrupts, interruptible
 from diloco.rules import num_commits
@@ -50,6 +51,7 @@ ticket_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look
 app.add_typer(ticket_app, name="ticket")
 app.command("methods")(methods_command)
 app.command("compare")(compare_command)
+app.command("simulate")(simulate_command)
 
 Recipe = Annotated[
     str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")

@@ -1,7 +1,7 @@
 """Quantities as people type them: rates, durations, sizes, counts, prices; and back.
 
-Bits and bytes are told apart (Mbps and Mbit/s, MB/s and MiB/s); prefixes of rates and sizes are decimal unless they
-have an i. Pure functions; nonsense is refused in one line.
+Bits and bytes are told apart (Mbps and Mbit/s, MB/s and MiB/s); prefixes of rates and sizes are decimal
+unless they have an i. Pure functions; nonsense is refused in one line.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from typing import Any
 
 from diloco.commands import Command
 from diloco.cost import element_bytes, mean_bytes
-from diloco.errors import SettingsError
 from diloco.method import Method
 from diloco.rules import rules_of, wait_s
 from diloco.simulation.casting import Fault, access_of, end_s, faults_of, peers_of, route_of
