@@ -78,6 +78,10 @@ class Node:
         self._out: list[Effect] = []
         self._self: deque[Any] = deque()
         self._next_tick = 0.0
+        self._acks: dict[bytes, float] = {}
+        """When an acknowledgement is due to a peer, the first of them first."""
+        self._links_change = False
+        """The roster, or a link, is not what it was when links were last minded."""
         self._stopped = False
         self.coordinator: Coordinator | None = None
         self.member: Member | None = None
@@ -116,8 +120,7 @@ class Node:
                 self._handle(now, peer, result)
         except BadFrame as error:
             self._expel(now, peer, str(error))
-        if link.ack_due is not None:
-            self._next_tick = min(self._next_tick, link.ack_due)
+        self._note_ack(peer, link)
         if self.member:
             self.member.credit_came(now)
         self._settle(now)
@@ -137,14 +140,16 @@ class Node:
         return "member" if self._knows(key) else None
 
     def tick(self, now: float) -> None:
+        if self._stopped:
+            self._next_tick = now + self._timeout_s
+            return
         if self._busy and self.member:
             self.member.pump(now)
             self._settle(now)
-            if now < self._next_tick:
-                return
-        self._next_tick = now + self._timeout_s / 8
-        if self._stopped:
+        self._acknowledge(now)
+        if now < self._next_tick:
             return
+        self._next_tick = now + self._timeout_s / 8
         for link in list(self.links.values()):
             link.tick(now)
         if self.coordinator:
@@ -154,7 +159,11 @@ class Node:
         self._settle(now)
 
     def deadline(self) -> float | None:
-        return 0.0 if self._busy else self._next_tick
+        if self._busy:
+            return 0.0
+        if self._stopped:
+            return self._next_tick
+        return min(self._next_tick, next(iter(self._acks.values()), self._next_tick))
 
     @property
     def _busy(self) -> bool:
@@ -229,8 +238,7 @@ class Node:
         link = self.links.get(peer)
         if link is not None:
             link.consumed(now, cost)
-            if link.ack_due is not None:
-                self._next_tick = min(self._next_tick, link.ack_due)
+            self._note_ack(peer, link)
 
     def last_heard(self, now: float, peer: bytes) -> float:
         if peer == self.key:
@@ -240,7 +248,9 @@ class Node:
     def forget(self, peer: bytes, reason: str) -> None:
         """Drop the link; the next word from that peer begins a new session."""
         link = self.links.pop(peer, None)
+        self._acks.pop(peer, None)
         if link is not None:
+            self._links_change = True
             self._newest[peer] = max(link.incarnation, self._newest.get(peer, 0))
             self._out.append(Close(peer, reason))
 
@@ -254,6 +264,21 @@ class Node:
         self._out.append(Trace(name, fields))
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _note_ack(self, peer: bytes, link: Link) -> None:
+        if self._acks.get(peer) != link.ack_due:
+            self._acks.pop(peer, None)  # it went beside a message
+            if link.ack_due is not None:
+                self._acks[peer] = link.ack_due
+
+    def _acknowledge(self, now: float) -> None:
+        """What nothing was sent beside in the meantime is acknowledged alone."""
+        if self._acks and next(iter(self._acks.values())) <= now:
+            # Those that are due soon too, so that there is one wake-up for many.
+            due, self._acks = self._acks, {}
+            for peer in due:
+                if peer in self.links:
+                    self.links[peer].acknowledge(now)
 
     def _knows(self, peer: bytes) -> bool:
         if self.coordinator:
@@ -309,6 +334,7 @@ class Node:
         if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack, NoSwap))):
             self.member.control(now, peer, message)
             if isinstance(message, (MemberIs, MemberGone)):
+                self._links_change = True
                 self._mind_links(now)
         if self.coordinator:
             self.coordinator.receive(now, peer, message)
@@ -331,8 +357,9 @@ class Node:
         self._mind_links(now)
 
     def _mind_links(self, now: float) -> None:
-        if self.member is None or self.coordinator or self._stopped:
+        if self.member is None or self.coordinator or self._stopped or not self._links_change:
             return  # a coordinator is dialled and dials nobody
+        self._links_change = False
         roster = self.member.roster
         for peer in [p for p in self.links if p != self._contact.key and p not in roster]:
             self.forget(peer, "it left")

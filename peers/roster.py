@@ -12,7 +12,7 @@ from peers.messages import Enter, Ready, Report
 from peers.record import GENESIS
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """One identity that was admitted."""
 

@@ -49,7 +49,8 @@ def _choose(c: Coordinator, now: float, fragment: int) -> list[Entry]:
     chosen = willing if len(willing) >= c.rules.fewest else offering
     if len(chosen) < c.rules.fewest or len(active) < c.rules.min_peers:
         return []
-    awaited = [e for e in active if e not in offering and e.sits_out_until <= c.chain.index]
+    here = set(offering)
+    awaited = [e for e in active if e not in here and e.sits_out_until <= c.chain.index]
     over = now >= c.ready_since[fragment] + c.rules.grace_s
     return chosen if over or not awaited else []
 
@@ -59,7 +60,13 @@ def _reject_outliers(c: Coordinator, now: float, fragment: int, base: bytes) -> 
     than three offers leave nothing to compare with."""
     offers = [(e, e.ready[fragment]) for e in c.roster.active() if fragment in e.ready]
     offers = [(entry, ready) for entry, ready in offers if ready.base == base]
-    for entry, ready in offers if len(offers) >= 3 else []:
+    if len(offers) < 3:
+        return
+    largest = max(offers, key=lambda offer: offer[1].norm)
+    rest = median(ready.norm for _, ready in offers if ready is not largest[1])
+    if largest[1].norm <= c.rules.outlier_factor * rest:
+        return  # then no smaller one is: without it the others' median is no lower
+    for entry, ready in offers:
         others = median(r.norm for e, r in offers if e is not entry)
         if ready.norm > c.rules.outlier_factor * others > 0.0:
             del entry.ready[fragment]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transport.effects import Payload
 from transport.frames import BadFrame, Count, Small, kind
@@ -54,10 +54,11 @@ class Plan:
     weights: tuple[float, ...]
     lost: frozenset[bytes] = frozenset()
     """Founders who are no longer in."""
+    members: tuple[bytes, ...] = field(init=False)
 
-    @property
-    def members(self) -> tuple[bytes, ...]:
-        return tuple(m for m in self.founders if m not in self.lost)
+    def __post_init__(self) -> None:
+        members = tuple(m for m in self.founders if m not in self.lost)
+        object.__setattr__(self, "members", members)
 
     def owner(self, chunk: int, num_chunks: int) -> bytes:
         """Contiguous runs of chunks by founder; only the chunks of the lost move to others."""
@@ -99,6 +100,7 @@ class DirectReduce:
         self.chunk_elements = chunk_elements
         self._me = me
         self._plan: Plan | None = None
+        self._owners: list[bytes] = []
         self._parts: list[dict[bytes, Payload]] = [{} for _ in range(self.num_chunks)]
         self._part_sent: set[tuple[int, bytes]] = set()
         self._heard: dict[bytes, float] = {}
@@ -125,8 +127,7 @@ class DirectReduce:
     @property
     def all_sent(self) -> bool:
         """Nothing is left that others wait for."""
-        queues = (*self._part_queues.values(), *self._mean_queues.values())
-        return self.done and not any(queues)
+        return self.done and not self._to_send
 
     def digest(self) -> bytes:
         """The name of the result: equal for all who decoded the same bytes."""
@@ -147,12 +148,12 @@ class DirectReduce:
         if self._plan is None:
             return set()
         members = [m for m in self._plan.members if m != self._me]
-        mine = [c for c in range(self.num_chunks) if self._owner(c) == self._me]
+        mine = [c for c in range(self.num_chunks) if self._owners[c] == self._me]
         return {m for chunk in mine for m in members if m not in self._parts[chunk]}
 
     def waiting_for(self) -> set[bytes]:
         """Members who owe us something now: parts, or the means of their chunks."""
-        owners = (self._owner(c) for c in range(self.num_chunks) if self._means[c] is None)
+        owners = (self._owners[c] for c in range(self.num_chunks) if self._means[c] is None)
         return self.owing_parts() | {owner for owner in owners if owner != self._me}
 
     def last_heard(self, peer: bytes) -> float:
@@ -165,6 +166,7 @@ class DirectReduce:
         """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
         assert self._me in plan.members
         self._plan = plan
+        self._owners = [plan.owner(chunk, self.num_chunks) for chunk in range(self.num_chunks)]
         self.payloads.begin(self.chunk_elements, len(plan.members))
         self.poisoned = None
         self._started_at = now
@@ -174,19 +176,21 @@ class DirectReduce:
             for peer in gone:
                 parts.pop(peer, None)
         for chunk, parts in enumerate(self._parts):
-            if self._owner(chunk) != self._me:
+            if self._owners[chunk] != self._me:
                 parts.clear()
         self._forget_means()
         # A chunk that moves away and back is sent anew: who did not own it has dropped it.
-        self._part_sent = {(c, peer) for c, peer in self._part_sent if self._owner(c) == peer}
+        self._part_sent = {(c, peer) for c, peer in self._part_sent if self._owners[c] == peer}
         self._part_queues = self._queue_parts(plan)
         self._mean_queues: dict[bytes, deque[int]] = {m: deque() for m in plan.members if m != self._me}
-        self._to_reduce = deque(c for c in range(self.num_chunks) if self._owner(c) == self._me)
+        self._to_send = {peer: None for peer, queue in self._part_queues.items() if queue}
+        """Peers for whom something is queued."""
+        self._to_reduce = deque(c for c in range(self.num_chunks) if self._owners[c] == self._me)
 
     def part(self, now: float, peer: bytes, message: PartChunk, payload: Payload) -> bool:
         """A part for a chunk of ours; True if it was used. Raises `BadFrame`."""
         plan = self._expect(message.chunk, payload, self.payloads.size_bytes)
-        if self._owner(message.chunk) != self._me:
+        if self._owners[message.chunk] != self._me:
             if message.attempt == self.attempt:
                 raise BadFrame("a part for a chunk of someone else")
             return False
@@ -204,7 +208,7 @@ class DirectReduce:
         self._expect(message.chunk, payload, self.payloads.mean_size_bytes)
         if self._means[message.chunk] is not None:
             return False
-        if self._owner(message.chunk) != peer:
+        if self._owners[message.chunk] != peer:
             raise BadFrame("a mean from someone who does not own the chunk")
         self._heard[peer] = now
         self._take(peer, message.chunk, payload)
@@ -217,15 +221,13 @@ class DirectReduce:
         if self._plan is None or self.poisoned:
             return False
         moved = self._reduce_next()
-        for peer in self._part_queues:
+        for peer in list(self._to_send):
             moved |= self._send_part(peer, room, send) or self._send_mean(peer, room, send)
+            if not self._part_queues[peer] and not self._mean_queues[peer]:
+                del self._to_send[peer]
         return moved or self._keep_next()
 
     # -- inside -------------------------------------------------------------------------------
-
-    def _owner(self, chunk: int) -> bytes:
-        assert self._plan is not None
-        return self._plan.owner(chunk, self.num_chunks)
 
     def _queue_parts(self, plan: Plan) -> dict[bytes, deque[int]]:
         # Everyone begins with the member after itself, so that no owner is everybody's first.
@@ -233,7 +235,7 @@ class DirectReduce:
         order = plan.members[start + 1 :] + plan.members[:start]
         queues: dict[bytes, deque[int]] = {peer: deque() for peer in order}
         for chunk in range(self.num_chunks):
-            owner = self._owner(chunk)
+            owner = self._owners[chunk]
             if owner != self._me and (chunk, owner) not in self._part_sent:
                 queues[owner].append(chunk)
         return queues
@@ -289,8 +291,9 @@ class DirectReduce:
             self.poisoned = (plan.founders[error.member], error.reason)
             return
         self._take(self._me, chunk, mean)
-        for queue in self._mean_queues.values():
+        for peer, queue in self._mean_queues.items():
             queue.append(chunk)
+            self._to_send[peer] = None
 
     def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
         self._means[chunk] = mean

@@ -9,9 +9,10 @@ a message means. Keeps X2 and X8: any byte string is a valid message or a `BadFr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -59,7 +60,13 @@ def kind(number: int) -> Callable[[type], type]:
 
 def to_items(message: Any) -> list[Any]:
     """The array that stands for a message; it can be nested in another header."""
-    return [_numbers[type(message)], *(getattr(message, name) for name, _ in _schema(type(message)))]
+    cls = type(message)
+    return [_numbers[cls], *_fields_of(cls)(message)]
+
+
+def items_of(cls: type, *values: Any) -> list[Any]:
+    """`to_items` of a message that is not made for it: for what is said with every frame."""
+    return [_numbers[cls], *values]
 
 
 def from_items(items: Any) -> Any:
@@ -69,10 +76,10 @@ def from_items(items: Any) -> Any:
     cls = _kinds.get(items[0])
     if cls is None:
         raise BadFrame(f"kind {items[0]} is unknown")
-    schema = _schema(cls)
-    if len(items) != len(schema) + 1:
-        raise BadFrame(f"{cls.__name__} has {len(items) - 1} fields instead of {len(schema)}")
-    return cls(*(check(value) for (_, check), value in zip(schema, items[1:], strict=True)))
+    checks = _checks_of(cls)
+    if len(items) != len(checks) + 1:
+        raise BadFrame(f"{cls.__name__} has {len(items) - 1} fields instead of {len(checks)}")
+    return cls(*[check(value) for check, value in zip(checks, items[1:])])  # noqa: B905  their number is checked
 
 
 def pack(message: Any, limits: Limits = LIMITS) -> bytes:
@@ -121,16 +128,18 @@ def unpack_items(data: bytes, limits: Limits = LIMITS, size: int | None = None) 
 _Check = Callable[[Any], Any]
 
 
-def _schema(cls: Any) -> tuple[tuple[str, _Check], ...]:
-    found: tuple[tuple[str, _Check], ...] = _schema_of(cls)
-    return found
+@cache
+def _checks_of(cls: type) -> tuple[_Check, ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple(_checker(f"{cls.__name__}.{f.name}", hints[f.name]) for f in fields(cls))
 
 
 @cache
-def _schema_of(cls: Hashable) -> tuple[tuple[str, _Check], ...]:
-    assert isinstance(cls, type)
-    hints = get_type_hints(cls, include_extras=True)
-    return tuple((f.name, _checker(f"{cls.__name__}.{f.name}", hints[f.name])) for f in fields(cls))
+def _fields_of(cls: type) -> Callable[[Any], tuple[Any, ...]]:
+    names = [f.name for f in fields(cls)]
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda message: tuple(getattr(message, name) for name in names)
 
 
 def _checker(name: str, hint: Any) -> _Check:
@@ -157,18 +166,22 @@ def _exact(name: str, wanted: type) -> _Check:
 
 def _scalar(name: str, wanted: type, bounds: Between) -> _Check:
     sized = wanted in (str, bytes)
-    exact = _exact(name, wanted)
+    exact, low, high = _exact(name, wanted), bounds.low, bounds.high
 
     def check(value: Any) -> Any:
         value = exact(value)
         measure = len(value) if sized else value
         if wanted is float and not math.isfinite(value):
             raise BadFrame(f"{name} is not finite")
-        if not bounds.low <= measure <= bounds.high:
-            raise BadFrame(f"{name} is outside {bounds.low} to {bounds.high}")
+        if not low <= measure <= high:
+            raise BadFrame(f"{name} is outside {low} to {high}")
         return value
 
-    return check
+    def check_int(value: Any) -> Any:
+        # Most fields of most frames.
+        return value if type(value) is int and low <= value <= high else check(value)
+
+    return check_int if wanted is int else check
 
 
 def _tuple_checker(name: str, args: tuple[Any, ...], bounds: Between | None) -> _Check:

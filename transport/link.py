@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from transport.effects import CONTROL_LANE, Close, Connect, Effect, Payload, Send
-from transport.frames import BadFrame, Count, from_items, kind, pack_items, to_items
+from transport.frames import BadFrame, Count, from_items, items_of, kind, pack_items, to_items
 from transport.limits import Limits
 
 GENERATIONS = 1 << 12
 FRAME_COST = 256
 """Bytes of credit that a bulk frame takes beside its payload: bounds the number of small ones."""
-_ACK_DELAY_S = 0.02
+_ACK_DELAY_S = 0.5
+"""What is said in the meantime carries the acknowledgement along."""
+_ACK_CONTROL_AFTER = 32
+"""Control messages after which nobody waits for that: their sender keeps them until then."""
 _HELLO_INTERVAL_S = 0.1
 
 
@@ -157,6 +160,7 @@ class Link:
         self._received_cost = 0
         self._consumed_cost = 0
         self._acked_cost = 0
+        self._control_acked = 0
         self.ack_due: float | None = None
 
     # -- what the layers above ask ------------------------------------------------------------
@@ -258,6 +262,11 @@ class Link:
             self._send_ack(now)
         self._redial_if_silent(now, max(self.last_heard, self._dialled_at))
 
+    def acknowledge(self, now: float) -> None:
+        """Say alone what no message carried along."""
+        if self.ack_due is not None and self.up:
+            self._send_ack(now)
+
     def deadline(self) -> float | None:
         if not self.up:
             return self._dialled_at + self._silence_s if self.dials else None
@@ -328,8 +337,9 @@ class Link:
     def _ack_items(self, seq: int) -> list[Any]:
         self._acked_cost = self._consumed_cost
         self.ack_due = None
+        self._control_acked = self._control_in
         credit = self._consumed_cost + self.window
-        return to_items(Ack(self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq))
+        return items_of(Ack, self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq)
 
     def _send_ack(self, now: float) -> None:
         self._transmit(now, CONTROL_LANE, [self._ack_items(0)], None)
@@ -403,7 +413,9 @@ class Link:
         while (ready := self._control_held.pop(self._control_in + 1, None)) is not None:
             self._control_in += 1
             arrivals.append(Arrival(from_items(ready), None, 0))
-        if self.ack_due is None:
+        if self._control_in - self._control_acked >= _ACK_CONTROL_AFTER:
+            self._send_ack(now)
+        elif self.ack_due is None:
             self.ack_due = now + _ACK_DELAY_S
         return arrivals
 

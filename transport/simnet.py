@@ -17,6 +17,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 from transport.effects import CONTROL_LANE, Close, Connect, Core, Deliver, Effect, Send, Store, Trace
 from transport.simlinks import NS, Connection, Endpoint, Faults, Pipe, Who, key_of
@@ -58,6 +59,7 @@ class SimNetwork:
         self._connections: dict[Connection, None] = {}
         self._faults = Faults()
         self._hash = hashlib.sha256()
+        self._entries: list[str] = []
         self.lines: list[str] | None = None
         """Set to a list to keep the trace as text."""
         self._paths = Paths(route, self.stream("jitter"), self.stream("losses"))
@@ -73,6 +75,7 @@ class SimNetwork:
 
     def trace_hash(self) -> str:
         """Over everything that happened so far."""
+        self._hash_entries()
         return self._hash.hexdigest()
 
     # -- peers --------------------------------------------------------------------------------
@@ -237,9 +240,17 @@ class SimNetwork:
 
     def _log(self, key: bytes, line: str) -> None:
         entry = f"{self.now_ns} {key[:4].hex()} {line}"
-        self._hash.update(entry.encode() + b"\n")
         if self.lines is not None:
             self.lines.append(entry)
+        self._entries.append(entry)
+        if len(self._entries) >= 1000:
+            self._hash_entries()
+
+    def _hash_entries(self) -> None:
+        """Many at a time, which is cheaper."""
+        if self._entries:
+            self._hash.update("\n".join([*self._entries, ""]).encode())
+            self._entries = []
 
     def _feed(
         self, peer: Endpoint, run: Callable[[], None], name: str, then: Callable[[], None] | None = None
@@ -388,7 +399,7 @@ class SimNetwork:
             self._log(peer.key, f"lost {lane}")
             return
         size = len(effect.header) + len(effect.payload or b"") + _FRAME_OVERHEAD
-        self._log(peer.key, f"send {lane} {size} {hashlib.sha256(effect.header).hexdigest()[:8]}")
+        self._log(peer.key, f"send {lane} {size} {crc32(effect.header):08x}")
         other = connection.acceptor if peer is connection.dialer else connection.dialer
         pipes = self._paths.pipes(peer, other)
         if lane == CONTROL_LANE:

@@ -66,6 +66,8 @@ class Paths:
 
     def resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
         """What lost packets delay a frame by: TCP sends them again a round trip later."""
+        if self._route is None and not one.access.loss and not two.access.loss:
+            return 0
         loss = self._loss(one, two)
         if loss <= 0.0 or self._losses.random() >= any_lost(size_bytes, loss):
             return 0
@@ -73,6 +75,8 @@ class Paths:
 
     def pipes(self, one: Endpoint, two: Endpoint) -> list[Pipe]:
         """The lines that bulk passes, in order."""
+        if self._route is None and not one.access.loss and not two.access.loss:
+            return []
         route, loss = self._of(one, two), self._loss(one, two)
         pipes = list(route.pipes) if route else []
         if loss > 0.0:

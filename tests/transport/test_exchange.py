@@ -144,7 +144,7 @@ def test_a_chunk_of_another_size_is_refused() -> None:
 
 def test_a_mean_from_someone_who_does_not_own_the_chunk_is_refused() -> None:
     group = Group(3, 24, 4)
-    chunk = next(c for c in range(6) if group.members[key(0)]._owner(c) == key(1))
+    chunk = next(c for c in range(6) if group.members[key(0)]._owners[c] == key(1))
     with pytest.raises(BadFrame, match="does not own"):
         group.members[key(0)].mean(0.0, key(2), MeanChunk(1, 0, chunk), b"x" * 16)
 
@@ -238,7 +238,7 @@ def test_nothing_is_sent_beyond_the_room_and_everything_once_there_is_room() -> 
 def test_a_part_that_comes_twice_or_from_a_stranger_is_not_used() -> None:
     group = Group(3, 24, 4)
     me = group.members[key(0)]
-    mine = next(c for c in range(6) if me._owner(c) == key(0))
+    mine = next(c for c in range(6) if me._owners[c] == key(0))
     assert me.part(1.0, key(1), PartChunk(1, 0, mine), bytes(16))
     assert not me.part(1.0, key(1), PartChunk(1, 0, mine), b"y" * 16)
     assert not me.part(1.0, key(9), PartChunk(1, 0, mine), bytes(16))
@@ -249,7 +249,7 @@ def test_a_part_that_comes_twice_or_from_a_stranger_is_not_used() -> None:
 def test_a_part_for_a_chunk_of_someone_else_is_refused() -> None:
     group = Group(3, 24, 4)
     me = group.members[key(0)]
-    other = next(c for c in range(6) if me._owner(c) != key(0))
+    other = next(c for c in range(6) if me._owners[c] != key(0))
     with pytest.raises(BadFrame, match="someone else"):
         me.part(0.0, key(1), PartChunk(1, 0, other), bytes(16))
 
