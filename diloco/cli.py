@@ -22,6 +22,7 @@ from rich.text import Text
 import diloco
 from diloco.api import TICKET_HOURS
 from diloco.cli_methods import compare_command, methods_command
+from diloco.cli_plan import plan_command
 from diloco.cli_simulate import simulate_command
 from diloco.errors import DilocoError, UserError
 from diloco.interrupts import EXIT_CODE, Interrupts, interruptible
@@ -52,6 +53,7 @@ app.add_typer(ticket_app, name="ticket")
 app.command("methods")(methods_command)
 app.command("compare")(compare_command)
 app.command("simulate")(simulate_command)
+app.command("plan")(plan_command)
 
 Recipe = Annotated[
     str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")

@@ -8,6 +8,7 @@ Rounds themselves are in `peers.rounding`; how newcomers get the state is in `pe
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,6 +43,7 @@ from peers.rounds import OpenRound
 from transport.frames import pack
 from transport.limits import Limits
 
+_RECENT = 32
 _PACE_CHANGE = 0.05
 """Relative change of speed that is worth a message."""
 
@@ -108,6 +110,8 @@ class Coordinator:
         self.seed: bytes | None = None
         self.holderless_since: float | None = None
         self.num_donations = 0
+        self.recent: deque[tuple[int, int, float]] = deque(maxlen=_RECENT)
+        """Of the last commits: fragment, members, and seconds from opening to commit."""
         self._gossip_steps = 0
         self._next_serial = 0
         self._handlers: dict[type, Callable[[float, Entry, Any], None]] = {
@@ -362,6 +366,7 @@ class Coordinator:
                 "tokens": e.report.tokens if e.report else 0,
                 "loss": e.report.loss if e.report else 0.0,
                 "tokens_per_second": e.report.tokens_per_second if e.report else 0.0,
+                "speed": e.report.speed if e.report else 0.0,
                 "bytes_sent": e.report.bytes_sent if e.report else 0,
             }
             for e in self.roster.entered()
@@ -379,6 +384,9 @@ class Coordinator:
             "rounds_wanted": self.rules.rounds,
             "open": open_rounds,
             "model": self.model.model if self.model else "",
+            "codec": self.model.codec if self.model else "",
+            "elements": list(self.model.elements) if self.model else [],
+            "recent": [list(each) for each in self.recent],
         }
 
     def deadline(self, now: float) -> float | None:

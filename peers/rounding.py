@@ -207,6 +207,7 @@ def _commit(
         entry.strikes = 0
         if member in current.done and entry.entered:
             entry.will_hold = head
+    c.recent.append((record.fragment, len(members), round(now - current.opened_at, 6)))
     c.outlet.trace(
         "committed",
         index=record.index,

@@ -61,7 +61,7 @@ def kind(number: int) -> Callable[[type], type]:
 def to_items(message: Any) -> list[Any]:
     """The array that stands for a message; it can be nested in another header."""
     cls = type(message)
-    return [_numbers[cls], *_fields_of(cls)(message)]
+    return [_numbers[cls], *_fields_of(cls)(message)]  # type: ignore[arg-type]
 
 
 def items_of(cls: type, *values: Any) -> list[Any]:

@@ -38,7 +38,7 @@ def parse_rate(text: str) -> float:
     found = _RATE_UNITS.fullmatch(unit.lower())
     if found is None:
         raise UserError(f"{text!r} is not a rate: write it like 500Mbps, 1Gbit/s or 10MB/s")
-    is_bytes = unit.endswith("B/s") or "yte" in unit
+    is_bytes = unit.endswith(("B/s", "Bps")) or "yte" in unit
     return value * _prefix(found[1]) * (8 if is_bytes else 1)
 
 
@@ -54,7 +54,7 @@ def parse_bytes(text: str) -> float:
     """Bytes: 80GB, 24GiB. Raises `UserError`."""
     value, unit = _split(text, "a size like 80GB or 24GiB")
     found = _SIZE_UNITS.fullmatch(unit.lower())
-    if found is None:
+    if found is None or re.fullmatch(r"[A-Z]i?b", unit):  # Gb are bits
         raise UserError(f"{text!r} is not a size: write it like 80GB or 24GiB")
     return value * _prefix(found[1])
 
@@ -67,11 +67,68 @@ def parse_count(text: str) -> float:
     return value * _COUNTS[unit.lower()]
 
 
-def _split(text: str, wanted: str) -> tuple[float, str]:
+def parse_price(text: str) -> float:
+    """Money per hour, in whatever currency: 2.5/h, $60/d. Raises `UserError`."""
+    wanted = "a price like 2.5/h or $60/d"
+    value, unit = _split(text.strip().lstrip("$€£"), wanted, text)
+    if not unit.startswith("/") or unit[1:].strip().lower() not in _SECONDS:
+        raise UserError(f"{text!r} is not a price: write it like 2.5/h or $60/d")
+    return value * _SECONDS["h"] / _SECONDS[unit[1:].strip().lower()]
+
+
+def show_rate(bits_per_second: float) -> str:
+    """500 Mbit/s."""
+    return _scaled(bits_per_second, "bit/s")
+
+
+def show_bytes(size_bytes: float) -> str:
+    """3.2 GB, in decimal prefixes."""
+    return _scaled(size_bytes, "B")
+
+
+def show_count(value: float) -> str:
+    """1.5B parameters, 200M tokens."""
+    for letter, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * factor:
+            return f"{_digits(value / factor)}{letter}"
+    return _digits(value)
+
+
+def show_seconds(seconds: float) -> str:
+    """60 ms, 0.8 s, 5 min, 2.5 h, 3 d: whichever unit leaves one to three digits."""
+    if 0.9995 <= seconds < 120.0 or seconds == 0.0:
+        return f"{_digits(seconds)} s"
+    if seconds < 1e-3:
+        return f"{_digits(seconds * 1e6)} us"
+    if seconds < 1.0:
+        return f"{_digits(seconds * 1e3)} ms"
+    for unit, until in (("min", 7200.0), ("h", 2 * 86_400.0), ("d", math.inf)):
+        if seconds < until:
+            return f"{_digits(seconds / _SECONDS[unit])} {unit}"
+    return "never"
+
+
+def show_price(money: float) -> str:
+    """An amount, without a currency, which was not said: 12,300."""
+    return f"{money:,.2f}" if money < 100 else f"{money:,.0f}"
+
+
+def _scaled(value: float, unit: str) -> str:
+    for letter in ("P", "T", "G", "M", "k"):
+        if value >= 0.9995 * _DECIMAL[letter.lower()]:
+            return f"{_digits(value / _DECIMAL[letter.lower()])} {letter}{unit}"
+    return f"{_digits(value)} {unit}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 99.95 or value == 0.0 else f"{value:.3g}"
+
+
+def _split(text: str, wanted: str, shown: str | None = None) -> tuple[float, str]:
     found = _NUMBER.fullmatch(text)
     value = float(found[1]) if found else math.nan
     if found is None or not math.isfinite(value):
-        raise UserError(f"{text!r} is not {wanted}")
+        raise UserError(f"{(shown or text)!r} is not {wanted}")
     return value, found[2]
 
 

@@ -12,12 +12,14 @@ _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400,
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2733;--dim:#5d6b7a;--paper:#fff;--line:#d5dce4;--card:#f3f6f9;
---compute:#3f8f5f;--wait:#e2a33b;--join:#4a86c5;--frozen:#8d7bb8;--down:#c8ced6;--exchange:#2b5f9e;--bad:#c23b3b}
+--compute:#3f8f5f;--wait:#e2a33b;--join:#4a86c5;--frozen:#8d7bb8;--down:#c8ced6;--exchange:#2b5f9e;
+--bad:#c23b3b}
 @media(prefers-color-scheme:dark){
 :root{--ink:#e4eaf0;--dim:#94a3b3;--paper:#12181f;--line:#33404d;--card:#1b242d;
---compute:#4fae77;--wait:#e0a84a;--join:#5b9bdc;--frozen:#a493d0;--down:#3a4654;--exchange:#7fb2ea;--bad:#ef7070}}
-body{font:14px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:24px auto;max-width:1180px;
-padding:0 20px}
+--compute:#4fae77;--wait:#e0a84a;--join:#5b9bdc;--frozen:#a493d0;--down:#3a4654;--exchange:#7fb2ea;
+--bad:#ef7070}}
+body{font:14px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:24px auto;
+max-width:1180px;padding:0 20px}
 h1{font-size:22px;margin:0 0 4px}h2{font-size:16px;margin:28px 0 6px}p{margin:4px 0}.dim{color:var(--dim)}
 .broken{color:var(--bad);font-weight:600}
 .cards{display:flex;gap:12px;flex-wrap:wrap;margin:14px 0}.cards div{background:var(--card);border-radius:8px;

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from diloco.planning.units import show_bytes
 from diloco.simulation.drawing import LANE_HEIGHT, SCRIPT, STYLE, bars, curve, stacked, ticks
 from diloco.simulation.report import PeerReport, Report, Span
-from diloco.simulation.tables import clock, size
+from diloco.simulation.tables import clock
 
 MOST_LANES = 40
 WIDTH = 1000.0
@@ -52,7 +53,7 @@ def _headline(report: Report) -> str:
         (f"{report.utilization:.1%}", "compute utilization"),
         (f"{report.tokens_per_s:,.0f}", f"tokens/s, {share:.1%} of what no network would cost"),
         (clock(report.seconds), f"{len(report.rounds)} rounds; {escape(report.ended)}"),
-        (size(sent), "sent by a peer, on average"),
+        (show_bytes(sent), "sent by a peer, on average"),
     ]
     cards = "".join(f"<div><b>{value}</b><span>{what}</span></div>" for value, what in facts)
     run = f"{report.method}, {report.num_parameters:,} parameters, {len(report.peers)} peers, {report.mode}"
@@ -223,8 +224,8 @@ def _peer_table(peers: Sequence[PeerReport]) -> str:
             f"{peer.utilization:.1%}",
             *(f"{peer.seconds.get(what, 0.0):,.1f}" for what in _ACTIVITIES),
             f"{peer.steps:,}",
-            size(sum(peer.sent.values())),
-            size(sum(peer.received.values())),
+            show_bytes(sum(peer.sent.values())),
+            show_bytes(sum(peer.received.values())),
         )
         for peer in peers
     ]

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from diloco.planning.units import show_bytes
 from diloco.simulation.report import PeerReport, Report, RoundReport
 from diloco.view import printable
 
@@ -31,15 +32,6 @@ def clock(seconds: float) -> str:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
-
-
-def size(num_bytes: float) -> str:
-    """Bytes with a decimal prefix."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if num_bytes < 1000 or unit == "TB":
-            return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 100 else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    raise AssertionError("there is a largest unit")
 
 
 def _summary(report: Report) -> Table:
@@ -75,7 +67,7 @@ def _per_peer(peers: Sequence[PeerReport], *, sent: bool) -> str:
     for purpose in _PURPOSES:
         amounts = [(peer.sent if sent else peer.received).get(purpose, 0) for peer in peers]
         if any(amounts):
-            parts.append(f"{purpose} {size(statistics.fmean(amounts))}")
+            parts.append(f"{purpose} {show_bytes(statistics.fmean(amounts))}")
     return ", ".join(parts) or "nothing"
 
 
@@ -131,8 +123,8 @@ def _peers(peers: Sequence[PeerReport]) -> Table:
             *(f"{peer.seconds.get(what, 0.0):,.1f}" for what in ("compute", "wait", "join")),
             f"{away:,.1f}",
             f"{peer.steps:,}",
-            size(sum(peer.sent.values())),
-            size(sum(peer.received.values())),
+            show_bytes(sum(peer.sent.values())),
+            show_bytes(sum(peer.received.values())),
         )
     if len(peers) > _MOST_ROWS + 4:
         table.caption = f"{len(some)} of {len(peers)}: the busiest, those in the middle, the least busy"

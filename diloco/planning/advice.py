@@ -1,0 +1,145 @@
+"""Which methods and settings fit given links, which of them to take, and what would help if none fits.
+
+Pure decisions over predictions. The order of candidates is from what learns most surely to what saves most;
+the first that is busy enough is recommended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diloco.errors import MethodError
+from diloco.method import Method
+from diloco.methods import method
+from diloco.planning.predicting import Prediction, Swarm, predict
+from diloco.planning.units import show_rate
+
+GOOD = 0.90
+"""Utilization from which a setting is good enough to be recommended for how it learns."""
+_CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("diloco", {"sync_every": 30, "codec": "bf16"}),
+    ("diloco", {"sync_every": 50, "codec": "int8"}),
+    ("diloco", {"sync_every": 100, "codec": "int8"}),
+    ("streaming", {"sync_every": 100, "codec": "int8"}),
+    ("streaming", {"sync_every": 100, "codec": "int4"}),
+    ("diloco", {"sync_every": 250, "codec": "int8"}),
+    ("streaming", {"sync_every": 250, "codec": "int4"}),
+    ("diloco", {"sync_every": 500, "codec": "int8"}),
+    ("streaming", {"sync_every": 500, "codec": "int4"}),
+    ("sparseloco", {"sync_every": 100}),
+    ("sparseloco", {"sync_every": 250}),
+    ("noloco", {"sync_every": 100}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One row of a plan."""
+
+    preset: str
+    overrides: dict[str, Any]
+    method: Method
+    prediction: Prediction
+
+
+def candidates(num_parameters: float, layers: int, swarm: Swarm) -> list[Candidate]:
+    """Every method and setting that can be had, from the surest to the most saving."""
+    found = []
+    for preset, wanted in _CANDIDATES:
+        overrides = dict(wanted)
+        if preset == "streaming":
+            overrides |= _fragments(num_parameters, layers, swarm, overrides)
+        try:
+            chosen = method(preset, **overrides)
+        except MethodError:
+            continue
+        found.append(Candidate(preset, overrides, chosen, predict(chosen, num_parameters, swarm)))
+    return found
+
+
+def _fragments(num_parameters: float, layers: int, swarm: Swarm, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Fragments of about three layers, as the paper has them, and a delay that covers one's way and round
+    trips with room to spare, up to a quarter of H."""
+    sync_every: int = overrides["sync_every"]
+    count = max(2, min(layers // 3 or 2, sync_every // 2, 64))
+    probe = method("streaming", **overrides, num_fragments=count, delay=0)
+    alone = predict(probe, num_parameters, swarm).timing.exposed_s / count
+    delay = max(1, min(sync_every // 4, round(1.5 * alone / swarm.step_s + 0.5)))
+    return {"num_fragments": count, "delay": delay}
+
+
+def recommended(rows: list[Candidate]) -> tuple[Candidate, str]:
+    """The row to take, and why."""
+    for position, row in enumerate(rows):
+        if row.prediction.utilization >= GOOD:
+            before = "" if position == 0 else ", the first in the order of how surely they learn,"
+            return (
+                row,
+                f"{row.prediction.utilization:.1%} of the time it trains{before} and {_what(row.method)}",
+            )
+    best = max(rows, key=lambda row: row.prediction.utilization)
+    return best, f"nothing reaches {GOOD:.0%}; this trains {best.prediction.utilization:.1%} of the time"
+
+
+def _what(chosen: Method) -> str:
+    if chosen.gossips:
+        return "nobody waits for more than one other"
+    overlap = f"results have {chosen.delay} steps to come" if chosen.delay else "nothing is stale"
+    return f"{overlap}, in {chosen.codec}"
+
+
+def what_would_help(row: Candidate, num_parameters: float, swarm: Swarm) -> list[str]:
+    """Single changes with which ``row`` would reach `GOOD`, each a sentence."""
+
+    def with_rate(bps: float) -> float:
+        faster = replace(swarm, up_bps=bps, down_bps=max(bps, swarm.down_bps))
+        return predict(row.method, num_parameters, faster).utilization
+
+    help_ = []
+    needed = bandwidth_for(with_rate, GOOD, least=swarm.up_bps)
+    if needed is not None:
+        help_.append(f"{show_rate(needed)} of upload and download for each peer")
+    for sync_every in (50, 100, 200, 500, 1000, 2000, 5000):
+        if sync_every > row.method.sync_every:
+            longer = row.method.replaced(sync_every=sync_every)
+            if predict(longer, num_parameters, swarm).utilization >= GOOD:
+                help_.append(
+                    f"sync_every = {sync_every} (longer between exchanges: workers drift further apart)"
+                )
+                break
+    for codec in ("int4", "int2"):
+        if row.method.codec != codec and row.method.projection == "none" and not row.method.gossips:
+            fewer = row.method.replaced(codec=codec, mean_codec="same")
+            if predict(fewer, num_parameters, swarm).utilization >= GOOD:
+                help_.append(f'codec = "{codec}"')
+                break
+    if row.method.num_fragments > 1 and row.method.delay < row.method.sync_every // 2:
+        slower = row.method.replaced(delay=row.method.sync_every // 2)
+        if predict(slower, num_parameters, swarm).utilization >= GOOD:
+            help_.append(f"delay = {slower.delay} (results land later)")
+    return help_ or ["a smaller model, or slower steps: no single change of bandwidth, H or bits is enough"]
+
+
+def bandwidth_for(
+    utilization: Callable[[float], float], target: float, *, least: float = 1e3, most: float = 1e14
+) -> float | None:
+    """The lowest rate in bits per second that reaches ``target``, within 1 %; None if none up to ``most``
+    does. Utilization grows with the rate."""
+    if utilization(most) < target:
+        return None
+    if utilization(least) >= target:
+        return least
+    low, high = least, most
+    while high / low > 1.01:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if utilization(middle) >= target else (middle, high)
+    return high
+
+
+def snippet(row: Candidate) -> str:
+    """The [method] section of a RUN.toml."""
+    lines = ["[method]", f'preset = "{row.preset}"']
+    lines += [f'{key} = "{v}"' if isinstance(v, str) else f"{key} = {v}" for key, v in row.overrides.items()]
+    return "\n".join(lines)
