@@ -1,7 +1,7 @@
 """diloco: train one PyTorch model from many machines that are joined only by ordinary internet links.
 
 This is the whole public face. Torch is imported when `attach` is first needed, so that a coordinator
-starts at once.
+starts at once; the simulator when `simulate` is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from diloco.swarm import Swarm
 
 if TYPE_CHECKING:
     from diloco.attaching import Outer, attach
+    from diloco.simulation.running import simulate
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "host",
     "join",
     "load_settings",
+    "simulate",
     "solo",
     "status",
 ]
@@ -55,4 +57,8 @@ def __getattr__(name: str) -> Any:
         from diloco import attaching
 
         return getattr(attaching, name)
+    if name == "simulate":
+        from diloco.simulation.running import simulate
+
+        return simulate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -132,10 +132,11 @@ class OuterLoop:
     def quiet_steps(self) -> int:
         """Inner steps from here on up to the first after which something may be due, or waited for: for who
         simulates and need not look after each."""
-        return max(1, min((self._steps_until_due(each) for each in self.progress), default=1))
+        return max(1, min(map(self._steps_until_due, range(len(self.progress))), default=1))
 
-    def _steps_until_due(self, each: Progress) -> int:
-        landing = self._delay(each) - each.steps_since_offer
+    def _steps_until_due(self, fragment: int) -> int:
+        each = self.progress[fragment]
+        landing = self._delay(fragment) - each.steps_since_offer
         if each.offered is not None or not self._may_offer():
             return landing if each.offered is not None or each.landing is not None else sys.maxsize
         offering = each.next_offer - each.steps
@@ -177,8 +178,8 @@ class OuterLoop:
         if self.finished or self.refused or self.superseded or self.coordinator_lost:
             return False
         return any(
-            p.offered is not None and p.steps_since_offer >= self._delay(p) and now < p.wait_until
-            for p in self.progress
+            p.offered is not None and p.steps_since_offer >= self._delay(fragment) and now < p.wait_until
+            for fragment, p in enumerate(self.progress)
         )
 
     # -- the member's side --------------------------------------------------------------------
@@ -235,9 +236,9 @@ class OuterLoop:
         # What was wiped out by a landing can only be offered as it is.
         return not self._schedule.offers_before_landing and (self.coordinator_lost or now >= each.wait_until)
 
-    def _delay(self, each: Progress) -> int:
+    def _delay(self, fragment: int) -> int:
         # H may have become shorter than the delay.
-        return min(self._schedule.delay, each.next_offer)
+        return min(self._schedule.delay, self._period(fragment))
 
     def _period(self, fragment: int) -> int:
         every = self._numbers.sync_every(fragment)
@@ -269,12 +270,12 @@ class OuterLoop:
 
     def _land_if_due(self, fragment: int, each: Progress) -> None:
         ours, since = each.landing, each.steps_since_offer
-        if ours is None or since < self._delay(each):
+        if ours is None or since < self._delay(fragment):
             return
         if self._schedule.offers_before_landing and self._may_offer():
             return  # it lands with the next offer, which is due
         each.landing = None
-        on_time = since == self._delay(each) and not self._schedule.offers_before_landing
+        on_time = since == self._delay(fragment) and not self._schedule.offers_before_landing
         self._numbers.land(fragment, ours, on_time)
 
     def _take_back(self, fragment: int, again_in: int) -> None:

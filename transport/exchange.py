@@ -182,7 +182,8 @@ class DirectReduce:
         # A chunk that moves away and back is sent anew: who did not own it has dropped it.
         self._part_sent = {(c, peer) for c, peer in self._part_sent if self._owners[c] == peer}
         self._part_queues = self._queue_parts(plan)
-        self._mean_queues: dict[bytes, deque[int]] = {m: deque() for m in plan.members if m != self._me}
+        # Means go out in that order too: nobody is every owner's last.
+        self._mean_queues: dict[bytes, deque[int]] = {peer: deque() for peer in self._part_queues}
         self._to_send = {peer: None for peer, queue in self._part_queues.items() if queue}
         """Peers for whom something is queued."""
         self._to_reduce = deque(c for c in range(self.num_chunks) if self._owners[c] == self._me)

@@ -6,6 +6,7 @@ the first that is busy enough is recommended.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ from diloco.methods import method
 from diloco.planning.predicting import Prediction, Swarm, predict
 from diloco.planning.units import show_rate
 
+_SHORT_S = 60.0
+"""Exchanges below this are within every default patience."""
 GOOD = 0.90
 """Utilization from which a setting is good enough to be recommended for how it learns."""
 _CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -139,7 +142,10 @@ def bandwidth_for(
 
 
 def snippet(row: Candidate) -> str:
-    """The [method] section of a RUN.toml."""
-    lines = ["[method]", f'preset = "{row.preset}"']
+    """The [method] section of a RUN.toml, and a grace that covers its exchanges if the default one does not:
+    what takes several times longer is not waited for."""
+    longest = row.prediction.exchange_s
+    lines = [] if longest < _SHORT_S else ["[run]", f"grace_s = {math.ceil(longest)}.0", ""]
+    lines += ["[method]", f'preset = "{row.preset}"']
     lines += [f'{key} = "{v}"' if isinstance(v, str) else f"{key} = {v}" for key, v in row.overrides.items()]
     return "\n".join(lines)

@@ -47,6 +47,8 @@ class Prediction:
     """That a peer sends, and receives."""
     device_bytes: float
     host_bytes: float
+    exchange_s: float
+    """Of one exchange, from the first offer to the commit."""
 
     @property
     def utilization(self) -> float:
@@ -64,7 +66,8 @@ def predict(method: Method, num_parameters: float, swarm: Swarm) -> Prediction:
     wire_s = 8 * cost.per_exchange / min(swarm.up_bps, swarm.down_bps)
     timing = steady(_load(method, swarm.step_s, wire_s, _trips(method) * swarm.rtt_s / 2))
     device, host = memory(method, num_parameters, swarm.peers)
-    return Prediction(timing, cost.per_step * method.sync_every, device, host)
+    exchange_s = wire_s + _trips(method) * swarm.rtt_s / 2
+    return Prediction(timing, cost.per_step * method.sync_every, device, host, exchange_s)
 
 
 def memory(method: Method, num_parameters: float, num_peers: int) -> tuple[float, float]:

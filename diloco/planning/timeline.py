@@ -71,6 +71,9 @@ class _Worker:
             return
         self._wait([unit for unit, (step, _) in self.lands.items() if step <= number])
         self.now += load.step_s
+        self._wait(
+            [unit for unit in due if unit in self.lands]
+        )  # its last result lands before the next offer
         for unit in due:
             self._exchange(unit, number)
 
@@ -135,6 +138,10 @@ def together(
         took = steps()
         now, computed = now + took, computed + took
         for unit in load.due((number - 1) % load.sync_every + 1):
+            if unit in lands:  # its last result lands before the next offer
+                _, ready = lands.pop(unit)
+                waited += np.maximum(0.0, ready - now)
+                now = np.maximum(now, ready)
             if partners is None:
                 free_at = max(float(now.max()), free_at) + load.wire_s[unit]
                 ready = np.full_like(now, free_at + load.latency_s)
