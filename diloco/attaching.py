@@ -28,9 +28,9 @@ from diloco.schedule import Schedule
 from diloco.swarm import Swarm
 from peers.events import ContributionEnded, Fate, RoundCommitted
 from peers.manifest import Manifest
-from peers.member import Profile
 from peers.messages import Report
 from peers.node import Training
+from peers.profile import Profile
 
 T = TypeVar("T")
 _REPORT_EVERY_S = 0.5

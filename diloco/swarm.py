@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from diloco.errors import SwarmClosed
 from diloco.settings import RunSettings
-from peers.events import PeerJoined, PeerLeft, RoundCommitted, RoundOpened
+from peers.events import PeerLeft, PeersJoined, RoundCommitted, RoundOpened
 from peers.member import Member
 from peers.node import Node, Training
 from peers.ticket import Ticket
@@ -148,8 +148,8 @@ class Swarm:
 
     def _note(self, event: object) -> None:
         match event:
-            case PeerJoined():
-                self.view.peers[event.key] = event.name
+            case PeersJoined():
+                self.view.peers.update(event.members)
             case PeerLeft():
                 self.view.peers.pop(event.key, None)
             case RoundOpened():

@@ -9,7 +9,7 @@ Rounds themselves are in `peers.rounding`; how newcomers get the state is in `pe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from peers.messages import (
     Entered,
     Finished,
     Leave,
+    MemberActive,
     MemberGone,
     MemberIs,
     NeedState,
@@ -37,6 +38,7 @@ from peers.messages import (
     Stuck,
     Withdraw,
 )
+from peers.news import Newsletter
 from peers.record import Record
 from peers.roster import Entry, Roster
 from peers.rounds import OpenRound
@@ -99,6 +101,8 @@ class Coordinator:
         self.rules = rules
         self.limits = limits
         self.outlet = outlet
+        self.news = Newsletter(outlet.send)
+        """Gossip: how members hear of the roster."""
         self.roster = Roster()
         self.chain = Chain(limits.history_records)
         self.model: Manifest | None = None
@@ -168,7 +172,9 @@ class Coordinator:
     def certify(self, key: bytes, name: str) -> Refused | None:
         """Admit an identity for good (it is journaled), or say why not."""
         known = key in self.roster.entries
-        if not known and len(self.roster.entries) >= 16 * self.limits.members:
+        if not known and len(self.roster.entries) >= 16 * max(
+            self.limits.members, self.limits.gossip_members
+        ):
             return Refused("full", "the run has admitted as many identities as it ever will")
         if not known:
             self.outlet.store(pack(PeerCertified(key, name)))
@@ -208,6 +214,14 @@ class Coordinator:
             rounding.judge(self, now, current)
         joining.tend(self, now)
         rounding.open_what_can_be(self, now)
+        if self.rules.gossips:
+            self.news.flush(now, self._everyone)
+
+    def _everyone(self) -> Iterator[MemberIs | MemberActive]:
+        for entry in self.roster.entered():
+            yield self._member_is(entry)
+            if entry.active:
+                yield MemberActive(entry.key)
 
     # -- members come and go ------------------------------------------------------------------
 
@@ -225,7 +239,10 @@ class Coordinator:
         others = self.roster.entered()
         self.roster.enter(entry, message)
         self.outlet.trace("entered", peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch)
-        for other in others:
+        if self.rules.gossips:
+            self.news.entered(now, entry.key)
+            self.news.add(now, self._member_is(entry))
+        for other in () if self.rules.gossips else others:
             self.outlet.send(now, other.key, self._member_is(entry))
             self.outlet.send(now, entry.key, self._member_is(other))
         joining.bring_in(self, now, entry)
@@ -241,7 +258,8 @@ class Coordinator:
             if found is not None:
                 return Refused(*found)
         entered = self.roster.entered()
-        if len(entered) >= self.limits.members:
+        most = self.limits.gossip_members if self.rules.gossips else self.limits.members
+        if len(entered) >= most:
             return Refused("full", f"the run has {len(entered)} members, as many as it may")
         if not message.addresses and any(not e.addresses for e in entered):
             return Refused(
@@ -260,8 +278,12 @@ class Coordinator:
             return
         self.roster.leave(entry)
         self.outlet.trace("removed", peer=entry.key, peer_name=entry.name, reason=reason)
-        for other in self.roster.entered():
-            self.outlet.send(now, other.key, MemberGone(self.roster.epoch, entry.key, reason))
+        gone = MemberGone(self.roster.epoch, entry.key, reason)
+        if self.rules.gossips:
+            self.news.left(entry.key)
+            self.news.add(now, gone)
+        for other in () if self.rules.gossips else self.roster.entered():
+            self.outlet.send(now, other.key, gone)
         if forget:
             self.outlet.forget(entry.key, reason)
         for current in list(self.rounds.values()):

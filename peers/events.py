@@ -140,9 +140,10 @@ class CoordinatorBack:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerJoined:
-    key: bytes
-    name: str
+class PeersJoined:
+    """By key, their names."""
+
+    members: tuple[tuple[bytes, str], ...]
 
 
 @dataclass(frozen=True, slots=True)

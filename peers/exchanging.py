@@ -37,6 +37,8 @@ class Bulk(Protocol):
 
     def last_heard(self, now: float, peer: bytes) -> float: ...
 
+    def meet(self, now: float, peer: bytes) -> bool: ...
+
 
 @dataclass(slots=True)
 class Contribution:

@@ -10,14 +10,54 @@ variance.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from peers.events import SwapFailed, Swapped
 from peers.exchanging import Bulk, Exchanging, Running
 from peers.matching import Matching
-from peers.messages import NoSwap
+from peers.messages import MemberActive, MemberGone, MemberIs, News, NoSwap
+from peers.news import messages_in
 from transport.exchange import DirectReduce, Plan, chunk_elements_for
 from transport.limits import Limits
 from transport.payloads import Payloads
+
+if TYPE_CHECKING:
+    from peers.member import Member
+
+
+def hear(member: Member, now: float, news: News) -> None:
+    """Many changes of the roster at once."""
+    arrived: list[MemberIs] = []
+    for each in messages_in(news.batch):
+        if isinstance(each, MemberIs):
+            arrived.append(each)
+            continue
+        member.welcome(arrived)
+        arrived = []
+        if isinstance(each, MemberGone):
+            member.member_gone(now, each)
+        elif isinstance(each, MemberActive):
+            member.member_active(now, each)
+    member.welcome(arrived)
+    meet_donors(member, now)
+
+
+def meet_donors(member: Member, now: float) -> None:
+    """Have links to those of whom something is fetched, once the roster tells where they are."""
+    for donor in sorted(donors_of(member)):
+        if member.outlet.meet(now, donor):
+            member.following.peer_restarted(now, donor)  # what was asked before there was a link is lost
+
+
+def donors_of(member: Member) -> set[bytes]:
+    """Those of whom something is fetched."""
+    return {donor for fetch in member.following.fetches() for donor in fetch.donors}
+
+
+def talks_to(member: Member) -> set[bytes]:
+    """Those to whom a link is needed now: partners of swaps, and donors."""
+    running = member.exchanging.running.values()
+    return donors_of(member) | {peer for each in running for peer in each.partners or ()}
 
 
 class Gossiping:
@@ -56,6 +96,8 @@ class Gossiping:
         exchange = DirectReduce(serial, self._me, payloads, elements, now)
         partners = tuple(each for each in group if each != self._me)
         running = Running(fragment, exchange, now, partners=partners, tokens=tokens)
+        for partner in partners:
+            self._bulk.meet(now, partner)
         self._exchanging.open_group(now, running, Plan(0, group, (1.0,) * len(group)))
 
     def settle(self, now: float) -> None:

@@ -71,10 +71,7 @@ def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> No
 
 def _introduce(c: Coordinator, now: float, entry: Entry) -> None:
     """Gossip: who holds a state may be matched, and must know who else does."""
-    for other in c.roster.active():
-        if other is not entry:
-            c.outlet.send(now, other.key, MemberActive(entry.key))
-            c.outlet.send(now, entry.key, MemberActive(other.key))
+    c.news.add(now, MemberActive(entry.key))
 
 
 def needs_state(c: Coordinator, now: float, entry: Entry, message: NeedState) -> None:
@@ -97,7 +94,7 @@ def tend(c: Coordinator, now: float) -> None:
     if c.model is None:
         return
     waiting = [e for e in c.roster.entered() if e.needs_state]
-    states = _states_of_one(c) if c.rules.gossips else _agreed_states(c)
+    states = (_states_of_one(c) if c.rules.gossips else _agreed_states(c)) if waiting else []
     if waiting and all(donors for _, _, donors in states):
         for entry in waiting:
             _send_donors(c, now, entry, states)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 
@@ -25,11 +26,17 @@ class Matching:
 
     def group(self, members: Iterable[bytes], step: int, me: bytes) -> tuple[bytes, ...]:
         """The group of ``me`` at this step, sorted; ``me`` alone if nobody is left for it."""
-        groups = pairs(members, self.seed, step) if self.kind == "pair" else self._lines(members, step)
-        return next((group for group in groups if me in group), (me,))
+        return _groups(self, frozenset(members), step).get(me, (me,))
 
-    def _lines(self, members: Iterable[bytes], step: int) -> list[tuple[bytes, ...]]:
-        return lines(members, self.seed, step, self.group_size)
+
+@lru_cache(64)
+def _groups(matching: Matching, members: frozenset[bytes], step: int) -> dict[bytes, tuple[bytes, ...]]:
+    """By member, its group. All who see one roster find the same, which counts where many are simulated."""
+    if matching.kind == "pair":
+        groups = pairs(members, matching.seed, step)
+    else:
+        groups = lines(members, matching.seed, step, matching.group_size)
+    return {member: group for group in groups for member in group}
 
 
 def pairs(members: Iterable[bytes], seed: int, step: int) -> list[tuple[bytes, ...]]:

@@ -8,8 +8,7 @@ has. Keeps S2, S4, S5, S8, S13 and S14 on the member's side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peers.application import Application
@@ -23,8 +22,8 @@ from peers.events import (
     FellBehind,
     IdentitySuperseded,
     PaceSet,
-    PeerJoined,
     PeerLeft,
+    PeersJoined,
     Restored,
     RoundCommitted,
     RunFinished,
@@ -32,9 +31,7 @@ from peers.events import (
 )
 from peers.exchanging import Bulk, Exchanging
 from peers.following import Following
-from peers.gossiping import Gossiping
-from peers.manifest import Manifest
-from peers.matching import Matching
+from peers.gossiping import Gossiping, hear, meet_donors
 from peers.messages import (
     PROTOCOL,
     Abort,
@@ -50,6 +47,7 @@ from peers.messages import (
     MemberGone,
     MemberIs,
     NeedState,
+    News,
     NoSwap,
     Open,
     Pace,
@@ -59,6 +57,7 @@ from peers.messages import (
     Seed,
     Serve,
 )
+from peers.profile import Profile
 from peers.record import Record, genesis_head
 from transport.effects import Payload
 from transport.exchange import MeanChunk, PartChunk
@@ -66,21 +65,6 @@ from transport.fetch import Lack, Piece, Want
 from transport.frames import BadFrame, unpack
 from transport.limits import Limits
 from transport.payloads import Payloads, digest_of
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What a member says about itself when it enters."""
-
-    name: str
-    addresses: tuple[str, ...]
-    manifest: Manifest
-    stage: int = 0
-    matching: Matching | None = None
-    """Gossip: how groups are found. None for rounds of the coordinator's."""
-    rebases: bool = False
-    """Rounds do not wait for everyone: what was not in one is offered anew on top of it, instead of being
-    late."""
 
 
 class Member:
@@ -112,7 +96,7 @@ class Member:
             self.gossiping = Gossiping(me, profile.matching, self.exchanging, bulk, limits)
         elements = profile.manifest.elements
         self.following = Following(me, app, bulk, limits, failure_timeout_s, patience_s, elements)
-        self._bulk = bulk
+        self.outlet = bulk
         self._limits = limits
         self._applying: Record | None = None
         self._loading: CatchUp | None = None
@@ -124,8 +108,8 @@ class Member:
         self._waiting_wants: list[tuple[bytes, Want]] = []
         self._handlers: dict[type, Callable[[float, Any], None]] = {
             Entered: self._entered,
-            MemberIs: self._member_is,
-            MemberGone: self._member_gone,
+            MemberIs: lambda now, message: self.welcome((message,)),
+            MemberGone: self.member_gone,
             Seed: self._seed,
             CatchUp: self._catch_up,
             Serve: lambda now, message: self.following.serve(now, message.fragment, message.state),
@@ -134,7 +118,8 @@ class Member:
             Rejected: lambda now, message: self.exchanging.rejected(message),
             Abort: lambda now, message: self.exchanging.abort(now, message),
             Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
-            MemberActive: self._member_active,
+            MemberActive: self.member_active,
+            News: lambda now, message: hear(self, now, message),
             Pace: lambda now, message: bulk.deliver(PaceSet(message.fastest)),
             Finished: lambda now, message: bulk.deliver(RunFinished(message.rounds)),
         }
@@ -183,7 +168,7 @@ class Member:
         self._digests[record.fragment] = state
         self._say_applied(now, record.fragment)
         if self.entered:
-            self._bulk.send(now, self.coordinator, CaughtUp(self.following.head))
+            self.outlet.send(now, self.coordinator, CaughtUp(self.following.head))
             self._become_active(now)  # if it entered while the application was applying
         self._advance(now)
 
@@ -213,14 +198,14 @@ class Member:
     def report(self, now: float, report: Report) -> None:
         """Tell the coordinator how training goes."""
         if self.entered:
-            self._bulk.send(now, self.coordinator, report)
+            self.outlet.send(now, self.coordinator, report)
 
     def leave(self, now: float, reason: str) -> None:
         """Say goodbye; contributions that no round has taken are given up."""
         for fragment in list(self.exchanging.offered):
             self.exchanging.end(fragment, Fate.REJECTED, reason)
         if self.entered:
-            self._bulk.send(now, self.coordinator, Leave(reason))
+            self.outlet.send(now, self.coordinator, Leave(reason))
         self.entered = self.active = False
 
     # -- inputs of the node -------------------------------------------------------------------
@@ -241,7 +226,7 @@ class Member:
         self._stranded = False
         self.following.records.clear()  # they are said again from the head that we name
         m, following = self.profile.manifest, self.following
-        self._bulk.send(
+        self.outlet.send(
             now,
             peer,
             Enter(
@@ -265,7 +250,7 @@ class Member:
         for fragment, offered in list(self.exchanging.offered.items()):
             if not offered.committed:
                 self.exchanging.end(fragment, Fate.SUPERSEDED, "a newer process runs with this identity")
-        self._bulk.deliver(IdentitySuperseded())
+        self.outlet.deliver(IdentitySuperseded())
 
     def control(self, now: float, peer: bytes, message: Any) -> None:
         """One control message."""
@@ -288,7 +273,7 @@ class Member:
             if self.gossiping is not None:
                 self.gossiping.settle(now)
             return
-        self._bulk.consumed(now, peer, cost)
+        self.outlet.consumed(now, peer, cost)
         if not isinstance(message, Piece):
             raise BadFrame(f"a payload beside {type(message).__name__}")
         self.following.piece(now, peer, message, payload)
@@ -316,13 +301,13 @@ class Member:
         self._advance(now)
 
     def tick(self, now: float) -> None:
-        silent = now - max(self._bulk.last_heard(now, self.coordinator), self._started_at)
+        silent = now - max(self.outlet.last_heard(now, self.coordinator), self._started_at)
         if silent > self.timeout_s and not self._lost and self.coordinator != self.me:
             self._lost = True
-            self._bulk.deliver(CoordinatorLost(silent))
+            self.outlet.deliver(CoordinatorLost(silent))
         elif silent <= self.timeout_s and self._lost:
             self._lost = False
-            self._bulk.deliver(CoordinatorBack())
+            self.outlet.deliver(CoordinatorBack())
         self.exchanging.tick(now)
         if self.gossiping is not None:
             self.gossiping.tick(now)
@@ -338,19 +323,23 @@ class Member:
             self._say_head(now)
         self._advance(now)
 
-    def _member_is(self, now: float, message: MemberIs) -> None:
-        if message.key != self.me:
-            self.roster[message.key] = message
-            self._bulk.deliver(PeerJoined(message.key, message.name))
+    def welcome(self, members: Sequence[MemberIs]) -> None:
+        """These are in."""
+        others = [each for each in members if each.key != self.me]
+        self.roster.update((each.key, each) for each in others)
+        if others:
+            self.outlet.deliver(PeersJoined(tuple((each.key, each.name) for each in others)))
 
-    def _member_gone(self, now: float, message: MemberGone) -> None:
+    def member_gone(self, now: float, message: MemberGone) -> None:
+        """That one is out."""
         if self.gossiping is not None:
             self.gossiping.partner_left(now, message.key, message.reason)
         gone = self.roster.pop(message.key, None)
         if gone is not None:
-            self._bulk.deliver(PeerLeft(message.key, gone.name, message.reason))
+            self.outlet.deliver(PeerLeft(message.key, gone.name, message.reason))
 
-    def _member_active(self, now: float, message: MemberActive) -> None:
+    def member_active(self, now: float, message: MemberActive) -> None:
+        """That one holds a state."""
         if self.gossiping is not None and message.key != self.me:
             self.gossiping.active.add(message.key)
 
@@ -358,13 +347,15 @@ class Member:
         if not self.following.holds_state and not self._seeding:
             self._seeding, self._stranded = True, False
             self._digests.clear()
-            self._bulk.deliver(BecomeSeed())
+            self.outlet.deliver(BecomeSeed())
 
     def _catch_up(self, now: float, message: CatchUp) -> None:
         if message.remaining == self.profile.manifest.num_fragments - 1:
             self._fall_behind("the shared state is fetched anew")
         self._stranded = False
         self.following.begin_catching_up(now, message)
+        if self.gossiping is not None:
+            meet_donors(self, now)
         self._advance(now)
 
     def _committed(self, now: float, message: Committed) -> None:
@@ -393,13 +384,13 @@ class Member:
             return
         for fragment in sorted(self._digests):
             self._say_applied(now, fragment)
-        self._bulk.send(now, self.coordinator, CaughtUp(self.following.head))
+        self.outlet.send(now, self.coordinator, CaughtUp(self.following.head))
         self._become_active(now)
 
     def _become_active(self, now: float) -> None:
         if not self.active:
             self.active = True
-            self._bulk.deliver(BecameActive(self.following.head))
+            self.outlet.deliver(BecameActive(self.following.head))
             for fragment, offered in self.exchanging.offered.items():
                 if not offered.committed:
                     self.exchanging.say_ready(now, fragment)
@@ -407,21 +398,21 @@ class Member:
     def _say_applied(self, now: float, fragment: int) -> None:
         if self.entered:
             version = self.following.base(fragment)
-            self._bulk.send(now, self.coordinator, Applied(fragment, version, self._digests[fragment]))
+            self.outlet.send(now, self.coordinator, Applied(fragment, version, self._digests[fragment]))
 
     def _fall_behind(self, reason: str) -> None:
         self.active = False
         self._applying = self._loading = None
         for fragment in list(self.exchanging.offered):
             self.exchanging.end(fragment, Fate.LATE, reason)
-        self._bulk.deliver(FellBehind(reason))
+        self.outlet.deliver(FellBehind(reason))
 
     def _need_state(self, now: float, reason: str) -> None:
         self._fall_behind(reason)
         self.following.stop_fetching()
         self.following.records.clear()
         self._stranded = True  # it still holds an earlier head, to which the swarm may have to go back
-        self._bulk.send(now, self.coordinator, NeedState(reason))
+        self.outlet.send(now, self.coordinator, NeedState(reason))
 
     def _advance(self, now: float) -> None:
         """Do the next thing on the way to the head, if it can be done."""
@@ -437,7 +428,7 @@ class Member:
         elif states and states[0].fetch.done and self._loading is None:
             first = states.pop(0)
             self._loading = first.order
-            self._bulk.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
+            self.outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
         if result is not None and result.fetch.done:
             self.following.result_fetch = None
             chunks = [result.chunks[i] for i in range(len(result.chunks))]
@@ -468,7 +459,7 @@ class Member:
         for fragment in list(self.exchanging.offered):
             self.exchanging.end(fragment, Fate.SUPERSEDED, "the swarm goes on from another state")
         self.following.moved(record)
-        self._bulk.deliver(Restored(record))
+        self.outlet.deliver(Restored(record))
         self._say_head(now)
 
     def _hand_out(self, now: float, record: Record) -> bool:
@@ -491,7 +482,7 @@ class Member:
             self.exchanging.end(record.fragment, Fate.LATE, "the round was committed without it")
         seconds = now - running.opened_at if running else 0.0
         self.exchanging.close(now, record.serial)
-        self._bulk.deliver(RoundCommitted(record, payloads, number, tokens, weight, seconds))
+        self.outlet.deliver(RoundCommitted(record, payloads, number, tokens, weight, seconds))
         return True
 
     def _hold_want(self, peer: bytes, want: Want) -> None:

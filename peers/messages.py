@@ -311,6 +311,14 @@ class MemberActive:
     key: Key
 
 
+@kind(84)
+@dataclass(frozen=True, slots=True)
+class News:
+    """Gossip: changes of the roster, many at once and in order (`peers.news`)."""
+
+    batch: Annotated[bytes, Between(1, 3800)]
+
+
 @kind(81)
 @dataclass(frozen=True, slots=True)
 class Pace:

@@ -16,13 +16,18 @@ from typing import Any
 from peers.admission import Door
 from peers.application import Application
 from peers.coordinator import Coordinator, Rules
-from peers.member import Member, Profile
-from peers.messages import MemberGone, MemberIs, NoSwap
+from peers.gossiping import talks_to
+from peers.member import Member
+from peers.messages import MemberGone, MemberIs, News, NoSwap
+from peers.profile import Profile
 from transport.effects import Close, Deliver, Effect, Payload, Store, Trace
 from transport.fetch import Lack, Want
 from transport.frames import BadFrame, unpack_items
 from transport.limits import LIMITS, Limits
 from transport.link import Arrival, Link, Started, Superseded, session_of
+
+_IDLE_TIMEOUTS = 8
+"""Failure timeouts after which a gossip link that nothing used is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class Node:
         self._next_tick = 0.0
         self._acks: dict[bytes, float] = {}
         """When an acknowledgement is due to a peer, the first of them first."""
+        self._met: dict[bytes, float] = {}
+        """Gossip: when a link to each member was last wanted."""
         self._links_change = False
         """The roster, or a link, is not what it was when links were last minded."""
         self._stopped = False
@@ -156,6 +163,8 @@ class Node:
             self.coordinator.tick(now)
         if self.member:
             self.member.tick(now)
+            if self.member.gossiping is not None and not self.coordinator:
+                self._part(now)
         self._settle(now)
 
     def deadline(self) -> float | None:
@@ -230,6 +239,7 @@ class Node:
     def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
         if peer in self.links:
             self.links[peer].send_bulk(now, message, payload, purpose)
+            self._met[peer] = now
 
     def room(self, peer: bytes) -> int:
         return self.links[peer].room() if peer in self.links else -1
@@ -313,6 +323,7 @@ class Node:
             if self.member and (peer == self._contact.key or not result.first):
                 self.member.session_began(now, peer)
         elif result.payload is not None:
+            self._met[peer] = now
             if self.member is None:
                 raise BadFrame("bulk to a node that does not train")
             self.member.bulk(now, peer, result.message, result.payload, result.cost)
@@ -333,7 +344,7 @@ class Node:
     def _dispatch(self, now: float, peer: bytes, message: Any) -> None:
         if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack, NoSwap))):
             self.member.control(now, peer, message)
-            if isinstance(message, (MemberIs, MemberGone)):
+            if isinstance(message, (MemberIs, MemberGone, News)):
                 self._links_change = True
                 self._mind_links(now)
         if self.coordinator:
@@ -364,15 +375,45 @@ class Node:
         for peer in [p for p in self.links if p != self._contact.key and p not in roster]:
             self.forget(peer, "it left")
             self.member.peer_gone(now, peer)
-        for peer, entry in roster.items():
+        meets_all = self.member.gossiping is None
+        for peer, entry in (
+            roster.items() if meets_all else [(p, roster[p]) for p in self.links if p in roster]
+        ):
             if peer == self._contact.key:
                 continue
-            if peer in self.links and self.links[peer].addresses != entry.addresses:
+            if peer in self.links and self._moved(self.links[peer], entry, meets_all):
                 # It began anew elsewhere while the coordinator, which would have said so, was away.
                 self.forget(peer, "it moved")
                 self.member.peer_gone(now, peer)
-            if peer not in self.links:
+            if peer not in self.links and meets_all:
                 self._link_to(now, peer, entry.addresses, dials=self._should_dial(entry))
+
+    @staticmethod
+    def _moved(link: Link, entry: MemberIs, meets_all: bool) -> bool:
+        # Who gossips may have been dialled before it met the other: then it knows no address.
+        return link.addresses != entry.addresses and (meets_all or bool(link.addresses))
+
+    def meet(self, now: float, peer: bytes) -> bool:
+        """Gossip: have a link to a member for a while. Whoever wants it dials, for the other may not know of
+        it. True if the link is new."""
+        assert self.member is not None, "this node trains"
+        self._met[peer] = now
+        entry = self.member.roster.get(peer)
+        if peer in self.links or entry is None or peer == self._contact.key:
+            return False
+        self._link_to(now, peer, entry.addresses, dials=bool(entry.addresses))
+        return True
+
+    def _part(self, now: float) -> None:
+        """Gossip: give links up over which nothing has gone for long, so that they do not become as many as
+        members."""
+        assert self.member is not None, "this node trains"
+        needed = talks_to(self.member)
+        for peer in list(self.links):
+            idle = now - self._met.setdefault(peer, now) > _IDLE_TIMEOUTS * self._timeout_s
+            if idle and peer != self._contact.key and peer not in needed:
+                del self._met[peer]
+                self.forget(peer, "nothing to say for a while")
 
     def _should_dial(self, entry: MemberIs) -> bool:
         """Of two members the one that cannot be reached dials; of two that can, the lower key."""

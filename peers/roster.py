@@ -59,6 +59,8 @@ class Roster:
         self.epoch = 0
         self.entries: dict[bytes, Entry] = {}
         self._order = 0
+        self._here: dict[bytes, Entry] = {}
+        """Those who entered, in that order."""
 
     def certify(self, key: bytes, name: str) -> Entry:
         """Admit an identity; the same entry for the same key, however often it asks."""
@@ -67,16 +69,19 @@ class Roster:
     def enter(self, entry: Entry, message: Enter) -> None:
         self._order += 1
         entry.come_in(message, self._order)
+        self._here.pop(entry.key, None)
+        self._here[entry.key] = entry
         self.epoch += 1
 
     def leave(self, entry: Entry) -> None:
         entry.go_out()
+        self._here.pop(entry.key, None)
         self.epoch += 1
 
     def entered(self) -> list[Entry]:
         """Everyone who is here, in the order of entering."""
-        return sorted((e for e in self.entries.values() if e.entered), key=lambda e: e.order)
+        return list(self._here.values())
 
     def active(self) -> list[Entry]:
         """Everyone who holds the shared state."""
-        return [e for e in self.entered() if e.active]
+        return [e for e in self._here.values() if e.active]

@@ -18,8 +18,8 @@ from peers.admission import Door
 from peers.coordinator import Rules
 from peers.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
 from peers.manifest import Manifest
-from peers.member import Profile
 from peers.node import Contact, Hosting, Node, Training
+from peers.profile import Profile
 from transport.driver import SocketDriver
 from transport.keys import KeyPair
 from transport.payloads import Payloads, digest_of, tree_digest

@@ -33,6 +33,8 @@ class Limits:
     """Control messages a peer may send per second, averaged over ten seconds; more closes it."""
     members: int = 64
     """Members admitted to one run."""
+    gossip_members: int = 1024
+    """Members admitted to a run that gossips, where nobody talks to all."""
     fragments: int = 256
     """Fragments of one model."""
     chunk_elements: int = 256 * KIB

@@ -26,9 +26,10 @@ from diloco.simulation.people import HOST, Clockwork, Peer, invite_key, key_of, 
 from diloco.simulation.report import Activity
 from peers.application import Application
 from peers.manifest import Manifest
-from peers.member import Member, Profile
+from peers.member import Member
 from peers.messages import Refused, Report
 from peers.node import Contact, Hosting, Node, Training
+from peers.profile import Profile
 from transport.effects import Core, Effect, Send
 from transport.frames import unpack
 from transport.limits import LIMITS, Limits

@@ -276,4 +276,5 @@ def phantom_limits(method: Method, num_parameters: int, layers: int | None, num_
         chunk_elements=chunk,
         chunks_per_owner=per_owner,
         members=max(LIMITS.members, num_peers),
+        gossip_members=max(LIMITS.gossip_members, num_peers),
     )

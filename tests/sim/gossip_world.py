@@ -20,8 +20,8 @@ from peers.coordinator import Rules
 from peers.events import SwapFailed, Swapped
 from peers.manifest import Manifest
 from peers.matching import Matching
-from peers.member import Profile
 from peers.node import Contact, Hosting, Node, Training
+from peers.profile import Profile
 from tests.sim.trainer import Blob, digests_of
 from transport.limits import Limits
 from transport.payloads import Payloads, PlainPayloads, tree_digest

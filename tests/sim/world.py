@@ -17,9 +17,9 @@ from diloco.schedule import Schedule
 from peers.coordinator import Rules
 from peers.events import Restored, RoundCommitted
 from peers.manifest import Manifest
-from peers.member import Profile
 from peers.messages import Welcome
 from peers.node import Contact, Hosting, Node, Training
+from peers.profile import Profile
 from tests.sim.doors import HOST, SETTINGS, STRANGER, Stranger, invite_of, key_of, knock_of, open_door
 from tests.sim.trainer import SYNC_EVERY, VectorNumbers
 from transport.effects import Effect
