@@ -334,7 +334,7 @@ class Coordinator:
         entry.report = message
         if self.rules.paces:
             self._pace(now, entry)
-        if self.rules.gossips and not self.finished:
+        if self.rules.gossips and not self.finished and message.rounds > self._gossip_steps:
             self._follow_gossip(now)
         self.outlet.trace("report", peer=entry.key, peer_name=entry.name, report=message)
 

@@ -72,6 +72,7 @@ class Endpoint:
     factor: float = 1.0
     """Slows its link by this."""
     dialling: dict[bytes, Connect] = field(default_factory=dict)
+    connections: dict[Connection, None] = field(default_factory=dict)
     dialled: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
     accepted: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
     """By key and lane, the newest connection over which something came: it carries what is sent back."""

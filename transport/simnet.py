@@ -113,7 +113,7 @@ class SimNetwork:
         self._living[peer.key].remove(peer)
         self._log(peer.key, "crash")
         peer.dialling.clear()
-        self._break(lambda c: peer in (c.dialer, c.acceptor))
+        self._break(lambda c: True, among=peer.connections)
         waiting, peer.backlog = peer.backlog, deque()
         for run in waiting:
             run()  # to no effect, except that who knocked learns that nobody will answer
@@ -301,7 +301,7 @@ class SimNetwork:
                     self._dial_later(peer, effect, lane, 0.0)
             case Close():
                 peer.dialling.pop(effect.peer, None)
-                self._break(lambda c: c.joins(peer, effect.peer), by=peer)
+                self._break(lambda c: c.joins(peer, effect.peer), by=peer, among=peer.connections)
             case Deliver():
                 self._log(key, type(effect.event).__name__)
                 self._push(self.now_ns, lambda: self._deliver(peer, effect.event))
@@ -360,7 +360,8 @@ class SimNetwork:
             self._dial_later(peer, wanted, lane, _REDIAL_S)
             return
         connection = Connection(peer, there, lane)
-        self._connections[connection] = None
+        for held in (self._connections, peer.connections, there.connections):
+            held[connection] = None
         peer.dialled[wanted.peer, lane] = connection
 
         def established() -> None:
@@ -370,10 +371,16 @@ class SimNetwork:
 
         self._push(self.now_ns + 2 * self._paths.latency_ns(peer, there), established)
 
-    def _break(self, which: Callable[[Connection], bool], by: Endpoint | None = None) -> None:
-        for connection in [c for c in self._connections if which(c)]:
+    def _break(
+        self,
+        which: Callable[[Connection], bool],
+        by: Endpoint | None = None,
+        among: dict[Connection, None] | None = None,
+    ) -> None:
+        for connection in [c for c in (self._connections if among is None else among) if which(c)]:
             dialer, acceptor, lane = connection.dialer, connection.acceptor, connection.lane
-            del self._connections[connection]
+            for held in (self._connections, dialer.connections, acceptor.connections):
+                held.pop(connection, None)
             self.num_breaks += connection.up
             connection.up, connection.closed_by = False, by
             for table, key in ((dialer.dialled, acceptor.key), (acceptor.accepted, dialer.key)):

@@ -151,7 +151,10 @@ class Engine:
         self._lives: dict[str, int] = {}
         self._knocking: set[str] = set()
         self._wait_s = wait_s(settings)
-        self._schedule = Schedule.of(settings.method.resolved())
+        self._method = settings.method.resolved()
+        self._digest = settings.digest()
+        self._matching = matching_of(settings)
+        self._schedule = Schedule.of(self._method)
 
     def begin(self) -> None:
         """The host starts now, and peers when each joins."""
@@ -175,7 +178,7 @@ class Engine:
         key = key_of(HOST)
         life = self._lives[HOST] = self._lives.get(HOST, 0) + 1
         journal = [unpack(entry) for entry in self.net.journal(key)]
-        door = open_door(self.settings.digest())
+        door = open_door(self._digest)
         self.host = self._node(key, life, Hosting(rules_of(self.settings), journal, door))
         self.net.add(key, self.host, self._host_access, lambda now, event: None, "tcp://host:1")
 
@@ -275,7 +278,7 @@ class Engine:
     def _enter(self, peer: Peer, life: int) -> None:
         key, trainer = key_of(peer.name), self._make_trainer(peer, life)
         node = self._node(key, life)
-        method = self.settings.method.resolved()
+        method = self._method
         loop = OuterLoop(self._schedule, self._wait_s, trainer.numbers, self.settings.run.rounds)
         pace = self.net.stream(f"pace of {peer.name} in life {life}")
         address = f"tcp://{hashlib.sha256(peer.name.encode()).hexdigest()[:16]}:1"
@@ -283,11 +286,8 @@ class Engine:
         worker = Worker(peer, life, node, process, trainer, loop, Clockwork(peer.pace, pace))
         self.workers[peer.name] = worker
         names, shapes = trainer.names_sha256, trainer.shapes_sha256
-        digest = self.settings.digest()
-        manifest = Manifest(digest, names, shapes, method.codec, trainer.elements, "simulated")
-        profile = Profile(
-            peer.name, (address,), manifest, matching=matching_of(self.settings), rebases=method.quorum > 0
-        )
+        manifest = Manifest(self._digest, names, shapes, method.codec, trainer.elements, "simulated")
+        profile = Profile(peer.name, (address,), manifest, matching=self._matching, rebases=method.quorum > 0)
         training = Training(profile, trainer.numbers, patience_s=2 * self.settings.run.grace_s)
         self._does(worker, "join")
         self.net.command(process, lambda _, now: node.train(now, training))
@@ -304,6 +304,8 @@ class Engine:
         if loop.superseded or loop.refused:
             self._end(worker)
         elif loop.finished:
+            if worker.activity is not None:
+                self._report(worker, at_once=True)  # of gossip nobody else would know
             self._does(worker, None)
         elif not worker.was_active:
             self._does(worker, "join")
@@ -375,8 +377,6 @@ class Engine:
             return
         self._take_inbox(worker)
         self._run(worker, worker.loop.due(self.net.now))
-        if worker.loop.finished and worker.activity is not None:
-            self._report(worker, at_once=True)  # of gossip nobody else would know
         self._go_on(worker)
 
     def _take_inbox(self, worker: Worker) -> None:

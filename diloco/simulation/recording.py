@@ -27,6 +27,7 @@ from peers.events import (
 from transport.effects import Effect, Send, Trace
 
 _MOST_MARKS = 2000
+_PURPOSES = ("control", "exchange", "state")
 _TOLD = {
     "active": "holds the shared state",
     "removed": "is off the roster: {reason}",
@@ -273,8 +274,8 @@ class Recording:
             one = track.report
             lifetime = sum(one.seconds.values())
             one.utilization = one.seconds.get("compute", 0.0) / lifetime if lifetime else 0.0
-            one.sent = {p: n for (who, p), n in sorted(self._sent.items()) if who == name}
-            one.received = {p: n for (who, p), n in sorted(self._received.items()) if who == name}
+            one.sent = {p: self._sent[name, p] for p in _PURPOSES if self._sent[name, p]}
+            one.received = {p: self._received[name, p] for p in _PURPOSES if self._received[name, p]}
             one.sent_again = self._again[name]
             present += lifetime
             computed += one.seconds.get("compute", 0.0)

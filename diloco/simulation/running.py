@@ -6,8 +6,10 @@ give the same report byte for byte.
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from transport.limits import LIMITS, MIB, Limits
 
 _CHUNKS = 64
 """Of an exchange, at least: few enough to be cheap, enough that stages overlap as they do for real."""
+_MOST_CHUNKS = 4096
+"""Times peers: of very large swarms exchanges are cut more coarsely."""
 _PIECES = 64
 """Of a fetched state."""
 
@@ -95,7 +99,8 @@ class Running:
     def run(self) -> Report:
         """Until everyone is done or the scenario's end."""
         end = end_s(self._scenario)
-        finished = self.engine.run(end, self._is_done)
+        with _rare_collections():
+            finished = self.engine.run(end, self._is_done)
         now = self.engine.net.now
         if not finished:
             self._check_progress(now)
@@ -237,6 +242,17 @@ class Running:
         """Others record it."""
 
 
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """A simulation makes much and hardly any cycles: looking for them takes a tenth of its time."""
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def _what_is_trained(
     scenario: Scenario, num_peers: int, peers: Sequence[Peer]
 ) -> tuple[Limits, Callable[[Peer, int], Trainer]]:
@@ -264,7 +280,8 @@ def phantom_limits(method: Method, num_parameters: int, layers: int | None, num_
         members = 2 if method.group == "pair" else method.group_size
     fragments = fragment_sizes(method, num_parameters, layers)
     longest = max(sent_elements(method, size) for size in fragments)
-    per_owner = max(1, min(LIMITS.chunks_per_owner, _CHUNKS // members))
+    chunks = max(8, min(_CHUNKS, _MOST_CHUNKS // num_peers))
+    per_owner = max(1, min(LIMITS.chunks_per_owner, chunks // members))
     chunk = max(LIMITS.chunk_elements, math.ceil(longest / (per_owner * members)))
     each = max(element_bytes(method.codec, method), mean_bytes(method, members))
     largest_state = max(state_bytes(method, size) for size in fragments)
