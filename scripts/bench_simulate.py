@@ -1,0 +1,80 @@
+"""How long simulating takes, and how it grows with the number of peers: gossip, groups on a grid, direct exchange.
+
+Timed scenarios with phantom payloads, 20 rounds (direct: --rounds), each in a process of its own on one core. Seconds are
+those of this machine; events and memory hardly depend on it.
+
+    python scripts/bench_simulate.py
+    python scripts/bench_simulate.py --kinds direct --peers 64 --rounds 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+KINDS = {
+    "gossip": {"preset": "noloco", "sync_every": 50},
+    "grid": {"preset": "moshpit", "sync_every": 50},
+    "direct": {"preset": "diloco", "sync_every": 50, "codec": "int8"},
+}
+SIZES = {"gossip": [125, 250, 500, 1000], "grid": [125, 250, 500, 1000], "direct": [8, 16, 32, 64]}
+
+
+def scenario(kind: str, peers: int, rounds: int) -> dict[str, Any]:
+    """Peers whose steps take log-normal times."""
+    return {
+        "name": f"{kind}, {peers} peers",
+        "run": {"rounds": rounds, "failure_timeout_s": 180.0, "grace_s": 120.0},
+        "method": KINDS[kind],
+        "model": {"parameters": "100M", "tokens_per_step": "4k"},
+        "host": {"up": "10Gbps"},
+        "peers": [
+            {"name": "p", "count": peers, "step": "1s", "step_jitter": 0.2, "up": "1Gbps", "latency": "20ms"}
+        ],
+    }
+
+
+def measure(kind: str, peers: int, rounds: int) -> dict[str, Any]:
+    """One run, in this process."""
+    from diloco.simulation.running import simulate
+
+    began = time.process_time()
+    report = simulate(scenario(kind, peers, rounds))
+    seconds = time.process_time() - began
+    if report.ended != "the run is finished" or report.violations:
+        raise RuntimeError(f"{kind} with {peers} peers ended with {report.ended}: {report.violations}")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "events": report.num_events, "bytes": memory, "simulated_s": report.seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--peers", nargs="+", type=int, help="instead of sizes up to 1000 (direct: 64)")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--one", nargs=2, metavar=("KIND", "PEERS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one[0], int(options.one[1]), options.rounds)))
+        return
+    print(f"{'':8} {'peers':>6} {'rounds':>6} {'seconds':>8} {'events':>10} {'us/event':>8} {'MiB':>6}  simulated")
+    for kind in options.kinds:
+        for peers in options.peers or SIZES[kind]:
+            command = [sys.executable, __file__, "--one", kind, str(peers), "--rounds", str(options.rounds)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found = json.loads(done.stdout)
+            micro = 1e6 * found["seconds"] / found["events"]
+            print(
+                f"{kind:8} {peers:6} {options.rounds:6} {found['seconds']:8.1f} {found['events']:10,} {micro:8.1f}"
+                f" {found['bytes'] / 2**20:6.0f}  {found['simulated_s']:,.0f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
