@@ -1,7 +1,7 @@
-"""How long simulating takes, and how it grows with the number of peers: gossip, groups on a grid, direct exchange.
+"""How long simulating takes, and how it grows with the peers: gossip, groups on a grid, direct exchange.
 
-Timed scenarios with phantom payloads, 20 rounds (direct: --rounds), each in a process of its own on one core. Seconds are
-those of this machine; events and memory hardly depend on it.
+Timed scenarios with phantom payloads, each in a process of its own on one core. Seconds are those of this
+machine; events and memory hardly depend on it.
 
     python scripts/bench_simulate.py
     python scripts/bench_simulate.py --kinds direct --peers 64 --rounds 200
@@ -23,6 +23,7 @@ KINDS = {
     "direct": {"preset": "diloco", "sync_every": 50, "codec": "int8"},
 }
 SIZES = {"gossip": [125, 250, 500, 1000], "grid": [125, 250, 500, 1000], "direct": [8, 16, 32, 64]}
+HEADS = ["peers", "rounds", "seconds", "events", "us/event", "MiB"]
 
 
 def scenario(kind: str, peers: int, rounds: int) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def measure(kind: str, peers: int, rounds: int) -> dict[str, Any]:
     if report.ended != "the run is finished" or report.violations:
         raise RuntimeError(f"{kind} with {peers} peers ended with {report.ended}: {report.violations}")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "events": report.num_events, "bytes": memory, "simulated_s": report.seconds}
+    return {"seconds": seconds, "events": report.num_events, "bytes": memory}
 
 
 def main() -> None:
@@ -62,18 +63,25 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one[0], int(options.one[1]), options.rounds)))
         return
-    print(f"{'':8} {'peers':>6} {'rounds':>6} {'seconds':>8} {'events':>10} {'us/event':>8} {'MiB':>6}  simulated")
+    print(
+        f"{'':8} {'peers':>6} {'rounds':>6} {'seconds':>8} {'events':>10} {'us/event':>8} {'MiB':>6}  simulated"
+    )
     for kind in options.kinds:
         for peers in options.peers or SIZES[kind]:
-            command = [sys.executable, __file__, "--one", kind, str(peers), "--rounds", str(options.rounds)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout)
-            micro = 1e6 * found["seconds"] / found["events"]
-            print(
-                f"{kind:8} {peers:6} {options.rounds:6} {found['seconds']:8.1f} {found['events']:10,} {micro:8.1f}"
-                f" {found['bytes'] / 2**20:6.0f}  {found['simulated_s']:,.0f} s",
-                flush=True,
+            one = ["--one", kind, str(peers), "--rounds", str(options.rounds)]
+            done = subprocess.run(
+                [sys.executable, __file__, *one], check=True, capture_output=True, text=True
             )
+            found = json.loads(done.stdout)
+            columns = [
+                f"{peers}",
+                f"{options.rounds}",
+                f"{found['seconds']:.1f}",
+                f"{found['events']:,}",
+                f"{1e6 * found['seconds'] / found['events']:.1f}",
+                f"{found['bytes'] / 2**20:.0f}",
+            ]
+            print(f"{kind:8} " + " ".join(f"{column:>8}" for column in columns), flush=True)
 
 
 if __name__ == "__main__":
