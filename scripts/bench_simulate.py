@@ -63,9 +63,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one[0], int(options.one[1]), options.rounds)))
         return
-    print(
-        f"{'':8} {'peers':>6} {'rounds':>6} {'seconds':>8} {'events':>10} {'us/event':>8} {'MiB':>6}  simulated"
-    )
+    print(f"{'':8} " + " ".join(f"{head:>8}" for head in HEADS))
     for kind in options.kinds:
         for peers in options.peers or SIZES[kind]:
             one = ["--one", kind, str(peers), "--rounds", str(options.rounds)]
