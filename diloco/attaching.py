@@ -57,7 +57,8 @@ class Outer:
         self.loss = 0.0
         self.waited_s = 0.0
         """Seconds that training waited for the network."""
-        self.tokens_by_fate: dict[str, int] = {fate.value: 0 for fate in Fate}
+        self._tokens_ended: dict[str, int] = {fate.value: 0 for fate in Fate}
+        """By fate, over all fragments: each counts the tokens that moved it."""
         self.pseudo_grad_norm = 0.0
         self._tokens_per_step = tokens_per_step
         self._on_event = on_event
@@ -71,6 +72,12 @@ class Outer:
         self._hook = optimizer.register_step_post_hook(lambda *_: self._stepped())
 
     # -- what a loop asks ---------------------------------------------------------------------
+
+    @property
+    def tokens_by_fate(self) -> dict[str, int]:
+        """What became of the tokens behind this worker's contributions: applied, late, rejected, superseded.
+        A fragment of P is a P-th of a contribution."""
+        return {fate: tokens // len(self._loop.progress) for fate, tokens in self._tokens_ended.items()}
 
     @property
     def round(self) -> int:
@@ -170,6 +177,7 @@ class Outer:
             ),
             matching=matching_of(self.swarm.settings),
             rebases=self.method.quorum > 0,
+            adapts=self.method.adapt != "none",
         )
         for fragment in range(self._outer.num_fragments):
             self._numbers.digest(fragment)  # who begins with the run's first state need not fetch it
@@ -213,7 +221,7 @@ class Outer:
         if event is None:
             return False
         if isinstance(event, ContributionEnded):
-            self.tokens_by_fate[event.fate.value] += event.tokens
+            self._tokens_ended[event.fate.value] += event.tokens
         self._run(self._loop.handle(time.monotonic(), event))
         if isinstance(event, RoundCommitted):
             self.pseudo_grad_norm = self._numbers.last_norm

@@ -25,6 +25,7 @@ from peers.events import (
     Fate,
     FellBehind,
     IdentitySuperseded,
+    OfferWanted,
     PaceSet,
     Restored,
     RoundAborted,
@@ -88,6 +89,8 @@ class Progress:
     wait_until: float = 0.0
     landing: Payloads | None = None
     """The contribution whose round was committed and whose result is to land."""
+    in_step: bool = False
+    """It was put in step with the others once since it was in a round."""
 
     @property
     def steps_since_offer(self) -> int:
@@ -115,6 +118,8 @@ class OuterLoop:
         self._schedule = schedule
         self._wait_s = wait_s
         self._numbers = numbers
+        self._follows_until = 0.0
+        """So long this worker does nothing but follow commits, of which it is far behind."""
         self._rounds = rounds
         """Gossip: outer steps after which this worker is done. Otherwise the coordinator says so."""
         self.progress = [Progress(offset) for offset in schedule.offsets]
@@ -142,10 +147,11 @@ class OuterLoop:
         offering = each.next_offer - each.steps
         return offering if each.landing is None else min(landing, offering)
 
-    def patience_ends(self) -> float | None:
-        """When the first offer that waits for its round or result is given up, in seconds; None without
-        one."""
-        return min((each.wait_until for each in self.progress if each.offered is not None), default=None)
+    def patience_ends(self, now: float) -> float | None:
+        """When the next of what it waits for is given up, in seconds: an offer's round or result, or commits
+        to follow; None without one."""
+        ends = [each.wait_until for each in self.progress if each.offered is not None]
+        return min((end for end in [*ends, self._follows_until] if end > now), default=None)
 
     def due(self, now: float) -> list[Command]:
         """Landings and offers that are due, and offers to take back because nobody comes for them."""
@@ -174,10 +180,10 @@ class OuterLoop:
 
     def waits(self, now: float) -> bool:
         """Whether the training loop is to wait for events instead of training on: a result is later than
-        its delay."""
+        its delay, or commits come as fast as inner steps and would never be caught up with."""
         if self.finished or self.refused or self.superseded or self.coordinator_lost:
             return False
-        return any(
+        return now < self._follows_until or any(
             p.offered is not None and p.steps_since_offer >= self._delay(fragment) and now < p.wait_until
             for fragment, p in enumerate(self.progress)
         )
@@ -213,13 +219,15 @@ class OuterLoop:
                 for each in self.progress:
                     each.in_round = False
             case FellBehind():
-                self.active = False
+                self.active, self._follows_until = False, 0.0
             case Restored():
                 return []
             case CoordinatorLost():
                 self.coordinator_lost = True
             case CoordinatorBack():
                 self.coordinator_lost = False
+            case OfferWanted():
+                return self._offer_early(now, event.fragment)
             case PaceSet():
                 self._fastest = event.fastest
             case RunFinished():
@@ -268,6 +276,13 @@ class OuterLoop:
             each.landing = None
         return [Announce(fragment, each.tokens, weight, payloads, norm)]
 
+    def _offer_early(self, now: float, fragment: int) -> list[Command]:
+        each = self.progress[fragment]
+        # Before a landing the live model does not yet build on the outer parameters.
+        if each.offered is not None or each.landing is not None or not each.steps or not self._may_offer():
+            return []
+        return self._offer(now, fragment)
+
     def _land_if_due(self, fragment: int, each: Progress) -> None:
         ours, since = each.landing, each.steps_since_offer
         if ours is None or since < self._delay(fragment):
@@ -312,16 +327,29 @@ class OuterLoop:
         tokens = each.tokens - (each.offered_tokens if ours else 0)
         lands_now = ours is not None and steps == self._schedule.delay == 0
         self._numbers.apply(fragment, event.payloads, ours, _share(event), keep_old=not lands_now)
-        self._restart(fragment)
+        next_offer = self._period(fragment) if ours else self._next_offer_of_others(fragment)
+        self.progress[fragment] = Progress(next_offer, steps, tokens, landing=ours, in_step=ours is None)
         each = self.progress[fragment]
-        each.steps, each.tokens, each.landing = steps, tokens, ours
         self.rounds_applied += 1
+        behind = event.behind > len(self.progress)
+        self._follows_until = now + self._wait_s if behind else 0.0
         commands: list[Command] = [Applied(event.record, self._numbers.digest(fragment))]
         if ours is None:
             self._numbers.land(fragment, None, on_time=False)
             return commands
         self._land_if_due(fragment, each)
         return commands
+
+    def _next_offer_of_others(self, fragment: int) -> int:
+        """Whoever was not in a round goes in step with those who were: out of step each waits for the others,
+        with several fragments in a circle. Only once, or a slow one would never come to offer."""
+        each, period = self.progress[fragment], self._period(fragment)
+        if self._schedule.rebases:
+            return period
+        if each.in_step:
+            return each.next_offer
+        # Theirs is as many steps from here as they have not yet trained of the delay.
+        return each.steps + max(1, period - self._delay(fragment))
 
     def _swapped(self, event: Swapped | SwapFailed, mean: Payloads | None, group_size: int) -> list[Command]:
         fragment, each = event.fragment, self.progress[event.fragment]

@@ -110,6 +110,8 @@ class Coordinator:
         """Open rounds by fragment."""
         self.ready_since: dict[int, float] = {}
         """By fragment: when the first of the present contributions was offered."""
+        self.asked: dict[int, float] = {}
+        """By fragment: since when it was offered when the others were last asked for it."""
         self.term = 0
         self.seed: bytes | None = None
         self.holderless_since: float | None = None
@@ -208,6 +210,7 @@ class Coordinator:
             if entry.key != self.me and silence > self.rules.failure_timeout_s:
                 self.remove(now, entry, f"silent for {silence:.1f} s", forget=True)
         self._go_on(now)
+        rounding.end_gridlock(self, now)
 
     def _go_on(self, now: float) -> None:
         for current in list(self.rounds.values()):

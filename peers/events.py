@@ -56,6 +56,8 @@ class RoundCommitted:
     """Its weight in the record; 0 without one."""
     seconds: float
     """From opening to commit as this member saw it; 0 for one who only followed."""
+    behind: int
+    """Commits that are known to follow it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,13 @@ class PaceSet:
     """How fast the fastest member computes, in tokens per second."""
 
     fastest: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfferWanted:
+    """The others have offered this fragment and wait: offer what there is."""
+
+    fragment: int
 
 
 @dataclass(frozen=True, slots=True)

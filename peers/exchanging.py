@@ -243,7 +243,7 @@ class Exchanging:
     def chunk(
         self, now: float, peer: bytes, message: PartChunk | MeanChunk, payload: Payload, cost: int
     ) -> None:
-        """One chunk. Raises `BadFrame` for what its sender could not have meant."""
+        """One chunk; `pump` is to follow. Raises `BadFrame` for what its sender could not have meant."""
         running = self.running.get(message.serial)
         if running is None and message.serial <= self._newest_serial:
             self._bulk.consumed(now, peer, cost)
@@ -256,7 +256,6 @@ class Exchanging:
             self._early.append((peer, message, payload, cost))
         else:
             self._take(now, running, (peer, message, payload, cost))
-            self.pump(now)
 
     def _take(self, now: float, running: Running, held: _Held) -> None:
         peer, message, payload, cost = held

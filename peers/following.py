@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from peers.application import Application, StateBlob, piece_sizes
 from peers.exchanging import Bulk
@@ -18,7 +19,10 @@ from peers.record import GENESIS, Record
 from transport.effects import Payload, Phantom
 from transport.fetch import Fetch, Lack, Piece, Want, index_page
 from transport.limits import Limits
-from transport.payloads import Payloads, PhantomBlob
+from transport.payloads import Payloads, PhantomBlob, digest_of
+
+_RESULTS_AT_ONCE = 4
+"""Fetches of results under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,13 @@ class Following:
     patience_s: float
     """How long a donor with a living link may hand out nothing."""
     elements: Sequence[int]
+    adapts: bool = False
+    """How long a result is depends on the state before it."""
     head: bytes = GENESIS
     holds_state: bool = False
     records: deque[Record] = field(default_factory=deque)
     state_fetches: list[_StateFetch] = field(default_factory=list)
-    result_fetch: _ResultFetch | None = None
+    result_fetches: list[_ResultFetch] = field(default_factory=list)
     _common_base: bytes = GENESIS
     _bases: dict[int, bytes] = field(default_factory=dict)
     _results: OrderedDict[bytes, Result] = field(default_factory=OrderedDict)
@@ -120,14 +126,32 @@ class Following:
             payloads.accept(chunk, payload)
         return payloads
 
-    def fetch_missing_result(self, now: float, others: Iterable[bytes]) -> None:
-        """Begin to fetch the result of the record that follows our head, if nobody gave it to us. Not of
-        later ones: how long a vector is may depend on the state before."""
-        record = next(iter(self.records), None)
-        if self.result_fetch is not None or record is None or record.parent != self.head:
-            return
-        if not record.restores and record.result not in self._results:
-            self._begin_result_fetch(now, record, others)
+    def fetch_missing_results(self, now: float, others: Iterable[bytes]) -> None:
+        """Begin to fetch the results that nobody gave to us: of the record that follows our head, and of
+        those behind it, also while the state before them is on its way. One after the other would take some
+        round trips each, and by then others may have forgotten them."""
+        most = 1 if self.adapts else 2 * self.limits.history_rounds * len(self.elements)
+        fetching = {each.record.result for each in self.result_fetches}
+        for record in islice(self.records, most):
+            full = len(self.result_fetches) >= _RESULTS_AT_ONCE
+            if full or record.restores or (self.adapts and record.parent != self.head):
+                return
+            if record.result not in self._results and record.result not in fetching:
+                self._begin_result_fetch(now, record, others)
+
+    def finish_result_fetches(self) -> bool:
+        """Keep the results that have come whole. False if nobody has the one that is needed next any more."""
+        wanted = [record.result for record in self.records]
+        for each in list(self.result_fetches):
+            if each.fetch.done:
+                chunks = [each.chunks[i] for i in range(len(each.chunks))]
+                self.keep_result(each.record.result, [digest_of(chunk) for chunk in chunks], chunks)
+            elif each.fetch.failed and wanted[:1] == [each.record.result]:
+                return False
+            elif each.record.result in wanted:
+                continue
+            self.result_fetches.remove(each)
+        return True
 
     def _begin_result_fetch(self, now: float, record: Record, others: Iterable[bytes]) -> None:
         receiver = self.app.receiver(record.fragment)
@@ -137,7 +161,7 @@ class Following:
         donors += [m for m in others if m != self.me and m not in donors]
         chunks: dict[int, Payload] = {}
         fetch = Fetch(record.result, sizes, donors, chunks.__setitem__, self.limits, now)
-        self.result_fetch = _ResultFetch(record, chunks, fetch)
+        self.result_fetches.append(_ResultFetch(record, chunks, fetch))
         self._pump(now)
 
     # -- states -------------------------------------------------------------------------------
@@ -173,13 +197,13 @@ class Following:
 
     def stop_fetching(self) -> None:
         self.state_fetches.clear()
-        self.result_fetch = None
+        self.result_fetches.clear()
 
     # -- fetching and serving -----------------------------------------------------------------
 
     def fetches(self) -> list[Fetch]:
-        fetches = [each.fetch for each in self.state_fetches]
-        return fetches if self.result_fetch is None else [*fetches, self.result_fetch.fetch]
+        # Results first: they are small beside a state, and are not kept for long.
+        return [*(each.fetch for each in self.result_fetches), *(each.fetch for each in self.state_fetches)]
 
     def piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
         """An answer of a donor."""

@@ -21,6 +21,7 @@ from peers.events import (
     Fate,
     FellBehind,
     IdentitySuperseded,
+    OfferWanted,
     PaceSet,
     PeerLeft,
     PeersJoined,
@@ -56,6 +57,7 @@ from peers.messages import (
     Report,
     Seed,
     Serve,
+    Wanted,
 )
 from peers.profile import Profile
 from peers.record import Record, genesis_head
@@ -64,7 +66,7 @@ from transport.exchange import MeanChunk, PartChunk
 from transport.fetch import Lack, Piece, Want
 from transport.frames import BadFrame, unpack
 from transport.limits import Limits
-from transport.payloads import Payloads, digest_of
+from transport.payloads import Payloads
 
 
 class Member:
@@ -95,7 +97,9 @@ class Member:
             self.exchanging.gossips = True
             self.gossiping = Gossiping(me, profile.matching, self.exchanging, bulk, limits)
         elements = profile.manifest.elements
-        self.following = Following(me, app, bulk, limits, failure_timeout_s, patience_s, elements)
+        self.following = Following(
+            me, app, bulk, limits, failure_timeout_s, patience_s, elements, profile.adapts
+        )
         self.outlet = bulk
         self._limits = limits
         self._applying: Record | None = None
@@ -121,6 +125,7 @@ class Member:
             MemberActive: self.member_active,
             News: lambda now, message: hear(self, now, message),
             Pace: lambda now, message: bulk.deliver(PaceSet(message.fastest)),
+            Wanted: self._wanted,
             Finished: lambda now, message: bulk.deliver(RunFinished(message.rounds)),
         }
 
@@ -267,11 +272,9 @@ class Member:
             handler(now, message)
 
     def bulk(self, now: float, peer: bytes, message: Any, payload: Payload, cost: int) -> None:
-        """One bulk message. Raises `BadFrame`."""
+        """One bulk message; `credit_came` follows every frame. Raises `BadFrame`."""
         if isinstance(message, (PartChunk, MeanChunk)):
             self.exchanging.chunk(now, peer, message, payload, cost)
-            if self.gossiping is not None:
-                self.gossiping.settle(now)
             return
         self.outlet.consumed(now, peer, cost)
         if not isinstance(message, Piece):
@@ -280,7 +283,7 @@ class Member:
         self._advance(now)
 
     def credit_came(self, now: float) -> None:
-        """Some link has room again."""
+        """Some link may have room again, or a chunk came: exchanges move on."""
         waiting, self._waiting_wants = self._waiting_wants, []
         for peer, want in waiting:
             if not self.following.want(now, peer, want):
@@ -342,6 +345,11 @@ class Member:
         """That one holds a state."""
         if self.gossiping is not None and message.key != self.me:
             self.gossiping.active.add(message.key)
+
+    def _wanted(self, now: float, message: Wanted) -> None:
+        if message.fragment >= self.profile.manifest.num_fragments:
+            raise BadFrame("a fragment that the model does not have")
+        self.outlet.deliver(OfferWanted(message.fragment))
 
     def _seed(self, now: float, message: Seed) -> None:
         if not self.following.holds_state and not self._seeding:
@@ -419,22 +427,17 @@ class Member:
         self._finish_fetches(now)
         if not self._applying and self._loading is None and self.following.holds_state:
             self._next_record(now)
-        self.following.fetch_missing_result(now, self.roster)
+        self.following.fetch_missing_results(now, self.roster)
 
     def _finish_fetches(self, now: float) -> None:
-        states, result = self.following.state_fetches, self.following.result_fetch
+        states = self.following.state_fetches
         if any(each.fetch.failed for each in states):
             self._need_state(now, "no donor has the state any more")
         elif states and states[0].fetch.done and self._loading is None:
             first = states.pop(0)
             self._loading = first.order
             self.outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
-        if result is not None and result.fetch.done:
-            self.following.result_fetch = None
-            chunks = [result.chunks[i] for i in range(len(result.chunks))]
-            digests = [digest_of(chunk) for chunk in chunks]
-            self.following.keep_result(result.record.result, digests, chunks)
-        elif result is not None and result.fetch.failed:
+        if not self.following.finish_result_fetches():
             self._need_state(now, "no member has a committed result any more")
 
     def _next_record(self, now: float) -> None:
@@ -482,7 +485,8 @@ class Member:
             self.exchanging.end(record.fragment, Fate.LATE, "the round was committed without it")
         seconds = now - running.opened_at if running else 0.0
         self.exchanging.close(now, record.serial)
-        self.outlet.deliver(RoundCommitted(record, payloads, number, tokens, weight, seconds))
+        behind = len(self.following.records)
+        self.outlet.deliver(RoundCommitted(record, payloads, number, tokens, weight, seconds, behind))
         return True
 
     def _hold_want(self, peer: bytes, want: Want) -> None:

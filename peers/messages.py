@@ -328,6 +328,14 @@ class Pace:
     """Tokens per second while it trains."""
 
 
+@kind(83)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Others wait for your contribution to this fragment, and you may wait for them elsewhere: offer it."""
+
+    fragment: Small
+
+
 @kind(78)
 @dataclass(frozen=True, slots=True)
 class Finished:

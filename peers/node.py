@@ -83,8 +83,6 @@ class Node:
         self._out: list[Effect] = []
         self._self: deque[Any] = deque()
         self._next_tick = 0.0
-        self._acks: dict[bytes, float] = {}
-        """When an acknowledgement is due to a peer, the first of them first."""
         self._met: dict[bytes, float] = {}
         """Gossip: when a link to each member was last wanted."""
         self._links_change = False
@@ -127,7 +125,6 @@ class Node:
                 self._handle(now, peer, result)
         except BadFrame as error:
             self._expel(now, peer, str(error))
-        self._note_ack(peer, link)
         if self.member:
             self.member.credit_came(now)
         self._settle(now)
@@ -153,7 +150,6 @@ class Node:
         if self._busy and self.member:
             self.member.pump(now)
             self._settle(now)
-        self._acknowledge(now)
         if now < self._next_tick:
             return
         self._next_tick = now + self._timeout_s / 8
@@ -168,11 +164,7 @@ class Node:
         self._settle(now)
 
     def deadline(self) -> float | None:
-        if self._busy:
-            return 0.0
-        if self._stopped:
-            return self._next_tick
-        return min(self._next_tick, next(iter(self._acks.values()), self._next_tick))
+        return 0.0 if self._busy else self._next_tick
 
     @property
     def _busy(self) -> bool:
@@ -245,10 +237,8 @@ class Node:
         return self.links[peer].room() if peer in self.links else -1
 
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
-        link = self.links.get(peer)
-        if link is not None:
-            link.consumed(now, cost)
-            self._note_ack(peer, link)
+        if peer in self.links:
+            self.links[peer].consumed(now, cost)
 
     def last_heard(self, now: float, peer: bytes) -> float:
         if peer == self.key:
@@ -258,7 +248,6 @@ class Node:
     def forget(self, peer: bytes, reason: str) -> None:
         """Drop the link; the next word from that peer begins a new session."""
         link = self.links.pop(peer, None)
-        self._acks.pop(peer, None)
         if link is not None:
             self._links_change = True
             self._newest[peer] = max(link.incarnation, self._newest.get(peer, 0))
@@ -274,21 +263,6 @@ class Node:
         self._out.append(Trace(name, fields))
 
     # -- inside -------------------------------------------------------------------------------
-
-    def _note_ack(self, peer: bytes, link: Link) -> None:
-        if self._acks.get(peer) != link.ack_due:
-            self._acks.pop(peer, None)  # it went beside a message
-            if link.ack_due is not None:
-                self._acks[peer] = link.ack_due
-
-    def _acknowledge(self, now: float) -> None:
-        """What nothing was sent beside in the meantime is acknowledged alone."""
-        if self._acks and next(iter(self._acks.values())) <= now:
-            # Those that are due soon too, so that there is one wake-up for many.
-            due, self._acks = self._acks, {}
-            for peer in due:
-                if peer in self.links:
-                    self.links[peer].acknowledge(now)
 
     def _knows(self, peer: bytes) -> bool:
         if self.coordinator:

@@ -21,3 +21,5 @@ class Profile:
     rebases: bool = False
     """Rounds do not wait for everyone: what was not in one is offered anew on top of it, instead of being
     late."""
+    adapts: bool = False
+    """How long a contribution is depends on the state that it builds on."""

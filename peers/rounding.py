@@ -10,7 +10,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from peers.messages import Abort, Committed, Finished, Open, Rejected
+from peers.messages import Abort, Committed, Finished, Open, Rejected, Wanted
 from peers.record import Record
 from peers.roster import Entry
 from peers.rounds import OpenRound
@@ -53,6 +53,22 @@ def _choose(c: Coordinator, now: float, fragment: int) -> list[Entry]:
     awaited = [e for e in active if e not in here and e.sits_out_until <= c.chain.index]
     over = now >= c.ready_since[fragment] + c.rules.grace_s
     return chosen if over or not awaited else []
+
+
+def end_gridlock(c: Coordinator, now: float) -> None:
+    """Members out of step may wait for each other in a circle, each with another fragment. Whoever lacks an
+    offer of the one that has waited longest is asked for it, once; if that does not help, the next."""
+    waiting = {fragment: since for fragment, since in c.ready_since.items() if c.asked.get(fragment) != since}
+    here = [e for e in c.roster.active() if e.ready or e.sits_out_until <= c.chain.index]
+    if c.rounds or not waiting or not all(e.ready for e in here):
+        return
+    fragment = min(waiting, key=lambda f: (waiting[f], f))
+    c.asked[fragment] = waiting[fragment]
+    lacking = [e for e in here if fragment not in e.ready]
+    for entry in lacking:
+        c.outlet.send(now, entry.key, Wanted(fragment))
+    if lacking:
+        c.outlet.trace("gridlock", fragment=fragment, peers=tuple(e.key for e in lacking))
 
 
 def _reject_outliers(c: Coordinator, now: float, fragment: int, base: bytes) -> None:

@@ -71,8 +71,8 @@ class SimulatedTraining:
     def _has_ended(self, worker: Worker) -> bool:
         """It has taken all its steps, and nothing that it offered is on its way (or has been for too
         long)."""
-        ends = worker.loop.patience_ends()
-        return worker.steps >= self._num_steps and (ends is None or self.engine.net.now >= ends)
+        ends = worker.loop.patience_ends(self.engine.net.now)
+        return worker.steps >= self._num_steps and ends is None
 
     # -- as a watcher -------------------------------------------------------------------------
 

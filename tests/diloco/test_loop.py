@@ -18,6 +18,8 @@ from peers.events import (
     CoordinatorBack,
     CoordinatorLost,
     Fate,
+    FellBehind,
+    OfferWanted,
     PaceSet,
     RoundCommitted,
     RoundOpened,
@@ -72,9 +74,9 @@ def record(fragment: int = 0) -> Record:
     return Record(GENESIS, 1, fragment, 0, 7, 1, (b"k" * 32,), (1.0,), b"r" * 32)
 
 
-def committed(number: int | None, fragment: int = 0) -> RoundCommitted:
+def committed(number: int | None, fragment: int = 0, behind: int = 0) -> RoundCommitted:
     weight = 1.0 if number is not None else 0.0
-    return RoundCommitted(record(fragment), PlainPayloads(1), number, 8, weight, 0.1)
+    return RoundCommitted(record(fragment), PlainPayloads(1), number, 8, weight, 0.1, behind)
 
 
 def schedule(num_fragments: int = 1, delay: int = 0, **more: bool) -> Schedule:
@@ -186,11 +188,63 @@ def test_values_that_are_not_finite_are_never_offered(loop: OuterLoop, numbers: 
     assert len(step(loop, 4)) == 1
 
 
-def test_a_round_without_it_keeps_its_progress(loop: OuterLoop, numbers: Recorder) -> None:
+def test_a_round_without_it_keeps_its_progress_and_puts_it_in_step_with_the_others(
+    loop: OuterLoop, numbers: Recorder
+) -> None:
     step(loop, 2)
     loop.handle(0.0, committed(None))
     assert numbers.calls == [("apply", 0, False), ("land", 0, False, False)]
-    assert len(step(loop, 2)) == 1
+    assert step(loop, 3) == []
+    offer = step(loop, 1)[0]  # when those who were in the round offer next
+    assert isinstance(offer, Announce)
+    assert offer.tokens == 12
+
+
+def test_one_that_is_slower_than_rounds_comes_to_offer_nevertheless(loop: OuterLoop) -> None:
+    step(loop, 1)
+    for _ in range(3):
+        loop.handle(0.0, committed(None))
+        assert step(loop, 1) == []
+    loop.handle(0.0, committed(None))
+    assert len(step(loop, 1)) == 1
+
+
+def test_with_a_delay_it_is_in_step_with_the_last_of_the_others(numbers: Recorder) -> None:
+    loop = active_loop(numbers, delay=3)
+    step(loop, 2)
+    loop.handle(0.0, committed(None))
+    assert len(step(loop, 1)) == 1
+    step(loop, 2)
+    assert not loop.waits(0.0)
+
+
+def test_it_offers_early_what_others_wait_for(numbers: Recorder) -> None:
+    loop = active_loop(numbers, num_fragments=2)
+    step(loop, 2)  # the first fragment is offered
+    assert loop.handle(0.0, OfferWanted(0)) == []
+    offer = loop.handle(0.0, OfferWanted(1))[0]
+    assert isinstance(offer, Announce)
+    assert (offer.fragment, offer.tokens) == (1, 4)
+
+
+def test_nothing_is_offered_early_before_its_result_has_landed(numbers: Recorder) -> None:
+    loop = active_loop(numbers, delay=2)
+    assert loop.handle(0.0, OfferWanted(0)) == []  # nothing is trained
+    step(loop, 5)
+    loop.handle(0.0, committed(1))
+    assert loop.handle(0.0, OfferWanted(0)) == []
+
+
+def test_far_behind_it_follows_before_it_trains_on(loop: OuterLoop) -> None:
+    loop.handle(0.0, committed(None, behind=2))
+    assert loop.waits(0.0)
+    assert loop.patience_ends(0.0) == WAIT_S
+    assert not loop.waits(WAIT_S)  # nor for ever
+    loop.handle(WAIT_S, committed(None, behind=1))
+    assert not loop.waits(WAIT_S)
+    loop.handle(WAIT_S, committed(None, behind=2))
+    loop.handle(WAIT_S, FellBehind("the shared state is fetched anew"))
+    assert not loop.waits(WAIT_S)
 
 
 def test_an_offer_that_is_not_taken_is_made_again_at_the_next_step(loop: OuterLoop) -> None:

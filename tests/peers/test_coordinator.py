@@ -28,6 +28,7 @@ from peers.messages import (
     Report,
     Seed,
     Stuck,
+    Wanted,
 )
 from peers.news import messages_in
 from peers.record import GENESIS, Record
@@ -97,8 +98,8 @@ class Swarm:
         self.hear(index, Applied(0, version, digest))
         self.hear(index, CaughtUp(version))
 
-    def ready(self, index: int, tokens: int = 8, norm: float = 1.0) -> None:
-        self.hear(index, Ready(0, self.core.chain.base(0), tokens, tokens, 1, norm))
+    def ready(self, index: int, tokens: int = 8, norm: float = 1.0, fragment: int = 0) -> None:
+        self.hear(index, Ready(fragment, self.core.chain.base(0), tokens, tokens, 1, norm))
 
     def told(self, index: int, kind: type) -> list[Any]:
         return [message for peer, message in self.said if peer == key(index) and type(message) is kind]
@@ -337,6 +338,28 @@ def test_a_quorum_does_not_let_one_train_alone_unnoticed() -> None:
     swarm.hold(0)
     swarm.ready(0)
     assert not swarm.told(0, Open)
+
+
+def test_members_that_wait_for_each_other_in_a_circle_are_asked_for_what_has_waited_longest() -> None:
+    swarm = Swarm(min_peers=2)
+    for index in range(2):
+        swarm.enter(index, elements=(100, 100))
+    for index in range(2):
+        for fragment in range(2):
+            swarm.hear(index, Applied(fragment, ROOT, b"d" * 32))
+        swarm.hear(index, CaughtUp(ROOT))
+    swarm.ready(0, fragment=1)
+    swarm.later(1.0)
+    assert not swarm.told(1, Wanted)  # it may still be on its way there
+    swarm.ready(1, fragment=0)
+    swarm.later(0.1)
+    assert (swarm.told(0, Wanted), swarm.told(1, Wanted)) == ([], [Wanted(1)])
+    swarm.later(0.1)
+    assert (swarm.told(0, Wanted), swarm.told(1, Wanted)) == ([Wanted(0)], [Wanted(1)])
+    swarm.later(0.1)
+    assert len(swarm.told(0, Wanted) + swarm.told(1, Wanted)) == 2  # each is asked once
+    swarm.ready(1, fragment=1)
+    assert swarm.told(0, Open)
 
 
 def test_slow_members_are_told_how_fast_the_fastest_is_when_that_changes() -> None:

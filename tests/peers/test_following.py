@@ -7,10 +7,11 @@ from typing import Any
 
 from peers.following import Following
 from peers.messages import CatchUp
+from peers.record import Record
 from transport.effects import Payload, Phantom
-from transport.fetch import Piece, Want, index_page
+from transport.fetch import Lack, Piece, Want, index_page
 from transport.limits import Limits
-from transport.payloads import PhantomBlob, digest_of, tree_digest
+from transport.payloads import PhantomBlob, PlainPayloads, digest_of, tree_digest
 
 LIMITS = Limits(payload_bytes=1000, pieces_in_flight=8)
 NUM_PIECES = 20
@@ -119,3 +120,46 @@ def test_a_donor_with_a_living_link_is_given_time_and_a_silent_one_is_not() -> N
         assert not any(each.fetch.failed for each in following.state_fetches)
         following.tick(gone_at)
         assert any(each.fetch.failed for each in following.state_fetches)
+
+
+class Receiving(App):
+    def receiver(self, fragment: int) -> PlainPayloads:
+        return PlainPayloads(8)
+
+
+def behind(wire: Wire, count: int, adapts: bool = False) -> Following:
+    """A member at its head, to whom ``count`` records came of whose results it has none."""
+    following = Following(b"m" * 32, Receiving(), wire, LIMITS, 10.0, 60.0, [8], adapts)  # type: ignore[arg-type]
+    following.begin_at(b"h" * 32)
+    for index in range(count):
+        parent = following.records[-1].hash() if following.records else following.head
+        result = hashlib.sha256(bytes([index])).digest()
+        following.records.append(Record(parent, index + 1, 0, 0, index + 1, 8, (b"d" * 32,), (1.0,), result))
+    following.fetch_missing_results(1.0, [])
+    return following
+
+
+def test_results_of_several_records_are_fetched_at_once_though_not_of_all() -> None:
+    wire = Wire()
+    following = behind(wire, 9)
+    wanted = [want.blob for _, want in wire.asked]
+    assert wanted == [record.result for record in following.records][: len(wanted)]
+    assert 1 < len(wanted) < 9
+    following.fetch_missing_results(1.0, [])
+    assert len(wire.asked) == len(wanted)  # nothing is asked for twice
+
+
+def test_where_lengths_depend_on_the_state_only_the_next_result_is_fetched() -> None:
+    wire = Wire()
+    behind(wire, 9, adapts=True)
+    assert len(wire.asked) == 1
+
+
+def test_a_result_that_nobody_has_is_missed_once_it_is_due() -> None:
+    wire = Wire()
+    following = behind(wire, 3)
+    later, due = following.records[1], following.records[0]
+    following.lacks(1.0, b"d" * 32, Lack(later.result))
+    assert following.finish_result_fetches()
+    following.lacks(1.0, b"d" * 32, Lack(due.result))
+    assert not following.finish_result_fetches()
