@@ -24,10 +24,9 @@ from transport.limits import Limits
 GENERATIONS = 1 << 12
 FRAME_COST = 256
 """Bytes of credit that a bulk frame takes beside its payload: bounds the number of small ones."""
-_ACK_DELAY_S = 0.5
-"""What is said in the meantime carries the acknowledgement along."""
 _ACK_CONTROL_AFTER = 32
-"""Control messages after which nobody waits for that: their sender keeps them until then."""
+"""Control messages that are acknowledged at once: their sender keeps them until then. Fewer are
+acknowledged by what is said next, a heartbeat at the latest."""
 _HELLO_INTERVAL_S = 0.1
 
 
@@ -161,7 +160,6 @@ class Link:
         self._consumed_cost = 0
         self._acked_cost = 0
         self._control_acked = 0
-        self.ack_due: float | None = None
 
     # -- what the layers above ask ------------------------------------------------------------
 
@@ -208,8 +206,6 @@ class Link:
         self._consumed_cost += cost
         if self._consumed_cost - self._acked_cost >= self.window // 8:
             self._send_ack(now)
-        elif self.ack_due is None:
-            self.ack_due = now + _ACK_DELAY_S
 
     # -- what the driver feeds ----------------------------------------------------------------
 
@@ -258,21 +254,14 @@ class Link:
             self.dials = self.dials or (bool(self.addresses) and now - self._dialled_at >= self._silence_s)
             self._redial_if_silent(now, self._dialled_at)
             return
-        if (self.ack_due is not None and self.ack_due <= now) or (self._last_sent + self._heartbeat_s <= now):
+        if self._last_sent + self._heartbeat_s <= now:
             self._send_ack(now)
         self._redial_if_silent(now, max(self.last_heard, self._dialled_at))
-
-    def acknowledge(self, now: float) -> None:
-        """Say alone what no message carried along."""
-        if self.ack_due is not None and self.up:
-            self._send_ack(now)
 
     def deadline(self) -> float | None:
         if not self.up:
             return self._dialled_at + self._silence_s if self.dials else None
         due = self._last_sent + self._heartbeat_s
-        if self.ack_due is not None:
-            due = min(due, self.ack_due)
         if self.dials:
             due = min(due, max(self.last_heard, self._dialled_at) + self._silence_s)
         return due
@@ -336,7 +325,6 @@ class Link:
 
     def _ack_items(self, seq: int) -> list[Any]:
         self._acked_cost = self._consumed_cost
-        self.ack_due = None
         self._control_acked = self._control_in
         credit = self._consumed_cost + self.window
         return items_of(Ack, self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq)
@@ -415,8 +403,6 @@ class Link:
             arrivals.append(Arrival(from_items(ready), None, 0))
         if self._control_in - self._control_acked >= _ACK_CONTROL_AFTER:
             self._send_ack(now)
-        elif self.ack_due is None:
-            self.ack_due = now + _ACK_DELAY_S
         return arrivals
 
     def _charge_rate(self, now: float) -> None:
@@ -432,8 +418,6 @@ class Link:
     ) -> list[Arrival | Started | Superseded]:
         if payload is None:
             raise BadFrame("a bulk message without a payload")
-        if self.ack_due is None:
-            self.ack_due = now + _ACK_DELAY_S
         if seq <= self._bulk_in or seq in self._bulk_seen:
             return []
         if seq > self._bulk_in + self._limits.window_bytes // FRAME_COST:

@@ -53,13 +53,13 @@ class SimNetwork:
         """Connections that stood and broke."""
         self._seed = seed
         self._observe = observe
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._living: dict[bytes, list[Endpoint]] = {}
         self._connections: dict[Connection, None] = {}
         self._faults = Faults()
         self._hash = hashlib.sha256()
-        self._entries: list[str] = []
+        self._entries: list[tuple[Any, ...]] = []
         self.lines: list[str] | None = None
         """Set to a list to keep the trace as text."""
         self._paths = Paths(route, self.stream("jitter"), self.stream("losses"))
@@ -218,12 +218,12 @@ class SimNetwork:
         """Let time pass until ``until_s`` or until ``done``; True if it was done."""
         until = round(until_s * NS)
         while self._heap and self._heap[0][0] <= until:
-            at, _, run = heapq.heappop(self._heap)
+            at, _, run, given = heapq.heappop(self._heap)
             self._at_instant = self._at_instant + 1 if at == self.now_ns else 0
             assert self._at_instant < _STORM, f"more than {_STORM} events at {self.now} s"
             self.now_ns = at
             self.num_events += 1
-            run()
+            run(*given)
             if done is not None and done():
                 return True
         self.now_ns = until
@@ -234,22 +234,21 @@ class SimNetwork:
     def _of(self, who: Who) -> Endpoint:
         return who if isinstance(who, Endpoint) else self.peers[who]
 
-    def _push(self, at: int, run: Callable[[], None]) -> None:
+    def _push(self, at: int, run: Callable[..., None], *given: Any) -> None:
         self._sequence += 1
-        heapq.heappush(self._heap, (at, self._sequence, run))
+        heapq.heappush(self._heap, (at, self._sequence, run, given))
 
-    def _log(self, key: bytes, line: str) -> None:
-        entry = f"{self.now_ns} {key[:4].hex()} {line}"
+    def _log(self, key: bytes, *what: Any) -> None:
         if self.lines is not None:
-            self.lines.append(entry)
-        self._entries.append(entry)
+            self.lines.append(" ".join([f"{self.now_ns}", key[:4].hex(), *map(str, what)]))
+        self._entries.append((self.now_ns, key[:4], *what))
         if len(self._entries) >= 1000:
             self._hash_entries()
 
     def _hash_entries(self) -> None:
         """Many at a time, which is cheaper."""
         if self._entries:
-            self._hash.update("\n".join([*self._entries, ""]).encode())
+            self._hash.update(repr(self._entries).encode())
             self._entries = []
 
     def _feed(
@@ -304,9 +303,9 @@ class SimNetwork:
                 self._break(lambda c: c.joins(peer, effect.peer), by=peer, among=peer.connections)
             case Deliver():
                 self._log(key, type(effect.event).__name__)
-                self._push(self.now_ns, lambda: self._deliver(peer, effect.event))
+                self._push(self.now_ns, self._deliver, peer, effect.event)
             case Trace():
-                self._log(key, f"trace {effect.name}")
+                self._log(key, "trace", effect.name)
 
     def _deliver(self, peer: Endpoint, event: object) -> None:
         if not peer.alive:
@@ -403,10 +402,10 @@ class SimNetwork:
         if connection is None or not connection.up:
             connection = peer.accepted.get((to, lane))
         if connection is None or not connection.up:
-            self._log(peer.key, f"lost {lane}")
+            self._log(peer.key, "lost", lane)
             return
         size = len(effect.header) + len(effect.payload or b"") + _FRAME_OVERHEAD
-        self._log(peer.key, f"send {lane} {size} {crc32(effect.header):08x}")
+        self._log(peer.key, "send", lane, size, crc32(effect.header))
         other = connection.acceptor if peer is connection.dialer else connection.dialer
         pipes = self._paths.pipes(peer, other)
         if lane == CONTROL_LANE:
@@ -414,11 +413,11 @@ class SimNetwork:
             ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
             ns += sum(pipe.time(size, 1.0) for pipe in pipes) + self._paths.resent_ns(peer, other, size)
             lands = connection.in_order(other, self.now_ns + ns + self._paths.latency_ns(peer, other))
-            self._push(lands, lambda: self._arrive(connection, other, effect))
+            self._push(lands, self._arrive, connection, other, effect)
             return
         left = peer.up.put(self.now_ns, size, peer.factor)
         if pipes:
-            self._push(left, lambda: self._pass(connection, other, effect, size, pipes))
+            self._push(left, self._pass, connection, other, effect, size, pipes)
         else:
             self._cross(connection, other, effect, size, left)
 
@@ -428,7 +427,7 @@ class SimNetwork:
             return
         left = pipes[0].put(self.now_ns, size, 1.0)
         if pipes[1:]:
-            self._push(left, lambda: self._pass(connection, to, effect, size, pipes[1:]))
+            self._push(left, self._pass, connection, to, effect, size, pipes[1:])
         else:
             self._cross(connection, to, effect, size, left)
 
@@ -436,27 +435,32 @@ class SimNetwork:
         sender = connection.acceptor if to is connection.dialer else connection.dialer
         delay = self._paths.latency_ns(sender, to) + self._paths.resent_ns(sender, to, size)
         reaches = connection.in_order(to, left + delay)
-        self._push(reaches, lambda: self._reach(connection, to, effect, size))
+        self._push(reaches, self._reach, connection, to, effect, size)
 
     def _reach(self, connection: Connection, to: Endpoint, effect: Send, size: int) -> None:
         """A bulk frame comes to the receiver's access link, and waits for what came there before it."""
         if connection.up:
             lands = to.down.put(self.now_ns, size, to.factor)
-            self._push(lands, lambda: self._arrive(connection, to, effect))
+            self._push(lands, self._arrive, connection, to, effect)
 
     def _arrive(self, connection: Connection, to: Endpoint, effect: Send) -> None:
-        dialer, lane = connection.dialer, effect.lane
-        sender = connection.acceptor if to is dialer else dialer
+        if not connection.up or not to.alive:
+            return
+        self._log(to.key, "recv", effect.lane)
+        if to.frozen:
+            to.backlog.append(lambda: self._take(connection, to, effect))
+        else:
+            self._take(connection, to, effect)
 
-        def take() -> None:
-            if connection.closed_by is to:
-                return
-            if to is not dialer:
-                self._heard(connection)
-            to.core.receive(self.now, sender.key, lane, effect.header, effect.payload)
-
-        if connection.up:
-            self._feed(to, take, f"recv {lane}")
+    def _take(self, connection: Connection, to: Endpoint, effect: Send) -> None:
+        if not to.alive or connection.closed_by is to:
+            return
+        dialer, sender = connection.dialer, connection.acceptor
+        if to is not dialer:
+            sender = dialer
+            self._heard(connection)
+        to.core.receive(self.now_ns / NS, sender.key, effect.lane, effect.header, effect.payload)
+        self._carry_out(to)
 
     def _heard(self, connection: Connection) -> None:
         """Something came over it, so the acceptor answers there: an older connection of that key is shut."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,7 +64,7 @@ class Watcher(Protocol):
     """Sees everything, changes nothing."""
 
     def effect(self, now: float, name: str, effect: Effect) -> None:
-        """A node's effect is carried out."""
+        """A node's effect is carried out. Frames are many, and only counted: `Engine.traffic`."""
 
     def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
         """A worker does something else from now on; None once it has ended for good."""
@@ -143,6 +144,8 @@ class Engine:
         self.num_steps = num_steps
         """Inner steps after which a worker stops, if the run does not end before."""
         self.watchers = list(watchers)
+        self.traffic: Counter[tuple[str, bytes, str, bool]] = Counter()
+        """Bytes sent by name, to whose key, for which purpose, and whether again."""
         self.net = SimNetwork(settings.run.seed, self._observe, **network)
         self._names = {key_of(name): name for name in (HOST, *self.peers)}
         self._host_access = host
@@ -155,6 +158,7 @@ class Engine:
         self._digest = settings.digest()
         self._matching = matching_of(settings)
         self._schedule = Schedule.of(self._method)
+        self.num_fragments = self._schedule.num_fragments
 
     def begin(self) -> None:
         """The host starts now, and peers when each joins."""
@@ -287,7 +291,14 @@ class Engine:
         self.workers[peer.name] = worker
         names, shapes = trainer.names_sha256, trainer.shapes_sha256
         manifest = Manifest(self._digest, names, shapes, method.codec, trainer.elements, "simulated")
-        profile = Profile(peer.name, (address,), manifest, matching=self._matching, rebases=method.quorum > 0)
+        profile = Profile(
+            peer.name,
+            (address,),
+            manifest,
+            matching=self._matching,
+            rebases=method.quorum > 0,
+            adapts=method.adapt != "none",
+        )
         training = Training(profile, trainer.numbers, patience_s=2 * self.settings.run.grace_s)
         self._does(worker, "join")
         self.net.command(process, lambda _, now: node.train(now, training))
@@ -311,8 +322,8 @@ class Engine:
             self._does(worker, "join")
         elif loop.waits(now):
             self._does(worker, "wait")
-            ends = loop.patience_ends()
-            assert ends is not None, "it waits for an offer"
+            ends = loop.patience_ends(now)
+            assert ends is not None, "it waits for something"
             token = worker.token
             self.net.at(max(1e-6, ends - now), lambda: self._look_again(worker, token))
         elif worker.steps == self.num_steps:
@@ -422,11 +433,14 @@ class Engine:
 
     def _observe(self, now: float, key: bytes, effect: Effect) -> None:
         name = self._names[key]
-        worker = self.workers.get(name)
-        if worker is not None and isinstance(effect, Send) and effect.purpose != "state":
-            worker.bytes_sent += len(effect.header) + (0 if effect.payload is None else len(effect.payload))
-        for watcher in self.watchers:
-            watcher.effect(now, name, effect)
+        if not isinstance(effect, Send):
+            for watcher in self.watchers:
+                watcher.effect(now, name, effect)
+            return
+        size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
+        self.traffic[name, effect.peer, effect.purpose, effect.again] += size
+        if effect.purpose != "state" and name in self.workers:
+            self.workers[name].bytes_sent += size
 
 
 def _told(node: Node, tell: Callable[[float, Member], Any], _: Core, now: float) -> Any:

@@ -6,7 +6,6 @@ the coordinator's traces and the workers' events, the same that a host shows to 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +23,9 @@ from peers.events import (
     SwapFailed,
     Swapped,
 )
-from transport.effects import Effect, Send, Trace
+from transport.effects import Effect, Trace
 
 _MOST_MARKS = 2000
-_PURPOSES = ("control", "exchange", "state")
 _TOLD = {
     "active": "holds the shared state",
     "removed": "is off the roster: {reason}",
@@ -90,16 +88,13 @@ class Recording:
         """By serial."""
         self._marks: list[Mark] = []
         self._faults: list[_Fault] = []
-        self._sent: Counter[tuple[str, str]] = Counter()
-        self._received: Counter[tuple[str, str]] = Counter()
-        self._again: Counter[str] = Counter()
         self._loss_sum, self._loss_count = 0.0, 0
         self._tokens = 0
         self.longest_exchange_s = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Before anything happens."""
-        self._name_of = engine.name_of
+        self._engine = engine
         for peer in engine.peers.values():
             self._tracks[peer.name] = _Track(PeerReport(peer.name, peer.region))
 
@@ -127,13 +122,7 @@ class Recording:
     # -- as a watcher -------------------------------------------------------------------------
 
     def effect(self, now: float, name: str, effect: Effect) -> None:
-        if isinstance(effect, Send):
-            size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
-            self._sent[name, effect.purpose] += size
-            self._received[self._name_of(effect.peer), effect.purpose] += size
-            if effect.again:
-                self._again[name] += size
-        elif isinstance(effect, Trace) and name == HOST:
+        if isinstance(effect, Trace) and name == HOST:
             self._traced(now, effect.name, effect.fields)
 
     def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
@@ -184,7 +173,7 @@ class Recording:
     # -- inside -------------------------------------------------------------------------------
 
     def _traced(self, now: float, name: str, fields: Mapping[str, Any]) -> None:
-        peer = self._name_of(fields["peer"]) if "peer" in fields else ""
+        peer = self._engine.name_of(fields["peer"]) if "peer" in fields else ""
         match name:
             case "opened":
                 fragment = fields["fragment"]
@@ -214,7 +203,7 @@ class Recording:
     def _plain(self, value: Any) -> str:
         if isinstance(value, (list, tuple)):
             return ", ".join(self._plain(each) for each in value)
-        return self._name_of(value) if isinstance(value, bytes) else str(value)
+        return self._engine.name_of(value) if isinstance(value, bytes) else str(value)
 
     def _committed(self, now: float, fields: Mapping[str, Any]) -> None:
         found = self._open.pop(fields["serial"], None) or _Round(fields["fragment"], now, now)
@@ -267,16 +256,15 @@ class Recording:
 
     def finish(self, now: float, report: Report) -> Report:
         """Fill in everything that was seen until ``now``."""
+        self._count_traffic()
         present = computed = ideal = 0.0
-        for name, track in self._tracks.items():
+        for track in self._tracks.values():
             self._close_span(now, track)
             self._end_exchanges(now, track, "unfinished")
             one = track.report
             lifetime = sum(one.seconds.values())
             one.utilization = one.seconds.get("compute", 0.0) / lifetime if lifetime else 0.0
-            one.sent = {p: self._sent[name, p] for p in _PURPOSES if self._sent[name, p]}
-            one.received = {p: self._received[name, p] for p in _PURPOSES if self._received[name, p]}
-            one.sent_again = self._again[name]
+            one.tokens_applied //= self._engine.num_fragments  # each fragment has counted them
             present += lifetime
             computed += one.seconds.get("compute", 0.0)
             ideal += one.tokens / one.seconds["compute"] * lifetime if one.tokens else 0.0
@@ -295,6 +283,18 @@ class Recording:
         ]
         report.losses = self.losses
         return report
+
+    def _count_traffic(self) -> None:
+        reports = {name: track.report for name, track in self._tracks.items()}
+        for (name, key, purpose, again), size in sorted(self._engine.traffic.items()):
+            to = self._engine.name_of(key)
+            if name in reports:  # not the host
+                one = reports[name]
+                one.sent[purpose] = one.sent.get(purpose, 0) + size
+                one.sent_again += size if again else 0
+            if to in reports:
+                one = reports[to]
+                one.received[purpose] = one.received.get(purpose, 0) + size
 
 
 def _of(index: int, found: _Round) -> RoundReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -62,6 +63,11 @@ def _summary(report: Report) -> Table:
     return table
 
 
+def _plain_table(title: str) -> Table:
+    """Narrow, so that it fits 80 columns."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
 def _per_peer(peers: Sequence[PeerReport], *, sent: bool) -> str:
     parts = []
     for purpose in _PURPOSES:
@@ -74,9 +80,9 @@ def _per_peer(peers: Sequence[PeerReport], *, sent: bool) -> str:
 def _rounds(rounds: Sequence[RoundReport]) -> RenderableType:
     if not rounds:
         return Text("no round was committed", style="bold red")
-    table = Table(title="rounds", title_justify="left")
+    table = _plain_table("rounds")
     for name in ("round", "fragment", "members", "attempts", "began", "gather s", "exchange s", "land s"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     shown = list(rounds) if len(rounds) <= _MOST_ROWS else [*rounds[:3], *rounds[-3:]]
     for position, each in enumerate(shown):
         if position == 3 and len(shown) < len(rounds):
@@ -108,10 +114,10 @@ def _picked(rounds: Sequence[RoundReport], pick: object) -> list[str]:
 
 
 def _peers(peers: Sequence[PeerReport]) -> Table:
-    table = Table(title="peers", title_justify="left")
+    table = _plain_table("peers")
     table.add_column("peer")
     for name in ("busy", "compute s", "wait s", "join s", "away s", "steps", "sent", "received"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     order = sorted(peers, key=lambda peer: -peer.utilization)
     middle = len(order) // 2
     some = [*order[:4], *order[middle - 2 : middle + 2], *order[-4:]]
@@ -120,8 +126,8 @@ def _peers(peers: Sequence[PeerReport]) -> Table:
         table.add_row(
             Text(printable(peer.name)),
             f"{peer.utilization:.1%}",
-            *(f"{peer.seconds.get(what, 0.0):,.1f}" for what in ("compute", "wait", "join")),
-            f"{away:,.1f}",
+            *(f"{peer.seconds.get(what, 0.0):,.0f}" for what in ("compute", "wait", "join")),
+            f"{away:,.0f}",
             f"{peer.steps:,}",
             show_bytes(sum(peer.sent.values())),
             show_bytes(sum(peer.received.values())),
@@ -132,7 +138,7 @@ def _peers(peers: Sequence[PeerReport]) -> Table:
 
 
 def _recoveries(report: Report) -> Table:
-    table = Table(title="what faults cost, in seconds", title_justify="left")
+    table = _plain_table("what faults cost, in seconds")
     for name in ("at", "peer", "what"):
         table.add_column(name)
     for name in ("noticed", "next commit", "back in"):

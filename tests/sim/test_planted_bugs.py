@@ -90,7 +90,6 @@ def test_a_duplicate_that_counts_after_a_reconnect_is_caught(monkeypatch: pytest
     monkeypatch.setattr(Link, "_hello", forgetful_hello)
     monkeypatch.setattr(Link, "_bulk_arrived", no_memory)
     monkeypatch.setattr(DirectReduce, "part", add_again)
-    monkeypatch.setattr("transport.link._ACK_DELAY_S", 1.0)
     # Worker 2 stops for a second now and then, so that others' parts lie there when links break.
     stops = [Fault(3.0 + 2.1 * i, "freeze", 2, 0, 0.12) for i in range(12)]
     resets = [Fault(stop.at_s + 0.45, "reset", 0, 1, 0.9) for stop in stops]
