@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from diloco.cost import cost_of, data_parallel_bytes
 from diloco.errors import UserError
 from diloco.method import METHOD_PARTS, Method
 from diloco.methods import PRESETS, method
+from diloco.view import wide_console
 
 _SUFFIXES = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -30,12 +30,12 @@ def methods_command(
     count = parse_count(params)
     if name is not None:
         chosen = method(name)
-        print(json.dumps(chosen.model_dump())) if as_json else Console().print(_parts_table(chosen))
+        print(json.dumps(chosen.model_dump())) if as_json else wide_console().print(_parts_table(chosen))
         return
     if as_json:
         print(json.dumps({each.name: _numbers(each, count, peers) for each in PRESETS.values()}))
         return
-    Console().print(_methods_table(count, peers, params))
+    wide_console().print(_methods_table(count, peers, params))
 
 
 def compare_command(
@@ -99,7 +99,7 @@ def compare_command(
     found: Comparison = compare(
         methods, budget, on_result=lambda result: print(progress_line(result), flush=True)
     )
-    Console().print(results_table(found))
+    wide_console().print(results_table(found))
     if out is not None:
         (out / "comparison.json").write_text(json.dumps(found.to_plain()) + "\n", encoding="utf-8")
         draw(found, out / "comparison.png")

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +38,7 @@ from diloco.planning.units import (
     show_rate,
     show_seconds,
 )
+from diloco.view import wide_console
 from peers.ticket import read_ticket
 
 _FLOPS_PER_PARAMETER = 6
@@ -76,6 +76,8 @@ def plan_command(
     measured = _measured(from_host) if from_host is not None else {}
     count = parse_count(params) if params is not None else measured.get("parameters")
     up_bps = parse_rate(up) if up is not None else measured.get("up_bps", 1e9 if utilization else None)
+    if from_host is not None and count is None:
+        raise UserError("the host knows no model yet: wait until workers train, or say --params and --up")
     if count is None or up_bps is None:
         raise UserError(
             "say at least how large the model is and how fast a peer uploads:"
@@ -133,7 +135,7 @@ def _print_plan(
     budget: float | None,
     price: float | None,
 ) -> None:
-    console = Console()
+    console = wide_console()
     chosen, reason = recommended(rows)
     console.print(_table(rows, chosen, swarm, tokens_per_step, budget, price))
     console.print(
@@ -155,8 +157,8 @@ def _print_plan(
 
 def _setting(row: Candidate) -> str:
     m = row.method
-    overlap = f" tau {m.delay} P {m.num_fragments}" if m.delay or m.num_fragments > 1 else ""
-    return f"{row.preset} H {m.sync_every}{overlap} {m.codec}"
+    overlap = f" tau={m.delay} P={m.num_fragments}" if m.delay or m.num_fragments > 1 else ""
+    return f"{row.preset} H={m.sync_every}{overlap} {m.codec}"
 
 
 def _table(
@@ -168,7 +170,7 @@ def _table(
     price: float | None,
 ) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
+    table.add_column("method")  # on a narrow screen this one takes two lines
     for name in ("busy", "hidden", "exposed", "sent/day", "device", "host"):
         table.add_column(name, justify="right", no_wrap=True)
     if budget is not None:
@@ -249,7 +251,7 @@ def _needed(rows: list[Candidate], params: float, swarm: Swarm, as_json: bool) -
     for row, needed in zip(rows, found, strict=True):
         rates = ["latency" if bps is None else show_rate(bps) for bps in needed]
         table.add_row(_setting(row), *rates)
-    Console().print(table)
+    wide_console().print(table)
     if any(bps is None for needed in found for bps in needed):
         print("latency: round trips alone cost more than that, whatever the bandwidth")
 
@@ -266,7 +268,7 @@ def _paper(name: str, as_json: bool) -> None:
         table = Table("where", "ours, %", "published, %", title="INTELLECT-1, compute utilization")
         for where, ours, theirs in found:
             table.add_row(where, f"{ours:.1f}", f"{theirs:.1f}")
-        Console().print(table)
+        wide_console().print(table)
         return
     if name not in published.TABLES:
         names = ", ".join((*published.TABLES, "intellect-1"))
@@ -289,7 +291,7 @@ def _paper(name: str, as_json: bool) -> None:
             differ += notch != 0
             most = max(most, abs(notch))
         table.add_row(row.name, *cells)
-    Console().print(table)
+    wide_console().print(table)
     grid = f"the grid of {len(published.GRID)} bandwidths from 0.1 to 1000 Gbit/s"
     print(f"{differ} of {5 * len(rows)} differ, by {most} point of {grid} at most")
 

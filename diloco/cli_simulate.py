@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diloco.errors import UserError
-from diloco.view import printable
+from diloco.view import printable, wide_console
 
 if TYPE_CHECKING:
     from diloco.simulation.scenario import Scenario
@@ -94,7 +94,7 @@ def _list_shipped() -> None:
     )
     for path in sorted(SHIPPED.glob("*.toml")):
         table.add_row(path.stem, Text(_load(path.stem).about))
-    Console().print(table)
+    wide_console().print(table)
 
 
 def _list_events(scenario: Scenario, seed: int | None) -> None:
@@ -124,7 +124,7 @@ def _run_one(
     if json_to is not None:
         _write(json_to, report.to_json())
     if json_to is None or str(json_to) != "-":
-        Console().print(render(report))
+        wide_console().print(render(report))
     if report.violations:
         raise typer.Exit(1)
 

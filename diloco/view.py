@@ -23,6 +23,7 @@ from peers.messages import Report
 from transport.effects import Trace
 from transport.keys import short
 
+_PIPE_COLUMNS = 110
 _ROUNDS_SHOWN = 8
 _NOTES_SHOWN = 4
 _GONE_SHOWN = 4
@@ -42,6 +43,13 @@ _TOLD = {
     "bad_frame": "{name} sent what is no message: {reason}",
     "refused": "{name} was refused: {detail}",
 }
+
+
+def wide_console() -> Console:
+    """For tables: as wide as the terminal; in a file or a pipe, where rich would take 80 columns, wide enough
+    for every column."""
+    console = Console()
+    return console if console.is_terminal or console.width != 80 else Console(width=_PIPE_COLUMNS)
 
 
 def printable(text: str) -> str:

@@ -127,7 +127,7 @@ def train(
         outcome = Outcome(
             rounds=outer.round,
             steps=outer.step,
-            tokens_by_fate=dict(outer.tokens_by_fate),
+            tokens_by_fate=outer.tokens_by_fate,
             bytes_sent=swarm.bytes_sent,
             bytes_received=swarm.bytes_received,
             waited_s=round(outer.waited_s, 2),
