@@ -84,6 +84,7 @@ def host(
         addresses=(address,),
         events=events,
         ticket=ticket,
+        home=home,
         on_close=journal.close,
     )
     traced.append(swarm.on_trace)
@@ -106,10 +107,12 @@ def join(
 
     The run's settings come from the host. ``listen=None`` accepts no connections (behind a router
     that forwards none, say): then this member dials everyone. ``state`` is a directory that keeps
-    the identity over restarts; without it a fresh one lives as long as the process. Raises
-    `TicketError`, `JoinError` when the host refuses, `KnockTimeout` when it cannot be reached."""
+    the identity over restarts (`diloco join` keeps residuals there too); without it a fresh one lives as
+    long as the process. Raises `TicketError`, `JoinError` when the host refuses, `KnockTimeout` when it
+    cannot be reached."""
     found = read_ticket(ticket, time.time())
-    identity, incarnation = _identity(state.expanduser()) if state else _fresh_identity()
+    home = state.expanduser() if state else None
+    identity, incarnation = _identity(home) if home else _fresh_identity()
     name = name or socket.gethostname()[:64]
     settings = _knock(found, identity, name, timeout_s)
     node = Node(
@@ -121,7 +124,7 @@ def join(
     driver, events, traced = _driver(node, identity, listen, _no_journal)
     driver.start()
     addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
-    swarm = Swarm(settings, node, driver, name=name, addresses=addresses, events=events)
+    swarm = Swarm(settings, node, driver, name=name, addresses=addresses, events=events, home=home)
     traced.append(swarm.on_trace)
     if on_trace is not None:
         traced.append(on_trace)

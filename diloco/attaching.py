@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from diloco.commands import Command
 from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
@@ -144,6 +144,17 @@ class Outer:
                 seen.add(tensor.data_ptr())
                 tensors[name] = tensor.detach().cpu().contiguous()
             save_file(tensors, str(path), metadata={"round": str(self.round), "format": "pt"})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is this worker's own and nobody else has: error feedback's residuals, flat, for
+        `safetensors.torch.save_file` or `torch.save`. Empty without error feedback. The shared state is not
+        in it: that comes from the swarm."""
+        return self._numbers.local.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up, right after `attach`, what `state_dict` gave after this worker's last contribution. Raises
+        `StateError`, before anything changes, if it does not fit."""
+        self._numbers.local.load_state_dict(state)
 
     def detach(self) -> None:
         """Unhook; the model stays as it is."""

@@ -114,7 +114,9 @@ def host(
     train: Annotated[bool, typer.Option("--train", help="Train here too.")] = False,
     listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
     advertise: Advertise = None,
-    state: Annotated[Path | None, typer.Option(help="Keeps identity and journal over restarts.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Keeps identity, journal and residuals over restarts.")
+    ] = None,
     name: Annotated[str, typer.Option(help="How others see this host.")] = "host",
     ticket_file: Annotated[Path | None, typer.Option(help="Write the ticket here (mode 0600).")] = None,
     ticket_hours: Annotated[
@@ -175,7 +177,7 @@ def join(
     listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
     no_listen: Annotated[bool, typer.Option("--no-listen", help="Accept no connections; dial only.")] = False,
     advertise: Advertise = None,
-    state: Annotated[Path | None, typer.Option(help="Keeps the identity over restarts.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Keeps identity and residuals over restarts.")] = None,
     events: Annotated[Path | None, typer.Option(help="Write what happens as JSON lines.")] = None,
     recipe: Recipe = "gpt",
     data: Data = None,

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diloco.errors import StateError
 from diloco.outer import OuterState
+from diloco.vectors import count_non_finite
 
 
 @dataclass(slots=True)
@@ -143,6 +145,33 @@ class LocalState:
         """Another state was loaded: begin from it, with nothing left of what was dropped."""
         self._own[fragment].residuals = self._no_residuals(fragment)
         self.discard(fragment)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Error feedback's residuals [n] fp32, and the outer steps at which they are such; nothing without
+        error feedback. The tensors are not changed later."""
+        state: dict[str, Tensor] = {}
+        for fragment, own in enumerate(self._own):
+            if own.residuals:
+                state[f"{fragment}.count"] = torch.tensor(self.outer.count(fragment))
+            state |= {f"{fragment}.residual.{i}": each for i, each in enumerate(own.residuals)}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take residuals up that `state_dict` gave, if no contribution of this worker was committed since.
+        Raises `StateError`, before anything changes, for those of another model, method or later state."""
+        for name, present in (wanted := self.state_dict()).items():
+            found = state.get(name)
+            if found is None or found.shape != present.shape or found.dtype != present.dtype:
+                raise StateError(f"{name} is missing or of another shape: of another model or method?")
+            if name.endswith("count"):
+                if not 0 <= int(found) <= int(present):
+                    raise StateError(f"they are of outer step {int(found)}, and the run is at {int(present)}")
+            elif count_non_finite(found):
+                raise StateError(f"{name} has values that are not finite")
+        if len(state) != len(wanted):
+            raise StateError("there are more tensors than this method has")
+        for fragment, own in enumerate(self._own):
+            own.residuals = [state[f"{fragment}.residual.{i}"].clone() for i in range(len(own.residuals))]
 
     # -- inside -------------------------------------------------------------------------------
 

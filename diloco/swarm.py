@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from diloco.errors import SwarmClosed
@@ -58,12 +59,15 @@ class Swarm:
         addresses: tuple[str, ...],
         events: queue.SimpleQueue[object],
         ticket: Ticket | None = None,
+        home: Path | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.name = name
         self.addresses = addresses
         self.view = View()
+        self.home = home
+        """Directory that keeps what is this worker's over restarts."""
         self._node = node
         self._driver = driver
         self._events = events

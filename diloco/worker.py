@@ -18,6 +18,7 @@ import torch
 from diloco.attaching import Outer, attach
 from diloco.errors import UserError
 from diloco.interrupts import Interrupts
+from diloco.keeping import Keeper
 from diloco.recipe import Job, Recipe
 from diloco.swarm import Swarm
 from peers.events import ContributionEnded, CoordinatorBack, CoordinatorLost, FellBehind, RoundCommitted
@@ -107,12 +108,20 @@ def train(
     save: Path | None = None,
 ) -> Outcome:
     """Train until the run has all its rounds. At Ctrl-C the step at hand is finished, what is held is saved,
-    and `KeyboardInterrupt` follows. ``save`` must be in a folder that exists."""
+    and `KeyboardInterrupt` follows. ``save`` must be in a folder that exists. In the swarm's home, if it has
+    one, this worker's own state is kept over restarts."""
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
+    keeper = Keeper.of(swarm.home, swarm.settings.digest())
+
+    def on_event(event: object) -> None:
+        keeper.swarm_event(event)
+        log.swarm_event(event)
+
     with attach(
-        job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=log.swarm_event
+        job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=on_event
     ) as outer:
+        keeper.begin(outer)
         log.write(
             "active", round=outer.round, validation_loss=job.evaluate(), parameters=outer.num_parameters
         )
@@ -121,7 +130,9 @@ def train(
         if save is not None:
             outer.save(save)
         if interrupts.requested:
+            keeper.write()
             raise KeyboardInterrupt
+        keeper.remove()
         with outer.outer_parameters():
             loss, sample = job.evaluate(), job.sample()
         outcome = Outcome(
