@@ -126,7 +126,7 @@ class Gossiping:
     def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
         """A partner is elsewhere at that step, or has passed it."""
         running = self._exchanging.running.get(message.serial)
-        if running is not None and peer in (running.partners or ()):
+        if running is not None and peer in (running.partners or ()) and not running.exchange.done:
             self._fail(now, message.serial, "a partner is at another step or in another group")
 
     def tick(self, now: float) -> None:
@@ -142,6 +142,9 @@ class Gossiping:
         running = self._exchanging.close(now, serial)
         if running is not None and running.told_done < 0:
             partners = running.partners or ()
+            for partner in partners:
+                # Otherwise each finds out by its own patience, and they come ever more out of step.
+                self._bulk.send(now, partner, NoSwap(serial))
             self._exchanging.count_applied(running.fragment, serial - 1, running.tokens)
             self._bulk.deliver(
                 SwapFailed(running.fragment, serial - 1, running.tokens, partners, reason, alone=True)

@@ -164,15 +164,14 @@ class Member:
         return self.exchanging.withdraw(now, fragment) is not None
 
     def applied(self, now: float, record: Record, state: bytes) -> None:
-        """The application has applied a record; ``state`` is the digest of the moved fragment.
-        Ignored if the member was told to fetch the state anew meanwhile."""
-        if self._applying != record:
-            return
+        """The application has applied a record; ``state`` is the digest of the moved fragment."""
+        assert self._applying == record, "one record at a time is with the application"
         self._applying = None
         self.following.moved(record)
         self._digests[record.fragment] = state
-        self._say_applied(now, record.fragment)
-        if self.entered:
+        fetches = self._stranded or not self.following.holds_state  # it fell behind meanwhile
+        if self.entered and not fetches:
+            self._say_applied(now, record.fragment)
             self.outlet.send(now, self.coordinator, CaughtUp(self.following.head))
             self._become_active(now)  # if it entered while the application was applying
         self._advance(now)
@@ -410,7 +409,7 @@ class Member:
 
     def _fall_behind(self, reason: str) -> None:
         self.active = False
-        self._applying = self._loading = None
+        self._loading = None  # what it applies just now it will have applied
         for fragment in list(self.exchanging.offered):
             self.exchanging.end(fragment, Fate.LATE, reason)
         self.outlet.deliver(FellBehind(reason))
