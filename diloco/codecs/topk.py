@@ -157,36 +157,75 @@ class TopK(AddsDecoded):
 def _largest(x: Tensor, keep: int) -> Tensor | None:
     """Indices [rows, keep], rising, of the largest magnitudes in each row of ``x`` [rows, m]; None if some
     are not finite."""
+    rows, m = x.shape
+    # Whatever is among the ``keep`` largest lies in one of the ``keep`` strided strips with the largest
+    # maxima: finding those is elementwise, and leaves far fewer elements to compare and to choose from.
+    strips = next((s for s in (16, 8, 4) if m % s == 0 and m // s >= 2 * keep), 1)
+    if strips == 1:
+        return _largest_with_ties(x, keep, strips)
+    lanes = x.view(rows, strips, -1)
+    maxima = torch.maximum(lanes.amax(1), lanes.amin(1).neg_())
+    if not all_finite(maxima):
+        return None
+    below = maxima.topk(keep + 1, dim=1, sorted=False).values.amin(1, keepdim=True)
+    nearby = maxima > below
+    clear = nearby.sum(1) == keep
+    if not bool(clear.all()):
+        # Strips with equal maxima at the border, as in a chunk of zeros.
+        return _apart(x, keep, strips, clear)
+    columns = (nearby.flatten().nonzero().flatten() % maxima.shape[1]).view(rows, keep)
+    near = lanes.gather(2, columns[:, None].expand(-1, strips, -1)).abs_()
+    chosen = (near > below[:, None]).flatten().nonzero().flatten()
+    row = chosen // (strips * keep)
+    strip = chosen // keep - row * strips
+    column = strip * maxima.shape[1] + columns.flatten()[row * keep + chosen % keep]
+    return _fewer(near.flatten()[chosen], row, column, rows, keep)
+
+
+def _apart(x: Tensor, keep: int, strips: int, clear: Tensor) -> Tensor:
+    """`_largest` of rows of which only some are ``clear``."""
+    found = torch.empty((len(x), keep), dtype=torch.int64, device=x.device)
+    largest = _largest(x[clear], keep) if bool(clear.any()) else found[clear]
+    others = _largest_with_ties(x[~clear], keep, strips)
+    assert largest is not None, "the maxima are finite"
+    assert others is not None, "the maxima are finite"
+    found[clear], found[~clear] = largest, others
+    return found
+
+
+def _largest_with_ties(x: Tensor, keep: int, strips: int) -> Tensor | None:
+    """`_largest` of any values: slower."""
     magnitudes = x.abs()
     rows, m = x.shape
-    # As many maxima of disjoint strips as are kept bound the smallest of those kept from below. Maxima over
-    # strided strips are elementwise, and there are far fewer of them than elements.
-    strips = next((s for s in (16, 8, 4) if m % s == 0 and m // s >= 2 * keep), 1)
-    maxima = magnitudes.view(rows, strips, -1).amax(1) if strips > 1 else magnitudes
+    # As many maxima of disjoint strips as are kept bound the smallest of those kept from below.
+    maxima = magnitudes.view(rows, strips, -1).amax(1)
     if not all_finite(maxima):
         return None
     bound = maxima.topk(keep, dim=1, sorted=False).values.amin(1, keepdim=True)
     candidates = magnitudes >= bound
-    if not bool(bound.all()):
-        # Of zeros only those at the first ``keep`` places can be kept, since the lower index wins: without
-        # this, every element of a chunk of zeros, as parameters that were not used give, is a candidate.
-        candidates[:, keep:] &= magnitudes[:, keep:] > 0
+    # Of zeros only those at the first ``keep`` places can be kept, since the lower index wins: without this,
+    # every element of a chunk of zeros, as parameters that were not used give, is a candidate.
+    candidates[:, keep:] &= magnitudes[:, keep:] > 0
     chosen = candidates.flatten().nonzero().flatten()
-    row, column = chosen // m, chosen % m
+    return _fewer(magnitudes.flatten()[chosen], chosen // m, chosen % m, rows, keep)
+
+
+def _fewer(values: Tensor, row: Tensor, column: Tensor, rows: int, keep: int) -> Tensor:
+    """The columns [rows, keep] of the ``keep`` largest of each row's candidates, of equals those with the
+    lower column. Candidates come by row, then by column."""
     counts = torch.bincount(row, minlength=rows)
-    if int(counts.max()) == keep == int(counts.min()):
-        return column.view(rows, keep)
-    return _fewer(magnitudes.flatten()[chosen], row, column, counts, keep)
-
-
-def _fewer(values: Tensor, row: Tensor, column: Tensor, counts: Tensor, keep: int) -> Tensor:
-    """The ``keep`` largest of each row's candidates, of equals those with the lower column."""
-    rows, most = len(counts), int(counts.max())
+    if len(row) == rows * keep:
+        return column.view(rows, keep)  # each has at least as many
     begin = torch.cumsum(counts, 0) - counts
     position = torch.arange(len(row), device=row.device) - begin[row]
-    padded = torch.full((rows, max(most, keep)), -1.0, device=values.device)
+    padded = torch.full((rows, int(counts.max())), -1.0, device=values.device)
+    padded[row, position] = values
+    bound = padded.topk(keep, dim=1, sorted=False).values.amin(1)
+    kept = values >= bound[row]
+    if int(kept.sum()) == rows * keep:
+        return column[kept].view(rows, keep)
     columns = torch.zeros(padded.shape, dtype=torch.int64, device=values.device)
-    padded[row, position], columns[row, position] = values, column
+    columns[row, position] = column
     order = padded.sort(dim=1, descending=True, stable=True).indices[:, :keep]
     return columns.gather(1, order).sort(dim=1).values
 

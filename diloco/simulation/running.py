@@ -163,18 +163,17 @@ class Running:
             others = [name for name in (HOST, *engine.peers) if name not in fault.peers]
             groups = [[key_of(n) for n in others], [key_of(n) for n in fault.peers]]
             engine.net.partition(groups)
-        for name in fault.peers:
-            if not self._do(fault, name):
-                continue
+        struck = [name for name in fault.peers if self._do(fault, name)]
+        for name in struck:
             returns = fault.do in ("join", "restart")
             text = str(fault).split(": ", 1)[1]
             if returns:
                 self.recording.returned(now, fault.do, name)
             else:
                 self.recording.injected(now, text, name, costs=fault.do not in ("leave", "degrade"))
-        if fault.lasts_s is not None:
+        if fault.lasts_s is not None and struck:
             self._undone += 1
-            engine.net.at(fault.lasts_s, partial(self._undo, fault))
+            engine.net.at(fault.lasts_s, partial(self._undo, fault, struck))
 
     def _do(self, fault: Fault, name: str) -> bool:
         """Carry a fault out on one peer; False if it makes no sense for it now."""
@@ -203,13 +202,13 @@ class Running:
                 return False
         return True
 
-    def _undo(self, fault: Fault) -> None:
+    def _undo(self, fault: Fault, struck: Sequence[str]) -> None:
         self._undone -= 1
         engine, now = self.engine, self.engine.net.now
         self._disturbed_s = now
         if fault.do == "partition":
             engine.net.heal()
-        for name in fault.peers:
+        for name in struck:
             if fault.do == "crash":
                 if name == HOST and not engine.net.can_run(key_of(HOST)):
                     engine.start_host()
