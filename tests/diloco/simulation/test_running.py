@@ -202,7 +202,7 @@ def test_a_planted_bug_is_found_and_shrunk_to_what_it_needs() -> None:
 
 def test_an_error_in_the_code_that_runs_is_a_finding() -> None:
     broken = parse_scenario(scenario())
-    outcome = outcome_of(broken, 0, [Fault("crash", ("nobody",), at_s=1.0, lasts_s=1.0)])
+    outcome = outcome_of(broken, 0, [Fault("join", ("nobody",), at_s=1.0)])
     assert outcome.problem.startswith("KeyError")
 
 
