@@ -26,10 +26,12 @@ from diloco.codecs.base import (
 )
 from diloco.codecs.plain import Bf16
 from diloco.portable import pairwise_sum
-from diloco.vectors import Buffer, all_finite, bytes_of, items_of, slice_of
+from diloco.vectors import Buffer, all_finite, bytes_of, items_of
 
 CHUNK = 4096
 """Elements among which the largest are chosen: 12 bits name one of them."""
+_CHUNKS_AT_ONCE = 512
+"""On a CPU: scratch stays small, and there are rows enough for several threads to share."""
 
 
 class TopK(AddsDecoded):
@@ -76,7 +78,7 @@ class TopK(AddsDecoded):
         n, x = len(x), x.detach()
         packed = torch.zeros(self.size_bytes(n), dtype=torch.uint8, device=x.device)
         whole, found = n // CHUNK * CHUNK, []
-        step = max(CHUNK, slice_of(x) // CHUNK * CHUNK)
+        step = _CHUNKS_AT_ONCE * CHUNK if x.device.type == "cpu" else max(1, whole)
         for start in range(0, whole, step):
             rows = x[start : min(start + step, whole)].view(-1, CHUNK)
             found.append(_largest(rows, self._keep))
