@@ -234,7 +234,8 @@ class Node:
             self._met[peer] = now
 
     def room(self, peer: bytes) -> int:
-        return self.links[peer].room() if peer in self.links else -1
+        link = self.links.get(peer)
+        return -1 if link is None else link.room()
 
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
         if peer in self.links:
@@ -283,8 +284,9 @@ class Node:
             oldest=self._newest.get(peer, 0),
         )
         self.links[peer] = link
+        window = self.limits.window(len(self.links))
         for each in self.links.values():
-            each.window = self.limits.window(len(self.links))
+            each.window = window
         link.start(now)
         return link
 

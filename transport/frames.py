@@ -73,10 +73,7 @@ def from_items(items: Any) -> Any:
     """The message for an array from a peer. Raises `BadFrame`."""
     if not isinstance(items, (list, tuple)) or not items or type(items[0]) is not int:
         raise BadFrame("a header is not an array that starts with a kind")
-    cls = _kinds.get(items[0])
-    if cls is None:
-        raise BadFrame(f"kind {items[0]} is unknown")
-    checks = _checks_of(cls)
+    cls, checks = _reader_of(items[0])
     if len(items) != len(checks) + 1:
         raise BadFrame(f"{cls.__name__} has {len(items) - 1} fields instead of {len(checks)}")
     return cls(*[check(value) for check, value in zip(checks, items[1:])])  # noqa: B905  their number is checked
@@ -129,9 +126,12 @@ _Check = Callable[[Any], Any]
 
 
 @cache
-def _checks_of(cls: type) -> tuple[_Check, ...]:
+def _reader_of(number: int) -> tuple[type, tuple[_Check, ...]]:
+    cls = _kinds.get(number)
+    if cls is None:
+        raise BadFrame(f"kind {number} is unknown")
     hints = get_type_hints(cls, include_extras=True)
-    return tuple(_checker(f"{cls.__name__}.{f.name}", hints[f.name]) for f in fields(cls))
+    return cls, tuple(_checker(f"{cls.__name__}.{f.name}", hints[f.name]) for f in fields(cls))
 
 
 @cache

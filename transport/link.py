@@ -98,11 +98,9 @@ class _Sent:
     payload: Payload | None
     lane: int
     purpose: str
+    cost: int
+    """Bytes of credit; 0 for control."""
     transmitted: bool = False
-
-    @property
-    def cost(self) -> int:
-        return 0 if self.lane == CONTROL_LANE else FRAME_COST + len(self.payload or b"")
 
 
 class Link:
@@ -228,11 +226,7 @@ class Link:
             return [Superseded()] if newer else []
         if not isinstance(part, (Hello, Ack)):
             raise BadFrame("a frame does not start with a link part")
-        newest = max(self.incarnation, self._oldest)
-        if part.session // GENERATIONS < newest:
-            self._transmit(now, lane, [to_items(Stale(session_of(newest, 0)))], None)
-            return []
-        if part.session < self._peer_session:
+        if part.session != self._peer_session and self._is_old(now, lane, part.session):
             return []
         self.last_heard = now
         if isinstance(part, Hello):
@@ -247,6 +241,14 @@ class Link:
         if lane == CONTROL_LANE:
             return self._control_arrived(now, part.seq, items[1], payload)
         return self._bulk_arrived(now, part.seq, items[1], payload)
+
+    def _is_old(self, now: float, lane: int, session: int) -> bool:
+        """Whether a frame is of an earlier life of the other end, which is told if a newer one lives."""
+        newest = max(self.incarnation, self._oldest)
+        if session // GENERATIONS < newest:
+            self._transmit(now, lane, [to_items(Stale(session_of(newest, 0)))], None)
+            return True
+        return session < self._peer_session
 
     def tick(self, now: float) -> None:
         if not self.up:
@@ -291,15 +293,17 @@ class Link:
             self.start(now)
 
     def _send(self, now: float, message: Any, payload: Payload | None, lane: int, purpose: str) -> None:
-        stream = min(lane, 1)
-        sent = _Sent(self._next_seq[stream], to_items(message), payload, lane, purpose)
+        stream = 0 if lane == CONTROL_LANE else 1
+        seq = self._next_seq[stream]
         self._next_seq[stream] += 1
+        cost = 0 if payload is None else FRAME_COST + len(payload)
+        sent = _Sent(seq, to_items(message), payload, lane, purpose, cost)
         if lane == CONTROL_LANE:
             self._control_out.append(sent)
         else:
-            self._bulk_out[sent.seq] = sent
-            self._sent_cost += sent.cost
-            self._kept_cost += sent.cost
+            self._bulk_out[seq] = sent
+            self._sent_cost += cost
+            self._kept_cost += cost
         if self.up and lane in self._open_lanes:
             self._transmit_sent(now, sent)
 

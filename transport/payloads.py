@@ -95,8 +95,8 @@ class _Chunked:
         self._chunk_elements = chunk_elements
 
     def _length(self, chunk: int) -> int:
-        span = self._span(chunk)
-        return int(span.stop) - int(span.start)
+        start = chunk * self._chunk_elements
+        return min(self._chunk_elements, self._num_elements - start)
 
     def _span(self, chunk: int) -> slice:
         start = chunk * self._chunk_elements
