@@ -13,9 +13,8 @@ from diloco.cost import cost_of, data_parallel_bytes
 from diloco.errors import UserError
 from diloco.method import METHOD_PARTS, Method
 from diloco.methods import PRESETS, method
+from diloco.planning.units import parse_count
 from diloco.view import wide_console
-
-_SUFFIXES = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def methods_command(
@@ -27,7 +26,7 @@ def methods_command(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What methods there are, what they are made of, and what they send."""
-    count = parse_count(params)
+    count = whole_count(params)
     if name is not None:
         chosen = method(name)
         print(json.dumps(chosen.model_dump())) if as_json else wide_console().print(_parts_table(chosen))
@@ -83,8 +82,8 @@ def compare_command(
             raise UserError(f"{out} cannot be made: {error.strerror}") from None
     budget = Budget(
         workers=workers,
-        tokens=int(parse_count(tokens)),
-        start_tokens=0 if start_tokens == "0" else int(parse_count(start_tokens)),
+        tokens=int(whole_count(tokens)),
+        start_tokens=0 if start_tokens == "0" else int(whole_count(start_tokens)),
         seeds=tuple(range(seeds)),
         layers=layers,
         heads=heads,
@@ -106,15 +105,9 @@ def compare_command(
         print(f"written: {out / 'comparison.json'}, {out / 'comparison.png'}")
 
 
-def parse_count(text: str) -> float:
-    """``150M`` as a number. Raises `UserError`."""
-    body, factor = text.strip(), 1.0
-    if body and body[-1].upper() in _SUFFIXES:
-        body, factor = body[:-1], _SUFFIXES[body[-1].upper()]
-    try:
-        value = float(body.replace("_", "")) * factor
-    except ValueError:
-        value = 0.0
+def whole_count(text: str) -> float:
+    """``150M`` as a number of at least 1. Raises `UserError`."""
+    value = parse_count(text)
     if not 1.0 <= value <= 1e15:
         raise UserError(f"{text!r} is no count: write 150M, 1.5B or 10000000")
     return value

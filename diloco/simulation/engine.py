@@ -97,7 +97,6 @@ class Worker:
     """When it first held the shared state."""
     waited_s: float = 0.0
     bytes_sent: int = 0
-    """Without states for joiners."""
     ended: bool = False
     """It left, was refused, or was superseded."""
     activity: Activity | None = None
@@ -439,7 +438,7 @@ class Engine:
             return
         size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
         self.traffic[name, effect.peer, effect.purpose, effect.again] += size
-        if effect.purpose != "state" and name in self.workers:
+        if name in self.workers:
             self.workers[name].bytes_sent += size
 
 
