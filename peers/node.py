@@ -231,7 +231,6 @@ class Node:
     def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
         if peer in self.links:
             self.links[peer].send_bulk(now, message, payload, purpose)
-            self._met[peer] = now
 
     def room(self, peer: bytes) -> int:
         link = self.links.get(peer)
@@ -299,7 +298,6 @@ class Node:
             if self.member and (peer == self._contact.key or not result.first):
                 self.member.session_began(now, peer)
         elif result.payload is not None:
-            self._met[peer] = now
             if self.member is None:
                 raise BadFrame("bulk to a node that does not train")
             self.member.bulk(now, peer, result.message, result.payload, result.cost)
@@ -386,7 +384,8 @@ class Node:
         assert self.member is not None, "this node trains"
         needed = talks_to(self.member)
         for peer in list(self.links):
-            idle = now - self._met.setdefault(peer, now) > _IDLE_TIMEOUTS * self._timeout_s
+            used = max(self._met.setdefault(peer, now), self.links[peer].last_bulk)
+            idle = now - used > _IDLE_TIMEOUTS * self._timeout_s
             if idle and peer != self._contact.key and peer not in needed:
                 del self._met[peer]
                 self.forget(peer, "nothing to say for a while")

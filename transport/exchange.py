@@ -182,8 +182,12 @@ class DirectReduce:
         # A chunk that moves away and back is sent anew: who did not own it has dropped it.
         self._part_sent = {(c, peer) for c, peer in self._part_sent if self._owners[c] == peer}
         self._part_queues = self._queue_parts(plan)
-        # Means go out in that order too: nobody is every owner's last.
-        self._mean_queues: dict[bytes, deque[int]] = {peer: deque() for peer in self._part_queues}
+        """By owner, the chunks that it is still to get, the next one last."""
+        self._reduced: list[int] = []
+        """Chunks of ours whose means are for everyone, in this order."""
+        # Means go out in that order of peers too: nobody is every owner's last.
+        self._means_sent = dict.fromkeys(self._part_queues, 0)
+        """By peer, how many of those it got."""
         self._to_send = {peer: None for peer, queue in self._part_queues.items() if queue}
         """Peers for whom something is queued."""
         self._to_reduce = deque(c for c in range(self.num_chunks) if self._owners[c] == self._me)
@@ -224,18 +228,18 @@ class DirectReduce:
         moved = self._reduce_next()
         for peer in list(self._to_send):
             moved |= self._send_part(peer, room, send) or self._send_mean(peer, room, send)
-            if not self._part_queues[peer] and not self._mean_queues[peer]:
+            if not self._part_queues[peer] and self._means_sent[peer] == len(self._reduced):
                 del self._to_send[peer]
         return moved or self._keep_next()
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _queue_parts(self, plan: Plan) -> dict[bytes, deque[int]]:
+    def _queue_parts(self, plan: Plan) -> dict[bytes, list[int]]:
         # Everyone begins with the member after itself, so that no owner is everybody's first.
         start = plan.members.index(self._me)
         order = plan.members[start + 1 :] + plan.members[:start]
-        queues: dict[bytes, deque[int]] = {peer: deque() for peer in order}
-        for chunk in range(self.num_chunks):
+        queues: dict[bytes, list[int]] = {peer: [] for peer in order}
+        for chunk in reversed(range(self.num_chunks)):
             owner = self._owners[chunk]
             if owner != self._me and (chunk, owner) not in self._part_sent:
                 queues[owner].append(chunk)
@@ -250,18 +254,19 @@ class DirectReduce:
 
     def _send_part(self, peer: bytes, room: Room, send: SendBulk) -> bool:
         chunks = self._part_queues[peer]
-        if not chunks or room(peer) < self.payloads.size_bytes(chunks[0]):
+        if not chunks or room(peer) < self.payloads.size_bytes(chunks[-1]):
             return False
-        chunk = chunks.popleft()
+        chunk = chunks.pop()
         self._part_sent.add((chunk, peer))
         send(peer, PartChunk(self.serial, self.attempt, chunk), self.payloads.encode(chunk))
         return True
 
     def _send_mean(self, peer: bytes, room: Room, send: SendBulk) -> bool:
-        chunks = self._mean_queues[peer]
-        if not chunks or room(peer) < self.payloads.mean_size_bytes(chunks[0]):
+        sent = self._means_sent[peer]
+        if sent == len(self._reduced) or room(peer) < self.payloads.mean_size_bytes(self._reduced[sent]):
             return False
-        chunk = chunks.popleft()
+        self._means_sent[peer] = sent + 1
+        chunk = self._reduced[sent]
         mean = self._means[chunk]
         assert mean is not None
         send(peer, MeanChunk(self.serial, self.attempt, chunk), mean)
@@ -292,9 +297,8 @@ class DirectReduce:
             self.poisoned = (plan.founders[error.member], error.reason)
             return
         self._take(self._me, chunk, mean)
-        for peer, queue in self._mean_queues.items():
-            queue.append(chunk)
-            self._to_send[peer] = None
+        self._reduced.append(chunk)
+        self._to_send = dict.fromkeys(self._part_queues)
 
     def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
         self._means[chunk] = mean

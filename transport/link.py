@@ -13,7 +13,6 @@ it is stale (S13), and frames of an older generation are ignored (S14).
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +105,44 @@ class _Sent:
 class Link:
     """Both ends run the same code; the end that dials greets first."""
 
+    __slots__ = (
+        "_acked_cost",
+        "_bulk_in",
+        "_bulk_out",
+        "_bulk_seen",
+        "_consumed_cost",
+        "_control_acked",
+        "_control_held",
+        "_control_in",
+        "_control_out",
+        "_credit",
+        "_dialled_at",
+        "_heartbeat_s",
+        "_kept_cost",
+        "_known_said",
+        "_last_hello",
+        "_last_sent",
+        "_limits",
+        "_never_met",
+        "_next_seq",
+        "_oldest",
+        "_open_lanes",
+        "_out",
+        "_peer_session",
+        "_rate_at",
+        "_rate_tokens",
+        "_received_cost",
+        "_sent_cost",
+        "_silence_s",
+        "addresses",
+        "dials",
+        "last_bulk",
+        "last_heard",
+        "peer",
+        "session",
+        "window",
+    )
+
     def __init__(
         self,
         peer: bytes,
@@ -126,6 +163,8 @@ class Link:
         self.dials = dials
         self.addresses = addresses
         self.last_heard = -1e18
+        self.last_bulk = -1e18
+        """When a payload last went either way."""
         self.window = limits.window_bytes
         self._heartbeat_s = heartbeat_s
         self._silence_s = silence_s
@@ -144,7 +183,7 @@ class Link:
         self._start_streams()
 
     def _start_streams(self) -> None:
-        self._control_out: deque[_Sent] = deque()
+        self._control_out: list[_Sent] = []
         self._bulk_out: dict[int, _Sent] = {}
         self._next_seq = [1, 1]
         self._sent_cost = 0
@@ -301,6 +340,7 @@ class Link:
         if lane == CONTROL_LANE:
             self._control_out.append(sent)
         else:
+            self.last_bulk = now
             self._bulk_out[seq] = sent
             self._sent_cost += cost
             self._kept_cost += cost
@@ -348,7 +388,7 @@ class Link:
         started = hello.session > self._peer_session
         if started:
             self._peer_session = hello.session
-            queued = self._control_out if self._never_met else deque[_Sent]()
+            queued = self._control_out if self._never_met else []
             self._start_streams()
             self._requeue(queued)
             self._open_lanes.clear()
@@ -364,7 +404,7 @@ class Link:
             self._resend(now, lane)
         return [Started(first)] if started else []
 
-    def _requeue(self, queued: deque[_Sent]) -> None:
+    def _requeue(self, queued: list[_Sent]) -> None:
         """What was said before the first greeting is meant for whoever greets."""
         self._control_out = queued
         self._next_seq[0] = 1 + len(queued)
@@ -376,8 +416,8 @@ class Link:
         self._drop_acknowledged(ack.control, ack.bulk)
 
     def _drop_acknowledged(self, control: int, bulk: int) -> None:
-        while self._control_out and self._control_out[0].seq <= control:
-            self._control_out.popleft()
+        if self._control_out and self._control_out[0].seq <= control:
+            self._control_out = [sent for sent in self._control_out if sent.seq > control]
         while self._bulk_out:
             first = next(iter(self._bulk_out))
             if first > bulk:
@@ -431,7 +471,11 @@ class Link:
         self._received_cost += cost
         if self._received_cost > self._consumed_cost + self._limits.window_bytes:
             raise BadFrame("bulk beyond the credit")
-        self._bulk_seen.add(seq)
+        self.last_bulk = now
+        if seq != self._bulk_in + 1:
+            self._bulk_seen.add(seq)
+            return [Arrival(message, payload, cost)]
+        self._bulk_in = seq
         while self._bulk_in + 1 in self._bulk_seen:
             self._bulk_in += 1
             self._bulk_seen.remove(self._bulk_in)

@@ -102,9 +102,12 @@ class Connection:
     acceptor: Endpoint
     lane: int
     up: bool = False
+    heard: bool = False
+    """Something came over it to the acceptor, which answers there."""
     closed_by: Endpoint | None = None
     """Who hung up, and takes nothing more of what waits there."""
-    _last: dict[Endpoint, int] = field(default_factory=dict)
+    _last_to_dialer: int = 0
+    _last_to_acceptor: int = 0
 
     def joins(self, a: Who, b: Who) -> bool:
         dialer, acceptor = _names(self.dialer), _names(self.acceptor)
@@ -112,8 +115,10 @@ class Connection:
 
     def in_order(self, to: Endpoint, at: int) -> int:
         """The first moment from ``at`` on that keeps the order of what travels to ``to``."""
-        at = max(at, self._last.get(to, 0) + 1)
-        self._last[to] = at
+        if to is self.dialer:
+            at = self._last_to_dialer = max(at, self._last_to_dialer + 1)
+        else:
+            at = self._last_to_acceptor = max(at, self._last_to_acceptor + 1)
         return at
 
 

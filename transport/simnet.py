@@ -458,7 +458,8 @@ class SimNetwork:
         dialer, sender = connection.dialer, connection.acceptor
         if to is not dialer:
             sender = dialer
-            self._heard(connection)
+            if not connection.heard:
+                self._heard(connection)
         to.core.receive(self.now_ns / NS, sender.key, effect.lane, effect.header, effect.payload)
         self._carry_out(to)
 
@@ -466,8 +467,7 @@ class SimNetwork:
         """Something came over it, so the acceptor answers there: an older connection of that key is shut."""
         acceptor, dialer = connection.acceptor, connection.dialer
         before = acceptor.accepted.get((dialer.key, connection.lane))
-        if before is connection:
-            return
+        connection.heard = True
         if before is not None:
             self._break(lambda c: c is before, by=acceptor)
         acceptor.accepted[dialer.key, connection.lane] = connection

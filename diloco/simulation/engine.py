@@ -64,7 +64,7 @@ class Watcher(Protocol):
     """Sees everything, changes nothing."""
 
     def effect(self, now: float, name: str, effect: Effect) -> None:
-        """A node's effect is carried out. Frames are many, and only counted: `Engine.traffic`."""
+        """A node's effect is carried out. Frames are many, and only counted: `Engine.sent`."""
 
     def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
         """A worker does something else from now on; None once it has ended for good."""
@@ -143,8 +143,11 @@ class Engine:
         self.num_steps = num_steps
         """Inner steps after which a worker stops, if the run does not end before."""
         self.watchers = list(watchers)
-        self.traffic: Counter[tuple[str, bytes, str, bool]] = Counter()
-        """Bytes sent by name, to whose key, for which purpose, and whether again."""
+        self.sent: Counter[tuple[str, str]] = Counter()
+        """Bytes by name and purpose."""
+        self.sent_again: Counter[str] = Counter()
+        self.received: Counter[tuple[bytes, str]] = Counter()
+        """Bytes sent to somebody, by key and purpose."""
         self.net = SimNetwork(settings.run.seed, self._observe, **network)
         self._names = {key_of(name): name for name in (HOST, *self.peers)}
         self._host_access = host
@@ -437,7 +440,10 @@ class Engine:
                 watcher.effect(now, name, effect)
             return
         size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
-        self.traffic[name, effect.peer, effect.purpose, effect.again] += size
+        self.sent[name, effect.purpose] += size
+        self.received[effect.peer, effect.purpose] += size
+        if effect.again:
+            self.sent_again[name] += size
         if name in self.workers:
             self.workers[name].bytes_sent += size
 

@@ -286,15 +286,14 @@ class Recording:
 
     def _count_traffic(self) -> None:
         reports = {name: track.report for name, track in self._tracks.items()}
-        for (name, key, purpose, again), size in sorted(self._engine.traffic.items()):
-            to = self._engine.name_of(key)
+        for (name, purpose), size in sorted(self._engine.sent.items()):
             if name in reports:  # not the host
-                one = reports[name]
-                one.sent[purpose] = one.sent.get(purpose, 0) + size
-                one.sent_again += size if again else 0
-            if to in reports:
-                one = reports[to]
-                one.received[purpose] = one.received.get(purpose, 0) + size
+                reports[name].sent[purpose] = size
+                reports[name].sent_again = self._engine.sent_again[name]
+        for (key, purpose), size in sorted(self._engine.received.items()):
+            name = self._engine.name_of(key)
+            if name in reports:
+                reports[name].received[purpose] = size
 
 
 def _of(index: int, found: _Round) -> RoundReport:
