@@ -45,7 +45,9 @@ def test_intellect_1_comes_out_within_half_a_point() -> None:
         assert ours == pytest.approx(theirs, abs=0.5)
 
 
-@pytest.mark.parametrize("name", ["two-data-centres", "four-continents", "mixed-speeds"])
+@pytest.mark.parametrize(
+    "name", ["two-data-centres", "eight-homes", "four-continents", "hundred-billion", "mixed-speeds"]
+)
 def test_the_model_agrees_with_the_simulator_on_shipped_scenarios(name: str) -> None:
     scenario = load_scenario(SCENARIOS / f"{name}.toml", ["run.rounds=6"])
     assert predict_scenario(scenario) == pytest.approx(simulate(scenario).utilization, rel=0.05)
