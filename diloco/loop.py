@@ -183,10 +183,14 @@ class OuterLoop:
         its delay, or commits come as fast as inner steps and would never be caught up with."""
         if self.finished or self.refused or self.superseded or self.coordinator_lost:
             return False
-        return now < self._follows_until or any(
+        return self.follows(now) or any(
             p.offered is not None and p.steps_since_offer >= self._delay(fragment) and now < p.wait_until
             for fragment, p in enumerate(self.progress)
         )
+
+    def follows(self, now: float) -> bool:
+        """It does nothing but follow commits, of which it is far behind."""
+        return now < self._follows_until
 
     # -- the member's side --------------------------------------------------------------------
 
@@ -227,7 +231,7 @@ class OuterLoop:
             case CoordinatorBack():
                 self.coordinator_lost = False
             case OfferWanted():
-                return self._offer_early(now, event.fragment)
+                self._offer_early(event.fragment)
             case PaceSet():
                 self._fastest = event.fastest
             case RunFinished():
@@ -276,12 +280,11 @@ class OuterLoop:
             each.landing = None
         return [Announce(fragment, each.tokens, weight, payloads, norm)]
 
-    def _offer_early(self, now: float, fragment: int) -> list[Command]:
+    def _offer_early(self, fragment: int) -> None:
         each = self.progress[fragment]
         # Before a landing the live model does not yet build on the outer parameters.
-        if each.offered is not None or each.landing is not None or not each.steps or not self._may_offer():
-            return []
-        return self._offer(now, fragment)
+        if each.offered is None and each.landing is None:
+            each.next_offer = min(each.next_offer, max(1, each.steps))
 
     def _land_if_due(self, fragment: int, each: Progress) -> None:
         ours, since = each.landing, each.steps_since_offer

@@ -93,7 +93,8 @@ class Invariants:
             life.waits_since = None
         if activity == "wait":
             life.waits_since = now
-            if not any(self._is_late(worker, steps) for steps in life.offered.values()):
+            follows = worker.loop.follows(now)
+            if not follows and not any(self._is_late(worker, steps) for steps in life.offered.values()):
                 self._broken(now, 7, f"{worker.name} waits, and nothing of its own is later than its delay")
 
     def event(self, now: float, worker: Worker, event: object) -> None:

@@ -29,6 +29,7 @@ class PhantomVector(PhantomPayloads):
 
     def begin(self, chunk_elements: int, num_parts: int) -> None:
         super().begin(chunk_elements, num_parts)
+        self._accepted = {}  # an earlier attempt may have been cut into more chunks
         self._mean_bytes = mean_bytes(self._method, num_parts)
 
     def accept(self, chunk: int, payload: Payload) -> None:
