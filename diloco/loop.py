@@ -171,7 +171,8 @@ class OuterLoop:
         """What the member answered to a command."""
         match command:
             case Announce() | Swap() if not done:
-                self._take_back(command.fragment, again_in=1)
+                # Making a contribution takes time: not at every step.
+                self._take_back(command.fragment, again_in=max(1, self._period(command.fragment) // 10))
             case Withdraw() if done:
                 again_in = 1 if self.coordinator_lost else self._period(command.fragment)
                 self._take_back(command.fragment, again_in)

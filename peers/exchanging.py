@@ -140,6 +140,11 @@ class Exchanging:
             self._bulk.deliver(ContributionEnded(fragment, found.number, found.tokens, fate, reason))
         return found
 
+    def end_all(self, fate: Fate, reason: str) -> None:
+        """Every contribution meets the same fate."""
+        for fragment in list(self.offered):
+            self.end(fragment, fate, reason)
+
     def count_applied(self, fragment: int, number: int, tokens: int) -> None:
         """Gossip: what was trained is in this member's own replica, whatever became of its group."""
         self.tokens_trained += tokens

@@ -47,6 +47,8 @@ class _ResultFetch:
     record: Record
     chunks: dict[int, Payload]
     fetch: Fetch
+    lacking: set[bytes] = field(default_factory=set)
+    """Those who did not have it when they were asked, and may have it soon."""
 
 
 @dataclass(slots=True)
@@ -171,7 +173,6 @@ class Following:
         if order.remaining == len(self.elements) - 1:
             self.stop_fetching()
             self.records.clear()
-            self.holds_state = False
         self._begin_state_fetch(now, order)
 
     def _begin_state_fetch(self, now: float, order: CatchUp) -> None:
@@ -213,12 +214,17 @@ class Following:
         self._pump(now)
 
     def lacks(self, now: float, peer: bytes, message: Lack) -> None:
+        for each in self.result_fetches:
+            if each.fetch.blob == message.blob and peer in each.fetch.donors:
+                each.lacking.add(peer)
         for fetch in self.fetches():
             if fetch.blob == message.blob:
                 fetch.drop(peer)
         self._pump(now)
 
     def peer_left(self, now: float, peer: bytes) -> None:
+        for each in self.result_fetches:
+            each.lacking.discard(peer)
         for fetch in self.fetches():
             fetch.drop(peer)
         self._pump(now)
@@ -235,6 +241,10 @@ class Following:
                 cut = now - self.bulk.last_heard(now, donor) > self.timeout_s
                 if cut or donor in fetch.silent(now, self.patience_s):
                     fetch.drop(donor)
+        for each in self.result_fetches:
+            if not each.fetch.failed:  # of many who lack a result, each that has got it spares the first one
+                each.fetch.add_donors(sorted(each.lacking))
+                each.lacking.clear()
         self._pump(now)
         old = [b for b, s in self._served.items() if now - s.used_at > 2 * self.timeout_s]
         for blob in old:

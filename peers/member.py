@@ -135,8 +135,10 @@ class Member:
         self, now: float, fragment: int, tokens: int, weight: int, payloads: Payloads, norm: float
     ) -> int | None:
         """Offer a contribution of Euclidean ``norm`` on top of the fragment's version. None while this member
-        does not hold the shared state: then nothing is taken."""
+        does not hold the newest one: then nothing is taken."""
         if not self.active or self._applying or fragment in self.exchanging.offered:
+            return None
+        if any(record.fragment == fragment for record in self.following.records):
             return None
         base = self.following.base(fragment)
         number = self.exchanging.offer(fragment, base, tokens, weight, payloads, norm).number
@@ -169,8 +171,7 @@ class Member:
         self._applying = None
         self.following.moved(record)
         self._digests[record.fragment] = state
-        fetches = self._stranded or not self.following.holds_state  # it fell behind meanwhile
-        if self.entered and not fetches:
+        if self.entered and self._follows:  # it may have fallen behind meanwhile
             self._say_applied(now, record.fragment)
             self.outlet.send(now, self.coordinator, CaughtUp(self.following.head))
             self._become_active(now)  # if it entered while the application was applying
@@ -206,8 +207,7 @@ class Member:
 
     def leave(self, now: float, reason: str) -> None:
         """Say goodbye; contributions that no round has taken are given up."""
-        for fragment in list(self.exchanging.offered):
-            self.exchanging.end(fragment, Fate.REJECTED, reason)
+        self.exchanging.end_all(Fate.REJECTED, reason)
         if self.entered:
             self.outlet.send(now, self.coordinator, Leave(reason))
         self.entered = self.active = False
@@ -229,6 +229,8 @@ class Member:
             self.gossiping.active.clear()  # the coordinator says anew who is there
         self._stranded = False
         self.following.records.clear()  # they are said again from the head that we name
+        if self.following.holds_state:
+            self.following.stop_fetching()
         m, following = self.profile.manifest, self.following
         self.outlet.send(
             now,
@@ -321,7 +323,7 @@ class Member:
     def _entered(self, now: float, message: Entered) -> None:
         self.entered = True
         self.exchanging.close_all(now)
-        if self.following.holds_state and not self._applying:
+        if self._follows and not self._applying:
             self._say_head(now)
         self._advance(now)
 
@@ -410,8 +412,7 @@ class Member:
     def _fall_behind(self, reason: str) -> None:
         self.active = False
         self._loading = None  # what it applies just now it will have applied
-        for fragment in list(self.exchanging.offered):
-            self.exchanging.end(fragment, Fate.LATE, reason)
+        self.exchanging.end_all(Fate.LATE, reason)
         self.outlet.deliver(FellBehind(reason))
 
     def _need_state(self, now: float, reason: str) -> None:
@@ -424,9 +425,14 @@ class Member:
     def _advance(self, now: float) -> None:
         """Do the next thing on the way to the head, if it can be done."""
         self._finish_fetches(now)
-        if not self._applying and self._loading is None and self.following.holds_state:
+        if self._follows and not self._applying:
             self._next_record(now)
         self.following.fetch_missing_results(now, self.roster)
+
+    @property
+    def _follows(self) -> bool:
+        """It holds a state, and no other one is on its way."""
+        return self.following.holds_state and not self._stranded and not self.following.state_fetches
 
     def _finish_fetches(self, now: float) -> None:
         states = self.following.state_fetches
@@ -435,6 +441,7 @@ class Member:
         elif states and states[0].fetch.done and self._loading is None:
             first = states.pop(0)
             self._loading = first.order
+            self.following.holds_state = False  # until now this may be the last who has the earlier one
             self.outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
         if not self.following.finish_result_fetches():
             self._need_state(now, "no member has a committed result any more")
@@ -458,8 +465,7 @@ class Member:
         if record.result != self.following.head:
             self._need_state(now, "the swarm went back to an earlier state")
             return
-        for fragment in list(self.exchanging.offered):
-            self.exchanging.end(fragment, Fate.SUPERSEDED, "the swarm goes on from another state")
+        self.exchanging.end_all(Fate.SUPERSEDED, "the swarm goes on from another state")
         self.following.moved(record)
         self.outlet.deliver(Restored(record))
         self._say_head(now)

@@ -163,3 +163,18 @@ def test_a_result_that_nobody_has_is_missed_once_it_is_due() -> None:
     assert following.finish_result_fetches()
     following.lacks(1.0, b"d" * 32, Lack(due.result))
     assert not following.finish_result_fetches()
+
+
+def test_who_lacked_a_result_is_asked_again_while_somebody_has_it() -> None:
+    wire = Wire()
+    following = behind(wire, 1)
+    (fetch,) = following.result_fetches
+    fetch.fetch.add_donors([b"e" * 32])
+    following.lacks(1.0, b"e" * 32, Lack(fetch.record.result))
+    assert fetch.fetch.donors == [b"d" * 32]
+    following.tick(2.0)
+    assert fetch.fetch.donors == [b"d" * 32, b"e" * 32]
+    following.lacks(3.0, b"e" * 32, Lack(fetch.record.result))
+    following.peer_left(3.0, b"e" * 32)
+    following.tick(4.0)
+    assert fetch.fetch.donors == [b"d" * 32]
