@@ -108,6 +108,7 @@ def test_a_killed_host_that_restarts_finds_its_swarm_again(tmp_path: Path) -> No
         workers.until(
             lambda: any(c["members"] == 3 and c["index"] > last for c in workers.lines(0, "committed"))
         )
+        workers.until(lambda: all(workers.lines(i, "CoordinatorBack") for i in range(3)))
         for index in range(3):
             lost, back = (
                 workers.lines(index, each)[0]["step"] for each in ("CoordinatorLost", "CoordinatorBack")
