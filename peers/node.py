@@ -116,10 +116,12 @@ class Node:
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         if self._stopped:
             return
-        if peer not in self.links and not self._knows(peer):
-            self._out.append(Close(peer, "not a member"))
-            return
-        link = self.links.get(peer) or self._link_to(now, peer, (), dials=False)
+        link = self.links.get(peer)
+        if link is None:
+            if not self._knows(peer):
+                self._out.append(Close(peer, "not a member"))
+                return
+            link = self._link_to(now, peer, (), dials=False)
         try:
             for result in link.receive(now, lane, unpack_items(header, self.limits), payload):
                 self._handle(now, peer, result)
@@ -127,7 +129,8 @@ class Node:
             self._expel(now, peer, str(error))
         if self.member:
             self.member.credit_came(now)
-        self._settle(now)
+        if self._self or self._links_change:
+            self._settle(now)
 
     def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
         if self.coordinator is None or self._door is None:

@@ -47,7 +47,7 @@ _numbers: dict[type, int] = {}
 
 
 def kind(number: int) -> Callable[[type], type]:
-    """Class decorator: registers a frozen dataclass as the message kind ``number``."""
+    """Class decorator: registers a dataclass as the message kind ``number``."""
 
     def register(cls: type) -> type:
         assert number not in _kinds, f"kind {number} is taken"

@@ -48,7 +48,7 @@ class Hello:
 
 
 @kind(2)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
 class Ack:
     """What arrived and what may be sent; beside every message, or alone as a sign of life."""
 
@@ -81,7 +81,7 @@ class Superseded:
     """A newer incarnation of our own identity is alive."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
 class Arrival:
     """One message, delivered once; ``cost`` bytes of credit return through `Link.consumed`."""
 

@@ -64,10 +64,15 @@ class Paths:
             total += route.latency_s * (1 + self._jitter.random() * route.jitter)
         return round(total * NS)
 
-    def resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
-        """What lost packets delay a frame by: TCP sends them again a round trip later."""
+    def delay_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
+        """What a frame takes beside its turn on the lines, drawn anew for each."""
+        latency = self.latency_ns(one, two)
         if self._route is None and not one.access.loss and not two.access.loss:
-            return 0
+            return latency
+        return latency + self._resent_ns(one, two, size_bytes)
+
+    def _resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
+        """What lost packets delay a frame by: TCP sends them again a round trip later."""
         loss = self._loss(one, two)
         if loss <= 0.0 or self._losses.random() >= any_lost(size_bytes, loss):
             return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,10 +143,10 @@ class Engine:
         self.num_steps = num_steps
         """Inner steps after which a worker stops, if the run does not end before."""
         self.watchers = list(watchers)
-        self.sent: Counter[tuple[str, str]] = Counter()
+        self.sent: dict[str, Counter[str]] = defaultdict(Counter)
         """Bytes by name and purpose."""
         self.sent_again: Counter[str] = Counter()
-        self.received: Counter[tuple[bytes, str]] = Counter()
+        self.received: dict[bytes, Counter[str]] = defaultdict(Counter)
         """Bytes sent to somebody, by key and purpose."""
         self.net = SimNetwork(settings.run.seed, self._observe, **network)
         self._names = {key_of(name): name for name in (HOST, *self.peers)}
@@ -440,8 +440,8 @@ class Engine:
                 watcher.effect(now, name, effect)
             return
         size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
-        self.sent[name, effect.purpose] += size
-        self.received[effect.peer, effect.purpose] += size
+        self.sent[name][effect.purpose] += size
+        self.received[effect.peer][effect.purpose] += size
         if effect.again:
             self.sent_again[name] += size
         if name in self.workers:

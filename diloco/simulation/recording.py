@@ -286,14 +286,14 @@ class Recording:
 
     def _count_traffic(self) -> None:
         reports = {name: track.report for name, track in self._tracks.items()}
-        for (name, purpose), size in sorted(self._engine.sent.items()):
+        for name, sent in self._engine.sent.items():
             if name in reports:  # not the host
-                reports[name].sent[purpose] = size
+                reports[name].sent = dict(sorted(sent.items()))
                 reports[name].sent_again = self._engine.sent_again[name]
-        for (key, purpose), size in sorted(self._engine.received.items()):
+        for key, received in self._engine.received.items():
             name = self._engine.name_of(key)
             if name in reports:
-                reports[name].received[purpose] = size
+                reports[name].received = dict(sorted(received.items()))
 
 
 def _of(index: int, found: _Round) -> RoundReport:

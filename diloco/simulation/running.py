@@ -78,6 +78,7 @@ class Running:
             watchers=[self.recording, self.invariants, self],
             make_node=make_node,
             route=route_of(scenario),
+            trace_frames=False,
         )
         self.recording.attach(self.engine)
         self._settings, self._method, self._rules, self._peers = settings, method, rules, peers
@@ -85,6 +86,7 @@ class Running:
         self._by_round: dict[int, list[Fault]] = {}
         self._disturbed_s = 0.0
         """When the last fault happened or was over."""
+        self._over = False
         self._undone = 0
         """Faults that are yet to come or to be undone."""
         for fault in faults:
@@ -100,7 +102,7 @@ class Running:
         """Until everyone is done or the scenario's end."""
         end = end_s(self._scenario)
         with _rare_collections():
-            finished = self.engine.run(end, self._is_done)
+            finished = self.engine.run(end, lambda: self._over)
         now = self.engine.net.now
         if not finished:
             self._check_progress(now)
@@ -228,11 +230,12 @@ class Running:
             self._fire_for_round()
 
     def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
-        """Others record it."""
+        self._over = self._over or self._is_done()
 
     def event(self, now: float, worker: Worker, event: object) -> None:
         if self._by_round and self._method.gossips:
             self._fire_for_round()
+        self._over = self._over or self._is_done()
 
     def command(self, now: float, worker: Worker, command: Command) -> None:
         """Others record it."""
