@@ -7,10 +7,9 @@ worker that is killed between its commit and this one's news of it has sent a pa
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from diloco.attaching import Outer
 from diloco.errors import StateError, UserError
 from peers.events import RoundCommitted
+from peers.identity import replace_private
 
 _MOST_OF_TIME = 0.05
 """Share of the time that writing may take."""
@@ -66,7 +66,7 @@ class Keeper:
             return
         began = time.monotonic()
         try:
-            _write(self._path, self._outer)
+            replace_private(self._path, partial(save_file, self._outer.state_dict()))
         except (OSError, SafetensorError) as error:
             self._warn(error)
         now = time.monotonic()
@@ -85,17 +85,3 @@ class Keeper:
         if not self._warned:
             self._warned = True
             print(f"diloco: {self._path}: {error}; training goes on", file=sys.stderr)
-
-
-def _write(path: Path, outer: Outer) -> None:
-    # mkstemp makes it readable by its owner alone.
-    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        save_file(outer.state_dict(), aside)
-        os.fsync(descriptor)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)

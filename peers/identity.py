@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -84,7 +84,7 @@ def next_incarnation(path: str | Path, now_ms: Callable[[], int] | None = None) 
         with _locked(path.with_name(path.name + ".lock")):
             before = _stored_incarnation(path)
             number = max(before + 1, now_ms() if now_ms else time.time_ns() // 1_000_000)
-            _replace(path, f"{number}\n".encode())
+            replace_private(path, lambda aside: aside.write_bytes(f"{number}\n".encode()))
     except OSError as error:
         raise IdentityError(f"cannot keep the incarnation in {path}: {error.strerror}") from None
     return number
@@ -117,33 +117,39 @@ def _read(path: Path) -> bytes:
 def _create(path: Path, seed: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = base64.b32encode(seed).decode("ascii").rstrip("=").lower()
-    temporary = _write_aside(path, f"{_MAGIC} {text}\n".encode("ascii"))
-    try:
-        # A link never replaces: of two processes that start at once, both get the first one's.
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
-    _sync_directory(path.parent)
+    with _written_aside(path) as temporary:
+        temporary.write_bytes(f"{_MAGIC} {text}\n".encode("ascii"))
+        _sync(temporary)
+        with suppress(FileExistsError):
+            # A link never replaces: of two processes that start at once, both get the first one's.
+            os.link(temporary, path)
+    _sync(path.parent)
 
 
-def _write_aside(path: Path, data: bytes) -> Path:
+def replace_private(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` fill a file beside ``path`` that others cannot read, and put it in its place once it is
+    on the disk: after a crash there is the old one or the new one."""
+    with _written_aside(path) as aside:
+        write(aside)
+        _sync(aside)
+        os.replace(aside, path)
+    _sync(path.parent)
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[Path]:
+    """An empty file beside ``path``; gone at the end if it is still there."""
     # mkstemp opens with O_EXCL and mode 0600.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return Path(name)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    os.replace(_write_aside(path, data), path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
