@@ -7,11 +7,10 @@ import socket
 import statistics
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +37,7 @@ from diloco.planning.units import (
     show_rate,
     show_seconds,
 )
-from diloco.view import wide_console
+from diloco.view import plain_table, wide_console
 from peers.ticket import read_ticket
 
 _FLOPS_PER_PARAMETER = 6
@@ -97,10 +96,11 @@ def plan_command(
         return
     budget = parse_count(tokens) if tokens is not None else None
     per_hour = parse_price(price) if price is not None else None
+    plan = _Plan(rows, count, swarm, per_step, budget, per_hour)
     if as_json:
-        print(json.dumps(_plain(rows, count, swarm, per_step, budget, per_hour), indent=1))
+        print(json.dumps(_plain(plan), indent=1))
         return
-    _print_plan(rows, count, swarm, per_step, budget, per_hour)
+    _print_plan(plan)
 
 
 def _positive(value: float, name: str) -> float:
@@ -127,20 +127,39 @@ def _step_s(
 # -- a plan -------------------------------------------------------------------------------------------
 
 
-def _print_plan(
-    rows: list[Candidate],
-    params: float,
-    swarm: Swarm,
-    tokens_per_step: float,
-    budget: float | None,
-    price: float | None,
-) -> None:
-    console = wide_console()
-    chosen, reason = recommended(rows)
-    console.print(_table(rows, chosen, swarm, tokens_per_step, budget, price))
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    rows: list[Candidate]
+    params: float
+    swarm: Swarm
+    tokens_per_step: float
+    budget: float | None
+    """Tokens of the run."""
+    price: float | None
+    """Of a peer and hour."""
+
+    def seconds(self, row: Candidate) -> float | None:
+        """Until the budget is trained; None without one."""
+        if self.budget is None:
+            return None
+        per_s = self.swarm.peers * self.tokens_per_step / self.swarm.step_s * row.prediction.utilization
+        return self.budget / per_s
+
+    def cost(self, row: Candidate) -> float | None:
+        """Of the budget; None without one, or without a price."""
+        seconds = self.seconds(row)
+        if seconds is None or self.price is None:
+            return None
+        return seconds / 3600 * self.price * self.swarm.peers
+
+
+def _print_plan(plan: _Plan) -> None:
+    console, swarm = wide_console(), plan.swarm
+    chosen, reason = recommended(plan.rows)
+    console.print(_table(plan, chosen))
     console.print(
         Text(
-            f"{params:,.0f} parameters, {swarm.peers} peers, {show_rate(swarm.up_bps)} up,"
+            f"{plan.params:,.0f} parameters, {swarm.peers} peers, {show_rate(swarm.up_bps)} up,"
             f" {show_rate(swarm.down_bps)} down, {show_seconds(swarm.rtt_s)} round trip,"
             f" {show_seconds(swarm.step_s)} a step"
         )
@@ -149,7 +168,7 @@ def _print_plan(
         console.print(
             Text(f"Warning: nothing reaches {GOOD:.0%}. With the best row this would help:", style="bold")
         )
-        for line in what_would_help(chosen, params, swarm):
+        for line in what_would_help(chosen, plan.params, swarm):
             console.print(Text(f"  - {line}"))
     console.print(Text(f"\nTake {_setting(chosen)}: {reason}.", style="bold"))
     console.print(Text(f"\n{snippet(chosen)}"))
@@ -161,53 +180,31 @@ def _setting(row: Candidate) -> str:
     return f"{row.preset} H={m.sync_every}{overlap} {m.codec}"
 
 
-def _table(
-    rows: list[Candidate],
-    chosen: Candidate,
-    swarm: Swarm,
-    tokens_per_step: float,
-    budget: float | None,
-    price: float | None,
-) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _table(plan: _Plan, chosen: Candidate) -> Table:
+    table = plain_table()
     table.add_column("method")  # on a narrow screen this one takes two lines
     for name in ("busy", "hidden", "exposed", "sent/day", "device", "host"):
         table.add_column(name, justify="right", no_wrap=True)
-    if budget is not None:
+    if plan.budget is not None:
         table.add_column("time", justify="right", no_wrap=True)
-    if budget is not None and price is not None:
+    if plan.budget is not None and plan.price is not None:
         table.add_column("cost", justify="right", no_wrap=True)
-    for row in rows:
-        p = row.prediction
+    for row in plan.rows:
+        p, seconds, cost = row.prediction, plan.seconds(row), plan.cost(row)
         cells = [_setting(row)]
         cells += [f"{p.utilization:.1%}", show_seconds(p.timing.hidden_s), show_seconds(p.timing.exposed_s)]
         cells += [show_bytes(p.bytes_per_day), show_bytes(p.device_bytes), show_bytes(p.host_bytes)]
-        if budget is not None:
-            took = _seconds_for(budget, row, swarm, tokens_per_step)
-            cells.append(show_seconds(took))
-            if price is not None:
-                cells.append(f"{took / 3600 * price * swarm.peers:,.0f}")
+        cells += [] if seconds is None else [show_seconds(seconds)]
+        cells += [] if cost is None else [f"{cost:,.0f}"]
         table.add_row(*cells, style="bold" if row is chosen else None)
     return table
 
 
-def _seconds_for(budget: float, row: Candidate, swarm: Swarm, tokens_per_step: float) -> float:
-    per_s = swarm.peers * tokens_per_step / swarm.step_s * row.prediction.utilization
-    return budget / per_s
-
-
-def _plain(
-    rows: list[Candidate],
-    params: float,
-    swarm: Swarm,
-    tokens_per_step: float,
-    budget: float | None,
-    price: float | None,
-) -> dict[str, Any]:
-    chosen, reason = recommended(rows)
+def _plain(plan: _Plan) -> dict[str, Any]:
+    chosen, reason = recommended(plan.rows)
     return {
-        "parameters": params,
-        "swarm": asdict(swarm),
+        "parameters": plan.params,
+        "swarm": asdict(plan.swarm),
         "rows": [
             {
                 "preset": row.preset,
@@ -218,14 +215,12 @@ def _plain(
                 "bytes_per_day": row.prediction.bytes_per_day,
                 "device_bytes": row.prediction.device_bytes,
                 "host_bytes": row.prediction.host_bytes,
-                "seconds": _seconds_for(budget, row, swarm, tokens_per_step) if budget else None,
-                "cost": _seconds_for(budget, row, swarm, tokens_per_step) / 3600 * price * swarm.peers
-                if budget and price
-                else None,
+                "seconds": plan.seconds(row),
+                "cost": plan.cost(row),
             }
-            for row in rows
+            for row in plan.rows
         ],
-        "recommended": rows.index(chosen),
+        "recommended": plan.rows.index(chosen),
         "reason": reason,
         "toml": snippet(chosen),
     }
@@ -244,16 +239,21 @@ def _needed(rows: list[Candidate], params: float, swarm: Swarm, as_json: bool) -
         names = [_setting(row) for row in rows]
         print(json.dumps({"targets": published.TARGETS, "bps": dict(zip(names, found, strict=True))}))
         return
-    title = "bandwidth that each peer needs, up and down"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("method", *(f"{target:.0%}" for target in published.TARGETS)):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    table = _by_target("bandwidth that each peer needs, up and down")
     for row, needed in zip(rows, found, strict=True):
         rates = ["latency" if bps is None else show_rate(bps) for bps in needed]
         table.add_row(_setting(row), *rates)
     wide_console().print(table)
     if any(bps is None for needed in found for bps in needed):
         print("latency: round trips alone cost more than that, whatever the bandwidth")
+
+
+def _by_target(title: str) -> Table:
+    table = plain_table(title)
+    table.add_column("method", no_wrap=True)
+    for target in published.TARGETS:
+        table.add_column(f"{target:.0%}", justify="right", no_wrap=True)
+    return table
 
 
 # -- papers -------------------------------------------------------------------------------------------
@@ -277,10 +277,7 @@ def _paper(name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({row.name: {"published": row.printed, "notches": off} for row, off in rows}))
         return
-    title = "Gbit/s for a compute utilization, 10B parameters: ours (published)"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("method", *(f"{target:.0%}" for target in published.TARGETS)):
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    table = _by_target("Gbit/s for a compute utilization, 10B parameters: ours (published)")
     printed = [published.as_printed(i) for i in range(len(published.GRID))]
     differ = most = 0
     for row, off in rows:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -50,6 +51,11 @@ def wide_console() -> Console:
     for every column."""
     console = Console()
     return console if console.is_terminal or console.width != 80 else Console(width=_PIPE_COLUMNS)
+
+
+def plain_table(title: str | None = None) -> Table:
+    """Narrow, so that it fits 80 columns."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def printable(text: str) -> str:

@@ -122,7 +122,6 @@ class Member:
             Rejected: lambda now, message: self.exchanging.rejected(message),
             Abort: lambda now, message: self.exchanging.abort(now, message),
             Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
-            MemberActive: self.member_active,
             News: lambda now, message: hear(self, now, message),
             Pace: lambda now, message: bulk.deliver(PaceSet(message.fastest)),
             Wanted: self._wanted,

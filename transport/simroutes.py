@@ -67,9 +67,7 @@ class Paths:
     def delay_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
         """What a frame takes beside its turn on the lines, drawn anew for each."""
         latency = self.latency_ns(one, two)
-        if self._route is None and not one.access.loss and not two.access.loss:
-            return latency
-        return latency + self._resent_ns(one, two, size_bytes)
+        return latency if self._is_plain(one, two) else latency + self._resent_ns(one, two, size_bytes)
 
     def _resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
         """What lost packets delay a frame by: TCP sends them again a round trip later."""
@@ -80,7 +78,7 @@ class Paths:
 
     def pipes(self, one: Endpoint, two: Endpoint) -> list[Pipe]:
         """The lines that bulk passes, in order."""
-        if self._route is None and not one.access.loss and not two.access.loss:
+        if self._is_plain(one, two):
             return []
         route, loss = self._of(one, two), self._loss(one, two)
         pipes = list(route.pipes) if route else []
@@ -89,6 +87,10 @@ class Paths:
             capped.rate = mathis_rate(self._round_trip_s(one, two), loss)
             pipes.append(capped)
         return pipes
+
+    def _is_plain(self, one: Endpoint, two: Endpoint) -> bool:
+        """Nothing lies between the two access links, and they lose nothing."""
+        return self._route is None and not one.access.loss and not two.access.loss
 
     def _of(self, one: Endpoint, two: Endpoint) -> Route | None:
         return None if self._route is None else self._route(one.key, two.key)

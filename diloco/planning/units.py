@@ -86,14 +86,6 @@ def show_bytes(size_bytes: float) -> str:
     return _scaled(size_bytes, "B")
 
 
-def show_count(value: float) -> str:
-    """1.5B parameters, 200M tokens."""
-    for letter, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * factor:
-            return f"{_digits(value / factor)}{letter}"
-    return _digits(value)
-
-
 def show_seconds(seconds: float) -> str:
     """60 ms, 0.8 s, 5 min, 2.5 h, 3 d: whichever unit leaves one to three digits."""
     if 0.9995 <= seconds < 120.0 or seconds == 0.0:
@@ -106,11 +98,6 @@ def show_seconds(seconds: float) -> str:
         if seconds < until:
             return f"{_digits(seconds / _SECONDS[unit])} {unit}"
     return "never"
-
-
-def show_price(money: float) -> str:
-    """An amount, without a currency, which was not said: 12,300."""
-    return f"{money:,.2f}" if money < 100 else f"{money:,.0f}"
 
 
 def _scaled(value: float, unit: str) -> str:

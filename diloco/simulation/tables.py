@@ -5,14 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from diloco.planning.units import show_bytes
 from diloco.simulation.report import PeerReport, Report, RoundReport
-from diloco.view import printable
+from diloco.view import plain_table, printable
 
 _MOST_ROWS = 12
 _PURPOSES = ("exchange", "state", "control")
@@ -63,11 +62,6 @@ def _summary(report: Report) -> Table:
     return table
 
 
-def _plain_table(title: str) -> Table:
-    """Narrow, so that it fits 80 columns."""
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-
-
 def _per_peer(peers: Sequence[PeerReport], *, sent: bool) -> str:
     parts = []
     for purpose in _PURPOSES:
@@ -80,7 +74,7 @@ def _per_peer(peers: Sequence[PeerReport], *, sent: bool) -> str:
 def _rounds(rounds: Sequence[RoundReport]) -> RenderableType:
     if not rounds:
         return Text("no round was committed", style="bold red")
-    table = _plain_table("rounds")
+    table = plain_table("rounds")
     for name in ("round", "fragment", "members", "attempts", "began", "gather s", "exchange s", "land s"):
         table.add_column(name, justify="right", no_wrap=True)
     shown = list(rounds) if len(rounds) <= _MOST_ROWS else [*rounds[:3], *rounds[-3:]]
@@ -114,7 +108,7 @@ def _picked(rounds: Sequence[RoundReport], pick: object) -> list[str]:
 
 
 def _peers(peers: Sequence[PeerReport]) -> Table:
-    table = _plain_table("peers")
+    table = plain_table("peers")
     table.add_column("peer")
     for name in ("busy", "compute s", "wait s", "join s", "away s", "steps", "sent", "received"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -138,7 +132,7 @@ def _peers(peers: Sequence[PeerReport]) -> Table:
 
 
 def _recoveries(report: Report) -> Table:
-    table = _plain_table("what faults cost, in seconds")
+    table = plain_table("what faults cost, in seconds")
     for name in ("at", "peer", "what"):
         table.add_column(name)
     for name in ("noticed", "next commit", "back in"):
