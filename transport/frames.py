@@ -9,6 +9,7 @@ a message means. Keeps X2 and X8: any byte string is a valid message or a `BadFr
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
@@ -73,9 +74,14 @@ def from_items(items: Any) -> Any:
     """The message for an array from a peer. Raises `BadFrame`."""
     if not isinstance(items, (list, tuple)) or not items or type(items[0]) is not int:
         raise BadFrame("a header is not an array that starts with a kind")
-    cls, checks = _reader_of(items[0])
+    cls, checks, most = _reader_of(items[0])
     if len(items) != len(checks) + 1:
         raise BadFrame(f"{cls.__name__} has {len(items) - 1} fields instead of {len(checks)}")
+    for value in items:  # messages of counts are most of all: this is all that they need
+        if type(value) is not int or not 0 <= value <= most:
+            break
+    else:
+        return cls(*items[1:])
     return cls(*[check(value) for check, value in zip(checks, items[1:])])  # noqa: B905  their number is checked
 
 
@@ -92,9 +98,19 @@ def unpack(header: bytes, limits: Limits = LIMITS) -> Any:
     return from_items(unpack_items(header, limits))
 
 
+class _Packers(threading.local):
+    """One packer for each thread: making one takes as long as packing a header."""
+
+    def __init__(self) -> None:
+        self.pack = msgpack.Packer(use_bin_type=True).pack
+
+
+_packers = _Packers()
+
+
 def pack_items(items: Any) -> bytes:
     """Msgpack of plain values that we made ourselves."""
-    packed = msgpack.packb(items, use_bin_type=True)
+    packed = _packers.pack(items)
     assert isinstance(packed, bytes)
     return packed
 
@@ -126,12 +142,24 @@ _Check = Callable[[Any], Any]
 
 
 @cache
-def _reader_of(number: int) -> tuple[type, tuple[_Check, ...]]:
+def _reader_of(number: int) -> tuple[type, tuple[_Check, ...], float]:
+    """The class of a kind, the checks of its fields, and up to which value all fields may be: -1 unless all
+    are integers from 0 on."""
     cls = _kinds.get(number)
     if cls is None:
         raise BadFrame(f"kind {number} is unknown")
     hints = get_type_hints(cls, include_extras=True)
-    return cls, tuple(_checker(f"{cls.__name__}.{f.name}", hints[f.name]) for f in fields(cls))
+    of_fields = [hints[f.name] for f in fields(cls)]
+    checks = tuple(_checker(f"{cls.__name__}.{f.name}", hints[f.name]) for f in fields(cls))
+    return cls, checks, min((_highest_count(hint) for hint in of_fields), default=-1)
+
+
+def _highest_count(hint: Any) -> float:
+    """The upper bound of an integer from 0 on; -1 for anything else."""
+    if get_origin(hint) is not Annotated:
+        return -1
+    of, bounds = get_args(hint)[:2]
+    return bounds.high if of is int and bounds.low == 0 else -1
 
 
 @cache

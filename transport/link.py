@@ -99,6 +99,7 @@ class _Sent:
     purpose: str
     cost: int
     """Bytes of credit; 0 for control."""
+    at: float
     transmitted: bool = False
 
 
@@ -336,7 +337,7 @@ class Link:
         seq = self._next_seq[stream]
         self._next_seq[stream] += 1
         cost = 0 if payload is None else FRAME_COST + len(payload)
-        sent = _Sent(seq, to_items(message), payload, lane, purpose, cost)
+        sent = _Sent(seq, to_items(message), payload, lane, purpose, cost, now)
         if lane == CONTROL_LANE:
             self._control_out.append(sent)
         else:
@@ -422,7 +423,10 @@ class Link:
             first = next(iter(self._bulk_out))
             if first > bulk:
                 break
-            self._kept_cost -= self._bulk_out.pop(first).cost
+            sent = self._bulk_out.pop(first)
+            self._kept_cost -= sent.cost
+            # It was a sign of life as good as a heartbeat; before it arrived, it may have been in a queue.
+            self._last_sent = max(self._last_sent, sent.at)
 
     def _resend(self, now: float, lane: int) -> None:
         waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out.values()

@@ -278,16 +278,15 @@ class SimNetwork:
             now_or_never()
 
     def _carry_out(self, peer: Endpoint) -> None:
-        while effects := peer.core.drain():
-            for effect in effects:
-                if peer.effects_left is not None:
-                    if peer.effects_left <= 0:
-                        self.crash(peer)
-                        return
-                    peer.effects_left -= 1
-                self._do(peer, effect)
-                if not peer.alive:
+        for effect in peer.core.drain():  # carrying one out has no others at once
+            if peer.effects_left is not None:
+                if peer.effects_left <= 0:
+                    self.crash(peer)
                     return
+                peer.effects_left -= 1
+            self._do(peer, effect)
+            if not peer.alive:
+                return
         self._arm(peer)
 
     def _do(self, peer: Endpoint, effect: Effect) -> None:

@@ -59,8 +59,7 @@ class Paths:
         """One way, drawn anew for each frame."""
         base = one.access.latency_s * one.factor + two.access.latency_s * two.factor
         total = base * (1 + self._jitter.random() * max(one.access.jitter, two.access.jitter))
-        route = self._of(one, two)
-        if route is not None:
+        if self._route is not None and (route := self._route(one.key, two.key)) is not None:
             total += route.latency_s * (1 + self._jitter.random() * route.jitter)
         return round(total * NS)
 

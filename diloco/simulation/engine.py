@@ -34,7 +34,7 @@ from peers.profile import Profile
 from transport.effects import Core, Effect, Send
 from transport.frames import unpack
 from transport.limits import LIMITS, Limits
-from transport.simlinks import Access, Endpoint
+from transport.simlinks import NS, Access, Endpoint
 from transport.simnet import SimNetwork
 
 KNOCK_AGAIN_S = 1.0
@@ -96,7 +96,8 @@ class Worker:
     began_s: float = 0.0
     """When it first held the shared state."""
     waited_s: float = 0.0
-    bytes_sent: int = 0
+    sent_before: int = 0
+    """Bytes that earlier lives of the peer sent."""
     ended: bool = False
     """It left, was refused, or was superseded."""
     activity: Activity | None = None
@@ -105,7 +106,9 @@ class Worker:
     block: list[float] = field(default_factory=list)
     """When each of the inner steps under way ends."""
     token: int = 0
-    """Names the block, or what is waited for: a wake-up with another one is void."""
+    """Names the block: the end of one with another name is void."""
+    wakes_ns: int = 0
+    """When it looks again whether it still waits; 0 for not at all."""
     reported_s: float = -1e18
     was_active: bool = False
     frozen_s: float = 0.0
@@ -143,9 +146,9 @@ class Engine:
         self.num_steps = num_steps
         """Inner steps after which a worker stops, if the run does not end before."""
         self.watchers = list(watchers)
-        self.sent: dict[str, Counter[str]] = defaultdict(Counter)
-        """Bytes by name and purpose."""
-        self.sent_again: Counter[str] = Counter()
+        self.sent: dict[bytes, Counter[str]] = defaultdict(Counter)
+        """Bytes by the sender's key and purpose."""
+        self.sent_again: Counter[bytes] = Counter()
         self.received: dict[bytes, Counter[str]] = defaultdict(Counter)
         """Bytes sent to somebody, by key and purpose."""
         self.net = SimNetwork(settings.run.seed, self._observe, **network)
@@ -289,7 +292,8 @@ class Engine:
         pace = self.net.stream(f"pace of {peer.name} in life {life}")
         address = f"tcp://{hashlib.sha256(peer.name.encode()).hexdigest()[:16]}:1"
         process = self.net.add(key, node, peer.access, lambda _, event: self._event(worker, event), address)
-        worker = Worker(peer, life, node, process, trainer, loop, Clockwork(peer.pace, pace))
+        clockwork, sent_before = Clockwork(peer.pace, pace), self.sent[key].total()
+        worker = Worker(peer, life, node, process, trainer, loop, clockwork, sent_before=sent_before)
         self.workers[peer.name] = worker
         names, shapes = trainer.names_sha256, trainer.shapes_sha256
         manifest = Manifest(self._digest, names, shapes, method.codec, trainer.elements, "simulated")
@@ -326,8 +330,7 @@ class Engine:
             self._does(worker, "wait")
             ends = loop.patience_ends(now)
             assert ends is not None, "it waits for something"
-            token = worker.token
-            self.net.at(max(1e-6, ends - now), lambda: self._look_again(worker, token))
+            self._look_again_at(worker, ends)
         elif worker.steps == self.num_steps:
             self._does(worker, None)
         else:
@@ -373,10 +376,22 @@ class Engine:
         for watcher in self.watchers:
             watcher.stepped(self.net.now, worker, steps)
 
-    def _look_again(self, worker: Worker, token: int) -> None:
-        if worker.token == token and worker.runs:
-            self._run(worker, worker.loop.due(self.net.now))
-            self._go_on(worker)
+    def _look_again_at(self, worker: Worker, ends: float) -> None:
+        """One wake-up is enough: it is far away as a rule, and void once the worker trains again."""
+        at = max(round(ends * NS), self.net.now_ns + 1000)
+        if self.net.now_ns < worker.wakes_ns <= at:
+            return
+        worker.wakes_ns = at
+
+        def wake() -> None:
+            if worker.wakes_ns != at:
+                return
+            worker.wakes_ns = 0
+            if worker.activity == "wait" and worker.runs:
+                self._run(worker, worker.loop.due(self.net.now))
+                self._go_on(worker)
+
+        self.net.at((at - self.net.now_ns) / NS, wake)
 
     def _event(self, worker: Worker, event: object) -> None:
         """Training takes events between inner steps, and at once while it waits."""
@@ -418,7 +433,8 @@ class Engine:
         speed = worker.tokens / max(1e-9, now - worker.began_s - worker.waited_s)
         worker.loop.speed = speed
         count = worker.trainer.numbers.count(0)
-        report = Report(worker.steps, count, worker.tokens, worker.loss, speed, speed, worker.bytes_sent, 0)
+        bytes_sent = self.sent[worker.process.key].total() - worker.sent_before
+        report = Report(worker.steps, count, worker.tokens, worker.loss, speed, speed, bytes_sent, 0)
         self._tell(worker, lambda now, member: member.report(now, report))
 
     # -- watching -----------------------------------------------------------------------------
@@ -434,18 +450,15 @@ class Engine:
             watcher.activity(now, worker, activity)
 
     def _observe(self, now: float, key: bytes, effect: Effect) -> None:
-        name = self._names[key]
         if not isinstance(effect, Send):
             for watcher in self.watchers:
-                watcher.effect(now, name, effect)
+                watcher.effect(now, self._names[key], effect)
             return
         size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
-        self.sent[name][effect.purpose] += size
+        self.sent[key][effect.purpose] += size
         self.received[effect.peer][effect.purpose] += size
         if effect.again:
-            self.sent_again[name] += size
-        if name in self.workers:
-            self.workers[name].bytes_sent += size
+            self.sent_again[key] += size
 
 
 def _told(node: Node, tell: Callable[[float, Member], Any], _: Core, now: float) -> Any:

@@ -286,10 +286,11 @@ class Recording:
 
     def _count_traffic(self) -> None:
         reports = {name: track.report for name, track in self._tracks.items()}
-        for name, sent in self._engine.sent.items():
+        for key, sent in self._engine.sent.items():
+            name = self._engine.name_of(key)
             if name in reports:  # not the host
                 reports[name].sent = dict(sorted(sent.items()))
-                reports[name].sent_again = self._engine.sent_again[name]
+                reports[name].sent_again = self._engine.sent_again[key]
         for key, received in self._engine.received.items():
             name = self._engine.name_of(key)
             if name in reports:
