@@ -292,14 +292,14 @@ class Exchanging:
     def pump(self, now: float) -> None:
         """Move every exchange on, and report what it came to. `busy` tells that more can be done at once:
         what this much work has to send leaves first."""
-        steps = STEPS_PER_INPUT
+        steps, room, send_bulk = STEPS_PER_INPUT, self._bulk.room, self._bulk.send_bulk
+
+        def send(peer: bytes, message: object, payload: Payload) -> None:
+            send_bulk(now, peer, message, payload, "exchange")
+
         for serial, running in list(self.running.items()):
             exchange = running.exchange
-
-            def send(peer: bytes, message: object, payload: Payload) -> None:
-                self._bulk.send_bulk(now, peer, message, payload, "exchange")
-
-            while steps and exchange.pump(self._bulk.room, send):
+            while steps and exchange.pump(room, send):
                 steps -= 1
             if running.partners is not None:
                 continue  # it is settled by those who began it

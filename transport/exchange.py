@@ -96,11 +96,14 @@ class DirectReduce:
         self.serial = serial
         self.payloads = payloads
         self.num_chunks = -(-payloads.num_elements // chunk_elements)
+        self.attempt = -1
         self.poisoned: tuple[bytes, str] | None = None
         self.chunk_elements = chunk_elements
         self._me = me
         self._plan: Plan | None = None
         self._owners: list[bytes] = []
+        self._part_sizes: list[int] = []
+        self._mean_sizes: list[int] = []
         self._parts: list[dict[bytes, Payload]] = [{} for _ in range(self.num_chunks)]
         self._part_sent: set[tuple[int, bytes]] = set()
         self._heard: dict[bytes, float] = {}
@@ -114,10 +117,6 @@ class DirectReduce:
         self._missing = self.num_chunks
 
     # -- state --------------------------------------------------------------------------------
-
-    @property
-    def attempt(self) -> int:
-        return self._plan.attempt if self._plan else -1
 
     @property
     def done(self) -> bool:
@@ -165,9 +164,11 @@ class DirectReduce:
     def begin(self, now: float, plan: Plan) -> None:
         """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
         assert self._me in plan.members
-        self._plan = plan
+        self._plan, self.attempt = plan, plan.attempt
         self._owners = [plan.owner(chunk, self.num_chunks) for chunk in range(self.num_chunks)]
         self.payloads.begin(self.chunk_elements, len(plan.members))
+        self._part_sizes = [self.payloads.size_bytes(chunk) for chunk in range(self.num_chunks)]
+        self._mean_sizes = [self.payloads.mean_size_bytes(chunk) for chunk in range(self.num_chunks)]
         self.poisoned = None
         self._started_at = now
         self._heard = {}
@@ -194,7 +195,7 @@ class DirectReduce:
 
     def part(self, now: float, peer: bytes, message: PartChunk, payload: Payload) -> bool:
         """A part for a chunk of ours; True if it was used. Raises `BadFrame`."""
-        plan = self._expect(message.chunk, payload, self.payloads.size_bytes)
+        plan = self._expect(message.chunk, payload, self._part_sizes)
         if self._owners[message.chunk] != self._me:
             if message.attempt == self.attempt:
                 raise BadFrame("a part for a chunk of someone else")
@@ -210,7 +211,7 @@ class DirectReduce:
         """A mean from its owner; True if it was used. Raises `BadFrame`."""
         if message.attempt != self.attempt:
             return False  # of another attempt: means of other parts have other sizes
-        self._expect(message.chunk, payload, self.payloads.mean_size_bytes)
+        self._expect(message.chunk, payload, self._mean_sizes)
         if self._means[message.chunk] is not None:
             return False
         if self._owners[message.chunk] != peer:
@@ -245,16 +246,16 @@ class DirectReduce:
                 queues[owner].append(chunk)
         return queues
 
-    def _expect(self, chunk: int, payload: Payload, size_bytes: Callable[[int], int]) -> Plan:
+    def _expect(self, chunk: int, payload: Payload, sizes: list[int]) -> Plan:
         if self._plan is None or chunk >= self.num_chunks:
             raise BadFrame("a chunk outside the vector")
-        if len(payload) != size_bytes(chunk):
-            raise BadFrame(f"a chunk of {len(payload)} bytes instead of {size_bytes(chunk)}")
+        if len(payload) != sizes[chunk]:
+            raise BadFrame(f"a chunk of {len(payload)} bytes instead of {sizes[chunk]}")
         return self._plan
 
     def _send_part(self, peer: bytes, room: Room, send: SendBulk) -> bool:
         chunks = self._part_queues[peer]
-        if not chunks or room(peer) < self.payloads.size_bytes(chunks[-1]):
+        if not chunks or room(peer) < self._part_sizes[chunks[-1]]:
             return False
         chunk = chunks.pop()
         self._part_sent.add((chunk, peer))
@@ -263,7 +264,7 @@ class DirectReduce:
 
     def _send_mean(self, peer: bytes, room: Room, send: SendBulk) -> bool:
         sent = self._means_sent[peer]
-        if sent == len(self._reduced) or room(peer) < self.payloads.mean_size_bytes(self._reduced[sent]):
+        if sent == len(self._reduced) or room(peer) < self._mean_sizes[self._reduced[sent]]:
             return False
         self._means_sent[peer] = sent + 1
         chunk = self._reduced[sent]

@@ -125,7 +125,8 @@ class Link:
         "_last_sent",
         "_limits",
         "_never_met",
-        "_next_seq",
+        "_next_bulk",
+        "_next_control",
         "_oldest",
         "_open_lanes",
         "_out",
@@ -185,8 +186,9 @@ class Link:
 
     def _start_streams(self) -> None:
         self._control_out: list[_Sent] = []
-        self._bulk_out: dict[int, _Sent] = {}
-        self._next_seq = [1, 1]
+        self._bulk_out: list[_Sent] = []
+        self._next_control = 1
+        self._next_bulk = 1
         self._sent_cost = 0
         self._kept_cost = 0
         self._credit = 0
@@ -213,11 +215,12 @@ class Link:
 
     def room(self) -> int:
         """Payload bytes that credit allows to send now; negative when not even an empty one may go."""
-        if not self.up:
+        if not self._peer_session:
             return -1
+        granted = self._credit - self._sent_cost
         # Whoever grants much and acknowledges little must not make us keep more than a window.
         unheard = self._limits.window_bytes - self._kept_cost
-        return min(self._credit - self._sent_cost, unheard) - FRAME_COST
+        return (granted if granted < unheard else unheard) - FRAME_COST
 
     def start(self, now: float) -> None:
         """Dial, if this end does."""
@@ -236,7 +239,7 @@ class Link:
     def send_bulk(self, now: float, message: Any, payload: Payload, purpose: str) -> None:
         """Send one payload; the caller looked at `room` first."""
         lanes = self._limits.lanes
-        lane = 1 + self._next_seq[1] % lanes
+        lane = 1 + self._next_bulk % lanes
         self._send(now, message, payload, lane, purpose)
 
     def consumed(self, now: float, cost: int) -> None:
@@ -314,7 +317,7 @@ class Link:
             self.peer,
             self.session,
             self._peer_session,
-            tuple(self._next_seq),
+            (self._next_control, self._next_bulk),
             self._control_in,
             self._bulk_in,
             len(self._bulk_seen),
@@ -333,19 +336,20 @@ class Link:
             self.start(now)
 
     def _send(self, now: float, message: Any, payload: Payload | None, lane: int, purpose: str) -> None:
-        stream = 0 if lane == CONTROL_LANE else 1
-        seq = self._next_seq[stream]
-        self._next_seq[stream] += 1
-        cost = 0 if payload is None else FRAME_COST + len(payload)
-        sent = _Sent(seq, to_items(message), payload, lane, purpose, cost, now)
-        if lane == CONTROL_LANE:
+        items = to_items(message)
+        if payload is None:
+            sent = _Sent(self._next_control, items, None, lane, purpose, 0, now)
+            self._next_control += 1
             self._control_out.append(sent)
         else:
+            cost = FRAME_COST + len(payload)
+            sent = _Sent(self._next_bulk, items, payload, lane, purpose, cost, now)
+            self._next_bulk += 1
             self.last_bulk = now
-            self._bulk_out[seq] = sent
+            self._bulk_out.append(sent)
             self._sent_cost += cost
             self._kept_cost += cost
-        if self.up and lane in self._open_lanes:
+        if self._peer_session and lane in self._open_lanes:
             self._transmit_sent(now, sent)
 
     def _transmit_sent(self, now: float, sent: _Sent) -> None:
@@ -408,28 +412,31 @@ class Link:
     def _requeue(self, queued: list[_Sent]) -> None:
         """What was said before the first greeting is meant for whoever greets."""
         self._control_out = queued
-        self._next_seq[0] = 1 + len(queued)
+        self._next_control = 1 + len(queued)
 
     def _acknowledged(self, ack: Ack | Hello) -> None:
-        if ack.control >= self._next_seq[0] or ack.bulk >= self._next_seq[1]:
+        if ack.control >= self._next_control or ack.bulk >= self._next_bulk:
             raise BadFrame("it acknowledges what was never sent")
-        self._credit = max(self._credit, ack.credit)
-        self._drop_acknowledged(ack.control, ack.bulk)
+        if ack.credit > self._credit:
+            self._credit = ack.credit
+        if self._control_out and self._control_out[0].seq <= ack.control:
+            self._control_out = [sent for sent in self._control_out if sent.seq > ack.control]
+        if self._bulk_out and self._bulk_out[0].seq <= ack.bulk:
+            self._drop_bulk(ack.bulk)
 
-    def _drop_acknowledged(self, control: int, bulk: int) -> None:
-        if self._control_out and self._control_out[0].seq <= control:
-            self._control_out = [sent for sent in self._control_out if sent.seq > control]
-        while self._bulk_out:
-            first = next(iter(self._bulk_out))
-            if first > bulk:
+    def _drop_bulk(self, acknowledged: int) -> None:
+        arrived = 0
+        for sent in self._bulk_out:
+            if sent.seq > acknowledged:
                 break
-            sent = self._bulk_out.pop(first)
+            arrived += 1
             self._kept_cost -= sent.cost
-            # It was a sign of life as good as a heartbeat; before it arrived, it may have been in a queue.
+            # It was as good a sign of life as a heartbeat. Before, it might have been waiting in a queue.
             self._last_sent = max(self._last_sent, sent.at)
+        del self._bulk_out[:arrived]
 
     def _resend(self, now: float, lane: int) -> None:
-        waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out.values()
+        waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out
         for sent in list(waiting):
             if sent.lane == lane:
                 self._transmit_sent(now, sent)
@@ -466,7 +473,8 @@ class Link:
     ) -> list[Arrival | Started | Superseded]:
         if payload is None:
             raise BadFrame("a bulk message without a payload")
-        if seq <= self._bulk_in or seq in self._bulk_seen:
+        is_next = seq == self._bulk_in + 1
+        if not is_next and (seq <= self._bulk_in or seq in self._bulk_seen):
             return []
         if seq > self._bulk_in + self._limits.window_bytes // FRAME_COST:
             raise BadFrame("bulk beyond the window")
@@ -476,11 +484,11 @@ class Link:
         if self._received_cost > self._consumed_cost + self._limits.window_bytes:
             raise BadFrame("bulk beyond the credit")
         self.last_bulk = now
-        if seq != self._bulk_in + 1:
+        if not is_next:
             self._bulk_seen.add(seq)
             return [Arrival(message, payload, cost)]
         self._bulk_in = seq
-        while self._bulk_in + 1 in self._bulk_seen:
+        while self._bulk_seen and self._bulk_in + 1 in self._bulk_seen:
             self._bulk_in += 1
             self._bulk_seen.remove(self._bulk_in)
         return [Arrival(message, payload, cost)]

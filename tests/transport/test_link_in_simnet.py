@@ -104,7 +104,7 @@ class Talker:
             payload = bytes([self.sent_bulk % 256]) * self.waiting.popleft()
             self.link.send_bulk(now, Word(self.sent_bulk, self.life), payload, "exchange")
             self.sent_bulk += 1
-        kept = sum(sent.cost for sent in self.link._bulk_out.values())
+        kept = sum(sent.cost for sent in self.link._bulk_out)
         assert kept <= self.limits.window_bytes, "more than a window is kept for retransmission"
 
     def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
