@@ -260,13 +260,22 @@ class Exchanging:
         elif running is None or message.attempt > running.exchange.attempt:
             self._early.append((peer, message, payload, cost))
         else:
-            self._take(now, running, (peer, message, payload, cost))
+            self._take(now, running.exchange, peer, message, payload, cost)
 
-    def _take(self, now: float, running: Running, held: _Held) -> None:
-        peer, message, payload, cost = held
-        take = running.exchange.part if isinstance(message, PartChunk) else running.exchange.mean
+    def _take(
+        self,
+        now: float,
+        exchange: DirectReduce,
+        peer: bytes,
+        message: PartChunk | MeanChunk,
+        payload: Payload,
+        cost: int,
+    ) -> None:
         self._bulk.consumed(now, peer, cost)
-        take(now, peer, message, payload)
+        if isinstance(message, PartChunk):
+            exchange.part(now, peer, message, payload)
+        else:
+            exchange.mean(now, peer, message, payload)
 
     def _replay_early(self, now: float, serial: int) -> None:
         running = self.running[serial]
@@ -275,7 +284,7 @@ class Exchanging:
         self._early = [h for h in self._early if not (h[1].serial == serial and h[1].attempt <= attempt)]
         for held in due:
             try:
-                self._take(now, running, held)
+                self._take(now, running.exchange, *held)
             except BadFrame:
                 continue  # it is not of this plan: as good as not sent; its sender will be missed
 

@@ -293,19 +293,20 @@ class Node:
         return link
 
     def _handle(self, now: float, peer: bytes, result: Arrival | Started | Superseded) -> None:
-        if isinstance(result, Superseded):
+        if isinstance(result, Arrival):
+            if result.payload is None:
+                self._dispatch(now, peer, result.message)
+            elif self.member is None:
+                raise BadFrame("bulk to a node that does not train")
+            else:
+                self.member.bulk(now, peer, result.message, result.payload, result.cost)
+        elif isinstance(result, Superseded):
             self._step_down()
-        elif isinstance(result, Started):
+        else:
             if self.coordinator:
                 self.coordinator.session_began(now, peer)
             if self.member and (peer == self._contact.key or not result.first):
                 self.member.session_began(now, peer)
-        elif result.payload is not None:
-            if self.member is None:
-                raise BadFrame("bulk to a node that does not train")
-            self.member.bulk(now, peer, result.message, result.payload, result.cost)
-        else:
-            self._dispatch(now, peer, result.message)
 
     def _step_down(self) -> None:
         """A newer process has our identity. Every link is closed, for whoever dials on takes the newer one's

@@ -9,7 +9,6 @@ a message means. Keeps X2 and X8: any byte string is a valid message or a `BadFr
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
@@ -98,19 +97,9 @@ def unpack(header: bytes, limits: Limits = LIMITS) -> Any:
     return from_items(unpack_items(header, limits))
 
 
-class _Packers(threading.local):
-    """One packer for each thread: making one takes as long as packing a header."""
-
-    def __init__(self) -> None:
-        self.pack = msgpack.Packer(use_bin_type=True).pack
-
-
-_packers = _Packers()
-
-
 def pack_items(items: Any) -> bytes:
     """Msgpack of plain values that we made ourselves."""
-    packed = _packers.pack(items)
+    packed = msgpack.packb(items, use_bin_type=True)
     assert isinstance(packed, bytes)
     return packed
 
@@ -149,9 +138,9 @@ def _reader_of(number: int) -> tuple[type, tuple[_Check, ...], float]:
     if cls is None:
         raise BadFrame(f"kind {number} is unknown")
     hints = get_type_hints(cls, include_extras=True)
-    of_fields = [hints[f.name] for f in fields(cls)]
-    checks = tuple(_checker(f"{cls.__name__}.{f.name}", hints[f.name]) for f in fields(cls))
-    return cls, checks, min((_highest_count(hint) for hint in of_fields), default=-1)
+    names = [f.name for f in fields(cls)]
+    checks = tuple(_checker(f"{cls.__name__}.{name}", hints[name]) for name in names)
+    return cls, checks, min((_highest_count(hints[name]) for name in names), default=-1)
 
 
 def _highest_count(hint: Any) -> float:

@@ -93,7 +93,7 @@ class Arrival:
 @dataclass(slots=True)
 class _Sent:
     seq: int
-    items: list[Any]
+    message: Any
     payload: Payload | None
     lane: int
     purpose: str
@@ -336,14 +336,13 @@ class Link:
             self.start(now)
 
     def _send(self, now: float, message: Any, payload: Payload | None, lane: int, purpose: str) -> None:
-        items = to_items(message)
         if payload is None:
-            sent = _Sent(self._next_control, items, None, lane, purpose, 0, now)
+            sent = _Sent(self._next_control, message, None, lane, purpose, 0, now)
             self._next_control += 1
             self._control_out.append(sent)
         else:
             cost = FRAME_COST + len(payload)
-            sent = _Sent(self._next_bulk, items, payload, lane, purpose, cost, now)
+            sent = _Sent(self._next_bulk, message, payload, lane, purpose, cost, now)
             self._next_bulk += 1
             self.last_bulk = now
             self._bulk_out.append(sent)
@@ -353,7 +352,7 @@ class Link:
             self._transmit_sent(now, sent)
 
     def _transmit_sent(self, now: float, sent: _Sent) -> None:
-        items = [self._ack_items(sent.seq), sent.items]
+        items = [self._ack_items(sent.seq), to_items(sent.message)]
         again, sent.transmitted = sent.transmitted, True
         self._transmit(now, sent.lane, items, sent.payload, sent.purpose, again)
 

@@ -101,6 +101,8 @@ class Connection:
     dialer: Endpoint
     acceptor: Endpoint
     lane: int
+    plain: bool
+    """Nothing lies between the two access links, and they lose nothing."""
     up: bool = False
     heard: bool = False
     """Something came over it to the acceptor, which answers there."""

@@ -363,7 +363,7 @@ class SimNetwork:
         if peer.frozen or not able or there is None or there.core.admits(peer.key) != "member":
             self._dial_later(peer, wanted, lane, _REDIAL_S)
             return
-        connection = Connection(peer, there, lane)
+        connection = Connection(peer, there, lane, self._paths.is_plain(peer, there))
         for held in (self._connections, peer.connections, there.connections):
             held[connection] = None
         peer.dialled[wanted.peer, lane] = connection
@@ -413,11 +413,12 @@ class SimNetwork:
         if self._trace_frames:
             self._log(peer.key, "send", lane, size, crc32(effect.header))
         other = connection.acceptor if peer is connection.dialer else connection.dialer
-        pipes = self._paths.pipes(peer, other)
+        pipes = [] if connection.plain else self._paths.pipes(peer, other)
         if lane == CONTROL_LANE:
             # Flows share a link, so control on its own connection never waits for all queued bulk.
             ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
-            ns += sum(pipe.time(size, 1.0) for pipe in pipes) + self._paths.delay_ns(peer, other, size)
+            ns += sum(pipe.time(size, 1.0) for pipe in pipes)
+            ns += self._delay_ns(connection, peer, other, size)
             lands = connection.in_order(other, self.now_ns + ns)
             self._push(lands, self._arrive, connection, other, effect)
             return
@@ -439,8 +440,12 @@ class SimNetwork:
 
     def _cross(self, connection: Connection, to: Endpoint, effect: Send, size: int, left: int) -> None:
         sender = connection.acceptor if to is connection.dialer else connection.dialer
-        reaches = connection.in_order(to, left + self._paths.delay_ns(sender, to, size))
+        reaches = connection.in_order(to, left + self._delay_ns(connection, sender, to, size))
         self._push(reaches, self._reach, connection, to, effect, size)
+
+    def _delay_ns(self, connection: Connection, sender: Endpoint, to: Endpoint, size: int) -> int:
+        latency = self._paths.latency_ns(sender, to)
+        return latency if connection.plain else latency + self._paths.resent_ns(sender, to, size)
 
     def _reach(self, connection: Connection, to: Endpoint, effect: Send, size: int) -> None:
         """A bulk frame comes to the receiver's access link, and waits for what came there before it."""

@@ -63,12 +63,7 @@ class Paths:
             total += route.latency_s * (1 + self._jitter.random() * route.jitter)
         return round(total * NS)
 
-    def delay_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
-        """What a frame takes beside its turn on the lines, drawn anew for each."""
-        latency = self.latency_ns(one, two)
-        return latency if self._is_plain(one, two) else latency + self._resent_ns(one, two, size_bytes)
-
-    def _resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
+    def resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
         """What lost packets delay a frame by: TCP sends them again a round trip later."""
         loss = self._loss(one, two)
         if loss <= 0.0 or self._losses.random() >= any_lost(size_bytes, loss):
@@ -77,8 +72,6 @@ class Paths:
 
     def pipes(self, one: Endpoint, two: Endpoint) -> list[Pipe]:
         """The lines that bulk passes, in order."""
-        if self._is_plain(one, two):
-            return []
         route, loss = self._of(one, two), self._loss(one, two)
         pipes = list(route.pipes) if route else []
         if loss > 0.0:
@@ -87,7 +80,7 @@ class Paths:
             pipes.append(capped)
         return pipes
 
-    def _is_plain(self, one: Endpoint, two: Endpoint) -> bool:
+    def is_plain(self, one: Endpoint, two: Endpoint) -> bool:
         """Nothing lies between the two access links, and they lose nothing."""
         return self._route is None and not one.access.loss and not two.access.loss
 

@@ -90,14 +90,16 @@ class Worker:
     trainer: Trainer
     loop: OuterLoop
     clockwork: Clockwork
+    sent: Counter[str]
+    """Bytes that all lives of the peer sent, by purpose."""
+    sent_before: int
+    """Bytes that those before this one sent."""
     steps: int = 0
     tokens: int = 0
     loss: float = 0.0
     began_s: float = 0.0
     """When it first held the shared state."""
     waited_s: float = 0.0
-    sent_before: int = 0
-    """Bytes that earlier lives of the peer sent."""
     ended: bool = False
     """It left, was refused, or was superseded."""
     activity: Activity | None = None
@@ -116,6 +118,10 @@ class Worker:
     @property
     def name(self) -> str:
         return self.peer.name
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.sent.total() - self.sent_before
 
     @property
     def runs(self) -> bool:
@@ -292,8 +298,8 @@ class Engine:
         pace = self.net.stream(f"pace of {peer.name} in life {life}")
         address = f"tcp://{hashlib.sha256(peer.name.encode()).hexdigest()[:16]}:1"
         process = self.net.add(key, node, peer.access, lambda _, event: self._event(worker, event), address)
-        clockwork, sent_before = Clockwork(peer.pace, pace), self.sent[key].total()
-        worker = Worker(peer, life, node, process, trainer, loop, clockwork, sent_before=sent_before)
+        clockwork, sent = Clockwork(peer.pace, pace), self.sent[key]
+        worker = Worker(peer, life, node, process, trainer, loop, clockwork, sent, sent.total())
         self.workers[peer.name] = worker
         names, shapes = trainer.names_sha256, trainer.shapes_sha256
         manifest = Manifest(self._digest, names, shapes, method.codec, trainer.elements, "simulated")
@@ -433,8 +439,7 @@ class Engine:
         speed = worker.tokens / max(1e-9, now - worker.began_s - worker.waited_s)
         worker.loop.speed = speed
         count = worker.trainer.numbers.count(0)
-        bytes_sent = self.sent[worker.process.key].total() - worker.sent_before
-        report = Report(worker.steps, count, worker.tokens, worker.loss, speed, speed, bytes_sent, 0)
+        report = Report(worker.steps, count, worker.tokens, worker.loss, speed, speed, worker.bytes_sent, 0)
         self._tell(worker, lambda now, member: member.report(now, report))
 
     # -- watching -----------------------------------------------------------------------------

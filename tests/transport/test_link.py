@@ -223,6 +223,29 @@ def test_a_flood_of_control_is_a_bad_frame() -> None:
         pair.settle()
 
 
+def test_what_is_known_to_have_arrived_spares_a_heartbeat_and_what_may_wait_does_not() -> None:
+    pair = Pair()
+    pair.settle()
+    pair.settle()
+    a, b = pair.a.link, pair.b.link
+    due = a.deadline()
+    assert due is not None
+    pair.now = due - 0.1
+    a.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
+    sent_at = pair.now
+    assert a.deadline() == due
+    while pair.step():
+        pass
+    assert a.deadline() == due  # it arrived, but who sent it does not know yet
+    pair.now += 0.05
+    b.send_bulk(pair.now, Note(2, ""), b"p", "exchange")
+    while pair.step():
+        pass
+    assert a.deadline() == pytest.approx(sent_at + 0.5)
+    a.tick(due)
+    assert not pair.a.out
+
+
 def test_a_silent_connection_is_dialled_anew() -> None:
     pair = Pair()
     pair.settle()

@@ -49,7 +49,7 @@ def test_without_loss_nothing_is_drawn_for_it() -> None:
     before = losses.getstate()
     paths = Paths(lambda one, two: Route(0.1, 0.0), random.Random(0), losses)
     one, two = (Endpoint(key, Talker(), access(), lambda now, event: None, "", []) for key in (A, B))
-    assert paths.delay_ns(one, two, 10**9) == paths.latency_ns(one, two)
+    assert paths.resent_ns(one, two, 10**9) == 0
     assert paths.pipes(one, two) == []
     assert losses.getstate() == before
 

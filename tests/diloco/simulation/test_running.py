@@ -11,7 +11,7 @@ import diloco
 from diloco.errors import SettingsError
 from diloco.simulation.casting import Fault, faults_of
 from diloco.simulation.report import Report
-from diloco.simulation.running import simulate
+from diloco.simulation.running import Running, simulate
 from diloco.simulation.scenario import parse_scenario
 from diloco.simulation.seeds import Outcome, outcome_of, shrink
 from peers.node import Node
@@ -98,6 +98,13 @@ def test_a_crash_and_a_join_are_told_with_what_they_cost() -> None:
     assert join.rejoin_s >= 4 * 5e6 / 12.5e6
     assert report.rounds[-1].participants == 4
     assert peer(report, "late").received["state"] > 4 * 5e6
+
+
+def test_what_is_to_come_does_not_pile_up_with_rounds() -> None:
+    """Each wait left a wake-up for when its patience would have ended."""
+    running = Running(parse_scenario(scenario(run={"rounds": 40, "failure_timeout_s": 4.0})), [], Node)
+    assert running.run().ended == "the run is finished"
+    assert len(running.engine.net._heap) < 50
 
 
 def test_a_joiner_of_many_fragments_with_a_slow_donor_gets_the_state() -> None:
