@@ -160,7 +160,9 @@ class Exchanging:
     # -- rounds -------------------------------------------------------------------------------
 
     def open(self, now: float, message: Open) -> None:
-        """A round opens, or goes on with fewer."""
+        """A round opens, or goes on with fewer. Raises `BadFrame`."""
+        if len(message.founders) != len(message.weights) or min(message.weights, default=0.0) <= 0.0:
+            raise BadFrame("a round without a weight for each member")
         self._newest_serial = max(self._newest_serial, message.serial)
         self._drop_early(now, lambda serial: serial < message.serial and serial not in self.running)
         lost = frozenset(message.founders[i] for i in message.lost if i < len(message.founders))
@@ -175,13 +177,12 @@ class Exchanging:
 
     def _join(self, now: float, message: Open) -> Running | None:
         mine = self.offered.get(message.fragment)
-        weights = dict(zip(message.founders, message.weights, strict=False))
+        weights = dict(zip(message.founders, message.weights, strict=True))
         agrees = (
             mine is not None
             and not mine.committed
             and mine.base == message.base
             and weights.get(self._me) == mine.weight
-            and len(message.founders) == len(message.weights)
         )
         if mine is None or not agrees:
             reason = "nothing is offered" if mine is None else "it is not about what was offered"

@@ -284,10 +284,9 @@ class Member:
 
     def credit_came(self, now: float) -> None:
         """Some link may have room again, or a chunk came: exchanges move on."""
-        waiting, self._waiting_wants = self._waiting_wants, []
-        for peer, want in waiting:
-            if not self.following.want(now, peer, want):
-                self._waiting_wants.append((peer, want))
+        if self._waiting_wants:
+            waiting = self._waiting_wants
+            self._waiting_wants = [each for each in waiting if not self.following.want(now, *each)]
         self.pump(now)
 
     def pump(self, now: float) -> None:

@@ -55,10 +55,15 @@ class Plan:
     lost: frozenset[bytes] = frozenset()
     """Founders who are no longer in."""
     members: tuple[bytes, ...] = field(init=False)
+    shares: tuple[tuple[int, bytes, float], ...] = field(init=False)
+    """Of each member: its index among the founders, and its weight over the sum of the members'."""
 
     def __post_init__(self) -> None:
         members = tuple(m for m in self.founders if m not in self.lost)
+        present = [(i, m, self.weights[i]) for i, m in enumerate(self.founders) if m not in self.lost]
+        total = sum(weight for _, _, weight in present)
         object.__setattr__(self, "members", members)
+        object.__setattr__(self, "shares", tuple((i, m, weight / total) for i, m, weight in present))
 
     def owner(self, chunk: int, num_chunks: int) -> bytes:
         """Contiguous runs of chunks by founder; only the chunks of the lost move to others."""
@@ -287,11 +292,8 @@ class DirectReduce:
     def _reduce(self, chunk: int) -> None:
         plan = self._plan
         assert plan is not None
-        present = [
-            (i, member, plan.weights[i]) for i, member in enumerate(plan.founders) if member not in plan.lost
-        ]
-        total = sum(weight for _, _, weight in present)
-        parts = [Part(i, weight / total, self._parts[chunk].get(m)) for i, m, weight in present]
+        got = self._parts[chunk]
+        parts = [Part(i, share, got.get(member)) for i, member, share in plan.shares]
         try:
             mean = self.payloads.reduce(chunk, parts)
         except Poisoned as error:

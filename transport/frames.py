@@ -64,11 +64,6 @@ def to_items(message: Any) -> list[Any]:
     return [_numbers[cls], *_fields_of(cls)(message)]  # type: ignore[arg-type]
 
 
-def items_of(cls: type, *values: Any) -> list[Any]:
-    """`to_items` of a message that is not made for it: for what is said with every frame."""
-    return [_numbers[cls], *values]
-
-
 def from_items(items: Any) -> Any:
     """The message for an array from a peer. Raises `BadFrame`."""
     if not isinstance(items, (list, tuple)) or not items or type(items[0]) is not int:
@@ -99,7 +94,7 @@ def unpack(header: bytes, limits: Limits = LIMITS) -> Any:
 
 def pack_items(items: Any) -> bytes:
     """Msgpack of plain values that we made ourselves."""
-    packed = msgpack.packb(items, use_bin_type=True)
+    packed = msgpack.Packer().pack(items)
     assert isinstance(packed, bytes)
     return packed
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transport.effects import CONTROL_LANE, Close, Connect, Effect, Payload, Send
-from transport.frames import BadFrame, Count, from_items, items_of, kind, pack_items, to_items
+from transport.frames import BadFrame, Count, from_items, kind, pack_items, to_items
 from transport.limits import Limits
 
 GENERATIONS = 1 << 12
@@ -47,7 +47,10 @@ class Hello:
     reply: bool
 
 
-@kind(2)
+_ACK = 2
+
+
+@kind(_ACK)
 @dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
 class Ack:
     """What arrived and what may be sent; beside every message, or alone as a sign of life."""
@@ -375,7 +378,7 @@ class Link:
         self._acked_cost = self._consumed_cost
         self._control_acked = self._control_in
         credit = self._consumed_cost + self.window
-        return items_of(Ack, self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq)
+        return [_ACK, self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq]
 
     def _send_ack(self, now: float) -> None:
         self._transmit(now, CONTROL_LANE, [self._ack_items(0)], None)

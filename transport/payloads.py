@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -71,8 +72,14 @@ class Payloads(Protocol):
 def digest_of(payload: Payload) -> bytes:
     """SHA-256 of the bytes; of a phantom, the digest that it carries."""
     if isinstance(payload, Phantom):
-        return hashlib.sha256(b"phantom" + payload.digest).digest()
+        return _phantom_digest(payload.digest)
     return hashlib.sha256(payload).digest()
+
+
+@lru_cache(4096)
+def _phantom_digest(digest: bytes) -> bytes:
+    """Everyone in an exchange asks for the same."""
+    return hashlib.sha256(b"phantom" + digest).digest()
 
 
 def tree_digest(digests: Sequence[bytes]) -> bytes:
@@ -200,11 +207,9 @@ class PhantomPayloads(_Chunked):
         return Phantom(self.size_bytes(chunk), self._label)
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
-        label = hashlib.sha256()
-        for part in parts:
-            mine = part.payload.digest if isinstance(part.payload, Phantom) else self._label
-            label.update(mine + repr(part.weight).encode())
-        return Phantom(self.mean_size_bytes(chunk), label.digest())
+        weights = np.array([part.weight for part in parts]).tobytes()
+        labels = [part.payload.digest if isinstance(part.payload, Phantom) else self._label for part in parts]
+        return Phantom(self.mean_size_bytes(chunk), hashlib.sha256(b"".join([weights, *labels])).digest())
 
     def accept(self, chunk: int, payload: Payload) -> None:
         return None
