@@ -323,6 +323,10 @@ class Exchanging:
                 self._bulk.send(now, self._coordinator, done)
         self.busy = not steps
 
+    def partners(self) -> set[bytes]:
+        """Those with whom something is exchanged."""
+        return {peer for each in self.running.values() for peer in each.exchange.members}
+
     def tick(self, now: float) -> None:
         """Report members who owe us something and are silent."""
         for serial, running in self.running.items():

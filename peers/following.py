@@ -206,6 +206,10 @@ class Following:
         # Results first: they are small beside a state, and are not kept for long.
         return [*(each.fetch for each in self.result_fetches), *(each.fetch for each in self.state_fetches)]
 
+    def donors(self) -> set[bytes]:
+        """Those of whom something is fetched."""
+        return {donor for fetch in self.fetches() for donor in fetch.donors}
+
     def piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
         """An answer of a donor."""
         for fetch in self.fetches():

@@ -44,20 +44,9 @@ def hear(member: Member, now: float, news: News) -> None:
 
 def meet_donors(member: Member, now: float) -> None:
     """Have links to those of whom something is fetched, once the roster tells where they are."""
-    for donor in sorted(donors_of(member)):
+    for donor in sorted(member.following.donors()):
         if member.outlet.meet(now, donor):
             member.following.peer_restarted(now, donor)  # what was asked before there was a link is lost
-
-
-def donors_of(member: Member) -> set[bytes]:
-    """Those of whom something is fetched."""
-    return {donor for fetch in member.following.fetches() for donor in fetch.donors}
-
-
-def talks_to(member: Member) -> set[bytes]:
-    """Those to whom a link is needed now: partners of swaps, and donors."""
-    running = member.exchanging.running.values()
-    return donors_of(member) | {peer for each in running for peer in each.partners or ()}
 
 
 class Gossiping:

@@ -16,7 +16,6 @@ from typing import Any
 from peers.admission import Door
 from peers.application import Application
 from peers.coordinator import Coordinator, Rules
-from peers.gossiping import talks_to
 from peers.member import Member
 from peers.messages import MemberGone, MemberIs, News, NoSwap
 from peers.profile import Profile
@@ -24,7 +23,8 @@ from transport.effects import Close, Deliver, Effect, Payload, Store, Trace
 from transport.fetch import Lack, Want
 from transport.frames import BadFrame, unpack_items
 from transport.limits import LIMITS, Limits
-from transport.link import Arrival, Link, Started, Superseded, session_of
+from transport.link import Link
+from transport.link_parts import Arrival, Started, Superseded, session_of
 
 _IDLE_TIMEOUTS = 8
 """Failure timeouts after which a gossip link that nothing used is given up."""
@@ -156,7 +156,9 @@ class Node:
         if now < self._next_tick:
             return
         self._next_tick = now + self._timeout_s / 8
-        for link in list(self.links.values()):
+        waits_for = self._waits_for()
+        for peer, link in list(self.links.items()):
+            link.watch(now, waits_for is None or peer in waits_for)
             link.tick(now)
         if self.coordinator:
             self.coordinator.tick(now)
@@ -266,6 +268,13 @@ class Node:
         self._out.append(Trace(name, fields))
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _waits_for(self) -> set[bytes] | None:
+        """Peers whose silence would matter now; None for all. Who is in the run is the coordinator's affair:
+        members that exchange nothing leave each other in peace, or heartbeats grew with their square."""
+        if self.coordinator or self.member is None:
+            return None
+        return {self._contact.key} | self.member.exchanging.partners() | self.member.following.donors()
 
     def _knows(self, peer: bytes) -> bool:
         if self.coordinator:
@@ -386,11 +395,11 @@ class Node:
         """Gossip: give links up over which nothing has gone for long, so that they do not become as many as
         members."""
         assert self.member is not None, "this node trains"
-        needed = talks_to(self.member)
+        needed = self._waits_for() or set()
         for peer in list(self.links):
             used = max(self._met.setdefault(peer, now), self.links[peer].last_bulk)
             idle = now - used > _IDLE_TIMEOUTS * self._timeout_s
-            if idle and peer != self._contact.key and peer not in needed:
+            if idle and peer not in needed:
                 del self._met[peer]
                 self.forget(peer, "nothing to say for a while")
 

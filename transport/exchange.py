@@ -124,6 +124,11 @@ class DirectReduce:
     # -- state --------------------------------------------------------------------------------
 
     @property
+    def members(self) -> tuple[bytes, ...]:
+        """Who takes part in the present attempt."""
+        return self._plan.members if self._plan else ()
+
+    @property
     def done(self) -> bool:
         """Every mean is here, decoded and hashed."""
         return self._missing == 0 and self._plan is not None

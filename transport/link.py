@@ -6,6 +6,9 @@ that the receiver grants as the layers above consume, so a slow receiver slows i
 stays bounded (R1). A connection never loses a frame while it stands; when one is replaced, both ends
 greet (`Hello`), learn what arrived, and resend the rest. The link owns no socket and no clock.
 
+Whoever waits for the other end *watches* the link: it asks for signs of life, and dials anew when there
+are none. A link that nobody watches is quiet; that its connection stands is the sockets' business.
+
 A *session* numbers one life of one end of a link: the peer's incarnation and a generation. A higher
 session from the other end starts both streams anew and is reported; a lower incarnation is told that
 it is stale (S13), and frames of an older generation are ignored (S14).
@@ -17,80 +20,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from transport.effects import CONTROL_LANE, Close, Connect, Effect, Payload, Send
-from transport.frames import BadFrame, Count, from_items, kind, pack_items, to_items
+from transport.frames import BadFrame, from_items, pack_items, to_items
 from transport.limits import Limits
+from transport.link_parts import (
+    ACK,
+    ASK,
+    GENERATIONS,
+    Ack,
+    Arrival,
+    Ask,
+    Hello,
+    Stale,
+    Started,
+    Superseded,
+    session_of,
+)
 
-GENERATIONS = 1 << 12
 FRAME_COST = 256
 """Bytes of credit that a bulk frame takes beside its payload: bounds the number of small ones."""
 _ACK_CONTROL_AFTER = 32
 """Control messages that are acknowledged at once: their sender keeps them until then. Fewer are
 acknowledged by what is said next, a heartbeat at the latest."""
 _HELLO_INTERVAL_S = 0.1
-
-
-def session_of(incarnation: int, generation: int) -> int:
-    """Sessions grow with the incarnation first, then with the generation."""
-    return incarnation * GENERATIONS + generation % GENERATIONS
-
-
-@kind(1)
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """Opens a lane: who we are, whom we take the other for, and what arrived so far."""
-
-    session: Count
-    known: Count
-    control: Count
-    bulk: Count
-    credit: Count
-    reply: bool
-
-
-_ACK = 2
-
-
-@kind(_ACK)
-@dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
-class Ack:
-    """What arrived and what may be sent; beside every message, or alone as a sign of life."""
-
-    session: Count
-    known: Count
-    control: Count
-    bulk: Count
-    credit: Count
-    seq: Count
-    """Position of the message beside it in its stream; 0 without one."""
-
-
-@kind(3)
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """A newer incarnation of your identity is alive: stop."""
-
-    session: Count
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The other end began a session; unless it is our ``first``, whatever was under way is void."""
-
-    first: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Superseded:
-    """A newer incarnation of our own identity is alive."""
-
-
-@dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
-class Arrival:
-    """One message, delivered once; ``cost`` bytes of credit return through `Link.consumed`."""
-
-    message: Any
-    payload: Payload | None
-    cost: int
 
 
 @dataclass(slots=True)
@@ -139,6 +90,8 @@ class Link:
         "_received_cost",
         "_sent_cost",
         "_silence_s",
+        "_watched",
+        "_watched_at",
         "addresses",
         "dials",
         "last_bulk",
@@ -180,6 +133,8 @@ class Link:
         self._never_met = True
         self._open_lanes: set[int] = set()
         self._last_sent = -1e18
+        self._watched = True
+        self._watched_at = -1e18
         self._last_hello = dict.fromkeys(range(limits.lanes + 1), -1e18)
         self._known_said = dict.fromkeys(self._last_hello, 0)
         self._dialled_at = 0.0
@@ -251,6 +206,12 @@ class Link:
         if self._consumed_cost - self._acked_cost >= self.window // 8:
             self._send_ack(now)
 
+    def watch(self, now: float, watched: bool) -> None:
+        """Whether somebody here waits for the other end. From the beginning, somebody does."""
+        if watched and not self._watched:
+            self._watched_at = now
+        self._watched = watched
+
     # -- what the driver feeds ----------------------------------------------------------------
 
     def connected(self, now: float, lane: int) -> None:
@@ -283,6 +244,9 @@ class Link:
             return []
         self._acknowledged(part)
         if len(items) == 1:
+            if isinstance(part, Ask):
+                self._charge_rate(now)
+                self._send_ack(now)
             return []
         if lane == CONTROL_LANE:
             return self._control_arrived(now, part.seq, items[1], payload)
@@ -302,16 +266,18 @@ class Link:
             self.dials = self.dials or (bool(self.addresses) and now - self._dialled_at >= self._silence_s)
             self._redial_if_silent(now, self._dialled_at)
             return
-        if self._last_sent + self._heartbeat_s <= now:
-            self._send_ack(now)
-        self._redial_if_silent(now, max(self.last_heard, self._dialled_at))
+        due = self._word_due()
+        if due is not None and due <= now:
+            self._transmit(now, CONTROL_LANE, [self._ack_items(0, ASK if self._watched else ACK)], None)
+        if self._watched:
+            self._redial_if_silent(now, self._silent_since())
 
     def deadline(self) -> float | None:
         if not self.up:
             return self._dialled_at + self._silence_s if self.dials else None
-        due = self._last_sent + self._heartbeat_s
-        if self.dials:
-            due = min(due, max(self.last_heard, self._dialled_at) + self._silence_s)
+        due = self._word_due()
+        if due is not None and self._watched and self.dials:
+            due = min(due, self._silent_since() + self._silence_s)
         return due
 
     def digest_parts(self) -> tuple[Any, ...]:
@@ -330,6 +296,17 @@ class Link:
         )
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _word_due(self) -> float | None:
+        """When to say something though there is nothing to say: to whoever is watched soon; to others when
+        they have long kept what arrived here."""
+        if self._watched:
+            return max(self._last_sent, self._watched_at) + self._heartbeat_s
+        owes = self._consumed_cost != self._acked_cost or self._control_in != self._control_acked
+        return self._last_sent + self._silence_s if owes else None
+
+    def _silent_since(self) -> float:
+        return max(self.last_heard, self._dialled_at, self._watched_at)
 
     def _redial_if_silent(self, now: float, since: float) -> None:
         # A half-open connection looks like silence: a fresh one costs little and ends it.
@@ -374,11 +351,11 @@ class Link:
             self._last_sent = now
         self._out.append(Send(self.peer, lane, header, payload, purpose, again))
 
-    def _ack_items(self, seq: int) -> list[Any]:
+    def _ack_items(self, seq: int, number: int = ACK) -> list[Any]:
         self._acked_cost = self._consumed_cost
         self._control_acked = self._control_in
         credit = self._consumed_cost + self.window
-        return [_ACK, self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq]
+        return [number, self.session, self._peer_session, self._control_in, self._bulk_in, credit, seq]
 
     def _send_ack(self, now: float) -> None:
         self._transmit(now, CONTROL_LANE, [self._ack_items(0)], None)

@@ -18,7 +18,8 @@ from tests.sim.trainer import VectorNumbers
 from transport import exchange
 from transport.exchange import DirectReduce, PartChunk
 from transport.frames import from_items
-from transport.link import FRAME_COST, Arrival, Hello, Link, Superseded
+from transport.link import FRAME_COST, Link
+from transport.link_parts import Arrival, Hello, Superseded
 from transport.payloads import Part, PlainPayloads
 
 

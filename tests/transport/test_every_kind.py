@@ -13,12 +13,12 @@ import peers.journal
 import peers.messages  # they register their kinds
 import transport.exchange
 import transport.fetch
-import transport.link
+import transport.link_parts
 from transport import frames
 from transport.frames import BadFrame, Between, from_items, pack, to_items, unpack
 from transport.limits import LIMITS
 
-HOMES = (peers.journal, peers.messages, transport.exchange, transport.fetch, transport.link)
+HOMES = (peers.journal, peers.messages, transport.exchange, transport.fetch, transport.link_parts)
 KINDS = sorted(
     (cls for cls in frames._kinds.values() if cls.__module__ in {home.__name__ for home in HOMES}),
     key=lambda cls: frames._numbers[cls],

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transport.effects import Connect, Effect, Send
-from transport.frames import BadFrame, Between, Count, kind, pack_items, to_items, unpack_items
+from transport.frames import BadFrame, Between, Count, from_items, kind, pack_items, to_items, unpack_items
 from transport.limits import Limits
-from transport.link import FRAME_COST, Ack, Arrival, Hello, Link, Stale, Started, Superseded, session_of
+from transport.link import FRAME_COST, Link
+from transport.link_parts import Ack, Arrival, Ask, Hello, Stale, Started, Superseded, session_of
 
 LIMITS = Limits(window_bytes=8 * 1024, buffer_bytes=64 * 1024, payload_bytes=1024, control_per_second=50)
 
@@ -223,10 +224,20 @@ def test_a_flood_of_control_is_a_bad_frame() -> None:
         pair.settle()
 
 
+def deliver(pair: Pair) -> None:
+    while pair.step():
+        pass
+
+
+def parts_of(end: End) -> list[type]:
+    """The kinds of what an end has said and the other did not get yet."""
+    return [type(from_items(unpack_items(e.header)[0])) for e in end.out if isinstance(e, Send)]
+
+
 def test_what_is_known_to_have_arrived_spares_a_heartbeat_and_what_may_wait_does_not() -> None:
     pair = Pair()
     pair.settle()
-    pair.settle()
+    deliver(pair)
     a, b = pair.a.link, pair.b.link
     due = a.deadline()
     assert due is not None
@@ -234,16 +245,95 @@ def test_what_is_known_to_have_arrived_spares_a_heartbeat_and_what_may_wait_does
     a.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
     sent_at = pair.now
     assert a.deadline() == due
-    while pair.step():
-        pass
+    deliver(pair)
     assert a.deadline() == due  # it arrived, but who sent it does not know yet
     pair.now += 0.05
     b.send_bulk(pair.now, Note(2, ""), b"p", "exchange")
-    while pair.step():
-        pass
+    deliver(pair)
     assert a.deadline() == pytest.approx(sent_at + 0.5)
     a.tick(due)
     assert not pair.a.out
+
+
+def test_whoever_watches_asks_and_is_answered_by_one_who_does_not() -> None:
+    pair = Pair()
+    pair.settle()
+    deliver(pair)
+    a, b = pair.a.link, pair.b.link
+    b.watch(pair.now, False)
+    for _ in range(20):
+        pair.now += 0.6
+        a.tick(pair.now)
+        b.tick(pair.now)
+        assert (parts_of(pair.a), parts_of(pair.b)) == ([Ask], [])
+        assert pair.step()
+        assert [type(from_items(unpack_items(send.header)[0])) for _, send in pair.wire] == [Ack]
+        deliver(pair)
+        assert a.last_heard == pair.now
+
+
+def test_a_link_that_nobody_watches_is_quiet_and_is_not_dialled_anew() -> None:
+    pair = Pair()
+    pair.settle()
+    deliver(pair)
+    for end in (pair.a, pair.b):
+        end.link.watch(pair.now, False)
+        end.link.tick(pair.now + 100.0)
+        assert not end.out
+        assert end.link.deadline() is None
+
+
+def test_silence_counts_from_when_somebody_minds_it() -> None:
+    pair = Pair()
+    pair.settle()
+    deliver(pair)
+    a = pair.a.link
+    a.watch(pair.now, False)
+    pair.now += 100.0
+    a.watch(pair.now, True)
+    a.tick(pair.now)
+    assert not pair.a.out
+    a.tick(pair.now + 0.5)
+    assert parts_of(pair.a) == [Ask]
+    a.tick(pair.now + 1.9)
+    assert not any(isinstance(e, Connect) for e in pair.a.out)
+    a.tick(pair.now + 2.0)
+    assert any(isinstance(e, Connect) for e in pair.a.out)
+
+
+def test_what_arrived_is_acknowledged_in_the_end_though_nobody_watches() -> None:
+    pair = Pair()
+    pair.settle()
+    deliver(pair)
+    a, b = pair.a.link, pair.b.link
+    for link in (a, b):
+        link.watch(pair.now, False)
+    a.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
+    b.send_control(pair.now, Note(1, ""))
+    deliver(pair)
+    assert a._bulk_out
+    assert b._control_out
+    pair.now += 2.1
+    for link in (a, b):
+        link.tick(pair.now)
+    deliver(pair)
+    assert not a._bulk_out
+    assert not b._control_out
+    assert a.deadline() is b.deadline() is None
+
+
+def test_a_flood_of_questions_is_a_bad_frame() -> None:
+    pair = Pair()
+    pair.settle()
+    a, b = pair.a.link, pair.b.link
+    ask = to_items(Ask(a.session, b.session, 0, 0, 0, 0))
+
+    def flood() -> None:
+        for _ in range(11 * LIMITS.control_per_second):
+            b.receive(pair.now, 0, [ask], None)
+
+    with pytest.raises(BadFrame, match="per second"):
+        flood()
 
 
 def test_a_silent_connection_is_dialled_anew() -> None:
@@ -311,6 +401,7 @@ SESSIONS = st.sampled_from([session_of(5, 1), session_of(5, 0), session_of(4, 9)
 PARTS = st.one_of(
     st.builds(Hello, SESSIONS, SESSIONS, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
     st.builds(Ack, SESSIONS, SESSIONS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    st.builds(Ask, SESSIONS, SESSIONS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
     st.builds(Stale, NUMBERS),
     st.builds(Note, NUMBERS, st.just("x")),
 ).map(to_items)

@@ -11,7 +11,8 @@ import pytest
 from transport.effects import Core, Effect, Payload
 from transport.frames import Between, Count, kind, unpack_items
 from transport.limits import Limits
-from transport.link import FRAME_COST, Arrival, Link, Started, session_of
+from transport.link import FRAME_COST, Link
+from transport.link_parts import Arrival, Started, session_of
 from transport.simnet import Access, SimNetwork
 
 A, B = b"a" * 32, b"b" * 32

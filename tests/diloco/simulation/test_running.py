@@ -100,6 +100,17 @@ def test_a_crash_and_a_join_are_told_with_what_they_cost() -> None:
     assert peer(report, "late").received["state"] > 4 * 5e6
 
 
+def test_members_that_exchange_nothing_leave_each_other_in_peace() -> None:
+    def control_bytes(count: int) -> float:
+        peers = [{**scenario()["peers"][0], "count": count}]
+        method = {"preset": "diloco", "sync_every": 200}
+        report = simulate(scenario(peers=peers, method=method))
+        assert report.rounds[-1].participants == count
+        return report.peers[0].sent["control"] / report.seconds
+
+    assert control_bytes(9) < 1.5 * control_bytes(3)
+
+
 def test_what_is_to_come_does_not_pile_up_with_rounds() -> None:
     """Each wait left a wake-up for when its patience would have ended."""
     running = Running(parse_scenario(scenario(run={"rounds": 40, "failure_timeout_s": 4.0})), [], Node)
