@@ -158,8 +158,7 @@ class Node:
         self._next_tick = now + self._timeout_s / 8
         waits_for = self._waits_for()
         for peer, link in list(self.links.items()):
-            link.watch(now, waits_for is None or peer in waits_for)
-            link.tick(now)
+            link.tick(now, waits_for is None or peer in waits_for)
         if self.coordinator:
             self.coordinator.tick(now)
         if self.member:

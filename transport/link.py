@@ -206,12 +206,6 @@ class Link:
         if self._consumed_cost - self._acked_cost >= self.window // 8:
             self._send_ack(now)
 
-    def watch(self, now: float, watched: bool) -> None:
-        """Whether somebody here waits for the other end. From the beginning, somebody does."""
-        if watched and not self._watched:
-            self._watched_at = now
-        self._watched = watched
-
     # -- what the driver feeds ----------------------------------------------------------------
 
     def connected(self, now: float, lane: int) -> None:
@@ -260,7 +254,11 @@ class Link:
             return True
         return session < self._peer_session
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, watched: bool = True) -> None:
+        """Time has passed. ``watched`` says whether somebody here waits for the other end just now."""
+        if watched and not self._watched:
+            self._watched_at = now
+        self._watched = watched
         if not self.up:
             # Whoever was to dial may not reach us, behind a router say: then we try to reach it.
             self.dials = self.dials or (bool(self.addresses) and now - self._dialled_at >= self._silence_s)

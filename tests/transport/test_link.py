@@ -260,11 +260,10 @@ def test_whoever_watches_asks_and_is_answered_by_one_who_does_not() -> None:
     pair.settle()
     deliver(pair)
     a, b = pair.a.link, pair.b.link
-    b.watch(pair.now, False)
     for _ in range(20):
         pair.now += 0.6
         a.tick(pair.now)
-        b.tick(pair.now)
+        b.tick(pair.now, watched=False)
         assert (parts_of(pair.a), parts_of(pair.b)) == ([Ask], [])
         assert pair.step()
         assert [type(from_items(unpack_items(send.header)[0])) for _, send in pair.wire] == [Ack]
@@ -277,8 +276,7 @@ def test_a_link_that_nobody_watches_is_quiet_and_is_not_dialled_anew() -> None:
     pair.settle()
     deliver(pair)
     for end in (pair.a, pair.b):
-        end.link.watch(pair.now, False)
-        end.link.tick(pair.now + 100.0)
+        end.link.tick(pair.now + 100.0, watched=False)
         assert not end.out
         assert end.link.deadline() is None
 
@@ -288,9 +286,8 @@ def test_silence_counts_from_when_somebody_minds_it() -> None:
     pair.settle()
     deliver(pair)
     a = pair.a.link
-    a.watch(pair.now, False)
+    a.tick(pair.now, watched=False)
     pair.now += 100.0
-    a.watch(pair.now, True)
     a.tick(pair.now)
     assert not pair.a.out
     a.tick(pair.now + 0.5)
@@ -307,7 +304,7 @@ def test_what_arrived_is_acknowledged_in_the_end_though_nobody_watches() -> None
     deliver(pair)
     a, b = pair.a.link, pair.b.link
     for link in (a, b):
-        link.watch(pair.now, False)
+        link.tick(pair.now, watched=False)
     a.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
     b.send_control(pair.now, Note(1, ""))
     deliver(pair)
@@ -315,7 +312,7 @@ def test_what_arrived_is_acknowledged_in_the_end_though_nobody_watches() -> None
     assert b._control_out
     pair.now += 2.1
     for link in (a, b):
-        link.tick(pair.now)
+        link.tick(pair.now, watched=False)
     deliver(pair)
     assert not a._bulk_out
     assert not b._control_out
