@@ -150,7 +150,7 @@ class Node:
         if self._stopped:
             self._next_tick = now + self._timeout_s
             return
-        if self._busy and self.member:
+        if self.member and self.member.exchanging.busy:
             self.member.pump(now)
             self._settle(now)
         if now < self._next_tick:
@@ -168,11 +168,8 @@ class Node:
         self._settle(now)
 
     def deadline(self) -> float | None:
-        return 0.0 if self._busy else self._next_tick
-
-    @property
-    def _busy(self) -> bool:
-        return not self._stopped and self.member is not None and self.member.exchanging.busy
+        busy = self.member is not None and self.member.exchanging.busy and not self._stopped
+        return 0.0 if busy else self._next_tick
 
     def drain(self) -> list[Effect]:
         out = self._out[:]
@@ -233,16 +230,18 @@ class Node:
             self.forget(peer, "it did not take its messages")
 
     def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
-        if peer in self.links:
-            self.links[peer].send_bulk(now, message, payload, purpose)
+        link = self.links.get(peer)
+        if link is not None:
+            link.send_bulk(now, message, payload, purpose)
 
     def room(self, peer: bytes) -> int:
         link = self.links.get(peer)
         return -1 if link is None else link.room()
 
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
-        if peer in self.links:
-            self.links[peer].consumed(now, cost)
+        link = self.links.get(peer)
+        if link is not None:
+            link.consumed(now, cost)
 
     def last_heard(self, now: float, peer: bytes) -> float:
         if peer == self.key:

@@ -30,7 +30,7 @@ def scenario(kind: str, peers: int, rounds: int) -> dict[str, Any]:
     """Peers whose steps take log-normal times."""
     return {
         "name": f"{kind}, {peers} peers",
-        "run": {"rounds": rounds, "failure_timeout_s": 600.0, "grace_s": 120.0},
+        "run": {"rounds": rounds, "failure_timeout_s": 60.0, "grace_s": 120.0},
         "method": KINDS[kind],
         "model": {"parameters": "100M", "tokens_per_step": "4k"},
         "host": {"up": "10Gbps"},

@@ -313,15 +313,14 @@ class DirectReduce:
         self._to_keep.append((owner, chunk, mean))
 
     def _keep_next(self) -> bool:
-        return bool(self._to_keep) and self._keep(*self._to_keep.popleft())
-
-    def _keep(self, owner: bytes, chunk: int, mean: Payload) -> bool:
+        if not self._to_keep:
+            return False
+        owner, chunk, mean = self._to_keep.popleft()
         try:
             self.payloads.accept(chunk, mean)
         except Poisoned as error:
             self.poisoned = (owner, error.reason)
             return False
-        self._means[chunk] = mean
         self._digests[chunk] = digest_of(mean)
         self._missing -= 1
-        return True
+        return bool(self._to_keep)

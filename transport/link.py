@@ -222,11 +222,11 @@ class Link:
         if not isinstance(items, list) or not 1 <= len(items) <= 2:
             raise BadFrame("a frame is not a link part and at most one message")
         part = from_items(items[0])
-        if isinstance(part, Stale):
+        if not isinstance(part, (Ack, Hello)):
+            if not isinstance(part, Stale):
+                raise BadFrame("a frame does not start with a link part")
             newer = part.session // GENERATIONS > self.session // GENERATIONS
             return [Superseded()] if newer else []
-        if not isinstance(part, (Hello, Ack)):
-            raise BadFrame("a frame does not start with a link part")
         if part.session != self._peer_session and self._is_old(now, lane, part.session):
             return []
         self.last_heard = now
