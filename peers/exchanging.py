@@ -255,7 +255,7 @@ class Exchanging:
             self._bulk.consumed(now, peer, cost)
             if self.gossips and isinstance(message, PartChunk):
                 self._bulk.send(now, peer, NoSwap(message.serial))
-        elif running is not None and peer not in (running.partners or (peer,)):
+        elif running is not None and running.partners is not None and peer not in running.partners:
             self._bulk.consumed(now, peer, cost)
             self._bulk.send(now, peer, NoSwap(message.serial))
         elif running is None or message.attempt > running.exchange.attempt:
@@ -309,6 +309,8 @@ class Exchanging:
 
         for serial, running in list(self.running.items()):
             exchange = running.exchange
+            if exchange.idle and not exchange.done:
+                continue
             while steps and exchange.pump(room, send):
                 steps -= 1
             if running.partners is not None:

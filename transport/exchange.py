@@ -106,6 +106,7 @@ class DirectReduce:
         self.chunk_elements = chunk_elements
         self._me = me
         self._plan: Plan | None = None
+        self._others: frozenset[bytes] = frozenset()
         self._owners: list[bytes] = []
         self._part_sizes: list[int] = []
         self._mean_sizes: list[int] = []
@@ -127,6 +128,11 @@ class DirectReduce:
     def members(self) -> tuple[bytes, ...]:
         """Who takes part in the present attempt."""
         return self._plan.members if self._plan else ()
+
+    @property
+    def idle(self) -> bool:
+        """`pump` has nothing to do before something comes."""
+        return self._plan is None or not (self._to_reduce or self._to_send or self._to_keep)
 
     @property
     def done(self) -> bool:
@@ -154,11 +160,8 @@ class DirectReduce:
 
     def owing_parts(self) -> set[bytes]:
         """Members whose parts of our own chunks are missing."""
-        if self._plan is None:
-            return set()
-        members = [m for m in self._plan.members if m != self._me]
-        mine = [c for c in range(self.num_chunks) if self._owners[c] == self._me]
-        return {m for chunk in mine for m in members if m not in self._parts[chunk]}
+        mine = [chunk for chunk, owner in enumerate(self._owners) if owner == self._me]
+        return {m for chunk in mine for m in self._others if m not in self._parts[chunk]}
 
     def waiting_for(self) -> set[bytes]:
         """Members who owe us something now: parts, or the means of their chunks."""
@@ -175,6 +178,7 @@ class DirectReduce:
         """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
         assert self._me in plan.members
         self._plan, self.attempt = plan, plan.attempt
+        self._others = frozenset(plan.members) - {self._me}
         self._owners = [plan.owner(chunk, self.num_chunks) for chunk in range(self.num_chunks)]
         self.payloads.begin(self.chunk_elements, len(plan.members))
         self._part_sizes = [self.payloads.size_bytes(chunk) for chunk in range(self.num_chunks)]
@@ -201,20 +205,23 @@ class DirectReduce:
         """By peer, how many of those it got."""
         self._to_send = {peer: None for peer, queue in self._part_queues.items() if queue}
         """Peers for whom something is queued."""
-        self._to_reduce = deque(c for c in range(self.num_chunks) if self._owners[c] == self._me)
+        mine = (chunk for chunk, owner in enumerate(self._owners) if owner == self._me)
+        self._to_reduce = deque(chunk for chunk in mine if self._has_all_parts(chunk))
 
     def part(self, now: float, peer: bytes, message: PartChunk, payload: Payload) -> bool:
         """A part for a chunk of ours; True if it was used. Raises `BadFrame`."""
-        plan = self._expect(message.chunk, payload, self._part_sizes)
+        self._expect(message.chunk, payload, self._part_sizes)
         if self._owners[message.chunk] != self._me:
             if message.attempt == self.attempt:
                 raise BadFrame("a part for a chunk of someone else")
             return False
-        if peer not in plan.members or peer in self._parts[message.chunk]:
+        parts = self._parts[message.chunk]
+        if peer not in self._others or peer in parts:
             return False
-        self._parts[message.chunk][peer] = payload
+        parts[peer] = payload
         self._heard[peer] = now
-        self._to_reduce.append(message.chunk)
+        if self._has_all_parts(message.chunk):
+            self._to_reduce.append(message.chunk)
         return True
 
     def mean(self, now: float, peer: bytes, message: MeanChunk, payload: Payload) -> bool:
@@ -256,12 +263,11 @@ class DirectReduce:
                 queues[owner].append(chunk)
         return queues
 
-    def _expect(self, chunk: int, payload: Payload, sizes: list[int]) -> Plan:
+    def _expect(self, chunk: int, payload: Payload, sizes: list[int]) -> None:
         if self._plan is None or chunk >= self.num_chunks:
             raise BadFrame("a chunk outside the vector")
         if len(payload) != sizes[chunk]:
             raise BadFrame(f"a chunk of {len(payload)} bytes instead of {sizes[chunk]}")
-        return self._plan
 
     def _send_part(self, peer: bytes, room: Room, send: SendBulk) -> bool:
         chunks = self._part_queues[peer]
@@ -283,16 +289,14 @@ class DirectReduce:
         send(peer, MeanChunk(self.serial, self.attempt, chunk), mean)
         return True
 
+    def _has_all_parts(self, chunk: int) -> bool:
+        return len(self._parts[chunk]) == len(self._others)
+
     def _reduce_next(self) -> bool:
-        assert self._plan is not None
-        others = len(self._plan.members) - 1
-        while self._to_reduce:
-            chunk = self._to_reduce.popleft()
-            # One that lacks a part returns here with its next part.
-            if self._means[chunk] is None and len(self._parts[chunk]) >= others:
-                self._reduce(chunk)
-                return True
-        return False
+        if not self._to_reduce:
+            return False
+        self._reduce(self._to_reduce.popleft())
+        return True
 
     def _reduce(self, chunk: int) -> None:
         plan = self._plan

@@ -44,7 +44,8 @@ class Pipe:
 
     def put(self, now: int, size_bytes: int, factor: float) -> int:
         """Put a frame in; when its last byte has left, in ns."""
-        self.free_at = max(now, self.free_at) + self.time(size_bytes, factor)
+        begins = now if now > self.free_at else self.free_at
+        self.free_at = begins + self.time(size_bytes, factor)
         return self.free_at
 
 

@@ -66,7 +66,8 @@ class SimNetwork:
         """Set to a list to keep the trace as text."""
         self._trace_frames = trace_frames
         self._paths = Paths(route, self.stream("jitter"), self.stream("losses"))
-        self._at_instant = 0
+        self._instant_began = 0
+        """How many events there had been when this instant began."""
 
     def stream(self, name: str) -> random.Random:
         """The named random stream of this seed."""
@@ -220,14 +221,13 @@ class SimNetwork:
     def run(self, until_s: float, done: Callable[[], bool] | None = None) -> bool:
         """Let time pass until ``until_s`` or until ``done``; True if it was done."""
         until = round(until_s * NS)
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= until:
-            at, _, run, given = heapq.heappop(heap)
-            if at == self.now_ns:
-                self._at_instant += 1
-                assert self._at_instant < _STORM, f"more than {_STORM} events at {self.now} s"
-            else:
-                self.now_ns, self._at_instant = at, 0
+            at, _, run, given = pop(heap)
+            if at != self.now_ns:
+                self.now_ns, self._instant_began = at, self.num_events
+            elif self.num_events - self._instant_began >= _STORM:
+                raise AssertionError(f"more than {_STORM} events at {self.now} s")
             self.num_events += 1
             run(*given)
             if done is not None and done():
