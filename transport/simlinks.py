@@ -68,6 +68,8 @@ class Endpoint:
     backlog: deque[Callable[[], None]] = field(default_factory=deque)
     timer: int = 0
     """When the armed timer fires, in ns; 0 for none."""
+    armed_for: float = 0.0
+    """The core's deadline then, in seconds."""
     effects_left: int | None = None
     """It crashes after this many more effects."""
     factor: float = 1.0
@@ -119,9 +121,13 @@ class Connection:
     def in_order(self, to: Endpoint, at: int) -> int:
         """The first moment from ``at`` on that keeps the order of what travels to ``to``."""
         if to is self.dialer:
-            at = self._last_to_dialer = max(at, self._last_to_dialer + 1)
+            if at <= self._last_to_dialer:
+                at = self._last_to_dialer + 1
+            self._last_to_dialer = at
         else:
-            at = self._last_to_acceptor = max(at, self._last_to_acceptor + 1)
+            if at <= self._last_to_acceptor:
+                at = self._last_to_acceptor + 1
+            self._last_to_acceptor = at
         return at
 
 

@@ -322,8 +322,9 @@ class SimNetwork:
 
     def _arm(self, peer: Endpoint) -> None:
         deadline = peer.core.deadline()
-        if deadline is None:
+        if deadline is None or (deadline == peer.armed_for and self.now_ns < peer.timer):
             return
+        peer.armed_for = deadline
         at = max(round(deadline * NS), self.now_ns + 1000)
         if peer.timer and self.now_ns < peer.timer <= at:
             return
