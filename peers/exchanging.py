@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from peers.events import ContributionEnded, Fate, RoundAborted, RoundOpened
@@ -302,16 +303,13 @@ class Exchanging:
     def pump(self, now: float) -> None:
         """Move every exchange on, and report what it came to. `busy` tells that more can be done at once:
         what this much work has to send leaves first."""
-        steps, room, send_bulk = STEPS_PER_INPUT, self._bulk.room, self._bulk.send_bulk
-
-        def send(peer: bytes, message: object, payload: Payload) -> None:
-            send_bulk(now, peer, message, payload, "exchange")
-
+        steps = STEPS_PER_INPUT
         for serial, running in list(self.running.items()):
             exchange = running.exchange
             if exchange.idle and not exchange.done:
                 continue
-            while steps and exchange.pump(room, send):
+            send = partial(self._bulk.send_bulk, now, purpose="exchange")
+            while steps and exchange.pump(self._bulk.room, send):
                 steps -= 1
             if running.partners is not None:
                 continue  # it is settled by those who began it

@@ -189,11 +189,16 @@ def _scalar(name: str, wanted: type, bounds: Between) -> _Check:
             raise BadFrame(f"{name} is outside {low} to {high}")
         return value
 
-    def check_int(value: Any) -> Any:
-        # Most fields of most frames.
-        return value if type(value) is int and low <= value <= high else check(value)
+    # What is right is passed quickly; what is not is looked at again, to say what is wrong.
+    def check_number(value: Any) -> Any:
+        found = type(value)
+        return value if found is wanted and low <= value <= high else check(value)
 
-    return check_int if wanted is int else check
+    def check_sized(value: Any) -> Any:
+        found = type(value)
+        return value if found is wanted and low <= len(value) <= high else check(value)
+
+    return check_sized if sized else check_number
 
 
 def _tuple_checker(name: str, args: tuple[Any, ...], bounds: Between | None) -> _Check:
@@ -204,7 +209,7 @@ def _tuple_checker(name: str, args: tuple[Any, ...], bounds: Between | None) -> 
         def check_many(value: Any) -> Any:
             if not isinstance(value, (list, tuple)) or not bounds.low <= len(value) <= bounds.high:
                 raise BadFrame(f"{name} is not an array of {bounds.low} to {bounds.high}")
-            return tuple(item(each) for each in value)
+            return tuple(map(item, value))
 
         return check_many
     items = [_checker(f"{name}[{i}]", arg) for i, arg in enumerate(args)]

@@ -259,7 +259,7 @@ class Link:
         if watched and not self._watched:
             self._watched_at = now
         self._watched = watched
-        if not self.up:
+        if not self._peer_session:
             # Whoever was to dial may not reach us, behind a router say: then we try to reach it.
             self.dials = self.dials or (bool(self.addresses) and now - self._dialled_at >= self._silence_s)
             self._redial_if_silent(now, self._dialled_at)
