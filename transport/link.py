@@ -408,8 +408,8 @@ class Link:
                 break
             arrived += 1
             self._kept_cost -= sent.cost
-            # It was as good a sign of life as a heartbeat. Before, it might have been waiting in a queue.
-            self._last_sent = max(self._last_sent, sent.at)
+        # It was as good a sign of life as a heartbeat. Before, it might have been waiting in a queue.
+        self._last_sent = max(self._last_sent, self._bulk_out[arrived - 1].at)
         del self._bulk_out[:arrived]
 
     def _resend(self, now: float, lane: int) -> None:
