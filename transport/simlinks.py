@@ -7,7 +7,7 @@ of events is `transport.simnet`'s. It draws nothing at random and knows no proto
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -61,6 +61,10 @@ class Endpoint:
     """Where it listens; nothing means wherever its key is dialled."""
     journal: list[bytes]
     """Shared by all lives of one key."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """Bytes of headers and payloads that all lives of the key sent, by purpose."""
+    received: Counter[str] = field(default_factory=Counter)
+    """Those that were sent to them."""
     up: Pipe = field(init=False)
     down: Pipe = field(init=False)
     alive: bool = True

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 from zlib import crc32
@@ -35,8 +35,9 @@ Answer = Callable[[float, tuple[bytes, bytes] | None], None]
 
 
 class SimNetwork:
-    """Processes by key, and the time. ``observe(now_s, key, effect)`` sees every effect carried out. Where a
-    method takes a key or a process, a key means the newest process that has it."""
+    """Processes by key, and the time. ``observe(now_s, key, effect)`` sees every effect carried out but for
+    frames, which are many and counted. Where a method takes a key or a process, a key means the newest
+    process that has it."""
 
     def __init__(
         self,
@@ -53,6 +54,8 @@ class SimNetwork:
         self.num_events = 0
         self.num_breaks = 0
         """Connections that stood and broke."""
+        self.sent_again: Counter[bytes] = Counter()
+        """Bytes of retransmissions by the sender's key."""
         self._seed = seed
         self._observe = observe
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -95,6 +98,8 @@ class SimNetwork:
         """A process of a peer begins; the journal of its earlier ones is kept. If one of them still runs, it
         is a clone: each has its own connections, and who dials an ``address`` reaches the one there."""
         peer = Endpoint(key, core, access, on_event, address, self.journal(key))
+        if key in self.peers:
+            peer.sent, peer.received = self.peers[key].sent, self.peers[key].received
         self._living.setdefault(key, []).append(peer)
         self.peers[key] = peer
         self._feed(peer, lambda: core.start(self.now), "start")
@@ -284,6 +289,11 @@ class SimNetwork:
                     self.crash(peer)
                     return
                 peer.effects_left -= 1
+            if isinstance(effect, Send):
+                self._send(peer, effect)
+                continue
+            if self._observe is not None:
+                self._observe(self.now, peer.key, effect)
             self._do(peer, effect)
             if not peer.alive:
                 return
@@ -291,11 +301,7 @@ class SimNetwork:
 
     def _do(self, peer: Endpoint, effect: Effect) -> None:
         key = peer.key
-        if self._observe is not None:
-            self._observe(self.now, key, effect)
         match effect:
-            case Send():
-                self._send(peer, effect)
             case Store():
                 self._log(key, f"store {hashlib.sha256(effect.entry).hexdigest()[:8]}")
                 peer.journal.append(effect.entry)
@@ -410,10 +416,15 @@ class SimNetwork:
         if connection is None or not connection.up:
             self._log(peer.key, "lost", lane)
             return
-        size = len(effect.header) + len(effect.payload or b"") + _FRAME_OVERHEAD
+        other = connection.acceptor if peer is connection.dialer else connection.dialer
+        size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
+        peer.sent[effect.purpose] += size
+        other.received[effect.purpose] += size
+        if effect.again:
+            self.sent_again[peer.key] += size
+        size += _FRAME_OVERHEAD
         if self._trace_frames:
             self._log(peer.key, "send", lane, size, crc32(effect.header))
-        other = connection.acceptor if peer is connection.dialer else connection.dialer
         pipes = [] if connection.plain else self._paths.pipes(peer, other)
         if lane == CONTROL_LANE:
             # Flows share a link, so control on its own connection never waits for all queued bulk.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +30,7 @@ from peers.member import Member
 from peers.messages import Refused, Report
 from peers.node import Contact, Hosting, Node, Training
 from peers.profile import Profile
-from transport.effects import Core, Effect, Send
+from transport.effects import Core, Effect
 from transport.frames import unpack
 from transport.limits import LIMITS, Limits
 from transport.simlinks import NS, Access, Endpoint
@@ -64,7 +63,7 @@ class Watcher(Protocol):
     """Sees everything, changes nothing."""
 
     def effect(self, now: float, name: str, effect: Effect) -> None:
-        """A node's effect is carried out. Frames are many, and only counted: `Engine.sent`."""
+        """A node's effect is carried out; frames are only counted, by the network."""
 
     def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
         """A worker does something else from now on; None once it has ended for good."""
@@ -90,10 +89,8 @@ class Worker:
     trainer: Trainer
     loop: OuterLoop
     clockwork: Clockwork
-    sent: Counter[str]
-    """Bytes that all lives of the peer sent, by purpose."""
     sent_before: int
-    """Bytes that those before this one sent."""
+    """Bytes that earlier lives of the peer sent."""
     steps: int = 0
     tokens: int = 0
     loss: float = 0.0
@@ -121,7 +118,7 @@ class Worker:
 
     @property
     def bytes_sent(self) -> int:
-        return self.sent.total() - self.sent_before
+        return self.process.sent.total() - self.sent_before
 
     @property
     def runs(self) -> bool:
@@ -152,11 +149,6 @@ class Engine:
         self.num_steps = num_steps
         """Inner steps after which a worker stops, if the run does not end before."""
         self.watchers = list(watchers)
-        self.sent: dict[bytes, Counter[str]] = defaultdict(Counter)
-        """Bytes by the sender's key and purpose."""
-        self.sent_again: Counter[bytes] = Counter()
-        self.received: dict[bytes, Counter[str]] = defaultdict(Counter)
-        """Bytes sent to somebody, by key and purpose."""
         self.net = SimNetwork(settings.run.seed, self._observe, **network)
         self._names = {key_of(name): name for name in (HOST, *self.peers)}
         self._host_access = host
@@ -298,8 +290,8 @@ class Engine:
         pace = self.net.stream(f"pace of {peer.name} in life {life}")
         address = f"tcp://{hashlib.sha256(peer.name.encode()).hexdigest()[:16]}:1"
         process = self.net.add(key, node, peer.access, lambda _, event: self._event(worker, event), address)
-        clockwork, sent = Clockwork(peer.pace, pace), self.sent[key]
-        worker = Worker(peer, life, node, process, trainer, loop, clockwork, sent, sent.total())
+        clockwork = Clockwork(peer.pace, pace)
+        worker = Worker(peer, life, node, process, trainer, loop, clockwork, process.sent.total())
         self.workers[peer.name] = worker
         names, shapes = trainer.names_sha256, trainer.shapes_sha256
         manifest = Manifest(self._digest, names, shapes, method.codec, trainer.elements, "simulated")
@@ -455,15 +447,8 @@ class Engine:
             watcher.activity(now, worker, activity)
 
     def _observe(self, now: float, key: bytes, effect: Effect) -> None:
-        if not isinstance(effect, Send):
-            for watcher in self.watchers:
-                watcher.effect(now, self._names[key], effect)
-            return
-        size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
-        self.sent[key][effect.purpose] += size
-        self.received[effect.peer][effect.purpose] += size
-        if effect.again:
-            self.sent_again[key] += size
+        for watcher in self.watchers:
+            watcher.effect(now, self._names[key], effect)
 
 
 def _told(node: Node, tell: Callable[[float, Member], Any], _: Core, now: float) -> Any:

@@ -285,16 +285,13 @@ class Recording:
         return report
 
     def _count_traffic(self) -> None:
-        reports = {name: track.report for name, track in self._tracks.items()}
-        for key, sent in self._engine.sent.items():
-            name = self._engine.name_of(key)
-            if name in reports:  # not the host
-                reports[name].sent = dict(sorted(sent.items()))
-                reports[name].sent_again = self._engine.sent_again[key]
-        for key, received in self._engine.received.items():
-            name = self._engine.name_of(key)
-            if name in reports:
-                reports[name].received = dict(sorted(received.items()))
+        net = self._engine.net
+        for key, process in net.peers.items():
+            track = self._tracks.get(self._engine.name_of(key))
+            if track is not None:  # not the host
+                track.report.sent = dict(sorted(process.sent.items()))
+                track.report.received = dict(sorted(process.received.items()))
+                track.report.sent_again = net.sent_again[key]
 
 
 def _of(index: int, found: _Round) -> RoundReport:

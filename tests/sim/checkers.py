@@ -22,7 +22,7 @@ from peers.record import GENESIS, Record, genesis_head
 from tests.sim.doors import HOST, STRANGER, key_of
 from tests.sim.trainer import Vector, contribution_of, digests_of, initial_state, outer_step
 from tests.sim.world import Worker, World
-from transport.effects import Effect, Send, Store, Trace
+from transport.effects import Effect, Store, Trace
 from transport.frames import unpack
 from transport.payloads import digest_of, tree_digest
 
@@ -82,8 +82,6 @@ class Checkers:
             self.world.seen[effect.name] += 1
         elif isinstance(effect, Store):
             self._stored(effect.entry)
-        elif isinstance(effect, Send) and len(effect.header) > self.world.limits.header_bytes:
-            raise Violation("X2", f"a header of {len(effect.header)} bytes")
 
     def note(self, now: float, worker: Worker, seen: object) -> None:
         match seen:
