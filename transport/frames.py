@@ -60,8 +60,8 @@ def kind(number: int) -> Callable[[type], type]:
 
 def to_items(message: Any) -> list[Any]:
     """The array that stands for a message; it can be nested in another header."""
-    cls = type(message)
-    return [_numbers[cls], *_fields_of(cls)(message)]  # type: ignore[arg-type]
+    number, fields_of = _writer_of(type(message))  # type: ignore[arg-type]  # a class is hashable
+    return [number, *fields_of(message)]
 
 
 def from_items(items: Any) -> Any:
@@ -94,8 +94,7 @@ def unpack(header: bytes, limits: Limits = LIMITS) -> Any:
 
 def pack_items(items: Any) -> bytes:
     """Msgpack of plain values that we made ourselves."""
-    packed = msgpack.Packer().pack(items)
-    assert isinstance(packed, bytes)
+    packed: bytes = msgpack.Packer().pack(items)
     return packed
 
 
@@ -147,11 +146,12 @@ def _highest_count(hint: Any) -> float:
 
 
 @cache
-def _fields_of(cls: type) -> Callable[[Any], tuple[Any, ...]]:
+def _writer_of(cls: type) -> tuple[int, Callable[[Any], tuple[Any, ...]]]:
+    """The number of a kind, and what gets the values of its fields."""
     names = [f.name for f in fields(cls)]
     if len(names) > 1:
-        return attrgetter(*names)
-    return lambda message: tuple(getattr(message, name) for name in names)
+        return _numbers[cls], attrgetter(*names)
+    return _numbers[cls], lambda message: tuple(getattr(message, name) for name in names)
 
 
 def _checker(name: str, hint: Any) -> _Check:
