@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from transport.effects import Payload
-from transport.frames import BadFrame, Count, Small, kind
+from transport.frames import BadFrame, Count, kind
 from transport.payloads import Part, Payloads, Poisoned, digest_of, tree_digest
 
 
@@ -30,8 +30,8 @@ class PartChunk:
     """One member's encoded part of one chunk, for its owner."""
 
     serial: Count
-    attempt: Small
-    chunk: Small
+    attempt: Count
+    chunk: Count
 
 
 @kind(11)
@@ -40,8 +40,8 @@ class MeanChunk:
     """The encoded mean of one chunk, from its owner."""
 
     serial: Count
-    attempt: Small
-    chunk: Small
+    attempt: Count
+    chunk: Count
 
 
 @dataclass(frozen=True, slots=True)
