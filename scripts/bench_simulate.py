@@ -26,11 +26,11 @@ SIZES = {"gossip": [125, 250, 500, 1000], "grid": [125, 250, 500, 1000], "direct
 HEADS = ["peers", "rounds", "seconds", "events", "us/event", "MiB"]
 
 
-def scenario(kind: str, peers: int, rounds: int) -> dict[str, Any]:
+def scenario(kind: str, peers: int, rounds: int, timeout_s: float) -> dict[str, Any]:
     """Peers whose steps take log-normal times."""
     return {
         "name": f"{kind}, {peers} peers",
-        "run": {"rounds": rounds, "failure_timeout_s": 60.0, "grace_s": 120.0},
+        "run": {"rounds": rounds, "failure_timeout_s": timeout_s, "grace_s": 120.0},
         "method": KINDS[kind],
         "model": {"parameters": "100M", "tokens_per_step": "4k"},
         "host": {"up": "10Gbps"},
@@ -40,12 +40,12 @@ def scenario(kind: str, peers: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure(kind: str, peers: int, rounds: int) -> dict[str, Any]:
+def measure(kind: str, peers: int, rounds: int, timeout_s: float) -> dict[str, Any]:
     """One run, in this process."""
     from diloco.simulation.running import simulate
 
     began = time.process_time()
-    report = simulate(scenario(kind, peers, rounds))
+    report = simulate(scenario(kind, peers, rounds, timeout_s))
     seconds = time.process_time() - began
     if report.ended != "the run is finished" or report.violations:
         raise RuntimeError(f"{kind} with {peers} peers ended with {report.ended}: {report.violations}")
@@ -58,15 +58,18 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--peers", nargs="+", type=int, help="instead of sizes up to 1000 (direct: 64)")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--failure-timeout", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "PEERS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one[0], int(options.one[1]), options.rounds)))
+        kind, peers = options.one
+        print(json.dumps(measure(kind, int(peers), options.rounds, options.failure_timeout)))
         return
     print(f"{'':8} " + " ".join(f"{head:>8}" for head in HEADS))
     for kind in options.kinds:
         for peers in options.peers or SIZES[kind]:
-            one = ["--one", kind, str(peers), "--rounds", str(options.rounds)]
+            one = ["--one", kind, f"{peers}", "--rounds", f"{options.rounds}"]
+            one += ["--failure-timeout", f"{options.failure_timeout}"]
             done = subprocess.run(
                 [sys.executable, __file__, *one], check=True, capture_output=True, text=True
             )

@@ -38,23 +38,23 @@ def test_without_a_planted_bug_the_same_seeds_break_nothing() -> None:
     assert rules_broken(range(1, 7)) == set()
 
 
-def flip_a_bit_now_and_then(accept: Callable[..., None]) -> Callable[..., None]:
+def flip_a_bit_now_and_then(take: Callable[..., None]) -> Callable[..., None]:
     """A worker whose memory errs: it holds another mean than its owner sent."""
     count = [0]
 
-    def broken(self: DirectReduce, owner: bytes, chunk: int, payload: Any) -> bool:
+    def broken(self: DirectReduce, owner: bytes, chunk: int, payload: Any) -> None:
         count[0] += 1
         if count[0] % 40 == 0 and owner != self._me:
             values = np.frombuffer(payload, dtype=np.float32).copy()
             values[0] += 1.0
             payload = values.tobytes()
-        return bool(accept(self, owner, chunk, payload))
+        take(self, owner, chunk, payload)
 
     return broken
 
 
 def test_a_result_that_differs_at_one_member_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DirectReduce, "_keep", flip_a_bit_now_and_then(DirectReduce._keep))
+    monkeypatch.setattr(DirectReduce, "_take", flip_a_bit_now_and_then(DirectReduce._take))
     assert not rules_broken(range(1, 5), []) & {"S1", "S2", "S3"}
 
 
@@ -62,7 +62,7 @@ def test_a_commit_without_the_digest_check_is_caught(monkeypatch: pytest.MonkeyP
     def any_digest(self: OpenRound) -> bytes | None:
         return next(iter(self.done.values()), None) if len(self.done) == len(self.members) else None
 
-    monkeypatch.setattr(DirectReduce, "_keep", flip_a_bit_now_and_then(DirectReduce._keep))
+    monkeypatch.setattr(DirectReduce, "_take", flip_a_bit_now_and_then(DirectReduce._take))
     monkeypatch.setattr(OpenRound, "agreement", any_digest)
     assert "S3" in rules_broken(range(1, 9), [])
 
