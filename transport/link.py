@@ -6,8 +6,9 @@ that the receiver grants as the layers above consume, so a slow receiver slows i
 stays bounded (R1). A connection never loses a frame while it stands; when one is replaced, both ends
 greet (`Hello`), learn what arrived, and resend the rest. The link owns no socket and no clock.
 
-Whoever waits for the other end *watches* the link: it asks for signs of life, and dials anew when there
-are none. A link that nobody watches is quiet; that its connection stands is the sockets' business.
+Whoever waits for the other end *watches* the link: it asks for a sign of life when it hears nothing, and
+dials anew when there is none. A link that nobody watches is quiet; that its connection stands is the
+sockets' business.
 
 A *session* numbers one life of one end of a link: the peer's incarnation and a generation. A higher
 session from the other end starts both streams anew and is reported; a lower incarnation is told that
@@ -40,7 +41,7 @@ FRAME_COST = 256
 """Bytes of credit that a bulk frame takes beside its payload: bounds the number of small ones."""
 _ACK_CONTROL_AFTER = 32
 """Control messages that are acknowledged at once: their sender keeps them until then. Fewer are
-acknowledged by what is said next, a heartbeat at the latest."""
+acknowledged by what is said next, or when nothing was said for as long as a peer may be silent."""
 _HELLO_INTERVAL_S = 0.1
 
 
@@ -53,7 +54,6 @@ class _Sent:
     purpose: str
     cost: int
     """Bytes of credit; 0 for control."""
-    at: float
     transmitted: bool = False
 
 
@@ -62,6 +62,7 @@ class Link:
 
     __slots__ = (
         "_acked_cost",
+        "_asked_at",
         "_bulk_in",
         "_bulk_out",
         "_bulk_seen",
@@ -133,6 +134,7 @@ class Link:
         self._never_met = True
         self._open_lanes: set[int] = set()
         self._last_sent = -1e18
+        self._asked_at = -1e18
         self._watched = True
         self._watched_at = -1e18
         self._last_hello = dict.fromkeys(range(limits.lanes + 1), -1e18)
@@ -264,19 +266,23 @@ class Link:
             self.dials = self.dials or (bool(self.addresses) and now - self._dialled_at >= self._silence_s)
             self._redial_if_silent(now, self._dialled_at)
             return
-        due = self._word_due()
-        if due is not None and due <= now:
-            self._transmit(now, CONTROL_LANE, [self._ack_items(0, ASK if self._watched else ACK)], None)
-        if self._watched:
+        if watched and self._ask_due() <= now:
+            self._asked_at = now
+            self._transmit(now, CONTROL_LANE, [self._ack_items(0, ASK)], None)
+        elif self._owes() and self._last_sent + self._silence_s <= now:
+            self._send_ack(now)
+        if watched:
             self._redial_if_silent(now, self._silent_since())
 
     def deadline(self) -> float | None:
         if not self.up:
             return self._dialled_at + self._silence_s if self.dials else None
-        due = self._word_due()
-        if due is not None and self._watched and self.dials:
-            due = min(due, self._silent_since() + self._silence_s)
-        return due
+        due = [self._last_sent + self._silence_s] if self._owes() else []
+        if self._watched:
+            due.append(self._ask_due())
+            if self.dials:
+                due.append(self._silent_since() + self._silence_s)
+        return min(due, default=None)
 
     def digest_parts(self) -> tuple[Any, ...]:
         """What two equal links have in common."""
@@ -295,13 +301,12 @@ class Link:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _word_due(self) -> float | None:
-        """When to say something though there is nothing to say: to whoever is watched soon; to others when
-        they have long kept what arrived here."""
-        if self._watched:
-            return max(self._last_sent, self._watched_at) + self._heartbeat_s
-        owes = self._consumed_cost != self._acked_cost or self._control_in != self._control_acked
-        return self._last_sent + self._silence_s if owes else None
+    def _ask_due(self) -> float:
+        return max(self.last_heard, self._asked_at, self._watched_at) + self._heartbeat_s
+
+    def _owes(self) -> bool:
+        """The other end keeps what has arrived here."""
+        return self._consumed_cost != self._acked_cost or self._control_in != self._control_acked
 
     def _silent_since(self) -> float:
         return max(self.last_heard, self._dialled_at, self._watched_at)
@@ -315,12 +320,12 @@ class Link:
 
     def _send(self, now: float, message: Any, payload: Payload | None, lane: int, purpose: str) -> None:
         if payload is None:
-            sent = _Sent(self._next_control, message, None, lane, purpose, 0, now)
+            sent = _Sent(self._next_control, message, None, lane, purpose, 0)
             self._next_control += 1
             self._control_out.append(sent)
         else:
             cost = FRAME_COST + len(payload)
-            sent = _Sent(self._next_bulk, message, payload, lane, purpose, cost, now)
+            sent = _Sent(self._next_bulk, message, payload, lane, purpose, cost)
             self._next_bulk += 1
             self.last_bulk = now
             self._bulk_out.append(sent)
@@ -408,8 +413,6 @@ class Link:
                 break
             arrived += 1
             self._kept_cost -= sent.cost
-        # It was as good a sign of life as a heartbeat. Before, it might have been waiting in a queue.
-        self._last_sent = max(self._last_sent, self._bulk_out[arrived - 1].at)
         del self._bulk_out[:arrived]
 
     def _resend(self, now: float, lane: int) -> None:

@@ -234,25 +234,37 @@ def parts_of(end: End) -> list[type]:
     return [type(from_items(unpack_items(e.header)[0])) for e in end.out if isinstance(e, Send)]
 
 
-def test_what_is_known_to_have_arrived_spares_a_heartbeat_and_what_may_wait_does_not() -> None:
+def test_who_is_heard_is_not_asked() -> None:
     pair = Pair()
     pair.settle()
     deliver(pair)
     a, b = pair.a.link, pair.b.link
-    due = a.deadline()
-    assert due is not None
-    pair.now = due - 0.1
-    a.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
-    sent_at = pair.now
-    assert a.deadline() == due
+    said: list[type] = []
+    for number in range(20):
+        pair.now += 0.4
+        b.send_control(pair.now, Note(number, ""))
+        deliver(pair)
+        a.tick(pair.now)
+        said += parts_of(pair.a)
+    assert said == [Ack] * 3  # that b may forget what arrived, and no more
     deliver(pair)
-    assert a.deadline() == due  # it arrived, but who sent it does not know yet
-    pair.now += 0.05
-    b.send_bulk(pair.now, Note(2, ""), b"p", "exchange")
+    pair.now += 0.5
+    a.tick(pair.now)
+    assert parts_of(pair.a) == [Ask]
+
+
+def test_who_is_spoken_to_and_never_answers_is_asked_too() -> None:
+    pair = Pair()
+    pair.settle()
     deliver(pair)
-    assert a.deadline() == pytest.approx(sent_at + 0.5)
-    a.tick(due)
-    assert not pair.a.out
+    a, b = pair.a.link, pair.b.link
+    for number in range(20):
+        pair.now += 0.4
+        a.send_control(pair.now, Note(number, ""))
+        for link, watched in ((a, True), (b, False)):
+            link.tick(pair.now, watched)
+        deliver(pair)
+        assert pair.now - a.last_heard < 1.0
 
 
 def test_whoever_watches_asks_and_is_answered_by_one_who_does_not() -> None:
