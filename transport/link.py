@@ -350,8 +350,7 @@ class Link:
     ) -> None:
         header = pack_items(items)
         assert len(header) <= self._limits.header_bytes, f"a header of ours takes {len(header)} bytes"
-        if lane == CONTROL_LANE:
-            self._last_sent = now
+        self._last_sent = now
         self._out.append(Send(self.peer, lane, header, payload, purpose, again))
 
     def _ack_items(self, seq: int, number: int = ACK) -> list[Any]:

@@ -331,6 +331,23 @@ def test_what_arrived_is_acknowledged_in_the_end_though_nobody_watches() -> None
     assert a.deadline() is b.deadline() is None
 
 
+def test_what_was_acknowledged_beside_bulk_is_not_acknowledged_again() -> None:
+    pair = Pair()
+    pair.settle()
+    deliver(pair)
+    a, b = pair.a.link, pair.b.link
+    pair.now += 100.0
+    for number in range(10):
+        for link in (a, b):
+            link.send_bulk(pair.now, Note(number, ""), b"p", "exchange")
+        deliver(pair)
+        for link in (a, b):
+            link.tick(pair.now, watched=False)
+        assert not pair.a.out
+        assert not pair.b.out
+        pair.now += 1.0
+
+
 def test_a_flood_of_questions_is_a_bad_frame() -> None:
     pair = Pair()
     pair.settle()
