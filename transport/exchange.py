@@ -59,10 +59,9 @@ class Plan:
     """Of each member: its index among the founders, and its weight over the sum of the members'."""
 
     def __post_init__(self) -> None:
-        members = tuple(m for m in self.founders if m not in self.lost)
         present = [(i, m, self.weights[i]) for i, m in enumerate(self.founders) if m not in self.lost]
         total = sum(weight for _, _, weight in present)
-        object.__setattr__(self, "members", members)
+        object.__setattr__(self, "members", tuple(m for _, m, _ in present))
         object.__setattr__(self, "shares", tuple((i, m, weight / total) for i, m, weight in present))
 
     def owner(self, chunk: int, num_chunks: int) -> bytes:

@@ -66,7 +66,7 @@ def to_items(message: Any) -> list[Any]:
 
 def from_items(items: Any) -> Any:
     """The message for an array from a peer. Raises `BadFrame`."""
-    if not (type(items) is list or isinstance(items, tuple)) or not items or type(items[0]) is not int:
+    if not isinstance(items, (list, tuple)) or not items or type(items[0]) is not int:
         raise BadFrame("a header is not an array that starts with a kind")
     cls, checks, most = _reader_of(items[0])
     if len(items) != len(checks) + 1:

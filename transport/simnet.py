@@ -23,6 +23,7 @@ from transport.effects import CONTROL_LANE, Close, Connect, Core, Deliver, Effec
 from transport.simlinks import NS, Connection, Endpoint, Faults, Pipe, Who, key_of
 from transport.simlinks import Access as Access
 from transport.simroutes import Paths, Route
+from transport.wire import size_bytes
 
 _REDIAL_S = 0.3
 _FRAME_OVERHEAD = 64
@@ -417,7 +418,7 @@ class SimNetwork:
             self._log(peer.key, "lost", lane)
             return
         other = connection.acceptor if peer is connection.dialer else connection.dialer
-        size = len(effect.header) + (0 if effect.payload is None else len(effect.payload))
+        size = len(effect.header) + size_bytes(effect.payload)
         peer.sent[effect.purpose] += size
         other.received[effect.purpose] += size
         if effect.again:

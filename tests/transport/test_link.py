@@ -104,10 +104,13 @@ class Pair:
         self.collect()
         return True
 
+    def deliver(self) -> None:
+        while self.step():
+            pass
+
     def settle(self) -> None:
         for _ in range(4):
-            while self.step():
-                pass
+            self.deliver()
             self.now += 0.6
             for end in (self.a, self.b):
                 end.link.tick(self.now)
@@ -224,9 +227,12 @@ def test_a_flood_of_control_is_a_bad_frame() -> None:
         pair.settle()
 
 
-def deliver(pair: Pair) -> None:
-    while pair.step():
-        pass
+def settled() -> Pair:
+    """Two ends that have greeted, and nothing on the way."""
+    pair = Pair()
+    pair.settle()
+    pair.deliver()
+    return pair
 
 
 def parts_of(end: End) -> list[type]:
@@ -235,42 +241,36 @@ def parts_of(end: End) -> list[type]:
 
 
 def test_who_is_heard_is_not_asked() -> None:
-    pair = Pair()
-    pair.settle()
-    deliver(pair)
+    pair = settled()
     a, b = pair.a.link, pair.b.link
     said: list[type] = []
     for number in range(20):
         pair.now += 0.4
         b.send_control(pair.now, Note(number, ""))
-        deliver(pair)
+        pair.deliver()
         a.tick(pair.now)
         said += parts_of(pair.a)
     assert said == [Ack] * 3  # that b may forget what arrived, and no more
-    deliver(pair)
+    pair.deliver()
     pair.now += 0.5
     a.tick(pair.now)
     assert parts_of(pair.a) == [Ask]
 
 
 def test_who_is_spoken_to_and_never_answers_is_asked_too() -> None:
-    pair = Pair()
-    pair.settle()
-    deliver(pair)
+    pair = settled()
     a, b = pair.a.link, pair.b.link
     for number in range(20):
         pair.now += 0.4
         a.send_control(pair.now, Note(number, ""))
         for link, watched in ((a, True), (b, False)):
             link.tick(pair.now, watched)
-        deliver(pair)
+        pair.deliver()
         assert pair.now - a.last_heard < 1.0
 
 
 def test_whoever_watches_asks_and_is_answered_by_one_who_does_not() -> None:
-    pair = Pair()
-    pair.settle()
-    deliver(pair)
+    pair = settled()
     a, b = pair.a.link, pair.b.link
     for _ in range(20):
         pair.now += 0.6
@@ -279,14 +279,12 @@ def test_whoever_watches_asks_and_is_answered_by_one_who_does_not() -> None:
         assert (parts_of(pair.a), parts_of(pair.b)) == ([Ask], [])
         assert pair.step()
         assert [type(from_items(unpack_items(send.header)[0])) for _, send in pair.wire] == [Ack]
-        deliver(pair)
+        pair.deliver()
         assert a.last_heard == pair.now
 
 
 def test_a_link_that_nobody_watches_is_quiet_and_is_not_dialled_anew() -> None:
-    pair = Pair()
-    pair.settle()
-    deliver(pair)
+    pair = settled()
     for end in (pair.a, pair.b):
         end.link.tick(pair.now + 100.0, watched=False)
         assert not end.out
@@ -294,9 +292,7 @@ def test_a_link_that_nobody_watches_is_quiet_and_is_not_dialled_anew() -> None:
 
 
 def test_silence_counts_from_when_somebody_minds_it() -> None:
-    pair = Pair()
-    pair.settle()
-    deliver(pair)
+    pair = settled()
     a = pair.a.link
     a.tick(pair.now, watched=False)
     pair.now += 100.0
@@ -311,36 +307,32 @@ def test_silence_counts_from_when_somebody_minds_it() -> None:
 
 
 def test_what_arrived_is_acknowledged_in_the_end_though_nobody_watches() -> None:
-    pair = Pair()
-    pair.settle()
-    deliver(pair)
+    pair = settled()
     a, b = pair.a.link, pair.b.link
     for link in (a, b):
         link.tick(pair.now, watched=False)
     a.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
     b.send_control(pair.now, Note(1, ""))
-    deliver(pair)
+    pair.deliver()
     assert a._bulk_out
     assert b._control_out
     pair.now += 2.1
     for link in (a, b):
         link.tick(pair.now, watched=False)
-    deliver(pair)
+    pair.deliver()
     assert not a._bulk_out
     assert not b._control_out
     assert a.deadline() is b.deadline() is None
 
 
 def test_what_was_acknowledged_beside_bulk_is_not_acknowledged_again() -> None:
-    pair = Pair()
-    pair.settle()
-    deliver(pair)
+    pair = settled()
     a, b = pair.a.link, pair.b.link
     pair.now += 100.0
     for number in range(10):
         for link in (a, b):
             link.send_bulk(pair.now, Note(number, ""), b"p", "exchange")
-        deliver(pair)
+        pair.deliver()
         for link in (a, b):
             link.tick(pair.now, watched=False)
         assert not pair.a.out
