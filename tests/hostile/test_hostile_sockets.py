@@ -108,7 +108,7 @@ def test_the_death_of_the_zap_handler_ends_the_driver() -> None:
         assert host.driver._door is not None
         host.driver._door.asking.close(0)
 
-    host.driver.call(kill).result(1)
+    host.driver.call(kill).result(20)
     with client(host.address, host.key) as stranger:
         stranger.send_multipart([b"\0", b"x"])
         eventually(lambda: not host.driver.running)
@@ -253,7 +253,7 @@ def test_an_acceptor_that_breaks_the_rules_is_hung_up_and_dialled_again() -> Non
             assert host.driver._door is not None
             host.driver._door.socket.send_multipart([connection.route, b"\1", b"x"])
 
-        host.driver.call(break_rules).result(1)
+        host.driver.call(break_rules).result(20)
         eventually(lambda: (host.key, 0) in member.core.down)
         eventually(lambda: member.core.up.count((host.key, 0)) == 2)
         assert member.core.received == []

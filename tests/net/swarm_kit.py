@@ -14,7 +14,7 @@ from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS, Limits
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 3.0) -> Any:
+def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
     """The first true value of a condition; fails when the deadline passes."""
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:

@@ -6,6 +6,7 @@ import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.timeout(150)
 
 
 def test_a_worker_killed_in_an_exchange_costs_the_round_only_its_own_part(tmp_path: Path) -> None:
-    run = settings(rounds=5, failure_timeout_s=TIMEOUT_S)
+    run = settings(rounds=200, failure_timeout_s=TIMEOUT_S)
     with (
         diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
         Processes(tmp_path, LARGE) as workers,
@@ -27,20 +28,26 @@ def test_a_worker_killed_in_an_exchange_costs_the_round_only_its_own_part(tmp_pa
         workers.start(0)
         workers.until(lambda: workers.lines(0, "active"))
         workers.start(1)
-        workers.start(2, "--at-round", "2", "--do", "kill")
-        workers.wait("w0", "w1")
+        workers.start(2, "--in-exchange", "SIGKILL")
+        fault = workers.until(lambda: workers.lines(2, "fault"))[0]["at"]
+        after = workers.until(lambda: committed_after(workers, fault, rounds=3))
+    assert [line["members"] for line in after] == [2, 2, 2]
     commits = same_everywhere(workers, [0, 1, 2])
-    fault = workers.lines(2, "fault")[0]["at"]
-    repaired = next(line for line in workers.lines(0, "committed") if line["at"] > fault)
-    assert repaired["members"] == 2
+    repaired = after[0]
     before = commits[repaired["index"] - 1]["value"]
     assert names_in(commits, repaired["index"], before) == "11"
     # Twice the failure timeout, as promised, plus what a loaded machine takes to run the processes.
     assert repaired["at"] - fault < 2 * TIMEOUT_S + 1.5
 
 
+def committed_after(workers: Processes, moment: float, rounds: int) -> list[dict[str, Any]]:
+    """The first commits that w0 saw after it, when there are as many."""
+    after = [line for line in workers.lines(0, "committed") if line["at"] > moment]
+    return after[:rounds] if len(after) >= rounds else []
+
+
 def test_a_stopped_worker_is_left_out_and_comes_back_when_it_goes_on(tmp_path: Path) -> None:
-    run = settings(rounds=40, failure_timeout_s=TIMEOUT_S)
+    run = settings(rounds=200, failure_timeout_s=TIMEOUT_S)
     with (
         diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
         Processes(tmp_path, LARGE // 4) as workers,
@@ -49,12 +56,10 @@ def test_a_stopped_worker_is_left_out_and_comes_back_when_it_goes_on(tmp_path: P
         workers.start(0)
         workers.until(lambda: workers.lines(0, "active"))
         workers.start(1)
-        workers.start(2, "--at-round", "2", "--do", "stop")
-        workers.until(lambda: workers.lines(2, "fault"))
-        fault = workers.lines(2, "fault")[0]["at"]
-        without = workers.until(
-            lambda: [c for c in workers.lines(0, "committed") if c["at"] > fault and c["members"] == 2]
-        )[0]
+        workers.start(2, "--in-exchange", "SIGSTOP")
+        fault = workers.until(lambda: workers.lines(2, "fault"))[0]["at"]
+        without = workers.until(lambda: committed_after(workers, fault, rounds=1))[0]
+        assert without["members"] == 2
         assert without["at"] - fault < 2 * TIMEOUT_S + 1.5
         workers.signal("w2", signal.SIGCONT)
         workers.until(lambda: workers.lines(2, "thawed"))
@@ -149,6 +154,6 @@ def test_ctrl_c_of_a_worker_lets_the_others_go_on_at_once(tmp_path: Path) -> Non
         workers.until(lambda: any(c["members"] == 3 for c in workers.lines(0, "committed")))
         workers.signal("w2", signal.SIGINT)
         # With a failure timeout of 30 s they could not be done in time if they had to notice.
-        workers.processes.pop("w2").wait(10)
+        workers.processes.pop("w2").wait(25)
         workers.wait("w0", "w1")
     assert workers.lines(0, "committed")[-1]["members"] == 2

@@ -1,8 +1,8 @@
 """A worker process whose contribution names it: worker i moves every element by 10**i per round.
 
-    python vector_worker.py TICKET_FILE INDEX SIZE OUT.jsonl [--at-round N kill|stop]
+    python vector_worker.py TICKET_FILE INDEX SIZE OUT.jsonl [--in-exchange SIGKILL|SIGSTOP]
 
-Writes what it sees as JSON lines. With --at-round it kills or stops itself in the exchange of round N.
+Writes what it sees as JSON lines. With --in-exchange it kills or stops itself in the middle of one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from torch import nn
 import diloco
 from peers.events import ContributionEnded, CoordinatorBack, CoordinatorLost, RoundCommitted, RoundOpened
 
+_FRAMES = 3
+"""Nobody can have a whole result by then: it takes a part and a reduced part for each of two others."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -27,8 +30,7 @@ def main() -> None:
     parser.add_argument("index", type=int)
     parser.add_argument("size", type=int)
     parser.add_argument("out")
-    parser.add_argument("--at-round", type=int, default=0)
-    parser.add_argument("--do", choices=("kill", "stop"))
+    parser.add_argument("--in-exchange", choices=("SIGKILL", "SIGSTOP"))
     parser.add_argument("--step-s", type=float, default=0.02)
     parser.add_argument("--nan-after", type=int, default=0)
     args = parser.parse_args()
@@ -47,19 +49,11 @@ def train(args: argparse.Namespace, tell: Any) -> None:
     model = nn.Module()
     model.values = nn.Parameter(torch.full((args.size,), float(args.index)))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    opened: list[int] = []
 
     def on_event(event: object) -> None:
         match event:
             case RoundOpened():
-                if event.serial not in opened:
-                    opened.append(event.serial)
                 tell("opened", attempt=event.attempt, members=len(event.members))
-                if args.at_round and len(opened) == args.at_round:
-                    args.at_round = 0
-                    tell("fault")
-                    os.kill(os.getpid(), signal.SIGKILL if args.do == "kill" else signal.SIGSTOP)
-                    tell("thawed")
             case RoundCommitted():
                 tell(
                     "committed",
@@ -77,6 +71,8 @@ def train(args: argparse.Namespace, tell: Any) -> None:
                 tell(type(event).__name__, step=outer.step)
 
     with diloco.join(f"@{args.ticket}", listen="tcp://127.0.0.1:0", name=f"w{args.index}") as swarm:
+        if args.in_exchange:
+            fail_in_exchange(swarm._driver, signal.Signals[args.in_exchange], tell)
         outer = diloco.Outer(model, optimizer, swarm, 1, on_event)
         outer.enter(60.0)
         every = swarm.settings.method.resolved().sync_every
@@ -89,6 +85,34 @@ def train(args: argparse.Namespace, tell: Any) -> None:
                 tell("nan")
             optimizer.step()
         tell("end", step=outer.step, round=outer.round)
+
+
+def fail_in_exchange(driver: Any, how: signal.Signals, tell: Any) -> None:
+    """Signal ourselves after the first frames of the second in a row of rounds with all three, from the
+    driver's thread: the training thread hears of a round when it may be over. By then each of the three was
+    in the round before, so that what it contributes is four steps."""
+    whole_rounds, frames_left = 0, -1
+    on_event, send = driver._on_event, driver._send
+
+    def see(event: object) -> None:
+        nonlocal whole_rounds, frames_left
+        if isinstance(event, RoundOpened):
+            whole_rounds = whole_rounds + 1 if len(event.members) == 3 else 0
+            if whole_rounds == 2:
+                frames_left = _FRAMES
+        on_event(event)
+
+    def count(effect: object) -> None:
+        nonlocal frames_left
+        send(effect)
+        frames_left -= 1
+        if frames_left == 0:
+            driver._on_event, driver._send = on_event, send
+            tell("fault")
+            os.kill(os.getpid(), how)
+            tell("thawed")
+
+    driver._on_event, driver._send = see, count
 
 
 if __name__ == "__main__":
