@@ -296,9 +296,12 @@ class Exchanging:
                 self._bulk.consumed(now, peer, cost)
         self._early = [h for h in self._early if not void(h[1].serial)]
 
-    def forget_peer(self, peer: bytes) -> None:
-        """Its link is gone, and with it the credit that held chunks took."""
+    def link_began_anew(self, peer: bytes) -> None:
+        """What was under way to a peer is lost, and so is the credit that chunks held for later took: its
+        end sends those again, as this one does."""
         self._early = [h for h in self._early if h[0] != peer]
+        for running in self.running.values():
+            running.exchange.send_again(peer)
 
     def pump(self, now: float) -> None:
         """Move every exchange on, and report what it came to. `busy` tells that more can be done at once:

@@ -218,7 +218,7 @@ class Member:
 
     def session_began(self, now: float, peer: bytes) -> None:
         """A peer lost its memory of us, or the coordinator greets."""
-        self.exchanging.forget_peer(peer)
+        self.exchanging.link_began_anew(peer)
         self._waiting_wants = [w for w in self._waiting_wants if w[0] != peer]
         self.following.peer_restarted(now, peer)
         if peer != self.coordinator:
@@ -297,7 +297,7 @@ class Member:
 
     def peer_gone(self, now: float, peer: bytes) -> None:
         """The node dropped the link to a peer."""
-        self.exchanging.forget_peer(peer)
+        self.exchanging.link_began_anew(peer)
         self._waiting_wants = [w for w in self._waiting_wants if w[0] != peer]
         self.following.peer_left(now, peer)
         self._advance(now)

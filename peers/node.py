@@ -227,7 +227,8 @@ class Node:
             return  # it is gone; whoever waits for it is told by its absence
         link.send_control(now, message)
         if link.control_overflows():
-            self.forget(peer, "it did not take its messages")
+            self.trace("messages_dropped", peer=peer)
+            link.begin_anew(self._next_session())
 
     def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
         link = self.links.get(peer)
@@ -279,11 +280,14 @@ class Node:
             return peer in self.coordinator.roster.entries
         return peer == self._contact.key or (self.member is not None and peer in self.member.roster)
 
-    def _link_to(self, now: float, peer: bytes, addresses: tuple[str, ...], *, dials: bool) -> Link:
+    def _next_session(self) -> int:
         self._generation += 1
+        return session_of(self._incarnation, self._generation)
+
+    def _link_to(self, now: float, peer: bytes, addresses: tuple[str, ...], *, dials: bool) -> Link:
         link = Link(
             peer,
-            session_of(self._incarnation, self._generation),
+            self._next_session(),
             dials=dials,
             addresses=addresses,
             heartbeat_s=self._timeout_s / 4,

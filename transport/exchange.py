@@ -236,6 +236,16 @@ class DirectReduce:
         self._take(peer, message.chunk, payload)
         return True
 
+    def send_again(self, peer: bytes) -> None:
+        """What is under way to ``peer`` may be lost. What it turns out to have, it drops."""
+        if self._plan is None or peer not in self._others:
+            return
+        due = [c for c, owner in enumerate(self._owners) if owner == peer and self._means[c] is None]
+        self._part_sent -= {(chunk, peer) for chunk in due}
+        self._part_queues[peer] = due[::-1]
+        self._means_sent[peer] = 0
+        self._to_send[peer] = None
+
     def pump(self, room: Room, send: SendBulk) -> bool:
         """One small step of what can be done now; True if there may be another. What others wait for goes
         first: reduce a chunk, send one to each peer, and only then decode and hash a result. Parts go

@@ -182,6 +182,14 @@ class Link:
         unheard = self._limits.window_bytes - self._kept_cost
         return (granted if granted < unheard else unheard) - FRAME_COST
 
+    def begin_anew(self, session: int) -> None:
+        """Drop what waits, of either stream: the other end was away for longer than we keep messages. It is
+        greeted with a higher ``session`` when it is back, and learns by that what was lost."""
+        self._oldest = max(self._oldest, self.incarnation)
+        self.session, self._peer_session, self._never_met = session, 0, False
+        self._open_lanes.clear()
+        self._start_streams()
+
     def start(self, now: float) -> None:
         """Dial, if this end does."""
         self._dialled_at = now
