@@ -25,6 +25,7 @@ from diloco.numbers import TensorNumbers
 from diloco.outer import OuterState
 from diloco.rules import matching_of, wait_s
 from diloco.schedule import Schedule
+from diloco.speed import Speed
 from diloco.swarm import Swarm
 from peers.events import ContributionEnded, Fate, RoundCommitted
 from peers.manifest import Manifest
@@ -66,7 +67,8 @@ class Outer:
         self._numbers = TensorNumbers(self._outer)
         rounds = swarm.settings.run.rounds
         self._loop = OuterLoop(Schedule.of(self.method), wait_s(swarm.settings), self._numbers, rounds)
-        self._began = time.monotonic()
+        self._began = self._resumed = time.monotonic()
+        self._speed = Speed(self.method.sync_every)
         self._reported = 0.0
         self._stopping = False
         self._hook = optimizer.register_step_post_hook(lambda *_: self._stepped())
@@ -203,10 +205,12 @@ class Outer:
                 raise SwarmTimeout(
                     f"no shared state after {timeout_s:.0f} s: is another member training, and reachable?"
                 )
+        self._resumed = time.monotonic()
 
     def _stepped(self) -> None:
         if self.finished:
             return
+        self._speed.count(1, self._tokens_per_step, time.monotonic() - self._resumed)
         self.step += 1
         self.tokens += self._tokens_per_step
         while self._take_event(0.0):
@@ -215,6 +219,7 @@ class Outer:
         self._run(self._loop.stepped(time.monotonic(), self._tokens_per_step))
         self._wait()
         self._report()
+        self._resumed = time.monotonic()
 
     def _wait(self) -> None:
         began = time.monotonic()
@@ -250,7 +255,7 @@ class Outer:
         if not at_once and now - self._reported < _REPORT_EVERY_S:
             return
         self._reported = now
-        self._loop.speed = self.tokens / max(1e-9, now - self._began - self.waited_s)
+        self._loop.speed = self._speed.tokens_per_s
         report = Report(
             self.step,
             self._numbers.count(0),

@@ -8,7 +8,6 @@ waits for the network only where the method says so, and never without bound.
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
 from typing import Protocol
@@ -234,7 +233,7 @@ class OuterLoop:
             case OfferWanted():
                 self._offer_early(event.fragment)
             case PaceSet():
-                self._fastest = event.fastest
+                self._set_pace(event.fastest)
             case RunFinished():
                 self.finished = True
             case EntryRefused():
@@ -253,12 +252,20 @@ class OuterLoop:
         # H may have become shorter than the delay.
         return min(self._schedule.delay, self._period(fragment))
 
+    def _set_pace(self, fastest: float) -> None:
+        before = [self._period(fragment) for fragment in range(len(self.progress))]
+        self._fastest = fastest
+        for fragment, each in enumerate(self.progress):
+            if each.offered is None:  # what is under way is as much shorter as what is to come
+                each.next_offer = max(1, round(each.next_offer * self._period(fragment) / before[fragment]))
+
     def _period(self, fragment: int) -> int:
         every = self._numbers.sync_every(fragment)
         if not 0.0 < self.speed < self._fastest:
             return every
-        # DyLU (arXiv 2401.09135): all workers return at about the same time.
-        return max(1, math.ceil(every * self.speed / self._fastest))
+        # DyLU (arXiv 2401.09135): all workers return at about the same time. It rounds up; a speed is
+        # measured, and its noise must not cost everybody one step of the slowest.
+        return max(1, round(every * self.speed / self._fastest))
 
     def _offer(self, now: float, fragment: int) -> list[Command]:
         each = self.progress[fragment]

@@ -24,6 +24,7 @@ from diloco.schedule import Schedule
 from diloco.settings import RunSettings
 from diloco.simulation.people import HOST, Clockwork, Peer, invite_key, key_of, knock_of, open_door
 from diloco.simulation.report import Activity
+from diloco.speed import Speed
 from peers.application import Application
 from peers.manifest import Manifest
 from peers.member import Member
@@ -89,13 +90,12 @@ class Worker:
     trainer: Trainer
     loop: OuterLoop
     clockwork: Clockwork
+    speed: Speed
     sent_before: int
     """Bytes that earlier lives of the peer sent."""
     steps: int = 0
     tokens: int = 0
     loss: float = 0.0
-    began_s: float = 0.0
-    """When it first held the shared state."""
     waited_s: float = 0.0
     ended: bool = False
     """It left, was refused, or was superseded."""
@@ -104,6 +104,7 @@ class Worker:
     inbox: list[object] = field(default_factory=list)
     block: list[float] = field(default_factory=list)
     """When each of the inner steps under way ends."""
+    block_began_s: float = 0.0
     token: int = 0
     """Names the block: the end of one with another name is void."""
     wakes_ns: int = 0
@@ -291,7 +292,8 @@ class Engine:
         address = f"tcp://{hashlib.sha256(peer.name.encode()).hexdigest()[:16]}:1"
         process = self.net.add(key, node, peer.access, lambda _, event: self._event(worker, event), address)
         clockwork = Clockwork(peer.pace, pace)
-        worker = Worker(peer, life, node, process, trainer, loop, clockwork, process.sent.total())
+        speed, sent = Speed(method.sync_every), process.sent.total()
+        worker = Worker(peer, life, node, process, trainer, loop, clockwork, speed, sent)
         self.workers[peer.name] = worker
         names, shapes = trainer.names_sha256, trainer.shapes_sha256
         manifest = Manifest(self._digest, names, shapes, method.codec, trainer.elements, "simulated")
@@ -335,11 +337,11 @@ class Engine:
             self._begin_block(worker)
 
     def _begin_block(self, worker: Worker) -> None:
-        now = self.net.now
-        if not worker.began_s:
-            worker.began_s = now
+        now = worker.block_began_s = self.net.now
         self._does(worker, "compute")
-        count = 1 if worker.trainer.step else min(_MOST_STEPS, worker.loop.quiet_steps())
+        # The first step ends alone: then how fast it was is told, as in a real worker.
+        alone = worker.trainer.step or not worker.steps
+        count = 1 if alone else min(_MOST_STEPS, worker.loop.quiet_steps())
         if self.num_steps is not None:
             count = min(count, self.num_steps - worker.steps)
         worker.block = [now + after for after in accumulate(worker.clockwork.durations(count))]
@@ -358,6 +360,7 @@ class Engine:
         count, worker.block = len(worker.block), []
         self._count(worker, count)
         tokens = worker.peer.tokens_per_step
+        worker.speed.count(count, count * tokens, self.net.now - worker.block_began_s)
         if count > 1:
             self._run(worker, worker.loop.stepped(self.net.now, tokens * (count - 1), count - 1))
         self._take_inbox(worker)
@@ -428,8 +431,7 @@ class Engine:
         if now - worker.reported_s < _REPORT_EVERY_S and not at_once:
             return
         worker.reported_s = now
-        speed = worker.tokens / max(1e-9, now - worker.began_s - worker.waited_s)
-        worker.loop.speed = speed
+        speed = worker.loop.speed = worker.speed.tokens_per_s
         count = worker.trainer.numbers.count(0)
         report = Report(worker.steps, count, worker.tokens, worker.loss, speed, speed, worker.bytes_sent, 0)
         self._tell(worker, lambda now, member: member.report(now, report))

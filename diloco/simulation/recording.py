@@ -221,8 +221,6 @@ class Recording:
 
     def _swapped(self, now: float, track: _Track, event: Swapped | SwapFailed, outcome: str) -> None:
         self._end_exchange(now, track, event.fragment, outcome)
-        if isinstance(event, Swapped) or event.alone:
-            track.report.tokens_applied += event.tokens
         found = self._open.setdefault(event.step, _Round(event.fragment, now, now))
         found.committed_s = found.landed_s = now
         if isinstance(event, Swapped):

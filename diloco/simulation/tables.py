@@ -48,7 +48,7 @@ def _summary(report: Report) -> Table:
             "tokens/s",
             f"{report.tokens_per_s:,.0f} of {report.ideal_tokens_per_s:,.0f} without a network ({share:.1%})",
         ),
-        ("tokens", f"{report.tokens:,} trained, {report.tokens_applied:,} in the shared model"),
+        ("tokens", f"{report.tokens:,} trained, {report.tokens_applied:,} applied"),
         ("time", f"{clock(report.seconds)}, {len(report.rounds)} rounds; it ended with {report.ended}"),
         ("sent per peer", sent),
         ("received per peer", received),

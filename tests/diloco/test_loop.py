@@ -339,10 +339,30 @@ def test_where_rounds_do_not_wait_an_offer_that_missed_one_is_made_again_with_al
 def test_a_slow_worker_offers_after_fewer_steps(numbers: Recorder) -> None:
     loop = active_loop(numbers)
     step(loop, 4)
-    loop.speed = 30.0
+    loop.speed = 52.0
     loop.handle(0.0, PaceSet(100.0))
     loop.handle(0.0, committed(1))
-    assert [type(c) for c in step(loop, 2)] == [Announce], "ceil(4 * 0.3) steps"
+    assert step(loop, 1) == []
+    assert [type(c) for c in step(loop, 1)] == [Announce], (
+        "4 * 0.52 steps, the noise of which counts for nothing"
+    )
+
+
+def test_a_pace_that_is_set_half_way_holds_for_the_offer_to_come(numbers: Recorder) -> None:
+    loop = active_loop(numbers)
+    step(loop, 1)
+    loop.speed = 50.0
+    loop.handle(0.0, PaceSet(100.0))
+    assert [type(c) for c in step(loop, 1)] == [Announce], "2 of 4 steps"
+
+
+def test_a_pace_changes_nothing_for_what_is_offered(numbers: Recorder) -> None:
+    loop = active_loop(numbers, delay=2)
+    step(loop, 4)
+    loop.speed = 50.0
+    loop.handle(0.0, PaceSet(100.0))
+    assert step(loop, 1) == []
+    assert loop.progress[0].offered is not None
 
 
 def test_h_follows_what_the_numbers_say(numbers: Recorder) -> None:

@@ -46,10 +46,20 @@ def test_intellect_1_comes_out_within_half_a_point() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["two-data-centres", "eight-homes", "four-continents", "hundred-billion", "mixed-speeds"]
+    ("name", "changes"),
+    [
+        ("two-data-centres", []),
+        ("two-data-centres", ["method.sync_every=100"]),
+        ("eight-homes", []),
+        ("four-continents", []),
+        ("hundred-billion", []),
+        ("hundred-billion", ["method.delay=0"]),
+        ("mixed-speeds", []),
+        ("mixed-speeds", ["method.pace=by_speed"]),
+    ],
 )
-def test_the_model_agrees_with_the_simulator_on_shipped_scenarios(name: str) -> None:
-    scenario = load_scenario(SCENARIOS / f"{name}.toml", ["run.rounds=6"])
+def test_the_model_agrees_with_the_simulator_on_shipped_scenarios(name: str, changes: list[str]) -> None:
+    scenario = load_scenario(SCENARIOS / f"{name}.toml", ["run.rounds=6", *changes])
     assert predict_scenario(scenario) == pytest.approx(simulate(scenario).utilization, rel=0.05)
 
 

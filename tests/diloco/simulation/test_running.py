@@ -166,6 +166,7 @@ def test_gossip_runs_to_its_end_without_a_coordinator_in_the_way() -> None:
         assert not report.violations
         assert len(report.rounds) == 4
         assert report.rounds[0].participants == 4
+        assert 0 < report.tokens_applied <= report.tokens
 
 
 def test_a_real_model_is_trained_under_virtual_time() -> None:
