@@ -155,9 +155,9 @@ def host(
         with screen:
             if train:
                 outcome = _train(swarm, recipe, data, device, save, threads, None, interrupts)
-            while view.rounds_done < view.rounds_wanted and swarm.status()["rounds"] < view.rounds_wanted:
+            while not swarm.status()["over"]:
                 time.sleep(0.2)
-            time.sleep(_LINGER_S)  # so that every member hears of the last round
+            time.sleep(_LINGER_S)  # so that what was told arrives
         print(f"done: {view.rounds_wanted} rounds")
         if train:
             print(outcome.line())

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from diloco.errors import SwarmClosed
 from diloco.settings import RunSettings
-from peers.events import PeerLeft, PeersJoined, RoundCommitted, RoundOpened
+from peers.events import BecameActive, PeerLeft, PeersJoined, RoundCommitted, RoundOpened
 from peers.member import Member
 from peers.node import Node, Training
 from peers.ticket import Ticket
@@ -156,6 +156,8 @@ class Swarm:
                 self.view.peers.update(event.members)
             case PeerLeft():
                 self.view.peers.pop(event.key, None)
+            case BecameActive():
+                self.view.round = event.index
             case RoundOpened():
                 self.view.participants = len(event.members)
             case RoundCommitted():

@@ -115,6 +115,7 @@ class Coordinator:
         self.term = 0
         self.seed: bytes | None = None
         self.holderless_since: float | None = None
+        self.finished_at: float | None = None
         self.num_donations = 0
         self.recent: deque[tuple[int, int, float]] = deque(maxlen=_RECENT)
         """Of the last commits: fragment, members, and seconds from opening to commit."""
@@ -219,6 +220,8 @@ class Coordinator:
         rounding.open_what_can_be(self, now)
         if self.rules.gossips:
             self.news.flush(now, self._everyone)
+        elif self.finished:
+            self._finish(now)
 
     def _everyone(self) -> Iterator[MemberIs | MemberActive]:
         for entry in self.roster.entered():
@@ -250,8 +253,8 @@ class Coordinator:
             self.outlet.send(now, entry.key, self._member_is(other))
         joining.bring_in(self, now, entry)
         self.outlet.send(now, entry.key, Entered(self.roster.epoch, ()))
-        if self.finished:
-            self.outlet.send(now, entry.key, Finished(self.chain.rounds()))
+        if self.finished and (self.rules.gossips or not entry.holds_state):
+            self._tell_finished(now, entry)
 
     def _refusal(self, entry: Entry, message: Enter) -> Refused | None:
         if message.settings != self.rules.settings:
@@ -351,7 +354,28 @@ class Coordinator:
             self.outlet.trace("swapped", index=taken, members=tuple(e.key for e in self.roster.active()))
         if taken >= self.rules.rounds:
             for other in self.roster.entered():
-                self.outlet.send(now, other.key, Finished(self.rules.rounds))
+                if not other.told_finished:
+                    self._tell_finished(now, other)
+
+    def _finish(self, now: float) -> None:
+        """Tell members that the run has all its rounds once they all hold the last result, or had their time
+        to: who is told leaves, and whoever is behind has nobody then to fetch it from."""
+        if self.finished_at is None:
+            self.finished_at = now
+        untold = [entry for entry in self.roster.entered() if not entry.told_finished]
+        behind = any(entry.head != self.chain.head or not entry.holds_state for entry in untold)
+        if not behind or now - self.finished_at > self.rules.grace_s + 2 * self.rules.failure_timeout_s:
+            for entry in untold:
+                self._tell_finished(now, entry)
+
+    def _tell_finished(self, now: float, entry: Entry) -> None:
+        entry.told_finished = True
+        self.outlet.send(now, entry.key, Finished(self.num_rounds))
+
+    @property
+    def over(self) -> bool:
+        """The run has all its rounds, and who is here knows it."""
+        return self.finished and all(entry.told_finished for entry in self.roster.entered())
 
     def _pace(self, now: float, entry: Entry) -> None:
         """Tell a member how fast the fastest is, if that has changed since it was told."""
@@ -407,6 +431,7 @@ class Coordinator:
             "head": self.chain.head,
             "rounds": self.num_rounds,
             "rounds_wanted": self.rules.rounds,
+            "over": self.over,
             "open": open_rounds,
             "model": self.model.model if self.model else "",
             "codec": self.model.codec if self.model else "",

@@ -120,6 +120,8 @@ class BecameActive:
     """This member holds the shared state: what it trains from here counts."""
 
     head: bytes
+    index: int
+    """Of the head, counted in commits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ class Following:
     adapts: bool = False
     """How long a result is depends on the state before it."""
     head: bytes = GENESIS
+    index: int = 0
+    """Of the head."""
     holds_state: bool = False
     records: deque[Record] = field(default_factory=deque)
     state_fetches: list[_StateFetch] = field(default_factory=list)
@@ -91,17 +93,22 @@ class Following:
 
     def begin_at(self, head: bytes) -> None:
         """Our own state is the run's first, under this name."""
-        self.head = self._common_base = head
+        self.head, self.index = head, 0
+        self._common_base = head
         self._bases = {}
         self.holds_state = True
 
     def moved(self, record: Record) -> None:
         """A record was applied, or adopted."""
-        self.head = record.hash()
+        self.head, self.index = record.hash(), record.index
         if record.restores:
             self._common_base, self._bases = self.head, {}
         else:
             self._bases[record.fragment] = self.head
+
+    def arrive(self, order: CatchUp) -> None:
+        """The whole state that was ordered is here."""
+        self.head, self.index, self.holds_state = order.head, order.index, True
 
     def set_version(self, fragment: int, version: bytes) -> None:
         self._bases[fragment] = version

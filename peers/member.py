@@ -185,8 +185,7 @@ class Member:
         self._digests[fragment] = state
         self.following.set_version(fragment, version)
         if order.remaining == 0:
-            self.following.head = order.head
-            self.following.holds_state = True
+            self.following.arrive(order)
             self._say_head(now)
         self._advance(now)
 
@@ -397,7 +396,7 @@ class Member:
     def _become_active(self, now: float) -> None:
         if not self.active:
             self.active = True
-            self.outlet.deliver(BecameActive(self.following.head))
+            self.outlet.deliver(BecameActive(self.following.head, self.following.index))
             for fragment, offered in self.exchanging.offered.items():
                 if not offered.committed:
                     self.exchanging.say_ready(now, fragment)

@@ -239,13 +239,14 @@ class Seed:
 @dataclass(frozen=True, slots=True)
 class CatchUp:
     """Fetch this state of one fragment from these donors; ``remaining`` more fragments follow.
-    With the last one your head is ``head``."""
+    With the last one your head is ``head``, the record of that ``index``."""
 
     fragment: Small
     version: Key
     state: Key
     donors: Keys
     head: Key
+    index: Count
     remaining: Small
 
 

@@ -36,6 +36,7 @@ class Entry:
     report: Report | None = None
     told_pace: float = 0.0
     """The speed of the fastest member, as this one was told."""
+    told_finished: bool = False
     strikes: int = 0
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
@@ -46,6 +47,7 @@ class Entry:
         self.order, self.entered, self.active, self.needs_state = order, True, False, False
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.digests, self.ready, self.report, self.told_pace = {}, {}, None, 0.0
+        self.told_finished = False
 
     def go_out(self) -> None:
         self.entered = self.active = self.needs_state = self.holds_state = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from peers.messages import Abort, Committed, Finished, Open, Rejected, Wanted
+from peers.messages import Abort, Committed, Open, Rejected, Wanted
 from peers.record import Record
 from peers.roster import Entry
 from peers.rounds import OpenRound
@@ -245,6 +245,3 @@ def announce(c: Coordinator, now: float, record: Record) -> None:
         else:
             entry.ready.pop(record.fragment, None)
         c.outlet.send(now, entry.key, message)
-    if c.finished:
-        for entry in c.roster.entered():
-            c.outlet.send(now, entry.key, Finished(c.chain.rounds()))

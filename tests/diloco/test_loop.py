@@ -87,7 +87,7 @@ def schedule(num_fragments: int = 1, delay: int = 0, **more: bool) -> Schedule:
 
 def active_loop(numbers: Recorder, **of_schedule: Any) -> OuterLoop:
     loop = OuterLoop(schedule(**of_schedule), WAIT_S, numbers)
-    loop.handle(0.0, BecameActive(GENESIS))
+    loop.handle(0.0, BecameActive(GENESIS, 0))
     return loop
 
 

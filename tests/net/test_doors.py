@@ -116,6 +116,18 @@ def test_another_model_is_refused_with_what_differs_and_others_go_on(
         assert outer.round > before
 
 
+def test_who_joins_later_knows_how_many_rounds_its_state_has(host: diloco.Swarm) -> None:
+    first_model, second_model = nn.Linear(4, 2), nn.Linear(4, 2)
+    with (
+        diloco.join(host.ticket, listen=LOCAL, name="first") as one,
+        diloco.join(host.ticket, listen=LOCAL, name="second") as two,
+    ):
+        first, optimizer = worker(first_model, one)
+        train(first_model, optimizer, 6)
+        second, _ = worker(second_model, two)
+        assert 0 < second.round == first.round
+
+
 def test_of_two_processes_with_one_identity_the_older_is_told_to_stop(
     host: diloco.Swarm, tmp_path: Path
 ) -> None:

@@ -214,6 +214,43 @@ def test_a_result_that_all_survivors_hold_stands_with_the_one_that_left() -> Non
     assert record.members == (key(1), key(2), key(3))
 
 
+def finished_run(num_members: int, **rules: Any) -> tuple[Swarm, bytes]:
+    """Its only round is committed, and nobody has said yet that it holds the result."""
+    swarm = trained(num_members, rounds=1, **rules)
+    indexes = range(1, num_members + 1)
+    serial = opened(swarm, *indexes).serial
+    for index in indexes:
+        swarm.hear(index, Done(serial, 0, RESULT))
+    return swarm, swarm.core.chain.head
+
+
+def test_the_end_of_a_run_is_told_once_all_hold_the_last_result() -> None:
+    swarm, head = finished_run(2)
+    swarm.hold(1, head)
+    assert not swarm.told(1, Finished), "it would leave, and the other has nobody to fetch from"
+    assert not swarm.core.over
+    swarm.hold(2, head)
+    assert [len(swarm.told(index, Finished)) for index in (1, 2)] == [1, 1]
+    assert swarm.core.over
+
+
+def test_the_end_of_a_run_waits_for_nobody_without_bound() -> None:
+    swarm, head = finished_run(2, grace_s=3.0, failure_timeout_s=2.0)
+    swarm.hold(1, head)
+    swarm.later(6.0)
+    assert not swarm.told(1, Finished)
+    swarm.later(2.0)
+    assert swarm.told(1, Finished)
+    assert swarm.told(2, Finished)
+
+
+def test_a_newcomer_to_a_finished_run_is_told_at_once() -> None:
+    swarm, _ = finished_run(2)
+    swarm.enter(3)
+    assert swarm.told(3, Finished)
+    assert not swarm.told(1, Finished)
+
+
 def test_below_the_minimum_a_round_is_given_up_and_offers_stand() -> None:
     swarm = trained(2)
     opened(swarm, 1, 2)

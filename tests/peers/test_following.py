@@ -76,7 +76,7 @@ def catching_up(wire: Wire, app: App) -> Following:
         state = tree_digest(digests_of(fragment))
         remaining = NUM_FRAGMENTS - fragment - 1
         following.begin_catching_up(
-            0.0, CatchUp(fragment, b"v" * 32, state, (b"donor",), b"h" * 32, remaining)
+            0.0, CatchUp(fragment, b"v" * 32, state, (b"donor",), b"h" * 32, 7, remaining)
         )
     return following
 
