@@ -1,4 +1,4 @@
-"""A worker process whose contribution names it: worker i moves every element by 10**i per round.
+"""A worker process whose contribution names it: worker i moves every element by 4**i per round.
 
     python vector_worker.py TICKET_FILE INDEX SIZE OUT.jsonl [--in-exchange SIGKILL|SIGSTOP]
 
@@ -79,7 +79,7 @@ def train(args: argparse.Namespace, tell: Any) -> None:
         tell("active", value=float(outer._outer.outer_parameters(0)[0]))
         while not outer.finished:
             time.sleep(args.step_s)
-            model.values.grad = torch.full((args.size,), 10.0**args.index / every)
+            model.values.grad = torch.full((args.size,), 4.0**args.index / every)
             if args.nan_after and outer.round >= args.nan_after:
                 model.values.grad[0], args.nan_after = float("nan"), 0
                 tell("nan")
