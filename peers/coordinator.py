@@ -116,6 +116,8 @@ class Coordinator:
         self.seed: bytes | None = None
         self.holderless_since: float | None = None
         self.finished_at: float | None = None
+        self._stays_until = 0.0
+        """A host that died before it told of the end waits for members to come back and hear of it."""
         self.num_donations = 0
         self.recent: deque[tuple[int, int, float]] = deque(maxlen=_RECENT)
         """Of the last commits: fragment, members, and seconds from opening to commit."""
@@ -156,6 +158,8 @@ class Coordinator:
         self.term += 1
         self.outlet.store(pack(TermBegan(self.term)))
         self.roster.epoch = self.term << 32
+        if self.finished:
+            self._stays_until = now + 2 * self.rules.failure_timeout_s
 
     def next_serial(self) -> int:
         self._next_serial += 1
@@ -372,10 +376,10 @@ class Coordinator:
         entry.told_finished = True
         self.outlet.send(now, entry.key, Finished(self.num_rounds))
 
-    @property
-    def over(self) -> bool:
+    def over(self, now: float) -> bool:
         """The run has all its rounds, and who is here knows it."""
-        return self.finished and all(entry.told_finished for entry in self.roster.entered())
+        told = all(entry.told_finished for entry in self.roster.entered())
+        return self.finished and told and now >= self._stays_until
 
     def _pace(self, now: float, entry: Entry) -> None:
         """Tell a member how fast the fastest is, if that has changed since it was told."""
@@ -431,7 +435,7 @@ class Coordinator:
             "head": self.chain.head,
             "rounds": self.num_rounds,
             "rounds_wanted": self.rules.rounds,
-            "over": self.over,
+            "over": self.over(now),
             "open": open_rounds,
             "model": self.model.model if self.model else "",
             "codec": self.model.codec if self.model else "",

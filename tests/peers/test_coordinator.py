@@ -228,10 +228,19 @@ def test_the_end_of_a_run_is_told_once_all_hold_the_last_result() -> None:
     swarm, head = finished_run(2)
     swarm.hold(1, head)
     assert not swarm.told(1, Finished), "it would leave, and the other has nobody to fetch from"
-    assert not swarm.core.over
+    assert not swarm.core.over(swarm.now)
     swarm.hold(2, head)
     assert [len(swarm.told(index, Finished)) for index in (1, 2)] == [1, 1]
-    assert swarm.core.over
+    assert swarm.core.over(swarm.now)
+
+
+def test_a_host_that_died_at_the_end_waits_for_members_to_come_back_and_hear_of_it() -> None:
+    before, head = finished_run(1, min_peers=1)
+    after = Swarm(before.journal, rounds=1, min_peers=1, failure_timeout_s=2.0)
+    assert not after.core.over(3.9)
+    after.enter(1, head=head, holds_state=True)
+    assert after.told(1, Finished)
+    assert after.core.over(4.1)
 
 
 def test_the_end_of_a_run_waits_for_nobody_without_bound() -> None:
