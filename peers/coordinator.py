@@ -115,7 +115,7 @@ class Coordinator:
         self.term = 0
         self.seed: bytes | None = None
         self.holderless_since: float | None = None
-        self.finished_at: float | None = None
+        self._finished_at: float | None = None
         self._stays_until = 0.0
         """A host that died before it told of the end waits for members to come back and hear of it."""
         self.num_donations = 0
@@ -358,17 +358,16 @@ class Coordinator:
             self.outlet.trace("swapped", index=taken, members=tuple(e.key for e in self.roster.active()))
         if taken >= self.rules.rounds:
             for other in self.roster.entered():
-                if not other.told_finished:
-                    self._tell_finished(now, other)
+                self._tell_finished(now, other)
 
     def _finish(self, now: float) -> None:
         """Tell members that the run has all its rounds once they all hold the last result, or had their time
         to: who is told leaves, and whoever is behind has nobody then to fetch it from."""
-        if self.finished_at is None:
-            self.finished_at = now
+        if self._finished_at is None:
+            self._finished_at = now
         untold = [entry for entry in self.roster.entered() if not entry.told_finished]
         behind = any(entry.head != self.chain.head or not entry.holds_state for entry in untold)
-        if not behind or now - self.finished_at > self.rules.grace_s + 2 * self.rules.failure_timeout_s:
+        if not behind or now - self._finished_at > self.rules.grace_s + 2 * self.rules.failure_timeout_s:
             for entry in untold:
                 self._tell_finished(now, entry)
 

@@ -134,8 +134,7 @@ def _send_donors(c: Coordinator, now: float, entry: Entry, states: _States) -> N
     for fragment, digest, donors in states:
         remaining = len(states) - fragment - 1
         version = c.chain.base(fragment)
-        head = (c.chain.head, c.chain.index)
-        message = CatchUp(fragment, version, digest, tuple(donors), *head, remaining)
+        message = CatchUp(fragment, version, digest, tuple(donors), c.chain.head, c.chain.index, remaining)
         # Donors hear of it before they can hear of the next commit, so the state is still theirs.
         for donor in donors:
             c.outlet.send(now, donor, Serve(fragment, digest))

@@ -240,9 +240,9 @@ class DirectReduce:
         """What is under way to ``peer`` may be lost. What it turns out to have, it drops."""
         if self._plan is None or peer not in self._others:
             return
-        due = [c for c, owner in enumerate(self._owners) if owner == peer and self._means[c] is None]
-        self._part_sent -= {(chunk, peer) for chunk in due}
-        self._part_queues[peer] = due[::-1]
+        # Whose mean is here had our part.
+        self._part_sent = {(c, to) for c, to in self._part_sent if to != peer or self._means[c] is not None}
+        self._part_queues = self._queue_parts(self._plan)
         self._means_sent[peer] = 0
         self._to_send[peer] = None
 

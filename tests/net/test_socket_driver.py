@@ -196,11 +196,14 @@ def test_effects_are_carried_out_in_order_and_calls_return_results() -> None:
 def test_a_deadline_is_kept() -> None:
     node = Node()
     with running(node):
-        due = time.monotonic() + 0.05
-        node.driver.call(lambda core, now: setattr(node.core, "due", due)).result(20)
-        eventually(lambda: node.core.ticks)
-        assert time.monotonic() >= due
-        assert node.core.ticks == 1
+        started = time.monotonic()
+        for number in range(1, 11):
+            due = time.monotonic() + 0.05
+            node.driver.call(lambda core, now, due=due: setattr(node.core, "due", due)).result(20)
+            eventually(lambda number=number: node.core.ticks == number)
+            assert time.monotonic() >= due
+        # The sockets are looked at every second anyway: that would have taken ten.
+        assert time.monotonic() - started < 5.0
 
 
 def test_a_journal_that_cannot_be_written_stops_the_driver_before_anything_is_sent() -> None:
@@ -256,10 +259,10 @@ def test_stop_is_prompt_when_the_other_side_takes_nothing() -> None:
         member.driver.start()
         member.dial(host)
         host.block(3.0)
-        started = time.monotonic()
         member.do(*(Send(host.key, 1, b"b", bytes(1 << 20)) for _ in range(40)))
+        started = time.monotonic()
         member.driver.stop(0.3)
-        assert time.monotonic() - started < 3.0, "it waited for the other side"
+        assert time.monotonic() - started < 2.0, "it lingered for as long as it ever may"
 
 
 def test_drivers_leave_no_descriptors() -> None:
