@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from diloco.api import host, join, solo, status
 from diloco.errors import (
     DilocoError,
     EntryError,
@@ -21,11 +20,13 @@ from diloco.errors import (
     UserError,
 )
 from diloco.settings import RunSettings, load_settings
-from diloco.swarm import Swarm
+from diloco.swarm.entry import host, join, solo
+from diloco.swarm.handshake import status
+from diloco.swarm.swarm import Swarm
 
 if TYPE_CHECKING:
-    from diloco.attaching import Outer, attach
-    from diloco.simulation.running import simulate
+    from diloco.simulation.runner import simulate
+    from diloco.training.attach import Outer, attach
 
 __version__ = "0.1.0"
 
@@ -54,11 +55,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("attach", "Outer"):
-        from diloco import attaching
+        from diloco.training import attach
 
-        return getattr(attaching, name)
+        return getattr(attach, name)
     if name == "simulate":
-        from diloco.simulation.running import simulate
+        from diloco.simulation.runner import simulate
 
         return simulate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from diloco.errors import RecipeError
-from diloco.gpt import GPT
-from diloco.inner import inner_optimizers, lr_share, step_all
+from diloco.models.gpt import GPT
+from diloco.models.inner_optimizers import inner_optimizers, lr_share, step_all
+from diloco.models.text import Text, load_text
 from diloco.settings import RunSettings, Train
-from diloco.text import Text, load_text
 
 VALIDATION_BATCHES = 8
 SAMPLE_BYTES = 200

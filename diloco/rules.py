@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from diloco.schedule import Schedule
+from diloco.methods.schedule import Schedule
 from diloco.settings import RunSettings
-from peers.coordinator import Rules
-from peers.matching import Matching
+from peers.coordinator.coordinator import Rules
+from peers.member.matching import Matching
 
 
 def rules_of(settings: RunSettings) -> Rules:

@@ -26,8 +26,8 @@ from pydantic import (
 )
 
 from diloco.errors import MethodError, SettingsError
-from diloco.method import METHOD_PARTS, Method
-from diloco.methods import PRESETS, method
+from diloco.methods.presets import PRESETS, method
+from diloco.methods.spec import METHOD_PARTS, Method
 from transport.limits import LIMITS
 
 VOCABULARY = 256

@@ -13,18 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from peers.admission import Door
-from peers.application import Application
-from peers.coordinator import Coordinator, Rules
-from peers.member import Member
-from peers.messages import MemberGone, MemberIs, News, NoSwap
-from peers.profile import Profile
+from peers.admission.door import Door
+from peers.coordinator.coordinator import Coordinator, Rules
+from peers.member.member import Member
+from peers.member.profile import Profile
+from peers.protocol.application import Application
+from peers.protocol.messages import MemberGone, MemberIs, News, NoSwap
+from transport.collectives.fetch import Lack, Want
 from transport.effects import Close, Deliver, Effect, Payload, Store, Trace
-from transport.fetch import Lack, Want
-from transport.frames import BadFrame, unpack_items
+from transport.errors import BadFrame
+from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
-from transport.link import Link
-from transport.link_parts import Arrival, Started, Superseded, session_of
+from transport.link.link import Link
+from transport.link.messages import Arrival, Started, Superseded, session_of
 
 _IDLE_TIMEOUTS = 8
 """Failure timeouts after which a gossip link that nothing used is given up."""

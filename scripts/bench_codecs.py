@@ -23,10 +23,10 @@ from pathlib import Path
 
 import torch
 
-from diloco.codecs import CODECS, codec
-from diloco.methods import method
-from diloco.numbers import TensorNumbers
-from diloco.outer import OuterState
+from diloco.compression.codecs import CODECS, codec
+from diloco.methods.presets import method
+from diloco.outer.replica import TensorNumbers
+from diloco.outer.state import OuterState
 
 
 @dataclass(frozen=True, slots=True)

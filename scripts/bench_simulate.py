@@ -42,7 +42,7 @@ def scenario(kind: str, peers: int, rounds: int, timeout_s: float) -> dict[str, 
 
 def measure(kind: str, peers: int, rounds: int, timeout_s: float) -> dict[str, Any]:
     """One run, in this process."""
-    from diloco.simulation.running import simulate
+    from diloco.simulation.runner import simulate
 
     began = time.process_time()
     report = simulate(scenario(kind, peers, rounds, timeout_s))

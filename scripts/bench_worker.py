@@ -12,17 +12,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from diloco.codecs import codec
-from diloco.payloads import TensorPayloads
-from peers.admission import Door
-from peers.coordinator import Rules
-from peers.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
-from peers.manifest import Manifest
+from diloco.compression.codecs import codec
+from diloco.outer.tensor_reducer import TensorPayloads
+from peers.admission.door import Door
+from peers.coordinator.coordinator import Rules
+from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
-from peers.profile import Profile
-from transport.driver import SocketDriver
+from peers.protocol.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
+from peers.protocol.manifest import Manifest
+from transport.collectives.reducer import Payloads
+from transport.digests import digest_of, tree_digest
 from transport.keys import KeyPair
-from transport.payloads import Payloads, digest_of, tree_digest
+from transport.sockets.driver import SocketDriver
 
 TIMEOUT_S = 60.0
 STATE = bytes(8)
@@ -44,7 +45,7 @@ class Plan:
 
 
 class Untrained:
-    """`peers.application.Application` without a model: its state is eight zero bytes."""
+    """`peers.protocol.application.Application` without a model: its state is eight zero bytes."""
 
     digests: ClassVar[list[bytes]] = [digest_of(STATE)]
 

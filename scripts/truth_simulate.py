@@ -25,8 +25,8 @@ from typing import Any
 
 import diloco
 from diloco.settings import parse_settings
-from diloco.simulation.report import Report
-from diloco.simulation.running import simulate
+from diloco.simulation.report.report import Report
+from diloco.simulation.runner import simulate
 from transport.effects import Trace
 
 WORKERS = 4

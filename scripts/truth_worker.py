@@ -21,8 +21,8 @@ from link_options import LinkSpec
 from torch import nn
 
 import diloco
-from peers.events import RoundCommitted
 from peers.node import Node
+from peers.protocol.events import RoundCommitted
 from transport.effects import Connect, Effect
 
 LOCAL = "127.0.0.1"

@@ -18,13 +18,59 @@ PACKAGES = ("transport", "peers", "diloco")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
 
+GROUND = "transport/{limits,effects,errors,keys,counters,frames,digests}"
+CARRIED = f"{GROUND} transport/link transport/collectives"
+SAID = f"{CARRIED} peers/errors peers/protocol"
+PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/node"
+PLAIN = "diloco/errors diloco/units diloco/terminal"
+SET_UP = f"{PLAIN} diloco/methods diloco/settings diloco/rules"
+SIMULATED = (
+    f"{SET_UP} diloco/loop diloco/compression diloco/outer diloco/models diloco/recipe diloco/simulation"
+)
+
 ARROWS = {
-    "transport": {"peers", "diloco", "torch"},
-    "peers": {"diloco", "torch"},
+    "transport/*": GROUND,
+    "transport/link": GROUND,
+    "transport/collectives": GROUND,
+    "transport/sockets": GROUND,
+    "transport/simnet": GROUND,
+    "peers/errors": "",
+    "peers/protocol": CARRIED,
+    "peers/admission": f"{SAID} peers/coordinator",
+    "peers/coordinator": SAID,
+    "peers/member": SAID,
+    "peers/node": PEERS,
+    "diloco/errors": "",
+    "diloco/units": PLAIN,
+    "diloco/terminal": PLAIN,
+    "diloco/methods": f"{PLAIN} {GROUND}",
+    "diloco/settings": f"{PLAIN} diloco/methods {GROUND}",
+    "diloco/rules": f"{PLAIN} diloco/methods diloco/settings {PEERS}",
+    "diloco/loop": f"{SET_UP} {SAID} peers/member",
+    "diloco/compression": f"{PLAIN} diloco/compression",
+    "diloco/outer": f"{PLAIN} diloco/methods diloco/compression {CARRIED}",
+    "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",
+    "diloco/training": f"{SET_UP} diloco/loop diloco/outer diloco/swarm {PEERS}",
+    "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
+    "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models",
+    "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",
+    "diloco/planning": f"{SIMULATED} {PEERS} transport/simnet",
+    "diloco/comparison": f"{SIMULATED} {PEERS} transport/simnet",
+    "diloco/monitoring": f"{SET_UP} {SAID}",
+    "diloco/__init__": f"{SET_UP} diloco/swarm diloco/training diloco/simulation",
+    "diloco/cli": "*",
 }
-ONLY_IN = {"zmq": "transport/sockets.py", "msgpack": "transport/frames.py"}
-SHELLS = {"transport/sockets.py", "transport/driver.py", "peers/identity.py", "peers/journal.py"}
+"""By room (a folder, or a file that stands beside the folders of its package): the rooms whose files it may
+import, its own apart. ``{a,b}`` abbreviates, ``package/*`` is every file that has no line of its own."""
+ONLY_IN = {"zmq": "transport/sockets/libzmq.py", "msgpack": "transport/frames.py"}
+SHELLS = {
+    "transport/sockets/libzmq.py",
+    "transport/sockets/driver.py",
+    "peers/admission/identity.py",
+    "peers/coordinator/journal.py",
+}
 """The files below `diloco` that may touch the world; all others there are cores."""
+NO_TORCH = ("transport", "peers", "diloco/methods", "diloco/loop", "diloco/swarm", "diloco/planning")
 NOT_IN_CORES = {"time", "threading", "socket", "asyncio", "os", "logging", "select", "subprocess"}
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 BANNED_CALLS = {"eval", "exec", "torch.load", "yaml.load", "os.system"}
@@ -57,13 +103,38 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.module.split(".")[0]
 
 
-def importing(paths: list[Path], modules: set[str]) -> list[str]:
+def importing(paths: list[Path], modules: set[str], *, top_level: bool = False) -> list[str]:
     return [
         f"{name_of(path)}:{line} imports {module}"
         for path in paths
         for line, module in imports(path)
-        if module in modules
+        if module in modules and not (top_level and line in inside_functions(path))
     ]
+
+
+def inside_functions(path: Path) -> set[int]:
+    """The lines of a file's functions."""
+    return {line for node in functions(path) for line in range(node.lineno, (node.end_lineno or 0) + 1)}
+
+
+def top_level_imports(path: Path) -> set[Path]:
+    """The files of ours that are imported with a file: packages on the way to a module included."""
+    found: set[Path] = set()
+    inner = inside_functions(path)
+    for node in tree(path).body:
+        if isinstance(node, ast.Import | ast.ImportFrom) and node.lineno not in inner:
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [f"{node.module}.{alias.name}" for alias in node.names]
+            )
+            for name in names:
+                parts = name.split(".")
+                for end in range(1, len(parts) + 1):
+                    each = module_file(".".join(parts[:end]))
+                    if each is not None:
+                        found.add(each)
+    return found
 
 
 def dotted(node: ast.expr) -> str:
@@ -99,9 +170,81 @@ def public_functions(body: list[ast.stmt]) -> Iterator[tuple[FunctionNode, bool]
                 yield method, not static
 
 
-def test_imports_go_down_only() -> None:
-    found = [each for package, banned in ARROWS.items() for each in importing(files(package), banned)]
-    assert not found, "\n".join(found)
+def module_file(dotted_name: str) -> Path | None:
+    """The file of a module or package of ours."""
+    path = ROOT / dotted_name.replace(".", "/")
+    for found in (path.with_suffix(".py"), path / "__init__.py"):
+        if found.is_file() and dotted_name.partition(".")[0] in PACKAGES:
+            return found
+    return None
+
+
+@cache
+def imported_files(path: Path) -> frozenset[Path]:
+    """The files of ours that a file imports: inside functions and under `TYPE_CHECKING` too."""
+    found: set[Path | None] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {module_file(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            home = module_file(node.module)
+            found |= {module_file(f"{node.module}.{alias.name}") or home for alias in node.names}
+    return frozenset(each for each in found if each is not None)
+
+
+def room(path: Path) -> str:
+    """The folder of a file, or the file itself if it stands beside the folders of its package."""
+    package, *inner = name_of(path).removesuffix(".py").split("/")
+    return f"{package}/{inner[0]}" if inner else package
+
+
+def rooms_in(text: str) -> set[str]:
+    """The rooms that a line of `ARROWS` names."""
+    found: set[str] = set()
+    for word in text.split():
+        before, _, rest = word.partition("{")
+        found |= {before + each for each in rest.rstrip("}").split(",")}
+    return found
+
+
+def allowed(name: str) -> set[str]:
+    return rooms_in(ARROWS.get(name) or ARROWS.get(f"{name.partition('/')[0]}/*", ""))
+
+
+def test_every_room_imports_only_rooms_below_it() -> None:
+    found = []
+    for path in files(*PACKAGES):
+        here = room(path)
+        if ARROWS.get(here) == "*" or (path.name == "__init__.py" and path.parent.parent == ROOT):
+            continue
+        for other in imported_files(path):
+            if room(other) not in {here, *allowed(here)}:
+                found.append(f"{name_of(path)} imports {name_of(other)}")
+    assert not found, "\n".join(sorted(found))
+
+
+def test_every_room_has_a_line_in_the_table() -> None:
+    rooms = {room(path) for path in files(*PACKAGES)} - {"transport/__init__", "peers/__init__"}
+    ground = rooms_in(GROUND)
+    assert rooms - ground == set(ARROWS) - {"transport/*"}
+    assert all(rooms_in(line) <= rooms for line in ARROWS.values() if line != "*")
+
+
+def test_nothing_below_the_command_line_reaches_torch_where_it_must_not() -> None:
+    """Also through others; what a function imports when it is called is not counted."""
+
+    def at_import(path: Path, seen: set[Path]) -> set[Path]:
+        for each in top_level_imports(path):
+            if each not in seen:
+                seen.add(each)
+                at_import(each, seen)
+        return seen
+
+    found = []
+    for path in files(*NO_TORCH):
+        for each in {path, *at_import(path, set())}:
+            found += [f"{name_of(path)}: {text}" for text in importing([each], {"torch"}, top_level=True)]
+    assert not found, "\n".join(sorted(found))
 
 
 def test_zmq_and_msgpack_are_each_imported_in_one_file() -> None:
@@ -220,6 +363,9 @@ def test_tests_have_no_clock_outside_the_net_folder() -> None:
 
 
 def test_every_package_folder_is_packaged() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {name_of(path.parent).replace("/", ".") for path in files(*PACKAGES)}
-    assert folders <= set(listed), f"not in pyproject.toml: {sorted(folders - set(listed))}"
+    """They are found by name: a folder without `__init__.py` would be left out."""
+    folders = {path.parent for path in files(*PACKAGES)}
+    missing = [name_of(folder) for folder in folders if not (folder / "__init__.py").exists()]
+    assert not missing, f"no __init__.py in {missing}"
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["packages"]["find"]["include"] == [f"{package}*" for package in PACKAGES]

@@ -1,9 +1,9 @@
 """The seam between decisions and IO: what a core hands back, and what a driver must offer.
 
 A core is an object that is *given* time and messages and *hands back* effects. It owns no socket,
-clock, thread or file. Two drivers run the same cores: `transport.driver` and `transport.simnet`.
-A driver feeds one input, drains the effects, carries them out **in order** (a `Store` is durable
-before a later `Send` leaves), and re-arms one timer from `deadline()`.
+clock, thread or file. Two drivers run the same cores: `transport.sockets.driver` and
+`transport.simnet.network`. A driver feeds one input, drains the effects, carries them out **in order** (a
+`Store` is durable before a later `Send` leaves), and re-arms one timer from `deadline()`.
 
 A peer is named by its 32-byte CURVE public key, as authenticated by the link below; a name inside
 a frame is never trusted.
@@ -122,3 +122,27 @@ class Core(Protocol):
 
     def digest(self) -> str:
         """A hash of the state: equal inputs give equal digests."""
+
+
+def size_bytes(payload: Payload | None) -> int:
+    """Bytes of a payload, whatever the items of its buffer are."""
+    if payload is None:
+        return 0
+    return payload.nbytes if isinstance(payload, memoryview) else len(payload)
+
+
+class PhantomBlob:
+    """A blob of a size without bytes, put together from phantom pieces."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self.pieces: dict[int, bytes] = {}
+        """Digests of the pieces that have come."""
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def put(self, index: int, payload: Payload) -> None:
+        """Take one piece."""
+        assert isinstance(payload, Phantom), "bytes where a phantom is due"
+        self.pieces[index] = payload.digest

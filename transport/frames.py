@@ -17,13 +17,10 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgpack
 
+from transport.errors import BadFrame
 from transport.limits import LIMITS, Limits
 
 UINT64 = (1 << 64) - 1
-
-
-class BadFrame(Exception):
-    """A peer sent something that is no valid message: it is to be closed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diloco.errors import MethodError
-from diloco.method import Method
-from diloco.methods import method
-from diloco.planning.predicting import Prediction, Swarm, predict
-from diloco.planning.units import show_rate
+from diloco.methods.presets import method
+from diloco.methods.spec import Method
+from diloco.planning.predict import Prediction, Swarm, predict
+from diloco.units import show_rate
 
 _SHORT_S = 60.0
 """Exchanges below this are within every default patience."""

@@ -13,13 +13,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from diloco.commands import Announce, Applied, Captured, Command, Loaded, Swap, Withdraw
-from diloco.method import Method
-from diloco.simulation.engine import Worker
-from diloco.simulation.people import HOST
-from diloco.simulation.report import Activity
-from peers.coordinator import Rules
-from peers.events import (
+from diloco.loop.commands import Announce, Applied, Captured, Command, Loaded, Swap, Withdraw
+from diloco.methods.spec import Method
+from diloco.simulation.identities import HOST
+from diloco.simulation.report.report import Activity
+from diloco.simulation.worker import Worker
+from peers.coordinator.coordinator import Rules
+from peers.coordinator.journal import CommitWritten, RunBegan
+from peers.protocol.events import (
     BecomeSeed,
     ContributionEnded,
     RoundAborted,
@@ -29,7 +30,6 @@ from peers.events import (
     SwapFailed,
     Swapped,
 )
-from peers.journal import CommitWritten, RunBegan
 from transport.effects import Effect, Store
 from transport.frames import unpack
 

@@ -1,6 +1,6 @@
 """A worker's numbers without numbers: sizes and digests, so that a 100B-parameter run fits a laptop.
 
-Below the production loop, member and exchange it stands where `numbers.TensorNumbers` does. A state is a
+Below the production loop, member and exchange it stands where `replica.TensorNumbers` does. A state is a
 digest of what went into it, so that who differs is seen; a contribution is named by worker, fragment and
 count. Sizes come from `cost`. What encoding and adding take is not in it.
 """
@@ -8,15 +8,18 @@ count. Sizes come from `cost`. What encoding and adding take is not in it.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from diloco.cost import element_bytes, elements_sent, mean_bytes, state_vectors
-from diloco.method import Method
-from diloco.schedule import Schedule
-from peers.application import piece_sizes
-from transport.effects import Payload, Phantom
-from transport.payloads import Payloads, PhantomBlob, PhantomPayloads, digest_of, tree_digest
+from diloco.methods.cost import element_bytes, elements_sent, mean_bytes, state_vectors
+from diloco.methods.schedule import Schedule
+from diloco.methods.spec import Method
+from peers.protocol.application import piece_sizes
+from transport.collectives.reducer import Payloads, PhantomPayloads
+from transport.digests import digest_of, tree_digest
+from transport.effects import Payload, Phantom, PhantomBlob
+from transport.limits import LIMITS, MIB, Limits
 
 
 class PhantomVector(PhantomPayloads):
@@ -43,7 +46,7 @@ class PhantomVector(PhantomPayloads):
 
 @dataclass(frozen=True, slots=True)
 class PhantomState:
-    """A state to hand out (`peers.application.StateBlob`)."""
+    """A state to hand out (`peers.protocol.application.StateBlob`)."""
 
     name: bytes
     sizes: tuple[int, ...]
@@ -57,7 +60,7 @@ class PhantomState:
 
 
 class PhantomNumbers:
-    """`loop.Numbers` and `peers.application.Application` of one worker of a model with so many parameters."""
+    """`outer_loop.Numbers` and `Application` of one worker of a model with so many parameters."""
 
     def __init__(
         self, method: Method, num_parameters: int, layers: int | None, name: str, piece_bytes: int
@@ -164,3 +167,38 @@ def _digests_of(name: bytes, num_pieces: int) -> tuple[bytes, ...]:
 
 def _hash(*parts: bytes) -> bytes:
     return hashlib.sha256(b"".join(parts)).digest()
+
+
+_CHUNKS = 64
+"""Of an exchange, at least: few enough to be cheap, enough that stages overlap as they do for real."""
+
+_MOST_CHUNKS = 4096
+"""Times peers: of very large swarms exchanges are cut more coarsely."""
+
+_PIECES = 64
+"""Of a fetched state."""
+
+
+def phantom_limits(method: Method, num_parameters: int, layers: int | None, num_peers: int) -> Limits:
+    """Bounds for payloads without bytes: an exchange is cut as coarsely as its timing allows, and nothing
+    else of the production limits binds, but for windows: they hold several payloads."""
+    members = num_peers
+    if method.gossips:
+        members = 2 if method.group == "pair" else method.group_size
+    fragments = fragment_sizes(method, num_parameters, layers)
+    longest = max(sent_elements(method, size) for size in fragments)
+    chunks = max(8, min(_CHUNKS, _MOST_CHUNKS // num_peers))
+    per_owner = max(1, min(LIMITS.chunks_per_owner, chunks // members))
+    chunk = max(LIMITS.chunk_elements, math.ceil(longest / (per_owner * members)))
+    each = max(element_bytes(method.codec, method), mean_bytes(method, members))
+    largest_state = max(state_bytes(method, size) for size in fragments)
+    payload = max(MIB, math.ceil(2 * chunk * each), math.ceil(largest_state / _PIECES))
+    return Limits(
+        payload_bytes=payload,
+        window_bytes=max(LIMITS.window_bytes, 16 * payload),
+        buffer_bytes=max(LIMITS.buffer_bytes, 16 * payload * (num_peers + 1)),
+        chunk_elements=chunk,
+        chunks_per_owner=per_owner,
+        members=max(LIMITS.members, num_peers),
+        gossip_members=max(LIMITS.gossip_members, num_peers),
+    )

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from diloco.errors import SettingsError, UserError
-from diloco.planning.units import parse_count, parse_rate, parse_seconds
 from diloco.settings import RunSettings, parse_settings
+from diloco.units import parse_count, parse_rate, parse_seconds
 
 MOST_PEERS = 4096
 _FLOPS_PER_PARAMETER = 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diloco.errors import RecipeError
-from diloco.inner import lr_share
+from diloco.models.inner_optimizers import lr_share
 from diloco.recipe import Job, gpt, load_recipe
 from diloco.settings import RunSettings, parse_settings
 

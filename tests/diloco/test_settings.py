@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diloco.errors import SettingsError
-from diloco.method import Method
-from diloco.methods import method
+from diloco.methods.presets import method
+from diloco.methods.spec import Method
 from diloco.settings import RunSettings, commented_toml, load_settings, parse_settings
 
 

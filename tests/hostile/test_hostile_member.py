@@ -11,8 +11,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-import peers.journal
-import peers.messages  # registers their kinds
+import peers.coordinator.journal
+import peers.protocol.messages  # registers their kinds
 from tests.sim.checkers import Checkers
 from tests.sim.world import HOST, World, key_of
 from transport import frames
@@ -105,4 +105,4 @@ def test_every_kind_was_said() -> None:
     rng = random.Random(1)
     said = {type(any_message(rng, [bytes(32)])) for _ in range(3000)}
     assert said == {c for number, c in frames._kinds.items() if number >= 10}
-    assert peers.journal.CommitWritten in said
+    assert peers.coordinator.journal.CommitWritten in said

@@ -16,7 +16,7 @@ from tests.net.swarm_kit import Node, eventually, never, running
 from transport.effects import Send
 from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS
-from transport.sockets import Door, new_context
+from transport.sockets.libzmq import Door, new_context
 
 MIB = 1 << 20
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transport.driver import SocketDriver
 from transport.effects import Close, Connect, Effect, Payload, Phantom, Send, Trace
 from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS, Limits
+from transport.sockets.driver import SocketDriver
 
 
 def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:

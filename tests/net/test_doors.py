@@ -14,13 +14,15 @@ import torch
 from torch import nn
 
 import diloco
-from diloco.attaching import Outer
-from peers.identity import Identity
-from peers.messages import PROTOCOL, AskStatus
-from peers.ticket import Ticket, TicketError, invite_pair
+from diloco.training.attach import Outer
+from peers.admission.identity import Identity
+from peers.admission.ticket import Ticket, invite_pair
+from peers.errors import TicketError
+from peers.protocol.messages import PROTOCOL, AskStatus
+from transport.errors import KnockRefused
 from transport.frames import pack
 from transport.keys import random_pair
-from transport.sockets import KnockRefused, knock
+from transport.sockets.libzmq import knock
 
 RUN = diloco.RunSettings.model_validate(
     {

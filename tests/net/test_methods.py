@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import diloco
-from diloco.methods import PRESETS
+from diloco.methods.presets import PRESETS
 
 ROUNDS = 4
 CHANGES: dict[str, dict[str, Any]] = {

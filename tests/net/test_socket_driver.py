@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from tests.net.swarm_kit import EchoCore, Node, eventually, never, running
-from transport.driver import DriverStopped, SocketDriver
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
+from transport.errors import DriverStopped, KnockRefused, KnockTimeout, TransportError
 from transport.keys import random_pair, short
 from transport.limits import Limits
-from transport.sockets import KnockRefused, KnockTimeout, TransportError, check_libzmq, knock
+from transport.sockets.driver import SocketDriver
+from transport.sockets.libzmq import check_libzmq, knock
 
 
 def pair() -> tuple[Node, Node]:

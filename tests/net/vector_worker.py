@@ -18,7 +18,13 @@ import torch
 from torch import nn
 
 import diloco
-from peers.events import ContributionEnded, CoordinatorBack, CoordinatorLost, RoundCommitted, RoundOpened
+from peers.protocol.events import (
+    ContributionEnded,
+    CoordinatorBack,
+    CoordinatorLost,
+    RoundCommitted,
+    RoundOpened,
+)
 
 _FRAMES = 3
 """Nobody can have a whole result by then: it takes a part and a reduced part for each of two others."""

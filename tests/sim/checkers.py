@@ -15,16 +15,16 @@ from itertools import product
 
 import numpy as np
 
-from diloco.commands import Announce, Applied, Captured, Loaded
-from peers.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
-from peers.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
-from peers.record import GENESIS, Record, genesis_head
+from diloco.loop.commands import Announce, Applied, Captured, Loaded
+from peers.coordinator.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
+from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
+from peers.protocol.record import GENESIS, Record, genesis_head
 from tests.sim.doors import HOST, STRANGER, key_of
 from tests.sim.trainer import Vector, contribution_of, digests_of, initial_state, outer_step
 from tests.sim.world import Worker, World
+from transport.digests import digest_of, tree_digest
 from transport.effects import Effect, Store, Trace
 from transport.frames import unpack
-from transport.payloads import digest_of, tree_digest
 
 
 class Violation(AssertionError):

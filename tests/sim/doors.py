@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-from peers.admission import Door, Invite
-from peers.card import CARD_TAG, Card
-from peers.identity import Identity
-from peers.messages import PROTOCOL, Knock
-from peers.ticket import invite_pair
+from peers.admission.card import CARD_TAG, Card
+from peers.admission.door import Door, Invite
+from peers.admission.identity import Identity
+from peers.admission.ticket import invite_pair
+from peers.protocol.messages import PROTOCOL, Knock
 from transport.effects import Connect, Effect, Payload
 from transport.frames import pack
 

@@ -10,11 +10,11 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from peers.messages import Refused
+from peers.protocol.messages import Refused
 from tests.sim.doors import HOST, STRANGER, attempts, key_of
 from tests.sim.world import World
 from transport.frames import unpack
-from transport.simlinks import Endpoint
+from transport.simnet.links import Endpoint
 
 KINDS_OF_CLONES = ("clone", "clone_of_frozen", "clone_of_cut_off")
 KINDS = (

@@ -12,21 +12,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diloco.commands import Command, Swap
-from diloco.loop import OuterLoop
-from diloco.schedule import Schedule
-from peers.admission import Door
-from peers.coordinator import Rules
-from peers.events import SwapFailed, Swapped
-from peers.manifest import Manifest
-from peers.matching import Matching
+from diloco.loop.commands import Command, Swap
+from diloco.loop.outer_loop import OuterLoop
+from diloco.methods.schedule import Schedule
+from peers.admission.door import Door
+from peers.coordinator.coordinator import Rules
+from peers.member.matching import Matching
+from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
-from peers.profile import Profile
+from peers.protocol.events import SwapFailed, Swapped
+from peers.protocol.manifest import Manifest
 from tests.sim.trainer import Blob, digests_of
+from transport.collectives.reducer import Payloads, PlainPayloads
+from transport.digests import tree_digest
 from transport.limits import Limits
-from transport.payloads import Payloads, PlainPayloads, tree_digest
-from transport.simlinks import Access
-from transport.simnet import SimNetwork
+from transport.simnet.links import Access
+from transport.simnet.network import SimNetwork
 
 SETTINGS = hashlib.sha256(b"gossip").digest()
 LIMITS = Limits(payload_bytes=1024, window_bytes=64 * 1024, buffer_bytes=1024 * 1024, chunk_elements=64)

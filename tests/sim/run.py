@@ -59,7 +59,7 @@ def run_seed(
     world, drawn = plan(seed)
     if make_node is not Node:
         world = remake(world, make_node)
-    world.net.lines = trace
+    world.net.trace_log.lines = trace
     faults = drawn if faults is None else faults
     checkers = Checkers(world)
     injector = Injector(world, faults)

@@ -9,7 +9,7 @@ from tests.sim.doors import HOST, key_of
 from tests.sim.world import TIMEOUT_S, World
 from transport.effects import Send
 from transport.frames import pack_items, to_items
-from transport.link_parts import Stale, session_of
+from transport.link.messages import Stale, session_of
 
 CLONED = 1
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from peers.events import RoundCommitted
-from peers.member import Member
-from peers.messages import Report
+from peers.member.member import Member
+from peers.protocol.events import RoundCommitted
+from peers.protocol.messages import Report
 from tests.sim.checkers import Checkers
 from tests.sim.doors import HOST, key_of
 from tests.sim.world import GRACE_S, LIMITS, TIMEOUT_S, World

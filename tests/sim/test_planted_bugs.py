@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peers import card, joining, rounding
+from peers.admission import card
+from peers.coordinator import rounds, state_sync
+from peers.coordinator.open_round import OpenRound
 from peers.node import Node
-from peers.rounds import OpenRound
 from tests.sim.checkers import Violation
 from tests.sim.faults import KINDS_OF_CLONES, Fault
 from tests.sim.run import run_seed
 from tests.sim.trainer import VectorNumbers
-from transport import exchange
-from transport.exchange import DirectReduce, PartChunk
+from transport.collectives import direct_reduce
+from transport.collectives.direct_reduce import DirectReduce, PartChunk
+from transport.collectives.reducer import Part, PlainPayloads
 from transport.frames import from_items
-from transport.link import FRAME_COST, Link
-from transport.link_parts import Arrival, Hello, Superseded
-from transport.payloads import Part, PlainPayloads
+from transport.link.link import FRAME_COST, Link
+from transport.link.messages import Arrival, Hello, Superseded
 
 
 def rules_broken(seeds: range, faults: list[Fault] | None = None) -> set[str]:
@@ -106,7 +107,7 @@ def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pyt
         return (held[-1][0], [held[-1][1]]) if held else (b"", [])
 
     monkeypatch.setattr(VectorNumbers, "load", not_loaded)
-    monkeypatch.setattr(joining, "agreed_state", whoever_speaks)
+    monkeypatch.setattr(state_sync, "agreed_state", whoever_speaks)
     assert "S1" in rules_broken(range(1, 4), [])
 
 
@@ -120,12 +121,12 @@ def test_a_division_by_the_configured_size_is_caught(monkeypatch: pytest.MonkeyP
 
 
 def test_a_commit_that_counts_a_lost_member_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = rounding._commit
+    commit = rounds._commit
 
     def everyone(c: Any, now: float, current: OpenRound, members: Any, digest: bytes) -> None:
         commit(c, now, current, current.founders, digest)
 
-    monkeypatch.setattr(rounding, "_commit", everyone)
+    monkeypatch.setattr(rounds, "_commit", everyone)
     assert "S3" in rules_broken(range(1, 15))
 
 
@@ -136,8 +137,8 @@ def test_a_member_that_answers_for_another_attempt_is_caught(monkeypatch: pytest
         if not hasattr(self, "_means"):
             forget(self)
 
-    forget = exchange.DirectReduce._forget_means
-    monkeypatch.setattr(exchange.DirectReduce, "_forget_means", keep_means)
+    forget = direct_reduce.DirectReduce._forget_means
+    monkeypatch.setattr(direct_reduce.DirectReduce, "_forget_means", keep_means)
     assert {"S3", "L1", "L4"} & rules_broken(range(1, 25))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from peers.journal import PeerCertified
-from peers.messages import Refused
+from peers.coordinator.journal import PeerCertified
+from peers.protocol.messages import Refused
 from tests.sim.checkers import Checkers
 from tests.sim.doors import HOST, STRANGER, attempts, key_of
 from tests.sim.faults import Fault, Injector

@@ -14,10 +14,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from peers.application import piece_sizes
-from peers.record import GENESIS
+from peers.protocol.application import piece_sizes
+from peers.protocol.record import GENESIS
+from transport.collectives.reducer import Payloads, PlainPayloads
+from transport.digests import digest_of, tree_digest
 from transport.limits import Limits
-from transport.payloads import Payloads, PlainPayloads, digest_of, tree_digest
 
 Vector = npt.NDArray[np.float32]
 LR, MU = np.float32(0.7), np.float32(0.9)
@@ -69,7 +70,7 @@ class Blob:
 
 @dataclass
 class VectorNumbers:
-    """`loop.Numbers` and `peers.application.Application` of one simulated worker."""
+    """`outer_loop.Numbers` and `peers.protocol.application.Application` of one simulated worker."""
 
     index: int
     sizes: list[int]

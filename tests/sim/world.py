@@ -11,22 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from diloco.commands import Captured, Command, Loaded
-from diloco.loop import OuterLoop
-from diloco.schedule import Schedule
-from peers.coordinator import Rules
-from peers.events import Restored, RoundCommitted
-from peers.manifest import Manifest
-from peers.messages import Welcome
+from diloco.loop.commands import Captured, Command, Loaded
+from diloco.loop.outer_loop import OuterLoop
+from diloco.methods.schedule import Schedule
+from peers.coordinator.coordinator import Rules
+from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
-from peers.profile import Profile
+from peers.protocol.events import Restored, RoundCommitted
+from peers.protocol.manifest import Manifest
+from peers.protocol.messages import Welcome
 from tests.sim.doors import HOST, SETTINGS, STRANGER, Stranger, invite_of, key_of, knock_of, open_door
 from tests.sim.trainer import SYNC_EVERY, VectorNumbers
 from transport.effects import Effect
 from transport.frames import unpack
 from transport.limits import Limits
-from transport.simlinks import Endpoint
-from transport.simnet import Access, SimNetwork
+from transport.simnet.links import Endpoint
+from transport.simnet.network import Access, SimNetwork
 
 LIMITS = Limits(payload_bytes=1024, window_bytes=64 * 1024, buffer_bytes=1024 * 1024, chunk_elements=64)
 TIMEOUT_S = 2.0

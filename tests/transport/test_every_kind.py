@@ -9,16 +9,23 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import peers.journal
-import peers.messages  # they register their kinds
-import transport.exchange
-import transport.fetch
-import transport.link_parts
+import peers.coordinator.journal
+import peers.protocol.messages  # they register their kinds
+import transport.collectives.direct_reduce
+import transport.collectives.fetch
+import transport.link.messages
 from transport import frames
-from transport.frames import BadFrame, Between, from_items, pack, to_items, unpack
+from transport.errors import BadFrame
+from transport.frames import Between, from_items, pack, to_items, unpack
 from transport.limits import LIMITS
 
-HOMES = (peers.journal, peers.messages, transport.exchange, transport.fetch, transport.link_parts)
+HOMES = (
+    peers.coordinator.journal,
+    peers.protocol.messages,
+    transport.collectives.direct_reduce,
+    transport.collectives.fetch,
+    transport.link.messages,
+)
 KINDS = sorted(
     (cls for cls in frames._kinds.values() if cls.__module__ in {home.__name__ for home in HOMES}),
     key=lambda cls: frames._numbers[cls],

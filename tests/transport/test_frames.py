@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport.frames import BadFrame, Between, Count, Key, Number, kind, pack, unpack
+from transport.errors import BadFrame
+from transport.frames import Between, Count, Key, Number, kind, pack, unpack
 
 
 @kind(1000)

@@ -9,39 +9,39 @@ from typing import Any
 import pytest
 
 from diloco.errors import UserError
-from diloco.methods import PRESETS, method
-from diloco.planning import published
+from diloco.methods.presets import PRESETS, method
+from diloco.planning import published_tables
 from diloco.planning.advice import bandwidth_for, candidates, recommended, snippet, what_would_help
-from diloco.planning.predicting import Swarm, memory, predict, predict_scenario
+from diloco.planning.predict import Swarm, memory, predict, predict_scenario
 from diloco.planning.timeline import Load, steady
-from diloco.planning.units import parse_bytes, parse_count, parse_price, parse_rate, parse_seconds, show_rate
 from diloco.settings import parse_settings
-from diloco.simulation.running import simulate
+from diloco.simulation.runner import simulate
 from diloco.simulation.scenario import load_scenario, parse_scenario
+from diloco.units import parse_bytes, parse_count, parse_price, parse_rate, parse_seconds, show_rate
 
-SCENARIOS = Path(__file__).parents[3] / "diloco" / "scenarios"
+SCENARIOS = Path(__file__).parents[3] / "diloco" / "simulation" / "scenarios"
 HOME = Swarm(peers=8, up_bps=500e6, down_bps=500e6, rtt_s=0.06, step_s=0.8)
 
 
 def test_the_table_of_streaming_diloco_comes_out_but_for_two_entries_one_notch_off() -> None:
-    off = [n for row in published.STREAMING for n in published.notches("streaming", row)]
+    off = [n for row in published_tables.STREAMING for n in published_tables.notches("streaming", row)]
     assert len(off) == 25
     assert sorted(map(abs, off)) == [0] * 23 + [1] * 2
 
 
 def test_the_table_of_scaling_laws_comes_out_but_for_six_entries_one_notch_off() -> None:
-    off = [n for row in published.SCALING_LAWS for n in published.notches("scaling-laws", row)]
+    off = [n for row in published_tables.SCALING_LAWS for n in published_tables.notches("scaling-laws", row)]
     assert len(off) == 25
     assert sorted(map(abs, off)) == [0] * 19 + [1] * 6
 
 
 def test_every_published_number_is_on_the_grid() -> None:
-    printed = {published.as_printed(i) for i in range(len(published.GRID))}
-    assert all(set(row.printed) <= printed for table in published.TABLES.values() for row in table)
+    printed = {published_tables.as_printed(i) for i in range(len(published_tables.GRID))}
+    assert all(set(row.printed) <= printed for table in published_tables.TABLES.values() for row in table)
 
 
 def test_intellect_1_comes_out_within_half_a_point() -> None:
-    for _, ours, theirs in published.intellect_1():
+    for _, ours, theirs in published_tables.intellect_1():
         assert ours == pytest.approx(theirs, abs=0.5)
 
 

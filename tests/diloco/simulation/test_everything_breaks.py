@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diloco.simulation.running import simulate
+from diloco.simulation.runner import simulate
 
 METHODS = {
     "rounds": {"preset": "diloco"},

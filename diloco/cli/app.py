@@ -1,0 +1,293 @@
+"""The command line: thin. Flags become settings, errors become one line, and work is done elsewhere.
+
+What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves the swarm and ends with 130
+(`diloco.cli.app.interrupts`). Torch is imported only by commands that train.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import diloco
+from diloco.cli.interrupts import EXIT_CODE, Interrupts, interruptible
+from diloco.cli.methods import compare_command, methods_command
+from diloco.cli.plan import plan_command
+from diloco.cli.simulate import simulate_command
+from diloco.errors import DilocoError, UserError
+from diloco.monitoring.run_view import RunView, Screen
+from diloco.rules import num_commits
+from diloco.settings import commented_toml, load_settings
+from diloco.swarm.entry import TICKET_HOURS
+from diloco.terminal import printable
+from peers.admission.ticket import read_ticket
+from peers.errors import PeersError
+from transport.errors import TransportError
+from transport.keys import short
+
+if TYPE_CHECKING:
+    from diloco.cli.train import Outcome
+
+FAULTS_OF_PEOPLE = (DilocoError, PeersError, TransportError)
+_LINGER_S = 2.0
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train one PyTorch model from many machines that are joined only by ordinary internet links.",
+    epilog="Begin with: diloco init RUN.toml, then diloco host RUN.toml; elsewhere: diloco join TICKET.",
+)
+ticket_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at tickets.")
+app.add_typer(ticket_app, name="ticket")
+app.command("methods")(methods_command)
+app.command("compare")(compare_command)
+app.command("simulate")(simulate_command)
+app.command("plan")(plan_command)
+
+Recipe = Annotated[
+    str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")
+]
+Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
+Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
+Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")]
+Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]
+TicketArgument = Annotated[
+    str, typer.Argument(metavar="TICKET", help="The word itself, - to read it, or @FILE.", show_default=False)
+]
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def main() -> None:
+    """Entry point of the `diloco` command."""
+    try:
+        app()
+    except FAULTS_OF_PEOPLE as error:
+        for line in str(error).splitlines():
+            print(f"diloco: {printable(line)}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"diloco {diloco.__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog=_examples("diloco init", "diloco init runs/big.toml"))
+def init(path: Annotated[Path, typer.Argument()] = Path("RUN.toml")) -> None:
+    """Write a commented RUN.toml to begin with."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(commented_toml())
+    except FileExistsError:
+        raise UserError(f"{path} exists already: choose another name or remove it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    print(f"wrote {path}; next: diloco host {path}")
+
+
+@app.command(
+    epilog=_examples(
+        "diloco host RUN.toml --ticket-file ticket    # then: diloco join @ticket",
+        "diloco host RUN.toml --train --state ~/runs/one",
+        "diloco host RUN.toml --listen tcp://0.0.0.0:7000 --advertise tcp://203.0.113.5:7000",
+    )
+)
+def host(
+    run: Annotated[Path, typer.Argument(metavar="RUN.toml", show_default=False)],
+    train: Annotated[bool, typer.Option("--train", help="Train here too.")] = False,
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
+    advertise: Advertise = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Keeps identity, journal and residuals over restarts.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="How others see this host.")] = "host",
+    ticket_file: Annotated[Path | None, typer.Option(help="Write the ticket here (mode 0600).")] = None,
+    ticket_hours: Annotated[
+        float, typer.Option(min=0.01, help="How long the ticket is good.")
+    ] = TICKET_HOURS,
+    recipe: Recipe = "gpt",
+    data: Data = None,
+    device: Device = "cpu",
+    save: Save = None,
+    threads: Threads = None,
+) -> None:
+    """Coordinate a run: print a ticket, admit who holds it, commit rounds until the run is done.
+
+    Without --train no torch is needed. Restarted with the same --state, it goes on with the run."""
+    settings = load_settings(run)
+    view = RunView(f"run {settings.run.name}", num_commits(settings))
+    screen = Screen(view, Console())
+    swarm = diloco.host(
+        settings,
+        listen=listen,
+        advertise=advertise,
+        state=state,
+        name=name,
+        ticket_hours=ticket_hours,
+        on_trace=screen.on_trace,
+    )
+    with leaving_in_order() as interrupts, swarm:
+        print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
+        if ticket_file is None:
+            print(
+                f"ticket (it lets its holder join; good for {ticket_hours:g} h):\n{swarm.ticket}", flush=True
+            )
+        else:
+            _write_secret(ticket_file, swarm.ticket)
+            print(f"ticket in {ticket_file}: diloco join @{ticket_file}", flush=True)
+        with screen:
+            if train:
+                outcome = _train(swarm, recipe, data, device, save, threads, None, interrupts)
+            while not swarm.status()["over"]:
+                time.sleep(0.2)
+            time.sleep(_LINGER_S)  # so that what was told arrives
+        print(f"done: {view.rounds_wanted} rounds")
+        if train:
+            print(outcome.line())
+
+
+@app.command(
+    epilog=_examples(
+        "diloco join @ticket",
+        "diloco join - < ticket",
+        "diloco join @ticket --device cuda --recipe mine.py:recipe --save model.safetensors",
+        "diloco join @ticket --no-listen    # behind a router that forwards nothing",
+    )
+)
+def join(
+    ticket: TicketArgument,
+    name: Annotated[str | None, typer.Option(help="How others see this worker.")] = None,
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
+    no_listen: Annotated[bool, typer.Option("--no-listen", help="Accept no connections; dial only.")] = False,
+    advertise: Advertise = None,
+    state: Annotated[Path | None, typer.Option(help="Keeps identity and residuals over restarts.")] = None,
+    events: Annotated[Path | None, typer.Option(help="Write what happens as JSON lines.")] = None,
+    recipe: Recipe = "gpt",
+    data: Data = None,
+    device: Device = "cpu",
+    save: Save = None,
+    threads: Threads = None,
+) -> None:
+    """Join the run of a ticket and train until it is done. Its settings come from the host."""
+    if ticket.startswith("dlc"):
+        warning = "a ticket on the command line can be seen by others on this machine: prefer - or @FILE"
+        print(f"diloco: {warning}", file=sys.stderr)
+    swarm = diloco.join(
+        ticket, listen=None if no_listen else listen, advertise=advertise, state=state, name=name
+    )
+    with leaving_in_order() as interrupts, swarm:
+        print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
+        print(_train(swarm, recipe, data, device, save, threads, events, interrupts).line())
+
+
+@app.command(epilog=_examples("diloco status @ticket"))
+def status(ticket: TicketArgument) -> None:
+    """Show who is in a run and how far it is."""
+    found = diloco.status(ticket)
+    title = f"round {found['rounds']} of {found['rounds_wanted']}, {found['model'] or 'no model yet'}"
+    table = Table(title=Text(printable(title)))
+    for heading in ("worker", "key", "state", "step", "loss", "tokens/s", "MB sent", "silent s"):
+        table.add_column(heading)
+    for each in found["members"]:
+        table.add_row(
+            Text(printable(each["name"])),
+            short(each["key"]),
+            "active" if each["active"] else "joining",
+            f"{each['step']:,}",
+            f"{each['loss']:.3f}",
+            f"{each['tokens_per_second']:,.0f}",
+            f"{each['bytes_sent'] / 1e6:.1f}",
+            f"{each['silent_s']:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    for each in found["open"]:
+        attempt = f"attempt {each['attempt'] + 1}"
+        console.print(f"open: fragment {each['fragment']} with {each['members']} members, {attempt}")
+
+
+@ticket_app.command("show", epilog=_examples("diloco ticket show @ticket"))
+def ticket_show(ticket: TicketArgument) -> None:
+    """What a ticket says, without its secret."""
+    print(read_ticket(ticket, time.time()))
+
+
+@app.command(epilog=_examples("diloco demo", "diloco demo --kill --workers 3"))
+def demo(
+    workers: Annotated[int, typer.Option(min=2, max=16, help="Worker processes.")] = 4,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Rounds; by default about three minutes.")] = None,
+    kill: Annotated[bool, typer.Option("--kill", help="Kill one worker midway; a fresh one joins.")] = False,
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs/demo"),
+    run: Annotated[Path | None, typer.Option(help="Settings other than the demo's.")] = None,
+    capture: Annotated[Path | None, typer.Option(help="Write the view midway as an SVG picture.")] = None,
+) -> None:
+    """A host and several workers on this machine train a byte-level GPT on Python's own source."""
+    from diloco.cli.demo import run_demo
+
+    with leaving_in_order():
+        code = run_demo(workers, rounds, kill, out, run, capture)
+    raise typer.Exit(code)
+
+
+def _train(
+    swarm: diloco.Swarm,
+    recipe: str,
+    data: Path | None,
+    device: str,
+    save: Path | None,
+    threads: int | None,
+    events: Path | None,
+    interrupts: Interrupts,
+) -> Outcome:
+    import torch
+
+    from diloco.cli.train import make_job, train
+    from diloco.monitoring.event_log import EventLog
+    from diloco.recipe import load_recipe
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    log = EventLog(events)
+    try:
+        job = make_job(load_recipe(recipe), swarm, data, device)
+        return train(swarm, job, log=log, interrupts=interrupts, save=save)
+    finally:
+        log.close()
+
+
+@contextmanager
+def leaving_in_order() -> Iterator[Interrupts]:
+    """An interrupted command says so in one line, and ends with the exit code that stands for it."""
+    try:
+        with interruptible() as interrupts:
+            yield interrupts
+    except KeyboardInterrupt:
+        print("diloco: interrupted, left the run", file=sys.stderr)
+        raise typer.Exit(EXIT_CODE) from None
+
+
+def _write_secret(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

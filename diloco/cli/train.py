@@ -1,0 +1,126 @@
+"""One worker of the command line: a recipe's job, trained in a swarm until the run is finished.
+
+Owns what `diloco join` and `diloco host --train` do between entering and leaving, and the record of
+it as JSON lines. Decides nothing about rounds. A path or device that does not work is found here, before
+anything was trained.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from diloco.cli.interrupts import Interrupts
+from diloco.errors import UserError
+from diloco.monitoring.event_log import EventLog
+from diloco.recipe import Job, Recipe
+from diloco.swarm.swarm import Swarm
+from diloco.training.attach import Outer, attach
+from diloco.training.residual_file import Keeper
+
+_LOG_EVERY_S = 0.5
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a worker's run came to."""
+
+    rounds: int
+    steps: int
+    tokens_by_fate: dict[str, int]
+    bytes_sent: int
+    bytes_received: int
+    waited_s: float
+    loss: float
+    """Validation loss of the outer parameters."""
+
+    def line(self) -> str:
+        fates = ", ".join(f"{count:,} {fate}" for fate, count in self.tokens_by_fate.items() if count)
+        return (
+            f"{self.rounds} rounds, {self.steps} inner steps, tokens: {fates or 'none applied'}; "
+            f"{self.bytes_sent / 1e6:.1f} MB sent, {self.waited_s:.1f} s waited, "
+            f"validation loss {self.loss:.4f}"
+        )
+
+
+def make_job(recipe: Recipe, swarm: Swarm, data: Path | None, device: str) -> Job:
+    """The recipe's job on this worker, with data of its own. Raises `UserError` for a missing device."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA says so by an assertion
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device {device} cannot be used on this machine: {reason}") from None
+    return recipe(swarm.settings, data, found, swarm.peer_name)
+
+
+def train(
+    swarm: Swarm,
+    job: Job,
+    *,
+    log: EventLog,
+    interrupts: Interrupts,
+    save: Path | None = None,
+) -> Outcome:
+    """Train until the run has all its rounds. At Ctrl-C the step at hand is finished, what is held is saved,
+    and `KeyboardInterrupt` follows. ``save`` must be in a folder that exists. In the swarm's home, if it has
+    one, this worker's own state is kept over restarts."""
+    if save is not None and not save.parent.is_dir():
+        raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
+    keeper = Keeper.of(swarm.home, swarm.settings.digest())
+
+    def on_event(event: object) -> None:
+        keeper.swarm_event(event)
+        log.swarm_event(event)
+
+    with attach(
+        job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=on_event
+    ) as outer:
+        keeper.begin(outer)
+        log.write(
+            "active", round=outer.round, validation_loss=job.evaluate(), parameters=outer.num_parameters
+        )
+        with interrupts.ending_with(outer.stop):
+            _steps(outer, job, log)
+        if save is not None:
+            outer.save(save)
+        if interrupts.requested:
+            keeper.write()
+            raise KeyboardInterrupt
+        keeper.remove()
+        with outer.outer_parameters():
+            loss, sample = job.evaluate(), job.sample()
+        outcome = Outcome(
+            rounds=outer.round,
+            steps=outer.step,
+            tokens_by_fate=outer.tokens_by_fate,
+            bytes_sent=swarm.bytes_sent,
+            bytes_received=swarm.bytes_received,
+            waited_s=round(outer.waited_s, 2),
+            loss=loss,
+        )
+        log.write("end", tokens=outer.tokens, sample=sample, **asdict(outcome))
+    return outcome
+
+
+def _steps(outer: Outer, job: Job, log: EventLog) -> None:
+    logged = 0.0
+    for batch in outer.until_finished(job.batches):
+        loss = float(job.step(batch))
+        outer.log(loss=loss)
+        if time.monotonic() - logged > _LOG_EVERY_S:
+            logged = time.monotonic()
+            swarm = outer.swarm
+            log.write(
+                "step",
+                step=outer.step,
+                tokens=outer.tokens,
+                loss=loss,
+                round=outer.round,
+                participants=swarm.view.participants,
+                bytes_sent=swarm.bytes_sent,
+                waited_s=round(outer.waited_s, 3),
+            )

@@ -1,0 +1,1 @@
+"""Vectors to fewer bytes and back: pure functions and codecs."""

@@ -1,0 +1,152 @@
+"""Linear algebra that gives the same bits on every machine, for what all members must compute alike (S1).
+
+Owns sums, sums of outer products, orthonormal bases, the cosine transform's matrix and seeded numbers. The
+order in which `sum`, `dot` and `matmul` add depends on the processor, the number of threads and the library,
+and libm's functions differ in the last bit; here everything is elementwise fp32, each operation rounded by
+itself in an order that is written down, or exact. Works on the CPU. Knows neither fragments nor what is sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal, localcontext
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diloco.compression.vectors import SLICE
+
+DEPENDENT = 2.0**-18
+"""A vector of which no more than this share is left without the others' directions counts as dependent: what
+is left of it is mostly rounding."""
+PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
+
+
+def pairwise_sum(x: Tensor) -> Tensor:
+    """Sums of ``x`` [..., n] over its last dimension, [...]. The row is padded with zeros to a power of two
+    and then folded, x[:h] + x[h:], until one value is left; the error grows with log n."""
+    n = x.shape[-1]
+    if n == 0:
+        return torch.zeros(x.shape[:-1], device=x.device)
+    half = 1 << max(0, (n - 1).bit_length() - 1)  # the largest power of two below n
+    x, tail = x[..., :half].clone(), x[..., half:]
+    x[..., : tail.shape[-1]].add_(tail)  # what the padding would add to the rest are zeros
+    while half > 1:
+        half //= 2
+        x = x[..., :half] + x[..., half:]
+    return x[..., 0]
+
+
+def squared_lengths(vectors: Tensor) -> list[float]:
+    """Squared length of each row of ``vectors`` [r, n], as Python floats, which neither overflow nor
+    vanish."""
+    scaled, exponents = _scaled(vectors)
+    squares = pairwise_sum(scaled * scaled).tolist()
+    return [math.ldexp(square, 2 * exponent) for square, exponent in zip(squares, exponents, strict=True)]
+
+
+def sum_of_outer_products(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """out[i, j] = left[0, i] right[0, j] + left[1, i] right[1, j] + ..., added from the left, each product
+    rounded before it is added; [r, m] and [r, n] with r >= 1 make [m, n]. Returns ``out``."""
+    num_rows, num_columns = out.shape
+    width = min(num_columns, SLICE)
+    height = max(1, SLICE // max(1, width))
+    scratch = torch.empty(height, width)
+    for top in range(0, num_rows, height):
+        rows = slice(top, min(top + height, num_rows))
+        for start in range(0, num_columns, width):
+            columns = slice(start, min(start + width, num_columns))
+            part = out[rows, columns]
+            product = scratch[: part.shape[0], : part.shape[1]]
+            torch.mul(left[0, rows, None], right[0, columns], out=part)
+            for k in range(1, len(left)):
+                part.add_(torch.mul(left[k, rows, None], right[k, columns], out=product))
+    return out
+
+
+def orthonormal(vectors: Tensor) -> Tensor:
+    """An orthonormal basis [r, n] of what the rows of ``vectors`` [r, n] span, r <= n: the first k rows of it
+    span the first k of them. Modified Gram-Schmidt, twice. A row that is zero or depends on those above it is
+    replaced by the unit vector that they explain least (the first of equals), less what they explain of it.
+    Finite rows give finite rows, whatever their magnitude. Raises ValueError if r > n."""
+    if len(vectors) > vectors.shape[1]:
+        raise ValueError(f"{len(vectors)} vectors of {vectors.shape[1]} elements cannot be orthonormal")
+    basis, _ = _scaled(vectors)
+    for _ in range(2):
+        before = pairwise_sum(basis * basis).sqrt_().tolist()
+        for k, row in enumerate(basis):
+            length = _length(row)
+            if length <= DEPENDENT * before[k]:
+                row.copy_(_missing_direction(basis[:k]))
+            else:
+                row.mul_(1.0 / length)
+            rest = basis[k + 1 :]
+            rest.sub_(pairwise_sum(rest * row)[:, None] * row)
+    return basis
+
+
+def _missing_direction(basis: Tensor) -> Tensor:
+    """A unit vector [n] that is orthogonal to the orthonormal rows of ``basis`` [k, n], k < n."""
+    explained = torch.zeros(basis.shape[1])
+    for row in basis:
+        explained.add_(row * row)
+    index = int(explained.numpy().argmin())  # numpy promises the first of equals, torch does not
+    direction = torch.zeros(basis.shape[1])
+    direction[index] = 1.0
+    for row in basis:
+        direction.sub_(row * float(row[index]))
+    return direction.mul_(1.0 / _length(direction))
+
+
+def _length(x: Tensor) -> float:
+    return math.sqrt(float(pairwise_sum(x * x)))
+
+
+def _scaled(vectors: Tensor) -> tuple[Tensor, list[int]]:
+    """A copy of the rows, each divided by a power of two so that its largest magnitude is near 1 and squares
+    stay in range, and the exponents. Exact."""
+    largest = vectors.abs().amax(1).tolist() if vectors.numel() else [0.0] * len(vectors)
+    exponents = [min(max(math.frexp(value)[1], -125), 125) for value in largest]
+    scales = torch.tensor([math.ldexp(1.0, -exponent) for exponent in exponents])
+    return vectors * scales[:, None], exponents
+
+
+def seeded_bits(entropy: Sequence[int], n: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """``n`` draws of 64 random bits from non-negative integers. PCG64's own stream, which numpy never
+    changes, as it may change how the methods of its Generator use it."""
+    return np.asarray(np.random.PCG64(np.random.SeedSequence(list(entropy))).random_raw(n), dtype=np.uint64)
+
+
+def seeded_uniform(entropy: Sequence[int], n: int) -> Tensor:
+    """``n`` fp32 values, uniform in [-1, 1): multiples of 2^-23, so exact."""
+    integers = (seeded_bits(entropy, n) >> np.uint64(40)).astype(np.int64) - 2**23
+    return torch.from_numpy(integers.astype(np.float32)).mul_(2.0**-23)
+
+
+@cache
+def dct_matrix(n: int) -> Tensor:
+    """The orthonormal DCT-II [n, n] fp32, frequencies along rows:
+
+        D[k, j] = sqrt((2 - [k = 0]) / n) cos(pi k (2 j + 1) / (2 n))
+
+    In decimal arithmetic of 40 digits, which is the same everywhere, then rounded. Shared: never write to
+    it."""
+    with localcontext() as context:
+        context.prec = 40
+        # cos(pi m / 2n) has period 4n in m.
+        cosines = [_cosine(PI * m / (2 * n)) for m in range(4 * n)]
+        scales = [(Decimal(2 if k else 1) / n).sqrt() for k in range(n)]
+        rows = [[float(scales[k] * cosines[k * (2 * j + 1) % (4 * n)]) for j in range(n)] for k in range(n)]
+    return torch.tensor(rows)
+
+
+def _cosine(angle: Decimal) -> Decimal:
+    """Taylor's series, for 0 <= angle <= 2 pi: all digits but the last few of the context's."""
+    total = term = Decimal(1)
+    for k in range(2, 100, 2):
+        term *= -angle * angle / (k * (k - 1))
+        total += term
+    return total

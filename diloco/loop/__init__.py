@@ -1,0 +1,1 @@
+"""When a worker offers, waits and applies: decisions without tensors."""

@@ -1,0 +1,390 @@
+"""When a worker offers what it trained, waits, applies and rebases: decisions, no tensors and no IO.
+
+The training loop tells of every inner step and hands over the member's events; the loop answers
+with commands for the member. The same object runs below `attach` and in simulation; what differs is
+the `Numbers` that it moves. Keeps S4 and S5 on the training side, and the rule that local training
+waits for the network only where the method says so, and never without bound.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Protocol
+
+from diloco.loop.commands import Announce, Applied, Captured, Command, Loaded, Moved, Swap, Withdraw
+from diloco.methods.schedule import Schedule
+from peers.protocol.events import (
+    BecameActive,
+    BecomeSeed,
+    ContributionEnded,
+    CoordinatorBack,
+    CoordinatorLost,
+    EntryRefused,
+    Fate,
+    FellBehind,
+    IdentitySuperseded,
+    OfferWanted,
+    PaceSet,
+    Restored,
+    RoundAborted,
+    RoundCommitted,
+    RoundOpened,
+    RunFinished,
+    StateFetched,
+    SwapFailed,
+    Swapped,
+)
+from transport.collectives.reducer import Payloads
+from transport.effects import PhantomBlob
+
+
+class Numbers(Protocol):
+    """The tensors below a loop."""
+
+    def sync_every(self, fragment: int) -> int:
+        """Inner steps between two offers of a fragment as they are now: some methods adapt them."""
+
+    def count(self, fragment: int) -> int:
+        """Outer steps of a fragment since the run began."""
+
+    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+        """A snapshot of what is to be averaged and its Euclidean norm. Raises `ValueError` if it is not
+        finite."""
+
+    def apply(
+        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
+    ) -> None:
+        """One outer step with the decoded mean; the live model does not move yet. ``ours`` is the
+        contribution that is in it, or None, with its ``share`` of the weights. With ``keep_old`` the outer
+        parameters as they were are needed once more: for a landing to come."""
+
+    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+        """Merge the outer parameters into the live model: as the method says if the result came in time for
+        ``ours``, otherwise with everything that was trained since ``ours`` (or, without one, since the last
+        landing) kept on top."""
+
+    def discard(self, fragment: int) -> None:
+        """Local parameters become the outer ones."""
+
+    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
+        """Outer state from a donor; local parameters become the outer ones."""
+
+    def digest(self, fragment: int) -> bytes:
+        """The digest of a fragment's outer state."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What was trained on one fragment since the last contribution that counts."""
+
+    next_offer: int
+    """Steps at which it is offered (again)."""
+    steps: int = 0
+    tokens: int = 0
+    offered: Payloads | None = None
+    offered_steps: int = 0
+    offered_tokens: int = 0
+    in_round: bool = False
+    wait_until: float = 0.0
+    landing: Payloads | None = None
+    """The contribution whose round was committed and whose result is to land."""
+    in_step: bool = False
+    """It was put in step with the others once since it was in a round."""
+
+    @property
+    def steps_since_offer(self) -> int:
+        return self.steps - (self.offered_steps if self.offered is not None else 0)
+
+
+class OuterLoop:
+    """One worker's outer loop over all fragments."""
+
+    def __init__(
+        self, schedule: Schedule, wait_s: float, numbers: Numbers, rounds: int = sys.maxsize
+    ) -> None:
+        self.active = False
+        self.finished = False
+        self.refused: EntryRefused | None = None
+        self.superseded = False
+        self.coordinator_lost = False
+        self.rounds_applied = 0
+        self.rejected_reason = ""
+        self.tokens_unoffered = 0
+        """Tokens whose progress was given up before it was offered (fate: superseded)."""
+        self.speed = 0.0
+        """Tokens per second that this worker computes while it trains, for methods that pace by speed."""
+        self._fastest = 0.0
+        self._schedule = schedule
+        self._wait_s = wait_s
+        self._numbers = numbers
+        self._follows_until = 0.0
+        """So long this worker does nothing but follow commits, of which it is far behind."""
+        self._rounds = rounds
+        """Gossip: outer steps after which this worker is done. Otherwise the coordinator says so."""
+        self.progress = [Progress(offset) for offset in schedule.offsets]
+
+    # -- the training loop's side -------------------------------------------------------------
+
+    def stepped(self, now: float, tokens: int, steps: int = 1) -> list[Command]:
+        """One inner step is done, or several of which all but the last were `quiet_steps`; what is due is
+        landed and offered."""
+        for each in self.progress:
+            each.steps += steps
+            each.tokens += tokens
+        return self.due(now)
+
+    def quiet_steps(self) -> int:
+        """Inner steps from here on up to the first after which something may be due, or waited for: for who
+        simulates and need not look after each."""
+        return max(1, min(map(self._steps_until_due, range(len(self.progress))), default=1))
+
+    def _steps_until_due(self, fragment: int) -> int:
+        each = self.progress[fragment]
+        landing = self._delay(fragment) - each.steps_since_offer
+        if each.offered is not None or not self._may_offer():
+            return landing if each.offered is not None or each.landing is not None else sys.maxsize
+        offering = each.next_offer - each.steps
+        return offering if each.landing is None else min(landing, offering)
+
+    def patience_ends(self, now: float) -> float | None:
+        """When the next of what it waits for is given up, in seconds: an offer's round or result, or commits
+        to follow; None without one."""
+        ends = [each.wait_until for each in self.progress if each.offered is not None]
+        return min((end for end in [*ends, self._follows_until] if end > now), default=None)
+
+    def due(self, now: float) -> list[Command]:
+        """Landings and offers that are due, and offers to take back because nobody comes for them."""
+        commands: list[Command] = []
+        for fragment, each in enumerate(self.progress):
+            self._land_if_due(fragment, each)
+            if each.offered is not None and not each.in_round and self._gives_up(now, each):
+                commands.append(Withdraw(fragment))
+            elif each.offered is None and each.steps >= each.next_offer and self._may_offer():
+                commands += self._offer(now, fragment)
+        return commands
+
+    def _may_offer(self) -> bool:
+        return self.active and not self.finished and not self.coordinator_lost
+
+    def told(self, command: Command, done: bool) -> None:
+        """What the member answered to a command."""
+        match command:
+            case Announce() | Swap() if not done:
+                # Making a contribution takes time: not at every step.
+                self._take_back(command.fragment, again_in=max(1, self._period(command.fragment) // 10))
+            case Withdraw() if done:
+                again_in = 1 if self.coordinator_lost else self._period(command.fragment)
+                self._take_back(command.fragment, again_in)
+            case Withdraw():
+                self.progress[command.fragment].in_round = True
+
+    def waits(self, now: float) -> bool:
+        """Whether the training loop is to wait for events instead of training on: a result is later than
+        its delay, or commits come as fast as inner steps and would never be caught up with."""
+        if self.finished or self.refused or self.superseded or self.coordinator_lost:
+            return False
+        return self.follows(now) or any(
+            p.offered is not None and p.steps_since_offer >= self._delay(fragment) and now < p.wait_until
+            for fragment, p in enumerate(self.progress)
+        )
+
+    def follows(self, now: float) -> bool:
+        """It does nothing but follow commits, of which it is far behind."""
+        return now < self._follows_until
+
+    # -- the member's side --------------------------------------------------------------------
+
+    def handle(self, now: float, event: object) -> list[Command]:
+        """One event of the member."""
+        match event:
+            case RoundCommitted():
+                return self._committed(now, event)
+            case Swapped():
+                return self._swapped(event, event.payloads, 1 + len(event.partners))
+            case SwapFailed() if event.alone:
+                return self._swapped(event, self.progress[event.fragment].offered, 1)
+            case SwapFailed():
+                self._take_back(event.fragment, self._period(event.fragment))
+            case RoundOpened():
+                self.progress[event.fragment].in_round = True
+                # An open round has its own deadlines; this bound is for what nobody thought of.
+                self.progress[event.fragment].wait_until = now + 4 * self._wait_s
+            case RoundAborted():
+                self.progress[event.fragment].in_round = False
+                self.progress[event.fragment].wait_until = now + self._wait_s
+            case ContributionEnded():
+                self._ended(event)
+            case StateFetched():
+                return [self._loaded(event)]
+            case BecomeSeed():
+                return [Captured(f, self._numbers.digest(f)) for f in range(len(self.progress))]
+            case BecameActive():
+                self.active, self.coordinator_lost = True, False
+                for each in self.progress:
+                    each.in_round = False
+            case FellBehind():
+                self.active, self._follows_until = False, 0.0
+            case Restored():
+                return []
+            case CoordinatorLost():
+                self.coordinator_lost = True
+            case CoordinatorBack():
+                self.coordinator_lost = False
+            case OfferWanted():
+                self._offer_early(event.fragment)
+            case PaceSet():
+                self._set_pace(event.fastest)
+            case RunFinished():
+                self.finished = True
+            case EntryRefused():
+                self.refused = event
+            case IdentitySuperseded():
+                self.superseded = True
+        return []
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _gives_up(self, now: float, each: Progress) -> bool:
+        # What was wiped out by a landing can only be offered as it is.
+        return not self._schedule.offers_before_landing and (self.coordinator_lost or now >= each.wait_until)
+
+    def _delay(self, fragment: int) -> int:
+        # H may have become shorter than the delay.
+        return min(self._schedule.delay, self._period(fragment))
+
+    def _set_pace(self, fastest: float) -> None:
+        before = [self._period(fragment) for fragment in range(len(self.progress))]
+        self._fastest = fastest
+        for fragment, each in enumerate(self.progress):
+            if each.offered is None:  # what is under way is as much shorter as what is to come
+                each.next_offer = max(1, round(each.next_offer * self._period(fragment) / before[fragment]))
+
+    def _period(self, fragment: int) -> int:
+        every = self._numbers.sync_every(fragment)
+        if not 0.0 < self.speed < self._fastest:
+            return every
+        # DyLU (arXiv 2401.09135): all workers return at about the same time. It rounds up; a speed is
+        # measured, and its noise must not cost everybody one step of the slowest.
+        return max(1, round(every * self.speed / self._fastest))
+
+    def _offer(self, now: float, fragment: int) -> list[Command]:
+        each = self.progress[fragment]
+        try:
+            payloads, norm = self._numbers.contribution(fragment)
+        except ValueError as error:
+            # It must never be averaged in: give the progress up and go on from the shared state.
+            self.rejected_reason = str(error)
+            self.tokens_unoffered += each.tokens
+            self._numbers.discard(fragment)
+            self._restart(fragment)
+            return []
+        each.offered, each.offered_steps, each.offered_tokens = payloads, each.steps, each.tokens
+        each.wait_until = now + self._wait_s
+        if self._schedule.gossips:
+            return [Swap(fragment, self._numbers.count(fragment), each.tokens, payloads)]
+        weight = self._schedule.weight(each.tokens, each.steps)
+        if self._schedule.offers_before_landing:
+            self._numbers.land(fragment, each.landing, on_time=True)
+            each.landing = None
+        return [Announce(fragment, each.tokens, weight, payloads, norm)]
+
+    def _offer_early(self, fragment: int) -> None:
+        each = self.progress[fragment]
+        # Before a landing the live model does not yet build on the outer parameters.
+        if each.offered is None and each.landing is None:
+            each.next_offer = min(each.next_offer, max(1, each.steps))
+
+    def _land_if_due(self, fragment: int, each: Progress) -> None:
+        ours, since = each.landing, each.steps_since_offer
+        if ours is None or since < self._delay(fragment):
+            return
+        if self._schedule.offers_before_landing and self._may_offer():
+            return  # it lands with the next offer, which is due
+        each.landing = None
+        on_time = since == self._delay(fragment) and not self._schedule.offers_before_landing
+        self._numbers.land(fragment, ours, on_time)
+
+    def _take_back(self, fragment: int, again_in: int) -> None:
+        each = self.progress[fragment]
+        each.offered, each.in_round = None, False
+        if self._schedule.offers_before_landing:
+            # The live model has gone on without it.
+            self.tokens_unoffered += each.offered_tokens
+            each.steps, each.tokens = each.steps - each.offered_steps, each.tokens - each.offered_tokens
+        each.next_offer = each.steps + again_in
+
+    def _restart(self, fragment: int) -> None:
+        self.progress[fragment] = Progress(self._period(fragment))
+
+    def _ended(self, event: ContributionEnded) -> None:
+        if event.fate != Fate.APPLIED:
+            # Its tokens have met their fate; what came after them starts over with the next state.
+            each = self.progress[event.fragment]
+            each.offered, each.in_round = None, False
+            each.tokens -= each.offered_tokens
+            each.steps -= each.offered_steps
+            each.offered_tokens = each.offered_steps = 0
+            self.tokens_unoffered += each.tokens
+            self._numbers.discard(event.fragment)
+            self._restart(event.fragment)
+
+    def _committed(self, now: float, event: RoundCommitted) -> list[Command]:
+        fragment = event.record.fragment
+        each = self.progress[fragment]
+        ours = each.offered if event.number is not None else None
+        if each.landing is not None:
+            self._numbers.land(fragment, each.landing, on_time=False)
+        steps = each.steps - (each.offered_steps if ours else 0)
+        tokens = each.tokens - (each.offered_tokens if ours else 0)
+        lands_now = ours is not None and steps == self._schedule.delay == 0
+        self._numbers.apply(fragment, event.payloads, ours, _share(event), keep_old=not lands_now)
+        next_offer = self._period(fragment) if ours else self._next_offer_of_others(fragment)
+        self.progress[fragment] = Progress(next_offer, steps, tokens, landing=ours, in_step=ours is None)
+        each = self.progress[fragment]
+        self.rounds_applied += 1
+        behind = event.behind > len(self.progress)
+        self._follows_until = now + self._wait_s if behind else 0.0
+        commands: list[Command] = [Applied(event.record, self._numbers.digest(fragment))]
+        if ours is None:
+            self._numbers.land(fragment, None, on_time=False)
+            return commands
+        self._land_if_due(fragment, each)
+        return commands
+
+    def _next_offer_of_others(self, fragment: int) -> int:
+        """Whoever was not in a round goes in step with those who were: out of step each waits for the others,
+        with several fragments in a circle. Only once, or a slow one would never come to offer."""
+        each, period = self.progress[fragment], self._period(fragment)
+        if self._schedule.rebases:
+            return period
+        if each.in_step:
+            return each.next_offer
+        # Theirs is as many steps from here as they have not yet trained of the delay.
+        return each.steps + max(1, period - self._delay(fragment))
+
+    def _swapped(self, event: Swapped | SwapFailed, mean: Payloads | None, group_size: int) -> list[Command]:
+        fragment, each = event.fragment, self.progress[event.fragment]
+        ours = each.offered
+        if ours is None or mean is None or event.step != self._numbers.count(fragment):
+            return []  # another state was loaded meanwhile
+        steps, tokens = each.steps - each.offered_steps, each.tokens - each.offered_tokens
+        self._numbers.apply(fragment, mean, ours, 1 / group_size, keep_old=steps > 0)
+        self._numbers.land(fragment, ours, on_time=steps == 0)
+        self._restart(fragment)
+        self.progress[fragment].steps, self.progress[fragment].tokens = steps, tokens
+        self.rounds_applied += 1
+        self.finished = self.finished or self._numbers.count(fragment) >= self._rounds
+        return [Moved(fragment, self._numbers.digest(fragment))]
+
+    def _loaded(self, event: StateFetched) -> Loaded:
+        self.tokens_unoffered += self.progress[event.fragment].tokens
+        self._numbers.load(event.fragment, event.data)
+        self.progress[event.fragment] = Progress(self._schedule.offsets[event.fragment])
+        return Loaded(event.fragment, event.version, self._numbers.digest(event.fragment))
+
+
+def _share(event: RoundCommitted) -> float:
+    """This member's share of the round's weights."""
+    record, total = event.record, sum(event.record.weights)
+    return event.weight / total if total and record.members else 0.0

@@ -1,0 +1,114 @@
+"""What a method sends: bytes by formula, for a model of a given size. Needs no torch.
+
+Owns the arithmetic of the direct exchange and of every wire format; a test holds both equal to what the
+codecs and a simulated run send. Headers, acknowledgements and control messages are left out: below 1 % from a
+few MB on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from diloco.methods.schedule import Schedule
+from diloco.methods.spec import BLOCKS_OF_TOP_K, Method
+
+_BYTES_PER_ELEMENT = {
+    "fp32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "int8": 1.0 + 4 / 256,
+    "int4": 34 / 64,
+    "fp4": 34 / 64,
+    "int2": 0.25 + 8 / 1024,
+    "int2_linear": 0.25 + 2 / 1024,
+}
+"""Of long vectors: with the scales of blocks."""
+_SCALES_OF_TOP_K = {2: 4.0, 4: 2.0, 8: 2.0, 16: 0.0}
+"""Bytes beside the values of each 4096 elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one worker sends, in bytes; it receives as much."""
+
+    per_exchange: float
+    """In one exchange of one fragment: what has to fit between two of them."""
+    per_step: float
+    """Per inner step, on average."""
+
+
+def cost_of(method: Method, num_parameters: float, num_workers: int) -> Cost:
+    """The cost of a run's every exchange with all members. Each sends the owners of the other shards its part
+    of them, and the mean of its own shard to everyone."""
+    sent = elements_sent(method, num_parameters)
+    if method.gossips:
+        group = min(num_workers, 2 if method.group == "pair" else method.group_size)
+        # Parameters travel beside the pseudo-gradient.
+        per_round = (group - 1) / group * 2 * (2 * sent) * element_bytes(method.codec, method)
+    elif method.quorum == 1:
+        # Nobody exchanges with it: the others fetch the result.
+        per_round = (num_workers - 1) * sent * mean_bytes(method, 1)
+    else:
+        members = max(1, num_workers)
+        each = element_bytes(method.codec, method) + mean_bytes(method, members)
+        per_round = (members - 1) / members * sent * each
+    every = Schedule.of(method).periods
+    per_step = sum(per_round / method.num_fragments / period for period in every)
+    return Cost(per_round / method.num_fragments, per_step)
+
+
+def data_parallel_bytes(num_parameters: float, num_workers: int) -> float:
+    """What each worker sends per step if fp32 gradients are averaged in a ring: 2 (M - 1) / M * 4 N."""
+    return 2 * (num_workers - 1) / num_workers * 4 * num_parameters
+
+
+def elements_sent(method: Method, num_parameters: float) -> float:
+    """Values of a contribution to one exchange of the whole model."""
+    match method.projection:
+        case "random_mask":
+            return num_parameters / method.mask_one_in
+        case "low_rank":
+            return min(num_parameters, _factor_elements(num_parameters, method.rank))
+        case _:
+            return num_parameters
+
+
+def element_bytes(codec: str, method: Method) -> float:
+    """Bytes per value of a long contribution."""
+    if codec != "topk":
+        return _BYTES_PER_ELEMENT[codec]
+    return _top_k_bytes(method.keep, method.value_bits)
+
+
+def mean_bytes(method: Method, num_parts: int) -> float:
+    """Bytes per value of the mean of so many parts."""
+    if method.mean_codec != "same":
+        return element_bytes(method.mean_codec, method)
+    if method.codec != "topk":
+        return element_bytes(method.codec, method)
+    keep = min(BLOCKS_OF_TOP_K, method.keep * max(1, num_parts))
+    return min(2.0, _top_k_bytes(keep, 16))
+
+
+def _top_k_bytes(keep: int, value_bits: int) -> float:
+    return (keep * (1.5 + value_bits / 8) + _SCALES_OF_TOP_K[value_bits]) / BLOCKS_OF_TOP_K
+
+
+def _factor_elements(num_parameters: float, rank: int) -> float:
+    """Values of low-rank factors, on average over the two sides, of a decoder with so many parameters: L
+    layers of width 64 L with matrices of 12 w^2 (four w x w, two w x 4 w)."""
+    layers = math.cbrt(num_parameters / (12 * 64**2))
+    width = 64 * layers
+    return layers * rank * (4 * width + 2 * (width + 4 * width) / 2)
+
+
+def state_vectors(method: Method) -> int:
+    """Vectors of a fragment's length in its shared state: the outer parameters, and what the outer optimizer
+    keeps."""
+    shared_feedback = method.error_feedback in ("ef21", "econtrol")
+    return (
+        1
+        + shared_feedback
+        + {"nesterov": 1, "heavy_ball": 1, "adam": 2, "delayed_nesterov": 2}.get(method.outer, 0)
+    )

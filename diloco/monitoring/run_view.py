@@ -1,0 +1,255 @@
+"""The live view of a run as its host sees it: workers and rounds, as rich tables or plain lines.
+
+Fed with the coordinator's traces; keeps only what it shows. Decides nothing. Names and reasons come
+from other machines: they are shown as plain characters, never as markup or terminal codes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from diloco.terminal import printable
+from peers.protocol.messages import Report
+from transport.effects import Trace
+from transport.keys import short
+
+_ROUNDS_SHOWN = 8
+_NOTES_SHOWN = 4
+_GONE_SHOWN = 4
+_TOLD = {
+    "entered": "{name} entered",
+    "active": "{name} holds the shared state",
+    "seed": "{name} seeds the run",
+    "removed": "{name} is out: {reason}",
+    "repaired": "the round goes on without {lost}: {reason}",
+    "aborted": "the round was given up: {reason}",
+    "set_aside": "{name} sits out: {reason}",
+    "outlier": "{name}: {reason}",
+    "poisoned": "a contribution was refused: {reason}",
+    "parity": "{name} held another state and fetches it again",
+    "restored": "the last state was lost; the run goes on from an earlier one",
+    "state_lost": "nobody here holds the run's state: waiting for a member that does",
+    "bad_frame": "{name} sent what is no message: {reason}",
+    "refused": "{name} was refused: {detail}",
+}
+
+
+_STYLES = {"gone": "red dim", "exchanging": "cyan", "training": "green", "waiting": "blue"}
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    name: str
+    state: str = "joining"
+    report: Report | None = None
+    share: float = 0.0
+
+
+@dataclass(slots=True)
+class _Round:
+    index: int
+    participants: int
+    seconds: float
+    attempt: int
+    num_bytes: int
+
+
+@dataclass(slots=True)
+class RunView:
+    """What is known of a run, from traces alone."""
+
+    title: str
+    rounds_wanted: int
+    workers: dict[bytes, _Worker] = field(default_factory=dict)
+    rounds: deque[_Round] = field(default_factory=lambda: deque(maxlen=_ROUNDS_SHOWN))
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=_NOTES_SHOWN))
+    rounds_done: int = 0
+    began: float = field(default_factory=time.monotonic)
+    _bytes_before: int = 0
+    _first_commit: tuple[float, int] | None = None
+    """When the first commit was seen, and its index."""
+
+    def trace(self, trace: Trace) -> str | None:
+        """Take one trace in; the line that tells of it, if it is worth one."""
+        seen = trace.fields
+        peer = seen.get("peer", b"")
+        worker = self._worker(peer, seen) if peer else None
+        match trace.name:
+            case "report" if worker:
+                _reported(worker, seen["report"])
+            case "entered" if worker:
+                worker.state = "joining"
+            case "active" if worker:
+                worker.state = "training"
+            case "removed" if worker:
+                worker.state = "gone"
+            case "opened":
+                self._mark(seen["members"], "exchanging")
+            case "committed":
+                return self._committed(seen)
+            case "swapped":
+                self.rounds_done = seen["index"]
+                return f"outer step {seen['index']}: taken by {len(seen['members'])} workers"
+        return self._tell(trace.name, seen, worker)
+
+    def _worker(self, peer: bytes, seen: Mapping[str, Any]) -> _Worker | None:
+        if "peer_name" in seen:
+            self.workers.setdefault(peer, _Worker(printable(seen["peer_name"])))
+        return self.workers.get(peer)
+
+    def _mark(self, members: tuple[bytes, ...], state: str) -> None:
+        for member in members:
+            if member in self.workers and self.workers[member].state != "gone":
+                self.workers[member].state = state
+
+    def _committed(self, seen: Mapping[str, Any]) -> str:
+        self._mark(seen["members"], "training")
+        total = sum(seen["weights"])
+        for member, weight in zip(seen["members"], seen["weights"], strict=True):
+            if member in self.workers:
+                self.workers[member].share = weight / total
+        sent = sum(w.report.bytes_sent for w in self.workers.values() if w.report)
+        found = _Round(
+            seen["index"], len(seen["members"]), seen["seconds"], seen["attempt"], sent - self._bytes_before
+        )
+        self._bytes_before = sent
+        self.rounds.append(found)
+        self.rounds_done = seen["index"]
+        self._first_commit = self._first_commit or (time.monotonic(), self.rounds_done)
+        return f"round {found.index}: {found.participants} workers, {found.seconds:.2f} s"
+
+    def _tell(self, name: str, seen: Mapping[str, Any], worker: _Worker | None) -> str | None:
+        if name not in _TOLD:
+            return None
+        who = worker.name if worker else short(seen["peer"]) if seen.get("peer") else "somebody"
+        lost = ", ".join(self.workers[k].name for k in seen.get("lost", ()) if k in self.workers)
+        line = printable(_TOLD[name].format_map({**seen, "name": who, "lost": lost}))
+        self.note(line)
+        return line
+
+    def note(self, line: str) -> None:
+        """Something to show for a while."""
+        self.notes.append(f"{time.monotonic() - self.began:6.1f} s  {line}")
+
+    def seconds_left(self) -> float | None:
+        """How long it may still take at the pace so far; None until there is one."""
+        if self._first_commit is None or not 1 < self.rounds_done < self.rounds_wanted:
+            return None
+        first_at, first_index = self._first_commit
+        if self.rounds_done <= first_index:
+            return None
+        pace = (time.monotonic() - first_at) / (self.rounds_done - first_index)
+        return pace * (self.rounds_wanted - self.rounds_done)
+
+    def render(self) -> RenderableType:
+        """The whole view."""
+        done = Text(f"{self.title}   round {self.rounds_done} of {self.rounds_wanted}   ")
+        done.append(f"{time.monotonic() - self.began:.0f} s", style="dim")
+        if (left := self.seconds_left()) is not None:
+            done.append(f", about {left:.0f} s left", style="dim")
+        bar = ProgressBar(total=self.rounds_wanted, completed=min(self.rounds_done, self.rounds_wanted))
+        notes = Text("\n".join(self.notes), style="dim")
+        return Group(done, bar, Text(), self._worker_table(), self._round_table(), notes)
+
+    def _worker_table(self) -> Table:
+        table = Table(title="workers", title_justify="left", expand=False)
+        for heading in ("worker", "state", "step", "loss", "tokens/s", "share", "MB sent"):
+            table.add_column(heading, justify="left" if heading in ("worker", "state") else "right")
+        gone = [each for each in self.workers.values() if each.state == "gone"]
+        hidden = gone[:-_GONE_SHOWN]
+        for worker in self.workers.values():
+            if worker in hidden:
+                continue
+            report = worker.report
+            numbers = (
+                (f"{report.step:,}", f"{report.loss:.3f}", f"{report.tokens_per_second:,.0f}")
+                if report
+                else ("", "", "")
+            )
+            sent = f"{report.bytes_sent / 1e6:.1f}" if report else ""
+            style = _STYLES.get(worker.state, "yellow")
+            share = f"{worker.share:.0%}" if worker.share and worker.state != "gone" else ""
+            table.add_row(Text(worker.name), Text(worker.state, style=style), *numbers, share, sent)
+        return table
+
+    def _round_table(self) -> Table:
+        table = Table(title="rounds", title_justify="left", expand=False)
+        for heading in ("round", "workers", "seconds", "attempts", "MB sent since"):
+            table.add_column(heading, justify="right")
+        for each in self.rounds:
+            table.add_row(
+                str(each.index),
+                str(each.participants),
+                f"{each.seconds:.2f}",
+                str(each.attempt + 1),
+                f"{each.num_bytes / 1e6:.1f}",
+            )
+        return table
+
+
+def _reported(worker: _Worker, report: Report) -> None:
+    """A report tells how a worker fares: one whose steps stand still waits for the others."""
+    before, worker.report = worker.report, report
+    if worker.state not in ("training", "waiting", "exchanging"):
+        return
+    if before is None or report.step > before.step:
+        worker.state = "training"
+    elif worker.state == "training":
+        worker.state = "waiting"
+
+
+class Screen:
+    """Shows a view: live on a terminal, line by line elsewhere. A context manager.
+
+    The view changes on the driver's thread and is drawn on another: a lock keeps them apart."""
+
+    def __init__(self, view: RunView, console: Console) -> None:
+        self.view = view
+        self._console = console
+        self._lock = threading.Lock()
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4)
+
+    def on_trace(self, trace: Trace) -> None:
+        """From the driver's thread."""
+        with self._lock:
+            line = self.view.trace(trace)
+        if line is not None:
+            self._say(line)
+
+    def note(self, line: str) -> None:
+        """Tell something that no trace tells."""
+        with self._lock:
+            self.view.note(line)
+        self._say(line)
+
+    def render(self) -> RenderableType:
+        """The view as it is now."""
+        with self._lock:
+            return self.view.render()
+
+    def _say(self, line: str) -> None:
+        if self._live is None:
+            seconds = time.monotonic() - self.view.began
+            self._console.print(f"{seconds:7.1f} s  {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> Screen:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()

@@ -1,0 +1,1 @@
+"""Outer parameters, outer optimizers, and a worker's own side of them."""

@@ -1,0 +1,119 @@
+"""From a method's fields to the parts that run: projection, error feedback, outer optimizer, codecs.
+
+Owns only which field chooses which part. The parts are pure and live in their own modules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diloco.compression.codecs import Codec, codec
+from diloco.compression.error_feedback import Feedback, feedback
+from diloco.compression.projections import Dct, LowRank, Projection, RandomMask
+from diloco.methods.spec import Method
+from diloco.outer.optimizers import OuterOptimizer, outer_optimizer
+
+_SEED = 0x0D110C0
+"""Seed of shared draws: masks and first bases are the same in every run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What moves one fragment of ``num_elements`` elements."""
+
+    optimizer: OuterOptimizer
+    feedback: Feedback
+    projection: Projection | None
+    num_elements: int
+
+    @property
+    def num_vectors(self) -> int:
+        """Vectors [n] of shared state: outer parameters, the optimizer's buffers, the feedback's mean."""
+        return 1 + self.optimizer.num_buffers + int(self.feedback.shared)
+
+    def first_state(self) -> Tensor:
+        """The projection's state [s] at the beginning of a run."""
+        return torch.empty(0) if self.projection is None else self.projection.first_state()
+
+    def length(self, state: Tensor) -> int:
+        """Elements of a contribution, given the projection's state."""
+        return self.num_elements if self.projection is None else self.projection.length(state)
+
+    def most_sent(self, state: Tensor) -> int:
+        """Most elements that a contribution ever has."""
+        return self.num_elements if self.projection is None else self.projection.most_sent
+
+    def sync_every(self, state: Tensor) -> int | None:
+        """H as the projection adapts it; None if it does not."""
+        return None if self.projection is None else self.projection.sync_every(state)
+
+    def project(self, x: Tensor, state: Tensor, count: int) -> Tensor:
+        """``x`` [n] as it is sent [k]."""
+        return x if self.projection is None else self.projection.project(x, state, count)
+
+    def lift(self, y: Tensor, state: Tensor, count: int) -> Tensor:
+        """The vector [n] that ``y`` [k] stands for."""
+        return y if self.projection is None else self.projection.lift(y, state, count)
+
+    def next_state(self, mean: Tensor, state: Tensor, count: int) -> Tensor:
+        """The projection's state after a round with this ``mean`` [k]."""
+        return state if self.projection is None else self.projection.next_state(mean, state, count)
+
+    def support(self, count: int) -> Tensor | None:
+        """Indices of the elements that outer step ``count`` moves; None for all."""
+        return None if self.projection is None else self.projection.support(count)
+
+
+def parts_of(method: Method, fragment: int, shapes: list[tuple[int, ...]], is_moment: bool) -> Parts:
+    """The parts that move tensors of ``shapes``; AdamW's moments are only averaged."""
+    n = sum(torch.Size(shape).numel() for shape in shapes)
+    if is_moment:
+        return Parts(outer_optimizer("sgd", lr=1.0), feedback("none"), None, n)
+    return Parts(
+        optimizer=outer_optimizer(
+            method.outer,
+            lr=method.outer_lr,
+            momentum=method.outer_momentum,
+            beta2=method.outer_beta2,
+            eps=method.outer_epsilon,
+            every=method.outer_every,
+            clip=method.outer_clip,
+            penalty=method.outer_penalty,
+        ),
+        feedback=_feedback(method),
+        projection=_projection(method, fragment, shapes, n),
+        num_elements=n,
+    )
+
+
+def codecs_of(method: Method) -> tuple[Codec, Codec | None]:
+    """New codecs for contributions and for means; None leaves the second to the first. One thread at a time
+    may use a codec."""
+    mine = codec(method.codec, keep=method.keep, value_bits=method.value_bits)
+    return mine, None if method.mean_codec == "same" else codec(method.mean_codec)
+
+
+def _feedback(method: Method) -> Feedback:
+    match method.error_feedback:
+        case "ef14":
+            return feedback("ef14", decay=method.feedback_decay, share=method.feedback_share)
+        case "econtrol":
+            return feedback("econtrol", eta=method.feedback_share)
+        case name:
+            return feedback(name)
+
+
+def _projection(method: Method, fragment: int, shapes: list[tuple[int, ...]], n: int) -> Projection | None:
+    seed = _SEED + fragment
+    match method.projection:
+        case "random_mask":
+            return RandomMask(n, method.mask_one_in, seed)
+        case "low_rank":
+            return LowRank(shapes, method.rank, seed, adapt=method.adapt, sync_every=method.sync_every)
+        case "dct":
+            return Dct(n)
+        case _:
+            return None

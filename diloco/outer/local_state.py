@@ -1,0 +1,209 @@
+"""What is a worker's own beside the shared state: the live model, residuals, and how a result meets local
+steps.
+
+Owns pseudo-gradients, the merges (replace, mix, carry, eager), error feedback's residuals and the anchor from
+which local progress is measured. Nothing here is sent as state; none of it must be equal on all machines.
+Residuals move only when the contribution that they belong to is in a commit (S5, S7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diloco.compression.vectors import count_non_finite
+from diloco.errors import StateError
+from diloco.outer.state import OuterState
+
+
+@dataclass(slots=True)
+class Offer:
+    """A contribution as its author remembers it."""
+
+    delta: Tensor
+    """The pseudo-gradient [n], anchor - local."""
+    residuals: list[Tensor]
+    """Error feedback's own state once this contribution is in the model."""
+    mean: Tensor | None = None
+    """The committed pseudo-gradient [n], for eager landing."""
+    share: float = 1.0
+    """Share of the weights in its round."""
+
+
+@dataclass(slots=True)
+class _Twin:
+    """Eager: this worker's own outer parameters and buffers, ahead of the shared ones by its own last
+    contribution."""
+
+    theta: Tensor
+    buffers: list[Tensor]
+    added: Tensor
+    """What was added for a round whose mean had not come yet."""
+    count: int = 0
+
+
+@dataclass(slots=True)
+class _Own:
+    """One fragment."""
+
+    residuals: list[Tensor]
+    anchor: Tensor | None = None
+    """Where local steps began, if that is not the present outer parameters."""
+    twin: _Twin | None = None
+
+
+class LocalState:
+    """The live model over ``outer``. One thread, the trainer's, calls it."""
+
+    def __init__(self, outer: OuterState) -> None:
+        self.outer = outer
+        self._merge, self._alpha = outer.method.merge, outer.method.alpha
+        self._own = [_Own(self._no_residuals(f)) for f in range(outer.num_fragments)]
+
+    def pseudo_gradient(self, fragment: int) -> Tensor:
+        """anchor - local, a new fp32 vector [n] on the CPU; the anchor is where local steps began, as a rule
+        the outer parameters."""
+        delta = self._empty(fragment)
+        self.outer.live.gather(fragment, delta)
+        return torch.sub(self._anchor(fragment), delta, out=delta)
+
+    def feedback_input(self, fragment: int, delta: Tensor) -> Tensor:
+        """What is to be compressed [n]: the pseudo-gradient with what was dropped before."""
+        return self.outer.parts(fragment).feedback.input(delta, self._own[fragment].residuals)
+
+    def offer(self, fragment: int, delta: Tensor, sent: Tensor | None) -> Offer:
+        """Remember a contribution; ``sent`` [n] is what its encoded form stands for, None without error
+        feedback."""
+        own, parts = self._own[fragment], self.outer.parts(fragment)
+        if sent is None:
+            return Offer(delta, own.residuals)
+        return Offer(delta, parts.feedback.committed(delta, own.residuals, sent))
+
+    def keep_anchor(self, fragment: int) -> None:
+        """The outer parameters are about to move, and the live model is to follow later."""
+        own = self._own[fragment]
+        if own.anchor is None:
+            own.anchor = self.outer.outer_parameters(fragment).clone()
+
+    def committed(self, fragment: int, offer: Offer) -> None:
+        """A contribution is in the model: what it dropped is kept for the next."""
+        self._own[fragment].residuals = offer.residuals
+
+    def land(self, fragment: int, ours: Offer | None) -> None:
+        """Merge the outer parameters into the live model in time, by the method's merge."""
+        match self._merge:
+            case "replace":
+                self._write(fragment, self.outer.outer_parameters(fragment))
+            case "mix":
+                self._mix(fragment)
+            case "carry":
+                self.carry(fragment, ours)
+            case "eager":
+                raise AssertionError("eager lands with an offer at hand: `land_eagerly`")
+
+    def carry(self, fragment: int, ours: Offer | None) -> None:
+        """Outer parameters, with what was learned since ``ours`` was taken (without one, since local steps
+        began) on top: delayed averaging, local' = outer' + (local - snapshot), the merge of LOSCAR-SGD (arXiv
+        2605.20866). Without inner steps since, that progress is exactly zero."""
+        # (anchor - snapshot) - (anchor - local)
+        progress = self.pseudo_gradient(fragment).neg_()
+        if ours is not None:
+            progress.add_(ours.delta)
+        self._write(fragment, progress.add_(self.outer.outer_parameters(fragment)))
+
+    def land_eagerly(self, fragment: int, fresh: Offer, landed: Offer | None) -> None:
+        """Take an outer step of this worker's own, with its fresh pseudo-gradient in the place of the stale
+        one:
+
+            delta~ = mean^(t-1) + share * (fresh^(t) - own^(t-1))
+
+        Eager updates (arXiv 2502.12996), section 3. Before the first mean has come its own contribution
+        stands for it. The shared outer parameters follow the means alone, one round later, the same for
+        all."""
+        own, optimizer = self._own[fragment], self.outer.parts(fragment).optimizer
+        twin = own.twin or self._new_twin(fragment)
+        share = 1.0 if landed is None else landed.share
+        added = fresh.delta * share
+        delta = added - twin.added
+        if landed is not None:
+            assert landed.mean is not None, "it was committed"
+            delta += landed.mean
+        optimizer.step(twin.theta, twin.buffers, delta, twin.count, twin.theta, twin.buffers)
+        twin.added, twin.count = added, twin.count + 1
+        self.outer.live.scatter(fragment, twin.theta)
+        own.twin, own.anchor = twin, twin.theta  # read before the next step writes it
+
+    def discard(self, fragment: int) -> None:
+        """Local parameters become the outer ones."""
+        own = self._own[fragment]
+        own.anchor = own.twin = None
+        self.outer.live.scatter(fragment, self.outer.outer_parameters(fragment))
+
+    def loaded(self, fragment: int) -> None:
+        """Another state was loaded: begin from it, with nothing left of what was dropped."""
+        self._own[fragment].residuals = self._no_residuals(fragment)
+        self.discard(fragment)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Error feedback's residuals [n] fp32, and the outer steps at which they are such; nothing without
+        error feedback. The tensors are not changed later."""
+        state: dict[str, Tensor] = {}
+        for fragment, own in enumerate(self._own):
+            if own.residuals:
+                state[f"{fragment}.count"] = torch.tensor(self.outer.count(fragment))
+            state |= {f"{fragment}.residual.{i}": each for i, each in enumerate(own.residuals)}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take residuals up that `state_dict` gave, if no contribution of this worker was committed since.
+        Raises `StateError`, before anything changes, for those of another model, method or later state."""
+        for name, present in (wanted := self.state_dict()).items():
+            found = state.get(name)
+            if found is None or found.shape != present.shape or found.dtype != present.dtype:
+                raise StateError(f"{name} is missing or of another shape: of another model or method?")
+            if name.endswith("count"):
+                if not 0 <= int(found) <= int(present):
+                    raise StateError(f"they are of outer step {int(found)}, and the run is at {int(present)}")
+            elif count_non_finite(found):
+                raise StateError(f"{name} has values that are not finite")
+        if len(state) != len(wanted):
+            raise StateError("there are more tensors than this method has")
+        for fragment, own in enumerate(self._own):
+            own.residuals = [state[f"{fragment}.residual.{i}"].clone() for i in range(len(own.residuals))]
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _mix(self, fragment: int) -> None:
+        # Streaming DiLoCo (arXiv 2501.18512), algorithm 2: alpha is the local share.
+        local = self.outer.live.gather(fragment, self._empty(fragment))
+        local.mul_(self._alpha).add_(self.outer.outer_parameters(fragment) * (1.0 - self._alpha))
+        self._write(fragment, local)
+
+    def _write(self, fragment: int, values: Tensor) -> None:
+        own = self._own[fragment]
+        support = self.outer.support(fragment)
+        if support is not None:
+            # What the round did not touch stays as it is locally.
+            local = self.outer.live.gather(fragment, self._empty(fragment))
+            local[support] = values[support]
+            values = local
+        self.outer.live.scatter(fragment, values)
+        own.anchor = own.twin = None
+
+    def _anchor(self, fragment: int) -> Tensor:
+        anchor = self._own[fragment].anchor
+        return self.outer.outer_parameters(fragment) if anchor is None else anchor
+
+    def _new_twin(self, fragment: int) -> _Twin:
+        theta = self.outer.outer_parameters(fragment).clone()
+        buffers = [each.clone() for each in self.outer.buffers(fragment)]
+        return _Twin(theta, buffers, torch.zeros_like(theta), self.outer.count(fragment))
+
+    def _no_residuals(self, fragment: int) -> list[Tensor]:
+        count = self.outer.parts(fragment).feedback.num_vectors
+        return [torch.zeros(self.outer.num_elements(fragment)) for _ in range(count)]
+
+    def _empty(self, fragment: int) -> Tensor:
+        return torch.empty(self.outer.num_elements(fragment), pin_memory=self.outer.live.page_locked)

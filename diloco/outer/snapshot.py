@@ -1,0 +1,47 @@
+"""State views: one fragment's bytes as a donor serves them, frozen at one version.
+
+Owns how the bytes lie together and their digest. Refuses to know where they come from: see `outer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from transport.digests import tree_digest
+from transport.limits import LIMITS
+
+
+class StateView:
+    """The bytes of one fragment's state at one version: outer parameters | momentum (absent if mu is 0) |
+    frozen parameters in their own dtypes (last fragment only). It never changes, whatever the trainer
+    does, and any thread may read it; dropping it frees what it holds."""
+
+    def __init__(self, version: int, segments: list[memoryview]) -> None:
+        self.version = version
+        """Outer steps behind this state."""
+        self.size_bytes = sum(map(len, segments))
+        self._segments = segments
+
+    def read(self, offset: int, length: int) -> memoryview | bytes:
+        """``length`` bytes from ``offset``, less at the end; without a copy where they lie together."""
+        parts: list[memoryview] = []
+        for segment in self._segments:
+            if length > 0 and offset < len(segment):
+                parts.append(segment[offset : offset + length])
+                length -= len(parts[-1])
+            offset = max(0, offset - len(segment))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def pieces(self, piece_bytes: int = LIMITS.payload_bytes) -> Iterator[memoryview | bytes]:
+        """All bytes, in pieces."""
+        for offset in range(0, self.size_bytes, piece_bytes):
+            yield self.read(offset, piece_bytes)
+
+    def digests(self, piece_bytes: int = LIMITS.payload_bytes) -> list[bytes]:
+        """SHA-256 of each piece."""
+        return [hashlib.sha256(piece).digest() for piece in self.pieces(piece_bytes)]
+
+    def digest(self, piece_bytes: int = LIMITS.payload_bytes) -> bytes:
+        """`tree_digest` over the SHA-256 of each piece: names the whole."""
+        return tree_digest(self.digests(piece_bytes))

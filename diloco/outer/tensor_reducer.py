@@ -1,0 +1,136 @@
+"""The arithmetic of one vector in one round: what the exchange is given by this package.
+
+Owns how a codec and tensors become a `transport.collectives.reducer.Payloads`: chunks, the weighted mean in
+fp32 in a fixed order, and who is blamed for what cannot be added. Refuses to know rounds and links.
+Keeps S6 (weights are shares of their recorded sum) and S12 (nothing that is not finite enters a sum).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diloco.compression.codecs import Codec, CodecError, NonFinite, add_weighted
+from diloco.compression.vectors import Buffer, Scratch, spans
+from transport.collectives.reducer import Part
+from transport.effects import Payload, Phantom
+from transport.errors import Poisoned
+
+
+class TensorPayloads:
+    """`Payloads` over tensors. ``contribution`` [num_elements] fp32 is this member's pseudo-gradient,
+    None for one who only receives; ``output`` [num_elements] fp32 on the CPU holds the mean once every
+    chunk was accepted. The contribution must not change until the round ends, and its values must be
+    finite (`vectors.count_non_finite`): `encode` raises `NonFinite` otherwise. The output must not change as
+    long as the result may be asked for, since with fp32 the chunks that this member owns are sent from it.
+
+    Means travel in ``mean_codec``, by default what ``codec`` offers for them. With ``as_sent``, chunks that
+    this member owns enter its sums as they would have been sent: error feedback counts on that (S7)."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        num_elements: int,
+        contribution: Tensor | None = None,
+        output: Tensor | None = None,
+        *,
+        mean_codec: Codec | None = None,
+        as_sent: bool = False,
+    ) -> None:
+        if contribution is not None and contribution.shape != (num_elements,):
+            raise ValueError(f"the contribution has shape {tuple(contribution.shape)}, not ({num_elements},)")
+        self._codec = codec
+        self._fixed_mean_codec = mean_codec
+        self._means = mean_codec or codec
+        self._as_sent = as_sent
+        self._num_elements = num_elements
+        self._chunk_elements = max(1, num_elements)
+        self.contribution = contribution
+        self._total, self._scratch = Scratch(torch.float32), Scratch(torch.float32)
+        self.output = torch.zeros(num_elements) if output is None else output
+
+    @property
+    def num_elements(self) -> int:
+        return self._num_elements
+
+    def begin(self, chunk_elements: int, num_parts: int) -> None:
+        if chunk_elements < 1:
+            raise ValueError(f"chunk_elements is {chunk_elements}: at least 1 is needed")
+        self._chunk_elements = chunk_elements
+        self._means = self._fixed_mean_codec or self._codec.for_mean(num_parts)
+
+    def size_bytes(self, chunk: int) -> int:
+        span = self._span(chunk)
+        return self._codec.size_bytes(span.stop - span.start)
+
+    def mean_size_bytes(self, chunk: int) -> int:
+        span = self._span(chunk)
+        return self._means.size_bytes(span.stop - span.start)
+
+    def encode(self, chunk: int) -> Payload:
+        return self._codec.encode(self._own(chunk))
+
+    def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
+        total = self._sum(chunk)
+        for part in parts:
+            self._add(total, chunk, part, first=part is parts[0])
+        try:
+            return self._means.encode(total)
+        except NonFinite as error:
+            # Each part was finite: one is so large that its share overflows the sum or the codec.
+            raise Poisoned(self._largest(chunk, parts), f"the mean overflows: {error}") from None
+
+    def accept(self, chunk: int, payload: Payload) -> None:
+        span = self._span(chunk)
+        try:
+            self._means.decode(_buffer(payload, -1), span.stop - span.start, self.output[span])
+        except CodecError as error:
+            raise Poisoned(-1, str(error)) from None
+
+    def _add(self, total: Tensor, chunk: int, part: Part, first: bool) -> None:
+        if part.payload is not None or self._as_sent:
+            try:
+                payload = self.encode(chunk) if part.payload is None else part.payload
+                self._codec.add(total, _buffer(payload, part.member), part.weight, first)
+            except CodecError as error:
+                raise Poisoned(part.member, str(error)) from None
+            return
+        own = self._own(chunk)  # finite, or else the mean is not
+        for span in spans(own):
+            add_weighted(total[span], own[span], part.weight, self._scratch, first)
+
+    def _sum(self, chunk: int) -> Tensor:
+        span = self._span(chunk)
+        # Encoded bytes that are the sum's own memory live where the result belongs in the end.
+        if self._means.shares_memory:
+            return self.output[span]
+        return self._total.of(span.stop - span.start, self.output.device)
+
+    def _largest(self, chunk: int, parts: Sequence[Part]) -> int:
+        def magnitude(part: Part) -> float:
+            span = self._span(chunk)
+            if part.payload is None:
+                values = self._own(chunk)
+            else:
+                values = self._codec.decode(_buffer(part.payload, part.member), span.stop - span.start)
+            largest = float(values.abs().max())
+            return math.inf if math.isnan(largest) else largest
+
+        return max(parts, key=magnitude).member
+
+    def _own(self, chunk: int) -> Tensor:
+        assert self.contribution is not None, "one who only receives has no contribution"
+        return self.contribution[self._span(chunk)]
+
+    def _span(self, chunk: int) -> slice:
+        start = chunk * self._chunk_elements
+        return slice(start, min(start + self._chunk_elements, self._num_elements))
+
+
+def _buffer(payload: Payload, member: int) -> Buffer:
+    if isinstance(payload, Phantom):
+        raise Poisoned(member, "a phantom where bytes are due")
+    return payload

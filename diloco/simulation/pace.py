@@ -1,0 +1,54 @@
+"""The peers of a simulated swarm and how fast each computes, drawn from named streams of the run's seed."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from transport.simnet.links import Access
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long inner steps take, in seconds of virtual time."""
+
+    step_s: float = 1.0
+    jitter: float = 0.0
+    """Standard deviation of the logarithm of a step's duration, drawn anew for each; the mean stays."""
+    drift: float = 0.0
+    """Standard deviation, after an hour, of the logarithm of the pace, which wanders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One peer, over all its lives."""
+
+    name: str
+    access: Access
+    pace: Pace = Pace()
+    tokens_per_step: int = 1
+    region: str = ""
+    joins_at_s: float = 0.0
+
+
+class Clockwork:
+    """Draws the durations of one peer's steps."""
+
+    def __init__(self, pace: Pace, rng: random.Random) -> None:
+        self._pace = pace
+        self._rng = rng
+        self._factor = 1.0
+
+    def durations(self, count: int) -> list[float]:
+        """Seconds that each of the next steps takes."""
+        step_s, jitter = self._pace.step_s * self._factor, self._pace.jitter
+        if jitter:
+            least = step_s * math.exp(-jitter * jitter / 2)
+            durations = [least * math.exp(jitter * self._rng.gauss(0.0, 1.0)) for _ in range(count)]
+        else:
+            durations = [step_s] * count
+        if self._pace.drift:
+            hours = sum(durations) / 3600
+            self._factor *= math.exp(self._pace.drift * math.sqrt(hours) * self._rng.gauss(0.0, 1.0))
+        return durations

@@ -1,0 +1,315 @@
+"""Gathers a report while a swarm runs: activities, rounds and their phases, bytes, faults and what they cost.
+
+A watcher: it sees effects, events and commands, and changes nothing. Facts about rounds and members come from
+the coordinator's traces and the workers' events, the same that a host shows to people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diloco.loop.commands import Announce, Command, Swap
+from diloco.simulation.engine import Engine
+from diloco.simulation.identities import HOST
+from diloco.simulation.report.report import (
+    Activity,
+    Exchange,
+    Mark,
+    PeerReport,
+    Recovery,
+    Report,
+    RoundReport,
+    Span,
+)
+from diloco.simulation.worker import Worker
+from peers.protocol.events import (
+    ContributionEnded,
+    Fate,
+    RoundAborted,
+    RoundCommitted,
+    RoundOpened,
+    SwapFailed,
+    Swapped,
+)
+from transport.effects import Effect, Trace
+
+_MOST_MARKS = 2000
+_TOLD = {
+    "active": "holds the shared state",
+    "removed": "is off the roster: {reason}",
+    "repaired": "the round goes on without {lost}: {reason}",
+    "aborted": "the round is given up: {reason}",
+    "set_aside": "sits out: {reason}",
+    "parity": "held another state",
+    "restored": "the last state was lost; the run goes on from an earlier one",
+    "state_lost": "nobody here holds the run's state",
+    "bad_frame": "sent what is no message: {reason}",
+}
+
+
+@dataclass(slots=True)
+class _Round:
+    fragment: int
+    started_s: float
+    opened_s: float = 0.0
+    committed_s: float = 0.0
+    landed_s: float = 0.0
+    participants: int = 0
+    attempts: int = 1
+
+
+@dataclass(slots=True)
+class _Fault:
+    at_s: float
+    what: str
+    peer: str
+    back_s: float | None = None
+    detect_s: float | None = None
+    recommit_s: float | None = None
+    rejoin_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Track:
+    """One peer."""
+
+    report: PeerReport
+    began_s: float | None = None
+    activity: Activity | None = None
+    since_s: float = 0.0
+    exchanging: dict[int, Exchange] = field(default_factory=dict)
+    """By fragment."""
+
+
+class Recording:
+    """A watcher that ends in a `Report`."""
+
+    def __init__(self) -> None:
+        self.losses: list[tuple[float, int, float]] = []
+        self._tracks: dict[str, _Track] = {}
+        self._open: dict[int, _Round] = {}
+        """By serial; gossip: by step."""
+        self._rounds: list[_Round] = []
+        self._first_offer: dict[int, float] = {}
+        """By fragment: when the first of the offers was made that no round has taken."""
+        self._committed_as: dict[int, _Round] = {}
+        """By serial."""
+        self._marks: list[Mark] = []
+        self._faults: list[_Fault] = []
+        self._loss_sum, self._loss_count = 0.0, 0
+        self._tokens = 0
+        self.longest_exchange_s = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Before anything happens."""
+        self._engine = engine
+        for peer in engine.peers.values():
+            self._tracks[peer.name] = _Track(PeerReport(peer.name, peer.region))
+
+    # -- what was injected --------------------------------------------------------------------
+
+    def injected(self, now: float, what: str, peer: str, *, costs: bool) -> None:
+        """A scenario's event fires; ``costs`` if something has to recover from it."""
+        self._mark(now, peer, what, injected=True)
+        if costs:
+            self._faults.append(_Fault(now, what, peer))
+
+    def returned(self, now: float, what: str, peer: str) -> None:
+        """What ``peer`` went through is over, or it is new: from here it is on its way back."""
+        self._mark(now, peer, what, injected=True)
+        pending = [f for f in self._faults if f.peer == peer and f.back_s is None]
+        if not pending:
+            pending = [_Fault(now, what, peer)]
+            self._faults += pending
+        pending[-1].back_s = now
+
+    def _mark(self, now: float, peer: str, text: str, injected: bool = False) -> None:
+        if len(self._marks) < _MOST_MARKS:
+            self._marks.append(Mark(now, peer, text, injected))
+
+    # -- as a watcher -------------------------------------------------------------------------
+
+    def effect(self, now: float, name: str, effect: Effect) -> None:
+        if isinstance(effect, Trace) and name == HOST:
+            self._traced(now, effect.name, effect.fields)
+
+    def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
+        track = self._tracks[worker.name]
+        if track.began_s is None:
+            track.began_s = now
+        self._close_span(now, track)
+        track.activity, track.since_s = activity, now
+        if activity == "down":
+            self._end_exchanges(now, track, "unfinished")
+
+    def stepped(self, now: float, worker: Worker, steps: int) -> None:
+        report = self._tracks[worker.name].report
+        report.steps += steps
+        tokens = steps * worker.peer.tokens_per_step
+        report.tokens += tokens
+        self._tokens += tokens
+        if worker.trainer.step is not None:
+            self._note_loss(now, worker.loss)
+
+    def event(self, now: float, worker: Worker, event: object) -> None:
+        track = self._tracks[worker.name]
+        match event:
+            case RoundOpened():
+                track.exchanging[event.fragment] = Exchange(event.fragment, now, now, "unfinished")
+            case RoundAborted():
+                self._end_exchange(now, track, event.fragment, "aborted")
+            case RoundCommitted():
+                self._end_exchange(now, track, event.record.fragment, "committed")
+                found = self._committed_as.get(event.record.serial)
+                if found is not None and event.number is not None:
+                    found.landed_s = now
+            case ContributionEnded() if event.fate == Fate.APPLIED:
+                track.report.tokens_applied += event.tokens
+            case Swapped():
+                self._swapped(now, track, event, "swapped")
+            case SwapFailed():
+                self._swapped(now, track, event, "alone")
+
+    def command(self, now: float, worker: Worker, command: Command) -> None:
+        if isinstance(command, Announce):
+            self._first_offer.setdefault(command.fragment, now)
+        elif isinstance(command, Swap):
+            exchange = Exchange(command.fragment, now, now, "unfinished")
+            self._tracks[worker.name].exchanging[command.fragment] = exchange
+            self._open.setdefault(command.step, _Round(command.fragment, now, now))
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _traced(self, now: float, name: str, fields: Mapping[str, Any]) -> None:
+        peer = self._engine.name_of(fields["peer"]) if "peer" in fields else ""
+        match name:
+            case "opened":
+                fragment = fields["fragment"]
+                started = self._first_offer.pop(fragment, now)
+                self._open[fields["serial"]] = _Round(fragment, started, now)
+            case "repaired":
+                if fields["serial"] in self._open:
+                    self._open[fields["serial"]].attempts = fields["attempt"] + 1
+            case "aborted":
+                found = self._open.pop(fields["serial"], None)
+                if found is not None:
+                    self._first_offer.setdefault(found.fragment, found.started_s)
+            case "committed":
+                self._committed(now, fields)
+            case "removed":
+                for fault in self._faults:
+                    if fault.peer == peer and fault.detect_s is None and fault.rejoin_s is None:
+                        fault.detect_s = now - fault.at_s
+            case "active":
+                for fault in self._faults:
+                    if fault.peer == peer and fault.rejoin_s is None and fault.back_s is not None:
+                        fault.rejoin_s = now - fault.back_s
+        if name in _TOLD:
+            shown = {key: self._plain(value) for key, value in fields.items()}
+            self._mark(now, peer, _TOLD[name].format(**shown))
+
+    def _plain(self, value: Any) -> str:
+        if isinstance(value, (list, tuple)):
+            return ", ".join(self._plain(each) for each in value)
+        return self._engine.name_of(value) if isinstance(value, bytes) else str(value)
+
+    def _committed(self, now: float, fields: Mapping[str, Any]) -> None:
+        found = self._open.pop(fields["serial"], None) or _Round(fields["fragment"], now, now)
+        found.committed_s = found.landed_s = now
+        found.participants = len(fields["members"])
+        self._rounds.append(found)
+        self._committed_as[fields["serial"]] = found
+        self.longest_exchange_s = max(self.longest_exchange_s, now - found.opened_s)
+        self._note_commit(now)
+
+    def _note_commit(self, now: float) -> None:
+        for fault in self._faults:
+            if fault.recommit_s is None:
+                fault.recommit_s = now - fault.at_s
+
+    def _swapped(self, now: float, track: _Track, event: Swapped | SwapFailed, outcome: str) -> None:
+        self._end_exchange(now, track, event.fragment, outcome)
+        found = self._open.setdefault(event.step, _Round(event.fragment, now, now))
+        found.committed_s = found.landed_s = now
+        if isinstance(event, Swapped):
+            found.participants += 1
+            self._note_commit(now)
+
+    def _end_exchange(self, now: float, track: _Track, fragment: int, outcome: str) -> None:
+        exchange = track.exchanging.pop(fragment, None)
+        if exchange is not None:
+            exchange.end_s, exchange.outcome = now, outcome
+            track.report.exchanges.append(exchange)
+
+    def _end_exchanges(self, now: float, track: _Track, outcome: str) -> None:
+        for fragment in list(track.exchanging):
+            self._end_exchange(now, track, fragment, outcome)
+
+    def _close_span(self, now: float, track: _Track) -> None:
+        if track.activity is None or now <= track.since_s:
+            return
+        spans, seconds = track.report.spans, track.report.seconds
+        spans.append(Span(track.activity, track.since_s, now))
+        seconds[track.activity] = seconds.get(track.activity, 0.0) + now - track.since_s
+
+    def _note_loss(self, now: float, loss: float) -> None:
+        self._loss_sum, self._loss_count = self._loss_sum + loss, self._loss_count + 1
+        if self._loss_count >= 10 * len(self._tracks):
+            self.losses.append((now, self._tokens, self._loss_sum / self._loss_count))
+            self._loss_sum, self._loss_count = 0.0, 0
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def finish(self, now: float, report: Report) -> Report:
+        """Fill in everything that was seen until ``now``."""
+        self._count_traffic()
+        present = computed = ideal = 0.0
+        for track in self._tracks.values():
+            self._close_span(now, track)
+            self._end_exchanges(now, track, "unfinished")
+            one = track.report
+            lifetime = sum(one.seconds.values())
+            one.utilization = one.seconds.get("compute", 0.0) / lifetime if lifetime else 0.0
+            one.tokens_applied //= self._engine.num_fragments  # each fragment has counted them
+            present += lifetime
+            computed += one.seconds.get("compute", 0.0)
+            ideal += one.tokens / one.seconds["compute"] * lifetime if one.tokens else 0.0
+            report.peers.append(one)
+        report.seconds = now
+        report.utilization = computed / present if present else 0.0
+        report.tokens = self._tokens
+        report.tokens_applied = sum(one.tokens_applied for one in report.peers)
+        report.tokens_per_s = self._tokens / now if now else 0.0
+        report.ideal_tokens_per_s = ideal / now if now else 0.0
+        gossip = [self._open[step] for step in sorted(self._open) if self._open[step].participants]
+        report.rounds = [_of(i + 1, each) for i, each in enumerate(self._rounds or gossip)]
+        report.marks = self._marks
+        report.recoveries = [
+            Recovery(f.at_s, f.what, f.peer, f.detect_s, f.recommit_s, f.rejoin_s) for f in self._faults
+        ]
+        report.losses = self.losses
+        return report
+
+    def _count_traffic(self) -> None:
+        net = self._engine.net
+        for key, process in net.peers.items():
+            track = self._tracks.get(self._engine.name_of(key))
+            if track is not None:  # not the host
+                track.report.sent = dict(sorted(process.sent.items()))
+                track.report.received = dict(sorted(process.received.items()))
+                track.report.sent_again = net.sent_again[key]
+
+
+def _of(index: int, found: _Round) -> RoundReport:
+    return RoundReport(
+        index=index,
+        fragment=found.fragment,
+        participants=found.participants,
+        attempts=found.attempts,
+        started_s=found.started_s,
+        gather_s=found.opened_s - found.started_s,
+        exchange_s=found.committed_s - found.opened_s,
+        land_s=found.landed_s - found.committed_s,
+    )

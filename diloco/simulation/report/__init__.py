@@ -1,0 +1,1 @@
+"""What a simulated run came to: the report, and how it is shown."""

@@ -1,0 +1,270 @@
+"""Runs a scenario: builds its swarm, lets its faults happen, and hands back a report.
+
+Owns when a run has ended, how coarse phantoms are cut, and the checks at the end. The same scenario and seed
+give the same report byte for byte.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diloco.loop.commands import Command
+from diloco.rules import rules_of, wait_s
+from diloco.simulation.engine import Engine
+from diloco.simulation.faults import Fault, end_s, faults_of
+from diloco.simulation.identities import HOST, key_of
+from diloco.simulation.invariants import Invariants
+from diloco.simulation.pace import Peer
+from diloco.simulation.phantom import (
+    PhantomNumbers,
+    phantom_limits,
+)
+from diloco.simulation.recorder import Recording
+from diloco.simulation.report.report import Activity, Report
+from diloco.simulation.scenario import Scenario, load_scenario, parse_scenario
+from diloco.simulation.topology import access_of, peers_of, route_of
+from diloco.simulation.worker import Trainer, Worker
+from peers.node import Node
+from transport.effects import Effect, Trace
+from transport.limits import LIMITS, Limits
+
+
+def simulate(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    *,
+    seed: int | None = None,
+    faults: Sequence[Fault] | None = None,
+    make_node: Callable[..., Node] = Node,
+) -> Report:
+    """Run one scenario: a `Scenario`, plain dicts of one, or the path of a TOML file. ``seed`` replaces the
+    scenario's, ``faults`` its events (see `faults.faults_of`), ``make_node`` the class of nodes (to test
+    protocols). Raises `SettingsError` for a scenario that cannot be run."""
+    if isinstance(scenario, (str, Path)):
+        scenario = load_scenario(Path(scenario))
+    elif not isinstance(scenario, Scenario):
+        scenario = parse_scenario(scenario)
+    if seed is not None:
+        scenario = scenario.model_copy(update={"seed": seed})
+    return Running(scenario, faults_of(scenario) if faults is None else faults, make_node).run()
+
+
+class Running:
+    """One run of one scenario; a watcher of it, since some faults come with a round."""
+
+    def __init__(self, scenario: Scenario, faults: Sequence[Fault], make_node: Callable[..., Node]) -> None:
+        self._scenario = scenario
+        settings = scenario.settings()
+        method = settings.method.resolved()
+        peers = peers_of(scenario)
+        limits, make_trainer = _what_is_trained(scenario, len(peers), peers)
+        rules, patience_s = rules_of(settings), wait_s(settings)
+        self.recording = Recording()
+        self.invariants = Invariants(method, rules, 5 * patience_s, key_of)
+        self.engine = Engine(
+            settings,
+            peers,
+            make_trainer,
+            host=access_of(scenario.host),
+            limits=limits,
+            watchers=[self.recording, self.invariants, self],
+            make_node=make_node,
+            route=route_of(scenario),
+            trace_frames=False,
+        )
+        self.recording.attach(self.engine)
+        self._settings, self._method, self._rules, self._peers = settings, method, rules, peers
+        self._patience_s = patience_s
+        self._by_round: dict[int, list[Fault]] = {}
+        self._disturbed_s = 0.0
+        """When the last fault happened or was over."""
+        self._over = False
+        self._undone = 0
+        """Faults that are yet to come or to be undone."""
+        for fault in faults:
+            self._undone += 1
+            if fault.at_s is not None:
+                self.engine.net.at(fault.at_s, partial(self._strike, fault))
+            else:
+                self._by_round.setdefault(fault.round or 0, []).append(fault)
+        self.engine.begin()
+        self._fire_for_round()
+
+    def run(self) -> Report:
+        """Until everyone is done or the scenario's end."""
+        end = end_s(self._scenario)
+        with _rare_collections():
+            finished = self.engine.run(end, lambda: self._over)
+        now = self.engine.net.now
+        if not finished:
+            self._check_progress(now)
+        return self.recording.finish(
+            now,
+            Report(
+                scenario=self._scenario.name,
+                about=self._scenario.about,
+                seed=self._scenario.seed,
+                mode=self._scenario.mode,
+                method=self._method.name,
+                num_parameters=self._num_parameters(),
+                ended="the run is finished" if finished else "the scenario's end",
+                num_events=self.engine.net.num_events,
+                trace_hash=self.engine.net.trace_hash(),
+                violations=self.invariants.violations,
+            ),
+        )
+
+    def _num_parameters(self) -> int:
+        model = self._scenario.timed_model()
+        if model is not None:
+            return round(model.parameters)
+        numbers: Any = next(iter(self.engine.workers.values())).trainer.numbers
+        return sum(numbers.outer.live.num_elements(f) for f in range(self._method.num_fragments))
+
+    def _is_done(self) -> bool:
+        coordinator = self.engine.host.coordinator
+        if coordinator is None or not coordinator.finished:
+            return False
+        return all(w.loop.finished or not w.runs for w in self.engine.workers.values())
+
+    def _check_progress(self, now: float) -> None:
+        """Commits must go on, some time after the last disturbance, if enough members are there."""
+        net, seen = self.engine.net, self.invariants
+        living = [w for w in self.engine.workers.values() if w.runs]
+        if len(living) < self._rules.min_peers or not net.can_run(key_of(HOST)) or not seen.num_commits:
+            return
+        slowest = max(peer.pace.step_s for peer in self._peers)
+        rounds_s = 3 * self._method.sync_every * slowest + 20 * self.recording.longest_exchange_s
+        since = max(seen.last_commit_s, self._disturbed_s)
+        if not self._undone and now - since > rounds_s + 5 * self._patience_s:
+            seen.violations.append(
+                f"invariant 4 at {now:.3f} s: {len(living)} members live and nothing was committed for"
+                f" {now - since:.1f} s"
+            )
+
+    # -- faults -------------------------------------------------------------------------------
+
+    def _fire_for_round(self) -> None:
+        for number in [n for n in self._by_round if n <= self.invariants.num_commits]:
+            for fault in self._by_round.pop(number):
+                self.engine.net.at(fault.after_s, partial(self._strike, fault))
+
+    def _strike(self, fault: Fault) -> None:
+        self._undone -= 1
+        engine, now = self.engine, self.engine.net.now
+        self._disturbed_s = now
+        if fault.do == "partition":
+            others = [name for name in (HOST, *engine.peers) if name not in fault.peers]
+            groups = [[key_of(n) for n in others], [key_of(n) for n in fault.peers]]
+            engine.net.partition(groups)
+        struck = [name for name in fault.peers if self._do(fault, name)]
+        for name in struck:
+            returns = fault.do in ("join", "restart")
+            text = str(fault).split(": ", 1)[1]
+            if returns:
+                self.recording.returned(now, fault.do, name)
+            else:
+                self.recording.injected(now, text, name, costs=fault.do not in ("leave", "degrade"))
+        if fault.lasts_s is not None and struck:
+            self._undone += 1
+            engine.net.at(fault.lasts_s, partial(self._undo, fault, struck))
+
+    def _do(self, fault: Fault, name: str) -> bool:
+        """Carry a fault out on one peer; False if it makes no sense for it now."""
+        engine = self.engine
+        runs = name == HOST or (name in engine.workers and engine.workers[name].runs)
+        match fault.do:
+            case "join" | "restart":
+                if name != HOST and not runs:
+                    engine.start(name)
+                    return True
+                if name == HOST and not engine.net.can_run(key_of(HOST)):
+                    engine.start_host()
+                    return True
+                return False
+            case "crash" if runs:
+                engine.crash(name)
+            case "freeze" if runs:
+                engine.freeze(name)
+            case "leave" if runs and name != HOST:
+                engine.leave(name)
+            case "degrade" if runs:
+                engine.net.degrade(key_of(name), fault.factor)
+            case "partition":
+                return True
+            case _:
+                return False
+        return True
+
+    def _undo(self, fault: Fault, struck: Sequence[str]) -> None:
+        self._undone -= 1
+        engine, now = self.engine, self.engine.net.now
+        self._disturbed_s = now
+        if fault.do == "partition":
+            engine.net.heal()
+        for name in struck:
+            if fault.do == "crash":
+                if name == HOST and not engine.net.can_run(key_of(HOST)):
+                    engine.start_host()
+                elif name != HOST:
+                    engine.start(name)
+            elif fault.do == "freeze":
+                engine.thaw(name)
+            elif fault.do == "degrade" and key_of(name) in engine.net.peers:
+                engine.net.degrade(key_of(name), 1.0)
+            what = {"crash": "restart", "freeze": "thaw", "partition": "heal", "degrade": "link restored"}
+            self.recording.returned(now, what[fault.do], name)
+
+    # -- as a watcher -------------------------------------------------------------------------
+
+    def effect(self, now: float, name: str, effect: Effect) -> None:
+        if self._by_round and isinstance(effect, Trace) and effect.name == "committed":
+            self._fire_for_round()
+
+    def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
+        self._over = self._over or self._is_done()
+
+    def event(self, now: float, worker: Worker, event: object) -> None:
+        if self._by_round and self._method.gossips:
+            self._fire_for_round()
+        self._over = self._over or self._is_done()
+
+    def command(self, now: float, worker: Worker, command: Command) -> None:
+        """Others record it."""
+
+    def stepped(self, now: float, worker: Worker, steps: int) -> None:
+        """Others record it."""
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """A simulation makes much and hardly any cycles: looking for them takes a tenth of its time."""
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _what_is_trained(
+    scenario: Scenario, num_peers: int, peers: Sequence[Peer]
+) -> tuple[Limits, Callable[[Peer, int], Trainer]]:
+    model, method = scenario.timed_model(), scenario.settings().method.resolved()
+    if model is None:
+        from diloco.simulation.tensor_trainer import trainers_of  # torch is needed for nothing else here
+
+        return LIMITS, trainers_of(scenario.settings())
+    parameters = round(model.parameters)
+    limits = phantom_limits(method, parameters, model.layers, num_peers)
+
+    def make(peer: Peer, life: int) -> Trainer:
+        name = f"{peer.name} in life {life}"
+        numbers = PhantomNumbers(method, parameters, model.layers, name, limits.payload_bytes)
+        return Trainer(numbers, numbers.elements)
+
+    return limits, make

@@ -1,0 +1,64 @@
+"""From a scenario to what the engine takes: peers with their paces, routes, and a list of single faults.
+
+Everything that is random about a scenario is drawn here, from named streams of its seed, before anything
+runs: so a fault can be left out of a run without changing the others.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from diloco.simulation.identities import HOST, key_of
+from diloco.simulation.pace import Pace, Peer
+from diloco.simulation.scenario import Group, LinkEnd, Scenario
+from transport.simnet.links import Access, Pipe
+from transport.simnet.routes import Route
+
+
+def access_of(end: LinkEnd) -> Access:
+    """The access link of a peer, in bytes per second."""
+    down = end.up if end.down is None else end.down
+    return Access(end.up / 8, down / 8, end.latency, end.jitter, end.loss)
+
+
+def peers_of(scenario: Scenario) -> list[Peer]:
+    """Everyone but the host."""
+    return [peer for group in scenario.peers for peer in _group(scenario, group)]
+
+
+def _group(scenario: Scenario, group: Group) -> list[Peer]:
+    rng = stream_of(scenario, f"spread of {group.name}")
+    model = scenario.timed_model()
+    tokens = group.tokens_per_step or (model.tokens_per_step if model else None)
+    if tokens is None:
+        settings = scenario.settings()
+        tokens = settings.train.batch_size * settings.model.context
+    peers = []
+    for name in group.names:
+        step_s = scenario.step_s(group) * math.exp(group.spread * rng.gauss(0.0, 1.0))
+        pace = Pace(step_s, group.step_jitter, group.drift)
+        joins_at = math.inf if group.joins_at == "event" else group.joins_at
+        peers.append(Peer(name, access_of(group), pace, round(tokens), group.region or "", joins_at))
+    return peers
+
+
+def route_of(scenario: Scenario) -> Callable[[bytes, bytes], Route | None] | None:
+    """What lies between two peers beside their own links; None if nothing does anywhere."""
+    lines = [*(scenario.matrix.lines() if scenario.matrix else ()), *scenario.links]
+    if not lines:
+        return None
+    routes: dict[tuple[str, str], Route] = {}
+    for line in lines:
+        one, two = line.between
+        for way in {(one, two), (two, one)}:
+            pipes = (Pipe(line.rate / 8),) if line.rate else ()
+            routes[way] = Route(line.rtt / 2, line.jitter, pipes, line.loss)
+    regions = {key_of(HOST): scenario.host.region}
+    regions |= {key_of(name): group.region for group in scenario.peers for name in group.names}
+    return lambda one, two: routes.get((regions.get(one) or "", regions.get(two) or ""))
+
+
+def stream_of(scenario: Scenario, name: str) -> random.Random:
+    return random.Random(f"{scenario.seed}:{name}")

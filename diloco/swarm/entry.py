@@ -1,0 +1,180 @@
+"""The public entry points: `host`, `join`, `solo`. Each hands back a `Swarm`; `attach` brings a model.
+
+Shell code: files, tickets and addresses are read here, and nothing is decided about training. No torch.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from diloco.rules import rules_of
+from diloco.settings import RunSettings, load_settings
+from diloco.swarm.handshake import KNOCK_S, knock_for_settings
+from diloco.swarm.state_dir import invite_secret, load_identity, remember_port, run_id_of, same_port
+from diloco.swarm.swarm import Swarm
+from peers.admission.door import Door, Invite
+from peers.admission.identity import Identity
+from peers.admission.ticket import Ticket, invite_pair, read_ticket
+from peers.coordinator.journal import Journal
+from peers.node import Contact, Hosting, Node
+from transport.effects import Trace
+from transport.sockets.driver import SocketDriver
+
+DEFAULT_STATE = Path.home() / ".local" / "state" / "diloco"
+TICKET_HOURS = 24.0
+
+
+def host(
+    run: RunSettings | Path | str,
+    *,
+    listen: str = "tcp://0.0.0.0:0",
+    advertise: str | None = None,
+    state: Path | None = None,
+    name: str = "host",
+    ticket_hours: float = TICKET_HOURS,
+    on_trace: Callable[[Trace], None] | None = None,
+) -> Swarm:
+    """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
+
+    ``run`` is settings or the path of a RUN.toml. ``state`` is the directory with this host's identity
+    and journal: with the same one, a restarted host goes on with the run. ``advertise`` is the address
+    in the ticket if it differs from ``listen``, as behind a router. Raises `UserError`."""
+    settings = run if isinstance(run, RunSettings) else load_settings(Path(run))
+    home = (state or DEFAULT_STATE / settings.run.name).expanduser()
+    identity, incarnation = load_identity(home)
+    secret = invite_secret(home)
+    run_id = run_id_of(identity, settings)
+    journal = Journal(home / f"journal-{run_id.hex()[:16]}")
+    expires = time.time() + 3600 * ticket_hours
+    invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
+    rules = rules_of(settings)
+    door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
+    node = Node(
+        identity.keys.public,
+        incarnation,
+        Contact(identity.keys.public, ()),
+        failure_timeout_s=settings.run.failure_timeout_s,
+        hosting=Hosting(rules, journal.entries(), door),
+    )
+    driver, events, traced = _driver(node, identity, same_port(home, listen), journal.append)
+    driver.start()
+    assert driver.address is not None
+    remember_port(home, driver.address)
+    address = advertise or _reachable(driver.address)
+    ticket = Ticket(run_id, identity.keys.public, secret, int(expires), (address,))
+    swarm = Swarm(
+        settings,
+        node,
+        driver,
+        name=name,
+        addresses=(address,),
+        events=events,
+        ticket=ticket,
+        home=home,
+        on_close=journal.close,
+    )
+    traced.append(swarm.on_trace)
+    if on_trace is not None:
+        traced.append(on_trace)
+    return swarm
+
+
+def join(
+    ticket: str,
+    *,
+    listen: str | None = "tcp://0.0.0.0:0",
+    advertise: str | None = None,
+    state: Path | None = None,
+    name: str | None = None,
+    timeout_s: float = KNOCK_S,
+    on_trace: Callable[[Trace], None] | None = None,
+) -> Swarm:
+    """Join the run of a ticket (the word itself, ``-`` for standard input, or ``@file``).
+
+    The run's settings come from the host. ``listen=None`` accepts no connections (behind a router
+    that forwards none, say): then this member dials everyone. ``state`` is a directory that keeps
+    the identity over restarts (`diloco join` keeps residuals there too); without it a fresh one lives as
+    long as the process. Raises `TicketError`, `JoinError` when the host refuses, `KnockTimeout` when it
+    cannot be reached."""
+    found = read_ticket(ticket, time.time())
+    home = state.expanduser() if state else None
+    identity, incarnation = load_identity(home) if home else _fresh_identity()
+    name = name or socket.gethostname()[:64]
+    settings = knock_for_settings(found, identity, name, timeout_s)
+    node = Node(
+        identity.keys.public,
+        incarnation,
+        Contact(found.host, found.addresses),
+        failure_timeout_s=settings.run.failure_timeout_s,
+    )
+    driver, events, traced = _driver(node, identity, listen, _no_journal)
+    driver.start()
+    addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
+    swarm = Swarm(settings, node, driver, name=name, addresses=addresses, events=events, home=home)
+    traced.append(swarm.on_trace)
+    if on_trace is not None:
+        traced.append(on_trace)
+    return swarm
+
+
+def solo(run: RunSettings | None = None) -> Swarm:
+    """A swarm of one, so that the same script runs alone: rounds of this worker only, no sockets."""
+    settings = run or RunSettings()
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"min_peers": 1})})
+    identity, incarnation = _fresh_identity()
+    key = identity.keys.public
+    rules = rules_of(settings)
+    door = Door(bytes(16), b"", settings.digest(), {})
+    node = Node(
+        key,
+        incarnation,
+        Contact(key, ()),
+        failure_timeout_s=settings.run.failure_timeout_s,
+        hosting=Hosting(rules, [], door),
+    )
+    driver, events, traced = _driver(node, identity, None, lambda entry: None)
+    driver.start()
+    swarm = Swarm(settings, node, driver, name="solo", addresses=("tcp://solo:1",), events=events)
+    traced.append(swarm.on_trace)
+    return swarm
+
+
+# -- shell helpers ----------------------------------------------------------------------------------
+
+
+def _fresh_identity() -> tuple[Identity, int]:
+    return Identity.ephemeral(), int(time.time() * 1000)
+
+
+def _reachable(address: str) -> str:
+    """The address to give out for one that we listen on: 0.0.0.0 becomes this machine's own."""
+    where, port = address.rsplit(":", 1)
+    if where != "tcp://0.0.0.0":
+        return address
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which interface leads outside
+            return f"tcp://{probe.getsockname()[0]}:{port}"
+        except OSError:
+            return f"tcp://127.0.0.1:{port}"
+
+
+def _no_journal(entry: bytes) -> None:
+    raise AssertionError("a member stores nothing")
+
+
+def _driver(
+    node: Node, identity: Identity, bind: str | None, store: Callable[[bytes], None]
+) -> tuple[SocketDriver, queue.SimpleQueue[object], list[Callable[[Trace], None]]]:
+    events: queue.SimpleQueue[object] = queue.SimpleQueue()
+    traced: list[Callable[[Trace], None]] = []
+
+    def on_trace(trace: Trace) -> None:
+        for each in traced:
+            each(trace)
+
+    return SocketDriver(node, identity.keys, bind, events.put, on_trace, store), events, traced

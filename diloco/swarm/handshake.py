@@ -1,0 +1,71 @@
+"""What is said at a host's door before a link stands: a knock, a question for the status.
+
+Blocking calls with a time limit; a refusal is raised.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from diloco.errors import JoinError
+from diloco.settings import RunSettings
+from peers.admission.card import CARD_TAG, Card
+from peers.admission.identity import Identity
+from peers.admission.ticket import Ticket, invite_pair, read_ticket
+from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
+from transport.errors import BadFrame, KnockTimeout, TransportError
+from transport.frames import pack, unpack, unpack_items
+from transport.limits import LIMITS
+from transport.sockets.libzmq import knock
+
+KNOCK_S = 30.0
+
+_STATUS_BYTES = 1 << 20
+
+
+def status(ticket: str, timeout_s: float = KNOCK_S) -> dict[str, Any]:
+    """What the host of a ticket knows of its run: roster, rounds, open exchanges. Errors as `join`."""
+    found = read_ticket(ticket, time.time())
+    header, payload = _ask(found, pack(AskStatus(PROTOCOL)), timeout_s)
+    if not isinstance(_understood(header), StatusFollows):
+        raise JoinError("rubbish", "the host sent something else than its status")
+    plain = unpack_items(payload, LIMITS, _STATUS_BYTES)
+    if not isinstance(plain, dict):
+        raise JoinError("rubbish", "the host's status is no table")
+    return plain
+
+
+def knock_for_settings(ticket: Ticket, identity: Identity, name: str, timeout_s: float) -> RunSettings:
+    card = pack(Card(ticket.run, identity.public, identity.keys.public, name))
+    header, payload = _ask(ticket, pack(Knock(PROTOCOL, card, identity.sign(CARD_TAG, card))), timeout_s)
+    welcome = _understood(header)
+    if not isinstance(welcome, Welcome):
+        raise JoinError("rubbish", "the host sent no welcome")
+    settings = RunSettings.from_bytes(bytes(payload))
+    if settings.digest() != welcome.settings:
+        raise JoinError("settings", "the host's settings do not mean the same here: install the same version")
+    return settings
+
+
+def _ask(ticket: Ticket, header: bytes, timeout_s: float) -> tuple[bytes, bytes]:
+    """Ask at each address of the ticket in turn; the last failure is raised."""
+    failure: TransportError | None = None
+    for address in ticket.addresses:
+        try:
+            return knock(address, ticket.host, invite_pair(ticket.secret), header, timeout_s)
+        except KnockTimeout as error:
+            failure = error
+    assert failure is not None, "a ticket has an address"
+    raise failure
+
+
+def _understood(header: bytes) -> object:
+    """The answer in a host's reply; a refusal is raised."""
+    try:
+        message: object = unpack(header)
+    except BadFrame as error:
+        raise JoinError("rubbish", f"the host sent something that is no answer: {error}") from None
+    if isinstance(message, Refused):
+        raise JoinError(message.code, message.detail)
+    return message

@@ -1,0 +1,191 @@
+"""A process's place in a swarm: identity, driver thread and node, and what the training thread sees.
+
+Owns the thread seam: commands go to the driver's thread and back, events come through a queue.
+Knows nothing of tensors; `attach` brings those. Torch is not imported here, so that a coordinator
+starts at once on the smallest machine.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diloco.errors import SwarmClosed
+from diloco.settings import RunSettings
+from peers.admission.ticket import Ticket
+from peers.member.member import Member
+from peers.node import Node, Training
+from peers.protocol.events import BecameActive, PeerLeft, PeersJoined, RoundCommitted, RoundOpened
+from transport.counters import Direction
+from transport.effects import Trace
+from transport.errors import DriverStopped
+from transport.sockets.driver import SocketDriver
+
+T = TypeVar("T")
+_CALL_S = 60.0
+_TRACES = 10_000
+
+
+@dataclass(slots=True)
+class View:
+    """What a loop may want to show; written by the driver's thread, one field at a time."""
+
+    round: int = 0
+    """Commits that this worker has seen."""
+    peers: dict[bytes, str] = field(default_factory=dict)
+    """Names of the other members."""
+    participants: int = 0
+    """Members in the last commit."""
+    weight: float = 0.0
+    """This worker's share of the last commit."""
+    sync_seconds: float = 0.0
+    """From opening to commit of the last round."""
+
+
+class Swarm:
+    """Made by `diloco.join`, `diloco.host` and `diloco.solo`; a context manager that leaves at the end."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        node: Node,
+        driver: SocketDriver,
+        *,
+        name: str,
+        addresses: tuple[str, ...],
+        events: queue.SimpleQueue[object],
+        ticket: Ticket | None = None,
+        home: Path | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self.name = name
+        self.addresses = addresses
+        self.view = View()
+        self.home = home
+        """Directory that keeps what is this worker's over restarts."""
+        self._node = node
+        self._driver = driver
+        self._events = events
+        self._ticket = ticket
+        self._on_close = on_close
+        self._closed = False
+        self.traces: deque[tuple[float, Trace]] = deque(maxlen=_TRACES)
+        """What happened lately, with the clock's seconds, for whoever shows it."""
+
+    # -- what a loop sees ---------------------------------------------------------------------
+
+    @property
+    def ticket(self) -> str:
+        """The word that lets others join; only the host has it. It holds a secret."""
+        if self._ticket is None:
+            raise SwarmClosed("only the host has a ticket to give")
+        return self._ticket.encode()
+
+    @property
+    def peer_name(self) -> str:
+        """Name and key of this peer: no two in a run have the same."""
+        return f"{self.name}-{self._node.key.hex()[:16]}"
+
+    @property
+    def is_host(self) -> bool:
+        return self._node.coordinator is not None
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of ours on the wire since the start, all purposes, retransmissions included."""
+        return self._bytes("sent")
+
+    @property
+    def bytes_received(self) -> int:
+        return self._bytes("received")
+
+    def _bytes(self, direction: Direction) -> int:
+        total = self._driver.counters.total(direction)
+        return total.size_bytes + total.again_bytes
+
+    def status(self) -> dict[str, Any]:
+        """The coordinator's view of roster and rounds; only the host has it."""
+        coordinator = self._node.coordinator
+        if coordinator is None:
+            raise SwarmClosed("only the host keeps the roster: use `diloco status TICKET`")
+        return self.call(lambda now, node: coordinator.status(now))
+
+    # -- the thread seam ----------------------------------------------------------------------
+
+    def call(self, run: Callable[[float, Node], T]) -> T:
+        """Run something on the driver's thread. Raises `SwarmClosed` when that has ended."""
+        try:
+            return self._driver.call(lambda _, now: run(now, self._node)).result(_CALL_S)
+        except DriverStopped as error:
+            reason = self._driver.error or "it was closed"
+            raise SwarmClosed(f"the swarm's network thread has ended: {reason}") from error
+
+    def command(self, run: Callable[[float, Member], T]) -> T:
+        """Run one command on the member."""
+        result: T = self.call(lambda now, node: node.command(now, run))
+        return result
+
+    def train(self, training: Training) -> None:
+        """Take part with a model."""
+        self.call(lambda now, node: node.train(now, training))
+
+    def next_event(self, timeout_s: float) -> object | None:
+        """The next event, or None after ``timeout_s``. Raises `SwarmClosed` when there are no more."""
+        try:
+            event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
+        except queue.Empty:
+            if self._driver.error is not None:
+                cause = self._driver.error
+                raise SwarmClosed(f"the swarm's network thread has ended: {cause}") from cause
+            return None
+        self._note(event)
+        return event
+
+    def on_trace(self, trace: Trace) -> None:
+        """Called on the driver's thread."""
+        self.traces.append((time.monotonic(), trace))
+
+    def _note(self, event: object) -> None:
+        match event:
+            case PeersJoined():
+                self.view.peers.update(event.members)
+            case PeerLeft():
+                self.view.peers.pop(event.key, None)
+            case BecameActive():
+                self.view.round = event.index
+            case RoundOpened():
+                self.view.participants = len(event.members)
+            case RoundCommitted():
+                record = event.record
+                self.view.round = record.index
+                self.view.participants = len(record.members)
+                self.view.sync_seconds = event.seconds
+                total = sum(record.weights)
+                mine = dict(zip(record.members, record.weights, strict=True)).get(self._node.key, 0.0)
+                self.view.weight = mine / total if total else 0.0
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self, reason: str = "done", linger_s: float = 1.0) -> None:
+        """Leave: say goodbye, send what is queued for at most ``linger_s``, free ports and threads."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._node.member is not None and self._driver.error is None:
+                self.command(lambda now, member: member.leave(now, reason))
+        finally:
+            self._driver.stop(linger_s)
+            self._on_close()
+
+    def __enter__(self) -> Swarm:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close("interrupted" if kind else "done")

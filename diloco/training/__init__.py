@@ -1,0 +1,1 @@
+"""`attach`: the outer loop hooked to a training loop that exists."""

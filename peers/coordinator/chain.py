@@ -1,0 +1,82 @@
+"""The coordinator's chain of commit records, and which state of each fragment is agreed on.
+
+Knows records and digests, not members' fortunes. Keeps S2: one child per parent, one branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from peers.coordinator.roster import Entry
+from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
+
+
+class Chain:
+    """Records since the beginning by head, the last ones in full."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self.head = GENESIS
+        self.index = 0
+        self.num_restores = 0
+        self._recent: list[tuple[bytes, Record]] = []
+        self._bases: dict[int, bytes] = {}
+        self._common_base = GENESIS
+
+    def base(self, fragment: int) -> bytes:
+        """The version of a fragment: the last record that moved it."""
+        return self._bases.get(fragment, self._common_base)
+
+    def begin(self, head: bytes) -> None:
+        """Name the first state. Another one may take its place as long as nothing builds on it."""
+        assert self.index == 0, "the chain has grown already"
+        self.head = self._common_base = head
+
+    def append(self, record: Record) -> bytes:
+        """Write one record; its hash is the new head."""
+        assert record.parent == self.head, "a record that does not follow the head"
+        assert record.index == self.index + 1
+        self.head, self.index = record.hash(), record.index
+        if record.fragment == ALL_FRAGMENTS:
+            self._bases, self._common_base = {}, self.head
+            self.num_restores += 1
+        else:
+            self._bases[record.fragment] = self.head
+        self._recent.append((self.head, record))
+        del self._recent[: -self._keep]
+        return self.head
+
+    def rounds(self) -> int:
+        """Commits that moved the model."""
+        return self.index - self.num_restores
+
+    def after(self, head: bytes) -> list[Record] | None:
+        """The records that follow ``head``; None if it is too old or not ours."""
+        if head == self.head:
+            return []
+        for i, (_, record) in enumerate(self._recent):
+            if record.parent == head:
+                return [r for _, r in self._recent[i:]]
+        return None
+
+    def index_of(self, head: bytes) -> int:
+        """How far along ``head`` is; -1 if it is too old or not ours."""
+        following = self.after(head)
+        return -1 if following is None else self.index - len(following)
+
+    def recent(self) -> list[Record]:
+        return [record for _, record in self._recent]
+
+
+def agreed_state(entries: Iterable[Entry], fragment: int, version: bytes) -> tuple[bytes, list[bytes]]:
+    """The digest that most active holders of ``version`` report, and those holders. A tie goes to
+    the digest of whoever entered first (S1: the minority is repaired)."""
+    holders: dict[bytes, list[bytes]] = {}
+    for entry in entries:
+        held = entry.digests.get(fragment)
+        if entry.active and held is not None and held[0] == version:
+            holders.setdefault(held[1], []).append(entry.key)
+    if not holders:
+        return b"", []
+    digest = max(holders, key=lambda d: len(holders[d]))  # the first of equals: entering order
+    return digest, holders[digest]

@@ -1,0 +1,130 @@
+"""The coordinator's journal: what it decided, in order, on disk before it is said.
+
+Entries are messages of `transport.frames`, each framed by its length and CRC, so that a torn tail
+is recognised and cut off. The file is the only IO here; it is a shell and decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from peers.errors import JournalError
+from peers.protocol.manifest import Manifest
+from peers.protocol.record import Record
+from transport.errors import BadFrame
+from transport.frames import Between, Count, Key, from_items, kind, pack, unpack, unpack_items
+
+_FRAME_BYTES = 8
+_MOST_BYTES = 4096
+
+
+@kind(93)
+@dataclass(frozen=True, slots=True)
+class TermBegan:
+    """A coordinator started: its serials are higher than those of all terms before."""
+
+    term: Count
+
+
+@kind(94)
+@dataclass(frozen=True, slots=True)
+class PeerCertified:
+    """This identity may enter."""
+
+    key: Key
+    name: Annotated[str, Between(0, 64)]
+
+
+@kind(95)
+@dataclass(frozen=True, slots=True)
+class ModelAgreed:
+    """The first member's model is the run's."""
+
+    packed: Annotated[bytes, Between(1, 3800)]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ModelAgreed:
+        return cls(pack(manifest))
+
+    def manifest(self) -> Manifest:
+        found = from_items(unpack_items(self.packed))
+        assert isinstance(found, Manifest)
+        return found
+
+
+@kind(97)
+@dataclass(frozen=True, slots=True)
+class RunBegan:
+    """The seed's state is the run's first; `GENESIS` when it was lost before anything built on it."""
+
+    head: Key
+
+
+@kind(96)
+@dataclass(frozen=True, slots=True)
+class CommitWritten:
+    """A commit record."""
+
+    packed: Annotated[bytes, Between(1, 3800)]
+
+    @classmethod
+    def of(cls, record: Record) -> CommitWritten:
+        return cls(pack(record))
+
+    def commit(self) -> Record:
+        found = from_items(unpack_items(self.packed))
+        assert isinstance(found, Record)
+        return found
+
+
+class Journal:
+    """An append-only file. Every append is on disk when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+b")  # noqa: SIM115 (it stays open as long as the run)
+        os.chmod(path, 0o600)
+
+    def entries(self) -> list[Any]:
+        """Everything that was decided. A torn last entry, as a crash leaves it, is cut off."""
+        self._file.seek(0)
+        data = self._file.read()
+        found: list[Any] = []
+        at = 0
+        while at + _FRAME_BYTES <= len(data):
+            size = int.from_bytes(data[at : at + 4], "big")
+            body = data[at + _FRAME_BYTES : at + _FRAME_BYTES + size]
+            crc = int.from_bytes(data[at + 4 : at + _FRAME_BYTES], "big")
+            if size > _MOST_BYTES or len(body) < size or zlib.crc32(body) != crc:
+                break
+            try:
+                found.append(unpack(body))
+            except BadFrame as error:
+                detail = f"{self._path} holds something that this version cannot read: {error}"
+                raise JournalError(detail) from None
+            at += _FRAME_BYTES + size
+        if at < len(data):
+            self._cut(at, len(data))
+        return found
+
+    def _cut(self, at: int, size: int) -> None:
+        # Only the last entry can be torn; more garbage than one entry is damage, not a crash.
+        if size - at > _MOST_BYTES + _FRAME_BYTES:
+            raise JournalError(f"{self._path} is damaged at byte {at} of {size}: restore it from a copy")
+        self._file.truncate(at)
+        self._file.flush()
+
+    def append(self, entry: bytes) -> None:
+        """Write one entry and wait until the disk has it. Raises OSError (a full disk, say)."""
+        frame = len(entry).to_bytes(4, "big") + zlib.crc32(entry).to_bytes(4, "big") + entry
+        self._file.write(frame)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()

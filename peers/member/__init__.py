@@ -1,0 +1,1 @@
+"""The member's side of a run, with rounds or with gossip."""

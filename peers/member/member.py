@@ -1,0 +1,498 @@
+"""A member of the swarm: follows the coordinator, contributes, and never stops its own training.
+
+It announces contributions, exchanges them with the members that the coordinator names, and hands
+committed results to the application, one at a time. When the coordinator is silent it says so and
+waits; when it comes back, the member enters again with the head that it holds and offers what it
+has. Keeps S2, S4, S5, S8, S13 and S14 on the member's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from peers.member.exchanges import Bulk, Exchanging
+from peers.member.follower import Following
+from peers.member.profile import Profile
+from peers.member.swaps import Gossiping, hear, meet_donors
+from peers.protocol.application import Application
+from peers.protocol.events import (
+    BecameActive,
+    BecomeSeed,
+    CoordinatorBack,
+    CoordinatorLost,
+    EntryRefused,
+    Fate,
+    FellBehind,
+    IdentitySuperseded,
+    OfferWanted,
+    PaceSet,
+    PeerLeft,
+    PeersJoined,
+    Restored,
+    RoundCommitted,
+    RunFinished,
+    StateFetched,
+)
+from peers.protocol.messages import (
+    PROTOCOL,
+    Abort,
+    Applied,
+    CatchUp,
+    CaughtUp,
+    Committed,
+    Enter,
+    Entered,
+    Finished,
+    Leave,
+    MemberActive,
+    MemberGone,
+    MemberIs,
+    NeedState,
+    News,
+    NoSwap,
+    Open,
+    Pace,
+    Refused,
+    Rejected,
+    Report,
+    Seed,
+    Serve,
+    Wanted,
+)
+from peers.protocol.record import Record, genesis_head
+from transport.collectives.direct_reduce import MeanChunk, PartChunk
+from transport.collectives.fetch import Lack, Piece, Want
+from transport.collectives.reducer import Payloads
+from transport.effects import Payload
+from transport.errors import BadFrame
+from transport.frames import unpack
+from transport.limits import Limits
+
+
+class Member:
+    """Commands come from the training loop, messages from the node; answers are events."""
+
+    def __init__(
+        self,
+        me: bytes,
+        coordinator: bytes,
+        profile: Profile,
+        app: Application,
+        bulk: Bulk,
+        *,
+        failure_timeout_s: float,
+        patience_s: float,
+        limits: Limits,
+    ) -> None:
+        self.me = me
+        self.coordinator = coordinator
+        self.profile = profile
+        self.timeout_s = failure_timeout_s
+        self.entered = False
+        self.active = False
+        self.roster: dict[bytes, MemberIs] = {}
+        self.exchanging = Exchanging(me, coordinator, bulk, failure_timeout_s, patience_s)
+        self.gossiping: Gossiping | None = None
+        if profile.matching is not None:
+            self.exchanging.gossips = True
+            self.gossiping = Gossiping(me, profile.matching, self.exchanging, bulk, limits)
+        elements = profile.manifest.elements
+        self.following = Following(
+            me, app, bulk, limits, failure_timeout_s, patience_s, elements, profile.adapts
+        )
+        self.outlet = bulk
+        self._limits = limits
+        self._applying: Record | None = None
+        self._loading: CatchUp | None = None
+        self._seeding = False
+        self._stranded = False
+        self._digests: dict[int, bytes] = {}
+        self._lost = False
+        self._started_at = 0.0
+        self._waiting_wants: list[tuple[bytes, Want]] = []
+        self._handlers: dict[type, Callable[[float, Any], None]] = {
+            Entered: self._entered,
+            MemberIs: lambda now, message: self.welcome((message,)),
+            MemberGone: self.member_gone,
+            Seed: self._seed,
+            CatchUp: self._catch_up,
+            Serve: lambda now, message: self.following.serve(now, message.fragment, message.state),
+            Committed: self._committed,
+            Open: lambda now, message: self.exchanging.open(now, message),
+            Rejected: lambda now, message: self.exchanging.rejected(message),
+            Abort: lambda now, message: self.exchanging.abort(now, message),
+            Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
+            News: lambda now, message: hear(self, now, message),
+            Pace: lambda now, message: bulk.deliver(PaceSet(message.fastest)),
+            Wanted: self._wanted,
+            Finished: lambda now, message: bulk.deliver(RunFinished(message.rounds)),
+        }
+
+    # -- commands of the training loop --------------------------------------------------------
+
+    def announce(
+        self, now: float, fragment: int, tokens: int, weight: int, payloads: Payloads, norm: float
+    ) -> int | None:
+        """Offer a contribution of Euclidean ``norm`` on top of the fragment's version. None while this member
+        does not hold the newest one: then nothing is taken."""
+        if not self.active or self._applying or fragment in self.exchanging.offered:
+            return None
+        if any(record.fragment == fragment for record in self.following.records):
+            return None
+        base = self.following.base(fragment)
+        number = self.exchanging.offer(fragment, base, tokens, weight, payloads, norm).number
+        if self.entered:
+            self.exchanging.say_ready(now, fragment)
+        return number
+
+    def swap(self, now: float, fragment: int, step: int, tokens: int, payloads: Payloads) -> bool:
+        """Gossip: average with this step's group; `Swapped` or `SwapFailed` follows. False while this member
+        does not hold a state: then nothing is taken."""
+        assert self.gossiping is not None, "this run has rounds"
+        if not self.active:
+            return False
+        self.gossiping.swap(now, fragment, step, tokens, payloads)
+        self.gossiping.settle(now)
+        return True
+
+    def moved(self, now: float, fragment: int, state: bytes) -> None:
+        """Gossip: the application has moved a fragment; ``state`` is the digest of what it holds now."""
+        self._digests[fragment] = state
+        self._say_applied(now, fragment)
+
+    def withdraw(self, now: float, fragment: int) -> bool:
+        """Take an offer back, to train on and offer more. False if its round is already open."""
+        return self.exchanging.withdraw(now, fragment) is not None
+
+    def applied(self, now: float, record: Record, state: bytes) -> None:
+        """The application has applied a record; ``state`` is the digest of the moved fragment."""
+        assert self._applying == record, "one record at a time is with the application"
+        self._applying = None
+        self.following.moved(record)
+        self._digests[record.fragment] = state
+        if self.entered and self._follows:  # it may have fallen behind meanwhile
+            self._say_applied(now, record.fragment)
+            self.outlet.send(now, self.coordinator, CaughtUp(self.following.head))
+            self._become_active(now)  # if it entered while the application was applying
+        self._advance(now)
+
+    def loaded(self, now: float, fragment: int, version: bytes, state: bytes) -> None:
+        """The application has loaded a fetched state. Ignored if another one was ordered meanwhile."""
+        order = self._loading
+        if order is None or (order.fragment, order.version) != (fragment, version):
+            return
+        self._loading = None
+        self._digests[fragment] = state
+        self.following.set_version(fragment, version)
+        if order.remaining == 0:
+            self.following.arrive(order)
+            self._say_head(now)
+        self._advance(now)
+
+    def captured(self, now: float, fragment: int, state: bytes) -> None:
+        """The application has captured a fragment of its own initial state as the run's."""
+        self._digests[fragment] = state
+        if self._seeding and len(self._digests) == self.profile.manifest.num_fragments:
+            self._seeding = False
+            self.following.begin_at(genesis_head([d for _, d in sorted(self._digests.items())]))
+            self._say_head(now)
+        self._advance(now)
+
+    def report(self, now: float, report: Report) -> None:
+        """Tell the coordinator how training goes."""
+        if self.entered:
+            self.outlet.send(now, self.coordinator, report)
+
+    def leave(self, now: float, reason: str) -> None:
+        """Say goodbye; contributions that no round has taken are given up."""
+        self.exchanging.end_all(Fate.REJECTED, reason)
+        if self.entered:
+            self.outlet.send(now, self.coordinator, Leave(reason))
+        self.entered = self.active = False
+
+    # -- inputs of the node -------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        self._started_at = now
+
+    def session_began(self, now: float, peer: bytes) -> None:
+        """A peer lost its memory of us, or the coordinator greets."""
+        self.exchanging.link_began_anew(peer)
+        self._waiting_wants = [w for w in self._waiting_wants if w[0] != peer]
+        self.following.peer_restarted(now, peer)
+        if peer != self.coordinator:
+            return
+        self.entered = self.active = False
+        if self.gossiping is not None:
+            self.gossiping.active.clear()  # the coordinator says anew who is there
+        self._stranded = False
+        self.following.records.clear()  # they are said again from the head that we name
+        if self.following.holds_state:
+            self.following.stop_fetching()
+        m, following = self.profile.manifest, self.following
+        self.outlet.send(
+            now,
+            peer,
+            Enter(
+                PROTOCOL,
+                self.profile.name,
+                self.profile.addresses,
+                self.profile.stage,
+                following.head,
+                following.holds_state,
+                m.settings,
+                m.tensors,
+                m.shapes,
+                m.codec,
+                m.elements,
+                m.model,
+            ),
+        )
+
+    def superseded(self) -> None:
+        """A newer process has our identity: what is offered here counts no more."""
+        for fragment, offered in list(self.exchanging.offered.items()):
+            if not offered.committed:
+                self.exchanging.end(fragment, Fate.SUPERSEDED, "a newer process runs with this identity")
+        self.outlet.deliver(IdentitySuperseded())
+
+    def control(self, now: float, peer: bytes, message: Any) -> None:
+        """One control message."""
+        if isinstance(message, Want):
+            if not self.following.want(now, peer, message):
+                self._hold_want(peer, message)
+        elif isinstance(message, NoSwap):
+            if self.gossiping is not None:
+                self.gossiping.refused(now, peer, message)
+        elif isinstance(message, Lack):
+            self.following.lacks(now, peer, message)
+            self._advance(now)
+        elif peer == self.coordinator and (handler := self._handlers.get(type(message))):
+            handler(now, message)
+
+    def bulk(self, now: float, peer: bytes, message: Any, payload: Payload, cost: int) -> None:
+        """One bulk message; `credit_came` follows every frame. Raises `BadFrame`."""
+        if isinstance(message, (PartChunk, MeanChunk)):
+            self.exchanging.chunk(now, peer, message, payload, cost)
+            return
+        self.outlet.consumed(now, peer, cost)
+        if not isinstance(message, Piece):
+            raise BadFrame(f"a payload beside {type(message).__name__}")
+        self.following.piece(now, peer, message, payload)
+        self._advance(now)
+
+    def credit_came(self, now: float) -> None:
+        """Some link may have room again, or a chunk came: exchanges move on."""
+        if self._waiting_wants:
+            waiting = self._waiting_wants
+            self._waiting_wants = [each for each in waiting if not self.following.want(now, *each)]
+        self.pump(now)
+
+    def pump(self, now: float) -> None:
+        """Move exchanges on."""
+        self.exchanging.pump(now)
+        if self.gossiping is not None:
+            self.gossiping.settle(now)
+
+    def peer_gone(self, now: float, peer: bytes) -> None:
+        """The node dropped the link to a peer."""
+        self.exchanging.link_began_anew(peer)
+        self._waiting_wants = [w for w in self._waiting_wants if w[0] != peer]
+        self.following.peer_left(now, peer)
+        self._advance(now)
+
+    def tick(self, now: float) -> None:
+        silent = now - max(self.outlet.last_heard(now, self.coordinator), self._started_at)
+        if silent > self.timeout_s and not self._lost and self.coordinator != self.me:
+            self._lost = True
+            self.outlet.deliver(CoordinatorLost(silent))
+        elif silent <= self.timeout_s and self._lost:
+            self._lost = False
+            self.outlet.deliver(CoordinatorBack())
+        self.exchanging.tick(now)
+        if self.gossiping is not None:
+            self.gossiping.tick(now)
+        self.following.tick(now)
+        self._advance(now)
+
+    # -- the coordinator's word ---------------------------------------------------------------
+
+    def _entered(self, now: float, message: Entered) -> None:
+        self.entered = True
+        self.exchanging.close_all(now)
+        if self._follows and not self._applying:
+            self._say_head(now)
+        self._advance(now)
+
+    def welcome(self, members: Sequence[MemberIs]) -> None:
+        """These are in."""
+        others = [each for each in members if each.key != self.me]
+        self.roster.update((each.key, each) for each in others)
+        if others:
+            self.outlet.deliver(PeersJoined(tuple((each.key, each.name) for each in others)))
+
+    def member_gone(self, now: float, message: MemberGone) -> None:
+        """That one is out."""
+        if self.gossiping is not None:
+            self.gossiping.partner_left(now, message.key, message.reason)
+        gone = self.roster.pop(message.key, None)
+        if gone is not None:
+            self.outlet.deliver(PeerLeft(message.key, gone.name, message.reason))
+
+    def member_active(self, now: float, message: MemberActive) -> None:
+        """That one holds a state."""
+        if self.gossiping is not None and message.key != self.me:
+            self.gossiping.active.add(message.key)
+
+    def _wanted(self, now: float, message: Wanted) -> None:
+        if message.fragment >= self.profile.manifest.num_fragments:
+            raise BadFrame("a fragment that the model does not have")
+        self.outlet.deliver(OfferWanted(message.fragment))
+
+    def _seed(self, now: float, message: Seed) -> None:
+        if not self.following.holds_state and not self._seeding:
+            self._seeding, self._stranded = True, False
+            self._digests.clear()
+            self.outlet.deliver(BecomeSeed())
+
+    def _catch_up(self, now: float, message: CatchUp) -> None:
+        if message.remaining == self.profile.manifest.num_fragments - 1:
+            self._fall_behind("the shared state is fetched anew")
+        self._stranded = False
+        self.following.begin_catching_up(now, message)
+        if self.gossiping is not None:
+            meet_donors(self, now)
+        self._advance(now)
+
+    def _committed(self, now: float, message: Committed) -> None:
+        record = unpack(message.record)
+        if not isinstance(record, Record):
+            raise BadFrame("a commit without a record")
+        running = self.exchanging.running.get(record.serial)
+        if running is not None and running.exchange.done and running.exchange.digest() == record.result:
+            exchange = running.exchange
+            self.following.keep_result(record.result, exchange.digests(), exchange.means())
+        mine = self.exchanging.offered.get(record.fragment)
+        if mine is not None and self.me in record.members and mine.serial == record.serial:
+            mine.committed = True
+        if self._stranded and not (record.restores and record.result == self.following.head):
+            return
+        self._stranded = False
+        self.following.records.append(record)
+        if len(self.following.records) > self._limits.history_records:
+            self._need_state(now, "too many commits came while it was catching up")
+        self._advance(now)
+
+    # -- following ----------------------------------------------------------------------------
+
+    def _say_head(self, now: float) -> None:
+        if not self.entered:
+            return
+        for fragment in sorted(self._digests):
+            self._say_applied(now, fragment)
+        self.outlet.send(now, self.coordinator, CaughtUp(self.following.head))
+        self._become_active(now)
+
+    def _become_active(self, now: float) -> None:
+        if not self.active:
+            self.active = True
+            self.outlet.deliver(BecameActive(self.following.head, self.following.index))
+            for fragment, offered in self.exchanging.offered.items():
+                if not offered.committed:
+                    self.exchanging.say_ready(now, fragment)
+
+    def _say_applied(self, now: float, fragment: int) -> None:
+        if self.entered:
+            version = self.following.base(fragment)
+            self.outlet.send(now, self.coordinator, Applied(fragment, version, self._digests[fragment]))
+
+    def _fall_behind(self, reason: str) -> None:
+        self.active = False
+        self._loading = None  # what it applies just now it will have applied
+        self.exchanging.end_all(Fate.LATE, reason)
+        self.outlet.deliver(FellBehind(reason))
+
+    def _need_state(self, now: float, reason: str) -> None:
+        self._fall_behind(reason)
+        self.following.stop_fetching()
+        self.following.records.clear()
+        self._stranded = True  # it still holds an earlier head, to which the swarm may have to go back
+        self.outlet.send(now, self.coordinator, NeedState(reason))
+
+    def _advance(self, now: float) -> None:
+        """Do the next thing on the way to the head, if it can be done."""
+        self._finish_fetches(now)
+        if self._follows and not self._applying:
+            self._next_record(now)
+        self.following.fetch_missing_results(now, self.roster)
+
+    @property
+    def _follows(self) -> bool:
+        """It holds a state, and no other one is on its way."""
+        return self.following.holds_state and not self._stranded and not self.following.state_fetches
+
+    def _finish_fetches(self, now: float) -> None:
+        states = self.following.state_fetches
+        if any(each.fetch.failed for each in states):
+            self._need_state(now, "no donor has the state any more")
+        elif states and states[0].fetch.done and self._loading is None:
+            first = states.pop(0)
+            self._loading = first.order
+            self.following.holds_state = False  # until now this may be the last who has the earlier one
+            self.outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
+        if not self.following.finish_result_fetches():
+            self._need_state(now, "no member has a committed result any more")
+
+    def _next_record(self, now: float) -> None:
+        records = self.following.records
+        while records and not self._applying:
+            record = records[0]
+            if record.restores:  # its parent is a head that nobody holds
+                records.popleft()
+                self._restore(now, record)
+            elif record.parent != self.following.head:
+                records.popleft()
+                if record.hash() != self.following.head:
+                    self._need_state(now, "a commit does not follow the head")
+                    return
+            elif not self._hand_out(now, record):
+                return
+
+    def _restore(self, now: float, record: Record) -> None:
+        if record.result != self.following.head:
+            self._need_state(now, "the swarm went back to an earlier state")
+            return
+        self.exchanging.end_all(Fate.SUPERSEDED, "the swarm goes on from another state")
+        self.following.moved(record)
+        self.outlet.deliver(Restored(record))
+        self._say_head(now)
+
+    def _hand_out(self, now: float, record: Record) -> bool:
+        running = self.exchanging.running.get(record.serial)
+        mine = self.exchanging.offered.get(record.fragment)
+        ours = running is not None and running.exchange.done
+        ours = ours and running is not None and running.exchange.digest() == record.result
+        payloads = running.exchange.payloads if ours and running else self.following.decoded(record)
+        if payloads is None:
+            return False
+        self.following.records.popleft()
+        self._applying = record
+        number, tokens, weight = None, 0, 0.0
+        if mine is not None and mine.committed:
+            number, tokens, weight = mine.number, mine.tokens, float(mine.weight)
+            self.exchanging.end(record.fragment, Fate.APPLIED, record.hash().hex())
+        elif mine is not None and not (
+            self.profile.rebases and self.exchanging.withdraw(now, record.fragment)
+        ):
+            self.exchanging.end(record.fragment, Fate.LATE, "the round was committed without it")
+        seconds = now - running.opened_at if running else 0.0
+        self.exchanging.close(now, record.serial)
+        behind = len(self.following.records)
+        self.outlet.deliver(RoundCommitted(record, payloads, number, tokens, weight, seconds, behind))
+        return True
+
+    def _hold_want(self, peer: bytes, want: Want) -> None:
+        if sum(1 for held, _ in self._waiting_wants if held == peer) >= 4 * self._limits.pieces_in_flight:
+            raise BadFrame("more pieces wanted than may be asked at a time")
+        self._waiting_wants.append((peer, want))

@@ -1,0 +1,25 @@
+"""What a member says about itself when it enters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.member.matching import Matching
+from peers.protocol.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Its name, where it listens, and what it trains."""
+
+    name: str
+    addresses: tuple[str, ...]
+    manifest: Manifest
+    stage: int = 0
+    matching: Matching | None = None
+    """Gossip: how groups are found. None for rounds of the coordinator's."""
+    rebases: bool = False
+    """Rounds do not wait for everyone: what was not in one is offered anew on top of it, instead of being
+    late."""
+    adapts: bool = False
+    """How long a contribution is depends on the state that it builds on."""

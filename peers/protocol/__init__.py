@@ -1,0 +1,1 @@
+"""The vocabulary of a swarm: messages, events, records. It decides nothing."""

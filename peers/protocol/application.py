@@ -1,0 +1,42 @@
+"""What a member asks of the program that trains: numbers, and nothing else.
+
+`diloco` implements it over tensors, the simulator over small vectors or phantoms. The driver's thread
+calls it, so an implementation guards what it shares with the training thread.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from transport.collectives.reducer import Payloads
+from transport.effects import Payload, PhantomBlob
+
+
+class StateBlob(Protocol):
+    """A snapshot of one fragment's state that does not change while it is held."""
+
+    @property
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each piece."""
+
+    def piece(self, index: int) -> Payload:
+        """One piece; all but the last have the size of `piece_sizes`."""
+
+
+class Application(Protocol):
+    """The training program below a member."""
+
+    def receiver(self, fragment: int) -> Payloads:
+        """To decode a result to which this member contributed nothing."""
+
+    def state_buffer(self, fragment: int) -> bytearray | PhantomBlob:
+        """As long as a fragment's state: where one that is fetched is put together."""
+
+    def state_blob(self, fragment: int, blob: bytes) -> StateBlob | None:
+        """The snapshot with that digest, if the fragment is at it now."""
+
+
+def piece_sizes(size: int, piece_bytes: int) -> list[int]:
+    """How a blob of ``size`` bytes is cut."""
+    whole, rest = divmod(size, piece_bytes)
+    return [piece_bytes] * whole + ([rest] if rest or not whole else [])

@@ -1,0 +1,192 @@
+"""What a member or coordinator tells the application above: the same in simulation and for real.
+
+Human text is made at the edge; these are facts with fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from peers.protocol.record import Record
+from transport.collectives.reducer import Payloads
+from transport.effects import PhantomBlob
+
+
+class Fate(StrEnum):
+    """What became of a contribution; every one ends in exactly one of these (S4)."""
+
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    LATE = "late"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class BecomeSeed:
+    """Your initial state is the run's."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateFetched:
+    """Load this state; ``data`` holds the fragment's bytes, checked against the agreed digest."""
+
+    fragment: int
+    version: bytes
+    data: bytearray | PhantomBlob
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The swarm goes on from the state that you hold."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCommitted:
+    """Apply this: ``payloads`` has decoded the mean. Answer with `Member.applied`."""
+
+    record: Record
+    payloads: Payloads
+    number: int | None
+    """Your contribution in it, if any."""
+    tokens: int
+    """Tokens behind that contribution."""
+    weight: float
+    """Its weight in the record; 0 without one."""
+    seconds: float
+    """From opening to commit as this member saw it; 0 for one who only followed."""
+    behind: int
+    """Commits that are known to follow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """A gossip group has averaged: ``payloads`` has decoded the mean, of this member and ``partners``."""
+
+    fragment: int
+    step: int
+    tokens: int
+    payloads: Payloads
+    partners: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SwapFailed:
+    """There is no mean this time. ``alone``: take the outer step without the others; otherwise train on,
+    since too few members are there."""
+
+    fragment: int
+    step: int
+    tokens: int
+    partners: tuple[bytes, ...]
+    reason: str
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionEnded:
+    """A contribution met its fate."""
+
+    fragment: int
+    number: int
+    tokens: int
+    fate: Fate
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOpened:
+    """Members exchange now."""
+
+    serial: int
+    attempt: int
+    fragment: int
+    members: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAborted:
+    """Nothing changed. With ``again`` the contribution stays offered; otherwise its fate follows."""
+
+    fragment: int
+    serial: int
+    reason: str
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BecameActive:
+    """This member holds the shared state: what it trains from here counts."""
+
+    head: bytes
+    index: int
+    """Of the head, counted in commits."""
+
+
+@dataclass(frozen=True, slots=True)
+class FellBehind:
+    """This member must fetch the shared state again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorLost:
+    """Silence from the coordinator: train on."""
+
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorBack:
+    """The coordinator is heard again."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeersJoined:
+    """By key, their names."""
+
+    members: tuple[tuple[bytes, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLeft:
+    key: bytes
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRefused:
+    """The coordinator refuses this member for good; ``code`` names what differs."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySuperseded:
+    """A newer process runs with our identity: this one must stop (S13)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaceSet:
+    """How fast the fastest member computes, in tokens per second."""
+
+    fastest: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfferWanted:
+    """The others have offered this fragment and wait: offer what there is."""
+
+    fragment: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run has all its rounds."""
+
+    rounds: int

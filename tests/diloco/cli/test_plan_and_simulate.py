@@ -1,0 +1,176 @@
+"""`diloco simulate` and `diloco plan` as people call them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from diloco.cli.app import app
+from diloco.cli.plan import measured_from
+from diloco.errors import UserError
+from diloco.simulation.scenario import load_scenario
+
+SMALL = """
+name = "<script>alert(1)</script>"
+about = "[bold]plain[/bold]"
+[run]
+rounds = 3
+failure_timeout_s = 4.0
+[method]
+preset = "diloco"
+sync_every = 10
+[model]
+parameters = "1M"
+[[peers]]
+name = "p"
+count = 3
+step = "1s"
+up = "50Mbps"
+[[events]]
+do = "crash"
+peers = "p-1"
+round = 1
+for = "5s"
+"""
+
+
+def call(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return str(path)
+
+
+def test_a_scenario_is_run_shown_and_written(small: str, tmp_path: Path) -> None:
+    page, report = tmp_path / "new" / "page.html", tmp_path / "report.json"
+    result = call("simulate", small, "--html", str(page), "--json", str(report))
+    assert result.exit_code == 0, result.output
+    assert "compute utilization" in result.output
+    assert "[bold]" not in result.output or "[bold]plain" in result.output
+    plain = json.loads(report.read_text())
+    assert len(plain["rounds"]) == 3
+    text = page.read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_the_report_is_printed_byte_for_byte_the_same(small: str) -> None:
+    first, second = (call("simulate", small, "--json", "-").output for _ in range(2))
+    assert first == second
+    assert json.loads(first)["seed"] == 0
+
+
+def test_many_seeds_are_checked(small: str) -> None:
+    result = call("simulate", small, "--seeds", "0:3", "--processes", "1")
+    assert result.exit_code == 0, result.output
+    assert "3 seeds, 0 broken" in result.output
+
+
+def test_single_events_are_listed_and_can_be_left_out(small: str) -> None:
+    assert "crash p-1 for 5 s" in call("simulate", small, "--events").output
+    result = call("simulate", small, "--only", "none", "--json", "-")
+    assert json.loads(result.output)["recoveries"] == []
+
+
+def test_settings_can_be_replaced(small: str) -> None:
+    result = call("simulate", small, "--set", "run.rounds=2", "--set", "peers.0.count=2", "--json", "-")
+    plain = json.loads(result.output)
+    assert len(plain["rounds"]) == 2
+    assert len(plain["peers"]) == 2
+
+
+def test_every_shipped_scenario_is_listed_and_makes_sense() -> None:
+    shipped = sorted((Path(__file__).parents[3] / "diloco" / "simulation" / "scenarios").glob("*.toml"))
+    listed = call("simulate").output
+    for path in shipped:
+        assert path.stem in listed
+        assert load_scenario(path).about
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("simulate", "no-such-scenario"),
+        ("simulate", "/no/such/file.toml"),
+        ("simulate", "mixed-speeds", "--seeds", "5:2"),
+        ("simulate", "mixed-speeds", "--only", "1,x"),
+        ("simulate", "mixed-speeds", "--set", "nonsense"),
+        ("plan",),
+        ("plan", "--params", "10B", "--up", "fast", "--step", "1s"),
+        ("plan", "--params", "10B", "--up", "1Gbps"),
+        ("plan", "--params", "10B", "--up", "1Gbps", "--step", "1s", "--flops", "1T"),
+        ("plan", "--params", "0", "--up", "1Gbps", "--step", "1s"),
+        ("plan", "--paper", "fairy-tales"),
+    ],
+)
+def test_nonsense_is_refused_without_a_traceback(arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert isinstance(result.exception, UserError)
+    assert len(str(result.exception).splitlines()) <= 2
+
+
+def test_the_command_ends_with_2_and_one_line() -> None:
+    command = [sys.executable, "-m", "diloco.cli", "plan", "--params", "many"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plan_is_shown_with_a_reason_and_a_snippet() -> None:
+    arguments = ("--params", "10B", "--layers", "48", "--up", "500Mbps", "--rtt", "60ms", "--step", "0.8s")
+    result = call("plan", *arguments, "--tokens", "200B", "--price", "2.5/h")
+    assert result.exit_code == 0, result.output
+    assert "Take streaming" in result.output
+    assert "[method]" in result.output
+    plain = json.loads(call("plan", *arguments, "--tokens", "200B", "--price", "2.5/h", "--json").output)
+    chosen = plain["rows"][plain["recommended"]]
+    assert chosen["utilization"] >= 0.9
+    assert chosen["cost"] == pytest.approx(chosen["seconds"] / 3600 * 2.5 * 8)
+
+
+def test_a_plan_warns_where_nothing_fits() -> None:
+    result = call("plan", "--params", "70B", "--up", "20Mbps", "--step", "2s")
+    assert "nothing reaches 90%" in result.output
+    assert "of upload and download" in result.output
+
+
+def test_bandwidths_needed_grow_with_the_target() -> None:
+    arguments = ("--params", "10B", "--flops", "400T", "--tokens-per-step", "64k")
+    plain = json.loads(call("plan", *arguments, "--utilization", "--json").output)
+    for rates in plain["bps"].values():
+        known = [rate for rate in rates if rate is not None]
+        assert known == sorted(known)
+
+
+@pytest.mark.parametrize("paper", ["streaming", "scaling-laws", "intellect-1"])
+def test_papers_are_printed(paper: str) -> None:
+    assert call("plan", "--paper", paper).exit_code == 0
+
+
+def test_a_host_is_measured_by_what_its_members_did() -> None:
+    member = {"active": True, "step": 100, "tokens": 100_000, "speed": 2000.0}
+    status = {
+        "members": [member, member, {**member, "active": False}],
+        "codec": "int8",
+        "elements": [1_000_000, 1_000_000],
+        "recent": [[0, 2, 2.0], [1, 2, 2.0]],
+    }
+    found = measured_from(status)
+    assert found["peers"] == 2
+    assert found["parameters"] == 2e6
+    assert found["step_s"] == pytest.approx(0.5)
+    assert found["up_bps"] == pytest.approx(8 * 1_015_625 / 2.0)
+    assert measured_from({"members": []}) == {}

@@ -1,0 +1,194 @@
+"""Portable arithmetic: equal to a twin in numpy bit for bit, whatever the number of threads, and accurate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diloco.compression.deterministic import (
+    dct_matrix,
+    orthonormal,
+    pairwise_sum,
+    seeded_bits,
+    seeded_uniform,
+    squared_lengths,
+    sum_of_outer_products,
+)
+from diloco.compression.vectors import SLICE
+
+
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    return seeded_uniform((seed, 99), math.prod(shape)).view(shape)
+
+
+def folded(values: list[np.float32]) -> np.float32:
+    """`pairwise_sum` in the plainest words."""
+    while len(values) & (len(values) - 1):
+        values = [*values, np.float32(0)]
+    while len(values) > 1:
+        half = len(values) // 2
+        values = [values[i] + values[half + i] for i in range(half)]
+    return values[0]
+
+
+def outer_products_twin(left: Tensor, right: Tensor) -> np.ndarray:
+    total = left[0].numpy()[:, None] * right[0].numpy()
+    for row, column in zip(left[1:].numpy(), right[1:].numpy(), strict=True):
+        total = total + row[:, None] * column
+    return total
+
+
+def is_orthonormal(basis: Tensor) -> bool:
+    gram = basis.double() @ basis.double().T
+    return bool((gram - torch.eye(len(basis))).abs().max() < 1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 100, 1023, 1024, 1025])
+def test_a_pairwise_sum_is_the_fold_of_the_padded_row(n: int) -> None:
+    x = uniform(3, n)
+    assert [value.item() for value in pairwise_sum(x)] == [float(folded(list(row))) for row in x.numpy()]
+
+
+def test_the_sum_of_nothing_is_zero() -> None:
+    assert pairwise_sum(torch.empty(2, 0)).tolist() == [0.0, 0.0]
+    assert pairwise_sum(torch.empty(0, 5)).tolist() == []
+
+
+def test_a_pairwise_sum_of_many_values_is_accurate_and_leaves_its_input_alone() -> None:
+    x = uniform(1, 1_000_003).abs()
+    before = x.clone()
+    assert float(pairwise_sum(x)) == pytest.approx(float(x.double().sum()), rel=1e-6)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("exponent", [-60, 0, 60])
+def test_squared_lengths_neither_overflow_nor_vanish(exponent: int) -> None:
+    x = uniform(4, 50)
+    got = squared_lengths(x * 2.0**exponent)
+    assert got == [length * 4.0**exponent for length in squared_lengths(x)]
+    assert got == pytest.approx(((x.double() * 2.0**exponent) ** 2).sum(1).tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("r", "m", "n"), [(1, 3, 4), (5, 7, 11), (3, 70, 2000), (2, 3, SLICE + 5)])
+def test_a_sum_of_outer_products_rounds_each_operation_by_itself_in_order(r: int, m: int, n: int) -> None:
+    left, right = uniform(r, m), uniform(r, n, seed=1)
+    got = sum_of_outer_products(left, right, torch.full((m, n), math.nan))
+    assert np.array_equal(got.numpy(), outer_products_twin(left, right))
+
+
+def test_a_sum_of_outer_products_of_strided_inputs_is_the_same() -> None:
+    left, right = uniform(5, 40), uniform(5, 30, seed=1)
+    strided = sum_of_outer_products(left.t().contiguous().t(), right, torch.empty(40, 30))
+    assert torch.equal(strided, sum_of_outer_products(left, right, torch.empty(40, 30)))
+
+
+@pytest.mark.parametrize(("r", "n"), [(1, 1), (1, 9), (5, 5), (8, 100), (32, 500)])
+def test_a_basis_is_orthonormal_and_its_first_rows_span_the_first_vectors(r: int, n: int) -> None:
+    vectors = uniform(r, n)
+    basis = orthonormal(vectors)
+    assert is_orthonormal(basis)
+    # Each vector has nothing along later rows: the triangle of a QR decomposition.
+    along = vectors.double() @ basis.double().T
+    assert along.triu(1).abs().max() < 1e-5
+
+
+def test_badly_conditioned_vectors_still_give_an_orthonormal_basis() -> None:
+    common = uniform(1, 300)
+    nearly_equal = common + 1e-4 * uniform(12, 300, seed=1)
+    assert is_orthonormal(orthonormal(nearly_equal))
+    decaying = uniform(12, 300) * torch.logspace(0, -30, 12)[:, None]
+    assert is_orthonormal(orthonormal(decaying))
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e20, 3e38])
+def test_magnitude_does_not_matter(scale: float) -> None:
+    basis = orthonormal(uniform(6, 40) * scale)
+    assert is_orthonormal(basis)
+    assert torch.allclose(basis, orthonormal(uniform(6, 40)), atol=1e-4)
+
+
+def test_zero_rows_become_the_first_unit_vectors() -> None:
+    assert torch.equal(orthonormal(torch.zeros(3, 5)), torch.eye(5)[:3])
+    assert torch.equal(orthonormal(torch.zeros(4, 4)), torch.eye(4))
+
+
+def test_dependent_rows_are_replaced_and_the_others_kept() -> None:
+    a, b = uniform(1, 30), uniform(1, 30, seed=1)
+    basis = orthonormal(torch.cat([a, 2 * a, b, a - b, torch.zeros(1, 30)]))
+    assert is_orthonormal(basis)
+    # a and b lie in what rows 0 and 2 span; row 1 may have taken a bit of b.
+    left = torch.cat([a, b]).double()
+    left = left - left @ basis[:3].double().T @ basis[:3].double()
+    assert left.abs().max() < 1e-5
+
+
+def test_what_rounding_leaves_of_a_dependent_row_is_no_direction() -> None:
+    a, b = uniform(1, 500), uniform(1, 500, seed=1)
+    unit = torch.zeros(1, 500)
+    least = (orthonormal(torch.cat([a, b])) ** 2).sum(0).argmin()
+    unit[0, least] = 1.0
+    dependent, explicit = (orthonormal(torch.cat([a, b, c])) for c in (a / 3 - b / 7, unit))
+    assert torch.allclose(dependent, explicit, atol=1e-6)
+
+
+def test_more_vectors_than_elements_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 vectors of 2 elements"):
+        orthonormal(torch.ones(3, 2))
+
+
+@given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 10**6), st.integers(0, 9))
+def test_any_finite_vectors_give_a_basis(r: int, more: int, seed: int, zeros: int) -> None:
+    vectors = uniform(r, r + more, seed=seed)
+    vectors[:zeros] = vectors[:zeros].round()  # many dependent and zero rows
+    assert is_orthonormal(orthonormal(vectors))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 37, 64])
+def test_the_cosine_matrix_is_orthonormal_and_is_the_formula(n: int) -> None:
+    matrix = dct_matrix(n)
+    assert is_orthonormal(matrix)
+    k, j = torch.arange(n).double()[:, None], torch.arange(n).double()
+    formula = torch.cos(math.pi * k * (2 * j + 1) / (2 * n)) * (2 / n) ** 0.5
+    formula[0] /= 2**0.5
+    assert (matrix - formula).abs().max() < 1e-7
+
+
+def test_seeded_values_are_uniform_and_differ_by_seed() -> None:
+    values = seeded_uniform((3, 4), 20_000)
+    assert values.dtype == torch.float32
+    assert -1.0 <= float(values.min()) < -0.999 < 0.999 < float(values.max()) < 1.0
+    assert abs(float(values.mean())) < 0.02
+    assert abs(float(values.var()) - 1 / 3) < 0.01
+    assert not torch.equal(values, seeded_uniform((4, 3), 20_000))
+
+
+LARGE, TALL = (9, 40_000), uniform(9, 300)
+BITS: dict[str, tuple[Callable[[], Tensor], str]] = {
+    "seeded_bits": (lambda: torch.from_numpy(seeded_bits((1, 2), 100).view(np.int64)), "b98004c285c8119e"),
+    "pairwise_sum": (lambda: pairwise_sum(uniform(*LARGE)), "482a39ea691ec94e"),
+    "outer": (
+        lambda: sum_of_outer_products(TALL, uniform(*LARGE), torch.empty(300, 40_000)),
+        "2eea580e995e8ad7",
+    ),
+    "orthonormal": (lambda: orthonormal(uniform(*LARGE)), "b1195472205ea40f"),
+    "dct_matrix": (lambda: dct_matrix(64), "23ad299315db91c9"),
+}
+
+
+@pytest.mark.parametrize("name", BITS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_these_bits_are_the_same_on_every_machine(name: str, threads: int) -> None:
+    function, digest = BITS[name]
+    torch.set_num_threads(threads)
+    try:
+        assert sha256(function().numpy().tobytes()).hexdigest()[:16] == digest
+    finally:
+        torch.set_num_threads(1)

@@ -1,0 +1,315 @@
+"""Local state: pseudo-gradients, and how a result meets local steps: replace, mix, carry, eager."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diloco.methods.presets import method
+from diloco.outer.local_state import LocalState, Offer
+from diloco.outer.replica import TensorNumbers
+from diloco.outer.state import OuterState
+from diloco.outer.tensor_reducer import TensorPayloads
+
+
+def normal(n: int, seed: int) -> Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed))
+
+
+class Line(nn.Module):
+    """Parameters without a purpose."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(values.clone())
+
+    def train_by(self, change: Tensor) -> None:
+        with torch.no_grad():
+            self.weight.add_(change)
+
+
+class Worker:
+    """One worker's numbers over 2-D parameters; rounds are made by hand."""
+
+    def __init__(self, name: str, start: Tensor, **overrides: Any) -> None:
+        self.model = Line(start)
+        self.outer = OuterState.from_model(self.model, method(name, **overrides))
+        self.numbers = TensorNumbers(self.outer)
+        self.offered: TensorPayloads | None = None
+
+    def offer(self) -> Tensor:
+        """The contribution [k]; what it stands for on the wire is up to the test."""
+        made, _ = self.numbers.contribution(0)
+        assert isinstance(made, TensorPayloads)
+        assert made.contribution is not None
+        self.offered = made
+        return made.contribution
+
+    def apply(self, mean: Tensor, share: float, keep_old: bool = True) -> None:
+        got = self.numbers.receiver(0)
+        assert isinstance(got, TensorPayloads)
+        got.output.copy_(mean)
+        self.numbers.apply(0, got, self.offered, share, keep_old)
+
+    def land(self, on_time: bool = True) -> None:
+        self.numbers.land(0, self.offered, on_time)
+
+    @property
+    def live(self) -> Tensor:
+        return self.model.weight.detach()
+
+    @property
+    def theta(self) -> Tensor:
+        return self.outer.outer_parameters(0)
+
+
+def commit(workers: list[Worker], keep_old: bool = True) -> Tensor:
+    """Average what the workers offered last, and move everyone's outer parameters."""
+    parts = [
+        w.offered.contribution
+        for w in workers
+        if w.offered is not None and w.offered.contribution is not None
+    ]
+    mean = torch.stack(parts).mean(0)
+    for worker in workers:
+        worker.apply(mean, 1 / len(workers), keep_old)
+    return mean
+
+
+def test_the_pseudo_gradient_is_outer_minus_local_and_is_not_changed_by_later_training() -> None:
+    worker = Worker("diloco", normal(9, 0))
+    worker.model.train_by(normal(9, 1))
+    delta = worker.numbers.local.pseudo_gradient(0)
+    assert torch.equal(delta, worker.theta - worker.live)
+    kept = delta.clone()
+    worker.model.train_by(normal(9, 2))
+    assert torch.equal(delta, kept)
+
+
+def test_lr_1_without_momentum_gives_everyone_the_average_of_the_workers() -> None:
+    workers = [Worker("local_sgd", normal(9, 0)) for _ in range(3)]
+    for i, worker in enumerate(workers):
+        worker.model.train_by(normal(9, 1 + i))
+        worker.offer()
+    average = torch.stack([worker.live.clone() for worker in workers]).mean(0)
+    commit(workers, keep_old=False)
+    for worker in workers:
+        worker.land()
+        torch.testing.assert_close(worker.live, average)
+    assert torch.equal(workers[0].live, workers[1].live)
+
+
+def test_carrying_keeps_what_was_learned_since_the_contribution_on_top() -> None:
+    worker = Worker("diloco", normal(9, 0))
+    worker.model.train_by(normal(9, 1))
+    worker.offer()
+    snapshot = worker.live.clone()
+    worker.model.train_by(normal(9, 2))
+    later = worker.live.clone()
+    worker.apply(normal(9, 3), 0.5)
+    worker.land(on_time=False)
+    torch.testing.assert_close(worker.live, worker.theta + (later - snapshot))
+
+
+def test_carrying_without_steps_since_is_replacing_bit_for_bit() -> None:
+    workers = [Worker("diloco", normal(99, 0)) for _ in range(2)]
+    for worker in workers:
+        worker.model.train_by(normal(99, 1))
+        worker.offer()
+    commit(workers)
+    workers[0].land(on_time=False)
+    workers[1].land(on_time=True)
+    assert torch.equal(workers[0].live, workers[1].live)
+
+
+def test_one_who_contributed_nothing_keeps_all_its_progress() -> None:
+    worker = Worker("local_sgd", normal(9, 0))
+    before = worker.theta.clone()
+    worker.model.train_by(normal(9, 1))
+    later = worker.live.clone()
+    worker.apply(torch.ones(9), 0.0)
+    worker.land(on_time=False)
+    torch.testing.assert_close(worker.live, before - 1 + (later - before))
+
+
+def test_mixing_takes_alpha_of_the_local_weights() -> None:
+    worker = Worker("local_sgd", torch.zeros(2), delay=1, merge="mix", alpha=0.25)
+    worker.model.train_by(torch.tensor([4.0, -8.0]))
+    worker.offer()
+    worker.model.train_by(torch.tensor([4.0, 0.0]))
+    worker.apply(torch.tensor([-2.0, 2.0]), 0.5)
+    worker.land()
+    # 0.25 * (8, -8) + 0.75 * (2, -2)
+    assert worker.live.tolist() == [3.5, -3.5]
+    assert worker.numbers.local.pseudo_gradient(0).tolist() == [-1.5, 1.5], (
+        "measured from the outer parameters"
+    )
+
+
+def test_a_delayed_outer_step_by_hand() -> None:
+    """H = 1 of two workers: contributions are made on what was known one round before."""
+    workers = [
+        Worker("delayed", torch.zeros(2), sync_every=1, outer="sgd", outer_lr=1.0, outer_momentum=0.0)
+        for _ in range(2)
+    ]
+    for worker, change in zip(workers, ([2.0, 0.0], [0.0, 4.0]), strict=True):
+        worker.model.train_by(torch.tensor(change))
+        worker.offer()
+        worker.numbers.land(0, None, on_time=True)
+        assert worker.live.tolist() == [0.0, 0.0], "nothing has come yet"
+    commit(workers)
+    firsts = [worker.offered for worker in workers]
+    for worker in workers:
+        worker.model.train_by(torch.tensor([1.0, 1.0]))
+        assert worker.offer().tolist() == [-1.0, -1.0], (
+            "from where local steps began, not from what came meanwhile"
+        )
+    for worker, first in zip(workers, firsts, strict=True):
+        worker.numbers.land(0, first, on_time=True)
+        assert worker.live.tolist() == [1.0, 2.0]
+
+
+def test_eager_with_one_worker_is_diloco() -> None:
+    eager = Worker("eager", normal(9, 0), sync_every=1, codec="fp32", outer_lr=0.7)
+    plain = Worker("diloco", normal(9, 0), codec="fp32")
+    landed = None
+    for i in range(6):
+        change = normal(9, 10 + i)
+        plain.model.train_by(change)
+        plain.offer()
+        commit([plain], keep_old=False)
+        plain.land()
+        eager.model.train_by(change)
+        eager.offer()
+        eager.numbers.land(0, landed, on_time=True)
+        torch.testing.assert_close(eager.live, plain.live)
+        commit([eager])
+        landed = eager.offered
+
+
+def test_eager_puts_the_fresh_part_in_the_place_of_the_stale_one() -> None:
+    """Two workers, plain averaging: delta~ = mean(t-1) + (fresh - stale) / 2."""
+    parts = {"sync_every": 1, "codec": "fp32", "outer": "sgd", "outer_lr": 1.0, "outer_momentum": 0.0}
+    workers = [Worker("eager", torch.zeros(1), **parts) for _ in range(2)]
+    for worker, change in zip(workers, (2.0, 4.0), strict=True):
+        worker.model.train_by(torch.tensor([change]))
+        worker.offer()
+        worker.numbers.land(0, None, on_time=True)
+    assert [worker.live.item() for worker in workers] == [2.0, 4.0], "its own part stands for the first mean"
+    commit(workers)
+    firsts = [worker.offered for worker in workers]
+    for worker, change, first in zip(workers, (10.0, 20.0), firsts, strict=True):
+        worker.model.train_by(torch.tensor([change]))
+        worker.offer()
+        worker.numbers.land(0, first, on_time=True)
+    # The mean of the first round, 3, and half of each one's fresh part.
+    assert [worker.live.item() for worker in workers] == [3.0 + 5.0, 3.0 + 10.0]
+    assert [worker.theta.item() for worker in workers] == [3.0, 3.0], "the shared ones follow the means alone"
+
+
+def test_a_random_mask_averages_its_elements_and_leaves_the_others_as_they_train() -> None:
+    workers = [Worker("sparta", torch.zeros(40), mask_one_in=4) for _ in range(2)]
+    for i, worker in enumerate(workers):
+        worker.model.train_by(normal(40, i))
+        assert len(worker.offer()) == 10
+    locals_ = [worker.live.clone() for worker in workers]
+    commit(workers, keep_old=False)
+    average = (locals_[0] + locals_[1]) / 2
+    for worker, local in zip(workers, locals_, strict=True):
+        worker.land()
+        touched = worker.outer.support(0)
+        assert touched is not None
+        rest = torch.ones(40, dtype=torch.bool)
+        rest[touched] = False
+        torch.testing.assert_close(worker.live[touched], average[touched])
+        assert torch.equal(worker.live[rest], local[rest])
+
+
+def test_a_mask_of_every_element_is_plain_averaging() -> None:
+    workers = [Worker("sparta", torch.zeros(7), mask_one_in=1) for _ in range(2)]
+    for i, worker in enumerate(workers):
+        worker.model.train_by(torch.full((7,), float(i)))
+        worker.offer()
+    commit(workers, keep_old=False)
+    for worker in workers:
+        worker.land()
+        assert torch.equal(worker.live, torch.full((7,), 0.5))
+
+
+def test_error_feedback_conserves_and_moves_only_on_commit() -> None:
+    worker = Worker("sparseloco", torch.zeros(4096), feedback_decay=1.0, value_bits=16)
+    produced, sent = torch.zeros(4096), torch.zeros(4096)
+    for i in range(4):
+        change = normal(4096, i)
+        worker.model.train_by(change)
+        worker.offer()  # and given up: nothing may change
+        y = worker.offer()
+        offered = worker.offered
+        assert offered is not None
+        offered.begin(4096, 1)
+        part = torch.zeros(4096)
+        coder = offered._codec
+        coder.add(part, offered.encode(0), 1.0, first=True)
+        assert torch.equal(y, offered.contribution)  # type: ignore[arg-type]
+        produced, sent = produced - change, sent + part
+        worker.apply(part, 1.0, keep_old=False)
+        worker.land()
+    (residual,) = worker.numbers.local._own[0].residuals
+    torch.testing.assert_close(sent + residual, produced, rtol=1e-4, atol=1e-4)
+    assert float(residual.abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", ["diloco", "sparseloco", "dilocox", "demo"])
+def test_a_contribution_that_is_given_up_leaves_everything_as_it_was(name: str) -> None:
+    twins = [Worker(name, normal(4096, 0).view(64, 64)) for _ in range(2)]
+    for worker in twins:
+        worker.model.train_by(normal(4096, 1).view(64, 64))
+    twins[0].offer()
+    first, second = (worker.offer().clone() for worker in twins)
+    assert torch.equal(first, second)
+    assert twins[0].outer.digest(0) == twins[1].outer.digest(0)
+
+
+def test_after_a_state_was_loaded_nothing_is_left_of_what_was_dropped() -> None:
+    worker, donor = (Worker("sparseloco", normal(4096, i)) for i in range(2))
+    worker.model.train_by(normal(4096, 5))
+    worker.apply(worker.offer(), 1.0)
+    worker.land()
+    view = donor.outer.pin(0)
+    worker.numbers.load(0, bytearray(view.read(0, view.size_bytes)))
+    assert torch.equal(worker.live, donor.live)
+    assert not any(bool(r.any()) for r in worker.numbers.local._own[0].residuals)
+
+
+def test_moments_are_averaged_as_fragments_of_their_own() -> None:
+    models = [nn.Linear(3, 2) for _ in range(2)]
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.1) for m in models]
+    outers = [
+        OuterState.from_model(m, method("des_loc"), optimizer)
+        for m, optimizer in zip(models, optimizers, strict=True)
+    ]
+    for i, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
+        model(normal(3, i)).sum().backward()
+        optimizer.step()
+    numbers = [TensorNumbers(outer) for outer in outers]
+    assert [outer.num_fragments for outer in outers] == [3, 3]
+    for fragment, which in ((1, "exp_avg"), (2, "exp_avg_sq")):
+        before = [o.state[m.weight][which].clone() for o, m in zip(optimizers, models, strict=True)]
+        deltas = [each.local.pseudo_gradient(fragment) for each in numbers]
+        for each in numbers:
+            each.outer.step(fragment, (deltas[0] + deltas[1]) / 2)
+            each.land(fragment, None, on_time=True)
+        for optimizer, model in zip(optimizers, models, strict=True):
+            torch.testing.assert_close(optimizer.state[model.weight][which], (before[0] + before[1]) / 2)
+
+
+def test_an_offer_without_feedback_remembers_its_pseudo_gradient_without_a_copy() -> None:
+    worker = Worker("diloco", normal(9, 0))
+    delta = worker.numbers.local.pseudo_gradient(0)
+    offer = worker.numbers.local.offer(0, delta, None)
+    assert isinstance(offer, Offer)
+    assert offer.delta is delta
+    assert isinstance(worker.numbers.local, LocalState)

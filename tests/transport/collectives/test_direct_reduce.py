@@ -1,0 +1,264 @@
+"""The direct exchange: the right sum for any size and any members, and for the survivors of any loss."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan, chunk_elements_for
+from transport.collectives.reducer import PhantomPayloads, PlainPayloads
+from transport.effects import Payload
+from transport.errors import BadFrame
+
+
+def key(index: int) -> bytes:
+    return bytes([index]) * 32
+
+
+class Group:
+    """Members of one exchange and the messages between them, delivered one at a time."""
+
+    def __init__(self, num_members: int, size: int, chunk_elements: int | None = None) -> None:
+        self.keys = tuple(key(i) for i in range(num_members))
+        self.values = [np.full(size, 10.0**i, dtype=np.float32) for i in range(num_members)]
+        chunk_elements = chunk_elements or chunk_elements_for(size, num_members, 1 << 20)
+        self.members = {
+            k: DirectReduce(1, k, PlainPayloads(size, v), chunk_elements, 0.0)
+            for k, v in zip(self.keys, self.values, strict=True)
+        }
+        self.wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
+        self.begin(0, frozenset())
+
+    def begin(self, attempt: int, lost: frozenset[bytes]) -> None:
+        plan = Plan(attempt, self.keys, (1.0,) * len(self.keys), lost)
+        for lost_key in lost:
+            self.members.pop(lost_key, None)
+        for member in self.members.values():
+            member.begin(0.0, plan)
+        self.pump()
+
+    def pump(self) -> None:
+        for me, member in self.members.items():
+            while member.pump(lambda peer: 1 << 40, lambda p, m, b, me=me: self.wire.append((me, p, m, b))):
+                pass
+
+    def deliver(self, most: int = 1 << 30) -> int:
+        """Deliver up to ``most`` messages; how many there were."""
+        count = 0
+        while self.wire and count < most:
+            sender, to, message, payload = self.wire.popleft()
+            count += 1
+            member = self.members.get(to)
+            if member is None or message.attempt > member.attempt:
+                continue
+            take = member.part if isinstance(message, PartChunk) else member.mean
+            take(0.0, sender, message, payload)
+            self.pump()
+        return count
+
+    def sums(self) -> list[list[float]]:
+        found = []
+        for member in self.members.values():
+            assert member.done
+            assert isinstance(member.payloads, PlainPayloads)
+            found.append((member.payloads.output * len(self.members)).round().tolist())
+        return found
+
+    def same(self) -> bool:
+        return len({member.digest() for member in self.members.values()}) == 1
+
+
+@given(num_members=st.integers(1, 7), size=st.integers(1, 700), chunk=st.integers(1, 300))
+def test_any_number_of_elements_and_members_gives_the_mean_to_all(
+    num_members: int, size: int, chunk: int
+) -> None:
+    group = Group(num_members, size, chunk)
+    group.deliver()
+    wanted = float("1" * num_members)
+    assert all(sums == [wanted] * size for sums in group.sums())
+    assert group.same()
+
+
+def test_after_the_loss_of_anyone_at_any_moment_survivors_hold_their_own_sum() -> None:
+    whole = Group(3, 24, 4)
+    total = whole.deliver()
+    for lost in range(3):
+        for moment in range(total + 1):
+            group = Group(3, 24, 4)
+            group.deliver(moment)
+            group.wire = deque(m for m in group.wire if key(lost) not in (m[0], m[1]))
+            group.begin(1, frozenset([key(lost)]))
+            group.deliver()
+            wanted = sum(10.0**i for i in range(3) if i != lost)
+            assert all(sums == [wanted] * 24 for sums in group.sums()), (lost, moment)
+            assert group.same()
+
+
+def test_only_the_chunks_of_the_lost_member_move() -> None:
+    before = Plan(0, tuple(key(i) for i in range(4)), (1.0,) * 4)
+    after = Plan(1, before.founders, before.weights, frozenset([key(2)]))
+    moved = [c for c in range(16) if before.owner(c, 16) != after.owner(c, 16)]
+    assert moved == [c for c in range(16) if before.owner(c, 16) == key(2)]
+
+
+def test_weights_are_shares_of_their_sum() -> None:
+    members = [
+        DirectReduce(1, key(i), PlainPayloads(2, np.full(2, v, np.float32)), 2, 0.0)
+        for i, v in enumerate((1.0, 5.0))
+    ]
+    plan = Plan(0, (key(0), key(1)), (3.0, 1.0))
+    sent: list[tuple[int, object, Payload]] = []
+    for i, member in enumerate(members):
+        member.begin(0.0, plan)
+        while member.pump(lambda p: 1 << 30, lambda p, m, b, i=i: sent.append((i, m, b))):
+            pass
+    for i, message, payload in sent:
+        if isinstance(message, PartChunk):
+            members[0].part(0.0, key(i), message, payload)
+    while members[0].pump(lambda p: 1 << 30, lambda p, m, b: None):
+        pass
+    assert isinstance(members[0].payloads, PlainPayloads)
+    assert members[0].payloads.output.tolist() == [2.0, 2.0]
+
+
+def test_values_that_are_not_finite_name_their_sender_and_are_not_added() -> None:
+    group = Group(3, 12, 4)
+    group.members[key(1)].payloads._values[:] = np.nan  # type: ignore[attr-defined]
+    group.deliver()
+    named = {member.poisoned[0] for member in group.members.values() if member.poisoned}
+    assert named == {key(1)}
+
+
+def test_a_chunk_of_another_size_is_refused() -> None:
+    group = Group(2, 8, 4)
+    with pytest.raises(BadFrame, match="bytes instead of"):
+        group.members[key(0)].part(0.0, key(1), PartChunk(1, 0, 0), b"x" * 15)
+    with pytest.raises(BadFrame, match="outside"):
+        group.members[key(0)].part(0.0, key(1), PartChunk(1, 0, 99), b"x" * 16)
+
+
+def test_a_mean_from_someone_who_does_not_own_the_chunk_is_refused() -> None:
+    group = Group(3, 24, 4)
+    chunk = next(c for c in range(6) if group.members[key(0)]._owners[c] == key(1))
+    with pytest.raises(BadFrame, match="does not own"):
+        group.members[key(0)].mean(0.0, key(2), MeanChunk(1, 0, chunk), b"x" * 16)
+
+
+def test_a_phantom_exchange_takes_no_memory_and_ends() -> None:
+    keys = (key(0), key(1))
+    plan = Plan(0, keys, (1.0, 1.0))
+    members = {k: DirectReduce(1, k, PhantomPayloads(10**9, 0.5, k), 1 << 28, 0.0) for k in keys}
+    wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
+    for member in members.values():
+        member.begin(0.0, plan)
+    moved = True
+    while moved:
+        moved = False
+        for me, member in members.items():
+            moved |= member.pump(lambda p: 1 << 40, lambda p, m, b, me=me: wire.append((me, p, m, b)))
+        while wire:
+            sender, to, message, payload = wire.popleft()
+            moved = True
+            (members[to].part if isinstance(message, PartChunk) else members[to].mean)(
+                0.0, sender, message, payload
+            )
+    assert all(member.done for member in members.values())
+    assert len({member.digest() for member in members.values()}) == 1
+
+
+@pytest.mark.parametrize("num_members", range(1, 9))
+@pytest.mark.parametrize("size", [0, 1, 3, 1000])
+def test_any_vector_down_to_none_at_all_and_up_to_eight_members(num_members: int, size: int) -> None:
+    group = Group(num_members, size)
+    group.deliver()
+    # Float32 has no room for eight digits of ones: the mean is exact to its last bit or two.
+    wanted = float("1" * num_members)
+    for sums in group.sums():
+        assert sums == pytest.approx([wanted] * size, rel=1e-6)
+    assert group.same()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_one_loss_after_another_at_random_moments_leaves_the_sum_of_the_survivors(seed: int) -> None:
+    rng = random.Random(seed)
+    num_members = rng.randint(3, 6)
+    group = Group(num_members, 40, rng.randint(1, 15))
+    lost: frozenset[bytes] = frozenset()
+    for attempt in range(1, num_members):
+        group.deliver(rng.randint(0, 25))
+        gone = rng.choice([k for k in group.keys if k not in lost])
+        lost |= {gone}
+        # What the lost one sent may still arrive; what was under way to it is gone.
+        group.wire = deque(m for m in group.wire if m[1] != gone and (m[0] != gone or rng.random() < 0.5))
+        group.begin(attempt, lost)
+        group.deliver()
+        wanted = sum(10.0**i for i, k in enumerate(group.keys) if k not in lost)
+        assert all(sums == [wanted] * 40 for sums in group.sums())
+        assert group.same()
+
+
+def test_nothing_is_sent_beyond_the_room_and_everything_once_there_is_room() -> None:
+    keys = (key(0), key(1))
+    members = {k: DirectReduce(1, k, PlainPayloads(64, np.ones(64, np.float32)), 8, 0.0) for k in keys}
+    room = dict.fromkeys(keys, 0)
+    wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
+
+    def pump(me: bytes) -> None:
+        def send(peer: bytes, message: object, payload: Payload) -> None:
+            room[me] -= len(payload)
+            assert isinstance(message, PartChunk | MeanChunk)
+            wire.append((me, peer, message, payload))
+
+        while members[me].pump(lambda peer: room[me], send):
+            pass
+        assert room[me] >= 0
+
+    for k in keys:
+        members[k].begin(0.0, Plan(0, keys, (1.0, 1.0)))
+        pump(k)
+    assert not wire
+    for _ in range(16):
+        for k in keys:
+            room[k] += 32  # one chunk
+            pump(k)
+        while wire:
+            sender, to, message, payload = wire.popleft()
+            take = members[to].part if isinstance(message, PartChunk) else members[to].mean
+            take(0.0, sender, message, payload)
+            pump(to)
+    assert all(member.done for member in members.values())
+    assert len({member.digest() for member in members.values()}) == 1
+
+
+def test_a_part_that_comes_twice_or_from_a_stranger_is_not_used() -> None:
+    group = Group(3, 24, 4)
+    me = group.members[key(0)]
+    mine = next(c for c in range(6) if me._owners[c] == key(0))
+    assert me.part(1.0, key(1), PartChunk(1, 0, mine), bytes(16))
+    assert not me.part(1.0, key(1), PartChunk(1, 0, mine), b"y" * 16)
+    assert not me.part(1.0, key(9), PartChunk(1, 0, mine), bytes(16))
+    assert me.last_heard(key(1)) == 1.0
+    assert me.last_heard(key(2)) == 0.0
+
+
+def test_a_part_for_a_chunk_of_someone_else_is_refused() -> None:
+    group = Group(3, 24, 4)
+    me = group.members[key(0)]
+    other = next(c for c in range(6) if me._owners[c] != key(0))
+    with pytest.raises(BadFrame, match="someone else"):
+        me.part(0.0, key(1), PartChunk(1, 0, other), bytes(16))
+
+
+def test_who_waits_knows_for_whom() -> None:
+    group = Group(3, 24, 4)
+    group.wire = deque(m for m in group.wire if m[0] != key(2))
+    group.deliver()
+    for k in (key(0), key(1)):
+        assert group.members[k].owing_parts() == {key(2)}
+        assert key(2) in group.members[k].waiting_for()
+        assert not group.members[k].done

@@ -1,0 +1,208 @@
+"""Fetching: donors share the work, a liar is named, and one honest donor is enough."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from transport.collectives.fetch import Fetch, Piece, Want, index_page
+from transport.digests import tree_digest
+from transport.effects import Payload
+from transport.limits import Limits
+
+LIMITS = Limits(payload_bytes=64, pieces_in_flight=2)
+DATA = bytes(range(256)) * 2
+PIECES = [DATA[i : i + 64] for i in range(0, len(DATA), 64)]
+DIGESTS = [hashlib.sha256(piece).digest() for piece in PIECES]
+
+
+class Download:
+    """A fetch and donors that answer by ``answer(donor, want)``."""
+
+    def __init__(self, donors: list[bytes]) -> None:
+        self.got: dict[int, bytes] = {}
+        self.asked: list[tuple[bytes, Want]] = []
+        self.fetch = Fetch(
+            tree_digest(DIGESTS),
+            [64] * 8,
+            donors,
+            lambda i, p: self.got.__setitem__(i, bytes(p)),
+            LIMITS,
+            0.0,  # type: ignore[arg-type]
+        )
+
+    def pump(self) -> None:
+        self.fetch.pump(lambda donor, want: self.asked.append((donor, want)))  # type: ignore[arg-type]
+
+    def run(
+        self, liars: frozenset[bytes] = frozenset(), silent: frozenset[bytes] = frozenset()
+    ) -> set[bytes]:
+        """Answer until nothing is asked any more; who handed out pieces."""
+        helped = set()
+        self.pump()
+        while self.asked:
+            donor, want = self.asked.pop(0)
+            if donor not in silent:
+                payload = index_page(DIGESTS, want.piece, LIMITS) if want.index else PIECES[want.piece]
+                if donor in liars:
+                    payload = bytes(len(payload))
+                if self.fetch.receive(1.0, donor, Piece(want.blob, want.piece, want.index), payload):
+                    helped.add(donor)
+            self.pump()
+        return helped
+
+
+def test_donors_share_the_work() -> None:
+    download = Download([b"a", b"b", b"c"])
+    assert download.run() == {b"a", b"b", b"c"}
+    assert download.fetch.done
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
+@pytest.mark.parametrize("liar", [b"a", b"b"])
+def test_a_donor_that_lies_is_named_and_the_blob_still_arrives(liar: bytes) -> None:
+    download = Download([b"a", b"b"])
+    download.run(liars=frozenset([liar]))
+    assert download.fetch.done
+    assert download.fetch.bad_donors == [liar]
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
+def test_silent_donors_are_found_and_others_asked() -> None:
+    download = Download([b"a", b"b"])
+    download.run(silent=frozenset([b"a"]))
+    assert not download.fetch.done
+    assert download.fetch.silent(9.0, 2.0) == [b"a"]
+    download.fetch.drop(b"a")
+    download.run()
+    assert download.fetch.done
+
+
+def test_what_was_lost_on_the_way_is_asked_for_again() -> None:
+    download = Download([b"a"])
+    download.pump()
+    download.asked.clear()
+    download.fetch.ask_again(b"a")
+    download.run()
+    assert download.fetch.done
+
+
+def test_without_an_honest_donor_it_fails() -> None:
+    download = Download([b"a", b"b"])
+    download.run(liars=frozenset([b"a", b"b"]))
+    assert download.fetch.failed
+
+
+def test_what_was_not_asked_for_changes_nothing() -> None:
+    download = Download([b"a"])
+    download.pump()
+    blob = tree_digest(DIGESTS)
+    assert not download.fetch.receive(0.0, b"z", Piece(blob, 0, False), PIECES[0])
+    assert not download.fetch.receive(0.0, b"a", Piece(blob, 7, False), PIECES[7])
+    assert download.got == {}
+
+
+def test_a_donor_that_lacks_the_blob_is_left_out_and_others_give_what_it_owed() -> None:
+    download = Download([b"a", b"b", b"c"])
+    download.pump()
+    download.run(silent=frozenset([b"b"]))
+    assert not download.fetch.done
+    download.fetch.drop(b"b")
+    assert download.run() <= {b"a", b"c"}
+    assert download.fetch.done
+    assert download.fetch.bad_donors == []
+
+
+def test_a_fetch_without_donors_goes_on_where_it_was_when_one_comes() -> None:
+    download = Download([b"a"])
+    download.pump()
+    for _ in range(6):
+        donor, want = download.asked.pop(0)
+        payload = index_page(DIGESTS, want.piece, LIMITS) if want.index else PIECES[want.piece]
+        download.fetch.receive(1.0, donor, Piece(want.blob, want.piece, want.index), payload)
+        download.pump()
+    had = dict(download.got)
+    assert had
+    download.fetch.drop(b"a")
+    assert download.fetch.failed
+    download.asked.clear()
+    download.fetch.add_donors([b"b"])
+    assert not download.fetch.failed
+    assert download.run() == {b"b"}
+    assert download.fetch.done
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
+def test_a_liar_is_not_asked_again_even_if_it_is_named_again() -> None:
+    download = Download([b"a", b"b"])
+    download.run(liars=frozenset([b"b"]))
+    download.fetch.add_donors([b"b"])
+    assert download.fetch.donors == [b"a"]
+
+
+def test_no_donor_is_asked_for_more_than_its_share_at_once() -> None:
+    download = Download([b"a", b"b"])
+    download.run(silent=frozenset([b"b"]))
+    download.pump()
+    assert len(download.fetch._asked[b"b"]) <= LIMITS.pieces_in_flight
+
+
+@pytest.mark.parametrize("num_pieces", [0, 1, 2, 3, 5])
+def test_blobs_of_any_number_of_pieces_arrive(num_pieces: int) -> None:
+    digests = DIGESTS[:num_pieces]
+    got: dict[int, Payload] = {}
+    fetch = Fetch(tree_digest(digests), [64] * num_pieces, [b"a"], got.__setitem__, LIMITS, 0.0)
+    asked: list[Want] = []
+
+    def ask(donor: bytes, want: object) -> None:
+        assert isinstance(want, Want)
+        asked.append(want)
+
+    fetch.pump(ask)
+    while asked:
+        want = asked.pop(0)
+        payload = index_page(digests, want.piece, LIMITS) if want.index else PIECES[want.piece]
+        assert fetch.receive(0.0, b"a", Piece(want.blob, want.piece, want.index), payload)
+        fetch.pump(ask)
+    assert fetch.done
+    assert [got[i] for i in range(num_pieces)] == PIECES[:num_pieces]
+
+
+def test_an_index_or_a_piece_of_another_size_makes_its_donor_a_liar() -> None:
+    for whole in (True, False):
+        download = Download([b"a", b"b"])
+        download.pump()
+        while download.fetch.donors == [b"a", b"b"]:
+            donor, want = download.asked.pop(0)
+            payload = index_page(DIGESTS, want.piece, LIMITS) if want.index else PIECES[want.piece]
+            if donor == b"a" and want.index != whole:
+                payload += b"x"
+            download.fetch.receive(1.0, donor, Piece(want.blob, want.piece, want.index), payload)
+            download.pump()
+        assert download.fetch.bad_donors == [b"a"]
+        download.run()
+        assert download.fetch.done
+
+
+def test_what_other_fetches_ask_of_a_donor_counts_against_its_limit() -> None:
+    download = Download([b"a"])
+    download.fetch.pump(lambda donor, want: download.asked.append((donor, want)), lambda donor: 2)
+    assert not download.asked, "not even the index"
+    download.pump()
+    for page in range(4):
+        download.fetch.receive(
+            1.0, b"a", Piece(download.fetch.blob, page, True), index_page(DIGESTS, page, LIMITS)
+        )
+    download.asked.clear()
+    download.fetch.pump(lambda donor, want: download.asked.append((donor, want)), lambda donor: 1)
+    assert len(download.asked) == download.fetch.num_asked(b"a") == 1
+
+
+def test_what_is_here_already_is_not_asked_for() -> None:
+    download = Download([b"a"])
+    download.fetch.have(DIGESTS, PIECES.__getitem__)
+    download.pump()
+    assert download.fetch.done
+    assert not download.asked
+    assert b"".join(download.got[i] for i in range(8)) == DATA

@@ -1,0 +1,134 @@
+"""The small parts of the socket driver: shape, queue, pace, connections, ZAP, counters."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transport.counters import MAX_PEERS, OTHERS, Counters, Traffic
+from transport.errors import BadMessage
+from transport.limits import Limits
+from transport.sockets import zap
+from transport.sockets.wire import Connection, Connections, Outbox, Outgoing, Pace, parse
+
+LIMITS = Limits(header_bytes=8, payload_bytes=16, lanes=2, control_queue=2, window_bytes=64)
+
+
+def views(*parts: bytes) -> list[memoryview]:
+    return [memoryview(part) for part in parts]
+
+
+def message(size: int = 1) -> Outgoing:
+    return Outgoing(0, b"h" * size, None, "control", False)
+
+
+def connection(route: bytes, peer: bytes = b"p", lane: int = 0) -> Connection:
+    return Connection(peer, lane, route, None, Outbox(LIMITS))
+
+
+@given(st.lists(st.binary(max_size=20), max_size=6))
+@settings(max_examples=200)
+def test_only_our_shape_is_taken(parts: list[bytes]) -> None:
+    good = (
+        len(parts) in (2, 3)
+        and len(parts[0]) == 1
+        and parts[0][0] <= 2
+        and len(parts[1]) <= 8
+        and len(b"".join(parts[2:])) <= 16
+    )
+    if good:
+        lane, header, payload = parse(views(*parts), LIMITS)
+        assert [bytes([lane]), header, *([] if payload is None else [bytes(payload)])] == parts
+    else:
+        with pytest.raises(BadMessage):
+            parse(views(*parts), LIMITS)
+
+
+def test_a_payload_is_not_copied() -> None:
+    buffer = bytearray(b"abc")
+    _, _, payload = parse([*views(b"\0", b"h"), memoryview(buffer)], LIMITS)
+    buffer[0] = 120
+    assert payload == b"xbc"
+
+
+def test_an_outbox_keeps_order_and_is_bounded_in_frames_and_bytes() -> None:
+    box = Outbox(LIMITS)
+    assert [box.push(message()) for _ in range(9)] == [True] * 8 + [False]
+    box.pop()
+    assert len(box) == 7
+    box.clear()
+    big = Outgoing(1, b"h", memoryview(bytes(100)).cast("I"), "bulk", False)
+    assert big.size_bytes == 102
+    assert box.push(big)
+    assert box.push(big)
+    assert not box.push(big)
+    assert box.peek() is big
+
+
+def test_pace_allows_bursts_and_then_the_rate() -> None:
+    pace = Pace(60)
+    assert sum(pace.take(0.0) for _ in range(100)) == 15
+    assert sum(pace.take(2.0) for _ in range(100)) == 2
+
+
+def test_a_newer_connection_replaces_the_older_and_its_late_messages_are_gone() -> None:
+    table = Connections(LIMITS)
+    assert table.add(connection(b"1")) is None
+    replaced = table.add(connection(b"2"))
+    assert replaced is not None
+    assert replaced.route == b"1"
+    assert table.is_gone(b"1")
+    current = table.find(b"p", 0)
+    assert current is not None
+    assert current.route == b"2"
+    assert table.drop(b"1") is None
+    assert table.find(b"p", 0) is current
+
+
+def test_a_connection_stays_with_its_peer_and_lane() -> None:
+    table = Connections(LIMITS)
+    table.add(connection(b"1"))
+    assert table.known(b"p", 0, b"1")
+    assert not table.known(b"p", 0, b"2")
+    for peer, lane in ((b"q", 0), (b"p", 1)):
+        with pytest.raises(BadMessage):
+            table.known(peer, lane, b"1")
+
+
+REQUEST = [b"1.0", b"7", zap.DOMAIN, b"1.2.3.4", b"", b"CURVE", b"k" * 32]
+
+
+def test_zap_admits_by_key_with_the_key_as_user() -> None:
+    verdict = zap.answer(REQUEST, {b"k" * 32: "member"}.get)
+    assert verdict.reply == [b"1.0", b"7", b"200", b"", (b"k" * 32).hex().encode(), b""]
+    assert zap.answer(REQUEST, lambda key: None).reply[2] == b"400"
+    assert zap.answer(REQUEST, lambda key: "later").reply[2] == b"300"
+
+
+@given(st.lists(st.sampled_from([*REQUEST, b"", b"x", b"PLAIN"]), max_size=9))
+@settings(max_examples=200)
+def test_zap_refuses_what_is_not_exactly_a_curve_request_of_ours(request: list[bytes]) -> None:
+    verdict = zap.answer(request, lambda key: "member")
+    plain = len(request) == 7 and (request[0], request[2], request[5]) == (b"1.0", zap.DOMAIN, b"CURVE")
+    assert (verdict.reply[2] == b"200") == (plain and request[6] == b"k" * 32)
+
+
+def test_counters_count_by_peer_direction_and_purpose_with_repeats_apart() -> None:
+    counters = Counters()
+    counters.add(b"p", "sent", "exchange", 10)
+    counters.add(b"p", "sent", "exchange", 5, again=True)
+    counters.add(b"q", "sent", "control", 1)
+    assert counters.snapshot()[b"p", "sent", "exchange"] == Traffic(1, 10, 1, 5)
+    assert counters.total("sent") == Traffic(2, 11, 1, 5)
+    assert counters.total("received") == Traffic()
+
+
+def test_counters_of_many_peers_are_folded_without_loss() -> None:
+    counters = Counters()
+    for number in range(3 * MAX_PEERS):
+        counters.add(number.to_bytes(4, "big"), "sent", "control", 1)
+    peers = {key[0] for key in counters.snapshot()}
+    assert len(peers) == MAX_PEERS + 1
+    assert OTHERS in peers
+    assert counters.total("sent").size_bytes == 3 * MAX_PEERS

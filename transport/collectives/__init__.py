@@ -1,0 +1,1 @@
+"""Operations among several peers: the direct reduce, a fetch from many donors."""

@@ -1,0 +1,341 @@
+"""The direct exchange: every chunk has one owner, who reduces it once and sends it to everyone.
+
+Each member sends each owner its encoded part of the owner's chunks; the owner reduces the parts in
+the order of the member list, encodes the mean once and sends it to every member. All decode the
+same bytes, the owner too, so members end bit-identical. Chunks move independently, so encoding,
+sending, reducing and sending back overlap.
+
+When a member is lost, the coordinator announces a new *attempt* with the survivors. Parts stay
+valid (they do not depend on who else takes part), means do not: owners reduce again from the parts
+that they kept, chunks of the lost owner move to survivors, and the divisor is the sum of the
+survivors' weights (S3, S6). Nothing outside this object changes before the round commits (S5).
+
+The exchange moves bytes only; `transport.collectives.reducer` says what an arithmetic must offer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from transport.collectives.reducer import Part, Payloads
+from transport.digests import digest_of, tree_digest
+from transport.effects import Payload
+from transport.errors import BadFrame, Poisoned
+from transport.frames import Count, kind
+
+
+@kind(10)
+@dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
+class PartChunk:
+    """One member's encoded part of one chunk, for its owner."""
+
+    serial: Count
+    attempt: Count
+    chunk: Count
+
+
+@kind(11)
+@dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
+class MeanChunk:
+    """The encoded mean of one chunk, from its owner."""
+
+    serial: Count
+    attempt: Count
+    chunk: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who takes part in an attempt, with which weights; owners follow from it."""
+
+    attempt: int
+    founders: tuple[bytes, ...]
+    """The members of the first attempt, in the order in which parts are added."""
+    weights: tuple[float, ...]
+    lost: frozenset[bytes] = frozenset()
+    """Founders who are no longer in."""
+    members: tuple[bytes, ...] = field(init=False)
+    shares: tuple[tuple[int, bytes, float], ...] = field(init=False)
+    """Of each member: its index among the founders, and its weight over the sum of the members'."""
+
+    def __post_init__(self) -> None:
+        present = [(i, m, self.weights[i]) for i, m in enumerate(self.founders) if m not in self.lost]
+        total = sum(weight for _, _, weight in present)
+        object.__setattr__(self, "members", tuple(m for _, m, _ in present))
+        object.__setattr__(self, "shares", tuple((i, m, weight / total) for i, m, weight in present))
+
+    def owner(self, chunk: int, num_chunks: int) -> bytes:
+        """Contiguous runs of chunks by founder; only the chunks of the lost move to others."""
+        founder = self.founders[chunk * len(self.founders) // num_chunks]
+        if founder not in self.lost:
+            return founder
+        members = self.members
+        return members[chunk % len(members)]
+
+
+BLOCK_ELEMENTS = 4096
+"""Chunks begin at multiples of this (unless the limit on chunks is smaller): codecs may share scales, and
+choose the largest, within such blocks."""
+
+
+def chunk_elements_for(num_elements: int, num_members: int, most: int, per_owner: int = 16) -> int:
+    """Chunks small enough that every member owns some and the pipeline fills, and no smaller than pays
+    for handling one; in blocks of 4096 elements (so that what codecs share among elements does
+    not straddle chunks)."""
+    members = max(1, num_members)
+    wanted = max(-(-num_elements // (per_owner * members)), min(_LEAST_ELEMENTS, -(-num_elements // members)))
+    return max(1, min(most, -(-wanted // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, max(1, num_elements)))
+
+
+_LEAST_ELEMENTS = 64 * 1024
+"""Below this a chunk's fixed costs outweigh what overlapping more of them gains."""
+SendBulk = Callable[[bytes, object, Payload], None]
+Room = Callable[[bytes], int]
+
+
+class DirectReduce:
+    """One round of one vector as one member sees it."""
+
+    def __init__(self, serial: int, me: bytes, payloads: Payloads, chunk_elements: int, now: float) -> None:
+        self.serial = serial
+        self.payloads = payloads
+        self.num_chunks = -(-payloads.num_elements // chunk_elements)
+        self.attempt = -1
+        self.poisoned: tuple[bytes, str] | None = None
+        self.chunk_elements = chunk_elements
+        self._me = me
+        self._plan: Plan | None = None
+        self._others: frozenset[bytes] = frozenset()
+        self._owners: list[bytes] = []
+        self._part_sizes: list[int] = []
+        self._mean_sizes: list[int] = []
+        self._parts: list[dict[bytes, Payload]] = [{} for _ in range(self.num_chunks)]
+        self._part_sent: set[tuple[int, bytes]] = set()
+        self._heard: dict[bytes, float] = {}
+        self._started_at = now
+        self._forget_means()
+
+    def _forget_means(self) -> None:
+        self._means: list[Payload | None] = [None] * self.num_chunks
+        self._digests: list[bytes] = [b""] * self.num_chunks
+        self._to_keep: deque[tuple[bytes, int, Payload]] = deque()
+        self._missing = self.num_chunks
+
+    # -- state --------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> tuple[bytes, ...]:
+        """Who takes part in the present attempt."""
+        return self._plan.members if self._plan else ()
+
+    @property
+    def idle(self) -> bool:
+        """`pump` has nothing to do before something comes."""
+        return self._plan is None or not (self._to_reduce or self._to_send or self._to_keep)
+
+    @property
+    def done(self) -> bool:
+        """Every mean is here, decoded and hashed."""
+        return self._missing == 0 and self._plan is not None
+
+    @property
+    def all_sent(self) -> bool:
+        """Nothing is left that others wait for."""
+        return self.done and not self._to_send
+
+    def digest(self) -> bytes:
+        """The name of the result: equal for all who decoded the same bytes."""
+        return tree_digest(self._digests)
+
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each chunk of the result."""
+        assert self.done
+        return list(self._digests)
+
+    def means(self) -> list[Payload]:
+        """The encoded result by chunk, for those who lack it."""
+        assert self.done
+        return [mean for mean in self._means if mean is not None]
+
+    def owing_parts(self) -> set[bytes]:
+        """Members whose parts of our own chunks are missing."""
+        mine = [chunk for chunk, owner in enumerate(self._owners) if owner == self._me]
+        return {m for chunk in mine for m in self._others if m not in self._parts[chunk]}
+
+    def waiting_for(self) -> set[bytes]:
+        """Members who owe us something now: parts, or the means of their chunks."""
+        owners = (self._owners[c] for c in range(self.num_chunks) if self._means[c] is None)
+        return self.owing_parts() | {owner for owner in owners if owner != self._me}
+
+    def last_heard(self, peer: bytes) -> float:
+        """When ``peer`` last moved this exchange on; its beginning if never in this attempt."""
+        return self._heard.get(peer, self._started_at)
+
+    # -- inputs -------------------------------------------------------------------------------
+
+    def begin(self, now: float, plan: Plan) -> None:
+        """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
+        assert self._me in plan.members
+        self._plan, self.attempt = plan, plan.attempt
+        self._others = frozenset(plan.members) - {self._me}
+        self._owners = [plan.owner(chunk, self.num_chunks) for chunk in range(self.num_chunks)]
+        self.payloads.begin(self.chunk_elements, len(plan.members))
+        self._part_sizes = [self.payloads.size_bytes(chunk) for chunk in range(self.num_chunks)]
+        self._mean_sizes = [self.payloads.mean_size_bytes(chunk) for chunk in range(self.num_chunks)]
+        self.poisoned = None
+        self._started_at = now
+        self._heard = {}
+        gone = {peer for parts in self._parts for peer in parts} - set(plan.members)
+        for parts in self._parts:
+            for peer in gone:
+                parts.pop(peer, None)
+        for chunk, parts in enumerate(self._parts):
+            if self._owners[chunk] != self._me:
+                parts.clear()
+        self._forget_means()
+        # A chunk that moves away and back is sent anew: who did not own it has dropped it.
+        self._part_sent = {(c, peer) for c, peer in self._part_sent if self._owners[c] == peer}
+        self._part_queues = self._queue_parts(plan)
+        """By owner, the chunks that it is still to get, the next one last."""
+        self._reduced: list[int] = []
+        """Chunks of ours whose means are for everyone, in this order."""
+        # Means go out in that order of peers too: nobody is every owner's last.
+        self._means_sent = dict.fromkeys(self._part_queues, 0)
+        """By peer, how many of those it got."""
+        self._to_send = {peer: None for peer, queue in self._part_queues.items() if queue}
+        """Peers for whom something is queued."""
+        mine = (chunk for chunk, owner in enumerate(self._owners) if owner == self._me)
+        self._to_reduce = deque(chunk for chunk in mine if self._has_all_parts(chunk))
+
+    def part(self, now: float, peer: bytes, message: PartChunk, payload: Payload) -> bool:
+        """A part for a chunk of ours; True if it was used. Raises `BadFrame`."""
+        self._expect(message.chunk, payload, self._part_sizes)
+        if self._owners[message.chunk] != self._me:
+            if message.attempt == self.attempt:
+                raise BadFrame("a part for a chunk of someone else")
+            return False
+        parts = self._parts[message.chunk]
+        if peer not in self._others or peer in parts:
+            return False
+        parts[peer] = payload
+        self._heard[peer] = now
+        if self._has_all_parts(message.chunk):
+            self._to_reduce.append(message.chunk)
+        return True
+
+    def mean(self, now: float, peer: bytes, message: MeanChunk, payload: Payload) -> bool:
+        """A mean from its owner; True if it was used. Raises `BadFrame`."""
+        if message.attempt != self.attempt:
+            return False  # of another attempt: means of other parts have other sizes
+        self._expect(message.chunk, payload, self._mean_sizes)
+        if self._means[message.chunk] is not None:
+            return False
+        if self._owners[message.chunk] != peer:
+            raise BadFrame("a mean from someone who does not own the chunk")
+        self._heard[peer] = now
+        self._take(peer, message.chunk, payload)
+        return True
+
+    def send_again(self, peer: bytes) -> None:
+        """What is under way to ``peer`` may be lost. What it turns out to have, it drops."""
+        if self._plan is None or peer not in self._others:
+            return
+        # Whose mean is here had our part.
+        self._part_sent = {(c, to) for c, to in self._part_sent if to != peer or self._means[c] is not None}
+        self._part_queues = self._queue_parts(self._plan)
+        self._means_sent[peer] = 0
+        self._to_send[peer] = None
+
+    def pump(self, room: Room, send: SendBulk) -> bool:
+        """One small step of what can be done now; True if there may be another. What others wait for goes
+        first: reduce a chunk, send one to each peer, and only then decode and hash a result. Parts go
+        before means, so that nobody waits for us longer than needed."""
+        if self._plan is None or self.poisoned:
+            return False
+        moved = self._reduce_next()
+        for peer in list(self._to_send):
+            moved |= self._send_part(peer, room, send) or self._send_mean(peer, room, send)
+            if not self._part_queues[peer] and self._means_sent[peer] == len(self._reduced):
+                del self._to_send[peer]
+        return moved or self._keep_next()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _queue_parts(self, plan: Plan) -> dict[bytes, list[int]]:
+        # Everyone begins with the member after itself, so that no owner is everybody's first.
+        start = plan.members.index(self._me)
+        order = plan.members[start + 1 :] + plan.members[:start]
+        queues: dict[bytes, list[int]] = {peer: [] for peer in order}
+        for chunk in reversed(range(self.num_chunks)):
+            owner = self._owners[chunk]
+            if owner != self._me and (chunk, owner) not in self._part_sent:
+                queues[owner].append(chunk)
+        return queues
+
+    def _expect(self, chunk: int, payload: Payload, sizes: list[int]) -> None:
+        if self._plan is None or chunk >= self.num_chunks:
+            raise BadFrame("a chunk outside the vector")
+        if len(payload) != sizes[chunk]:
+            raise BadFrame(f"a chunk of {len(payload)} bytes instead of {sizes[chunk]}")
+
+    def _send_part(self, peer: bytes, room: Room, send: SendBulk) -> bool:
+        chunks = self._part_queues[peer]
+        if not chunks or room(peer) < self._part_sizes[chunks[-1]]:
+            return False
+        chunk = chunks.pop()
+        self._part_sent.add((chunk, peer))
+        send(peer, PartChunk(self.serial, self.attempt, chunk), self.payloads.encode(chunk))
+        return True
+
+    def _send_mean(self, peer: bytes, room: Room, send: SendBulk) -> bool:
+        sent = self._means_sent[peer]
+        if sent == len(self._reduced) or room(peer) < self._mean_sizes[self._reduced[sent]]:
+            return False
+        self._means_sent[peer] = sent + 1
+        chunk = self._reduced[sent]
+        mean = self._means[chunk]
+        assert mean is not None
+        send(peer, MeanChunk(self.serial, self.attempt, chunk), mean)
+        return True
+
+    def _has_all_parts(self, chunk: int) -> bool:
+        return len(self._parts[chunk]) == len(self._others)
+
+    def _reduce_next(self) -> bool:
+        if not self._to_reduce:
+            return False
+        self._reduce(self._to_reduce.popleft())
+        return True
+
+    def _reduce(self, chunk: int) -> None:
+        plan = self._plan
+        assert plan is not None
+        got = self._parts[chunk]
+        parts = [Part(i, share, got.get(member)) for i, member, share in plan.shares]
+        try:
+            mean = self.payloads.reduce(chunk, parts)
+        except Poisoned as error:
+            self.poisoned = (plan.founders[error.member], error.reason)
+            return
+        self._take(self._me, chunk, mean)
+        self._reduced.append(chunk)
+        self._to_send = dict.fromkeys(self._part_queues)
+
+    def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
+        self._means[chunk] = mean
+        self._to_keep.append((owner, chunk, mean))
+
+    def _keep_next(self) -> bool:
+        if not self._to_keep:
+            return False
+        owner, chunk, mean = self._to_keep.popleft()
+        try:
+            self.payloads.accept(chunk, mean)
+        except Poisoned as error:
+            self.poisoned = (owner, error.reason)
+            return False
+        self._digests[chunk] = digest_of(mean)
+        self._missing -= 1
+        return bool(self._to_keep)

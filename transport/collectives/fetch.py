@@ -1,0 +1,188 @@
+"""Fetching a blob from several donors at once: resumable, hash-checked, bounded.
+
+A blob is named by the digest of the digests of its pieces, so that it is known beforehand from the
+coordinator, each piece can be checked alone, and a donor that hands out wrong bytes is named. First
+the list of digests (the index) comes from one donor and is checked against the name; then pieces
+come from all donors. A donor that says that it lacks the blob, is silent or lies is not asked again.
+
+A fetch asks and checks; it knows neither what a blob means nor when a donor counts as dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transport.digests import digest_of, tree_digest
+from transport.effects import Payload
+from transport.frames import Key, Small, kind
+from transport.limits import Limits
+
+DIGEST_BYTES = 32
+
+
+@kind(20)
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Ask a donor for one piece, or (``index``) for one page of the blob's index."""
+
+    blob: Key
+    piece: Small
+    index: bool
+
+
+@kind(21)
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The answer to `Want`, beside the bytes."""
+
+    blob: Key
+    piece: Small
+    index: bool
+
+
+@kind(22)
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """The donor does not have the blob (any more)."""
+
+    blob: Key
+
+
+SendControl = Callable[[bytes, object], None]
+
+
+class Fetch:
+    """One blob on its way. ``take(i, payload)`` receives each checked piece once."""
+
+    def __init__(
+        self,
+        blob: bytes,
+        sizes: Sequence[int],
+        donors: Sequence[bytes],
+        take: Callable[[int, Payload], None],
+        limits: Limits,
+        now: float,
+    ) -> None:
+        self.blob = blob
+        self.donors = list(donors)
+        self.last_progress = now
+        self.bad_donors: list[bytes] = []
+        self._sizes = sizes
+        self._take = take
+        self._limits = limits
+        self._per_page = limits.payload_bytes // DIGEST_BYTES
+        self._num_pages = max(1, -(-len(sizes) // self._per_page))
+        self._pages: dict[int, bytes] = {}
+        self._digests: list[bytes] | None = None
+        self._index_from: bytes | None = None
+        self._todo = list(range(len(sizes) - 1, -1, -1))
+        self._asked: dict[bytes, set[tuple[int, bool]]] = {}
+        self._left = len(sizes)
+
+    @property
+    def done(self) -> bool:
+        return self._left == 0 and self._digests is not None
+
+    @property
+    def failed(self) -> bool:
+        """Nobody is left to ask."""
+        return not self.donors and not self.done
+
+    def add_donors(self, donors: Sequence[bytes]) -> None:
+        """More peers who have the blob."""
+        self.donors += [d for d in donors if d not in self.donors and d not in self.bad_donors]
+
+    def drop(self, donor: bytes, *, bad: bool = False) -> None:
+        """Do not ask ``donor`` (again); what it owed is asked of others."""
+        if bad and donor not in self.bad_donors:
+            self.bad_donors.append(donor)
+        if donor in self.donors:
+            self.donors.remove(donor)
+        self.ask_again(donor)
+
+    def ask_again(self, donor: bytes) -> None:
+        """What ``donor`` was asked for is lost on the way: ask anew, of anyone."""
+        if self._index_from == donor and self._digests is None:
+            self._index_from = None
+            self._pages.clear()
+        for piece, is_index in sorted(self._asked.pop(donor, ())):
+            if not is_index:
+                self._todo.append(piece)
+
+    def silent(self, now: float, timeout_s: float) -> list[bytes]:
+        """Donors who owe an answer, once nothing has come for ``timeout_s``."""
+        if now - self.last_progress < timeout_s:
+            return []
+        return sorted(donor for donor, asked in self._asked.items() if asked)
+
+    def have(self, digests: Sequence[bytes], piece: Callable[[int], Payload]) -> None:
+        """The blob is here already, under the same name."""
+        self._digests, self._todo, self._left = list(digests), [], 0
+        for index in range(len(self._sizes)):
+            self._take(index, piece(index))
+
+    def num_asked(self, donor: bytes) -> int:
+        """Pieces that ``donor`` owes."""
+        return len(self._asked.get(donor, ()))
+
+    def pump(self, send: SendControl, elsewhere: Callable[[bytes], int] = lambda donor: 0) -> None:
+        """Ask what may be asked now; ``elsewhere`` is what a donor owes to other fetches of ours."""
+        most = self._limits.pieces_in_flight
+        if self._digests is None:
+            if self.donors and elsewhere(self.donors[0]) < most:
+                self._ask_index(send)
+            return
+        for donor in self.donors:
+            asked, others = self._asked.setdefault(donor, set()), elsewhere(donor)
+            while self._todo and others + len(asked) < most:
+                piece = self._todo.pop()
+                asked.add((piece, False))
+                send(donor, Want(self.blob, piece, False))
+
+    def _ask_index(self, send: SendControl) -> None:
+        if self._index_from is not None or not self.donors:
+            return
+        self._index_from = self.donors[0]
+        asked = self._asked.setdefault(self._index_from, set())
+        for page in range(self._num_pages):
+            asked.add((page, True))
+            send(self._index_from, Want(self.blob, page, True))
+
+    def receive(self, now: float, donor: bytes, message: Piece, payload: Payload) -> bool:
+        """One answer; False if the donor was not asked for it or handed out wrong bytes."""
+        asked = self._asked.get(donor, set())
+        if (message.piece, message.index) not in asked:
+            return False
+        asked.remove((message.piece, message.index))
+        self.last_progress = now
+        if message.index:
+            return self._index_page(donor, message.piece, payload)
+        assert self._digests is not None
+        wrong = len(payload) != self._sizes[message.piece]
+        if wrong or digest_of(payload) != self._digests[message.piece]:
+            self._todo.append(message.piece)
+            self.drop(donor, bad=True)
+            return False
+        self._take(message.piece, payload)
+        self._left -= 1
+        return True
+
+    def _index_page(self, donor: bytes, page: int, payload: Payload) -> bool:
+        assert isinstance(payload, (bytes, bytearray, memoryview)), "an index is always bytes"
+        self._pages[page] = bytes(payload)
+        if len(self._pages) < self._num_pages:
+            return True
+        index = b"".join(self._pages[i] for i in range(self._num_pages))
+        digests = [index[i : i + DIGEST_BYTES] for i in range(0, len(index), DIGEST_BYTES)]
+        if len(index) != DIGEST_BYTES * len(self._sizes) or tree_digest(digests) != self.blob:
+            self.drop(donor, bad=True)
+            return False
+        self._digests = digests
+        return True
+
+
+def index_page(digests: Sequence[bytes], page: int, limits: Limits) -> bytes:
+    """One page of a blob's index, for a donor to hand out."""
+    per_page = limits.payload_bytes // DIGEST_BYTES
+    return b"".join(digests[page * per_page : (page + 1) * per_page])

@@ -1,0 +1,50 @@
+"""What goes wrong below a swarm: one tree of errors, each with whose fault it is.
+
+TransportError
+├── KnockRefused    the host is there and does not admit the invite: ask for a new ticket
+├── KnockTimeout    nobody answered in time: may be tried again
+├── DriverStopped   the network thread has ended; its cause says why
+└── PeerFault       what a peer sent cannot be used: its link is closed, nothing else changes
+    ├── BadFrame    a header, message or chunk that our side never makes
+    ├── BadMessage  a message of a wrong shape on a socket
+    └── Poisoned    a contribution that must not be added up
+"""
+
+from __future__ import annotations
+
+
+class TransportError(Exception):
+    """The transport cannot do what was asked; one line says why."""
+
+
+class KnockRefused(TransportError):
+    """The host is there and does not admit the invite."""
+
+
+class KnockTimeout(TransportError):
+    """No reply came in time."""
+
+
+class DriverStopped(TransportError):
+    """The driver has stopped, or was stopped by an error which is its cause."""
+
+
+class PeerFault(TransportError):
+    """A peer sent what cannot be used. It is closed or left out; it never ends a process."""
+
+
+class BadFrame(PeerFault):
+    """A peer sent something that is no valid message: it is to be closed."""
+
+
+class BadMessage(PeerFault):
+    """A message has a shape that our side never makes."""
+
+
+class Poisoned(PeerFault):
+    """A contribution must not be added up: it is not finite or not of our format."""
+
+    def __init__(self, member: int, reason: str) -> None:
+        super().__init__(f"member {member}: {reason}")
+        self.member = member
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""One peer: streams that arrive exactly once over reconnects, credit, sessions."""

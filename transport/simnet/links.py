@@ -1,0 +1,152 @@
+"""What a simulated network is made of: processes with access links, connections, partitions and cuts.
+
+Several processes may hold one key at the same time, as a clone does: a connection belongs to the two
+processes that it joins, not to their keys. Plain state and arithmetic in integer nanoseconds; the heap
+of events is `transport.simnet.network`'s. It draws nothing at random and knows no protocol.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from transport.effects import Connect, Core
+
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How one peer is joined to the network; rates in bytes per second, latency one way in seconds.
+    A frame between two peers takes the latencies of both."""
+
+    up: float = 12.5e6
+    down: float = 12.5e6
+    latency_s: float = 0.02
+    jitter: float = 0.1
+    """Extra delay of a frame, up to this share of the latency."""
+    loss: float = 0.0
+    """Share of packets that are lost on it."""
+
+
+@dataclass(slots=True)
+class Pipe:
+    """One direction of an access link: what is put in leaves in that order, at the rate."""
+
+    rate: float
+    free_at: int = 0
+    """When the last byte put in so far has left, in ns."""
+
+    def time(self, size_bytes: int, factor: float) -> int:
+        """How long a frame takes by itself, in ns."""
+        return round(size_bytes / self.rate * factor * NS)
+
+    def put(self, now: int, size_bytes: int, factor: float) -> int:
+        """Put a frame in; when its last byte has left, in ns."""
+        begins = now if now > self.free_at else self.free_at
+        self.free_at = begins + self.time(size_bytes, factor)
+        return self.free_at
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """One process: a life of the peer that its key names."""
+
+    key: bytes
+    core: Core
+    access: Access
+    on_event: Callable[[float, object], None]
+    address: str
+    """Where it listens; nothing means wherever its key is dialled."""
+    journal: list[bytes]
+    """Shared by all lives of one key."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """Bytes of headers and payloads that all lives of the key sent, by purpose."""
+    received: Counter[str] = field(default_factory=Counter)
+    """Those that were sent to them."""
+    up: Pipe = field(init=False)
+    down: Pipe = field(init=False)
+    alive: bool = True
+    frozen: bool = False
+    backlog: deque[Callable[[], None]] = field(default_factory=deque)
+    timer: int = 0
+    """When the armed timer fires, in ns; 0 for none."""
+    armed_for: float = 0.0
+    """The core's deadline then, in seconds."""
+    effects_left: int | None = None
+    """It crashes after this many more effects."""
+    factor: float = 1.0
+    """Slows its link by this."""
+    dialling: dict[bytes, Connect] = field(default_factory=dict)
+    connections: dict[Connection, None] = field(default_factory=dict)
+    dialled: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
+    accepted: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
+    """By key and lane, the newest connection over which something came: it carries what is sent back."""
+
+    def __post_init__(self) -> None:
+        self.up, self.down = Pipe(self.access.up), Pipe(self.access.down)
+
+
+Who = bytes | Endpoint
+"""A process, or all that have a key."""
+
+
+def _names(who: Who) -> tuple[Who, ...]:
+    return (who, who.key) if isinstance(who, Endpoint) else (who,)
+
+
+def key_of(who: Who) -> bytes:
+    """The key of a process, or the key itself."""
+    return who.key if isinstance(who, Endpoint) else who
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One lane between a dialer and an acceptor: ordered, and nothing is lost while it stands."""
+
+    dialer: Endpoint
+    acceptor: Endpoint
+    lane: int
+    plain: bool
+    """Nothing lies between the two access links, and they lose nothing."""
+    up: bool = False
+    heard: bool = False
+    """Something came over it to the acceptor, which answers there."""
+    closed_by: Endpoint | None = None
+    """Who hung up, and takes nothing more of what waits there."""
+    _last_to_dialer: int = 0
+    _last_to_acceptor: int = 0
+
+    def joins(self, a: Who, b: Who) -> bool:
+        dialer, acceptor = _names(self.dialer), _names(self.acceptor)
+        return (a in dialer and b in acceptor) or (b in dialer and a in acceptor)
+
+    def in_order(self, to: Endpoint, at: int) -> int:
+        """The first moment from ``at`` on that keeps the order of what travels to ``to``."""
+        if to is self.dialer:
+            if at <= self._last_to_dialer:
+                at = self._last_to_dialer + 1
+            self._last_to_dialer = at
+        else:
+            if at <= self._last_to_acceptor:
+                at = self._last_to_acceptor + 1
+            self._last_to_acceptor = at
+        return at
+
+
+@dataclass(slots=True)
+class Faults:
+    """Who cannot reach whom just now."""
+
+    groups: dict[bytes, int] = field(default_factory=dict)
+    cuts: set[frozenset[Who]] = field(default_factory=set)
+
+    def part(self, a: Who, b: Who) -> bool:
+        """Whether two peers are parted. Who is in no group is with the first."""
+        if self.groups.get(key_of(a), 0) != self.groups.get(key_of(b), 0):
+            return True
+        return bool(self.cuts) and any(frozenset((x, y)) in self.cuts for x in _names(a) for y in _names(b))
+
+    def heal(self) -> None:
+        self.groups, self.cuts = {}, set()

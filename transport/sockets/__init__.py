@@ -1,0 +1,1 @@
+"""The real driver, over libzmq."""

@@ -1,0 +1,366 @@
+"""libzmq with every default that matters overridden: the only file with zmq.
+
+`Door` listens: one ROUTER that admits the keys which the ZAP handler beside it admits, and nobody when
+that handler is gone. `Line` dials: one DEALER for one connection. `knock` asks a host one thing with an
+invite's key. Who sent a message is the ZAP User-Id, or on a `Line` the server's key; routing ids are
+trusted for nothing. The loop and the core are `transport.sockets.driver`'s. Keeps R4, X1, X2 and X4.
+
+Known rest: libzmq buffers a message until its last part came, so an admitted peer can make it hold
+many small parts before we see them and close that peer; run a host under a memory limit.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from transport.effects import size_bytes
+from transport.errors import BadMessage, KnockRefused, KnockTimeout, TransportError
+from transport.keys import KeyPair
+from transport.limits import LIMITS, Limits
+from transport.sockets import zap
+from transport.sockets.wire import Outgoing, parse
+
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
+Handle = tuple[int, object]
+"""Descriptor and both ends of an accepted connection."""
+
+_MIN_LIBZMQ = (4, 3, 5)
+_ZERO_COPY_BYTES = 64 * 1024
+_KEPT_PARTS = 5
+REFUSED = "the peer does not admit our key"
+_FAILURES: dict[int, str] = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: REFUSED,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed: perhaps another key answers there",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: that is no diloco peer",
+    zmq.EVENT_DISCONNECTED: "the connection broke",
+    zmq.EVENT_CLOSED: "nobody answers there",
+}
+_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_FAILURES)
+
+
+def check_libzmq(version: tuple[int, ...] | None = None, has_curve: bool | None = None) -> None:
+    """Raises `TransportError` unless libzmq is new enough and encrypts."""
+    version = version or zmq.zmq_version_info()
+    if version < _MIN_LIBZMQ:
+        found, wanted = (".".join(map(str, each)) for each in (version, _MIN_LIBZMQ))
+        raise TransportError(f"libzmq {found} is too old, {wanted} is needed; update pyzmq")
+    if not (zmq.has("curve") if has_curve is None else has_curve):
+        raise TransportError("libzmq was built without CURVE encryption; install the pyzmq wheel")
+
+
+def new_context(io_threads: int = 2) -> Context:
+    """The owner of sockets; `term` it at the end."""
+    context: Context = zmq.Context(io_threads)
+    context.set(zmq.MAX_SOCKETS, 4096)
+    return context
+
+
+@dataclass(slots=True)
+class Arrived:
+    """One message as it came: of one with too many parts, only the first few."""
+
+    parts: list[memoryview]
+    route: bytes
+    """The id of the connection in a `Door`; it may be the sender's choice."""
+    sender: bytes
+    """The authenticated key, in a `Door`."""
+    descriptor: int
+
+
+class Poll:
+    """What to wait for, and what to do then; sources of a lower rank are served first."""
+
+    def __init__(self) -> None:
+        self._poller = zmq.Poller()
+        self._sources: dict[Any, tuple[int, Callable[[], None]]] = {}
+
+    def watch(self, source: Socket | int, rank: int, serve: Callable[[], None]) -> None:
+        """Serve a source whenever it is readable."""
+        self._poller.register(source, zmq.POLLIN)
+        self._sources[source] = (rank, serve)
+
+    def unwatch(self, source: Socket | int) -> None:
+        """Forget a source."""
+        self._poller.unregister(source)
+        del self._sources[source]
+
+    def want_room(self, source: Socket, wanted: bool) -> None:
+        """Serve a source also when it can take more."""
+        self._poller.modify(source, zmq.POLLIN | zmq.POLLOUT if wanted else zmq.POLLIN)
+
+    def wait(self, wait_s: float) -> None:
+        """Wait for at most ``wait_s`` seconds, and serve what is ready."""
+        ready = [self._sources[source] for source, _ in self._poller.poll(int(wait_s * 1000 + 0.999))]
+        for _, serve in sorted(ready, key=lambda each: each[0]):
+            serve()
+
+
+class Door:
+    """Where others connect. Raises `TransportError` when the address cannot be taken."""
+
+    def __init__(self, context: Context, keys: KeyPair, bind: str, limits: Limits) -> None:
+        self.asking = context.socket(zmq.REP)
+        self.socket = _router(context, keys, limits)
+        self.asking.linger = 0
+        try:
+            # The guard stands before the door opens; a door without one refuses everyone.
+            self.asking.bind(zap.ENDPOINT)
+            self.socket.bind(bind)
+        except zmq.ZMQError as error:
+            self.close(0.0)
+            why = os.strerror(error.errno or 0)
+            raise TransportError(f"cannot listen on {bind}: {why}; choose another address or port") from None
+        self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def answer(self, admits: Callable[[bytes], str | None], most: int) -> Iterator[zap.Verdict]:
+        """Answer up to ``most`` handshakes that wait."""
+        for _ in range(most):
+            try:
+                request = self.asking.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            verdict = zap.answer(request, admits)
+            self.asking.send_multipart(verdict.reply)
+            yield verdict
+
+    def read(self) -> Arrived | None:
+        """The next message, without waiting."""
+        frames = _read(self.socket)
+        if frames is None or len(frames) < 2:
+            return None if frames is None else Arrived([], frames[0].bytes, b"", -1)
+        sender = bytes.fromhex(str(frames[1].get("User-Id")))
+        parts = [frame.buffer for frame in frames[1:]]
+        return Arrived(parts, frames[0].bytes, sender, int(frames[1].get(zmq.SRCFD)))
+
+    def send(self, message: Outgoing, route: bytes) -> Literal["sent", "full", "gone"]:
+        """Hand a message to the connection with this id."""
+        try:
+            return "sent" if _transmit(self.socket, message, route) else "full"
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            return "gone"
+
+    def close(self, linger_s: float) -> None:
+        """Stop listening; what was handed over has ``linger_s`` seconds to leave."""
+        self.socket.close(int(linger_s * 1000))
+        self.asking.close(0)
+
+
+class Line:
+    """One attempt at one connection to a peer that we dial; it never comes back by itself."""
+
+    def __init__(self, context: Context, keys: KeyPair, server: bytes, address: str, limits: Limits) -> None:
+        self.socket = _dealer(context, keys, server, limits)
+        self.monitor = self.socket.get_monitor_socket(_WATCHED)
+        self.error: str | None = None
+        """Why the address cannot even be dialled."""
+        try:
+            self.socket.connect(address)
+        except zmq.ZMQError as error:
+            self.error = f"the address does not work: {os.strerror(error.errno or 0)}"
+
+    def events(self) -> Iterator[str]:
+        """What happened to the connection: "" when it came up, else why it failed or broke."""
+        while not self.monitor.closed and self.monitor.poll(0):
+            event = recv_monitor_message(self.monitor)["event"]
+            up = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            yield "" if up else _FAILURES.get(event, "the connection broke")
+
+    def read(self) -> list[memoryview] | None:
+        """The parts of the next message, without waiting."""
+        frames = None if self.socket.closed else _read(self.socket)
+        return None if frames is None else [frame.buffer for frame in frames]
+
+    def send(self, message: Outgoing) -> bool:
+        """Hand over a message; False when there is no room."""
+        return _transmit(self.socket, message)
+
+    def close(self, linger_s: float) -> None:
+        """End the connection; what was handed over has ``linger_s`` seconds to leave."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+            self.monitor.close(0)
+            self.socket.close(int(linger_s * 1000))
+
+
+def _harden(sock: Socket, limits: Limits) -> None:
+    options = {
+        zmq.LINGER: 0,
+        zmq.SNDHWM: 8,
+        zmq.RCVHWM: 8,
+        # Per part and as encrypted; `parse` holds the exact bounds.
+        zmq.MAXMSGSIZE: max(limits.payload_bytes, limits.header_bytes) + 256,
+        zmq.HANDSHAKE_IVL: 5_000,
+        zmq.CONNECT_TIMEOUT: 5_000,
+        # A backstop for dead lines: liveness is judged by the core.
+        zmq.HEARTBEAT_IVL: 2_000,
+        zmq.HEARTBEAT_TIMEOUT: 15_000,
+        zmq.HEARTBEAT_TTL: 15_000,
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.IPV6: 0,
+    }
+    for option, value in options.items():
+        sock.setsockopt(option, value)
+
+
+def _router(context: Context, keys: KeyPair, limits: Limits) -> Socket:
+    """A ROUTER that refuses every key which no ZAP handler admits."""
+    sock = context.socket(zmq.ROUTER)
+    _harden(sock, limits)
+    sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    sock.setsockopt(zmq.ROUTER_HANDOVER, 0)
+    sock.setsockopt(zmq.CURVE_SERVER, 1)
+    sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+    sock.setsockopt(zmq.ZAP_DOMAIN, zap.DOMAIN)
+    sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    return sock
+
+
+def _dealer(context: Context, keys: KeyPair, server: bytes, limits: Limits) -> Socket:
+    """A DEALER for one connection: what it was given never goes over a later one."""
+    sock = context.socket(zmq.DEALER)
+    _harden(sock, limits)
+    sock.setsockopt(zmq.IMMEDIATE, 1)
+    sock.setsockopt(zmq.RECONNECT_IVL, -1)
+    sock.setsockopt(zmq.CURVE_SERVERKEY, server)
+    sock.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+    sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+    return sock
+
+
+def _read(sock: Socket) -> list[zmq.Frame] | None:
+    """The next message, or None. Of one with too many parts only the first few are kept."""
+    try:
+        part = sock.recv(zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+    parts = [part]
+    while part.more:
+        part = sock.recv(copy=False)
+        if len(parts) < _KEPT_PARTS:
+            parts.append(part)
+    return parts
+
+
+def _transmit(sock: Socket, message: Outgoing, route: bytes | None = None) -> bool:
+    """Hand one message to the socket; False when it is full."""
+    more = zmq.NOBLOCK | zmq.SNDMORE
+    payload = message.payload
+    try:
+        if route is not None:
+            sock.send(route, more)
+        sock.send(bytes([message.lane]), more)
+        sock.send(message.header, zmq.NOBLOCK if payload is None else more)
+        if payload is not None:
+            sock.send(payload, zmq.NOBLOCK, copy=size_bytes(payload) <= _ZERO_COPY_BYTES)
+    except zmq.Again:
+        return False
+    return True
+
+
+def remote(descriptor: int) -> Handle | None:
+    """What identifies an accepted connection of libzmq's; None when it is gone already."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as sock:
+            return descriptor, (sock.getsockname(), sock.getpeername())
+    except OSError:
+        return None
+
+
+def shut_down(handle: Handle) -> None:
+    """Break an accepted connection: a ROUTER has no call for it. libzmq then sees a reset. The two ends
+    are compared, as the descriptor may belong to another connection by now."""
+    if remote(handle[0]) == handle:
+        with suppress(OSError), socket.socket(fileno=os.dup(handle[0])) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def knock(
+    address: str,
+    server_key: bytes,
+    invite: KeyPair,
+    header: bytes,
+    timeout_s: float,
+    limits: Limits = LIMITS,
+) -> tuple[bytes, bytes]:
+    """Ask a host one thing with an invite's key; blocks. Returns the reply's header and payload.
+
+    Raises `KnockRefused` when the invite opens nothing there, `KnockTimeout` when nobody answers.
+    """
+    check_libzmq()
+    until = time.monotonic() + timeout_s
+    reason = "nobody answers there"
+    context = new_context(1)
+    try:
+        while (left_s := until - time.monotonic()) > 0:
+            reply, failure = _knock_once(context, address, server_key, invite, header, left_s, limits)
+            if reply is not None:
+                return reply
+            reason = failure or reason
+            time.sleep(max(0.0, min(0.2, until - time.monotonic())))
+    finally:
+        context.term()
+    raise KnockTimeout(f"no reply from {address} within {timeout_s:g} s: {reason}")
+
+
+def _knock_once(
+    context: Context,
+    address: str,
+    server_key: bytes,
+    invite: KeyPair,
+    header: bytes,
+    timeout_s: float,
+    limits: Limits,
+) -> tuple[tuple[bytes, bytes] | None, str | None]:
+    """The reply, or why there is none."""
+    line = Line(context, invite, server_key, address, limits)
+    if line.error is not None:
+        line.close(0.0)
+        raise TransportError(f"cannot dial {address}: {line.error}")
+    poller = zmq.Poller()
+    poller.register(line.socket, zmq.POLLIN)
+    poller.register(line.monitor, zmq.POLLIN)
+    until = time.monotonic() + timeout_s
+    question = Outgoing(0, header, None, "knock", False)
+    up = asked = False
+    try:
+        while (left_s := until - time.monotonic()) > 0:
+            # Just after the handshake, the socket may not know yet that it can send.
+            asked = asked or (up and line.send(question))
+            poller.poll(1 if up and not asked else int(left_s * 1000) + 1)
+            if (parts := line.read()) is not None:
+                return _reply(parts, limits), None
+            for failure in line.events():
+                if failure == REFUSED:
+                    raise KnockRefused(
+                        f"the host at {address} does not admit this ticket: it is unknown, spent, expired or "
+                        "revoked; ask for a new one"
+                    )
+                if failure:
+                    return None, failure
+                up = True
+        return None, "the request was not answered" if asked else "the handshake was not answered"
+    finally:
+        line.close(0.0)
+
+
+def _reply(parts: list[memoryview], limits: Limits) -> tuple[bytes, bytes]:
+    try:
+        lane, header, payload = parse(parts, limits)
+    except BadMessage as error:
+        raise TransportError(f"the host sent no valid reply: {error}") from None
+    if lane != 0:
+        raise TransportError("the host sent no valid reply: it is on another lane")
+    return header, bytes(payload or b"")

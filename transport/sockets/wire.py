@@ -1,0 +1,171 @@
+"""Small parts of the socket driver that need no socket: shape of a message, queue, pace, connections.
+
+A wire message is [lane, header] or [lane, header, payload], in both directions. All bounds come from
+`Limits`. Nothing here does IO or reads a clock. Keeps R4 and X2.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transport.effects import size_bytes
+from transport.errors import BadMessage
+from transport.limits import Limits
+
+MAX_PARTS = 3
+FORGOTTEN = 4096
+"""Closed connections that are remembered, so that what they had sent before is not taken."""
+
+
+def parse(parts: Sequence[memoryview], limits: Limits) -> tuple[int, bytes, memoryview | None]:
+    """Lane, header and payload of a message. Raises `BadMessage`. Copies the header only."""
+    if not 2 <= len(parts) <= MAX_PARTS:
+        raise BadMessage("a message has not two or three parts")
+    lane, header = parts[0], parts[1]
+    payload = parts[2] if len(parts) == MAX_PARTS else None
+    if lane.nbytes != 1 or lane[0] > limits.lanes:
+        raise BadMessage(f"the lane is not one of 0 to {limits.lanes}")
+    if header.nbytes > limits.header_bytes:
+        raise BadMessage(f"a header of {header.nbytes} bytes exceeds {limits.header_bytes}")
+    if payload is not None and payload.nbytes > limits.payload_bytes:
+        raise BadMessage(f"a payload of {payload.nbytes} bytes exceeds {limits.payload_bytes}")
+    return lane[0], bytes(header), payload
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message of ours, and what it counts as."""
+
+    lane: int
+    header: bytes
+    payload: bytes | bytearray | memoryview | None
+    purpose: str
+    again: bool
+
+    @property
+    def size_bytes(self) -> int:
+        return 1 + len(self.header) + size_bytes(self.payload)
+
+
+class Outbox:
+    """Messages that a full socket did not take yet, in order. At its bound, the driver resets the
+    connection: a message is never lost while the connection stands."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._waiting: deque[Outgoing] = deque()
+        self._waiting_bytes = 0
+        self._max_frames = 4 * limits.control_queue
+        self._max_bytes = 2 * limits.window_bytes
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def push(self, message: Outgoing) -> bool:
+        """Add at the end; False when there is no room."""
+        if len(self._waiting) >= self._max_frames or self._waiting_bytes >= self._max_bytes:
+            return False
+        self._waiting.append(message)
+        self._waiting_bytes += message.size_bytes
+        return True
+
+    def peek(self) -> Outgoing:
+        """The first message."""
+        return self._waiting[0]
+
+    def pop(self) -> None:
+        """The first message has left."""
+        self._waiting_bytes -= self._waiting.popleft().size_bytes
+
+    def clear(self) -> None:
+        """The connection is gone, and what waited with it."""
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+
+class Pace:
+    """At most ``per_minute`` events, with bursts of a quarter of that."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._rate = per_minute / 60
+        self._most = max(1.0, per_minute / 4)
+        self._left = self._most
+        self._seen: float | None = None
+
+    def take(self, now: float) -> bool:
+        """Whether one more may happen now."""
+        if self._seen is not None:
+            self._left = min(self._most, self._left + (now - self._seen) * self._rate)
+        self._seen = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+@dataclass(slots=True)
+class Connection:
+    """A connection that a member opened to us, known by the id that the socket gave it."""
+
+    peer: bytes
+    lane: int
+    route: bytes
+    handle: tuple[int, object] | None
+    """What the driver needs to break it: descriptor and remote end."""
+    outbox: Outbox
+
+
+@dataclass(slots=True)
+class Connections:
+    """Which accepted connection carries which lane of which peer: the newest does."""
+
+    limits: Limits
+    _current: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
+    _by_route: dict[bytes, Connection] = field(default_factory=dict)
+    _gone: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+
+    def __len__(self) -> int:
+        return len(self._by_route)
+
+    def is_gone(self, route: bytes) -> bool:
+        """Whether the connection was closed or replaced: what it still carries is not taken."""
+        return route in self._gone
+
+    def find(self, peer: bytes, lane: int) -> Connection | None:
+        """The connection for frames to a peer."""
+        return self._current.get((peer, lane))
+
+    def known(self, peer: bytes, lane: int, route: bytes) -> bool:
+        """Whether a message belongs to a known connection. Raises `BadMessage` when it changed lanes."""
+        found = self._by_route.get(route)
+        if found is not None and (found.peer, found.lane) != (peer, lane):
+            raise BadMessage("a connection changed its lane")
+        return found is not None
+
+    def add(self, connection: Connection) -> Connection | None:
+        """A first message came over a new connection; returns the one that it replaces."""
+        older = self._current.get((connection.peer, connection.lane))
+        if older is not None:
+            self.drop(older.route)
+        self._current[connection.peer, connection.lane] = connection
+        self._by_route[connection.route] = connection
+        return older
+
+    def drop(self, route: bytes) -> Connection | None:
+        """Take nothing more from a connection, known or not."""
+        self._gone[route] = None
+        if len(self._gone) > FORGOTTEN:
+            self._gone.popitem(last=False)
+        found = self._by_route.pop(route, None)
+        if found is not None:
+            self._current.pop((found.peer, found.lane), None)
+        return found
+
+    def of_peer(self, peer: bytes) -> list[Connection]:
+        """All connections of a peer."""
+        return [c for c in self._by_route.values() if c.peer == peer]
+
+    def waiting(self) -> list[Connection]:
+        """The connections with unsent messages."""
+        return [c for c in self._by_route.values() if len(c.outbox)]
