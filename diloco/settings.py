@@ -27,7 +27,7 @@ from pydantic import (
 
 from diloco.errors import MethodError, SettingsError
 from diloco.methods.presets import PRESETS, method
-from diloco.methods.spec import METHOD_PARTS, Method
+from diloco.methods.spec import METHOD_FIELDS, Method
 from transport.limits import LIMITS
 
 VOCABULARY = 256
@@ -127,7 +127,7 @@ else:  # every part of a method can be left out, and is described once: where me
         "MethodSection",
         __base__=_MethodSection,
         __doc__=_MethodSection.__doc__,
-        **{name: _optional(name) for name in METHOD_PARTS},
+        **{name: _optional(name) for name in METHOD_FIELDS},
     )
 
 
@@ -209,7 +209,7 @@ class RunSettings(_Section):
         """Canonical JSON: sorted keys, no spaces, ASCII. The method is spelt out, so that a joiner whose
         presets differ does what the host does."""
         plain = self.model_dump()
-        plain["method"] |= {key: getattr(self.method.resolved(), key) for key in METHOD_PARTS}
+        plain["method"] |= {key: getattr(self.method.resolved(), key) for key in METHOD_FIELDS}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
     @classmethod

@@ -18,9 +18,9 @@ from peers.coordinator.coordinator import Coordinator, Rules
 from peers.member.member import Member
 from peers.member.profile import Profile
 from peers.protocol.application import Application
-from peers.protocol.messages import MemberGone, MemberIs, News, NoSwap
+from peers.protocol.messages import MemberGone, MemberIs, NoSwap, RosterBatch
 from transport.collectives.fetch import Lack, Want
-from transport.effects import Close, Deliver, Effect, Payload, Store, Trace
+from transport.effects import NEVER, Close, Deliver, Effect, Payload, Store, Trace
 from transport.errors import BadFrame
 from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
@@ -151,7 +151,7 @@ class Node:
         if self._stopped:
             self._next_tick = now + self._timeout_s
             return
-        if self.member and self.member.exchanging.busy:
+        if self.member and self.member.exchanges.busy:
             self.member.pump(now)
             self._settle(now)
         if now < self._next_tick:
@@ -164,12 +164,12 @@ class Node:
             self.coordinator.tick(now)
         if self.member:
             self.member.tick(now)
-            if self.member.gossiping is not None and not self.coordinator:
-                self._part(now)
+            if self.member.swaps is not None and not self.coordinator:
+                self._drop_idle_links(now)
         self._settle(now)
 
     def deadline(self) -> float | None:
-        busy = self.member is not None and self.member.exchanging.busy and not self._stopped
+        busy = self.member is not None and self.member.exchanges.busy and not self._stopped
         return 0.0 if busy else self._next_tick
 
     def drain(self) -> list[Effect]:
@@ -184,7 +184,7 @@ class Node:
             parts.append((c.chain.head, c.roster.epoch, sorted(r.serial for r in c.rounds.values())))
         if self.member:
             m = self.member
-            parts.append((m.following.head, m.active, sorted(m.exchanging.running)))
+            parts.append((m.follower.head, m.active, sorted(m.exchanges.running)))
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     # -- the program's side -------------------------------------------------------------------
@@ -248,7 +248,7 @@ class Node:
     def last_heard(self, now: float, peer: bytes) -> float:
         if peer == self.key:
             return now
-        return self.links[peer].last_heard if peer in self.links else -1e18
+        return self.links[peer].last_heard if peer in self.links else NEVER
 
     def forget(self, peer: bytes, reason: str) -> None:
         """Drop the link; the next word from that peer begins a new session."""
@@ -274,7 +274,7 @@ class Node:
         members that exchange nothing leave each other in peace, or heartbeats grew with their square."""
         if self.coordinator or self.member is None:
             return None
-        return {self._contact.key} | self.member.exchanging.partners() | self.member.following.donors()
+        return {self._contact.key} | self.member.exchanges.partners() | self.member.follower.donors()
 
     def _knows(self, peer: bytes) -> bool:
         if self.coordinator:
@@ -334,9 +334,9 @@ class Node:
     def _dispatch(self, now: float, peer: bytes, message: Any) -> None:
         if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack, NoSwap))):
             self.member.control(now, peer, message)
-            if isinstance(message, (MemberIs, MemberGone, News)):
+            if isinstance(message, (MemberIs, MemberGone, RosterBatch)):
                 self._links_change = True
-                self._mind_links(now)
+                self._update_links(now)
         if self.coordinator:
             self.coordinator.receive(now, peer, message)
 
@@ -355,9 +355,9 @@ class Node:
         """Deliver what the node said to itself, and mind the links that the roster asks for."""
         while self._self:
             self._dispatch(now, self.key, self._self.popleft())
-        self._mind_links(now)
+        self._update_links(now)
 
-    def _mind_links(self, now: float) -> None:
+    def _update_links(self, now: float) -> None:
         if self.member is None or self.coordinator or self._stopped or not self._links_change:
             return  # a coordinator is dialled and dials nobody
         self._links_change = False
@@ -365,7 +365,7 @@ class Node:
         for peer in [p for p in self.links if p != self._contact.key and p not in roster]:
             self.forget(peer, "it left")
             self.member.peer_gone(now, peer)
-        meets_all = self.member.gossiping is None
+        meets_all = self.member.swaps is None
         for peer, entry in (
             roster.items() if meets_all else [(p, roster[p]) for p in self.links if p in roster]
         ):
@@ -394,7 +394,7 @@ class Node:
         self._link_to(now, peer, entry.addresses, dials=bool(entry.addresses))
         return True
 
-    def _part(self, now: float) -> None:
+    def _drop_idle_links(self, now: float) -> None:
         """Gossip: give links up over which nothing has gone for long, so that they do not become as many as
         members."""
         assert self.member is not None, "this node trains"

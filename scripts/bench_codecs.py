@@ -25,7 +25,7 @@ import torch
 
 from diloco.compression.codecs import CODECS, codec
 from diloco.methods.presets import method
-from diloco.outer.replica import TensorNumbers
+from diloco.outer.replica import TensorReplica
 from diloco.outer.state import OuterState
 
 
@@ -83,10 +83,10 @@ def bench(names: list[str], elements: int, device: str, repeats: int) -> list[Re
     x = torch.randn(elements, device=device)
     out = torch.empty_like(x)
     coders = [codec(name) for name in names]
-    payloads = [bytearray(coder.encode(x)) for coder in coders]
+    encoded = [bytearray(coder.encode(x)) for coder in coders]
     times: list[list[tuple[float, float, float]]] = [[] for _ in names]
     for repeat in range(repeats + 1):
-        for coder, payload, found in zip(coders, payloads, times, strict=True):
+        for coder, payload, found in zip(coders, encoded, times, strict=True):
             copy_s = timed(lambda: out.copy_(x), device)
             encode_s = timed(partial(coder.encode, x), device)
             decode_s = timed(partial(coder.decode, payload, elements, out), device)
@@ -94,7 +94,7 @@ def bench(names: list[str], elements: int, device: str, repeats: int) -> list[Re
                 found.append((copy_s, encode_s, decode_s))
     return [
         Result(name, device, elements, len(payload), *map(statistics.median, zip(*found, strict=True)))
-        for name, payload, found in zip(names, payloads, times, strict=True)
+        for name, payload, found in zip(names, encoded, times, strict=True)
     ]
 
 
@@ -102,21 +102,21 @@ def bench_outer_step(name: str, elements: int, device: str, repeats: int) -> Out
     """DiLoCo's outer step of one vector of parameters, as a worker alone takes it."""
     model = torch.nn.Module()
     model.weight = torch.nn.Parameter(torch.randn(elements, device=device))
-    numbers = TensorNumbers(OuterState.from_model(model, method("diloco", codec=name)))
+    replica = TensorReplica(OuterState.from_model(model, method("diloco", codec=name)))
     coder, parts = codec(name), []
     for _ in range(repeats):
         with torch.no_grad():
             model.weight.mul_(1.001)  # a pseudo-gradient that is not all zeros
         began = time.perf_counter()
-        delta = numbers.local.pseudo_gradient(0)
+        delta = replica.local.pseudo_gradient(0)
         gathered = time.perf_counter()
         payload = coder.encode(delta)
         encoded = time.perf_counter()
         mean = coder.decode(bytearray(payload) if name == "fp32" else payload, elements)
         decoded = time.perf_counter()
-        numbers.outer.step(0, mean)
+        replica.outer.step(0, mean)
         stepped = time.perf_counter()
-        numbers.local.discard(0)
+        replica.local.discard(0)
         if device != "cpu":
             torch.cuda.synchronize()
         written = time.perf_counter()

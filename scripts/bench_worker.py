@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import torch
 
 from diloco.compression.codecs import codec
-from diloco.outer.tensor_reducer import TensorPayloads
+from diloco.outer.tensor_reducer import TensorReducer
 from peers.admission.door import Door
 from peers.coordinator.coordinator import Rules
 from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
 from peers.protocol.manifest import Manifest
-from transport.collectives.reducer import Payloads
+from transport.collectives.reducer import Reducer
 from transport.digests import digest_of, tree_digest
 from transport.keys import KeyPair
 from transport.sockets.driver import SocketDriver
@@ -49,7 +49,7 @@ class Untrained:
 
     digests: ClassVar[list[bytes]] = [digest_of(STATE)]
 
-    def receiver(self, fragment: int) -> Payloads:
+    def receiver(self, fragment: int) -> Reducer:
         raise RuntimeError("a member missed a round: the machine is too busy to measure")
 
     def state_buffer(self, fragment: int) -> bytearray:
@@ -113,11 +113,11 @@ class Worker:
                 case (_, BecameActive()):
                     return
 
-    def round(self, fragment: int, payloads: Payloads, barrier: Any) -> tuple[float, float]:
+    def round(self, fragment: int, reducer: Reducer, barrier: Any) -> tuple[float, float]:
         """Seconds of one round and of its exchange, in this process."""
         barrier.wait()
         began = time.perf_counter()
-        if self._command(lambda now, m: m.announce(now, fragment, 1, 1, payloads, 1.0)) is None:
+        if self._command(lambda now, m: m.offer(now, fragment, 1, 1, reducer, 1.0)) is None:
             raise RuntimeError("the member is not in the swarm any more")
         opened = began
         while True:
@@ -126,7 +126,7 @@ class Worker:
                 opened = at
             elif isinstance(event, RoundCommitted):
                 ended = time.perf_counter()
-                assert event.payloads is payloads
+                assert event.mean is reducer
                 self._command(lambda now, m, r=event.record: m.applied(now, r, STATE_NAME))
                 return ended - began, ended - opened
 
@@ -166,8 +166,8 @@ def measure(worker: Worker, fragment: int, name: str, rank: int, barrier: Any, t
     found: list[tuple[float, float]] = []
     until = time.perf_counter() + plan.budget_s
     for _ in range(1 + plan.repeats):
-        payloads = TensorPayloads(wire, num_elements, vector, output)
-        own = worker.round(fragment, payloads, barrier)
+        reducer = TensorReducer(wire, num_elements, vector, output)
+        own = worker.round(fragment, reducer, barrier)
         found.append(slowest(times, barrier, rank, own))
         over, _ = slowest(times, barrier, rank, (float(time.perf_counter() > until), 0.0))
         if over and len(found) > 2:

@@ -76,7 +76,7 @@ class Link:
 
     def __init__(self, spec: LinkSpec) -> None:
         self.spec = spec
-        self._most_held_bytes = spec.queue_bytes + int(spec.rate_bps / 8 * spec.rtt_s / 2) + 2 * READ_BYTES
+        self._max_held_bytes = spec.queue_bytes + int(spec.rate_bps / 8 * spec.rtt_s / 2) + 2 * READ_BYTES
         self.there = Direction(spec)
         """From those who dial a map to its target (reversed for `back` maps)."""
         self.back = Direction(spec)
@@ -199,7 +199,7 @@ class Link:
             await self._running.wait()
             while (wait := direction.wait_s(self._now())) > 0:
                 await self._sleep_until(self._now() + wait)
-            while pipe.held_bytes >= self._most_held_bytes:
+            while pipe.held_bytes >= self._max_held_bytes:
                 pipe.changed.clear()
                 await pipe.changed.wait()
             data = await loop.sock_recv(source, READ_BYTES)

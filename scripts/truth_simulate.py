@@ -25,7 +25,7 @@ from typing import Any
 
 import diloco
 from diloco.settings import parse_settings
-from diloco.simulation.report.report import Report
+from diloco.simulation.report.report import SimulationReport
 from diloco.simulation.runner import simulate
 from transport.effects import Trace
 
@@ -142,7 +142,7 @@ def simulated() -> Told:
     return Told(commits, simulated_utilization(report))
 
 
-def simulated_utilization(report: Report) -> float:
+def simulated_utilization(report: SimulationReport) -> float:
     """As `utilization_of`: between a worker's first and last commit."""
     computed = present = 0.0
     for peer in report.peers:

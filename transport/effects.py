@@ -11,9 +11,13 @@ a frame is never trusted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+NEVER = -math.inf
+"""The time of what has not happened yet."""
 
 CONTROL_LANE = 0
 """The lane of control messages; bulk travels on lanes 1 and up, so control never waits behind it."""

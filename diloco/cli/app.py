@@ -36,7 +36,7 @@ from transport.errors import TransportError
 from transport.keys import short
 
 if TYPE_CHECKING:
-    from diloco.cli.train import Outcome
+    from diloco.cli.train import TrainingOutcome
 
 FAULTS_OF_PEOPLE = (DilocoError, PeersError, TransportError)
 _LINGER_S = 2.0
@@ -255,7 +255,7 @@ def _train(
     threads: int | None,
     events: Path | None,
     interrupts: Interrupts,
-) -> Outcome:
+) -> TrainingOutcome:
     import torch
 
     from diloco.cli.train import make_job, train

@@ -12,7 +12,7 @@ from rich.table import Table
 from diloco.errors import UserError
 from diloco.methods.cost import cost_of, data_parallel_bytes
 from diloco.methods.presets import PRESETS, method
-from diloco.methods.spec import METHOD_PARTS, Method
+from diloco.methods.spec import METHOD_FIELDS, Method
 from diloco.terminal import wide_console
 from diloco.units import parse_count
 
@@ -165,7 +165,7 @@ def _parts_table(chosen: Method) -> Table:
     table.add_column("part")
     table.add_column("value")
     table.add_column("what it is")
-    for part in METHOD_PARTS:
+    for part in METHOD_FIELDS:
         field = Method.model_fields[part]
         value = getattr(chosen, part)
         shown = json.dumps(value)

@@ -27,7 +27,7 @@ from diloco.planning.advice import (
     snippet,
     what_would_help,
 )
-from diloco.planning.predict import Swarm, predict
+from diloco.planning.predict import UniformSwarm, predict
 from diloco.terminal import plain_table, wide_console
 from diloco.units import (
     parse_count,
@@ -83,7 +83,7 @@ def plan_command(
             " diloco plan --params 10B --up 500Mbps --step 0.8s"
         )
     per_step = parse_count(tokens_per_step)
-    swarm = Swarm(
+    swarm = UniformSwarm(
         peers=peers or measured.get("peers", 8),
         up_bps=_positive(up_bps, "--up"),
         down_bps=_positive(parse_rate(down) if down is not None else up_bps, "--down"),
@@ -131,7 +131,7 @@ def _step_s(
 class _Plan:
     rows: list[Candidate]
     params: float
-    swarm: Swarm
+    swarm: UniformSwarm
     tokens_per_step: float
     budget: float | None
     """Tokens of the run."""
@@ -226,12 +226,12 @@ def _plain(plan: _Plan) -> dict[str, Any]:
     }
 
 
-def _needed(rows: list[Candidate], params: float, swarm: Swarm, as_json: bool) -> None:
+def _needed(rows: list[Candidate], params: float, swarm: UniformSwarm, as_json: bool) -> None:
     found = []
     for row in rows:
 
         def with_rate(bps: float, row: Candidate = row) -> float:
-            at = Swarm(swarm.peers, bps, bps, swarm.rtt_s, swarm.step_s)
+            at = UniformSwarm(swarm.peers, bps, bps, swarm.rtt_s, swarm.step_s)
             return predict(row.method, params, at).utilization
 
         found.append([bandwidth_for(with_rate, target) for target in published_tables.TARGETS])

@@ -20,7 +20,7 @@ from diloco.terminal import printable, wide_console
 
 if TYPE_CHECKING:
     from diloco.simulation.scenario import Scenario
-    from diloco.simulation.sweep import Outcome
+    from diloco.simulation.sweep import SeedOutcome
 
 SHIPPED = Path(__file__).parents[1] / "simulation" / "scenarios"
 
@@ -132,7 +132,7 @@ def _run_one(
 def _run_many(scenario: Scenario, name: str, seeds: Sequence[int], processes: int | None) -> None:
     from diloco.simulation.sweep import run_seeds
 
-    outcomes: list[Outcome] = []
+    outcomes: list[SeedOutcome] = []
     err = Console(stderr=True)
     with err.status("simulating") if err.is_terminal else nullcontext() as status:
         for outcome in run_seeds(scenario, seeds, processes):
@@ -157,7 +157,7 @@ def _print_spread(what: str, values: list[float], unit: str) -> None:
     print(f"  {what:<20} {low:,.1f} to {high:,.1f}, median {middle:,.1f}{unit}")
 
 
-def _explain(scenario: Scenario, name: str, broken: list[Outcome]) -> None:
+def _explain(scenario: Scenario, name: str, broken: list[SeedOutcome]) -> None:
     from diloco.simulation.faults import faults_of
     from diloco.simulation.sweep import shrink
 

@@ -19,13 +19,13 @@ from diloco.monitoring.event_log import EventLog
 from diloco.recipe import Job, Recipe
 from diloco.swarm.swarm import Swarm
 from diloco.training.attach import Outer, attach
-from diloco.training.residual_file import Keeper
+from diloco.training.residual_file import ResidualFile
 
 _LOG_EVERY_S = 0.5
 
 
 @dataclass(slots=True)
-class Outcome:
+class TrainingOutcome:
     """What a worker's run came to."""
 
     rounds: int
@@ -64,22 +64,22 @@ def train(
     log: EventLog,
     interrupts: Interrupts,
     save: Path | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train until the run has all its rounds. At Ctrl-C the step at hand is finished, what is held is saved,
     and `KeyboardInterrupt` follows. ``save`` must be in a folder that exists. In the swarm's home, if it has
     one, this worker's own state is kept over restarts."""
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
-    keeper = Keeper.of(swarm.home, swarm.settings.digest())
+    residual_file = ResidualFile.of(swarm.home, swarm.settings.digest())
 
     def on_event(event: object) -> None:
-        keeper.swarm_event(event)
+        residual_file.swarm_event(event)
         log.swarm_event(event)
 
     with attach(
         job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=on_event
     ) as outer:
-        keeper.begin(outer)
+        residual_file.begin(outer)
         log.write(
             "active", round=outer.round, validation_loss=job.evaluate(), parameters=outer.num_parameters
         )
@@ -88,12 +88,12 @@ def train(
         if save is not None:
             outer.save(save)
         if interrupts.requested:
-            keeper.write()
+            residual_file.write()
             raise KeyboardInterrupt
-        keeper.remove()
+        residual_file.remove()
         with outer.outer_parameters():
             loss, sample = job.evaluate(), job.sample()
-        outcome = Outcome(
+        outcome = TrainingOutcome(
             rounds=outer.round,
             steps=outer.step,
             tokens_by_fate=outer.tokens_by_fate,

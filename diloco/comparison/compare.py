@@ -25,8 +25,8 @@ from diloco.methods.presets import PRESETS
 from diloco.models.gpt import GPT
 from diloco.models.inner_optimizers import inner_optimizers
 from diloco.models.text import Text, load_text
-from diloco.outer.model_tensors import Live
-from diloco.outer.replica import TensorNumbers
+from diloco.outer.model_tensors import ModelTensors
+from diloco.outer.replica import TensorReplica
 from diloco.recipe import evaluation, inner_step
 from diloco.settings import RunSettings, Train, parse_settings
 from diloco.simulation.tensor_trainer import trainer_of
@@ -75,7 +75,7 @@ class Budget:
 
 
 @dataclass(slots=True)
-class Result:
+class RunResult:
     """One run."""
 
     method: str
@@ -103,12 +103,12 @@ class Comparison:
 
     budget: Budget
     parameters: int
-    results: list[Result]
+    results: list[RunResult]
 
     def methods(self) -> list[str]:
         return list(dict.fromkeys(result.method for result in self.results))
 
-    def of(self, method: str) -> list[Result]:
+    def of(self, method: str) -> list[RunResult]:
         return [result for result in self.results if result.method == method]
 
     def mean_loss(self, method: str) -> tuple[float, float]:
@@ -138,7 +138,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def compare(
-    methods: Sequence[str], budget: Budget, *, on_result: Callable[[Result], None] | None = None
+    methods: Sequence[str], budget: Budget, *, on_result: Callable[[RunResult], None] | None = None
 ) -> Comparison:
     """Run each of ``methods`` (see `parse_method`) with each seed. Deterministic on one machine, but for
     seconds. Raises `UserError` for what cannot be run."""
@@ -234,17 +234,17 @@ def _settings(name: str, overrides: dict[str, Any], budget: Budget) -> RunSettin
     return parse_settings(plain, name)
 
 
-def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
+def _swarm(name: str, settings: RunSettings, start: _Start) -> RunResult:
     method, budget = settings.method.resolved(), start.budget
     jobs = [_job(settings, start, i) for i in range(budget.workers)]
     probe = start.model()
     evaluate = start.evaluation(probe, settings)
-    layout = jobs[0].numbers.outer.layout
-    shown = Live.of(replace(layout, fragments=layout.fragments[: method.num_fragments]), probe)
+    layout = jobs[0].replica.outer.layout
+    shown = ModelTensors.of(replace(layout, fragments=layout.fragments[: method.num_fragments]), probe)
     marks, curve = _marks(budget), []
 
     def loss_of(job: _Job) -> float:
-        outer = job.numbers.outer
+        outer = job.replica.outer
         for fragment in range(method.num_fragments):
             values = outer.outer_parameters(fragment)
             # With a mask they are a patchwork of many rounds: there a replica is the model.
@@ -270,7 +270,7 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
     loss = statistics.fmean(loss_of(job) for job in (jobs if method.gossips or masked else jobs[:1]))
     bytes_each = statistics.fmean(worker.bytes_sent for worker in swarm.workers)
     curve.append((budget.steps * budget.workers * budget.tokens_per_step, bytes_each, loss))
-    return Result(
+    return RunResult(
         method=name,
         seed=start.seed,
         loss=loss,
@@ -278,7 +278,7 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
         bytes_per_worker=bytes_each,
         exchanges=max(swarm.exchanges.values()),
         waited_s=statistics.fmean(worker.waited_s for worker in swarm.workers),
-        variance=_variance([j.numbers.outer.outer_parameters(0) for j in jobs]) if method.gossips else 0.0,
+        variance=_variance([j.replica.outer.outer_parameters(0) for j in jobs]) if method.gossips else 0.0,
         curve=curve,
     )
 
@@ -286,7 +286,7 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> Result:
 @dataclass(frozen=True, slots=True)
 class _Job:
     model: GPT
-    numbers: TensorNumbers
+    replica: TensorReplica
     trainer: Trainer
 
 
@@ -295,7 +295,7 @@ def _job(settings: RunSettings, start: _Start, index: int) -> _Job:
     return _Job(model, *trainer_of(settings, train, model, start.batches(f"worker {index}")))
 
 
-def _baseline(name: str, kind: str, settings: RunSettings, start: _Start) -> Result:
+def _baseline(name: str, kind: str, settings: RunSettings, start: _Start) -> RunResult:
     """One model: the gradient of all workers' batches at each step, or one worker's alone for as many
     tokens."""
     budget = start.budget
@@ -313,7 +313,7 @@ def _baseline(name: str, kind: str, settings: RunSettings, start: _Start) -> Res
         if count in marks or count == steps:
             curve.append((count * together * budget.tokens_per_step, count * bytes_per_step, evaluate()))
     loss = curve[-1][2]
-    return Result(name, start.seed, loss, loss, steps * bytes_per_step, steps, 0.0, 0.0, curve=curve)
+    return RunResult(name, start.seed, loss, loss, steps * bytes_per_step, steps, 0.0, 0.0, curve=curve)
 
 
 def _decaying(settings: RunSettings, steps: int) -> Train:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from diloco.comparison.compare import Comparison, Result
+from diloco.comparison.compare import Comparison, RunResult
 
 
-def progress_line(result: Result) -> str:
+def progress_line(result: RunResult) -> str:
     """One run that has just ended."""
     return (
         f"{result.method}, seed {result.seed}: loss {result.loss:.4f},"

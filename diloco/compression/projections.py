@@ -40,7 +40,7 @@ class Projection(Protocol):
     the same size."""
 
     num_elements: int
-    most_sent: int
+    max_sent: int
     """The largest `length` under any state."""
 
     def first_state(self) -> Tensor:
@@ -68,8 +68,8 @@ class Projection(Protocol):
 class _Stateless:
     """What projections have in common that share nothing but their settings."""
 
-    def __init__(self, num_elements: int, most_sent: int) -> None:
-        self.num_elements, self.most_sent = num_elements, most_sent
+    def __init__(self, num_elements: int, max_sent: int) -> None:
+        self.num_elements, self.max_sent = num_elements, max_sent
 
     def first_state(self) -> Tensor:
         return torch.empty(0)
@@ -78,7 +78,7 @@ class _Stateless:
         return torch.empty(0)
 
     def length(self, state: Tensor) -> int:
-        return self.most_sent
+        return self.max_sent
 
     def sync_every(self, state: Tensor) -> int | None:
         return None
@@ -92,7 +92,7 @@ class RandomMask(_Stateless):
     def __init__(self, num_elements: int, one_in: int, seed: int) -> None:
         if one_in < 1:
             raise ValueError(f"one_in is {one_in}: a mask takes one of at least 1 element")
-        super().__init__(num_elements, most_sent=-(-num_elements // one_in))
+        super().__init__(num_elements, max_sent=-(-num_elements // one_in))
         self._one_in, self._seed = one_in, seed
 
     def support(self, round_index: int) -> Tensor:
@@ -118,7 +118,7 @@ class Dct(_Stateless):
     def __init__(self, num_elements: int, block: int = 64) -> None:
         if block < 1:
             raise ValueError(f"block is {block}: a block has at least 1 element")
-        super().__init__(num_elements, most_sent=num_elements)
+        super().__init__(num_elements, max_sent=num_elements)
         self._block = block
 
     def support(self, round_index: int) -> None:
@@ -221,7 +221,7 @@ class LowRank:
         self._header = 1 + sum(each > 0 for each in ranks) + window
         self._pieces, self._state_size = _laid_out(sides, ranks, self._header)
         self._matrices = [piece for piece in self._pieces if piece.rank]
-        self.most_sent = max(sum(_num_sent(each, each.rank, odd) for each in self._pieces) for odd in (0, 1))
+        self.max_sent = max(sum(_num_sent(each, each.rank, odd) for each in self._pieces) for odd in (0, 1))
 
     def first_state(self) -> Tensor:
         state = torch.zeros(self._state_size)

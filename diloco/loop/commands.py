@@ -10,26 +10,26 @@ from dataclasses import dataclass
 
 from peers.member.member import Member
 from peers.protocol.record import Record
-from transport.collectives.reducer import Payloads
+from transport.collectives.reducer import Reducer
 
 
 @dataclass(frozen=True, slots=True)
-class Announce:
+class Offer:
     """Offer a contribution; tells whether the member took it."""
 
     fragment: int
     tokens: int
     weight: int
-    payloads: Payloads
+    reducer: Reducer
     norm: float
 
     def tell(self, now: float, member: Member) -> bool:
-        offer = (self.fragment, self.tokens, self.weight, self.payloads, self.norm)
-        return member.announce(now, *offer) is not None
+        offer = (self.fragment, self.tokens, self.weight, self.reducer, self.norm)
+        return member.offer(now, *offer) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
+class TakeBack:
     """Take an offer back; tells whether no round has it."""
 
     fragment: int
@@ -39,7 +39,7 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class ConfirmApplied:
     """A record was applied; ``state`` is the digest of what followed."""
 
     record: Record
@@ -51,7 +51,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class ConfirmLoaded:
     """A fetched state was loaded."""
 
     fragment: int
@@ -64,7 +64,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
+class ConfirmCaptured:
     """This worker's initial state of a fragment was captured as the run's."""
 
     fragment: int
@@ -82,14 +82,14 @@ class Swap:
     fragment: int
     step: int
     tokens: int
-    payloads: Payloads
+    reducer: Reducer
 
     def tell(self, now: float, member: Member) -> bool:
-        return member.swap(now, self.fragment, self.step, self.tokens, self.payloads)
+        return member.swap(now, self.fragment, self.step, self.tokens, self.reducer)
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class ConfirmMoved:
     """Gossip: this worker's outer state moved; ``state`` is its digest."""
 
     fragment: int
@@ -100,4 +100,4 @@ class Moved:
         return True
 
 
-Command = Announce | Withdraw | Applied | Loaded | Captured | Swap | Moved
+Command = Offer | TakeBack | ConfirmApplied | ConfirmLoaded | ConfirmCaptured | Swap | ConfirmMoved

@@ -2,7 +2,7 @@
 
 The training loop tells of every inner step and hands over the member's events; the loop answers
 with commands for the member. The same object runs below `attach` and in simulation; what differs is
-the `Numbers` that it moves. Keeps S4 and S5 on the training side, and the rule that local training
+the `Replica` that it moves. Keeps S4 and S5 on the training side, and the rule that local training
 waits for the network only where the method says so, and never without bound.
 """
 
@@ -12,7 +12,16 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-from diloco.loop.commands import Announce, Applied, Captured, Command, Loaded, Moved, Swap, Withdraw
+from diloco.loop.commands import (
+    Command,
+    ConfirmApplied,
+    ConfirmCaptured,
+    ConfirmLoaded,
+    ConfirmMoved,
+    Offer,
+    Swap,
+    TakeBack,
+)
 from diloco.methods.schedule import Schedule
 from peers.protocol.events import (
     BecameActive,
@@ -35,11 +44,11 @@ from peers.protocol.events import (
     SwapFailed,
     Swapped,
 )
-from transport.collectives.reducer import Payloads
+from transport.collectives.reducer import Reducer
 from transport.effects import PhantomBlob
 
 
-class Numbers(Protocol):
+class Replica(Protocol):
     """The tensors below a loop."""
 
     def sync_every(self, fragment: int) -> int:
@@ -48,18 +57,16 @@ class Numbers(Protocol):
     def count(self, fragment: int) -> int:
         """Outer steps of a fragment since the run began."""
 
-    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
         """A snapshot of what is to be averaged and its Euclidean norm. Raises `ValueError` if it is not
         finite."""
 
-    def apply(
-        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
-    ) -> None:
+    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
         """One outer step with the decoded mean; the live model does not move yet. ``ours`` is the
         contribution that is in it, or None, with its ``share`` of the weights. With ``keep_old`` the outer
         parameters as they were are needed once more: for a landing to come."""
 
-    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         """Merge the outer parameters into the live model: as the method says if the result came in time for
         ``ours``, otherwise with everything that was trained since ``ours`` (or, without one, since the last
         landing) kept on top."""
@@ -82,12 +89,12 @@ class Progress:
     """Steps at which it is offered (again)."""
     steps: int = 0
     tokens: int = 0
-    offered: Payloads | None = None
+    offered: Reducer | None = None
     offered_steps: int = 0
     offered_tokens: int = 0
     in_round: bool = False
     wait_until: float = 0.0
-    landing: Payloads | None = None
+    landing: Reducer | None = None
     """The contribution whose round was committed and whose result is to land."""
     in_step: bool = False
     """It was put in step with the others once since it was in a round."""
@@ -101,7 +108,7 @@ class OuterLoop:
     """One worker's outer loop over all fragments."""
 
     def __init__(
-        self, schedule: Schedule, wait_s: float, numbers: Numbers, rounds: int = sys.maxsize
+        self, schedule: Schedule, wait_s: float, replica: Replica, rounds: int = sys.maxsize
     ) -> None:
         self.active = False
         self.finished = False
@@ -117,7 +124,7 @@ class OuterLoop:
         self._fastest = 0.0
         self._schedule = schedule
         self._wait_s = wait_s
-        self._numbers = numbers
+        self._replica = replica
         self._follows_until = 0.0
         """So long this worker does nothing but follow commits, of which it is far behind."""
         self._rounds = rounds
@@ -159,7 +166,7 @@ class OuterLoop:
         for fragment, each in enumerate(self.progress):
             self._land_if_due(fragment, each)
             if each.offered is not None and not each.in_round and self._gives_up(now, each):
-                commands.append(Withdraw(fragment))
+                commands.append(TakeBack(fragment))
             elif each.offered is None and each.steps >= each.next_offer and self._may_offer():
                 commands += self._offer(now, fragment)
         return commands
@@ -170,13 +177,13 @@ class OuterLoop:
     def told(self, command: Command, done: bool) -> None:
         """What the member answered to a command."""
         match command:
-            case Announce() | Swap() if not done:
+            case Offer() | Swap() if not done:
                 # Making a contribution takes time: not at every step.
                 self._take_back(command.fragment, again_in=max(1, self._period(command.fragment) // 10))
-            case Withdraw() if done:
+            case TakeBack() if done:
                 again_in = 1 if self.coordinator_lost else self._period(command.fragment)
                 self._take_back(command.fragment, again_in)
-            case Withdraw():
+            case TakeBack():
                 self.progress[command.fragment].in_round = True
 
     def waits(self, now: float) -> bool:
@@ -201,7 +208,7 @@ class OuterLoop:
             case RoundCommitted():
                 return self._committed(now, event)
             case Swapped():
-                return self._swapped(event, event.payloads, 1 + len(event.partners))
+                return self._swapped(event, event.mean, 1 + len(event.partners))
             case SwapFailed() if event.alone:
                 return self._swapped(event, self.progress[event.fragment].offered, 1)
             case SwapFailed():
@@ -218,7 +225,7 @@ class OuterLoop:
             case StateFetched():
                 return [self._loaded(event)]
             case BecomeSeed():
-                return [Captured(f, self._numbers.digest(f)) for f in range(len(self.progress))]
+                return [ConfirmCaptured(f, self._replica.digest(f)) for f in range(len(self.progress))]
             case BecameActive():
                 self.active, self.coordinator_lost = True, False
                 for each in self.progress:
@@ -261,7 +268,7 @@ class OuterLoop:
                 each.next_offer = max(1, round(each.next_offer * self._period(fragment) / before[fragment]))
 
     def _period(self, fragment: int) -> int:
-        every = self._numbers.sync_every(fragment)
+        every = self._replica.sync_every(fragment)
         if not 0.0 < self.speed < self._fastest:
             return every
         # DyLU (arXiv 2401.09135): all workers return at about the same time. It rounds up; a speed is
@@ -271,23 +278,23 @@ class OuterLoop:
     def _offer(self, now: float, fragment: int) -> list[Command]:
         each = self.progress[fragment]
         try:
-            payloads, norm = self._numbers.contribution(fragment)
+            reducer, norm = self._replica.contribution(fragment)
         except ValueError as error:
             # It must never be averaged in: give the progress up and go on from the shared state.
             self.rejected_reason = str(error)
             self.tokens_unoffered += each.tokens
-            self._numbers.discard(fragment)
+            self._replica.discard(fragment)
             self._restart(fragment)
             return []
-        each.offered, each.offered_steps, each.offered_tokens = payloads, each.steps, each.tokens
+        each.offered, each.offered_steps, each.offered_tokens = reducer, each.steps, each.tokens
         each.wait_until = now + self._wait_s
         if self._schedule.gossips:
-            return [Swap(fragment, self._numbers.count(fragment), each.tokens, payloads)]
+            return [Swap(fragment, self._replica.count(fragment), each.tokens, reducer)]
         weight = self._schedule.weight(each.tokens, each.steps)
         if self._schedule.offers_before_landing:
-            self._numbers.land(fragment, each.landing, on_time=True)
+            self._replica.land(fragment, each.landing, on_time=True)
             each.landing = None
-        return [Announce(fragment, each.tokens, weight, payloads, norm)]
+        return [Offer(fragment, each.tokens, weight, reducer, norm)]
 
     def _offer_early(self, fragment: int) -> None:
         each = self.progress[fragment]
@@ -303,7 +310,7 @@ class OuterLoop:
             return  # it lands with the next offer, which is due
         each.landing = None
         on_time = since == self._delay(fragment) and not self._schedule.offers_before_landing
-        self._numbers.land(fragment, ours, on_time)
+        self._replica.land(fragment, ours, on_time)
 
     def _take_back(self, fragment: int, again_in: int) -> None:
         each = self.progress[fragment]
@@ -326,7 +333,7 @@ class OuterLoop:
             each.steps -= each.offered_steps
             each.offered_tokens = each.offered_steps = 0
             self.tokens_unoffered += each.tokens
-            self._numbers.discard(event.fragment)
+            self._replica.discard(event.fragment)
             self._restart(event.fragment)
 
     def _committed(self, now: float, event: RoundCommitted) -> list[Command]:
@@ -334,20 +341,20 @@ class OuterLoop:
         each = self.progress[fragment]
         ours = each.offered if event.number is not None else None
         if each.landing is not None:
-            self._numbers.land(fragment, each.landing, on_time=False)
+            self._replica.land(fragment, each.landing, on_time=False)
         steps = each.steps - (each.offered_steps if ours else 0)
         tokens = each.tokens - (each.offered_tokens if ours else 0)
         lands_now = ours is not None and steps == self._schedule.delay == 0
-        self._numbers.apply(fragment, event.payloads, ours, _share(event), keep_old=not lands_now)
+        self._replica.apply(fragment, event.mean, ours, _share(event), keep_old=not lands_now)
         next_offer = self._period(fragment) if ours else self._next_offer_of_others(fragment)
         self.progress[fragment] = Progress(next_offer, steps, tokens, landing=ours, in_step=ours is None)
         each = self.progress[fragment]
         self.rounds_applied += 1
         behind = event.behind > len(self.progress)
         self._follows_until = now + self._wait_s if behind else 0.0
-        commands: list[Command] = [Applied(event.record, self._numbers.digest(fragment))]
+        commands: list[Command] = [ConfirmApplied(event.record, self._replica.digest(fragment))]
         if ours is None:
-            self._numbers.land(fragment, None, on_time=False)
+            self._replica.land(fragment, None, on_time=False)
             return commands
         self._land_if_due(fragment, each)
         return commands
@@ -363,25 +370,25 @@ class OuterLoop:
         # Theirs is as many steps from here as they have not yet trained of the delay.
         return each.steps + max(1, period - self._delay(fragment))
 
-    def _swapped(self, event: Swapped | SwapFailed, mean: Payloads | None, group_size: int) -> list[Command]:
+    def _swapped(self, event: Swapped | SwapFailed, mean: Reducer | None, group_size: int) -> list[Command]:
         fragment, each = event.fragment, self.progress[event.fragment]
         ours = each.offered
-        if ours is None or mean is None or event.step != self._numbers.count(fragment):
+        if ours is None or mean is None or event.step != self._replica.count(fragment):
             return []  # another state was loaded meanwhile
         steps, tokens = each.steps - each.offered_steps, each.tokens - each.offered_tokens
-        self._numbers.apply(fragment, mean, ours, 1 / group_size, keep_old=steps > 0)
-        self._numbers.land(fragment, ours, on_time=steps == 0)
+        self._replica.apply(fragment, mean, ours, 1 / group_size, keep_old=steps > 0)
+        self._replica.land(fragment, ours, on_time=steps == 0)
         self._restart(fragment)
         self.progress[fragment].steps, self.progress[fragment].tokens = steps, tokens
         self.rounds_applied += 1
-        self.finished = self.finished or self._numbers.count(fragment) >= self._rounds
-        return [Moved(fragment, self._numbers.digest(fragment))]
+        self.finished = self.finished or self._replica.count(fragment) >= self._rounds
+        return [ConfirmMoved(fragment, self._replica.digest(fragment))]
 
-    def _loaded(self, event: StateFetched) -> Loaded:
+    def _loaded(self, event: StateFetched) -> ConfirmLoaded:
         self.tokens_unoffered += self.progress[event.fragment].tokens
-        self._numbers.load(event.fragment, event.data)
+        self._replica.load(event.fragment, event.data)
         self.progress[event.fragment] = Progress(self._schedule.offsets[event.fragment])
-        return Loaded(event.fragment, event.version, self._numbers.digest(event.fragment))
+        return ConfirmLoaded(event.fragment, event.version, self._replica.digest(event.fragment))
 
 
 def _share(event: RoundCommitted) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Speed:
+class Throughput:
     """Tokens per second of compute over the last steps, older ones counting ever less: a machine that slows
     down, or warms up, is known by what it does now. Waiting for the network is not in it."""
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from diloco.errors import MethodError
-from diloco.methods.spec import METHOD_PARTS, Method, make_method
+from diloco.methods.spec import METHOD_FIELDS, Method, make_method
 
 _NESTEROV: dict[str, Any] = {"outer": "nesterov", "outer_lr": 0.7, "outer_momentum": 0.9}
 _GENTLE: dict[str, Any] = {**_NESTEROV, "outer_lr": 0.4}
@@ -228,10 +228,10 @@ def method(name: str, **overrides: Any) -> Method:
             f"method {name!r} is unknown: choose one of {', '.join(PRESETS)}{_hint(name, PRESETS)}"
         )
     for key in overrides:
-        if key not in METHOD_PARTS:
-            parts = ", ".join(METHOD_PARTS)
+        if key not in METHOD_FIELDS:
+            parts = ", ".join(METHOD_FIELDS)
             raise MethodError(
-                f"method {name}: {key!r} is no part{_hint(key, METHOD_PARTS)}; parts are {parts}"
+                f"method {name}: {key!r} is no part{_hint(key, METHOD_FIELDS)}; parts are {parts}"
             )
     fields = {**PRESETS[name].model_dump(), **overrides}
     # An overlap of a whole outer step stays one when H changes.

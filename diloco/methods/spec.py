@@ -217,7 +217,7 @@ def make_method(fields: dict[str, Any]) -> Method:
         raise MethodError(_first_line(error)) from None
 
 
-METHOD_PARTS = tuple(name for name in Method.model_fields if name not in ("name", "paper"))
+METHOD_FIELDS = tuple(name for name in Method.model_fields if name not in ("name", "paper"))
 """What a preset can be overridden with, field by field."""
 
 

@@ -21,7 +21,7 @@ _SEED = 0x0D110C0
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Components:
     """What moves one fragment of ``num_elements`` elements."""
 
     optimizer: OuterOptimizer
@@ -42,9 +42,9 @@ class Parts:
         """Elements of a contribution, given the projection's state."""
         return self.num_elements if self.projection is None else self.projection.length(state)
 
-    def most_sent(self, state: Tensor) -> int:
+    def max_sent(self, state: Tensor) -> int:
         """Most elements that a contribution ever has."""
-        return self.num_elements if self.projection is None else self.projection.most_sent
+        return self.num_elements if self.projection is None else self.projection.max_sent
 
     def sync_every(self, state: Tensor) -> int | None:
         """H as the projection adapts it; None if it does not."""
@@ -67,12 +67,14 @@ class Parts:
         return None if self.projection is None else self.projection.support(count)
 
 
-def parts_of(method: Method, fragment: int, shapes: list[tuple[int, ...]], is_moment: bool) -> Parts:
+def components_of(
+    method: Method, fragment: int, shapes: list[tuple[int, ...]], is_moment: bool
+) -> Components:
     """The parts that move tensors of ``shapes``; AdamW's moments are only averaged."""
     n = sum(torch.Size(shape).numel() for shape in shapes)
     if is_moment:
-        return Parts(outer_optimizer("sgd", lr=1.0), feedback("none"), None, n)
-    return Parts(
+        return Components(outer_optimizer("sgd", lr=1.0), feedback("none"), None, n)
+    return Components(
         optimizer=outer_optimizer(
             method.outer,
             lr=method.outer_lr,

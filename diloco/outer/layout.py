@@ -46,7 +46,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class LayoutDigests:
     """What two peers compare: equal digests mean that flat vectors mean the same on both."""
 
     text: str
@@ -88,12 +88,12 @@ class Layout:
         last = self.fragments[fragment][-1]
         return last.start + last.num_elements
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> LayoutDigests:
         """Text and digests of this layout."""
         rows = list(self._rows())
         names = "\n".join(f"{where} {spec.name}" for where, spec in rows)
         shapes = "\n".join(spec.describe() for _, spec in rows)
-        return Manifest(
+        return LayoutDigests(
             text="".join(f"{where} {spec.name} {spec.describe()}\n" for where, spec in rows),
             names_sha256=hashlib.sha256(names.encode()).digest(),
             shapes_sha256=hashlib.sha256(shapes.encode()).digest(),

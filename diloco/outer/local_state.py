@@ -19,7 +19,7 @@ from diloco.outer.state import OuterState
 
 
 @dataclass(slots=True)
-class Offer:
+class PendingContribution:
     """A contribution as its author remembers it."""
 
     delta: Tensor
@@ -71,15 +71,15 @@ class LocalState:
 
     def feedback_input(self, fragment: int, delta: Tensor) -> Tensor:
         """What is to be compressed [n]: the pseudo-gradient with what was dropped before."""
-        return self.outer.parts(fragment).feedback.input(delta, self._own[fragment].residuals)
+        return self.outer.components(fragment).feedback.input(delta, self._own[fragment].residuals)
 
-    def offer(self, fragment: int, delta: Tensor, sent: Tensor | None) -> Offer:
+    def offer(self, fragment: int, delta: Tensor, sent: Tensor | None) -> PendingContribution:
         """Remember a contribution; ``sent`` [n] is what its encoded form stands for, None without error
         feedback."""
-        own, parts = self._own[fragment], self.outer.parts(fragment)
+        own, parts = self._own[fragment], self.outer.components(fragment)
         if sent is None:
-            return Offer(delta, own.residuals)
-        return Offer(delta, parts.feedback.committed(delta, own.residuals, sent))
+            return PendingContribution(delta, own.residuals)
+        return PendingContribution(delta, parts.feedback.committed(delta, own.residuals, sent))
 
     def keep_anchor(self, fragment: int) -> None:
         """The outer parameters are about to move, and the live model is to follow later."""
@@ -87,11 +87,11 @@ class LocalState:
         if own.anchor is None:
             own.anchor = self.outer.outer_parameters(fragment).clone()
 
-    def committed(self, fragment: int, offer: Offer) -> None:
+    def committed(self, fragment: int, offer: PendingContribution) -> None:
         """A contribution is in the model: what it dropped is kept for the next."""
         self._own[fragment].residuals = offer.residuals
 
-    def land(self, fragment: int, ours: Offer | None) -> None:
+    def land(self, fragment: int, ours: PendingContribution | None) -> None:
         """Merge the outer parameters into the live model in time, by the method's merge."""
         match self._merge:
             case "replace":
@@ -103,7 +103,7 @@ class LocalState:
             case "eager":
                 raise AssertionError("eager lands with an offer at hand: `land_eagerly`")
 
-    def carry(self, fragment: int, ours: Offer | None) -> None:
+    def carry(self, fragment: int, ours: PendingContribution | None) -> None:
         """Outer parameters, with what was learned since ``ours`` was taken (without one, since local steps
         began) on top: delayed averaging, local' = outer' + (local - snapshot), the merge of LOSCAR-SGD (arXiv
         2605.20866). Without inner steps since, that progress is exactly zero."""
@@ -113,7 +113,9 @@ class LocalState:
             progress.add_(ours.delta)
         self._write(fragment, progress.add_(self.outer.outer_parameters(fragment)))
 
-    def land_eagerly(self, fragment: int, fresh: Offer, landed: Offer | None) -> None:
+    def land_eagerly(
+        self, fragment: int, fresh: PendingContribution, landed: PendingContribution | None
+    ) -> None:
         """Take an outer step of this worker's own, with its fresh pseudo-gradient in the place of the stale
         one:
 
@@ -122,7 +124,7 @@ class LocalState:
         Eager updates (arXiv 2502.12996), section 3. Before the first mean has come its own contribution
         stands for it. The shared outer parameters follow the means alone, one round later, the same for
         all."""
-        own, optimizer = self._own[fragment], self.outer.parts(fragment).optimizer
+        own, optimizer = self._own[fragment], self.outer.components(fragment).optimizer
         twin = own.twin or self._new_twin(fragment)
         share = 1.0 if landed is None else landed.share
         added = fresh.delta * share
@@ -202,7 +204,7 @@ class LocalState:
         return _Twin(theta, buffers, torch.zeros_like(theta), self.outer.count(fragment))
 
     def _no_residuals(self, fragment: int) -> list[Tensor]:
-        count = self.outer.parts(fragment).feedback.num_vectors
+        count = self.outer.components(fragment).feedback.num_vectors
         return [torch.zeros(self.outer.num_elements(fragment)) for _ in range(count)]
 
     def _empty(self, fragment: int) -> Tensor:

@@ -19,7 +19,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, as torch names it."""
 
 
-class Live:
+class ModelTensors:
     """The tensors of one model, by the fragments of ``layout``. Vectors are fp32 on the CPU."""
 
     def __init__(self, layout: Layout, tensors: dict[str, Tensor], frozen: list[Parameter]) -> None:
@@ -31,7 +31,9 @@ class Live:
         """Vectors are better kept in pinned memory: copies from and to the accelerator overlap with it."""
 
     @classmethod
-    def of(cls, layout: Layout, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Live:
+    def of(
+        cls, layout: Layout, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    ) -> ModelTensors:
         """The parameters of ``model``; with ``optimizer``, AdamW's two moments of them as two fragments more,
         for DES-LOC (arXiv 2505.22549). Raises `LayoutError` if the tensors are not those of the layout, or
         the optimizer is not AdamW."""

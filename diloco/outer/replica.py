@@ -1,7 +1,7 @@
 """The live model below an outer loop and a member: contributions, outer steps, states for joiners.
 
 Glue between `outer` (what is shared), `local` (what is not), `codecs` and the two protocols that ask for
-numbers: `outer_loop.Numbers` (on the training thread) and `protocol.application.Application` (on the driver's
+numbers: `outer_loop.Replica` (on the training thread) and `protocol.application.Application` (on the driver's
 thread). What both touch is guarded by `OuterState`'s own lock, or replaced as a whole.
 """
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from diloco.compression.codecs import NonFinite
 from diloco.compression.vectors import count_non_finite
 from diloco.outer.components import codecs_of
-from diloco.outer.local_state import LocalState, Offer
+from diloco.outer.local_state import LocalState, PendingContribution
 from diloco.outer.snapshot import StateView
 from diloco.outer.state import OuterState
-from diloco.outer.tensor_reducer import TensorPayloads
-from transport.collectives.reducer import Payloads
+from diloco.outer.tensor_reducer import TensorReducer
+from transport.collectives.reducer import Reducer
 from transport.digests import tree_digest
 from transport.effects import Payload, PhantomBlob
 from transport.limits import LIMITS
@@ -46,8 +46,8 @@ class Snapshot:
         return self.view.read(index * size, size)
 
 
-class TensorNumbers:
-    """Numbers of one model. See the two protocols for what the methods promise."""
+class TensorReplica:
+    """The replica of one model. See the two protocols for what the methods promise."""
 
     def __init__(self, outer: OuterState) -> None:
         self.outer = outer
@@ -58,10 +58,10 @@ class TensorNumbers:
         self._codecs = codecs_of(outer.method)
         self._own_codec, _ = codecs_of(outer.method)  # a codec belongs to one thread
         self._named: list[_Named | None] = [None] * outer.num_fragments
-        self._offers: list[tuple[Payloads, Offer] | None] = [None] * outer.num_fragments
-        self._committed: list[Offer | None] = [None] * outer.num_fragments
+        self._offers: list[tuple[Reducer, PendingContribution] | None] = [None] * outer.num_fragments
+        self._committed: list[PendingContribution | None] = [None] * outer.num_fragments
 
-    # -- the training thread (loop.Numbers) ---------------------------------------------------
+    # -- the training thread (outer_loop.Replica) ---------------------------------------------------
 
     def sync_every(self, fragment: int) -> int:
         adapted = self.outer.sync_every(fragment)
@@ -70,7 +70,7 @@ class TensorNumbers:
     def count(self, fragment: int) -> int:
         return self.outer.count(fragment)
 
-    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
         delta = self.local.pseudo_gradient(fragment)
         bad = count_non_finite(delta)
         if bad:
@@ -86,10 +86,8 @@ class TensorNumbers:
         self.last_norm = float(y.norm())
         return made, self.last_norm
 
-    def apply(
-        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
-    ) -> None:
-        assert isinstance(mean, TensorPayloads)
+    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
+        assert isinstance(mean, TensorReducer)
         if keep_old:
             self.local.keep_anchor(fragment)
         if self._method.gossips:
@@ -104,7 +102,7 @@ class TensorNumbers:
             offer.share = share
             offer.mean = delta if self._method.merge == "eager" else None
 
-    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         landed = self._committed[fragment] if ours is not None else None
         self._committed[fragment] = None
         fresh = self._offers[fragment]
@@ -131,7 +129,7 @@ class TensorNumbers:
         self._named[fragment] = _Named(tree_digest(digests), version, digests)
         return tree_digest(digests)
 
-    def _offer_of(self, fragment: int, ours: Payloads | None) -> Offer | None:
+    def _offer_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
         held, self._offers[fragment] = self._offers[fragment], None
         return held[1] if held is not None and held[0] is ours else None
 
@@ -142,14 +140,14 @@ class TensorNumbers:
         coder = self._own_codec
         return self.outer.lift(fragment, coder.decode(coder.encode(y), len(y)))
 
-    def _payloads(self, num_elements: int, y: Tensor | None) -> TensorPayloads:
+    def _payloads(self, num_elements: int, y: Tensor | None) -> TensorReducer:
         contributions, means = self._codecs
         as_sent = self._method.error_feedback != "none"
-        return TensorPayloads(contributions, num_elements, y, mean_codec=means, as_sent=as_sent)
+        return TensorReducer(contributions, num_elements, y, mean_codec=means, as_sent=as_sent)
 
     # -- the driver's thread (peers.application.Application) ----------------------------------
 
-    def receiver(self, fragment: int) -> Payloads:
+    def receiver(self, fragment: int) -> Reducer:
         return self._payloads(self.outer.num_sent(fragment), None)
 
     def state_buffer(self, fragment: int) -> bytearray:

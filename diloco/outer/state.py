@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from diloco.compression.vectors import bytes_of, count_non_finite
 from diloco.errors import StateError
 from diloco.methods.spec import Method
-from diloco.outer.components import Parts, parts_of
+from diloco.outer.components import Components, components_of
 from diloco.outer.layout import Layout
-from diloco.outer.model_tensors import Live
+from diloco.outer.model_tensors import ModelTensors
 from diloco.outer.snapshot import StateView
 from transport.digests import tree_digest
 
@@ -33,7 +33,7 @@ class _Fragment:
     buffers [n] each, the shared mean of error feedback [n] if it has one, the projection's state."""
 
     num_elements: int
-    parts: Parts
+    components: Components
     state: Tensor
     count: int = 0
     """Outer steps since the run began."""
@@ -54,10 +54,10 @@ class _Fragment:
     def vectors(self, state: Tensor) -> list[Tensor]:
         """The vectors [n] in ``state``: outer parameters, buffers, shared mean."""
         n = self.num_elements
-        return [state[i * n : (i + 1) * n] for i in range(self.parts.num_vectors)]
+        return [state[i * n : (i + 1) * n] for i in range(self.components.num_vectors)]
 
     def projection_state(self, state: Tensor) -> Tensor:
-        return state[self.parts.num_vectors * self.num_elements :]
+        return state[self.components.num_vectors * self.num_elements :]
 
 
 class OuterState:
@@ -68,7 +68,7 @@ class OuterState:
     Outer values are fp32 on the CPU, in pinned memory if the model is on an accelerator.
     """
 
-    def __init__(self, live: Live, method: Method) -> None:
+    def __init__(self, live: ModelTensors, method: Method) -> None:
         self.live = live
         self.method = method
         self._fragments = [self._capture(f) for f in range(len(live.layout.fragments))]
@@ -83,7 +83,7 @@ class OuterState:
         layout = Layout.of(
             model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
         )
-        return cls(Live.of(layout, model, optimizer if method.moments_every else None), method)
+        return cls(ModelTensors.of(layout, model, optimizer if method.moments_every else None), method)
 
     @property
     def layout(self) -> Layout:
@@ -97,16 +97,16 @@ class OuterState:
         """Length of the fragment's vectors."""
         return self._fragments[fragment].num_elements
 
-    def most_sent(self, fragment: int) -> int:
+    def max_sent(self, fragment: int) -> int:
         """Most elements that a contribution has: fewer than the fragment's if a projection shortens it."""
         held = self._fragments[fragment]
-        most = held.parts.most_sent(held.projection_state(held.state))
+        most = held.components.max_sent(held.projection_state(held.state))
         return 2 * most if self.method.gossips else most
 
     def num_sent(self, fragment: int) -> int:
         """Elements of the next contribution."""
         held = self._fragments[fragment]
-        length = held.parts.length(held.projection_state(held.state))
+        length = held.components.length(held.projection_state(held.state))
         return 2 * length if self.method.gossips else length
 
     def count(self, fragment: int) -> int:
@@ -120,11 +120,11 @@ class OuterState:
     def sync_every(self, fragment: int) -> int | None:
         """H as the method adapts it now; None if it does not."""
         held = self._fragments[fragment]
-        return held.parts.sync_every(held.projection_state(held.state))
+        return held.components.sync_every(held.projection_state(held.state))
 
-    def parts(self, fragment: int) -> Parts:
+    def components(self, fragment: int) -> Components:
         """What moves this fragment."""
-        return self._fragments[fragment].parts
+        return self._fragments[fragment].components
 
     def outer_parameters(self, fragment: int) -> Tensor:
         """The outer parameters [n]; a live view: read it, and keep it only until the next step."""
@@ -134,22 +134,22 @@ class OuterState:
     def buffers(self, fragment: int) -> list[Tensor]:
         """The outer optimizer's buffers [n] each; live views, as above."""
         held = self._fragments[fragment]
-        return held.vectors(held.state)[1 : 1 + held.parts.optimizer.num_buffers]
+        return held.vectors(held.state)[1 : 1 + held.components.optimizer.num_buffers]
 
     def project(self, fragment: int, x: Tensor) -> Tensor:
         """What is sent of a vector ``x`` [n]: a vector [k], ``x`` itself without a projection."""
         held = self._fragments[fragment]
-        return held.parts.project(x, held.projection_state(held.state), held.count)
+        return held.components.project(x, held.projection_state(held.state), held.count)
 
     def lift(self, fragment: int, y: Tensor) -> Tensor:
         """The vector [n] that ``y`` [k] stands for, before the next `step`."""
         held = self._fragments[fragment]
-        return held.parts.lift(y, held.projection_state(held.state), held.count)
+        return held.components.lift(y, held.projection_state(held.state), held.count)
 
     def support(self, fragment: int) -> Tensor | None:
         """Indices of the elements that the last step may have moved; None for all."""
         held = self._fragments[fragment]
-        return held.parts.support(held.count - 1)
+        return held.components.support(held.count - 1)
 
     def step(self, fragment: int, mean: Tensor) -> Tensor:
         """Move the outer parameters by the round's ``mean`` [k] fp32 on the CPU, and return the
@@ -162,18 +162,18 @@ class OuterState:
                 f" ({self.num_sent(fragment)},) on cpu"
             )
         with self._lock:
-            old, parts = held.state, held.parts
+            old, components = held.state, held.components
             theta, *buffers = held.vectors(old)
-            shared = buffers.pop() if parts.feedback.shared else None
+            shared = buffers.pop() if components.feedback.shared else None
             projection = held.projection_state(old)
-            lifted = parts.lift(mean, projection, held.count)
-            delta, new_shared = parts.feedback.update(lifted, shared)
-            next_projection = parts.next_state(mean, projection, held.count)
+            lifted = components.lift(mean, projection, held.count)
+            delta, new_shared = components.feedback.update(lifted, shared)
+            next_projection = components.next_state(mean, projection, held.count)
             new = self._empty(len(old)) if held.pinned or held.readers else old
             new_theta, *new_buffers = held.vectors(new)
             if new_shared is not None:
                 new_buffers.pop().copy_(new_shared)
-            parts.optimizer.step(theta, buffers, delta, held.count, new_theta, new_buffers)
+            components.optimizer.step(theta, buffers, delta, held.count, new_theta, new_buffers)
             held.projection_state(new).copy_(next_projection)
             held.replace(new, held.count + 1)
         return delta
@@ -274,10 +274,10 @@ class OuterState:
         n = self.live.num_elements(fragment)
         shapes = [spec.shape for spec in self.layout.fragments[fragment]]
         is_moment = fragment >= self.method.num_fragments
-        parts = parts_of(self.method, fragment, shapes, is_moment)
-        projection = parts.first_state()
-        state = self._empty(parts.num_vectors * n + len(projection)).zero_()
-        held = _Fragment(n, parts, state)
+        components = components_of(self.method, fragment, shapes, is_moment)
+        projection = components.first_state()
+        state = self._empty(components.num_vectors * n + len(projection)).zero_()
+        held = _Fragment(n, components, state)
         self.live.gather(fragment, held.vectors(state)[0])
         held.projection_state(state).copy_(projection)
         return held

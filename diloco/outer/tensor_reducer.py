@@ -1,6 +1,6 @@
 """The arithmetic of one vector in one round: what the exchange is given by this package.
 
-Owns how a codec and tensors become a `transport.collectives.reducer.Payloads`: chunks, the weighted mean in
+Owns how a codec and tensors become a `transport.collectives.reducer.Reducer`: chunks, the weighted mean in
 fp32 in a fixed order, and who is blamed for what cannot be added. Refuses to know rounds and links.
 Keeps S6 (weights are shares of their recorded sum) and S12 (nothing that is not finite enters a sum).
 """
@@ -20,8 +20,8 @@ from transport.effects import Payload, Phantom
 from transport.errors import Poisoned
 
 
-class TensorPayloads:
-    """`Payloads` over tensors. ``contribution`` [num_elements] fp32 is this member's pseudo-gradient,
+class TensorReducer:
+    """`Reducer` over tensors. ``contribution`` [num_elements] fp32 is this member's pseudo-gradient,
     None for one who only receives; ``output`` [num_elements] fp32 on the CPU holds the mean once every
     chunk was accepted. The contribution must not change until the round ends, and its values must be
     finite (`vectors.count_non_finite`): `encode` raises `NonFinite` otherwise. The output must not change as

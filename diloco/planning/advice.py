@@ -14,7 +14,7 @@ from typing import Any
 from diloco.errors import MethodError
 from diloco.methods.presets import method
 from diloco.methods.spec import Method
-from diloco.planning.predict import Prediction, Swarm, predict
+from diloco.planning.predict import Prediction, UniformSwarm, predict
 from diloco.units import show_rate
 
 _SHORT_S = 60.0
@@ -47,7 +47,7 @@ class Candidate:
     prediction: Prediction
 
 
-def candidates(num_parameters: float, layers: int, swarm: Swarm) -> list[Candidate]:
+def candidates(num_parameters: float, layers: int, swarm: UniformSwarm) -> list[Candidate]:
     """Every method and setting that can be had, from the surest to the most saving."""
     found = []
     for preset, wanted in _CANDIDATES:
@@ -62,7 +62,9 @@ def candidates(num_parameters: float, layers: int, swarm: Swarm) -> list[Candida
     return found
 
 
-def _fragments(num_parameters: float, layers: int, swarm: Swarm, overrides: dict[str, Any]) -> dict[str, Any]:
+def _fragments(
+    num_parameters: float, layers: int, swarm: UniformSwarm, overrides: dict[str, Any]
+) -> dict[str, Any]:
     """Fragments of about three layers, as the paper has them, and a delay that covers one's way and round
     trips with room to spare, up to a quarter of H."""
     sync_every: int = overrides["sync_every"]
@@ -93,7 +95,7 @@ def _what(chosen: Method) -> str:
     return f"{overlap}, in {chosen.codec}"
 
 
-def what_would_help(row: Candidate, num_parameters: float, swarm: Swarm) -> list[str]:
+def what_would_help(row: Candidate, num_parameters: float, swarm: UniformSwarm) -> list[str]:
     """Single changes with which ``row`` would reach `GOOD`, each a sentence."""
 
     def with_rate(bps: float) -> float:

@@ -25,7 +25,7 @@ _ADAM_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Swarm:
+class UniformSwarm:
     """Peers that are alike, and how they are joined."""
 
     peers: int
@@ -60,7 +60,7 @@ class Prediction:
         return self.bytes_per_period / self.timing.period_s * 86_400
 
 
-def predict(method: Method, num_parameters: float, swarm: Swarm) -> Prediction:
+def predict(method: Method, num_parameters: float, swarm: UniformSwarm) -> Prediction:
     """What `method` does on equal peers."""
     cost = cost_of(method, num_parameters, swarm.peers)
     wire_s = 8 * cost.per_exchange / min(swarm.up_bps, swarm.down_bps)

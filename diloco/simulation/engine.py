@@ -18,7 +18,7 @@ from typing import Any
 
 from diloco.loop.commands import Command
 from diloco.loop.outer_loop import OuterLoop
-from diloco.loop.throughput import Speed
+from diloco.loop.throughput import Throughput
 from diloco.methods.schedule import Schedule
 from diloco.rules import matching_of, rules_of, wait_s
 from diloco.settings import RunSettings
@@ -39,7 +39,7 @@ from transport.simnet.network import SimNetwork
 
 KNOCK_AGAIN_S = 1.0
 _REPORT_EVERY_S = 2.0
-_MOST_STEPS = 1000
+_MAX_STEPS = 1000
 """Inner steps counted in one go."""
 
 
@@ -142,7 +142,7 @@ class Engine:
         if worker is not None and worker.process.alive:
             self._interrupt(worker)
             self.net.crash(worker.process)
-            self._does(worker, "down")
+            self._set_activity(worker, "down")
 
     def freeze(self, name: str) -> None:
         """Stopped as by SIGSTOP."""
@@ -152,7 +152,7 @@ class Engine:
             worker.frozen_s = self.net.now
             worker.token += 1
             self.net.freeze(worker.process)
-            self._does(worker, "frozen")
+            self._set_activity(worker, "frozen")
 
     def thaw(self, name: str) -> None:
         """It goes on as if no time had passed."""
@@ -166,10 +166,10 @@ class Engine:
         worker.block = [end + lost for end in worker.block]
         self.net.thaw(worker.process)
         if worker.block:
-            self._does(worker, "compute")
+            self._set_activity(worker, "compute")
             self._end_block_at(worker, len(worker.block))
         else:
-            self._go_on(worker)
+            self._advance(worker)
 
     def leave(self, name: str) -> None:
         """It says goodbye, as Ctrl-C makes it."""
@@ -189,7 +189,7 @@ class Engine:
 
     def _end(self, worker: Worker) -> None:
         worker.ended = True
-        self._does(worker, None)
+        self._set_activity(worker, None)
 
     # -- building -----------------------------------------------------------------------------
 
@@ -204,12 +204,12 @@ class Engine:
         key, trainer = key_of(peer.name), self._make_trainer(peer, life)
         node = self._node(key, life)
         method = self._method
-        loop = OuterLoop(self._schedule, self._wait_s, trainer.numbers, self.settings.run.rounds)
+        loop = OuterLoop(self._schedule, self._wait_s, trainer.replica, self.settings.run.rounds)
         pace = self.net.stream(f"pace of {peer.name} in life {life}")
         address = f"tcp://{hashlib.sha256(peer.name.encode()).hexdigest()[:16]}:1"
         process = self.net.add(key, node, peer.access, lambda _, event: self._event(worker, event), address)
         clockwork = Clockwork(peer.pace, pace)
-        speed, sent = Speed(method.sync_every), process.sent.total()
+        speed, sent = Throughput(method.sync_every), process.sent.total()
         worker = Worker(peer, life, node, process, trainer, loop, clockwork, speed, sent)
         self.workers[peer.name] = worker
         names, shapes = trainer.names_sha256, trainer.shapes_sha256
@@ -222,13 +222,13 @@ class Engine:
             rebases=method.quorum > 0,
             adapts=method.adapt != "none",
         )
-        training = Training(profile, trainer.numbers, patience_s=2 * self.settings.run.grace_s)
-        self._does(worker, "join")
+        training = Training(profile, trainer.replica, patience_s=2 * self.settings.run.grace_s)
+        self._set_activity(worker, "join")
         self.net.command(process, lambda _, now: node.train(now, training))
 
     # -- training -----------------------------------------------------------------------------
 
-    def _go_on(self, worker: Worker) -> None:
+    def _advance(self, worker: Worker) -> None:
         """Begin the next inner steps, or wait."""
         now, loop = self.net.now, worker.loop
         worker.token += 1
@@ -240,25 +240,25 @@ class Engine:
         elif loop.finished:
             if worker.activity is not None:
                 self._report(worker, at_once=True)  # of gossip nobody else would know
-            self._does(worker, None)
+            self._set_activity(worker, None)
         elif not worker.was_active:
-            self._does(worker, "join")
+            self._set_activity(worker, "join")
         elif loop.waits(now):
-            self._does(worker, "wait")
+            self._set_activity(worker, "wait")
             ends = loop.patience_ends(now)
             assert ends is not None, "it waits for something"
             self._look_again_at(worker, ends)
         elif worker.steps == self.num_steps:
-            self._does(worker, None)
+            self._set_activity(worker, None)
         else:
             self._begin_block(worker)
 
     def _begin_block(self, worker: Worker) -> None:
         now = worker.block_began_s = self.net.now
-        self._does(worker, "compute")
+        self._set_activity(worker, "compute")
         # The first step ends alone: then how fast it was is told, as in a real worker.
         alone = worker.trainer.step or not worker.steps
-        count = 1 if alone else min(_MOST_STEPS, worker.loop.quiet_steps())
+        count = 1 if alone else min(_MAX_STEPS, worker.loop.quiet_steps())
         if self.num_steps is not None:
             count = min(count, self.num_steps - worker.steps)
         worker.block = [now + after for after in accumulate(worker.clockwork.durations(count))]
@@ -283,7 +283,7 @@ class Engine:
         self._take_inbox(worker)
         self._run(worker, worker.loop.stepped(self.net.now, tokens))
         self._report(worker)
-        self._go_on(worker)
+        self._advance(worker)
 
     def _count(self, worker: Worker, steps: int) -> None:
         if worker.trainer.step is not None:
@@ -307,7 +307,7 @@ class Engine:
             worker.wakes_ns = 0
             if worker.activity == "wait" and worker.runs:
                 self._run(worker, worker.loop.due(self.net.now))
-                self._go_on(worker)
+                self._advance(worker)
 
         self.net.at((at - self.net.now_ns) / NS, wake)
 
@@ -323,7 +323,7 @@ class Engine:
             return
         self._take_inbox(worker)
         self._run(worker, worker.loop.due(self.net.now))
-        self._go_on(worker)
+        self._advance(worker)
 
     def _take_inbox(self, worker: Worker) -> None:
         events, worker.inbox = worker.inbox, []
@@ -349,13 +349,13 @@ class Engine:
             return
         worker.reported_s = now
         speed = worker.loop.speed = worker.speed.tokens_per_s
-        count = worker.trainer.numbers.count(0)
+        count = worker.trainer.replica.count(0)
         report = Report(worker.steps, count, worker.tokens, worker.loss, speed, speed, worker.bytes_sent, 0)
         self._tell(worker, lambda now, member: member.report(now, report))
 
     # -- watching -----------------------------------------------------------------------------
 
-    def _does(self, worker: Worker, activity: Activity | None) -> None:
+    def _set_activity(self, worker: Worker, activity: Activity | None) -> None:
         now = self.net.now
         if activity == worker.activity:
             return

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from diloco.simulation.scenario import Event, Scenario
 from diloco.simulation.topology import peers_of, stream_of
 
-_MOST_FAULTS = 100_000
+_MAX_FAULTS = 100_000
 
 _DEFAULT_END_FACTOR = 20.0
 
@@ -68,8 +68,8 @@ def faults_of(scenario: Scenario) -> list[Fault]:
                     event.factor,
                 )
             )
-            if len(faults) > _MOST_FAULTS:
-                raise ValueError(f"events.{index}: more than {_MOST_FAULTS} events until {last:.0f} s")
+            if len(faults) > _MAX_FAULTS:
+                raise ValueError(f"events.{index}: more than {_MAX_FAULTS} events until {last:.0f} s")
     return sorted(faults, key=lambda fault: math.inf if fault.at_s is None else fault.at_s)
 
 

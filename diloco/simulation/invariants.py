@@ -13,7 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from diloco.loop.commands import Announce, Applied, Captured, Command, Loaded, Swap, Withdraw
+from diloco.loop.commands import (
+    Command,
+    ConfirmApplied,
+    ConfirmCaptured,
+    ConfirmLoaded,
+    Offer,
+    Swap,
+    TakeBack,
+)
 from diloco.methods.spec import Method
 from diloco.simulation.identities import HOST
 from diloco.simulation.report.report import Activity
@@ -33,7 +41,7 @@ from peers.protocol.events import (
 from transport.effects import Effect, Store
 from transport.frames import unpack
 
-_MOST = 20
+_MAX_VIOLATIONS = 20
 
 
 @dataclass(slots=True)
@@ -53,14 +61,14 @@ class Invariants:
     """Collects violations, each a line."""
 
     def __init__(
-        self, method: Method, rules: Rules, most_wait_s: float, key_of: Callable[[str], bytes]
+        self, method: Method, rules: Rules, max_wait_s: float, key_of: Callable[[str], bytes]
     ) -> None:
         self.violations: list[str] = []
         self.last_commit_s = 0.0
         self.num_commits = 0
         self._method = method
         self._rules = rules
-        self._most_wait_s = most_wait_s
+        self._max_wait_s = max_wait_s
         self._key_of = key_of
         self._lives: dict[tuple[str, int], _Life] = defaultdict(_Life)
         self._states: dict[tuple[bytes, int], bytes] = {}
@@ -70,7 +78,7 @@ class Invariants:
         self._index = 0
 
     def _broken(self, now: float, rule: int, text: str) -> None:
-        if len(self.violations) < _MOST:
+        if len(self.violations) < _MAX_VIOLATIONS:
             self.violations.append(f"invariant {rule} at {now:.3f} s: {text}")
 
     # -- as a watcher -------------------------------------------------------------------------
@@ -88,7 +96,7 @@ class Invariants:
         life = self._life(worker)
         if life.waits_since is not None and activity != "frozen":
             waited = now - life.waits_since
-            if waited > self._most_wait_s:
+            if waited > self._max_wait_s:
                 self._broken(now, 4, f"{worker.name} waited {waited:.1f} s for the network")
             life.waits_since = None
         if activity == "wait":
@@ -119,20 +127,20 @@ class Invariants:
     def command(self, now: float, worker: Worker, command: Command) -> None:
         life = self._life(worker)
         match command:
-            case Announce() | Swap():
+            case Offer() | Swap():
                 if not life.holds_state:
                     self._broken(now, 3, f"{worker.name} contributes and never held the shared state")
                 life.offered[command.fragment] = worker.steps
-                weight = command.weight if isinstance(command, Announce) else 1
+                weight = command.weight if isinstance(command, Offer) else 1
                 self._weights[self._key_of(worker.name), command.fragment].add(float(weight))
-            case Withdraw():
+            case TakeBack():
                 pass  # it may be refused; being late is judged by what is offered
-            case Captured():
+            case ConfirmCaptured():
                 life.holds_state = True
-            case Loaded():
+            case ConfirmLoaded():
                 life.holds_state = True
                 self._holds(now, worker, command.fragment, command.version, command.state)
-            case Applied():
+            case ConfirmApplied():
                 self._holds(now, worker, command.record.fragment, command.record.hash(), command.state)
 
     # -- inside -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from transport.simnet.links import Access
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class StepTime:
     """How long inner steps take, in seconds of virtual time."""
 
     step_s: float = 1.0
@@ -26,7 +26,7 @@ class Peer:
 
     name: str
     access: Access
-    pace: Pace = Pace()
+    pace: StepTime = StepTime()
     tokens_per_step: int = 1
     region: str = ""
     joins_at_s: float = 0.0
@@ -35,7 +35,7 @@ class Peer:
 class Clockwork:
     """Draws the durations of one peer's steps."""
 
-    def __init__(self, pace: Pace, rng: random.Random) -> None:
+    def __init__(self, pace: StepTime, rng: random.Random) -> None:
         self._pace = pace
         self._rng = rng
         self._factor = 1.0

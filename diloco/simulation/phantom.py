@@ -1,6 +1,6 @@
 """A worker's numbers without numbers: sizes and digests, so that a 100B-parameter run fits a laptop.
 
-Below the production loop, member and exchange it stands where `replica.TensorNumbers` does. A state is a
+Below the production loop, member and exchange it stands where `replica.TensorReplica` does. A state is a
 digest of what went into it, so that who differs is seen; a contribution is named by worker, fragment and
 count. Sizes come from `cost`. What encoding and adding take is not in it.
 """
@@ -16,13 +16,13 @@ from diloco.methods.cost import element_bytes, elements_sent, mean_bytes, state_
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from peers.protocol.application import piece_sizes
-from transport.collectives.reducer import Payloads, PhantomPayloads
+from transport.collectives.reducer import PhantomReducer, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload, Phantom, PhantomBlob
 from transport.limits import LIMITS, MIB, Limits
 
 
-class PhantomVector(PhantomPayloads):
+class PhantomVector(PhantomReducer):
     """One contribution of a method, and the mean of several."""
 
     def __init__(self, method: Method, num_elements: int, label: bytes) -> None:
@@ -59,8 +59,8 @@ class PhantomState:
         return Phantom(self.sizes[index], _piece(self.name, index))
 
 
-class PhantomNumbers:
-    """`outer_loop.Numbers` and `Application` of one worker of a model with so many parameters."""
+class PhantomReplica:
+    """`outer_loop.Replica` and `Application` of one worker of a model with so many parameters."""
 
     def __init__(
         self, method: Method, num_parameters: int, layers: int | None, name: str, piece_bytes: int
@@ -78,7 +78,7 @@ class PhantomNumbers:
         """Values that each fragment's contribution has."""
         return tuple(sent_elements(self._method, size) for size in self._sizes)
 
-    # loop.Numbers
+    # outer_loop.Replica
 
     def sync_every(self, fragment: int) -> int:
         return self._schedule.periods[fragment]
@@ -86,19 +86,17 @@ class PhantomNumbers:
     def count(self, fragment: int) -> int:
         return self._counts[fragment]
 
-    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
         label = _hash(self._name.encode(), bytes([fragment % 256]), self._states[fragment])
         return PhantomVector(self._method, self.elements[fragment], label), 1.0
 
-    def apply(
-        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
-    ) -> None:
+    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
         assert isinstance(mean, PhantomVector)
         self._counts[fragment] += 1
         count = self._counts[fragment].to_bytes(8, "little")
         self._states[fragment] = _hash(count, self._states[fragment], mean.mean_digest())
 
-    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         """There are no local parameters."""
 
     def discard(self, fragment: int) -> None:
@@ -115,7 +113,7 @@ class PhantomNumbers:
 
     # peers.application.Application
 
-    def receiver(self, fragment: int) -> Payloads:
+    def receiver(self, fragment: int) -> Reducer:
         return PhantomVector(self._method, self.elements[fragment], b"")
 
     def state_buffer(self, fragment: int) -> PhantomBlob:
@@ -172,7 +170,7 @@ def _hash(*parts: bytes) -> bytes:
 _CHUNKS = 64
 """Of an exchange, at least: few enough to be cheap, enough that stages overlap as they do for real."""
 
-_MOST_CHUNKS = 4096
+_MAX_CHUNKS = 4096
 """Times peers: of very large swarms exchanges are cut more coarsely."""
 
 _PIECES = 64
@@ -187,7 +185,7 @@ def phantom_limits(method: Method, num_parameters: int, layers: int | None, num_
         members = 2 if method.group == "pair" else method.group_size
     fragments = fragment_sizes(method, num_parameters, layers)
     longest = max(sent_elements(method, size) for size in fragments)
-    chunks = max(8, min(_CHUNKS, _MOST_CHUNKS // num_peers))
+    chunks = max(8, min(_CHUNKS, _MAX_CHUNKS // num_peers))
     per_owner = max(1, min(LIMITS.chunks_per_owner, chunks // members))
     chunk = max(LIMITS.chunk_elements, math.ceil(longest / (per_owner * members)))
     each = max(element_bytes(method.codec, method), mean_bytes(method, members))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diloco.loop.commands import Announce, Command, Swap
+from diloco.loop.commands import Command, Offer, Swap
 from diloco.simulation.engine import Engine
 from diloco.simulation.identities import HOST
 from diloco.simulation.report.report import (
@@ -19,8 +19,8 @@ from diloco.simulation.report.report import (
     Mark,
     PeerReport,
     Recovery,
-    Report,
     RoundReport,
+    SimulationReport,
     Span,
 )
 from diloco.simulation.worker import Worker
@@ -35,7 +35,7 @@ from peers.protocol.events import (
 )
 from transport.effects import Effect, Trace
 
-_MOST_MARKS = 2000
+_MAX_MARKS = 2000
 _TOLD = {
     "active": "holds the shared state",
     "removed": "is off the roster: {reason}",
@@ -83,8 +83,8 @@ class _Track:
     """By fragment."""
 
 
-class Recording:
-    """A watcher that ends in a `Report`."""
+class Recorder:
+    """A watcher that ends in a `SimulationReport`."""
 
     def __init__(self) -> None:
         self.losses: list[tuple[float, int, float]] = []
@@ -126,7 +126,7 @@ class Recording:
         pending[-1].back_s = now
 
     def _mark(self, now: float, peer: str, text: str, injected: bool = False) -> None:
-        if len(self._marks) < _MOST_MARKS:
+        if len(self._marks) < _MAX_MARKS:
             self._marks.append(Mark(now, peer, text, injected))
 
     # -- as a watcher -------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Recording:
                 self._swapped(now, track, event, "alone")
 
     def command(self, now: float, worker: Worker, command: Command) -> None:
-        if isinstance(command, Announce):
+        if isinstance(command, Offer):
             self._first_offer.setdefault(command.fragment, now)
         elif isinstance(command, Swap):
             exchange = Exchange(command.fragment, now, now, "unfinished")
@@ -262,7 +262,7 @@ class Recording:
 
     # -- the end ------------------------------------------------------------------------------
 
-    def finish(self, now: float, report: Report) -> Report:
+    def finish(self, now: float, report: SimulationReport) -> SimulationReport:
         """Fill in everything that was seen until ``now``."""
         self._count_traffic()
         present = computed = ideal = 0.0

@@ -21,11 +21,11 @@ from diloco.simulation.identities import HOST, key_of
 from diloco.simulation.invariants import Invariants
 from diloco.simulation.pace import Peer
 from diloco.simulation.phantom import (
-    PhantomNumbers,
+    PhantomReplica,
     phantom_limits,
 )
-from diloco.simulation.recorder import Recording
-from diloco.simulation.report.report import Activity, Report
+from diloco.simulation.recorder import Recorder
+from diloco.simulation.report.report import Activity, SimulationReport
 from diloco.simulation.scenario import Scenario, load_scenario, parse_scenario
 from diloco.simulation.topology import access_of, peers_of, route_of
 from diloco.simulation.worker import Trainer, Worker
@@ -40,7 +40,7 @@ def simulate(
     seed: int | None = None,
     faults: Sequence[Fault] | None = None,
     make_node: Callable[..., Node] = Node,
-) -> Report:
+) -> SimulationReport:
     """Run one scenario: a `Scenario`, plain dicts of one, or the path of a TOML file. ``seed`` replaces the
     scenario's, ``faults`` its events (see `faults.faults_of`), ``make_node`` the class of nodes (to test
     protocols). Raises `SettingsError` for a scenario that cannot be run."""
@@ -50,10 +50,10 @@ def simulate(
         scenario = parse_scenario(scenario)
     if seed is not None:
         scenario = scenario.model_copy(update={"seed": seed})
-    return Running(scenario, faults_of(scenario) if faults is None else faults, make_node).run()
+    return ScenarioRun(scenario, faults_of(scenario) if faults is None else faults, make_node).run()
 
 
-class Running:
+class ScenarioRun:
     """One run of one scenario; a watcher of it, since some faults come with a round."""
 
     def __init__(self, scenario: Scenario, faults: Sequence[Fault], make_node: Callable[..., Node]) -> None:
@@ -63,7 +63,7 @@ class Running:
         peers = peers_of(scenario)
         limits, make_trainer = _what_is_trained(scenario, len(peers), peers)
         rules, patience_s = rules_of(settings), wait_s(settings)
-        self.recording = Recording()
+        self.recorder = Recorder()
         self.invariants = Invariants(method, rules, 5 * patience_s, key_of)
         self.engine = Engine(
             settings,
@@ -71,12 +71,12 @@ class Running:
             make_trainer,
             host=access_of(scenario.host),
             limits=limits,
-            watchers=[self.recording, self.invariants, self],
+            watchers=[self.recorder, self.invariants, self],
             make_node=make_node,
             route=route_of(scenario),
             trace_frames=False,
         )
-        self.recording.attach(self.engine)
+        self.recorder.attach(self.engine)
         self._settings, self._method, self._rules, self._peers = settings, method, rules, peers
         self._patience_s = patience_s
         self._by_round: dict[int, list[Fault]] = {}
@@ -88,13 +88,13 @@ class Running:
         for fault in faults:
             self._undone += 1
             if fault.at_s is not None:
-                self.engine.net.at(fault.at_s, partial(self._strike, fault))
+                self.engine.net.at(fault.at_s, partial(self._inject, fault))
             else:
                 self._by_round.setdefault(fault.round or 0, []).append(fault)
         self.engine.begin()
         self._fire_for_round()
 
-    def run(self) -> Report:
+    def run(self) -> SimulationReport:
         """Until everyone is done or the scenario's end."""
         end = end_s(self._scenario)
         with _rare_collections():
@@ -102,9 +102,9 @@ class Running:
         now = self.engine.net.now
         if not finished:
             self._check_progress(now)
-        return self.recording.finish(
+        return self.recorder.finish(
             now,
-            Report(
+            SimulationReport(
                 scenario=self._scenario.name,
                 about=self._scenario.about,
                 seed=self._scenario.seed,
@@ -122,8 +122,8 @@ class Running:
         model = self._scenario.timed_model()
         if model is not None:
             return round(model.parameters)
-        numbers: Any = next(iter(self.engine.workers.values())).trainer.numbers
-        return sum(numbers.outer.live.num_elements(f) for f in range(self._method.num_fragments))
+        replica: Any = next(iter(self.engine.workers.values())).trainer.replica
+        return sum(replica.outer.live.num_elements(f) for f in range(self._method.num_fragments))
 
     def _is_done(self) -> bool:
         coordinator = self.engine.host.coordinator
@@ -138,7 +138,7 @@ class Running:
         if len(living) < self._rules.min_peers or not net.can_run(key_of(HOST)) or not seen.num_commits:
             return
         slowest = max(peer.pace.step_s for peer in self._peers)
-        rounds_s = 3 * self._method.sync_every * slowest + 20 * self.recording.longest_exchange_s
+        rounds_s = 3 * self._method.sync_every * slowest + 20 * self.recorder.longest_exchange_s
         since = max(seen.last_commit_s, self._disturbed_s)
         if not self._undone and now - since > rounds_s + 5 * self._patience_s:
             seen.violations.append(
@@ -151,9 +151,9 @@ class Running:
     def _fire_for_round(self) -> None:
         for number in [n for n in self._by_round if n <= self.invariants.num_commits]:
             for fault in self._by_round.pop(number):
-                self.engine.net.at(fault.after_s, partial(self._strike, fault))
+                self.engine.net.at(fault.after_s, partial(self._inject, fault))
 
-    def _strike(self, fault: Fault) -> None:
+    def _inject(self, fault: Fault) -> None:
         self._undone -= 1
         engine, now = self.engine, self.engine.net.now
         self._disturbed_s = now
@@ -166,9 +166,9 @@ class Running:
             returns = fault.do in ("join", "restart")
             text = str(fault).split(": ", 1)[1]
             if returns:
-                self.recording.returned(now, fault.do, name)
+                self.recorder.returned(now, fault.do, name)
             else:
-                self.recording.injected(now, text, name, costs=fault.do not in ("leave", "degrade"))
+                self.recorder.injected(now, text, name, costs=fault.do not in ("leave", "degrade"))
         if fault.lasts_s is not None and struck:
             self._undone += 1
             engine.net.at(fault.lasts_s, partial(self._undo, fault, struck))
@@ -217,7 +217,7 @@ class Running:
             elif fault.do == "degrade" and key_of(name) in engine.net.peers:
                 engine.net.degrade(key_of(name), 1.0)
             what = {"crash": "restart", "freeze": "thaw", "partition": "heal", "degrade": "link restored"}
-            self.recording.returned(now, what[fault.do], name)
+            self.recorder.returned(now, what[fault.do], name)
 
     # -- as a watcher -------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ def _what_is_trained(
 
     def make(peer: Peer, life: int) -> Trainer:
         name = f"{peer.name} in life {life}"
-        numbers = PhantomNumbers(method, parameters, model.layers, name, limits.payload_bytes)
-        return Trainer(numbers, numbers.elements)
+        replica = PhantomReplica(method, parameters, model.layers, name, limits.payload_bytes)
+        return Trainer(replica, replica.elements)
 
     return limits, make

@@ -19,7 +19,7 @@ from diloco.errors import SettingsError, UserError
 from diloco.settings import RunSettings, parse_settings
 from diloco.units import parse_count, parse_rate, parse_seconds
 
-MOST_PEERS = 4096
+MAX_PEERS = 4096
 _FLOPS_PER_PARAMETER = 6
 """Of training, per token: two forward, four backward."""
 
@@ -63,7 +63,7 @@ class Group(LinkEnd):
     """Peers that are alike."""
 
     name: Name
-    count: int = Field(default=1, ge=1, le=MOST_PEERS, description="How many: NAME-1, NAME-2, ...")
+    count: int = Field(default=1, ge=1, le=MAX_PEERS, description="How many: NAME-1, NAME-2, ...")
     step: Seconds | None = Field(default=None, description="Seconds of an inner step.")
     flops: Number | None = Field(
         default=None, description="Or its floating-point operations per second, for 6 N T of a step."
@@ -96,7 +96,7 @@ class TimedModel(_Section):
     layers: int | None = Field(default=None, ge=1, le=10_000, description="For fragments of whole layers.")
 
 
-class Line(_Section):
+class LinkSpec(_Section):
     """What joins two regions, or the peers within one: latency, a shared line, loss."""
 
     between: tuple[Name, Name]
@@ -121,13 +121,13 @@ class Matrix(_Section):
                 raise ValueError(f"{name} must have {size} rows of {size}, one for each of regions")
         return self
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[LinkSpec]:
         """The same as single lines. Above the diagonal counts; below it is the way back."""
         found = []
         for i, one in enumerate(self.regions):
             for j, two in enumerate(self.regions[i:], i):
                 rate = self.rate[i][j] if self.rate else None
-                found.append(Line(between=(one, two), rtt=self.rtt[i][j], rate=rate))
+                found.append(LinkSpec(between=(one, two), rtt=self.rtt[i][j], rate=rate))
         return found
 
 
@@ -184,7 +184,7 @@ class Scenario(_Section):
     host: LinkEnd = LinkEnd()
     peers: tuple[Group, ...] = Field(min_length=1)
     matrix: Matrix | None = None
-    links: tuple[Line, ...] = ()
+    links: tuple[LinkSpec, ...] = ()
     events: tuple[Event, ...] = ()
 
     @model_validator(mode="after")
@@ -192,8 +192,8 @@ class Scenario(_Section):
         names = self.peer_names
         if len(set(names)) < len(names) or "host" in names or "any" in names:
             raise ValueError('names of peers must differ, and "host" and "any" are taken')
-        if len(names) > MOST_PEERS:
-            raise ValueError(f"{len(names)} peers: at most {MOST_PEERS} can be simulated")
+        if len(names) > MAX_PEERS:
+            raise ValueError(f"{len(names)} peers: at most {MAX_PEERS} can be simulated")
         self._check_regions()
         for event in self.events:
             for name in event.names:
@@ -316,7 +316,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "host": LinkEnd,
     "peers": Group,
     "matrix": Matrix,
-    "links": Line,
+    "links": LinkSpec,
     "events": Event,
 }
 

@@ -14,13 +14,13 @@ from functools import partial
 from multiprocessing import get_context
 
 from diloco.simulation.faults import Fault, faults_of
-from diloco.simulation.report.report import Report
+from diloco.simulation.report.report import SimulationReport
 from diloco.simulation.runner import simulate
 from diloco.simulation.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SeedOutcome:
     """What one seed came to."""
 
     seed: int
@@ -33,22 +33,24 @@ class Outcome:
     trace_hash: str
 
 
-def outcome_of(scenario: Scenario, seed: int, faults: Sequence[Fault] | None = None) -> Outcome:
+def outcome_of(scenario: Scenario, seed: int, faults: Sequence[Fault] | None = None) -> SeedOutcome:
     """Run one seed. An exception in the code that runs is a finding, not an end."""
     try:
         report = simulate(scenario, seed=seed, faults=faults)
     except Exception as error:
-        return Outcome(seed, 0, 0.0, 0.0, 0.0, f"{type(error).__name__}: {error}", "")
+        return SeedOutcome(seed, 0, 0.0, 0.0, 0.0, f"{type(error).__name__}: {error}", "")
     return _outcome(seed, report)
 
 
-def _outcome(seed: int, report: Report) -> Outcome:
+def _outcome(seed: int, report: SimulationReport) -> SeedOutcome:
     problem = report.violations[0] if report.violations else ""
     rounds, hashed = len(report.rounds), report.trace_hash
-    return Outcome(seed, rounds, report.seconds, report.utilization, report.tokens_per_s, problem, hashed)
+    return SeedOutcome(seed, rounds, report.seconds, report.utilization, report.tokens_per_s, problem, hashed)
 
 
-def run_seeds(scenario: Scenario, seeds: Sequence[int], processes: int | None = None) -> Iterator[Outcome]:
+def run_seeds(
+    scenario: Scenario, seeds: Sequence[int], processes: int | None = None
+) -> Iterator[SeedOutcome]:
     """Every seed, in parallel processes, in order."""
     processes = processes or os.cpu_count() or 1
     if processes == 1 or len(seeds) == 1:
@@ -62,7 +64,7 @@ def shrink(
     scenario: Scenario,
     seed: int,
     problem: str,
-    run: Callable[[Scenario, int, Sequence[Fault]], Outcome] = outcome_of,
+    run: Callable[[Scenario, int, Sequence[Fault]], SeedOutcome] = outcome_of,
 ) -> list[int]:
     """The fewest faults found with which ``seed`` still breaks in the same way (the same invariant or type of
     error), by their position in `faults.faults_of`: first none at all, then ever smaller parts are left

@@ -11,7 +11,7 @@ from torch import Tensor
 from diloco.models.gpt import GPT
 from diloco.models.inner_optimizers import inner_optimizers
 from diloco.models.text import load_text
-from diloco.outer.replica import TensorNumbers
+from diloco.outer.replica import TensorReplica
 from diloco.outer.state import OuterState
 from diloco.recipe import inner_step
 from diloco.settings import RunSettings, Train
@@ -21,21 +21,21 @@ from diloco.simulation.worker import Trainer
 
 def trainer_of(
     settings: RunSettings, train: Train, model: GPT, batches: Iterator[tuple[Tensor, Tensor]]
-) -> tuple[TensorNumbers, Trainer]:
+) -> tuple[TensorReplica, Trainer]:
     """What a worker with ``model`` and ``batches`` trains by the method of ``settings``."""
     method = settings.method.resolved()
     optimizers = inner_optimizers(method.inner, model, train)
     step = inner_step(model, optimizers, train)
-    numbers = TensorNumbers(OuterState.from_model(model, method, optimizers[-1]))
-    outer = numbers.outer
+    replica = TensorReplica(OuterState.from_model(model, method, optimizers[-1]))
+    outer = replica.outer
     for fragment in range(outer.num_fragments):
-        numbers.digest(fragment)  # who begins with the run's first state need not fetch it
+        replica.digest(fragment)  # who begins with the run's first state need not fetch it
     found = outer.layout.manifest()
-    elements = tuple(outer.most_sent(f) for f in range(outer.num_fragments))
+    elements = tuple(outer.max_sent(f) for f in range(outer.num_fragments))
     trainer = Trainer(
-        numbers, elements, lambda: float(step(next(batches))), found.names_sha256, found.shapes_sha256
+        replica, elements, lambda: float(step(next(batches))), found.names_sha256, found.shapes_sha256
     )
-    return numbers, trainer
+    return replica, trainer
 
 
 def trainers_of(settings: RunSettings) -> Callable[[Peer, int], Trainer]:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from diloco.simulation.identities import HOST, key_of
-from diloco.simulation.pace import Pace, Peer
+from diloco.simulation.pace import Peer, StepTime
 from diloco.simulation.scenario import Group, LinkEnd, Scenario
 from transport.simnet.links import Access, Pipe
 from transport.simnet.routes import Route
@@ -38,7 +38,7 @@ def _group(scenario: Scenario, group: Group) -> list[Peer]:
     peers = []
     for name in group.names:
         step_s = scenario.step_s(group) * math.exp(group.spread * rng.gauss(0.0, 1.0))
-        pace = Pace(step_s, group.step_jitter, group.drift)
+        pace = StepTime(step_s, group.step_jitter, group.drift)
         joins_at = math.inf if group.joins_at == "event" else group.joins_at
         peers.append(Peer(name, access_of(group), pace, round(tokens), group.region or "", joins_at))
     return peers

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from diloco.loop.commands import Command
-from diloco.loop.outer_loop import Numbers, OuterLoop
-from diloco.loop.throughput import Speed
+from diloco.loop.outer_loop import OuterLoop, Replica
+from diloco.loop.throughput import Throughput
 from diloco.simulation.pace import Clockwork, Peer
 from diloco.simulation.report.report import Activity
 from peers.node import Node
 from peers.protocol.application import Application
-from transport.effects import Effect
+from transport.effects import NEVER, Effect
 from transport.simnet.links import Endpoint
 
 
-class WorkerNumbers(Numbers, Application, Protocol):
+class WorkerReplica(Replica, Application, Protocol):
     """What a worker's loop moves and its member hands out."""
 
 
@@ -28,7 +28,7 @@ class WorkerNumbers(Numbers, Application, Protocol):
 class Trainer:
     """What one life of a worker trains."""
 
-    numbers: WorkerNumbers
+    replica: WorkerReplica
     elements: tuple[int, ...]
     """Length of each fragment's contribution."""
     step: Callable[[], float] | None = None
@@ -67,7 +67,7 @@ class Worker:
     trainer: Trainer
     loop: OuterLoop
     clockwork: Clockwork
-    speed: Speed
+    speed: Throughput
     sent_before: int
     """Bytes that earlier lives of the peer sent."""
     steps: int = 0
@@ -86,7 +86,7 @@ class Worker:
     """Names the block: the end of one with another name is void."""
     wakes_ns: int = 0
     """When it looks again whether it still waits; 0 for not at all."""
-    reported_s: float = -1e18
+    reported_s: float = NEVER
     was_active: bool = False
     frozen_s: float = 0.0
 

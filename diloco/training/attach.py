@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
 from diloco.loop.commands import Command
 from diloco.loop.outer_loop import OuterLoop
-from diloco.loop.throughput import Speed
+from diloco.loop.throughput import Throughput
 from diloco.methods.schedule import Schedule
-from diloco.outer.replica import TensorNumbers
+from diloco.outer.replica import TensorReplica
 from diloco.outer.state import OuterState
 from diloco.rules import matching_of, wait_s
 from diloco.swarm.swarm import Swarm
@@ -64,11 +64,11 @@ class Outer:
         self._tokens_per_step = tokens_per_step
         self._on_event = on_event
         self._outer = OuterState.from_model(model, self.method, optimizer)
-        self._numbers = TensorNumbers(self._outer)
+        self._replica = TensorReplica(self._outer)
         rounds = swarm.settings.run.rounds
-        self._loop = OuterLoop(Schedule.of(self.method), wait_s(swarm.settings), self._numbers, rounds)
+        self._loop = OuterLoop(Schedule.of(self.method), wait_s(swarm.settings), self._replica, rounds)
         self._began = self._resumed = time.monotonic()
-        self._speed = Speed(self.method.sync_every)
+        self._speed = Throughput(self.method.sync_every)
         self._reported = 0.0
         self._stopping = False
         self._hook = optimizer.register_step_post_hook(lambda *_: self._stepped())
@@ -151,12 +151,12 @@ class Outer:
         """What is this worker's own and nobody else has: error feedback's residuals, flat, for
         `safetensors.torch.save_file` or `torch.save`. Empty without error feedback. The shared state is not
         in it: that comes from the swarm."""
-        return self._numbers.local.state_dict()
+        return self._replica.local.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up, right after `attach`, what `state_dict` gave after this worker's last contribution. Raises
         `StateError`, before anything changes, if it does not fit."""
-        self._numbers.local.load_state_dict(state)
+        self._replica.local.load_state_dict(state)
 
     def detach(self) -> None:
         """Unhook; the model stays as it is."""
@@ -176,7 +176,7 @@ class Outer:
         """Take part, and wait until the model holds the swarm's state."""
         layout = self._outer.layout
         found = layout.manifest()
-        elements = tuple(self._outer.most_sent(f) for f in range(self._outer.num_fragments))
+        elements = tuple(self._outer.max_sent(f) for f in range(self._outer.num_fragments))
         profile = Profile(
             name=self.swarm.name,
             addresses=self.swarm.addresses,
@@ -193,8 +193,8 @@ class Outer:
             adapts=self.method.adapt != "none",
         )
         for fragment in range(self._outer.num_fragments):
-            self._numbers.digest(fragment)  # who begins with the run's first state need not fetch it
-        self.swarm.train(Training(profile, self._numbers))
+            self._replica.digest(fragment)  # who begins with the run's first state need not fetch it
+        self.swarm.train(Training(profile, self._replica))
         give_up = time.monotonic() + timeout_s
         while not self._loop.active:
             self._take_event(_POLL_S)
@@ -240,7 +240,7 @@ class Outer:
             self._tokens_ended[event.fate.value] += event.tokens
         self._run(self._loop.handle(time.monotonic(), event))
         if isinstance(event, RoundCommitted):
-            self.pseudo_grad_norm = self._numbers.last_norm
+            self.pseudo_grad_norm = self._replica.last_norm
         if self._on_event is not None:
             self._on_event(event)
         return True
@@ -258,7 +258,7 @@ class Outer:
         self._loop.speed = self._speed.tokens_per_s
         report = Report(
             self.step,
-            self._numbers.count(0),
+            self._replica.count(0),
             self.tokens,
             self.loss,
             self.tokens_per_second,

@@ -20,11 +20,11 @@ from diloco.training.attach import Outer
 from peers.admission.identity import replace_private
 from peers.protocol.events import RoundCommitted
 
-_MOST_OF_TIME = 0.05
+_MAX_SHARE_OF_TIME = 0.05
 """Share of the time that writing may take."""
 
 
-class Keeper:
+class ResidualFile:
     """Keeps a worker's own state in ``path``; does nothing without one, or where there is no such state."""
 
     def __init__(self, path: Path | None) -> None:
@@ -34,7 +34,7 @@ class Keeper:
         self._warned = False
 
     @classmethod
-    def of(cls, home: Path | None, settings_digest: bytes) -> Keeper:
+    def of(cls, home: Path | None, settings_digest: bytes) -> ResidualFile:
         """In a worker's ``--state`` directory, by the run's settings: one directory may serve many runs."""
         return cls(home / f"residuals-{settings_digest.hex()[:16]}.safetensors" if home else None)
 
@@ -70,7 +70,7 @@ class Keeper:
         except (OSError, SafetensorError) as error:
             self._warn(error)
         now = time.monotonic()
-        self._not_before = now + (now - began) / _MOST_OF_TIME
+        self._not_before = now + (now - began) / _MAX_SHARE_OF_TIME
 
     def remove(self) -> None:
         """What the file holds is not true any more, or of no use."""

@@ -41,7 +41,7 @@ from peers.protocol.messages import (
     Withdraw,
 )
 from peers.protocol.record import Record
-from peers.protocol.roster_feed import Newsletter
+from peers.protocol.roster_feed import RosterFeed
 from transport.frames import pack
 from transport.limits import Limits
 
@@ -101,7 +101,7 @@ class Coordinator:
         self.rules = rules
         self.limits = limits
         self.outlet = outlet
-        self.news = Newsletter(outlet.send)
+        self.roster_feed = RosterFeed(outlet.send)
         """Gossip: how members hear of the roster."""
         self.roster = Roster()
         self.chain = Chain(limits.history_records)
@@ -200,30 +200,30 @@ class Coordinator:
             self._enter(now, entry, message)
         elif entry.entered and (handler := self._handlers.get(type(message))):
             handler(now, entry, message)
-        self._go_on(now)
+        self._advance(now)
 
     def session_began(self, now: float, peer: bytes) -> None:
         """The peer is new or lost its memory of us: its membership is over until it enters."""
         entry = self.roster.entries.get(peer)
         if entry is not None and entry.entered:
             self.remove(now, entry, "restarted", forget=False)
-            self._go_on(now)
+            self._advance(now)
 
     def tick(self, now: float) -> None:
         for entry in self.roster.entered():
             silence = now - self.outlet.last_heard(now, entry.key)
             if entry.key != self.me and silence > self.rules.failure_timeout_s:
                 self.remove(now, entry, f"silent for {silence:.1f} s", forget=True)
-        self._go_on(now)
+        self._advance(now)
         rounds.end_gridlock(self, now)
 
-    def _go_on(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
         for current in list(self.rounds.values()):
             rounds.judge(self, now, current)
-        state_sync.tend(self, now)
+        state_sync.serve_waiting(self, now)
         rounds.open_what_can_be(self, now)
         if self.rules.gossips:
-            self.news.flush(now, self._everyone)
+            self.roster_feed.flush(now, self._everyone)
         elif self.finished:
             self._finish(now)
 
@@ -250,12 +250,12 @@ class Coordinator:
         self.roster.enter(entry, message)
         self.outlet.trace("entered", peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch)
         if self.rules.gossips:
-            self.news.entered(now, entry.key)
-            self.news.add(now, self._member_is(entry))
+            self.roster_feed.entered(now, entry.key)
+            self.roster_feed.add(now, self._member_is(entry))
         for other in () if self.rules.gossips else others:
             self.outlet.send(now, other.key, self._member_is(entry))
             self.outlet.send(now, entry.key, self._member_is(other))
-        state_sync.bring_in(self, now, entry)
+        state_sync.start_following(self, now, entry)
         self.outlet.send(now, entry.key, Entered(self.roster.epoch, ()))
         if self.finished and (self.rules.gossips or not entry.holds_state):
             self._tell_finished(now, entry)
@@ -290,8 +290,8 @@ class Coordinator:
         self.outlet.trace("removed", peer=entry.key, peer_name=entry.name, reason=reason)
         gone = MemberGone(self.roster.epoch, entry.key, reason)
         if self.rules.gossips:
-            self.news.left(entry.key)
-            self.news.add(now, gone)
+            self.roster_feed.left(entry.key)
+            self.roster_feed.add(now, gone)
         for other in () if self.rules.gossips else self.roster.entered():
             self.outlet.send(now, other.key, gone)
         if forget:

@@ -19,7 +19,7 @@ from transport.errors import BadFrame
 from transport.frames import Between, Count, Key, from_items, kind, pack, unpack, unpack_items
 
 _FRAME_BYTES = 8
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 
 
 @kind(93)
@@ -100,7 +100,7 @@ class Journal:
             size = int.from_bytes(data[at : at + 4], "big")
             body = data[at + _FRAME_BYTES : at + _FRAME_BYTES + size]
             crc = int.from_bytes(data[at + 4 : at + _FRAME_BYTES], "big")
-            if size > _MOST_BYTES or len(body) < size or zlib.crc32(body) != crc:
+            if size > _MAX_BYTES or len(body) < size or zlib.crc32(body) != crc:
                 break
             try:
                 found.append(unpack(body))
@@ -114,7 +114,7 @@ class Journal:
 
     def _cut(self, at: int, size: int) -> None:
         # Only the last entry can be torn; more garbage than one entry is damage, not a crash.
-        if size - at > _MOST_BYTES + _FRAME_BYTES:
+        if size - at > _MAX_BYTES + _FRAME_BYTES:
             raise JournalError(f"{self._path} is damaged at byte {at} of {size}: restore it from a copy")
         self._file.truncate(at)
         self._file.flush()

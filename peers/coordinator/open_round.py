@@ -79,7 +79,7 @@ class OpenRound:
         victims: list[bytes] = []
         while edges:
             degree = Counter(member for edge in edges for member in edge)
-            worst = max(degree, key=lambda m: (degree[m], -int(last_heard[m]), order[m]))
+            worst = max(degree, key=lambda m: (degree[m], -int(max(-1.0, last_heard[m])), order[m]))
             victims.append(worst)
             edges = {edge for edge in edges if worst not in edge}
         return victims

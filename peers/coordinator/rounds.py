@@ -20,9 +20,9 @@ from transport.frames import pack
 if TYPE_CHECKING:
     from peers.coordinator.coordinator import Coordinator
 
-MOST_ATTEMPTS_SPLIT = 3
+MAX_SPLIT_ATTEMPTS = 3
 """Attempts after which a round whose results differ without a majority is given up."""
-MOST_STRIKES = 4
+MAX_STRIKES = 4
 """A member that was set aside n times in a row sits out 2**n - 1 commits, at most 2**4 - 1."""
 
 
@@ -86,7 +86,7 @@ def _reject_outliers(c: Coordinator, now: float, fragment: int, base: bytes) -> 
         others = median(r.norm for e, r in offers if e is not entry)
         if ready.norm > c.rules.outlier_factor * others > 0.0:
             del entry.ready[fragment]
-            _strike(c, entry)
+            _penalize(c, entry)
             reason = f"its norm {ready.norm:.3g} is far above the others' median {others:.3g}"
             c.outlet.trace("outlier", peer=entry.key, peer_name=entry.name, reason=reason)
             c.outlet.send(now, entry.key, Rejected(fragment, ready.number, reason))
@@ -152,9 +152,9 @@ def lose(c: Coordinator, now: float, current: OpenRound, gone: list[bytes], reas
     _say_open(c, now, current)
 
 
-def _strike(c: Coordinator, entry: Entry) -> None:
+def _penalize(c: Coordinator, entry: Entry) -> None:
     """Nobody waits for this member for a while, longer each time, until it is in a commit again."""
-    entry.strikes = min(MOST_STRIKES, entry.strikes + 1)
+    entry.strikes = min(MAX_STRIKES, entry.strikes + 1)
     entry.sits_out_until = c.chain.index + 2**entry.strikes - 1
 
 
@@ -164,7 +164,7 @@ def set_aside(c: Coordinator, now: float, current: OpenRound, victims: list[byte
         entry = c.roster.entries.get(key)
         if entry is None or key not in current.members:
             continue
-        _strike(c, entry)
+        _penalize(c, entry)
         c.outlet.trace("set_aside", peer=key, serial=current.serial, reason=reason)
         if entry.entered:
             c.outlet.send(now, key, Abort(current.serial, reason, False))
@@ -183,7 +183,7 @@ def settle(c: Coordinator, now: float, current: OpenRound) -> None:
     c.outlet.trace("dissent", serial=current.serial, peers=dissenters)
     if dissenters:
         set_aside(c, now, current, dissenters, "its result differs from the others'")
-    elif current.attempt >= MOST_ATTEMPTS_SPLIT:
+    elif current.attempt >= MAX_SPLIT_ATTEMPTS:
         c.abort(now, current, "members keep holding different results, and none is held by most")
     else:  # who is wrong cannot be told: all do it again, as after a loss
         current.next_attempt(now)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from peers.coordinator.coordinator import Coordinator
 
 
-def bring_in(c: Coordinator, now: float, entry: Entry) -> None:
+def start_following(c: Coordinator, now: float, entry: Entry) -> None:
     """After entering: records to follow, or a place among those who need the state."""
     following = c.chain.after(entry.head) if entry.holds_state else None
     if following is None:
@@ -80,7 +80,7 @@ def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> No
 
 def _introduce(c: Coordinator, now: float, entry: Entry) -> None:
     """Gossip: who holds a state may be matched, and must know who else does."""
-    c.news.add(now, MemberActive(entry.key))
+    c.roster_feed.add(now, MemberActive(entry.key))
 
 
 def needs_state(c: Coordinator, now: float, entry: Entry, message: NeedState) -> None:
@@ -98,7 +98,7 @@ def _send_back(entry: Entry) -> None:
     entry.will_hold = b""
 
 
-def tend(c: Coordinator, now: float) -> None:
+def serve_waiting(c: Coordinator, now: float) -> None:
     """Name donors, or the seed, to whoever waits for the state."""
     if c.model is None:
         return

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from peers.protocol.events import ContributionEnded, Fate, RoundAborted, RoundOpened
 from peers.protocol.messages import Abort, Decline, Done, NoSwap, Open, Ready, Rejected, Stuck, Withdraw
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
-from transport.collectives.reducer import Payloads
+from transport.collectives.reducer import Reducer
 from transport.effects import Payload
 from transport.errors import BadFrame
 
@@ -50,7 +50,7 @@ class Contribution:
     base: bytes
     tokens: int
     weight: int
-    payloads: Payloads
+    reducer: Reducer
     norm: float = 0.0
     serial: int = 0
     """The round that it is in; 0 while it is only offered."""
@@ -63,7 +63,7 @@ class Contribution:
 
 
 @dataclass(slots=True)
-class Running:
+class RunningExchange:
     """An exchange that this member takes part in."""
 
     fragment: int
@@ -79,7 +79,7 @@ class Running:
 _Held = tuple[bytes, Any, Payload, int]
 
 
-class Exchanging:
+class Exchanges:
     """A member's contributions and running exchanges."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Exchanging:
         """Exchanges are agreed on among members, not by the coordinator."""
         self.offered: dict[int, Contribution] = {}
         """By fragment."""
-        self.running: dict[int, Running] = {}
+        self.running: dict[int, RunningExchange] = {}
         """By serial."""
         self.tokens_trained = 0
         self.tokens_by_fate: dict[Fate, int] = dict.fromkeys(Fate, 0)
@@ -107,14 +107,14 @@ class Exchanging:
     # -- contributions ------------------------------------------------------------------------
 
     def offer(
-        self, fragment: int, base: bytes, tokens: int, weight: int, payloads: Payloads, norm: float
+        self, fragment: int, base: bytes, tokens: int, weight: int, reducer: Reducer, norm: float
     ) -> Contribution:
         """Keep a contribution; `say_ready` tells the coordinator."""
         assert fragment not in self.offered, "one contribution per fragment at a time"
         self._next_number += 1
         self.tokens_trained += tokens
         self.offered[fragment] = Contribution(
-            self._next_number, fragment, base, tokens, weight, payloads, norm
+            self._next_number, fragment, base, tokens, weight, reducer, norm
         )
         return self.offered[fragment]
 
@@ -176,7 +176,7 @@ class Exchanging:
         self._replay_early(now, message.serial)
         self.pump(now)
 
-    def _join(self, now: float, message: Open) -> Running | None:
+    def _join(self, now: float, message: Open) -> RunningExchange | None:
         mine = self.offered.get(message.fragment)
         weights = dict(zip(message.founders, message.weights, strict=True))
         agrees = (
@@ -190,8 +190,8 @@ class Exchanging:
             self._bulk.send(now, self._coordinator, Decline(message.serial, reason))
             return None
         mine.serial = message.serial
-        exchange = DirectReduce(message.serial, self._me, mine.payloads, max(1, message.chunk_elements), now)
-        self.running[message.serial] = Running(message.fragment, exchange, now)
+        exchange = DirectReduce(message.serial, self._me, mine.reducer, max(1, message.chunk_elements), now)
+        self.running[message.serial] = RunningExchange(message.fragment, exchange, now)
         return self.running[message.serial]
 
     def abort(self, now: float, message: Abort) -> None:
@@ -208,7 +208,7 @@ class Exchanging:
         else:
             self.end(running.fragment, Fate.LATE, message.reason)
 
-    def close(self, now: float, serial: int) -> Running | None:
+    def close(self, now: float, serial: int) -> RunningExchange | None:
         """Forget a round: it was committed or aborted."""
         running = self.running.pop(serial, None)
         self._drop_early(now, lambda held: held == serial)
@@ -222,7 +222,7 @@ class Exchanging:
         for mine in self.offered.values():
             mine.serial = 0
 
-    def open_group(self, now: float, running: Running, plan: Plan) -> None:
+    def open_group(self, now: float, running: RunningExchange, plan: Plan) -> None:
         """An exchange without a coordinator begins. Who else sends to it is matched elsewhere, and told
         so."""
         serial = running.exchange.serial

@@ -17,7 +17,7 @@ from peers.protocol.application import Application, StateBlob, piece_sizes
 from peers.protocol.messages import CatchUp
 from peers.protocol.record import GENESIS, Record
 from transport.collectives.fetch import Fetch, Lack, Piece, Want, index_page
-from transport.collectives.reducer import Payloads
+from transport.collectives.reducer import Reducer
 from transport.digests import digest_of
 from transport.effects import Payload, Phantom, PhantomBlob
 from transport.limits import Limits
@@ -27,7 +27,7 @@ _RESULTS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class EncodedResult:
     """An encoded result by chunk."""
 
     digests: list[bytes]
@@ -60,7 +60,7 @@ class _Served:
 
 
 @dataclass(slots=True)
-class Following:
+class Follower:
     """Head, records to come, and what is fetched or handed out."""
 
     me: bytes
@@ -82,7 +82,7 @@ class Following:
     result_fetches: list[_ResultFetch] = field(default_factory=list)
     _common_base: bytes = GENESIS
     _bases: dict[int, bytes] = field(default_factory=dict)
-    _results: OrderedDict[bytes, Result] = field(default_factory=OrderedDict)
+    _results: OrderedDict[bytes, EncodedResult] = field(default_factory=OrderedDict)
     _served: dict[bytes, _Served] = field(default_factory=dict)
     _donors: list[bytes] = field(default_factory=list)
 
@@ -119,22 +119,22 @@ class Following:
     def keep_result(self, digest: bytes, digests: list[bytes], chunks: list[Payload]) -> None:
         """Keep a result for those who lack it, as long as it is one of the last few. ``digests`` are those
         of its chunks, known already: hashing takes as long as all other arithmetic of a round."""
-        self._results[digest] = Result(digests, chunks)
+        self._results[digest] = EncodedResult(digests, chunks)
         spare = len(self._results) - self.limits.history_rounds * len(self.elements)
         needed = {record.result for record in self.records}
         for old in [d for d in self._results if d not in needed][: max(0, spare)]:
             del self._results[old]
 
-    def decoded(self, record: Record) -> Payloads | None:
+    def decoded(self, record: Record) -> Reducer | None:
         """The record's result, decoded, if we have it."""
         found = self._results.get(record.result)
         if found is None:
             return None
-        payloads = self.app.receiver(record.fragment)
-        payloads.begin(max(1, record.chunk_elements), len(record.members))
+        reducer = self.app.receiver(record.fragment)
+        reducer.begin(max(1, record.chunk_elements), len(record.members))
         for chunk, payload in enumerate(found.chunks):
-            payloads.accept(chunk, payload)
-        return payloads
+            reducer.accept(chunk, payload)
+        return reducer
 
     def fetch_missing_results(self, now: float, others: Iterable[bytes]) -> None:
         """Begin to fetch the results that nobody gave to us: of the record that follows our head, and of

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from peers.member.exchanges import Bulk, Exchanging
-from peers.member.follower import Following
+from peers.member.exchanges import Bulk, Exchanges
+from peers.member.follower import Follower
 from peers.member.profile import Profile
-from peers.member.swaps import Gossiping, hear, meet_donors
+from peers.member.swaps import Swaps, apply_roster_batch, meet_donors
 from peers.protocol.application import Application
 from peers.protocol.events import (
     BecameActive,
@@ -49,13 +49,13 @@ from peers.protocol.messages import (
     MemberGone,
     MemberIs,
     NeedState,
-    News,
     NoSwap,
     Open,
     Pace,
     Refused,
     Rejected,
     Report,
+    RosterBatch,
     Seed,
     Serve,
     Wanted,
@@ -63,7 +63,7 @@ from peers.protocol.messages import (
 from peers.protocol.record import Record, genesis_head
 from transport.collectives.direct_reduce import MeanChunk, PartChunk
 from transport.collectives.fetch import Lack, Piece, Want
-from transport.collectives.reducer import Payloads
+from transport.collectives.reducer import Reducer
 from transport.effects import Payload
 from transport.errors import BadFrame
 from transport.frames import unpack
@@ -92,13 +92,13 @@ class Member:
         self.entered = False
         self.active = False
         self.roster: dict[bytes, MemberIs] = {}
-        self.exchanging = Exchanging(me, coordinator, bulk, failure_timeout_s, patience_s)
-        self.gossiping: Gossiping | None = None
+        self.exchanges = Exchanges(me, coordinator, bulk, failure_timeout_s, patience_s)
+        self.swaps: Swaps | None = None
         if profile.matching is not None:
-            self.exchanging.gossips = True
-            self.gossiping = Gossiping(me, profile.matching, self.exchanging, bulk, limits)
+            self.exchanges.gossips = True
+            self.swaps = Swaps(me, profile.matching, self.exchanges, bulk, limits)
         elements = profile.manifest.elements
-        self.following = Following(
+        self.follower = Follower(
             me, app, bulk, limits, failure_timeout_s, patience_s, elements, profile.adapts
         )
         self.outlet = bulk
@@ -117,13 +117,13 @@ class Member:
             MemberGone: self.member_gone,
             Seed: self._seed,
             CatchUp: self._catch_up,
-            Serve: lambda now, message: self.following.serve(now, message.fragment, message.state),
+            Serve: lambda now, message: self.follower.serve(now, message.fragment, message.state),
             Committed: self._committed,
-            Open: lambda now, message: self.exchanging.open(now, message),
-            Rejected: lambda now, message: self.exchanging.rejected(message),
-            Abort: lambda now, message: self.exchanging.abort(now, message),
+            Open: lambda now, message: self.exchanges.open(now, message),
+            Rejected: lambda now, message: self.exchanges.rejected(message),
+            Abort: lambda now, message: self.exchanges.abort(now, message),
             Refused: lambda now, message: bulk.deliver(EntryRefused(message.code, message.detail)),
-            News: lambda now, message: hear(self, now, message),
+            RosterBatch: lambda now, message: apply_roster_batch(self, now, message),
             Pace: lambda now, message: bulk.deliver(PaceSet(message.fastest)),
             Wanted: self._wanted,
             Finished: lambda now, message: bulk.deliver(RunFinished(message.rounds)),
@@ -131,29 +131,29 @@ class Member:
 
     # -- commands of the training loop --------------------------------------------------------
 
-    def announce(
-        self, now: float, fragment: int, tokens: int, weight: int, payloads: Payloads, norm: float
+    def offer(
+        self, now: float, fragment: int, tokens: int, weight: int, reducer: Reducer, norm: float
     ) -> int | None:
         """Offer a contribution of Euclidean ``norm`` on top of the fragment's version. None while this member
         does not hold the newest one: then nothing is taken."""
-        if not self.active or self._applying or fragment in self.exchanging.offered:
+        if not self.active or self._applying or fragment in self.exchanges.offered:
             return None
-        if any(record.fragment == fragment for record in self.following.records):
+        if any(record.fragment == fragment for record in self.follower.records):
             return None
-        base = self.following.base(fragment)
-        number = self.exchanging.offer(fragment, base, tokens, weight, payloads, norm).number
+        base = self.follower.base(fragment)
+        number = self.exchanges.offer(fragment, base, tokens, weight, reducer, norm).number
         if self.entered:
-            self.exchanging.say_ready(now, fragment)
+            self.exchanges.say_ready(now, fragment)
         return number
 
-    def swap(self, now: float, fragment: int, step: int, tokens: int, payloads: Payloads) -> bool:
+    def swap(self, now: float, fragment: int, step: int, tokens: int, reducer: Reducer) -> bool:
         """Gossip: average with this step's group; `Swapped` or `SwapFailed` follows. False while this member
         does not hold a state: then nothing is taken."""
-        assert self.gossiping is not None, "this run has rounds"
+        assert self.swaps is not None, "this run has rounds"
         if not self.active:
             return False
-        self.gossiping.swap(now, fragment, step, tokens, payloads)
-        self.gossiping.settle(now)
+        self.swaps.swap(now, fragment, step, tokens, reducer)
+        self.swaps.settle(now)
         return True
 
     def moved(self, now: float, fragment: int, state: bytes) -> None:
@@ -163,17 +163,17 @@ class Member:
 
     def withdraw(self, now: float, fragment: int) -> bool:
         """Take an offer back, to train on and offer more. False if its round is already open."""
-        return self.exchanging.withdraw(now, fragment) is not None
+        return self.exchanges.withdraw(now, fragment) is not None
 
     def applied(self, now: float, record: Record, state: bytes) -> None:
         """The application has applied a record; ``state`` is the digest of the moved fragment."""
         assert self._applying == record, "one record at a time is with the application"
         self._applying = None
-        self.following.moved(record)
+        self.follower.moved(record)
         self._digests[record.fragment] = state
         if self.entered and self._follows:  # it may have fallen behind meanwhile
             self._say_applied(now, record.fragment)
-            self.outlet.send(now, self.coordinator, CaughtUp(self.following.head))
+            self.outlet.send(now, self.coordinator, CaughtUp(self.follower.head))
             self._become_active(now)  # if it entered while the application was applying
         self._advance(now)
 
@@ -184,9 +184,9 @@ class Member:
             return
         self._loading = None
         self._digests[fragment] = state
-        self.following.set_version(fragment, version)
+        self.follower.set_version(fragment, version)
         if order.remaining == 0:
-            self.following.arrive(order)
+            self.follower.arrive(order)
             self._say_head(now)
         self._advance(now)
 
@@ -195,7 +195,7 @@ class Member:
         self._digests[fragment] = state
         if self._seeding and len(self._digests) == self.profile.manifest.num_fragments:
             self._seeding = False
-            self.following.begin_at(genesis_head([d for _, d in sorted(self._digests.items())]))
+            self.follower.begin_at(genesis_head([d for _, d in sorted(self._digests.items())]))
             self._say_head(now)
         self._advance(now)
 
@@ -206,7 +206,7 @@ class Member:
 
     def leave(self, now: float, reason: str) -> None:
         """Say goodbye; contributions that no round has taken are given up."""
-        self.exchanging.end_all(Fate.REJECTED, reason)
+        self.exchanges.end_all(Fate.REJECTED, reason)
         if self.entered:
             self.outlet.send(now, self.coordinator, Leave(reason))
         self.entered = self.active = False
@@ -218,19 +218,19 @@ class Member:
 
     def session_began(self, now: float, peer: bytes) -> None:
         """A peer lost its memory of us, or the coordinator greets."""
-        self.exchanging.link_began_anew(peer)
+        self.exchanges.link_began_anew(peer)
         self._waiting_wants = [w for w in self._waiting_wants if w[0] != peer]
-        self.following.peer_restarted(now, peer)
+        self.follower.peer_restarted(now, peer)
         if peer != self.coordinator:
             return
         self.entered = self.active = False
-        if self.gossiping is not None:
-            self.gossiping.active.clear()  # the coordinator says anew who is there
+        if self.swaps is not None:
+            self.swaps.active.clear()  # the coordinator says anew who is there
         self._stranded = False
-        self.following.records.clear()  # they are said again from the head that we name
-        if self.following.holds_state:
-            self.following.stop_fetching()
-        m, following = self.profile.manifest, self.following
+        self.follower.records.clear()  # they are said again from the head that we name
+        if self.follower.holds_state:
+            self.follower.stop_fetching()
+        m, following = self.profile.manifest, self.follower
         self.outlet.send(
             now,
             peer,
@@ -252,21 +252,21 @@ class Member:
 
     def superseded(self) -> None:
         """A newer process has our identity: what is offered here counts no more."""
-        for fragment, offered in list(self.exchanging.offered.items()):
+        for fragment, offered in list(self.exchanges.offered.items()):
             if not offered.committed:
-                self.exchanging.end(fragment, Fate.SUPERSEDED, "a newer process runs with this identity")
+                self.exchanges.end(fragment, Fate.SUPERSEDED, "a newer process runs with this identity")
         self.outlet.deliver(IdentitySuperseded())
 
     def control(self, now: float, peer: bytes, message: Any) -> None:
         """One control message."""
         if isinstance(message, Want):
-            if not self.following.want(now, peer, message):
+            if not self.follower.want(now, peer, message):
                 self._hold_want(peer, message)
         elif isinstance(message, NoSwap):
-            if self.gossiping is not None:
-                self.gossiping.refused(now, peer, message)
+            if self.swaps is not None:
+                self.swaps.refused(now, peer, message)
         elif isinstance(message, Lack):
-            self.following.lacks(now, peer, message)
+            self.follower.lacks(now, peer, message)
             self._advance(now)
         elif peer == self.coordinator and (handler := self._handlers.get(type(message))):
             handler(now, message)
@@ -274,32 +274,32 @@ class Member:
     def bulk(self, now: float, peer: bytes, message: Any, payload: Payload, cost: int) -> None:
         """One bulk message; `credit_came` follows every frame. Raises `BadFrame`."""
         if isinstance(message, (PartChunk, MeanChunk)):
-            self.exchanging.chunk(now, peer, message, payload, cost)
+            self.exchanges.chunk(now, peer, message, payload, cost)
             return
         self.outlet.consumed(now, peer, cost)
         if not isinstance(message, Piece):
             raise BadFrame(f"a payload beside {type(message).__name__}")
-        self.following.piece(now, peer, message, payload)
+        self.follower.piece(now, peer, message, payload)
         self._advance(now)
 
     def credit_came(self, now: float) -> None:
         """Some link may have room again, or a chunk came: exchanges move on."""
         if self._waiting_wants:
             waiting = self._waiting_wants
-            self._waiting_wants = [each for each in waiting if not self.following.want(now, *each)]
+            self._waiting_wants = [each for each in waiting if not self.follower.want(now, *each)]
         self.pump(now)
 
     def pump(self, now: float) -> None:
         """Move exchanges on."""
-        self.exchanging.pump(now)
-        if self.gossiping is not None:
-            self.gossiping.settle(now)
+        self.exchanges.pump(now)
+        if self.swaps is not None:
+            self.swaps.settle(now)
 
     def peer_gone(self, now: float, peer: bytes) -> None:
         """The node dropped the link to a peer."""
-        self.exchanging.link_began_anew(peer)
+        self.exchanges.link_began_anew(peer)
         self._waiting_wants = [w for w in self._waiting_wants if w[0] != peer]
-        self.following.peer_left(now, peer)
+        self.follower.peer_left(now, peer)
         self._advance(now)
 
     def tick(self, now: float) -> None:
@@ -310,17 +310,17 @@ class Member:
         elif silent <= self.timeout_s and self._lost:
             self._lost = False
             self.outlet.deliver(CoordinatorBack())
-        self.exchanging.tick(now)
-        if self.gossiping is not None:
-            self.gossiping.tick(now)
-        self.following.tick(now)
+        self.exchanges.tick(now)
+        if self.swaps is not None:
+            self.swaps.tick(now)
+        self.follower.tick(now)
         self._advance(now)
 
     # -- the coordinator's word ---------------------------------------------------------------
 
     def _entered(self, now: float, message: Entered) -> None:
         self.entered = True
-        self.exchanging.close_all(now)
+        self.exchanges.close_all(now)
         if self._follows and not self._applying:
             self._say_head(now)
         self._advance(now)
@@ -334,16 +334,16 @@ class Member:
 
     def member_gone(self, now: float, message: MemberGone) -> None:
         """That one is out."""
-        if self.gossiping is not None:
-            self.gossiping.partner_left(now, message.key, message.reason)
+        if self.swaps is not None:
+            self.swaps.partner_left(now, message.key, message.reason)
         gone = self.roster.pop(message.key, None)
         if gone is not None:
             self.outlet.deliver(PeerLeft(message.key, gone.name, message.reason))
 
     def member_active(self, now: float, message: MemberActive) -> None:
         """That one holds a state."""
-        if self.gossiping is not None and message.key != self.me:
-            self.gossiping.active.add(message.key)
+        if self.swaps is not None and message.key != self.me:
+            self.swaps.active.add(message.key)
 
     def _wanted(self, now: float, message: Wanted) -> None:
         if message.fragment >= self.profile.manifest.num_fragments:
@@ -351,7 +351,7 @@ class Member:
         self.outlet.deliver(OfferWanted(message.fragment))
 
     def _seed(self, now: float, message: Seed) -> None:
-        if not self.following.holds_state and not self._seeding:
+        if not self.follower.holds_state and not self._seeding:
             self._seeding, self._stranded = True, False
             self._digests.clear()
             self.outlet.deliver(BecomeSeed())
@@ -360,8 +360,8 @@ class Member:
         if message.remaining == self.profile.manifest.num_fragments - 1:
             self._fall_behind("the shared state is fetched anew")
         self._stranded = False
-        self.following.begin_catching_up(now, message)
-        if self.gossiping is not None:
+        self.follower.begin_catching_up(now, message)
+        if self.swaps is not None:
             meet_donors(self, now)
         self._advance(now)
 
@@ -369,18 +369,18 @@ class Member:
         record = unpack(message.record)
         if not isinstance(record, Record):
             raise BadFrame("a commit without a record")
-        running = self.exchanging.running.get(record.serial)
+        running = self.exchanges.running.get(record.serial)
         if running is not None and running.exchange.done and running.exchange.digest() == record.result:
             exchange = running.exchange
-            self.following.keep_result(record.result, exchange.digests(), exchange.means())
-        mine = self.exchanging.offered.get(record.fragment)
+            self.follower.keep_result(record.result, exchange.digests(), exchange.means())
+        mine = self.exchanges.offered.get(record.fragment)
         if mine is not None and self.me in record.members and mine.serial == record.serial:
             mine.committed = True
-        if self._stranded and not (record.restores and record.result == self.following.head):
+        if self._stranded and not (record.restores and record.result == self.follower.head):
             return
         self._stranded = False
-        self.following.records.append(record)
-        if len(self.following.records) > self._limits.history_records:
+        self.follower.records.append(record)
+        if len(self.follower.records) > self._limits.history_records:
             self._need_state(now, "too many commits came while it was catching up")
         self._advance(now)
 
@@ -391,32 +391,32 @@ class Member:
             return
         for fragment in sorted(self._digests):
             self._say_applied(now, fragment)
-        self.outlet.send(now, self.coordinator, CaughtUp(self.following.head))
+        self.outlet.send(now, self.coordinator, CaughtUp(self.follower.head))
         self._become_active(now)
 
     def _become_active(self, now: float) -> None:
         if not self.active:
             self.active = True
-            self.outlet.deliver(BecameActive(self.following.head, self.following.index))
-            for fragment, offered in self.exchanging.offered.items():
+            self.outlet.deliver(BecameActive(self.follower.head, self.follower.index))
+            for fragment, offered in self.exchanges.offered.items():
                 if not offered.committed:
-                    self.exchanging.say_ready(now, fragment)
+                    self.exchanges.say_ready(now, fragment)
 
     def _say_applied(self, now: float, fragment: int) -> None:
         if self.entered:
-            version = self.following.base(fragment)
+            version = self.follower.base(fragment)
             self.outlet.send(now, self.coordinator, Applied(fragment, version, self._digests[fragment]))
 
     def _fall_behind(self, reason: str) -> None:
         self.active = False
         self._loading = None  # what it applies just now it will have applied
-        self.exchanging.end_all(Fate.LATE, reason)
+        self.exchanges.end_all(Fate.LATE, reason)
         self.outlet.deliver(FellBehind(reason))
 
     def _need_state(self, now: float, reason: str) -> None:
         self._fall_behind(reason)
-        self.following.stop_fetching()
-        self.following.records.clear()
+        self.follower.stop_fetching()
+        self.follower.records.clear()
         self._stranded = True  # it still holds an earlier head, to which the swarm may have to go back
         self.outlet.send(now, self.coordinator, NeedState(reason))
 
@@ -425,71 +425,71 @@ class Member:
         self._finish_fetches(now)
         if self._follows and not self._applying:
             self._next_record(now)
-        self.following.fetch_missing_results(now, self.roster)
+        self.follower.fetch_missing_results(now, self.roster)
 
     @property
     def _follows(self) -> bool:
         """It holds a state, and no other one is on its way."""
-        return self.following.holds_state and not self._stranded and not self.following.state_fetches
+        return self.follower.holds_state and not self._stranded and not self.follower.state_fetches
 
     def _finish_fetches(self, now: float) -> None:
-        states = self.following.state_fetches
+        states = self.follower.state_fetches
         if any(each.fetch.failed for each in states):
             self._need_state(now, "no donor has the state any more")
         elif states and states[0].fetch.done and self._loading is None:
             first = states.pop(0)
             self._loading = first.order
-            self.following.holds_state = False  # until now this may be the last who has the earlier one
+            self.follower.holds_state = False  # until now this may be the last who has the earlier one
             self.outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
-        if not self.following.finish_result_fetches():
+        if not self.follower.finish_result_fetches():
             self._need_state(now, "no member has a committed result any more")
 
     def _next_record(self, now: float) -> None:
-        records = self.following.records
+        records = self.follower.records
         while records and not self._applying:
             record = records[0]
             if record.restores:  # its parent is a head that nobody holds
                 records.popleft()
                 self._restore(now, record)
-            elif record.parent != self.following.head:
+            elif record.parent != self.follower.head:
                 records.popleft()
-                if record.hash() != self.following.head:
+                if record.hash() != self.follower.head:
                     self._need_state(now, "a commit does not follow the head")
                     return
-            elif not self._hand_out(now, record):
+            elif not self._deliver_commit(now, record):
                 return
 
     def _restore(self, now: float, record: Record) -> None:
-        if record.result != self.following.head:
+        if record.result != self.follower.head:
             self._need_state(now, "the swarm went back to an earlier state")
             return
-        self.exchanging.end_all(Fate.SUPERSEDED, "the swarm goes on from another state")
-        self.following.moved(record)
+        self.exchanges.end_all(Fate.SUPERSEDED, "the swarm goes on from another state")
+        self.follower.moved(record)
         self.outlet.deliver(Restored(record))
         self._say_head(now)
 
-    def _hand_out(self, now: float, record: Record) -> bool:
-        running = self.exchanging.running.get(record.serial)
-        mine = self.exchanging.offered.get(record.fragment)
+    def _deliver_commit(self, now: float, record: Record) -> bool:
+        running = self.exchanges.running.get(record.serial)
+        mine = self.exchanges.offered.get(record.fragment)
         ours = running is not None and running.exchange.done
         ours = ours and running is not None and running.exchange.digest() == record.result
-        payloads = running.exchange.payloads if ours and running else self.following.decoded(record)
-        if payloads is None:
+        reducer = running.exchange.reducer if ours and running else self.follower.decoded(record)
+        if reducer is None:
             return False
-        self.following.records.popleft()
+        self.follower.records.popleft()
         self._applying = record
         number, tokens, weight = None, 0, 0.0
         if mine is not None and mine.committed:
             number, tokens, weight = mine.number, mine.tokens, float(mine.weight)
-            self.exchanging.end(record.fragment, Fate.APPLIED, record.hash().hex())
+            self.exchanges.end(record.fragment, Fate.APPLIED, record.hash().hex())
         elif mine is not None and not (
-            self.profile.rebases and self.exchanging.withdraw(now, record.fragment)
+            self.profile.rebases and self.exchanges.withdraw(now, record.fragment)
         ):
-            self.exchanging.end(record.fragment, Fate.LATE, "the round was committed without it")
+            self.exchanges.end(record.fragment, Fate.LATE, "the round was committed without it")
         seconds = now - running.opened_at if running else 0.0
-        self.exchanging.close(now, record.serial)
-        behind = len(self.following.records)
-        self.outlet.deliver(RoundCommitted(record, payloads, number, tokens, weight, seconds, behind))
+        self.exchanges.close(now, record.serial)
+        behind = len(self.follower.records)
+        self.outlet.deliver(RoundCommitted(record, reducer, number, tokens, weight, seconds, behind))
         return True
 
     def _hold_want(self, peer: bytes, want: Want) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from transport.collectives.reducer import Payloads
+from transport.collectives.reducer import Reducer
 from transport.effects import Payload, PhantomBlob
 
 
@@ -26,7 +26,7 @@ class StateBlob(Protocol):
 class Application(Protocol):
     """The training program below a member."""
 
-    def receiver(self, fragment: int) -> Payloads:
+    def receiver(self, fragment: int) -> Reducer:
         """To decode a result to which this member contributed nothing."""
 
     def state_buffer(self, fragment: int) -> bytearray | PhantomBlob:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from peers.protocol.record import Record
-from transport.collectives.reducer import Payloads
+from transport.collectives.reducer import Reducer
 from transport.effects import PhantomBlob
 
 
@@ -45,10 +45,10 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class RoundCommitted:
-    """Apply this: ``payloads`` has decoded the mean. Answer with `Member.applied`."""
+    """Apply this: ``mean`` has decoded it. Answer with `Member.applied`."""
 
     record: Record
-    payloads: Payloads
+    mean: Reducer
     number: int | None
     """Your contribution in it, if any."""
     tokens: int
@@ -63,12 +63,12 @@ class RoundCommitted:
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
-    """A gossip group has averaged: ``payloads`` has decoded the mean, of this member and ``partners``."""
+    """A gossip group has averaged: ``mean`` has decoded it, of this member and ``partners``."""
 
     fragment: int
     step: int
     tokens: int
-    payloads: Payloads
+    mean: Reducer
     partners: tuple[bytes, ...]
 
 

@@ -314,7 +314,7 @@ class MemberActive:
 
 @kind(84)
 @dataclass(frozen=True, slots=True)
-class News:
+class RosterBatch:
     """Gossip: changes of the roster, many at once and in order (`peers.protocol.roster_feed`)."""
 
     batch: Annotated[bytes, Between(1, 3800)]

@@ -14,9 +14,9 @@ from typing import Annotated
 
 from transport.frames import Between, Count, Key, Small, kind, pack_items, to_items
 
-MOST_MEMBERS = 64
-Keys = Annotated[tuple[Key, ...], Between(0, MOST_MEMBERS)]
-Weights = Annotated[tuple[Annotated[float, Between(0.0, 1e18)], ...], Between(0, MOST_MEMBERS)]
+MAX_MEMBERS = 64
+Keys = Annotated[tuple[Key, ...], Between(0, MAX_MEMBERS)]
+Weights = Annotated[tuple[Annotated[float, Between(0.0, 1e18)], ...], Between(0, MAX_MEMBERS)]
 
 GENESIS = hashlib.sha256(b"diloco genesis").digest()
 """Head of a run whose first state nobody has named yet."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
-from peers.protocol.messages import MemberActive, MemberGone, MemberIs, News
+from peers.protocol.messages import MemberActive, MemberGone, MemberIs, RosterBatch
 from transport.errors import BadFrame
 from transport.frames import from_items, pack_items, to_items, unpack_items
 
@@ -24,7 +24,7 @@ _KINDS = (MemberIs, MemberGone, MemberActive)
 Send = Callable[[float, bytes, Any], None]
 
 
-class Newsletter:
+class RosterFeed:
     """The coordinator's side."""
 
     def __init__(self, send: Send) -> None:
@@ -65,7 +65,7 @@ class Newsletter:
 
     def _deliver(self, now: float, key: bytes) -> None:
         for batch in self._batches[self._read[key] :]:
-            self._send(now, key, News(batch))
+            self._send(now, key, RosterBatch(batch))
         self._read[key] = len(self._batches)
 
 

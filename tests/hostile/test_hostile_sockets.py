@@ -16,7 +16,7 @@ from tests.net.swarm_kit import Node, eventually, never, running
 from transport.effects import Send
 from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS
-from transport.sockets.libzmq import Door, new_context
+from transport.sockets.libzmq import Listener, new_context
 
 MIB = 1 << 20
 
@@ -89,7 +89,7 @@ def test_plain_clients_wrong_keys_and_garbage_deliver_nothing(swarm: tuple[Node,
 def test_without_a_living_zap_handler_everyone_is_refused() -> None:
     keys = random_pair()
     context = new_context()
-    door = Door(context, keys, "tcp://127.0.0.1:0", LIMITS)
+    door = Listener(context, keys, "tcp://127.0.0.1:0", LIMITS)
     try:
         door.asking.close(0)
         with client(door.address, keys.public) as stranger:

@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from diloco.loop.commands import Announce, Applied, Captured, Loaded
+from diloco.loop.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer
 from peers.coordinator.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
 from peers.protocol.record import GENESIS, Record, genesis_head
@@ -87,9 +87,9 @@ class Checkers:
         match seen:
             case BecomeSeed():
                 self.seeds += 1
-            case Captured():
+            case ConfirmCaptured():
                 self._captured(worker, seen)
-            case Announce():
+            case Offer():
                 self._announced(worker, seen)
             case ContributionEnded():
                 self._ended(worker, seen)
@@ -97,9 +97,9 @@ class Checkers:
                 self._committed(worker, seen)
             case IdentitySuperseded():
                 self._superseded(worker)
-            case Applied():
+            case ConfirmApplied():
                 self._check_state(worker, seen.record.fragment, seen.record.hash())
-            case Loaded():
+            case ConfirmLoaded():
                 self._check_state(worker, seen.fragment, seen.version)
 
     # -- S2: one chain ------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class Checkers:
 
     # -- S1, S5, S9: the same state everywhere, moved by records only -------------------------
 
-    def _captured(self, worker: Worker, seen: Captured) -> None:
+    def _captured(self, worker: Worker, seen: ConfirmCaptured) -> None:
         states = [initial_state(worker.index, f, n) for f, n in enumerate(self.world.sizes)]
         head = genesis_head([expected_digest(s, self.world.limits.payload_bytes) for s in states])
         self.versions[head] = [head] * len(states)
@@ -211,7 +211,7 @@ class Checkers:
 
     def _check_state(self, worker: Worker, fragment: int, version: bytes) -> None:
         expected = self.states.get((version, fragment))
-        held = worker.numbers.states[fragment]
+        held = worker.replica.states[fragment]
         if expected is None:
             raise Violation("S1", f"worker {worker.index} holds a version that no record made")
         if held.tobytes() != expected.tobytes():
@@ -224,22 +224,22 @@ class Checkers:
             if (
                 worker.index in self.world.hostile
                 or member is None
-                or not member.following.holds_state
+                or not member.follower.holds_state
                 or member._applying
             ):
                 continue
             for fragment in range(len(self.world.sizes)):
-                self._check_state(worker, fragment, worker.numbers.bases[fragment])
+                self._check_state(worker, fragment, worker.replica.bases[fragment])
 
     # -- S4: every contribution has one fate --------------------------------------------------
 
-    def _announced(self, worker: Worker, seen: Announce) -> None:
+    def _announced(self, worker: Worker, seen: Offer) -> None:
         member = worker.node.member
         assert member is not None
         if worker.loop.superseded:
             raise Violation("S13", f"worker {worker.index} was told to stop and contributes")
-        number = member.exchanging._next_number + 1
-        base = member.following.base(seen.fragment)
+        number = member.exchanges._next_number + 1
+        base = member.follower.base(seen.fragment)
         offered = Contribution(worker.life, seen.tokens, base, seen.fragment)
         self.contributions[worker.index, worker.life, number] = offered
         self.offers.setdefault((worker.index, seen.fragment, base), []).append(offered)
@@ -276,17 +276,17 @@ class Checkers:
         for worker in self.world.processes():
             index, member = worker.index, worker.node.member
             assert member is not None
-            exchanging = member.exchanging
-            ended = sum(exchanging.tokens_by_fate.values())
-            offered = sum(c.tokens for c in exchanging.offered.values())
-            if exchanging.tokens_trained != ended + offered:
+            exchanges = member.exchanges
+            ended = sum(exchanges.tokens_by_fate.values())
+            offered = sum(c.tokens for c in exchanges.offered.values())
+            if exchanges.tokens_trained != ended + offered:
                 raise Violation(
-                    "S4", f"worker {index} offered {exchanging.tokens_trained}, ended {ended}, open {offered}"
+                    "S4", f"worker {index} offered {exchanges.tokens_trained}, ended {ended}, open {offered}"
                 )
             fragments = len(self.world.sizes)
             loop = worker.loop
             pending = sum(p.tokens - (p.offered_tokens if p.offered else 0) for p in loop.progress)
-            known = exchanging.tokens_trained + loop.tokens_unoffered + pending
+            known = exchanges.tokens_trained + loop.tokens_unoffered + pending
             if known != worker.tokens * fragments:
                 raise Violation("S4", f"worker {index} trained {worker.tokens} tokens, {known} are known of")
 

@@ -23,7 +23,7 @@ from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.events import SwapFailed, Swapped
 from peers.protocol.manifest import Manifest
 from tests.sim.trainer import Blob, digests_of
-from transport.collectives.reducer import Payloads, PlainPayloads
+from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import tree_digest
 from transport.limits import Limits
 from transport.simnet.links import Access
@@ -42,7 +42,7 @@ def key_of(index: int) -> bytes:
 
 
 @dataclass
-class GossipNumbers:
+class GossipReplica:
     """One vector: element ``index`` is this worker's own, the rest a value that gossip averages."""
 
     index: int
@@ -59,22 +59,20 @@ class GossipNumbers:
     def count(self, fragment: int) -> int:
         return self.steps
 
-    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
         values = np.zeros(SIZE, dtype=np.float32)
         values[self.index] = 1.0
         values[-2], values[-1] = self.steps, self.state[-1]
-        return PlainPayloads(SIZE, values), 1.0
+        return NumpyReducer(SIZE, values), 1.0
 
-    def apply(
-        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
-    ) -> None:
-        assert isinstance(mean, PlainPayloads)
+    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
+        assert isinstance(mean, NumpyReducer)
         if mean is not ours:
             self.means.append(mean.output.copy())
             self.state[-1] = mean.output[-1]
         self.steps += 1
 
-    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         """There are no local parameters."""
 
     def discard(self, fragment: int) -> None:
@@ -88,8 +86,8 @@ class GossipNumbers:
         self.state[-2] = self.steps
         return tree_digest(digests_of(self.state, LIMITS.payload_bytes))
 
-    def receiver(self, fragment: int) -> Payloads:
-        return PlainPayloads(SIZE)
+    def receiver(self, fragment: int) -> Reducer:
+        return NumpyReducer(SIZE)
 
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * SIZE)
@@ -105,7 +103,7 @@ class Gossiper:
 
     index: int
     node: Node
-    numbers: GossipNumbers
+    replica: GossipReplica
     loop: OuterLoop
     step_s: float
     swaps: dict[int, str] = field(default_factory=dict)
@@ -149,17 +147,17 @@ class GossipWorld:
             failure_timeout_s=TIMEOUT_S,
             limits=LIMITS,
         )
-        numbers = GossipNumbers(index)
+        replica = GossipReplica(index)
         schedule = Schedule((EVERY,), (EVERY,), 0, False, gossips=True)
-        loop = OuterLoop(schedule, GRACE_S + 2 * TIMEOUT_S, numbers)
-        worker = Gossiper(index, node, numbers, loop, self.rng.uniform(0.08, 0.12))
+        loop = OuterLoop(schedule, GRACE_S + 2 * TIMEOUT_S, replica)
+        worker = Gossiper(index, node, replica, loop, self.rng.uniform(0.08, 0.12))
         self.workers[index] = worker
         address = f"tcp://g{index}:1"
         access = Access(self.rng.uniform(2e5, 4e6), self.rng.uniform(5e5, 8e6), self.rng.uniform(0.002, 0.05))
         self.net.add(key_of(index), node, access, lambda now, event: self._event(worker, event), address)
         manifest = Manifest(SETTINGS, SETTINGS, SETTINGS, "plain", (SIZE,), "vector")
         profile = Profile(f"g{index}", (address,), manifest, matching=self.matching)
-        training = Training(profile, numbers, patience_s=GRACE_S)
+        training = Training(profile, replica, patience_s=GRACE_S)
         self.net.command(key_of(index), lambda _, now: node.train(now, training))
         self.net.at(worker.step_s, partial(self._step, worker))
 

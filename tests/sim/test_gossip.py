@@ -14,13 +14,13 @@ BOUND_S = 2 * (GRACE_S + 2 * TIMEOUT_S)
 
 
 def spread(world: GossipWorld) -> float:
-    return float(np.std([worker.numbers.state[-1] for worker in world.living()]))
+    return float(np.std([worker.replica.state[-1] for worker in world.living()]))
 
 
 def check_means(world: GossipWorld, group_size: int) -> None:
     """Every mean is that of a whole group: equal shares of contributors who were at the same step."""
     for worker in world.workers.values():
-        for mean in worker.numbers.means:
+        for mean in worker.replica.means:
             shares = mean[: SIZE - 2]
             members = np.flatnonzero(shares)
             assert worker.index in members
@@ -35,7 +35,7 @@ def test_pairs_swap_and_replicas_come_together(num_workers: int) -> None:
     world.net.run(10.0)
     before = spread(world)
     world.net.run(60.0)
-    assert all(worker.numbers.steps > 50 for worker in world.living())
+    assert all(worker.replica.steps > 50 for worker in world.living())
     assert spread(world) < 0.05 * before + 1e-6
     assert not world.double_ends
     check_means(world, 2)
@@ -77,12 +77,12 @@ def test_under_crashes_freezes_cuts_and_joins_every_swap_ends_and_nobody_waits_w
                 net.reset(key_of(index), other)
     net.heal()
     net.run(net.now + 8.0)
-    before = {worker.index: worker.numbers.steps for worker in world.living()}
+    before = {worker.index: worker.replica.steps for worker in world.living()}
     net.run(net.now + 40.0)
     assert not world.double_ends
     for worker in world.living():
         assert worker.loop.active, f"g{worker.index} holds no state"
-        assert worker.numbers.steps > before[worker.index] + 10
+        assert worker.replica.steps > before[worker.index] + 10
         assert worker.longest_wait_s < BOUND_S
         assert _open(worker) <= 1
     check_means(world, 3 if seed % 3 == 0 else 2)
@@ -103,16 +103,16 @@ def test_a_dead_partner_costs_its_pair_one_exchange_and_nobody_else_any() -> Non
     # of those.
     assert all(worker.longest_wait_s < 2 * TIMEOUT_S + 1 for worker in world.living())
     assert max(failed) < 40
-    assert all(worker.numbers.steps > 20 for worker in world.living())
+    assert all(worker.replica.steps > 20 for worker in world.living())
 
 
 def test_the_host_may_be_away_while_members_swap() -> None:
     world = GossipWorld(6, 4)
     world.net.run(10.0)
-    before = [worker.numbers.steps for worker in world.living()]
+    before = [worker.replica.steps for worker in world.living()]
     world.net.freeze(HOST)
     world.net.run(11.5)
-    assert all(w.numbers.steps > b for w, b in zip(world.living(), before, strict=True))
+    assert all(w.replica.steps > b for w, b in zip(world.living(), before, strict=True))
 
 
 def test_a_joiner_copies_a_state_and_counts_on_from_it() -> None:
@@ -122,7 +122,7 @@ def test_a_joiner_copies_a_state_and_counts_on_from_it() -> None:
     world.net.run(24.0)
     joiner = world.workers[9]
     assert joiner.loop.active
-    assert joiner.numbers.steps > 15, "it goes on from its donor's count"
+    assert joiner.replica.steps > 15, "it goes on from its donor's count"
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:
@@ -141,5 +141,5 @@ def test_too_few_active_members_exchange_nothing_and_train_on() -> None:
     world.matching = Matching("pair", 8, 2, min_peers=3)
     world.net.run(20.0)
     for worker in world.living():
-        assert worker.numbers.steps == 0
+        assert worker.replica.steps == 0
         assert "SwapFailed" in worker.swaps.values()

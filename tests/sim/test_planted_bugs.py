@@ -15,10 +15,10 @@ from peers.node import Node
 from tests.sim.checkers import Violation
 from tests.sim.faults import KINDS_OF_CLONES, Fault
 from tests.sim.run import run_seed
-from tests.sim.trainer import VectorNumbers
+from tests.sim.trainer import VectorReplica
 from transport.collectives import direct_reduce
 from transport.collectives.direct_reduce import DirectReduce, PartChunk
-from transport.collectives.reducer import Part, PlainPayloads
+from transport.collectives.reducer import NumpyReducer, Part
 from transport.frames import from_items
 from transport.link.link import FRAME_COST, Link
 from transport.link.messages import Arrival, Hello, Superseded
@@ -99,24 +99,24 @@ def test_a_duplicate_that_counts_after_a_reconnect_is_caught(monkeypatch: pytest
 
 
 def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_loaded(self: VectorNumbers, fragment: int, data: bytearray) -> None:
+    def not_loaded(self: VectorReplica, fragment: int, data: bytearray) -> None:
         """It says that it holds the state, and holds its own."""
 
     def whoever_speaks(entries: Any, fragment: int, version: bytes) -> tuple[bytes, list[bytes]]:
         held = [(e.digests[fragment][1], e.key) for e in entries if fragment in e.digests]
         return (held[-1][0], [held[-1][1]]) if held else (b"", [])
 
-    monkeypatch.setattr(VectorNumbers, "load", not_loaded)
+    monkeypatch.setattr(VectorReplica, "load", not_loaded)
     monkeypatch.setattr(state_sync, "agreed_state", whoever_speaks)
     assert "S1" in rules_broken(range(1, 4), [])
 
 
 def test_a_division_by_the_configured_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    class ConfiguredSize(PlainPayloads):
+    class ConfiguredSize(NumpyReducer):
         def reduce(self, chunk: int, parts: Any) -> Any:
             return super().reduce(chunk, [Part(p.member, 1.0 / 8, p.payload) for p in parts])
 
-    monkeypatch.setattr("tests.sim.trainer.PlainPayloads", ConfiguredSize)
+    monkeypatch.setattr("tests.sim.trainer.NumpyReducer", ConfiguredSize)
     assert "S3" in rules_broken(range(1, 4))
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from peers.protocol.application import piece_sizes
 from peers.protocol.record import GENESIS
-from transport.collectives.reducer import Payloads, PlainPayloads
+from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.limits import Limits
 
@@ -69,8 +69,8 @@ class Blob:
 
 
 @dataclass
-class VectorNumbers:
-    """`outer_loop.Numbers` and `peers.protocol.application.Application` of one simulated worker."""
+class VectorReplica:
+    """`outer_loop.Replica` and `peers.protocol.application.Application` of one simulated worker."""
 
     index: int
     sizes: list[int]
@@ -89,30 +89,28 @@ class VectorNumbers:
         self.states = [initial_state(self.index, f, n) for f, n in enumerate(self.sizes)]
         self.bases = [GENESIS] * len(self.sizes)
 
-    # loop.Numbers
+    # outer_loop.Replica
 
-    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
         values = contribution_of(self.index, self.life, self.bases[fragment], fragment, self.sizes[fragment])
         if self.explode:
             values *= np.float32(1e6)
         norm = float(np.sqrt((values[NAMES:] ** 2).sum()))
         if self.poison:
             values[-1] = np.nan
-        return PlainPayloads(len(values), values), norm
+        return NumpyReducer(len(values), values), norm
 
     def sync_every(self, fragment: int) -> int:
         return SYNC_EVERY
 
-    def apply(
-        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
-    ) -> None:
-        assert isinstance(mean, PlainPayloads)
+    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
+        assert isinstance(mean, NumpyReducer)
         self.states[fragment] = outer_step(self.states[fragment], mean.output)
         if self.corrupt:
             self.corrupt = False
             self.states[fragment][0] = np.nextafter(self.states[fragment][0], np.float32(9.0))
 
-    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         """There are no local parameters."""
 
     def discard(self, fragment: int) -> None:
@@ -126,8 +124,8 @@ class VectorNumbers:
 
     # peers.application.Application
 
-    def receiver(self, fragment: int) -> Payloads:
-        return PlainPayloads(self.sizes[fragment])
+    def receiver(self, fragment: int) -> Reducer:
+        return NumpyReducer(self.sizes[fragment])
 
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(8 * self.sizes[fragment])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from diloco.loop.commands import Captured, Command, Loaded
+from diloco.loop.commands import Command, ConfirmCaptured, ConfirmLoaded
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
 from peers.coordinator.coordinator import Rules
@@ -21,7 +21,7 @@ from peers.protocol.events import Restored, RoundCommitted
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Welcome
 from tests.sim.doors import HOST, SETTINGS, STRANGER, Stranger, invite_of, key_of, knock_of, open_door
-from tests.sim.trainer import SYNC_EVERY, VectorNumbers
+from tests.sim.trainer import SYNC_EVERY, VectorReplica
 from transport.effects import Effect
 from transport.frames import unpack
 from transport.limits import Limits
@@ -42,7 +42,7 @@ class Worker:
     key: bytes
     life: int
     loop: OuterLoop
-    numbers: VectorNumbers
+    replica: VectorReplica
     step_s: float
     node: Node
     process: Endpoint
@@ -161,12 +161,12 @@ class World:
             failure_timeout_s=TIMEOUT_S,
             limits=self.limits,
         )
-        numbers = VectorNumbers(index, list(self.sizes), self.limits, life=life)
-        numbers.poison, numbers.explode = index in self.poisoned, index in self.exploded
-        loop = OuterLoop(self.schedule(), GRACE_S + 2 * TIMEOUT_S, numbers)
+        replica = VectorReplica(index, list(self.sizes), self.limits, life=life)
+        replica.poison, replica.explode = index in self.poisoned, index in self.exploded
+        loop = OuterLoop(self.schedule(), GRACE_S + 2 * TIMEOUT_S, replica)
         address = self._free_address(index)
         process = self.net.add(key, node, access, lambda _, event: self._event_later(worker, event), address)
-        worker = Worker(index, key, life, loop, numbers, self.rng.uniform(0.05, 0.2), node, process)
+        worker = Worker(index, key, life, loop, replica, self.rng.uniform(0.05, 0.2), node, process)
         before = self.workers.get(index)
         if before is not None and before.process.alive:
             self.older.append(before)
@@ -174,7 +174,7 @@ class World:
         manifest = Manifest(
             SETTINGS, SETTINGS, SETTINGS, "plain", tuple(self.sizes), f"vectors of {sum(self.sizes)}"
         )
-        training = Training(Profile(f"w{index}", (address,), manifest), numbers, patience_s=2 * GRACE_S)
+        training = Training(Profile(f"w{index}", (address,), manifest), replica, patience_s=2 * GRACE_S)
         self.net.command(process, lambda core, now: core.train(now, training))
         self.net.at(worker.step_s, lambda: self._step(worker))
 
@@ -225,25 +225,25 @@ class World:
 
     def _event(self, worker: Worker, now: float, event: object) -> None:
         if isinstance(event, Restored):
-            worker.numbers.bases = [event.record.hash()] * len(self.sizes)
+            worker.replica.bases = [event.record.hash()] * len(self.sizes)
         commands = worker.loop.handle(now, event)
         if isinstance(event, RoundCommitted):
-            worker.numbers.bases[event.record.fragment] = event.record.hash()
+            worker.replica.bases[event.record.fragment] = event.record.hash()
         for note in self.notes:
             note(now, worker, event)
         self._run(worker, commands)
 
     def _run(self, worker: Worker, commands: list[Command]) -> None:
         for command in commands:
-            if isinstance(command, Loaded):
-                worker.numbers.bases[command.fragment] = command.version
+            if isinstance(command, ConfirmLoaded):
+                worker.replica.bases[command.fragment] = command.version
             for note in self.notes:
                 note(self.net.now, worker, command)
             tell = command.tell
             done = self.net.command(worker.process, lambda core, now, tell=tell: core.command(now, tell))
             worker.loop.told(command, bool(done))
-            if isinstance(command, Captured) and worker.node.member:
-                worker.numbers.bases = [worker.node.member.following.head] * len(self.sizes)
+            if isinstance(command, ConfirmCaptured) and worker.node.member:
+                worker.replica.bases = [worker.node.member.follower.head] * len(self.sizes)
 
     # -- faults -------------------------------------------------------------------------------
 

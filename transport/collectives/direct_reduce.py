@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from transport.collectives.reducer import Part, Payloads
+from transport.collectives.reducer import Part, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload
 from transport.errors import BadFrame, Poisoned
@@ -98,10 +98,10 @@ Room = Callable[[bytes], int]
 class DirectReduce:
     """One round of one vector as one member sees it."""
 
-    def __init__(self, serial: int, me: bytes, payloads: Payloads, chunk_elements: int, now: float) -> None:
+    def __init__(self, serial: int, me: bytes, reducer: Reducer, chunk_elements: int, now: float) -> None:
         self.serial = serial
-        self.payloads = payloads
-        self.num_chunks = -(-payloads.num_elements // chunk_elements)
+        self.reducer = reducer
+        self.num_chunks = -(-reducer.num_elements // chunk_elements)
         self.attempt = -1
         self.poisoned: tuple[bytes, str] | None = None
         self.chunk_elements = chunk_elements
@@ -181,9 +181,9 @@ class DirectReduce:
         self._plan, self.attempt = plan, plan.attempt
         self._others = frozenset(plan.members) - {self._me}
         self._owners = [plan.owner(chunk, self.num_chunks) for chunk in range(self.num_chunks)]
-        self.payloads.begin(self.chunk_elements, len(plan.members))
-        self._part_sizes = [self.payloads.size_bytes(chunk) for chunk in range(self.num_chunks)]
-        self._mean_sizes = [self.payloads.mean_size_bytes(chunk) for chunk in range(self.num_chunks)]
+        self.reducer.begin(self.chunk_elements, len(plan.members))
+        self._part_sizes = [self.reducer.size_bytes(chunk) for chunk in range(self.num_chunks)]
+        self._mean_sizes = [self.reducer.mean_size_bytes(chunk) for chunk in range(self.num_chunks)]
         self.poisoned = None
         self._started_at = now
         self._heard = {}
@@ -286,7 +286,7 @@ class DirectReduce:
             return False
         chunk = chunks.pop()
         self._part_sent.add((chunk, peer))
-        send(peer, PartChunk(self.serial, self.attempt, chunk), self.payloads.encode(chunk))
+        send(peer, PartChunk(self.serial, self.attempt, chunk), self.reducer.encode(chunk))
         return True
 
     def _send_mean(self, peer: bytes, room: Room, send: SendBulk) -> bool:
@@ -315,7 +315,7 @@ class DirectReduce:
         got = self._parts[chunk]
         parts = [Part(i, share, got.get(member)) for i, member, share in plan.shares]
         try:
-            mean = self.payloads.reduce(chunk, parts)
+            mean = self.reducer.reduce(chunk, parts)
         except Poisoned as error:
             self.poisoned = (plan.founders[error.member], error.reason)
             return
@@ -332,7 +332,7 @@ class DirectReduce:
             return False
         owner, chunk, mean = self._to_keep.popleft()
         try:
-            self.payloads.accept(chunk, mean)
+            self.reducer.accept(chunk, mean)
         except Poisoned as error:
             self.poisoned = (owner, error.reason)
             return False

@@ -1,7 +1,7 @@
 """What an exchange needs to know about numbers: an object that encodes, reduces and decodes chunks.
 
-The exchange moves bytes only. The arithmetic is handed to it as a `Payloads`: `diloco` makes one
-from a codec and tensors; `PhantomPayloads` has sizes and no bytes; `PlainPayloads` is fp32 in numpy,
+The exchange moves bytes only. The arithmetic is handed to it as a `Reducer`: `diloco` makes one
+from a codec and tensors; `PhantomReducer` has sizes and no bytes; `NumpyReducer` is fp32 in numpy,
 for whoever exchanges vectors without torch.
 """
 
@@ -32,7 +32,7 @@ class Part:
     """The encoded contribution; None for the owner's own, which it takes unencoded."""
 
 
-class Payloads(Protocol):
+class Reducer(Protocol):
     """The arithmetic of one vector in one round. Chunk ``i`` covers elements
     ``[i * chunk_elements, min((i + 1) * chunk_elements, num_elements))``. One thread at a time calls it."""
 
@@ -83,7 +83,7 @@ class _Chunked:
         return slice(start, min(start + self._chunk_elements, self._num_elements))
 
 
-class PlainPayloads(_Chunked):
+class NumpyReducer(_Chunked):
     """fp32 vectors in numpy. ``values`` is the contribution, or None for one who only receives;
     ``output`` holds the mean once every chunk was accepted."""
 
@@ -137,7 +137,7 @@ def _finite(values: npt.NDArray[np.float32], member: int) -> npt.NDArray[np.floa
     return values
 
 
-class PhantomPayloads(_Chunked):
+class PhantomReducer(_Chunked):
     """Sizes without bytes: ``bytes_per_element`` may be fractional, and a result's digest is
     that of what went into it. A mean takes ``mean_bytes_per_element``, by default the same."""
 

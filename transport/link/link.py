@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transport.effects import CONTROL_LANE, Close, Connect, Effect, Payload, Send
+from transport.effects import CONTROL_LANE, NEVER, Close, Connect, Effect, Payload, Send
 from transport.errors import BadFrame
 from transport.frames import from_items, pack_items, to_items
 from transport.limits import Limits
@@ -122,8 +122,8 @@ class Link:
         self.session = session
         self.dials = dials
         self.addresses = addresses
-        self.last_heard = -1e18
-        self.last_bulk = -1e18
+        self.last_heard = NEVER
+        self.last_bulk = NEVER
         """When a payload last went either way."""
         self.window = limits.window_bytes
         self._heartbeat_s = heartbeat_s
@@ -134,11 +134,11 @@ class Link:
         self._peer_session = 0
         self._never_met = True
         self._open_lanes: set[int] = set()
-        self._last_sent = -1e18
-        self._asked_at = -1e18
+        self._last_sent = NEVER
+        self._asked_at = NEVER
         self._watched = True
-        self._watched_at = -1e18
-        self._last_hello = dict.fromkeys(range(limits.lanes + 1), -1e18)
+        self._watched_at = NEVER
+        self._last_hello = dict.fromkeys(range(limits.lanes + 1), NEVER)
         self._known_said = dict.fromkeys(self._last_hello, 0)
         self._dialled_at = 0.0
         self._rate_tokens = 10.0 * limits.control_per_second
@@ -231,31 +231,31 @@ class Link:
     ) -> list[Arrival | Started | Superseded]:
         """What one frame amounts to. Raises `BadFrame`."""
         if not isinstance(items, list) or not 1 <= len(items) <= 2:
-            raise BadFrame("a frame is not a link part and at most one message")
-        part = from_items(items[0])
-        if not isinstance(part, (Ack, Hello)):
-            if not isinstance(part, Stale):
-                raise BadFrame("a frame does not start with a link part")
-            newer = part.session // GENERATIONS > self.session // GENERATIONS
+            raise BadFrame("a frame is not a link header and at most one message")
+        link_header = from_items(items[0])
+        if not isinstance(link_header, (Ack, Hello)):
+            if not isinstance(link_header, Stale):
+                raise BadFrame("a frame does not start with a link header")
+            newer = link_header.session // GENERATIONS > self.session // GENERATIONS
             return [Superseded()] if newer else []
-        if part.session != self._peer_session and self._is_old(now, lane, part.session):
+        if link_header.session != self._peer_session and self._is_old(now, lane, link_header.session):
             return []
         self.last_heard = now
-        if isinstance(part, Hello):
-            return self._greeted(now, lane, part)
-        if part.known != self.session or part.session != self._peer_session:
+        if isinstance(link_header, Hello):
+            return self._greeted(now, lane, link_header)
+        if link_header.known != self.session or link_header.session != self._peer_session:
             if now - self._last_hello[lane] >= _HELLO_INTERVAL_S:
                 self._hello(now, lane, reply=False)
             return []
-        self._acknowledged(part)
+        self._acknowledged(link_header)
         if len(items) == 1:
-            if isinstance(part, Ask):
+            if isinstance(link_header, Ask):
                 self._charge_rate(now)
                 self._send_ack(now)
             return []
         if lane == CONTROL_LANE:
-            return self._control_arrived(now, part.seq, items[1], payload)
-        return self._bulk_arrived(now, part.seq, items[1], payload)
+            return self._control_arrived(now, link_header.seq, items[1], payload)
+        return self._bulk_arrived(now, link_header.seq, items[1], payload)
 
     def _is_old(self, now: float, lane: int, session: int) -> bool:
         """Whether a frame is of an earlier life of the other end, which is told if a newer one lives."""

@@ -79,9 +79,9 @@ class Endpoint:
     factor: float = 1.0
     """Slows its link by this."""
     dialling: dict[bytes, Connect] = field(default_factory=dict)
-    connections: dict[Connection, None] = field(default_factory=dict)
-    dialled: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
-    accepted: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
+    connections: dict[SimConnection, None] = field(default_factory=dict)
+    dialled: dict[tuple[bytes, int], SimConnection] = field(default_factory=dict)
+    accepted: dict[tuple[bytes, int], SimConnection] = field(default_factory=dict)
     """By key and lane, the newest connection over which something came: it carries what is sent back."""
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ def key_of(who: Who) -> bytes:
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
+class SimConnection:
     """One lane between a dialer and an acceptor: ordered, and nothing is lost while it stands."""
 
     dialer: Endpoint
@@ -142,7 +142,7 @@ class Faults:
     groups: dict[bytes, int] = field(default_factory=dict)
     cuts: set[frozenset[Who]] = field(default_factory=set)
 
-    def part(self, a: Who, b: Who) -> bool:
+    def is_cut(self, a: Who, b: Who) -> bool:
         """Whether two peers are parted. Who is in no group is with the first."""
         if self.groups.get(key_of(a), 0) != self.groups.get(key_of(b), 0):
             return True

@@ -31,7 +31,7 @@ from transport.effects import (
     Trace,
     size_bytes,
 )
-from transport.simnet.links import NS, Connection, Endpoint, Faults, Pipe, Who, key_of
+from transport.simnet.links import NS, Endpoint, Faults, Pipe, SimConnection, Who, key_of
 from transport.simnet.links import Access as Access
 from transport.simnet.routes import Paths, Route
 from transport.simnet.trace_log import TraceLog
@@ -73,7 +73,7 @@ class SimNetwork:
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._living: dict[bytes, list[Endpoint]] = {}
-        self._connections: dict[Connection, None] = {}
+        self._connections: dict[SimConnection, None] = {}
         self._faults = Faults()
         self.trace_log = TraceLog()
         self._trace_frames = trace_frames
@@ -174,7 +174,7 @@ class SimNetwork:
 
         def ask() -> None:
             peer = self.peers.get(to)
-            if peer is None or not peer.alive or self._faults.part(by, to):
+            if peer is None or not peer.alive or self._faults.is_cut(by, to):
                 reply(None)
                 return
             core = peer.core
@@ -198,7 +198,7 @@ class SimNetwork:
         """Only peers of one group reach each other; who is in no group is with the first."""
         self._faults.groups = {key: i for i, group in enumerate(groups) for key in group}
         self._log(b"", f"partition {[len(g) for g in groups]}")
-        self._break(lambda c: self._faults.part(c.dialer, c.acceptor))
+        self._break(lambda c: self._faults.is_cut(c.dialer, c.acceptor))
 
     def heal(self) -> None:
         """No partition and no cut link any more."""
@@ -364,11 +364,11 @@ class SimNetwork:
 
     def _dial(self, peer: Endpoint, wanted: Connect, lane: int) -> None:
         there = self._listener(wanted)
-        able = there is not None and not there.frozen and not self._faults.part(peer, there)
+        able = there is not None and not there.frozen and not self._faults.is_cut(peer, there)
         if peer.frozen or not able or there is None or there.core.admits(peer.key) != "member":
             self._dial_later(peer, wanted, lane, _REDIAL_S)
             return
-        connection = Connection(peer, there, lane, self._paths.is_plain(peer, there))
+        connection = SimConnection(peer, there, lane, self._paths.is_plain(peer, there))
         for held in (self._connections, peer.connections, there.connections):
             held[connection] = None
         peer.dialled[wanted.peer, lane] = connection
@@ -382,9 +382,9 @@ class SimNetwork:
 
     def _break(
         self,
-        which: Callable[[Connection], bool],
+        which: Callable[[SimConnection], bool],
         by: Endpoint | None = None,
-        among: dict[Connection, None] | None = None,
+        among: dict[SimConnection, None] | None = None,
     ) -> None:
         for connection in [c for c in (self._connections if among is None else among) if which(c)]:
             dialer, acceptor, lane = connection.dialer, connection.acceptor, connection.lane
@@ -438,7 +438,9 @@ class SimNetwork:
         else:
             self._cross(connection, other, effect, size, left)
 
-    def _pass(self, connection: Connection, to: Endpoint, effect: Send, size: int, pipes: list[Pipe]) -> None:
+    def _pass(
+        self, connection: SimConnection, to: Endpoint, effect: Send, size: int, pipes: list[Pipe]
+    ) -> None:
         """A bulk frame comes to a shared line, and waits for what came there before it."""
         if not connection.up:
             return
@@ -448,22 +450,22 @@ class SimNetwork:
         else:
             self._cross(connection, to, effect, size, left)
 
-    def _cross(self, connection: Connection, to: Endpoint, effect: Send, size: int, left: int) -> None:
+    def _cross(self, connection: SimConnection, to: Endpoint, effect: Send, size: int, left: int) -> None:
         sender = connection.acceptor if to is connection.dialer else connection.dialer
         reaches = connection.in_order(to, left + self._delay_ns(connection, sender, to, size))
         self._push(reaches, self._reach, connection, to, effect, size)
 
-    def _delay_ns(self, connection: Connection, sender: Endpoint, to: Endpoint, size: int) -> int:
+    def _delay_ns(self, connection: SimConnection, sender: Endpoint, to: Endpoint, size: int) -> int:
         latency = self._paths.latency_ns(sender, to)
         return latency if connection.plain else latency + self._paths.resent_ns(sender, to, size)
 
-    def _reach(self, connection: Connection, to: Endpoint, effect: Send, size: int) -> None:
+    def _reach(self, connection: SimConnection, to: Endpoint, effect: Send, size: int) -> None:
         """A bulk frame comes to the receiver's access link, and waits for what came there before it."""
         if connection.up:
             lands = to.down.put(self.now_ns, size, to.factor)
             self._push(lands, self._arrive, connection, to, effect)
 
-    def _arrive(self, connection: Connection, to: Endpoint, effect: Send) -> None:
+    def _arrive(self, connection: SimConnection, to: Endpoint, effect: Send) -> None:
         if not connection.up or not to.alive:
             return
         if self._trace_frames:
@@ -473,7 +475,7 @@ class SimNetwork:
         else:
             self._take(connection, to, effect)
 
-    def _take(self, connection: Connection, to: Endpoint, effect: Send) -> None:
+    def _take(self, connection: SimConnection, to: Endpoint, effect: Send) -> None:
         if not to.alive or connection.closed_by is to:
             return
         dialer, sender = connection.dialer, connection.acceptor
@@ -484,7 +486,7 @@ class SimNetwork:
         to.core.receive(self.now_ns / NS, sender.key, effect.lane, effect.header, effect.payload)
         self._carry_out(to)
 
-    def _heard(self, connection: Connection) -> None:
+    def _heard(self, connection: SimConnection) -> None:
         """Something came over it, so the acceptor answers there: an older connection of that key is shut."""
         acceptor, dialer = connection.acceptor, connection.dialer
         before = acceptor.accepted.get((dialer.key, connection.lane))

@@ -27,17 +27,24 @@ from transport.keys import KeyPair, short
 from transport.limits import LIMITS, Limits
 from transport.sockets.lane import ATTEMPT_S, Lane
 from transport.sockets.libzmq import (
-    Arrived,
-    Door,
+    Dialer,
     Handle,
-    Line,
+    Listener,
     Poll,
+    ReceivedMessage,
     check_libzmq,
     new_context,
     remote,
     shut_down,
 )
-from transport.sockets.wire import Connection, Connections, Outbox, Outgoing, Pace, parse
+from transport.sockets.wire import (
+    AcceptedConnection,
+    AcceptedConnections,
+    Outbox,
+    Outgoing,
+    RateLimiter,
+    parse,
+)
 
 T = TypeVar("T")
 
@@ -86,12 +93,15 @@ class SocketDriver:
         self._stop_linger_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="diloco-transport", daemon=True)
         self._dialled: dict[bytes, list[Lane]] = {}
-        self._connections = Connections(limits)
+        self._connections = AcceptedConnections(limits)
         self._random = random.Random()
         self._doomed: list[_Doomed] = []
         self._barred: dict[bytes, float] = {}
-        self._knocks, self._doors = Pace(limits.knocks_per_minute), Pace(2 * limits.knocks_per_minute)
-        self._door: Door | None = None
+        self._knocks, self._doors = (
+            RateLimiter(limits.knocks_per_minute),
+            RateLimiter(2 * limits.knocks_per_minute),
+        )
+        self._door: Listener | None = None
 
     # --- the caller's side: any thread ---
 
@@ -236,12 +246,12 @@ class SocketDriver:
     # --- listening ---
 
     def _listen(self, bind: str) -> None:
-        self._door = door = Door(self._context, self._keys, bind, self._limits)
+        self._door = door = Listener(self._context, self._keys, bind, self._limits)
         self._poll.watch(door.asking, 1, lambda: self._serve_handshakes(door))
         self._poll.watch(door.socket, 4, lambda: self._serve_door(door))
         self.address = door.address
 
-    def _serve_handshakes(self, door: Door) -> None:
+    def _serve_handshakes(self, door: Listener) -> None:
         for verdict in door.answer(self._admits_connection, _FRAMES_PER_ROUND):
             if verdict.kind is None:
                 self._trace("stranger_refused", key=short(verdict.key), address=verdict.address)
@@ -253,7 +263,7 @@ class SocketDriver:
             return None if kind is None else "later"
         return kind
 
-    def _serve_door(self, door: Door) -> None:
+    def _serve_door(self, door: Listener) -> None:
         for _ in range(_FRAMES_PER_ROUND):
             if (arrived := door.read()) is None:
                 return
@@ -261,7 +271,7 @@ class SocketDriver:
             if arrived.parts and not self._connections.is_gone(arrived.route):
                 self._accept(arrived)
 
-    def _accept(self, arrived: Arrived) -> None:
+    def _accept(self, arrived: ReceivedMessage) -> None:
         key, route = arrived.sender, arrived.route
         kind = self._core.admits(key)
         if kind is None:
@@ -287,7 +297,7 @@ class SocketDriver:
         self.counters.add(peer, "received", purpose, 1 + len(header) + size_bytes(payload))
         self._input(lambda now: self._core.receive(now, peer, lane, header, payload))
 
-    def _answer_knock(self, caller: Connection, header: bytes) -> None:
+    def _answer_knock(self, caller: AcceptedConnection, header: bytes) -> None:
         if not self._knocks.take(self._clock()):
             self._break(caller, "too many join attempts")
             return
@@ -297,11 +307,11 @@ class SocketDriver:
             caller.outbox.push(Outgoing(0, reply[0], reply[1], "knock", False))
             self._flush_connection(caller)
 
-    def _connection(self, lane: int, arrived: Arrived) -> Connection:
+    def _connection(self, lane: int, arrived: ReceivedMessage) -> AcceptedConnection:
         handle = remote(arrived.descriptor)
-        return Connection(arrived.sender, lane, arrived.route, handle, Outbox(self._limits))
+        return AcceptedConnection(arrived.sender, lane, arrived.route, handle, Outbox(self._limits))
 
-    def _refuse(self, offender: Connection, reason: str) -> None:
+    def _refuse(self, offender: AcceptedConnection, reason: str) -> None:
         """An admitted peer broke the rules: it is closed, and may come back after a while."""
         now = self._clock()
         self._barred = {each: until for each, until in self._barred.items() if until > now}
@@ -309,12 +319,12 @@ class SocketDriver:
         self._break(offender, reason)
         self._close_accepted(offender.peer, 0.0)
 
-    def _break(self, connection: Connection, reason: str) -> None:
+    def _break(self, connection: AcceptedConnection, reason: str) -> None:
         self._connections.drop(connection.route)
         self._trace("peer_closed", peer=short(connection.peer), reason=reason)
         self._doom(connection, 0.0)
 
-    def _doom(self, connection: Connection, grace_s: float) -> None:
+    def _doom(self, connection: AcceptedConnection, grace_s: float) -> None:
         if connection.handle is not None:
             self._doomed.append(_Doomed(self._clock() + grace_s, connection.handle))
 
@@ -343,12 +353,12 @@ class SocketDriver:
 
     def _dial(self, lane: Lane, now: float) -> None:
         lane.due = now + ATTEMPT_S
-        lane.line = line = Line(self._context, self._keys, lane.peer, lane.address, self._limits)
+        lane.line = line = Dialer(self._context, self._keys, lane.peer, lane.address, self._limits)
         lane.broken = line.error
         self._poll.watch(line.monitor, 2, lambda: self._serve_events(lane, line))
         self._poll.watch(line.socket, 3 if lane.lane == 0 else 4, lambda: self._serve_line(lane, line))
 
-    def _serve_events(self, lane: Lane, line: Line) -> None:
+    def _serve_events(self, lane: Lane, line: Dialer) -> None:
         for failure in line.events():
             if failure:
                 lane.broken = lane.broken or failure
@@ -356,7 +366,7 @@ class SocketDriver:
                 lane.came_up()
                 self._input(lambda now: self._core.connected(now, lane.peer, lane.lane))
 
-    def _serve_line(self, lane: Lane, line: Line) -> None:
+    def _serve_line(self, lane: Lane, line: Dialer) -> None:
         self._flush_lane(lane)
         for _ in range(_FRAMES_PER_ROUND):
             # None also when the core closed the line in between.
@@ -438,7 +448,7 @@ class SocketDriver:
             self._count_sent(lane.peer, message)
         self._poll.want_room(lane.line.socket, len(lane.outbox) > 0)
 
-    def _flush_connection(self, connection: Connection) -> None:
+    def _flush_connection(self, connection: AcceptedConnection) -> None:
         assert self._door is not None
         while len(connection.outbox):
             message = connection.outbox.peek()

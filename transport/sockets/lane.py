@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transport.sockets.libzmq import Line
+from transport.sockets.libzmq import Dialer
 from transport.sockets.wire import Outbox
 
 ATTEMPT_S = 12.0
@@ -24,7 +24,7 @@ class Lane:
     lane: int
     addresses: tuple[str, ...]
     outbox: Outbox
-    line: Line | None = None
+    line: Dialer | None = None
     up: bool = False
     due: float = 0.0
     """When to dial again, or with a line that is not up, when to give the attempt up."""

@@ -1,8 +1,8 @@
 """libzmq with every default that matters overridden: the only file with zmq.
 
-`Door` listens: one ROUTER that admits the keys which the ZAP handler beside it admits, and nobody when
-that handler is gone. `Line` dials: one DEALER for one connection. `knock` asks a host one thing with an
-invite's key. Who sent a message is the ZAP User-Id, or on a `Line` the server's key; routing ids are
+`Listener` listens: one ROUTER that admits the keys which the ZAP handler beside it admits, and nobody when
+that handler is gone. `Dialer` dials: one DEALER for one connection. `knock` asks a host one thing with an
+invite's key. Who sent a message is the ZAP User-Id, or on a `Dialer` the server's key; routing ids are
 trusted for nothing. The loop and the core are `transport.sockets.driver`'s. Keeps R4, X1, X2 and X4.
 
 Known rest: libzmq buffers a message until its last part came, so an admitted peer can make it hold
@@ -67,14 +67,14 @@ def new_context(io_threads: int = 2) -> Context:
 
 
 @dataclass(slots=True)
-class Arrived:
+class ReceivedMessage:
     """One message as it came: of one with too many parts, only the first few."""
 
     parts: list[memoryview]
     route: bytes
-    """The id of the connection in a `Door`; it may be the sender's choice."""
+    """The id of the connection in a `Listener`; it may be the sender's choice."""
     sender: bytes
-    """The authenticated key, in a `Door`."""
+    """The authenticated key, in a `Listener`."""
     descriptor: int
 
 
@@ -106,7 +106,7 @@ class Poll:
             serve()
 
 
-class Door:
+class Listener:
     """Where others connect. Raises `TransportError` when the address cannot be taken."""
 
     def __init__(self, context: Context, keys: KeyPair, bind: str, limits: Limits) -> None:
@@ -134,14 +134,14 @@ class Door:
             self.asking.send_multipart(verdict.reply)
             yield verdict
 
-    def read(self) -> Arrived | None:
+    def read(self) -> ReceivedMessage | None:
         """The next message, without waiting."""
         frames = _read(self.socket)
         if frames is None or len(frames) < 2:
-            return None if frames is None else Arrived([], frames[0].bytes, b"", -1)
+            return None if frames is None else ReceivedMessage([], frames[0].bytes, b"", -1)
         sender = bytes.fromhex(str(frames[1].get("User-Id")))
         parts = [frame.buffer for frame in frames[1:]]
-        return Arrived(parts, frames[0].bytes, sender, int(frames[1].get(zmq.SRCFD)))
+        return ReceivedMessage(parts, frames[0].bytes, sender, int(frames[1].get(zmq.SRCFD)))
 
     def send(self, message: Outgoing, route: bytes) -> Literal["sent", "full", "gone"]:
         """Hand a message to the connection with this id."""
@@ -158,7 +158,7 @@ class Door:
         self.asking.close(0)
 
 
-class Line:
+class Dialer:
     """One attempt at one connection to a peer that we dial; it never comes back by itself."""
 
     def __init__(self, context: Context, keys: KeyPair, server: bytes, address: str, limits: Limits) -> None:
@@ -325,7 +325,7 @@ def _knock_once(
     limits: Limits,
 ) -> tuple[tuple[bytes, bytes] | None, str | None]:
     """The reply, or why there is none."""
-    line = Line(context, invite, server_key, address, limits)
+    line = Dialer(context, invite, server_key, address, limits)
     if line.error is not None:
         line.close(0.0)
         raise TransportError(f"cannot dial {address}: {line.error}")

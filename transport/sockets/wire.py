@@ -84,7 +84,7 @@ class Outbox:
         self._waiting_bytes = 0
 
 
-class Pace:
+class RateLimiter:
     """At most ``per_minute`` events, with bursts of a quarter of that."""
 
     def __init__(self, per_minute: int) -> None:
@@ -105,7 +105,7 @@ class Pace:
 
 
 @dataclass(slots=True)
-class Connection:
+class AcceptedConnection:
     """A connection that a member opened to us, known by the id that the socket gave it."""
 
     peer: bytes
@@ -117,12 +117,12 @@ class Connection:
 
 
 @dataclass(slots=True)
-class Connections:
+class AcceptedConnections:
     """Which accepted connection carries which lane of which peer: the newest does."""
 
     limits: Limits
-    _current: dict[tuple[bytes, int], Connection] = field(default_factory=dict)
-    _by_route: dict[bytes, Connection] = field(default_factory=dict)
+    _current: dict[tuple[bytes, int], AcceptedConnection] = field(default_factory=dict)
+    _by_route: dict[bytes, AcceptedConnection] = field(default_factory=dict)
     _gone: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Connections:
         """Whether the connection was closed or replaced: what it still carries is not taken."""
         return route in self._gone
 
-    def find(self, peer: bytes, lane: int) -> Connection | None:
+    def find(self, peer: bytes, lane: int) -> AcceptedConnection | None:
         """The connection for frames to a peer."""
         return self._current.get((peer, lane))
 
@@ -143,7 +143,7 @@ class Connections:
             raise BadMessage("a connection changed its lane")
         return found is not None
 
-    def add(self, connection: Connection) -> Connection | None:
+    def add(self, connection: AcceptedConnection) -> AcceptedConnection | None:
         """A first message came over a new connection; returns the one that it replaces."""
         older = self._current.get((connection.peer, connection.lane))
         if older is not None:
@@ -152,7 +152,7 @@ class Connections:
         self._by_route[connection.route] = connection
         return older
 
-    def drop(self, route: bytes) -> Connection | None:
+    def drop(self, route: bytes) -> AcceptedConnection | None:
         """Take nothing more from a connection, known or not."""
         self._gone[route] = None
         if len(self._gone) > FORGOTTEN:
@@ -162,10 +162,10 @@ class Connections:
             self._current.pop((found.peer, found.lane), None)
         return found
 
-    def of_peer(self, peer: bytes) -> list[Connection]:
+    def of_peer(self, peer: bytes) -> list[AcceptedConnection]:
         """All connections of a peer."""
         return [c for c in self._by_route.values() if c.peer == peer]
 
-    def waiting(self) -> list[Connection]:
+    def waiting(self) -> list[AcceptedConnection]:
         """The connections with unsent messages."""
         return [c for c in self._by_route.values() if len(c.outbox)]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from diloco.simulation.report.report import PeerReport, Report, Span
+from diloco.simulation.report.report import PeerReport, SimulationReport, Span
 from diloco.simulation.report.svg import LANE_HEIGHT, SCRIPT, STYLE, bars, curve, stacked, ticks
 from diloco.simulation.report.tables import clock
 from diloco.units import show_bytes
 
-MOST_LANES = 40
+MAX_LANES = 40
 WIDTH = 1000.0
 """Units of the timeline's drawing; what is narrower than one of a thousandth of it is merged with what
 follows."""
@@ -28,7 +28,7 @@ _ACTIVITIES = {
 }
 
 
-def render_page(report: Report) -> str:
+def render_page(report: SimulationReport) -> str:
     """The page."""
     parts = [
         _headline(report),
@@ -46,7 +46,7 @@ def render_page(report: Report) -> str:
     )
 
 
-def _headline(report: Report) -> str:
+def _headline(report: SimulationReport) -> str:
     share = report.tokens_per_s / report.ideal_tokens_per_s if report.ideal_tokens_per_s else 0.0
     sent = sum(sum(peer.sent.values()) for peer in report.peers) / max(1, len(report.peers))
     facts = [
@@ -67,21 +67,21 @@ def _headline(report: Report) -> str:
 # -- the timeline -----------------------------------------------------------------------------------
 
 
-def lanes_of(report: Report) -> list[PeerReport]:
+def lanes_of(report: SimulationReport) -> list[PeerReport]:
     """The peers that are drawn: all, or the most telling ones: those with faults first, then some from the
     busiest to the least busy."""
     peers = report.peers
-    if len(peers) <= MOST_LANES:
+    if len(peers) <= MAX_LANES:
         return list(peers)
     struck = {mark.peer for mark in report.marks if mark.injected}
-    first = [peer for peer in peers if peer.name in struck][: MOST_LANES // 2]
+    first = [peer for peer in peers if peer.name in struck][: MAX_LANES // 2]
     rest = sorted((peer for peer in peers if peer not in first), key=lambda peer: -peer.utilization)
-    wanted = MOST_LANES - len(first)
+    wanted = MAX_LANES - len(first)
     chosen = first + [rest[i * (len(rest) - 1) // max(1, wanted - 1)] for i in range(wanted)]
     return [peer for peer in peers if peer in chosen]
 
 
-def _timeline(report: Report) -> str:
+def _timeline(report: SimulationReport) -> str:
     lanes = lanes_of(report)
     scale = WIDTH / max(report.seconds, 1e-9)
     height = LANE_HEIGHT * len(lanes)
@@ -151,7 +151,9 @@ def merged(spans: Iterable[Span], scale: float) -> list[tuple[str, float, float,
     return found
 
 
-def _mark_line(report: Report, scale: float, height: float, lanes: Sequence[PeerReport]) -> Iterable[str]:
+def _mark_line(
+    report: SimulationReport, scale: float, height: float, lanes: Sequence[PeerReport]
+) -> Iterable[str]:
     rows = {peer.name: index for index, peer in enumerate(lanes)}
     for mark in report.marks[:400]:
         if mark.peer in rows:
@@ -169,7 +171,7 @@ def _mark_line(report: Report, scale: float, height: float, lanes: Sequence[Peer
 # -- plots and tables -------------------------------------------------------------------------------
 
 
-def _plots(report: Report) -> str:
+def _plots(report: SimulationReport) -> str:
     order = sorted(report.peers, key=lambda peer: -peer.utilization)
     traffic = sorted(report.peers, key=lambda peer: -sum(peer.sent.values()))
     plots = [
@@ -200,7 +202,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _recoveries(report: Report) -> str:
+def _recoveries(report: SimulationReport) -> str:
     if not report.recoveries:
         return ""
     rows = [
@@ -234,7 +236,7 @@ def _peer_table(peers: Sequence[PeerReport]) -> str:
     return f"<details open><summary>Peers</summary>{_table(head, rows)}</details>"
 
 
-def _marks(report: Report) -> str:
+def _marks(report: SimulationReport) -> str:
     rows = [(clock(mark.at_s), mark.peer, mark.text) for mark in report.marks]
     table = _table(("at", "peer", "what"), rows)
     return f"<details><summary>Everything that happened</summary>{table}</details>"

@@ -110,7 +110,7 @@ class Recovery:
 
 
 @dataclass(slots=True)
-class Report:
+class SimulationReport:
     """One simulated run."""
 
     scenario: str

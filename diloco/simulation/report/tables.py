@@ -9,15 +9,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from diloco.simulation.report.report import PeerReport, Report, RoundReport
+from diloco.simulation.report.report import PeerReport, RoundReport, SimulationReport
 from diloco.terminal import plain_table, printable
 from diloco.units import show_bytes
 
-_MOST_ROWS = 12
+_MAX_ROWS = 12
 _PURPOSES = ("exchange", "state", "control")
 
 
-def render(report: Report) -> Group:
+def render(report: SimulationReport) -> Group:
     """Everything that fits a screen: the summary, rounds, peers, recoveries, violations."""
     parts: list[RenderableType] = [_summary(report), _rounds(report.rounds), _peers(report.peers)]
     if report.recoveries:
@@ -34,7 +34,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _summary(report: Report) -> Table:
+def _summary(report: SimulationReport) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
@@ -77,7 +77,7 @@ def _rounds(rounds: Sequence[RoundReport]) -> RenderableType:
     table = plain_table("rounds")
     for name in ("round", "fragment", "members", "attempts", "began", "gather s", "exchange s", "land s"):
         table.add_column(name, justify="right", no_wrap=True)
-    shown = list(rounds) if len(rounds) <= _MOST_ROWS else [*rounds[:3], *rounds[-3:]]
+    shown = list(rounds) if len(rounds) <= _MAX_ROWS else [*rounds[:3], *rounds[-3:]]
     for position, each in enumerate(shown):
         if position == 3 and len(shown) < len(rounds):
             for name, pick in (("least", min), ("median", statistics.median), ("most", max)):
@@ -115,7 +115,7 @@ def _peers(peers: Sequence[PeerReport]) -> Table:
     order = sorted(peers, key=lambda peer: -peer.utilization)
     middle = len(order) // 2
     some = [*order[:4], *order[middle - 2 : middle + 2], *order[-4:]]
-    for peer in peers if len(peers) <= _MOST_ROWS + 4 else some:
+    for peer in peers if len(peers) <= _MAX_ROWS + 4 else some:
         away = peer.seconds.get("frozen", 0.0) + peer.seconds.get("down", 0.0)
         table.add_row(
             Text(printable(peer.name)),
@@ -126,21 +126,21 @@ def _peers(peers: Sequence[PeerReport]) -> Table:
             show_bytes(sum(peer.sent.values())),
             show_bytes(sum(peer.received.values())),
         )
-    if len(peers) > _MOST_ROWS + 4:
+    if len(peers) > _MAX_ROWS + 4:
         table.caption = f"{len(some)} of {len(peers)}: the busiest, those in the middle, the least busy"
     return table
 
 
-def _recoveries(report: Report) -> Table:
+def _recoveries(report: SimulationReport) -> Table:
     table = plain_table("what faults cost, in seconds")
     for name in ("at", "peer", "what"):
         table.add_column(name)
     for name in ("noticed", "next commit", "back in"):
         table.add_column(name, justify="right")
-    for each in report.recoveries[:_MOST_ROWS]:
+    for each in report.recoveries[:_MAX_ROWS]:
         times = (each.detect_s, each.recommit_s, each.rejoin_s)
         shown = ["" if value is None else f"{value:.1f}" for value in times]
         table.add_row(clock(each.at_s), Text(printable(each.peer)), Text(printable(each.what)), *shown)
-    if len(report.recoveries) > _MOST_ROWS:
-        table.caption = f"the first {_MOST_ROWS} of {len(report.recoveries)}"
+    if len(report.recoveries) > _MAX_ROWS:
+        table.caption = f"the first {_MAX_ROWS} of {len(report.recoveries)}"
     return table

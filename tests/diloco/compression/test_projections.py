@@ -85,7 +85,7 @@ def test_lengths_are_as_promised_and_never_above_the_most(projection: Projection
         longest = max(longest, len(y))
         state = projection.next_state(y, state, index)
         assert len(state) == size
-    assert longest == projection.most_sent
+    assert longest == projection.max_sent
 
 
 def test_the_old_state_and_the_inputs_stay_as_they_were(projection: Projection) -> None:
@@ -267,7 +267,7 @@ def test_factors_alternate_between_the_sides() -> None:
         lengths.append(projection.length(state))
         state = projection.next_state(projection.project(uniform(1500), state, index), state, index)
     assert lengths == [120, 200, 120, 200]
-    assert projection.most_sent == 200
+    assert projection.max_sent == 200
 
 
 def test_more_than_two_dimensions_are_a_matrix_with_the_first_one_as_rows() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diloco.loop.commands import Announce, Applied, Captured, Loaded, Withdraw
+from diloco.loop.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
 from peers.protocol.events import (
@@ -27,14 +27,14 @@ from peers.protocol.events import (
     StateFetched,
 )
 from peers.protocol.record import GENESIS, Record
-from transport.collectives.reducer import Payloads, PlainPayloads
+from transport.collectives.reducer import NumpyReducer, Reducer
 
 WAIT_S = 30.0
 
 
 @dataclass
 class Recorder:
-    """Numbers that only remember what was asked of them."""
+    """A replica that only remembers what was asked of them."""
 
     calls: list[tuple[object, ...]] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
@@ -42,22 +42,20 @@ class Recorder:
     every: int = 4
     tells_offers: bool = False
 
-    def contribution(self, fragment: int) -> tuple[Payloads, float]:
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
         self.calls += [("offer", fragment)] if self.tells_offers else []
         if self.broken:
             raise ValueError("3 values of the pseudo-gradient are not finite")
-        return PlainPayloads(1), 1.0
+        return NumpyReducer(1), 1.0
 
     def sync_every(self, fragment: int) -> int:
         return self.every
 
-    def apply(
-        self, fragment: int, mean: Payloads, ours: Payloads | None, share: float, keep_old: bool
-    ) -> None:
+    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
         self.shares.append(share)
         self.calls.append(("apply", fragment, ours is not None))
 
-    def land(self, fragment: int, ours: Payloads | None, on_time: bool) -> None:
+    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         self.calls.append(("land", fragment, ours is not None, on_time))
 
     def discard(self, fragment: int) -> None:
@@ -76,7 +74,7 @@ def record(fragment: int = 0) -> Record:
 
 def committed(number: int | None, fragment: int = 0, behind: int = 0) -> RoundCommitted:
     weight = 1.0 if number is not None else 0.0
-    return RoundCommitted(record(fragment), PlainPayloads(1), number, 8, weight, 0.1, behind)
+    return RoundCommitted(record(fragment), NumpyReducer(1), number, 8, weight, 0.1, behind)
 
 
 def schedule(num_fragments: int = 1, delay: int = 0, **more: bool) -> Schedule:
@@ -85,20 +83,20 @@ def schedule(num_fragments: int = 1, delay: int = 0, **more: bool) -> Schedule:
     return Schedule((4,) * num_fragments, offsets, delay, more.pop("offers_before_landing", False), **more)
 
 
-def active_loop(numbers: Recorder, **of_schedule: Any) -> OuterLoop:
-    loop = OuterLoop(schedule(**of_schedule), WAIT_S, numbers)
+def active_loop(replica: Recorder, **of_schedule: Any) -> OuterLoop:
+    loop = OuterLoop(schedule(**of_schedule), WAIT_S, replica)
     loop.handle(0.0, BecameActive(GENESIS, 0))
     return loop
 
 
 @pytest.fixture
-def numbers() -> Recorder:
+def replica() -> Recorder:
     return Recorder()
 
 
 @pytest.fixture
-def loop(numbers: Recorder) -> OuterLoop:
-    return active_loop(numbers)
+def loop(replica: Recorder) -> OuterLoop:
+    return active_loop(replica)
 
 
 def step(loop: OuterLoop, times: int, now: float = 0.0) -> list[object]:
@@ -114,33 +112,33 @@ def step(loop: OuterLoop, times: int, now: float = 0.0) -> list[object]:
 def test_it_offers_after_h_steps_with_their_tokens(loop: OuterLoop) -> None:
     assert step(loop, 3) == []
     offer = step(loop, 1)[0]
-    assert isinstance(offer, Announce)
+    assert isinstance(offer, Offer)
     assert offer.tokens == 8
     assert loop.waits(0.0)
 
 
-def test_it_offers_nothing_before_it_holds_the_shared_state(numbers: Recorder) -> None:
-    assert step(OuterLoop(schedule(), WAIT_S, numbers), 9) == []
+def test_it_offers_nothing_before_it_holds_the_shared_state(replica: Recorder) -> None:
+    assert step(OuterLoop(schedule(), WAIT_S, replica), 9) == []
 
 
-def test_after_a_commit_it_applies_and_begins_again(loop: OuterLoop, numbers: Recorder) -> None:
+def test_after_a_commit_it_applies_and_begins_again(loop: OuterLoop, replica: Recorder) -> None:
     step(loop, 4)
-    assert loop.handle(0.0, committed(1)) == [Applied(record(), bytes(32))]
-    assert numbers.calls == [("apply", 0, True), ("land", 0, True, True)]
-    assert numbers.shares == [1.0]
+    assert loop.handle(0.0, committed(1)) == [ConfirmApplied(record(), bytes(32))]
+    assert replica.calls == [("apply", 0, True), ("land", 0, True, True)]
+    assert replica.shares == [1.0]
     assert not loop.waits(0.0)
     assert len(step(loop, 4)) == 1
 
 
 def test_what_was_trained_after_the_offer_is_kept_on_top_and_offered_next(
-    loop: OuterLoop, numbers: Recorder
+    loop: OuterLoop, replica: Recorder
 ) -> None:
     step(loop, 4)
     step(loop, 3)
     loop.handle(0.0, committed(1))
-    assert numbers.calls == [("apply", 0, True), ("land", 0, True, False)]
+    assert replica.calls == [("apply", 0, True), ("land", 0, True, False)]
     offer = step(loop, 1)[0]
-    assert isinstance(offer, Announce)
+    assert isinstance(offer, Offer)
     assert offer.tokens == 8
 
 
@@ -148,7 +146,7 @@ def test_it_waits_no_longer_than_the_bound_and_then_trains_on(loop: OuterLoop) -
     step(loop, 4)
     assert loop.waits(WAIT_S - 1)
     assert not loop.waits(WAIT_S + 1)
-    assert loop.due(WAIT_S + 1) == [Withdraw(0)]
+    assert loop.due(WAIT_S + 1) == [TakeBack(0)]
 
 
 def test_an_open_round_is_never_taken_back(loop: OuterLoop) -> None:
@@ -163,40 +161,40 @@ def test_without_a_coordinator_it_trains_on_and_offers_everything_later(loop: Ou
     step(loop, 4)
     loop.handle(0.0, CoordinatorLost(5.0))
     assert not loop.waits(0.0)
-    assert step(loop, 6) == [Withdraw(0)]
+    assert step(loop, 6) == [TakeBack(0)]
     loop.handle(0.0, CoordinatorBack())
     offer = step(loop, 1)[0]
-    assert isinstance(offer, Announce)
+    assert isinstance(offer, Offer)
     assert offer.tokens == 2 * 11
 
 
-def test_a_late_contribution_is_given_up_with_what_followed_it(loop: OuterLoop, numbers: Recorder) -> None:
+def test_a_late_contribution_is_given_up_with_what_followed_it(loop: OuterLoop, replica: Recorder) -> None:
     step(loop, 6)
     loop.handle(0.0, ContributionEnded(0, 1, 8, Fate.LATE, "late"))
-    assert numbers.calls == [("discard", 0)]
+    assert replica.calls == [("discard", 0)]
     assert loop.tokens_unoffered == 4
     assert len(step(loop, 4)) == 1
 
 
-def test_values_that_are_not_finite_are_never_offered(loop: OuterLoop, numbers: Recorder) -> None:
-    numbers.broken = True
+def test_values_that_are_not_finite_are_never_offered(loop: OuterLoop, replica: Recorder) -> None:
+    replica.broken = True
     assert step(loop, 4) == []
-    assert numbers.calls == [("discard", 0)]
+    assert replica.calls == [("discard", 0)]
     assert loop.tokens_unoffered == 8
     assert "not finite" in loop.rejected_reason
-    numbers.broken = False
+    replica.broken = False
     assert len(step(loop, 4)) == 1
 
 
 def test_a_round_without_it_keeps_its_progress_and_puts_it_in_step_with_the_others(
-    loop: OuterLoop, numbers: Recorder
+    loop: OuterLoop, replica: Recorder
 ) -> None:
     step(loop, 2)
     loop.handle(0.0, committed(None))
-    assert numbers.calls == [("apply", 0, False), ("land", 0, False, False)]
+    assert replica.calls == [("apply", 0, False), ("land", 0, False, False)]
     assert step(loop, 3) == []
     offer = step(loop, 1)[0]  # when those who were in the round offer next
-    assert isinstance(offer, Announce)
+    assert isinstance(offer, Offer)
     assert offer.tokens == 12
 
 
@@ -209,8 +207,8 @@ def test_one_that_is_slower_than_rounds_comes_to_offer_nevertheless(loop: OuterL
     assert len(step(loop, 1)) == 1
 
 
-def test_with_a_delay_it_is_in_step_with_the_last_of_the_others(numbers: Recorder) -> None:
-    loop = active_loop(numbers, delay=3)
+def test_with_a_delay_it_is_in_step_with_the_last_of_the_others(replica: Recorder) -> None:
+    loop = active_loop(replica, delay=3)
     step(loop, 2)
     loop.handle(0.0, committed(None))
     assert len(step(loop, 1)) == 1
@@ -218,18 +216,18 @@ def test_with_a_delay_it_is_in_step_with_the_last_of_the_others(numbers: Recorde
     assert not loop.waits(0.0)
 
 
-def test_it_offers_early_what_others_wait_for(numbers: Recorder) -> None:
-    loop = active_loop(numbers, num_fragments=2)
+def test_it_offers_early_what_others_wait_for(replica: Recorder) -> None:
+    loop = active_loop(replica, num_fragments=2)
     step(loop, 2)  # the first fragment is offered
     for fragment in range(2):
         assert loop.handle(0.0, OfferWanted(fragment)) == []
     (offer,) = loop.due(0.0)
-    assert isinstance(offer, Announce)
+    assert isinstance(offer, Offer)
     assert (offer.fragment, offer.tokens) == (1, 4)
 
 
-def test_nothing_is_offered_early_before_its_result_has_landed(numbers: Recorder) -> None:
-    loop = active_loop(numbers, delay=2)
+def test_nothing_is_offered_early_before_its_result_has_landed(replica: Recorder) -> None:
+    loop = active_loop(replica, delay=2)
     loop.handle(0.0, OfferWanted(0))
     assert loop.due(0.0) == []  # nothing is trained
     assert len(step(loop, 1)) == 1
@@ -254,69 +252,69 @@ def test_an_offer_that_is_not_taken_is_made_again_at_the_next_step(loop: OuterLo
     step(loop, 3)
     loop.told(loop.stepped(0.0, 2)[0], False)
     assert not loop.waits(0.0)
-    assert isinstance(loop.stepped(0.0, 2)[0], Announce)
+    assert isinstance(loop.stepped(0.0, 2)[0], Offer)
 
 
-def test_fragments_are_staggered_over_h_and_applied_each_by_itself(numbers: Recorder) -> None:
-    loop = active_loop(numbers, num_fragments=3)
-    offered = [[c.fragment for c in step(loop, 1) if isinstance(c, Announce)] for _ in range(4)]
+def test_fragments_are_staggered_over_h_and_applied_each_by_itself(replica: Recorder) -> None:
+    loop = active_loop(replica, num_fragments=3)
+    offered = [[c.fragment for c in step(loop, 1) if isinstance(c, Offer)] for _ in range(4)]
     assert offered == [[0], [1], [], [2]]
     loop.handle(0.0, committed(1, fragment=1))
     assert loop.waits(0.0)
-    assert numbers.calls == [("apply", 1, True), ("land", 1, True, False)]
+    assert replica.calls == [("apply", 1, True), ("land", 1, True, False)]
 
 
-def test_with_a_delay_it_trains_on_until_the_result_is_due(numbers: Recorder) -> None:
-    loop = active_loop(numbers, delay=2)
+def test_with_a_delay_it_trains_on_until_the_result_is_due(replica: Recorder) -> None:
+    loop = active_loop(replica, delay=2)
     step(loop, 4)
     assert not loop.waits(0.0)
     step(loop, 1)
     loop.handle(0.0, committed(1))
-    assert numbers.calls == [("apply", 0, True)]
+    assert replica.calls == [("apply", 0, True)]
     step(loop, 1)
-    assert numbers.calls[1:] == [("land", 0, True, True)]
-    assert [type(c) for c in step(loop, 2)] == [Announce], "H counts from the offer, not from the landing"
+    assert replica.calls[1:] == [("land", 0, True, True)]
+    assert [type(c) for c in step(loop, 2)] == [Offer], "H counts from the offer, not from the landing"
 
 
-def test_it_waits_for_a_result_only_once_that_is_later_than_its_delay(numbers: Recorder) -> None:
-    loop = active_loop(numbers, delay=2)
+def test_it_waits_for_a_result_only_once_that_is_later_than_its_delay(replica: Recorder) -> None:
+    loop = active_loop(replica, delay=2)
     step(loop, 5)
     assert not loop.waits(0.0)
     step(loop, 1)
     assert loop.waits(0.0)
     loop.handle(0.0, committed(1))
     assert not loop.waits(0.0)
-    assert numbers.calls == [("apply", 0, True), ("land", 0, True, True)]
+    assert replica.calls == [("apply", 0, True), ("land", 0, True, True)]
 
 
 def test_an_overlap_of_a_whole_outer_step_offers_before_what_it_offers_is_wiped_out(
-    numbers: Recorder,
+    replica: Recorder,
 ) -> None:
-    numbers.tells_offers = True
-    loop = active_loop(numbers, delay=4, offers_before_landing=True)
+    replica.tells_offers = True
+    loop = active_loop(replica, delay=4, offers_before_landing=True)
     step(loop, 4)
-    assert numbers.calls == [("offer", 0), ("land", 0, False, True)]
+    assert replica.calls == [("offer", 0), ("land", 0, False, True)]
     step(loop, 2)
     loop.handle(0.0, committed(1))
     step(loop, 2)
-    assert numbers.calls[2:] == [("apply", 0, True), ("offer", 0), ("land", 0, True, True)]
+    assert replica.calls[2:] == [("apply", 0, True), ("offer", 0), ("land", 0, True, True)]
 
 
-def test_without_a_coordinator_an_overlapped_result_leaves_local_steps_on_top(numbers: Recorder) -> None:
-    loop = active_loop(numbers, delay=4, offers_before_landing=True)
+def test_without_a_coordinator_an_overlapped_result_leaves_local_steps_on_top(replica: Recorder) -> None:
+    loop = active_loop(replica, delay=4, offers_before_landing=True)
     step(loop, 4)
     loop.handle(0.0, committed(1))
     loop.handle(0.0, CoordinatorLost(9.0))
     step(loop, 4)
-    assert numbers.calls[-1] == ("land", 0, True, False)
+    assert replica.calls[-1] == ("land", 0, True, False)
 
 
-def test_a_result_without_it_is_landed_after_what_was_pending(numbers: Recorder) -> None:
-    loop = active_loop(numbers, delay=3)
+def test_a_result_without_it_is_landed_after_what_was_pending(replica: Recorder) -> None:
+    loop = active_loop(replica, delay=3)
     step(loop, 4)
     loop.handle(0.0, committed(1))
     loop.handle(0.0, committed(None))
-    assert numbers.calls == [
+    assert replica.calls == [
         ("apply", 0, True),
         ("land", 0, True, False),
         ("apply", 0, False),
@@ -325,39 +323,39 @@ def test_a_result_without_it_is_landed_after_what_was_pending(numbers: Recorder)
 
 
 def test_where_rounds_do_not_wait_an_offer_that_missed_one_is_made_again_with_all_its_tokens(
-    numbers: Recorder,
+    replica: Recorder,
 ) -> None:
-    loop = active_loop(numbers, rebases=True)
+    loop = active_loop(replica, rebases=True)
     step(loop, 4)
     loop.handle(0.0, committed(None))
     (offer,) = loop.due(0.0)
-    assert isinstance(offer, Announce)
+    assert isinstance(offer, Offer)
     assert offer.tokens == 8
-    assert numbers.calls == [("apply", 0, False), ("land", 0, False, False)]
+    assert replica.calls == [("apply", 0, False), ("land", 0, False, False)]
 
 
-def test_a_slow_worker_offers_after_fewer_steps(numbers: Recorder) -> None:
-    loop = active_loop(numbers)
+def test_a_slow_worker_offers_after_fewer_steps(replica: Recorder) -> None:
+    loop = active_loop(replica)
     step(loop, 4)
     loop.speed = 52.0
     loop.handle(0.0, PaceSet(100.0))
     loop.handle(0.0, committed(1))
     assert step(loop, 1) == []
-    assert [type(c) for c in step(loop, 1)] == [Announce], (
+    assert [type(c) for c in step(loop, 1)] == [Offer], (
         "4 * 0.52 steps, the noise of which counts for nothing"
     )
 
 
-def test_a_pace_that_is_set_half_way_holds_for_the_offer_to_come(numbers: Recorder) -> None:
-    loop = active_loop(numbers)
+def test_a_pace_that_is_set_half_way_holds_for_the_offer_to_come(replica: Recorder) -> None:
+    loop = active_loop(replica)
     step(loop, 1)
     loop.speed = 50.0
     loop.handle(0.0, PaceSet(100.0))
-    assert [type(c) for c in step(loop, 1)] == [Announce], "2 of 4 steps"
+    assert [type(c) for c in step(loop, 1)] == [Offer], "2 of 4 steps"
 
 
-def test_a_pace_changes_nothing_for_what_is_offered(numbers: Recorder) -> None:
-    loop = active_loop(numbers, delay=2)
+def test_a_pace_changes_nothing_for_what_is_offered(replica: Recorder) -> None:
+    loop = active_loop(replica, delay=2)
     step(loop, 4)
     loop.speed = 50.0
     loop.handle(0.0, PaceSet(100.0))
@@ -365,12 +363,12 @@ def test_a_pace_changes_nothing_for_what_is_offered(numbers: Recorder) -> None:
     assert loop.progress[0].offered is not None
 
 
-def test_h_follows_what_the_numbers_say(numbers: Recorder) -> None:
-    loop = active_loop(numbers)
+def test_h_follows_what_the_numbers_say(replica: Recorder) -> None:
+    loop = active_loop(replica)
     step(loop, 4)
-    numbers.every = 1
+    replica.every = 1
     loop.handle(0.0, committed(1))
-    assert [type(c) for c in step(loop, 1)] == [Announce]
+    assert [type(c) for c in step(loop, 1)] == [Offer]
 
 
 @pytest.mark.parametrize(("weights", "expected"), [("tokens", 8), ("equal", 1), ("tokens_rate", 16)])
@@ -380,12 +378,12 @@ def test_weights_are_tokens_or_all_the_same_or_tokens_times_tokens_per_step(
     assert dataclasses.replace(schedule(), weights=weights).weight(8, 4) == expected  # type: ignore[arg-type]
 
 
-def test_a_seed_captures_and_a_joiner_loads_every_fragment(numbers: Recorder) -> None:
-    loop = OuterLoop(schedule(2), WAIT_S, numbers)
-    assert loop.handle(0.0, BecomeSeed()) == [Captured(0, bytes(32)), Captured(1, b"\x01" * 32)]
+def test_a_seed_captures_and_a_joiner_loads_every_fragment(replica: Recorder) -> None:
+    loop = OuterLoop(schedule(2), WAIT_S, replica)
+    assert loop.handle(0.0, BecomeSeed()) == [ConfirmCaptured(0, bytes(32)), ConfirmCaptured(1, b"\x01" * 32)]
     fetched = loop.handle(0.0, StateFetched(1, GENESIS, bytearray(8)))
-    assert fetched == [Loaded(1, GENESIS, b"\x01" * 32)]
-    assert numbers.calls == [("load", 1)]
+    assert fetched == [ConfirmLoaded(1, GENESIS, b"\x01" * 32)]
+    assert replica.calls == [("load", 1)]
 
 
 def test_a_finished_run_waits_for_nothing(loop: OuterLoop) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from diloco.loop.throughput import Speed
+from diloco.loop.throughput import Throughput
 
 
 def test_speed_is_tokens_over_seconds_of_compute_and_none_before_the_first_step() -> None:
-    speed = Speed(10)
+    speed = Throughput(10)
     assert speed.tokens_per_s == 0.0
     speed.count(1, 8, 2.0)
     assert speed.tokens_per_s == 4.0
@@ -17,7 +17,7 @@ def test_speed_is_tokens_over_seconds_of_compute_and_none_before_the_first_step(
 
 
 def test_a_change_is_half_known_after_the_half_life() -> None:
-    speed = Speed(10)
+    speed = Throughput(10)
     for _ in range(1000):
         speed.count(1, 8, 1.0)
     for _ in range(10):
@@ -27,7 +27,7 @@ def test_a_change_is_half_known_after_the_half_life() -> None:
 
 
 def test_steps_counted_at_once_forget_as_much_as_one_by_one() -> None:
-    one_by_one, at_once = Speed(10), Speed(10)
+    one_by_one, at_once = Throughput(10), Throughput(10)
     for speed in (one_by_one, at_once):
         speed.count(1, 8, 9.0)
     for _ in range(20):

@@ -11,7 +11,7 @@ from diloco.compression.codecs import CODECS
 from diloco.errors import MethodError
 from diloco.methods.presets import PRESETS, method
 from diloco.methods.schedule import Schedule
-from diloco.methods.spec import CODEC_NAMES, METHOD_PARTS, gamma_range
+from diloco.methods.spec import CODEC_NAMES, METHOD_FIELDS, gamma_range
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "local_sgd": {"outer": "sgd", "outer_lr": 1.0, "codec": "fp32"},
@@ -54,7 +54,7 @@ def test_the_codecs_of_methods_are_those_that_there_are() -> None:
 def test_overrides_replace_single_fields_and_leave_the_preset_alone() -> None:
     assert method("diloco", sync_every=7) == PRESETS["diloco"].replaced(sync_every=7)
     assert PRESETS["diloco"].sync_every == 100
-    assert set(METHOD_PARTS) | {"name", "paper"} == set(type(PRESETS["diloco"]).model_fields)
+    assert set(METHOD_FIELDS) | {"name", "paper"} == set(type(PRESETS["diloco"]).model_fields)
 
 
 def test_an_overlap_of_a_whole_outer_step_stays_one_when_h_changes() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from diloco.methods.presets import method
-from diloco.outer.replica import TensorNumbers
+from diloco.outer.replica import TensorReplica
 from diloco.outer.state import OuterState
-from diloco.outer.tensor_reducer import TensorPayloads
+from diloco.outer.tensor_reducer import TensorReducer
 
 
 class Line(nn.Module):
@@ -74,31 +74,31 @@ def test_replicas_stay_together_inside_the_window_of_gamma_and_not_above_it() ->
 
 def test_a_pair_of_workers_swaps_pseudo_gradients_and_parameters_in_one_vector() -> None:
     models = [Line([0.0, 0.0]), Line([0.0, 0.0])]
-    pair = [TensorNumbers(OuterState.from_model(each, method("noloco"))) for each in models]
+    pair = [TensorReplica(OuterState.from_model(each, method("noloco"))) for each in models]
     parts: list[Tensor] = []
-    for number, (numbers, model) in enumerate(zip(pair, models, strict=True)):
+    for number, (replica, model) in enumerate(zip(pair, models, strict=True)):
         with torch.no_grad():
             model.weight.add_(torch.tensor([1.0, 2.0]) * (number + 1))
-        made, _ = numbers.contribution(0)
-        assert isinstance(made, TensorPayloads)
+        made, _ = replica.contribution(0)
+        assert isinstance(made, TensorReducer)
         assert made.num_elements == 4
         assert made.contribution is not None
         parts.append(made.contribution)
-    mean = TensorPayloads(pair[0]._own_codec, 4)
+    mean = TensorReducer(pair[0]._own_codec, 4)
     mean.output.copy_(torch.stack(parts).mean(0))
-    for numbers in pair:
-        numbers.apply(0, mean, None, 0.5, keep_old=False)
+    for replica in pair:
+        replica.apply(0, mean, None, 0.5, keep_old=False)
         # theta - 0.7 * mean(delta), with mean(delta) = (-1.5, -3)
-        torch.testing.assert_close(numbers.outer.outer_parameters(0), torch.tensor([1.05, 2.1]))
+        torch.testing.assert_close(replica.outer.outer_parameters(0), torch.tensor([1.05, 2.1]))
 
 
 @pytest.mark.parametrize("step", [0, 5])
 def test_alone_a_replica_takes_its_own_step(step: int) -> None:
     model = Line([float(step), 0.0])
-    numbers = TensorNumbers(OuterState.from_model(model, method("noloco")))
+    replica = TensorReplica(OuterState.from_model(model, method("noloco")))
     with torch.no_grad():
         model.weight.add_(1.0)
-    made, _ = numbers.contribution(0)
-    numbers.apply(0, made, made, 1.0, keep_old=False)
-    numbers.land(0, made, on_time=True)
+    made, _ = replica.contribution(0)
+    replica.apply(0, made, made, 1.0, keep_old=False)
+    replica.land(0, made, on_time=True)
     torch.testing.assert_close(model.weight.detach(), torch.tensor([step + 0.7, 0.7]))

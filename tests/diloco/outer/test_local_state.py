@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from diloco.methods.presets import method
-from diloco.outer.local_state import LocalState, Offer
-from diloco.outer.replica import TensorNumbers
+from diloco.outer.local_state import LocalState, PendingContribution
+from diloco.outer.replica import TensorReplica
 from diloco.outer.state import OuterState
-from diloco.outer.tensor_reducer import TensorPayloads
+from diloco.outer.tensor_reducer import TensorReducer
 
 
 def normal(n: int, seed: int) -> Tensor:
@@ -37,25 +37,25 @@ class Worker:
     def __init__(self, name: str, start: Tensor, **overrides: Any) -> None:
         self.model = Line(start)
         self.outer = OuterState.from_model(self.model, method(name, **overrides))
-        self.numbers = TensorNumbers(self.outer)
-        self.offered: TensorPayloads | None = None
+        self.replica = TensorReplica(self.outer)
+        self.offered: TensorReducer | None = None
 
     def offer(self) -> Tensor:
         """The contribution [k]; what it stands for on the wire is up to the test."""
-        made, _ = self.numbers.contribution(0)
-        assert isinstance(made, TensorPayloads)
+        made, _ = self.replica.contribution(0)
+        assert isinstance(made, TensorReducer)
         assert made.contribution is not None
         self.offered = made
         return made.contribution
 
     def apply(self, mean: Tensor, share: float, keep_old: bool = True) -> None:
-        got = self.numbers.receiver(0)
-        assert isinstance(got, TensorPayloads)
+        got = self.replica.receiver(0)
+        assert isinstance(got, TensorReducer)
         got.output.copy_(mean)
-        self.numbers.apply(0, got, self.offered, share, keep_old)
+        self.replica.apply(0, got, self.offered, share, keep_old)
 
     def land(self, on_time: bool = True) -> None:
-        self.numbers.land(0, self.offered, on_time)
+        self.replica.land(0, self.offered, on_time)
 
     @property
     def live(self) -> Tensor:
@@ -82,7 +82,7 @@ def commit(workers: list[Worker], keep_old: bool = True) -> Tensor:
 def test_the_pseudo_gradient_is_outer_minus_local_and_is_not_changed_by_later_training() -> None:
     worker = Worker("diloco", normal(9, 0))
     worker.model.train_by(normal(9, 1))
-    delta = worker.numbers.local.pseudo_gradient(0)
+    delta = worker.replica.local.pseudo_gradient(0)
     assert torch.equal(delta, worker.theta - worker.live)
     kept = delta.clone()
     worker.model.train_by(normal(9, 2))
@@ -144,7 +144,7 @@ def test_mixing_takes_alpha_of_the_local_weights() -> None:
     worker.land()
     # 0.25 * (8, -8) + 0.75 * (2, -2)
     assert worker.live.tolist() == [3.5, -3.5]
-    assert worker.numbers.local.pseudo_gradient(0).tolist() == [-1.5, 1.5], (
+    assert worker.replica.local.pseudo_gradient(0).tolist() == [-1.5, 1.5], (
         "measured from the outer parameters"
     )
 
@@ -158,7 +158,7 @@ def test_a_delayed_outer_step_by_hand() -> None:
     for worker, change in zip(workers, ([2.0, 0.0], [0.0, 4.0]), strict=True):
         worker.model.train_by(torch.tensor(change))
         worker.offer()
-        worker.numbers.land(0, None, on_time=True)
+        worker.replica.land(0, None, on_time=True)
         assert worker.live.tolist() == [0.0, 0.0], "nothing has come yet"
     commit(workers)
     firsts = [worker.offered for worker in workers]
@@ -168,7 +168,7 @@ def test_a_delayed_outer_step_by_hand() -> None:
             "from where local steps began, not from what came meanwhile"
         )
     for worker, first in zip(workers, firsts, strict=True):
-        worker.numbers.land(0, first, on_time=True)
+        worker.replica.land(0, first, on_time=True)
         assert worker.live.tolist() == [1.0, 2.0]
 
 
@@ -184,7 +184,7 @@ def test_eager_with_one_worker_is_diloco() -> None:
         plain.land()
         eager.model.train_by(change)
         eager.offer()
-        eager.numbers.land(0, landed, on_time=True)
+        eager.replica.land(0, landed, on_time=True)
         torch.testing.assert_close(eager.live, plain.live)
         commit([eager])
         landed = eager.offered
@@ -197,14 +197,14 @@ def test_eager_puts_the_fresh_part_in_the_place_of_the_stale_one() -> None:
     for worker, change in zip(workers, (2.0, 4.0), strict=True):
         worker.model.train_by(torch.tensor([change]))
         worker.offer()
-        worker.numbers.land(0, None, on_time=True)
+        worker.replica.land(0, None, on_time=True)
     assert [worker.live.item() for worker in workers] == [2.0, 4.0], "its own part stands for the first mean"
     commit(workers)
     firsts = [worker.offered for worker in workers]
     for worker, change, first in zip(workers, (10.0, 20.0), firsts, strict=True):
         worker.model.train_by(torch.tensor([change]))
         worker.offer()
-        worker.numbers.land(0, first, on_time=True)
+        worker.replica.land(0, first, on_time=True)
     # The mean of the first round, 3, and half of each one's fresh part.
     assert [worker.live.item() for worker in workers] == [3.0 + 5.0, 3.0 + 10.0]
     assert [worker.theta.item() for worker in workers] == [3.0, 3.0], "the shared ones follow the means alone"
@@ -257,7 +257,7 @@ def test_error_feedback_conserves_and_moves_only_on_commit() -> None:
         produced, sent = produced - change, sent + part
         worker.apply(part, 1.0, keep_old=False)
         worker.land()
-    (residual,) = worker.numbers.local._own[0].residuals
+    (residual,) = worker.replica.local._own[0].residuals
     torch.testing.assert_close(sent + residual, produced, rtol=1e-4, atol=1e-4)
     assert float(residual.abs().max()) > 0
 
@@ -279,9 +279,9 @@ def test_after_a_state_was_loaded_nothing_is_left_of_what_was_dropped() -> None:
     worker.apply(worker.offer(), 1.0)
     worker.land()
     view = donor.outer.pin(0)
-    worker.numbers.load(0, bytearray(view.read(0, view.size_bytes)))
+    worker.replica.load(0, bytearray(view.read(0, view.size_bytes)))
     assert torch.equal(worker.live, donor.live)
-    assert not any(bool(r.any()) for r in worker.numbers.local._own[0].residuals)
+    assert not any(bool(r.any()) for r in worker.replica.local._own[0].residuals)
 
 
 def test_moments_are_averaged_as_fragments_of_their_own() -> None:
@@ -294,12 +294,12 @@ def test_moments_are_averaged_as_fragments_of_their_own() -> None:
     for i, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
         model(normal(3, i)).sum().backward()
         optimizer.step()
-    numbers = [TensorNumbers(outer) for outer in outers]
+    replicas = [TensorReplica(outer) for outer in outers]
     assert [outer.num_fragments for outer in outers] == [3, 3]
     for fragment, which in ((1, "exp_avg"), (2, "exp_avg_sq")):
         before = [o.state[m.weight][which].clone() for o, m in zip(optimizers, models, strict=True)]
-        deltas = [each.local.pseudo_gradient(fragment) for each in numbers]
-        for each in numbers:
+        deltas = [each.local.pseudo_gradient(fragment) for each in replicas]
+        for each in replicas:
             each.outer.step(fragment, (deltas[0] + deltas[1]) / 2)
             each.land(fragment, None, on_time=True)
         for optimizer, model in zip(optimizers, models, strict=True):
@@ -308,8 +308,8 @@ def test_moments_are_averaged_as_fragments_of_their_own() -> None:
 
 def test_an_offer_without_feedback_remembers_its_pseudo_gradient_without_a_copy() -> None:
     worker = Worker("diloco", normal(9, 0))
-    delta = worker.numbers.local.pseudo_gradient(0)
-    offer = worker.numbers.local.offer(0, delta, None)
-    assert isinstance(offer, Offer)
+    delta = worker.replica.local.pseudo_gradient(0)
+    offer = worker.replica.local.offer(0, delta, None)
+    assert isinstance(offer, PendingContribution)
     assert offer.delta is delta
-    assert isinstance(worker.numbers.local, LocalState)
+    assert isinstance(worker.replica.local, LocalState)

@@ -14,7 +14,7 @@ from diloco.errors import LayoutError, StateError
 from diloco.methods.presets import method
 from diloco.outer.layout import Layout
 from diloco.outer.local_state import LocalState
-from diloco.outer.model_tensors import Live
+from diloco.outer.model_tensors import ModelTensors
 from diloco.outer.state import OuterState
 from transport.digests import tree_digest
 
@@ -242,7 +242,7 @@ def test_state_that_does_not_fit_or_is_not_finite_is_refused_and_changes_nothing
 
 def test_a_layout_of_another_model_is_refused() -> None:
     with pytest.raises(LayoutError, match=r"0\.weight"):
-        Live.of(Layout.of(make(12)), make(11))
+        ModelTensors.of(Layout.of(make(12)), make(11))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")

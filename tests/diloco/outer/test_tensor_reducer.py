@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diloco.compression.codecs import CODECS, codec
-from diloco.outer.tensor_reducer import TensorPayloads
-from transport.collectives.reducer import Part, Payloads, PlainPayloads
+from diloco.outer.tensor_reducer import TensorReducer
+from transport.collectives.reducer import NumpyReducer, Part, Reducer
 from transport.effects import Phantom
 from transport.errors import Poisoned
 
@@ -24,8 +24,8 @@ def values(member: int, n: int = N) -> Tensor:
     return torch.randn(n, generator=torch.Generator().manual_seed(member))
 
 
-def payloads(name: str, contribution: Tensor | None) -> TensorPayloads:
-    made = TensorPayloads(codec(name), N, contribution)
+def make(name: str, contribution: Tensor | None) -> TensorReducer:
+    made = TensorReducer(codec(name), N, contribution)
     made.begin(CHUNK, 3)
     return made
 
@@ -35,7 +35,7 @@ ERRORS = {"fp32": 1e-7, "fp16": 1e-3, "bf16": 5e-3, "int8": 0.02, "int4": 0.2, "
 
 
 def parts_for(
-    owner: int, everyone: Sequence[TensorPayloads], chunk: int, weights: Sequence[float]
+    owner: int, everyone: Sequence[TensorReducer], chunk: int, weights: Sequence[float]
 ) -> list[Part]:
     return [
         Part(i, weights[i], None if i == owner else bytes(each.encode(chunk)))  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def parts_for(
     ]
 
 
-def exchange(everyone: Sequence[TensorPayloads], weights: Sequence[float]) -> None:
+def exchange(everyone: Sequence[TensorReducer], weights: Sequence[float]) -> None:
     """Chunk i is owned by member i modulo their number; everyone accepts each result."""
     for chunk in range(NUM_CHUNKS):
         owner = chunk % len(everyone)
@@ -56,7 +56,7 @@ def exchange(everyone: Sequence[TensorPayloads], weights: Sequence[float]) -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_everyone_ends_with_the_same_bits_near_the_weighted_mean(name: str) -> None:
     weights = [0.5, 0.25, 0.25]
-    everyone = [payloads(name, values(i)) for i in range(3)]
+    everyone = [make(name, values(i)) for i in range(3)]
     exchange(everyone, weights)
     mean = sum(values(i) * w for i, w in enumerate(weights))
     assert all(torch.equal(each.output, everyone[0].output) for each in everyone)
@@ -65,7 +65,7 @@ def test_everyone_ends_with_the_same_bits_near_the_weighted_mean(name: str) -> N
 
 
 def test_a_mean_of_topk_parts_holds_every_entry_of_every_part() -> None:
-    everyone = [payloads("topk", values(i)) for i in range(3)]
+    everyone = [make("topk", values(i)) for i in range(3)]
     exchange(everyone, [0.5, 0.25, 0.25])
     kept = sum(
         int((codec("topk").decode(codec("topk").encode(values(i)[:CHUNK]), CHUNK) != 0).sum()) for i in (1, 2)
@@ -76,46 +76,46 @@ def test_a_mean_of_topk_parts_holds_every_entry_of_every_part() -> None:
 @pytest.mark.parametrize("name", ["int4", "topk"])
 def test_as_sent_the_owners_part_enters_its_sums_as_it_would_travel(name: str) -> None:
     coder = codec(name)
-    made = TensorPayloads(coder, N, values(0), mean_codec=codec("fp32"), as_sent=True)
+    made = TensorReducer(coder, N, values(0), mean_codec=codec("fp32"), as_sent=True)
     made.begin(N, 1)
     made.accept(0, made.reduce(0, [Part(0, 1.0, None)]))
     assert torch.equal(made.output, codec(name).decode(codec(name).encode(values(0)), N))
 
 
 def test_means_may_travel_in_a_codec_of_their_own() -> None:
-    made = TensorPayloads(codec("int2"), N, values(0), mean_codec=codec("int8"))
+    made = TensorReducer(codec("int2"), N, values(0), mean_codec=codec("int8"))
     made.begin(CHUNK, 3)
     assert made.size_bytes(0) == codec("int2").size_bytes(CHUNK)
     assert made.mean_size_bytes(0) == codec("int8").size_bytes(CHUNK)
 
 
 def test_fp32_gives_the_bits_of_the_plain_payloads() -> None:
-    tensors = payloads("fp32", values(0))
-    plain = PlainPayloads(N, values(0).numpy())
+    tensors = make("fp32", values(0))
+    plain = NumpyReducer(N, values(0).numpy())
     plain.begin(CHUNK, 2)
     parts = [Part(0, 1 / 3, None), Part(1, 2 / 3, values(1)[:CHUNK].numpy().tobytes())]
     assert bytes(tensors.reduce(0, parts)) == bytes(plain.reduce(0, parts))  # type: ignore[arg-type]
 
 
 def test_tensor_payloads_offer_all_that_the_exchange_wants() -> None:
-    wanted: Payloads = TensorPayloads(codec("int8"), N)
+    wanted: Reducer = TensorReducer(codec("int8"), N)
     assert wanted.num_elements == N
 
 
 def test_sizes_cover_the_vector_and_the_last_chunk_is_short() -> None:
-    made = payloads("fp32", None)
+    made = make("fp32", None)
     assert [made.size_bytes(i) for i in range(NUM_CHUNKS)] == [1200, 1200, 1200, 400]
 
 
 def test_the_owners_own_part_is_taken_unencoded() -> None:
-    owner = payloads("int8", values(0))
+    owner = make("int8", values(0))
     alone = owner.reduce(0, [Part(0, 1.0, None)])
     assert bytes(alone) == bytes(codec("int8").encode(values(0)[:CHUNK]))  # type: ignore[arg-type]
 
 
 def test_a_result_is_not_changed_by_the_next_reduce() -> None:
     for name in NAMES:
-        owner = payloads(name, values(0))
+        owner = make(name, values(0))
         first = owner.reduce(0, [Part(0, 1.0, None)])
         kept = bytes(first)  # type: ignore[arg-type]
         owner.reduce(1, [Part(0, 1.0, None)])
@@ -125,13 +125,13 @@ def test_a_result_is_not_changed_by_the_next_reduce() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_part_of_wrong_size_poisons_with_its_member(name: str) -> None:
     with pytest.raises(Poisoned) as caught:
-        payloads(name, values(0)).reduce(0, [Part(0, 0.5, None), Part(7, 0.5, b"123")])
+        make(name, values(0)).reduce(0, [Part(0, 0.5, None), Part(7, 0.5, b"123")])
     assert caught.value.member == 7
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_phantom_and_bytes_that_are_not_finite_poison_with_their_member(name: str) -> None:
-    made = payloads(name, values(0))
+    made = make(name, values(0))
     for kind in (Phantom, lambda size: b"\xff" * size):
         with pytest.raises(Poisoned) as caught:
             made.reduce(0, [Part(3, 0.5, kind(made.size_bytes(0)))])
@@ -145,7 +145,7 @@ def test_the_owners_own_part_poisons_if_it_is_not_finite() -> None:
     own = values(0)
     own[5] = float("nan")
     with pytest.raises(Poisoned, match="1 values") as caught:
-        payloads("int8", own).reduce(0, [Part(2, 1.0, None)])
+        make("int8", own).reduce(0, [Part(2, 1.0, None)])
     assert caught.value.member == 2
 
 
@@ -153,12 +153,12 @@ def test_finite_parts_whose_mean_overflows_blame_the_largest() -> None:
     huge = torch.full((CHUNK,), torch.finfo(torch.float32).max)
     parts = [Part(0, 0.5, None), Part(4, 1.5, huge.numpy().tobytes())]
     with pytest.raises(Poisoned, match="overflows") as caught:
-        payloads("fp32", values(0)).reduce(0, parts)
+        make("fp32", values(0)).reduce(0, parts)
     assert caught.value.member == 4
 
 
 def test_a_new_round_may_have_other_chunks() -> None:
-    made = payloads("int8", values(0))
+    made = make("int8", values(0))
     made.reduce(0, [Part(0, 1.0, None)])
     made.begin(N, 2)
     made.accept(0, made.reduce(0, [Part(0, 1.0, None)]))
@@ -167,4 +167,4 @@ def test_a_new_round_may_have_other_chunks() -> None:
 
 def test_a_contribution_of_another_length_is_our_bug() -> None:
     with pytest.raises(ValueError, match="shape"):
-        TensorPayloads(codec("fp32"), N, torch.zeros(N - 1))
+        TensorReducer(codec("fp32"), N, torch.zeros(N - 1))

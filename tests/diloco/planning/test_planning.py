@@ -12,7 +12,7 @@ from diloco.errors import UserError
 from diloco.methods.presets import PRESETS, method
 from diloco.planning import published_tables
 from diloco.planning.advice import bandwidth_for, candidates, recommended, snippet, what_would_help
-from diloco.planning.predict import Swarm, memory, predict, predict_scenario
+from diloco.planning.predict import UniformSwarm, memory, predict, predict_scenario
 from diloco.planning.timeline import Load, steady
 from diloco.settings import parse_settings
 from diloco.simulation.runner import simulate
@@ -20,7 +20,7 @@ from diloco.simulation.scenario import load_scenario, parse_scenario
 from diloco.units import parse_bytes, parse_count, parse_price, parse_rate, parse_seconds, show_rate
 
 SCENARIOS = Path(__file__).parents[3] / "diloco" / "simulation" / "scenarios"
-HOME = Swarm(peers=8, up_bps=500e6, down_bps=500e6, rtt_s=0.06, step_s=0.8)
+HOME = UniformSwarm(peers=8, up_bps=500e6, down_bps=500e6, rtt_s=0.06, step_s=0.8)
 
 
 def test_the_table_of_streaming_diloco_comes_out_but_for_two_entries_one_notch_off() -> None:
@@ -86,7 +86,7 @@ def test_a_prediction_agrees_with_a_simulation(parts: dict[str, Any]) -> None:
     }
     simulated = simulate(parse_scenario(plain)).utilization
     chosen = method(**parts) if "preset" not in parts else method(parts.pop("preset"), **parts)
-    swarm = Swarm(peers, up, up, 4 * latency, 1.0)
+    swarm = UniformSwarm(peers, up, up, 4 * latency, 1.0)
     assert predict(chosen, 2e7, swarm).utilization == pytest.approx(simulated, rel=0.05)
 
 
@@ -108,7 +108,7 @@ def test_more_bandwidth_never_hurts_and_the_needed_one_is_just_enough() -> None:
     chosen = method("diloco")
 
     def utilization(bps: float) -> float:
-        return predict(chosen, 1e9, Swarm(8, bps, bps, 0.05, 1.0)).utilization
+        return predict(chosen, 1e9, UniformSwarm(8, bps, bps, 0.05, 1.0)).utilization
 
     values = [utilization(10.0**e) for e in range(5, 13)]
     assert values == sorted(values)
@@ -129,12 +129,12 @@ def test_the_recommended_snippet_is_a_valid_run() -> None:
 
 
 def test_where_nothing_fits_what_is_said_to_help_does() -> None:
-    poor = Swarm(peers=8, up_bps=100e6, down_bps=100e6, rtt_s=0.06, step_s=0.8)
+    poor = UniformSwarm(peers=8, up_bps=100e6, down_bps=100e6, rtt_s=0.06, step_s=0.8)
     chosen, reason = recommended(candidates(10e9, 48, poor))
     assert "nothing reaches 90%" in reason
     helps = what_would_help(chosen, 10e9, poor)
     rate = parse_rate(helps[0].split(" of ")[0].replace(" ", ""))
-    faster = Swarm(8, 1.02 * rate, 1.02 * rate, 0.06, 0.8)
+    faster = UniformSwarm(8, 1.02 * rate, 1.02 * rate, 0.06, 0.8)
     assert predict(chosen.method, 10e9, faster).utilization >= 0.9
 
 

@@ -10,10 +10,10 @@ import pytest
 import diloco
 from diloco.errors import SettingsError
 from diloco.simulation.faults import Fault, faults_of
-from diloco.simulation.report.report import Report
-from diloco.simulation.runner import Running, simulate
+from diloco.simulation.report.report import SimulationReport
+from diloco.simulation.runner import ScenarioRun, simulate
 from diloco.simulation.scenario import parse_scenario
-from diloco.simulation.sweep import Outcome, outcome_of, shrink
+from diloco.simulation.sweep import SeedOutcome, outcome_of, shrink
 from peers.node import Node
 
 
@@ -30,7 +30,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
     }
 
 
-def peer(report: Report, name: str) -> Any:
+def peer(report: SimulationReport, name: str) -> Any:
     return next(each for each in report.peers if each.name == name)
 
 
@@ -113,7 +113,7 @@ def test_members_that_exchange_nothing_leave_each_other_in_peace() -> None:
 
 def test_what_is_to_come_does_not_pile_up_with_rounds() -> None:
     """Each wait left a wake-up for when its patience would have ended."""
-    running = Running(parse_scenario(scenario(run={"rounds": 40, "failure_timeout_s": 4.0})), [], Node)
+    running = ScenarioRun(parse_scenario(scenario(run={"rounds": 40, "failure_timeout_s": 4.0})), [], Node)
     assert running.run().ended == "the run is finished"
     assert len(running.engine.net._heap) < 50
 
@@ -207,10 +207,10 @@ def test_a_planted_bug_is_found_and_shrunk_to_what_it_needs() -> None:
         )
     )
 
-    def run(scenario: Any, seed: int, faults: Any) -> Outcome:
+    def run(scenario: Any, seed: int, faults: Any) -> SeedOutcome:
         report = simulate(scenario, seed=seed, faults=faults, make_node=Forgetful)
         problem = report.violations[0] if report.violations else ""
-        return Outcome(seed, 0, 0.0, 0.0, 0.0, problem, report.trace_hash)
+        return SeedOutcome(seed, 0, 0.0, 0.0, 0.0, problem, report.trace_hash)
 
     problem = run(found, 0, faults_of(found)).problem
     assert problem.startswith("invariant")

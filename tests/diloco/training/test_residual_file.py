@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diloco.errors import StateError, UserError
-from diloco.training.residual_file import Keeper
+from diloco.training.residual_file import ResidualFile
 from peers.protocol.events import RoundCommitted
 from peers.protocol.record import GENESIS, Record
 from tests.diloco.outer.test_local_state import Worker, normal
-from transport.collectives.reducer import PlainPayloads
+from transport.collectives.reducer import NumpyReducer
 
 TOPK = {"codec": "topk", "topk_percent": 5.0, "error_feedback": "ef14"}
 
@@ -35,7 +35,7 @@ class Outer:
     """As much of `diloco.training.attach.Outer` as a keeper asks."""
 
     def __init__(self, worker: Worker) -> None:
-        self.local = worker.numbers.local
+        self.local = worker.replica.local
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.local.state_dict()
@@ -46,24 +46,24 @@ class Outer:
 
 def committed(number: int | None) -> RoundCommitted:
     record = Record(GENESIS, 1, 0, 0, 7, 1, (b"k" * 32,), (1.0,), b"r" * 32)
-    return RoundCommitted(record, PlainPayloads(1), number, 8, 1.0, 0.1, 0)
+    return RoundCommitted(record, NumpyReducer(1), number, 8, 1.0, 0.1, 0)
 
 
-def keeper_of(path: Path, worker: Worker) -> Keeper:
-    keeper = Keeper(path)
-    keeper.begin(Outer(worker))  # type: ignore[arg-type]
-    return keeper
+def residual_file_of(path: Path, worker: Worker) -> ResidualFile:
+    residual_file = ResidualFile(path)
+    residual_file.begin(Outer(worker))  # type: ignore[arg-type]
+    return residual_file
 
 
 def test_a_worker_that_begins_anew_sends_what_it_dropped_before() -> None:
     before = trained()
-    state = before.numbers.local.state_dict()
+    state = before.replica.local.state_dict()
     residual = state["0.residual.0"]
     assert residual.count_nonzero() > 0
     after = trained()
-    after.numbers.local.loaded(0)  # as a joiner is
-    assert after.numbers.local.state_dict()["0.residual.0"].count_nonzero() == 0
-    after.numbers.local.load_state_dict(state)
+    after.replica.local.loaded(0)  # as a joiner is
+    assert after.replica.local.state_dict()["0.residual.0"].count_nonzero() == 0
+    after.replica.local.load_state_dict(state)
     before.model.train_by(normal(4096, 2))
     after.model.train_by(normal(4096, 2))
     assert torch.equal(before.offer(), after.offer())
@@ -71,39 +71,39 @@ def test_a_worker_that_begins_anew_sends_what_it_dropped_before() -> None:
 
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     worker = trained()
-    good = worker.numbers.local.state_dict()
+    good = worker.replica.local.state_dict()
     late = {**good, "0.count": good["0.count"] + 1}
     short = {**good, "0.residual.0": good["0.residual.0"][1:]}
     endless = {**good, "0.residual.0": good["0.residual.0"] / 0}
     for bad in ({}, late, short, endless, {**good, "more": torch.zeros(1)}):
         with pytest.raises(StateError):
-            worker.numbers.local.load_state_dict(bad)
-    assert torch.equal(worker.numbers.local.state_dict()["0.residual.0"], good["0.residual.0"])
+            worker.replica.local.load_state_dict(bad)
+    assert torch.equal(worker.replica.local.state_dict()["0.residual.0"], good["0.residual.0"])
 
 
 def test_without_error_feedback_there_is_nothing_to_keep(tmp_path: Path) -> None:
     worker = Worker("diloco", torch.zeros(64))
-    assert worker.numbers.local.state_dict() == {}
-    keeper_of(tmp_path / "own", worker).write()
+    assert worker.replica.local.state_dict() == {}
+    residual_file_of(tmp_path / "own", worker).write()
     assert not list(tmp_path.iterdir())
 
 
 def test_each_commit_of_its_own_writes_the_file_or_removes_what_is_not_true_any_more(tmp_path: Path) -> None:
     path, worker = tmp_path / "own", trained()
-    keeper = keeper_of(path, worker)
-    keeper.swarm_event(committed(None))
+    residual_file = residual_file_of(path, worker)
+    residual_file.swarm_event(committed(None))
     assert not path.exists()  # nothing of it was in that round
-    keeper.swarm_event(committed(1))
+    residual_file.swarm_event(committed(1))
     assert path.stat().st_mode & 0o777 == 0o600
-    assert torch.equal(load_file(path)["0.residual.0"], worker.numbers.local.state_dict()["0.residual.0"])
-    keeper.swarm_event(committed(2))  # too soon to write again
+    assert torch.equal(load_file(path)["0.residual.0"], worker.replica.local.state_dict()["0.residual.0"])
+    residual_file.swarm_event(committed(2))  # too soon to write again
     assert not path.exists()
-    keeper.write()
+    residual_file.write()
     again = trained()
-    again.numbers.local.loaded(0)
-    keeper_of(path, again)
+    again.replica.local.loaded(0)
+    residual_file_of(path, again)
     assert torch.equal(
-        again.numbers.local.state_dict()["0.residual.0"], worker.numbers.local.state_dict()["0.residual.0"]
+        again.replica.local.state_dict()["0.residual.0"], worker.replica.local.state_dict()["0.residual.0"]
     )
     assert [each.name for each in tmp_path.iterdir()] == ["own"]
 
@@ -116,15 +116,15 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, content: bytes | No
     else:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"own cannot be used: .*; remove it"):
-        keeper_of(path, trained())
+        residual_file_of(path, trained())
 
 
 def test_a_disk_that_takes_nothing_costs_one_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keeper = keeper_of(tmp_path / "missing" / "own", trained())
+    residual_file = residual_file_of(tmp_path / "missing" / "own", trained())
     for _ in range(3):
-        keeper.write()
+        residual_file.write()
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "training goes on" in said

@@ -19,13 +19,13 @@ from peers.protocol.messages import (
     Finished,
     Leave,
     MemberActive,
-    News,
     Open,
     Pace,
     Ready,
     Refused,
     Rejected,
     Report,
+    RosterBatch,
     Seed,
     Stuck,
     Wanted,
@@ -430,7 +430,7 @@ def test_gossip_opens_no_rounds_introduces_members_and_ends_when_all_have_taken_
         swarm.ready(index)
     assert not swarm.told(0, Open)
     for index in range(2):
-        news = [each for told in swarm.told(index, News) for each in messages_in(told.batch)]
+        news = [each for told in swarm.told(index, RosterBatch) for each in messages_in(told.batch)]
         assert {each.key for each in news if isinstance(each, MemberActive)} == {key(0), key(1)}
     swarm.hear(0, speed(1.0, rounds=5))
     assert not swarm.told(0, Finished)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peers.member.exchanges import Exchanging
+from peers.member.exchanges import Exchanges
 from peers.protocol.messages import Decline, Open
-from transport.collectives.reducer import PlainPayloads
+from transport.collectives.reducer import NumpyReducer
 from transport.errors import BadFrame
 
 ME, OTHER, HOST, BASE = b"m" * 32, b"o" * 32, b"h" * 32, b"b" * 32
@@ -35,10 +35,10 @@ class Wire:
         self.events.append(event)
 
 
-def offering(wire: Wire) -> Exchanging:
-    exchanging = Exchanging(ME, HOST, wire, 10.0, 60.0)  # type: ignore[arg-type]
-    exchanging.offer(0, BASE, 100, 100, PlainPayloads(8, np.ones(8, np.float32)), 1.0)
-    return exchanging
+def offering(wire: Wire) -> Exchanges:
+    exchanges = Exchanges(ME, HOST, wire, 10.0, 60.0)  # type: ignore[arg-type]
+    exchanges.offer(0, BASE, 100, 100, NumpyReducer(8, np.ones(8, np.float32)), 1.0)
+    return exchanges
 
 
 def round_of(weights: tuple[float, ...], attempt: int = 0) -> Open:
@@ -46,21 +46,21 @@ def round_of(weights: tuple[float, ...], attempt: int = 0) -> Open:
 
 
 def test_a_round_has_a_weight_above_nothing_for_each_member() -> None:
-    exchanging = offering(Wire())
+    exchanges = offering(Wire())
     for weights in [(100.0,), (100.0, 0.0), (100.0, -100.0), (), (100.0, 1.0, 1.0)]:
         with pytest.raises(BadFrame, match="weight"):
-            exchanging.open(0.0, round_of(weights))
-    assert not exchanging.running
-    exchanging.open(0.0, round_of((100.0, 50.0)))
+            exchanges.open(0.0, round_of(weights))
+    assert not exchanges.running
+    exchanges.open(0.0, round_of((100.0, 50.0)))
     with pytest.raises(BadFrame, match="weight"):
-        exchanging.open(1.0, round_of((100.0,), attempt=1))
-    assert exchanging.running[1].exchange.attempt == 0
-    assert exchanging.partners() == {ME, OTHER}
+        exchanges.open(1.0, round_of((100.0,), attempt=1))
+    assert exchanges.running[1].exchange.attempt == 0
+    assert exchanges.partners() == {ME, OTHER}
 
 
 def test_a_round_with_another_weight_than_was_offered_is_declined() -> None:
     wire = Wire()
-    exchanging = offering(wire)
-    exchanging.open(0.0, round_of((99.0, 50.0)))
+    exchanges = offering(wire)
+    exchanges.open(0.0, round_of((99.0, 50.0)))
     assert [type(message) for _, message in wire.said] == [Decline]
-    assert not exchanging.partners()
+    assert not exchanges.partners()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan, chunk_elements_for
-from transport.collectives.reducer import PhantomPayloads, PlainPayloads
+from transport.collectives.reducer import NumpyReducer, PhantomReducer
 from transport.effects import Payload
 from transport.errors import BadFrame
 
@@ -28,7 +28,7 @@ class Group:
         self.values = [np.full(size, 10.0**i, dtype=np.float32) for i in range(num_members)]
         chunk_elements = chunk_elements or chunk_elements_for(size, num_members, 1 << 20)
         self.members = {
-            k: DirectReduce(1, k, PlainPayloads(size, v), chunk_elements, 0.0)
+            k: DirectReduce(1, k, NumpyReducer(size, v), chunk_elements, 0.0)
             for k, v in zip(self.keys, self.values, strict=True)
         }
         self.wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
@@ -65,8 +65,8 @@ class Group:
         found = []
         for member in self.members.values():
             assert member.done
-            assert isinstance(member.payloads, PlainPayloads)
-            found.append((member.payloads.output * len(self.members)).round().tolist())
+            assert isinstance(member.reducer, NumpyReducer)
+            found.append((member.reducer.output * len(self.members)).round().tolist())
         return found
 
     def same(self) -> bool:
@@ -108,7 +108,7 @@ def test_only_the_chunks_of_the_lost_member_move() -> None:
 
 def test_weights_are_shares_of_their_sum() -> None:
     members = [
-        DirectReduce(1, key(i), PlainPayloads(2, np.full(2, v, np.float32)), 2, 0.0)
+        DirectReduce(1, key(i), NumpyReducer(2, np.full(2, v, np.float32)), 2, 0.0)
         for i, v in enumerate((1.0, 5.0))
     ]
     plan = Plan(0, (key(0), key(1)), (3.0, 1.0))
@@ -122,13 +122,13 @@ def test_weights_are_shares_of_their_sum() -> None:
             members[0].part(0.0, key(i), message, payload)
     while members[0].pump(lambda p: 1 << 30, lambda p, m, b: None):
         pass
-    assert isinstance(members[0].payloads, PlainPayloads)
-    assert members[0].payloads.output.tolist() == [2.0, 2.0]
+    assert isinstance(members[0].reducer, NumpyReducer)
+    assert members[0].reducer.output.tolist() == [2.0, 2.0]
 
 
 def test_values_that_are_not_finite_name_their_sender_and_are_not_added() -> None:
     group = Group(3, 12, 4)
-    group.members[key(1)].payloads._values[:] = np.nan  # type: ignore[attr-defined]
+    group.members[key(1)].reducer._values[:] = np.nan  # type: ignore[attr-defined]
     group.deliver()
     named = {member.poisoned[0] for member in group.members.values() if member.poisoned}
     assert named == {key(1)}
@@ -152,7 +152,7 @@ def test_a_mean_from_someone_who_does_not_own_the_chunk_is_refused() -> None:
 def test_a_phantom_exchange_takes_no_memory_and_ends() -> None:
     keys = (key(0), key(1))
     plan = Plan(0, keys, (1.0, 1.0))
-    members = {k: DirectReduce(1, k, PhantomPayloads(10**9, 0.5, k), 1 << 28, 0.0) for k in keys}
+    members = {k: DirectReduce(1, k, PhantomReducer(10**9, 0.5, k), 1 << 28, 0.0) for k in keys}
     wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
     for member in members.values():
         member.begin(0.0, plan)
@@ -204,7 +204,7 @@ def test_one_loss_after_another_at_random_moments_leaves_the_sum_of_the_survivor
 
 def test_nothing_is_sent_beyond_the_room_and_everything_once_there_is_room() -> None:
     keys = (key(0), key(1))
-    members = {k: DirectReduce(1, k, PlainPayloads(64, np.ones(64, np.float32)), 8, 0.0) for k in keys}
+    members = {k: DirectReduce(1, k, NumpyReducer(64, np.ones(64, np.float32)), 8, 0.0) for k in keys}
     room = dict.fromkeys(keys, 0)
     wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
 

@@ -1,4 +1,4 @@
-"""Payloads: sizes, weighted means in a fixed order, and whose fault it is when values cannot be added."""
+"""Reducers: sizes, weighted means in a fixed order, and whose fault it is when values cannot be added."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport.collectives.reducer import Part, PhantomPayloads, PlainPayloads
+from transport.collectives.reducer import NumpyReducer, Part, PhantomReducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Phantom
 from transport.errors import Poisoned
 
 
-def plain(values: list[float], chunk_elements: int) -> PlainPayloads:
-    payloads = PlainPayloads(len(values), np.array(values, dtype=np.float32))
-    payloads.begin(chunk_elements, 2)
-    return payloads
+def plain(values: list[float], chunk_elements: int) -> NumpyReducer:
+    reducer = NumpyReducer(len(values), np.array(values, dtype=np.float32))
+    reducer.begin(chunk_elements, 2)
+    return reducer
 
 
 def floats(*values: float) -> bytes:
@@ -27,7 +27,7 @@ def floats(*values: float) -> bytes:
 
 @given(size=st.integers(0, 50), chunk=st.integers(1, 20))
 def test_chunks_cover_the_vector_once(size: int, chunk: int) -> None:
-    sender, receiver = plain([float(i) for i in range(size)], chunk), PlainPayloads(size)
+    sender, receiver = plain([float(i) for i in range(size)], chunk), NumpyReducer(size)
     receiver.begin(chunk, 2)
     chunks = range(-(-size // chunk))
     for i in chunks:
@@ -84,7 +84,7 @@ def test_finite_parts_whose_mean_overflows_blame_the_largest() -> None:
 
 def test_phantoms_have_the_size_of_their_codec_and_the_digest_of_what_went_in() -> None:
     def reduced(label: bytes, weight: float) -> Phantom:
-        owner = PhantomPayloads(10**11, 0.5, label)
+        owner = PhantomReducer(10**11, 0.5, label)
         owner.begin(7, 2)
         assert owner.size_bytes(0) == 4
         mean = owner.reduce(0, [Part(0, weight, None), Part(1, 1 - weight, Phantom(4, b"other"))])

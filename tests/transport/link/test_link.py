@@ -236,7 +236,7 @@ def settled() -> Pair:
     return pair
 
 
-def parts_of(end: End) -> list[type]:
+def components_of(end: End) -> list[type]:
     """The kinds of what an end has said and the other did not get yet."""
     return [type(from_items(unpack_items(e.header)[0])) for e in end.out if isinstance(e, Send)]
 
@@ -250,12 +250,12 @@ def test_who_is_heard_is_not_asked() -> None:
         b.send_control(pair.now, Note(number, ""))
         pair.deliver()
         a.tick(pair.now)
-        said += parts_of(pair.a)
+        said += components_of(pair.a)
     assert said == [Ack] * 3  # that b may forget what arrived, and no more
     pair.deliver()
     pair.now += 0.5
     a.tick(pair.now)
-    assert parts_of(pair.a) == [Ask]
+    assert components_of(pair.a) == [Ask]
 
 
 def test_who_is_spoken_to_and_never_answers_is_asked_too() -> None:
@@ -277,7 +277,7 @@ def test_whoever_watches_asks_and_is_answered_by_one_who_does_not() -> None:
         pair.now += 0.6
         a.tick(pair.now)
         b.tick(pair.now, watched=False)
-        assert (parts_of(pair.a), parts_of(pair.b)) == ([Ask], [])
+        assert (components_of(pair.a), components_of(pair.b)) == ([Ask], [])
         assert pair.step()
         assert [type(from_items(unpack_items(send.header)[0])) for _, send in pair.wire] == [Ack]
         pair.deliver()
@@ -300,7 +300,7 @@ def test_silence_counts_from_when_somebody_minds_it() -> None:
     a.tick(pair.now)
     assert not pair.a.out
     a.tick(pair.now + 0.5)
-    assert parts_of(pair.a) == [Ask]
+    assert components_of(pair.a) == [Ask]
     a.tick(pair.now + 1.9)
     assert not any(isinstance(e, Connect) for e in pair.a.out)
     a.tick(pair.now + 2.0)

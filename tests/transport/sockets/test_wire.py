@@ -10,7 +10,14 @@ from transport.counters import MAX_PEERS, OTHERS, Counters, Traffic
 from transport.errors import BadMessage
 from transport.limits import Limits
 from transport.sockets import zap
-from transport.sockets.wire import Connection, Connections, Outbox, Outgoing, Pace, parse
+from transport.sockets.wire import (
+    AcceptedConnection,
+    AcceptedConnections,
+    Outbox,
+    Outgoing,
+    RateLimiter,
+    parse,
+)
 
 LIMITS = Limits(header_bytes=8, payload_bytes=16, lanes=2, control_queue=2, window_bytes=64)
 
@@ -23,8 +30,8 @@ def message(size: int = 1) -> Outgoing:
     return Outgoing(0, b"h" * size, None, "control", False)
 
 
-def connection(route: bytes, peer: bytes = b"p", lane: int = 0) -> Connection:
-    return Connection(peer, lane, route, None, Outbox(LIMITS))
+def connection(route: bytes, peer: bytes = b"p", lane: int = 0) -> AcceptedConnection:
+    return AcceptedConnection(peer, lane, route, None, Outbox(LIMITS))
 
 
 @given(st.lists(st.binary(max_size=20), max_size=6))
@@ -67,13 +74,13 @@ def test_an_outbox_keeps_order_and_is_bounded_in_frames_and_bytes() -> None:
 
 
 def test_pace_allows_bursts_and_then_the_rate() -> None:
-    pace = Pace(60)
+    pace = RateLimiter(60)
     assert sum(pace.take(0.0) for _ in range(100)) == 15
     assert sum(pace.take(2.0) for _ in range(100)) == 2
 
 
 def test_a_newer_connection_replaces_the_older_and_its_late_messages_are_gone() -> None:
-    table = Connections(LIMITS)
+    table = AcceptedConnections(LIMITS)
     assert table.add(connection(b"1")) is None
     replaced = table.add(connection(b"2"))
     assert replaced is not None
@@ -87,7 +94,7 @@ def test_a_newer_connection_replaces_the_older_and_its_late_messages_are_gone() 
 
 
 def test_a_connection_stays_with_its_peer_and_lane() -> None:
-    table = Connections(LIMITS)
+    table = AcceptedConnections(LIMITS)
     table.add(connection(b"1"))
     assert table.known(b"p", 0, b"1")
     assert not table.known(b"p", 0, b"2")
