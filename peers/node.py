@@ -19,6 +19,7 @@ from peers.member.member import Member
 from peers.member.profile import Profile
 from peers.protocol.application import Application
 from peers.protocol.messages import MemberGone, MemberIs, NoSwap, RosterBatch
+from peers.protocol.traces import BadFrameTrace, MessagesDroppedTrace
 from transport.collectives.fetch import Lack, Want
 from transport.effects import NEVER, Close, Deliver, Effect, Payload, Store, Trace
 from transport.errors import BadFrame
@@ -228,7 +229,7 @@ class Node:
             return  # it is gone; whoever waits for it is told by its absence
         link.send_control(now, message)
         if link.control_overflows():
-            self.trace("messages_dropped", peer=peer)
+            self.trace(MessagesDroppedTrace(peer=peer))
             link.begin_anew(self._next_session())
 
     def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
@@ -264,8 +265,8 @@ class Node:
     def deliver(self, event: object) -> None:
         self._out.append(Deliver(event))
 
-    def trace(self, name: str, **fields: Any) -> None:
-        self._out.append(Trace(name, fields))
+    def trace(self, trace: Trace) -> None:
+        self._out.append(trace)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -341,7 +342,7 @@ class Node:
             self.coordinator.receive(now, peer, message)
 
     def _expel(self, now: float, peer: bytes, reason: str) -> None:
-        self.trace("bad_frame", peer=peer, reason=reason)
+        self.trace(BadFrameTrace(peer=peer, reason=reason))
         link = self.links.get(peer)
         self.forget(peer, reason)
         if self.coordinator:

@@ -27,6 +27,7 @@ import diloco
 from diloco.settings import parse_settings
 from diloco.simulation.report.report import SimulationReport
 from diloco.simulation.runner import simulate
+from peers.protocol.traces import CommittedTrace
 from transport.effects import Trace
 
 WORKERS = 4
@@ -84,7 +85,7 @@ def real() -> Told:
     changed = threading.Condition()
 
     def on_trace(trace: Trace) -> None:
-        if trace.name == "committed":
+        if isinstance(trace, CommittedTrace):
             with changed:
                 commits.append(time.monotonic())
                 changed.notify_all()

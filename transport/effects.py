@@ -12,9 +12,9 @@ a frame is never trusted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 NEVER = -math.inf
 """The time of what has not happened yet."""
@@ -83,12 +83,15 @@ class Deliver:
     event: object
 
 
-@dataclass(frozen=True, slots=True)
 class Trace:
-    """Something worth counting or showing: a fixed name and plain fields."""
+    """Something worth counting or showing. Each fact is a frozen dataclass of its own, whose class is named
+    for it: `CommittedTrace` has the name "committed"."""
 
-    name: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    __slots__ = ()
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Trace")).lower()
 
 
 Effect = Send | Connect | Close | Store | Deliver | Trace

@@ -9,9 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,27 +19,48 @@ from rich.text import Text
 
 from diloco.terminal import printable
 from peers.protocol.messages import Report
+from peers.protocol.traces import (
+    AbortedTrace,
+    ActiveTrace,
+    BadFrameTrace,
+    CommittedTrace,
+    EnteredTrace,
+    OpenedTrace,
+    OutlierTrace,
+    ParityTrace,
+    PoisonedTrace,
+    RefusedTrace,
+    RemovedTrace,
+    RepairedTrace,
+    ReportTrace,
+    RestoredTrace,
+    SeedTrace,
+    SetAsideTrace,
+    StateLostTrace,
+    SwappedTrace,
+    fields_of,
+)
 from transport.effects import Trace
 from transport.keys import short
 
 _ROUNDS_SHOWN = 8
 _NOTES_SHOWN = 4
 _GONE_SHOWN = 4
-_TOLD = {
-    "entered": "{name} entered",
-    "active": "{name} holds the shared state",
-    "seed": "{name} seeds the run",
-    "removed": "{name} is out: {reason}",
-    "repaired": "the round goes on without {lost}: {reason}",
-    "aborted": "the round was given up: {reason}",
-    "set_aside": "{name} sits out: {reason}",
-    "outlier": "{name}: {reason}",
-    "poisoned": "a contribution was refused: {reason}",
-    "parity": "{name} held another state and fetches it again",
-    "restored": "the last state was lost; the run goes on from an earlier one",
-    "state_lost": "nobody here holds the run's state: waiting for a member that does",
-    "bad_frame": "{name} sent what is no message: {reason}",
-    "refused": "{name} was refused: {detail}",
+_TOLD: dict[type[Trace], str] = {
+    EnteredTrace: "{name} entered",
+    ActiveTrace: "{name} holds the shared state",
+    SeedTrace: "{name} seeds the run",
+    RemovedTrace: "{name} is out: {reason}",
+    RepairedTrace: "the round goes on without {lost}: {reason}",
+    AbortedTrace: "the round was given up: {reason}",
+    SetAsideTrace: "{name} sits out: {reason}",
+    OutlierTrace: "{name}: {reason}",
+    PoisonedTrace: "a contribution was refused: {reason}",
+    ParityTrace: "{name} held another state and fetches it again",
+    RestoredTrace: "the last state was lost; the run goes on from an earlier one",
+    StateLostTrace: "nobody here holds the run's state: waiting for a member that does",
+    BadFrameTrace: "{name} sent what is no message: {reason}",
+    RefusedTrace: "{name} was refused: {detail}",
 }
 
 
@@ -82,30 +101,29 @@ class RunView:
 
     def trace(self, trace: Trace) -> str | None:
         """Take one trace in; the line that tells of it, if it is worth one."""
-        seen = trace.fields
-        peer = seen.get("peer", b"")
-        worker = self._worker(peer, seen) if peer else None
-        match trace.name:
-            case "report" if worker:
-                _reported(worker, seen["report"])
-            case "entered" if worker:
+        worker = self._worker(trace)
+        match trace:
+            case ReportTrace() if worker:
+                _reported(worker, trace.report)
+            case EnteredTrace() if worker:
                 worker.state = "joining"
-            case "active" if worker:
+            case ActiveTrace() if worker:
                 worker.state = "training"
-            case "removed" if worker:
+            case RemovedTrace() if worker:
                 worker.state = "gone"
-            case "opened":
-                self._mark(seen["members"], "exchanging")
-            case "committed":
-                return self._committed(seen)
-            case "swapped":
-                self.rounds_done = seen["index"]
-                return f"outer step {seen['index']}: taken by {len(seen['members'])} workers"
-        return self._tell(trace.name, seen, worker)
+            case OpenedTrace():
+                self._mark(trace.members, "exchanging")
+            case CommittedTrace():
+                return self._committed(trace)
+            case SwappedTrace():
+                self.rounds_done = trace.index
+                return f"outer step {trace.index}: taken by {len(trace.members)} workers"
+        return self._tell(trace, worker)
 
-    def _worker(self, peer: bytes, seen: Mapping[str, Any]) -> _Worker | None:
-        if "peer_name" in seen:
-            self.workers.setdefault(peer, _Worker(printable(seen["peer_name"])))
+    def _worker(self, trace: Trace) -> _Worker | None:
+        peer: bytes = getattr(trace, "peer", b"")
+        if peer and (name := getattr(trace, "peer_name", None)) is not None:
+            self.workers.setdefault(peer, _Worker(printable(name)))
         return self.workers.get(peer)
 
     def _mark(self, members: tuple[bytes, ...], state: str) -> None:
@@ -113,28 +131,31 @@ class RunView:
             if member in self.workers and self.workers[member].state != "gone":
                 self.workers[member].state = state
 
-    def _committed(self, seen: Mapping[str, Any]) -> str:
-        self._mark(seen["members"], "training")
-        total = sum(seen["weights"])
-        for member, weight in zip(seen["members"], seen["weights"], strict=True):
+    def _committed(self, trace: CommittedTrace) -> str:
+        self._mark(trace.members, "training")
+        total = sum(trace.weights)
+        for member, weight in zip(trace.members, trace.weights, strict=True):
             if member in self.workers:
                 self.workers[member].share = weight / total
         sent = sum(w.report.bytes_sent for w in self.workers.values() if w.report)
         found = _Round(
-            seen["index"], len(seen["members"]), seen["seconds"], seen["attempt"], sent - self._bytes_before
+            trace.index, len(trace.members), trace.seconds, trace.attempt, sent - self._bytes_before
         )
         self._bytes_before = sent
         self.rounds.append(found)
-        self.rounds_done = seen["index"]
+        self.rounds_done = trace.index
         self._first_commit = self._first_commit or (time.monotonic(), self.rounds_done)
         return f"round {found.index}: {found.participants} workers, {found.seconds:.2f} s"
 
-    def _tell(self, name: str, seen: Mapping[str, Any], worker: _Worker | None) -> str | None:
-        if name not in _TOLD:
+    def _tell(self, trace: Trace, worker: _Worker | None) -> str | None:
+        told = _TOLD.get(type(trace))
+        if told is None:
             return None
-        who = worker.name if worker else short(seen["peer"]) if seen.get("peer") else "somebody"
-        lost = ", ".join(self.workers[k].name for k in seen.get("lost", ()) if k in self.workers)
-        line = printable(_TOLD[name].format_map({**seen, "name": who, "lost": lost}))
+        peer: bytes = getattr(trace, "peer", b"")
+        who = worker.name if worker else short(peer) if peer else "somebody"
+        lost = trace.lost if isinstance(trace, RepairedTrace) else ()
+        names = ", ".join(self.workers[k].name for k in lost if k in self.workers)
+        line = printable(told.format_map({**fields_of(trace), "name": who, "lost": names}))
         self.note(line)
         return line
 

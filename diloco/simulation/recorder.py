@@ -6,7 +6,6 @@ the coordinator's traces and the workers' events, the same that a host shows to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,19 +32,33 @@ from peers.protocol.events import (
     SwapFailed,
     Swapped,
 )
+from peers.protocol.traces import (
+    AbortedTrace,
+    ActiveTrace,
+    BadFrameTrace,
+    CommittedTrace,
+    OpenedTrace,
+    ParityTrace,
+    RemovedTrace,
+    RepairedTrace,
+    RestoredTrace,
+    SetAsideTrace,
+    StateLostTrace,
+    fields_of,
+)
 from transport.effects import Effect, Trace
 
 _MAX_MARKS = 2000
-_TOLD = {
-    "active": "holds the shared state",
-    "removed": "is off the roster: {reason}",
-    "repaired": "the round goes on without {lost}: {reason}",
-    "aborted": "the round is given up: {reason}",
-    "set_aside": "sits out: {reason}",
-    "parity": "held another state",
-    "restored": "the last state was lost; the run goes on from an earlier one",
-    "state_lost": "nobody here holds the run's state",
-    "bad_frame": "sent what is no message: {reason}",
+_TOLD: dict[type[Trace], str] = {
+    ActiveTrace: "holds the shared state",
+    RemovedTrace: "is off the roster: {reason}",
+    RepairedTrace: "the round goes on without {lost}: {reason}",
+    AbortedTrace: "the round is given up: {reason}",
+    SetAsideTrace: "sits out: {reason}",
+    ParityTrace: "held another state",
+    RestoredTrace: "the last state was lost; the run goes on from an earlier one",
+    StateLostTrace: "nobody here holds the run's state",
+    BadFrameTrace: "sent what is no message: {reason}",
 }
 
 
@@ -133,7 +146,7 @@ class Recorder:
 
     def effect(self, now: float, name: str, effect: Effect) -> None:
         if isinstance(effect, Trace) and name == HOST:
-            self._traced(now, effect.name, effect.fields)
+            self._traced(now, effect)
 
     def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:
         track = self._tracks[worker.name]
@@ -182,45 +195,45 @@ class Recorder:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _traced(self, now: float, name: str, fields: Mapping[str, Any]) -> None:
-        peer = self._engine.name_of(fields["peer"]) if "peer" in fields else ""
-        match name:
-            case "opened":
-                fragment = fields["fragment"]
-                started = self._first_offer.pop(fragment, now)
-                self._open[fields["serial"]] = _Round(fragment, started, now)
-            case "repaired":
-                if fields["serial"] in self._open:
-                    self._open[fields["serial"]].attempts = fields["attempt"] + 1
-            case "aborted":
-                found = self._open.pop(fields["serial"], None)
+    def _traced(self, now: float, trace: Trace) -> None:
+        key: bytes | None = getattr(trace, "peer", None)
+        peer = self._engine.name_of(key) if key is not None else ""
+        match trace:
+            case OpenedTrace():
+                started = self._first_offer.pop(trace.fragment, now)
+                self._open[trace.serial] = _Round(trace.fragment, started, now)
+            case RepairedTrace():
+                if trace.serial in self._open:
+                    self._open[trace.serial].attempts = trace.attempt + 1
+            case AbortedTrace():
+                found = self._open.pop(trace.serial, None)
                 if found is not None:
                     self._first_offer.setdefault(found.fragment, found.started_s)
-            case "committed":
-                self._committed(now, fields)
-            case "removed":
+            case CommittedTrace():
+                self._committed(now, trace)
+            case RemovedTrace():
                 for fault in self._faults:
                     if fault.peer == peer and fault.detect_s is None and fault.rejoin_s is None:
                         fault.detect_s = now - fault.at_s
-            case "active":
+            case ActiveTrace():
                 for fault in self._faults:
                     if fault.peer == peer and fault.rejoin_s is None and fault.back_s is not None:
                         fault.rejoin_s = now - fault.back_s
-        if name in _TOLD:
-            shown = {key: self._plain(value) for key, value in fields.items()}
-            self._mark(now, peer, _TOLD[name].format(**shown))
+        told = _TOLD.get(type(trace))
+        if told is not None:
+            self._mark(now, peer, told.format_map({k: self._plain(v) for k, v in fields_of(trace).items()}))
 
     def _plain(self, value: Any) -> str:
         if isinstance(value, (list, tuple)):
             return ", ".join(self._plain(each) for each in value)
         return self._engine.name_of(value) if isinstance(value, bytes) else str(value)
 
-    def _committed(self, now: float, fields: Mapping[str, Any]) -> None:
-        found = self._open.pop(fields["serial"], None) or _Round(fields["fragment"], now, now)
+    def _committed(self, now: float, trace: CommittedTrace) -> None:
+        found = self._open.pop(trace.serial, None) or _Round(trace.fragment, now, now)
         found.committed_s = found.landed_s = now
-        found.participants = len(fields["members"])
+        found.participants = len(trace.members)
         self._rounds.append(found)
-        self._committed_as[fields["serial"]] = found
+        self._committed_as[trace.serial] = found
         self.longest_exchange_s = max(self.longest_exchange_s, now - found.opened_s)
         self._note_commit(now)
 

@@ -30,7 +30,8 @@ from diloco.simulation.scenario import Scenario, load_scenario, parse_scenario
 from diloco.simulation.topology import access_of, peers_of, route_of
 from diloco.simulation.worker import Trainer, Worker
 from peers.node import Node
-from transport.effects import Effect, Trace
+from peers.protocol.traces import CommittedTrace
+from transport.effects import Effect
 from transport.limits import LIMITS, Limits
 
 
@@ -222,7 +223,7 @@ class ScenarioRun:
     # -- as a watcher -------------------------------------------------------------------------
 
     def effect(self, now: float, name: str, effect: Effect) -> None:
-        if self._by_round and isinstance(effect, Trace) and effect.name == "committed":
+        if self._by_round and isinstance(effect, CommittedTrace):
             self._fire_for_round()
 
     def activity(self, now: float, worker: Worker, activity: Activity | None) -> None:

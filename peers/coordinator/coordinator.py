@@ -42,6 +42,17 @@ from peers.protocol.messages import (
 )
 from peers.protocol.record import Record
 from peers.protocol.roster_feed import RosterFeed
+from peers.protocol.traces import (
+    AbortedTrace,
+    CertifiedTrace,
+    EnteredTrace,
+    PoisonedTrace,
+    RefusedTrace,
+    RemovedTrace,
+    ReportTrace,
+    SwappedTrace,
+)
+from transport.effects import Trace
 from transport.frames import pack
 from transport.limits import Limits
 
@@ -88,7 +99,7 @@ class Outlet(Protocol):
 
     def store(self, entry: bytes) -> None: ...
 
-    def trace(self, name: str, **fields: Any) -> None: ...
+    def trace(self, trace: Trace) -> None: ...
 
     def last_heard(self, now: float, peer: bytes) -> float: ...
 
@@ -185,7 +196,7 @@ class Coordinator:
             return Refused("full", "the run has admitted as many identities as it ever will")
         if not known:
             self.outlet.store(pack(PeerCertified(key, name)))
-            self.outlet.trace("certified", peer=key, peer_name=name)
+            self.outlet.trace(CertifiedTrace(peer=key, peer_name=name))
         self.roster.certify(key, name)
         return None
 
@@ -240,7 +251,7 @@ class Coordinator:
             self.remove(now, entry, "entered again", forget=False)
         refusal = self._refusal(entry, message)
         if refusal is not None:
-            self.outlet.trace("refused", peer=entry.key, code=refusal.code, detail=refusal.detail)
+            self.outlet.trace(RefusedTrace(peer=entry.key, code=refusal.code, detail=refusal.detail))
             self.outlet.send(now, entry.key, refusal)
             return
         if self.model is None:
@@ -248,7 +259,7 @@ class Coordinator:
             self.outlet.store(pack(ModelAgreed.of(self.model)))
         others = self.roster.entered()
         self.roster.enter(entry, message)
-        self.outlet.trace("entered", peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch)
+        self.outlet.trace(EnteredTrace(peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch))
         if self.rules.gossips:
             self.roster_feed.entered(now, entry.key)
             self.roster_feed.add(now, self._member_is(entry))
@@ -287,7 +298,7 @@ class Coordinator:
         if not entry.entered:
             return
         self.roster.leave(entry)
-        self.outlet.trace("removed", peer=entry.key, peer_name=entry.name, reason=reason)
+        self.outlet.trace(RemovedTrace(peer=entry.key, peer_name=entry.name, reason=reason))
         gone = MemberGone(self.roster.epoch, entry.key, reason)
         if self.rules.gossips:
             self.roster_feed.left(entry.key)
@@ -327,7 +338,7 @@ class Coordinator:
             return
         if message.poison:
             reason = f"{entry.name} refused its contribution: {message.poison}"
-            self.outlet.trace("poisoned", peer=entry.key, peers=message.peers, reason=message.poison)
+            self.outlet.trace(PoisonedTrace(peer=entry.key, peers=message.peers, reason=message.poison))
             rounds.set_aside(self, now, current, list(message.peers), reason)
             return
         current.stuck[entry.key] = message.peers
@@ -346,7 +357,7 @@ class Coordinator:
             self._pace(now, entry)
         if self.rules.gossips and not self.finished and message.rounds > self._gossip_steps:
             self._follow_gossip(now)
-        self.outlet.trace("report", peer=entry.key, peer_name=entry.name, report=message)
+        self.outlet.trace(ReportTrace(peer=entry.key, peer_name=entry.name, report=message))
 
     def _follow_gossip(self, now: float) -> None:
         """The outer step that every member which holds a state has taken; with the last one the run is
@@ -355,7 +366,7 @@ class Coordinator:
         taken = min((r.rounds if r else 0 for r in reports), default=0)
         if taken > self._gossip_steps:
             self._gossip_steps = taken
-            self.outlet.trace("swapped", index=taken, members=tuple(e.key for e in self.roster.active()))
+            self.outlet.trace(SwappedTrace(index=taken, members=tuple(e.key for e in self.roster.active())))
         if taken >= self.rules.rounds:
             for other in self.roster.entered():
                 self._tell_finished(now, other)
@@ -390,7 +401,7 @@ class Coordinator:
     def abort(self, now: float, current: OpenRound, reason: str) -> None:
         """Give a round up; contributions stay offered."""
         del self.rounds[current.fragment]
-        self.outlet.trace("aborted", serial=current.serial, fragment=current.fragment, reason=reason)
+        self.outlet.trace(AbortedTrace(serial=current.serial, fragment=current.fragment, reason=reason))
         for member in current.members:
             self.outlet.send(now, member, Abort(current.serial, reason, True))
 

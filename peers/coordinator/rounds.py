@@ -14,6 +14,15 @@ from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.protocol.messages import Abort, Committed, Open, Rejected, Wanted
 from peers.protocol.record import Record
+from peers.protocol.traces import (
+    CommittedTrace,
+    DissentTrace,
+    GridlockTrace,
+    OpenedTrace,
+    OutlierTrace,
+    RepairedTrace,
+    SetAsideTrace,
+)
 from transport.collectives.direct_reduce import chunk_elements_for
 from transport.frames import pack
 
@@ -68,7 +77,7 @@ def end_gridlock(c: Coordinator, now: float) -> None:
     for entry in lacking:
         c.outlet.send(now, entry.key, Wanted(fragment))
     if lacking:
-        c.outlet.trace("gridlock", fragment=fragment, peers=tuple(e.key for e in lacking))
+        c.outlet.trace(GridlockTrace(fragment=fragment, peers=tuple(e.key for e in lacking)))
 
 
 def _reject_outliers(c: Coordinator, now: float, fragment: int, base: bytes) -> None:
@@ -88,7 +97,7 @@ def _reject_outliers(c: Coordinator, now: float, fragment: int, base: bytes) -> 
             del entry.ready[fragment]
             _penalize(c, entry)
             reason = f"its norm {ready.norm:.3g} is far above the others' median {others:.3g}"
-            c.outlet.trace("outlier", peer=entry.key, peer_name=entry.name, reason=reason)
+            c.outlet.trace(OutlierTrace(peer=entry.key, peer_name=entry.name, reason=reason))
             c.outlet.send(now, entry.key, Rejected(fragment, ready.number, reason))
 
 
@@ -113,7 +122,7 @@ def _open(c: Coordinator, now: float, fragment: int, chosen: list[Entry]) -> Non
         del entry.ready[fragment]
     del c.ready_since[fragment]
     c.rounds[fragment] = current
-    c.outlet.trace("opened", serial=current.serial, fragment=fragment, members=current.founders)
+    c.outlet.trace(OpenedTrace(serial=current.serial, fragment=fragment, members=current.founders))
     _say_open(c, now, current)
 
 
@@ -148,7 +157,9 @@ def lose(c: Coordinator, now: float, current: OpenRound, gone: list[bytes], reas
         c.abort(now, current, f"{left_over}: {reason}")
         return
     current.next_attempt(now)
-    c.outlet.trace("repaired", serial=current.serial, attempt=current.attempt, lost=gone, reason=reason)
+    c.outlet.trace(
+        RepairedTrace(serial=current.serial, attempt=current.attempt, lost=tuple(gone), reason=reason)
+    )
     _say_open(c, now, current)
 
 
@@ -165,7 +176,7 @@ def set_aside(c: Coordinator, now: float, current: OpenRound, victims: list[byte
         if entry is None or key not in current.members:
             continue
         _penalize(c, entry)
-        c.outlet.trace("set_aside", peer=key, serial=current.serial, reason=reason)
+        c.outlet.trace(SetAsideTrace(peer=key, serial=current.serial, reason=reason))
         if entry.entered:
             c.outlet.send(now, key, Abort(current.serial, reason, False))
     lose(c, now, current, victims, reason)
@@ -180,7 +191,7 @@ def settle(c: Coordinator, now: float, current: OpenRound) -> None:
     if not current.differ():
         return
     dissenters = current.dissenters()
-    c.outlet.trace("dissent", serial=current.serial, peers=dissenters)
+    c.outlet.trace(DissentTrace(serial=current.serial, peers=tuple(dissenters)))
     if dissenters:
         set_aside(c, now, current, dissenters, "its result differs from the others'")
     elif current.attempt >= MAX_SPLIT_ATTEMPTS:
@@ -225,14 +236,15 @@ def _commit(
             entry.will_hold = head
     c.recent.append((record.fragment, len(members), round(now - current.opened_at, 6)))
     c.outlet.trace(
-        "committed",
-        index=record.index,
-        serial=record.serial,
-        fragment=record.fragment,
-        members=members,
-        weights=record.weights,
-        attempt=current.attempt,
-        seconds=now - current.opened_at,
+        CommittedTrace(
+            index=record.index,
+            serial=record.serial,
+            fragment=record.fragment,
+            members=members,
+            weights=record.weights,
+            attempt=current.attempt,
+            seconds=now - current.opened_at,
+        )
     )
 
 

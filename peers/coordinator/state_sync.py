@@ -24,6 +24,15 @@ from peers.protocol.messages import (
     Serve,
 )
 from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
+from peers.protocol.traces import (
+    ActiveTrace,
+    NeedsStateTrace,
+    ParityTrace,
+    RestoredTrace,
+    SeedLostTrace,
+    SeedTrace,
+    StateLostTrace,
+)
 from transport.frames import pack
 
 if TYPE_CHECKING:
@@ -49,7 +58,7 @@ def applied(c: Coordinator, now: float, entry: Entry, message: Applied) -> None:
     for other in c.roster.active():
         held = other.digests.get(message.fragment)
         if held is not None and held[0] == message.version and held[1] != agreed:
-            c.outlet.trace("parity", peer=other.key, fragment=message.fragment, index=c.chain.index)
+            c.outlet.trace(ParityTrace(peer=other.key, fragment=message.fragment, index=c.chain.index))
             _send_back(other)
 
 
@@ -69,13 +78,13 @@ def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> No
         held = entry.digests.get(fragment)
         agreed, _ = agreed_state(c.roster.active(), fragment, version)
         if held is not None and held[0] == version and agreed not in (b"", held[1]):
-            c.outlet.trace("parity", peer=entry.key, fragment=fragment, index=c.chain.index)
+            c.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=c.chain.index))
             _send_back(entry)
             return
     entry.active, entry.needs_state = True, False
     if c.rules.gossips:
         _introduce(c, now, entry)
-    c.outlet.trace("active", peer=entry.key, peer_name=entry.name, index=c.chain.index)
+    c.outlet.trace(ActiveTrace(peer=entry.key, peer_name=entry.name, index=c.chain.index))
 
 
 def _introduce(c: Coordinator, now: float, entry: Entry) -> None:
@@ -85,7 +94,7 @@ def _introduce(c: Coordinator, now: float, entry: Entry) -> None:
 
 def needs_state(c: Coordinator, now: float, entry: Entry, message: NeedState) -> None:
     """A member cannot follow."""
-    c.outlet.trace("needs_state", peer=entry.key, reason=message.reason)
+    c.outlet.trace(NeedsStateTrace(peer=entry.key, reason=message.reason))
     held = entry.holds_state
     _send_back(entry)
     entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
@@ -156,7 +165,7 @@ def _name_seed(c: Coordinator, now: float, waiting: list[Entry]) -> None:
         return  # the one that was named is at it
     c.seed = waiting[0].key
     waiting[0].needs_state = False
-    c.outlet.trace("seed", peer=c.seed, peer_name=waiting[0].name)
+    c.outlet.trace(SeedTrace(peer=c.seed, peer_name=waiting[0].name))
     c.outlet.send(now, c.seed, Seed(c.roster.epoch))
 
 
@@ -173,18 +182,18 @@ def _restore_if_lost(c: Coordinator, now: float) -> None:
     if now - c.holderless_since < 2 * c.rules.failure_timeout_s:
         return
     if c.chain.index == 0:
-        c.outlet.trace("seed_lost", head=head)
+        c.outlet.trace(SeedLostTrace(head=head))
         c.begin_run(GENESIS)
         c.holderless_since = c.seed = None
         for entry in entered:
             _send_back(entry)
         return
     if len(candidates) < 1:
-        c.outlet.trace("state_lost", head=head, index=c.chain.index)
+        c.outlet.trace(StateLostTrace(head=head, index=c.chain.index))
         c.holderless_since = now
         return
     best = max(candidates, key=lambda e: c.chain.index_of(e.head))
-    c.outlet.trace("restored", lost=head, index=c.chain.index, peer=best.key)
+    c.outlet.trace(RestoredTrace(lost=head, index=c.chain.index, peer=best.key))
     for current in list(c.rounds.values()):
         c.abort(now, current, "the state that it builds on is lost")
     c.holderless_since = None

@@ -17,6 +17,12 @@ from transport.effects import Send
 from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS
 from transport.sockets.libzmq import Listener, new_context
+from transport.sockets.traces import (
+    LaneRefusedTrace,
+    PeerClosedTrace,
+    StrangerRefusedTrace,
+    TransportFailedTrace,
+)
 
 MIB = 1 << 20
 
@@ -68,7 +74,7 @@ def test_a_stranger_reaches_neither_receive_nor_knock(swarm: tuple[Node, Node]) 
     host, member = swarm
     with client(host.address, host.key) as stranger:
         stranger.send_multipart([b"\0", b"let me in"])
-        eventually(lambda: host.traced("stranger_refused"))
+        eventually(lambda: host.traced(StrangerRefusedTrace))
     assert heard_from(host, member) == []
     assert host.core.knocks == []
 
@@ -113,7 +119,7 @@ def test_the_death_of_the_zap_handler_ends_the_driver() -> None:
         stranger.send_multipart([b"\0", b"x"])
         eventually(lambda: not host.driver.running)
     assert host.driver.error is not None
-    assert host.traced("transport_failed")
+    assert host.traced(TransportFailedTrace)
     assert host.core.received == []
     host.driver.stop()
 
@@ -146,7 +152,7 @@ def test_a_key_that_is_revoked_is_closed_at_its_next_frame(swarm: tuple[Node, No
         del host.core.kinds[revoked.key]
         revoked.do(Send(host.key, 0, b"echo again"))
         eventually(lambda: (host.key, 0) in revoked.core.down)
-        eventually(lambda: revoked.traced("lane_refused"))
+        eventually(lambda: revoked.traced(LaneRefusedTrace))
     assert len(heard_from(host, member)) == 1
 
 
@@ -200,7 +206,7 @@ def test_a_rule_breaker_is_cut_off_and_refused_for_a_while(swarm: tuple[Node, No
         assert monitor.poll(2000)
         sock.disable_monitor()
         monitor.close(0)
-        eventually(lambda: host.traced("peer_closed"))
+        eventually(lambda: host.traced(PeerClosedTrace))
         sock.send_multipart([b"\0", b"now well-behaved"])
         never(lambda: received(host, rogue), 0.3)
 

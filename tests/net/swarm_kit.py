@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from transport.effects import Close, Connect, Effect, Payload, Phantom, Send, Trace
 from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS, Limits
 from transport.sockets.driver import SocketDriver
+
+T = TypeVar("T", bound=Trace)
 
 
 def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
@@ -124,8 +126,8 @@ class Node:
         """Keep the driver's thread busy, as a slow core would; returns at once."""
         self.driver.call(lambda core, now: time.sleep(for_s))
 
-    def traced(self, name: str) -> list[Trace]:
-        return [trace for trace in self.traces if trace.name == name]
+    def traced(self, kind: type[T]) -> list[T]:
+        return [trace for trace in self.traces if isinstance(trace, kind)]
 
     def close(self, peer: bytes) -> None:
         self.do(Close(peer, "test"))

@@ -19,6 +19,7 @@ from transport.keys import random_pair, short
 from transport.limits import Limits
 from transport.sockets.driver import SocketDriver
 from transport.sockets.libzmq import check_libzmq, knock
+from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace, TransportFailedTrace
 
 
 def pair() -> tuple[Node, Node]:
@@ -97,7 +98,7 @@ def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
     host, member = pair()
     with running(host, member):
         member.dial(host, "tcp://127.0.0.1:1", "tcp://no/port", host.address)
-        assert {trace.fields["address"] for trace in member.traced("lane_refused")} == {
+        assert {trace.address for trace in member.traced(LaneRefusedTrace)} == {
             "tcp://127.0.0.1:1",
             "tcp://no/port",
         }
@@ -138,7 +139,7 @@ def test_close_ends_an_accepted_connection_and_a_last_word_leaves_first() -> Non
         host.do(Send(member.key, 0, b"goodbye"), Close(member.key, "revoked"))
         eventually(lambda: member.core.received)
         eventually(lambda: (host.key, 0) in member.core.down)
-        eventually(lambda: member.traced("lane_refused"))
+        eventually(lambda: member.traced(LaneRefusedTrace))
         assert member.core.received == [(host.key, 0, b"goodbye", None)]
 
 
@@ -176,6 +177,10 @@ def test_a_core_that_redials_from_within_a_loss_has_one_connection_per_lane() ->
             assert len(member.driver._poll._sources) == 5
 
 
+class MarkTrace(Trace):
+    """A fact without fields."""
+
+
 def test_effects_are_carried_out_in_order_and_calls_return_results() -> None:
     order: list[object] = []
     core = EchoCore()
@@ -183,9 +188,9 @@ def test_effects_are_carried_out_in_order_and_calls_return_results() -> None:
         core, random_pair(), None, order.append, lambda trace: order.append(trace.name), order.append
     )
     driver.start()
-    core.out = [Deliver("a"), Store(b"b"), Trace("c"), Deliver("d")]
+    core.out = [Deliver("a"), Store(b"b"), MarkTrace(), Deliver("d")]
     assert driver.call(lambda core, now: now > 0).result(20) is True
-    assert order == ["a", b"b", "c", "d"]
+    assert order == ["a", b"b", "mark", "d"]
     with pytest.raises(ZeroDivisionError):
         driver.call(lambda core, now: 1 / 0).result(20)
     assert driver.call(lambda core, now: 7).result(20) == 7
@@ -227,7 +232,7 @@ def test_a_journal_that_cannot_be_written_stops_the_driver_before_anything_is_se
         with pytest.raises(DriverStopped, match="no space left"):
             waiting.result(20)
         eventually(lambda: not member.driver.running)
-        assert "no space left" in member.traced("transport_failed")[0].fields["error"]
+        assert "no space left" in member.traced(TransportFailedTrace)[0].error
         with pytest.raises(DriverStopped) as caught:
             member.driver.call(command)
         assert isinstance(caught.value.__cause__, OSError)
@@ -306,8 +311,8 @@ def test_a_full_outbox_resets_the_connection_instead_of_losing_frames() -> None:
         host.block(0.5)
         member.do(*(Send(host.key, 1, b"b", bytes(1 << 20)) for _ in range(60)))
         eventually(lambda: (host.key, 1) in member.core.down)
-        lost = [trace for trace in member.traced("lane_lost") if trace.fields["lane"] == 1]
-        assert lost[0].fields["reason"] == "too much waits to be sent"
+        lost = [trace for trace in member.traced(LaneLostTrace) if trace.lane == 1]
+        assert lost[0].reason == "too much waits to be sent"
         eventually(lambda: member.core.up.count((host.key, 1)) == 2)
 
 
@@ -347,7 +352,7 @@ def test_knocks_are_limited() -> None:
         with pytest.raises(KnockTimeout):
             knock(host.address, host.key, invite, b"me", 0.5)
         assert len(host.core.knocks) == 2
-        assert host.traced("peer_closed")[0].fields["reason"] == "too many join attempts"
+        assert host.traced(PeerClosedTrace)[0].reason == "too many join attempts"
 
 
 def test_secrets_are_in_no_repr_trace_or_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -355,7 +360,7 @@ def test_secrets_are_in_no_repr_trace_or_log(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.DEBUG), running(host, member):
         member.dial(host)
         member.do(Connect(random_pair().public, (host.address,), 0))
-        eventually(lambda: member.traced("lane_refused"))
+        eventually(lambda: member.traced(LaneRefusedTrace))
     shown = repr((host.driver, host.driver.__dict__, member.driver.__dict__, host.traces, member.traces))
     shown += caplog.text
     for node in (host, member):

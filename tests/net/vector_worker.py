@@ -67,7 +67,7 @@ def train(args: argparse.Namespace, tell: Any) -> None:
                     commit=event.record.hash().hex(),
                     members=len(event.record.members),
                     counted=event.number is not None,
-                    state=outer._numbers.digest(0).hex(),
+                    state=outer._replica.digest(0).hex(),
                     value=float(outer._outer.outer_parameters(0)[0]),
                     last=float(outer._outer.outer_parameters(0)[-1]),
                 )

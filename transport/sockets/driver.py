@@ -37,6 +37,13 @@ from transport.sockets.libzmq import (
     remote,
     shut_down,
 )
+from transport.sockets.traces import (
+    LaneLostTrace,
+    LaneRefusedTrace,
+    PeerClosedTrace,
+    StrangerRefusedTrace,
+    TransportFailedTrace,
+)
 from transport.sockets.wire import (
     AcceptedConnection,
     AcceptedConnections,
@@ -168,7 +175,7 @@ class SocketDriver:
         finally:
             self._close_all(linger_s)
         if self.error is not None:
-            self._on_trace(Trace("transport_failed", {"error": f"{type(self.error).__name__}: {self.error}"}))
+            self._on_trace(TransportFailedTrace(f"{type(self.error).__name__}: {self.error}"))
 
     def _turn(self, wait_s: float) -> None:
         self._poll.wait(wait_s)
@@ -212,9 +219,6 @@ class SocketDriver:
             case Trace():
                 self._on_trace(effect)
 
-    def _trace(self, name: str, **fields: Any) -> None:
-        self._on_trace(Trace(name, fields))
-
     def _serve_calls(self) -> None:
         with suppress(BlockingIOError):
             self._woken.recv(4096)
@@ -254,7 +258,7 @@ class SocketDriver:
     def _serve_handshakes(self, door: Listener) -> None:
         for verdict in door.answer(self._admits_connection, _FRAMES_PER_ROUND):
             if verdict.kind is None:
-                self._trace("stranger_refused", key=short(verdict.key), address=verdict.address)
+                self._on_trace(StrangerRefusedTrace(key=short(verdict.key), address=verdict.address))
 
     def _admits_connection(self, key: bytes) -> str | None:
         now = self._clock()
@@ -321,7 +325,7 @@ class SocketDriver:
 
     def _break(self, connection: AcceptedConnection, reason: str) -> None:
         self._connections.drop(connection.route)
-        self._trace("peer_closed", peer=short(connection.peer), reason=reason)
+        self._on_trace(PeerClosedTrace(peer=short(connection.peer), reason=reason))
         self._doom(connection, 0.0)
 
     def _doom(self, connection: AcceptedConnection, grace_s: float) -> None:
@@ -377,7 +381,7 @@ class SocketDriver:
                 if number != lane.lane:
                     raise BadMessage("a connection changed its lane")
             except BadMessage as error:
-                self._trace("peer_closed", peer=short(lane.peer), reason=str(error))
+                self._on_trace(PeerClosedTrace(peer=short(lane.peer), reason=str(error)))
                 lane.broken = str(error)
                 self._hang_up(lane, 0.0)
                 return
@@ -397,8 +401,8 @@ class SocketDriver:
         was_up, address = lane.up, lane.address
         self._hang_up(lane, 0.0)
         lane.went_down(now, self._random.uniform(0.5, 1.0))
-        name = "lane_lost" if was_up else "lane_refused"
-        self._trace(name, peer=short(lane.peer), lane=lane.lane, address=address, reason=reason)
+        kind = LaneLostTrace if was_up else LaneRefusedTrace
+        self._on_trace(kind(short(lane.peer), lane.lane, address, reason))
         if was_up:
             self._input(lambda at: self._core.disconnected(at, lane.peer, lane.lane))
 
@@ -419,7 +423,7 @@ class SocketDriver:
     def _close_peer(self, peer: bytes, reason: str, grace_s: float) -> None:
         self._close_dialled(peer, grace_s)
         self._close_accepted(peer, grace_s)
-        self._trace("peer_closed", peer=short(peer), reason=reason)
+        self._on_trace(PeerClosedTrace(peer=short(peer), reason=reason))
 
     # --- sending ---
 

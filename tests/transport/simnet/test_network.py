@@ -272,11 +272,15 @@ def test_a_frozen_peer_gets_its_inputs_in_order_when_it_thaws() -> None:
     assert b.ticks[ticks:] == pytest.approx([8.0, 8.5])
 
 
+class SomethingTrace(Trace):
+    """A fact without fields."""
+
+
 def test_events_reach_the_program_and_die_with_its_life() -> None:
     net, _, _ = pair()
     net.tell(A, Deliver("first"))
     net.run(2.0)
-    net.tell(A, Deliver("second"), Trace("something"))
+    net.tell(A, Deliver("second"), SomethingTrace())
     net.crash(A)
     net.run(3.0)
     assert net.events == [(1.0, A, "first")]

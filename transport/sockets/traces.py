@@ -1,0 +1,53 @@
+"""What the socket driver tells whoever watches it: one frozen dataclass per fact about connections.
+
+Keys are shortened for people; addresses are those that the operating system tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transport.effects import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class TransportFailedTrace(Trace):
+    """The network thread has ended by an error."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrangerRefusedTrace(Trace):
+    """A key that is neither a member's nor an invite's wanted to connect."""
+
+    key: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClosedTrace(Trace):
+    """The connections of a peer were closed."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRefusedTrace(Trace):
+    """A dialled lane did not come up at this address."""
+
+    peer: str
+    lane: int
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLostTrace(Trace):
+    """A lane that was up broke."""
+
+    peer: str
+    lane: int
+    address: str
+    reason: str
