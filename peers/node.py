@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from peers.coordinator.coordinator import Coordinator, Rules
 from peers.member.member import Member
 from peers.member.profile import Profile
 from peers.protocol.application import Application
+from peers.protocol.commands import Command
 from peers.protocol.messages import MemberGone, MemberIs, NoSwap, RosterBatch
 from peers.protocol.traces import BadFrameTrace, MessagesDroppedTrace
 from transport.collectives.fetch import Lack, Want
@@ -211,12 +211,12 @@ class Node:
             self.member.session_began(now, contact)
         self._settle(now)
 
-    def command(self, now: float, run: Callable[[float, Member], Any]) -> Any:
-        """Run one command of the training loop on the member."""
+    def command(self, now: float, command: Command) -> bool:
+        """Carry out one command of the training loop; False if the member did not take it."""
         assert self.member is not None, "this node does not train"
-        result = run(now, self.member)
+        taken = self.member.do(now, command)
         self._settle(now)
-        return result
+        return taken
 
     # -- what coordinator and member ask (Outlet, Bulk) ---------------------------------------
 

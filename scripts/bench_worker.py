@@ -18,6 +18,7 @@ from peers.admission.door import Door
 from peers.coordinator.coordinator import Rules
 from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
+from peers.protocol.commands import Command, ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer
 from peers.protocol.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
 from peers.protocol.manifest import Manifest
 from transport.collectives.reducer import Reducer
@@ -107,9 +108,9 @@ class Worker:
             match self._event():
                 case (_, BecomeSeed()):
                     for fragment in range(len(elements)):
-                        self._command(lambda now, m, f=fragment: m.captured(now, f, STATE_NAME))
+                        self._command(ConfirmCaptured(fragment, STATE_NAME))
                 case (_, StateFetched(fragment=fragment, version=version)):
-                    self._command(lambda now, m, f=fragment, v=version: m.loaded(now, f, v, STATE_NAME))
+                    self._command(ConfirmLoaded(fragment, version, STATE_NAME))
                 case (_, BecameActive()):
                     return
 
@@ -117,7 +118,7 @@ class Worker:
         """Seconds of one round and of its exchange, in this process."""
         barrier.wait()
         began = time.perf_counter()
-        if self._command(lambda now, m: m.offer(now, fragment, 1, 1, reducer, 1.0)) is None:
+        if not self._command(Offer(fragment, 1, 1, reducer, 1.0)):
             raise RuntimeError("the member is not in the swarm any more")
         opened = began
         while True:
@@ -127,7 +128,7 @@ class Worker:
             elif isinstance(event, RoundCommitted):
                 ended = time.perf_counter()
                 assert event.mean is reducer
-                self._command(lambda now, m, r=event.record: m.applied(now, r, STATE_NAME))
+                self._command(ConfirmApplied(event.record, STATE_NAME))
                 return ended - began, ended - opened
 
     def stop(self) -> None:
@@ -143,8 +144,8 @@ class Worker:
     def _call(self, run: Any) -> Any:
         return self._driver.call(lambda _, now: run(now)).result(TIMEOUT_S)
 
-    def _command(self, run: Any) -> Any:
-        return self._call(lambda now: self.node.command(now, run))
+    def _command(self, command: Command) -> bool:
+        return bool(self._call(lambda now: self.node.command(now, command)))
 
 
 def slowest(times: Any, barrier: Any, rank: int, mine: tuple[float, float]) -> tuple[float, float]:

@@ -46,7 +46,7 @@ ARROWS = {
     "diloco/methods": f"{PLAIN} {GROUND}",
     "diloco/settings": f"{PLAIN} diloco/methods {GROUND}",
     "diloco/rules": f"{PLAIN} diloco/methods diloco/settings {PEERS}",
-    "diloco/loop": f"{SET_UP} {SAID} peers/member",
+    "diloco/loop": f"{SET_UP} {SAID}",
     "diloco/compression": f"{PLAIN} diloco/compression",
     "diloco/outer": f"{PLAIN} diloco/methods diloco/compression {CARRIED}",
     "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",

@@ -12,7 +12,8 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-from diloco.loop.commands import (
+from diloco.methods.schedule import Schedule
+from peers.protocol.commands import (
     Command,
     ConfirmApplied,
     ConfirmCaptured,
@@ -22,7 +23,6 @@ from diloco.loop.commands import (
     Swap,
     TakeBack,
 )
-from diloco.methods.schedule import Schedule
 from peers.protocol.events import (
     BecameActive,
     BecomeSeed,

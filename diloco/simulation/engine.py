@@ -16,7 +16,6 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from diloco.loop.commands import Command
 from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.throughput import Throughput
 from diloco.methods.schedule import Schedule
@@ -26,9 +25,9 @@ from diloco.simulation.identities import HOST, invite_key, key_of, knock_of, ope
 from diloco.simulation.pace import Clockwork, Peer
 from diloco.simulation.report.report import Activity
 from diloco.simulation.worker import Trainer, Watcher, Worker
-from peers.member.member import Member
 from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
+from peers.protocol.commands import Command, LeaveRun, ReportProgress
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Refused, Report
 from transport.effects import Core, Effect
@@ -176,7 +175,7 @@ class Engine:
         worker = self.workers.get(name)
         if worker is not None and worker.runs:
             self._interrupt(worker)
-            self._tell(worker, lambda now, member: member.leave(now, "left"))
+            self._tell(worker, LeaveRun("left"))
             self._end(worker)
             self.net.at(1.0, lambda: self.net.crash(worker.process))
 
@@ -338,10 +337,10 @@ class Engine:
         for command in commands:
             for watcher in self.watchers:
                 watcher.command(self.net.now, worker, command)
-            worker.loop.told(command, bool(self._tell(worker, command.tell)))
+            worker.loop.told(command, self._tell(worker, command))
 
-    def _tell(self, worker: Worker, tell: Callable[[float, Member], Any]) -> Any:
-        return self.net.command(worker.process, partial(_told, worker.node, tell))
+    def _tell(self, worker: Worker, command: Command) -> bool:
+        return bool(self.net.command(worker.process, partial(_do, worker.node, command)))
 
     def _report(self, worker: Worker, at_once: bool = False) -> None:
         now = self.net.now
@@ -351,7 +350,7 @@ class Engine:
         speed = worker.loop.speed = worker.speed.tokens_per_s
         count = worker.trainer.replica.count(0)
         report = Report(worker.steps, count, worker.tokens, worker.loss, speed, speed, worker.bytes_sent, 0)
-        self._tell(worker, lambda now, member: member.report(now, report))
+        self._tell(worker, ReportProgress(report))
 
     # -- watching -----------------------------------------------------------------------------
 
@@ -370,5 +369,5 @@ class Engine:
             watcher.effect(now, self._names[key], effect)
 
 
-def _told(node: Node, tell: Callable[[float, Member], Any], _: Core, now: float) -> Any:
-    return node.command(now, tell)
+def _do(node: Node, command: Command, _: Core, now: float) -> bool:
+    return node.command(now, command)

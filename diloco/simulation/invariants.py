@@ -13,7 +13,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from diloco.loop.commands import (
+from diloco.methods.spec import Method
+from diloco.simulation.identities import HOST
+from diloco.simulation.report.report import Activity
+from diloco.simulation.worker import Worker
+from peers.coordinator.coordinator import Rules
+from peers.coordinator.journal import CommitWritten, RunBegan
+from peers.protocol.commands import (
     Command,
     ConfirmApplied,
     ConfirmCaptured,
@@ -22,12 +28,6 @@ from diloco.loop.commands import (
     Swap,
     TakeBack,
 )
-from diloco.methods.spec import Method
-from diloco.simulation.identities import HOST
-from diloco.simulation.report.report import Activity
-from diloco.simulation.worker import Worker
-from peers.coordinator.coordinator import Rules
-from peers.coordinator.journal import CommitWritten, RunBegan
 from peers.protocol.events import (
     BecomeSeed,
     ContributionEnded,

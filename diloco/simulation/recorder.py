@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diloco.loop.commands import Command, Offer, Swap
 from diloco.simulation.engine import Engine
 from diloco.simulation.identities import HOST
 from diloco.simulation.report.report import (
@@ -23,6 +22,7 @@ from diloco.simulation.report.report import (
     Span,
 )
 from diloco.simulation.worker import Worker
+from peers.protocol.commands import Command, Offer, Swap
 from peers.protocol.events import (
     ContributionEnded,
     Fate,

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diloco.loop.commands import Command
 from diloco.rules import rules_of, wait_s
 from diloco.simulation.engine import Engine
 from diloco.simulation.faults import Fault, end_s, faults_of
@@ -30,6 +29,7 @@ from diloco.simulation.scenario import Scenario, load_scenario, parse_scenario
 from diloco.simulation.topology import access_of, peers_of, route_of
 from diloco.simulation.worker import Trainer, Worker
 from peers.node import Node
+from peers.protocol.commands import Command
 from peers.protocol.traces import CommittedTrace
 from transport.effects import Effect
 from transport.limits import LIMITS, Limits

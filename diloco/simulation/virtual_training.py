@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from diloco.loop.commands import Command
 from diloco.settings import RunSettings
 from diloco.simulation.engine import Engine
 from diloco.simulation.pace import Peer
 from diloco.simulation.report.report import Activity
 from diloco.simulation.worker import Trainer, Worker
+from peers.protocol.commands import Command
 from peers.protocol.events import RoundCommitted, SwapFailed, Swapped
 from transport.effects import Effect
 from transport.simnet.links import Access

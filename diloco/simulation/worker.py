@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from diloco.loop.commands import Command
 from diloco.loop.outer_loop import OuterLoop, Replica
 from diloco.loop.throughput import Throughput
 from diloco.simulation.pace import Clockwork, Peer
 from diloco.simulation.report.report import Activity
 from peers.node import Node
 from peers.protocol.application import Application
+from peers.protocol.commands import Command
 from transport.effects import NEVER, Effect
 from transport.simnet.links import Endpoint
 

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from diloco.errors import SwarmClosed
 from diloco.settings import RunSettings
 from peers.admission.ticket import Ticket
-from peers.member.member import Member
 from peers.node import Node, Training
+from peers.protocol.commands import Command, LeaveRun
 from peers.protocol.events import BecameActive, PeerLeft, PeersJoined, RoundCommitted, RoundOpened
 from transport.counters import Direction
 from transport.effects import Trace
@@ -126,10 +126,9 @@ class Swarm:
             reason = self._driver.error or "it was closed"
             raise SwarmClosed(f"the swarm's network thread has ended: {reason}") from error
 
-    def command(self, run: Callable[[float, Member], T]) -> T:
-        """Run one command on the member."""
-        result: T = self.call(lambda now, node: node.command(now, run))
-        return result
+    def command(self, command: Command) -> bool:
+        """Carry out one command on the member; False if it was not taken."""
+        return self.call(lambda now, node: node.command(now, command))
 
     def train(self, training: Training) -> None:
         """Take part with a model."""
@@ -179,7 +178,7 @@ class Swarm:
         self._closed = True
         try:
             if self._node.member is not None and self._driver.error is None:
-                self.command(lambda now, member: member.leave(now, reason))
+                self.command(LeaveRun(reason))
         finally:
             self._driver.stop(linger_s)
             self._on_close()

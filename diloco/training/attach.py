@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
-from diloco.loop.commands import Command
 from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.throughput import Throughput
 from diloco.methods.schedule import Schedule
@@ -29,6 +28,7 @@ from diloco.rules import matching_of, wait_s
 from diloco.swarm.swarm import Swarm
 from peers.member.profile import Profile
 from peers.node import Training
+from peers.protocol.commands import Command, ReportProgress
 from peers.protocol.events import ContributionEnded, Fate, RoundCommitted
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Report
@@ -247,7 +247,7 @@ class Outer:
 
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
-            done = self.swarm.command(command.tell)
+            done = self.swarm.command(command)
             self._loop.told(command, done)
 
     def _report(self, at_once: bool = False) -> None:
@@ -266,7 +266,7 @@ class Outer:
             self.swarm.bytes_sent,
             self.swarm.bytes_received,
         )
-        self.swarm.command(lambda at, m: m.report(at, report))
+        self.swarm.command(ReportProgress(report))
 
     def _raise_refusal(self) -> None:
         refused = self._loop.refused

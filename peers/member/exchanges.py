@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from peers.protocol.commands import Offer
 from peers.protocol.events import ContributionEnded, Fate, RoundAborted, RoundOpened
 from peers.protocol.messages import Abort, Decline, Done, NoSwap, Open, Ready, Rejected, Stuck, Withdraw
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
@@ -106,17 +107,16 @@ class Exchanges:
 
     # -- contributions ------------------------------------------------------------------------
 
-    def offer(
-        self, fragment: int, base: bytes, tokens: int, weight: int, reducer: Reducer, norm: float
-    ) -> Contribution:
-        """Keep a contribution; `say_ready` tells the coordinator."""
-        assert fragment not in self.offered, "one contribution per fragment at a time"
+    def offer(self, base: bytes, offer: Offer) -> Contribution:
+        """Keep a contribution on top of version ``base``; `say_ready` tells the coordinator."""
+        assert offer.fragment not in self.offered, "one contribution per fragment at a time"
         self._next_number += 1
-        self.tokens_trained += tokens
-        self.offered[fragment] = Contribution(
-            self._next_number, fragment, base, tokens, weight, reducer, norm
+        self.tokens_trained += offer.tokens
+        kept = Contribution(
+            self._next_number, offer.fragment, base, offer.tokens, offer.weight, offer.reducer, offer.norm
         )
-        return self.offered[fragment]
+        self.offered[offer.fragment] = kept
+        return kept
 
     def say_ready(self, now: float, fragment: int) -> None:
         c = self.offered[fragment]

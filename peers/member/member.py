@@ -15,6 +15,7 @@ from peers.member.exchanges import Bulk, Exchanges
 from peers.member.follower import Follower
 from peers.member.profile import Profile
 from peers.member.swaps import Swaps, apply_roster_batch, meet_donors
+from peers.protocol import commands
 from peers.protocol.application import Application
 from peers.protocol.events import (
     BecameActive,
@@ -54,7 +55,6 @@ from peers.protocol.messages import (
     Pace,
     Refused,
     Rejected,
-    Report,
     RosterBatch,
     Seed,
     Serve,
@@ -63,7 +63,6 @@ from peers.protocol.messages import (
 from peers.protocol.record import Record, genesis_head
 from transport.collectives.direct_reduce import MeanChunk, PartChunk
 from transport.collectives.fetch import Lack, Piece, Want
-from transport.collectives.reducer import Reducer
 from transport.effects import Payload
 from transport.errors import BadFrame
 from transport.frames import unpack
@@ -131,42 +130,52 @@ class Member:
 
     # -- commands of the training loop --------------------------------------------------------
 
-    def offer(
-        self, now: float, fragment: int, tokens: int, weight: int, reducer: Reducer, norm: float
-    ) -> int | None:
-        """Offer a contribution of Euclidean ``norm`` on top of the fragment's version. None while this member
-        does not hold the newest one: then nothing is taken."""
+    def do(self, now: float, command: commands.Command) -> bool:
+        """Carry out one command of the training loop; False if it was not taken."""
+        match command:
+            case commands.Offer():
+                return self._offer(now, command)
+            case commands.TakeBack():
+                return self.exchanges.withdraw(now, command.fragment) is not None
+            case commands.Swap():
+                return self._swap(now, command)
+            case commands.ConfirmApplied():
+                self._confirm_applied(now, command.record, command.state)
+            case commands.ConfirmLoaded():
+                self._confirm_loaded(now, command)
+            case commands.ConfirmCaptured():
+                self._confirm_captured(now, command)
+            case commands.ConfirmMoved():
+                self._digests[command.fragment] = command.state
+                self._say_applied(now, command.fragment)
+            case commands.ReportProgress() if self.entered:
+                self.outlet.send(now, self.coordinator, command.report)
+            case commands.LeaveRun():
+                self._leave(now, command.reason)
+        return True
+
+    def _offer(self, now: float, offer: commands.Offer) -> bool:
+        """Nothing is taken while this member does not hold the newest version of the fragment."""
+        fragment = offer.fragment
         if not self.active or self._applying or fragment in self.exchanges.offered:
-            return None
+            return False
         if any(record.fragment == fragment for record in self.follower.records):
-            return None
-        base = self.follower.base(fragment)
-        number = self.exchanges.offer(fragment, base, tokens, weight, reducer, norm).number
+            return False
+        self.exchanges.offer(self.follower.base(fragment), offer)
         if self.entered:
             self.exchanges.say_ready(now, fragment)
-        return number
+        return True
 
-    def swap(self, now: float, fragment: int, step: int, tokens: int, reducer: Reducer) -> bool:
-        """Gossip: average with this step's group; `Swapped` or `SwapFailed` follows. False while this member
-        does not hold a state: then nothing is taken."""
+    def _swap(self, now: float, swap: commands.Swap) -> bool:
+        """`Swapped` or `SwapFailed` follows. Nothing is taken while this member does not hold a state."""
         assert self.swaps is not None, "this run has rounds"
         if not self.active:
             return False
-        self.swaps.swap(now, fragment, step, tokens, reducer)
+        self.swaps.swap(now, swap.fragment, swap.step, swap.tokens, swap.reducer)
         self.swaps.settle(now)
         return True
 
-    def moved(self, now: float, fragment: int, state: bytes) -> None:
-        """Gossip: the application has moved a fragment; ``state`` is the digest of what it holds now."""
-        self._digests[fragment] = state
-        self._say_applied(now, fragment)
-
-    def withdraw(self, now: float, fragment: int) -> bool:
-        """Take an offer back, to train on and offer more. False if its round is already open."""
-        return self.exchanges.withdraw(now, fragment) is not None
-
-    def applied(self, now: float, record: Record, state: bytes) -> None:
-        """The application has applied a record; ``state`` is the digest of the moved fragment."""
+    def _confirm_applied(self, now: float, record: Record, state: bytes) -> None:
         assert self._applying == record, "one record at a time is with the application"
         self._applying = None
         self.follower.moved(record)
@@ -177,35 +186,28 @@ class Member:
             self._become_active(now)  # if it entered while the application was applying
         self._advance(now)
 
-    def loaded(self, now: float, fragment: int, version: bytes, state: bytes) -> None:
-        """The application has loaded a fetched state. Ignored if another one was ordered meanwhile."""
+    def _confirm_loaded(self, now: float, loaded: commands.ConfirmLoaded) -> None:
+        """Ignored if another state was ordered meanwhile."""
         order = self._loading
-        if order is None or (order.fragment, order.version) != (fragment, version):
+        if order is None or (order.fragment, order.version) != (loaded.fragment, loaded.version):
             return
         self._loading = None
-        self._digests[fragment] = state
-        self.follower.set_version(fragment, version)
+        self._digests[loaded.fragment] = loaded.state
+        self.follower.set_version(loaded.fragment, loaded.version)
         if order.remaining == 0:
             self.follower.arrive(order)
             self._say_head(now)
         self._advance(now)
 
-    def captured(self, now: float, fragment: int, state: bytes) -> None:
-        """The application has captured a fragment of its own initial state as the run's."""
-        self._digests[fragment] = state
+    def _confirm_captured(self, now: float, captured: commands.ConfirmCaptured) -> None:
+        self._digests[captured.fragment] = captured.state
         if self._seeding and len(self._digests) == self.profile.manifest.num_fragments:
             self._seeding = False
             self.follower.begin_at(genesis_head([d for _, d in sorted(self._digests.items())]))
             self._say_head(now)
         self._advance(now)
 
-    def report(self, now: float, report: Report) -> None:
-        """Tell the coordinator how training goes."""
-        if self.entered:
-            self.outlet.send(now, self.coordinator, report)
-
-    def leave(self, now: float, reason: str) -> None:
-        """Say goodbye; contributions that no round has taken are given up."""
+    def _leave(self, now: float, reason: str) -> None:
         self.exchanges.end_all(Fate.REJECTED, reason)
         if self.entered:
             self.outlet.send(now, self.coordinator, Leave(reason))

@@ -45,7 +45,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class RoundCommitted:
-    """Apply this: ``mean`` has decoded it. Answer with `Member.applied`."""
+    """Apply this: ``mean`` has decoded it. Answer with `ConfirmApplied`."""
 
     record: Record
     mean: Reducer

@@ -15,8 +15,8 @@ from itertools import product
 
 import numpy as np
 
-from diloco.loop.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer
 from peers.coordinator.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
+from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
 from peers.protocol.record import GENESIS, Record, genesis_head
 from tests.sim.doors import HOST, STRANGER, key_of

@@ -7,12 +7,10 @@ import hashlib
 import random
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diloco.loop.commands import Command, Swap
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
 from peers.admission.door import Door
@@ -20,6 +18,7 @@ from peers.coordinator.coordinator import Rules
 from peers.member.matching import Matching
 from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
+from peers.protocol.commands import Command, Swap
 from peers.protocol.events import SwapFailed, Swapped
 from peers.protocol.manifest import Manifest
 from tests.sim.trainer import Blob, digests_of
@@ -190,11 +189,11 @@ class GossipWorld:
         for command in commands:
             if isinstance(command, Swap):
                 worker.swaps[command.step] = "begun"
-            done = self.net.command(key_of(worker.index), partial(_told, worker.node, command.tell))
+            done = self.net.command(key_of(worker.index), partial(_do, worker.node, command))
             if isinstance(command, Swap) and not done:
                 del worker.swaps[command.step]
             worker.loop.told(command, bool(done))
 
 
-def _told(node: Node, tell: Any, _: object, now: float) -> Any:
-    return node.command(now, tell)
+def _do(node: Node, command: Command, _: object, now: float) -> bool:
+    return node.command(now, command)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from peers.member.member import Member
+from peers.protocol.commands import ReportProgress
 from peers.protocol.events import RoundCommitted
 from peers.protocol.messages import Report
 from tests.sim.checkers import Checkers
@@ -43,10 +43,7 @@ def test_a_host_that_is_away_for_longer_than_messages_are_kept_finds_its_workers
     world.net.run(10.0)
     away = world.workers[0]
     world.net.cut(away.process, key_of(HOST))
-
-    def report(now: float, member: Member) -> None:
-        member.report(now, Report(1, 1, 1, 0.0, 1.0, 1.0, 1, 1))
-
+    report = ReportProgress(Report(1, 1, 1, 0.0, 1.0, 1.0, 1, 1))
     for _ in range(200):
         world.net.run(world.net.now + 0.05)
         world.net.command(away.process, lambda node, now: node.command(now, report))

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from diloco.loop.commands import Command, ConfirmCaptured, ConfirmLoaded
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
 from peers.coordinator.coordinator import Rules
 from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
+from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
 from peers.protocol.events import Restored, RoundCommitted
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Welcome
@@ -239,8 +239,9 @@ class World:
                 worker.replica.bases[command.fragment] = command.version
             for note in self.notes:
                 note(self.net.now, worker, command)
-            tell = command.tell
-            done = self.net.command(worker.process, lambda core, now, tell=tell: core.command(now, tell))
+            done = self.net.command(
+                worker.process, lambda core, now, command=command: core.command(now, command)
+            )
             worker.loop.told(command, bool(done))
             if isinstance(command, ConfirmCaptured) and worker.node.member:
                 worker.replica.bases = [worker.node.member.follower.head] * len(self.sizes)
@@ -268,3 +269,7 @@ class World:
         """Every worker's process that lives, the older ones of clones last."""
         newest = [self.workers[i] for i in self.living()]
         return newest + [worker for worker in self.older if worker.process.alive]
+
+
+def _do(command: Command, node: Node, now: float) -> bool:
+    return node.command(now, command)

@@ -25,6 +25,7 @@ from transport.effects import Close, Connect, Core, Deliver, Effect, Phantom, Se
 from transport.errors import BadMessage, DriverStopped, TransportError
 from transport.keys import KeyPair, short
 from transport.limits import LIMITS, Limits
+from transport.sockets import traces
 from transport.sockets.lane import ATTEMPT_S, Lane
 from transport.sockets.libzmq import (
     Dialer,
@@ -36,13 +37,6 @@ from transport.sockets.libzmq import (
     new_context,
     remote,
     shut_down,
-)
-from transport.sockets.traces import (
-    LaneLostTrace,
-    LaneRefusedTrace,
-    PeerClosedTrace,
-    StrangerRefusedTrace,
-    TransportFailedTrace,
 )
 from transport.sockets.wire import (
     AcceptedConnection,
@@ -175,7 +169,7 @@ class SocketDriver:
         finally:
             self._close_all(linger_s)
         if self.error is not None:
-            self._on_trace(TransportFailedTrace(f"{type(self.error).__name__}: {self.error}"))
+            self._on_trace(traces.TransportFailedTrace(f"{type(self.error).__name__}: {self.error}"))
 
     def _turn(self, wait_s: float) -> None:
         self._poll.wait(wait_s)
@@ -258,7 +252,7 @@ class SocketDriver:
     def _serve_handshakes(self, door: Listener) -> None:
         for verdict in door.answer(self._admits_connection, _FRAMES_PER_ROUND):
             if verdict.kind is None:
-                self._on_trace(StrangerRefusedTrace(key=short(verdict.key), address=verdict.address))
+                self._on_trace(traces.StrangerRefusedTrace(key=short(verdict.key), address=verdict.address))
 
     def _admits_connection(self, key: bytes) -> str | None:
         now = self._clock()
@@ -325,7 +319,7 @@ class SocketDriver:
 
     def _break(self, connection: AcceptedConnection, reason: str) -> None:
         self._connections.drop(connection.route)
-        self._on_trace(PeerClosedTrace(peer=short(connection.peer), reason=reason))
+        self._on_trace(traces.PeerClosedTrace(peer=short(connection.peer), reason=reason))
         self._doom(connection, 0.0)
 
     def _doom(self, connection: AcceptedConnection, grace_s: float) -> None:
@@ -381,7 +375,7 @@ class SocketDriver:
                 if number != lane.lane:
                     raise BadMessage("a connection changed its lane")
             except BadMessage as error:
-                self._on_trace(PeerClosedTrace(peer=short(lane.peer), reason=str(error)))
+                self._on_trace(traces.PeerClosedTrace(peer=short(lane.peer), reason=str(error)))
                 lane.broken = str(error)
                 self._hang_up(lane, 0.0)
                 return
@@ -401,7 +395,7 @@ class SocketDriver:
         was_up, address = lane.up, lane.address
         self._hang_up(lane, 0.0)
         lane.went_down(now, self._random.uniform(0.5, 1.0))
-        kind = LaneLostTrace if was_up else LaneRefusedTrace
+        kind = traces.LaneLostTrace if was_up else traces.LaneRefusedTrace
         self._on_trace(kind(short(lane.peer), lane.lane, address, reason))
         if was_up:
             self._input(lambda at: self._core.disconnected(at, lane.peer, lane.lane))
@@ -423,7 +417,7 @@ class SocketDriver:
     def _close_peer(self, peer: bytes, reason: str, grace_s: float) -> None:
         self._close_dialled(peer, grace_s)
         self._close_accepted(peer, grace_s)
-        self._on_trace(PeerClosedTrace(peer=short(peer), reason=reason))
+        self._on_trace(traces.PeerClosedTrace(peer=short(peer), reason=reason))
 
     # --- sending ---
 

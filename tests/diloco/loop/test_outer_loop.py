@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from diloco.loop.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
+from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import (
     BecameActive,
     BecomeSeed,

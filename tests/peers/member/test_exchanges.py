@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from peers.member.exchanges import Exchanges
+from peers.protocol.commands import Offer
 from peers.protocol.messages import Decline, Open
 from transport.collectives.reducer import NumpyReducer
 from transport.errors import BadFrame
@@ -37,7 +38,7 @@ class Wire:
 
 def offering(wire: Wire) -> Exchanges:
     exchanges = Exchanges(ME, HOST, wire, 10.0, 60.0)  # type: ignore[arg-type]
-    exchanges.offer(0, BASE, 100, 100, NumpyReducer(8, np.ones(8, np.float32)), 1.0)
+    exchanges.offer(BASE, Offer(0, 100, 100, NumpyReducer(8, np.ones(8, np.float32)), 1.0))
     return exchanges
 
 

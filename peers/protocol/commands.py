@@ -1,0 +1,101 @@
+"""What a training loop asks of its member: one frozen dataclass per command, which crosses threads as data.
+
+`Member.do` carries a command out and says how it was taken; the loop is told of that (`OuterLoop.told`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.protocol.messages import Report
+from peers.protocol.record import Record
+from transport.collectives.reducer import Reducer
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Offer a contribution of Euclidean ``norm`` on top of the fragment's version; taken only by a member
+    that holds the newest one."""
+
+    fragment: int
+    tokens: int
+    weight: int
+    reducer: Reducer
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Take an offer back, to train on and offer more; refused once a round has it."""
+
+    fragment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Gossip: average with this step's group; taken only by a member that holds a state."""
+
+    fragment: int
+    step: int
+    tokens: int
+    reducer: Reducer
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmApplied:
+    """A record was applied; ``state`` is the digest of the fragment that it moved."""
+
+    record: Record
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmLoaded:
+    """A fetched state was loaded; ``state`` is the digest of what is held now."""
+
+    fragment: int
+    version: bytes
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmCaptured:
+    """This worker's initial state of a fragment was captured as the run's."""
+
+    fragment: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmMoved:
+    """Gossip: this worker's outer state moved; ``state`` is its digest."""
+
+    fragment: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReportProgress:
+    """Tell the coordinator how training goes."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRun:
+    """Say goodbye; contributions that no round has taken are given up."""
+
+    reason: str
+
+
+Command = (
+    Offer
+    | TakeBack
+    | Swap
+    | ConfirmApplied
+    | ConfirmLoaded
+    | ConfirmCaptured
+    | ConfirmMoved
+    | ReportProgress
+    | LeaveRun
+)
