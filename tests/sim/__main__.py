@@ -3,6 +3,7 @@
 scripts/sim --seed 17 --trace        what happened, one column per peer
 scripts/sim --seed 17 --shrink       the shortest list of faults that still breaks it
 scripts/sim --seeds 0:1000           many, in parallel
+scripts/sim --seeds 0:100 --hashes   the hash of each trace, to compare two checkouts
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ def main() -> int:
     which.add_argument("--seeds", help="FROM:TO")
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--wire", action="store_true", help="with --trace: frames and ticks too")
+    parser.add_argument("--hashes", action="store_true", help="with --seeds: print the hash of each trace")
     parser.add_argument("--shrink", action="store_true", help="drop faults as long as it still fails")
     args = parser.parse_args()
     if args.seeds:
-        return many(*(int(part) for part in args.seeds.split(":")))
+        return many(*(int(part) for part in args.seeds.split(":")), args.hashes)
     lines: list[str] | None = [] if args.trace else None
     problem = problem_of(args.seed, None, lines)
     if lines is not None:
@@ -43,10 +45,12 @@ def problem_of(seed: int, faults: list[Fault] | None = None, lines: list[str] | 
     return found if isinstance(found, str) else ""
 
 
-def many(first: int, last: int) -> int:
-    problems = {
-        s: found for s, found in outcomes_of(list(range(first, last))).items() if isinstance(found, str)
-    }
+def many(first: int, last: int, hashes: bool) -> int:
+    outcomes = outcomes_of(list(range(first, last)))
+    problems = {seed: found for seed, found in outcomes.items() if isinstance(found, str)}
+    for seed, found in outcomes.items():
+        if hashes and not isinstance(found, str):
+            print(f"{seed} {found.trace_hash}")
     for seed, problem in problems.items():
         print(f"seed {seed}: {problem}")
     print(f"{last - first} seeds, {len(problems)} failed")
