@@ -26,7 +26,6 @@ import torch
 from diloco.compression.codecs import CODECS, codec
 from diloco.methods.presets import method
 from diloco.outer.replica import TensorReplica
-from diloco.outer.state import OuterState
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def bench_outer_step(name: str, elements: int, device: str, repeats: int) -> Out
     """DiLoCo's outer step of one vector of parameters, as a worker alone takes it."""
     model = torch.nn.Module()
     model.weight = torch.nn.Parameter(torch.randn(elements, device=device))
-    replica = TensorReplica(OuterState.from_model(model, method("diloco", codec=name)))
+    replica = TensorReplica.of(model, method("diloco", codec=name))
     coder, parts = codec(name), []
     for _ in range(repeats):
         with torch.no_grad():

@@ -239,17 +239,17 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> RunResult:
     jobs = [_job(settings, start, i) for i in range(budget.workers)]
     probe = start.model()
     evaluate = start.evaluation(probe, settings)
-    layout = jobs[0].replica.outer.layout
+    layout = jobs[0].replica.layout
     shown = ModelTensors.of(replace(layout, fragments=layout.fragments[: method.num_fragments]), probe)
     marks, curve = _marks(budget), []
 
     def loss_of(job: _Job) -> float:
-        outer = job.replica.outer
+        replica = job.replica
         for fragment in range(method.num_fragments):
-            values = outer.outer_parameters(fragment)
+            values = replica.outer.outer_parameters(fragment)
             # With a mask they are a patchwork of many rounds: there a replica is the model.
             shown.scatter(
-                fragment, outer.live.gather(fragment, torch.empty_like(values)) if masked else values
+                fragment, replica.model.gather(fragment, torch.empty_like(values)) if masked else values
             )
         return evaluate()
 

@@ -1,10 +1,11 @@
 """Projections: linear maps that make a fragment's vector shorter before a codec encodes it.
 
-Owns the random mask, low-rank factors and the blockwise cosine transform. Refuses to own codecs, error
-feedback and rounds. A projection holds no state: what members must share is one fp32 tensor that the caller
-keeps with the outer state. `first_state`, `lift` and `next_state` give the same bits on every machine (S1);
-`project` is one worker's own affair and uses whatever is fast. All vectors are fp32 on the CPU; for a given
-state everything is linear, so that the mean of what was sent lifts to what the mean would have been."""
+Owns the identity, the random mask, low-rank factors and the blockwise cosine transform. Refuses to own
+codecs, error feedback and rounds. A projection holds no state: what members must share is one fp32 tensor
+that the caller keeps with the outer state. `first_state`, `lift` and `next_state` give the same bits on every
+machine (S1); `project` is one worker's own affair and uses whatever is fast. All vectors are fp32 on the CPU;
+for a given state everything is linear, so that the mean of what was sent lifts to what the mean would have
+been."""
 
 from __future__ import annotations
 
@@ -35,9 +36,9 @@ CYCLE = 32
 
 
 class Projection(Protocol):
-    """A map from vectors x [num_elements] to shorter y [length] and back. ``round_index`` counts the
-    fragment's rounds and is not negative; ``state`` is what `first_state` or `next_state` gave, and always of
-    the same size."""
+    """A map from vectors x [num_elements] to y [length], as a rule shorter, and back. ``round_index`` counts
+    the fragment's rounds and is not negative; ``state`` is what `first_state` or `next_state` gave, and
+    always of the same size."""
 
     num_elements: int
     max_sent: int
@@ -50,10 +51,10 @@ class Projection(Protocol):
         """Elements of y under this state."""
 
     def project(self, x: Tensor, state: Tensor, round_index: int) -> Tensor:
-        """y [length] of x [num_elements]."""
+        """y [length] of x [num_elements]; may be ``x`` itself."""
 
     def lift(self, y: Tensor, state: Tensor, round_index: int) -> Tensor:
-        """A new x [num_elements] of y [length]; the same bits on every machine."""
+        """x [num_elements] of y [length], new or ``y`` itself; the same bits on every machine."""
 
     def next_state(self, y_mean: Tensor, state: Tensor, round_index: int) -> Tensor:
         """The state [s] after a round with this averaged y, a new tensor; the same bits on every machine."""
@@ -82,6 +83,22 @@ class _Stateless:
 
     def sync_every(self, state: Tensor) -> int | None:
         return None
+
+
+class Identity(_Stateless):
+    """The vector itself, without a copy: what methods without a projection send."""
+
+    def __init__(self, num_elements: int) -> None:
+        super().__init__(num_elements, max_sent=num_elements)
+
+    def support(self, round_index: int) -> None:
+        return None
+
+    def project(self, x: Tensor, state: Tensor, round_index: int) -> Tensor:
+        return x
+
+    def lift(self, y: Tensor, state: Tensor, round_index: int) -> Tensor:
+        return y
 
 
 class RandomMask(_Stateless):

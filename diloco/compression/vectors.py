@@ -1,4 +1,5 @@
-"""Vectors as memory: raw bytes of tensors and back, slices that fit the cache, and finiteness.
+"""Vectors as memory: where they are kept, their raw bytes and back, slices that fit the cache, and
+finiteness.
 
 Owns what codecs and outer state both need below the arithmetic. Decides nothing about formats. Bytes are
 the little-endian memory of the tensor as it lies.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,27 @@ Buffer = bytes | bytearray | memoryview
 SLICE = 256 * 1024
 """Elements worked on at once on a CPU: 1 MiB of fp32, so that scratch stays in the cache, and the cost of
 handing work to torch's threads is small against the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorDevice:
+    """Where long-lived fp32 vectors are kept: on the CPU, in pinned memory if ``pinned``."""
+
+    pinned: bool = False
+
+    @classmethod
+    def beside(cls, tensors: Iterable[Tensor]) -> VectorDevice:
+        """The place for vectors that are copied from and to ``tensors``: pinned memory if any of them is on
+        an accelerator, since such copies overlap with its work."""
+        return cls(pinned=any(tensor.is_cuda for tensor in tensors))
+
+    def empty(self, n: int) -> Tensor:
+        """An uninitialised vector [n]."""
+        return torch.empty(n, pin_memory=self.pinned)
+
+    def zeros(self, n: int) -> Tensor:
+        """A vector [n] of zeros."""
+        return self.empty(n).zero_()
 
 
 def count_non_finite(x: Tensor) -> int:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from diloco.compression.codecs import Codec, codec
 from diloco.compression.error_feedback import Feedback, feedback
-from diloco.compression.projections import Dct, LowRank, Projection, RandomMask
+from diloco.compression.projections import Dct, Identity, LowRank, Projection, RandomMask
 from diloco.methods.spec import Method
 from diloco.outer.optimizers import OuterOptimizer, outer_optimizer
 
@@ -22,49 +21,21 @@ _SEED = 0x0D110C0
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """What moves one fragment of ``num_elements`` elements."""
+    """What moves one fragment."""
 
     optimizer: OuterOptimizer
     feedback: Feedback
-    projection: Projection | None
-    num_elements: int
+    projection: Projection
+
+    @property
+    def num_elements(self) -> int:
+        """Length n of the fragment's vectors."""
+        return self.projection.num_elements
 
     @property
     def num_vectors(self) -> int:
         """Vectors [n] of shared state: outer parameters, the optimizer's buffers, the feedback's mean."""
         return 1 + self.optimizer.num_buffers + int(self.feedback.shared)
-
-    def first_state(self) -> Tensor:
-        """The projection's state [s] at the beginning of a run."""
-        return torch.empty(0) if self.projection is None else self.projection.first_state()
-
-    def length(self, state: Tensor) -> int:
-        """Elements of a contribution, given the projection's state."""
-        return self.num_elements if self.projection is None else self.projection.length(state)
-
-    def max_sent(self, state: Tensor) -> int:
-        """Most elements that a contribution ever has."""
-        return self.num_elements if self.projection is None else self.projection.max_sent
-
-    def sync_every(self, state: Tensor) -> int | None:
-        """H as the projection adapts it; None if it does not."""
-        return None if self.projection is None else self.projection.sync_every(state)
-
-    def project(self, x: Tensor, state: Tensor, count: int) -> Tensor:
-        """``x`` [n] as it is sent [k]."""
-        return x if self.projection is None else self.projection.project(x, state, count)
-
-    def lift(self, y: Tensor, state: Tensor, count: int) -> Tensor:
-        """The vector [n] that ``y`` [k] stands for."""
-        return y if self.projection is None else self.projection.lift(y, state, count)
-
-    def next_state(self, mean: Tensor, state: Tensor, count: int) -> Tensor:
-        """The projection's state after a round with this ``mean`` [k]."""
-        return state if self.projection is None else self.projection.next_state(mean, state, count)
-
-    def support(self, count: int) -> Tensor | None:
-        """Indices of the elements that outer step ``count`` moves; None for all."""
-        return None if self.projection is None else self.projection.support(count)
 
 
 def components_of(
@@ -73,7 +44,7 @@ def components_of(
     """The parts that move tensors of ``shapes``; AdamW's moments are only averaged."""
     n = sum(torch.Size(shape).numel() for shape in shapes)
     if is_moment:
-        return Components(outer_optimizer("sgd", lr=1.0), feedback("none"), None, n)
+        return Components(outer_optimizer("sgd", lr=1.0), feedback("none"), Identity(n))
     return Components(
         optimizer=outer_optimizer(
             method.outer,
@@ -87,7 +58,6 @@ def components_of(
         ),
         feedback=_feedback(method),
         projection=_projection(method, fragment, shapes, n),
-        num_elements=n,
     )
 
 
@@ -108,7 +78,7 @@ def _feedback(method: Method) -> Feedback:
             return feedback(name)
 
 
-def _projection(method: Method, fragment: int, shapes: list[tuple[int, ...]], n: int) -> Projection | None:
+def _projection(method: Method, fragment: int, shapes: list[tuple[int, ...]], n: int) -> Projection:
     seed = _SEED + fragment
     match method.projection:
         case "random_mask":
@@ -118,4 +88,4 @@ def _projection(method: Method, fragment: int, shapes: list[tuple[int, ...]], n:
         case "dct":
             return Dct(n)
         case _:
-            return None
+            return Identity(n)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diloco.compression.vectors import count_non_finite
 from diloco.errors import StateError
+from diloco.outer.model_tensors import ModelTensors
 from diloco.outer.state import OuterState
 
 
@@ -55,10 +56,10 @@ class _Own:
 
 
 class LocalState:
-    """The live model over ``outer``. One thread, the trainer's, calls it."""
+    """The live ``model`` over ``outer``, of the same layout. One thread, the trainer's, calls it."""
 
-    def __init__(self, outer: OuterState) -> None:
-        self.outer = outer
+    def __init__(self, outer: OuterState, model: ModelTensors) -> None:
+        self.outer, self.model = outer, model
         self._merge, self._alpha = outer.method.merge, outer.method.alpha
         self._own = [_Own(self._no_residuals(f)) for f in range(outer.num_fragments)]
 
@@ -66,7 +67,7 @@ class LocalState:
         """anchor - local, a new fp32 vector [n] on the CPU; the anchor is where local steps began, as a rule
         the outer parameters."""
         delta = self._empty(fragment)
-        self.outer.live.gather(fragment, delta)
+        self.model.gather(fragment, delta)
         return torch.sub(self._anchor(fragment), delta, out=delta)
 
     def feedback_input(self, fragment: int, delta: Tensor) -> Tensor:
@@ -134,14 +135,14 @@ class LocalState:
             delta += landed.mean
         optimizer.step(twin.theta, twin.buffers, delta, twin.count, twin.theta, twin.buffers)
         twin.added, twin.count = added, twin.count + 1
-        self.outer.live.scatter(fragment, twin.theta)
+        self.model.scatter(fragment, twin.theta)
         own.twin, own.anchor = twin, twin.theta  # read before the next step writes it
 
     def discard(self, fragment: int) -> None:
         """Local parameters become the outer ones."""
         own = self._own[fragment]
         own.anchor = own.twin = None
-        self.outer.live.scatter(fragment, self.outer.outer_parameters(fragment))
+        self.model.scatter(fragment, self.outer.outer_parameters(fragment))
 
     def loaded(self, fragment: int) -> None:
         """Another state was loaded: begin from it, with nothing left of what was dropped."""
@@ -179,19 +180,20 @@ class LocalState:
 
     def _mix(self, fragment: int) -> None:
         # Streaming DiLoCo (arXiv 2501.18512), algorithm 2: alpha is the local share.
-        local = self.outer.live.gather(fragment, self._empty(fragment))
+        local = self.model.gather(fragment, self._empty(fragment))
         local.mul_(self._alpha).add_(self.outer.outer_parameters(fragment) * (1.0 - self._alpha))
         self._write(fragment, local)
 
     def _write(self, fragment: int, values: Tensor) -> None:
         own = self._own[fragment]
-        support = self.outer.support(fragment)
+        last_step = self.outer.count(fragment) - 1
+        support = self.outer.components(fragment).projection.support(last_step)
         if support is not None:
             # What the round did not touch stays as it is locally.
-            local = self.outer.live.gather(fragment, self._empty(fragment))
+            local = self.model.gather(fragment, self._empty(fragment))
             local[support] = values[support]
             values = local
-        self.outer.live.scatter(fragment, values)
+        self.model.scatter(fragment, values)
         own.anchor = own.twin = None
 
     def _anchor(self, fragment: int) -> Tensor:
@@ -208,4 +210,4 @@ class LocalState:
         return [torch.zeros(self.outer.num_elements(fragment)) for _ in range(count)]
 
     def _empty(self, fragment: int) -> Tensor:
-        return torch.empty(self.outer.num_elements(fragment), pin_memory=self.outer.live.page_locked)
+        return self.model.device.empty(self.outer.num_elements(fragment))

@@ -1,7 +1,8 @@
 """The live tensors that a swarm shares: reading them as flat fp32 vectors, and writing them back.
 
 Owns the way between a layout's vectors and the tensors of a model (and, for methods that average them, of its
-inner optimizer). Holds no copies and decides nothing. Buffers of the model are never touched: see `layout`.
+inner optimizer), and that of frozen parameters to bytes and back. Holds no copies and decides nothing.
+Buffers of the model are never touched: see `layout`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from diloco.compression.vectors import VectorDevice, bytes_of
 from diloco.errors import LayoutError
 from diloco.outer.layout import Layout, TensorSpec
 
@@ -24,11 +26,10 @@ class ModelTensors:
 
     def __init__(self, layout: Layout, tensors: dict[str, Tensor], frozen: list[Parameter]) -> None:
         self.layout = layout
-        self.frozen = frozen
-        """Parameters that are not exchanged, but belong to the state that a joiner receives."""
+        self._frozen = frozen
         self._tensors = [[_matching(s, tensors) for s in specs] for specs in layout.fragments]
-        self.page_locked = any(tensor.is_cuda for held in self._tensors for tensor in held)
-        """Vectors are better kept in pinned memory: copies from and to the accelerator overlap with it."""
+        self.device = VectorDevice.beside(tensor for held in self._tensors for tensor in held)
+        """Where vectors that meet these tensors are best kept."""
 
     @classmethod
     def of(
@@ -48,10 +49,6 @@ class ModelTensors:
             layout = with_moments(layout)
         return cls(layout, tensors, [each for each in frozen if isinstance(each, Parameter)])
 
-    def num_elements(self, fragment: int) -> int:
-        """Length of the fragment's vector."""
-        return self.layout.num_elements(fragment)
-
     def gather(self, fragment: int, out: Tensor) -> Tensor:
         """The live values of a fragment into ``out`` [n] fp32."""
         for spec, tensor in zip(self.layout.fragments[fragment], self._tensors[fragment], strict=True):
@@ -63,6 +60,27 @@ class ModelTensors:
         with torch.no_grad():
             for spec, tensor in zip(self.layout.fragments[fragment], self._tensors[fragment], strict=True):
                 tensor.copy_(values[spec.span].view(spec.shape))
+
+    def frozen_bytes(self, fragment: int) -> list[memoryview]:
+        """The bytes of the frozen parameters, which belong to the last fragment's state and to no other's:
+        each one's own memory if it is contiguous on the CPU, else a copy."""
+        return [bytes_of(parameter) for parameter in self._frozen_in(fragment)]
+
+    def frozen_size(self, fragment: int) -> int:
+        """How many bytes those are."""
+        return sum(parameter.nbytes for parameter in self._frozen_in(fragment))
+
+    def load_frozen(self, fragment: int, data: memoryview) -> None:
+        """Write bytes that `frozen_bytes` gave into the frozen parameters."""
+        for parameter in self._frozen_in(fragment):
+            values = torch.empty(parameter.shape, dtype=parameter.dtype)
+            bytes_of(values)[:] = data[: values.nbytes]
+            data = data[values.nbytes :]
+            with torch.no_grad():
+                parameter.copy_(values)
+
+    def _frozen_in(self, fragment: int) -> list[Parameter]:
+        return self._frozen if fragment == len(self.layout.fragments) - 1 else []
 
 
 def with_moments(layout: Layout) -> Layout:

@@ -10,13 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diloco.compression.codecs import NonFinite
 from diloco.compression.vectors import count_non_finite
+from diloco.methods.spec import Method
 from diloco.outer.components import codecs_of
+from diloco.outer.layout import Layout
 from diloco.outer.local_state import LocalState, PendingContribution
-from diloco.outer.snapshot import StateView
+from diloco.outer.model_tensors import ModelTensors
+from diloco.outer.snapshot import StateView, require_size
 from diloco.outer.state import OuterState
 from diloco.outer.tensor_reducer import TensorReducer
 from transport.collectives.reducer import Reducer
@@ -47,24 +50,58 @@ class Snapshot:
 
 
 class TensorReplica:
-    """The replica of one model. See the two protocols for what the methods promise."""
+    """The replica of one model, whose present values are the first outer parameters. See the two protocols
+    for what the methods promise."""
 
-    def __init__(self, outer: OuterState) -> None:
-        self.outer = outer
-        self.local = LocalState(outer)
+    def __init__(self, model: ModelTensors, method: Method) -> None:
+        self.model = model
+        self.outer = outer = OuterState(model.layout, method, model.device)
+        for fragment in range(outer.num_fragments):
+            live = model.gather(fragment, model.device.empty(outer.num_elements(fragment)))
+            outer.start_from(fragment, live)
+        self.local = LocalState(outer, model)
         self.last_norm = 0.0
         """Euclidean norm of the last contribution that was offered."""
-        self._method = outer.method
-        self._codecs = codecs_of(outer.method)
-        self._own_codec, _ = codecs_of(outer.method)  # a codec belongs to one thread
+        self._method = method
+        self._codecs = codecs_of(method)
+        self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
         self._named: list[_Named | None] = [None] * outer.num_fragments
         self._offers: list[tuple[Reducer, PendingContribution] | None] = [None] * outer.num_fragments
         self._committed: list[PendingContribution | None] = [None] * outer.num_fragments
 
+    @classmethod
+    def of(
+        cls, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer | None = None
+    ) -> TensorReplica:
+        """The replica of a torch model; its inner optimizer is needed if the method averages AdamW's moments.
+        Raises `LayoutError`."""
+        layout = Layout.of(
+            model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
+        )
+        return cls(ModelTensors.of(layout, model, optimizer if method.moments_every else None), method)
+
+    @property
+    def layout(self) -> Layout:
+        return self.outer.layout
+
+    @property
+    def num_fragments(self) -> int:
+        return self.outer.num_fragments
+
+    def num_elements(self, fragment: int) -> int:
+        """Length of the fragment's vectors."""
+        return self.outer.num_elements(fragment)
+
+    def max_sent(self, fragment: int) -> int:
+        """Most elements that a contribution has: fewer than the fragment's if a projection shortens it, twice
+        as many with gossip."""
+        return self._with_parameters(self.outer.components(fragment).projection.max_sent)
+
     # -- the training thread (outer_loop.Replica) ---------------------------------------------------
 
     def sync_every(self, fragment: int) -> int:
-        adapted = self.outer.sync_every(fragment)
+        projection = self.outer.components(fragment).projection
+        adapted = projection.sync_every(self.outer.projection_state(fragment))
         return self._method.sync_every if adapted is None else adapted
 
     def count(self, fragment: int) -> int:
@@ -79,7 +116,7 @@ class TensorReplica:
             # A pair needs each other's parameters too.
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
         else:
-            y = self.outer.project(fragment, self.local.feedback_input(fragment, delta))
+            y = self._project(fragment, self.local.feedback_input(fragment, delta))
         made = self._payloads(len(y), y)
         offer = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._offers[fragment] = made, offer
@@ -121,12 +158,17 @@ class TensorReplica:
     def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
         assert isinstance(data, bytearray), "a phantom has no values"
         self._offers[fragment] = self._committed[fragment] = None
-        self.outer.load_state(fragment, data)
+        view = memoryview(data)
+        require_size(view, self.state_size(fragment), fragment)
+        num_outer = self.outer.state_size(fragment)
+        self.outer.load_state(fragment, view[:num_outer])
+        self.model.load_frozen(fragment, view[num_outer:])
         self.local.loaded(fragment)
 
     def digest(self, fragment: int) -> bytes:
-        version, digests = self.outer.version(fragment), self.outer.digests(fragment)
-        self._named[fragment] = _Named(tree_digest(digests), version, digests)
+        with self.outer.reading(fragment) as view:
+            digests = view.followed_by(self.model.frozen_bytes(fragment)).digests()
+        self._named[fragment] = _Named(tree_digest(digests), view.version, digests)
         return tree_digest(digests)
 
     def _offer_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
@@ -138,7 +180,18 @@ class TensorReplica:
         if self._method.error_feedback == "none" or self._method.gossips:
             return None
         coder = self._own_codec
-        return self.outer.lift(fragment, coder.decode(coder.encode(y), len(y)))
+        sent = coder.decode(coder.encode(y), len(y))
+        projection = self.outer.components(fragment).projection
+        return projection.lift(sent, self.outer.projection_state(fragment), self.outer.count(fragment))
+
+    def _project(self, fragment: int, x: Tensor) -> Tensor:
+        """What is sent of ``x`` [n]: a vector [k]."""
+        projection = self.outer.components(fragment).projection
+        return projection.project(x, self.outer.projection_state(fragment), self.outer.count(fragment))
+
+    def _with_parameters(self, num_elements: int) -> int:
+        """The length of a contribution of so many elements: gossip sends parameters too."""
+        return 2 * num_elements if self._method.gossips else num_elements
 
     def _payloads(self, num_elements: int, y: Tensor | None) -> TensorReducer:
         contributions, means = self._codecs
@@ -148,14 +201,24 @@ class TensorReplica:
     # -- the driver's thread (peers.application.Application) ----------------------------------
 
     def receiver(self, fragment: int) -> Reducer:
-        return self._payloads(self.outer.num_sent(fragment), None)
+        projection = self.outer.components(fragment).projection
+        length = projection.length(self.outer.projection_state(fragment))
+        return self._payloads(self._with_parameters(length), None)
 
     def state_buffer(self, fragment: int) -> bytearray:
-        return bytearray(self.outer.state_size(fragment))
+        return bytearray(self.state_size(fragment))
+
+    def state_size(self, fragment: int) -> int:
+        """Bytes of the fragment's state, frozen parameters included."""
+        return self.outer.state_size(fragment) + self.model.frozen_size(fragment)
+
+    def pin(self, fragment: int) -> StateView:
+        """The fragment's state as it is now, frozen parameters included; see `OuterState.pin`."""
+        return self.outer.pin(fragment).followed_by(self.model.frozen_bytes(fragment))
 
     def state_blob(self, fragment: int, blob: bytes) -> Snapshot | None:
         named = self._named[fragment]
         if named is None or named.name != blob:
             return None
-        view = self.outer.pin(fragment)
+        view = self.pin(fragment)
         return Snapshot(view, named.digests) if view.version == named.version else None

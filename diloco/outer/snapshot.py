@@ -1,6 +1,7 @@
 """State views: one fragment's bytes as a donor serves them, frozen at one version.
 
-Owns how the bytes lie together and their digest. Refuses to know where they come from: see `outer`.
+Owns how the bytes lie together, and their digest. Refuses to know where they come from: see `state` for outer
+values, `model_tensors` for frozen parameters.
 """
 
 from __future__ import annotations
@@ -8,20 +9,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from diloco.errors import StateError
 from transport.digests import tree_digest
 from transport.limits import LIMITS
 
 
 class StateView:
-    """The bytes of one fragment's state at one version: outer parameters | momentum (absent if mu is 0) |
-    frozen parameters in their own dtypes (last fragment only). It never changes, whatever the trainer
-    does, and any thread may read it; dropping it frees what it holds."""
+    """The bytes of one fragment's state at one version: the number of outer steps (8 bytes) | outer
+    parameters | the outer optimizer's buffers | the common mean of error feedback | the projection's state |
+    frozen parameters in their own dtypes (last fragment only). It never changes, whatever the trainer does,
+    and any thread may read it; dropping it frees what it holds."""
 
     def __init__(self, version: int, segments: list[memoryview]) -> None:
         self.version = version
-        """Outer steps behind this state."""
+        """Changes of the fragment's outer state on this machine until then."""
         self.size_bytes = sum(map(len, segments))
-        self._segments = segments
+        self._segments = [segment for segment in segments if len(segment)]
+
+    def followed_by(self, segments: list[memoryview]) -> StateView:
+        """This view with more bytes at its end, which the caller keeps from changing."""
+        return StateView(self.version, [*self._segments, *segments])
 
     def read(self, offset: int, length: int) -> memoryview | bytes:
         """``length`` bytes from ``offset``, less at the end; without a copy where they lie together."""
@@ -45,3 +52,11 @@ class StateView:
     def digest(self, piece_bytes: int = LIMITS.payload_bytes) -> bytes:
         """`tree_digest` over the SHA-256 of each piece: names the whole."""
         return tree_digest(self.digests(piece_bytes))
+
+
+def require_size(data: memoryview, size: int, fragment: int) -> None:
+    """Refuse bytes that cannot be the state of ``fragment``. Raises `StateError`."""
+    if len(data) != size:
+        raise StateError(
+            f"state of fragment {fragment} has {len(data)} bytes instead of {size}: another model?"
+        )

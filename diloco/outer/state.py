@@ -2,27 +2,27 @@
 
 Owns, per fragment, the outer parameters, the outer optimizer's buffers, the shared sides of error feedback
 and projection, the number of outer steps, the step that moves them, and their bytes for joiners. Refuses to
-know rounds, peers, the wire, and what is a worker's own: see `local`. Every operation on outer state rounds
-multiply and add separately, so that all machines compute the same bits (S1). Buffers of the model are not
-touched: see `layout`.
+know the live model, rounds, peers, the wire, and what is a worker's own: see `replica` and `local_state`.
+Every operation on outer state rounds multiply and add separately, so that all machines compute the same bits
+(S1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diloco.compression.vectors import bytes_of, count_non_finite
+from diloco.compression.vectors import VectorDevice, bytes_of, count_non_finite
 from diloco.errors import StateError
 from diloco.methods.spec import Method
 from diloco.outer.components import Components, components_of
 from diloco.outer.layout import Layout
-from diloco.outer.model_tensors import ModelTensors
-from diloco.outer.snapshot import StateView
-from transport.digests import tree_digest
+from diloco.outer.snapshot import StateView, require_size
 
 _COUNT_BYTES = 8
 
@@ -32,7 +32,6 @@ class _Fragment:
     """One fragment's values. ``state`` is one vector of fp32: outer parameters [n], the outer optimizer's
     buffers [n] each, the shared mean of error feedback [n] if it has one, the projection's state."""
 
-    num_elements: int
     components: Components
     state: Tensor
     count: int = 0
@@ -51,6 +50,10 @@ class _Fragment:
         self.count = count
         self.version += 1
 
+    @property
+    def num_elements(self) -> int:
+        return self.components.num_elements
+
     def vectors(self, state: Tensor) -> list[Tensor]:
         """The vectors [n] in ``state``: outer parameters, buffers, shared mean."""
         n = self.num_elements
@@ -63,31 +66,17 @@ class _Fragment:
 class OuterState:
     """Outer parameters and outer optimizer of a model, fragment by fragment.
 
-    Captures the model's present values as outer parameters, with zero momentum. One thread, the
-    trainer's, calls it; `pin` and `digest` may be called from any thread and wait at most for one step.
-    Outer values are fp32 on the CPU, in pinned memory if the model is on an accelerator.
+    Outer parameters are zeros until `start_from` or `load_state` gives them, and buffers are zeros. One
+    thread, the trainer's, calls it; `pin`, `reading` and `digest` may be called from any thread and wait at
+    most for one step. Outer values are fp32 vectors on ``device``.
     """
 
-    def __init__(self, live: ModelTensors, method: Method) -> None:
-        self.live = live
+    def __init__(self, layout: Layout, method: Method, device: VectorDevice | None = None) -> None:
+        self.layout = layout
         self.method = method
-        self._fragments = [self._capture(f) for f in range(len(live.layout.fragments))]
+        self._device = device or VectorDevice()
+        self._fragments = [self._new_fragment(f) for f in range(len(layout.fragments))]
         self._lock = Lock()
-
-    @classmethod
-    def from_model(
-        cls, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer | None = None
-    ) -> OuterState:
-        """Layout and capture in one; the inner optimizer is needed if the method averages its moments. Raises
-        `LayoutError`."""
-        layout = Layout.of(
-            model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
-        )
-        return cls(ModelTensors.of(layout, model, optimizer if method.moments_every else None), method)
-
-    @property
-    def layout(self) -> Layout:
-        return self.live.layout
 
     @property
     def num_fragments(self) -> int:
@@ -97,30 +86,15 @@ class OuterState:
         """Length of the fragment's vectors."""
         return self._fragments[fragment].num_elements
 
-    def max_sent(self, fragment: int) -> int:
-        """Most elements that a contribution has: fewer than the fragment's if a projection shortens it."""
+    def start_from(self, fragment: int, values: Tensor) -> None:
+        """Take ``values`` [n] as the outer parameters that a run begins with."""
         held = self._fragments[fragment]
-        most = held.components.max_sent(held.projection_state(held.state))
-        return 2 * most if self.method.gossips else most
-
-    def num_sent(self, fragment: int) -> int:
-        """Elements of the next contribution."""
-        held = self._fragments[fragment]
-        length = held.components.length(held.projection_state(held.state))
-        return 2 * length if self.method.gossips else length
+        assert not held.version, "a run has begun"
+        held.vectors(held.state)[0].copy_(values)
 
     def count(self, fragment: int) -> int:
         """Outer steps that this fragment has taken since the run began."""
         return self._fragments[fragment].count
-
-    def version(self, fragment: int) -> int:
-        """Changes of the fragment's state on this machine."""
-        return self._fragments[fragment].version
-
-    def sync_every(self, fragment: int) -> int | None:
-        """H as the method adapts it now; None if it does not."""
-        held = self._fragments[fragment]
-        return held.components.sync_every(held.projection_state(held.state))
 
     def components(self, fragment: int) -> Components:
         """What moves this fragment."""
@@ -136,40 +110,30 @@ class OuterState:
         held = self._fragments[fragment]
         return held.vectors(held.state)[1 : 1 + held.components.optimizer.num_buffers]
 
-    def project(self, fragment: int, x: Tensor) -> Tensor:
-        """What is sent of a vector ``x`` [n]: a vector [k], ``x`` itself without a projection."""
+    def projection_state(self, fragment: int) -> Tensor:
+        """What the fragment's projection keeps [s]; a live view, as above."""
         held = self._fragments[fragment]
-        return held.components.project(x, held.projection_state(held.state), held.count)
-
-    def lift(self, fragment: int, y: Tensor) -> Tensor:
-        """The vector [n] that ``y`` [k] stands for, before the next `step`."""
-        held = self._fragments[fragment]
-        return held.components.lift(y, held.projection_state(held.state), held.count)
-
-    def support(self, fragment: int) -> Tensor | None:
-        """Indices of the elements that the last step may have moved; None for all."""
-        held = self._fragments[fragment]
-        return held.components.support(held.count - 1)
+        return held.projection_state(held.state)
 
     def step(self, fragment: int, mean: Tensor) -> Tensor:
         """Move the outer parameters by the round's ``mean`` [k] fp32 on the CPU, and return the
-        pseudo-gradient [n] that it stands for. The live model is not touched. Raises ValueError for another
-        shape, before anything changes."""
+        pseudo-gradient [n] that it stands for. Raises ValueError for another shape, before anything
+        changes."""
         held = self._fragments[fragment]
-        if mean.shape != (self.num_sent(fragment),) or mean.dtype != torch.float32 or mean.is_cuda:
+        length = held.components.projection.length(self.projection_state(fragment))
+        if mean.shape != (length,) or mean.dtype != torch.float32 or mean.is_cuda:
             raise ValueError(
-                f"the mean is {mean.dtype} {tuple(mean.shape)} on {mean.device}, not fp32"
-                f" ({self.num_sent(fragment)},) on cpu"
+                f"the mean is {mean.dtype} {tuple(mean.shape)} on {mean.device}, not fp32 ({length},) on cpu"
             )
         with self._lock:
             old, components = held.state, held.components
             theta, *buffers = held.vectors(old)
             shared = buffers.pop() if components.feedback.shared else None
             projection = held.projection_state(old)
-            lifted = components.lift(mean, projection, held.count)
+            lifted = components.projection.lift(mean, projection, held.count)
             delta, new_shared = components.feedback.update(lifted, shared)
-            next_projection = components.next_state(mean, projection, held.count)
-            new = self._empty(len(old)) if held.pinned or held.readers else old
+            next_projection = components.projection.next_state(mean, projection, held.count)
+            new = self._device.empty(len(old)) if held.pinned or held.readers else old
             new_theta, *new_buffers = held.vectors(new)
             if new_shared is not None:
                 new_buffers.pop().copy_(new_shared)
@@ -194,7 +158,7 @@ class OuterState:
             moved.add_((theta - mean_theta).mul_(method.gamma))
             if buffers:
                 moved.add_(buffers[0] * method.outer_momentum)
-            new = self._empty(len(held.state)) if held.pinned or held.readers else held.state
+            new = self._device.empty(len(held.state)) if held.pinned or held.readers else held.state
             new_theta, *new_buffers = held.vectors(new)
             torch.sub(theta, moved, out=new_theta)
             for buffer in new_buffers:
@@ -206,81 +170,59 @@ class OuterState:
 
     def state_size(self, fragment: int) -> int:
         """Bytes of the fragment's state; every peer with this layout and method has the same."""
-        values = 4 * len(self._fragments[fragment].state)
-        return _COUNT_BYTES + values + sum(p.nbytes for p in self._frozen_in(fragment))
+        return _COUNT_BYTES + 4 * len(self._fragments[fragment].state)
 
     def pin(self, fragment: int) -> StateView:
         """The fragment's state as it is now, for a donor. Costs a copy of the fragment at the next step
-        (copy on write), and nothing for frozen parameters on the CPU."""
+        (copy on write)."""
         held = self._fragments[fragment]
         with self._lock:
             held.pinned = True
             return self._view(fragment)
 
-    def digests(self, fragment: int) -> list[bytes]:
-        """SHA-256 of each piece of the fragment's state as it is now."""
+    @contextmanager
+    def reading(self, fragment: int) -> Iterator[StateView]:
+        """The fragment's state as it is now, for the time of a block: only a step within that time copies."""
         held = self._fragments[fragment]
         with self._lock:
             held.readers += 1
             state, view = held.state, self._view(fragment)
-        digests = view.digests()
-        with self._lock:
-            if held.state is state:
-                held.readers -= 1
-        return digests
+        try:
+            yield view
+        finally:
+            with self._lock:
+                if held.state is state:
+                    held.readers -= 1
 
     def digest(self, fragment: int) -> bytes:
         """Names the fragment's state: `StateView.digest` of what `pin` would show now."""
-        return tree_digest(self.digests(fragment))
+        with self.reading(fragment) as view:
+            return view.digest()
 
-    def _view(self, fragment: int) -> StateView:
+    def load_state(self, fragment: int, data: memoryview) -> None:
+        """Take over a donor's bytes for this fragment. Raises `StateError`, before anything changes, for
+        another size or for values that are not finite."""
         held = self._fragments[fragment]
-        count = memoryview(held.count.to_bytes(_COUNT_BYTES, "little"))
-        segments = [count, bytes_of(held.state), *(bytes_of(p) for p in self._frozen_in(fragment))]
-        return StateView(held.version, [segment for segment in segments if len(segment)])
-
-    def load_state(self, fragment: int, data: bytes | bytearray | memoryview) -> None:
-        """Take over a donor's bytes for this fragment. Frozen parameters go straight into the model; the
-        others are for the caller to write. Raises `StateError`, before anything changes, for another size or
-        for outer values that are not finite."""
-        held = self._fragments[fragment]
-        view, size = memoryview(data).cast("B"), self.state_size(fragment)
-        if len(view) != size:
-            raise StateError(
-                f"state of fragment {fragment} has {len(view)} bytes instead of {size}: another model?"
-            )
-        count, values = int.from_bytes(view[:_COUNT_BYTES], "little"), view[_COUNT_BYTES:]
-        state = self._empty(len(held.state))
-        bytes_of(state)[:] = values[: state.nbytes]
+        require_size(data, self.state_size(fragment), fragment)
+        state = self._device.empty(len(held.state))
+        bytes_of(state)[:] = data[_COUNT_BYTES:]
         bad = count_non_finite(state)
         if bad:
             raise StateError(f"state of fragment {fragment} has {bad} values that are not finite")
         with self._lock:
-            held.replace(state, count)
-        self._load_frozen(fragment, values[state.nbytes :])
+            held.replace(state, int.from_bytes(data[:_COUNT_BYTES], "little"))
 
-    def _load_frozen(self, fragment: int, view: memoryview) -> None:
-        for parameter in self._frozen_in(fragment):
-            values = torch.empty(parameter.shape, dtype=parameter.dtype)
-            bytes_of(values)[:] = view[: values.nbytes]
-            view = view[values.nbytes :]
-            with torch.no_grad():
-                parameter.copy_(values)
+    def _view(self, fragment: int) -> StateView:
+        held = self._fragments[fragment]
+        count = memoryview(held.count.to_bytes(_COUNT_BYTES, "little"))
+        return StateView(held.version, [count, bytes_of(held.state)])
 
-    def _frozen_in(self, fragment: int) -> list[nn.Parameter]:
-        return self.live.frozen if fragment == len(self._fragments) - 1 else []
-
-    def _capture(self, fragment: int) -> _Fragment:
-        n = self.live.num_elements(fragment)
+    def _new_fragment(self, fragment: int) -> _Fragment:
         shapes = [spec.shape for spec in self.layout.fragments[fragment]]
         is_moment = fragment >= self.method.num_fragments
         components = components_of(self.method, fragment, shapes, is_moment)
-        projection = components.first_state()
-        state = self._empty(components.num_vectors * n + len(projection)).zero_()
-        held = _Fragment(n, components, state)
-        self.live.gather(fragment, held.vectors(state)[0])
+        projection = components.projection.first_state()
+        state = self._device.zeros(components.num_vectors * components.num_elements + len(projection))
+        held = _Fragment(components, state)
         held.projection_state(state).copy_(projection)
         return held
-
-    def _empty(self, n: int) -> Tensor:
-        return torch.empty(n, pin_memory=self.live.page_locked)

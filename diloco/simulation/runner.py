@@ -124,7 +124,7 @@ class ScenarioRun:
         if model is not None:
             return round(model.parameters)
         replica: Any = next(iter(self.engine.workers.values())).trainer.replica
-        return sum(replica.outer.live.num_elements(f) for f in range(self._method.num_fragments))
+        return sum(replica.num_elements(f) for f in range(self._method.num_fragments))
 
     def _is_done(self) -> bool:
         coordinator = self.engine.host.coordinator

@@ -12,7 +12,6 @@ from diloco.models.gpt import GPT
 from diloco.models.inner_optimizers import inner_optimizers
 from diloco.models.text import load_text
 from diloco.outer.replica import TensorReplica
-from diloco.outer.state import OuterState
 from diloco.recipe import inner_step
 from diloco.settings import RunSettings, Train
 from diloco.simulation.pace import Peer
@@ -26,12 +25,11 @@ def trainer_of(
     method = settings.method.resolved()
     optimizers = inner_optimizers(method.inner, model, train)
     step = inner_step(model, optimizers, train)
-    replica = TensorReplica(OuterState.from_model(model, method, optimizers[-1]))
-    outer = replica.outer
-    for fragment in range(outer.num_fragments):
+    replica = TensorReplica.of(model, method, optimizers[-1])
+    for fragment in range(replica.num_fragments):
         replica.digest(fragment)  # who begins with the run's first state need not fetch it
-    found = outer.layout.manifest()
-    elements = tuple(outer.max_sent(f) for f in range(outer.num_fragments))
+    found = replica.layout.manifest()
+    elements = tuple(replica.max_sent(f) for f in range(replica.num_fragments))
     trainer = Trainer(
         replica, elements, lambda: float(step(next(batches))), found.names_sha256, found.shapes_sha256
     )

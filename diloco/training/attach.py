@@ -23,7 +23,6 @@ from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.throughput import Throughput
 from diloco.methods.schedule import Schedule
 from diloco.outer.replica import TensorReplica
-from diloco.outer.state import OuterState
 from diloco.rules import matching_of, wait_s
 from diloco.swarm.swarm import Swarm
 from peers.member.profile import Profile
@@ -63,8 +62,8 @@ class Outer:
         self.pseudo_grad_norm = 0.0
         self._tokens_per_step = tokens_per_step
         self._on_event = on_event
-        self._outer = OuterState.from_model(model, self.method, optimizer)
-        self._replica = TensorReplica(self._outer)
+        self._replica = TensorReplica.of(model, self.method, optimizer)
+        self._outer = self._replica.outer
         rounds = swarm.settings.run.rounds
         self._loop = OuterLoop(Schedule.of(self.method), wait_s(swarm.settings), self._replica, rounds)
         self._began = self._resumed = time.monotonic()
@@ -127,7 +126,7 @@ class Outer:
         parameters evaluate better than a single worker's: arXiv 2501.18512, table 3.)"""
         held = [p.detach().clone() for p in self.model.parameters()]
         for fragment in range(self.method.num_fragments):
-            self._outer.live.scatter(fragment, self._outer.outer_parameters(fragment))
+            self._replica.model.scatter(fragment, self._outer.outer_parameters(fragment))
         try:
             yield self.model
         finally:
@@ -176,7 +175,7 @@ class Outer:
         """Take part, and wait until the model holds the swarm's state."""
         layout = self._outer.layout
         found = layout.manifest()
-        elements = tuple(self._outer.max_sent(f) for f in range(self._outer.num_fragments))
+        elements = tuple(self._replica.max_sent(f) for f in range(self._outer.num_fragments))
         profile = Profile(
             name=self.swarm.name,
             addresses=self.swarm.addresses,

@@ -12,8 +12,7 @@ from torch import nn
 
 import diloco
 from diloco.methods.presets import method
-from diloco.outer.local_state import LocalState
-from diloco.outer.state import OuterState
+from diloco.outer.replica import TensorReplica
 
 
 def model_of(seed: int) -> nn.Module:
@@ -45,7 +44,7 @@ def settings(rounds: int, sync_every: int, **parts: object) -> diloco.RunSetting
 def test_h_1_with_outer_lr_1_and_no_momentum_is_data_parallel_sgd() -> None:
     shared = model_of(0)
     workers = [copy.deepcopy(shared) for _ in range(3)]
-    states = [LocalState(OuterState.from_model(w, method("local_sgd", sync_every=1))) for w in workers]
+    states = [TensorReplica.of(w, method("local_sgd", sync_every=1)).local for w in workers]
     optimizers = [torch.optim.SGD(w.parameters(), lr=0.1) for w in workers]
     parallel = torch.optim.SGD(shared.parameters(), lr=0.1)
     data = [batches(10 + i, 20) for i in range(3)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diloco.compression.codecs import codec
 from diloco.methods.presets import method
 from diloco.outer.replica import TensorReplica
 from diloco.outer.state import OuterState
@@ -21,7 +22,7 @@ class Line(nn.Module):
 
 
 def replica(values: list[float], **parts: Any) -> OuterState:
-    return OuterState.from_model(Line(values), method("noloco", **parts))
+    return TensorReplica.of(Line(values), method("noloco", **parts)).outer
 
 
 def test_identical_replicas_take_a_heavy_ball_step_whatever_gamma_is() -> None:
@@ -74,7 +75,7 @@ def test_replicas_stay_together_inside_the_window_of_gamma_and_not_above_it() ->
 
 def test_a_pair_of_workers_swaps_pseudo_gradients_and_parameters_in_one_vector() -> None:
     models = [Line([0.0, 0.0]), Line([0.0, 0.0])]
-    pair = [TensorReplica(OuterState.from_model(each, method("noloco"))) for each in models]
+    pair = [TensorReplica.of(each, method("noloco")) for each in models]
     parts: list[Tensor] = []
     for number, (replica, model) in enumerate(zip(pair, models, strict=True)):
         with torch.no_grad():
@@ -84,7 +85,7 @@ def test_a_pair_of_workers_swaps_pseudo_gradients_and_parameters_in_one_vector()
         assert made.num_elements == 4
         assert made.contribution is not None
         parts.append(made.contribution)
-    mean = TensorReducer(pair[0]._own_codec, 4)
+    mean = TensorReducer(codec("fp32"), 4)
     mean.output.copy_(torch.stack(parts).mean(0))
     for replica in pair:
         replica.apply(0, mean, None, 0.5, keep_old=False)
@@ -95,7 +96,7 @@ def test_a_pair_of_workers_swaps_pseudo_gradients_and_parameters_in_one_vector()
 @pytest.mark.parametrize("step", [0, 5])
 def test_alone_a_replica_takes_its_own_step(step: int) -> None:
     model = Line([float(step), 0.0])
-    replica = TensorReplica(OuterState.from_model(model, method("noloco")))
+    replica = TensorReplica.of(model, method("noloco"))
     with torch.no_grad():
         model.weight.add_(1.0)
     made, _ = replica.contribution(0)

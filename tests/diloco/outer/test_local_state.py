@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diloco.compression.codecs import codec
 from diloco.methods.presets import method
 from diloco.outer.local_state import LocalState, PendingContribution
 from diloco.outer.replica import TensorReplica
-from diloco.outer.state import OuterState
 from diloco.outer.tensor_reducer import TensorReducer
 
 
@@ -36,8 +36,8 @@ class Worker:
 
     def __init__(self, name: str, start: Tensor, **overrides: Any) -> None:
         self.model = Line(start)
-        self.outer = OuterState.from_model(self.model, method(name, **overrides))
-        self.replica = TensorReplica(self.outer)
+        self.replica = TensorReplica.of(self.model, method(name, **overrides))
+        self.outer = self.replica.outer
         self.offered: TensorReducer | None = None
 
     def offer(self) -> Tensor:
@@ -220,7 +220,7 @@ def test_a_random_mask_averages_its_elements_and_leaves_the_others_as_they_train
     average = (locals_[0] + locals_[1]) / 2
     for worker, local in zip(workers, locals_, strict=True):
         worker.land()
-        touched = worker.outer.support(0)
+        touched = worker.outer.components(0).projection.support(0)
         assert touched is not None
         rest = torch.ones(40, dtype=torch.bool)
         rest[touched] = False
@@ -251,13 +251,12 @@ def test_error_feedback_conserves_and_moves_only_on_commit() -> None:
         assert offered is not None
         offered.begin(4096, 1)
         part = torch.zeros(4096)
-        coder = offered._codec
-        coder.add(part, offered.encode(0), 1.0, first=True)
+        codec("topk", value_bits=16).add(part, offered.encode(0), 1.0, first=True)
         assert torch.equal(y, offered.contribution)  # type: ignore[arg-type]
         produced, sent = produced - change, sent + part
         worker.apply(part, 1.0, keep_old=False)
         worker.land()
-    (residual,) = worker.replica.local._own[0].residuals
+    residual = worker.replica.local.state_dict()["0.residual.0"]
     torch.testing.assert_close(sent + residual, produced, rtol=1e-4, atol=1e-4)
     assert float(residual.abs().max()) > 0
 
@@ -278,24 +277,23 @@ def test_after_a_state_was_loaded_nothing_is_left_of_what_was_dropped() -> None:
     worker.model.train_by(normal(4096, 5))
     worker.apply(worker.offer(), 1.0)
     worker.land()
-    view = donor.outer.pin(0)
+    view = donor.replica.pin(0)
     worker.replica.load(0, bytearray(view.read(0, view.size_bytes)))
     assert torch.equal(worker.live, donor.live)
-    assert not any(bool(r.any()) for r in worker.replica.local._own[0].residuals)
+    assert not worker.replica.local.state_dict()["0.residual.0"].any()
 
 
 def test_moments_are_averaged_as_fragments_of_their_own() -> None:
     models = [nn.Linear(3, 2) for _ in range(2)]
     optimizers = [torch.optim.AdamW(m.parameters(), lr=0.1) for m in models]
-    outers = [
-        OuterState.from_model(m, method("des_loc"), optimizer)
+    replicas = [
+        TensorReplica.of(m, method("des_loc"), optimizer)
         for m, optimizer in zip(models, optimizers, strict=True)
     ]
     for i, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
         model(normal(3, i)).sum().backward()
         optimizer.step()
-    replicas = [TensorReplica(outer) for outer in outers]
-    assert [outer.num_fragments for outer in outers] == [3, 3]
+    assert [replica.num_fragments for replica in replicas] == [3, 3]
     for fragment, which in ((1, "exp_avg"), (2, "exp_avg_sq")):
         before = [o.state[m.weight][which].clone() for o, m in zip(optimizers, models, strict=True)]
         deltas = [each.local.pseudo_gradient(fragment) for each in replicas]

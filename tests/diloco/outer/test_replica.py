@@ -1,0 +1,183 @@
+"""TensorReplica: the live model over its outer state, and the whole state for joiners."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from diloco.compression.codecs import NonFinite
+from diloco.errors import StateError
+from diloco.methods.presets import method
+from diloco.outer.replica import TensorReplica
+from tests.diloco.outer.kit import flat, make, normal, train
+
+DILOCO = method("diloco", codec="fp32")
+AVERAGE = method("local_sgd")
+
+
+def test_a_replica_begins_with_the_models_values_as_outer_parameters() -> None:
+    model = make()
+    replica = TensorReplica.of(model, method("diloco", num_fragments=2))
+    first = replica.num_elements(0)
+    assert torch.equal(replica.outer.outer_parameters(0), flat(model)[:first])
+    assert torch.equal(replica.outer.outer_parameters(1), flat(model)[first:])
+    assert (replica.num_fragments, len(replica.layout.fragments), replica.count(0)) == (2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "most"),
+    [("diloco", {}, 83), ("noloco", {}, 166), ("sparta", {"mask_one_in": 10}, 9), ("demo", {}, 83)],
+)
+def test_what_a_contribution_may_be_long_is_what_it_is(name: str, parts: dict[str, int], most: int) -> None:
+    replica = TensorReplica.of(make(), method(name, **parts))
+    made, _ = replica.contribution(0)
+    assert replica.max_sent(0) == most == made.num_elements == replica.receiver(0).num_elements
+
+
+def test_a_pseudo_gradient_that_is_not_finite_is_refused() -> None:
+    model = make()
+    replica = TensorReplica.of(model, DILOCO)
+    with torch.no_grad():
+        model[0].bias[1] = torch.inf
+    with pytest.raises(NonFinite, match="1 of the pseudo-gradient"):
+        replica.contribution(0)
+
+
+def test_h_is_the_methods_unless_its_projection_adapts_it() -> None:
+    assert TensorReplica.of(make(), method("diloco", sync_every=7)).sync_every(0) == 7
+    assert TensorReplica.of(make(), method("dilocox", sync_every=8, rank=2)).sync_every(0) == 8
+
+
+def test_a_donor_hands_out_the_version_that_it_was_asked_for_and_no_other() -> None:
+    replica = TensorReplica.of(make(), DILOCO)
+    assert replica.state_blob(0, bytes(32)) is None
+    named = replica.digest(0)
+    blob = replica.state_blob(0, named)
+    assert blob is not None
+    assert bytes(blob.piece(0)) == bytes(replica.pin(0).read(0, replica.state_size(0)))
+    replica.outer.step(0, normal(replica.num_elements(0), 1))
+    assert replica.state_blob(0, named) is None
+
+
+def test_state_of_another_size_is_refused_and_changes_nothing() -> None:
+    model = make()
+    model[1].weight.requires_grad_(False)
+    replica = TensorReplica.of(model, DILOCO)
+    digest, size = replica.digest(0), replica.state_size(0)
+    assert len(replica.state_buffer(0)) == size
+    with pytest.raises(StateError, match=f"{size + 1} bytes instead of {size}"):
+        replica.load(0, bytearray(size + 1))
+    assert replica.digest(0) == digest
+
+
+def test_a_bf16_model_keeps_its_outer_parameters_in_fp32() -> None:
+    model = make().bfloat16()
+    replica = TensorReplica.of(model, AVERAGE)
+    assert replica.local.pseudo_gradient(0).dtype == torch.float32
+    replica.outer.step(0, torch.full((replica.num_elements(0),), 1e-5))
+    replica.local.discard(0)
+    moved = replica.outer.outer_parameters(0)
+    assert not torch.equal(moved, flat(model))
+    assert torch.equal(moved.bfloat16().float(), flat(model))
+    assert model[0].weight.dtype == torch.bfloat16
+
+
+def test_tied_weights_move_once() -> None:
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6, bias=False))
+    model[1].weight = model[0].weight
+    replica = TensorReplica.of(model, AVERAGE)
+    before = model[0].weight.detach().clone()
+    replica.outer.step(0, torch.ones(24))
+    replica.local.discard(0)
+    assert torch.equal(model[1].weight.detach(), before - 1)
+
+
+def test_transposed_parameters_are_read_and_written_in_their_logical_order() -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(normal(6, 0).view(2, 3).t())
+    expected = model.weight.detach().clone()
+    replica = TensorReplica.of(model, AVERAGE)
+    assert torch.equal(replica.outer.outer_parameters(0), expected.flatten())
+    replica.outer.step(0, torch.ones(6))
+    replica.local.discard(0)
+    assert torch.equal(model.weight.detach(), expected - 1)
+
+
+def test_writing_one_fragment_leaves_the_others_as_they_train() -> None:
+    model = make()
+    replica = TensorReplica.of(model, method("local_sgd", num_fragments=2))
+    train(model, 1)
+    local = flat(model)
+    replica.local.discard(1)
+    first = replica.num_elements(0)
+    assert torch.equal(flat(model)[:first], local[:first])
+    assert torch.equal(flat(model)[first:], replica.outer.outer_parameters(1))
+
+
+def test_the_state_is_the_count_then_outer_parameters_then_momentum_then_frozen_parameters_of_the_last() -> (
+    None
+):
+    model = make()
+    model[1].bias.requires_grad_(False)
+    replica = TensorReplica.of(model, method("diloco", num_fragments=2))
+    replica.outer.step(1, normal(replica.num_elements(1), 1))
+    parts = [
+        torch.tensor([1]),
+        replica.outer.outer_parameters(1),
+        *replica.outer.buffers(1),
+        model[1].bias.detach(),
+    ]
+    expected = b"".join(part.numpy().tobytes() for part in parts)
+    view = replica.pin(1)
+    assert bytes(view.read(0, view.size_bytes)) == expected
+    assert replica.state_size(1) == view.size_bytes == len(expected)
+    assert replica.state_size(0) == 8 + 8 * replica.num_elements(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_joiner_that_loads_the_state_equals_the_donor(dtype: torch.dtype) -> None:
+    def frozen(seed: int) -> nn.Sequential:
+        model = make(seed=seed).to(dtype)
+        model[1].weight.requires_grad_(False)
+        return model
+
+    chosen = method("diloco", num_fragments=2)
+    donor_model, joiner_model = frozen(0), frozen(50)
+    donor, joiner = TensorReplica.of(donor_model, chosen), TensorReplica.of(joiner_model, chosen)
+    for i in range(2):
+        donor.outer.step(i, normal(donor.num_elements(i), i))
+        donor.local.discard(i)
+        view = donor.pin(i)
+        joiner.load(i, bytearray(view.read(0, view.size_bytes)))
+        assert (joiner.digest(i), joiner.count(i)) == (donor.digest(i), 1)
+    assert torch.equal(flat(joiner_model), flat(donor_model))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+def test_a_model_on_an_accelerator_gives_the_bits_of_one_on_the_cpu() -> None:
+    digests = []
+    for device in ("cpu", "cuda"):
+        model = make().bfloat16()
+        train(model, 1)
+        model.to(device)
+        replica = TensorReplica.of(model, DILOCO)
+        replica.outer.step(0, replica.local.pseudo_gradient(0).add_(0.01))
+        replica.local.discard(0)
+        assert torch.equal(replica.outer.outer_parameters(0).bfloat16().float(), flat(model).cpu())
+        digests.append(replica.digest(0))
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+def test_an_outer_step_takes_no_more_extra_device_memory_than_one_fragment() -> None:
+    model = nn.Sequential(*(nn.Linear(512, 512) for _ in range(8))).cuda()
+    replica = TensorReplica.of(model, method("diloco", num_fragments=8))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    for fragment in range(8):
+        replica.outer.step(fragment, replica.local.pseudo_gradient(fragment))
+        replica.local.discard(fragment)
+    extra = torch.cuda.max_memory_allocated() - before
+    assert extra <= 4 * max(replica.num_elements(f) for f in range(8))
