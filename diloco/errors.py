@@ -1,19 +1,23 @@
-"""What a person did wrong: one tree of errors, and the command line shows each as its plain text.
+"""What can go wrong: one tree of errors, and the command line shows each as its plain text.
 
     DilocoError
-    ├── UserError           the person can mend it; says what and how (exit code 2)
-        ├── SettingsError   RUN.toml, one line per problem
-        ├── MethodError     a method that cannot work
-        ├── LayoutError     a model that cannot be shared as it is
-        ├── StateError      state that does not fit this model
-        ├── TextError       training text that cannot be read
-        ├── RecipeError     a recipe that cannot be loaded
-        ├── JoinError       the host of a ticket refuses
-        ├── EntryError      the run trains something else than this member
-        └── SwarmTimeout    nobody handed out the shared state in time
-    └── SwarmClosed         the swarm is closed, or its network thread has ended
+    ├── UserError            the person can mend it; says what and how (exit code 2)
+    │   ├── SettingsError    RUN.toml, one line per problem
+    │   ├── MethodError      a method that cannot work
+    │   ├── LayoutError      a model that cannot be shared as it is
+    │   ├── StateError       state that does not fit this model
+    │   ├── TextError        training text that cannot be read
+    │   ├── RecipeError      a recipe that cannot be loaded
+    │   ├── JoinError        the host of a ticket refuses
+    │   ├── EntryError       the run trains something else than this member
+    │   └── SwarmTimeout     nobody handed out the shared state in time
+    ├── SwarmClosed          the swarm is closed, or its network thread has ended
+    └── CodecError           numbers or bytes that a codec cannot take; a ValueError too
+        ├── NonFinite        values that are infinite, not a number or too large
+        └── WrongSize        a payload of another size than its elements need
 
-Bugs and faults of peers have their own types elsewhere. Nothing here needs torch.
+Faults of peers and of the network have trees of their own in `peers` and `transport`. Nothing here needs
+torch.
 """
 
 from __future__ import annotations
@@ -80,3 +84,19 @@ class SwarmTimeout(UserError):
 
 class SwarmClosed(DilocoError):
     """There is no swarm any more: it was closed, its network thread ended, or a newer process took over."""
+
+
+class CodecError(DilocoError, ValueError):
+    """A tensor or a payload that a codec cannot take: its own worker trained to it, or a peer sent it."""
+
+
+class NonFinite(CodecError):
+    """Values that are infinite, not a number, or beyond what the codec can hold; ``count`` of them."""
+
+    def __init__(self, count: int, what: str) -> None:
+        super().__init__(f"{count} {what}")
+        self.count = count
+
+
+class WrongSize(CodecError):
+    """A payload of another size than the codec implies for this many elements."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diloco.compression.codecs import NonFinite
 from diloco.compression.vectors import count_non_finite
+from diloco.errors import NonFinite
 from diloco.methods.spec import Method
 from diloco.outer.components import codecs_of
 from diloco.outer.layout import Layout

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diloco.compression.codecs import Codec, CodecError, NonFinite, add_weighted
+from diloco.compression.codecs import Codec, add_weighted
 from diloco.compression.vectors import Buffer, Scratch, spans
+from diloco.errors import CodecError, NonFinite
 from transport.collectives.reducer import Part
 from transport.effects import Payload, Phantom
 from transport.errors import Poisoned

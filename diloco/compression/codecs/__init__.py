@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from diloco.compression.codecs.base import Codec, CodecError, NonFinite, WrongSize, add_weighted
+from diloco.compression.codecs.base import Codec, add_weighted
 from diloco.compression.codecs.blocks import Fp4, Int4, Int8
 from diloco.compression.codecs.plain import Bf16, Fp16, Fp32
 from diloco.compression.codecs.topk import TopK
@@ -18,7 +18,6 @@ __all__ = [
     "CODECS",
     "Bf16",
     "Codec",
-    "CodecError",
     "Fp4",
     "Fp16",
     "Fp32",
@@ -26,9 +25,7 @@ __all__ = [
     "Int2Linear",
     "Int4",
     "Int8",
-    "NonFinite",
     "TopK",
-    "WrongSize",
     "add_weighted",
     "codec",
 ]

@@ -1,6 +1,6 @@
 """What every wire format promises, and the checks that they share.
 
-Owns the `Codec` protocol and its errors. The same bytes decode to the same bits on every machine: multiply
+Owns the `Codec` protocol. The same bytes decode to the same bits on every machine: multiply
 and add round separately, without `alpha=`, `lerp`, `addcmul` or compilation. What is not finite is never
 encoded and never added (S12).
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diloco.compression.vectors import Buffer, Scratch, all_finite, count_non_finite, spans
+from diloco.errors import CodecError, NonFinite, WrongSize
 
 SCALE_MIN = float(torch.finfo(torch.float32).tiny)
 """Smallest scale: below it a block is sent as zeros, so that no denormal number is ever computed with,
@@ -25,22 +26,6 @@ LARGEST = 3.37e38
 LARGEST_SURE = 8e34
 """Up to this every codec takes a value: the sum of 4096 of them is finite. Those that add values up, or round
 scales to bfloat16, may refuse larger ones as not finite."""
-
-
-class CodecError(ValueError):
-    """A tensor or a payload that this codec cannot take."""
-
-
-class NonFinite(CodecError):
-    """Values that are infinite, not a number, or beyond what the codec can hold; ``count`` of them."""
-
-    def __init__(self, count: int, what: str) -> None:
-        super().__init__(f"{count} {what}")
-        self.count = count
-
-
-class WrongSize(CodecError):
-    """A payload of another size than the codec implies for this many elements."""
 
 
 class Codec(Protocol):

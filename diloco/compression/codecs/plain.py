@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diloco.compression.codecs.base import (
     Codec,
-    NonFinite,
     add_weighted,
     output,
     require_finite,
@@ -25,6 +24,7 @@ from diloco.compression.vectors import (
     items_of,
     spans,
 )
+from diloco.errors import NonFinite
 
 
 class Fp32:

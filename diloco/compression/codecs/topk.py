@@ -15,8 +15,6 @@ from diloco.compression.codecs.base import (
     SCALE_MIN,
     AddsDecoded,
     Codec,
-    CodecError,
-    NonFinite,
     output,
     refuse,
     require_scales,
@@ -27,6 +25,7 @@ from diloco.compression.codecs.base import (
 from diloco.compression.codecs.plain import Bf16
 from diloco.compression.deterministic import pairwise_sum
 from diloco.compression.vectors import Buffer, all_finite, bytes_of, items_of
+from diloco.errors import CodecError, NonFinite
 
 CHUNK = 4096
 """Elements among which the largest are chosen: 12 bits name one of them."""

@@ -18,7 +18,6 @@ from diloco.compression.codecs.base import (
     SCALE_MAX,
     SCALE_MIN,
     AddsDecoded,
-    NonFinite,
     blocked,
     output,
     refuse,
@@ -36,6 +35,7 @@ from diloco.compression.vectors import (
     items_of,
     slice_of,
 )
+from diloco.errors import NonFinite
 
 BLOCK = 1024
 """Elements that share a codebook."""

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diloco.compression.codecs import CODECS, Codec, CodecError, NonFinite, WrongSize, codec
+from diloco.compression.codecs import CODECS, Codec, codec
 from diloco.compression.codecs.base import LARGEST_SURE, SCALE_MAX, SCALE_MIN
 from diloco.compression.codecs.blocks import BLOCK
 from diloco.compression.codecs.topk import CHUNK
 from diloco.compression.vectors import SLICE, count_non_finite
+from diloco.errors import CodecError, NonFinite, WrongSize
 
 NAMES = sorted(CODECS)
 SIZES = [

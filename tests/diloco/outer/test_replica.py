@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diloco.compression.codecs import NonFinite
-from diloco.errors import StateError
+from diloco.errors import NonFinite, StateError
 from diloco.methods.presets import method
 from diloco.outer.replica import TensorReplica
 from tests.diloco.outer.kit import flat, make, normal, train
