@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from diloco.rules import rules_of
 from diloco.settings import RunSettings, load_settings
@@ -42,45 +43,32 @@ def host(
 
     ``run`` is settings or the path of a RUN.toml. ``state`` is the directory with this host's identity
     and journal: with the same one, a restarted host goes on with the run. ``advertise`` is the address
-    in the ticket if it differs from ``listen``, as behind a router. Raises `UserError`."""
+    in the ticket if it differs from ``listen``, as behind a router. ``on_trace`` is called on the
+    network thread for everything that is traced, from the first moment on. Raises `UserError`."""
     settings = run if isinstance(run, RunSettings) else load_settings(Path(run))
     home = (state or DEFAULT_STATE / settings.run.name).expanduser()
     identity, incarnation = load_identity(home)
-    secret = invite_secret(home)
-    run_id = run_id_of(identity, settings)
+    secret, run_id = invite_secret(home), run_id_of(identity, settings)
     journal = Journal(home / f"journal-{run_id.hex()[:16]}")
     expires = time.time() + 3600 * ticket_hours
     invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
-    rules = rules_of(settings)
     door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
-    node = Node(
-        identity.keys.public,
-        incarnation,
-        Contact(identity.keys.public, ()),
-        failure_timeout_s=settings.run.failure_timeout_s,
-        hosting=Hosting(rules, journal.entries(), door),
-    )
-    driver, events, traced = _driver(node, identity, same_port(home, listen), journal.append)
-    driver.start()
+    node = _hosting_node(settings, identity, incarnation, journal.entries(), door)
+    driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
     assert driver.address is not None
     remember_port(home, driver.address)
     address = advertise or _reachable(driver.address)
-    ticket = Ticket(run_id, identity.keys.public, secret, int(expires), (address,))
-    swarm = Swarm(
+    return Swarm(
         settings,
         node,
         driver,
         name=name,
         addresses=(address,),
         events=events,
-        ticket=ticket,
+        ticket=Ticket(run_id, identity.keys.public, secret, int(expires), (address,)),
         home=home,
         on_close=journal.close,
     )
-    traced.append(swarm.on_trace)
-    if on_trace is not None:
-        traced.append(on_trace)
-    return swarm
 
 
 def join(
@@ -111,14 +99,9 @@ def join(
         Contact(found.host, found.addresses),
         failure_timeout_s=settings.run.failure_timeout_s,
     )
-    driver, events, traced = _driver(node, identity, listen, _no_journal)
-    driver.start()
+    driver, events = _start(node, identity, listen, _no_journal, on_trace)
     addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
-    swarm = Swarm(settings, node, driver, name=name, addresses=addresses, events=events, home=home)
-    traced.append(swarm.on_trace)
-    if on_trace is not None:
-        traced.append(on_trace)
-    return swarm
+    return Swarm(settings, node, driver, name=name, addresses=addresses, events=events, home=home)
 
 
 def solo(run: RunSettings | None = None) -> Swarm:
@@ -126,21 +109,10 @@ def solo(run: RunSettings | None = None) -> Swarm:
     settings = run or RunSettings()
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"min_peers": 1})})
     identity, incarnation = _fresh_identity()
-    key = identity.keys.public
-    rules = rules_of(settings)
     door = Door(bytes(16), b"", settings.digest(), {})
-    node = Node(
-        key,
-        incarnation,
-        Contact(key, ()),
-        failure_timeout_s=settings.run.failure_timeout_s,
-        hosting=Hosting(rules, [], door),
-    )
-    driver, events, traced = _driver(node, identity, None, lambda entry: None)
-    driver.start()
-    swarm = Swarm(settings, node, driver, name="solo", addresses=("tcp://solo:1",), events=events)
-    traced.append(swarm.on_trace)
-    return swarm
+    node = _hosting_node(settings, identity, incarnation, [], door)
+    driver, events = _start(node, identity, None, lambda entry: None, None)
+    return Swarm(settings, node, driver, name="solo", addresses=("tcp://solo:1",), events=events)
 
 
 # -- shell helpers ----------------------------------------------------------------------------------
@@ -167,14 +139,28 @@ def _no_journal(entry: bytes) -> None:
     raise AssertionError("a member stores nothing")
 
 
-def _driver(
-    node: Node, identity: Identity, bind: str | None, store: Callable[[bytes], None]
-) -> tuple[SocketDriver, queue.SimpleQueue[object], list[Callable[[Trace], None]]]:
+def _hosting_node(
+    settings: RunSettings, identity: Identity, incarnation: int, journal: list[Any], door: Door
+) -> Node:
+    """The node of a process that coordinates, and so needs to find nobody."""
+    return Node(
+        identity.keys.public,
+        incarnation,
+        Contact(identity.keys.public, ()),
+        failure_timeout_s=settings.run.failure_timeout_s,
+        hosting=Hosting(rules_of(settings), journal, door),
+    )
+
+
+def _start(
+    node: Node,
+    identity: Identity,
+    bind: str | None,
+    store: Callable[[bytes], None],
+    on_trace: Callable[[Trace], None] | None,
+) -> tuple[SocketDriver, queue.SimpleQueue[object]]:
+    """The running driver of a node, and the queue that its events come through."""
     events: queue.SimpleQueue[object] = queue.SimpleQueue()
-    traced: list[Callable[[Trace], None]] = []
-
-    def on_trace(trace: Trace) -> None:
-        for each in traced:
-            each(trace)
-
-    return SocketDriver(node, identity.keys, bind, events.put, on_trace, store), events, traced
+    driver = SocketDriver(node, identity.keys, bind, events.put, on_trace or (lambda trace: None), store)
+    driver.start()
+    return driver, events

@@ -37,6 +37,9 @@ def status(ticket: str, timeout_s: float = KNOCK_S) -> dict[str, Any]:
 
 
 def knock_for_settings(ticket: Ticket, identity: Identity, name: str, timeout_s: float) -> RunSettings:
+    """Knock with an identity and a name for people; the host's answer is the settings of its run. Raises
+    `JoinError` when it refuses or its settings mean something else here, `KnockTimeout` when nobody
+    answers."""
     card = pack(Card(ticket.run, identity.public, identity.keys.public, name))
     header, payload = _ask(ticket, pack(Knock(PROTOCOL, card, identity.sign(CARD_TAG, card))), timeout_s)
     welcome = _understood(header)

@@ -16,6 +16,8 @@ from peers.admission.identity import Identity, next_incarnation
 
 
 def load_identity(home: Path) -> tuple[Identity, int]:
+    """The identity that lives in ``home``, made there on first use, and the number of this life of it, which
+    rises with every call. Raises `UserError` for a folder that cannot be made."""
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -24,11 +26,13 @@ def load_identity(home: Path) -> tuple[Identity, int]:
 
 
 def run_id_of(identity: Identity, settings: RunSettings) -> bytes:
+    """16 bytes that name the run of these settings under this host: with other settings it is another run."""
     return hashlib.sha256(b"diloco run\0" + identity.public + settings.digest()).digest()[:16]
 
 
 def invite_secret(home: Path) -> bytes:
-    """The secret of this host's ticket: kept, so that the ticket outlives a restart."""
+    """The secret, 16 bytes, of this host's ticket: kept, so that the ticket outlives a restart. Raises
+    `UserError` for a file that is damaged."""
     path = home / "invite"
     if not path.exists():
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -48,4 +52,5 @@ def same_port(home: Path, listen: str) -> str:
 
 
 def remember_port(home: Path, address: str) -> None:
+    """Keep the port of ``address`` for `same_port`."""
     (home / "port").write_text(address.rsplit(":", 1)[1])

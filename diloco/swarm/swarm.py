@@ -8,8 +8,6 @@ starts at once on the smallest machine.
 from __future__ import annotations
 
 import queue
-import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +20,11 @@ from peers.node import Node, Training
 from peers.protocol.commands import Command, LeaveRun
 from peers.protocol.events import BecameActive, PeerLeft, PeersJoined, RoundCommitted, RoundOpened
 from transport.counters import Direction
-from transport.effects import Trace
 from transport.errors import DriverStopped
 from transport.sockets.driver import SocketDriver
 
 T = TypeVar("T")
 _CALL_S = 60.0
-_TRACES = 10_000
 
 
 @dataclass(slots=True)
@@ -75,8 +71,6 @@ class Swarm:
         self._ticket = ticket
         self._on_close = on_close
         self._closed = False
-        self.traces: deque[tuple[float, Trace]] = deque(maxlen=_TRACES)
-        """What happened lately, with the clock's seconds, for whoever shows it."""
 
     # -- what a loop sees ---------------------------------------------------------------------
 
@@ -94,6 +88,7 @@ class Swarm:
 
     @property
     def is_host(self) -> bool:
+        """Whether this process coordinates the run: then it has a `ticket` (but for `solo`) and `status`."""
         return self._node.coordinator is not None
 
     @property
@@ -103,6 +98,7 @@ class Swarm:
 
     @property
     def bytes_received(self) -> int:
+        """Bytes of others on the wire since the start, likewise."""
         return self._bytes("received")
 
     def _bytes(self, direction: Direction) -> int:
@@ -145,10 +141,6 @@ class Swarm:
             return None
         self._note(event)
         return event
-
-    def on_trace(self, trace: Trace) -> None:
-        """Called on the driver's thread."""
-        self.traces.append((time.monotonic(), trace))
 
     def _note(self, event: object) -> None:
         match event:

@@ -19,6 +19,7 @@ from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair
 from peers.errors import TicketError
 from peers.protocol.messages import PROTOCOL, AskStatus
+from transport.effects import Trace
 from transport.errors import KnockRefused
 from transport.frames import pack
 from transport.keys import random_pair
@@ -154,10 +155,14 @@ def train_until(give_up: float, model: nn.Module, optimizer: torch.optim.Optimiz
         train(model, optimizer, 1)
 
 
-def test_secrets_are_in_no_representation(host: diloco.Swarm) -> None:
-    ticket = Ticket.parse(host.ticket)
+def test_secrets_are_in_no_representation(tmp_path: Path) -> None:
+    traces: list[Trace] = []
+    with diloco.host(RUN, listen=LOCAL, state=tmp_path / "host", on_trace=traces.append) as host:
+        ticket = Ticket.parse(host.ticket)
+        diloco.join(host.ticket, listen=None).close()
     identity = Identity.ephemeral()
-    shown = [repr(ticket), str(ticket), repr(identity), repr(identity.keys), repr(host.traces)]
+    shown = [repr(ticket), str(ticket), repr(identity), repr(identity.keys), repr(traces)]
+    assert traces
     for text in shown:
         assert ticket.secret.hex() not in text
         assert repr(ticket.secret)[2:-1] not in text

@@ -1,0 +1,54 @@
+"""The files of a state directory: what outlives a restart, and what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diloco.errors import UserError
+from diloco.settings import RunSettings, parse_settings
+from diloco.swarm.state_dir import invite_secret, load_identity, remember_port, run_id_of, same_port
+from peers.admission.identity import Identity
+
+
+def test_an_identity_outlives_a_restart_and_each_life_has_a_higher_number(tmp_path: Path) -> None:
+    (first, one), (second, two) = (load_identity(tmp_path / "new" / "home") for _ in range(2))
+    assert first.keys.public == second.keys.public
+    assert two > one
+    assert (tmp_path / "new" / "home").stat().st_mode & 0o077 == 0, "nobody else may look"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"state folder {tmp_path}/file/home cannot be made"):
+        load_identity(tmp_path / "file" / "home")
+
+
+def test_other_settings_or_another_host_are_another_run() -> None:
+    mine, yours = Identity.ephemeral(), Identity.ephemeral()
+    other = parse_settings({"run": {"rounds": 7}}, "")
+    ids = {run_id_of(who, what) for who in (mine, yours) for what in (RunSettings(), other)}
+    assert [len(each) for each in ids] == [16] * 4
+    assert run_id_of(mine, RunSettings()) == run_id_of(mine, RunSettings())
+
+
+def test_the_secret_of_a_ticket_is_drawn_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    assert invite_secret(tmp_path) == invite_secret(tmp_path)
+    assert len(invite_secret(tmp_path)) == 16
+    assert (tmp_path / "invite").stat().st_mode & 0o077 == 0
+
+
+def test_a_damaged_secret_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "invite").write_bytes(b"short")
+    with pytest.raises(UserError, match="is damaged: delete it, and give out a new ticket"):
+        invite_secret(tmp_path)
+
+
+def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_path: Path) -> None:
+    assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:0"
+    remember_port(tmp_path, "tcp://127.0.0.1:5123")
+    assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:5123"
+    assert same_port(tmp_path, "tcp://0.0.0.0:99") == "tcp://0.0.0.0:99", "a port that is named is taken"
+    (tmp_path / "port").write_text("rubbish")
+    assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:0"
