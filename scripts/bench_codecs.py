@@ -23,8 +23,9 @@ from pathlib import Path
 
 import torch
 
-from diloco.compression.codecs import CODECS, codec
+from diloco.compression.codecs import codec
 from diloco.methods.presets import method
+from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.replica import TensorReplica
 
 
@@ -148,7 +149,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--elements", type=int, default=1 << 24)
-    parser.add_argument("--codecs", default=",".join(CODECS))
+    parser.add_argument("--codecs", default=",".join(WIRE_FORMATS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int)
@@ -158,8 +159,8 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     if options.threads:
         torch.set_num_threads(options.threads)
     names = options.codecs.split(",")
-    if unknown := [name for name in names if name not in CODECS]:
-        parser.error(f"unknown codecs {', '.join(unknown)}: there are {', '.join(CODECS)}")
+    if unknown := [name for name in names if name not in WIRE_FORMATS]:
+        parser.error(f"unknown codecs {', '.join(unknown)}: there are {', '.join(WIRE_FORMATS)}")
     if options.outer_step:
         for name in names:
             step = bench_outer_step(name, options.elements, options.device, options.repeats)

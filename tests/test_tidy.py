@@ -47,7 +47,7 @@ ARROWS = {
     "diloco/settings": f"{PLAIN} diloco/methods {GROUND}",
     "diloco/rules": f"{PLAIN} diloco/methods diloco/settings {PEERS}",
     "diloco/loop": f"{SET_UP} {SAID}",
-    "diloco/compression": f"{PLAIN} diloco/compression",
+    "diloco/compression": f"{PLAIN} diloco/methods",
     "diloco/outer": f"{PLAIN} diloco/methods diloco/compression {CARRIED}",
     "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",
     "diloco/training": f"{SET_UP} diloco/loop diloco/outer diloco/swarm {PEERS}",

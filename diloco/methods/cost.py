@@ -1,8 +1,8 @@
 """What a method sends: bytes by formula, for a model of a given size. Needs no torch.
 
-Owns the arithmetic of the direct exchange and of every wire format; a test holds both equal to what the
-codecs and a simulated run send. Headers, acknowledgements and control messages are left out: below 1 % from a
-few MB on.
+Owns the arithmetic of the direct exchange; that of a wire format is in its row of `wire_formats`. Tests hold
+both equal to what the codecs and a simulated run send. Headers, acknowledgements and control messages are
+left out: below 1 % from a few MB on.
 """
 
 from __future__ import annotations
@@ -10,22 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.schedule import Schedule
-from diloco.methods.spec import BLOCKS_OF_TOP_K, Method
-
-_BYTES_PER_ELEMENT = {
-    "fp32": 4.0,
-    "fp16": 2.0,
-    "bf16": 2.0,
-    "int8": 1.0 + 4 / 256,
-    "int4": 34 / 64,
-    "fp4": 34 / 64,
-    "int2": 0.25 + 8 / 1024,
-    "int2_linear": 0.25 + 2 / 1024,
-}
-"""Of long vectors: with the scales of blocks."""
-_SCALES_OF_TOP_K = {2: 4.0, 4: 2.0, 8: 2.0, 16: 0.0}
-"""Bytes beside the values of each 4096 elements."""
+from diloco.methods.spec import Method
+from diloco.methods.wire_formats import WIRE_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +64,14 @@ def elements_sent(method: Method, num_parameters: float) -> float:
 
 def element_bytes(codec: str, method: Method) -> float:
     """Bytes per value of a long contribution."""
-    if codec != "topk":
-        return _BYTES_PER_ELEMENT[codec]
-    return _top_k_bytes(method.keep, method.value_bits)
+    return WIRE_FORMATS[codec].element_bytes(method.keep, method.value_bits)
 
 
 def mean_bytes(method: Method, num_parts: int) -> float:
     """Bytes per value of the mean of so many parts."""
     if method.mean_codec != "same":
         return element_bytes(method.mean_codec, method)
-    if method.codec != "topk":
-        return element_bytes(method.codec, method)
-    keep = min(BLOCKS_OF_TOP_K, method.keep * max(1, num_parts))
-    return min(2.0, _top_k_bytes(keep, 16))
-
-
-def _top_k_bytes(keep: int, value_bits: int) -> float:
-    return (keep * (1.5 + value_bits / 8) + _SCALES_OF_TOP_K[value_bits]) / BLOCKS_OF_TOP_K
+    return WIRE_FORMATS[method.codec].mean_bytes(method.keep, method.value_bits, num_parts)
 
 
 def _factor_elements(num_parameters: float, rank: int) -> float:
@@ -107,8 +86,4 @@ def state_vectors(method: Method) -> int:
     """Vectors of a fragment's length in its shared state: the outer parameters, and what the outer optimizer
     keeps."""
     shared_feedback = method.error_feedback in ("ef21", "econtrol")
-    return (
-        1
-        + shared_feedback
-        + {"nesterov": 1, "heavy_ball": 1, "adam": 2, "delayed_nesterov": 2}.get(method.outer, 0)
-    )
+    return 1 + shared_feedback + OUTER_OPTIMIZERS[method.outer].num_buffers

@@ -6,19 +6,15 @@ encode. Needs no torch, so that a coordinator can check settings. The named comp
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diloco.errors import MethodError
+from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
+from diloco.methods.registry import name_in
+from diloco.methods.wire_formats import TOP_K_CHUNK, WIRE_FORMATS
 from transport.limits import LIMITS
-
-CODEC_NAMES = ("fp32", "fp16", "bf16", "int8", "int4", "fp4", "int2", "int2_linear", "topk")
-"""The codecs there are; a test holds this equal to `codecs.CODECS`, which needs torch."""
-
-CodecName = Literal["fp32", "fp16", "bf16", "int8", "int4", "fp4", "int2", "int2_linear", "topk"]
-BLOCKS_OF_TOP_K = 4096
-"""Consecutive elements of which `keep` are sent."""
 
 
 class Method(BaseModel):
@@ -80,10 +76,10 @@ class Method(BaseModel):
     )
 
     # Codec, and what makes up for it.
-    codec: CodecName = Field(
-        default="fp32", description=f"Numbers of a contribution: {', '.join(CODEC_NAMES)}."
+    codec: Annotated[str, name_in(WIRE_FORMATS)] = Field(
+        default="fp32", description=f"Numbers of a contribution: {', '.join(WIRE_FORMATS)}."
     )
-    mean_codec: Literal["same"] | CodecName = Field(
+    mean_codec: Annotated[str, name_in(WIRE_FORMATS, "same")] = Field(
         default="same",
         description="Numbers of the mean that comes back; same means that of contributions (topk: all that"
         " they kept).",
@@ -91,8 +87,8 @@ class Method(BaseModel):
     keep: int = Field(
         default=64,
         ge=1,
-        le=BLOCKS_OF_TOP_K,
-        description=f"Of each {BLOCKS_OF_TOP_K} elements, how many topk sends.",
+        le=TOP_K_CHUNK,
+        description=f"Of each {TOP_K_CHUNK} elements, how many topk sends.",
     )
     value_bits: Literal[2, 4, 8, 16] = Field(default=8, description="Bits of a value that topk sends.")
     error_feedback: Literal["none", "ef14", "ef21", "econtrol"] = Field(
@@ -136,7 +132,7 @@ class Method(BaseModel):
     )
 
     # Outer optimizer.
-    outer: Literal["sgd", "nesterov", "heavy_ball", "adam", "delayed_nesterov", "sign"] = Field(
+    outer: Annotated[str, name_in(OUTER_OPTIMIZERS)] = Field(
         default="nesterov",
         description="Outer optimizer, on the mean pseudo-gradient; sgd with lr 1 is averaging.",
     )
@@ -237,14 +233,15 @@ def _problems(m: Method) -> Any:
     yield from _schedule_problems(m)
     yield from _compression_problems(m)
     yield from _group_problems(m)
-    if m.outer in ("nesterov", "heavy_ball", "delayed_nesterov") and m.outer_momentum == 0.0:
+    outer = OUTER_OPTIMIZERS[m.outer]
+    if outer.needs_momentum and m.outer_momentum == 0.0:
         yield f'outer = "{m.outer}" needs an outer_momentum above 0: set outer = "sgd" for plain averaging'
-    if m.outer in ("sgd", "sign") and m.outer_momentum:
+    if "momentum" not in outer.options and m.outer_momentum:
         yield (
             f'outer = "{m.outer}" has no momentum: set outer = "heavy_ball" or "nesterov", or'
             f" outer_momentum = 0"
         )
-    if m.outer_clip and m.outer not in ("nesterov", "heavy_ball"):
+    if m.outer_clip and "clip" not in outer.options:
         yield f'outer_clip clips the momentum, which outer = "{m.outer}" does not have'
     if m.moments_every and m.inner != "adamw":
         yield f'moments_every averages the moments of AdamW, but inner is "{m.inner}"'
@@ -300,12 +297,12 @@ def _compression_problems(m: Method) -> Any:
             f'error_feedback = "{m.error_feedback}" keeps a running mean, which unequal weights and a rounded'
             ' mean would spoil for good: set weights = "equal" and mean_codec = "fp32", or take "ef14"'
         )
-    if m.projection == "low_rank" and m.codec in ("topk", "int2", "int2_linear"):
+    if m.projection == "low_rank" and not WIRE_FORMATS[m.codec].keeps_factors:
         yield (
             f'the factors of projection = "low_rank" do not survive codec = "{m.codec}": choose int4 or finer'
         )
-    if m.mean_codec == "topk" and m.codec != "topk":
-        yield 'mean_codec = "topk" would drop most of a dense mean: choose another'
+    if m.mean_codec not in ("same", m.codec) and WIRE_FORMATS[m.mean_codec].drops_elements:
+        yield f'mean_codec = "{m.mean_codec}" would drop most of a dense mean: choose another'
 
 
 def _group_problems(m: Method) -> Any:
@@ -321,7 +318,7 @@ def _group_problems(m: Method) -> Any:
             f'group = "{m.group}" works with one fragment, without delay, projection, error feedback and'
             f" quorum"
         )
-    if m.codec not in ("fp32", "fp16", "bf16"):
+    if not WIRE_FORMATS[m.codec].keeps_parameters:
         yield (
             f'group = "{m.group}" sends parameters too, which codec = "{m.codec}" would spoil: choose'
             f" fp32, fp16 or bf16"

@@ -9,12 +9,14 @@ what a pseudo-gradient is made of; the sign is that of descent: outer - local.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from diloco.compression.vectors import SLICE
+from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
+from diloco.methods.registry import make
 
 
 class OuterOptimizer(Protocol):
@@ -109,7 +111,7 @@ class SignSgd(_Sliced):
         torch.sub(at.theta, torch.sign(at.delta, out=at.scratch[0]).mul_(self._lr), out=at.out_theta)
 
 
-class Momentum(_Sliced):
+class _Momentum(_Sliced):
     """SGD with momentum in torch's convention, DiLoCo (arXiv 2311.08105) algorithm 1, line 14:
 
         b'     = mu * b + delta / penalty,  clamped to [-clip, clip]
@@ -119,12 +121,11 @@ class Momentum(_Sliced):
     ``penalty`` and ``clip`` (0 for none) are CO2's (arXiv 2401.16265)."""
 
     num_buffers = 1
+    nesterov: ClassVar[bool]
 
-    def __init__(
-        self, lr: float, momentum: float, nesterov: bool, clip: float = 0.0, penalty: float = 1.0
-    ) -> None:
+    def __init__(self, lr: float, momentum: float, clip: float = 0.0, penalty: float = 1.0) -> None:
         super().__init__()
-        self._lr, self._momentum, self._nesterov = lr, momentum, nesterov
+        self._lr, self._momentum = lr, momentum
         self._clip, self._penalty = clip, penalty
 
     def _move(self, at: _Slice) -> None:
@@ -135,7 +136,7 @@ class Momentum(_Sliced):
         new.add_(delta)
         if self._clip:
             new.clamp_(-self._clip, self._clip)
-        if self._nesterov:
+        if self.nesterov:
             torch.mul(new, self._momentum, out=step)
             step.add_(delta).mul_(self._lr)
         else:
@@ -143,18 +144,30 @@ class Momentum(_Sliced):
         torch.sub(at.theta, step, out=at.out_theta)
 
 
+class Nesterov(_Momentum):
+    """Momentum that looks one step ahead, DiLoCo's outer optimizer."""
+
+    nesterov = True
+
+
+class HeavyBall(_Momentum):
+    """Plain momentum, SlowMo's (arXiv 1910.00643) outer optimizer."""
+
+    nesterov = False
+
+
 class Adam(_Sliced):
     """Adam (arXiv 1412.6980, algorithm 1) on the mean pseudo-gradient; DiLoCo found it stable with epsilon
-    near 0.1.
+    near 0.1. ``momentum`` is beta1.
 
     The powers in its bias corrections are products of as many factors in double precision, the same
     everywhere."""
 
     num_buffers = 2
 
-    def __init__(self, lr: float, beta1: float, beta2: float, eps: float) -> None:
+    def __init__(self, lr: float, momentum: float, beta2: float, eps: float) -> None:
         super().__init__()
-        self._lr, self._beta1, self._beta2, self._eps = lr, beta1, beta2, eps
+        self._lr, self._beta1, self._beta2, self._eps = lr, momentum, beta2, eps
 
     def _move(self, at: _Slice) -> None:
         (first, second), (new_first, new_second), (a, b) = at.buffers, at.out_buffers, at.scratch
@@ -211,20 +224,21 @@ def outer_optimizer(
     clip: float = 0.0,
     penalty: float = 1.0,
 ) -> OuterOptimizer:
-    """The optimizer called ``name``; what it has no use for is ignored. Raises ValueError for an unknown
-    one."""
-    match name:
-        case "sgd":
-            return Sgd(lr)
-        case "sign":
-            return SignSgd(lr)
-        case "nesterov" | "heavy_ball":
-            return Momentum(lr, momentum, name == "nesterov", clip, penalty)
-        case "adam":
-            return Adam(lr, momentum, beta2, eps)
-        case "delayed_nesterov":
-            return DelayedNesterov(lr, momentum, every)
-    raise ValueError(f"outer optimizer {name!r} is unknown")
+    """The optimizer called ``name``, from what its row of `methods.outer_optimizers` says that it takes.
+    Raises ValueError for an unknown one."""
+    if name not in OUTER_OPTIMIZERS:
+        raise ValueError(f"outer optimizer {name!r} is unknown: choose one of {', '.join(OUTER_OPTIMIZERS)}")
+    made: OuterOptimizer = make(
+        OUTER_OPTIMIZERS[name],
+        lr=lr,
+        momentum=momentum,
+        beta2=beta2,
+        eps=eps,
+        every=every,
+        clip=clip,
+        penalty=penalty,
+    )
+    return made
 
 
 def _one_minus_power(base: float, exponent: int) -> float:

@@ -26,8 +26,9 @@ from diloco.compression.codecs.plain import Bf16
 from diloco.compression.deterministic import pairwise_sum
 from diloco.compression.vectors import Buffer, all_finite, bytes_of, items_of
 from diloco.errors import CodecError, NonFinite
+from diloco.methods.wire_formats import TOP_K_CHUNK
 
-CHUNK = 4096
+CHUNK = TOP_K_CHUNK
 """Elements among which the largest are chosen: 12 bits name one of them."""
 _CHUNKS_AT_ONCE = 512
 """On a CPU: scratch stays small, and there are rows enough for several threads to share."""

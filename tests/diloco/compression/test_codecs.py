@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diloco.compression.codecs import CODECS, Codec, codec
+from diloco.compression.codecs import Codec, codec
 from diloco.compression.codecs.base import LARGEST_SURE, SCALE_MAX, SCALE_MIN
 from diloco.compression.codecs.blocks import BLOCK
 from diloco.compression.codecs.topk import CHUNK
 from diloco.compression.vectors import SLICE, count_non_finite
 from diloco.errors import CodecError, NonFinite, WrongSize
+from diloco.methods.wire_formats import WIRE_FORMATS
 
-NAMES = sorted(CODECS)
+NAMES = sorted(WIRE_FORMATS)
 SIZES = [
     0,
     1,

@@ -8,12 +8,12 @@ from diloco.comparison.compare import Budget, compare
 from diloco.compression.codecs import codec
 from diloco.methods.cost import cost_of, data_parallel_bytes, element_bytes, elements_sent, mean_bytes
 from diloco.methods.presets import PRESETS, method
-from diloco.methods.spec import CODEC_NAMES
+from diloco.methods.wire_formats import WIRE_FORMATS
 
 LONG = 1 << 22
 
 
-@pytest.mark.parametrize("name", [each for each in CODEC_NAMES if each != "topk"])
+@pytest.mark.parametrize("name", [each for each in WIRE_FORMATS if each != "topk"])
 def test_bytes_per_element_are_the_codecs_size(name: str) -> None:
     assert element_bytes(name, method("diloco")) * LONG == codec(name).size_bytes(LONG)
 

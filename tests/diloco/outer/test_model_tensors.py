@@ -31,16 +31,18 @@ def test_a_layout_of_another_model_is_refused() -> None:
 def test_frozen_parameters_are_bytes_of_the_last_fragment_only(dtype: torch.dtype) -> None:
     def frozen(values: list[float]) -> nn.Module:
         model = make()
-        model.extra = nn.Parameter(torch.tensor(values).to(dtype), requires_grad=False)
+        for name, value in zip(("extra", "more"), values, strict=True):
+            setattr(model, name, nn.Parameter(torch.tensor([value, 3.0]).to(dtype), requires_grad=False))
         return model
 
     here, there = frozen([1.0, 2.0]), frozen([7.0, 8.0])
     mine, yours = (ModelTensors.of(Layout.of(model, num_fragments=2), model) for model in (here, there))
     assert mine.frozen_bytes(0) == []
-    (data,) = mine.frozen_bytes(1)
-    assert (mine.frozen_size(0), mine.frozen_size(1)) == (0, len(data)) == (0, 2 * dtype.itemsize)
-    yours.load_frozen(1, memoryview(bytes(data)))
+    data = b"".join(mine.frozen_bytes(1))
+    assert (mine.frozen_size(0), mine.frozen_size(1)) == (0, len(data)) == (0, 4 * dtype.itemsize)
+    yours.load_frozen(1, memoryview(data))
     assert torch.equal(there.extra, here.extra)
+    assert torch.equal(there.more, here.more)
 
 
 def test_the_moments_of_adamw_are_fragments_two_and_three_and_live() -> None:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from diloco.compression.codecs import CODECS, codec
+from diloco.compression.codecs import codec
+from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.tensor_reducer import TensorReducer
 from transport.collectives.reducer import NumpyReducer, Part, Reducer
 from transport.effects import Phantom
 from transport.errors import Poisoned
 
-NAMES = sorted(CODECS)
+NAMES = sorted(WIRE_FORMATS)
 N, CHUNK = 1000, 300
 NUM_CHUNKS = 4
 
