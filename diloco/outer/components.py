@@ -11,7 +11,8 @@ import torch
 
 from diloco.compression.codecs import Codec, codec
 from diloco.compression.error_feedback import Feedback, feedback
-from diloco.compression.projections import Dct, Identity, LowRank, Projection, RandomMask
+from diloco.compression.low_rank import LowRank
+from diloco.compression.projections import Dct, Identity, Projection, RandomMask
 from diloco.methods.spec import Method
 from diloco.outer.optimizers import OuterOptimizer, outer_optimizer
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diloco.compression.error_feedback import EF14, EF21, EControl, NoFeedback
-from diloco.compression.projections import Dct, Identity, LowRank, RandomMask
+from diloco.compression.low_rank import LowRank
+from diloco.compression.projections import Dct, Identity, RandomMask
 from diloco.methods.presets import PRESETS, method
 from diloco.outer.components import codecs_of, components_of
 from tests.diloco.outer.kit import normal

@@ -1,0 +1,257 @@
+"""Low-rank factors: the projection that sends two thin matrices for each matrix, and may adapt their rank.
+
+Owns PowerSGD's alternating form, where bases and factors lie in vectors and in the shared state, and which
+ranks come next. Refuses to own how ranks are chosen: see `rank_control`. What `projections` promises holds
+here: the state is the caller's, and all but `project` has the same bits on every machine (S1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diloco.compression.deterministic import (
+    orthonormal,
+    seeded_uniform,
+    squared_lengths,
+    sum_of_outer_products,
+)
+from diloco.compression.rank_control import RankController, Spectrum, effective_rank, share_ranks
+
+SURVEY = 4
+"""Rounds at the largest ranks before ranks are chosen (`lgreco`): so many power iterations tell strong
+columns from weak ones."""
+CYCLE = 32
+"""Rounds from one choice of ranks to the next (`lgreco`), survey included; even, since factors alternate."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A tensor of the fragment: a matrix of which factors are sent, or, with rank 0, one that travels
+    whole."""
+
+    start: int
+    rows: int
+    columns: int
+    rank: int
+    """The largest, if it adapts."""
+    room: slice
+    """Where in the state its basis lies: enough for either side."""
+
+    def side(self, odd: int) -> int:
+        """Elements of a column of the factor that is sent."""
+        return self.columns if odd else self.rows
+
+    def matrix(self, x: Tensor) -> Tensor:
+        return x[self.start : self.start + self.rows * self.columns].view(self.rows, self.columns)
+
+    def basis(self, state: Tensor, rank: int, odd: int) -> Tensor:
+        """The shared basis, one vector per row: of the columns' side when rows are sent, and the other way
+        round."""
+        other = self.side(1 - odd)
+        return state[self.room][: rank * other].view(rank, other)
+
+
+class LowRank:
+    """Low-rank factors of each tensor of two or more dimensions, as a matrix [shape[0], rest], at the given
+    rank.
+
+    PowerSGD (arXiv 1905.13727) with warm start, in the alternating form of ACP-SGD ("Evaluation and
+    Optimization of Gradient Compression for Distributed Deep Learning", arXiv 2306.08881), so that a round
+    needs one linear message instead of two:
+
+        even:  P = M Q     sent and averaged;  M ~ P Q^T;  the next shared basis is orth(P)
+        odd:   Q = M^T P                       M ~ P Q^T;                           orth(Q)
+
+    with P or Q that is not sent orthonormal and shared. A matrix is compressed if r (m + n) < m n and r <=
+    min(m, n); other tensors travel whole. ``ranks``, one per tensor with 0 for whole, decides that instead.
+    Factors are sent column by column, so that a codec's scales follow their very different magnitudes.
+
+    ``adapt``: "lgreco" chooses ranks every `CYCLE` rounds from what `SURVEY` rounds at the largest showed
+    (`rank_control.share_ranks`); "dilocox" lets one rank follow the effective rank
+    (`rank_control.RankController`), and H with it, from ``sync_every``, the first one. Both measure the
+    averaged factors only, so that members agree without a word.
+
+    The state, which says itself which factor is next (a round that never committed changes nothing): [rounds
+    in the present cycle, rank per compressed matrix, with dilocox the window of effective ranks (0 before
+    they are known), then a basis per matrix with room for the longer side at the largest rank]. The size is
+    fixed though ranks and sides change. Small integers are exact in fp32."""
+
+    def __init__(
+        self,
+        shapes: Sequence[Sequence[int]],
+        rank: int,
+        seed: int,
+        ranks: Sequence[int] | None = None,
+        adapt: Literal["none", "lgreco", "dilocox"] = "none",
+        sync_every: int = 1,
+    ) -> None:
+        if rank < 1:
+            raise ValueError(f"rank is {rank}: factors have at least 1 column")
+        sides = [
+            (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape)) for shape in shapes
+        ]
+        if ranks is None:
+            ranks = [_worthwhile(rows, columns, rank) for rows, columns in sides]
+        self.num_elements = sum(rows * columns for rows, columns in sides)
+        self._seed, self._adapt, self._sync_every = seed, adapt, sync_every
+        self._controller = RankController(first_rank=rank)
+        window = self._controller.window if adapt == "dilocox" else 0
+        self._header = 1 + sum(each > 0 for each in ranks) + window
+        self._pieces, self._state_size = _laid_out(sides, ranks, self._header)
+        self._matrices = [piece for piece in self._pieces if piece.rank]
+        self.max_sent = max(sum(_num_sent(each, each.rank, odd) for each in self._pieces) for odd in (0, 1))
+
+    def first_state(self) -> Tensor:
+        state = torch.zeros(self._state_size)
+        self._write_header(state, 0, [piece.rank for piece in self._matrices], [])
+        for index, piece in enumerate(self._matrices):
+            basis = piece.basis(state, piece.rank, odd=0)
+            basis.copy_(orthonormal(seeded_uniform((self._seed, index), basis.numel()).view(basis.shape)))
+        return state
+
+    def length(self, state: Tensor) -> int:
+        odd = self._round_in_cycle(state) % 2
+        return sum(_num_sent(piece, rank, odd) for piece, rank in self._ranked(state))
+
+    def ranks(self, state: Tensor) -> list[int]:
+        """The present rank of each compressed matrix, in order."""
+        return [int(rank) for rank in state[1 : 1 + len(self._matrices)].tolist()]
+
+    def sync_every(self, state: Tensor) -> int | None:
+        if self._adapt != "dilocox":
+            return None
+        return self._controller.sync_every(self._controller.next(self._history(state)), self._sync_every)
+
+    def support(self, round_index: int) -> None:
+        return None
+
+    def project(self, x: Tensor, state: Tensor, round_index: int) -> Tensor:
+        odd = self._round_in_cycle(state) % 2
+        y = torch.empty(self.length(state))
+        for piece, rank, part in self._parts(y, state, odd):
+            matrix = piece.matrix(x)
+            if rank:
+                torch.mm(piece.basis(state, rank, odd), matrix if odd else matrix.t(), out=part)
+            else:
+                part.copy_(matrix)
+        return y
+
+    def lift(self, y: Tensor, state: Tensor, round_index: int) -> Tensor:
+        odd = self._round_in_cycle(state) % 2
+        x = torch.empty(self.num_elements)
+        for piece, rank, part in self._parts(y, state, odd):
+            if rank:
+                basis = piece.basis(state, rank, odd)
+                left, right = (basis, part) if odd else (part, basis)
+                sum_of_outer_products(left, right, out=piece.matrix(x))
+            else:
+                piece.matrix(x).copy_(part)
+        return x
+
+    def next_state(self, y_mean: Tensor, state: Tensor, round_index: int) -> Tensor:
+        at = self._round_in_cycle(state)
+        factors, spectra = [], []
+        for piece, rank, part in self._parts(y_mean, state, at % 2):
+            if rank:
+                # Strong columns first: iteration sharpens those most, and a lower rank drops the rest.
+                energies = squared_lengths(part)
+                order = sorted(range(rank), key=energies.__getitem__, reverse=True)  # equals keep their order
+                factors.append(part[order])
+                spectra.append(Spectrum(piece.rows, piece.columns, [energies[k] for k in order]))
+        ranks, history = self._adapted(at, self.ranks(state), self._history(state), spectra)
+        after = torch.zeros(self._state_size)
+        self._write_header(after, (at + 1) % (CYCLE if self._adapt == "lgreco" else 2), ranks, history)
+        for piece, rank, factor in zip(self._matrices, ranks, factors, strict=True):
+            # A rank that grows begins with rows of zeros, which `orthonormal` replaces.
+            basis = piece.basis(after, rank, odd=1 - at % 2)
+            kept = min(rank, len(factor))
+            basis[:kept] = factor[:kept]
+            basis.copy_(orthonormal(basis))
+        return after
+
+    def _adapted(
+        self, at: int, ranks: list[int], history: list[int], spectra: list[Spectrum]
+    ) -> tuple[list[int], list[int]]:
+        """Ranks and history after a round ``at`` in the cycle that showed these spectra."""
+        largest = [piece.rank for piece in self._matrices]
+        if self._adapt == "lgreco":
+            if at == SURVEY - 1:
+                return share_ranks(spectra), history
+            return (largest if at == CYCLE - 1 else ranks), history
+        if self._adapt == "dilocox":
+            latest = _joint_effective_rank(spectra, self._controller.next(history))
+            history = [*history, latest][-self._controller.window :]
+            rank = self._controller.next(history)
+            return [min(rank, each) for each in largest], history
+        return ranks, history
+
+    def _round_in_cycle(self, state: Tensor) -> int:
+        return int(state[0])
+
+    def _history(self, state: Tensor) -> list[int]:
+        """The effective ranks that are known, the latest last."""
+        window = state[1 + len(self._matrices) : self._header].tolist()
+        return [int(each) for each in window if each]
+
+    def _write_header(self, state: Tensor, at: int, ranks: list[int], history: list[int]) -> None:
+        unknown = [0] * (self._header - 1 - len(ranks) - len(history))
+        state[: self._header] = torch.tensor([at, *ranks, *unknown, *history], dtype=torch.float32)
+
+    def _ranked(self, state: Tensor) -> Iterator[tuple[_Piece, int]]:
+        """Every tensor with its present rank, 0 if it travels whole."""
+        ranks = iter(self.ranks(state))
+        for piece in self._pieces:
+            yield piece, next(ranks) if piece.rank else 0
+
+    def _parts(self, y: Tensor, state: Tensor, odd: int) -> Iterator[tuple[_Piece, int, Tensor]]:
+        """Every tensor with its present rank and its part of ``y``: [rank, side], or [rows, columns] if
+        whole."""
+        start = 0
+        for piece, rank in self._ranked(state):
+            part = y[start : start + _num_sent(piece, rank, odd)]
+            start += len(part)
+            yield piece, rank, part.view(rank or piece.rows, piece.side(odd) if rank else piece.columns)
+
+
+def _num_sent(piece: _Piece, rank: int, odd: int) -> int:
+    return rank * piece.side(odd) if rank else piece.rows * piece.columns
+
+
+def _worthwhile(rows: int, columns: int, rank: int) -> int:
+    """The rank for a matrix of this shape, 0 if factors would not be smaller than it."""
+    rank = min(rank, rows, columns)
+    return rank if rank * (rows + columns) < rows * columns else 0
+
+
+def _laid_out(
+    sides: Sequence[tuple[int, int]], ranks: Sequence[int], header: int
+) -> tuple[list[_Piece], int]:
+    """Every tensor's place in the vector and in the state, and the size of the state."""
+    if len(ranks) != len(sides):
+        raise ValueError(f"there are {len(ranks)} ranks for {len(sides)} tensors")
+    pieces, start, end = [], 0, header
+    for (rows, columns), rank in zip(sides, ranks, strict=True):
+        if not 0 <= rank <= min(rows, columns):
+            raise ValueError(f"rank {rank} does not fit a matrix of {rows} x {columns}")
+        room = rank * max(rows, columns)
+        pieces.append(_Piece(start, rows, columns, rank, slice(end, end + room)))
+        start, end = start + rows * columns, end + room
+    return pieces, end
+
+
+def _joint_effective_rank(spectra: Sequence[Spectrum], rank: int) -> int:
+    """The effective rank of an update of several matrices under one ``rank``: as much of it as their
+    effective ranks are of their present ones, counted by the elements they cost. A matrix that shows nothing
+    needs all."""
+    used = present = 0
+    for spectrum in spectra:
+        cost = spectrum.rows + spectrum.columns
+        used += cost * (effective_rank(spectrum.energies) or len(spectrum.energies))
+        present += cost * len(spectrum.energies)
+    return -(-rank * used // present) if present else rank
