@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diloco.methods.schedule import Schedule
 from diloco.settings import RunSettings
-from peers.coordinator.coordinator import Rules
+from peers.coordinator.rules import Rules
 from peers.member.matching import Matching
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from peers.admission.door import Door
-from peers.coordinator.coordinator import Coordinator, Rules
+from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.rules import Rules
 from peers.member.member import Member
 from peers.member.profile import Profile
 from peers.protocol.application import Application
@@ -181,8 +182,7 @@ class Node:
     def digest(self) -> str:
         parts: list[Any] = [self.links[p].digest_parts() for p in sorted(self.links)]
         if self.coordinator:
-            c = self.coordinator
-            parts.append((c.chain.head, c.roster.epoch, sorted(r.serial for r in c.rounds.values())))
+            parts += self.coordinator.digest_parts()
         if self.member:
             m = self.member
             parts.append((m.follower.head, m.active, sorted(m.exchanges.running)))

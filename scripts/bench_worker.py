@@ -15,7 +15,7 @@ import torch
 from diloco.compression.codecs import codec
 from diloco.outer.tensor_reducer import TensorReducer
 from peers.admission.door import Door
-from peers.coordinator.coordinator import Rules
+from peers.coordinator.rules import Rules
 from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer

@@ -36,7 +36,7 @@ ARROWS = {
     "transport/simnet": GROUND,
     "peers/errors": "",
     "peers/protocol": CARRIED,
-    "peers/admission": f"{SAID} peers/coordinator",
+    "peers/admission": SAID,
     "peers/coordinator": SAID,
     "peers/member": SAID,
     "peers/node": PEERS,

@@ -17,8 +17,8 @@ from diloco.methods.spec import Method
 from diloco.simulation.identities import HOST
 from diloco.simulation.report.report import Activity
 from diloco.simulation.worker import Worker
-from peers.coordinator.coordinator import Rules
 from peers.coordinator.journal import CommitWritten, RunBegan
+from peers.coordinator.rules import Rules
 from peers.protocol.commands import (
     Command,
     ConfirmApplied,

@@ -110,7 +110,7 @@ class Swarm:
         coordinator = self._node.coordinator
         if coordinator is None:
             raise SwarmClosed("only the host keeps the roster: use `diloco status TICKET`")
-        return self.call(lambda now, node: coordinator.status(now))
+        return self.call(lambda now, node: coordinator.status(now).plain())
 
     # -- the thread seam ----------------------------------------------------------------------
 

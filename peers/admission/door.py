@@ -7,15 +7,37 @@ here holds a live ticket (X1). All that can be asked is to be admitted, and the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from peers.admission.card import checked_card
 from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
 from transport.errors import BadFrame
 from transport.frames import pack, pack_items, unpack
 
-if TYPE_CHECKING:
-    from peers.coordinator.coordinator import Coordinator
+
+class Status(Protocol):
+    """What is told of a run, as far as the door has to know."""
+
+    @property
+    def num_members(self) -> int:
+        """Members that have entered."""
+        ...
+
+    def plain(self) -> dict[str, Any]:
+        """All of it, as msgpack carries it."""
+        ...
+
+
+class Admitting(Protocol):
+    """What the door asks of the coordinator behind it."""
+
+    def certify(self, key: bytes, name: str) -> Refused | None:
+        """Admit an identity for good, or say why not."""
+        ...
+
+    def status(self, now: float) -> Status:
+        """The run at this moment."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +67,7 @@ class Door:
         """That invite opens nothing any more."""
         self.invites.pop(key, None)
 
-    def answer(
-        self, now: float, coordinator: Coordinator, invite: bytes, header: bytes
-    ) -> tuple[bytes, bytes]:
+    def answer(self, now: float, coordinator: Admitting, invite: bytes, header: bytes) -> tuple[bytes, bytes]:
         """The reply's header and payload to one request. Never raises: rubbish is refused."""
         try:
             return self._answer(now, coordinator, invite, unpack(header))
@@ -55,7 +75,7 @@ class Door:
             return pack(Refused("rubbish", str(error)[:200])), b""
 
     def _answer(
-        self, now: float, coordinator: Coordinator, invite: bytes, message: object
+        self, now: float, coordinator: Admitting, invite: bytes, message: object
     ) -> tuple[bytes, bytes]:
         held = self.invites.get(invite)
         if held is None or now > held.expires_at:
@@ -71,5 +91,5 @@ class Door:
             return pack(Welcome(self.run, self.settings_digest)), self.settings
         if isinstance(message, AskStatus):
             status = coordinator.status(now)
-            return pack(StatusFollows(len(status["members"]))), pack_items(status)
+            return pack(StatusFollows(status.num_members)), pack_items(status.plain())
         raise BadFrame(f"{type(message).__name__} is not asked at the door")

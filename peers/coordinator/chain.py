@@ -46,7 +46,8 @@ class Chain:
         del self._recent[: -self._keep]
         return self.head
 
-    def rounds(self) -> int:
+    @property
+    def num_rounds(self) -> int:
         """Commits that moved the model."""
         return self.index - self.num_restores
 
@@ -63,9 +64,6 @@ class Chain:
         """How far along ``head`` is; -1 if it is too old or not ours."""
         following = self.after(head)
         return -1 if following is None else self.index - len(following)
-
-    def recent(self) -> list[Record]:
-        return [record for _, record in self._recent]
 
 
 def agreed_state(entries: Iterable[Entry], fragment: int, version: bytes) -> tuple[bytes, list[bytes]]:

@@ -1,15 +1,46 @@
 """Who is in: one entry per identity, and the epoch that counts every change.
 
 Facts only; the coordinator decides. An entry stays when its member leaves, because the identity
-may come back; ``entered`` says whether it is here.
+may come back. What a member is doing is one `MemberState`, which moves along `TRANSITIONS` and
+no other way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
-from peers.protocol.messages import Enter, Ready, Report
+from peers.protocol.messages import Enter, MemberIs, Ready, Report
 from peers.protocol.record import GENESIS
+
+
+class MemberState(Enum):
+    """What an admitted identity is doing in the run."""
+
+    ABSENT = "absent"
+    """It has not entered, or is gone."""
+    WAITING_FOR_STATE = "waiting for state"
+    """It is here and cannot follow from where it is: donors are to be named to it."""
+    SEEDING = "seeding"
+    """Its own state was named the run's first, and it has not said yet which that is."""
+    FOLLOWING = "following"
+    """It is on its way to the shared state, by records or from the donors that it was told."""
+    ACTIVE = "active"
+    """It holds the shared state, so it may contribute and be a donor."""
+
+
+_A, _W, _S = MemberState.ABSENT, MemberState.WAITING_FOR_STATE, MemberState.SEEDING
+_F, _H = MemberState.FOLLOWING, MemberState.ACTIVE
+
+TRANSITIONS: dict[MemberState, frozenset[MemberState]] = {
+    _A: frozenset({_F}),
+    _W: frozenset({_A, _W, _S, _F, _H}),
+    _S: frozenset({_A, _W, _H}),
+    _F: frozenset({_A, _W, _H}),
+    _H: frozenset({_A, _W}),
+}
+"""By state: those that may come next. A member that waits may ask again, and may become active without a
+donor, since it may reach the head by itself."""
 
 
 @dataclass(slots=True, eq=False)
@@ -20,16 +51,19 @@ class Entry:
     name: str
     order: int = 0
     """Position in the order of entering: ties go to whoever came first."""
-    entered: bool = False
-    active: bool = False
-    """It holds the shared state, so it may contribute and be a donor."""
-    needs_state: bool = False
+    member_state: MemberState = MemberState.ABSENT
+    """Set by the transitions below alone."""
+    entered_at: float = 0.0
     addresses: tuple[str, ...] = ()
     stage: int = 0
+    """The stage that it says it trains."""
+    course: int = 0
+    """The number of the course that it belongs to."""
     head: bytes = GENESIS
     will_hold: bytes = b""
     """The record whose result it reported to hold."""
     holds_state: bool = False
+    """It holds the whole state of ``head``, which may be an earlier one than the course's."""
     digests: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     """By fragment: version and digest of its state, as it said."""
     ready: dict[int, Ready] = field(default_factory=dict)
@@ -41,17 +75,63 @@ class Entry:
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
 
-    def come_in(self, message: Enter, order: int) -> None:
+    @property
+    def entered(self) -> bool:
+        """It is here."""
+        return self.member_state is not MemberState.ABSENT
+
+    @property
+    def active(self) -> bool:
+        """It holds the shared state."""
+        return self.member_state is MemberState.ACTIVE
+
+    @property
+    def waits_for_state(self) -> bool:
+        """Donors are to be named to it."""
+        return self.member_state is MemberState.WAITING_FOR_STATE
+
+    def _move_to(self, state: MemberState) -> None:
+        assert state in TRANSITIONS[self.member_state], (
+            f"a member that is {self.member_state.value} cannot become {state.value}"
+        )
+        self.member_state = state
+
+    def enter(self, now: float, message: Enter, order: int, course: int) -> None:
         """A fresh membership: nothing of an earlier one counts (S14)."""
+        self._move_to(MemberState.FOLLOWING)
         self.name, self.addresses, self.stage = message.name, message.addresses, message.stage
-        self.order, self.entered, self.active, self.needs_state = order, True, False, False
+        self.order, self.entered_at, self.course = order, now, course
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.digests, self.ready, self.report, self.told_pace = {}, {}, None, 0.0
         self.told_finished = False
 
-    def go_out(self) -> None:
-        self.entered = self.active = self.needs_state = self.holds_state = False
-        self.ready, self.will_hold = {}, b""
+    def wait_for_state(self) -> None:
+        """It cannot follow from where it is."""
+        self._move_to(MemberState.WAITING_FOR_STATE)
+
+    def give_up_state(self) -> None:
+        """It waits, and nothing that it held, offered or was to hold counts any more."""
+        self._move_to(MemberState.WAITING_FOR_STATE)
+        self.holds_state, self.will_hold = False, b""
+        self.ready.clear()
+        self.digests.clear()
+
+    def begin_seeding(self) -> None:
+        """Its state becomes the run's first."""
+        self._move_to(MemberState.SEEDING)
+
+    def follow_donors(self) -> None:
+        """It was told who has the state."""
+        self._move_to(MemberState.FOLLOWING)
+
+    def become_active(self) -> None:
+        """It has the state."""
+        self._move_to(MemberState.ACTIVE)
+
+    def leave(self) -> None:
+        """Its membership is over."""
+        self._move_to(MemberState.ABSENT)
+        self.holds_state, self.will_hold, self.ready = False, b"", {}
 
 
 class Roster:
@@ -68,15 +148,17 @@ class Roster:
         """Admit an identity; the same entry for the same key, however often it asks."""
         return self.entries.setdefault(key, Entry(key, name))
 
-    def enter(self, entry: Entry, message: Enter) -> None:
+    def enter(self, now: float, entry: Entry, message: Enter, course: int) -> None:
+        """Begin a membership in a course."""
         self._order += 1
-        entry.come_in(message, self._order)
+        entry.enter(now, message, self._order, course)
         self._here.pop(entry.key, None)
         self._here[entry.key] = entry
         self.epoch += 1
 
     def leave(self, entry: Entry) -> None:
-        entry.go_out()
+        """End a membership."""
+        entry.leave()
         self._here.pop(entry.key, None)
         self.epoch += 1
 
@@ -84,6 +166,14 @@ class Roster:
         """Everyone who is here, in the order of entering."""
         return list(self._here.values())
 
-    def active(self) -> list[Entry]:
-        """Everyone who holds the shared state."""
-        return [e for e in self._here.values() if e.active]
+    def entered_in(self, course: int) -> list[Entry]:
+        """Everyone of a course who is here, in the order of entering."""
+        return [e for e in self._here.values() if e.course == course]
+
+    def active_in(self, course: int) -> list[Entry]:
+        """Everyone of a course who holds its state."""
+        return [e for e in self._here.values() if e.member_state is MemberState.ACTIVE and e.course == course]
+
+    def member_is(self, entry: Entry) -> MemberIs:
+        """What others are told of a member."""
+        return MemberIs(self.epoch, entry.key, entry.name, entry.addresses, entry.stage)

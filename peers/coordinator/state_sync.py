@@ -9,20 +9,11 @@ so; if no such member is here, it waits. Keeps S1, S9, L3, L4 and invariant 3 of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from peers.coordinator.chain import agreed_state
+from peers.coordinator.course import Course
+from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry
-from peers.protocol.messages import (
-    Applied,
-    CatchUp,
-    CaughtUp,
-    Committed,
-    MemberActive,
-    NeedState,
-    Seed,
-    Serve,
-)
+from peers.coordinator.state import RunState
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve
 from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
 from peers.protocol.traces import (
     ActiveTrace,
@@ -35,169 +26,136 @@ from peers.protocol.traces import (
 )
 from transport.frames import pack
 
-if TYPE_CHECKING:
-    from peers.coordinator.coordinator import Coordinator
 
-
-def start_following(c: Coordinator, now: float, entry: Entry) -> None:
+def start_following(state: RunState, course: Course, now: float, entry: Entry) -> None:
     """After entering: records to follow, or a place among those who need the state."""
-    following = c.chain.after(entry.head) if entry.holds_state else None
+    following = course.chain.after(entry.head) if entry.holds_state else None
     if following is None:
-        entry.needs_state = True
+        entry.wait_for_state()
         return
     for record in following:
-        c.outlet.send(now, entry.key, Committed(pack(record)))
+        state.outlet.send(now, entry.key, Committed(pack(record)))
 
 
-def applied(c: Coordinator, now: float, entry: Entry, message: Applied) -> None:
+def applied(state: RunState, course: Course, now: float, entry: Entry, message: Applied) -> None:
     """A member tells the digest of a version that it holds; a minority is repaired (S1)."""
     entry.digests[message.fragment] = (message.version, message.state)
-    if message.version != c.chain.base(message.fragment) or c.rules.gossips:
+    if message.version != course.chain.base(message.fragment):
         return
-    agreed, _ = agreed_state(c.roster.active(), message.fragment, message.version)
-    for other in c.roster.active():
-        held = other.digests.get(message.fragment)
-        if held is not None and held[0] == message.version and held[1] != agreed:
-            c.outlet.trace(ParityTrace(peer=other.key, fragment=message.fragment, index=c.chain.index))
-            _send_back(other)
+    for other in state.mode.dissenters(course, message.fragment):
+        _repair(state, course, other, message.fragment)
 
 
-def caught_up(c: Coordinator, now: float, entry: Entry, message: CaughtUp) -> None:
+def caught_up(state: RunState, course: Course, now: float, entry: Entry, message: CaughtUp) -> None:
     """A member's head. Once it is at most one commit per fragment behind, with no digest that differs
     from the agreed one, it is active: rounds wait for it now (for the grace at most), so that it can
     reach a head that would otherwise move away from it for ever."""
     entry.head, entry.holds_state = message.head, True
-    if c.chain.head == GENESIS and entry.key == c.seed and message.head != GENESIS:
-        c.begin_run(message.head)
-    if entry.active or c.model is None or c.chain.index_of(message.head) < 0:
+    if course.chain.head == GENESIS and entry.key == course.seed and message.head != GENESIS:
+        state.begin_run(course, message.head)
+    if entry.active or course.manifest is None or course.chain.index_of(message.head) < 0:
         return
-    if c.chain.index - c.chain.index_of(message.head) > c.model.num_fragments:
+    if course.chain.index - course.chain.index_of(message.head) > course.manifest.num_fragments:
         return
-    for fragment in () if c.rules.gossips else range(c.model.num_fragments):
-        version = c.chain.base(fragment)
-        held = entry.digests.get(fragment)
-        agreed, _ = agreed_state(c.roster.active(), fragment, version)
-        if held is not None and held[0] == version and agreed not in (b"", held[1]):
-            c.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=c.chain.index))
-            _send_back(entry)
-            return
-    entry.active, entry.needs_state = True, False
-    if c.rules.gossips:
-        _introduce(c, now, entry)
-    c.outlet.trace(ActiveTrace(peer=entry.key, peer_name=entry.name, index=c.chain.index))
+    differing = state.mode.differing_fragment(course, entry)
+    if differing is not None:
+        _repair(state, course, entry, differing)
+        return
+    entry.become_active()
+    state.mode.tell_active(now, entry)
+    state.outlet.trace(ActiveTrace(peer=entry.key, peer_name=entry.name, index=course.chain.index))
 
 
-def _introduce(c: Coordinator, now: float, entry: Entry) -> None:
-    """Gossip: who holds a state may be matched, and must know who else does."""
-    c.roster_feed.add(now, MemberActive(entry.key))
-
-
-def needs_state(c: Coordinator, now: float, entry: Entry, message: NeedState) -> None:
+def needs_state(state: RunState, course: Course, now: float, entry: Entry, message: NeedState) -> None:
     """A member cannot follow."""
-    c.outlet.trace(NeedsStateTrace(peer=entry.key, reason=message.reason))
+    state.outlet.trace(NeedsStateTrace(peer=entry.key, reason=message.reason))
     held = entry.holds_state
-    _send_back(entry)
+    entry.give_up_state()
     entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
 
 
-def _send_back(entry: Entry) -> None:
-    entry.active, entry.needs_state, entry.holds_state = False, True, False
-    entry.ready.clear()
-    entry.digests.clear()
-    entry.will_hold = b""
+def _repair(state: RunState, course: Course, entry: Entry, fragment: int) -> None:
+    """It holds other bits than the others at the same commit: it fetches the state again (S1)."""
+    state.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=course.chain.index))
+    entry.give_up_state()
 
 
-def serve_waiting(c: Coordinator, now: float) -> None:
+def serve_waiting(state: RunState, course: Course, now: float) -> None:
     """Name donors, or the seed, to whoever waits for the state."""
-    if c.model is None:
+    if course.manifest is None:
         return
-    waiting = [e for e in c.roster.entered() if e.needs_state]
-    states = (_states_of_one(c) if c.rules.gossips else _agreed_states(c)) if waiting else []
-    if waiting and all(donors for _, _, donors in states):
+    waiting = [e for e in state.roster.entered_in(course.number) if e.waits_for_state]
+    sources = state.mode.sources(course) if waiting else []
+    if waiting and all(donors for _, _, donors in sources):
         for entry in waiting:
-            _send_donors(c, now, entry, states)
-    elif waiting and c.chain.head == GENESIS:
-        _name_seed(c, now, waiting)
-    _restore_if_lost(c, now)
+            _send_donors(state, course, now, entry, sources)
+    elif waiting and course.chain.head == GENESIS:
+        _name_seed(state, course, now, waiting)
+    _restore_if_lost(state, course, now)
 
 
-_States = list[tuple[int, bytes, list[bytes]]]
-"""By fragment: digest of its state, and who holds it."""
-
-
-def _agreed_states(c: Coordinator) -> _States:
-    assert c.model is not None
-    return [
-        (fragment, *agreed_state(c.roster.active(), fragment, c.chain.base(fragment)))
-        for fragment in range(c.model.num_fragments)
-    ]
-
-
-def _states_of_one(c: Coordinator) -> _States:
-    """Gossip: states differ, so a newcomer copies that of one member, as it is now. One that moved on
-    meanwhile says so, and the next one asks."""
-    assert c.model is not None
-    fragments = range(c.model.num_fragments)
-    whole = [e for e in c.roster.active() if all(f in e.digests for f in fragments)]
-    if not whole:
-        return [(fragment, b"", []) for fragment in fragments]
-    # Whoever is asked takes its turn, so that one who moves too fast is not asked for ever.
-    donor = whole[c.num_donations % len(whole)]
-    return [(fragment, donor.digests[fragment][1], [donor.key]) for fragment in fragments]
-
-
-def _send_donors(c: Coordinator, now: float, entry: Entry, states: _States) -> None:
-    entry.needs_state = False
-    c.num_donations += 1
-    for fragment, digest, donors in states:
-        remaining = len(states) - fragment - 1
-        version = c.chain.base(fragment)
-        message = CatchUp(fragment, version, digest, tuple(donors), c.chain.head, c.chain.index, remaining)
+def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sources: FragmentSources) -> None:
+    chain = course.chain
+    entry.follow_donors()
+    course.num_donations += 1
+    for fragment, digest, donors in sources:
+        remaining = len(sources) - fragment - 1
+        version = chain.base(fragment)
+        message = CatchUp(fragment, version, digest, tuple(donors), chain.head, chain.index, remaining)
         # Donors hear of it before they can hear of the next commit, so the state is still theirs.
         for donor in donors:
-            c.outlet.send(now, donor, Serve(fragment, digest))
-        c.outlet.send(now, entry.key, message)
+            state.outlet.send(now, donor, Serve(fragment, digest))
+        state.outlet.send(now, entry.key, message)
 
 
-def _name_seed(c: Coordinator, now: float, waiting: list[Entry]) -> None:
-    seed = c.roster.entries.get(c.seed) if c.seed else None
-    if seed is not None and seed.entered and not seed.needs_state:
+def _name_seed(state: RunState, course: Course, now: float, waiting: list[Entry]) -> None:
+    seed = state.roster.entries.get(course.seed) if course.seed else None
+    if seed is not None and seed.entered and not seed.waits_for_state:
         return  # the one that was named is at it
-    c.seed = waiting[0].key
-    waiting[0].needs_state = False
-    c.outlet.trace(SeedTrace(peer=c.seed, peer_name=waiting[0].name))
-    c.outlet.send(now, c.seed, Seed(c.roster.epoch))
+    course.seed = waiting[0].key
+    waiting[0].begin_seeding()
+    state.outlet.trace(SeedTrace(peer=course.seed, peer_name=waiting[0].name))
+    state.outlet.send(now, course.seed, Seed(state.roster.epoch))
 
 
-def _restore_if_lost(c: Coordinator, now: float) -> None:
-    head = c.chain.head
-    entered = c.roster.entered()
+def _restore_if_lost(state: RunState, course: Course, now: float) -> None:
+    head = course.chain.head
+    entered = state.roster.entered_in(course.number)
     held = any(e.holds_state and head in (e.head, e.will_hold) for e in entered)
     if held or head == GENESIS or not entered:
-        c.holderless_since = None
+        course.holderless_since = None
         return
-    if c.holderless_since is None:
-        c.holderless_since = now
-    candidates = [e for e in entered if e.holds_state and c.chain.index_of(e.head) >= 0]
-    if now - c.holderless_since < 2 * c.rules.failure_timeout_s:
+    if course.holderless_since is None:
+        course.holderless_since = now
+    candidates = [e for e in entered if e.holds_state and course.chain.index_of(e.head) >= 0]
+    if now - course.holderless_since < 2 * state.rules.failure_timeout_s:
         return
-    if c.chain.index == 0:
-        c.outlet.trace(SeedLostTrace(head=head))
-        c.begin_run(GENESIS)
-        c.holderless_since = c.seed = None
+    if course.chain.index == 0:
+        state.outlet.trace(SeedLostTrace(head=head))
+        state.begin_run(course, GENESIS)
+        course.holderless_since = course.seed = None
         for entry in entered:
-            _send_back(entry)
+            entry.give_up_state()
         return
     if len(candidates) < 1:
-        c.outlet.trace(StateLostTrace(head=head, index=c.chain.index))
-        c.holderless_since = now
+        state.outlet.trace(StateLostTrace(head=head, index=course.chain.index))
+        course.holderless_since = now
         return
-    best = max(candidates, key=lambda e: c.chain.index_of(e.head))
-    c.outlet.trace(RestoredTrace(lost=head, index=c.chain.index, peer=best.key))
-    for current in list(c.rounds.values()):
-        c.abort(now, current, "the state that it builds on is lost")
-    c.holderless_since = None
+    best = max(candidates, key=lambda e: course.chain.index_of(e.head))
+    state.outlet.trace(RestoredTrace(lost=head, index=course.chain.index, peer=best.key))
+    for current in list(course.rounds.values()):
+        state.abort(now, course, current, "the state that it builds on is lost")
+    course.holderless_since = None
     record = Record(
-        head, c.chain.index + 1, ALL_FRAGMENTS, c.roster.epoch, c.next_serial(), 0, (), (), best.head
+        parent=head,
+        index=course.chain.index + 1,
+        fragment=ALL_FRAGMENTS,
+        epoch=state.roster.epoch,
+        serial=state.next_serial(),
+        chunk_elements=0,
+        members=(),
+        weights=(),
+        result=best.head,
+        course=course.number,
     )
-    c.commit(now, record)
+    state.commit(now, course, record)

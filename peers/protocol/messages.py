@@ -272,8 +272,8 @@ class Open:
     founders: Keys
     weights: Weights
     lost: Annotated[tuple[Small, ...], Between(0, 64)]
-    group: Small = 0
-    """Who exchanges with whom: 0 is everyone."""
+    course: Small = 0
+    """The course whose members exchange; today there is one (`peers.coordinator.course`)."""
 
 
 @kind(76)

@@ -48,8 +48,8 @@ class Record:
     members: Keys
     weights: Weights
     result: Key
-    group: Small = 0
-    """Who exchanged with whom: 0 is everyone. Other groups have no use yet."""
+    course: Small = 0
+    """The course whose chain this record belongs to; today there is one (`peers.coordinator.course`)."""
 
     @property
     def restores(self) -> bool:

@@ -11,12 +11,11 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-import peers.coordinator.journal
-import peers.protocol.messages  # registers their kinds
+from peers.coordinator.journal import CommitWritten
 from tests.sim.checkers import Checkers
 from tests.sim.world import HOST, World, key_of
 from transport import frames
-from transport.frames import Between, pack
+from transport.frames import Between, pack, unpack
 
 HOSTILE = 0
 
@@ -55,14 +54,21 @@ def any_message(rng: random.Random, known: list[bytes]) -> Any:
     return cls(*(any_value(rng, hint, known) for hint in hints.values()))
 
 
+def results(world: World) -> list[bytes]:
+    """What records named, in order."""
+    journal = [unpack(entry) for entry in world.net.journal(key_of(HOST))]
+    return [each.commit().result for each in journal if isinstance(each, CommitWritten)]
+
+
 def say_something(world: World, rng: random.Random) -> None:
     key = key_of(HOSTILE)
     node = world.workers[HOSTILE].node
     if not world.alive(HOSTILE) or not node.links:
         return
-    heads = [world.host.coordinator.chain.head] if world.host.coordinator else []
+    assert world.host.coordinator is not None
+    heads = [each.chain.head for each in world.host.coordinator.state.courses.values()]
     known = [key_of(HOST), *(w.key for w in world.workers.values()), *heads]
-    known += [r.result for r in world.host.coordinator.chain.recent()[-3:]] if world.host.coordinator else []
+    known += results(world)[-3:]
 
     def speak(core: Any, now: float) -> None:
         for _ in range(rng.randint(1, 3)):
@@ -105,4 +111,4 @@ def test_every_kind_was_said() -> None:
     rng = random.Random(1)
     said = {type(any_message(rng, [bytes(32)])) for _ in range(3000)}
     assert said == {c for number, c in frames._kinds.items() if number >= 10}
-    assert peers.coordinator.journal.CommitWritten in said
+    assert CommitWritten in said

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
 from peers.admission.door import Door
-from peers.coordinator.coordinator import Rules
+from peers.coordinator.rules import Rules
 from peers.member.matching import Matching
 from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training

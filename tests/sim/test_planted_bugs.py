@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from peers.admission import card
-from peers.coordinator import rounds, state_sync
+from peers.coordinator import rounds, rounds_mode
 from peers.coordinator.open_round import OpenRound
 from peers.node import Node
 from tests.sim.checkers import Violation
@@ -107,7 +107,7 @@ def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pyt
         return (held[-1][0], [held[-1][1]]) if held else (b"", [])
 
     monkeypatch.setattr(VectorReplica, "load", not_loaded)
-    monkeypatch.setattr(state_sync, "agreed_state", whoever_speaks)
+    monkeypatch.setattr(rounds_mode, "agreed_state", whoever_speaks)
     assert "S1" in rules_broken(range(1, 4), [])
 
 
@@ -123,8 +123,8 @@ def test_a_division_by_the_configured_size_is_caught(monkeypatch: pytest.MonkeyP
 def test_a_commit_that_counts_a_lost_member_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     commit = rounds._commit
 
-    def everyone(c: Any, now: float, current: OpenRound, members: Any, digest: bytes) -> None:
-        commit(c, now, current, current.founders, digest)
+    def everyone(state: Any, course: Any, now: float, current: OpenRound, *said: Any) -> None:
+        commit(state, course, now, current, current.founders, said[-1])
 
     monkeypatch.setattr(rounds, "_commit", everyone)
     assert "S3" in rules_broken(range(1, 15))

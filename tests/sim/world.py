@@ -13,7 +13,7 @@ from itertools import count
 
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
-from peers.coordinator.coordinator import Rules
+from peers.coordinator.rules import Rules
 from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded

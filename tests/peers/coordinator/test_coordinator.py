@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from peers.coordinator.coordinator import Coordinator, Rules
+from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.rules import Rules
 from peers.protocol.messages import (
     PROTOCOL,
     Abort,
@@ -99,7 +100,7 @@ class Swarm:
         self.hear(index, CaughtUp(version))
 
     def ready(self, index: int, tokens: int = 8, norm: float = 1.0, fragment: int = 0) -> None:
-        self.hear(index, Ready(fragment, self.core.chain.base(0), tokens, tokens, 1, norm))
+        self.hear(index, Ready(fragment, self.core.state.courses[0].chain.base(0), tokens, tokens, 1, norm))
 
     def told(self, index: int, kind: type) -> list[Any]:
         return [message for peer, message in self.said if peer == key(index) and type(message) is kind]
@@ -221,7 +222,7 @@ def finished_run(num_members: int, **rules: Any) -> tuple[Swarm, bytes]:
     serial = opened(swarm, *indexes).serial
     for index in indexes:
         swarm.hear(index, Done(serial, 0, RESULT))
-    return swarm, swarm.core.chain.head
+    return swarm, swarm.core.state.courses[0].chain.head
 
 
 def test_the_end_of_a_run_is_told_once_all_hold_the_last_result() -> None:
@@ -342,11 +343,11 @@ def test_a_restarted_coordinator_goes_on_where_it_was() -> None:
     for index in (1, 2):
         swarm.hear(index, Done(serial, 0, RESULT))
     again = Swarm(journal=swarm.journal)
-    assert again.core.chain.head == swarm.core.chain.head
-    assert again.core.term == swarm.core.term + 1
+    assert again.core.state.courses[0].chain.head == swarm.core.state.courses[0].chain.head
+    assert again.core.state.term == swarm.core.state.term + 1
     again.enter(1, head=ROOT, holds_state=True)
     assert unpack(again.told(1, Committed)[0].record).result == RESULT
-    assert again.core.next_serial() > serial
+    assert again.core.state.next_serial() > serial
 
 
 def test_a_member_with_another_digest_than_most_is_repaired() -> None:
@@ -354,7 +355,7 @@ def test_a_member_with_another_digest_than_most_is_repaired() -> None:
     serial = opened(swarm, 1, 2, 3).serial
     for index in (1, 2, 3):
         swarm.hear(index, Done(serial, 0, RESULT))
-    head = swarm.core.chain.head
+    head = swarm.core.state.courses[0].chain.head
     for index, digest in ((1, b"a" * 32), (2, b"a" * 32), (3, b"b" * 32)):
         swarm.hear(index, Applied(0, head, digest))
     order = swarm.told(3, CatchUp)[-1]

@@ -1,0 +1,60 @@
+"""A course: everything that belongs to one chain of commits, and so to one shared state.
+
+A run has one course today, number 0, and every member is in it; the stages of a pipeline will have one each.
+Facts only: the rounds, the state and the end of a course are decided elsewhere. What is kept by fragment
+stands here, so that inside the coordinator it is keyed by course and fragment.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from peers.coordinator.chain import Chain
+from peers.coordinator.open_round import OpenRound
+from peers.protocol.manifest import Manifest
+
+_MAX_SUMMARIES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSummary:
+    """What is shown of a commit."""
+
+    fragment: int
+    num_members: int
+    seconds: float
+    """From opening to commit."""
+
+
+def _no_summaries() -> deque[CommitSummary]:
+    return deque(maxlen=_MAX_SUMMARIES)
+
+
+@dataclass(slots=True, eq=False)
+class Course:
+    """One chain of commits, and what is under way to lengthen it."""
+
+    number: int
+    chain: Chain
+    manifest: Manifest | None = None
+    """What its members train; the first of them sets it."""
+    rounds: dict[int, OpenRound] = field(default_factory=dict)
+    """Open rounds by fragment."""
+    ready_since: dict[int, float] = field(default_factory=dict)
+    """By fragment: when the first of the present contributions was offered."""
+    asked: dict[int, float] = field(default_factory=dict)
+    """By fragment: since when it was offered when the others were last asked for it."""
+    seed: bytes | None = None
+    """The member that was named to give the first state."""
+    holderless_since: float | None = None
+    """When it was first seen that no member holds the head."""
+    num_donations: int = 0
+    recent: deque[CommitSummary] = field(default_factory=_no_summaries)
+    """The last commits."""
+    num_steps: int = 0
+    """Gossip: outer steps that all members which hold a state have taken."""
+
+    def round_of(self, serial: int) -> OpenRound | None:
+        """The open round of that serial."""
+        return next((each for each in self.rounds.values() if each.serial == serial), None)

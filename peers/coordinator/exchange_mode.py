@@ -1,0 +1,76 @@
+"""What differs between a run whose members share one state by rounds and one whose members gossip.
+
+One protocol with two implementations, `rounds_mode` and `gossip`; a coordinator chooses one when it is made,
+and nobody else asks which it is. An implementation reads the roster and courses, tells members about each
+other, and answers questions; commits and memberships stay with the coordinator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from peers.coordinator.course import Course
+from peers.coordinator.roster import Entry
+from peers.protocol.messages import MemberGone, Ready, Report
+
+FragmentSources = list[tuple[int, bytes, list[bytes]]]
+"""By fragment: digest of its state, and the keys of members that hold it (none: nobody is known to)."""
+
+
+class ExchangeMode(Protocol):
+    """How members of a run exchange, as far as its coordinator has to know."""
+
+    @property
+    def max_members(self) -> int:
+        """Members that a course may have."""
+        ...
+
+    def num_rounds(self, course: Course) -> int:
+        """How often the model of a course was moved."""
+        ...
+
+    # -- who is here --------------------------------------------------------------------------
+
+    def tell_entered(self, now: float, entry: Entry) -> None:
+        """A member entered: it and the others learn of each other."""
+
+    def tell_active(self, now: float, entry: Entry) -> None:
+        """A member holds a state from now on."""
+
+    def tell_gone(self, now: float, gone: MemberGone) -> None:
+        """A membership is over: the others learn of it."""
+
+    def flush(self, now: float) -> None:
+        """Send what was held back to be said with other things."""
+
+    # -- state --------------------------------------------------------------------------------
+
+    def dissenters(self, course: Course, fragment: int) -> list[Entry]:
+        """Active members that hold other bits of a fragment than most, at its current version."""
+        ...
+
+    def differing_fragment(self, course: Course, entry: Entry) -> int | None:
+        """The first fragment of which a member holds other bits than are agreed on."""
+        ...
+
+    def sources(self, course: Course) -> FragmentSources:
+        """From whom a newcomer gets each fragment."""
+        ...
+
+    # -- contributions and the end ------------------------------------------------------------
+
+    def offered(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
+        """A member offers a contribution to a round."""
+
+    def reported(self, now: float, course: Course, message: Report) -> list[Entry]:
+        """A member told how far it is; the result are those to tell that the run is over, if it is now."""
+        ...
+
+    def tells_end_on_entering(self, entry: Entry) -> bool:
+        """Whether one who enters a finished run is told so at once."""
+        ...
+
+    def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:
+        """Of a finished run: the members that it is time to tell so."""
+        ...

@@ -1,0 +1,107 @@
+"""Gossip: members find groups of their own, and every member has a state of its own.
+
+The coordinator opens no rounds. It tells the roster in batches, since there may be a thousand members, names
+one member to copy for each newcomer, and ends the run when all have taken their outer steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from peers.coordinator.course import Course
+from peers.coordinator.exchange_mode import FragmentSources
+from peers.coordinator.outlet import Outlet
+from peers.coordinator.roster import Entry, Roster
+from peers.coordinator.rules import Rules
+from peers.protocol.messages import MemberActive, MemberGone, MemberIs, Ready, Report
+from peers.protocol.roster_feed import RosterFeed
+from peers.protocol.traces import SwappedTrace
+from transport.limits import Limits
+
+
+class GossipMode:
+    """See `ExchangeMode`."""
+
+    def __init__(self, rules: Rules, limits: Limits, outlet: Outlet, roster: Roster) -> None:
+        self._rules = rules
+        self._outlet = outlet
+        self._roster = roster
+        self._feed = RosterFeed(outlet.send)
+        self.max_members = limits.gossip_members
+
+    def num_rounds(self, course: Course) -> int:
+        """Outer steps that all have taken."""
+        return course.num_steps
+
+    # -- who is here --------------------------------------------------------------------------
+
+    def tell_entered(self, now: float, entry: Entry) -> None:
+        """The newcomer reads the roster from its beginning."""
+        self._feed.entered(now, entry.key)
+        self._feed.add(now, self._roster.member_is(entry))
+
+    def tell_active(self, now: float, entry: Entry) -> None:
+        """One that holds a state may be matched, and must know who else does."""
+        self._feed.add(now, MemberActive(entry.key))
+
+    def tell_gone(self, now: float, gone: MemberGone) -> None:
+        """The others read it with the next batch."""
+        self._feed.left(gone.key)
+        self._feed.add(now, gone)
+
+    def flush(self, now: float) -> None:
+        """Send the batch that is due."""
+        self._feed.flush(now, self._everyone)
+
+    def _everyone(self) -> Iterator[MemberIs | MemberActive]:
+        for entry in self._roster.entered():
+            yield self._roster.member_is(entry)
+            if entry.active:
+                yield MemberActive(entry.key)
+
+    # -- state --------------------------------------------------------------------------------
+
+    def dissenters(self, course: Course, fragment: int) -> list[Entry]:
+        """Nobody: states differ."""
+        return []
+
+    def differing_fragment(self, course: Course, entry: Entry) -> int | None:
+        """None: states differ."""
+        return None
+
+    def sources(self, course: Course) -> FragmentSources:
+        """A newcomer copies one member, as that one is now. A donor that moved on meanwhile says so, and the
+        newcomer asks for the next."""
+        assert course.manifest is not None
+        fragments = range(course.manifest.num_fragments)
+        whole = [e for e in self._roster.active_in(course.number) if all(f in e.digests for f in fragments)]
+        if not whole:
+            return [(fragment, b"", []) for fragment in fragments]
+        # Members are asked in turn, so that one that moves too fast is not asked for ever.
+        donor = whole[course.num_donations % len(whole)]
+        return [(fragment, donor.digests[fragment][1], [donor.key]) for fragment in fragments]
+
+    # -- contributions and the end ------------------------------------------------------------
+
+    def offered(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
+        """There are no rounds to take it."""
+
+    def reported(self, now: float, course: Course, message: Report) -> list[Entry]:
+        """Count the outer step that every member which holds a state has taken; with the last one the run is
+        over for everybody."""
+        if course.num_steps >= self._rules.rounds or message.rounds <= course.num_steps:
+            return []
+        active = self._roster.active_in(course.number)
+        taken = min((each.report.rounds if each.report else 0 for each in active), default=0)
+        if taken > course.num_steps:
+            course.num_steps = taken
+            self._outlet.trace(SwappedTrace(index=taken, members=tuple(each.key for each in active)))
+        return self._roster.entered_in(course.number) if taken >= self._rules.rounds else []
+
+    def tells_end_on_entering(self, entry: Entry) -> bool:
+        """Always: nobody needs a donor any more."""
+        return True
+
+    def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:
+        """Nobody: everyone was told with the last report."""
+        return []

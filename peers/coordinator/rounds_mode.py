@@ -1,0 +1,109 @@
+"""Rounds of the whole course: all members share one state, which every commit moves for all.
+
+States are compared bit by bit (S1), everybody knows everybody at once, and the end is told when all hold the
+last result, so that nobody is left without a donor. How rounds open and commit is in `rounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from peers.coordinator.chain import agreed_state
+from peers.coordinator.course import Course
+from peers.coordinator.exchange_mode import FragmentSources
+from peers.coordinator.outlet import Outlet
+from peers.coordinator.roster import Entry, Roster
+from peers.coordinator.rules import Rules
+from peers.protocol.messages import MemberGone, Ready, Report
+from transport.limits import Limits
+
+
+class RoundsMode:
+    """See `ExchangeMode`."""
+
+    def __init__(self, rules: Rules, limits: Limits, outlet: Outlet, roster: Roster) -> None:
+        self._rules = rules
+        self._outlet = outlet
+        self._roster = roster
+        self._finished_at: float | None = None
+        self.max_members = limits.members
+
+    def num_rounds(self, course: Course) -> int:
+        """Commits that moved the model."""
+        return course.chain.num_rounds
+
+    # -- who is here --------------------------------------------------------------------------
+
+    def tell_entered(self, now: float, entry: Entry) -> None:
+        """Everyone of the course is told of the newcomer, and the newcomer of everyone."""
+        for other in self._roster.entered_in(entry.course):
+            if other is not entry:
+                self._outlet.send(now, other.key, self._roster.member_is(entry))
+                self._outlet.send(now, entry.key, self._roster.member_is(other))
+
+    def tell_active(self, now: float, entry: Entry) -> None:
+        """Nobody needs to know: the coordinator says who is in a round."""
+
+    def tell_gone(self, now: float, gone: MemberGone) -> None:
+        """Everyone of its course is told at once."""
+        for other in self._roster.entered_in(self._roster.entries[gone.key].course):
+            self._outlet.send(now, other.key, gone)
+
+    def flush(self, now: float) -> None:
+        """Nothing is held back."""
+
+    # -- state --------------------------------------------------------------------------------
+
+    def dissenters(self, course: Course, fragment: int) -> list[Entry]:
+        """Those whose digest is not the one that most report (S1)."""
+        active, version = self._roster.active_in(course.number), course.chain.base(fragment)
+        agreed, _ = agreed_state(active, fragment, version)
+        held = [(entry, entry.digests.get(fragment)) for entry in active]
+        return [entry for entry, each in held if each and each[0] == version and each[1] != agreed]
+
+    def differing_fragment(self, course: Course, entry: Entry) -> int | None:
+        """The first fragment of the current version whose digest is another than the agreed one."""
+        assert course.manifest is not None
+        for fragment in range(course.manifest.num_fragments):
+            version = course.chain.base(fragment)
+            held = entry.digests.get(fragment)
+            agreed, _ = agreed_state(self._roster.active_in(course.number), fragment, version)
+            if held is not None and held[0] == version and agreed not in (b"", held[1]):
+                return fragment
+        return None
+
+    def sources(self, course: Course) -> FragmentSources:
+        """Of each fragment the agreed state, and all who hold it."""
+        assert course.manifest is not None
+        active = self._roster.active_in(course.number)
+        return [
+            (fragment, *agreed_state(active, fragment, course.chain.base(fragment)))
+            for fragment in range(course.manifest.num_fragments)
+        ]
+
+    # -- contributions and the end ------------------------------------------------------------
+
+    def offered(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
+        """It stands until a round takes it, or the member takes it back."""
+        entry.ready[message.fragment] = message
+        course.ready_since.setdefault(message.fragment, now)
+
+    def reported(self, now: float, course: Course, message: Report) -> list[Entry]:
+        """What members count themselves does not end a run with rounds."""
+        return []
+
+    def tells_end_on_entering(self, entry: Entry) -> bool:
+        """One that holds a state may still be the donor of others."""
+        return not entry.holds_state
+
+    def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:
+        """Everyone, once all hold the last result or had their time to: a member that is told leaves the run,
+        and whoever is behind then has nobody to fetch the result from."""
+        if self._finished_at is None:
+            self._finished_at = now
+        untold = [entry for entry in self._roster.entered() if not entry.told_finished]
+        behind = any(
+            entry.head != courses[entry.course].chain.head or not entry.holds_state for entry in untold
+        )
+        patience_s = self._rules.grace_s + 2 * self._rules.failure_timeout_s
+        return untold if not behind or now - self._finished_at > patience_s else []

@@ -1,0 +1,37 @@
+"""What a run's settings say to its coordinator about members and rounds.
+
+Plain values, made once by whoever starts the run. Decides nothing, and knows no settings file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the run's settings say about rounds."""
+
+    settings: bytes
+    """Digest of the run's settings."""
+    min_peers: int = 2
+    rounds: int = 1 << 40
+    """Commits after which the run is finished."""
+    failure_timeout_s: float = 6.0
+    """Silence after which a peer counts as dead; every other time follows from it."""
+    grace_s: float = 30.0
+    """How long a round waits for a straggler after the first member is ready."""
+    outlier_factor: float = 100.0
+    """A contribution whose norm is more times the median of the others' is refused; 0 for never."""
+    quorum: int = 0
+    """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
+
+    gossips: bool = False
+    """Members exchange in groups of their own: there are no rounds, and states differ."""
+    paces: bool = False
+    """Members are told how fast the fastest is, since slower ones take fewer inner steps."""
+
+    @property
+    def fewest(self) -> int:
+        """Fewest contributions in a round."""
+        return self.quorum or self.min_peers

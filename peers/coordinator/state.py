@@ -1,0 +1,140 @@
+"""What the parts of a coordinator share: roster, courses, term, and the few operations on all of them.
+
+Every decision that others rely on is journaled before it is said: `begin_run` and `commit` do that here. Who
+decides is elsewhere: rounds in `rounds`, newcomers in `state_sync`, memberships in `coordinator`. A restarted
+coordinator finds here again what its journal says, and serials that never meet those of an earlier life.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peers.coordinator.chain import Chain
+from peers.coordinator.course import Course
+from peers.coordinator.exchange_mode import ExchangeMode
+from peers.coordinator.journal import CommitWritten, ModelAgreed, PeerCertified, RunBegan, TermBegan
+from peers.coordinator.open_round import OpenRound
+from peers.coordinator.outlet import Outlet
+from peers.coordinator.roster import Entry, Roster
+from peers.coordinator.rules import Rules
+from peers.protocol.manifest import Manifest
+from peers.protocol.messages import Abort, Committed, Finished
+from peers.protocol.record import Record
+from peers.protocol.traces import AbortedTrace
+from transport.frames import pack
+from transport.limits import Limits
+
+
+class RunState:
+    """A run as its coordinator knows it."""
+
+    def __init__(
+        self,
+        me: bytes,
+        rules: Rules,
+        limits: Limits,
+        outlet: Outlet,
+        roster: Roster,
+        mode: ExchangeMode,
+    ) -> None:
+        self.me = me
+        self.rules = rules
+        self.limits = limits
+        self.outlet = outlet
+        self.roster = roster
+        self.mode = mode
+        self.courses = {0: Course(0, Chain(limits.history_records))}
+        """By number; there is always number 0."""
+        self.term = 0
+        self._num_serials = 0
+
+    # -- lives --------------------------------------------------------------------------------
+
+    def restore(self, entries: list[Any]) -> None:
+        """Replay the journal: the same decisions, in order. Models and first states are course 0's, for their
+        entries name no course."""
+        for entry in entries:
+            match entry:
+                case TermBegan():
+                    self.term = entry.term
+                case PeerCertified():
+                    self.roster.certify(entry.key, entry.name)
+                case ModelAgreed():
+                    self.courses[0].manifest = entry.manifest()
+                case RunBegan():
+                    self.courses[0].chain.begin(entry.head)
+                case CommitWritten():
+                    record = entry.commit()
+                    self.courses[record.course].chain.append(record)
+
+    def begin_term(self) -> None:
+        """Begin this life: its epochs and serials never meet those of an earlier one."""
+        self.term += 1
+        self.outlet.store(pack(TermBegan(self.term)))
+        self.roster.epoch = self.term << 32
+
+    def next_serial(self) -> int:
+        """A number that no other round of this run has."""
+        self._num_serials += 1
+        return (self.term << 32) + self._num_serials
+
+    # -- courses ------------------------------------------------------------------------------
+
+    def course_for(self, stage: int) -> Course:
+        """The course of a stage; a stage that has none of its own is trained in course 0."""
+        return self.courses.get(stage, self.courses[0])
+
+    def course_of(self, entry: Entry) -> Course:
+        """The course that a member belongs to."""
+        return self.courses[entry.course]
+
+    @property
+    def num_rounds(self) -> int:
+        """How often the model was moved, all of it."""
+        return min(self.mode.num_rounds(course) for course in self.courses.values())
+
+    @property
+    def finished(self) -> bool:
+        """Every course has its rounds."""
+        return self.num_rounds >= self.rules.rounds
+
+    def tell_finished(self, now: float, entry: Entry) -> None:
+        """A member learns that the run is over."""
+        entry.told_finished = True
+        self.outlet.send(now, entry.key, Finished(self.num_rounds))
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    def agree_on_model(self, course: Course, manifest: Manifest) -> None:
+        """What the first member of a course trains is what all of it train."""
+        course.manifest = manifest
+        self.outlet.store(pack(ModelAgreed.of(manifest)))
+
+    def begin_run(self, course: Course, head: bytes) -> None:
+        """Name a course's first state, or with `GENESIS` say that it is lost."""
+        self.outlet.store(pack(RunBegan(head)))
+        course.chain.begin(head)
+
+    def commit(self, now: float, course: Course, record: Record) -> bytes:
+        """Write a record, then say it; its hash is the new head."""
+        self.outlet.store(pack(CommitWritten.of(record)))
+        head = course.chain.append(record)
+        self.announce(now, course, record)
+        return head
+
+    def announce(self, now: float, course: Course, record: Record) -> None:
+        """Tell a course's members of a record; contributions to what it moved are void."""
+        message = Committed(pack(record))
+        for entry in self.roster.entered_in(course.number):
+            if record.restores:
+                entry.ready.clear()
+            else:
+                entry.ready.pop(record.fragment, None)
+            self.outlet.send(now, entry.key, message)
+
+    def abort(self, now: float, course: Course, current: OpenRound, reason: str) -> None:
+        """Give a round up; contributions stay offered."""
+        del course.rounds[current.fragment]
+        self.outlet.trace(AbortedTrace(serial=current.serial, fragment=current.fragment, reason=reason))
+        for member in current.members:
+            self.outlet.send(now, member, Abort(current.serial, reason, True))

@@ -1,0 +1,279 @@
+"""What a coordinator tells of its run to whoever holds a ticket: typed values, and their plain form.
+
+The plain form is what travels and what `diloco status --json` prints: tables, lists, numbers, texts and keys,
+under the names that older programs read. Reading it back trusts nothing: `RunStatus.from_plain` checks every
+type and size, for the host may be anybody. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from peers.coordinator.course import CommitSummary
+from peers.coordinator.roster import Entry
+from peers.coordinator.state import RunState
+from transport.errors import BadFrame
+from transport.limits import LIMITS
+
+_MAX_COUNT = 1 << 62
+_MAX_TEXT = 256
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member that has entered."""
+
+    name: str
+    key: bytes
+    active: bool
+    """It holds the shared state; otherwise it is on its way there."""
+    silent_s: float
+    """Seconds since it was last heard; since it entered, if its link was heard of nothing."""
+    step: int
+    """Inner steps; this and all below is what the member reports of itself, and 0 before its first report."""
+    tokens: int
+    loss: float
+    tokens_per_second: float
+    speed: float
+    """Tokens per second without the time that it waited."""
+    bytes_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRoundStatus:
+    """One round that is open."""
+
+    serial: int
+    fragment: int
+    attempt: int
+    num_members: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """A run at one moment."""
+
+    members: tuple[MemberStatus, ...]
+    epoch: int
+    term: int
+    head: bytes
+    num_rounds: int
+    max_rounds: int
+    """Rounds after which the run is finished."""
+    over: bool
+    """The run is finished, and its members know."""
+    open_rounds: tuple[OpenRoundStatus, ...]
+    model: str
+    """A readable line about the model; empty before the first member entered."""
+    codec: str
+    num_elements: tuple[int, ...]
+    """Elements by fragment."""
+    recent: tuple[CommitSummary, ...]
+    """The last commits, the latest at the end."""
+
+    @property
+    def num_members(self) -> int:
+        """Members that have entered."""
+        return len(self.members)
+
+    def plain(self) -> dict[str, Any]:
+        """Tables, lists and values that msgpack carries."""
+        return {
+            "members": [
+                {
+                    "name": each.name,
+                    "key": each.key,
+                    "active": each.active,
+                    "silent_s": each.silent_s,
+                    "step": each.step,
+                    "tokens": each.tokens,
+                    "loss": each.loss,
+                    "tokens_per_second": each.tokens_per_second,
+                    "speed": each.speed,
+                    "bytes_sent": each.bytes_sent,
+                }
+                for each in self.members
+            ],
+            "epoch": self.epoch,
+            "term": self.term,
+            "head": self.head,
+            "rounds": self.num_rounds,
+            "rounds_wanted": self.max_rounds,
+            "over": self.over,
+            "open": [
+                {
+                    "serial": each.serial,
+                    "fragment": each.fragment,
+                    "attempt": each.attempt,
+                    "members": each.num_members,
+                }
+                for each in self.open_rounds
+            ],
+            "model": self.model,
+            "codec": self.codec,
+            "elements": list(self.num_elements),
+            "recent": [[each.fragment, each.num_members, each.seconds] for each in self.recent],
+        }
+
+    @classmethod
+    def from_plain(cls, plain: object) -> RunStatus:
+        """The status that a host sent. Names that are unknown here are passed over; raises `BadFrame` for
+        anything that is missing, of another type, or larger than a run can be."""
+        table = _Table(plain, "the status")
+        return cls(
+            members=tuple(_member(each) for each in table.rows("members", LIMITS.gossip_members)),
+            epoch=table.count("epoch"),
+            term=table.count("term"),
+            head=table.key("head"),
+            num_rounds=table.count("rounds"),
+            max_rounds=table.count("rounds_wanted"),
+            over=table.flag("over"),
+            open_rounds=tuple(_open_round(each) for each in table.rows("open", LIMITS.message_items)),
+            model=table.text("model"),
+            codec=table.text("codec"),
+            num_elements=tuple(
+                _checked_count(each, "elements") for each in table.rows("elements", LIMITS.message_items)
+            ),
+            recent=tuple(_summary(each) for each in table.rows("recent", LIMITS.message_items)),
+        )
+
+
+def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
+    """The run as its coordinator knows it at this moment."""
+    first = state.courses[0]
+    return RunStatus(
+        members=tuple(_status_of(state, now, entry) for entry in state.roster.entered()),
+        epoch=state.roster.epoch,
+        term=state.term,
+        head=first.chain.head,
+        num_rounds=state.num_rounds,
+        max_rounds=state.rules.rounds,
+        over=over,
+        open_rounds=tuple(
+            OpenRoundStatus(each.serial, each.fragment, each.attempt, len(each.members))
+            for course in state.courses.values()
+            for each in course.rounds.values()
+        ),
+        model=first.manifest.model if first.manifest else "",
+        codec=first.manifest.codec if first.manifest else "",
+        num_elements=first.manifest.elements if first.manifest else (),
+        recent=tuple(first.recent),
+    )
+
+
+def _status_of(state: RunState, now: float, entry: Entry) -> MemberStatus:
+    heard_at = max(entry.entered_at, state.outlet.last_heard(now, entry.key))
+    report = entry.report
+    return MemberStatus(
+        name=entry.name,
+        key=entry.key,
+        active=entry.active,
+        silent_s=0.0 if entry.key == state.me else round(now - heard_at, 2),
+        step=report.step if report else 0,
+        tokens=report.tokens if report else 0,
+        loss=report.loss if report else 0.0,
+        tokens_per_second=report.tokens_per_second if report else 0.0,
+        speed=report.speed if report else 0.0,
+        bytes_sent=report.bytes_sent if report else 0,
+    )
+
+
+# -- reading what a host sent -----------------------------------------------------------------------
+
+
+class _Table:
+    """A table from another process; every value is checked when it is read."""
+
+    def __init__(self, plain: object, what: str) -> None:
+        if not isinstance(plain, dict):
+            raise BadFrame(f"{what} is no table")
+        self._plain = plain
+        self._what = what
+
+    def _value(self, name: str) -> object:
+        if name not in self._plain:
+            raise BadFrame(f"{self._what} has no {name}")
+        found: object = self._plain[name]
+        return found
+
+    def count(self, name: str) -> int:
+        return _checked_count(self._value(name), name)
+
+    def number(self, name: str) -> float:
+        return _checked_number(self._value(name), name)
+
+    def flag(self, name: str) -> bool:
+        value = self._value(name)
+        if not isinstance(value, bool):
+            raise BadFrame(f"{name} is neither true nor false")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._value(name)
+        if not isinstance(value, str) or len(value) > _MAX_TEXT:
+            raise BadFrame(f"{name} is no text of at most {_MAX_TEXT} characters")
+        return value
+
+    def key(self, name: str) -> bytes:
+        value = self._value(name)
+        if not isinstance(value, bytes) or len(value) != _KEY_BYTES:
+            raise BadFrame(f"{name} is not {_KEY_BYTES} bytes")
+        return value
+
+    def rows(self, name: str, most: int) -> list[object]:
+        value = self._value(name)
+        if not isinstance(value, list) or len(value) > most:
+            raise BadFrame(f"{name} is no list of at most {most}")
+        return value
+
+
+def _checked_count(value: object, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= _MAX_COUNT:
+        raise BadFrame(f"{name} is no count")
+    return value
+
+
+def _checked_number(value: object, name: str) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise BadFrame(f"{name} is no finite number")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _member(plain: object) -> MemberStatus:
+    table = _Table(plain, "a member")
+    return MemberStatus(
+        name=table.text("name"),
+        key=table.key("key"),
+        active=table.flag("active"),
+        silent_s=table.number("silent_s"),
+        step=table.count("step"),
+        tokens=table.count("tokens"),
+        loss=table.number("loss"),
+        tokens_per_second=table.number("tokens_per_second"),
+        speed=table.number("speed"),
+        bytes_sent=table.count("bytes_sent"),
+    )
+
+
+def _open_round(plain: object) -> OpenRoundStatus:
+    table = _Table(plain, "an open round")
+    return OpenRoundStatus(
+        serial=table.count("serial"),
+        fragment=table.count("fragment"),
+        attempt=table.count("attempt"),
+        num_members=table.count("members"),
+    )
+
+
+def _summary(plain: object) -> CommitSummary:
+    if not isinstance(plain, list) or len(plain) != 3:
+        raise BadFrame("a recent commit is no list of fragment, members and seconds")
+    fragment, num_members, seconds = plain
+    return CommitSummary(
+        _checked_count(fragment, "a recent commit's fragment"),
+        _checked_count(num_members, "a recent commit's members"),
+        _checked_number(seconds, "a recent commit's seconds"),
+    )
