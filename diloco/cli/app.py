@@ -6,6 +6,7 @@ What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ from diloco.monitoring.run_view import RunView, Screen
 from diloco.rules import num_commits
 from diloco.settings import commented_toml, load_settings
 from diloco.swarm.entry import TICKET_HOURS
+from diloco.swarm.handshake import ask_status
 from diloco.terminal import printable
 from peers.admission.ticket import read_ticket
 from peers.errors import PeersError
@@ -197,30 +199,38 @@ def join(
         print(_train(swarm, recipe, data, device, save, threads, events, interrupts).line())
 
 
-@app.command(epilog=_examples("diloco status @ticket"))
-def status(ticket: TicketArgument) -> None:
+@app.command(epilog=_examples("diloco status @ticket", "diloco status @ticket --json | jq .rounds"))
+def status(
+    ticket: TicketArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs; keys are hexadecimal.")] = False,
+) -> None:
     """Show who is in a run and how far it is."""
-    found = diloco.status(ticket)
-    title = f"round {found['rounds']} of {found['rounds_wanted']}, {found['model'] or 'no model yet'}"
+    found = ask_status(ticket)
+    if as_json:
+        print(json.dumps(found.plain(), default=bytes.hex))
+        return
+    title = f"round {found.num_rounds} of {found.max_rounds}, {found.model or 'no model yet'}"
     table = Table(title=Text(printable(title)))
     for heading in ("worker", "key", "state", "step", "loss", "tokens/s", "MB sent", "silent s"):
         table.add_column(heading)
-    for each in found["members"]:
+    for each in found.members:
         table.add_row(
-            Text(printable(each["name"])),
-            short(each["key"]),
-            "active" if each["active"] else "joining",
-            f"{each['step']:,}",
-            f"{each['loss']:.3f}",
-            f"{each['tokens_per_second']:,.0f}",
-            f"{each['bytes_sent'] / 1e6:.1f}",
-            f"{each['silent_s']:.1f}",
+            Text(printable(each.name)),
+            short(each.key),
+            "active" if each.active else "joining",
+            f"{each.step:,}",
+            f"{each.loss:.3f}",
+            f"{each.tokens_per_second:,.0f}",
+            f"{each.bytes_sent / 1e6:.1f}",
+            f"{each.silent_s:.1f}",
         )
     console = Console()
     console.print(table)
-    for each in found["open"]:
-        attempt = f"attempt {each['attempt'] + 1}"
-        console.print(f"open: fragment {each['fragment']} with {each['members']} members, {attempt}")
+    for open_round in found.open_rounds:
+        console.print(
+            f"open: fragment {open_round.fragment} with {open_round.num_members} members, "
+            f"attempt {open_round.attempt + 1}"
+        )
 
 
 @ticket_app.command("show", epilog=_examples("diloco ticket show @ticket"))

@@ -13,6 +13,7 @@ from diloco.settings import RunSettings
 from peers.admission.card import CARD_TAG, Card
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
+from peers.coordinator.status import RunStatus
 from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
 from transport.errors import BadFrame, KnockTimeout, TransportError
 from transport.frames import pack, unpack, unpack_items
@@ -25,15 +26,22 @@ _STATUS_BYTES = 1 << 20
 
 
 def status(ticket: str, timeout_s: float = KNOCK_S) -> dict[str, Any]:
-    """What the host of a ticket knows of its run: roster, rounds, open exchanges. Errors as `join`."""
+    """What the host of a ticket knows of its run: roster, rounds, open exchanges. Errors as `join`.
+
+    Plain values, as `RunStatus.plain` of `peers.coordinator.status` makes them."""
+    return ask_status(ticket, timeout_s).plain()
+
+
+def ask_status(ticket: str, timeout_s: float = KNOCK_S) -> RunStatus:
+    """The same as `status`, typed and checked."""
     found = read_ticket(ticket, time.time())
     header, payload = _ask(found, pack(AskStatus(PROTOCOL)), timeout_s)
     if not isinstance(_understood(header), StatusFollows):
         raise JoinError("rubbish", "the host sent something else than its status")
-    plain = unpack_items(payload, LIMITS, _STATUS_BYTES)
-    if not isinstance(plain, dict):
-        raise JoinError("rubbish", "the host's status is no table")
-    return plain
+    try:
+        return RunStatus.from_plain(unpack_items(payload, LIMITS, _STATUS_BYTES))
+    except BadFrame as error:
+        raise JoinError("rubbish", f"the host's status cannot be read: {error}") from None
 
 
 def knock_for_settings(ticket: Ticket, identity: Identity, name: str, timeout_s: float) -> RunSettings:

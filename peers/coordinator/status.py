@@ -131,11 +131,11 @@ class RunStatus:
             num_rounds=table.count("rounds"),
             max_rounds=table.count("rounds_wanted"),
             over=table.flag("over"),
-            open_rounds=tuple(_open_round(each) for each in table.rows("open", LIMITS.message_items)),
+            open_rounds=tuple(_open_round(each) for each in table.rows("open", LIMITS.fragments)),
             model=table.text("model"),
             codec=table.text("codec"),
             num_elements=tuple(
-                _checked_count(each, "elements") for each in table.rows("elements", LIMITS.message_items)
+                _checked_count(each, "elements") for each in table.rows("elements", LIMITS.fragments)
             ),
             recent=tuple(_summary(each) for each in table.rows("recent", LIMITS.message_items)),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import diloco
+from diloco.cli.app import app
 from diloco.training.attach import Outer
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair
@@ -117,6 +120,20 @@ def test_another_model_is_refused_with_what_differs_and_others_go_on(
         before = outer.round
         train(ours, optimizer, 6)
         assert outer.round > before
+
+
+def test_the_status_is_the_hosts_own_as_a_table_and_as_json_for_programs(host: diloco.Swarm) -> None:
+    with diloco.join(host.ticket, listen=LOCAL, name="one") as swarm:
+        worker(nn.Linear(4, 2), swarm)
+        found = diloco.status(host.ticket)
+        (member,) = found["members"]
+        assert found | {"members": None} == host.status() | {"members": None}
+        done = CliRunner().invoke(app, ["status", host.ticket, "--json"])
+        shown = json.loads(done.output)
+        assert shown["head"] == found["head"].hex()
+        assert shown["members"][0]["key"] == member["key"].hex()
+        assert set(shown) == set(found)
+        assert "one" in CliRunner().invoke(app, ["status", host.ticket]).output
 
 
 def test_who_joins_later_knows_how_many_rounds_its_state_has(host: diloco.Swarm) -> None:
