@@ -29,18 +29,19 @@ class MemberState(Enum):
     """It holds the shared state, so it may contribute and be a donor."""
 
 
-_A, _W, _S = MemberState.ABSENT, MemberState.WAITING_FOR_STATE, MemberState.SEEDING
-_F, _H = MemberState.FOLLOWING, MemberState.ACTIVE
+_HERE = frozenset(MemberState) - {MemberState.ABSENT}
 
-TRANSITIONS: dict[MemberState, frozenset[MemberState]] = {
-    _A: frozenset({_F}),
-    _W: frozenset({_A, _W, _S, _F, _H}),
-    _S: frozenset({_A, _W, _H}),
-    _F: frozenset({_A, _W, _H}),
-    _H: frozenset({_A, _W}),
+TRANSITIONS: dict[str, tuple[frozenset[MemberState], MemberState]] = {
+    "enter": (frozenset({MemberState.ABSENT}), MemberState.FOLLOWING),
+    "wait_for_state": (frozenset({MemberState.FOLLOWING}), MemberState.WAITING_FOR_STATE),
+    "give_up_state": (_HERE, MemberState.WAITING_FOR_STATE),
+    "begin_seeding": (frozenset({MemberState.WAITING_FOR_STATE}), MemberState.SEEDING),
+    "follow_donors": (frozenset({MemberState.WAITING_FOR_STATE}), MemberState.FOLLOWING),
+    "become_active": (_HERE - {MemberState.ACTIVE}, MemberState.ACTIVE),
+    "leave": (_HERE, MemberState.ABSENT),
 }
-"""By state: those that may come next. A member that waits may ask again, and may become active without a
-donor, since it may reach the head by itself."""
+"""By transition, which is a method of `Entry`: the states that it may leave, and the one it leads to. A
+member that waits may become active without a donor, since it may reach the head by itself."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,15 +91,16 @@ class Entry:
         """Donors are to be named to it."""
         return self.member_state is MemberState.WAITING_FOR_STATE
 
-    def _move_to(self, state: MemberState) -> None:
-        assert state in TRANSITIONS[self.member_state], (
-            f"a member that is {self.member_state.value} cannot become {state.value}"
+    def _make(self, transition: str) -> None:
+        before, after = TRANSITIONS[transition]
+        assert self.member_state in before, (
+            f"a member that is {self.member_state.value} cannot become {after.value} ({transition})"
         )
-        self.member_state = state
+        self.member_state = after
 
     def enter(self, now: float, message: Enter, order: int, course: int) -> None:
         """A fresh membership: nothing of an earlier one counts (S14)."""
-        self._move_to(MemberState.FOLLOWING)
+        self._make("enter")
         self.name, self.addresses, self.stage = message.name, message.addresses, message.stage
         self.order, self.entered_at, self.course = order, now, course
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
@@ -107,30 +109,30 @@ class Entry:
 
     def wait_for_state(self) -> None:
         """It cannot follow from where it is."""
-        self._move_to(MemberState.WAITING_FOR_STATE)
+        self._make("wait_for_state")
 
     def give_up_state(self) -> None:
         """It waits, and nothing that it held, offered or was to hold counts any more."""
-        self._move_to(MemberState.WAITING_FOR_STATE)
+        self._make("give_up_state")
         self.holds_state, self.will_hold = False, b""
         self.ready.clear()
         self.digests.clear()
 
     def begin_seeding(self) -> None:
         """Its state becomes the run's first."""
-        self._move_to(MemberState.SEEDING)
+        self._make("begin_seeding")
 
     def follow_donors(self) -> None:
         """It was told who has the state."""
-        self._move_to(MemberState.FOLLOWING)
+        self._make("follow_donors")
 
     def become_active(self) -> None:
         """It has the state."""
-        self._move_to(MemberState.ACTIVE)
+        self._make("become_active")
 
     def leave(self) -> None:
         """Its membership is over."""
-        self._move_to(MemberState.ABSENT)
+        self._make("leave")
         self.holds_state, self.will_hold, self.ready = False, b"", {}
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peers.coordinator.journal import CommitWritten, Journal, PeerCertified, TermBegan
+from peers.coordinator.journal import CommitWritten, Journal, ModelAgreed, PeerCertified, RunBegan, TermBegan
 from peers.errors import JournalError
+from peers.protocol.manifest import Manifest
+from peers.protocol.messages import Open
 from peers.protocol.record import GENESIS, Record
-from transport.frames import pack
+from transport.frames import pack, unpack
 
 RECORD = Record(GENESIS, 1, 0, 5, 9, 256, (b"k" * 32,), (8.0,), b"r" * 32)
 ENTRIES = [TermBegan(1), PeerCertified(b"k" * 32, "w0"), CommitWritten.of(RECORD), TermBegan(2)]
@@ -65,3 +68,42 @@ def test_a_record_names_the_state_after_it() -> None:
     same = Record(**{name: getattr(RECORD, name) for name in Record.__slots__})  # type: ignore[attr-defined]
     assert same.hash() == RECORD.hash()
     assert CommitWritten.of(RECORD).commit() == RECORD
+
+
+WRITTEN = bytes.fromhex(
+    "0000000379c4a603925d0100000027b25015be935ec4206b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b"
+    "6b6b6b6b6ba277300000007c3bc8051b925fc478975cc4207373737373737373737373737373737373737373737373737373"
+    "737373737373c4207474747474747474747474747474747474747474747474747474747474747474c4206868686868686868"
+    "686868686868686868686868686868686868686868686868a4696e743892641ca767707420313238000000248a55d3609261"
+    "c4203030303030303030303030303030303030303030303030303030303030303030000000876d85e1809260c4839b1ec420"
+    "3030303030303030303030303030303030303030303030303030303030303030010005cf0000000100000009cd010091c420"
+    "6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b91cb4020000000000000c420727272727272"
+    "727272727272727272727272727272727272727272727272727200"
+)
+"""A journal as the first version wrote it."""
+
+
+def test_a_journal_of_the_first_version_is_read_and_would_be_written_the_same(tmp_path: Path) -> None:
+    key, model = b"k" * 32, Manifest(b"s" * 32, b"t" * 32, b"h" * 32, "int8", (100, 28), "gpt 128")
+    record = Record(b"0" * 32, 1, 0, 5, (1 << 32) + 9, 256, (key,), (8.0,), b"r" * 32, course=0)
+    meant = [
+        TermBegan(1),
+        PeerCertified(key, "w0"),
+        ModelAgreed.of(model),
+        RunBegan(b"0" * 32),
+        CommitWritten.of(record),
+    ]
+    (tmp_path / "old").write_bytes(WRITTEN)
+    assert entries(tmp_path / "old") == meant
+    assert record.hash().hex() == "585f5728d265c0f844f86d9551305c58bf9da046c0a9e35a84ec8c9543f334e8"
+    with closing(Journal(tmp_path / "new")) as journal:
+        for entry in meant:
+            journal.append(pack(entry))
+    assert (tmp_path / "new").read_bytes() == WRITTEN
+
+
+def test_an_open_says_its_course_where_the_first_version_had_a_zero() -> None:
+    said = Open(9, 1, 0, b"0" * 32, 256, (b"k" * 32,), (8.0,), (), course=0)
+    first = f"9a4b090100c420{'30' * 32}cd010091c420{'6b' * 32}91cb40200000000000009000"
+    assert pack(said).hex() == first
+    assert unpack(pack(replace(said, course=3))).course == 3

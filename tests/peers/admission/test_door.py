@@ -1,0 +1,95 @@
+"""The door: who is admitted, who is told the status, and who is refused with which words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from peers.admission.card import CARD_TAG, Card
+from peers.admission.door import Door, Invite
+from peers.admission.identity import Identity
+from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Leave, Refused, StatusFollows, Welcome
+from transport.frames import pack, unpack, unpack_items
+
+RUN, SETTINGS = b"r" * 16, b"s" * 32
+LIVE, EXPIRED = b"l" * 32, b"e" * 32
+ME = Identity(b"1" * 32)
+CARD = pack(Card(RUN, ME.public, ME.keys.public, "w"))
+KNOCK = Knock(PROTOCOL, CARD, ME.sign(CARD_TAG, CARD))
+
+
+class Told:
+    """A status of two members."""
+
+    num_members = 2
+
+    def plain(self) -> dict[str, Any]:
+        return {"members": ["a", "b"]}
+
+
+class Behind:
+    """Who is asked behind the door."""
+
+    def __init__(self, refusal: Refused | None = None) -> None:
+        self.admitted: list[tuple[bytes, str]] = []
+        self.refusal = refusal
+
+    def certify(self, key: bytes, name: str) -> Refused | None:
+        self.admitted.append((key, name))
+        return self.refusal
+
+    def status(self, now: float) -> Told:
+        return Told()
+
+
+def answer(message: object, behind: Behind, invite: bytes = LIVE, now: float = 5.0) -> tuple[Any, bytes]:
+    door = Door(RUN, b"the settings", SETTINGS, {LIVE: Invite(LIVE, 10.0), EXPIRED: Invite(EXPIRED, 1.0)})
+    header = message if isinstance(message, bytes) else pack(message)
+    reply, payload = door.answer(now, behind, invite, header)
+    return unpack(reply), payload
+
+
+def test_whoever_holds_a_live_ticket_is_admitted_and_gets_the_settings() -> None:
+    behind = Behind()
+    assert answer(KNOCK, behind) == (Welcome(RUN, SETTINGS), b"the settings")
+    assert behind.admitted == [(ME.keys.public, "w")]
+
+
+def test_the_status_travels_beside_its_announcement() -> None:
+    reply, payload = answer(AskStatus(PROTOCOL), Behind())
+    assert (reply, unpack_items(payload)) == (StatusFollows(2), {"members": ["a", "b"]})
+
+
+def test_a_refusal_from_behind_is_handed_on() -> None:
+    refusal = Refused("full", "no more")
+    assert answer(KNOCK, Behind(refusal)) == (refusal, b"")
+
+
+@pytest.mark.parametrize(
+    ("message", "invite", "code"),
+    [
+        (KNOCK, EXPIRED, "expired"),
+        (KNOCK, b"guessed" + bytes(25), "expired"),
+        (AskStatus(PROTOCOL), EXPIRED, "expired"),
+        (replace(KNOCK, protocol=PROTOCOL + 1), LIVE, "protocol"),
+        (replace(KNOCK, signature=bytes(64)), LIVE, "rubbish"),
+        (Leave("done"), LIVE, "rubbish"),
+        (b"\xc1", LIVE, "rubbish"),
+        (b"", LIVE, "rubbish"),
+    ],
+)
+def test_everyone_else_is_refused_and_admitted_nowhere(message: object, invite: bytes, code: str) -> None:
+    behind = Behind()
+    reply, payload = answer(message, behind, invite)
+    assert (reply.code, payload, behind.admitted) == (code, b"", [])
+
+
+def test_an_invite_opens_nothing_after_its_time_or_once_it_is_revoked() -> None:
+    assert answer(KNOCK, Behind(), now=10.5)[0].code == "expired"
+    door = Door(RUN, b"", SETTINGS, {LIVE: Invite(LIVE, 10.0)})
+    assert door.is_invite(LIVE)
+    door.revoke(LIVE)
+    assert not door.is_invite(LIVE)
+    door.revoke(LIVE)  # once more changes nothing

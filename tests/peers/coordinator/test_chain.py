@@ -1,0 +1,71 @@
+"""The chain of records: one branch, a version per fragment, and the state that most agree on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from peers.coordinator.chain import Chain, agreed_state
+from peers.coordinator.roster import Entry, MemberState
+from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
+
+ROOT = b"0" * 32
+
+
+def follow(chain: Chain, fragment: int) -> bytes:
+    return chain.append(Record(chain.head, chain.index + 1, fragment, 1, 1, 1, (), (), b"r" * 32))
+
+
+def test_a_record_moves_its_fragment_and_no_other() -> None:
+    chain = Chain(8)
+    chain.begin(ROOT)
+    head = follow(chain, 1)
+    assert (chain.base(0), chain.base(1), chain.head, chain.num_rounds) == (ROOT, head, head, 1)
+
+
+def test_a_restoring_record_moves_all_fragments_and_is_no_round() -> None:
+    chain = Chain(8)
+    chain.begin(ROOT)
+    follow(chain, 1)
+    head = follow(chain, ALL_FRAGMENTS)
+    assert (chain.base(0), chain.base(1), chain.index, chain.num_rounds) == (head, head, 2, 1)
+
+
+def test_a_parent_has_one_child() -> None:
+    chain = Chain(8)
+    chain.begin(ROOT)
+    record = Record(ROOT, 1, 0, 1, 1, 1, (), (), b"r" * 32)
+    chain.append(record)
+    with pytest.raises(AssertionError, match="does not follow the head"):
+        chain.append(replace(record, serial=2))
+    with pytest.raises(AssertionError, match="has grown already"):
+        chain.begin(ROOT)
+
+
+def test_records_after_a_head_are_known_as_far_back_as_they_are_kept() -> None:
+    chain = Chain(2)
+    chain.begin(ROOT)
+    heads = [follow(chain, 0) for _ in range(3)]
+    following = chain.after(heads[0])
+    assert following is not None
+    assert [record.hash() for record in following] == heads[1:]
+    assert (chain.after(heads[2]), chain.after(ROOT), chain.after(GENESIS)) == ([], None, None)
+    assert [chain.index_of(head) for head in (ROOT, *heads)] == [-1, 1, 2, 3]
+
+
+def holder(name: str, digest: bytes, state: MemberState = MemberState.ACTIVE) -> Entry:
+    return Entry(name.encode(), name, member_state=state, digests={0: (ROOT, digest)})
+
+
+def test_the_digest_of_most_is_agreed_and_a_tie_goes_to_who_came_first() -> None:
+    a, b, c = holder("a", b"1"), holder("b", b"2"), holder("c", b"2")
+    assert agreed_state([a, b, c], 0, ROOT) == (b"2", [b"b", b"c"])
+    assert agreed_state([a, b], 0, ROOT) == (b"1", [b"a"])
+
+
+def test_only_active_holders_of_that_version_count() -> None:
+    late = holder("late", b"2", MemberState.FOLLOWING)
+    assert agreed_state([late], 0, ROOT) == (b"", [])
+    assert agreed_state([holder("a", b"1")], 0, b"another" * 4) == (b"", [])
+    assert agreed_state([holder("a", b"1")], 1, ROOT) == (b"", [])

@@ -1,0 +1,81 @@
+"""Gossip on the coordinator's side: no rounds, the roster in batches, one donor, the end."""
+
+from __future__ import annotations
+
+from peers.coordinator.exchange_mode import ExchangeMode
+from peers.coordinator.gossip import GossipMode
+from peers.protocol.messages import (
+    CatchUp,
+    Finished,
+    MemberActive,
+    Open,
+    RosterBatch,
+)
+from peers.protocol.roster_feed import messages_in
+from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
+from transport.limits import LIMITS
+
+
+def test_gossip_opens_no_rounds_introduces_members_and_ends_when_all_have_taken_their_steps() -> None:
+    swarm = Swarm(gossips=True, rounds=5)
+    for index in range(2):
+        swarm.enter(index)
+    for index in range(2):
+        swarm.hold(index, digest=bytes([index]) * 32)
+        swarm.ready(index)
+    assert not swarm.told(0, Open)
+    for index in range(2):
+        news = [each for told in swarm.told(index, RosterBatch) for each in messages_in(told.batch)]
+        assert {each.key for each in news if isinstance(each, MemberActive)} == {key(0), key(1)}
+    swarm.hear(0, speed(1.0, rounds=5))
+    assert not swarm.told(0, Finished)
+    swarm.hear(1, speed(1.0, rounds=5))
+    assert swarm.told(0, Finished)
+    assert swarm.core.finished
+
+
+def test_a_gossip_joiner_copies_one_member_as_it_is_now() -> None:
+    swarm = Swarm(gossips=True)
+    for index in range(2):
+        swarm.enter(index)
+        swarm.hold(index, digest=bytes([index]) * 32)
+    swarm.enter(2)
+    (order,) = swarm.told(2, CatchUp)
+    assert len(order.donors) == 1
+    donor = 0 if order.donors[0] == key(0) else 1
+    assert order.state == bytes([donor]) * 32
+
+
+def test_gossip_compares_no_digests_and_offers_wait_for_no_round() -> None:
+    swarm = Swarm(gossips=True)
+    for index in range(3):
+        swarm.enter(index)
+        swarm.hold(index, digest=bytes([index % 2]) * 32)
+        swarm.ready(index)
+    course = swarm.core.state.courses[0]
+    mode: ExchangeMode = swarm.core.state.mode
+    assert isinstance(mode, GossipMode)
+    assert all(entry.active for entry in swarm.core.roster.entered())
+    assert (mode.dissenters(course, 0), course.ready_since) == ([], {})
+    assert mode.max_members == LIMITS.gossip_members
+
+
+def test_a_gossip_donor_is_another_one_each_time() -> None:
+    swarm = Swarm(gossips=True)
+    for index in range(2):
+        swarm.enter(index)
+        swarm.hold(index, digest=bytes([index]) * 32)
+    for index in (2, 3):
+        swarm.enter(index)
+    donors = {swarm.told(index, CatchUp)[0].donors for index in (2, 3)}
+    assert donors == {(key(0),), (key(1),)}
+
+
+def test_who_enters_a_finished_gossip_run_is_told_at_once() -> None:
+    swarm = Swarm(gossips=True, rounds=5)
+    swarm.enter(0)
+    swarm.hold(0)
+    swarm.hear(0, speed(1.0, rounds=5))
+    assert swarm.core.state.num_rounds == 5
+    swarm.enter(1, holds_state=True)
+    assert swarm.told(1, Finished)

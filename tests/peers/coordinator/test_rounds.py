@@ -1,0 +1,208 @@
+"""Rounds: when they open, what they commit, whom they leave out."""
+
+from __future__ import annotations
+
+from peers.coordinator import rounds
+from peers.protocol.messages import (
+    Abort,
+    Applied,
+    CaughtUp,
+    Committed,
+    Done,
+    Leave,
+    Open,
+    Ready,
+    Rejected,
+    Stuck,
+    Wanted,
+)
+from peers.protocol.record import Record
+from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
+from transport.frames import unpack
+
+
+def test_a_round_opens_with_everyone_or_after_the_grace() -> None:
+    swarm = trained(3, grace_s=10.0)
+    swarm.ready(1)
+    swarm.ready(2)
+    assert not swarm.told(1, Open)
+    swarm.later(9.0)
+    assert not swarm.told(1, Open)
+    swarm.later(2.0)
+    assert swarm.told(1, Open)[0].founders == (key(1), key(2))
+    assert not swarm.told(3, Open)
+
+
+def test_fewer_than_the_minimum_never_open_a_round() -> None:
+    swarm = trained(1, min_peers=2)
+    swarm.ready(1)
+    swarm.later(1000.0)
+    assert not swarm.told(1, Open)
+
+
+def test_weights_are_tokens_and_nothing_trained_is_no_offer() -> None:
+    swarm = trained(3, grace_s=1.0)
+    swarm.ready(1, tokens=30)
+    swarm.ready(2, tokens=10)
+    swarm.ready(3, tokens=0)
+    swarm.later(2.0)
+    assert swarm.told(1, Open)[0].weights == (30.0, 10.0)
+
+
+def test_it_commits_only_what_every_live_member_holds_and_journals_it_first() -> None:
+    swarm = trained(2)
+    serial = opened(swarm, 1, 2).serial
+    swarm.hear(1, Done(serial, 0, RESULT))
+    assert not swarm.told(1, Committed)
+    stored = len(swarm.journal)
+    swarm.hear(2, Done(serial, 0, RESULT))
+    assert len(swarm.journal) == stored + 1
+    record = unpack(swarm.told(1, Committed)[0].record)
+    assert isinstance(record, Record)
+    assert (record.parent, record.members, record.result) == (ROOT, (key(1), key(2)), RESULT)
+
+
+def test_a_member_that_goes_silent_is_left_out_and_the_others_go_on() -> None:
+    swarm = trained(3, failure_timeout_s=2.0)
+    serial = opened(swarm, 1, 2, 3).serial
+    swarm.hear(1, Done(serial, 0, RESULT))
+    swarm.silent[key(3)] = 0.0
+    swarm.later(2.5)
+    again = swarm.told(1, Open)[-1]
+    assert (again.serial, again.attempt, again.lost) == (serial, 1, (2,))
+    swarm.hear(1, Done(serial, 0, RESULT))  # of the attempt before: void
+    swarm.hear(2, Done(serial, 1, RESULT))
+    assert not swarm.told(1, Committed)
+    swarm.hear(1, Done(serial, 1, RESULT))
+    record = unpack(swarm.told(1, Committed)[0].record)
+    assert record.members == (key(1), key(2))
+
+
+def test_a_result_that_all_survivors_hold_stands_with_the_one_that_left() -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    for index in (1, 2):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    swarm.hear(3, Leave("done"))
+    record = unpack(swarm.told(1, Committed)[0].record)
+    assert record.members == (key(1), key(2), key(3))
+
+
+def test_below_the_minimum_a_round_is_given_up_and_offers_stand() -> None:
+    swarm = trained(2)
+    opened(swarm, 1, 2)
+    swarm.hear(2, Leave("done"))
+    assert swarm.told(1, Abort)[0].again
+
+
+def test_whoever_differs_from_most_is_set_aside() -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    for index, digest in ((1, RESULT), (2, b"x" * 32), (3, RESULT)):
+        swarm.hear(index, Done(serial, 0, digest))
+    assert not swarm.told(2, Abort)[0].again
+    assert unpack(swarm.told(1, Committed)[0].record).result == RESULT
+
+
+def test_a_split_without_a_majority_is_done_again_by_all() -> None:
+    swarm = trained(2)
+    serial = opened(swarm, 1, 2).serial
+    swarm.hear(1, Done(serial, 0, RESULT))
+    swarm.hear(2, Done(serial, 0, b"x" * 32))
+    again = swarm.told(1, Open)[-1]
+    assert (again.attempt, again.lost) == (1, ())
+    assert not swarm.told(1, Committed)
+
+
+def test_a_split_that_attempts_do_not_heal_is_given_up_and_offers_stand() -> None:
+    swarm = trained(2)
+    serial = opened(swarm, 1, 2).serial
+    for attempt in range(rounds.MAX_SPLIT_ATTEMPTS + 1):
+        assert not swarm.told(1, Abort)
+        swarm.hear(1, Done(serial, attempt, RESULT))
+        swarm.hear(2, Done(serial, attempt, b"x" * 32))
+    assert swarm.told(1, Abort)[0].again
+    assert not swarm.core.state.courses[0].rounds
+
+
+def test_who_was_set_aside_is_not_waited_for_until_some_commits_have_passed() -> None:
+    swarm = trained(3, grace_s=100.0)
+    entry = swarm.core.roster.entries[key(3)]
+    swarm.ready(3, norm=1e6)
+    serial = opened(swarm, 1, 2).serial
+    assert entry.sits_out_until == swarm.chain.index + 1, "an outlier, so the others did not wait"
+    for index in (1, 2):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    assert swarm.chain.index == entry.sits_out_until
+    swarm.said.clear()
+    for index in (1, 2):
+        swarm.hear(index, Ready(0, swarm.chain.head, 8, 8, 2, 1.0))
+    assert not swarm.told(1, Open), "it is waited for again"
+
+
+def test_of_two_that_do_not_reach_each_other_one_sits_out() -> None:
+    swarm = trained(4, failure_timeout_s=2.0)
+    serial = opened(swarm, 1, 2, 3, 4).serial
+    swarm.hear(2, Stuck(serial, 0, (key(4),), ""))
+    swarm.hear(4, Stuck(serial, 0, (key(2),), ""))
+    swarm.later(1.0)
+    assert swarm.told(4, Abort), "the one that came last"
+    assert swarm.told(1, Open)[-1].lost == (3,)
+
+
+def test_an_outlier_is_rejected_with_the_reason() -> None:
+    swarm = trained(3)
+    swarm.ready(1)
+    swarm.ready(2, norm=1.2)
+    swarm.ready(3, norm=1e6)
+    assert "far above" in swarm.told(3, Rejected)[0].reason
+
+
+def test_a_contribution_on_another_base_is_not_taken() -> None:
+    swarm = trained(2)
+    swarm.ready(1)
+    swarm.hear(2, Ready(0, b"?" * 32, 8, 8, 1, 1.0))
+    assert not swarm.told(1, Open)
+
+
+def test_with_a_quorum_a_round_waits_for_no_more_than_that() -> None:
+    swarm = Swarm(quorum=1, min_peers=2, grace_s=0.0)
+    for index in range(3):
+        swarm.enter(index)
+    swarm.hold(0)
+    for index in (1, 2):
+        swarm.hold(index)
+    swarm.ready(1)
+    (opened,) = swarm.told(1, Open)
+    assert opened.founders == (key(1),)
+    assert not swarm.told(2, Open)
+
+
+def test_a_quorum_does_not_let_one_train_alone_unnoticed() -> None:
+    swarm = Swarm(quorum=1, min_peers=2, grace_s=0.0)
+    swarm.enter(0)
+    swarm.hold(0)
+    swarm.ready(0)
+    assert not swarm.told(0, Open)
+
+
+def test_members_that_wait_for_each_other_in_a_circle_are_asked_for_what_has_waited_longest() -> None:
+    swarm = Swarm(min_peers=2)
+    for index in range(2):
+        swarm.enter(index, elements=(100, 100))
+    for index in range(2):
+        for fragment in range(2):
+            swarm.hear(index, Applied(fragment, ROOT, b"d" * 32))
+        swarm.hear(index, CaughtUp(ROOT))
+    swarm.ready(0, fragment=1)
+    swarm.later(1.0)
+    assert not swarm.told(1, Wanted)  # it may still be on its way there
+    swarm.ready(1, fragment=0)
+    swarm.later(0.1)
+    assert (swarm.told(0, Wanted), swarm.told(1, Wanted)) == ([], [Wanted(1)])
+    swarm.later(0.1)
+    assert (swarm.told(0, Wanted), swarm.told(1, Wanted)) == ([Wanted(0)], [Wanted(1)])
+    swarm.later(0.1)
+    assert len(swarm.told(0, Wanted) + swarm.told(1, Wanted)) == 2  # each is asked once
+    swarm.ready(1, fragment=1)
+    assert swarm.told(0, Open)

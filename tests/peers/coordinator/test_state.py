@@ -1,0 +1,129 @@
+"""What a coordinator's parts share: serials, decisions that are journaled before they are said, the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peers.coordinator.chain import Chain
+from peers.coordinator.course import Course
+from peers.coordinator.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
+from peers.coordinator.outlet import Outlet
+from peers.coordinator.roster import Roster
+from peers.coordinator.rounds_mode import RoundsMode
+from peers.coordinator.rules import Rules
+from peers.coordinator.state import RunState
+from peers.protocol.messages import Committed, Ready
+from peers.protocol.record import ALL_FRAGMENTS, Record
+from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, opened, trained
+from tests.peers.coordinator.test_roster import entering
+from transport.effects import Trace
+from transport.frames import unpack
+from transport.limits import LIMITS
+
+
+class Told(Outlet):
+    """What is stored and said, in one order."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+
+    def store(self, entry: bytes) -> None:
+        self.all.append(unpack(entry))
+
+    def send(self, now: float, peer: bytes, message: Any) -> None:
+        self.all.append((peer, message))
+
+    def forget(self, peer: bytes, reason: str) -> None: ...
+
+    def trace(self, trace: Trace) -> None: ...
+
+    def last_heard(self, now: float, peer: bytes) -> float:
+        return now
+
+
+def run_state(rounds: int = 5) -> tuple[RunState, Told]:
+    told, roster, rules = Told(), Roster(), Rules(b"s" * 32, rounds=rounds)
+    return RunState(key(255), rules, LIMITS, told, roster, RoundsMode(rules, LIMITS, told, roster)), told
+
+
+def record_on(course: Course, fragment: int = 0) -> Record:
+    chain = course.chain
+    return Record(chain.head, chain.index + 1, fragment, 1, 1, 1, (), (), b"r" * 32, course=course.number)
+
+
+def test_serials_and_epochs_of_a_later_life_are_higher_than_all_before() -> None:
+    before, told = run_state()
+    before.begin_term()
+    serials = [before.next_serial() for _ in range(3)]
+    after, _ = run_state()
+    after.restore(told.all)
+    after.begin_term()
+    assert sorted({*serials, after.next_serial()})[:3] == serials
+    assert after.roster.epoch > before.roster.epoch + 1000
+
+
+def test_a_journal_is_replayed_in_order_each_record_into_its_course() -> None:
+    state, _ = run_state()
+    state.courses[1] = Course(1, Chain(8))
+    one = record_on(state.courses[1])
+    state.restore([TermBegan(3), PeerCertified(key(1), "w"), RunBegan(ROOT), CommitWritten.of(one)])
+    assert (state.term, state.roster.entries[key(1)].name) == (3, "w")
+    assert [course.chain.head for course in state.courses.values()] == [ROOT, one.hash()]
+
+
+def test_a_record_is_journaled_and_then_said_to_the_members_of_its_course() -> None:
+    state, told = run_state()
+    other = state.courses[1] = Course(1, Chain(8))
+    for index, stage in ((1, 0), (2, 1)):
+        entry = state.roster.certify(key(index), "w")
+        state.roster.enter(0.0, entry, entering(stage), state.course_for(stage).number)
+    record = record_on(other)
+    assert state.commit(1.0, other, record) == other.chain.head == record.hash()
+    stored, (peer, message) = told.all
+    assert stored.commit() == record
+    assert (peer, type(message)) == (key(2), Committed)
+
+
+def test_a_record_voids_offers_of_what_it_moved_and_a_restoring_one_all() -> None:
+    state, _ = run_state()
+    course, entry = state.courses[0], state.roster.certify(key(1), "w")
+    state.roster.enter(0.0, entry, entering(), 0)
+    entry.ready.update({fragment: Ready(fragment, ROOT, 1, 1, 1, 1.0) for fragment in (0, 1, 2)})
+    state.commit(1.0, course, record_on(course, 1))
+    assert set(entry.ready) == {0, 2}
+    state.commit(1.0, course, record_on(course, ALL_FRAGMENTS))
+    assert not entry.ready
+
+
+def test_a_run_is_finished_when_every_course_has_its_rounds() -> None:
+    state, _ = run_state(rounds=1)
+    state.courses[1] = Course(1, Chain(8))
+    for course in state.courses.values():
+        assert not state.finished
+        state.commit(0.0, course, record_on(course))
+    assert (state.finished, state.num_rounds) == (True, 1)
+
+
+def test_a_stage_without_a_course_is_trained_in_the_first() -> None:
+    state, _ = run_state()
+    assert state.course_for(9) is state.courses[0]
+    swarm = Swarm()
+    swarm.enter(1, stage=9)
+    entry = swarm.core.roster.entries[key(1)]
+    assert (entry.course, entry.stage) == (0, 9)
+
+
+def test_a_round_that_is_given_up_is_open_no_more_and_its_members_may_offer_again() -> None:
+    swarm = trained(2)
+    serial = opened(swarm, 1, 2).serial
+    state = swarm.core.state
+    course = state.courses[0]
+    current = course.round_of(serial)
+    assert current is not None
+    swarm.said.clear()
+    state.abort(0.0, course, current, "enough")
+    assert not course.rounds
+    assert [(peer, said.serial, said.again) for peer, said in swarm.said] == [
+        (key(1), serial, True),
+        (key(2), serial, True),
+    ]
