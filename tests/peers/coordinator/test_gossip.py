@@ -57,6 +57,7 @@ def test_gossip_compares_no_digests_and_offers_wait_for_no_round() -> None:
     assert isinstance(mode, GossipMode)
     assert all(entry.active for entry in swarm.core.roster.entered())
     assert (mode.dissenters(course, 0), course.ready_since) == ([], {})
+    assert not any(entry.ready for entry in swarm.core.roster.entered())
     assert mode.max_members == LIMITS.gossip_members
 
 

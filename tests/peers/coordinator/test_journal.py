@@ -85,7 +85,7 @@ WRITTEN = bytes.fromhex(
 
 def test_a_journal_of_the_first_version_is_read_and_would_be_written_the_same(tmp_path: Path) -> None:
     key, model = b"k" * 32, Manifest(b"s" * 32, b"t" * 32, b"h" * 32, "int8", (100, 28), "gpt 128")
-    record = Record(b"0" * 32, 1, 0, 5, (1 << 32) + 9, 256, (key,), (8.0,), b"r" * 32, course=0)
+    record = Record(b"0" * 32, 1, 0, 5, (1 << 32) + 9, 256, (key,), (8.0,), b"r" * 32)
     meant = [
         TermBegan(1),
         PeerCertified(key, "w0"),
@@ -103,7 +103,7 @@ def test_a_journal_of_the_first_version_is_read_and_would_be_written_the_same(tm
 
 
 def test_an_open_says_its_course_where_the_first_version_had_a_zero() -> None:
-    said = Open(9, 1, 0, b"0" * 32, 256, (b"k" * 32,), (8.0,), (), course=0)
+    said = Open(9, 1, 0, b"0" * 32, 256, (b"k" * 32,), (8.0,), ())
     first = f"9a4b090100c420{'30' * 32}cd010091c420{'6b' * 32}91cb40200000000000009000"
     assert pack(said).hex() == first
     assert unpack(pack(replace(said, course=3))).course == 3
