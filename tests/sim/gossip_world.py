@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -114,12 +115,20 @@ class Gossiper:
 class GossipWorld:
     """A host that only coordinates, and workers that gossip."""
 
-    def __init__(self, seed: int, num_workers: int, kind: str = "pair", group_size: int = 2) -> None:
+    def __init__(
+        self,
+        seed: int,
+        num_workers: int,
+        kind: str = "pair",
+        group_size: int = 2,
+        make_node: Callable[..., Node] = Node,
+    ) -> None:
+        self.make_node = make_node
         self.net = SimNetwork(seed)
         self.rng: random.Random = self.net.stream("gossip world")
         self.matching = Matching(kind, seed, group_size, min_peers=1)  # type: ignore[arg-type]
         rules = Rules(SETTINGS, 1, 1 << 30, TIMEOUT_S, GRACE_S, gossips=True)
-        self.host = Node(
+        self.host = make_node(
             HOST,
             1,
             Contact(HOST, ()),
@@ -139,7 +148,7 @@ class GossipWorld:
         assert self.host.coordinator is not None
         self.host.coordinator.certify(key_of(index), f"g{index}")
         life = self.lives[index] = self.lives.get(index, 0) + 1
-        node = Node(
+        node = self.make_node(
             key_of(index),
             100 + life,
             Contact(HOST, ("tcp://host:1",)),
