@@ -86,6 +86,10 @@ class Names:
         count = sum(kind == of for kind, _ in self._letters)
         return self._letters.setdefault((of, digest), f"{of}-{chr(ord('A') + count % 26)}")
 
+    def blob(self, digest: bytes) -> str:
+        """What is fetched by its digest: a mean that was told of, or else a state."""
+        return self.letter("mean" if ("mean", digest) in self._letters else "state", digest)
+
     def plain(self, reason: str) -> str:
         """A reason in a core's words; the worlds call peers w0 or g0 where stories say a."""
         reason = re.sub(r"\b[0-9a-f]{64}\b", lambda found: self.commit(bytes.fromhex(found[0])), reason)
@@ -127,7 +131,7 @@ def _hello(n: Names, m: link.Hello) -> str:
 
 def _piece(n: Names, m: fetch.Want | fetch.Piece) -> str:
     what = "the digests" if m.index else f"piece {m.piece}"
-    return f"{type(m).__name__}: {what} of {n.letter('state', m.blob)}"
+    return f"{type(m).__name__}: {what} of {n.blob(m.blob)}"
 
 
 def _applies(n: Names, e: events.RoundCommitted) -> str:
