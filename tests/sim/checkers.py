@@ -320,7 +320,7 @@ class Checkers:
     def check_memory(self) -> None:
         for worker in self.world.processes():
             for link in worker.node.links.values():
-                held = sum(sent.cost for sent in link._bulk_out)
+                held = link.streams.kept().bulk_out_cost
                 if held > self.world.limits.window_bytes:
                     raise Violation("R1", f"worker {worker.index} holds {held} bytes for one peer")
 

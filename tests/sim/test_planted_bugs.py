@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from transport.collectives import direct_reduce
 from transport.collectives.direct_reduce import DirectReduce, PartChunk
 from transport.collectives.reducer import NumpyReducer, Part
 from transport.frames import from_items
-from transport.link.link import FRAME_COST, Link
+from transport.link.link import Link
 from transport.link.messages import Arrival, Hello, Superseded
+from transport.link.streams import FRAME_COST, Streams
 
 
 def rules_broken(seeds: range, faults: list[Fault] | None = None) -> set[str]:
@@ -69,7 +71,7 @@ def test_a_commit_without_the_digest_check_is_caught(monkeypatch: pytest.MonkeyP
 
 
 def test_a_duplicate_that_counts_after_a_reconnect_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(self: Link, now: float, seq: int, items: Any, payload: Any) -> list[Any]:
+    def no_memory(self: Streams, now: float, seq: int, items: Any, payload: Any) -> list[Any]:
         arrived = bulk_arrived(self, now, seq, items, payload)
         if arrived or payload is None:
             return arrived
@@ -83,14 +85,12 @@ def test_a_duplicate_that_counts_after_a_reconnect_is_caught(monkeypatch: pytest
             return True
         return bool(part(self, now, peer, message, payload))
 
-    def forgetful_hello(self: Link, now: float, lane: int, *, reply: bool) -> None:
-        self._bulk_in, kept = 0, self._bulk_in  # so that everything unacknowledged is sent again
-        hello(self, now, lane, reply=reply)
-        self._bulk_in = kept
+    def forgetful_hello(self: Streams, *, reply: bool) -> Hello:
+        return replace(hello(self, reply=reply), bulk=0)  # so that everything unacknowledged is sent again
 
-    bulk_arrived, part, hello = Link._bulk_arrived, DirectReduce.part, Link._hello
-    monkeypatch.setattr(Link, "_hello", forgetful_hello)
-    monkeypatch.setattr(Link, "_bulk_arrived", no_memory)
+    bulk_arrived, part, hello = Streams.bulk_arrived, DirectReduce.part, Streams.hello
+    monkeypatch.setattr(Streams, "hello", forgetful_hello)
+    monkeypatch.setattr(Streams, "bulk_arrived", no_memory)
     monkeypatch.setattr(DirectReduce, "part", add_again)
     # Worker 2 stops for a second now and then, so that others' parts lie there when links break.
     stops = [Fault(3.0 + 2.1 * i, "freeze", 2, 0, 0.12) for i in range(12)]
@@ -149,10 +149,10 @@ def test_an_older_clone_that_is_taken_for_the_newer_one_is_caught(monkeypatch: p
     def take_anyone(self: Link, now: float, lane: int, items: Any, payload: Any) -> list[Any]:
         part = from_items(items[0])
         self._oldest = 0
-        if part.session < self._peer_session:
+        if part.session < self.streams.peer_session:
             if not isinstance(part, Hello):
                 return []
-            self._peer_session = 0
+            self.streams.peer_session = 0
         return receive(self, now, lane, items, payload)
 
     receive = Link.receive

@@ -15,8 +15,9 @@ from transport.effects import Connect, Effect, Send
 from transport.errors import BadFrame
 from transport.frames import Between, Count, from_items, kind, pack_items, to_items, unpack_items
 from transport.limits import Limits
-from transport.link.link import FRAME_COST, Link
+from transport.link.link import Link
 from transport.link.messages import Ack, Arrival, Ask, Hello, Stale, Started, Superseded, session_of
+from transport.link.streams import FRAME_COST
 
 LIMITS = Limits(window_bytes=8 * 1024, buffer_bytes=64 * 1024, payload_bytes=1024, control_per_second=50)
 
@@ -158,11 +159,17 @@ def test_a_receiver_that_consumes_nothing_stops_its_sender() -> None:
     assert len(pair.b.bulk) == count
 
 
+def grant_everything(pair: Pair) -> None:
+    """Let b say that it grants more than it does."""
+    a, b = pair.a.link, pair.b.link
+    a.receive(pair.now, 0, [to_items(Ack(b.session, a.session, 0, 0, 1 << 40, 0))], None)
+
+
 def test_bulk_beyond_the_credit_is_refused() -> None:
     pair = Pair()
     pair.b.consumes = False
     pair.settle()
-    pair.a.link._credit = 1 << 40
+    grant_everything(pair)
     for number in range(20):
         pair.a.link.send_bulk(pair.now, Note(number, ""), b"p" * 500, "exchange")
     with pytest.raises(BadFrame, match="credit"):
@@ -315,14 +322,12 @@ def test_what_arrived_is_acknowledged_in_the_end_though_nobody_watches() -> None
     a.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
     b.send_control(pair.now, Note(1, ""))
     pair.deliver()
-    assert a._bulk_out
-    assert b._control_out
+    assert a.streams.kept().bulk_out == b.streams.kept().control_out == 1
     pair.now += 2.1
     for link in (a, b):
         link.tick(pair.now, watched=False)
     pair.deliver()
-    assert not a._bulk_out
-    assert not b._control_out
+    assert a.streams.kept().bulk_out == b.streams.kept().control_out == 0
     assert a.deadline() is b.deadline() is None
 
 
@@ -366,12 +371,12 @@ def test_a_silent_connection_is_dialled_anew() -> None:
 def test_a_peer_that_grants_everything_and_acknowledges_nothing_makes_us_keep_one_window() -> None:
     pair = Pair()
     pair.settle()
-    pair.a.link._credit = 1 << 40
+    grant_everything(pair)
     while pair.a.link.room() >= 500:
         pair.a.link.send_bulk(pair.now, Note(1, ""), b"p" * 500, "exchange")
-    kept = list(pair.a.link._bulk_out)
-    assert len(kept) > 5
-    assert sum(sent.cost for sent in kept) <= LIMITS.window_bytes
+    kept = pair.a.link.streams.kept()
+    assert kept.bulk_out > 5
+    assert kept.bulk_out_cost <= LIMITS.window_bytes
 
 
 def test_bulk_with_gaps_that_no_window_explains_is_refused() -> None:
@@ -390,7 +395,7 @@ def test_bulk_with_gaps_that_no_window_explains_is_refused() -> None:
         bulk(seq)
     with pytest.raises(BadFrame, match="window"):
         bulk(most + 1)
-    assert len(b._bulk_seen) <= most
+    assert 0 < b.streams.kept().bulk_seen <= most
 
 
 def test_a_flood_of_greetings_is_a_bad_frame() -> None:
@@ -455,9 +460,10 @@ def test_whatever_a_member_says_is_taken_ignored_or_a_bad_frame_and_stays_bounde
         except BadFrame:
             # The peer is closed now; what it may have moved is its own part of the link.
             assert link.digest_parts()[:2] == before[:2]
-        assert len(link._control_held) <= LIMITS.control_queue + 1
-        assert len(link._bulk_seen) <= LIMITS.window_bytes // FRAME_COST
-        assert link._received_cost <= link._consumed_cost + LIMITS.window_bytes + 2000 + FRAME_COST
+        kept = link.streams.kept()
+        assert kept.control_held <= LIMITS.control_queue + 1
+        assert kept.bulk_seen <= LIMITS.window_bytes // FRAME_COST
+        assert kept.unconsumed_cost <= LIMITS.window_bytes + 2000 + FRAME_COST
 
 
 def test_words_of_a_session_that_has_not_greeted_are_not_believed() -> None:

@@ -11,8 +11,9 @@ import pytest
 from transport.effects import Core, Effect, Payload
 from transport.frames import Between, Count, kind, unpack_items
 from transport.limits import Limits
-from transport.link.link import FRAME_COST, Link
+from transport.link.link import Link
 from transport.link.messages import Arrival, Started, session_of
+from transport.link.streams import FRAME_COST
 from transport.simnet.network import Access, SimNetwork
 
 A, B = b"a" * 32, b"b" * 32
@@ -105,7 +106,7 @@ class Talker:
             payload = bytes([self.sent_bulk % 256]) * self.waiting.popleft()
             self.link.send_bulk(now, Word(self.sent_bulk, self.life), payload, "exchange")
             self.sent_bulk += 1
-        kept = sum(sent.cost for sent in self.link._bulk_out)
+        kept = self.link.streams.kept().bulk_out_cost
         assert kept <= self.limits.window_bytes, "more than a window is kept for retransmission"
 
     def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
@@ -229,14 +230,14 @@ def test_one_lane_that_stays_down_bounds_what_is_kept_and_what_is_remembered() -
     chat = Chat(1, lanes=2)
     chat.net.run(1.0)
     a, b = chat.talkers[A], chat.talkers[B]
-    b.link._open_lanes.discard(2)
-    a.link._open_lanes.discard(2)
+    for link in (a.link, b.link):
+        link.disconnected(2)
     for _ in range(2000):
         chat.net.command(A, lambda core, now: a.offer(now, 500))
     chat.net.run(60.0)
     most = chat.limits.window_bytes // FRAME_COST
-    assert 0 < len(a.link._bulk_out) <= most
-    assert len(b.link._bulk_seen) <= most
+    assert 0 < a.link.streams.kept().bulk_out <= most
+    assert 0 < b.link.streams.kept().bulk_seen <= most
     chat.net.reset(A, B)
     chat.calm_down()
     chat.check()

@@ -1,0 +1,318 @@
+"""The two streams of a link: numbered control and bulk messages between one session of each end.
+
+*Control* is ordered and travels alone on lane 0, so it never waits behind bulk. *Bulk* is unordered, may use
+every other lane, and is limited in bytes by credit that the receiver grants as the layers above consume, so a
+slow receiver slows its sender and memory stays bounded (R1). What is not acknowledged is kept, and sent again
+on its lane when that lane opens anew; what arrives twice is dropped, so everything arrives once.
+
+The streams do not greet, judge sessions or notice silence: `transport.link.link` does, and says when the
+streams begin anew and which lanes are open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transport.effects import CONTROL_LANE, NEVER, Effect, Payload, Send
+from transport.errors import BadFrame
+from transport.frames import from_items, pack_items, to_items
+from transport.limits import Limits
+from transport.link.messages import ACK, ASK, Ack, Arrival, Hello
+
+FRAME_COST = 256
+"""Bytes of credit that a bulk frame takes beside its payload: bounds the number of small ones."""
+_ACK_CONTROL_AFTER = 32
+"""Control messages that are acknowledged at once: their sender keeps them until then. Fewer are
+acknowledged by what is said next, or when nothing was said for as long as a peer may be silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How much one peer makes us keep."""
+
+    control_out: int
+    """Control messages that it did not acknowledge."""
+    bulk_out: int
+    """Bulk messages that it did not acknowledge."""
+    bulk_out_cost: int
+    """Their bytes of credit."""
+    control_held: int
+    """Control messages that came before an earlier one."""
+    bulk_seen: int
+    """Numbers of bulk messages that came before an earlier one."""
+    unconsumed_cost: int
+    """Bytes of credit of what arrived and was not consumed."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    seq: int
+    message: Any
+    payload: Payload | None
+    lane: int
+    purpose: str
+    cost: int
+    """Bytes of credit; 0 for control."""
+    transmitted: bool = False
+
+
+class Streams:
+    """Both streams, in both directions."""
+
+    __slots__ = (
+        "_acked_cost",
+        "_bulk_in",
+        "_bulk_out",
+        "_bulk_seen",
+        "_consumed_cost",
+        "_control_acked",
+        "_control_held",
+        "_control_in",
+        "_control_out",
+        "_credit",
+        "_kept_cost",
+        "_limits",
+        "_next_bulk",
+        "_next_control",
+        "_open_lanes",
+        "_out",
+        "_peer",
+        "_received_cost",
+        "_sent_cost",
+        "last_bulk",
+        "last_sent",
+        "peer_session",
+        "session",
+        "window",
+    )
+
+    def __init__(self, peer: bytes, session: int, limits: Limits, out: list[Effect]) -> None:
+        self.window = limits.window_bytes
+        """Bytes of credit that the other end may have in flight to us."""
+        self.last_sent = NEVER
+        self.last_bulk = NEVER
+        """When a payload last went either way."""
+        self._peer = peer
+        self._limits = limits
+        self._out = out
+        self._open_lanes: set[int] = set()
+        self._control_out: list[_Sent] = []
+        self.begin_anew(session, 0, keep_control=False)
+
+    def begin_anew(self, session: int, peer_session: int, *, keep_control: bool) -> None:
+        """Number both streams from 1 on, between these two sessions; a ``peer_session`` of 0 is not known
+        yet. No lane is open. Control messages that wait are dropped, or are meant for this session too."""
+        queued = self._control_out if keep_control else []
+        self.session = session
+        self.peer_session = peer_session
+        self._open_lanes.clear()
+        self._control_out = queued
+        self._bulk_out: list[_Sent] = []
+        self._next_control = 1 + len(queued)
+        self._next_bulk = 1
+        self._sent_cost = 0
+        self._kept_cost = 0
+        self._credit = 0
+        self._control_in = 0
+        self._control_held: dict[int, list[Any]] = {}
+        self._bulk_in = 0
+        self._bulk_seen: set[int] = set()
+        self._received_cost = 0
+        self._consumed_cost = 0
+        self._acked_cost = 0
+        self._control_acked = 0
+
+    # -- lanes --------------------------------------------------------------------------------
+
+    def open_lane(self, now: float, lane: int) -> None:
+        """Both ends know each other on this lane: what it carries and is not acknowledged is sent (again)."""
+        self._open_lanes.add(lane)
+        waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out
+        for sent in list(waiting):
+            if sent.lane == lane:
+                self._transmit_sent(now, sent)
+
+    def close_lane(self, lane: int) -> None:
+        """What is sent on this lane waits."""
+        self._open_lanes.discard(lane)
+
+    def close_lanes(self) -> None:
+        """What is sent waits."""
+        self._open_lanes.clear()
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """Payload bytes that credit allows to send now; negative when not even an empty one may go."""
+        if not self.peer_session:
+            return -1
+        granted = self._credit - self._sent_cost
+        # Whoever grants much and acknowledges little must not make us keep more than a window.
+        unheard = self._limits.window_bytes - self._kept_cost
+        return (granted if granted < unheard else unheard) - FRAME_COST
+
+    def control_overflows(self) -> bool:
+        """The peer has been away for longer than we keep messages for."""
+        return len(self._control_out) > self._limits.control_queue
+
+    def send_control(self, now: float, message: Any) -> None:
+        """Queue one ordered message; it is dropped with the session if the session ends."""
+        sent = _Sent(self._next_control, message, None, CONTROL_LANE, "control", 0)
+        self._next_control += 1
+        self._control_out.append(sent)
+        if self.peer_session and CONTROL_LANE in self._open_lanes:
+            self._transmit_sent(now, sent)
+
+    def send_bulk(self, now: float, message: Any, payload: Payload, purpose: str) -> None:
+        """Send one payload; the caller looked at `room` first."""
+        seq = self._next_bulk
+        lane = 1 + seq % self._limits.lanes
+        cost = FRAME_COST + len(payload)
+        sent = _Sent(seq, message, payload, lane, purpose, cost)
+        self._next_bulk += 1
+        self.last_bulk = now
+        self._bulk_out.append(sent)
+        self._sent_cost += cost
+        self._kept_cost += cost
+        if self.peer_session and lane in self._open_lanes:
+            self._transmit_sent(now, sent)
+
+    def send_ack(self, now: float) -> None:
+        """Say what arrived and what may be sent."""
+        self.transmit(now, CONTROL_LANE, [self._ack_items(0)], None)
+
+    def send_ask(self, now: float) -> None:
+        """Say the same, and ask for a sign of life."""
+        self.transmit(now, CONTROL_LANE, [self._ack_items(0, ASK)], None)
+
+    def hello(self, *, reply: bool) -> Hello:
+        """The greeting: both sessions, and what arrived so far."""
+        credit = self._consumed_cost + self.window
+        return Hello(self.session, self.peer_session, self._control_in, self._bulk_in, credit, reply)
+
+    def transmit(
+        self,
+        now: float,
+        lane: int,
+        items: list[Any],
+        payload: Payload | None,
+        purpose: str = "control",
+        again: bool = False,
+    ) -> None:
+        """Put one frame on a lane, open or not: a greeting is what opens it."""
+        header = pack_items(items)
+        assert len(header) <= self._limits.header_bytes, f"a header of ours takes {len(header)} bytes"
+        self.last_sent = now
+        self._out.append(Send(self._peer, lane, header, payload, purpose, again))
+
+    # -- receiving ----------------------------------------------------------------------------
+
+    def acknowledged(self, ack: Ack | Hello) -> None:
+        """The other end says what it has and what it grants. Raises `BadFrame`."""
+        if ack.control >= self._next_control or ack.bulk >= self._next_bulk:
+            raise BadFrame("it acknowledges what was never sent")
+        if ack.credit > self._credit:
+            self._credit = ack.credit
+        if self._control_out and self._control_out[0].seq <= ack.control:
+            self._control_out = [sent for sent in self._control_out if sent.seq > ack.control]
+        if self._bulk_out and self._bulk_out[0].seq <= ack.bulk:
+            self._drop_bulk(ack.bulk)
+
+    def control_arrived(self, now: float, seq: int, items: Any) -> list[Arrival]:
+        """The control messages that are next by one that came. Raises `BadFrame`."""
+        if seq <= self._control_in:
+            return []
+        if seq > self._control_in + self._limits.control_queue + 1:
+            raise BadFrame("control messages beyond the queue")
+        self._control_held[seq] = items
+        arrivals = []
+        while (ready := self._control_held.pop(self._control_in + 1, None)) is not None:
+            self._control_in += 1
+            arrivals.append(Arrival(from_items(ready), None, 0))
+        if self._control_in - self._control_acked >= _ACK_CONTROL_AFTER:
+            self.send_ack(now)
+        return arrivals
+
+    def bulk_arrived(self, now: float, seq: int, items: Any, payload: Payload | None) -> list[Arrival]:
+        """A bulk message, unless it came before. Raises `BadFrame`."""
+        if payload is None:
+            raise BadFrame("a bulk message without a payload")
+        is_next = seq == self._bulk_in + 1
+        if not is_next and (seq <= self._bulk_in or seq in self._bulk_seen):
+            return []
+        if seq > self._bulk_in + self._limits.window_bytes // FRAME_COST:
+            raise BadFrame("bulk beyond the window")
+        message = from_items(items)
+        cost = FRAME_COST + len(payload)
+        self._received_cost += cost
+        if self._received_cost > self._consumed_cost + self._limits.window_bytes:
+            raise BadFrame("bulk beyond the credit")
+        self.last_bulk = now
+        if not is_next:
+            self._bulk_seen.add(seq)
+            return [Arrival(message, payload, cost)]
+        self._bulk_in = seq
+        while self._bulk_seen and self._bulk_in + 1 in self._bulk_seen:
+            self._bulk_in += 1
+            self._bulk_seen.remove(self._bulk_in)
+        return [Arrival(message, payload, cost)]
+
+    def consumed(self, now: float, cost: int) -> None:
+        """The layer above is done with an arrival: its bytes become credit again."""
+        self._consumed_cost += cost
+        if self._consumed_cost - self._acked_cost >= self.window // 8:
+            self.send_ack(now)
+
+    def owes_ack(self) -> bool:
+        """The other end keeps what has arrived here."""
+        return self._consumed_cost != self._acked_cost or self._control_in != self._control_acked
+
+    # -- what is there ------------------------------------------------------------------------
+
+    def kept(self) -> Kept:
+        """What the other end makes us keep: each has a bound (R1)."""
+        return Kept(
+            len(self._control_out),
+            len(self._bulk_out),
+            self._kept_cost,
+            len(self._control_held),
+            len(self._bulk_seen),
+            self._received_cost - self._consumed_cost,
+        )
+
+    def digest_parts(self) -> tuple[Any, ...]:
+        """What two equal pairs of streams have in common."""
+        return (
+            self.session,
+            self.peer_session,
+            (self._next_control, self._next_bulk),
+            self._control_in,
+            self._bulk_in,
+            len(self._bulk_seen),
+            self._sent_cost,
+            self._credit,
+            self._consumed_cost,
+        )
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _transmit_sent(self, now: float, sent: _Sent) -> None:
+        items = [self._ack_items(sent.seq), to_items(sent.message)]
+        again, sent.transmitted = sent.transmitted, True
+        self.transmit(now, sent.lane, items, sent.payload, sent.purpose, again)
+
+    def _ack_items(self, seq: int, number: int = ACK) -> list[Any]:
+        self._acked_cost = self._consumed_cost
+        self._control_acked = self._control_in
+        credit = self._consumed_cost + self.window
+        return [number, self.session, self.peer_session, self._control_in, self._bulk_in, credit, seq]
+
+    def _drop_bulk(self, acknowledged: int) -> None:
+        arrived = 0
+        for sent in self._bulk_out:
+            if sent.seq > acknowledged:
+                break
+            arrived += 1
+            self._kept_cost -= sent.cost
+        del self._bulk_out[:arrived]
