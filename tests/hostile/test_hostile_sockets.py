@@ -16,6 +16,7 @@ from tests.net.swarm_kit import Node, eventually, never, running
 from transport.effects import Send
 from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS
+from transport.sockets.accepted import AcceptedLanes
 from transport.sockets.libzmq import Listener, new_context
 from transport.sockets.traces import (
     LaneRefusedTrace,
@@ -106,13 +107,18 @@ def test_without_a_living_zap_handler_everyone_is_refused() -> None:
         context.term()
 
 
+def accepted(host: Node) -> AcceptedLanes:
+    """The listening side of a host that runs."""
+    assert host.driver.accepted is not None
+    return host.driver.accepted
+
+
 def test_the_death_of_the_zap_handler_ends_the_driver() -> None:
     host = Node()
     host.driver.start()
 
     def kill(core: object, now: float) -> None:
-        assert host.driver._door is not None
-        host.driver._door.asking.close(0)
+        accepted(host).listener.asking.close(0)
 
     host.driver.call(kill).result(20)
     with client(host.address, host.key) as stranger:
@@ -130,13 +136,13 @@ def test_a_squatted_routing_id_gains_nothing(swarm: tuple[Node, Node]) -> None:
     host.admit(squatter.public)
     member.do(Send(host.key, 0, b"hello"))
     eventually(lambda: host.core.received)
-    (route,) = [each.route for each in host.driver._connections.of_peer(member.key)]
+    (route,) = [each.route for each in accepted(host).connections.of_peer(member.key)]
     for claimed in (b"member", member.key, route):
         with client(host.address, host.key, squatter, claimed) as sock:
             sock.send_multipart([b"\0", b"echo steal"])
             host.do(Send(member.key, 0, b"for the member"))
             assert sock.poll(50) == 0
-        host.driver._barred.clear()
+        accepted(host).barred.clear()
     eventually(lambda: len(member.core.received) == 3)
     assert heard_from(host, member) == []
 
@@ -178,7 +184,7 @@ def test_any_messages_of_an_admitted_key_are_taken_or_close_that_key_only(
             sock.send_multipart(parts)
         eventually(lambda: received(host, rogue) == len(taken))
         if len(taken) < len(messages):
-            eventually(lambda: rogue.public in host.driver._barred)
+            eventually(lambda: rogue.public in accepted(host).barred)
     assert received(host, rogue) == len(taken)
     assert member.core.down == []
 
@@ -221,7 +227,7 @@ def test_oversized_and_many_part_messages_do_not_stay_in_memory(swarm: tuple[Nod
         never(lambda: received(host, rogue), 0.1)
     with client(host.address, host.key, rogue) as sock:
         sock.send_multipart([b"\0"] * 20_000)
-        eventually(lambda: rogue.public in host.driver._barred)
+        eventually(lambda: rogue.public in accepted(host).barred)
     assert received(host, rogue) == 0
     # Kilobytes: the bomb as libzmq holds it on both ends, and nothing of ours on top that stays.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
@@ -253,11 +259,10 @@ def test_an_acceptor_that_breaks_the_rules_is_hung_up_and_dialled_again() -> Non
         member.dial(host)
         member.do(Send(host.key, 0, b"hello"))
         eventually(lambda: host.core.received)
-        (connection,) = host.driver._connections.of_peer(member.key)
+        (connection,) = accepted(host).connections.of_peer(member.key)
 
         def break_rules(core: object, now: float) -> None:
-            assert host.driver._door is not None
-            host.driver._door.socket.send_multipart([connection.route, b"\1", b"x"])
+            accepted(host).listener.socket.send_multipart([connection.route, b"\1", b"x"])
 
         host.driver.call(break_rules).result(20)
         eventually(lambda: (host.key, 0) in member.core.down)

@@ -88,9 +88,13 @@ class Node:
     """A driver with an `EchoCore`, and what it reported."""
 
     def __init__(
-        self, bind: str | None = "tcp://127.0.0.1:0", keys: KeyPair | None = None, limits: Limits = LIMITS
+        self,
+        bind: str | None = "tcp://127.0.0.1:0",
+        keys: KeyPair | None = None,
+        limits: Limits = LIMITS,
+        core: EchoCore | None = None,
     ) -> None:
-        self.core = EchoCore()
+        self.core = core or EchoCore()
         self.keys = keys or random_pair()
         self.events: list[object] = []
         self.traces: list[Trace] = []

@@ -37,6 +37,8 @@ Handle = tuple[int, object]
 
 _MIN_LIBZMQ = (4, 3, 5)
 _ZERO_COPY_BYTES = 64 * 1024
+FRAMES_PER_ROUND = 64
+"""Messages that are read from one socket before others have their turn."""
 _KEPT_PARTS = 5
 REFUSED = "the peer does not admit our key"
 _FAILURES: dict[int, str] = {

@@ -1,0 +1,192 @@
+"""The connections that others open to us: who may, what they ask with an invite, and how one is ended.
+
+Each handshake is decided by what the core says of its key, and who broke the shape of messages is kept out
+for a while. The newest connection of a peer's lane carries what is sent back. What an invite opens is one
+question and its answer, at a bounded rate. Keeps R4, X2 and X5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transport.counters import OTHERS
+from transport.errors import BadMessage
+from transport.keys import short
+from transport.limits import Limits
+from transport.sockets.core_runner import CoreRunner
+from transport.sockets.libzmq import (
+    FRAMES_PER_ROUND,
+    Handle,
+    Listener,
+    Poll,
+    ReceivedMessage,
+    remote,
+    shut_down,
+)
+from transport.sockets.traces import PeerClosedTrace, StrangerRefusedTrace
+from transport.sockets.wire import (
+    AcceptedConnection,
+    AcceptedConnections,
+    Outbox,
+    Outgoing,
+    RateLimiter,
+    parse,
+)
+
+_BARRED_S = 10.0
+
+
+@dataclass(slots=True)
+class _Doomed:
+    """An accepted connection to be broken once its last frames had time to leave."""
+
+    due: float
+    handle: Handle
+
+
+class AcceptedLanes:
+    """The listening side of a driver; all of it runs on the driver's thread."""
+
+    def __init__(self, runner: CoreRunner, listener: Listener, poll: Poll, limits: Limits) -> None:
+        self.listener = listener
+        self.connections = AcceptedConnections(limits)
+        self.barred: dict[bytes, float] = {}
+        """Until when a peer that broke the rules is refused."""
+        self._runner, self._limits = runner, limits
+        self._doomed: list[_Doomed] = []
+        self._knocks = RateLimiter(limits.knocks_per_minute)
+        self._invites = RateLimiter(2 * limits.knocks_per_minute)
+        poll.watch(listener.asking, 1, self._serve_handshakes)
+        poll.watch(listener.socket, 4, self._serve_messages)
+
+    def send(self, peer: bytes, message: Outgoing) -> bool:
+        """Send on the newest connection of a peer's lane; False if there is none."""
+        connection = self.connections.find(peer, message.lane)
+        if connection is None:
+            return False
+        if not connection.outbox.push(message):
+            self._break(connection, "too much waits to be sent")
+        elif len(connection.outbox) == 1:
+            self._flush_connection(connection)
+        return True
+
+    def close_peer(self, peer: bytes, grace_s: float) -> None:
+        """Take nothing more from a peer, and break its connections in ``grace_s`` seconds."""
+        for connection in self.connections.of_peer(peer):
+            self.connections.drop(connection.route)
+            self._doom(connection, grace_s)
+
+    def close(self, grace_s: float) -> None:
+        """Stop listening; what was handed over has ``grace_s`` seconds to leave."""
+        self.listener.close(grace_s)
+
+    def flush(self) -> bool:
+        """Hand over what waits; whether something still waits."""
+        for connection in self.connections.waiting():
+            self._flush_connection(connection)
+        return bool(self.connections.waiting())
+
+    def is_waiting(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self.connections.waiting())
+
+    def dues(self) -> list[float]:
+        """When `tend` has something to do, beside sending what waits."""
+        return [doomed.due for doomed in self._doomed]
+
+    def tend(self, now: float) -> None:
+        """Hand over what waits, and break what had its time."""
+        self.flush()
+        for doomed in [each for each in self._doomed if each.due <= now]:
+            self._doomed.remove(doomed)
+            shut_down(doomed.handle)
+
+    # -- inside: what comes -------------------------------------------------------------------
+
+    def _serve_handshakes(self) -> None:
+        for verdict in self.listener.answer(self._admits_connection, FRAMES_PER_ROUND):
+            if verdict.kind is None:
+                self._runner.trace(StrangerRefusedTrace(short(verdict.key), verdict.address))
+
+    def _admits_connection(self, key: bytes) -> str | None:
+        now = self._runner.clock()
+        kind = self._runner.core.admits(key)
+        if self.barred.get(key, now) > now or (kind == "invite" and not self._invites.take(now)):
+            return None if kind is None else "later"
+        return kind
+
+    def _serve_messages(self) -> None:
+        for _ in range(FRAMES_PER_ROUND):
+            if (arrived := self.listener.read()) is None:
+                return
+            # What has no sender has no parts either: there is nothing to take, and nobody to close.
+            if arrived.parts and not self.connections.is_gone(arrived.route):
+                self._accept(arrived)
+
+    def _accept(self, arrived: ReceivedMessage) -> None:
+        key, route = arrived.sender, arrived.route
+        kind = self._runner.core.admits(key)
+        if kind is None:
+            self._break(self._connection(0, arrived), "no longer admitted")
+            return
+        try:
+            if len(route) != 5 or route[0] != 0:
+                raise BadMessage("a peer chose its own routing id")
+            lane, header, payload = parse(arrived.parts, self._limits)
+            known = self.connections.known(key, lane, route)
+        except BadMessage as error:
+            self._refuse(self._connection(0, arrived), str(error))
+            return
+        if kind != "member":
+            self._answer_knock(self._connection(lane, arrived), header)
+            return
+        if not known and (older := self.connections.add(self._connection(lane, arrived))) is not None:
+            self._doom(older, 0.0)
+        self._runner.receive(key, lane, header, payload)
+
+    def _answer_knock(self, caller: AcceptedConnection, header: bytes) -> None:
+        if not self._knocks.take(self._runner.clock()):
+            self._break(caller, "too many join attempts")
+            return
+        self._runner.counters.add(OTHERS, "received", "knock", 1 + len(header))
+        core = self._runner.core
+        reply = self._runner.feed(lambda now: core.knock(now, caller.peer, header))
+        if reply is not None:
+            caller.outbox.push(Outgoing(0, reply[0], reply[1], "knock", False))
+            self._flush_connection(caller)
+
+    def _connection(self, lane: int, arrived: ReceivedMessage) -> AcceptedConnection:
+        handle = remote(arrived.descriptor)
+        return AcceptedConnection(arrived.sender, lane, arrived.route, handle, Outbox(self._limits))
+
+    # -- inside: what ends and what leaves ----------------------------------------------------
+
+    def _refuse(self, offender: AcceptedConnection, reason: str) -> None:
+        """An admitted peer broke the rules: it is closed, and may come back after a while."""
+        now = self._runner.clock()
+        for peer in [each for each, until in self.barred.items() if until <= now]:
+            del self.barred[peer]
+        self.barred[offender.peer] = now + _BARRED_S
+        self._break(offender, reason)
+        self.close_peer(offender.peer, 0.0)
+
+    def _break(self, connection: AcceptedConnection, reason: str) -> None:
+        self.connections.drop(connection.route)
+        self._runner.trace(PeerClosedTrace(short(connection.peer), reason))
+        self._doom(connection, 0.0)
+
+    def _doom(self, connection: AcceptedConnection, grace_s: float) -> None:
+        if connection.handle is not None:
+            self._doomed.append(_Doomed(self._runner.clock() + grace_s, connection.handle))
+
+    def _flush_connection(self, connection: AcceptedConnection) -> None:
+        while len(connection.outbox):
+            message = connection.outbox.peek()
+            outcome = self.listener.send(message, connection.route)
+            if outcome == "gone":
+                # The peer dials again, and both ends greet and resend.
+                self.connections.drop(connection.route)
+            if outcome != "sent":
+                return
+            connection.outbox.pop()
+            self._runner.count_sent(connection.peer, message)

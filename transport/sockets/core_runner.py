@@ -1,0 +1,53 @@
+"""One core on one thread: an input goes in, its effects are carried out in order, bytes are counted.
+
+It owns the core's clock and the counters, and tells of what happens as traces. What carrying out an effect
+means is the driver's business; it knows no socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transport.counters import OTHERS, Counters
+from transport.effects import Core, Effect, Trace, size_bytes
+from transport.sockets.wire import Outgoing
+
+
+class CoreRunner:
+    """All methods run on the driver's thread, but for `counters`, which any thread may read."""
+
+    def __init__(
+        self,
+        core: Core,
+        clock: Callable[[], float],
+        on_trace: Callable[[Trace], None],
+        carry_out: Callable[[Effect], None],
+    ) -> None:
+        self.core = core
+        self.clock = clock
+        self.counters = Counters()
+        self._on_trace = on_trace
+        self._carry_out = carry_out
+
+    def feed(self, run: Callable[[float], Any]) -> Any:
+        """One input, ``run(now)``, and then its effects; returns what the input returned."""
+        result = run(self.clock())
+        for effect in self.core.drain():
+            self._carry_out(effect)
+        return result
+
+    def receive(self, peer: bytes, lane: int, header: bytes, payload: memoryview | None) -> None:
+        """One frame came from ``peer``."""
+        purpose = "bulk" if payload is not None else "control"
+        self.counters.add(peer, "received", purpose, 1 + len(header) + size_bytes(payload))
+        self.feed(lambda now: self.core.receive(now, peer, lane, header, payload))
+
+    def count_sent(self, peer: bytes, message: Outgoing) -> None:
+        """One frame was handed to a socket."""
+        named = OTHERS if message.purpose == "knock" else peer
+        self.counters.add(named, "sent", message.purpose, message.size_bytes, message.again)
+
+    def trace(self, trace: Trace) -> None:
+        """Tell of something that the driver did by itself."""
+        self._on_trace(trace)

@@ -1,0 +1,150 @@
+"""The connections that we dial: each lane of each peer that the core names, again and again until `Close`.
+
+A lane's socket is opened afresh for every attempt. When an attempt is made, and at which address, is decided
+by `transport.sockets.lane`; what was on its way when a connection broke is lost, and links send it again.
+"""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+from transport.effects import CONTROL_LANE, Connect
+from transport.errors import BadMessage
+from transport.keys import KeyPair, short
+from transport.limits import Limits
+from transport.sockets.core_runner import CoreRunner
+from transport.sockets.lane import ATTEMPT_S, Lane
+from transport.sockets.libzmq import FRAMES_PER_ROUND, Context, Dialer, Poll
+from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
+from transport.sockets.wire import Outbox, Outgoing, parse
+
+
+class DialledLanes:
+    """The dialled side of a driver; all of it runs on the driver's thread."""
+
+    def __init__(
+        self, runner: CoreRunner, context: Context, poll: Poll, keys: KeyPair, limits: Limits
+    ) -> None:
+        self._runner, self._context, self._poll = runner, context, poll
+        self._keys, self._limits = keys, limits
+        self._lanes: dict[bytes, list[Lane]] = {}
+        self._random = Random()
+
+    def connect(self, wanted: Connect) -> None:
+        """Dial a peer on every lane; connections to it that we dialled before are closed."""
+        self.close(wanted.peer, 0.0)
+        lanes = range(min(wanted.lanes, self._limits.lanes) + 1)
+        self._lanes[wanted.peer] = [
+            Lane(wanted.peer, lane, wanted.addresses, Outbox(self._limits)) for lane in lanes
+        ]
+        for lane in self._lanes[wanted.peer]:
+            self._dial(lane, self._runner.clock())
+
+    def close(self, peer: bytes, grace_s: float) -> None:
+        """End the dialling of a peer; what was handed over has ``grace_s`` seconds to leave."""
+        for lane in self._lanes.pop(peer, []):
+            self._hang_up(lane, grace_s)
+            # It may still be in the hands of a caller further up: it must never dial again.
+            lane.up, lane.broken, lane.due = False, None, math.inf
+
+    def close_all(self, grace_s: float) -> None:
+        """End all dialling."""
+        for peer in list(self._lanes):
+            self.close(peer, grace_s)
+
+    def send(self, peer: bytes, message: Outgoing) -> bool:
+        """Send on a lane that is up; False if there is none."""
+        lanes = self._lanes.get(peer, [])
+        lane = lanes[message.lane] if message.lane < len(lanes) else None
+        if lane is None or not lane.up or lane.broken is not None:
+            return False
+        if not lane.outbox.push(message):
+            lane.broken = "too much waits to be sent"
+        self._flush_lane(lane)
+        return True
+
+    def flush(self) -> bool:
+        """Hand over what waits; whether something waited."""
+        waiting = [lane for lane in self._all() if len(lane.outbox)]
+        for lane in waiting:
+            self._flush_lane(lane)
+        return bool(waiting)
+
+    def dues(self) -> list[float]:
+        """When `tend` has something to do."""
+        return [lane.due for lane in self._all() if not lane.up]
+
+    def tend(self, now: float) -> None:
+        """Dial what is due, give up what was not answered, and tell the core of what broke."""
+        for lane in self._all():
+            if lane.broken is None and not lane.up and lane.due <= now:
+                if lane.line is None:
+                    self._dial(lane, now)
+                else:
+                    lane.broken = "nobody answers there"
+            if lane.broken is not None:
+                self._redial_later(lane, lane.broken, now)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _all(self) -> list[Lane]:
+        return [lane for lanes in self._lanes.values() for lane in lanes]
+
+    def _dial(self, lane: Lane, now: float) -> None:
+        lane.due = now + ATTEMPT_S
+        lane.line = line = Dialer(self._context, self._keys, lane.peer, lane.address, self._limits)
+        lane.broken = line.error
+        self._poll.watch(line.monitor, 2, lambda: self._serve_events(lane, line))
+        rank = 3 if lane.lane == CONTROL_LANE else 4
+        self._poll.watch(line.socket, rank, lambda: self._serve_line(lane, line))
+
+    def _serve_events(self, lane: Lane, line: Dialer) -> None:
+        for failure in line.events():
+            if failure:
+                lane.broken = lane.broken or failure
+            elif not lane.up and lane.broken is None:
+                lane.came_up()
+                self._runner.feed(lambda now: self._runner.core.connected(now, lane.peer, lane.lane))
+
+    def _serve_line(self, lane: Lane, line: Dialer) -> None:
+        self._flush_lane(lane)
+        for _ in range(FRAMES_PER_ROUND):
+            # None also when the core closed the line in between.
+            if (parts := line.read()) is None:
+                return
+            try:
+                number, header, payload = parse(parts, self._limits)
+                if number != lane.lane:
+                    raise BadMessage("a connection changed its lane")
+            except BadMessage as error:
+                self._runner.trace(PeerClosedTrace(short(lane.peer), str(error)))
+                lane.broken = str(error)
+                self._hang_up(lane, 0.0)
+                return
+            self._runner.receive(lane.peer, lane.lane, header, payload)
+
+    def _redial_later(self, lane: Lane, reason: str, now: float) -> None:
+        was_up, address = lane.up, lane.address
+        self._hang_up(lane, 0.0)
+        lane.went_down(now, self._random.uniform(0.5, 1.0))
+        kind = LaneLostTrace if was_up else LaneRefusedTrace
+        self._runner.trace(kind(short(lane.peer), lane.lane, address, reason))
+        if was_up:
+            self._runner.feed(lambda at: self._runner.core.disconnected(at, lane.peer, lane.lane))
+
+    def _hang_up(self, lane: Lane, grace_s: float) -> None:
+        lane.outbox.clear()
+        if lane.line is not None:
+            self._poll.unwatch(lane.line.socket)
+            self._poll.unwatch(lane.line.monitor)
+            lane.line.close(grace_s)
+            lane.line = None
+
+    def _flush_lane(self, lane: Lane) -> None:
+        if lane.line is None:
+            return
+        while len(lane.outbox) and lane.line.send(message := lane.outbox.peek()):
+            lane.outbox.pop()
+            self._runner.count_sent(lane.peer, message)
+        self._poll.want_room(lane.line.socket, len(lane.outbox) > 0)
