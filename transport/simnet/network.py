@@ -1,47 +1,29 @@
 """The simulated driver: production cores under virtual time, on links that fail as real ones do.
 
-One heap of events, keyed by (nanoseconds, sequence), in one thread; no clock, no sleeping. Peers have
-access rates up and down and a latency; connections are ordered and lose nothing while they stand;
-a reset loses what is in flight, and a frozen peer's inputs wait. A peer may crash between any two
-effects, and two processes may hold one key: of their connections to the same acceptor, the one that
-spoke first most recently replaces the other, as `sockets.wire.Connections` does it. Every draw comes
-from a named stream of one seed, so the same seed gives the same trace hash (D1). Nothing of the protocol is
-written here again: the network feeds cores and carries out effects.
+Peers have access rates up and down and a latency; connections are ordered and lose nothing while they
+stand; a reset loses what is in flight, and a frozen peer's inputs wait. A peer may crash between any two
+effects, and two processes may hold one key. Every draw comes from a named stream of one seed, so the same
+seed gives the same trace hash (D1). Nothing of the protocol is written here again: the network feeds cores
+and carries out effects. Time, connections and frames on their way are those of `transport.simnet.timeline`,
+`connections` and `transit`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
-from zlib import crc32
 
-from transport.effects import (
-    CONTROL_LANE,
-    Close,
-    Connect,
-    Core,
-    Deliver,
-    Effect,
-    Send,
-    Store,
-    Trace,
-    size_bytes,
-)
-from transport.simnet.links import NS, Endpoint, Faults, Pipe, SimConnection, Who, key_of
+from transport.effects import Close, Connect, Core, Deliver, Effect, Send, Store, Trace
+from transport.simnet.connections import Connections
+from transport.simnet.links import NS, Endpoint, Faults, Who, key_of
 from transport.simnet.links import Access as Access
 from transport.simnet.routes import Paths, Route
+from transport.simnet.timeline import Timeline
 from transport.simnet.trace_log import TraceLog
-
-_REDIAL_S = 0.3
-_FRAME_OVERHEAD = 64
-"""Bytes that encryption and framing add to a frame."""
-_STORM = 100_000
-"""Events at one instant after which the cores are talking in circles."""
-
+from transport.simnet.transit import Transit
 
 Answer = Callable[[float, tuple[bytes, bytes] | None], None]
 
@@ -60,34 +42,47 @@ class SimNetwork:
     ) -> None:
         """``route(from, to)`` is what lies between two peers beside their access links. Frames in the trace
         cost a twentieth of the time; without them the hash is over everything else."""
-        self.now_ns = 0
+        self.timeline = Timeline()
+        self.trace_log = TraceLog()
         self.peers: dict[bytes, Endpoint] = {}
         """The newest process of each key, alive or dead."""
-        self.num_events = 0
-        self.num_breaks = 0
-        """Connections that stood and broke."""
-        self.sent_again: Counter[bytes] = Counter()
-        """Bytes of retransmissions by the sender's key."""
         self._seed = seed
         self._observe = observe
-        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._sequence = 0
         self._living: dict[bytes, list[Endpoint]] = {}
-        self._connections: dict[SimConnection, None] = {}
         self._faults = Faults()
-        self.trace_log = TraceLog()
-        self._trace_frames = trace_frames
-        self._paths = Paths(route, self.stream("jitter"), self.stream("losses"))
-        self._instant_began = 0
-        """How many events there had been when this instant began."""
+        paths = Paths(route, self.stream("jitter"), self.stream("losses"))
+        self._connections = Connections(self.timeline, self._faults, paths, self._living, self._feed)
+        frames = self.trace_log if trace_frames else None
+        self._transit = Transit(self.timeline, self._connections, paths, frames, self._carry_out)
 
     def stream(self, name: str) -> random.Random:
         """The named random stream of this seed."""
         return random.Random(f"{self._seed}:{name}")
 
     @property
+    def now_ns(self) -> int:
+        """Virtual time in nanoseconds."""
+        return self.timeline.now_ns
+
+    @property
     def now(self) -> float:
-        return self.now_ns / NS
+        """Virtual time in seconds."""
+        return self.timeline.now_ns / NS
+
+    @property
+    def num_events(self) -> int:
+        """Events so far."""
+        return self.timeline.num_events
+
+    @property
+    def num_breaks(self) -> int:
+        """Connections that stood and broke."""
+        return self._connections.num_breaks
+
+    @property
+    def sent_again(self) -> Counter[bytes]:
+        """Bytes of retransmissions by the sender's key."""
+        return self._transit.sent_again
 
     def trace_hash(self) -> str:
         """Over everything that happened so far."""
@@ -129,8 +124,7 @@ class SimNetwork:
         peer.alive = False
         self._living[peer.key].remove(peer)
         self._log(peer.key, "crash")
-        peer.dialling.clear()
-        self._break(lambda c: True, among=peer.connections)
+        self._connections.end(peer)
         waiting, peer.backlog = peer.backlog, deque()
         for run in waiting:
             run()  # to no effect, except that who knocked learns that nobody will answer
@@ -198,7 +192,7 @@ class SimNetwork:
         """Only peers of one group reach each other; who is in no group is with the first."""
         self._faults.groups = {key: i for i, group in enumerate(groups) for key in group}
         self._log(b"", f"partition {[len(g) for g in groups]}")
-        self._break(lambda c: self._faults.is_cut(c.dialer, c.acceptor))
+        self._connections.break_where(lambda c: self._faults.is_cut(c.dialer, c.acceptor))
 
     def heal(self) -> None:
         """No partition and no cut link any more."""
@@ -209,7 +203,7 @@ class SimNetwork:
         """Two peers do not reach each other any more; of a clone, only the process that is named."""
         self._faults.cuts.add(frozenset((a, b)))
         self._log(key_of(a), "cut")
-        self._break(lambda c: c.joins(a, b))
+        self._connections.break_where(lambda c: c.joins(a, b))
 
     def mend(self, a: Who, b: Who) -> None:
         """Two peers that were cut off from each other may connect again."""
@@ -219,7 +213,7 @@ class SimNetwork:
     def reset(self, a: Who, b: Who) -> None:
         """Connections between two peers break and are dialled again; what is in flight is lost."""
         self._log(key_of(a), "reset")
-        self._break(lambda c: c.joins(a, b))
+        self._connections.break_where(lambda c: c.joins(a, b))
 
     def degrade(self, who: Who, factor: float) -> None:
         """The peer's link is ``factor`` times slower from now on."""
@@ -229,36 +223,19 @@ class SimNetwork:
 
     def at(self, delay_s: float, run: Callable[[], None]) -> None:
         """Schedule something of the world itself."""
-        self._push(self.now_ns + round(delay_s * NS), run)
+        self.timeline.push(self.now_ns + round(delay_s * NS), run)
 
     def run(self, until_s: float, done: Callable[[], bool] | None = None) -> bool:
         """Let time pass until ``until_s`` or until ``done``; True if it was done."""
-        until = round(until_s * NS)
-        heap, pop = self._heap, heapq.heappop
-        while heap and heap[0][0] <= until:
-            at, _, run, given = pop(heap)
-            if at != self.now_ns:
-                self.now_ns, self._instant_began = at, self.num_events
-            elif self.num_events - self._instant_began >= _STORM:
-                raise AssertionError(f"more than {_STORM} events at {self.now} s")
-            self.num_events += 1
-            run(*given)
-            if done is not None and done():
-                return True
-        self.now_ns = until
-        return False
+        return self.timeline.run(round(until_s * NS), done)
 
     # -- inside: feeding and carrying out -----------------------------------------------------
 
     def _of(self, who: Who) -> Endpoint:
         return who if isinstance(who, Endpoint) else self.peers[who]
 
-    def _push(self, at: int, run: Callable[..., None], *given: Any) -> None:
-        self._sequence += 1
-        heapq.heappush(self._heap, (at, self._sequence, run, given))
-
     def _log(self, key: bytes, *what: Any) -> None:
-        self.trace_log.add(self.now_ns, key, what)
+        self.trace_log.add(self.timeline.now_ns, key, what)
 
     def _feed(
         self, peer: Endpoint, run: Callable[[], None], name: str, then: Callable[[], None] | None = None
@@ -304,15 +281,12 @@ class SimNetwork:
                 self._log(key, f"store {hashlib.sha256(effect.entry).hexdigest()[:8]}")
                 peer.journal.append(effect.entry)
             case Connect():
-                peer.dialling[effect.peer] = effect
-                for lane in range(effect.lanes + 1):
-                    self._dial_later(peer, effect, lane, 0.0)
+                self._connections.dial(peer, effect)
             case Close():
-                peer.dialling.pop(effect.peer, None)
-                self._break(lambda c: c.joins(peer, effect.peer), by=peer, among=peer.connections)
+                self._connections.hang_up(peer, effect.peer)
             case Deliver():
                 self._log(key, type(effect.event).__name__)
-                self._push(self.now_ns, self._deliver, peer, effect.event)
+                self.timeline.push(self.now_ns, self._deliver, peer, effect.event)
             case Trace():
                 self._log(key, "trace", effect.name)
 
@@ -325,12 +299,12 @@ class SimNetwork:
         peer.on_event(self.now, event)
 
     def _arm(self, peer: Endpoint) -> None:
-        deadline = peer.core.deadline()
-        if deadline is None or (deadline == peer.armed_for and self.now_ns < peer.timer):
+        deadline, now_ns = peer.core.deadline(), self.timeline.now_ns
+        if deadline is None or (deadline == peer.armed_for and now_ns < peer.timer):
             return
         peer.armed_for = deadline
-        at = max(round(deadline * NS), self.now_ns + 1000)
-        if peer.timer and self.now_ns < peer.timer <= at:
+        at = max(round(deadline * NS), now_ns + 1000)
+        if peer.timer and now_ns < peer.timer <= at:
             return
         peer.timer = at
 
@@ -339,72 +313,12 @@ class SimNetwork:
                 return
             peer.timer = 0
             wanted = peer.core.deadline()
-            if wanted is not None and round(wanted * NS) > self.now_ns:
+            if wanted is not None and round(wanted * NS) > self.timeline.now_ns:
                 self._arm(peer)  # it was put off since
             elif wanted is not None:
                 self._feed(peer, lambda: peer.core.tick(self.now), "tick")
 
-        self._push(at, fire)
-
-    # -- inside: connections ------------------------------------------------------------------
-
-    def _dial_later(self, peer: Endpoint, wanted: Connect, lane: int, delay_s: float) -> None:
-        def dial() -> None:
-            if peer.alive and peer.dialling.get(wanted.peer) is wanted:
-                self._dial(peer, wanted, lane)
-
-        self.at(delay_s, dial)
-
-    def _listener(self, wanted: Connect) -> Endpoint | None:
-        """The process that answers a dial: of several with one key, the one at an address that is tried."""
-        for peer in reversed(self._living.get(wanted.peer, ())):
-            if not peer.address or peer.address in wanted.addresses:
-                return peer
-        return None
-
-    def _dial(self, peer: Endpoint, wanted: Connect, lane: int) -> None:
-        there = self._listener(wanted)
-        able = there is not None and not there.frozen and not self._faults.is_cut(peer, there)
-        if peer.frozen or not able or there is None or there.core.admits(peer.key) != "member":
-            self._dial_later(peer, wanted, lane, _REDIAL_S)
-            return
-        connection = SimConnection(peer, there, lane, self._paths.is_plain(peer, there))
-        for held in (self._connections, peer.connections, there.connections):
-            held[connection] = None
-        peer.dialled[wanted.peer, lane] = connection
-
-        def established() -> None:
-            if connection in self._connections:
-                connection.up = True
-                self._feed(peer, lambda: peer.core.connected(self.now, wanted.peer, lane), f"up {lane}")
-
-        self._push(self.now_ns + 2 * self._paths.latency_ns(peer, there), established)
-
-    def _break(
-        self,
-        which: Callable[[SimConnection], bool],
-        by: Endpoint | None = None,
-        among: dict[SimConnection, None] | None = None,
-    ) -> None:
-        for connection in [c for c in (self._connections if among is None else among) if which(c)]:
-            dialer, acceptor, lane = connection.dialer, connection.acceptor, connection.lane
-            for held in (self._connections, dialer.connections, acceptor.connections):
-                held.pop(connection, None)
-            self.num_breaks += connection.up
-            connection.up, connection.closed_by = False, by
-            for table, key in ((dialer.dialled, acceptor.key), (acceptor.accepted, dialer.key)):
-                if table.get((key, lane)) is connection:
-                    del table[key, lane]
-            wanted = dialer.dialling.get(acceptor.key)
-            if wanted is not None and dialer is not by:
-                self._down_later(dialer, acceptor.key, lane)
-                self._dial_later(dialer, wanted, lane, _REDIAL_S)
-
-    def _down_later(self, peer: Endpoint, to: bytes, lane: int) -> None:
-        def broken() -> None:
-            self._feed(peer, lambda: peer.core.disconnected(self.now, to, lane), f"down {lane}")
-
-        self._push(self.now_ns + 1000, broken)
+        self.timeline.push(at, fire)
 
     def _send(self, peer: Endpoint, effect: Send) -> None:
         to, lane = effect.peer, effect.lane
@@ -413,84 +327,5 @@ class SimNetwork:
             connection = peer.accepted.get((to, lane))
         if connection is None or not connection.up:
             self._log(peer.key, "lost", lane)
-            return
-        other = connection.acceptor if peer is connection.dialer else connection.dialer
-        size = len(effect.header) + size_bytes(effect.payload)
-        peer.sent[effect.purpose] += size
-        other.received[effect.purpose] += size
-        if effect.again:
-            self.sent_again[peer.key] += size
-        size += _FRAME_OVERHEAD
-        if self._trace_frames:
-            self._log(peer.key, "send", lane, size, crc32(effect.header))
-        pipes = [] if connection.plain else self._paths.pipes(peer, other)
-        if lane == CONTROL_LANE:
-            # Flows share a link, so control on its own connection never waits for all queued bulk.
-            ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
-            ns += sum(pipe.time(size, 1.0) for pipe in pipes)
-            ns += self._delay_ns(connection, peer, other, size)
-            lands = connection.in_order(other, self.now_ns + ns)
-            self._push(lands, self._arrive, connection, other, effect)
-            return
-        left = peer.up.put(self.now_ns, size, peer.factor)
-        if pipes:
-            self._push(left, self._pass, connection, other, effect, size, pipes)
         else:
-            self._cross(connection, other, effect, size, left)
-
-    def _pass(
-        self, connection: SimConnection, to: Endpoint, effect: Send, size: int, pipes: list[Pipe]
-    ) -> None:
-        """A bulk frame comes to a shared line, and waits for what came there before it."""
-        if not connection.up:
-            return
-        left = pipes[0].put(self.now_ns, size, 1.0)
-        if pipes[1:]:
-            self._push(left, self._pass, connection, to, effect, size, pipes[1:])
-        else:
-            self._cross(connection, to, effect, size, left)
-
-    def _cross(self, connection: SimConnection, to: Endpoint, effect: Send, size: int, left: int) -> None:
-        sender = connection.acceptor if to is connection.dialer else connection.dialer
-        reaches = connection.in_order(to, left + self._delay_ns(connection, sender, to, size))
-        self._push(reaches, self._reach, connection, to, effect, size)
-
-    def _delay_ns(self, connection: SimConnection, sender: Endpoint, to: Endpoint, size: int) -> int:
-        latency = self._paths.latency_ns(sender, to)
-        return latency if connection.plain else latency + self._paths.resent_ns(sender, to, size)
-
-    def _reach(self, connection: SimConnection, to: Endpoint, effect: Send, size: int) -> None:
-        """A bulk frame comes to the receiver's access link, and waits for what came there before it."""
-        if connection.up:
-            lands = to.down.put(self.now_ns, size, to.factor)
-            self._push(lands, self._arrive, connection, to, effect)
-
-    def _arrive(self, connection: SimConnection, to: Endpoint, effect: Send) -> None:
-        if not connection.up or not to.alive:
-            return
-        if self._trace_frames:
-            self._log(to.key, "recv", effect.lane)
-        if to.frozen:
-            to.backlog.append(lambda: self._take(connection, to, effect))
-        else:
-            self._take(connection, to, effect)
-
-    def _take(self, connection: SimConnection, to: Endpoint, effect: Send) -> None:
-        if not to.alive or connection.closed_by is to:
-            return
-        dialer, sender = connection.dialer, connection.acceptor
-        if to is not dialer:
-            sender = dialer
-            if not connection.heard:
-                self._heard(connection)
-        to.core.receive(self.now_ns / NS, sender.key, effect.lane, effect.header, effect.payload)
-        self._carry_out(to)
-
-    def _heard(self, connection: SimConnection) -> None:
-        """Something came over it, so the acceptor answers there: an older connection of that key is shut."""
-        acceptor, dialer = connection.acceptor, connection.dialer
-        before = acceptor.accepted.get((dialer.key, connection.lane))
-        connection.heard = True
-        if before is not None:
-            self._break(lambda c: c is before, by=acceptor)
-        acceptor.accepted[dialer.key, connection.lane] = connection
+            self._transit.send(connection, peer, effect)

@@ -115,7 +115,7 @@ def test_what_is_to_come_does_not_pile_up_with_rounds() -> None:
     """Each wait left a wake-up for when its patience would have ended."""
     running = ScenarioRun(parse_scenario(scenario(run={"rounds": 40, "failure_timeout_s": 4.0})), [], Node)
     assert running.run().ended == "the run is finished"
-    assert len(running.engine.net._heap) < 50
+    assert len(running.engine.net.timeline) < 50
 
 
 def test_a_joiner_of_many_fragments_with_a_slow_donor_gets_the_state() -> None:

@@ -1,0 +1,103 @@
+"""Simulated connections: who dials again after which end, and what each process then holds."""
+
+from __future__ import annotations
+
+from tests.transport.simnet.test_network import A, B, C, Net, Talker
+from transport.effects import Connect, Send
+from transport.simnet.connections import Connections
+from transport.simnet.links import Endpoint, Faults
+from transport.simnet.routes import Paths
+from transport.simnet.timeline import Timeline
+from transport.simnet.transit import Transit
+
+
+class Sockets:
+    """Connections without a network around them: processes are told at once."""
+
+    def __init__(self, *keys: bytes) -> None:
+        net = Net(1)
+        for key in keys:
+            net.join(key, Talker())
+        self.ends = {key: net.peers[key] for key in keys}
+        self.timeline = Timeline()
+        self.faults = Faults()
+        paths = Paths(None, net.stream("jitter"), net.stream("losses"))
+        living = {key: [end] for key, end in self.ends.items()}
+        self.connections = Connections(self.timeline, self.faults, paths, living, self.feed)
+        self.transit = Transit(self.timeline, self.connections, paths, None, lambda peer: None)
+        self.said: list[tuple[bytes, str]] = []
+
+    def feed(self, peer: Endpoint, run: object, name: str) -> None:
+        assert callable(run)
+        run()
+        self.said.append((peer.key, name))
+
+    def run(self, seconds: float) -> list[tuple[bytes, str]]:
+        """What processes were told meanwhile."""
+        self.timeline.run(self.timeline.now_ns + round(seconds * 1e9))
+        said, self.said = self.said, []
+        return said
+
+    def dial(self, lanes: int = 1) -> None:
+        self.connections.dial(self.ends[A], Connect(B, (), lanes))
+        self.run(1.0)
+
+
+UP_AND_DOWN = [(A, "down 0"), (A, "down 1"), (A, "up 0"), (A, "up 1")]
+
+
+def test_what_the_network_breaks_is_dialled_again_and_counted() -> None:
+    sockets = Sockets(A, B)
+    sockets.dial()
+    sockets.connections.break_where(lambda c: c.joins(A, B))
+    assert sockets.connections.num_breaks == 2
+    assert sorted(sockets.run(3.0)) == UP_AND_DOWN
+
+
+def test_who_hangs_up_is_not_told_and_does_not_dial_again() -> None:
+    sockets = Sockets(A, B)
+    sockets.dial()
+    sockets.connections.hang_up(sockets.ends[A], B)
+    assert sockets.run(3.0) == []
+    assert not sockets.ends[B].connections
+
+
+def test_the_dialler_comes_back_when_the_acceptor_hangs_up() -> None:
+    sockets = Sockets(A, B)
+    sockets.dial()
+    sockets.connections.hang_up(sockets.ends[B], A)
+    assert sorted(sockets.run(3.0)) == UP_AND_DOWN
+
+
+def test_the_connections_of_a_process_that_ended_are_gone_on_both_ends() -> None:
+    sockets = Sockets(A, B, C)
+    sockets.dial()
+    sockets.connections.dial(sockets.ends[C], Connect(B, (), 0))
+    sockets.run(1.0)
+    sockets.connections.end(sockets.ends[A])
+    assert [c.dialer.key for c in sockets.ends[B].connections] == [C]
+    assert not sockets.ends[A].dialled
+
+
+def test_nobody_reaches_one_from_whom_it_is_cut() -> None:
+    sockets = Sockets(A, B)
+    sockets.faults.cuts.add(frozenset((A, B)))
+    sockets.dial()
+    assert not sockets.ends[A].dialled
+    sockets.faults.heal()
+    assert sorted(sockets.run(3.0)) == [(A, "up 0"), (A, "up 1")]
+
+
+def test_a_frame_that_is_on_its_way_when_its_connection_breaks_is_lost() -> None:
+    sockets = Sockets(A, B)
+    sockets.dial()
+    a, b = sockets.ends[A], sockets.ends[B]
+    for breaks in (False, True):
+        sockets.transit.send(a.dialled[B, 1], a, Send(B, 1, b"header", b"payload", "exchange", again=breaks))
+        if breaks:
+            sockets.connections.break_where(lambda c: True)
+        sockets.run(3.0)
+    assert isinstance(b.core, Talker)
+    assert b.core.headers() == [b"header"]
+    assert a.sent["exchange"] == b.received["exchange"] == 2 * 13
+    assert sockets.transit.sent_again == {A: 13}

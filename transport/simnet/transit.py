@@ -1,0 +1,121 @@
+"""Frames on their way: what leaves one process over a connection, what it waits for, and when it arrives.
+
+Bulk waits at the sender's access link, at shared lines and at the receiver's link; control takes the time of
+its bytes and waits for nothing. Order is kept within a connection, and what is on its way when it breaks is
+lost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from zlib import crc32
+
+from transport.effects import CONTROL_LANE, Send, size_bytes
+from transport.simnet.connections import Connections
+from transport.simnet.links import NS, Endpoint, Pipe, SimConnection
+from transport.simnet.routes import Paths
+from transport.simnet.timeline import Timeline
+from transport.simnet.trace_log import TraceLog
+
+_FRAME_OVERHEAD = 64
+"""Bytes that encryption and framing add to a frame."""
+
+
+class Transit:
+    """All frames that are sent. ``carry_out`` is called for a process that was fed one."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        connections: Connections,
+        paths: Paths,
+        trace_log: TraceLog | None,
+        carry_out: Callable[[Endpoint], None],
+    ) -> None:
+        """``trace_log`` is told of each frame, if it is given."""
+        self.sent_again: Counter[bytes] = Counter()
+        """Bytes of retransmissions by the sender's key."""
+        self._timeline = timeline
+        self._connections = connections
+        self._paths = paths
+        self._trace_log = trace_log
+        self._carry_out = carry_out
+
+    def send(self, connection: SimConnection, peer: Endpoint, effect: Send) -> None:
+        """A frame leaves over a connection that is up."""
+        lane = effect.lane
+        other = connection.acceptor if peer is connection.dialer else connection.dialer
+        size = len(effect.header) + size_bytes(effect.payload)
+        peer.sent[effect.purpose] += size
+        other.received[effect.purpose] += size
+        if effect.again:
+            self.sent_again[peer.key] += size
+        size += _FRAME_OVERHEAD
+        now = self._timeline.now_ns
+        if self._trace_log is not None:
+            self._trace_log.add(now, peer.key, ("send", lane, size, crc32(effect.header)))
+        pipes = [] if connection.plain else self._paths.pipes(peer, other)
+        if lane == CONTROL_LANE:
+            # Flows share a link, so control on its own connection never waits for all queued bulk.
+            ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
+            ns += sum(pipe.time(size, 1.0) for pipe in pipes)
+            ns += self._delay_ns(connection, peer, other, size)
+            lands = connection.in_order(other, now + ns)
+            self._timeline.push(lands, self._arrive, connection, other, effect)
+            return
+        left = peer.up.put(now, size, peer.factor)
+        if pipes:
+            self._timeline.push(left, self._pass, connection, other, effect, size, pipes)
+        else:
+            self._cross(connection, other, effect, size, left)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _pass(
+        self, connection: SimConnection, to: Endpoint, effect: Send, size: int, pipes: list[Pipe]
+    ) -> None:
+        """A bulk frame comes to a shared line, and waits for what came there before it."""
+        if not connection.up:
+            return
+        left = pipes[0].put(self._timeline.now_ns, size, 1.0)
+        if pipes[1:]:
+            self._timeline.push(left, self._pass, connection, to, effect, size, pipes[1:])
+        else:
+            self._cross(connection, to, effect, size, left)
+
+    def _cross(self, connection: SimConnection, to: Endpoint, effect: Send, size: int, left: int) -> None:
+        sender = connection.acceptor if to is connection.dialer else connection.dialer
+        reaches = connection.in_order(to, left + self._delay_ns(connection, sender, to, size))
+        self._timeline.push(reaches, self._reach, connection, to, effect, size)
+
+    def _delay_ns(self, connection: SimConnection, sender: Endpoint, to: Endpoint, size: int) -> int:
+        latency = self._paths.latency_ns(sender, to)
+        return latency if connection.plain else latency + self._paths.resent_ns(sender, to, size)
+
+    def _reach(self, connection: SimConnection, to: Endpoint, effect: Send, size: int) -> None:
+        """A bulk frame comes to the receiver's access link, and waits for what came there before it."""
+        if connection.up:
+            lands = to.down.put(self._timeline.now_ns, size, to.factor)
+            self._timeline.push(lands, self._arrive, connection, to, effect)
+
+    def _arrive(self, connection: SimConnection, to: Endpoint, effect: Send) -> None:
+        if not connection.up or not to.alive:
+            return
+        if self._trace_log is not None:
+            self._trace_log.add(self._timeline.now_ns, to.key, ("recv", effect.lane))
+        if to.frozen:
+            to.backlog.append(lambda: self._take(connection, to, effect))
+        else:
+            self._take(connection, to, effect)
+
+    def _take(self, connection: SimConnection, to: Endpoint, effect: Send) -> None:
+        if not to.alive or connection.closed_by is to:
+            return
+        dialer, sender = connection.dialer, connection.acceptor
+        if to is not dialer:
+            sender = dialer
+            if not connection.heard:
+                self._connections.heard(connection)
+        to.core.receive(self._timeline.now_ns / NS, sender.key, effect.lane, effect.header, effect.payload)
+        self._carry_out(to)
