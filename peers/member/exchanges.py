@@ -230,7 +230,7 @@ class Exchanges:
         self._newest_serial = max(self._newest_serial, serial)
         self.running[serial] = running
         running.exchange.begin(now, plan)
-        for peer in {held[0] for held in self._early if held[1].serial == serial}:
+        for peer in sorted({held[0] for held in self._early if held[1].serial == serial}):
             if peer not in plan.members:
                 self._bulk.send(now, peer, NoSwap(serial))
         self._replay_early(now, serial)
