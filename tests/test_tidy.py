@@ -21,7 +21,7 @@ MAX_FUNCTION_LINES = 70
 GROUND = "transport/{limits,effects,errors,keys,counters,frames,digests}"
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
-PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/node"
+PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/links peers/node"
 PLAIN = "diloco/errors diloco/units diloco/terminal"
 SET_UP = f"{PLAIN} diloco/methods diloco/settings diloco/rules"
 SIMULATED = (
@@ -39,6 +39,7 @@ ARROWS = {
     "peers/admission": SAID,
     "peers/coordinator": SAID,
     "peers/member": SAID,
+    "peers/links": f"{SAID} peers/member",
     "peers/node": PEERS,
     "diloco/errors": "",
     "diloco/units": PLAIN,

@@ -1,313 +1,291 @@
-"""How a member stays at the head: commit records in order, results that it lacks, whole states.
+"""How a member comes to the head and stays there: its first state, whole states, commits one by one.
 
-A record is applied only on its parent (S2), with the result that it names, checked by hash. Results
-come from the member's own exchange or from others who keep the last few; states come from donors.
-Whoever has not caught up hands out nothing. One record at a time is with the application.
+A record is applied only on its parent (S2), with the result that it names. One record at a time is with the
+application. A member that cannot follow says so and fetches the whole state; until it holds the head nothing
+is offered. What it fetches is in `peers.member.fetches`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections import deque
 
-from peers.member.exchanges import Bulk
-from peers.protocol.application import Application, StateBlob, piece_sizes
-from peers.protocol.messages import CatchUp
-from peers.protocol.record import GENESIS, Record
-from transport.collectives.fetch import Fetch, Lack, Piece, Want, index_page
-from transport.collectives.reducer import Reducer
-from transport.digests import digest_of
-from transport.effects import Payload, Phantom, PhantomBlob
-from transport.limits import Limits
-
-_RESULTS_AT_ONCE = 4
-"""Fetches of results under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedResult:
-    """An encoded result by chunk."""
-
-    digests: list[bytes]
-    chunks: list[Payload]
-
-
-@dataclass(slots=True)
-class _StateFetch:
-    """One fragment's state on its way."""
-
-    order: CatchUp
-    data: bytearray | PhantomBlob
-    fetch: Fetch
+from peers.member.contributions import Contributions
+from peers.member.exchanges import Exchanges
+from peers.member.fetches import Fetches
+from peers.member.membership import Membership
+from peers.member.outlet import MemberOutlet
+from peers.member.profile import Profile
+from peers.member.results import EncodedResult, KeptResults
+from peers.member.versions import Versions
+from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved
+from peers.protocol.events import (
+    BecameActive,
+    BecomeSeed,
+    Fate,
+    FellBehind,
+    Restored,
+    RoundCommitted,
+    StateFetched,
+)
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed
+from peers.protocol.record import Record, genesis_head
+from transport.errors import BadFrame
+from transport.frames import unpack
 
 
-@dataclass(slots=True)
-class _ResultFetch:
-    record: Record
-    chunks: dict[int, Payload]
-    fetch: Fetch
-    lacking: set[bytes] = field(default_factory=set)
-    """Those who did not have it when they were asked, and may have it soon."""
-
-
-@dataclass(slots=True)
-class _Served:
-    fragment: int
-    blob: StateBlob
-    used_at: float
-
-
-@dataclass(slots=True)
 class Follower:
-    """Head, records to come, and what is fetched or handed out."""
+    """Whether this member is in and at the head, and what is next on its way there."""
 
-    me: bytes
-    app: Application
-    bulk: Bulk
-    limits: Limits
-    timeout_s: float
-    patience_s: float
-    """How long a donor with a living link may hand out nothing."""
-    elements: Sequence[int]
-    adapts: bool = False
-    """How long a result is depends on the state before it."""
-    head: bytes = GENESIS
-    index: int = 0
-    """Of the head."""
-    holds_state: bool = False
-    records: deque[Record] = field(default_factory=deque)
-    state_fetches: list[_StateFetch] = field(default_factory=list)
-    result_fetches: list[_ResultFetch] = field(default_factory=list)
-    _common_base: bytes = GENESIS
-    _bases: dict[int, bytes] = field(default_factory=dict)
-    _results: OrderedDict[bytes, EncodedResult] = field(default_factory=OrderedDict)
-    _served: dict[bytes, _Served] = field(default_factory=dict)
-    _donors: list[bytes] = field(default_factory=list)
+    def __init__(
+        self,
+        coordinator: bytes,
+        profile: Profile,
+        outlet: MemberOutlet,
+        max_records: int,
+        *,
+        versions: Versions,
+        results: KeptResults,
+        fetches: Fetches,
+        membership: Membership,
+        contributions: Contributions,
+        exchanges: Exchanges,
+    ) -> None:
+        """Of a member that falls ``max_records`` commits behind the whole state is fetched."""
+        self.entered = False
+        """The coordinator has let this member in."""
+        self.active = False
+        """It holds the head, and has said so."""
+        self.applying: Record | None = None
+        """The record that is with the application."""
+        self._coordinator = coordinator
+        self._profile = profile
+        self._outlet = outlet
+        self._max_records = max_records
+        self._versions = versions
+        self._results = results
+        self._fetches = fetches
+        self._membership = membership
+        self._contributions = contributions
+        self._exchanges = exchanges
+        self._records: deque[Record] = deque()
+        self._loading: CatchUp | None = None
+        self._seeding = False
+        self._stranded = False
+        self._digests: dict[int, bytes] = {}
 
-    # -- where we are -------------------------------------------------------------------------
-
-    def base(self, fragment: int) -> bytes:
-        """The version of a fragment that we hold."""
-        return self._bases.get(fragment, self._common_base)
-
-    def begin_at(self, head: bytes) -> None:
-        """Our own state is the run's first, under this name."""
-        self.head, self.index = head, 0
-        self._common_base = head
-        self._bases = {}
-        self.holds_state = True
-
-    def moved(self, record: Record) -> None:
-        """A record was applied, or adopted."""
-        self.head, self.index = record.hash(), record.index
-        if record.restores:
-            self._common_base, self._bases = self.head, {}
-        else:
-            self._bases[record.fragment] = self.head
-
-    def arrive(self, order: CatchUp) -> None:
-        """The whole state that was ordered is here."""
-        self.head, self.index, self.holds_state = order.head, order.index, True
-
-    def set_version(self, fragment: int, version: bytes) -> None:
-        self._bases[fragment] = version
-
-    # -- results ------------------------------------------------------------------------------
-
-    def keep_result(self, digest: bytes, digests: list[bytes], chunks: list[Payload]) -> None:
-        """Keep a result for those who lack it, as long as it is one of the last few. ``digests`` are those
-        of its chunks, known already: hashing takes as long as all other arithmetic of a round."""
-        self._results[digest] = EncodedResult(digests, chunks)
-        spare = len(self._results) - self.limits.history_rounds * len(self.elements)
-        needed = {record.result for record in self.records}
-        for old in [d for d in self._results if d not in needed][: max(0, spare)]:
-            del self._results[old]
-
-    def decoded(self, record: Record) -> Reducer | None:
-        """The record's result, decoded, if we have it."""
-        found = self._results.get(record.result)
-        if found is None:
-            return None
-        reducer = self.app.receiver(record.fragment)
-        reducer.begin(max(1, record.chunk_elements), len(record.members))
-        for chunk, payload in enumerate(found.chunks):
-            reducer.accept(chunk, payload)
-        return reducer
-
-    def fetch_missing_results(self, now: float, others: Iterable[bytes]) -> None:
-        """Begin to fetch the results that nobody gave to us: of the record that follows our head, and of
-        those behind it, also while the state before them is on its way. One after the other would take some
-        round trips each, and by then others may have forgotten them."""
-        most = 1 if self.adapts else 2 * self.limits.history_rounds * len(self.elements)
-        fetching = {each.record.result for each in self.result_fetches}
-        for record in islice(self.records, most):
-            full = len(self.result_fetches) >= _RESULTS_AT_ONCE
-            if full or record.restores or (self.adapts and record.parent != self.head):
-                return
-            if record.result not in self._results and record.result not in fetching:
-                self._begin_result_fetch(now, record, others)
-
-    def finish_result_fetches(self) -> bool:
-        """Keep the results that have come whole. False if nobody has the one that is needed next any more."""
-        wanted = [record.result for record in self.records]
-        for each in list(self.result_fetches):
-            if each.fetch.done:
-                chunks = [each.chunks[i] for i in range(len(each.chunks))]
-                self.keep_result(each.record.result, [digest_of(chunk) for chunk in chunks], chunks)
-            elif each.fetch.failed and wanted[:1] == [each.record.result]:
-                return False
-            elif each.record.result in wanted:
-                continue
-            self.result_fetches.remove(each)
-        return True
-
-    def _begin_result_fetch(self, now: float, record: Record, others: Iterable[bytes]) -> None:
-        receiver = self.app.receiver(record.fragment)
-        receiver.begin(max(1, record.chunk_elements), len(record.members))
-        sizes = [receiver.mean_size_bytes(c) for c in range(record.num_chunks(receiver.num_elements))]
-        donors = [m for m in record.members if m != self.me]
-        donors += [m for m in others if m != self.me and m not in donors]
-        chunks: dict[int, Payload] = {}
-        fetch = Fetch(record.result, sizes, donors, chunks.__setitem__, self.limits, now)
-        self.result_fetches.append(_ResultFetch(record, chunks, fetch))
-        self._pump(now)
-
-    # -- states -------------------------------------------------------------------------------
-
-    def begin_catching_up(self, now: float, order: CatchUp) -> None:
-        """One more fragment to fetch; the first of a set makes everything before it void."""
-        if order.remaining == len(self.elements) - 1:
-            self.stop_fetching()
-            self.records.clear()
-        self._begin_state_fetch(now, order)
-
-    def _begin_state_fetch(self, now: float, order: CatchUp) -> None:
-        data = self.app.state_buffer(order.fragment)
-        piece_bytes = self.limits.payload_bytes
-
-        def take(index: int, payload: Payload) -> None:
-            if isinstance(data, bytearray):
-                assert not isinstance(payload, Phantom), "its digest is that of bytes"
-                data[index * piece_bytes : index * piece_bytes + len(payload)] = payload
-            else:
-                data.put(index, payload)
-
-        sizes = piece_sizes(len(data), piece_bytes)
-        donors = [d for d in order.donors if d != self.me]
-        fetch = Fetch(order.state, sizes, donors, take, self.limits, now)
-        self.state_fetches.append(_StateFetch(order, data, fetch))
-        own = self.app.state_blob(order.fragment, order.state)
-        if own is not None:
-            # All began alike, say: what has this digest need not travel.
-            fetch.have(own.digests, own.piece)
-        self._pump(now)
-
-    def stop_fetching(self) -> None:
-        self.state_fetches.clear()
-        self.result_fetches.clear()
-
-    # -- fetching and serving -----------------------------------------------------------------
-
-    def fetches(self) -> list[Fetch]:
-        # Results first: they are small beside a state, and are not kept for long.
-        return [*(each.fetch for each in self.result_fetches), *(each.fetch for each in self.state_fetches)]
-
-    def donors(self) -> set[bytes]:
-        """Those of whom something is fetched."""
-        return {donor for fetch in self.fetches() for donor in fetch.donors}
-
-    def piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
-        """An answer of a donor."""
-        for fetch in self.fetches():
-            if fetch.blob == message.blob:
-                fetch.receive(now, peer, message, payload)
-        self._pump(now)
-
-    def lacks(self, now: float, peer: bytes, message: Lack) -> None:
-        for each in self.result_fetches:
-            if each.fetch.blob == message.blob and peer in each.fetch.donors:
-                each.lacking.add(peer)
-        for fetch in self.fetches():
-            if fetch.blob == message.blob:
-                fetch.drop(peer)
-        self._pump(now)
-
-    def peer_left(self, now: float, peer: bytes) -> None:
-        for each in self.result_fetches:
-            each.lacking.discard(peer)
-        for fetch in self.fetches():
-            fetch.drop(peer)
-        self._pump(now)
-
-    def peer_restarted(self, now: float, peer: bytes) -> None:
-        for fetch in self.fetches():
-            fetch.ask_again(peer)
-        self._pump(now)
-
-    def tick(self, now: float) -> None:
-        for fetch in self.fetches():
-            for donor in fetch.silent(now, self.timeout_s):
-                # A donor whose link lives may have a slow line, and others to serve before us.
-                cut = now - self.bulk.last_heard(now, donor) > self.timeout_s
-                if cut or donor in fetch.silent(now, self.patience_s):
-                    fetch.drop(donor)
-        for each in self.result_fetches:
-            if not each.fetch.failed:  # of many who lack a result, each that has got it spares the first one
-                each.fetch.add_donors(sorted(each.lacking))
-                each.lacking.clear()
-        self._pump(now)
-        old = [b for b, s in self._served.items() if now - s.used_at > 2 * self.timeout_s]
-        for blob in old:
-            del self._served[blob]
-
-    def _pump(self, now: float) -> None:
-        """Ask for more, of each donor only so much at a time over all fetches."""
-        fetches = self.fetches()
-        for fetch in fetches:
-            others = [each for each in fetches if each is not fetch]
-
-            def elsewhere(donor: bytes, others: list[Fetch] = others) -> int:
-                return sum(each.num_asked(donor) for each in others)
-
-            fetch.pump(lambda peer, message: self.bulk.send(now, peer, message), elsewhere)
-
-    def want(self, now: float, peer: bytes, message: Want) -> bool:
-        """Hand out one piece; False if it must wait for credit, so that it is to be asked again."""
-        found = self._blob(now, message.blob)
-        if found is None:
-            self.bulk.send(now, peer, Lack(message.blob))
-            return True
-        digests, piece_of = found
-        if message.index:
-            payload: Payload = index_page(digests, message.piece, self.limits)
-        elif message.piece < len(digests):
-            payload = piece_of(message.piece)
-        else:
-            self.bulk.send(now, peer, Lack(message.blob))
-            return True
-        if self.bulk.room(peer) < len(payload):
+    def may_offer(self, fragment: int) -> bool:
+        """Whether this member holds the newest version of the fragment that it knows of."""
+        if not self.active or self.applying:
             return False
-        answer = Piece(message.blob, message.piece, message.index)
-        self.bulk.send_bulk(now, peer, answer, payload, "state")
+        return not any(record.fragment == fragment for record in self._records)
+
+    # -- in and out of the run ----------------------------------------------------------------
+
+    def enter(self, now: float) -> None:
+        """The coordinator has let this member in."""
+        self.entered = True
+        if self._follows and not self.applying:
+            self._say_head(now)
+        self.advance(now)
+
+    def leave(self) -> None:
+        """This member is out."""
+        self.entered = self.active = False
+
+    def begin_session(self) -> None:
+        """The coordinator greets, and is about to say anew what follows the head that we name."""
+        self.leave()
+        self._stranded = False
+        self._records.clear()
+        if self._versions.holds_state:
+            self._fetches.stop()
+
+    # -- the coordinator's word ---------------------------------------------------------------
+
+    def begin_seeding(self, message: Seed) -> None:
+        """Our own state is to be the run's first."""
+        if not self._versions.holds_state and not self._seeding:
+            self._seeding, self._stranded = True, False
+            self._digests.clear()
+            self._outlet.deliver(BecomeSeed())
+
+    def fetch_state(self, now: float, order: CatchUp) -> None:
+        """One more fragment to fetch; the first of a set makes everything before it void. `advance` is to
+        follow."""
+        first = order.remaining == self._profile.manifest.num_fragments - 1
+        if first:
+            self._fall_behind("the shared state is fetched anew")
+        self._stranded = False
+        if first:
+            self._fetches.stop()
+            self._records.clear()
+        self._fetches.fetch_state(now, order)
+
+    def take_commit(self, now: float, message: Committed) -> None:
+        """A record was written. Raises `BadFrame`."""
+        record = unpack(message.record)
+        if not isinstance(record, Record):
+            raise BadFrame("a commit without a record")
+        exchange = self._exchanges.find_result(record.serial, record.result)
+        if exchange is not None:
+            # The exchange has hashed its chunks: that takes as long as all other arithmetic of a round.
+            result = EncodedResult(exchange.digests(), exchange.means())
+            self._results.keep(record.result, result, {each.result for each in self._records})
+        self._contributions.mark_committed(record)
+        if self._stranded and not (record.restores and record.result == self._versions.head):
+            return
+        self._stranded = False
+        self._records.append(record)
+        if len(self._records) > self._max_records:
+            self._need_state(now, "too many commits came while it was catching up")
+        self.advance(now)
+
+    # -- the training loop's word -------------------------------------------------------------
+
+    def confirm_applied(self, now: float, applied: ConfirmApplied) -> None:
+        """The record that was with the application is applied."""
+        record = applied.record
+        assert self.applying == record, "one record at a time is with the application"
+        self.applying = None
+        self._versions.move(record)
+        self._digests[record.fragment] = applied.state
+        if self.entered and self._follows:  # it may have fallen behind meanwhile
+            self._say_applied(now, record.fragment)
+            self._outlet.send(now, self._coordinator, CaughtUp(self._versions.head))
+            self._become_active(now)  # if it entered while the application was applying
+        self.advance(now)
+
+    def confirm_loaded(self, now: float, loaded: ConfirmLoaded) -> None:
+        """A fetched state is loaded. Ignored if another one was ordered meanwhile."""
+        order = self._loading
+        if order is None or (order.fragment, order.version) != (loaded.fragment, loaded.version):
+            return
+        self._loading = None
+        self._digests[loaded.fragment] = loaded.state
+        self._versions.set_base(loaded.fragment, loaded.version)
+        if order.remaining == 0:
+            self._versions.arrive(order)
+            self._say_head(now)
+        self.advance(now)
+
+    def confirm_captured(self, now: float, captured: ConfirmCaptured) -> None:
+        """One fragment of our own first state is captured; with the last one the run begins at it."""
+        self._digests[captured.fragment] = captured.state
+        if self._seeding and len(self._digests) == self._profile.manifest.num_fragments:
+            self._seeding = False
+            self._versions.begin_at(genesis_head([d for _, d in sorted(self._digests.items())]))
+            self._say_head(now)
+        self.advance(now)
+
+    def confirm_moved(self, now: float, moved: ConfirmMoved) -> None:
+        """Gossip: our state is another one, under the same head."""
+        self._digests[moved.fragment] = moved.state
+        self._say_applied(now, moved.fragment)
+
+    # -- saying where we are ------------------------------------------------------------------
+
+    def _say_head(self, now: float) -> None:
+        if not self.entered:
+            return
+        for fragment in sorted(self._digests):
+            self._say_applied(now, fragment)
+        self._outlet.send(now, self._coordinator, CaughtUp(self._versions.head))
+        self._become_active(now)
+
+    def _become_active(self, now: float) -> None:
+        if not self.active:
+            self.active = True
+            self._outlet.deliver(BecameActive(self._versions.head, self._versions.index))
+            self._contributions.say_all_ready(now)
+
+    def _say_applied(self, now: float, fragment: int) -> None:
+        if self.entered:
+            version = self._versions.base(fragment)
+            self._outlet.send(now, self._coordinator, Applied(fragment, version, self._digests[fragment]))
+
+    def _fall_behind(self, reason: str) -> None:
+        self.active = False
+        self._loading = None  # what it applies just now it will have applied
+        self._contributions.end_all(Fate.LATE, reason)
+        self._outlet.deliver(FellBehind(reason))
+
+    def _need_state(self, now: float, reason: str) -> None:
+        self._fall_behind(reason)
+        self._fetches.stop()
+        self._records.clear()
+        self._stranded = True  # it still holds an earlier head, to which the swarm may have to go back
+        self._outlet.send(now, self._coordinator, NeedState(reason))
+
+    # -- following ----------------------------------------------------------------------------
+
+    def advance(self, now: float) -> None:
+        """Do the next thing on the way to the head, if it can be done."""
+        self._finish_fetches(now)
+        if self._follows and not self.applying:
+            self._take_records(now)
+        self._fetches.fetch_missing_results(now, self._records, self._versions.head, self._membership.others)
+
+    @property
+    def _follows(self) -> bool:
+        """It holds a state, and no other one is on its way."""
+        return self._versions.holds_state and not self._stranded and not self._fetches.states
+
+    def _finish_fetches(self, now: float) -> None:
+        states = self._fetches.states
+        if any(each.fetch.failed for each in states):
+            self._need_state(now, "no donor has the state any more")
+        elif states and states[0].fetch.done and self._loading is None:
+            first = states.pop(0)
+            self._loading = first.order
+            self._versions.holds_state = False  # until now this may be the last who has the earlier one
+            self._outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
+        if not self._fetches.finish_results(self._records):
+            self._need_state(now, "no member has a committed result any more")
+
+    def _take_records(self, now: float) -> None:
+        """Take the records that follow the head, up to the first one that must wait."""
+        while self._records and not self.applying:
+            record = self._records[0]
+            if record.restores:  # its parent is a head that nobody holds
+                self._records.popleft()
+                self._restore(now, record)
+            elif record.parent != self._versions.head:
+                self._records.popleft()
+                if record.hash() != self._versions.head:
+                    self._need_state(now, "a commit does not follow the head")
+                    return
+            elif not self._deliver_commit(now, record):
+                return
+
+    def _restore(self, now: float, record: Record) -> None:
+        if record.result != self._versions.head:
+            self._need_state(now, "the swarm went back to an earlier state")
+            return
+        self._contributions.end_all(Fate.SUPERSEDED, "the swarm goes on from another state")
+        self._versions.move(record)
+        self._outlet.deliver(Restored(record))
+        self._say_head(now)
+
+    def _deliver_commit(self, now: float, record: Record) -> bool:
+        """Hand a record to the application; False if its result is not here yet."""
+        exchange = self._exchanges.find_result(record.serial, record.result)
+        reducer = exchange.reducer if exchange is not None else self._results.decode(record)
+        if reducer is None:
+            return False
+        self._records.popleft()
+        self.applying = record
+        mine = self._contributions.offered.get(record.fragment)
+        number, tokens, weight = None, 0, 0.0
+        if mine is not None and mine.committed:
+            number, tokens, weight = mine.number, mine.tokens, float(mine.weight)
+            self._contributions.end(record.fragment, Fate.APPLIED, record.hash().hex())
+        elif mine is not None and not (
+            self._profile.rebases and self._contributions.withdraw(now, record.fragment)
+        ):
+            self._contributions.end(record.fragment, Fate.LATE, "the round was committed without it")
+        running = self._exchanges.close(now, record.serial)
+        seconds = now - running.opened_at if running else 0.0
+        self._outlet.deliver(
+            RoundCommitted(record, reducer, number, tokens, weight, seconds, len(self._records))
+        )
         return True
-
-    def serve(self, now: float, fragment: int, blob: bytes) -> None:
-        """Keep a state for someone who is about to fetch it."""
-        if blob not in self._served and self.holds_state and fragment < len(self.elements):
-            snapshot = self.app.state_blob(fragment, blob)
-            if snapshot is not None:
-                self._served[blob] = _Served(fragment, snapshot, now)
-
-    def _blob(self, now: float, blob: bytes) -> tuple[list[bytes], Callable[[int], Payload]] | None:
-        result = self._results.get(blob)
-        if result is not None:
-            return result.digests, result.chunks.__getitem__
-        for fragment in range(len(self.elements)):
-            self.serve(now, fragment, blob)
-        served = self._served.get(blob)
-        if served is None:
-            return None
-        served.used_at = now
-        return served.blob.digests, served.blob.piece

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from peers.member.matching import Matching
 from peers.protocol.manifest import Manifest
+from peers.protocol.messages import PROTOCOL, Enter
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +24,21 @@ class Profile:
     late."""
     adapts: bool = False
     """How long a contribution is depends on the state that it builds on."""
+
+    def enter(self, head: bytes, holds_state: bool) -> Enter:
+        """The word with which this member enters, holding the state of ``head`` or none."""
+        m = self.manifest
+        return Enter(
+            PROTOCOL,
+            self.name,
+            self.addresses,
+            self.stage,
+            head,
+            holds_state,
+            m.settings,
+            m.tensors,
+            m.shapes,
+            m.codec,
+            m.elements,
+            m.model,
+        )

@@ -10,112 +10,148 @@ anyway, so that only adds variance.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from peers.member.exchanges import Bulk, Exchanges, RunningExchange
+from peers.member.averaging import Handler
+from peers.member.contributions import Contributions
+from peers.member.exchanges import Exchanges, RunningExchange
 from peers.member.matching import Matching
+from peers.member.membership import Membership
+from peers.member.outlet import MemberOutlet
+from peers.protocol.commands import Swap
 from peers.protocol.events import SwapFailed, Swapped
-from peers.protocol.messages import MemberActive, MemberGone, MemberIs, NoSwap, RosterBatch
-from peers.protocol.roster_feed import messages_in
-from transport.collectives.direct_reduce import DirectReduce, Plan, chunk_elements_for
-from transport.collectives.reducer import Reducer
+from peers.protocol.messages import NoSwap
+from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan, chunk_elements_for
+from transport.effects import Payload
 from transport.limits import Limits
-
-if TYPE_CHECKING:
-    from peers.member.member import Member
-
-
-def apply_roster_batch(member: Member, now: float, news: RosterBatch) -> None:
-    """Many changes of the roster at once."""
-    arrived: list[MemberIs] = []
-    for each in messages_in(news.batch):
-        if isinstance(each, MemberIs):
-            arrived.append(each)
-            continue
-        member.welcome(arrived)
-        arrived = []
-        if isinstance(each, MemberGone):
-            member.member_gone(now, each)
-        elif isinstance(each, MemberActive):
-            member.member_active(now, each)
-    member.welcome(arrived)
-    meet_donors(member, now)
-
-
-def meet_donors(member: Member, now: float) -> None:
-    """Have links to those of whom something is fetched, once the roster tells where they are."""
-    for donor in sorted(member.follower.donors()):
-        if member.outlet.meet(now, donor):
-            member.follower.peer_restarted(now, donor)  # what was asked before there was a link is lost
 
 
 class Swaps:
-    """A member's swaps. They run beside other exchanges; chunks reach them through `Exchanges`."""
+    """A member's swaps (see `peers.member.averaging.Averaging`). The serial of a swap is its step plus 1."""
+
+    needs_all_links = False
 
     def __init__(
-        self, me: bytes, matching: Matching, exchanges: Exchanges, bulk: Bulk, limits: Limits
+        self,
+        me: bytes,
+        matching: Matching,
+        membership: Membership,
+        contributions: Contributions,
+        exchanges: Exchanges,
+        outlet: MemberOutlet,
+        limits: Limits,
     ) -> None:
-        self.active: set[bytes] = set()
-        """Other members that hold a state: those that may be matched."""
+        self.handlers: dict[type, Handler] = {}  # the coordinator has no say in swaps
         self._me = me
         self._matching = matching
+        self._membership = membership
+        self._contributions = contributions
         self._exchanges = exchanges
-        self._bulk = bulk
+        self._outlet = outlet
         self._limits = limits
 
-    def swap(self, now: float, fragment: int, step: int, tokens: int, reducer: Reducer) -> None:
-        """Average with the group of this step; `Swapped` or `SwapFailed` follows."""
-        serial = step + 1
-        if len(self.active) + 1 < self._matching.min_peers:
-            reason = f"{len(self.active) + 1} active members of at least {self._matching.min_peers}"
-            self._bulk.deliver(SwapFailed(fragment, step, tokens, (), reason, alone=False))
-            return
-        group = self._matching.group({*self.active, self._me}, step, self._me)
-        if len(group) == 1:
-            self._exchanges.pass_by(now, serial)
-            self._exchanges.count_applied(fragment, step, tokens)
-            self._bulk.deliver(
-                SwapFailed(fragment, step, tokens, (), "nobody is left to pair with", alone=True)
-            )
-            return
-        limits = self._limits
-        elements = chunk_elements_for(
-            reducer.num_elements, len(group), limits.chunk_elements, limits.chunks_per_owner
-        )
-        exchange = DirectReduce(serial, self._me, reducer, elements, now)
-        partners = tuple(each for each in group if each != self._me)
-        running = RunningExchange(fragment, exchange, now, partners=partners, tokens=tokens)
-        for partner in partners:
-            self._bulk.meet(now, partner)
-        self._exchanges.open_group(now, running, Plan(0, group, (1.0,) * len(group)))
+    # -- a swap begins ------------------------------------------------------------------------
 
-    def settle(self, now: float) -> None:
+    def swap(self, now: float, swap: Swap) -> None:
+        """Average with the group of this step; `Swapped` or `SwapFailed` follows."""
+        active = {*self._membership.active, self._me}
+        if len(active) < self._matching.min_peers:
+            reason = f"{len(active)} active members of at least {self._matching.min_peers}"
+            self._outlet.deliver(SwapFailed(swap.fragment, swap.step, swap.tokens, (), reason, alone=False))
+        elif len(group := self._matching.group(active, swap.step, self._me)) == 1:
+            self._take_alone(now, swap)
+        else:
+            self._begin(now, swap, group)
+        self._settle(now)
+
+    def _take_alone(self, now: float, swap: Swap) -> None:
+        self._pass_by(now, swap.step + 1)
+        self._contributions.count_applied(swap.fragment, swap.step, swap.tokens)
+        reason = "nobody is left to pair with"
+        self._outlet.deliver(SwapFailed(swap.fragment, swap.step, swap.tokens, (), reason, alone=True))
+
+    def _begin(self, now: float, swap: Swap, group: tuple[bytes, ...]) -> None:
+        """Exchange with a group. Who else sends to this member is matched elsewhere, and told so."""
+        serial, limits = swap.step + 1, self._limits
+        elements = chunk_elements_for(
+            swap.reducer.num_elements, len(group), limits.chunk_elements, limits.chunks_per_owner
+        )
+        exchange = DirectReduce(serial, self._me, swap.reducer, elements, now)
+        for member in group:
+            if member != self._me:
+                self._outlet.meet(now, member)
+        self._pass_by(now, serial - 1)
+        self._exchanges.know(serial)
+        self._exchanges.running[serial] = RunningExchange(swap.fragment, exchange, now, swap.tokens)
+        exchange.begin(now, Plan(0, group, (1.0,) * len(group)))
+        for peer, _ in self._exchanges.early_senders(lambda each: each == serial):
+            if peer not in group:
+                self._refuse(now, peer, serial)
+        self._exchanges.replay_early(now, serial)
+        self._exchanges.pump(now)
+
+    def _pass_by(self, now: float, serial: int) -> None:
+        """Nothing up to this serial is exchanged here any more: whoever has begun is told."""
+        for peer, passed in self._exchanges.early_senders(lambda each: each <= serial):
+            if passed not in self._exchanges.running:
+                self._refuse(now, peer, passed)
+        self._exchanges.pass_by(now, serial)
+
+    def _refuse(self, now: float, peer: bytes, serial: int) -> None:
+        self._outlet.send(now, peer, NoSwap(serial))
+
+    def entered(self, now: float) -> None:
+        """Nothing is to be done: swaps are none of the coordinator's."""
+
+    # -- it is under way ----------------------------------------------------------------------
+
+    def take_chunk(
+        self, now: float, peer: bytes, message: PartChunk | MeanChunk, payload: Payload, cost: int
+    ) -> None:
+        """One chunk; `pump` is to follow. Who is not of the group is refused. Raises `BadFrame`."""
+        running = self._exchanges.running.get(message.serial)
+        if running is not None and peer not in running.exchange.members:
+            self._outlet.consumed(now, peer, cost)
+            self._refuse(now, peer, message.serial)
+            return
+        late = self._exchanges.has_passed(message.serial)
+        self._exchanges.take_chunk(now, peer, message, payload, cost)
+        if late and isinstance(message, PartChunk):
+            self._refuse(now, peer, message.serial)
+
+    def pump(self, now: float) -> None:
+        """Move every swap on, and tell of those that have ended."""
+        self._exchanges.pump(now)
+        self._settle(now)
+
+    def _settle(self, now: float) -> None:
         """Tell of swaps that are done, and end those that cannot be."""
         for serial, running in list(self._exchanges.running.items()):
-            if running.partners is None:
-                continue
             exchange = running.exchange
             if exchange.poisoned:
                 self._fail(now, serial, f"a partner sent {exchange.poisoned[1]}")
             elif exchange.done and running.told_done < 0:
-                running.told_done = 0
-                self._exchanges.count_applied(running.fragment, serial - 1, running.tokens)
-                event = Swapped(
-                    running.fragment, serial - 1, running.tokens, exchange.reducer, running.partners
+                running.told_done = exchange.attempt
+                self._contributions.count_applied(running.fragment, serial - 1, running.tokens)
+                partners = self._partners(running)
+                self._outlet.deliver(
+                    Swapped(running.fragment, serial - 1, running.tokens, exchange.reducer, partners)
                 )
-                self._bulk.deliver(event)
             if exchange.done and exchange.all_sent:
                 self._exchanges.close(now, serial)
 
+    def _partners(self, running: RunningExchange) -> tuple[bytes, ...]:
+        return tuple(each for each in running.exchange.members if each != self._me)
+
+    # -- it fails -----------------------------------------------------------------------------
+
     def partner_left(self, now: float, peer: bytes, reason: str) -> None:
         """Someone is gone: their groups' exchanges cannot end."""
-        self.active.discard(peer)
-        self._fail_where(now, lambda running: peer in (running.partners or ()), reason)
+        self._fail_where(now, lambda running: peer in self._partners(running), reason)
 
     def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
         """A partner is elsewhere at that step, or has passed it."""
         running = self._exchanges.running.get(message.serial)
-        if running is not None and peer in (running.partners or ()) and not running.exchange.done:
+        if running is not None and peer in self._partners(running) and not running.exchange.done:
             self._fail(now, message.serial, "a partner is at another step or in another group")
 
     def tick(self, now: float) -> None:
@@ -124,17 +160,17 @@ class Swaps:
 
     def _fail_where(self, now: float, which: Callable[[RunningExchange], bool], reason: str) -> None:
         for serial, running in list(self._exchanges.running.items()):
-            if running.partners is not None and not running.exchange.done and which(running):
+            if not running.exchange.done and which(running):
                 self._fail(now, serial, reason)
 
     def _fail(self, now: float, serial: int, reason: str) -> None:
         running = self._exchanges.close(now, serial)
         if running is not None and running.told_done < 0:
-            partners = running.partners or ()
+            partners = self._partners(running)
             for partner in partners:
                 # Otherwise each finds out by its own patience, and they come ever more out of step.
-                self._bulk.send(now, partner, NoSwap(serial))
-            self._exchanges.count_applied(running.fragment, serial - 1, running.tokens)
-            self._bulk.deliver(
+                self._refuse(now, partner, serial)
+            self._contributions.count_applied(running.fragment, serial - 1, running.tokens)
+            self._outlet.deliver(
                 SwapFailed(running.fragment, serial - 1, running.tokens, partners, reason, alone=True)
             )

@@ -63,7 +63,7 @@ def results(world: World) -> list[bytes]:
 def say_something(world: World, rng: random.Random) -> None:
     key = key_of(HOSTILE)
     node = world.workers[HOSTILE].node
-    if not world.alive(HOSTILE) or not node.links:
+    if not world.alive(HOSTILE) or not node.links.by_peer:
         return
     assert world.host.coordinator is not None
     heads = [each.chain.head for each in world.host.coordinator.state.courses.values()]
@@ -72,7 +72,7 @@ def say_something(world: World, rng: random.Random) -> None:
 
     def speak(core: Any, now: float) -> None:
         for _ in range(rng.randint(1, 3)):
-            link = node.links[rng.choice(sorted(node.links))]
+            link = node.links.by_peer[rng.choice(sorted(node.links.by_peer))]
             message = any_message(rng, known)
             try:
                 pack(message)

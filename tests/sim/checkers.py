@@ -224,8 +224,8 @@ class Checkers:
             if (
                 worker.index in self.world.hostile
                 or member is None
-                or not member.follower.holds_state
-                or member._applying
+                or not member.versions.holds_state
+                or member.applying
             ):
                 continue
             for fragment in range(len(self.world.sizes)):
@@ -238,8 +238,8 @@ class Checkers:
         assert member is not None
         if worker.loop.superseded:
             raise Violation("S13", f"worker {worker.index} was told to stop and contributes")
-        number = member.exchanges._next_number + 1
-        base = member.follower.base(seen.fragment)
+        number = member.contributions.num_offered + 1
+        base = member.versions.base(seen.fragment)
         offered = Contribution(worker.life, seen.tokens, base, seen.fragment)
         self.contributions[worker.index, worker.life, number] = offered
         self.offers.setdefault((worker.index, seen.fragment, base), []).append(offered)
@@ -276,17 +276,17 @@ class Checkers:
         for worker in self.world.processes():
             index, member = worker.index, worker.node.member
             assert member is not None
-            exchanges = member.exchanges
-            ended = sum(exchanges.tokens_by_fate.values())
-            offered = sum(c.tokens for c in exchanges.offered.values())
-            if exchanges.tokens_trained != ended + offered:
+            ledger = member.contributions
+            ended = sum(ledger.tokens_by_fate.values())
+            offered = sum(c.tokens for c in ledger.offered.values())
+            if ledger.tokens_trained != ended + offered:
                 raise Violation(
-                    "S4", f"worker {index} offered {exchanges.tokens_trained}, ended {ended}, open {offered}"
+                    "S4", f"worker {index} offered {ledger.tokens_trained}, ended {ended}, open {offered}"
                 )
             fragments = len(self.world.sizes)
             loop = worker.loop
             pending = sum(p.tokens - (p.offered_tokens if p.offered else 0) for p in loop.progress)
-            known = exchanges.tokens_trained + loop.tokens_unoffered + pending
+            known = ledger.tokens_trained + loop.tokens_unoffered + pending
             if known != worker.tokens * fragments:
                 raise Violation("S4", f"worker {index} trained {worker.tokens} tokens, {known} are known of")
 
@@ -311,15 +311,15 @@ class Checkers:
             raise Violation("X1", "a stranger was let in")
         for node in [self.world.host, *(worker.node for worker in self.world.processes())]:
             known = node.coordinator.roster.entries if node.coordinator else {}
-            members = node.member.roster if node.member else {}
-            if any(key_of(STRANGER) in table for table in (known, members, node.links)):
+            members = node.member.membership.others if node.member else {}
+            if any(key_of(STRANGER) in table for table in (known, members, node.links.by_peer)):
                 raise Violation("X1", "a stranger is in somebody's view")
 
     # -- R1: memory ---------------------------------------------------------------------------
 
     def check_memory(self) -> None:
         for worker in self.world.processes():
-            for link in worker.node.links.values():
+            for link in worker.node.links.by_peer.values():
                 held = link.streams.kept().bulk_out_cost
                 if held > self.world.limits.window_bytes:
                     raise Violation("R1", f"worker {worker.index} holds {held} bytes for one peer")

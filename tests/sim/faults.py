@@ -99,7 +99,7 @@ class Injector:
         for index in self.world.living():
             member = self.world.workers[index].node.member
             replaced = index in self.world.knocking  # a clone without the state is about to take its place
-            if member and member.follower.holds_state and self.world.alive(index) and not replaced:
+            if member and member.versions.holds_state and self.world.alive(index) and not replaced:
                 holders.append(index)
         return who in holders and len(holders) <= 2
 

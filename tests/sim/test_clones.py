@@ -88,7 +88,7 @@ def test_a_process_that_was_told_to_stop_hears_and_says_nothing_more() -> None:
     older = world.workers[CLONED]
     world.start_worker(CLONED)
     run(world, checkers, 5.0)
-    assert older.node.links == {}
+    assert older.node.links.by_peer == {}
     assert older.node.admits(key_of(0)) is None
     world.net.command(older.process, lambda core, now: core.tick(now))
     assert older.node.drain() == []
@@ -108,7 +108,7 @@ def test_whoever_began_anew_elsewhere_while_the_host_was_away_is_looked_for_ther
     newer = world.workers[index].process
     assert newer.address != older.address
     for other in {0, 1, 2} - {index}:
-        assert world.workers[other].node.links[newer.key].addresses == (newer.address,)
+        assert world.workers[other].node.links.by_peer[newer.key].addresses == (newer.address,)
     since = len(checkers.records)
     run(world, checkers, 8.0)
     assert len(checkers.records) >= since + 3

@@ -176,7 +176,7 @@ def test_an_older_clone_that_goes_on_dialling_is_caught(monkeypatch: pytest.Monk
     def only_tells(self: Node) -> None:
         self._stopped = True
         if self.member:
-            self.member.superseded()
+            self.member.supersede()
 
     monkeypatch.setattr(Node, "_step_down", only_tells)
     assert {"L1", "L4", "L7"} & rules_broken(range(1, 5), CLONES)

@@ -244,7 +244,7 @@ class World:
             )
             worker.loop.told(command, bool(done))
             if isinstance(command, ConfirmCaptured) and worker.node.member:
-                worker.replica.bases = [worker.node.member.follower.head] * len(self.sizes)
+                worker.replica.bases = [worker.node.member.versions.head] * len(self.sizes)
 
     # -- faults -------------------------------------------------------------------------------
 

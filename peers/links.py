@@ -1,0 +1,238 @@
+"""Which links a node keeps, who dials whom, and when an idle link is given up.
+
+`LinkTable` holds the links and the sessions on them: an older process of a peer never takes the place of a
+newer one (S13), and credit is shared among all links. `LinksToAll` and `LinksByNeed` decide which members
+there is a link to, from the roster. Nobody here reads a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from peers.protocol.messages import MemberIs
+from peers.protocol.traces import MessagesDroppedTrace
+from transport.effects import NEVER, Close, Effect, Payload
+from transport.limits import Limits
+from transport.link.link import Link
+from transport.link.messages import session_of
+
+MAX_IDLE_TIMEOUTS = 8
+"""Failure timeouts after which a gossip link that nothing used is given up."""
+
+
+class LinkTable:
+    """The links of one node, by peer."""
+
+    def __init__(self, incarnation: int, timeout_s: float, limits: Limits, out: list[Effect]) -> None:
+        self.by_peer: dict[bytes, Link] = {}
+        self.changed = False
+        """A link was dropped, or the roster is not what it was when links were last compared with it."""
+        self._incarnation = incarnation
+        self._timeout_s = timeout_s
+        self._limits = limits
+        self._out = out
+        self._generation = 0
+        self._newest: dict[bytes, int] = {}
+        """Incarnations of peers whose links were dropped: an older one must not take their place (S13)."""
+
+    # -- links begin and end ------------------------------------------------------------------
+
+    def open(self, now: float, peer: bytes, addresses: tuple[str, ...], *, dials: bool) -> Link:
+        """A link to a peer begins."""
+        link = Link(
+            peer,
+            self._next_session(),
+            dials=dials,
+            addresses=addresses,
+            heartbeat_s=self._timeout_s / 4,
+            silence_s=self._timeout_s,
+            limits=self._limits,
+            out=self._out,
+            oldest=self._newest.get(peer, 0),
+        )
+        self.by_peer[peer] = link
+        window = self._limits.window(len(self.by_peer))
+        for each in self.by_peer.values():
+            each.window = window
+        link.start(now)
+        return link
+
+    def forget(self, peer: bytes, reason: str) -> None:
+        """Drop a link; the next word from that peer begins a new session."""
+        link = self.by_peer.pop(peer, None)
+        if link is not None:
+            self.changed = True
+            self._newest[peer] = max(link.incarnation, self._newest.get(peer, 0))
+            self._out.append(Close(peer, reason))
+
+    def _next_session(self) -> int:
+        self._generation += 1
+        return session_of(self._incarnation, self._generation)
+
+    # -- what is said over them ---------------------------------------------------------------
+
+    def send(self, now: float, peer: bytes, message: Any) -> None:
+        """Say one control message. Without a link it is dropped: whoever waits for it is told by its
+        absence."""
+        link = self.by_peer.get(peer)
+        if link is None:
+            return
+        link.send_control(now, message)
+        if link.control_overflows():
+            self._out.append(MessagesDroppedTrace(peer=peer))
+            link.begin_anew(self._next_session())
+
+    def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
+        """Send one payload; the caller looked at `room` first."""
+        link = self.by_peer.get(peer)
+        if link is not None:
+            link.send_bulk(now, message, payload, purpose)
+
+    def room(self, peer: bytes) -> int:
+        """Bytes that a peer would take now; -1 without a link to it."""
+        link = self.by_peer.get(peer)
+        return -1 if link is None else link.room()
+
+    def consumed(self, now: float, peer: bytes, cost: int) -> None:
+        """Bytes of a peer become its credit again."""
+        link = self.by_peer.get(peer)
+        if link is not None:
+            link.consumed(now, cost)
+
+    def last_heard(self, peer: bytes) -> float:
+        """When a peer last gave a sign of life on the link that stands."""
+        link = self.by_peer.get(peer)
+        return NEVER if link is None else link.last_heard
+
+    # -- inputs of the node -------------------------------------------------------------------
+
+    def connected(self, now: float, peer: bytes, lane: int) -> None:
+        """A connection that we dialled is up."""
+        if peer in self.by_peer:
+            self.by_peer[peer].connected(now, lane)
+
+    def disconnected(self, peer: bytes, lane: int) -> None:
+        """A connection that we dialled broke."""
+        if peer in self.by_peer:
+            self.by_peer[peer].disconnected(lane)
+
+    def is_up(self, peer: bytes) -> bool:
+        """There is a link to a peer, and it has greeted."""
+        return peer in self.by_peer and self.by_peer[peer].up
+
+    def tick(self, now: float, waits_for: set[bytes] | None) -> None:
+        """Time has passed. ``waits_for`` are the peers whose silence would matter now; None for all."""
+        for peer, link in list(self.by_peer.items()):
+            link.tick(now, waits_for is None or peer in waits_for)
+
+    def digest_parts(self) -> list[Any]:
+        """What equal tables have in common."""
+        return [self.by_peer[peer].digest_parts() for peer in sorted(self.by_peer)]
+
+
+@dataclass(slots=True)
+class MemberLinks:
+    """Links to the other members of a run, compared with the roster; which ones is up to the two below."""
+
+    table: LinkTable
+    me: bytes
+    coordinator: bytes
+    """The link to it is none of these."""
+    addresses: tuple[str, ...]
+    """Where this node listens."""
+    roster: Mapping[bytes, MemberIs]
+    lost: Callable[[float, bytes], None]
+    """It is told of each link that is dropped."""
+
+    def update(self, now: float) -> None:
+        """If the roster or a link has changed, make links be what the roster asks for."""
+        if not self.table.changed:
+            return
+        self.table.changed = False
+        for peer in [p for p in self.table.by_peer if p != self.coordinator and p not in self.roster]:
+            self._drop(now, peer, "it left")
+        self._compare(now)
+
+    def meet(self, now: float, peer: bytes) -> bool:
+        """Have a link to a member for a while; True if the link is new."""
+        raise NotImplementedError
+
+    def drop_idle(self, now: float, needed: set[bytes]) -> None:
+        """Give up links that nothing has used for long, but for those to peers in ``needed``."""
+        raise NotImplementedError
+
+    def _compare(self, now: float) -> None:
+        raise NotImplementedError
+
+    def _drop_moved(self, now: float, peer: bytes) -> None:
+        # It began anew elsewhere while the coordinator, which would have said so, was away.
+        self._drop(now, peer, "it moved")
+
+    def _drop(self, now: float, peer: bytes, reason: str) -> None:
+        self.table.forget(peer, reason)
+        self.lost(now, peer)
+
+
+class LinksToAll(MemberLinks):
+    """Rounds: every member has a link to every other."""
+
+    def meet(self, now: float, peer: bytes) -> bool:
+        """The roster makes all links."""
+        return False
+
+    def drop_idle(self, now: float, needed: set[bytes]) -> None:
+        """A link to a member is never given up."""
+
+    def _compare(self, now: float) -> None:
+        for peer, entry in self.roster.items():
+            if peer == self.coordinator:
+                continue
+            link = self.table.by_peer.get(peer)
+            if link is not None and link.addresses != entry.addresses:
+                self._drop_moved(now, peer)
+            if peer not in self.table.by_peer:
+                self.table.open(now, peer, entry.addresses, dials=self._should_dial(entry))
+
+    def _should_dial(self, entry: MemberIs) -> bool:
+        """Of two members the one that cannot be reached dials; of two that can, the lower key."""
+        if not entry.addresses:
+            return False
+        return not self.addresses or self.me < entry.key
+
+
+@dataclass(slots=True)
+class LinksByNeed(MemberLinks):
+    """Gossip: a member has links to those whom it met of late."""
+
+    max_idle_s: float
+    _met_at: dict[bytes, float] = field(default_factory=dict)
+    """When a link to each member was last wanted."""
+
+    def meet(self, now: float, peer: bytes) -> bool:
+        """Whoever wants a link dials, for the other may not know of it. True if the link is new."""
+        self._met_at[peer] = now
+        entry = self.roster.get(peer)
+        if peer in self.table.by_peer or entry is None or peer == self.coordinator:
+            return False
+        self.table.open(now, peer, entry.addresses, dials=bool(entry.addresses))
+        return True
+
+    def drop_idle(self, now: float, needed: set[bytes]) -> None:
+        """Give links up over which nothing has gone for long, so that they do not become as many as
+        members."""
+        for peer, link in list(self.table.by_peer.items()):
+            used_at = max(self._met_at.setdefault(peer, now), link.last_bulk)
+            if now - used_at > self.max_idle_s and peer not in needed:
+                del self._met_at[peer]
+                self.table.forget(peer, "nothing to say for a while")
+
+    def _compare(self, now: float) -> None:
+        for peer, link in list(self.table.by_peer.items()):
+            entry = self.roster.get(peer)
+            if entry is None or peer == self.coordinator:
+                continue
+            # Whoever was dialled before it met the other knows no address of it.
+            if link.addresses and link.addresses != entry.addresses:
+                self._drop_moved(now, peer)

@@ -1,0 +1,51 @@
+"""How the contributions of members become a mean: what rounds and gossip have in common for a member.
+
+A member is made with one of two: `peers.member.rounds.Rounds`, which the coordinator opens, or
+`peers.member.swaps.Swaps`, which members agree on among themselves. Nobody else asks which one it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from peers.protocol.commands import Swap
+from peers.protocol.messages import NoSwap
+from transport.collectives.direct_reduce import MeanChunk, PartChunk
+from transport.effects import Payload
+
+Handler = Callable[[float, Any], None]
+
+
+class Averaging(Protocol):
+    """What a member asks of rounds or of gossip."""
+
+    needs_all_links: bool
+    """Everybody exchanges with everybody, so that there is a link to each member."""
+
+    @property
+    def handlers(self) -> Mapping[type, Handler]:
+        """By kind, what is done with the coordinator's messages about exchanges."""
+
+    def entered(self, now: float) -> None:
+        """The coordinator has let this member in: it remembers no exchange."""
+
+    def swap(self, now: float, swap: Swap) -> None:
+        """Average with the group of a step; `Swapped` or `SwapFailed` follows."""
+
+    def take_chunk(
+        self, now: float, peer: bytes, message: PartChunk | MeanChunk, payload: Payload, cost: int
+    ) -> None:
+        """One chunk; `pump` is to follow. Raises `BadFrame`."""
+
+    def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
+        """A peer does not exchange with this member."""
+
+    def partner_left(self, now: float, peer: bytes, reason: str) -> None:
+        """A member is out of the run."""
+
+    def pump(self, now: float) -> None:
+        """Move exchanges on, and report what they came to."""
+
+    def tick(self, now: float) -> None:
+        """Report, or give up on, members who owe something and are silent."""

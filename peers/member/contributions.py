@@ -1,0 +1,133 @@
+"""What this member offers, and what becomes of it.
+
+A contribution stays as it was until its round commits or aborts (S5), and meets exactly one fate (S4). This
+file counts tokens by fate and knows nothing of how contributions are exchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.member.outlet import MemberOutlet
+from peers.protocol.commands import Offer
+from peers.protocol.events import ContributionEnded, Fate
+from peers.protocol.messages import Ready, Rejected, Withdraw
+from peers.protocol.record import Record
+from transport.collectives.reducer import Reducer
+
+
+@dataclass(slots=True)
+class Contribution:
+    """What this member offers for one fragment."""
+
+    number: int
+    fragment: int
+    base: bytes
+    tokens: int
+    weight: int
+    reducer: Reducer
+    norm: float = 0.0
+    serial: int = 0
+    """The round that it is in; 0 while it is only offered."""
+    committed: bool = False
+    """A record that counts it was written; its fate follows when the record is applied."""
+
+    @property
+    def may_be_withdrawn(self) -> bool:
+        """No round has it."""
+        return not self.serial and not self.committed
+
+
+class Contributions:
+    """A member's contributions, and its tokens by fate."""
+
+    def __init__(self, me: bytes, coordinator: bytes, outlet: MemberOutlet) -> None:
+        self.offered: dict[int, Contribution] = {}
+        """By fragment."""
+        self.num_offered = 0
+        """Contributions so far, those that were taken back included: the number of the newest."""
+        self.tokens_trained = 0
+        """Tokens behind all contributions that were not taken back."""
+        self.tokens_by_fate: dict[Fate, int] = dict.fromkeys(Fate, 0)
+        self._me = me
+        self._coordinator = coordinator
+        self._outlet = outlet
+
+    def offer(self, base: bytes, offer: Offer) -> Contribution:
+        """Keep a contribution on top of version ``base``; `say_ready` tells the coordinator."""
+        assert offer.fragment not in self.offered, "one contribution per fragment at a time"
+        self.num_offered += 1
+        self.tokens_trained += offer.tokens
+        kept = Contribution(
+            self.num_offered, offer.fragment, base, offer.tokens, offer.weight, offer.reducer, offer.norm
+        )
+        self.offered[offer.fragment] = kept
+        return kept
+
+    def say_ready(self, now: float, fragment: int) -> None:
+        """Tell the coordinator of one contribution."""
+        c = self.offered[fragment]
+        self._outlet.send(
+            now, self._coordinator, Ready(fragment, c.base, c.tokens, c.weight, c.number, c.norm)
+        )
+
+    def say_all_ready(self, now: float) -> None:
+        """Tell the coordinator of every contribution that no record counts."""
+        for fragment, offered in self.offered.items():
+            if not offered.committed:
+                self.say_ready(now, fragment)
+
+    def withdraw(self, now: float, fragment: int) -> Contribution | None:
+        """Take a contribution back, to offer more later: its tokens are counted anew then. None if
+        a round has it."""
+        found = self.offered.get(fragment)
+        if found is None or not found.may_be_withdrawn:
+            return None
+        del self.offered[fragment]
+        self.tokens_trained -= found.tokens
+        self._outlet.send(now, self._coordinator, Withdraw(fragment, found.number))
+        return found
+
+    def mark_committed(self, record: Record) -> None:
+        """A record was written: it may count a contribution of ours."""
+        mine = self.offered.get(record.fragment)
+        if mine is not None and self._me in record.members and mine.serial == record.serial:
+            mine.committed = True
+
+    def leave_rounds(self) -> None:
+        """Every round is void: contributions are only offered again."""
+        for mine in self.offered.values():
+            mine.serial = 0
+
+    # -- fates --------------------------------------------------------------------------------
+
+    def end(self, fragment: int, fate: Fate, reason: str) -> Contribution | None:
+        """A contribution meets its fate."""
+        found = self.offered.pop(fragment, None)
+        if found is not None:
+            self.tokens_by_fate[fate] += found.tokens
+            self._outlet.deliver(ContributionEnded(fragment, found.number, found.tokens, fate, reason))
+        return found
+
+    def end_all(self, fate: Fate, reason: str) -> None:
+        """Every contribution meets the same fate."""
+        for fragment in list(self.offered):
+            self.end(fragment, fate, reason)
+
+    def end_uncommitted(self, fate: Fate, reason: str) -> None:
+        """Every contribution that no record counts meets the same fate."""
+        for fragment, offered in list(self.offered.items()):
+            if not offered.committed:
+                self.end(fragment, fate, reason)
+
+    def count_applied(self, fragment: int, number: int, tokens: int) -> None:
+        """Gossip: what was trained is in this member's own replica, whatever became of its group."""
+        self.tokens_trained += tokens
+        self.tokens_by_fate[Fate.APPLIED] += tokens
+        self._outlet.deliver(ContributionEnded(fragment, number, tokens, Fate.APPLIED, ""))
+
+    def reject(self, message: Rejected) -> None:
+        """The coordinator does not take a contribution."""
+        mine = self.offered.get(message.fragment)
+        if mine is not None and mine.number == message.number and mine.may_be_withdrawn:
+            self.end(message.fragment, Fate.REJECTED, message.reason)

@@ -1,0 +1,144 @@
+"""Rounds as a member takes part in them: the coordinator opens them and says who is in.
+
+A contribution takes part only in a round whose base is its own (S8). A member reports to the coordinator that
+it holds the whole result, or who keeps it waiting; it ends a round only at the coordinator's word.
+"""
+
+from __future__ import annotations
+
+from peers.member.averaging import Handler
+from peers.member.contributions import Contributions
+from peers.member.exchanges import Exchanges, RunningExchange
+from peers.member.outlet import MemberOutlet
+from peers.protocol.commands import Swap
+from peers.protocol.events import Fate, RoundAborted, RoundOpened
+from peers.protocol.messages import Abort, Decline, Done, NoSwap, Open, Stuck
+from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
+from transport.effects import Payload
+from transport.errors import BadFrame
+
+
+class Rounds:
+    """A member's part in rounds (see `peers.member.averaging.Averaging`)."""
+
+    needs_all_links = True
+
+    def __init__(
+        self,
+        me: bytes,
+        coordinator: bytes,
+        contributions: Contributions,
+        exchanges: Exchanges,
+        outlet: MemberOutlet,
+    ) -> None:
+        self.handlers: dict[type, Handler] = {Open: self.open, Abort: self.abort}
+        self._me = me
+        self._coordinator = coordinator
+        self._contributions = contributions
+        self._exchanges = exchanges
+        self._outlet = outlet
+
+    # -- the coordinator's word ---------------------------------------------------------------
+
+    def open(self, now: float, message: Open) -> None:
+        """A round opens, or goes on with fewer. Raises `BadFrame`."""
+        if len(message.founders) != len(message.weights) or min(message.weights, default=0.0) <= 0.0:
+            raise BadFrame("a round without a weight for each member")
+        self._exchanges.pass_by(now, message.serial - 1)
+        self._exchanges.know(message.serial)
+        lost = frozenset(message.founders[i] for i in message.lost if i < len(message.founders))
+        plan = Plan(message.attempt, message.founders, message.weights, lost)
+        running = self._exchanges.running.get(message.serial) or self._join(now, message)
+        if running is None or self._me not in plan.members:
+            return
+        running.exchange.begin(now, plan)
+        self._outlet.deliver(RoundOpened(message.serial, message.attempt, message.fragment, plan.members))
+        self._exchanges.replay_early(now, message.serial)
+        self.pump(now)
+
+    def _join(self, now: float, message: Open) -> RunningExchange | None:
+        mine = self._contributions.offered.get(message.fragment)
+        weights = dict(zip(message.founders, message.weights, strict=True))
+        agrees = (
+            mine is not None
+            and not mine.committed
+            and mine.base == message.base
+            and weights.get(self._me) == mine.weight
+        )
+        if mine is None or not agrees:
+            reason = "nothing is offered" if mine is None else "it is not about what was offered"
+            self._outlet.send(now, self._coordinator, Decline(message.serial, reason))
+            return None
+        mine.serial = message.serial
+        exchange = DirectReduce(message.serial, self._me, mine.reducer, max(1, message.chunk_elements), now)
+        running = RunningExchange(message.fragment, exchange, now, mine.tokens)
+        self._exchanges.running[message.serial] = running
+        return running
+
+    def abort(self, now: float, message: Abort) -> None:
+        """A round is void. Its contribution is offered again, or has come too late."""
+        running = self._exchanges.close(now, message.serial)
+        if running is None:
+            return
+        self._outlet.deliver(RoundAborted(running.fragment, message.serial, message.reason, message.again))
+        mine = self._contributions.offered.get(running.fragment)
+        if mine is None or mine.serial != message.serial or mine.committed:
+            return
+        mine.serial = 0
+        if message.again:
+            self._contributions.say_ready(now, running.fragment)
+        else:
+            self._contributions.end(running.fragment, Fate.LATE, message.reason)
+
+    def entered(self, now: float) -> None:
+        """Every round is void; contributions are only offered again."""
+        self._exchanges.close_all(now)
+        self._contributions.leave_rounds()
+
+    # -- exchanging ---------------------------------------------------------------------------
+
+    def take_chunk(
+        self, now: float, peer: bytes, message: PartChunk | MeanChunk, payload: Payload, cost: int
+    ) -> None:
+        """One chunk; `pump` is to follow. Raises `BadFrame`."""
+        self._exchanges.take_chunk(now, peer, message, payload, cost)
+
+    def pump(self, now: float) -> None:
+        """Move every round on, and report what it came to."""
+        self._exchanges.pump(now, self._report)
+
+    def _report(self, now: float, serial: int, running: RunningExchange) -> None:
+        exchange = running.exchange
+        if exchange.poisoned and running.told_stuck != exchange.attempt:
+            peer, reason = exchange.poisoned
+            self._say_stuck(now, serial, running, (peer,), reason)
+        elif exchange.done and running.told_done != exchange.attempt:
+            running.told_done = exchange.attempt
+            self._outlet.send(now, self._coordinator, Done(serial, exchange.attempt, exchange.digest()))
+
+    def tick(self, now: float) -> None:
+        """Report members who owe us something and are silent."""
+        for serial, running in self._exchanges.running.items():
+            if running.exchange.done or running.told_stuck == running.exchange.attempt:
+                continue
+            silent = self._exchanges.silent(now, running.exchange)
+            if silent:
+                self._say_stuck(now, serial, running, silent, "")
+
+    def _say_stuck(
+        self, now: float, serial: int, running: RunningExchange, peers: tuple[bytes, ...], poison: str
+    ) -> None:
+        attempt = running.told_stuck = running.exchange.attempt
+        self._outlet.send(now, self._coordinator, Stuck(serial, attempt, peers, poison[:64]))
+
+    # -- what only gossip knows ---------------------------------------------------------------
+
+    def swap(self, now: float, swap: Swap) -> None:
+        """There are no swaps."""
+        raise AssertionError("this run has rounds")
+
+    def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
+        """There are no swaps to refuse."""
+
+    def partner_left(self, now: float, peer: bytes, reason: str) -> None:
+        """Nothing is to be done: the coordinator says how each round goes on."""

@@ -1,0 +1,51 @@
+"""Which version of the shared state this member holds: one head, and one version per fragment.
+
+It only remembers. Who applies records, and when, is `peers.member.follower`'s affair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peers.protocol.messages import CatchUp
+from peers.protocol.record import GENESIS, Record
+
+
+@dataclass(slots=True)
+class Versions:
+    """The head, and the versions of the fragments that lie behind it."""
+
+    head: bytes = GENESIS
+    index: int = 0
+    """Of the head."""
+    holds_state: bool = False
+    """Every fragment is here, and they fit together."""
+    _common_base: bytes = GENESIS
+    _bases: dict[int, bytes] = field(default_factory=dict)
+
+    def base(self, fragment: int) -> bytes:
+        """The version of a fragment that we hold."""
+        return self._bases.get(fragment, self._common_base)
+
+    def begin_at(self, head: bytes) -> None:
+        """Our own state is the run's first, under this name."""
+        self.head, self.index = head, 0
+        self._common_base = head
+        self._bases = {}
+        self.holds_state = True
+
+    def move(self, record: Record) -> None:
+        """A record was applied, or adopted."""
+        self.head, self.index = record.hash(), record.index
+        if record.restores:
+            self._common_base, self._bases = self.head, {}
+        else:
+            self._bases[record.fragment] = self.head
+
+    def set_base(self, fragment: int, version: bytes) -> None:
+        """One fragment of another state was loaded."""
+        self._bases[fragment] = version
+
+    def arrive(self, order: CatchUp) -> None:
+        """The whole state that was ordered is here."""
+        self.head, self.index, self.holds_state = order.head, order.index, True
