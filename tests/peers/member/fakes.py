@@ -19,7 +19,7 @@ from transport.limits import Limits
 ME, OTHER, THIRD, HOST = b"m" * 32, b"o" * 32, b"t" * 32, b"h" * 32
 BASE = b"b" * 32
 SIZE = 8
-LIMITS = Limits(payload_bytes=64, pieces_in_flight=2, history_records=4)
+LIMITS = Limits(payload_bytes=64, pieces_in_flight=2, history_records=4, chunk_elements=SIZE // 2)
 TIMEOUT_S, PATIENCE_S = 10.0, 60.0
 
 
@@ -103,7 +103,7 @@ class FakeApp:
 
 def state_of(fragment: int) -> bytes:
     """A state of two pieces and a half."""
-    return bytes([fragment]) * (5 * LIMITS.payload_bytes // 2)
+    return bytes([fragment + 1]) * (5 * LIMITS.payload_bytes // 2)
 
 
 def pieces_of(state: bytes) -> list[bytes]:

@@ -1,0 +1,312 @@
+"""Follower: records are applied in order on their parents, or the whole state is fetched."""
+
+from __future__ import annotations
+
+import pytest
+
+from peers.member.contributions import Contributions
+from peers.member.exchanges import Exchanges
+from peers.member.fetches import Fetches
+from peers.member.follower import Follower
+from peers.member.membership import Membership
+from peers.member.profile import Profile
+from peers.member.results import EncodedResult, KeptResults
+from peers.member.versions import Versions
+from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved, Offer
+from peers.protocol.events import (
+    BecameActive,
+    BecomeSeed,
+    ContributionEnded,
+    Fate,
+    FellBehind,
+    Restored,
+    RoundCommitted,
+    StateFetched,
+)
+from peers.protocol.manifest import Manifest
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Ready, Seed, Withdraw
+from peers.protocol.record import ALL_FRAGMENTS, Record, genesis_head
+from tests.peers.member.fakes import (
+    BASE,
+    HOST,
+    LIMITS,
+    ME,
+    OTHER,
+    PATIENCE_S,
+    SIZE,
+    TIMEOUT_S,
+    FakeApp,
+    FakeOutlet,
+    name_of,
+    record_on,
+    result_of,
+    state_of,
+    vector,
+)
+from transport.collectives.fetch import Lack, Want
+from transport.digests import digest_of
+from transport.errors import BadFrame
+from transport.frames import pack
+
+NUM_FRAGMENTS = 2
+STATE = b"s" * 32
+
+
+class Following:
+    """A member that has entered; ``at`` is the head whose state it holds."""
+
+    def __init__(self, at: bytes | None = BASE, *, rebases: bool = False, enters: bool = True) -> None:
+        self.outlet = FakeOutlet()
+        self.app = FakeApp()
+        self.versions = Versions()
+        self.results = KeptResults(self.app, 8)
+        self.contributions = Contributions(ME, HOST, self.outlet)
+        manifest = Manifest(BASE, BASE, BASE, "fp32", (SIZE,) * NUM_FRAGMENTS, "a model")
+        self.fetches = Fetches(
+            ME, self.app, self.outlet, LIMITS, TIMEOUT_S, PATIENCE_S, NUM_FRAGMENTS, self.results
+        )
+        self.follower = Follower(
+            HOST,
+            Profile("me", (), manifest, rebases=rebases),
+            self.outlet,
+            LIMITS.history_records,
+            versions=self.versions,
+            results=self.results,
+            fetches=self.fetches,
+            membership=Membership(ME, self.outlet, lambda now, key, reason: None),
+            contributions=self.contributions,
+            exchanges=Exchanges(self.outlet, TIMEOUT_S, PATIENCE_S),
+        )
+        if at is not None:
+            self.versions.begin_at(at)
+        if enters:
+            self.follower.enter(0.0)
+
+    def commit(self, record: Record, *, with_result: bool = True) -> None:
+        """A record comes, and perhaps its result was here already."""
+        if with_result and not record.restores:
+            chunk = result_of(record.index)
+            self.results.keep(record.result, EncodedResult([digest_of(chunk)], [chunk]), ())
+        self.follower.take_commit(0.0, Committed(pack(record)))
+
+    def applied(self, record: Record) -> None:
+        self.follower.confirm_applied(0.0, ConfirmApplied(record, STATE))
+
+    def handed(self) -> list[int]:
+        """Indexes of the records that the application was given."""
+        return [event.record.index for event in self.outlet.seen(RoundCommitted)]
+
+    def order(self, fragment: int) -> CatchUp:
+        remaining = NUM_FRAGMENTS - fragment - 1
+        return CatchUp(fragment, b"v" * 32, name_of(state_of(fragment)), (OTHER,), b"n" * 32, 9, remaining)
+
+    def fetch_whole_state(self) -> None:
+        """Order a state that is here already, under other names, so that it need not travel."""
+        self.app.states = [state_of(fragment) for fragment in range(NUM_FRAGMENTS)]
+        for fragment in range(NUM_FRAGMENTS):
+            self.follower.fetch_state(0.0, self.order(fragment))
+        self.follower.advance(0.0)
+
+
+def test_one_who_enters_with_a_state_says_where_it_is_and_is_active() -> None:
+    member = Following()
+    assert member.outlet.told(HOST, CaughtUp) == [CaughtUp(BASE)]
+    assert member.outlet.seen(BecameActive) == [BecameActive(BASE, 0)]
+    assert member.follower.may_offer(0)
+
+
+def test_one_without_a_state_says_nothing_and_offers_nothing() -> None:
+    member = Following(at=None)
+    assert member.outlet.said == member.outlet.events == []
+    assert not member.follower.may_offer(0)
+
+
+def test_a_seed_gives_the_run_its_head_once_every_fragment_is_captured() -> None:
+    member = Following(at=None)
+    member.follower.begin_seeding(Seed(1))
+    member.follower.begin_seeding(Seed(1))
+    assert member.outlet.events == [BecomeSeed()]
+    states = [bytes([fragment]) * 32 for fragment in range(NUM_FRAGMENTS)]
+    for fragment, state in reversed(list(enumerate(states))):
+        assert not member.follower.active
+        member.follower.confirm_captured(0.0, ConfirmCaptured(fragment, state))
+    head = genesis_head(states)
+    assert member.versions.head == head
+    applied = [Applied(fragment, head, state) for fragment, state in enumerate(states)]
+    assert [message for _, message in member.outlet.said] == [*applied, CaughtUp(head)]
+
+
+def test_one_record_at_a_time_is_with_the_application_and_in_order() -> None:
+    member = Following()
+    first = record_on(BASE, 1)
+    second = record_on(first.hash(), 2)
+    member.commit(first)
+    member.commit(second)
+    assert member.handed() == [1]
+    assert not member.follower.may_offer(1)
+    member.applied(first)
+    assert member.handed() == [1, 2]
+    member.applied(second)
+    heads = [message.head for message in member.outlet.told(HOST, CaughtUp)]
+    assert heads == [BASE, first.hash(), second.hash()]
+    assert member.outlet.told(HOST, Applied) == [Applied(0, each.hash(), STATE) for each in (first, second)]
+
+
+def test_a_fragment_of_which_a_newer_version_is_known_is_not_offered() -> None:
+    member = Following()
+    member.commit(record_on(BASE, 1), with_result=False)
+    assert not member.follower.may_offer(0)
+    assert member.follower.may_offer(1)
+
+
+def test_a_record_waits_for_its_result_which_is_asked_of_its_members() -> None:
+    member = Following()
+    record = record_on(BASE, 1)
+    member.commit(record, with_result=False)
+    assert member.handed() == []
+    assert member.outlet.told(OTHER, Want)[0].blob == record.result
+    member.fetches.drop_lacking(0.0, OTHER, Lack(record.result))
+    member.follower.advance(0.0)
+    assert member.outlet.told(HOST, NeedState)
+    assert not member.follower.active
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_contribution_is_applied_with_the_record_that_counts_it_and_late_for_another(counted: bool) -> None:
+    member = Following()
+    member.contributions.offer(BASE, Offer(0, 100, 40, vector(1.0), 1.0))
+    member.contributions.offered[0].serial = 1
+    member.commit(record_on(BASE, 1, (ME, OTHER) if counted else (OTHER,)))
+    (ended,) = member.outlet.seen(ContributionEnded)
+    (committed,) = member.outlet.seen(RoundCommitted)
+    assert ended.fate == (Fate.APPLIED if counted else Fate.LATE)
+    mine = (committed.number, committed.tokens, committed.weight)
+    assert mine == ((1, 100, 40.0) if counted else (None, 0, 0.0))
+
+
+def test_where_rounds_do_not_wait_what_was_not_in_one_is_taken_back_to_be_offered_anew() -> None:
+    member = Following(rebases=True)
+    member.contributions.offer(BASE, Offer(0, 100, 40, vector(1.0), 1.0))
+    member.commit(record_on(BASE, 1))
+    assert member.outlet.told(HOST, Withdraw)
+    assert not member.outlet.seen(ContributionEnded)
+
+
+def test_a_record_that_is_known_already_is_passed_over_and_a_strange_one_needs_the_state() -> None:
+    member = Following()
+    record = record_on(BASE, 1)
+    member.commit(record)
+    member.applied(record)
+    member.commit(record)
+    assert not member.outlet.told(HOST, NeedState)
+    member.commit(record_on(b"x" * 32, 7))
+    assert [said.reason for said in member.outlet.told(HOST, NeedState)] == [
+        "a commit does not follow the head"
+    ]
+    assert member.handed() == [1]
+
+
+def test_one_who_falls_too_far_behind_needs_the_state() -> None:
+    member = Following()
+    parent = BASE
+    for index in range(1, LIMITS.history_records + 2):
+        record = record_on(parent, index)
+        member.commit(record, with_result=False)
+        parent = record.hash()
+    assert len(member.outlet.told(HOST, NeedState)) == 1
+    assert len(member.outlet.seen(FellBehind)) == 1
+
+
+def test_a_stranded_member_goes_on_only_from_the_head_that_it_holds() -> None:
+    member = Following()
+    member.contributions.offer(BASE, Offer(1, 100, 40, vector(1.0), 1.0))
+    member.commit(record_on(b"x" * 32, 7))
+    assert [each.fate for each in member.outlet.seen(ContributionEnded)] == [Fate.LATE]
+    member.commit(record_on(BASE, 8))
+    member.commit(record_on(b"l" * 32, 8, fragment=ALL_FRAGMENTS, result=b"y" * 32))
+    assert member.handed() == []
+    restoring = record_on(b"l" * 32, 8, fragment=ALL_FRAGMENTS, result=BASE)
+    member.commit(restoring)
+    assert member.outlet.seen(Restored) == [Restored(restoring)]
+    assert member.versions.head == restoring.hash()
+    assert member.follower.active
+
+
+def test_one_who_holds_another_state_than_the_swarm_goes_back_to_needs_it() -> None:
+    member = Following()
+    member.commit(record_on(b"l" * 32, 8, fragment=ALL_FRAGMENTS, result=b"y" * 32))
+    assert [said.reason for said in member.outlet.told(HOST, NeedState)] == [
+        "the swarm went back to an earlier state"
+    ]
+
+
+def test_a_fetched_state_is_loaded_fragment_by_fragment_before_the_member_is_active_again() -> None:
+    member = Following()
+    member.fetch_whole_state()
+    for fragment in range(NUM_FRAGMENTS):
+        assert not member.follower.active
+        assert not member.versions.holds_state
+        assert [event.fragment for event in member.outlet.seen(StateFetched)] == [*range(fragment + 1)]
+        assert bytes(member.outlet.seen(StateFetched)[fragment].data) == state_of(fragment)
+        member.follower.confirm_loaded(0.0, ConfirmLoaded(fragment, b"v" * 32, STATE))
+    assert member.follower.active
+    assert (member.versions.head, member.versions.index) == (b"n" * 32, 9)
+    assert member.outlet.told(HOST, CaughtUp)[-1] == CaughtUp(b"n" * 32)
+
+
+def test_a_state_that_is_no_longer_ordered_is_not_taken() -> None:
+    member = Following()
+    member.fetch_whole_state()
+    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, b"w" * 32, STATE))
+    assert len(member.outlet.seen(StateFetched)) == 1
+    member.fetch_whole_state()  # everything before it is void
+    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, b"v" * 32, STATE))
+    assert [event.fragment for event in member.outlet.seen(StateFetched)] == [0, 0, 1]
+
+
+def test_a_state_of_which_nobody_is_left_to_ask_is_needed_from_others() -> None:
+    member = Following()
+    for fragment in range(NUM_FRAGMENTS):
+        member.follower.fetch_state(0.0, member.order(fragment))
+    member.fetches.drop_donor(0.0, OTHER)
+    member.follower.advance(0.0)
+    assert [said.reason for said in member.outlet.told(HOST, NeedState)] == [
+        "no donor has the state any more"
+    ]
+
+
+def test_at_a_new_session_records_are_said_again_and_offers_too() -> None:
+    member = Following()
+    member.contributions.offer(BASE, Offer(1, 100, 40, vector(1.0), 1.0))
+    record = record_on(BASE, 1)
+    member.commit(record, with_result=False)
+    member.follower.begin_session()
+    assert not member.follower.entered
+    assert member.fetches.donors() == set()
+    member.follower.enter(0.0)
+    assert len(member.outlet.told(HOST, Ready)) == 1
+    member.commit(record)
+    assert member.handed() == [1]
+
+
+def test_one_who_enters_while_the_application_applies_says_its_head_afterwards() -> None:
+    member = Following()
+    record = record_on(BASE, 1)
+    member.commit(record)
+    member.follower.begin_session()
+    member.follower.enter(0.0)
+    assert not member.follower.active
+    member.applied(record)
+    assert member.follower.active
+    assert member.outlet.told(HOST, CaughtUp)[-1] == CaughtUp(record.hash())
+
+
+def test_gossip_tells_the_digest_of_a_state_that_moved() -> None:
+    member = Following()
+    member.follower.confirm_moved(0.0, ConfirmMoved(1, STATE))
+    assert member.outlet.told(HOST, Applied) == [Applied(1, BASE, STATE)]
+
+
+def test_a_commit_without_a_record_is_rubbish() -> None:
+    with pytest.raises(BadFrame, match="record"):
+        Following().follower.take_commit(0.0, Committed(pack(Seed(1))))
