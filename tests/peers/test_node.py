@@ -1,0 +1,305 @@
+"""A node: who is let speak, what reaches whom, and what becomes of whoever sends rubbish."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peers.admission.door import Door, Invite
+from peers.coordinator.coordinator import Rules
+from peers.member.matching import Matching
+from peers.member.profile import Profile
+from peers.node import Contact, Hosting, Node, Training
+from peers.protocol.commands import ConfirmCaptured, Offer
+from peers.protocol.events import BecameActive, BecomeSeed, IdentitySuperseded, PeersJoined
+from peers.protocol.manifest import Manifest
+from peers.protocol.messages import PROTOCOL, AskStatus, StatusFollows, Wanted
+from peers.protocol.traces import BadFrameTrace, EnteredTrace
+from tests.peers.member.fakes import FakeApp, vector
+from transport.collectives.fetch import Piece
+from transport.effects import Close, Connect, Deliver, Send, Store, Trace
+from transport.frames import pack, pack_items, to_items, unpack
+from transport.link.messages import Stale, session_of
+
+HOST, LOW, HIGH = b"h" * 32, b"l" * 32, b"z" * 32
+DIGEST, INVITE = b"d" * 32, b"i" * 32
+TIMEOUT_S = 4.0
+CONTACT = Contact(HOST, ("tcp://h:1",))
+
+
+def host_node(**rules: Any) -> Node:
+    door = Door(bytes(16), b"{}", DIGEST, {INVITE: Invite(INVITE, 100.0)})
+    hosting = Hosting(Rules(DIGEST, **rules), [], door)
+    return Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting)
+
+
+def member_node(key: bytes, incarnation: int = 1) -> Node:
+    return Node(key, incarnation, CONTACT, failure_timeout_s=TIMEOUT_S)
+
+
+def training(key: bytes, matching: Matching | None = None, size: int = 8) -> Training:
+    manifest = Manifest(DIGEST, DIGEST, DIGEST, "fp32", (size,), "a model")
+    return Training(
+        Profile(key[:1].decode(), (f"tcp://{key[:1].decode()}:1",), manifest, 0, matching), FakeApp()
+    )
+
+
+def header_of(link_header: object) -> bytes:
+    """A frame without a message."""
+    return pack_items([to_items(link_header)])
+
+
+class Swarm:
+    """Nodes whose frames arrive at once; `run` carries until all are silent."""
+
+    def __init__(self, host: Node, *members: bytes, matching: Matching | None = None) -> None:
+        self.nodes = {HOST: host}
+        self.now = 0.0
+        self.matching = matching
+        self.events: dict[bytes, list[Any]] = {HOST: []}
+        self.traces: list[Trace] = []
+        self.closed: list[tuple[bytes, bytes, str]] = []
+        """By whom, whom, why."""
+        self.sent: list[tuple[bytes, bytes]] = []
+        self.journal: list[bytes] = []
+        host.start(0.0)
+        for key in members:
+            self.join(key)
+
+    def join(self, key: bytes, incarnation: int = 1) -> Node:
+        coordinator = self.nodes[HOST].coordinator
+        assert coordinator is not None
+        coordinator.certify(key, key[:1].decode())
+        node = self.nodes[key] = member_node(key, incarnation)
+        self.events[key] = []
+        node.start(self.now)
+        node.train(self.now, training(key, self.matching))
+        self.run()
+        return node
+
+    def run(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        if seconds:
+            for node in self.nodes.values():
+                node.tick(self.now)
+        while any([self.carry(key, node) for key, node in self.nodes.items()]):
+            pass
+
+    def carry(self, key: bytes, node: Node) -> bool:
+        effects = node.drain()
+        for effect in effects:
+            match effect:
+                case Connect():
+                    for lane in range(1 + effect.lanes):
+                        node.connected(self.now, effect.peer, lane)
+                case Send() if effect.peer in self.nodes:
+                    self.sent.append((key, effect.peer))
+                    other = self.nodes[effect.peer]
+                    if other.admits(key):
+                        other.receive(self.now, key, effect.lane, effect.header, effect.payload)
+                case Deliver():
+                    self.events[key].append(effect.event)
+                case Close():
+                    self.closed.append((key, effect.peer, effect.reason))
+                case Store():
+                    self.journal.append(effect.entry)
+                case Trace():
+                    self.traces.append(effect)
+        return bool(effects)
+
+    def command(self, key: bytes, command: Any) -> bool:
+        taken = self.nodes[key].command(self.now, command)
+        self.run()
+        return taken
+
+    def seed(self, key: bytes) -> None:
+        """The member gives the run its first state."""
+        assert BecomeSeed() in self.events[key]
+        self.command(key, ConfirmCaptured(0, DIGEST))
+
+
+def test_a_member_enters_over_the_wire_and_meets_the_others() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    assert [each.peer for each in swarm.traces if isinstance(each, EnteredTrace)] == [LOW, HIGH]
+    assert swarm.events[LOW] == [BecomeSeed(), PeersJoined(((HIGH, "z"),))]
+    assert set(swarm.nodes[LOW].links.by_peer) == {HOST, HIGH}
+    assert (LOW, HIGH) in swarm.sent
+
+
+def test_a_host_that_trains_talks_to_its_member_without_a_wire() -> None:
+    swarm = Swarm(host_node())
+    swarm.nodes[HOST].train(0.0, training(HOST))
+    swarm.run()
+    swarm.seed(HOST)
+    assert any(isinstance(event, BecameActive) for event in swarm.events[HOST])
+    assert swarm.sent == []
+    assert swarm.nodes[HOST].links.by_peer == {}
+
+
+def test_a_host_is_dialled_and_dials_nobody() -> None:
+    swarm = Swarm(host_node())
+    swarm.nodes[HOST].train(0.0, training(HOST))
+    swarm.join(LOW)
+    assert set(swarm.nodes[HOST].links.by_peer) == {LOW}
+    assert not swarm.nodes[HOST].links.by_peer[LOW].dials
+
+
+def test_a_stranger_is_closed_and_leaves_no_trace() -> None:
+    swarm = Swarm(host_node(), LOW)
+    for key in (HOST, LOW):
+        node = swarm.nodes[key]
+        before = node.digest()
+        node.receive(0.0, b"x" * 32, 0, pack(Wanted(0)), None)
+        assert node.drain() == [Close(b"x" * 32, "not a member")]
+        assert node.digest() == before
+        assert node.admits(b"x" * 32) is None
+
+
+def test_members_are_admitted_at_every_node_and_invites_at_the_door() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    assert [swarm.nodes[HOST].admits(key) for key in (LOW, INVITE)] == ["member", "invite"]
+    assert [swarm.nodes[LOW].admits(key) for key in (HOST, HIGH, INVITE)] == ["member", "member", None]
+
+
+def test_rubbish_closes_its_sender_and_whoever_dialled_it_dials_again() -> None:
+    swarm = Swarm(host_node(), LOW)
+    swarm.nodes[LOW].receive(0.0, HOST, 0, b"rubbish", None)
+    effects = swarm.nodes[LOW].drain()
+    assert [each.peer for each in effects if isinstance(each, BadFrameTrace)] == [HOST]
+    assert [each.peer for each in effects if isinstance(each, (Close, Connect))] == [HOST, HOST]
+    swarm.nodes[HOST].receive(0.0, LOW, 0, b"rubbish", None)
+    effects = swarm.nodes[HOST].drain()
+    assert not any(isinstance(each, Connect) for each in effects)
+    assert swarm.nodes[HOST].links.by_peer == {}
+
+
+def test_a_payload_to_a_node_that_does_not_train_is_rubbish() -> None:
+    swarm = Swarm(host_node(), LOW)
+    swarm.nodes[LOW].send_bulk(0.0, HOST, Piece(DIGEST, 0, False), b"x", "state")
+    swarm.run()
+    (trace,) = [each for each in swarm.traces if isinstance(each, BadFrameTrace)]
+    assert "does not train" in trace.reason
+
+
+def test_an_older_process_stops_and_says_nothing_more() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    node = swarm.nodes[LOW]
+    swarm.seed(LOW)
+    assert swarm.command(LOW, Offer(0, 10, 10, vector(1.0), 1.0))
+    node.receive(0.0, HOST, 0, header_of(Stale(session_of(2, 0))), None)
+    swarm.run()
+    assert IdentitySuperseded() in swarm.events[LOW]
+    assert node.links.by_peer == {}
+    assert node.admits(HOST) is None
+    node.receive(1.0, HOST, 0, header_of(Stale(session_of(2, 0))), None)
+    node.tick(100.0)
+    assert node.drain() == []
+    assert node.deadline() == 100.0 + TIMEOUT_S
+
+
+def test_a_coordinator_takes_no_members_word_for_it_that_it_is_old() -> None:
+    swarm = Swarm(host_node(), LOW)
+    swarm.nodes[HOST].receive(0.0, LOW, 0, header_of(Stale(session_of(2, 0))), None)
+    assert swarm.nodes[HOST].admits(LOW) == "member"
+
+
+def test_a_newer_process_of_a_member_takes_its_place() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    swarm.join(LOW, incarnation=2)
+    swarm.run(TIMEOUT_S / 8)
+    assert swarm.nodes[HOST].links.by_peer[LOW].incarnation == 2
+    assert LOW in swarm.nodes[HIGH].links.by_peer
+
+
+def test_a_node_has_one_member_and_obeys_no_command_before() -> None:
+    node = member_node(LOW)
+    with pytest.raises(AssertionError, match="does not train"):
+        node.command(0.0, ConfirmCaptured(0, DIGEST))
+    node.train(0.0, training(LOW))
+    with pytest.raises(AssertionError, match="trains already"):
+        node.train(0.0, training(LOW))
+
+
+def test_one_who_trains_later_enters_over_the_link_that_stands() -> None:
+    swarm = Swarm(host_node())
+    assert swarm.nodes[HOST].coordinator is not None
+    swarm.nodes[HOST].coordinator.certify(LOW, "l")
+    node = swarm.nodes[LOW] = member_node(LOW)
+    swarm.events[LOW] = []
+    node.start(0.0)
+    swarm.run()
+    node.train(0.0, training(LOW))
+    swarm.run()
+    assert swarm.events[LOW] == [BecomeSeed()]
+
+
+def test_exchanges_with_work_left_want_to_be_called_at_once() -> None:
+    swarm = Swarm(host_node(min_peers=2), LOW, HIGH)
+    member = swarm.nodes[LOW].member
+    assert member is not None
+    swarm.seed(LOW)
+    assert (swarm.nodes[LOW].deadline() or 0.0) > 0.0
+    member.exchanges.busy = True
+    assert swarm.nodes[LOW].deadline() == 0.0
+    swarm.nodes[LOW].tick(swarm.now)
+    assert not member.exchanges.busy
+
+
+def test_time_is_looked_at_eight_times_in_a_failure_timeout() -> None:
+    swarm = Swarm(host_node(), LOW)
+    node = swarm.nodes[LOW]
+    assert node.deadline() == TIMEOUT_S / 8
+    node.tick(TIMEOUT_S / 8)
+    assert node.deadline() == TIMEOUT_S / 4
+    node.tick(TIMEOUT_S / 8 + 0.01)
+    assert node.deadline() == TIMEOUT_S / 4
+
+
+@pytest.mark.parametrize("matching", [None, Matching("pair")])
+def test_members_of_rounds_have_links_to_all_and_those_of_gossip_by_need(matching: Matching | None) -> None:
+    swarm = Swarm(host_node(gossips=matching is not None), LOW, HIGH, matching=matching)
+    swarm.run(1.0)
+    linked = HIGH in swarm.nodes[LOW].links.by_peer
+    assert linked == (matching is None)
+    assert swarm.nodes[LOW].meet(swarm.now, HIGH) == (matching is not None)
+    swarm.run()
+    assert HIGH in swarm.nodes[LOW].links.by_peer
+    assert LOW in swarm.nodes[HIGH].links.by_peer
+    for _ in range(80):
+        swarm.run(TIMEOUT_S / 8)
+    assert (HIGH in swarm.nodes[LOW].links.by_peer) == (matching is None)
+    assert HOST in swarm.nodes[LOW].links.by_peer
+
+
+def test_members_that_exchange_nothing_leave_each_other_in_peace() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    swarm.run(TIMEOUT_S)
+    swarm.sent.clear()
+    for _ in range(40):
+        swarm.run(TIMEOUT_S / 8)
+    assert {pair for pair in swarm.sent if HOST not in pair} == set()
+    assert (LOW, HOST) in swarm.sent
+
+
+def test_nodes_that_were_given_the_same_have_the_same_digest() -> None:
+    one, other = Swarm(host_node(), LOW, HIGH), Swarm(host_node(), LOW, HIGH)
+    for key in (HOST, LOW, HIGH):
+        assert one.nodes[key].digest() == other.nodes[key].digest()
+    one.seed(LOW)
+    for key in (HOST, LOW):
+        assert one.nodes[key].digest() != other.nodes[key].digest()
+
+
+def test_a_host_answers_a_knock_at_its_door_and_a_member_has_no_door() -> None:
+    question = pack(AskStatus(PROTOCOL))
+    assert member_node(LOW).knock(0.0, INVITE, question) is None
+    answer = Swarm(host_node(), LOW).nodes[HOST].knock(0.0, INVITE, question)
+    assert answer is not None
+    assert unpack(answer[0]) == StatusFollows(1)
+
+
+def test_a_node_always_hears_itself() -> None:
+    node = host_node()
+    assert node.last_heard(7.0, HOST) == 7.0
+    assert node.last_heard(7.0, LOW) < 0.0
