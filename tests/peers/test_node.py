@@ -83,10 +83,10 @@ class Swarm:
         if seconds:
             for node in self.nodes.values():
                 node.tick(self.now)
-        while any([self.carry(key, node) for key, node in self.nodes.items()]):
-            pass
+        while sum(self.carry(key, node) for key, node in self.nodes.items()):
+            continue
 
-    def carry(self, key: bytes, node: Node) -> bool:
+    def carry(self, key: bytes, node: Node) -> int:
         effects = node.drain()
         for effect in effects:
             match effect:
@@ -106,7 +106,7 @@ class Swarm:
                     self.journal.append(effect.entry)
                 case Trace():
                     self.traces.append(effect)
-        return bool(effects)
+        return len(effects)
 
     def command(self, key: bytes, command: Any) -> bool:
         taken = self.nodes[key].command(self.now, command)

@@ -1,0 +1,49 @@
+"""Messages: whatever a valid field may hold, the whole fits into one header."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import pytest
+
+from peers.protocol import messages
+from peers.protocol.messages import Committed, Knock, Open
+from peers.protocol.record import MAX_MEMBERS, Record
+from transport.frames import Between, pack
+from transport.limits import LIMITS
+
+LINK_HEADER_BYTES = 80
+"""At most, beside each message."""
+KINDS = [
+    each
+    for each in vars(messages).values()
+    if isinstance(each, type) and each.__module__ == messages.__name__
+]
+
+
+def largest(hint: Any) -> Any:
+    """The value of a field that takes most bytes."""
+    bounds = Between(0, 1)
+    if get_origin(hint) is Annotated:
+        hint, bounds = get_args(hint)[:2]
+    high = int(bounds.high)
+    if get_origin(hint) is tuple:
+        return (largest(get_args(hint)[0]),) * high
+    if hint in (bytes, str):
+        return b"x" * high if hint is bytes else "x" * high
+    return {bool: True, int: high, float: float(bounds.high)}[hint]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_largest_message_of_a_kind_fits_into_a_header(kind: type) -> None:
+    hints = get_type_hints(kind, include_extras=True)
+    assert len(pack(kind(*map(largest, hints.values())))) <= LIMITS.header_bytes - LINK_HEADER_BYTES
+
+
+def test_a_record_of_a_full_round_fits_into_a_commit() -> None:
+    hints = get_type_hints(Record, include_extras=True)
+    record = Record(*map(largest, hints.values()))
+    assert len(record.members) == MAX_MEMBERS == LIMITS.members
+    assert len(pack(Committed(pack(record)))) <= LIMITS.header_bytes - LINK_HEADER_BYTES
+    assert Open in KINDS
+    assert Knock in KINDS
