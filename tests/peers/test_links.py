@@ -12,8 +12,8 @@ from peers.protocol.traces import MessagesDroppedTrace
 from transport.effects import NEVER, Close, Connect, Effect, Send
 from transport.frames import to_items
 from transport.limits import LIMITS
-from transport.link.link import FRAME_COST
 from transport.link.messages import Hello, Stale, session_of
+from transport.link.streams import FRAME_COST
 
 LOW, ME, HIGH, HOST = b"a" * 32, b"m" * 32, b"z" * 32, b"h" * 32
 TIMEOUT_S, MAX_IDLE_S = 4.0, 30.0

@@ -94,7 +94,9 @@ class Log:
     def arrives(self, node: TellingNode, peer: bytes, header: bytes) -> None:
         """A frame comes to a node, which takes it unless it is meant for a session that is over."""
         said = from_items(unpack_items(header)[0])
-        if isinstance(said, Ack) and (peer not in node.links or node.links[peer].session != said.known):
+        if isinstance(said, Ack) and (
+            peer not in node.links.by_peer or node.links.by_peer[peer].session != said.known
+        ):
             return
         entry = self._sent.get((self.names.peer(peer), self.names.peer(node.key), header))
         if entry is not None and not entry.arrived:

@@ -21,7 +21,7 @@ OTHERS: dict[str, Any] = {
     "members": (b"b" * 32, b"a" * 32),
     "weights": (2.0, 1.0),
     "result": b"s" * 32,
-    "group": 1,
+    "course": 1,
 }
 
 
