@@ -95,6 +95,9 @@ def test_a_link_that_has_greeted_is_up_and_carries_messages() -> None:
     ]
     assert seen.table.room(LOW) == room - 100 - FRAME_COST
     seen.out.clear()
+    seen.table.consumed(3.0, LOW, seen.limits.window_bytes)
+    assert len(seen.out) == 1  # the credit is said to be there again
+    seen.out.clear()
     seen.table.disconnected(LOW, 0)
     seen.table.send(3.0, LOW, Wanted(0))
     assert seen.out == []
@@ -271,6 +274,17 @@ def test_a_gossip_link_is_given_up_when_nothing_has_used_it_for_long() -> None:
     member.links.drop_idle(MAX_IDLE_S + 0.5, needed)
     assert [peer for peer, _ in member.seen.closed()] == [LOW]
     assert member.lost == []
+
+
+def test_a_link_that_begins_again_is_idle_from_then_on() -> None:
+    member = Member(LinksByNeed)
+    member.hear((LOW, "tcp://a:1"))
+    member.links.meet(0.0, LOW)
+    member.links.drop_idle(2 * MAX_IDLE_S, {HOST})
+    member.table.open(2 * MAX_IDLE_S, LOW, (), dials=False)
+    for seconds, linked in ((0.0, True), (MAX_IDLE_S, True), (MAX_IDLE_S + 1.0, False)):
+        member.links.drop_idle(2 * MAX_IDLE_S + seconds, {HOST})
+        assert (LOW in member.table.by_peer) == linked
 
 
 def test_bulk_keeps_a_gossip_link() -> None:

@@ -60,6 +60,13 @@ def test_what_a_round_has_is_not_taken_back_and_not_rejected(taken: str) -> None
     assert outlet.said == outlet.events == []
 
 
+def test_what_is_only_offered_again_may_be_taken_back() -> None:
+    contributions = offering(FakeOutlet(), 0)
+    contributions.offered[0].serial = 4
+    contributions.leave_rounds()
+    assert contributions.withdraw(1.0, 0) is not None
+
+
 def test_a_rejection_of_another_contribution_ends_nothing() -> None:
     outlet = FakeOutlet()
     contributions = offering(outlet, 0)

@@ -85,7 +85,7 @@ def test_a_state_that_somebody_is_about_to_fetch_is_kept_though_training_moves_o
         giving = Giving()
         if promised:
             giving.donor.serve(0.0, 0, name_of(state))
-        giving.donor.serve(0.0, 7, name_of(state))  # there is no such fragment
+        giving.donor.serve(0.0, 2, name_of(state))  # there is no such fragment
         giving.app.states[0] = bytes(len(state))
         assert giving.ask(name_of(state)) == (pieces_of(state)[0] if promised else Lack)
 
@@ -96,9 +96,13 @@ def test_a_state_that_nobody_asks_for_is_given_up() -> None:
     giving.donor.serve(0.0, 0, name)
     giving.app.states.clear()
     giving.donor.tick(2 * TIMEOUT_S)
-    assert giving.ask(name) == pieces_of(state_of(0))[0]
-    giving.donor.tick(2 * TIMEOUT_S + 1.0)
-    assert giving.ask(name) is Lack
+    giving.donor.hand_out(2 * TIMEOUT_S, OTHER, Want(name, 0, False))
+    giving.donor.tick(4 * TIMEOUT_S)
+    giving.donor.hand_out(2 * TIMEOUT_S, OTHER, Want(name, 1, False))
+    giving.donor.tick(4 * TIMEOUT_S + 1.0)
+    giving.donor.hand_out(4 * TIMEOUT_S + 1.0, OTHER, Want(name, 2, False))
+    assert [payload for _, _, payload in giving.outlet.bulk] == pieces_of(state_of(0))[:2]
+    assert giving.outlet.said == [(OTHER, Lack(name))]
 
 
 def test_a_piece_waits_for_credit() -> None:
@@ -107,7 +111,7 @@ def test_a_piece_waits_for_credit() -> None:
     assert giving.ask(name_of(state_of(0))) is None
     giving.donor.hand_out_waiting(1.0)
     assert giving.outlet.bulk == []
-    giving.outlet.room_bytes = 1000
+    giving.outlet.room_bytes = LIMITS.payload_bytes
     giving.donor.hand_out_waiting(2.0)
     giving.donor.hand_out_waiting(3.0)
     assert [payload for _, _, payload in giving.outlet.bulk] == [pieces_of(state_of(0))[0]]

@@ -51,6 +51,8 @@ def test_an_early_chunk_keeps_its_credit_until_its_exchange_takes_it() -> None:
     member.exchanges.replay_early(0.0, 3)
     assert member.outlet.returned == [(OTHER, 10)]
     assert exchange.owing_parts() == set()
+    member.exchanges.close(0.0, 3)
+    assert member.outlet.returned == [(OTHER, 10)]  # once
 
 
 def test_a_chunk_of_a_later_attempt_waits_for_that_attempt() -> None:
@@ -80,10 +82,11 @@ def test_what_is_passed_by_gives_its_credit_back_but_for_what_runs() -> None:
     member.begin(2)
     member.take(1)
     member.take(2, attempt=1)
+    member.take(3)
     member.take(4, peer=THIRD)
     assert member.exchanges.early_senders(lambda serial: serial < 3) == [(OTHER, 1), (OTHER, 2)]
     member.exchanges.pass_by(0.0, 3)
-    assert member.outlet.returned == [(OTHER, 10)]
+    assert member.outlet.returned == [(OTHER, 10)] * 2
     assert member.exchanges.early_senders(lambda serial: True) == [(OTHER, 2), (THIRD, 4)]
     assert [member.exchanges.has_passed(serial) for serial in (1, 2, 3, 4)] == [True, False, True, False]
 
@@ -129,6 +132,18 @@ def test_only_so_much_is_done_between_two_looks_at_the_sockets() -> None:
     assert len(num_sent) > 1
     assert num_sent[0] == STEPS_PER_INPUT
     assert len(member.outlet.bulk) == SIZE // 2  # one part for each chunk of the other's
+
+
+def test_each_exchange_that_moved_is_reported_and_an_idle_one_is_not() -> None:
+    member = Exchanging()
+    running = []
+    for serial in (1, 2):
+        member.begin(serial)
+        running.append(member.exchanges.running[serial])
+    reports: list[object] = []
+    for _ in range(2):
+        member.exchanges.pump(7.0, lambda *report: reports.append(report))
+    assert reports == [(7.0, 1, running[0]), (7.0, 2, running[1])]
 
 
 def test_what_was_under_way_over_a_link_that_began_anew_is_sent_again() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.member.fetches import Fetches
+from peers.member.fetches import MAX_RESULTS_AT_ONCE, Fetches
 from peers.member.results import KeptResults
 from peers.protocol.messages import CatchUp
 from peers.protocol.record import Record
@@ -169,7 +169,7 @@ def test_results_of_several_records_are_fetched_at_once_though_not_of_all() -> N
     behind = Behind(wire, 9)
     wanted = [want.blob for _, want in wire.asked]
     assert wanted == [record.result for record in behind.records][: len(wanted)]
-    assert 1 < len(wanted) < 9
+    assert len(wanted) == MAX_RESULTS_AT_ONCE
     behind.fetch()
     assert len(wire.asked) == len(wanted)  # nothing is asked for twice
 
@@ -222,6 +222,21 @@ def test_a_result_that_has_come_whole_is_kept_and_can_be_decoded() -> None:
     assert decoded.output.tobytes() == content_of(0)
 
 
+def test_a_result_is_asked_of_its_members_and_then_of_everybody_else() -> None:
+    behind = Behind(Wire(), 0)
+    result = tree_digest([digest_of(content_of(0)[:16]), digest_of(content_of(0)[16:])])
+    record = Record(HEAD, 1, 0, 0, 1, 4, (DONOR, b"m" * 32), (1.0, 1.0), result)
+    behind.fetches.fetch_missing_results(1.0, [record], HEAD, [b"e" * 32, DONOR, b"m" * 32])
+    (found,) = behind.fetches.results
+    assert found.fetch.donors == [DONOR, b"e" * 32]
+    page = index_page([digest_of(content_of(0)[:16]), digest_of(content_of(0)[16:])], 0, LIMITS)
+    behind.fetches.take_piece(2.0, DONOR, Piece(result, 0, True), page)
+    for piece in range(2):
+        payload = content_of(0)[16 * piece : 16 * piece + 16]
+        behind.fetches.take_piece(2.0, DONOR, Piece(result, piece, False), payload)
+    assert found.fetch.done  # in two chunks, as the record says
+
+
 def test_what_was_asked_over_a_link_that_began_anew_is_asked_again() -> None:
     wire = Wire()
     behind = Behind(wire, 1)
@@ -233,5 +248,7 @@ def test_what_was_asked_over_a_link_that_began_anew_is_asked_again() -> None:
 def test_who_stops_asks_nobody_for_anything() -> None:
     fetches = catching_up(Wire(), App())
     assert fetches.donors() == {b"donor"}
-    fetches.stop()
-    assert fetches.donors() == set()
+    behind = Behind(Wire(), 1)
+    for each in (fetches, behind.fetches):
+        each.stop()
+        assert each.donors() == set()

@@ -37,6 +37,15 @@ def test_a_kept_result_is_decoded_for_its_record() -> None:
     assert np.array_equal(decoded.output, np.full(SIZE, 5.0))
 
 
+def test_a_result_of_several_chunks_is_decoded_chunk_by_chunk() -> None:
+    results, record = KeptResults(FakeApp(), 2), record_on(BASE, 1, chunk_elements=SIZE // 2)
+    chunks = [np.full(SIZE // 2, value, np.float32).tobytes() for value in (1, 2)]
+    results.keep(record.result, EncodedResult([digest_of(chunk) for chunk in chunks], [*chunks]), ())
+    decoded = results.decode(record)
+    assert isinstance(decoded, NumpyReducer)
+    assert decoded.output.tobytes() == b"".join(chunks)
+
+
 def test_a_result_that_is_not_kept_is_not_found() -> None:
     results = kept_of(5)
     assert results.decode(record_on(BASE, 6)) is None

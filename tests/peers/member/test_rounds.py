@@ -162,6 +162,22 @@ def test_chunks_of_rounds_before_the_newest_one_return_their_credit() -> None:
     assert member.outlet.returned == [(OTHER, 10)] * 2
 
 
+def test_chunks_of_a_round_that_was_declined_return_their_credit() -> None:
+    member = Offering()
+    member.rounds.open(0.0, round_of((99.0, 100.0)))
+    member.rounds.take_chunk(0.0, OTHER, PartChunk(1, 0, 0), bytes(16), 10)
+    assert member.outlet.returned == [(OTHER, 10)]
+
+
+def test_a_round_goes_on_without_the_lost_and_one_who_is_lost_takes_no_part() -> None:
+    founders = (ME, OTHER, b"t" * 32)
+    for lost, members in (((2,), (ME, OTHER)), ((3,), founders), ((0,), None)):
+        member = Offering()
+        member.rounds.open(0.0, Open(1, 1, 0, BASE, SIZE, founders, (100.0, 1.0, 1.0), lost))
+        opened = [event.members for event in member.outlet.seen(RoundOpened)]
+        assert opened == ([] if members is None else [members])
+
+
 def test_there_is_nothing_to_swap() -> None:
     with pytest.raises(AssertionError, match="rounds"):
         Offering().rounds.swap(0.0, Swap(0, 0, 1, vector(1.0)))
