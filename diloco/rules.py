@@ -5,7 +5,7 @@ from __future__ import annotations
 from diloco.methods.schedule import Schedule
 from diloco.settings import RunSettings
 from peers.coordinator.rules import Rules
-from peers.member.matching import Matching
+from peers.protocol.profile import Matching
 
 
 def rules_of(settings: RunSettings) -> Rules:

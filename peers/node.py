@@ -17,10 +17,10 @@ from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.rules import Rules
 from peers.links import MAX_IDLE_TIMEOUTS, LinksByNeed, LinksToAll, LinkTable, MemberLinks
 from peers.member.member import Member
-from peers.member.profile import Profile
 from peers.protocol.application import Application
 from peers.protocol.commands import Command
 from peers.protocol.messages import MemberGone, MemberIs, NoSwap, RosterBatch
+from peers.protocol.profile import Profile
 from peers.protocol.traces import BadFrameTrace
 from transport.collectives.fetch import Lack, Want
 from transport.effects import Close, Deliver, Effect, Payload, Store, Trace

@@ -16,11 +16,11 @@ from diloco.compression.codecs import codec
 from diloco.outer.tensor_reducer import TensorReducer
 from peers.admission.door import Door
 from peers.coordinator.rules import Rules
-from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer
 from peers.protocol.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
 from peers.protocol.manifest import Manifest
+from peers.protocol.profile import Profile
 from transport.collectives.reducer import Reducer
 from transport.digests import digest_of, tree_digest
 from transport.keys import KeyPair

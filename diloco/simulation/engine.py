@@ -25,11 +25,11 @@ from diloco.simulation.identities import HOST, invite_key, key_of, knock_of, ope
 from diloco.simulation.pace import Clockwork, Peer
 from diloco.simulation.report.report import Activity
 from diloco.simulation.worker import Trainer, Watcher, Worker
-from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, LeaveRun, ReportProgress
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Refused, Report
+from peers.protocol.profile import Profile
 from transport.effects import Core, Effect
 from transport.frames import unpack
 from transport.limits import LIMITS, Limits

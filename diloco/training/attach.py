@@ -25,12 +25,12 @@ from diloco.methods.schedule import Schedule
 from diloco.outer.replica import TensorReplica
 from diloco.rules import matching_of, wait_s
 from diloco.swarm.swarm import Swarm
-from peers.member.profile import Profile
 from peers.node import Training
 from peers.protocol.commands import Command, ReportProgress
 from peers.protocol.events import ContributionEnded, Fate, RoundCommitted
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Report
+from peers.protocol.profile import Profile
 
 T = TypeVar("T")
 _REPORT_EVERY_S = 0.5

@@ -14,7 +14,6 @@ from peers.member.exchanges import Exchanges
 from peers.member.fetches import Fetches
 from peers.member.membership import Membership
 from peers.member.outlet import MemberOutlet
-from peers.member.profile import Profile
 from peers.member.results import EncodedResult, KeptResults
 from peers.member.versions import Versions
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved
@@ -28,6 +27,7 @@ from peers.protocol.events import (
     StateFetched,
 )
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed
+from peers.protocol.profile import Profile
 from peers.protocol.record import Record, genesis_head
 from transport.errors import BadFrame
 from transport.frames import unpack

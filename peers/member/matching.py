@@ -8,25 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+
+from peers.protocol.profile import Matching
 
 
-@dataclass(frozen=True, slots=True)
-class Matching:
-    """How members are put together."""
-
-    kind: Literal["pair", "grid"]
-    seed: int = 0
-    group_size: int = 2
-    """Members along one axis of the grid."""
-    min_peers: int = 1
-    """Fewer active members than this exchange nothing."""
-
-    def group(self, members: Iterable[bytes], step: int, me: bytes) -> tuple[bytes, ...]:
-        """The group of ``me`` at this step, sorted; ``me`` alone if nobody is left for it."""
-        return _groups(self, frozenset(members), step).get(me, (me,))
+def group_of(matching: Matching, members: Iterable[bytes], step: int, me: bytes) -> tuple[bytes, ...]:
+    """The group of ``me`` at this step, sorted; ``me`` alone if nobody is left for it."""
+    return _groups(matching, frozenset(members), step).get(me, (me,))
 
 
 @lru_cache(64)

@@ -17,7 +17,6 @@ from peers.member.fetches import Fetches
 from peers.member.follower import Follower
 from peers.member.membership import Membership
 from peers.member.outlet import MemberOutlet
-from peers.member.profile import Profile
 from peers.member.results import KeptResults
 from peers.member.rounds import Rounds
 from peers.member.swaps import Swaps
@@ -51,6 +50,7 @@ from peers.protocol.messages import (
     Serve,
     Wanted,
 )
+from peers.protocol.profile import Profile
 from transport.collectives.direct_reduce import MeanChunk, PartChunk
 from transport.collectives.fetch import Lack, Piece, Want
 from transport.effects import Payload

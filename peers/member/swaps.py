@@ -14,12 +14,13 @@ from collections.abc import Callable
 from peers.member.averaging import Handler
 from peers.member.contributions import Contributions
 from peers.member.exchanges import Exchanges, RunningExchange
-from peers.member.matching import Matching
+from peers.member.matching import group_of
 from peers.member.membership import Membership
 from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Swap
 from peers.protocol.events import SwapFailed, Swapped
 from peers.protocol.messages import NoSwap
+from peers.protocol.profile import Matching
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan, chunk_elements_for
 from transport.effects import Payload
 from transport.limits import Limits
@@ -57,7 +58,7 @@ class Swaps:
         if len(active) < self._matching.min_peers:
             reason = f"{len(active)} active members of at least {self._matching.min_peers}"
             self._outlet.deliver(SwapFailed(swap.fragment, swap.step, swap.tokens, (), reason, alone=False))
-        elif len(group := self._matching.group(active, swap.step, self._me)) == 1:
+        elif len(group := group_of(self._matching, active, swap.step, self._me)) == 1:
             self._take_alone(now, swap)
         else:
             self._begin(now, swap, group)

@@ -8,13 +8,12 @@ import pytest
 
 from peers.admission.door import Door, Invite
 from peers.coordinator.coordinator import Rules
-from peers.member.matching import Matching
-from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import ConfirmCaptured, Offer
 from peers.protocol.events import BecameActive, BecomeSeed, IdentitySuperseded, PeersJoined
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import PROTOCOL, AskStatus, StatusFollows, Wanted
+from peers.protocol.profile import Matching, Profile
 from peers.protocol.traces import BadFrameTrace, EnteredTrace
 from tests.peers.member.fakes import FakeApp, vector
 from transport.collectives.fetch import Piece

@@ -16,12 +16,11 @@ from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
 from peers.admission.door import Door
 from peers.coordinator.rules import Rules
-from peers.member.matching import Matching
-from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, Swap
 from peers.protocol.events import SwapFailed, Swapped
 from peers.protocol.manifest import Manifest
+from peers.protocol.profile import Matching, Profile
 from tests.sim.trainer import Blob, digests_of
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import tree_digest

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from peers.member.matching import Matching
+from peers.protocol.profile import Matching
 from tests.sim.gossip_world import GRACE_S, HOST, SIZE, TIMEOUT_S, Gossiper, GossipWorld, key_of
 
 BOUND_S = 2 * (GRACE_S + 2 * TIMEOUT_S)

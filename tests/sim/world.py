@@ -14,12 +14,12 @@ from itertools import count
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
 from peers.coordinator.rules import Rules
-from peers.member.profile import Profile
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
 from peers.protocol.events import Restored, RoundCommitted
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Welcome
+from peers.protocol.profile import Profile
 from tests.sim.doors import HOST, SETTINGS, STRANGER, Stranger, invite_of, key_of, knock_of, open_door
 from tests.sim.trainer import SYNC_EVERY, VectorReplica
 from transport.effects import Effect

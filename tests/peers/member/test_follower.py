@@ -9,7 +9,6 @@ from peers.member.exchanges import Exchanges
 from peers.member.fetches import Fetches
 from peers.member.follower import Follower
 from peers.member.membership import Membership
-from peers.member.profile import Profile
 from peers.member.results import EncodedResult, KeptResults
 from peers.member.versions import Versions
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved, Offer
@@ -25,6 +24,7 @@ from peers.protocol.events import (
 )
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Ready, Seed, Withdraw
+from peers.protocol.profile import Profile
 from peers.protocol.record import ALL_FRAGMENTS, Record, genesis_head
 from tests.peers.member.fakes import (
     BASE,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.member.matching import Matching, lines, pairs
+from peers.member.matching import group_of, lines, pairs
+from peers.protocol.profile import Matching
 
 
 def members(count: int) -> list[bytes]:
@@ -36,10 +37,10 @@ def test_lines_are_a_partition_into_groups_of_at_most_their_size(count: int, sid
 def test_everyone_finds_the_same_group_whatever_order_it_knows_the_others_in(kind: str) -> None:
     matching, known = Matching(kind, seed=3, group_size=3), members(9)  # type: ignore[arg-type]
     for step, me in itertools.product(range(6), known):
-        group = matching.group(known, step, me)
+        group = group_of(matching, known, step, me)
         assert me in group
         for other in group:
-            assert matching.group(reversed(known), step, other) == group
+            assert group_of(matching, reversed(known), step, other) == group
 
 
 def test_pairs_change_from_step_to_step() -> None:
@@ -59,4 +60,4 @@ def test_a_full_grid_holds_the_exact_mean_after_as_many_steps_as_it_has_axes(sid
 
 
 def test_one_who_is_not_among_the_members_is_alone() -> None:
-    assert Matching("pair").group(members(4), 0, b"x" * 32) == (b"x" * 32,)
+    assert group_of(Matching("pair"), members(4), 0, b"x" * 32) == (b"x" * 32,)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peers.member.matching import Matching
 from peers.member.member import Member
-from peers.member.profile import Profile
 from peers.member.rounds import Rounds
 from peers.member.swaps import Swaps
 from peers.protocol.commands import (
@@ -65,6 +63,7 @@ from peers.protocol.messages import (
     Wanted,
     Withdraw,
 )
+from peers.protocol.profile import Matching, Profile
 from peers.protocol.record import Record, genesis_head
 from peers.protocol.roster_feed import packed
 from tests.peers.member.fakes import (

@@ -7,12 +7,12 @@ import pytest
 
 from peers.member.contributions import Contributions
 from peers.member.exchanges import Exchanges
-from peers.member.matching import Matching
 from peers.member.membership import Membership
 from peers.member.swaps import Swaps
 from peers.protocol.commands import Swap
 from peers.protocol.events import ContributionEnded, Fate, SwapFailed, Swapped
 from peers.protocol.messages import MemberActive, MemberGone, NoSwap
+from peers.protocol.profile import Matching
 from tests.peers.member.fakes import (
     HOST,
     LIMITS,

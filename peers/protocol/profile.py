@@ -1,12 +1,27 @@
-"""What a member says about itself when it enters."""
+"""What a member says about itself when it enters, and how groups of gossip are put together.
+
+Data only: the training side fills it in, `peers.member` acts on it, `peers.member.matching` finds groups.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from peers.member.matching import Matching
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import PROTOCOL, Enter
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """How members are put together."""
+
+    kind: Literal["pair", "grid"]
+    seed: int = 0
+    group_size: int = 2
+    """Members along one axis of the grid."""
+    min_peers: int = 1
+    """Fewer active members than this exchange nothing."""
 
 
 @dataclass(frozen=True, slots=True)
