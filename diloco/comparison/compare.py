@@ -254,8 +254,8 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> RunResult:
         return evaluate()
 
     def on_step(index: int, worker: Worker) -> None:
-        if index == 0 and worker.steps in marks:
-            tokens = worker.steps * budget.workers * budget.tokens_per_step
+        if index == 0 and worker.session.steps in marks:
+            tokens = worker.session.steps * budget.workers * budget.tokens_per_step
             curve.append((tokens, float(worker.bytes_sent), loss_of(jobs[0])))
 
     masked = method.projection == "random_mask"
@@ -277,7 +277,7 @@ def _swarm(name: str, settings: RunSettings, start: _Start) -> RunResult:
         replica_loss=start.evaluation(jobs[0].model, settings)(),
         bytes_per_worker=bytes_each,
         exchanges=max(swarm.exchanges.values()),
-        waited_s=statistics.fmean(worker.waited_s for worker in swarm.workers),
+        waited_s=statistics.fmean(worker.session.waited_s for worker in swarm.workers),
         variance=_variance([j.replica.outer.outer_parameters(0) for j in jobs]) if method.gossips else 0.0,
         curve=curve,
     )

@@ -101,7 +101,7 @@ class Invariants:
             life.waits_since = None
         if activity == "wait":
             life.waits_since = now
-            follows = worker.loop.follows(now)
+            follows = worker.session.loop.follows(now)
             if not follows and not any(self._is_late(worker, steps) for steps in life.offered.values()):
                 self._broken(now, 7, f"{worker.name} waits, and nothing of its own is later than its delay")
 
@@ -130,7 +130,7 @@ class Invariants:
             case Offer() | Swap():
                 if not life.holds_state:
                     self._broken(now, 3, f"{worker.name} contributes and never held the shared state")
-                life.offered[command.fragment] = worker.steps
+                life.offered[command.fragment] = worker.session.steps
                 weight = command.weight if isinstance(command, Offer) else 1
                 self._weights[self._key_of(worker.name), command.fragment].add(float(weight))
             case TakeBack():
@@ -149,7 +149,7 @@ class Invariants:
         return self._lives[worker.name, worker.life]
 
     def _is_late(self, worker: Worker, offered_at: int) -> bool:
-        return worker.steps - offered_at >= min(self._method.delay, self._method.sync_every)
+        return worker.session.steps - offered_at >= min(self._method.delay, self._method.sync_every)
 
     def _stored(self, now: float, entry: bytes) -> None:
         message = unpack(entry)

@@ -164,7 +164,7 @@ class Recorder:
         report.tokens += tokens
         self._tokens += tokens
         if worker.trainer.step is not None:
-            self._note_loss(now, worker.loss)
+            self._note_loss(now, worker.session.loss)
 
     def event(self, now: float, worker: Worker, event: object) -> None:
         track = self._tracks[worker.name]

@@ -130,7 +130,7 @@ class ScenarioRun:
         coordinator = self.engine.host.coordinator
         if coordinator is None or not coordinator.finished:
             return False
-        return all(w.loop.finished or not w.runs for w in self.engine.workers.values())
+        return all(w.session.finished or not w.runs for w in self.engine.workers.values())
 
     def _check_progress(self, now: float) -> None:
         """Commits must go on, some time after the last disturbance, if enough members are there."""

@@ -26,8 +26,6 @@ def trainer_of(
     optimizers = inner_optimizers(method.inner, model, train)
     step = inner_step(model, optimizers, train)
     replica = TensorReplica.of(model, method, optimizers[-1])
-    for fragment in range(replica.num_fragments):
-        replica.digest(fragment)  # who begins with the run's first state need not fetch it
     found = replica.layout.manifest()
     elements = tuple(replica.max_sent(f) for f in range(replica.num_fragments))
     trainer = Trainer(

@@ -72,8 +72,8 @@ class SimulatedTraining:
     def _has_ended(self, worker: Worker) -> bool:
         """It has taken all its steps, and nothing that it offered is on its way (or has been for too
         long)."""
-        ends = worker.loop.patience_ends(self.engine.net.now)
-        return worker.steps >= self._num_steps and ends is None
+        ends = worker.session.patience_ends(self.engine.net.now)
+        return worker.session.steps >= self._num_steps and ends is None
 
     # -- as a watcher -------------------------------------------------------------------------
 

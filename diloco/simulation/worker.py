@@ -1,23 +1,35 @@
-"""One life of a simulated worker: what it trains, how far it is, and who watches it.
+"""One life of a simulated worker: a `WorkerSession` driven in virtual time, what it trains, and who watches.
 
-Facts only; the engine decides when it steps.
+Owns when inner steps end, when events are taken (between steps, and at once while it waits) and what the
+worker does meanwhile (`Activity`). Inner steps after which nothing can be due are counted in one go. Refuses
+to know which faults come when; whatever a worker decides is decided by the session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Protocol
 
-from diloco.loop.outer_loop import OuterLoop, Replica
-from diloco.loop.throughput import Throughput
+from diloco.loop.outer_loop import Replica
+from diloco.loop.session import Terms, WorkerSession
+from diloco.simulation.identities import key_of
 from diloco.simulation.pace import Clockwork, Peer
 from diloco.simulation.report.report import Activity
-from peers.node import Node
+from peers.node import Node, Training
 from peers.protocol.application import Application
-from peers.protocol.commands import Command
-from transport.effects import NEVER, Effect
-from transport.simnet.links import Endpoint
+from peers.protocol.commands import Command, LeaveRun
+from transport.effects import Core, Effect
+from transport.simnet.links import NS
+from transport.simnet.network import SimNetwork
+
+_REPORT_EVERY_S = 2.0
+_MAX_STEPS = 1000
+"""Inner steps counted in one go."""
 
 
 class WorkerReplica(Replica, Application, Protocol):
@@ -56,39 +68,49 @@ class Watcher(Protocol):
         """So many inner steps more are done."""
 
 
-@dataclass(eq=False, slots=True)
 class Worker:
-    """One life of one peer."""
+    """One life of one peer, on ``node``. It trains until its session ends or ``num_steps`` are done."""
 
-    peer: Peer
-    life: int
-    node: Node
-    process: Endpoint
-    trainer: Trainer
-    loop: OuterLoop
-    clockwork: Clockwork
-    speed: Throughput
-    sent_before: int
-    """Bytes that earlier lives of the peer sent."""
-    steps: int = 0
-    tokens: int = 0
-    loss: float = 0.0
-    waited_s: float = 0.0
-    ended: bool = False
-    """It left, was refused, or was superseded."""
-    activity: Activity | None = None
-    since_s: float = 0.0
-    inbox: list[object] = field(default_factory=list)
-    block: list[float] = field(default_factory=list)
-    """When each of the inner steps under way ends."""
-    block_began_s: float = 0.0
-    token: int = 0
-    """Names the block: the end of one with another name is void."""
-    wakes_ns: int = 0
-    """When it looks again whether it still waits; 0 for not at all."""
-    reported_s: float = NEVER
-    was_active: bool = False
-    frozen_s: float = 0.0
+    def __init__(
+        self,
+        peer: Peer,
+        life: int,
+        node: Node,
+        trainer: Trainer,
+        terms: Terms,
+        net: SimNetwork,
+        watchers: Sequence[Watcher],
+        num_steps: int | None = None,
+    ) -> None:
+        self.peer = peer
+        self.life = life
+        self.node = node
+        self.trainer = trainer
+        self.session = WorkerSession(terms, trainer.replica, net.now, report_every_s=_REPORT_EVERY_S)
+        self.activity: Activity | None = None
+        self._ended = False
+        """It left, was refused, or was superseded."""
+        self._net = net
+        self._watchers = watchers
+        self._num_steps = num_steps
+        self._clockwork = Clockwork(peer.pace, net.stream(f"pace of {peer.name} in life {life}"))
+        self._address = f"tcp://{hashlib.sha256(peer.name.encode()).hexdigest()[:16]}:1"
+        self.process = net.add(
+            key_of(peer.name), node, peer.access, lambda _, event: self._event(event), self._address
+        )
+        self._sent_before = self.process.sent.total()
+        """Bytes that earlier lives of the peer sent."""
+        self._since_s = 0.0
+        """When it began what it does."""
+        self._inbox: list[object] = []
+        self._block: list[float] = []
+        """When each of the inner steps under way ends."""
+        self._block_began_s = 0.0
+        self._token = 0
+        """Names the block: the end of one with another name is void."""
+        self._wakes_ns = 0
+        """When it looks again whether it still waits; 0 for not at all."""
+        self._frozen_s = 0.0
 
     @property
     def name(self) -> str:
@@ -96,8 +118,205 @@ class Worker:
 
     @property
     def bytes_sent(self) -> int:
-        return self.process.sent.total() - self.sent_before
+        return self.process.sent.total() - self._sent_before
 
     @property
     def runs(self) -> bool:
-        return self.process.alive and not self.process.frozen and not self.ended
+        return self.process.alive and not self.process.frozen and not self._ended
+
+    # -- its life -----------------------------------------------------------------------------
+
+    def enter(self, patience_s: float) -> None:
+        """Take part in the run."""
+        trainer = self.trainer
+        profile = self.session.profile(
+            self.name,
+            (self._address,),
+            trainer.elements,
+            tensors=trainer.names_sha256,
+            shapes=trainer.shapes_sha256,
+            model="simulated",
+        )
+        training = Training(profile, trainer.replica, patience_s)
+        self._set_activity("join")
+        self._net.command(self.process, lambda _, now: self.node.train(now, training))
+
+    def crash(self) -> None:
+        """Its process is gone."""
+        self._interrupt()
+        self._net.crash(self.process)
+        self._set_activity("down")
+
+    def freeze(self) -> None:
+        """Stopped as by SIGSTOP."""
+        self._frozen_s = self._net.now
+        self._token += 1
+        self._net.freeze(self.process)
+        self._set_activity("frozen")
+
+    def thaw(self) -> None:
+        """It goes on as if no time had passed."""
+        lost = self._net.now - self._frozen_s
+        self._block = [end + lost for end in self._block]
+        self._net.thaw(self.process)
+        if self._block:
+            self._set_activity("compute")
+            self._end_block_at(len(self._block))
+        else:
+            self._advance()
+
+    def leave(self) -> None:
+        """It says goodbye, as Ctrl-C makes it."""
+        self._interrupt()
+        self._carry_out(LeaveRun("left"))
+        self._end()
+        self._net.at(1.0, lambda: self._net.crash(self.process))
+
+    def _interrupt(self) -> None:
+        """Training stops in the middle of a step; steps before it were done."""
+        done = bisect_left(self._block, self._net.now)
+        if done and self.runs:
+            self._train(done)
+            self.session.count(self.peer.tokens_per_step, self._net.now - self._block_began_s, done)
+            self._tell_stepped(done)
+        self._block, self._token = [], self._token + 1
+
+    def _end(self) -> None:
+        self._ended = True
+        self._set_activity(None)
+
+    # -- inner steps --------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Begin the next inner steps, or wait."""
+        now, session = self._net.now, self.session
+        self._token += 1
+        if not self.runs:
+            return
+        if session.dismissal is not None:
+            self._end()
+        elif session.finished:
+            if self.activity is not None:
+                self._report()  # of gossip nobody else would know
+            self._set_activity(None)
+        elif not session.was_active:
+            self._set_activity("join")
+        elif session.waits(now):
+            self._set_activity("wait")
+            ends = session.patience_ends(now)
+            assert ends is not None, "it waits for something"
+            self._look_again_at(ends)
+        elif session.steps == self._num_steps:
+            self._set_activity(None)
+        else:
+            self._begin_block()
+
+    def _begin_block(self) -> None:
+        now = self._block_began_s = self._net.now
+        self._set_activity("compute")
+        # The first step ends alone: then how fast it was is told, as in a real worker.
+        alone = self.trainer.step or not self.session.steps
+        count = 1 if alone else min(_MAX_STEPS, self.session.quiet_steps())
+        if self._num_steps is not None:
+            count = min(count, self._num_steps - self.session.steps)
+        self._block = [now + after for after in accumulate(self._clockwork.durations(count))]
+        self._end_block_at(count)
+
+    def _end_block_at(self, count: int) -> None:
+        """The block ends with its ``count``-th step; what waits in the inbox is taken then."""
+        self._token += 1
+        token = self._token
+        del self._block[count:]
+        self._net.at(max(0.0, self._block[-1] - self._net.now), lambda: self._block_ended(token))
+
+    def _block_ended(self, token: int) -> None:
+        if self._token != token or not self.runs:
+            return
+        now, session = self._net.now, self.session
+        count, self._block = len(self._block), []
+        self._train(count)
+        commands = session.stepped(now, self.peer.tokens_per_step, now - self._block_began_s, count)
+        self._tell_stepped(count)
+        self._run(commands)
+        self._take_inbox()
+        self._run(session.due(now))
+        if session.report_is_due(now):
+            self._report()
+        self._advance()
+
+    def _train(self, steps: int) -> None:
+        if self.trainer.step is not None:
+            for _ in range(steps):
+                self.session.loss = self.trainer.step()
+
+    def _tell_stepped(self, steps: int) -> None:
+        for watcher in self._watchers:
+            watcher.stepped(self._net.now, self, steps)
+
+    # -- waiting and events -------------------------------------------------------------------
+
+    def _look_again_at(self, ends: float) -> None:
+        """One wake-up is enough: it is far away as a rule, and void once the worker trains again."""
+        at = max(round(ends * NS), self._net.now_ns + 1000)
+        if self._net.now_ns < self._wakes_ns <= at:
+            return
+        self._wakes_ns = at
+
+        def wake() -> None:
+            if self._wakes_ns != at:
+                return
+            self._wakes_ns = 0
+            if self.activity == "wait" and self.runs:
+                self._run(self.session.due(self._net.now))
+                self._advance()
+
+        self._net.at((at - self._net.now_ns) / NS, wake)
+
+    def _event(self, event: object) -> None:
+        """Training takes events between inner steps, and at once while it waits."""
+        if self._ended:
+            return
+        self._inbox.append(event)
+        if self._block:
+            ends = bisect_left(self._block, self._net.now) + 1
+            if ends < len(self._block):
+                self._end_block_at(ends)
+            return
+        self._take_inbox()
+        self._run(self.session.due(self._net.now))
+        self._advance()
+
+    def _take_inbox(self) -> None:
+        events, self._inbox = self._inbox, []
+        for event in events:
+            now = self._net.now
+            commands = self.session.event(now, event)
+            for watcher in self._watchers:
+                watcher.event(now, self, event)
+            self._run(commands)
+
+    def _run(self, commands: list[Command]) -> None:
+        for command in commands:
+            for watcher in self._watchers:
+                watcher.command(self._net.now, self, command)
+            self.session.told(command, self._carry_out(command))
+
+    def _carry_out(self, command: Command) -> bool:
+        return bool(self._net.command(self.process, partial(_do, self.node, command)))
+
+    def _report(self) -> None:
+        self._run(self.session.report(self._net.now, self.bytes_sent, 0))
+
+    def _set_activity(self, activity: Activity | None) -> None:
+        now = self._net.now
+        if activity == self.activity:
+            return
+        if self.activity == "wait":
+            self.session.waited_s += now - self._since_s
+        self.activity, self._since_s = activity, now
+        for watcher in self._watchers:
+            watcher.activity(now, self, activity)
+
+
+def _do(node: Node, command: Command, _: Core, now: float) -> bool:
+    return node.command(now, command)

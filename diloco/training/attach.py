@@ -1,8 +1,8 @@
-"""`attach`: the outer loop hooked to a training loop that already exists.
+"""`attach`: a worker's session hooked to a training loop that already exists.
 
-Hooks `optimizer.step`, runs `loop.OuterLoop` over the live model, carries its commands to the swarm
-and the swarm's events back. Owns no decision about rounds. All of it happens on the training
-thread, inside the hook; between two steps nothing touches the model.
+Hooks `optimizer.step`, drives a `loop.session.WorkerSession` by the clock over the live model, carries its
+commands to the swarm and the swarm's events back. Owns no decision about rounds and counts nothing. All of it
+happens on the training thread, inside the hook; between two steps nothing touches the model.
 """
 
 from __future__ import annotations
@@ -18,22 +18,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diloco.errors import EntryError, SwarmClosed, SwarmTimeout
-from diloco.loop.outer_loop import OuterLoop
-from diloco.loop.throughput import Throughput
-from diloco.methods.schedule import Schedule
+from diloco.errors import EntryError, SwarmTimeout
+from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
-from diloco.rules import matching_of, wait_s
 from diloco.swarm.swarm import Swarm
 from peers.node import Training
-from peers.protocol.commands import Command, ReportProgress
-from peers.protocol.events import ContributionEnded, Fate, RoundCommitted
-from peers.protocol.manifest import Manifest
-from peers.protocol.messages import Report
-from peers.protocol.profile import Profile
+from peers.protocol.commands import Command
+from peers.protocol.events import RoundCommitted
 
 T = TypeVar("T")
-_REPORT_EVERY_S = 0.5
 _POLL_S = 0.05
 
 
@@ -51,58 +44,70 @@ class Outer:
         self.swarm = swarm
         self.model = model
         self.method = swarm.settings.method.resolved()
-        self.step = 0
-        """Inner steps of this worker."""
-        self.tokens = 0
-        self.loss = 0.0
-        self.waited_s = 0.0
-        """Seconds that training waited for the network."""
-        self._tokens_ended: dict[str, int] = {fate.value: 0 for fate in Fate}
-        """By fate, over all fragments: each counts the tokens that moved it."""
         self.pseudo_grad_norm = 0.0
         self._tokens_per_step = tokens_per_step
         self._on_event = on_event
-        self._replica = TensorReplica.of(model, self.method, optimizer)
-        self._outer = self._replica.outer
-        rounds = swarm.settings.run.rounds
-        self._loop = OuterLoop(Schedule.of(self.method), wait_s(swarm.settings), self._replica, rounds)
-        self._began = self._resumed = time.monotonic()
-        self._speed = Throughput(self.method.sync_every)
-        self._reported = 0.0
+        self.replica = TensorReplica.of(model, self.method, optimizer)
+        """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
+        ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
+        self._resumed = time.monotonic()
+        self._session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
         self._stopping = False
-        self._hook = optimizer.register_step_post_hook(lambda *_: self._stepped())
+        self._hook = optimizer.register_step_post_hook(lambda *_: self.step_done())
 
     # -- what a loop asks ---------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Inner steps of this worker."""
+        return self._session.steps
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of those steps."""
+        return self._session.tokens
+
+    @property
+    def loss(self) -> float:
+        """What `log` was told last."""
+        return self._session.loss
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that training waited for the network."""
+        return self._session.waited_s
 
     @property
     def tokens_by_fate(self) -> dict[str, int]:
         """What became of the tokens behind this worker's contributions: applied, late, rejected, superseded.
         A fragment of P is a P-th of a contribution."""
-        return {fate: tokens // len(self._loop.progress) for fate, tokens in self._tokens_ended.items()}
+        return self._session.tokens_by_fate
 
     @property
     def round(self) -> int:
         """Commits that this worker has seen; with gossip, its own outer steps."""
-        return self._loop.rounds_applied if self.method.gossips else self.swarm.view.round
+        return self._session.round
 
     @property
     def finished(self) -> bool:
         """The run has all its rounds."""
-        return self._loop.finished
+        return self._session.finished
 
     @property
     def num_parameters(self) -> int:
         """Values that are exchanged."""
-        return sum(self._outer.num_elements(f) for f in range(self.method.num_fragments))
+        return sum(self.replica.outer.num_elements(f) for f in range(self.method.num_fragments))
 
     @property
     def lag(self) -> int:
-        """Inner steps since this worker last offered what it learned, of the fragment that waits longest."""
-        return max(each.steps_since_offer for each in self._loop.progress)
+        """Inner steps since this worker last offered what it learned, of the fragment that waits longest:
+        what a crash of this machine would cost, or how stale a late result is."""
+        return self._session.lag
 
     @property
     def tokens_per_second(self) -> float:
-        return self.tokens / max(1e-9, time.monotonic() - self._began)
+        """Since `attach`, waiting included."""
+        return self._session.tokens_per_second(time.monotonic())
 
     def until_finished(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, until the run has all its rounds or `stop` was called."""
@@ -118,7 +123,7 @@ class Outer:
 
     def log(self, *, loss: float) -> None:
         """Tell the swarm's status how training goes."""
-        self.loss = loss
+        self._session.loss = loss
 
     @contextmanager
     def outer_parameters(self) -> Iterator[nn.Module]:
@@ -126,7 +131,7 @@ class Outer:
         parameters evaluate better than a single worker's: arXiv 2501.18512, table 3.)"""
         held = [p.detach().clone() for p in self.model.parameters()]
         for fragment in range(self.method.num_fragments):
-            self._replica.model.scatter(fragment, self._outer.outer_parameters(fragment))
+            self.replica.model.scatter(fragment, self.replica.outer.outer_parameters(fragment))
         try:
             yield self.model
         finally:
@@ -150,12 +155,12 @@ class Outer:
         """What is this worker's own and nobody else has: error feedback's residuals, flat, for
         `safetensors.torch.save_file` or `torch.save`. Empty without error feedback. The shared state is not
         in it: that comes from the swarm."""
-        return self._replica.local.state_dict()
+        return self.replica.local.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up, right after `attach`, what `state_dict` gave after this worker's last contribution. Raises
         `StateError`, before anything changes, if it does not fit."""
-        self._replica.local.load_state_dict(state)
+        self.replica.local.load_state_dict(state)
 
     def detach(self) -> None:
         """Unhook; the model stays as it is."""
@@ -173,31 +178,21 @@ class Outer:
 
     def enter(self, timeout_s: float) -> None:
         """Take part, and wait until the model holds the swarm's state."""
-        layout = self._outer.layout
+        layout = self.replica.layout
         found = layout.manifest()
-        elements = tuple(self._replica.max_sent(f) for f in range(self._outer.num_fragments))
-        profile = Profile(
-            name=self.swarm.name,
-            addresses=self.swarm.addresses,
-            manifest=Manifest(
-                settings=self.swarm.settings.digest(),
-                tensors=found.names_sha256,
-                shapes=found.shapes_sha256,
-                codec=self.method.codec,
-                elements=elements,
-                model=f"{sum(map(len, layout.fragments))} tensors of {self.num_parameters:,} values",
-            ),
-            matching=matching_of(self.swarm.settings),
-            rebases=self.method.quorum > 0,
-            adapts=self.method.adapt != "none",
+        profile = self._session.profile(
+            self.swarm.name,
+            self.swarm.addresses,
+            tuple(self.replica.max_sent(f) for f in range(self.replica.num_fragments)),
+            tensors=found.names_sha256,
+            shapes=found.shapes_sha256,
+            model=f"{sum(map(len, layout.fragments))} tensors of {self.num_parameters:,} values",
         )
-        for fragment in range(self._outer.num_fragments):
-            self._replica.digest(fragment)  # who begins with the run's first state need not fetch it
-        self.swarm.train(Training(profile, self._replica))
+        self.swarm.train(Training(profile, self.replica))
         give_up = time.monotonic() + timeout_s
-        while not self._loop.active:
+        while not self._session.active:
             self._take_event(_POLL_S)
-            self._raise_refusal()
+            self._raise_dismissal()
             if self.finished:
                 raise EntryError("finished", "the run has all its rounds: there is nothing left to join")
             if time.monotonic() > give_up:
@@ -206,73 +201,65 @@ class Outer:
                 )
         self._resumed = time.monotonic()
 
-    def _stepped(self) -> None:
+    def step_done(self, tokens: int | None = None) -> None:
+        """One inner step is done: take what the swarm says, offer and land what is due, and wait if the
+        method says so. The hook on `optimizer.step` calls this. An adapter for a loop whose optimizer cannot
+        be hooked calls it after each inner step, on the training thread; if the optimizer that `attach` got
+        is stepped all the same, `detach` first, or each step counts twice. ``tokens`` are those of this step,
+        by default ``tokens_per_step``. Raises `EntryError` or `SwarmClosed` if this worker cannot go on."""
+        if tokens is not None and tokens < 1:
+            raise ValueError(f"a step of {tokens} tokens: it has at least one")
         if self.finished:
             return
-        self._speed.count(1, self._tokens_per_step, time.monotonic() - self._resumed)
-        self.step += 1
-        self.tokens += self._tokens_per_step
+        now, session = time.monotonic(), self._session
+        tokens = self._tokens_per_step if tokens is None else tokens
+        self._run(session.stepped(now, tokens, now - self._resumed))
         while self._take_event(0.0):
             pass
-        self._raise_refusal()
-        self._run(self._loop.stepped(time.monotonic(), self._tokens_per_step))
+        self._raise_dismissal()
+        self._run(session.due(time.monotonic()))
         self._wait()
-        self._report()
+        self._report_if_due()
         self._resumed = time.monotonic()
 
     def _wait(self) -> None:
-        began = time.monotonic()
-        while not self._stopping and self._loop.waits(time.monotonic()):
+        began, session = time.monotonic(), self._session
+        while not self._stopping and session.waits(time.monotonic()):
             self._take_event(_POLL_S)
-            self._raise_refusal()
-            self._run(self._loop.due(time.monotonic()))
-            self._report()
+            self._raise_dismissal()
+            self._run(session.due(time.monotonic()))
+            self._report_if_due()
         if self.finished:
-            self._report(at_once=True)  # of gossip nobody else would know
-        self.waited_s += time.monotonic() - began
+            self._report()  # of gossip nobody else would know
+        session.waited_s += time.monotonic() - began
 
     def _take_event(self, timeout_s: float) -> bool:
         event = self.swarm.next_event(timeout_s)
         if event is None:
             return False
-        if isinstance(event, ContributionEnded):
-            self._tokens_ended[event.fate.value] += event.tokens
-        self._run(self._loop.handle(time.monotonic(), event))
+        self._run(self._session.event(time.monotonic(), event))
         if isinstance(event, RoundCommitted):
-            self.pseudo_grad_norm = self._replica.last_norm
+            self.pseudo_grad_norm = self.replica.last_norm
         if self._on_event is not None:
             self._on_event(event)
         return True
 
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
-            done = self.swarm.command(command)
-            self._loop.told(command, done)
+            self._session.told(command, self.swarm.command(command))
 
-    def _report(self, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if not at_once and now - self._reported < _REPORT_EVERY_S:
-            return
-        self._reported = now
-        self._loop.speed = self._speed.tokens_per_s
-        report = Report(
-            self.step,
-            self._replica.count(0),
-            self.tokens,
-            self.loss,
-            self.tokens_per_second,
-            self._loop.speed,
-            self.swarm.bytes_sent,
-            self.swarm.bytes_received,
-        )
-        self.swarm.command(ReportProgress(report))
+    def _report_if_due(self) -> None:
+        if self._session.report_is_due(time.monotonic()):
+            self._report()
 
-    def _raise_refusal(self) -> None:
-        refused = self._loop.refused
-        if refused is not None:
-            raise EntryError(refused.code, refused.detail)
-        if self._loop.superseded:
-            raise SwarmClosed("a newer process runs with this identity: this one stops")
+    def _report(self) -> None:
+        swarm = self.swarm
+        self._run(self._session.report(time.monotonic(), swarm.bytes_sent, swarm.bytes_received))
+
+    def _raise_dismissal(self) -> None:
+        error = self._session.dismissal
+        if error is not None:
+            raise error
 
 
 def attach(

@@ -67,9 +67,9 @@ def train(args: argparse.Namespace, tell: Any) -> None:
                     commit=event.record.hash().hex(),
                     members=len(event.record.members),
                     counted=event.number is not None,
-                    state=outer._replica.digest(0).hex(),
-                    value=float(outer._outer.outer_parameters(0)[0]),
-                    last=float(outer._outer.outer_parameters(0)[-1]),
+                    state=outer.replica.digest(0).hex(),
+                    value=float(outer.replica.outer.outer_parameters(0)[0]),
+                    last=float(outer.replica.outer.outer_parameters(0)[-1]),
                 )
             case ContributionEnded():
                 tell("fate", fate=event.fate.value, reason=event.reason)
@@ -82,7 +82,7 @@ def train(args: argparse.Namespace, tell: Any) -> None:
         outer = diloco.Outer(model, optimizer, swarm, 1, on_event)
         outer.enter(60.0)
         every = swarm.settings.method.resolved().sync_every
-        tell("active", value=float(outer._outer.outer_parameters(0)[0]))
+        tell("active", value=float(outer.replica.outer.outer_parameters(0)[0]))
         while not outer.finished:
             time.sleep(args.step_s)
             model.values.grad = torch.full((args.size,), 4.0**args.index / every)

@@ -1,0 +1,215 @@
+"""One worker's side of a run as a core: what it trained and waited, what it says of itself, what it is to do.
+
+A driver tells the session what happened, carries out the commands that it returns, and says by `told` how
+each was taken: `training.attach` is the driver for real time, `simulation.worker` for virtual time. Owns the
+counts (steps, tokens and their fates, loss, speed) and what the run's settings mean to a worker; decisions
+about offers and landings are the `OuterLoop`'s. Owns no clock, thread, queue or tensor. Keeps S4 on the
+training side: every token is counted once.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from diloco.errors import DilocoError, EntryError, SwarmClosed
+from diloco.loop.outer_loop import OuterLoop, Replica
+from diloco.loop.throughput import Throughput
+from diloco.methods.schedule import Schedule
+from diloco.rules import matching_of, wait_s
+from diloco.settings import RunSettings
+from peers.protocol.commands import Command, ReportProgress
+from peers.protocol.events import BecameActive, ContributionEnded, Fate, RoundCommitted
+from peers.protocol.manifest import Manifest
+from peers.protocol.messages import Report
+from peers.protocol.profile import Matching, Profile
+from transport.effects import NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run's settings mean to a worker."""
+
+    settings: bytes
+    """Digest of the run's settings."""
+    schedule: Schedule
+    wait_s: float
+    """Seconds that a worker waits for a round that does not open, before it trains on."""
+    codec: str = "plain"
+    rounds: int = sys.maxsize
+    """Gossip: outer steps after which a worker is done. Otherwise the coordinator says so."""
+    matching: Matching | None = None
+    adapts: bool = False
+    """The method changes H with the state."""
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> Terms:
+        """The terms of a run with ``settings``."""
+        method = settings.method.resolved()
+        return cls(
+            settings=settings.digest(),
+            schedule=Schedule.of(method),
+            wait_s=wait_s(settings),
+            codec=method.codec,
+            rounds=settings.run.rounds,
+            matching=matching_of(settings),
+            adapts=method.adapt != "none",
+        )
+
+
+class WorkerSession:
+    """One life of one worker in a run, from entering to the end; it begins at ``now``."""
+
+    def __init__(self, terms: Terms, replica: Replica, now: float, *, report_every_s: float = 0.5) -> None:
+        self.loop = OuterLoop(terms.schedule, terms.wait_s, replica, terms.rounds)
+        self.steps = 0
+        """Inner steps of this worker."""
+        self.tokens = 0
+        self.loss = 0.0
+        """Of the last step, as the driver was told."""
+        self.waited_s = 0.0
+        """Seconds that training waited for the network: drivers add to it, who know when they did."""
+        self.was_active = False
+        """It held the shared state once: from then on it trains, also while it is behind."""
+        self._terms = terms
+        self._replica = replica
+        self._report_every_s = report_every_s
+        self._began_s = now
+        self._reported_s = NEVER
+        self._throughput = Throughput(terms.schedule.periods[0])
+        self._commit_index = 0
+        self._tokens_ended = dict.fromkeys(Fate, 0)
+        """By fate, over all fragments: each counts the tokens that moved it."""
+        self._untold_tokens: int | None = None
+        """Tokens of the last step, as long as the loop was not told of it."""
+
+    # -- what it says of itself ---------------------------------------------------------------
+
+    def profile(
+        self,
+        name: str,
+        addresses: tuple[str, ...],
+        elements: tuple[int, ...],
+        *,
+        tensors: bytes,
+        shapes: bytes,
+        model: str,
+    ) -> Profile:
+        """What the member says when it enters. ``elements`` are the values that each fragment's contribution
+        has, ``tensors`` and ``shapes`` digests of what the model is made of, ``model`` describes it."""
+        for fragment in range(self._terms.schedule.num_fragments):
+            self._replica.digest(fragment)  # who begins with the run's first state need not fetch it
+        terms = self._terms
+        return Profile(
+            name=name,
+            addresses=addresses,
+            manifest=Manifest(terms.settings, tensors, shapes, terms.codec, elements, model),
+            matching=terms.matching,
+            rebases=terms.schedule.rebases,
+            adapts=terms.adapts,
+        )
+
+    def report_is_due(self, now: float) -> bool:
+        """The last report was some time ago."""
+        return now - self._reported_s >= self._report_every_s
+
+    def report(self, now: float, bytes_sent: int, bytes_received: int) -> list[Command]:
+        """Tell the coordinator how training goes."""
+        self._reported_s = now
+        speed = self.loop.speed = self._throughput.tokens_per_s
+        rate, count = self.tokens_per_second(now), self._replica.count(0)
+        report = Report(self.steps, count, self.tokens, self.loss, rate, speed, bytes_sent, bytes_received)
+        return [ReportProgress(report)]
+
+    @property
+    def tokens_by_fate(self) -> dict[str, int]:
+        """What became of the tokens behind this worker's contributions: applied, late, rejected, superseded.
+        A fragment of P is a P-th of a contribution."""
+        share = self._terms.schedule.num_fragments
+        return {fate.value: tokens // share for fate, tokens in self._tokens_ended.items()}
+
+    def tokens_per_second(self, now: float) -> float:
+        """Since the session began, waiting included."""
+        return self.tokens / max(1e-9, now - self._began_s)
+
+    @property
+    def round(self) -> int:
+        """Commits that this worker has seen; with gossip, its own outer steps."""
+        return self.loop.rounds_applied if self._terms.schedule.gossips else self._commit_index
+
+    @property
+    def lag(self) -> int:
+        """Inner steps since the last offer, of the fragment that waits longest."""
+        return max(each.steps_since_offer for each in self.loop.progress)
+
+    # -- what happens -------------------------------------------------------------------------
+
+    def stepped(self, now: float, tokens: int, seconds: float, steps: int = 1) -> list[Command]:
+        """Inner steps of ``tokens`` tokens each are done; they took ``seconds`` together, and after all but
+        the last nothing was due. A driver then hands over the events that wait, and asks `due`: what waits
+        is handled before the loop counts the last step."""
+        self.count(tokens, seconds, steps)
+        self._untold_tokens = tokens
+        return self.loop.stepped(now, tokens * (steps - 1), steps - 1) if steps > 1 else []
+
+    def count(self, tokens: int, seconds: float, steps: int) -> None:
+        """Steps after which this worker stops: they count, and nothing is decided after them."""
+        self.steps += steps
+        self.tokens += steps * tokens
+        self._throughput.count(steps, steps * tokens, seconds)
+
+    def event(self, now: float, event: object) -> list[Command]:
+        """One event of the member."""
+        match event:
+            case ContributionEnded():
+                self._tokens_ended[event.fate] += event.tokens
+            case BecameActive():
+                self.was_active, self._commit_index = True, event.index
+            case RoundCommitted():
+                self._commit_index = event.record.index
+        return self.loop.handle(now, event)
+
+    def due(self, now: float) -> list[Command]:
+        """What is to be done now: after a step, after events that came while it waits, or because time went
+        by."""
+        tokens, self._untold_tokens = self._untold_tokens, None
+        return self.loop.due(now) if tokens is None else self.loop.stepped(now, tokens)
+
+    def told(self, command: Command, taken: bool) -> None:
+        """Whether the member took a command."""
+        self.loop.told(command, taken)
+
+    # -- what a driver asks -------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """It holds the shared state."""
+        return self.loop.active
+
+    @property
+    def finished(self) -> bool:
+        """The run has all its rounds."""
+        return self.loop.finished
+
+    @property
+    def dismissal(self) -> DilocoError | None:
+        """Why this worker cannot go on: `EntryError` if the run does not take it, `SwarmClosed` if a newer
+        process took its place; None as long as it can."""
+        refused = self.loop.refused
+        if refused is not None:
+            return EntryError(refused.code, refused.detail)
+        if self.loop.superseded:
+            return SwarmClosed("a newer process runs with this identity: this one stops")
+        return None
+
+    def waits(self, now: float) -> bool:
+        """Whether to wait for events instead of training on (see `OuterLoop.waits`)."""
+        return self.loop.waits(now)
+
+    def patience_ends(self, now: float) -> float | None:
+        """When to ask `due` again if no event comes meanwhile; None if nothing is waited for."""
+        return self.loop.patience_ends(now)
+
+    def quiet_steps(self) -> int:
+        """How many steps may be counted in one go (see `OuterLoop.quiet_steps`)."""
+        return self.loop.quiet_steps()

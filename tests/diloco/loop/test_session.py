@@ -1,0 +1,238 @@
+"""A worker's session, which has no clock: what it counts, what it tells, and in which order it decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diloco.errors import EntryError, SwarmClosed
+from diloco.loop.session import Terms, WorkerSession
+from diloco.settings import RunSettings
+from peers.protocol.commands import ConfirmApplied, Offer, ReportProgress
+from peers.protocol.events import (
+    BecameActive,
+    ContributionEnded,
+    EntryRefused,
+    Fate,
+    FellBehind,
+    IdentitySuperseded,
+    RoundCommitted,
+    RunFinished,
+)
+from peers.protocol.messages import Report
+from peers.protocol.profile import Matching
+from peers.protocol.record import GENESIS
+from tests.diloco.loop.test_outer_loop import Recorder, committed, record, schedule
+from transport.collectives.reducer import NumpyReducer
+
+
+class Counting(Recorder):
+    """Knows how many outer steps it has taken, and which digests it was asked for."""
+
+    def count(self, fragment: int) -> int:
+        return len(self.shares)
+
+    def digest(self, fragment: int) -> bytes:
+        self.calls.append(("digest", fragment))
+        return super().digest(fragment)
+
+
+def session_of(active: bool = True, **of_schedule: Any) -> WorkerSession:
+    """H is 4; it began at 100 s."""
+    terms = Terms(b"s" * 32, schedule(**of_schedule), wait_s=30.0)
+    session = WorkerSession(terms, Counting(), now=100.0, report_every_s=2.0)
+    if active:
+        session.event(100.0, BecameActive(GENESIS, 7))
+    return session
+
+
+def step(session: WorkerSession, times: int, now: float = 100.0) -> list[object]:
+    """Inner steps of 2 tokens in half a second each; every command is taken."""
+    said: list[object] = []
+    for _ in range(times):
+        for command in [*session.stepped(now, 2, 0.5), *session.due(now)]:
+            said.append(command)
+            session.told(command, True)
+    return said
+
+
+def report_in(commands: list[Any]) -> Report:
+    (command,) = commands
+    assert isinstance(command, ReportProgress)
+    return command.report
+
+
+def test_a_step_is_counted_at_once_and_decided_upon_when_events_were_taken() -> None:
+    session = session_of()
+    step(session, 3)
+    assert session.stepped(100.0, 2, 0.5) == []
+    assert (session.steps, session.tokens) == (4, 8)
+    session.event(100.0, FellBehind("it was away"))
+    assert session.due(100.0) == []
+    session.event(100.0, BecameActive(GENESIS, 7))
+    (offer,) = session.due(100.0)
+    assert isinstance(offer, Offer)
+    assert offer.tokens == 8
+
+
+def test_events_that_wait_are_handled_before_the_loop_counts_the_step() -> None:
+    session = session_of()
+    step(session, 4)
+    session.stepped(100.0, 2, 0.5)
+    (confirm,) = session.event(100.0, committed(1))
+    assert isinstance(confirm, ConfirmApplied)
+    assert session.loop.progress[0].steps == 0
+    session.due(100.0)
+    assert session.loop.progress[0].steps == 1
+
+
+def test_each_step_is_told_to_the_loop_once() -> None:
+    session = session_of()
+    step(session, 1)
+    session.due(100.0)
+    session.due(101.0)
+    assert session.loop.progress[0].steps == session.steps == 1
+
+
+def test_many_steps_in_one_go_come_to_the_same_as_one_by_one() -> None:
+    at_once, one_by_one = session_of(), session_of()
+    assert at_once.quiet_steps() == 4
+    said = [*at_once.stepped(100.0, 2, 2.0, steps=4), *at_once.due(100.0)]
+    assert [type(each) for each in said] == [type(each) for each in step(one_by_one, 4)] == [Offer]
+    assert (at_once.steps, at_once.tokens) == (one_by_one.steps, one_by_one.tokens) == (4, 8)
+    assert at_once.loop.progress[0].steps == one_by_one.loop.progress[0].steps
+
+
+def test_steps_of_a_worker_that_stops_count_and_nothing_is_decided() -> None:
+    session = session_of()
+    session.count(2, 2.0, 4)
+    assert (session.steps, session.tokens) == (4, 8)
+    assert session.loop.progress[0].steps == 0
+    assert session.due(100.0) == []
+
+
+def test_steps_may_have_different_numbers_of_tokens() -> None:
+    session = session_of()
+    offers = []
+    for tokens in (1, 2, 3, 4):
+        offers += [*session.stepped(100.0, tokens, 0.5), *session.due(100.0)]
+    assert [each.tokens for each in offers if isinstance(each, Offer)] == [10]
+
+
+def test_an_offer_that_was_not_taken_is_made_again() -> None:
+    session = session_of()
+    step(session, 3)
+    session.stepped(100.0, 2, 0.5)
+    (offer,) = session.due(100.0)
+    session.told(offer, False)
+    assert isinstance(step(session, 1)[0], Offer)
+
+
+def test_tokens_meet_their_fates_and_a_fragment_counts_for_its_part() -> None:
+    session = session_of(num_fragments=2)
+    for fragment, fate in ((0, Fate.APPLIED), (1, Fate.APPLIED), (0, Fate.LATE)):
+        session.event(100.0, ContributionEnded(fragment, 1, 8, fate, ""))
+    assert session.tokens_by_fate == {"applied": 8, "late": 4, "rejected": 0, "superseded": 0}
+
+
+def test_the_round_is_that_of_the_last_commit_it_saw() -> None:
+    session = session_of()
+    assert session.round == 7
+    event = committed(None)
+    session.event(100.0, event)
+    assert session.round == event.record.index == 1
+
+
+def test_with_gossip_the_round_is_its_own_outer_steps() -> None:
+    session = session_of(gossips=True)
+    assert session.round == 0
+    session.event(100.0, RoundCommitted(record(), NumpyReducer(1), None, 8, 0.0, 0.1, 0))
+    assert session.round == session.loop.rounds_applied == 1
+
+
+def test_lag_is_the_steps_since_the_last_offer_of_what_waits_longest() -> None:
+    session = session_of(num_fragments=2)
+    step(session, 3)  # fragment 0 was offered after 2
+    assert session.lag == 3
+    step(session, 1)
+    assert session.lag == 2
+
+
+def test_a_worker_that_falls_behind_was_active_all_the_same() -> None:
+    session = session_of(active=False)
+    assert not session.was_active
+    session.event(100.0, BecameActive(GENESIS, 0))
+    session.event(100.0, FellBehind("it was away"))
+    assert (session.active, session.was_active) == (False, True)
+
+
+def test_reports_are_due_now_and_then_and_tell_what_was_counted() -> None:
+    session = session_of()
+    step(session, 4)
+    session.loss = 1.5
+    assert session.report_is_due(104.0)
+    report = report_in(session.report(104.0, 10, 20))
+    assert report == Report(4, 0, 8, 1.5, 2.0, 4.0, 10, 20)
+    assert session.loop.speed == report.speed
+    assert not session.report_is_due(105.9)
+    assert session.report_is_due(106.0)
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "text"),
+    [
+        (EntryRefused("shapes", "they differ"), EntryError, "shapes: they differ"),
+        (IdentitySuperseded(), SwarmClosed, "a newer process"),
+    ],
+)
+def test_who_cannot_go_on_is_told_why(event: object, error: type[Exception], text: str) -> None:
+    session = session_of()
+    assert session.dismissal is None
+    session.event(100.0, event)
+    assert isinstance(session.dismissal, error)
+    assert text in str(session.dismissal)
+
+
+def test_a_finished_run_is_finished() -> None:
+    session = session_of()
+    assert not session.finished
+    session.event(100.0, RunFinished(9))
+    assert session.finished
+
+
+def test_it_waits_for_its_offer_and_not_for_ever() -> None:
+    session = session_of()
+    assert session.patience_ends(100.0) is None
+    step(session, 4)
+    assert session.waits(100.0)
+    assert session.patience_ends(100.0) == 130.0
+    assert not session.waits(130.0)
+
+
+def test_the_profile_says_what_the_settings_say_and_every_state_has_a_name_by_then() -> None:
+    settings = RunSettings.model_validate(
+        {"method": {"preset": "noloco"}, "run": {"min_peers": 3, "seed": 5}}
+    )
+    replica = Counting()
+    session = WorkerSession(Terms.of(settings), replica, now=0.0)
+    profile = session.profile("w", ("tcp://w:1",), (16,), tensors=b"t" * 32, shapes=b"h" * 32, model="m")
+    assert profile.matching == Matching("pair", 5, 2, 3)
+    assert profile.manifest.settings == settings.digest()
+    assert profile.manifest.codec == settings.method.resolved().codec
+    assert (profile.manifest.tensors, profile.manifest.shapes) == (b"t" * 32, b"h" * 32)
+    assert (profile.name, profile.addresses, profile.manifest.elements) == ("w", ("tcp://w:1",), (16,))
+    assert (profile.rebases, profile.adapts) == (False, False)
+    assert ("digest", 0) in replica.calls
+
+
+@pytest.mark.parametrize(
+    ("preset", "rebases", "adapts"),
+    [("diloco", False, False), ("async_diloco", True, False), ("dilocox", False, True)],
+)
+def test_terms_follow_from_the_method(preset: str, rebases: bool, adapts: bool) -> None:
+    settings = RunSettings.model_validate({"method": {"preset": preset}, "run": {"rounds": 9}})
+    terms = Terms.of(settings)
+    assert (terms.schedule.rebases, terms.adapts, terms.matching) == (rebases, adapts, None)
+    assert terms.rounds == 9
+    assert terms.wait_s == settings.run.grace_s + 2 * settings.run.failure_timeout_s
