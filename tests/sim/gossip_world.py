@@ -1,4 +1,4 @@
-"""A simulated swarm that gossips: production nodes and outer loops over small vectors that name their
+"""A simulated swarm that gossips: production nodes and worker sessions over small vectors that name their
 contributors."""
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from diloco.loop.outer_loop import OuterLoop
+from diloco.loop.session import Terms, WorkerSession
 from diloco.methods.schedule import Schedule
 from peers.admission.door import Door
 from peers.coordinator.rules import Rules
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, Swap
 from peers.protocol.events import SwapFailed, Swapped
-from peers.protocol.manifest import Manifest
-from peers.protocol.profile import Matching, Profile
+from peers.protocol.profile import Matching
 from tests.sim.trainer import Blob, digests_of
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import tree_digest
@@ -103,12 +103,16 @@ class Gossiper:
     index: int
     node: Node
     replica: GossipReplica
-    loop: OuterLoop
+    session: WorkerSession
     step_s: float
     swaps: dict[int, str] = field(default_factory=dict)
     """By step: what became of it."""
     waiting_since: float | None = None
     longest_wait_s: float = 0.0
+
+    @property
+    def loop(self) -> OuterLoop:
+        return self.session.loop
 
 
 class GossipWorld:
@@ -156,14 +160,16 @@ class GossipWorld:
         )
         replica = GossipReplica(index)
         schedule = Schedule((EVERY,), (EVERY,), 0, False, gossips=True)
-        loop = OuterLoop(schedule, GRACE_S + 2 * TIMEOUT_S, replica)
-        worker = Gossiper(index, node, replica, loop, self.rng.uniform(0.08, 0.12))
+        terms = Terms(SETTINGS, schedule, GRACE_S + 2 * TIMEOUT_S, matching=self.matching)
+        session = WorkerSession(terms, replica, self.net.now)
+        worker = Gossiper(index, node, replica, session, self.rng.uniform(0.08, 0.12))
         self.workers[index] = worker
         address = f"tcp://g{index}:1"
         access = Access(self.rng.uniform(2e5, 4e6), self.rng.uniform(5e5, 8e6), self.rng.uniform(0.002, 0.05))
         self.net.add(key_of(index), node, access, lambda now, event: self._event(worker, event), address)
-        manifest = Manifest(SETTINGS, SETTINGS, SETTINGS, "plain", (SIZE,), "vector")
-        profile = Profile(f"g{index}", (address,), manifest, matching=self.matching)
+        profile = session.profile(
+            f"g{index}", (address,), (SIZE,), tensors=SETTINGS, shapes=SETTINGS, model="vector"
+        )
         training = Training(profile, replica, patience_s=GRACE_S)
         self.net.command(key_of(index), lambda _, now: node.train(now, training))
         self.net.at(worker.step_s, partial(self._step, worker))
@@ -176,22 +182,24 @@ class GossipWorld:
         if endpoint.core is not worker.node or not endpoint.alive:
             return
         self.net.at(worker.step_s, partial(self._step, worker))
-        if endpoint.frozen or not worker.loop.active:
+        session = worker.session
+        if endpoint.frozen or not session.active:
             return
         now = self.net.now
-        if worker.loop.waits(now):
+        if session.waits(now):
             worker.waiting_since = now if worker.waiting_since is None else worker.waiting_since
             worker.longest_wait_s = max(worker.longest_wait_s, now - worker.waiting_since)
             return
         worker.waiting_since = None
-        self._run(worker, worker.loop.stepped(now, 8))
+        self._run(worker, session.stepped(now, 8, worker.step_s))
+        self._run(worker, session.due(now))
 
     def _event(self, worker: Gossiper, event: object) -> None:
         if isinstance(event, (Swapped, SwapFailed)):
             if worker.swaps.get(event.step) != "begun":
                 self.double_ends.append(f"g{worker.index} step {event.step}: {worker.swaps.get(event.step)}")
             worker.swaps[event.step] = type(event).__name__
-        self._run(worker, worker.loop.handle(self.net.now, event))
+        self._run(worker, worker.session.event(self.net.now, event))
 
     def _run(self, worker: Gossiper, commands: list[Command]) -> None:
         for command in commands:
@@ -200,7 +208,7 @@ class GossipWorld:
             done = self.net.command(key_of(worker.index), partial(_do, worker.node, command))
             if isinstance(command, Swap) and not done:
                 del worker.swaps[command.step]
-            worker.loop.told(command, bool(done))
+            worker.session.told(command, bool(done))
 
 
 def _do(node: Node, command: Command, _: object, now: float) -> bool:

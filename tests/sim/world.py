@@ -1,6 +1,7 @@
-"""One simulated swarm: production cores and outer loops, a trainer stub, and who does what when.
+"""One simulated swarm: production cores and worker sessions, a trainer stub, and who does what when.
 
-Builds peers, lets them knock, enter and train in virtual time, crashes, restarts and clones them.
+Builds peers, lets them knock, enter and train in virtual time, crashes, restarts and clones them. Training
+takes each event at a random time of its own; nobody reports, so that every frame is one of the protocol.
 Checkers see what happens through `observe` and `note`; faults are scheduled from outside.
 """
 
@@ -12,14 +13,13 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from diloco.loop.outer_loop import OuterLoop
+from diloco.loop.session import Terms, WorkerSession
 from diloco.methods.schedule import Schedule
 from peers.coordinator.rules import Rules
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
 from peers.protocol.events import Restored, RoundCommitted
-from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Welcome
-from peers.protocol.profile import Profile
 from tests.sim.doors import HOST, SETTINGS, STRANGER, Stranger, invite_of, key_of, knock_of, open_door
 from tests.sim.trainer import SYNC_EVERY, VectorReplica
 from transport.effects import Effect
@@ -41,15 +41,21 @@ class Worker:
     index: int
     key: bytes
     life: int
-    loop: OuterLoop
+    session: WorkerSession
     replica: VectorReplica
     step_s: float
     node: Node
     process: Endpoint
-    steps: int = 0
-    tokens: int = 0
     busy_until: float = 0.0
     inbox: deque[object] = field(default_factory=deque)
+
+    @property
+    def loop(self) -> OuterLoop:
+        return self.session.loop
+
+    @property
+    def tokens(self) -> int:
+        return self.session.tokens
 
 
 Note = Callable[[float, Worker, object], None]
@@ -97,15 +103,16 @@ class World:
         for index in range(self.num_workers):
             self.net.at(self.rng.uniform(0.0, 1.0), lambda i=index: self.start_worker(i))
 
-    def schedule(self) -> Schedule:
+    def terms(self) -> Terms:
         """Fragments staggered over H."""
         count = len(self.sizes)
-        return Schedule(
+        schedule = Schedule(
             periods=(SYNC_EVERY,) * count,
             offsets=tuple((f + 1) * SYNC_EVERY // count for f in range(count)),
             delay=self.delay,
             offers_before_landing=self.delay == SYNC_EVERY,
         )
+        return Terms(SETTINGS, schedule, GRACE_S + 2 * TIMEOUT_S)
 
     # -- lives --------------------------------------------------------------------------------
 
@@ -163,18 +170,23 @@ class World:
         )
         replica = VectorReplica(index, list(self.sizes), self.limits, life=life)
         replica.poison, replica.explode = index in self.poisoned, index in self.exploded
-        loop = OuterLoop(self.schedule(), GRACE_S + 2 * TIMEOUT_S, replica)
+        session = WorkerSession(self.terms(), replica, self.net.now)
         address = self._free_address(index)
         process = self.net.add(key, node, access, lambda _, event: self._event_later(worker, event), address)
-        worker = Worker(index, key, life, loop, replica, self.rng.uniform(0.05, 0.2), node, process)
+        worker = Worker(index, key, life, session, replica, self.rng.uniform(0.05, 0.2), node, process)
         before = self.workers.get(index)
         if before is not None and before.process.alive:
             self.older.append(before)
         self.workers[index] = worker
-        manifest = Manifest(
-            SETTINGS, SETTINGS, SETTINGS, "plain", tuple(self.sizes), f"vectors of {sum(self.sizes)}"
+        profile = session.profile(
+            f"w{index}",
+            (address,),
+            self.sizes,
+            tensors=SETTINGS,
+            shapes=SETTINGS,
+            model=f"vectors of {sum(self.sizes)}",
         )
-        training = Training(Profile(f"w{index}", (address,), manifest), replica, patience_s=2 * GRACE_S)
+        training = Training(profile, replica, patience_s=2 * GRACE_S)
         self.net.command(process, lambda core, now: core.train(now, training))
         self.net.at(worker.step_s, lambda: self._step(worker))
 
@@ -197,18 +209,16 @@ class World:
     # -- training -----------------------------------------------------------------------------
 
     def _step(self, worker: Worker) -> None:
-        if not worker.process.alive or worker.loop.superseded:
+        session = worker.session
+        if not worker.process.alive or session.dismissal is not None:
             return
         self.net.at(worker.step_s, lambda: self._step(worker))
         if worker.process.frozen:
             return
         now = self.net.now
-        if worker.loop.waits(now) or (not worker.loop.active and worker.steps == 0):
-            self._run(worker, worker.loop.due(now))
-            return
-        worker.steps += 1
-        worker.tokens += self.tokens_per_step
-        self._run(worker, worker.loop.stepped(now, self.tokens_per_step))
+        if not session.waits(now) and (session.active or session.steps):
+            self._run(worker, session.stepped(now, self.tokens_per_step, worker.step_s))
+        self._run(worker, session.due(now))
 
     def _event_later(self, worker: Worker, event: object) -> None:
         """The training thread takes events in order, each when it comes to it."""
@@ -226,7 +236,7 @@ class World:
     def _event(self, worker: Worker, now: float, event: object) -> None:
         if isinstance(event, Restored):
             worker.replica.bases = [event.record.hash()] * len(self.sizes)
-        commands = worker.loop.handle(now, event)
+        commands = worker.session.event(now, event)
         if isinstance(event, RoundCommitted):
             worker.replica.bases[event.record.fragment] = event.record.hash()
         for note in self.notes:
@@ -242,7 +252,7 @@ class World:
             done = self.net.command(
                 worker.process, lambda core, now, command=command: core.command(now, command)
             )
-            worker.loop.told(command, bool(done))
+            worker.session.told(command, bool(done))
             if isinstance(command, ConfirmCaptured) and worker.node.member:
                 worker.replica.bases = [worker.node.member.versions.head] * len(self.sizes)
 
