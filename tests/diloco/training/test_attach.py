@@ -1,0 +1,172 @@
+"""`attach` in a swarm of one: what the hook counts, what a loop without a hook does, what it may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import diloco
+from diloco.training.attach import Outer, attach
+from peers.protocol.events import BecameActive, RoundCommitted
+
+EVERY = 4
+ROUNDS = 3
+
+
+@pytest.fixture
+def swarm() -> Iterator[diloco.Swarm]:
+    with diloco.solo(settings()) as made:
+        yield made
+
+
+def settings(**run: Any) -> diloco.RunSettings:
+    method = {"preset": "diloco", "sync_every": EVERY, "codec": "fp32"}
+    return diloco.RunSettings.model_validate({"run": {"rounds": ROUNDS, **run}, "method": method})
+
+
+def worker(swarm: diloco.Swarm, **how: Any) -> tuple[nn.Linear, torch.optim.SGD, Outer]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return model, optimizer, attach(model, optimizer, swarm, timeout_s=30.0, **how)
+
+
+def learn(model: nn.Module) -> None:
+    """An inner step that no optimizer of torch takes."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(0.01)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    optimizer.step()
+
+
+def test_every_step_of_the_optimizer_is_an_inner_step_until_the_run_is_finished(swarm: diloco.Swarm) -> None:
+    model, optimizer, outer = worker(swarm, tokens_per_step=10)
+    for _ in outer.until_finished(range(1000)):
+        step(model, optimizer)
+    assert outer.finished
+    assert outer.round == ROUNDS
+    assert outer.tokens == 10 * outer.step
+    assert outer.tokens_by_fate["applied"] == 10 * EVERY * ROUNDS
+    done = outer.step
+    step(model, optimizer)
+    assert outer.step == done, "a finished run counts no more"
+
+
+def test_a_loop_without_a_hook_contributes_through_step_done(swarm: diloco.Swarm) -> None:
+    model, _, outer = worker(swarm, tokens_per_step=10)
+    before = outer.replica.outer.outer_parameters(0).clone()
+    tokens = 0
+    for number in count(1):
+        if outer.finished:
+            break
+        assert number < 1000
+        learn(model)
+        outer.step_done(number)
+        tokens += number
+    assert outer.round == ROUNDS
+    assert outer.tokens == tokens
+    assert outer.step == number - 1
+    assert 0 < outer.tokens_by_fate["applied"] <= tokens
+    assert not torch.equal(outer.replica.outer.outer_parameters(0), before)
+
+
+def test_step_done_counts_tokens_per_step_unless_told_otherwise(swarm: diloco.Swarm) -> None:
+    _, _, outer = worker(swarm, tokens_per_step=10)
+    outer.step_done()
+    assert (outer.step, outer.tokens) == (1, 10)
+    outer.step_done(3)
+    assert (outer.step, outer.tokens) == (2, 13)
+    with pytest.raises(ValueError, match="at least one"):
+        outer.step_done(0)
+    assert outer.step == 2
+
+
+def test_after_detach_only_step_done_counts(swarm: diloco.Swarm) -> None:
+    model, optimizer, outer = worker(swarm)
+    outer.detach()
+    step(model, optimizer)
+    assert outer.step == 0
+    outer.step_done()
+    assert outer.step == 1
+
+
+def test_the_callback_is_told_of_every_event_once_the_session_has_taken_it(swarm: diloco.Swarm) -> None:
+    seen: list[object] = []
+    rounds: list[int] = []
+
+    def on_event(event: object) -> None:
+        seen.append(event)
+        if isinstance(event, RoundCommitted):
+            rounds.append(outer.round)
+
+    model, optimizer, outer = worker(swarm, on_event=on_event)
+    assert any(isinstance(event, BecameActive) for event in seen)
+    for _ in outer.until_finished(range(1000)):
+        step(model, optimizer)
+    assert rounds == [1, 2, 3]
+    assert outer.pseudo_grad_norm > 0
+
+
+def test_the_outer_parameters_are_lent_and_saved_and_local_ones_come_back(
+    swarm: diloco.Swarm, tmp_path: Path
+) -> None:
+    model, _, outer = worker(swarm)
+    shared = model.weight.detach().clone()
+    learn(model)
+    local = model.weight.detach().clone()
+    with outer.outer_parameters() as lent:
+        assert lent is model
+        assert torch.equal(model.weight, shared)
+    assert torch.equal(model.weight, local)
+    outer.save(tmp_path / "model.safetensors")
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["weight"], shared)
+
+
+def test_lag_is_what_was_trained_and_not_offered(swarm: diloco.Swarm) -> None:
+    _, _, outer = worker(swarm)
+    lags = []
+    for _ in range(EVERY - 1):
+        outer.step_done()
+        lags.append(outer.lag)
+    assert lags == [1, 2, 3]
+
+
+def test_stop_ends_the_batches_after_the_step_at_hand(swarm: diloco.Swarm) -> None:
+    model, optimizer, outer = worker(swarm)
+    for number in outer.until_finished(range(1000)):
+        step(model, optimizer)
+        if number == 1:
+            outer.stop()
+    assert outer.step == 2
+
+
+def test_the_swarm_is_told_how_training_goes(swarm: diloco.Swarm) -> None:
+    _, _, outer = worker(swarm, tokens_per_step=10)
+    outer.log(loss=2.5)
+    outer.step_done()
+    assert outer.loss == 2.5
+    (member,) = swarm.status()["members"]
+    assert (member["step"], member["tokens"], member["loss"]) == (1, 10, 2.5)
+
+
+def test_a_context_ends_with_the_hook(swarm: diloco.Swarm) -> None:
+    model, optimizer, outer = worker(swarm)
+    with outer:
+        step(model, optimizer)
+    step(model, optimizer)
+    assert outer.step == 1
+    assert outer.waited_s >= 0.0
+    assert outer.tokens_per_second > 0.0
+    assert outer.num_parameters == 8
