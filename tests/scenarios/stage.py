@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from diloco.methods.schedule import Schedule
+from diloco.loop.session import Terms
 from tests.scenarios.script import HOST, Scenario, ScriptError, Step, Until
 from tests.scenarios.story import Log, TellingNode, story_of
 from tests.scenarios.words import Names
@@ -47,8 +47,9 @@ class _World(World):
 
     rebases = False
 
-    def schedule(self) -> Schedule:
-        return replace(super().schedule(), rebases=self.rebases)
+    def terms(self) -> Terms:
+        terms = super().terms()
+        return replace(terms, schedule=replace(terms.schedule, rebases=self.rebases))
 
 
 class Stage:
