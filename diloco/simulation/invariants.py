@@ -1,10 +1,11 @@
 """The invariants of a swarm, checked from outside while a scenario runs.
 
-A watcher: it sees what nodes store and say and what workers are told, and recomputes from that alone what
-must be true. Numbers are those of the design's list: 1 equal bits, 2 every contribution once, 3 nobody
-without the shared state defines it, 4 progress and bounded waits, 6 one history over restarts, 7 training
-waits only where the method says so. (5, rubbish on the wire, is not a matter of scenarios: `tests/hostile`
-has it.)
+A watcher: it sees what nodes store and what workers are told, and recomputes from that alone what must be
+true. A violation names the number of `docs/invariants.md`: S1 equal bits, S2 one history over restarts, S3
+every contribution once with its weight, S4 one fate, S8 nobody contributes before it held the shared state,
+S9 a joiner does not define the state anew, L1 enough members in a record and progress (which the runner
+judges), L2 bounded waits, and those only where the method says so. Rubbish on the wire is not a matter of
+scenarios: `tests/hostile` has it.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Invariants:
         self._head: bytes | None = None
         self._index = 0
 
-    def _broken(self, now: float, rule: int, text: str) -> None:
+    def _broken(self, now: float, rule: str, text: str) -> None:
         if len(self.violations) < _MAX_VIOLATIONS:
             self.violations.append(f"invariant {rule} at {now:.3f} s: {text}")
 
@@ -97,13 +98,15 @@ class Invariants:
         if life.waits_since is not None and activity != "frozen":
             waited = now - life.waits_since
             if waited > self._max_wait_s:
-                self._broken(now, 4, f"{worker.name} waited {waited:.1f} s for the network")
+                self._broken(now, "L2", f"{worker.name} waited {waited:.1f} s for the network")
             life.waits_since = None
         if activity == "wait":
             life.waits_since = now
             follows = worker.session.loop.follows(now)
             if not follows and not any(self._is_late(worker, steps) for steps in life.offered.values()):
-                self._broken(now, 7, f"{worker.name} waits, and nothing of its own is later than its delay")
+                self._broken(
+                    now, "L2", f"{worker.name} waits, and nothing of its own is later than its delay"
+                )
 
     def event(self, now: float, worker: Worker, event: object) -> None:
         life = self._life(worker)
@@ -113,7 +116,7 @@ class Invariants:
             case BecomeSeed():
                 # The first seed may die before anyone has its state: then there is another.
                 if self._index and not self._method.gossips:
-                    self._broken(now, 3, f"{worker.name} seeds a run that has a state")
+                    self._broken(now, "S9", f"{worker.name} seeds a run that has a state")
             case StateFetched():
                 life.offered.pop(event.fragment, None)
             case RoundCommitted():
@@ -129,7 +132,7 @@ class Invariants:
         match command:
             case Offer() | Swap():
                 if not life.holds_state:
-                    self._broken(now, 3, f"{worker.name} contributes and never held the shared state")
+                    self._broken(now, "S8", f"{worker.name} contributes and never held the shared state")
                 life.offered[command.fragment] = worker.session.steps
                 weight = command.weight if isinstance(command, Offer) else 1
                 self._weights[self._key_of(worker.name), command.fragment].add(float(weight))
@@ -155,24 +158,24 @@ class Invariants:
         message = unpack(entry)
         if isinstance(message, RunBegan):
             if self._index:
-                self._broken(now, 6, "the run began a second time")
+                self._broken(now, "S2", "the run began a second time")
             self._head = message.head
         if not isinstance(message, CommitWritten):
             return
         record = message.commit()
         if record.parent != self._head or record.index != self._index + 1:
-            self._broken(now, 6, f"record {record.index} does not follow record {self._index}")
+            self._broken(now, "S2", f"record {record.index} does not follow record {self._index}")
         self._head, self._index = record.hash(), record.index
         self._moved(now)
         if record.restores:
             return
         if len(record.members) < self._rules.fewest:
-            self._broken(now, 4, f"record {record.index} has {len(record.members)} members")
+            self._broken(now, "L1", f"record {record.index} has {len(record.members)} members")
         if len(set(record.members)) < len(record.members):
-            self._broken(now, 2, f"record {record.index} counts somebody twice")
+            self._broken(now, "S3", f"record {record.index} counts somebody twice")
         for key, weight in zip(record.members, record.weights, strict=True):
             if weight not in self._weights[key, record.fragment]:
-                self._broken(now, 2, f"record {record.index} has a weight that nobody offered")
+                self._broken(now, "S3", f"record {record.index} has a weight that nobody offered")
 
     def _moved(self, now: float) -> None:
         self.last_commit_s = now
@@ -181,19 +184,19 @@ class Invariants:
     def _committed(self, now: float, worker: Worker, life: _Life, event: RoundCommitted) -> None:
         head = event.record.hash()
         if head in life.heads:
-            self._broken(now, 2, f"{worker.name} was handed record {event.record.index} twice")
+            self._broken(now, "S3", f"{worker.name} was handed record {event.record.index} twice")
         life.heads.add(head)
         life.offered.pop(event.record.fragment, None)
         if event.number is not None and self._key_of(worker.name) not in event.record.members:
-            self._broken(now, 2, f"{worker.name} is told that it counts in record {event.record.index}")
+            self._broken(now, "S4", f"{worker.name} is told that it counts in record {event.record.index}")
 
     def _ended(self, now: float, worker: Worker, life: _Life, event: ContributionEnded) -> None:
         life.offered.pop(event.fragment, None)
         if event.number in life.ended:
-            self._broken(now, 2, f"contribution {event.number} of {worker.name} has two fates")
+            self._broken(now, "S4", f"contribution {event.number} of {worker.name} has two fates")
         life.ended.add(event.number)
 
     def _holds(self, now: float, worker: Worker, fragment: int, version: bytes, state: bytes) -> None:
         expected = self._states.setdefault((version, fragment), state)
         if expected != state and not self._method.gossips:
-            self._broken(now, 1, f"{worker.name} holds other bits than others at the same commit")
+            self._broken(now, "S1", f"{worker.name} holds other bits than others at the same commit")

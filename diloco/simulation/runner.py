@@ -133,7 +133,7 @@ class ScenarioRun:
         return all(w.session.finished or not w.runs for w in self.engine.workers.values())
 
     def _check_progress(self, now: float) -> None:
-        """Commits must go on, some time after the last disturbance, if enough members are there."""
+        """L1: commits go on, some time after the last disturbance, if enough members are there."""
         net, seen = self.engine.net, self.invariants
         living = [w for w in self.engine.workers.values() if w.runs]
         if len(living) < self._rules.min_peers or not net.can_run(key_of(HOST)) or not seen.num_commits:
@@ -143,7 +143,7 @@ class ScenarioRun:
         since = max(seen.last_commit_s, self._disturbed_s)
         if not self._undone and now - since > rounds_s + 5 * self._patience_s:
             seen.violations.append(
-                f"invariant 4 at {now:.3f} s: {len(living)} members live and nothing was committed for"
+                f"invariant L1 at {now:.3f} s: {len(living)} members live and nothing was committed for"
                 f" {now - since:.1f} s"
             )
 

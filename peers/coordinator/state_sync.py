@@ -4,7 +4,7 @@ The very first state comes from one member that is named to seed the run. Everyo
 commit records if they are close enough, or fetches the state from donors: active members that
 report the agreed digest (so one that has not caught up is never a donor). When nobody who holds the
 head is left, the swarm goes on from the furthest state that a live member holds, and a record says
-so; if no such member is here, it waits. Keeps S1, S9, L3, L4 and invariant 3 of the design.
+so; if no such member is here, it waits. Keeps S1, S9, L3 and L4.
 """
 
 from __future__ import annotations

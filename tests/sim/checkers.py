@@ -3,7 +3,7 @@
 Each recomputes from the journal's records alone what must be true: the chain (S2), who is in a mean
 with which weight and every bit of it (S3, S6, S12), the state that follows (S1, S5, S9), and what
 became of every contribution (S4), and which of two clones counts (S13). Numbers are those of
-RELIABILITY.md's invariants.
+`docs/invariants.md`.
 """
 
 from __future__ import annotations
