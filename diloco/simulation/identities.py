@@ -1,7 +1,7 @@
-"""Who is in a simulated swarm: identities, what joiners say at the door, and how fast each peer computes.
+"""Who is in a simulated swarm: identities, and what joiners say at the door.
 
-Identities and signatures are the production ones, derived from fixed seeds; paces are drawn from named
-streams of the run's seed. Knows no network.
+Identities and signatures are the production ones, derived from names, so that every run has the same ones.
+Knows no network.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A scenario: peers, links, a run and what happens to them, as a TOML file has it.
 
 Owns the typed tree, its units and its refusals. What a run is made of ([run], [method], [train], and [model]
-of a trained scenario) is as in RUN.toml. Draws nothing and runs nothing: `casting` makes peers, routes and
-faults of it.
+of a trained scenario) is as in RUN.toml. Draws nothing and runs nothing: `topology` makes peers and routes of
+it, `faults` its faults.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From a scenario to what the engine takes: peers with their paces, routes, and a list of single faults.
+"""From a scenario to what the engine takes: peers with their paces, and the routes between them.
 
-Everything that is random about a scenario is drawn here, from named streams of its seed, before anything
-runs: so a fault can be left out of a run without changing the others.
+What is random about them is drawn here, from named streams of the scenario's seed, before anything runs:
+equal seeds give equal peers.
 """
 
 from __future__ import annotations

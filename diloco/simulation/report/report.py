@@ -2,7 +2,7 @@
 
 Owns the shape of a report and its JSON. Everything is in virtual time, in seconds since the scenario began;
 nothing of the machine that simulated is in it, so that a seed gives the same bytes anywhere. How it is shown
-is in `tables` and `page`; how it is gathered in `recording`.
+is in `tables` and `html`; how it is gathered in `recorder`.
 """
 
 from __future__ import annotations
