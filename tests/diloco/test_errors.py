@@ -1,35 +1,66 @@
-"""The tree of errors: the drawing at its top is the tree, and callers can catch what they need."""
+"""One tree of errors for each package: catching its base catches all, and the drawing is the tree."""
 
 from __future__ import annotations
 
 import inspect
+import re
+from types import ModuleType
 
 import pytest
 
 import diloco
-from diloco import errors
-from diloco.errors import CodecError, DilocoError, NonFinite, SettingsError, UserError
+import diloco.errors
+import peers.errors
+import transport.errors
+from diloco.cli.app import FAULTS_OF_PEOPLE
+from diloco.errors import CodecError, DilocoError, EntryError, JoinError, NonFinite, SettingsError, UserError
+from transport.errors import Poisoned
+
+BASES = {
+    transport.errors: transport.errors.TransportError,
+    peers.errors: peers.errors.PeersError,
+    diloco.errors: diloco.errors.DilocoError,
+}
 
 
-def drawn(text: str) -> dict[str, str]:
-    """From the drawing: the parent of each error, by depth."""
-    parents: dict[str, str] = {}
-    path: list[str] = []
-    for line in text.splitlines():
-        words = line.replace("│", " ").replace("├──", "   ").replace("└──", "   ")
-        name, depth = words.split(maxsplit=1)[0] if words.strip() else "", len(words) - len(words.lstrip())
-        if not name.isidentifier() or depth < 4 or depth % 4:
-            continue
-        path[depth // 4 - 1 :] = [name]
-        if depth > 4:
-            parents[name] = path[-2]
-    return parents
+def classes(module: ModuleType) -> set[type[BaseException]]:
+    found = {each for _, each in inspect.getmembers(module, inspect.isclass)}
+    return {each for each in found if each.__module__ == module.__name__}
 
 
-def test_the_drawing_is_the_tree() -> None:
-    classes = [each for _, each in inspect.getmembers(errors, inspect.isclass)]
-    mine = [each for each in classes if each.__module__ == errors.__name__ and each is not DilocoError]
-    assert drawn(errors.__doc__ or "") == {each.__name__: each.__bases__[0].__name__ for each in mine}
+@pytest.mark.parametrize("module", BASES, ids=lambda module: module.__name__)
+def test_every_error_of_a_package_is_under_its_base_and_has_its_place_in_the_drawing(
+    module: ModuleType,
+) -> None:
+    drawn: list[tuple[int, str]] = []
+    for line in (module.__doc__ or "").splitlines():
+        found = re.match(r"^([ │├└─]*)([A-Z]\w+)(\s\s|$)", line)
+        if found:
+            drawn.append((len(found[1]), found[2]))
+    assert {name for _, name in drawn} == {each.__name__ for each in classes(module)}
+    above: list[tuple[int, str]] = []
+    for depth, name in drawn:
+        while above and above[-1][0] >= depth:
+            above.pop()
+        parent = getattr(module, above[-1][1]) if above else Exception
+        assert getattr(module, name).__bases__ == (parent,)
+        above.append((depth, name))
+    assert all(issubclass(each, BASES[module]) for each in classes(module))
+
+
+def test_the_command_line_shows_errors_of_all_three_as_one_line() -> None:
+    assert set(FAULTS_OF_PEOPLE) == set(BASES.values())
+
+
+def test_errors_tell_programs_a_code_and_people_a_text() -> None:
+    assert (JoinError("expired", "ask again").code, str(JoinError("expired", "ask again"))) == (
+        "expired",
+        "ask again",
+    )
+    assert str(EntryError("codec", "int8 here")) == "codec: int8 here"
+    assert SettingsError(["a", "b"]).problems == ("a", "b")
+    assert str(SettingsError(["a", "b"])) == "a\nb"
+    assert (Poisoned(3, "not finite").member, Poisoned(3, "not finite").reason) == (3, "not finite")
 
 
 def test_a_codecs_error_is_of_this_tree_and_a_value_error_and_no_users_fault() -> None:
@@ -38,11 +69,6 @@ def test_a_codecs_error_is_of_this_tree_and_a_value_error_and_no_users_fault() -
     assert isinstance(caught.value, DilocoError)
     assert not isinstance(caught.value, UserError)
     assert (isinstance(caught.value, CodecError), caught.value.count) == (True, 3)
-
-
-def test_settings_have_a_line_per_problem() -> None:
-    error = SettingsError(["one", "two"])
-    assert (str(error), error.problems) == ("one\ntwo", ("one", "two"))
 
 
 def test_every_error_that_the_package_hands_out_is_of_this_tree() -> None:

@@ -1,10 +1,8 @@
-"""`diloco simulate` and `diloco plan` as people call them."""
+"""`diloco simulate` as people call it."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from diloco.cli.app import app
-from diloco.cli.plan import measured_from
+from diloco.cli.simulate import SHIPPED
 from diloco.errors import UserError
+from diloco.simulation.faults import faults_of
+from diloco.simulation.report.report import SimulationReport
 from diloco.simulation.scenario import load_scenario
 
 SMALL = """
@@ -92,7 +92,8 @@ def test_settings_can_be_replaced(small: str) -> None:
 
 
 def test_every_shipped_scenario_is_listed_and_makes_sense() -> None:
-    shipped = sorted((Path(__file__).parents[3] / "diloco" / "simulation" / "scenarios").glob("*.toml"))
+    shipped = sorted(SHIPPED.glob("*.toml"))
+    assert shipped
     listed = call("simulate").output
     for path in shipped:
         assert path.stem in listed
@@ -107,12 +108,6 @@ def test_every_shipped_scenario_is_listed_and_makes_sense() -> None:
         ("simulate", "mixed-speeds", "--seeds", "5:2"),
         ("simulate", "mixed-speeds", "--only", "1,x"),
         ("simulate", "mixed-speeds", "--set", "nonsense"),
-        ("plan",),
-        ("plan", "--params", "10B", "--up", "fast", "--step", "1s"),
-        ("plan", "--params", "10B", "--up", "1Gbps"),
-        ("plan", "--params", "10B", "--up", "1Gbps", "--step", "1s", "--flops", "1T"),
-        ("plan", "--params", "0", "--up", "1Gbps", "--step", "1s"),
-        ("plan", "--paper", "fairy-tales"),
     ],
 )
 def test_nonsense_is_refused_without_a_traceback(arguments: tuple[str, ...]) -> None:
@@ -121,56 +116,40 @@ def test_nonsense_is_refused_without_a_traceback(arguments: tuple[str, ...]) -> 
     assert len(str(result.exception).splitlines()) <= 2
 
 
-def test_the_command_ends_with_2_and_one_line() -> None:
-    command = [sys.executable, "-m", "diloco.cli", "plan", "--params", "many"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "Traceback" not in done.stderr
+class Outcomes:
+    """Stands for a simulation in which two events matter."""
+
+    def __init__(self, needed: set[str]) -> None:
+        self.needed = needed
+
+    def __call__(self, scenario: Any, *, seed: int | None = None, faults: Any = None) -> SimulationReport:
+        happened = {str(fault) for fault in (faults_of(scenario) if faults is None else faults)}
+        report = SimulationReport("s", "", seed or 0, "timed", "diloco", 1, "the end")
+        if self.needed <= happened:
+            report.violations.append("invariant S1 at 3.200 s: \x1b[31mother bits")
+        return report
 
 
-def test_a_plan_is_shown_with_a_reason_and_a_snippet() -> None:
-    arguments = ("--params", "10B", "--layers", "48", "--up", "500Mbps", "--rtt", "60ms", "--step", "0.8s")
-    result = call("plan", *arguments, "--tokens", "200B", "--price", "2.5/h")
-    assert result.exit_code == 0, result.output
-    assert "Take streaming" in result.output
-    assert "[method]" in result.output
-    plain = json.loads(call("plan", *arguments, "--tokens", "200B", "--price", "2.5/h", "--json").output)
-    chosen = plain["rows"][plain["recommended"]]
-    assert chosen["utilization"] >= 0.9
-    assert chosen["cost"] == pytest.approx(chosen["seconds"] / 3600 * 2.5 * 8)
+def test_a_broken_seed_is_shrunk_and_the_command_that_replays_it_is_printed(
+    small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diloco.simulation.sweep.simulate", Outcomes({"at round 1: crash p-1 for 5 s"}))
+    result = call("simulate", small, "--set", "run.rounds=4", "--seeds", "3:5", "--processes", "1")
+    assert result.exit_code == 1
+    assert "2 seeds, 2 broken" in result.output
+    assert "seed 3: invariant S1 at 3.200 s: ?[31mother bits" in result.output
+    assert f"replay: diloco simulate {small} --set run.rounds=4 --seed 3 --only 0" in result.output
 
 
-def test_a_plan_warns_where_nothing_fits() -> None:
-    result = call("plan", "--params", "70B", "--up", "20Mbps", "--step", "2s")
-    assert "nothing reaches 90%" in result.output
-    assert "of upload and download" in result.output
+def test_a_seed_that_breaks_without_any_event_says_so(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diloco.simulation.sweep.simulate", Outcomes(set()))
+    result = call("simulate", small, "--seeds", "3:4", "--processes", "1")
+    assert "none: it breaks without any" in result.output
+    assert "--seed 3 --only none" in result.output
 
 
-def test_bandwidths_needed_grow_with_the_target() -> None:
-    arguments = ("--params", "10B", "--flops", "400T", "--tokens-per-step", "64k")
-    plain = json.loads(call("plan", *arguments, "--utilization", "--json").output)
-    for rates in plain["bps"].values():
-        known = [rate for rate in rates if rate is not None]
-        assert known == sorted(known)
-
-
-@pytest.mark.parametrize("paper", ["streaming", "scaling-laws", "intellect-1"])
-def test_papers_are_printed(paper: str) -> None:
-    assert call("plan", "--paper", paper).exit_code == 0
-
-
-def test_a_host_is_measured_by_what_its_members_did() -> None:
-    member = {"active": True, "step": 100, "tokens": 100_000, "speed": 2000.0}
-    status = {
-        "members": [member, member, {**member, "active": False}],
-        "codec": "int8",
-        "elements": [1_000_000, 1_000_000],
-        "recent": [[0, 2, 2.0], [1, 2, 2.0]],
-    }
-    found = measured_from(status)
-    assert found["peers"] == 2
-    assert found["parameters"] == 2e6
-    assert found["step_s"] == pytest.approx(0.5)
-    assert found["up_bps"] == pytest.approx(8 * 1_015_625 / 2.0)
-    assert measured_from({"members": []}) == {}
+def test_a_violation_is_shown_and_ends_with_exit_code_1(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diloco.simulation.runner.simulate", Outcomes(set()))
+    result = call("simulate", small)
+    assert result.exit_code == 1
+    assert "invariant S1 at 3.200 s" in result.output

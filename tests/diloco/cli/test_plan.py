@@ -1,0 +1,91 @@
+"""`diloco plan` as people call it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from diloco.cli.app import app
+from diloco.cli.plan import measured_from
+from diloco.errors import UserError
+
+
+def call(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_plan_is_shown_with_a_reason_and_a_snippet() -> None:
+    arguments = ("--params", "10B", "--layers", "48", "--up", "500Mbps", "--rtt", "60ms", "--step", "0.8s")
+    result = call("plan", *arguments, "--tokens", "200B", "--price", "2.5/h")
+    assert result.exit_code == 0, result.output
+    assert "Take streaming" in result.output
+    assert "[method]" in result.output
+    plain = json.loads(call("plan", *arguments, "--tokens", "200B", "--price", "2.5/h", "--json").output)
+    chosen = plain["rows"][plain["recommended"]]
+    assert chosen["utilization"] >= 0.9
+    assert chosen["cost"] == pytest.approx(chosen["seconds"] / 3600 * 2.5 * 8)
+
+
+def test_a_plan_warns_where_nothing_fits() -> None:
+    result = call("plan", "--params", "70B", "--up", "20Mbps", "--step", "2s")
+    assert "nothing reaches 90%" in result.output
+    assert "of upload and download" in result.output
+
+
+def test_bandwidths_needed_grow_with_the_target() -> None:
+    arguments = ("--params", "10B", "--flops", "400T", "--tokens-per-step", "64k")
+    plain = json.loads(call("plan", *arguments, "--utilization", "--json").output)
+    for rates in plain["bps"].values():
+        known = [rate for rate in rates if rate is not None]
+        assert known == sorted(known)
+
+
+@pytest.mark.parametrize("paper", ["streaming", "scaling-laws", "intellect-1"])
+def test_papers_are_printed(paper: str) -> None:
+    assert call("plan", "--paper", paper).exit_code == 0
+
+
+def test_a_host_is_measured_by_what_its_members_did() -> None:
+    member = {"active": True, "step": 100, "tokens": 100_000, "speed": 2000.0}
+    status = {
+        "members": [member, member, {**member, "active": False}],
+        "codec": "int8",
+        "elements": [1_000_000, 1_000_000],
+        "recent": [[0, 2, 2.0], [1, 2, 2.0]],
+    }
+    found = measured_from(status)
+    assert found["peers"] == 2
+    assert found["parameters"] == 2e6
+    assert found["step_s"] == pytest.approx(0.5)
+    assert found["up_bps"] == pytest.approx(8 * 1_015_625 / 2.0)
+    assert measured_from({"members": []}) == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan",),
+        ("plan", "--params", "10B", "--up", "fast", "--step", "1s"),
+        ("plan", "--params", "10B", "--up", "1Gbps"),
+        ("plan", "--params", "10B", "--up", "1Gbps", "--step", "1s", "--flops", "1T"),
+        ("plan", "--params", "0", "--up", "1Gbps", "--step", "1s"),
+        ("plan", "--paper", "fairy-tales"),
+    ],
+)
+def test_nonsense_is_refused_without_a_traceback(arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert isinstance(result.exception, UserError)
+    assert len(str(result.exception).splitlines()) <= 2
+
+
+def test_the_command_ends_with_2_and_one_line() -> None:
+    command = [sys.executable, "-m", "diloco.cli", "plan", "--params", "many"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,120 @@
+"""What a worker of the command line does between entering and leaving, in a swarm of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import diloco
+from diloco.cli.interrupts import Interrupts
+from diloco.cli.train import TrainingOutcome, make_job, train
+from diloco.errors import UserError
+from diloco.monitoring.event_log import EventLog
+from diloco.recipe import Job
+from diloco.settings import RunSettings
+
+SETTINGS = RunSettings.model_validate({"run": {"rounds": 3, "min_peers": 1}, "method": {"sync_every": 4}})
+
+
+def job(steps: list[int], interrupt_at: int | None = None) -> Job:
+    """One weight that is to become 3."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(batch: Any) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (model.weight - 3.0).square().sum()
+        loss.backward()
+        optimizer.step()
+        steps.append(len(steps) + 1)
+        if len(steps) == interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss.detach()
+
+    def evaluate() -> float:
+        return float((model.weight - 3.0).square().sum().detach())
+
+    return Job(model, optimizer, step, iter(int, 1), 10, evaluate, lambda: "a sample")
+
+
+def test_a_run_ends_with_its_rounds_a_saved_model_and_a_record(tmp_path: Path) -> None:
+    steps: list[int] = []
+    log, save = tmp_path / "w.jsonl", tmp_path / "model.safetensors"
+    events_to = EventLog(log)
+    with diloco.solo(SETTINGS) as swarm:
+        outcome = train(swarm, job(steps), log=events_to, interrupts=Interrupts(), save=save)
+    events_to.close()
+    assert (outcome.rounds, outcome.steps) == (3, len(steps))
+    assert len(steps) >= 12, "H steps for each round"
+    assert outcome.tokens_by_fate["applied"] == 120
+    assert outcome.loss < 9.0
+    assert float((load_file(save)["weight"] - 3.0).square()) == pytest.approx(outcome.loss)
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (events[0]["event"], events[0]["validation_loss"], events[0]["parameters"]) == ("active", 9.0, 1)
+    assert [each["index"] for each in events if each["event"] == "round"] == [1, 2, 3]
+    assert (events[-1]["event"], events[-1]["sample"], events[-1]["steps"]) == ("end", "a sample", len(steps))
+
+
+def test_an_interrupted_worker_ends_after_its_step_and_saves_what_it_holds(tmp_path: Path) -> None:
+    steps: list[int] = []
+    save = tmp_path / "model.safetensors"
+    interrupts = Interrupts()
+    before = signal.signal(signal.SIGINT, interrupts.handle)
+    try:
+        with diloco.solo(SETTINGS) as swarm, pytest.raises(KeyboardInterrupt):
+            train(swarm, job(steps, 6), log=EventLog(None), interrupts=interrupts, save=save)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps[-1] == 6
+    assert load_file(save)["weight"].item() > 0.0
+
+
+def test_a_model_that_cannot_be_saved_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    steps: list[int] = []
+    with diloco.solo(SETTINGS) as swarm, pytest.raises(UserError, match="there is no folder"):
+        train(
+            swarm,
+            job(steps),
+            log=EventLog(None),
+            interrupts=Interrupts(),
+            save=tmp_path / "none" / "m.safetensors",
+        )
+    assert steps == []
+
+
+@pytest.mark.parametrize("device", ["teapot", "cuda:77"])
+def test_a_device_that_is_not_there_is_one_line(device: str) -> None:
+    def recipe(*arguments: object) -> Job:
+        raise AssertionError("nothing is made for it")
+
+    with diloco.solo(SETTINGS) as swarm, pytest.raises(UserError) as caught:
+        make_job(recipe, swarm, None, device)
+    assert f"device {device} cannot be used" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_gets_the_runs_settings_and_this_workers_name() -> None:
+    def recipe(settings: object, data: object, device: object, salt: object) -> Any:
+        return settings, data, device, salt
+
+    with diloco.solo(SETTINGS) as swarm:
+        made = make_job(recipe, swarm, Path("text"), "cpu")  # type: ignore[arg-type]
+        assert made == (swarm.settings, Path("text"), torch.device("cpu"), swarm.peer_name)
+
+
+def test_an_outcome_is_one_line_that_leaves_out_fates_that_nothing_met() -> None:
+    fates = {"applied": 1200, "late": 0, "rejected": 3, "superseded": 0}
+    line = TrainingOutcome(3, 12, fates, 2_500_000, 0, 1.25, 0.5).line()
+    assert line == (
+        "3 rounds, 12 inner steps, tokens: 1,200 applied, 3 rejected; 2.5 MB sent, 1.2 s waited,"
+        " validation loss 0.5000"
+    )
+    assert "none applied" in TrainingOutcome(0, 0, {"applied": 0}, 0, 0, 0.0, 0.5).line()

@@ -1,0 +1,73 @@
+"""The record of a worker's run: names and fields that programs read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diloco.errors import UserError
+from diloco.monitoring.event_log import EventLog
+from peers.protocol.events import (
+    BecomeSeed,
+    ContributionEnded,
+    CoordinatorBack,
+    CoordinatorLost,
+    Fate,
+    FellBehind,
+    RoundCommitted,
+)
+from peers.protocol.record import GENESIS, Record
+from transport.collectives.reducer import PhantomReducer
+
+
+def written(path: Path, *events: object) -> list[dict[str, Any]]:
+    log = EventLog(path)
+    for event in events:
+        log.swarm_event(event)
+    log.close()
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rounds_and_fates_are_written_with_their_fields(tmp_path: Path) -> None:
+    record = Record(GENESIS, 7, 0, 1, 5, 4, (b"a" * 32, b"b" * 32), (1.0, 1.0), b"r" * 32)
+    committed = RoundCommitted(record, PhantomReducer(4, 4.0, b""), None, 0, 0.0, 0.123456, 0)
+    ended = ContributionEnded(0, 3, 640, Fate.LATE, "too slow")
+    first, second = written(tmp_path / "w.jsonl", committed, ended)
+    assert first.pop("seconds") <= second.pop("seconds")
+    assert first == {
+        "event": "round",
+        "index": 7,
+        "commit": record.hash().hex(),
+        "result": (b"r" * 32).hex(),
+        "participants": 2,
+        "contributed": False,
+        "sync_seconds": 0.1235,
+    }
+    assert second == {"event": "fate", "fate": "late", "tokens": 640, "reason": "too slow"}
+
+
+def test_losing_and_finding_the_host_and_falling_behind_are_written_and_nothing_else(tmp_path: Path) -> None:
+    events = (CoordinatorLost(3.0), BecomeSeed(), CoordinatorBack(), FellBehind("too far"))
+    names = [each["event"] for each in written(tmp_path / "w.jsonl", *events)]
+    assert names == ["CoordinatorLost", "CoordinatorBack", "FellBehind"]
+
+
+def test_each_line_is_in_the_file_at_once(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "w.jsonl")
+    log.write("step", loss=1.5)
+    assert json.loads((tmp_path / "w.jsonl").read_text())["loss"] == 1.5
+    log.close()
+
+
+def test_without_a_path_nothing_is_written() -> None:
+    log = EventLog(None)
+    log.write("step", loss=1.5)
+    log.close()
+
+
+def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none/w\.jsonl cannot be written: No such file"):
+        EventLog(tmp_path / "none" / "w.jsonl")

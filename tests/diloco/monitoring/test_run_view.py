@@ -1,0 +1,193 @@
+"""What a host shows of its run, from the coordinator's traces alone."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from diloco.monitoring.run_view import RunView, Screen
+from peers.protocol.messages import Report
+from peers.protocol.traces import (
+    AbortedTrace,
+    ActiveTrace,
+    BadFrameTrace,
+    CertifiedTrace,
+    CommittedTrace,
+    EnteredTrace,
+    OpenedTrace,
+    OutlierTrace,
+    PoisonedTrace,
+    RefusedTrace,
+    RemovedTrace,
+    RepairedTrace,
+    ReportTrace,
+    RestoredTrace,
+    SeedTrace,
+    SetAsideTrace,
+    SwappedTrace,
+)
+from transport.effects import Trace
+
+A, B, C = (bytes([i]) * 32 for i in (1, 2, 3))
+NASTY = "bob\x1b[2J[red]\r\n\u202e"
+PLAIN = "bob?[2J[red]???"
+
+
+def view_of(*traces: Trace) -> RunView:
+    view = RunView("run", 10)
+    for trace in traces:
+        view.trace(trace)
+    return view
+
+
+def shown(what: RenderableType, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(what)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def row(view: RunView, name: str) -> list[str]:
+    """A worker's row of the table."""
+    line = next(line for line in shown(view.render()).splitlines() if f" {name} " in line)
+    return [cell.strip() for cell in line.replace("┃", "│").strip("│ ").split("│")]
+
+
+def entered(*keys: bytes) -> list[Trace]:
+    names = {A: "ann", B: "bea", C: "cid"}
+    return [
+        trace for key in keys for trace in (EnteredTrace(key, names[key], 1), ActiveTrace(key, names[key], 0))
+    ]
+
+
+def report(step: int, bytes_sent: int = 0) -> Report:
+    return Report(step, 0, 10 * step, 2.5, 1234.0, 1300.0, bytes_sent, 0)
+
+
+def committed(index: int, members: tuple[bytes, ...], *weights: float, attempt: int = 0) -> CommittedTrace:
+    return CommittedTrace(index, index + 100, 0, members, weights, attempt, 0.25)
+
+
+def test_a_worker_goes_from_joining_over_training_and_exchanging_to_gone() -> None:
+    view = view_of(EnteredTrace(A, "ann", 1))
+    assert row(view, "ann")[1] == "joining"
+    view.trace(ActiveTrace(A, "ann", 0))
+    assert row(view, "ann")[1] == "training"
+    view.trace(OpenedTrace(1, 0, (A,)))
+    assert row(view, "ann")[1] == "exchanging"
+    view.trace(committed(1, (A,), 1.0))
+    assert row(view, "ann")[1] == "training"
+    view.trace(RemovedTrace(A, "ann", "it was silent"))
+    assert row(view, "ann")[1] == "gone"
+
+
+def test_a_round_of_someone_who_is_gone_does_not_bring_it_back() -> None:
+    view = view_of(*entered(A, B), RemovedTrace(A, "ann", "silent"), OpenedTrace(1, 0, (A, B)))
+    assert (row(view, "ann")[1], row(view, "bea")[1]) == ("gone", "exchanging")
+
+
+def test_a_worker_whose_steps_stand_still_waits() -> None:
+    view = view_of(*entered(A), ReportTrace(A, "ann", report(5)), ReportTrace(A, "ann", report(5)))
+    assert row(view, "ann")[1] == "waiting"
+    view.trace(ReportTrace(A, "ann", report(6)))
+    assert row(view, "ann")[1] == "training"
+
+
+def test_reports_are_shown_as_step_loss_speed_and_traffic() -> None:
+    view = view_of(*entered(A), ReportTrace(A, "ann", report(1500, 2_500_000)))
+    assert row(view, "ann")[2:] == ["1,500", "2.500", "1,234", "", "2.5"]
+
+
+def test_a_commit_shows_shares_members_attempts_and_what_was_sent_since() -> None:
+    view = view_of(*entered(A, B), ReportTrace(A, "ann", report(1, 3_000_000)))
+    line = view.trace(committed(1, (A, B), 1.0, 3.0, attempt=1))
+    assert line == "round 1: 2 workers, 0.25 s"
+    assert (row(view, "ann")[5], row(view, "bea")[5]) == ("25%", "75%")
+    assert "│     1 │       2 │    0.25 │        2 │           3.0 │" in shown(view.render())
+    view.trace(ReportTrace(A, "ann", report(2, 3_500_000)))
+    view.trace(committed(2, (A, B), 1.0, 1.0))
+    assert "│     2 │       2 │    0.25 │        1 │           0.5 │" in shown(view.render())
+    assert "round 2 of 10" in shown(view.render())
+
+
+def test_old_rounds_notes_and_leavers_make_room() -> None:
+    view = view_of(*entered(A))
+    for index in range(1, 31):
+        view.trace(committed(index, (A,), 1.0))
+    for index in range(20):
+        key = bytes([100 + index]) * 32
+        view.trace(EnteredTrace(key, f"w{index}", 1))
+        view.trace(RemovedTrace(key, f"w{index}", "silent"))
+    text = shown(view.render())
+    assert "│    30 │" in text
+    assert "│    20 │" not in text
+    assert [f" w{index} " in text for index in (14, 15, 16, 19)] == [False, False, True, True]
+    assert text.count("is out") <= 4
+
+
+@pytest.mark.parametrize(
+    ("trace", "line"),
+    [
+        (SeedTrace(A, "ann"), "ann seeds the run"),
+        (RepairedTrace(1, 1, (B, C), "silent"), "the round goes on without bea, cid: silent"),
+        (AbortedTrace(1, 0, "too few"), "the round was given up: too few"),
+        (SetAsideTrace(A, 1, "it differs"), "ann sits out: it differs"),
+        (OutlierTrace(A, "ann", "its norm is far above"), "ann: its norm is far above"),
+        (PoisonedTrace(A, (B,), "not finite"), "a contribution was refused: not finite"),
+        (RestoredTrace(C, 1, A), "the last state was lost; the run goes on from an earlier one"),
+        (RefusedTrace(A, "codec", "another codec"), "ann was refused: another codec"),
+        (SwappedTrace(4, (A, B)), "outer step 4: taken by 2 workers"),
+        (CertifiedTrace(A, "ann"), None),
+        (OpenedTrace(1, 0, (A,)), None),
+    ],
+)
+def test_what_happens_is_told_in_a_line_that_names_workers(trace: Trace, line: str | None) -> None:
+    assert view_of(*entered(A, B, C)).trace(trace) == line
+
+
+def test_one_who_has_no_name_yet_is_told_of_by_its_key() -> None:
+    line = view_of().trace(BadFrameTrace(A, "no kind 7"))
+    assert line is not None
+    assert line.endswith("sent what is no message: no kind 7")
+    assert len(line) > len(" sent what is no message: no kind 7")
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [EnteredTrace(A, NASTY, 1), RemovedTrace(A, NASTY, NASTY), RefusedTrace(A, NASTY, NASTY)],
+)
+def test_terminal_codes_and_markup_of_others_are_shown_as_plain_characters(trace: Any) -> None:
+    view = RunView("run", 10)
+    line = view.trace(EnteredTrace(A, NASTY, 1)) or ""
+    told = view.trace(trace) or ""
+    for text in (line, told, shown(view.render())):
+        assert not any(code in text for code in ("\x1b", "\r", "\u202e"))
+    assert line == f"{PLAIN} entered"
+    assert f" {PLAIN} " in shown(view.render()), "markup stays as it was written"
+
+
+def test_off_a_terminal_each_line_is_printed_once_and_markup_is_left_alone() -> None:
+    console = Console(file=io.StringIO(), width=60, force_terminal=False)
+    with Screen(RunView("run", 10), console) as screen:
+        screen.on_trace(EnteredTrace(A, "[red]ann[/red]", 1))
+        screen.on_trace(CertifiedTrace(A, "ann"))
+        screen.note(
+            "a note that is longer than the console is wide, which must stay on one line all the same"
+        )
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split(" s  ")[1][:20] for line in lines] == ["[red]ann[/red] enter", "a note that is longe"]
+    assert lines[1].endswith("all the same")
+    assert row(screen.view, "[red]ann[/red]") == ["[red]ann[/red]", "joining", "", "", "", "", ""]
+
+
+def test_how_long_it_may_take_is_known_from_the_second_commit_on_and_not_at_the_end() -> None:
+    view = view_of(*entered(A), committed(3, (A,), 1.0))
+    assert view.seconds_left() is None
+    view.trace(committed(4, (A,), 1.0))
+    left = view.seconds_left()
+    assert left is not None
+    assert left >= 0.0
+    view.trace(committed(10, (A,), 1.0))
+    assert view.seconds_left() is None
