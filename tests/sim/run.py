@@ -94,7 +94,12 @@ def outcomes_of(seeds: list[int]) -> dict[int, Outcome | str]:
 def remake(world: World, make_node: Callable[..., Node]) -> World:
     """The same world on other (broken) nodes."""
     again = World(
-        world.seed, world.num_workers, min_peers=world.min_peers, sizes=world.sizes, make_node=make_node
+        world.seed,
+        world.num_workers,
+        min_peers=world.min_peers,
+        sizes=world.sizes,
+        delay=world.delay,
+        make_node=make_node,
     )
     again.poisoned, again.exploded = world.poisoned, world.exploded
     return again
