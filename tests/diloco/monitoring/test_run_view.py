@@ -179,7 +179,7 @@ def test_off_a_terminal_each_line_is_printed_once_and_markup_is_left_alone() -> 
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert [line.split(" s  ")[1][:20] for line in lines] == ["[red]ann[/red] enter", "a note that is longe"]
     assert lines[1].endswith("all the same")
-    assert row(screen.view, "[red]ann[/red]") == ["[red]ann[/red]", "joining", "", "", "", "", ""]
+    assert row(screen.view, "[red]ann[/red]") == ["[red]ann[/red]", "joining"]
 
 
 def test_how_long_it_may_take_is_known_from_the_second_commit_on_and_not_at_the_end() -> None:
