@@ -231,6 +231,24 @@ def test_every_room_has_a_line_in_the_table() -> None:
     assert all(rooms_in(line) <= rooms for line in ARROWS.values() if line != "*")
 
 
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Whatever is imported: inside functions and under `TYPE_CHECKING` too, by a package's own file too."""
+
+    def reached(path: Path, seen: set[Path]) -> set[Path]:
+        for each in imported_files(path) - seen:
+            seen.add(each)
+            reached(each, seen)
+        return seen
+
+    reach = {path: reached(path, set()) for path in files(*PACKAGES)}
+    circles = {
+        tuple(name_of(other) for other in sorted(reach[path]) if path in reach[other])
+        for path in reach
+        if path in reach[path]
+    }
+    assert not circles, "\n".join("a circle among " + ", ".join(each) for each in sorted(circles))
+
+
 def test_nothing_below_the_command_line_reaches_torch_where_it_must_not() -> None:
     """Also through others; what a function imports when it is called is not counted."""
 
