@@ -112,13 +112,11 @@ class Follower:
     def fetch_state(self, now: float, order: CatchUp) -> None:
         """One more fragment to fetch; the first of a set makes everything before it void. `advance` is to
         follow."""
-        first = order.remaining == self._profile.manifest.num_fragments - 1
-        if first:
+        if order.remaining == self._profile.manifest.num_fragments - 1:
             self._fall_behind("the shared state is fetched anew")
-        self._stranded = False
-        if first:
             self._fetches.stop()
             self._records.clear()
+        self._stranded = False
         self._fetches.fetch_state(now, order)
 
     def take_commit(self, now: float, message: Committed) -> None:

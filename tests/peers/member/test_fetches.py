@@ -237,6 +237,24 @@ def test_a_result_is_asked_of_its_members_and_then_of_everybody_else() -> None:
     assert found.fetch.done  # in two chunks, as the record says
 
 
+def test_what_one_donor_owes_is_asked_of_another_when_it_lacks_it_or_is_gone() -> None:
+    for why in ("lacks", "gone", "silent"):
+        wire = Wire()
+        me, state = b"m" * 32, tree_digest(digests_of(0))
+        fetches = Fetches(me, App(), wire, LIMITS, 10.0, 60.0, 1, KeptResults(App(), 4))  # type: ignore[arg-type]
+        fetches.fetch_state(0.0, CatchUp(0, b"v" * 32, state, (DONOR, b"e" * 32), HEAD, 7, 0))
+        asked = [want for _, want in wire.asked]
+        assert [peer for peer, _ in wire.asked] == [DONOR]
+        if why == "lacks":
+            fetches.drop_lacking(1.0, DONOR, Lack(state))
+        elif why == "gone":
+            fetches.drop_donor(1.0, DONOR)
+        else:
+            fetches.tick(11.0)
+        assert wire.asked[1:] == [(b"e" * 32, want) for want in asked], why
+        assert fetches.donors() == {b"e" * 32}
+
+
 def test_what_was_asked_over_a_link_that_began_anew_is_asked_again() -> None:
     wire = Wire()
     behind = Behind(wire, 1)

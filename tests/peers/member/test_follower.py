@@ -123,6 +123,7 @@ def test_one_without_a_state_says_nothing_and_offers_nothing() -> None:
 
 def test_a_seed_gives_the_run_its_head_once_every_fragment_is_captured() -> None:
     member = Following(at=None)
+    member.follower.confirm_captured(0.0, ConfirmCaptured(0, b"x" * 32))  # for an earlier order
     member.follower.begin_seeding(Seed(1))
     member.follower.begin_seeding(Seed(1))
     assert member.outlet.events == [BecomeSeed()]
@@ -232,6 +233,22 @@ def test_a_stranded_member_goes_on_only_from_the_head_that_it_holds() -> None:
     assert member.follower.active
 
 
+@pytest.mark.parametrize("how", ["a new session", "another state"])
+def test_a_stranded_member_follows_again_after(how: str) -> None:
+    member = Following()
+    member.commit(record_on(b"x" * 32, 7))
+    if how == "a new session":
+        member.follower.begin_session()
+        member.follower.enter(0.0)
+    else:
+        member.fetch_whole_state()
+        for fragment in range(NUM_FRAGMENTS):
+            member.follower.confirm_loaded(0.0, ConfirmLoaded(fragment, b"v" * 32, STATE))
+    assert member.follower.active
+    member.commit(record_on(member.versions.head, 10))
+    assert member.handed() == [10]
+
+
 def test_one_who_holds_another_state_than_the_swarm_goes_back_to_needs_it() -> None:
     member = Following()
     member.commit(record_on(b"l" * 32, 8, fragment=ALL_FRAGMENTS, result=b"y" * 32))
@@ -285,6 +302,7 @@ def test_at_a_new_session_records_are_said_again_and_offers_too() -> None:
     assert member.fetches.donors() == set()
     member.follower.enter(0.0)
     assert len(member.outlet.told(HOST, Ready)) == 1
+    assert member.follower.may_offer(0)
     member.commit(record)
     assert member.handed() == [1]
 

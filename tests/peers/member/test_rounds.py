@@ -142,7 +142,8 @@ def test_an_aborted_round_leaves_its_contribution_offered_or_late() -> None:
         assert not member.exchanges.running
         assert [ready.number for ready in member.outlet.told(HOST, Ready)] == [1] * again
         fates = [event.fate for event in member.outlet.seen(ContributionEnded)]
-        assert fates == [] if again else [Fate.LATE]
+        assert fates == ([] if again else [Fate.LATE])
+        assert not again or member.contributions.offered[0].may_be_withdrawn
 
 
 def test_a_member_that_enters_again_is_in_no_round() -> None:

@@ -96,6 +96,19 @@ def test_a_pair_swaps_and_both_hold_the_mean() -> None:
     assert not member.outlet.seen(SwapFailed)
 
 
+def test_a_swap_for_which_all_has_come_early_ends_at_once() -> None:
+    ahead, member = Gossiping(OTHER), Gossiping(OTHER)
+    ahead.swap()
+    partner = ahead.partner()
+    carried = ahead.outlet.bulk
+    for _, message, payload in carried:
+        partner.take(ME, message, payload)
+    for _, message, payload in partner.chunks():  # its part and its mean, though it heard another of us
+        member.swaps.take_chunk(0.0, OTHER, message, payload, 10)
+    member.swap()
+    assert len(member.outlet.seen(Swapped)) == 1
+
+
 def test_with_too_few_members_nothing_is_swapped_and_nothing_counts() -> None:
     member = Gossiping(OTHER, min_peers=3)
     member.swap()
@@ -147,6 +160,7 @@ def test_a_swap_that_cannot_end_fails_once_and_its_partner_is_told(why: str) -> 
     assert member.outlet.told(OTHER, NoSwap) == [NoSwap(SERIAL)]
     assert not member.exchanges.running
     assert member.contributions.tokens_by_fate[Fate.APPLIED] == 30
+    assert member.refuse_chunk(OTHER, SERIAL)
 
 
 def test_a_refusal_by_somebody_else_or_of_another_swap_changes_nothing() -> None:
