@@ -212,6 +212,7 @@ def test_one_who_falls_too_far_behind_needs_the_state() -> None:
     parent = BASE
     for index in range(1, LIMITS.history_records + 2):
         record = record_on(parent, index)
+        assert not member.outlet.told(HOST, NeedState)
         member.commit(record, with_result=False)
         parent = record.hash()
     assert len(member.outlet.told(HOST, NeedState)) == 1
@@ -269,6 +270,8 @@ def test_a_fetched_state_is_loaded_fragment_by_fragment_before_the_member_is_act
     assert member.follower.active
     assert (member.versions.head, member.versions.index) == (b"n" * 32, 9)
     assert member.outlet.told(HOST, CaughtUp)[-1] == CaughtUp(b"n" * 32)
+    applied = [Applied(fragment, b"v" * 32, STATE) for fragment in range(NUM_FRAGMENTS)]
+    assert member.outlet.told(HOST, Applied) == applied
 
 
 def test_a_state_that_is_no_longer_ordered_is_not_taken() -> None:

@@ -44,6 +44,7 @@ from peers.protocol.messages import (
     CatchUp,
     Committed,
     Decline,
+    Done,
     Enter,
     Entered,
     Finished,
@@ -78,6 +79,7 @@ from tests.peers.member.fakes import (
     TIMEOUT_S,
     FakeApp,
     FakeOutlet,
+    Partner,
     entry,
     name_of,
     pieces_of,
@@ -86,7 +88,7 @@ from tests.peers.member.fakes import (
     state_of,
     vector,
 )
-from transport.collectives.direct_reduce import PartChunk
+from transport.collectives.direct_reduce import PartChunk, Plan
 from transport.collectives.fetch import Lack, Piece, Want, index_page
 from transport.digests import digest_of
 from transport.errors import BadFrame
@@ -215,6 +217,31 @@ def test_a_commit_goes_to_the_application_and_its_answer_moves_the_head() -> Non
     training.do(ConfirmApplied(record, STATE))
     assert not training.member.applying
     assert training.member.versions.head == record.hash()
+
+
+def test_the_mean_of_a_round_is_applied_where_it_was_made_and_handed_to_who_lacks_it() -> None:
+    training = Training()
+    training.offer()
+    training.hear(Open(1, 0, 0, HEAD, SIZE // 2, (ME, OTHER), (50.0, 50.0), ()))
+    partner = Partner(OTHER, 1, Plan(0, (ME, OTHER), (50.0, 50.0)), SIZE // 2)
+    for _ in range(2):
+        for _, message, payload in training.outlet.bulk:
+            partner.take(ME, message, payload)
+        training.outlet.bulk.clear()
+        for _, message, payload in partner.chunks():
+            training.member.take_bulk(0.0, OTHER, message, payload, 10)
+        training.member.use_credit(0.0)
+    (done,) = training.outlet.told(HOST, Done)
+    record = record_on(HEAD, 1, (ME, OTHER), chunk_elements=SIZE // 2, result=done.digest)
+    training.hear(Committed(pack(record)))
+    (event,) = training.outlet.seen(RoundCommitted)
+    assert (event.number, event.tokens, event.weight) == (1, 100, 50.0)
+    assert (event.mean.output == 2.0).all()
+    training.outlet.bulk.clear()
+    training.hear(Want(done.digest, 1, False), THIRD)
+    assert [(to, bytes(payload)) for to, _, payload in training.outlet.bulk] == [
+        (THIRD, event.mean.output[SIZE // 2 :].tobytes())
+    ]
 
 
 def test_a_state_is_fetched_loaded_and_held() -> None:
