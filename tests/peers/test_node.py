@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,13 +10,21 @@ import pytest
 from peers.admission.door import Door, Invite
 from peers.coordinator.coordinator import Rules
 from peers.node import Contact, Hosting, Node, Training
-from peers.protocol.commands import ConfirmCaptured, Offer
-from peers.protocol.events import BecameActive, BecomeSeed, IdentitySuperseded, PeersJoined
+from peers.protocol.commands import ConfirmCaptured, ConfirmLoaded, Offer
+from peers.protocol.events import (
+    BecameActive,
+    BecomeSeed,
+    CoordinatorLost,
+    IdentitySuperseded,
+    PeersJoined,
+    RoundCommitted,
+    StateFetched,
+)
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import PROTOCOL, AskStatus, StatusFollows, Wanted
 from peers.protocol.profile import Matching, Profile
-from peers.protocol.traces import BadFrameTrace, EnteredTrace
-from tests.peers.member.fakes import FakeApp, vector
+from peers.protocol.traces import BadFrameTrace, EnteredTrace, RemovedTrace
+from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of, vector
 from transport.collectives.fetch import Piece
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
 from transport.frames import pack, pack_items, to_items, unpack
@@ -24,24 +33,24 @@ from transport.link.messages import Stale, session_of
 HOST, LOW, HIGH = b"h" * 32, b"l" * 32, b"z" * 32
 DIGEST, INVITE = b"d" * 32, b"i" * 32
 TIMEOUT_S = 4.0
+SMALL = replace(LIMITS, history_records=64, chunk_elements=64)
 CONTACT = Contact(HOST, ("tcp://h:1",))
 
 
-def host_node(**rules: Any) -> Node:
+def host_node(journal: list[Any] | None = None, **rules: Any) -> Node:
     door = Door(bytes(16), b"{}", DIGEST, {INVITE: Invite(INVITE, 100.0)})
-    hosting = Hosting(Rules(DIGEST, **rules), [], door)
-    return Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting)
+    hosting = Hosting(Rules(DIGEST, **rules), journal or [], door)
+    return Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting, limits=SMALL)
 
 
 def member_node(key: bytes, incarnation: int = 1) -> Node:
-    return Node(key, incarnation, CONTACT, failure_timeout_s=TIMEOUT_S)
+    return Node(key, incarnation, CONTACT, failure_timeout_s=TIMEOUT_S, limits=SMALL)
 
 
-def training(key: bytes, matching: Matching | None = None, size: int = 8) -> Training:
-    manifest = Manifest(DIGEST, DIGEST, DIGEST, "fp32", (size,), "a model")
-    return Training(
-        Profile(key[:1].decode(), (f"tcp://{key[:1].decode()}:1",), manifest, 0, matching), FakeApp()
-    )
+def training(key: bytes, matching: Matching | None = None, app: FakeApp | None = None) -> Training:
+    manifest = Manifest(DIGEST, DIGEST, DIGEST, "fp32", (SIZE,), "a model")
+    name = key[:1].decode()
+    return Training(Profile(name, (f"tcp://{name}:1",), manifest, 0, matching), app or FakeApp())
 
 
 def header_of(link_header: object) -> bytes:
@@ -56,6 +65,9 @@ class Swarm:
         self.nodes = {HOST: host}
         self.now = 0.0
         self.matching = matching
+        self.apps: dict[bytes, FakeApp] = {}
+        self.deaf: set[bytes] = set()
+        """Members that hear the host only."""
         self.events: dict[bytes, list[Any]] = {HOST: []}
         self.traces: list[Trace] = []
         self.closed: list[tuple[bytes, bytes, str]] = []
@@ -73,7 +85,8 @@ class Swarm:
         node = self.nodes[key] = member_node(key, incarnation)
         self.events[key] = []
         node.start(self.now)
-        node.train(self.now, training(key, self.matching))
+        self.apps[key] = FakeApp()
+        node.train(self.now, training(key, self.matching, self.apps[key]))
         self.run()
         return node
 
@@ -95,7 +108,7 @@ class Swarm:
                 case Send() if effect.peer in self.nodes:
                     self.sent.append((key, effect.peer))
                     other = self.nodes[effect.peer]
-                    if other.admits(key):
+                    if other.admits(key) and (key == HOST or effect.peer not in self.deaf):
                         other.receive(self.now, key, effect.lane, effect.header, effect.payload)
                 case Deliver():
                     self.events[key].append(effect.event)
@@ -107,6 +120,9 @@ class Swarm:
                     self.traces.append(effect)
         return len(effects)
 
+    def seen(self, key: bytes, kind: type) -> list[Any]:
+        return [event for event in self.events[key] if isinstance(event, kind)]
+
     def command(self, key: bytes, command: Any) -> bool:
         taken = self.nodes[key].command(self.now, command)
         self.run()
@@ -116,6 +132,68 @@ class Swarm:
         """The member gives the run its first state."""
         assert BecomeSeed() in self.events[key]
         self.command(key, ConfirmCaptured(0, DIGEST))
+
+
+def fetched(swarm: Swarm) -> Swarm:
+    """The lower member has seeded the run, and the higher one fetches the state from it."""
+    swarm.apps[LOW].states = [state_of(0)]
+    swarm.command(LOW, ConfirmCaptured(0, name_of(state_of(0))))
+    for _ in range(4):
+        swarm.run(TIMEOUT_S / 8)
+    return swarm
+
+
+def test_a_run_from_its_first_state_to_a_commit_passes_through_its_nodes() -> None:
+    swarm = fetched(Swarm(host_node(min_peers=2), LOW, HIGH))
+    (event,) = swarm.seen(HIGH, StateFetched)
+    assert bytes(event.data) == state_of(0)
+    swarm.command(HIGH, ConfirmLoaded(0, event.version, name_of(state_of(0))))
+    assert swarm.seen(HIGH, BecameActive)
+    for key in (LOW, HIGH):
+        assert swarm.command(key, Offer(0, 10, 10, vector(1.0), 1.0))
+    for _ in range(4):
+        swarm.run(TIMEOUT_S / 8)
+    records = [swarm.seen(key, RoundCommitted)[0].record for key in (LOW, HIGH)]
+    assert records[0] == records[1]
+    assert records[0].members == (LOW, HIGH)
+    again = host_node([unpack(entry) for entry in swarm.journal], min_peers=2)
+    assert again.coordinator is not None
+    assert again.coordinator.chain.head == records[0].hash()
+    again.start(0.0)
+    assert [again.admits(key) for key in (LOW, HIGH)] == ["member", "member"]
+    assert any(isinstance(effect, Store) for effect in again.drain())  # a new term begins
+
+
+def test_whoever_is_silent_is_missed_on_both_sides() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    away = swarm.nodes.pop(LOW)
+    for _ in range(24):
+        swarm.run(TIMEOUT_S / 8)
+        away.tick(swarm.now)
+    assert [each.peer for each in swarm.traces if isinstance(each, RemovedTrace)] == [LOW]
+    assert LOW not in swarm.nodes[HIGH].links.by_peer
+    events = [effect.event for effect in away.drain() if isinstance(effect, Deliver)]
+    assert [type(event) for event in events].count(CoordinatorLost) == 1
+
+
+def test_a_donor_that_sends_rubbish_is_asked_no_more() -> None:
+    swarm = Swarm(host_node(min_peers=2), LOW, HIGH)
+    swarm.deaf.add(LOW)
+    fetched(swarm)
+    member = swarm.nodes[HIGH].member
+    assert member is not None
+    assert member.waits_for() == {HOST, LOW}
+    swarm.nodes[HIGH].receive(swarm.now, LOW, 0, b"rubbish", None)
+    assert member.waits_for() == {HOST}
+
+
+def test_a_member_that_sends_the_coordinator_rubbish_is_out_until_it_enters_again() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    host = swarm.nodes[HOST]
+    host.receive(0.0, LOW, 0, b"rubbish", None)
+    swarm.run()
+    assert [each.peer for each in swarm.traces if isinstance(each, RemovedTrace)] == [LOW]
+    assert LOW not in swarm.nodes[HIGH].links.by_peer
 
 
 def test_a_member_enters_over_the_wire_and_meets_the_others() -> None:
