@@ -158,7 +158,7 @@ def test_a_run_from_its_first_state_to_a_commit_passes_through_its_nodes() -> No
     assert records[0].members == (LOW, HIGH)
     again = host_node([unpack(entry) for entry in swarm.journal], min_peers=2)
     assert again.coordinator is not None
-    assert again.coordinator.chain.head == records[0].hash()
+    assert again.coordinator.state.courses[0].chain.head == records[0].hash()
     again.start(0.0)
     assert [again.admits(key) for key in (LOW, HIGH)] == ["member", "member"]
     assert any(isinstance(effect, Store) for effect in again.drain())  # a new term begins
