@@ -29,11 +29,6 @@ class Components:
     projection: Projection
 
     @property
-    def num_elements(self) -> int:
-        """Length n of the fragment's vectors."""
-        return self.projection.num_elements
-
-    @property
     def num_vectors(self) -> int:
         """Vectors [n] of shared state: outer parameters, the optimizer's buffers, the feedback's mean."""
         return 1 + self.optimizer.num_buffers + int(self.feedback.shared)

@@ -27,8 +27,9 @@ class ModelTensors:
     def __init__(self, layout: Layout, tensors: dict[str, Tensor], frozen: list[Parameter]) -> None:
         self.layout = layout
         self._frozen = frozen
-        self._tensors = [[_matching(s, tensors) for s in specs] for specs in layout.fragments]
-        self.device = VectorDevice.beside(tensor for held in self._tensors for tensor in held)
+        self._places = [[(s.span, _matching(s, tensors)) for s in specs] for specs in layout.fragments]
+        """By fragment: where each tensor lies in the vector, and the tensor."""
+        self.device = VectorDevice.beside(tensor for held in self._places for _, tensor in held)
         """Where vectors that meet these tensors are best kept."""
 
     @classmethod
@@ -51,15 +52,15 @@ class ModelTensors:
 
     def gather(self, fragment: int, out: Tensor) -> Tensor:
         """The live values of a fragment into ``out`` [n] fp32."""
-        for spec, tensor in zip(self.layout.fragments[fragment], self._tensors[fragment], strict=True):
-            out[spec.span].view(spec.shape).copy_(tensor.detach())
+        for span, tensor in self._places[fragment]:
+            out[span].view(tensor.shape).copy_(tensor.detach())
         return out
 
     def scatter(self, fragment: int, values: Tensor) -> None:
         """Write ``values`` [n] into the live tensors, cast to their dtypes."""
         with torch.no_grad():
-            for spec, tensor in zip(self.layout.fragments[fragment], self._tensors[fragment], strict=True):
-                tensor.copy_(values[spec.span].view(spec.shape))
+            for span, tensor in self._places[fragment]:
+                tensor.copy_(values[span].view(tensor.shape))
 
     def frozen_bytes(self, fragment: int) -> list[memoryview]:
         """The bytes of the frozen parameters, which belong to the last fragment's state and to no other's:

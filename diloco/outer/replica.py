@@ -63,6 +63,7 @@ class TensorReplica:
         self.last_norm = 0.0
         """Euclidean norm of the last contribution that was offered."""
         self._method = method
+        self._gossips = method.gossips
         self._codecs = codecs_of(method)
         self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
         self._named: list[_Named | None] = [None] * outer.num_fragments
@@ -112,7 +113,7 @@ class TensorReplica:
         bad = count_non_finite(delta)
         if bad:
             raise NonFinite(bad, "of the pseudo-gradient")
-        if self._method.gossips:
+        if self._gossips:
             # A pair needs each other's parameters too.
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
         else:
@@ -127,7 +128,7 @@ class TensorReplica:
         assert isinstance(mean, TensorReducer)
         if keep_old:
             self.local.keep_anchor(fragment)
-        if self._method.gossips:
+        if self._gossips:
             values = mean.contribution if mean is ours else mean.output
             assert values is not None, "what was offered is at hand"
             delta = self.outer.gossip_step(fragment, *values.chunk(2))
@@ -177,7 +178,7 @@ class TensorReplica:
 
     def _as_sent(self, fragment: int, y: Tensor) -> Tensor | None:
         """What ``y`` [k] stands for once it was encoded, [n]; None where nobody asks."""
-        if self._method.error_feedback == "none" or self._method.gossips:
+        if self._method.error_feedback == "none" or self._gossips:
             return None
         coder = self._own_codec
         sent = coder.decode(coder.encode(y), len(y))
@@ -191,7 +192,7 @@ class TensorReplica:
 
     def _with_parameters(self, num_elements: int) -> int:
         """The length of a contribution of so many elements: gossip sends parameters too."""
-        return 2 * num_elements if self._method.gossips else num_elements
+        return 2 * num_elements if self._gossips else num_elements
 
     def _payloads(self, num_elements: int, y: Tensor | None) -> TensorReducer:
         contributions, means = self._codecs

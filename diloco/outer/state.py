@@ -33,6 +33,9 @@ class _Fragment:
     buffers [n] each, the shared mean of error feedback [n] if it has one, the projection's state."""
 
     components: Components
+    num_elements: int
+    """Length n of each vector."""
+    num_vectors: int
     state: Tensor
     count: int = 0
     """Outer steps since the run began."""
@@ -50,17 +53,13 @@ class _Fragment:
         self.count = count
         self.version += 1
 
-    @property
-    def num_elements(self) -> int:
-        return self.components.num_elements
-
     def vectors(self, state: Tensor) -> list[Tensor]:
         """The vectors [n] in ``state``: outer parameters, buffers, shared mean."""
         n = self.num_elements
-        return [state[i * n : (i + 1) * n] for i in range(self.components.num_vectors)]
+        return [state[i * n : (i + 1) * n] for i in range(self.num_vectors)]
 
     def projection_state(self, state: Tensor) -> Tensor:
-        return state[self.components.num_vectors * self.num_elements :]
+        return state[self.num_vectors * self.num_elements :]
 
 
 class OuterState:
@@ -222,7 +221,8 @@ class OuterState:
         is_moment = fragment >= self.method.num_fragments
         components = components_of(self.method, fragment, shapes, is_moment)
         projection = components.projection.first_state()
-        state = self._device.zeros(components.num_vectors * components.num_elements + len(projection))
-        held = _Fragment(components, state)
+        num_elements, num_vectors = components.projection.num_elements, components.num_vectors
+        state = self._device.zeros(num_vectors * num_elements + len(projection))
+        held = _Fragment(components, num_elements, num_vectors, state)
         held.projection_state(state).copy_(projection)
         return held

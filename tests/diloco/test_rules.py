@@ -9,6 +9,7 @@ import pytest
 from diloco.methods.presets import PRESETS
 from diloco.rules import matching_of, num_commits, rules_of, wait_s
 from diloco.settings import RunSettings
+from peers.member.matching import group_of
 
 
 def settings(preset: str = "diloco", run: dict[str, Any] | None = None, **method: Any) -> RunSettings:
@@ -51,7 +52,7 @@ def test_only_gossip_has_a_matching_and_the_runs_seed_decides_it() -> None:
     assert other is not None
     members = {bytes([i]) * 32 for i in range(8)}
     mine = bytes(32)
-    groups = [[each.group(members, step, mine) for step in range(6)] for each in (first, first, other)]
+    groups = [[group_of(each, members, step, mine) for step in range(6)] for each in (first, first, other)]
     assert groups[0] == groups[1] != groups[2]
     assert matching_of(settings("moshpit", group_size=4)) != matching_of(settings("moshpit", group_size=3))
 

@@ -47,9 +47,8 @@ class Watched:
 
     @staticmethod
     def worker(name: str, life: int = 1, steps: int = 0) -> Any:
-        return SimpleNamespace(
-            name=name, life=life, steps=steps, loop=SimpleNamespace(follows=lambda now: False)
-        )
+        loop = SimpleNamespace(follows=lambda now: False)
+        return SimpleNamespace(name=name, life=life, session=SimpleNamespace(steps=steps, loop=loop))
 
     def store(self, entry: object, now: float = 1.0) -> None:
         self.seen.effect(now, HOST, Store(pack(entry)))
@@ -170,7 +169,7 @@ def test_a_record_with_too_few_members_breaks_l1() -> None:
 def test_waiting_with_nothing_that_is_late_breaks_l2() -> None:
     run = Watched("streaming")
     run.offer(run.a)
-    run.a.steps = method("streaming").delay - 1
+    run.a.session.steps = method("streaming").delay - 1
     run.seen.activity(2.0, run.a, "wait")
     assert run.broken() == ["L2"]
 
@@ -178,9 +177,9 @@ def test_waiting_with_nothing_that_is_late_breaks_l2() -> None:
 def test_waiting_for_what_is_late_or_for_commits_to_follow_breaks_nothing() -> None:
     run = Watched("streaming")
     run.offer(run.a)
-    run.a.steps = method("streaming").delay
+    run.a.session.steps = method("streaming").delay
     run.seen.activity(2.0, run.a, "wait")
-    run.b.loop.follows = lambda now: True
+    run.b.session.loop.follows = lambda now: True
     run.seen.activity(2.0, run.b, "wait")
     assert run.broken() == []
 

@@ -68,7 +68,7 @@ def worker(name: str) -> Any:
         name=name,
         peer=SimpleNamespace(name=name, region="", tokens_per_step=10),
         trainer=SimpleNamespace(step=None),
-        loss=0.0,
+        session=SimpleNamespace(loss=0.0),
     )
 
 
@@ -222,6 +222,6 @@ def test_losses_are_means_over_ten_steps_of_everyone() -> None:
     one.trainer.step = lambda: 0.0
     run.does("a", (0.0, "compute"))
     for index in range(45):
-        one.loss = float(index)
+        one.session.loss = float(index)
         run.recorder.stepped(index, one, 1)
     assert run.finish(50.0).losses == [(19, 200, 9.5), (39, 400, 29.5)]
