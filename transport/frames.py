@@ -55,6 +55,11 @@ def kind(number: int) -> Callable[[type], type]:
     return register
 
 
+def kinds() -> dict[int, type]:
+    """All message kinds that are registered, by number."""
+    return dict(sorted(_kinds.items()))
+
+
 def to_items(message: Any) -> list[Any]:
     """The array that stands for a message; it can be nested in another header."""
     number, fields_of = _writer_of(type(message))  # type: ignore[arg-type]  # a class is hashable

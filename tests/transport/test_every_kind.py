@@ -14,9 +14,8 @@ import peers.protocol.messages  # they register their kinds
 import transport.collectives.direct_reduce
 import transport.collectives.fetch
 import transport.link.messages
-from transport import frames
 from transport.errors import BadFrame
-from transport.frames import Between, from_items, pack, to_items, unpack
+from transport.frames import Between, from_items, kinds, pack, to_items, unpack
 from transport.limits import LIMITS
 
 HOMES = (
@@ -26,10 +25,7 @@ HOMES = (
     transport.collectives.fetch,
     transport.link.messages,
 )
-KINDS = sorted(
-    (cls for cls in frames._kinds.values() if cls.__module__ in {home.__name__ for home in HOMES}),
-    key=lambda cls: frames._numbers[cls],
-)
+KINDS = [cls for cls in kinds().values() if cls.__module__ in {home.__name__ for home in HOMES}]
 
 
 def values_of(hint: Any) -> st.SearchStrategy[Any]:

@@ -34,6 +34,12 @@ class Group:
         self.wire: deque[tuple[bytes, bytes, PartChunk | MeanChunk, Payload]] = deque()
         self.begin(0, frozenset())
 
+    def chunk_of(self, owner: bytes) -> int:
+        """The first chunk that a member owns in the first attempt."""
+        num = self.members[owner].num_chunks
+        plan = Plan(0, self.keys, (1.0,) * len(self.keys))
+        return next(chunk for chunk in range(num) if plan.owner(chunk, num) == owner)
+
     def begin(self, attempt: int, lost: frozenset[bytes]) -> None:
         plan = Plan(attempt, self.keys, (1.0,) * len(self.keys), lost)
         for lost_key in lost:
@@ -128,7 +134,7 @@ def test_weights_are_shares_of_their_sum() -> None:
 
 def test_values_that_are_not_finite_name_their_sender_and_are_not_added() -> None:
     group = Group(3, 12, 4)
-    group.members[key(1)].reducer._values[:] = np.nan  # type: ignore[attr-defined]
+    group.values[1][:] = np.nan
     group.deliver()
     named = {member.poisoned[0] for member in group.members.values() if member.poisoned}
     assert named == {key(1)}
@@ -144,7 +150,7 @@ def test_a_chunk_of_another_size_is_refused() -> None:
 
 def test_a_mean_from_someone_who_does_not_own_the_chunk_is_refused() -> None:
     group = Group(3, 24, 4)
-    chunk = next(c for c in range(6) if group.members[key(0)]._owners[c] == key(1))
+    chunk = group.chunk_of(key(1))
     with pytest.raises(BadFrame, match="does not own"):
         group.members[key(0)].mean(0.0, key(2), MeanChunk(1, 0, chunk), b"x" * 16)
 
@@ -238,7 +244,7 @@ def test_nothing_is_sent_beyond_the_room_and_everything_once_there_is_room() -> 
 def test_a_part_that_comes_twice_or_from_a_stranger_is_not_used() -> None:
     group = Group(3, 24, 4)
     me = group.members[key(0)]
-    mine = next(c for c in range(6) if me._owners[c] == key(0))
+    mine = group.chunk_of(key(0))
     assert me.part(1.0, key(1), PartChunk(1, 0, mine), bytes(16))
     assert not me.part(1.0, key(1), PartChunk(1, 0, mine), b"y" * 16)
     assert not me.part(1.0, key(9), PartChunk(1, 0, mine), bytes(16))
@@ -249,7 +255,7 @@ def test_a_part_that_comes_twice_or_from_a_stranger_is_not_used() -> None:
 def test_a_part_for_a_chunk_of_someone_else_is_refused() -> None:
     group = Group(3, 24, 4)
     me = group.members[key(0)]
-    other = next(c for c in range(6) if me._owners[c] != key(0))
+    other = group.chunk_of(key(1))
     with pytest.raises(BadFrame, match="someone else"):
         me.part(0.0, key(1), PartChunk(1, 0, other), bytes(16))
 

@@ -145,7 +145,7 @@ def test_no_donor_is_asked_for_more_than_its_share_at_once() -> None:
     download = Download([b"a", b"b"])
     download.run(silent=frozenset([b"b"]))
     download.pump()
-    assert len(download.fetch._asked[b"b"]) <= LIMITS.pieces_in_flight
+    assert download.fetch.num_asked(b"b") <= LIMITS.pieces_in_flight
 
 
 @pytest.mark.parametrize("num_pieces", [0, 1, 2, 3, 5])

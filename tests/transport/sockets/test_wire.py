@@ -1,4 +1,4 @@
-"""The small parts of the socket driver: shape, queue, pace, connections, ZAP, counters."""
+"""The small parts of the socket driver: shape, queue, pace, connections."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transport.counters import MAX_PEERS, OTHERS, Counters, Traffic
 from transport.errors import BadMessage
 from transport.limits import Limits
-from transport.sockets import zap
 from transport.sockets.wire import (
     AcceptedConnection,
     AcceptedConnections,
@@ -101,41 +99,3 @@ def test_a_connection_stays_with_its_peer_and_lane() -> None:
     for peer, lane in ((b"q", 0), (b"p", 1)):
         with pytest.raises(BadMessage):
             table.known(peer, lane, b"1")
-
-
-REQUEST = [b"1.0", b"7", zap.DOMAIN, b"1.2.3.4", b"", b"CURVE", b"k" * 32]
-
-
-def test_zap_admits_by_key_with_the_key_as_user() -> None:
-    verdict = zap.answer(REQUEST, {b"k" * 32: "member"}.get)
-    assert verdict.reply == [b"1.0", b"7", b"200", b"", (b"k" * 32).hex().encode(), b""]
-    assert zap.answer(REQUEST, lambda key: None).reply[2] == b"400"
-    assert zap.answer(REQUEST, lambda key: "later").reply[2] == b"300"
-
-
-@given(st.lists(st.sampled_from([*REQUEST, b"", b"x", b"PLAIN"]), max_size=9))
-@settings(max_examples=200)
-def test_zap_refuses_what_is_not_exactly_a_curve_request_of_ours(request: list[bytes]) -> None:
-    verdict = zap.answer(request, lambda key: "member")
-    plain = len(request) == 7 and (request[0], request[2], request[5]) == (b"1.0", zap.DOMAIN, b"CURVE")
-    assert (verdict.reply[2] == b"200") == (plain and request[6] == b"k" * 32)
-
-
-def test_counters_count_by_peer_direction_and_purpose_with_repeats_apart() -> None:
-    counters = Counters()
-    counters.add(b"p", "sent", "exchange", 10)
-    counters.add(b"p", "sent", "exchange", 5, again=True)
-    counters.add(b"q", "sent", "control", 1)
-    assert counters.snapshot()[b"p", "sent", "exchange"] == Traffic(1, 10, 1, 5)
-    assert counters.total("sent") == Traffic(2, 11, 1, 5)
-    assert counters.total("received") == Traffic()
-
-
-def test_counters_of_many_peers_are_folded_without_loss() -> None:
-    counters = Counters()
-    for number in range(3 * MAX_PEERS):
-        counters.add(number.to_bytes(4, "big"), "sent", "control", 1)
-    peers = {key[0] for key in counters.snapshot()}
-    assert len(peers) == MAX_PEERS + 1
-    assert OTHERS in peers
-    assert counters.total("sent").size_bytes == 3 * MAX_PEERS

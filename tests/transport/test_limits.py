@@ -1,0 +1,20 @@
+"""Limits: what one peer may have in flight shrinks as peers join, between two bounds."""
+
+from __future__ import annotations
+
+from transport.limits import KIB, LIMITS, MIB, Limits
+
+
+def test_few_peers_are_granted_a_whole_window_and_many_share_the_buffer() -> None:
+    assert LIMITS.window(0) == LIMITS.window(1) == LIMITS.window(8) == 32 * MIB
+    assert LIMITS.window(16) == 16 * MIB
+    assert 63 * LIMITS.window(63) <= LIMITS.buffer_bytes
+
+
+def test_no_peer_is_granted_less_than_four_payloads() -> None:
+    limits = Limits(payload_bytes=64 * KIB, buffer_bytes=MIB, window_bytes=MIB)
+    assert limits.window(1000) == 4 * 64 * KIB
+
+
+def test_a_chunk_of_plain_floats_fits_into_one_frame() -> None:
+    assert 4 * LIMITS.chunk_elements <= LIMITS.payload_bytes
