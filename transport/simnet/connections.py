@@ -1,22 +1,22 @@
 """The connections of a simulated network: dialled, accepted, replaced and broken.
 
-A dial succeeds after a round trip if somebody there listens, is not parted from us and admits the key; a
-dial that fails is made again later, as is one whose connection broke. Of two connections of one key and lane
-to one acceptor, the one that spoke first most recently replaces the other, as `transport.sockets.accepted`
-does it. What travels over connections is `transport.simnet.transit`'s.
+A dial succeeds after a round trip if somebody listens at its address, is not parted from us and admits the
+key. When a lane is dialled again and where is decided by `transport.redial`, as on sockets. Of two
+connections of one key and lane to one acceptor, the one that spoke first most recently replaces the other, as
+`transport.sockets.accepted` does it. What travels over connections is `transport.simnet.transit`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from random import Random
 from typing import Protocol
 
 from transport.effects import Connect
+from transport.redial import Redial
 from transport.simnet.links import NS, Endpoint, Faults, SimConnection
 from transport.simnet.routes import Paths
 from transport.simnet.timeline import Timeline
-
-_REDIAL_S = 0.3
 
 
 class Feed(Protocol):
@@ -35,7 +35,10 @@ class Connections:
         paths: Paths,
         living: Mapping[bytes, Sequence[Endpoint]],
         feed: Feed,
+        stream: Callable[[str], Random],
     ) -> None:
+        """``stream`` gives the random stream of a name: each key dials by its own, as each process has its
+        own generator, so that a stranger who dials in vain changes nothing for others."""
         self.num_breaks = 0
         """Connections that stood and broke."""
         self._timeline = timeline
@@ -43,13 +46,23 @@ class Connections:
         self._paths = paths
         self._living = living
         self._feed = feed
+        self._stream = stream
+        self._randoms: dict[bytes, Random] = {}
         self._all: dict[SimConnection, None] = {}
 
     def dial(self, peer: Endpoint, wanted: Connect) -> None:
-        """Dial every lane, and keep dialling until `hang_up`."""
-        peer.dialling[wanted.peer] = wanted
-        for lane in range(wanted.lanes + 1):
-            self._dial_later(peer, wanted, lane, 0.0)
+        """Dial every lane, and keep dialling until `hang_up`; what was dialled before is closed."""
+        peer.dialling.pop(wanted.peer, None)
+        opened = [c for c in peer.connections if c.dialer is peer and c.acceptor.key == wanted.peer]
+        self._break(opened, by=peer)
+        random = self._randoms.get(peer.key)
+        if random is None:
+            random = self._randoms[peer.key] = self._stream(f"redial {peer.key.hex()}")
+        lanes = [Redial(wanted.addresses, random) for _ in range(wanted.lanes + 1)]
+        peer.dialling[wanted.peer] = lanes
+        for lane, redial in enumerate(lanes):
+            redial.due = self._timeline.now_ns / NS
+            self._dial_when_due(peer, wanted.peer, lane, redial)
 
     def hang_up(self, peer: Endpoint, other: bytes) -> None:
         """A process closes all that joins it to a key, and does not dial it any more."""
@@ -60,6 +73,12 @@ class Connections:
         """A process is gone, and its connections with it."""
         peer.dialling.clear()
         self._break(list(peer.connections))
+
+    def refuse(self, acceptor: Endpoint, offender: bytes) -> None:
+        """A key broke the rules of messages: what it opened is broken, and it is kept out for a while."""
+        acceptor.bars.bar(self._timeline.now_ns / NS, offender)
+        opened = [c for c in acceptor.connections if c.dialer.key == offender]
+        self._break(opened, by=acceptor)
 
     def break_where(self, which: Callable[[SimConnection], bool]) -> None:
         """The network breaks some; their dialers dial again."""
@@ -76,38 +95,51 @@ class Connections:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _dial_later(self, peer: Endpoint, wanted: Connect, lane: int, delay_s: float) -> None:
+    def _dial_when_due(self, peer: Endpoint, to: bytes, lane: int, redial: Redial) -> None:
         def dial() -> None:
-            if peer.alive and peer.dialling.get(wanted.peer) is wanted:
-                self._dial(peer, wanted, lane)
+            lanes = peer.dialling.get(to, [])
+            if not peer.alive or lane >= len(lanes) or lanes[lane] is not redial:
+                return
+            if peer.frozen:
+                peer.backlog.append(dial)
+            else:
+                self._dial(peer, to, lane, redial)
 
-        self._timeline.push(self._timeline.now_ns + round(delay_s * NS), dial)
+        self._timeline.push(round(redial.due * NS), dial)
 
-    def _listener(self, wanted: Connect) -> Endpoint | None:
-        """The process that answers a dial: of several with one key, the one at an address that is tried."""
-        for peer in reversed(self._living.get(wanted.peer, ())):
-            if not peer.address or peer.address in wanted.addresses:
+    def _listener(self, to: bytes, address: str) -> Endpoint | None:
+        """The process that answers a dial: of several with one key, the one at the address."""
+        for peer in reversed(self._living.get(to, ())):
+            if not peer.address or peer.address == address:
                 return peer
         return None
 
-    def _dial(self, peer: Endpoint, wanted: Connect, lane: int) -> None:
-        there = self._listener(wanted)
-        able = there is not None and not there.frozen and not self._faults.is_cut(peer, there)
-        if peer.frozen or not able or there is None or there.core.admits(peer.key) != "member":
-            self._dial_later(peer, wanted, lane, _REDIAL_S)
+    def _answers(self, there: Endpoint, peer: Endpoint) -> bool:
+        """Whether a process lets another one connect to it now."""
+        if there.frozen or self._faults.is_cut(peer, there):
+            return False
+        barred = there.bars.is_barred(self._timeline.now_ns / NS, peer.key)
+        return not barred and there.core.admits(peer.key) == "member"
+
+    def _dial(self, peer: Endpoint, to: bytes, lane: int, redial: Redial) -> None:
+        there = self._listener(to, redial.address)
+        if there is None or not self._answers(there, peer):
+            redial.went_down(self._timeline.now_ns / NS)
+            self._dial_when_due(peer, to, lane, redial)
             return
         connection = SimConnection(peer, there, lane, self._paths.is_plain(peer, there))
         for held in (self._all, peer.connections, there.connections):
             held[connection] = None
-        peer.dialled[wanted.peer, lane] = connection
+        peer.dialled[to, lane] = connection
 
         def established() -> None:
             if connection in self._all:
                 connection.up = True
+                redial.came_up()
                 # A frozen peer is told later: the time is that of the telling.
                 self._feed(
                     peer,
-                    lambda: peer.core.connected(self._timeline.now_ns / NS, wanted.peer, lane),
+                    lambda: peer.core.connected(self._timeline.now_ns / NS, to, lane),
                     f"up {lane}",
                 )
 
@@ -118,15 +150,18 @@ class Connections:
             dialer, acceptor, lane = connection.dialer, connection.acceptor, connection.lane
             for held in (self._all, dialer.connections, acceptor.connections):
                 held.pop(connection, None)
-            self.num_breaks += connection.up
-            connection.up, connection.closed_by = False, by
+            was_up, connection.up, connection.closed_by = connection.up, False, by
+            self.num_breaks += was_up
             for table, key in ((dialer.dialled, acceptor.key), (acceptor.accepted, dialer.key)):
                 if table.get((key, lane)) is connection:
                     del table[key, lane]
-            wanted = dialer.dialling.get(acceptor.key)
-            if wanted is not None and dialer is not by:
+            lanes = dialer.dialling.get(acceptor.key)
+            if lanes is None or dialer is by:
+                continue
+            if was_up:
                 self._down_later(dialer, acceptor.key, lane)
-                self._dial_later(dialer, wanted, lane, _REDIAL_S)
+            lanes[lane].went_down(self._timeline.now_ns / NS)
+            self._dial_when_due(dialer, acceptor.key, lane, lanes[lane])
 
     def _down_later(self, peer: Endpoint, to: bytes, lane: int) -> None:
         def broken() -> None:

@@ -11,7 +11,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from transport.effects import Connect, Core
+from transport.effects import Core
+from transport.redial import Bars, Redial
 
 NS = 1_000_000_000
 
@@ -78,11 +79,13 @@ class Endpoint:
     """It crashes after this many more effects."""
     factor: float = 1.0
     """Slows its link by this."""
-    dialling: dict[bytes, Connect] = field(default_factory=dict)
+    dialling: dict[bytes, list[Redial]] = field(default_factory=dict)
+    """By key, the lanes that are dialled."""
     connections: dict[SimConnection, None] = field(default_factory=dict)
     dialled: dict[tuple[bytes, int], SimConnection] = field(default_factory=dict)
     accepted: dict[tuple[bytes, int], SimConnection] = field(default_factory=dict)
     """By key and lane, the newest connection over which something came: it carries what is sent back."""
+    bars: Bars = field(default_factory=Bars)
 
     def __post_init__(self) -> None:
         self.up, self.down = Pipe(self.access.up), Pipe(self.access.down)

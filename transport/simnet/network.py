@@ -51,7 +51,9 @@ class SimNetwork:
         self._living: dict[bytes, list[Endpoint]] = {}
         self._faults = Faults()
         paths = Paths(route, self.stream("jitter"), self.stream("losses"))
-        self._connections = Connections(self.timeline, self._faults, paths, self._living, self._feed)
+        self._connections = Connections(
+            self.timeline, self._faults, paths, self._living, self._feed, self.stream
+        )
         frames = self.trace_log if trace_frames else None
         self._transit = Transit(self.timeline, self._connections, paths, frames, self._carry_out)
 
@@ -214,6 +216,11 @@ class SimNetwork:
         """Connections between two peers break and are dialled again; what is in flight is lost."""
         self._log(key_of(a), "reset")
         self._connections.break_where(lambda c: c.joins(a, b))
+
+    def offend(self, by: bytes, to: Who) -> None:
+        """A peer sends another one a message of a wrong shape, as no core of ours does."""
+        self._log(by, "offend")
+        self._connections.refuse(self._of(to), by)
 
     def degrade(self, who: Who, factor: float) -> None:
         """The peer's link is ``factor`` times slower from now on."""

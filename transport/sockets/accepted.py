@@ -13,6 +13,7 @@ from transport.counters import OTHERS
 from transport.errors import BadMessage
 from transport.keys import short
 from transport.limits import Limits
+from transport.redial import Bars
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.libzmq import (
     FRAMES_PER_ROUND,
@@ -33,8 +34,6 @@ from transport.sockets.wire import (
     parse,
 )
 
-_BARRED_S = 10.0
-
 
 @dataclass(slots=True)
 class _Doomed:
@@ -50,8 +49,7 @@ class AcceptedLanes:
     def __init__(self, runner: CoreRunner, listener: Listener, poll: Poll, limits: Limits) -> None:
         self.listener = listener
         self.connections = AcceptedConnections(limits)
-        self.barred: dict[bytes, float] = {}
-        """Until when a peer that broke the rules is refused."""
+        self.bars = Bars()
         self._runner, self._limits = runner, limits
         self._doomed: list[_Doomed] = []
         self._knocks = RateLimiter(limits.knocks_per_minute)
@@ -111,7 +109,7 @@ class AcceptedLanes:
     def _admits_connection(self, key: bytes) -> str | None:
         now = self._runner.clock()
         kind = self._runner.core.admits(key)
-        if self.barred.get(key, now) > now or (kind == "invite" and not self._invites.take(now)):
+        if self.bars.is_barred(now, key) or (kind == "invite" and not self._invites.take(now)):
             return None if kind is None else "later"
         return kind
 
@@ -163,10 +161,7 @@ class AcceptedLanes:
 
     def _refuse(self, offender: AcceptedConnection, reason: str) -> None:
         """An admitted peer broke the rules: it is closed, and may come back after a while."""
-        now = self._runner.clock()
-        for peer in [each for each, until in self.barred.items() if until <= now]:
-            del self.barred[peer]
-        self.barred[offender.peer] = now + _BARRED_S
+        self.bars.bar(self._runner.clock(), offender.peer)
         self._break(offender, reason)
         self.close_peer(offender.peer, 0.0)
 

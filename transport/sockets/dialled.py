@@ -1,20 +1,20 @@
 """The connections that we dial: each lane of each peer that the core names, again and again until `Close`.
 
 A lane's socket is opened afresh for every attempt. When an attempt is made, and at which address, is decided
-by `transport.sockets.lane`; what was on its way when a connection broke is lost, and links send it again.
+by `transport.redial`; what was on its way when a connection broke is lost, and links send it again.
 """
 
 from __future__ import annotations
 
-import math
 from random import Random
 
 from transport.effects import CONTROL_LANE, Connect
 from transport.errors import BadMessage
 from transport.keys import KeyPair, short
 from transport.limits import Limits
+from transport.redial import Redial
 from transport.sockets.core_runner import CoreRunner
-from transport.sockets.lane import ATTEMPT_S, Lane
+from transport.sockets.lane import Lane
 from transport.sockets.libzmq import FRAMES_PER_ROUND, Context, Dialer, Poll
 from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
 from transport.sockets.wire import Outbox, Outgoing, parse
@@ -24,19 +24,27 @@ class DialledLanes:
     """The dialled side of a driver; all of it runs on the driver's thread."""
 
     def __init__(
-        self, runner: CoreRunner, context: Context, poll: Poll, keys: KeyPair, limits: Limits
+        self,
+        runner: CoreRunner,
+        context: Context,
+        poll: Poll,
+        keys: KeyPair,
+        limits: Limits,
+        random: Random,
     ) -> None:
+        """``random`` is what dialling draws from."""
         self._runner, self._context, self._poll = runner, context, poll
         self._keys, self._limits = keys, limits
         self._lanes: dict[bytes, list[Lane]] = {}
-        self._random = Random()
+        self._random = random
 
     def connect(self, wanted: Connect) -> None:
         """Dial a peer on every lane; connections to it that we dialled before are closed."""
         self.close(wanted.peer, 0.0)
         lanes = range(min(wanted.lanes, self._limits.lanes) + 1)
         self._lanes[wanted.peer] = [
-            Lane(wanted.peer, lane, wanted.addresses, Outbox(self._limits)) for lane in lanes
+            Lane(wanted.peer, lane, Redial(wanted.addresses, self._random), Outbox(self._limits))
+            for lane in lanes
         ]
         for lane in self._lanes[wanted.peer]:
             self._dial(lane, self._runner.clock())
@@ -46,7 +54,8 @@ class DialledLanes:
         for lane in self._lanes.pop(peer, []):
             self._hang_up(lane, grace_s)
             # It may still be in the hands of a caller further up: it must never dial again.
-            lane.up, lane.broken, lane.due = False, None, math.inf
+            lane.redial.stop()
+            lane.broken = None
 
     def close_all(self, grace_s: float) -> None:
         """End all dialling."""
@@ -57,7 +66,7 @@ class DialledLanes:
         """Send on a lane that is up; False if there is none."""
         lanes = self._lanes.get(peer, [])
         lane = lanes[message.lane] if message.lane < len(lanes) else None
-        if lane is None or not lane.up or lane.broken is not None:
+        if lane is None or not lane.redial.up or lane.broken is not None:
             return False
         if not lane.outbox.push(message):
             lane.broken = "too much waits to be sent"
@@ -73,12 +82,12 @@ class DialledLanes:
 
     def dues(self) -> list[float]:
         """When `tend` has something to do."""
-        return [lane.due for lane in self._all() if not lane.up]
+        return [lane.redial.due for lane in self._all() if not lane.redial.up]
 
     def tend(self, now: float) -> None:
         """Dial what is due, give up what was not answered, and tell the core of what broke."""
         for lane in self._all():
-            if lane.broken is None and not lane.up and lane.due <= now:
+            if lane.broken is None and not lane.redial.up and lane.redial.due <= now:
                 if lane.line is None:
                     self._dial(lane, now)
                 else:
@@ -92,8 +101,8 @@ class DialledLanes:
         return [lane for lanes in self._lanes.values() for lane in lanes]
 
     def _dial(self, lane: Lane, now: float) -> None:
-        lane.due = now + ATTEMPT_S
-        lane.line = line = Dialer(self._context, self._keys, lane.peer, lane.address, self._limits)
+        lane.redial.began(now)
+        lane.line = line = Dialer(self._context, self._keys, lane.peer, lane.redial.address, self._limits)
         lane.broken = line.error
         self._poll.watch(line.monitor, 2, lambda: self._serve_events(lane, line))
         rank = 3 if lane.lane == CONTROL_LANE else 4
@@ -103,8 +112,8 @@ class DialledLanes:
         for failure in line.events():
             if failure:
                 lane.broken = lane.broken or failure
-            elif not lane.up and lane.broken is None:
-                lane.came_up()
+            elif not lane.redial.up and lane.broken is None:
+                lane.redial.came_up()
                 self._runner.feed(lambda now: self._runner.core.connected(now, lane.peer, lane.lane))
 
     def _serve_line(self, lane: Lane, line: Dialer) -> None:
@@ -125,9 +134,10 @@ class DialledLanes:
             self._runner.receive(lane.peer, lane.lane, header, payload)
 
     def _redial_later(self, lane: Lane, reason: str, now: float) -> None:
-        was_up, address = lane.up, lane.address
+        was_up, address = lane.redial.up, lane.redial.address
         self._hang_up(lane, 0.0)
-        lane.went_down(now, self._random.uniform(0.5, 1.0))
+        lane.broken = None
+        lane.redial.went_down(now)
         kind = LaneLostTrace if was_up else LaneRefusedTrace
         self._runner.trace(kind(short(lane.peer), lane.lane, address, reason))
         if was_up:

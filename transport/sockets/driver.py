@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from random import Random
 from typing import Any, TypeVar
 
 from transport.effects import Close, Connect, Core, Deliver, Effect, Phantom, Send, Store, Trace
@@ -78,7 +79,9 @@ class SocketDriver:
         self._woken.setblocking(False)
         self._waker.setblocking(False)
         self._poll.watch(self._woken.fileno(), 0, self._serve_calls)
-        self._dialled = DialledLanes(self._runner, self._context, self._poll, self._keys, self._limits)
+        self._dialled = DialledLanes(
+            self._runner, self._context, self._poll, self._keys, self._limits, Random()
+        )
         try:
             if self._bind is not None:
                 listener = Listener(self._context, self._keys, self._bind, self._limits)

@@ -118,9 +118,9 @@ def test_a_cut_may_part_one_process_of_two() -> None:
     net.run(5.0)
     assert b.headers() == [b"older", b"newer"]
     net.mend(older, B)
-    net.run(6.0)
+    net.run(8.0)  # by then it waits two seconds between dials
     say(net, older, b"mended")
-    net.run(7.0)
+    net.run(9.0)
     assert b.headers()[-1] == b"mended"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.transport.simnet.test_network import A, B, C, Net, Talker
 from transport.effects import Connect, Send
+from transport.redial import BARRED_S
 from transport.simnet.connections import Connections
 from transport.simnet.links import Endpoint, Faults
 from transport.simnet.routes import Paths
@@ -23,7 +24,7 @@ class Sockets:
         self.faults = Faults()
         paths = Paths(None, net.stream("jitter"), net.stream("losses"))
         living = {key: [end] for key, end in self.ends.items()}
-        self.connections = Connections(self.timeline, self.faults, paths, living, self.feed)
+        self.connections = Connections(self.timeline, self.faults, paths, living, self.feed, net.stream)
         self.transit = Transit(self.timeline, self.connections, paths, None, lambda peer: None)
         self.said: list[tuple[bytes, str]] = []
 
@@ -54,12 +55,77 @@ def test_what_the_network_breaks_is_dialled_again_and_counted() -> None:
     assert sorted(sockets.run(3.0)) == UP_AND_DOWN
 
 
+def test_a_connection_that_stood_is_dialled_again_after_the_shortest_wait_however_often_it_breaks() -> None:
+    sockets = Sockets(A, B)
+    sockets.dial()
+    for _ in range(6):
+        sockets.connections.break_where(lambda c: True)
+        assert sorted(sockets.run(0.1 + 0.3)) == UP_AND_DOWN
+
+
+def test_who_was_not_connected_yet_is_not_told_of_a_loss() -> None:
+    sockets = Sockets(A, B)
+    sockets.connections.dial(sockets.ends[A], Connect(B, (), 0))
+    assert sockets.run(0.1) == []
+    sockets.connections.break_where(lambda c: True)
+    assert sockets.run(2.0) == [(A, "up 0")]
+
+
 def test_who_hangs_up_is_not_told_and_does_not_dial_again() -> None:
     sockets = Sockets(A, B)
     sockets.dial()
     sockets.connections.hang_up(sockets.ends[A], B)
     assert sockets.run(3.0) == []
     assert not sockets.ends[B].connections
+
+
+def test_who_hung_up_before_anybody_answered_does_not_dial_again() -> None:
+    sockets = Sockets(A, B)
+    sockets.ends[B].frozen = True
+    sockets.dial()
+    sockets.connections.hang_up(sockets.ends[A], B)
+    sockets.ends[B].frozen = False
+    assert sockets.run(9.0) == []
+
+
+def test_who_is_stopped_dials_when_it_goes_on() -> None:
+    sockets = Sockets(A, B)
+    a = sockets.ends[A]
+    a.frozen = True
+    sockets.dial()
+    assert sockets.run(9.0) == []
+    a.frozen, waiting = False, list(a.backlog)
+    for run in waiting:
+        run()
+    assert sorted(sockets.run(1.0)) == [(A, "up 0"), (A, "up 1")]
+
+
+def test_a_second_dial_closes_what_the_first_one_opened() -> None:
+    sockets = Sockets(A, B)
+    sockets.dial()
+    sockets.connections.dial(sockets.ends[A], Connect(B, (), 0))
+    assert sockets.run(1.0) == [(A, "up 0")]
+    assert len(sockets.ends[B].connections) == 1
+
+
+def test_addresses_are_tried_in_turn_until_somebody_listens_there() -> None:
+    sockets = Sockets(A, B)
+    sockets.ends[B].address = "there"
+    sockets.connections.dial(sockets.ends[A], Connect(B, ("here", "there"), 0))
+    assert sockets.run(0.04) == []
+    assert sockets.run(1.0) == [(A, "up 0")]
+
+
+def test_whoever_breaks_the_rules_loses_what_it_opened_and_is_kept_out_for_a_while() -> None:
+    sockets = Sockets(A, B, C)
+    sockets.dial()
+    sockets.connections.dial(sockets.ends[C], Connect(B, (), 0))
+    sockets.connections.dial(sockets.ends[B], Connect(A, (), 0))
+    sockets.run(1.0)
+    sockets.connections.refuse(sockets.ends[B], A)
+    assert sorted(sockets.run(BARRED_S - 0.1)) == [(A, "down 0"), (A, "down 1")]
+    assert sorted(c.dialer.key for c in sockets.ends[B].connections) == [B, C]
+    assert sorted(sockets.run(3.0)) == [(A, "up 0"), (A, "up 1")]
 
 
 def test_the_dialler_comes_back_when_the_acceptor_hangs_up() -> None:
@@ -93,11 +159,13 @@ def test_a_frame_that_is_on_its_way_when_its_connection_breaks_is_lost() -> None
     sockets.dial()
     a, b = sockets.ends[A], sockets.ends[B]
     for breaks in (False, True):
-        sockets.transit.send(a.dialled[B, 1], a, Send(B, 1, b"header", b"payload", "exchange", again=breaks))
+        for lane in (0, 1):
+            frame = Send(B, lane, b"header", b"payload", "exchange", again=breaks)
+            sockets.transit.send(a.dialled[B, lane], a, frame)
         if breaks:
             sockets.connections.break_where(lambda c: True)
         sockets.run(3.0)
     assert isinstance(b.core, Talker)
-    assert b.core.headers() == [b"header"]
-    assert a.sent["exchange"] == b.received["exchange"] == 2 * 13
-    assert sockets.transit.sent_again == {A: 13}
+    assert b.core.headers() == [b"header"] * 2
+    assert a.sent["exchange"] == b.received["exchange"] == 4 * 13
+    assert sockets.transit.sent_again == {A: 26}

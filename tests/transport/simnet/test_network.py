@@ -205,6 +205,15 @@ def test_close_ends_the_dialling_and_the_other_end_says_nothing_more() -> None:
     assert (len(a.ups), a.got, b.got) == (2, [], [])
 
 
+def test_who_breaks_the_rules_of_messages_is_closed_and_may_come_back_after_a_while() -> None:
+    net, a, _ = pair()
+    net.offend(A, B)
+    net.run(10.9)
+    assert (len(a.downs), len(a.ups)) == (2, 2)
+    net.run(14.0)
+    assert len(a.ups) == 4
+
+
 def test_a_partition_parts_and_heals() -> None:
     net, a, b = pair()
     net.partition([[A], [B]])

@@ -1,0 +1,159 @@
+"""Dialling again: the wait doubles up to a bound, addresses take turns, and both drivers do it alike."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.net.swarm_kit import EchoCore
+from tests.transport.simnet.test_network import A, B, Net, Talker
+from transport.effects import Connect, Trace
+from transport.keys import random_pair
+from transport.limits import LIMITS
+from transport.redial import ATTEMPT_S, BARRED_S, Bars, Redial
+from transport.simnet.connections import Connections
+from transport.simnet.links import Faults
+from transport.simnet.routes import Paths
+from transport.simnet.timeline import Timeline
+from transport.sockets.core_runner import CoreRunner
+from transport.sockets.dialled import DialledLanes
+from transport.sockets.lane import Lane
+from transport.sockets.libzmq import Poll, new_context
+from transport.sockets.wire import Outbox
+
+
+class Latest(Random):
+    """Draws the most that is allowed."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+def waits(redial: Redial, count: int) -> list[float]:
+    """How long each of some attempts waits that fail at once."""
+    found = []
+    for _ in range(count):
+        redial.went_down(100.0)
+        found.append(redial.due - 100.0)
+    return found
+
+
+def test_the_wait_doubles_up_to_two_seconds() -> None:
+    assert waits(Redial(("a",), Latest()), 7) == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0])
+
+
+def test_the_wait_is_drawn_between_its_half_and_itself() -> None:
+    drawn = [waits(Redial(("a",), Random(seed)), 6) for seed in range(50)]
+    for most, found in zip((0.1, 0.2, 0.4, 0.8, 1.6, 2.0), zip(*drawn, strict=True), strict=True):
+        assert most / 2 <= min(found) < 0.6 * most
+        assert 0.9 * most < max(found) <= most
+
+
+def test_who_came_up_begins_with_the_shortest_wait_again_and_at_the_same_address() -> None:
+    redial = Redial(("a", "b"), Latest())
+    waits(redial, 5)
+    assert redial.address == "b"
+    redial.came_up()
+    assert redial.up
+    assert waits(redial, 3) == pytest.approx([0.1, 0.1, 0.2])
+    assert redial.address == "b", "two more attempts failed, after one connection that had stood"
+    assert not redial.up
+
+
+def test_each_failed_attempt_moves_on_to_the_next_address() -> None:
+    redial = Redial(("a", "b", "c"), Latest())
+    tried = []
+    for _ in range(4):
+        tried.append(redial.address)
+        redial.went_down(0.0)
+    assert tried == ["a", "b", "c", "a"]
+    assert Redial((), Latest()).address == ""
+
+
+def test_an_attempt_is_given_up_after_a_while_and_a_stopped_lane_is_never_due() -> None:
+    redial = Redial(("a",), Latest())
+    redial.began(3.0)
+    assert redial.due == 3.0 + ATTEMPT_S
+    redial.stop()
+    assert redial.due == math.inf
+    assert not redial.up
+
+
+def test_an_offender_is_barred_for_a_while_and_nobody_else_is() -> None:
+    bars = Bars()
+    bars.bar(5.0, A)
+    assert bars.is_barred(5.0, A)
+    assert bars.is_barred(5.0 + BARRED_S - 0.1, A)
+    assert not bars.is_barred(5.0 + BARRED_S, A)
+    assert not bars.is_barred(5.0, B)
+    bars.bar(6.0, B)
+    assert bars.is_barred(6.0, A)
+    bars.clear()
+    assert not bars.is_barred(6.0, A)
+
+
+class Asked(dict[bytes, Any]):
+    """Processes by key: there are none, and it is noted when somebody looks for one."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
+        self.timeline, self.times = timeline, list[float]()
+
+    def get(self, key: bytes, default: Any = None) -> Any:
+        self.times.append(self.timeline.now_ns / 1e9)
+        return default
+
+
+def simulated_dials(seed: int, until_s: float) -> list[float]:
+    """When a simulated lane dials a peer that is not there."""
+    net, timeline = Net(1), Timeline()
+    net.join(A, Talker())
+    nobody = Asked(timeline)
+    paths = Paths(None, net.stream("jitter"), net.stream("losses"))
+
+    def draws(name: str) -> Random:
+        return Random(seed)
+
+    connections = Connections(timeline, Faults(), paths, nobody, lambda *told: None, draws)
+    connections.dial(net.peers[A], Connect(B, ("nowhere",), 0))
+    timeline.run(round(until_s * 1e9))
+    return nobody.times
+
+
+def socket_dials(seed: int, until_s: float) -> list[float]:
+    """When a socket lane dials an address that cannot be dialled."""
+    now = [0.0]
+    dials: list[float] = []
+
+    def note(trace: Trace) -> None:
+        assert trace.name == "lane_refused"
+        dials.append(now[0])
+
+    runner = CoreRunner(EchoCore(), lambda: now[0], note, lambda effect: None)
+    context = new_context(1)
+    lanes = DialledLanes(runner, context, Poll(), random_pair(), LIMITS, Random(seed))
+    try:
+        lanes.connect(Connect(B, ("tcp://no/port",), 0))
+        lanes.tend(now[0])
+        while (due := min(lanes.dues())) <= until_s:
+            now[0] = due
+            lanes.tend(due)
+    finally:
+        lanes.close_all(0.0)
+        context.term()
+    return dials
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_socket_lane_and_a_simulated_lane_that_fail_alike_dial_at_the_same_times(seed: int) -> None:
+    on_sockets = socket_dials(seed, 12.0)
+    assert len(on_sockets) > 8
+    assert simulated_dials(seed, 12.0) == pytest.approx(on_sockets, abs=1e-8)
+
+
+def test_a_new_lane_has_no_connection_and_nothing_that_waits() -> None:
+    lane = Lane(B, 1, Redial(("a",), Latest()), Outbox(LIMITS))
+    assert (lane.line, lane.broken, len(lane.outbox), lane.redial.up) == (None, None, 0, False)

@@ -1,0 +1,82 @@
+"""When a lane is dialled again and at which address, and who is kept out for how long.
+
+Nothing is retried in a rush: the wait doubles up to two seconds, with jitter so that peers of a host that
+restarts do not come back in step (R4). State only: given the time, what happened and a random generator, it
+says what is due; a driver opens and closes connections. Both drivers run it, so that a simulation waits as
+long for a peer as sockets do.
+"""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+ATTEMPT_S = 12.0
+"""After this long an attempt that neither came up nor failed is given up."""
+BARRED_S = 10.0
+"""For this long a peer is refused that sent what our side never sends."""
+_FIRST_REDIAL_S = 0.1
+_LAST_REDIAL_S = 2.0
+
+
+class Redial:
+    """One lane of a peer that we dial. Each failed attempt moves on to the next address; a connection that
+    stood and broke is tried at the same address first."""
+
+    __slots__ = ("_addresses", "_failures", "_random", "_tried", "due", "up")
+
+    def __init__(self, addresses: tuple[str, ...], random: Random) -> None:
+        self.up = False
+        self.due = 0.0
+        """When to dial next, or during an attempt, when to give it up."""
+        self._addresses = addresses
+        self._random = random
+        self._failures = 0
+        self._tried = 0
+
+    @property
+    def address(self) -> str:
+        """Where the present or next attempt goes; nothing if no address is known."""
+        return self._addresses[self._tried % len(self._addresses)] if self._addresses else ""
+
+    def began(self, now: float) -> None:
+        """An attempt is under way."""
+        self.due = now + ATTEMPT_S
+
+    def came_up(self) -> None:
+        """The attempt succeeded."""
+        self.up = True
+        self._failures = 0
+
+    def went_down(self, now: float) -> None:
+        """The attempt failed or the connection broke: another one is due a little later."""
+        wait_s = min(_LAST_REDIAL_S, _FIRST_REDIAL_S * 2 ** min(self._failures, 8))
+        self.due = now + wait_s * self._random.uniform(0.5, 1.0)
+        if not self.up:
+            self._failures += 1
+            self._tried += 1
+        self.up = False
+
+    def stop(self) -> None:
+        """It is not to be dialled any more."""
+        self.up, self.due = False, math.inf
+
+
+class Bars:
+    """Whom one process refuses, and until when."""
+
+    def __init__(self) -> None:
+        self._until: dict[bytes, float] = {}
+
+    def bar(self, now: float, peer: bytes) -> None:
+        """The peer broke the rules of messages: it may come back after a while."""
+        self._until = {each: until for each, until in self._until.items() if until > now}
+        self._until[peer] = now + BARRED_S
+
+    def is_barred(self, now: float, peer: bytes) -> bool:
+        """Whether the peer is refused now."""
+        return self._until.get(peer, now) > now
+
+    def clear(self) -> None:
+        """Refuse nobody any more."""
+        self._until.clear()
