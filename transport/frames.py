@@ -56,7 +56,7 @@ def kind(number: int) -> Callable[[type], type]:
 
 
 def kinds() -> dict[int, type]:
-    """All message kinds that are registered, by number."""
+    """Every registered kind by its number, in the order of numbers: whatever can come in a frame."""
     return dict(sorted(_kinds.items()))
 
 

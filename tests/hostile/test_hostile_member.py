@@ -14,8 +14,7 @@ import pytest
 from peers.coordinator.journal import CommitWritten
 from tests.sim.checkers import Checkers
 from tests.sim.world import HOST, World, key_of
-from transport import frames
-from transport.frames import Between, pack, unpack
+from transport.frames import Between, kinds, pack, unpack
 
 HOSTILE = 0
 
@@ -49,7 +48,7 @@ def any_value(rng: random.Random, hint: Any, known: list[bytes]) -> Any:
 
 
 def any_message(rng: random.Random, known: list[bytes]) -> Any:
-    cls = rng.choice([c for number, c in frames.kinds().items() if number >= 10])
+    cls = rng.choice([c for number, c in kinds().items() if number >= 10])
     hints = get_type_hints(cls, include_extras=True)
     return cls(*(any_value(rng, hint, known) for hint in hints.values()))
 
@@ -110,5 +109,5 @@ def test_a_member_that_says_anything_stops_nobody(seed: int) -> None:
 def test_every_kind_was_said() -> None:
     rng = random.Random(1)
     said = {type(any_message(rng, [bytes(32)])) for _ in range(3000)}
-    assert said == {c for number, c in frames.kinds().items() if number >= 10}
+    assert said == {c for number, c in kinds().items() if number >= 10}
     assert CommitWritten in said
