@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import struct
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.admission.ticket import CLOCK_SKEW_S, Ticket, _base32, _checksum, invite_pair, read_ticket
+from peers.admission.ticket import CLOCK_SKEW_S, Ticket, invite_pair, read_ticket
 from peers.errors import ExpiredTicket, MistypedTicket, NewerTicket, NotATicket, TicketError
 
 EXPIRY = 1_800_000_000
@@ -21,6 +23,12 @@ ADDRESSES = st.lists(
     min_size=1,
     max_size=3,
 )
+
+
+def word_of(body: bytes) -> str:
+    """The word for any body, with the checksum that fits it."""
+    data = body + hashlib.sha256(b"diloco ticket" + body).digest()[:4]
+    return "dlc1" + base64.b32encode(data).decode().rstrip("=").lower()
 
 
 @given(
@@ -40,6 +48,12 @@ def test_a_ticket_comes_back_as_it_went(
     assert word.isalnum()
     assert word == word.lower()
     assert Ticket.parse(f"  {word}\n") == ticket
+
+
+def test_a_ticket_is_its_bytes_in_the_order_that_the_format_says() -> None:
+    (address,) = (each.encode() for each in TICKET.addresses)
+    body = b"\x01" + TICKET.run + TICKET.host + TICKET.secret + EXPIRY.to_bytes(4, "big") + b"\x00\x01"
+    assert TICKET.encode() == word_of(body + bytes([len(address)]) + address)
 
 
 @given(position=st.integers(0, len(TICKET.encode()) - 1), character=CHARACTERS)
@@ -64,7 +78,7 @@ def test_other_text_is_refused_in_one_line(text: str) -> None:
 @settings(max_examples=200)
 def test_a_fitting_checksum_over_nonsense_is_refused(body: bytes) -> None:
     with pytest.raises(TicketError):
-        Ticket.parse("dlc1" + _base32(body + _checksum(body)))
+        Ticket.parse(word_of(body))
 
 
 def test_a_cut_ticket_says_copy_it_again() -> None:
@@ -80,7 +94,7 @@ def test_something_else_is_not_a_ticket() -> None:
 def test_a_newer_ticket_says_update() -> None:
     body = struct.pack(">B", 2) + bytes(90)
     with pytest.raises(NewerTicket, match="update diloco"):
-        Ticket.parse("dlc1" + _base32(body + _checksum(body)))
+        Ticket.parse(word_of(body))
     with pytest.raises(NewerTicket):
         Ticket.parse("dlc2" + "a" * 100)
 
