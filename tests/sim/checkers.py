@@ -71,7 +71,7 @@ class Checkers:
 
     def __post_init__(self) -> None:
         self.world.notes.append(self.note)
-        self.world.observe = self.world.net._observe = self.observe
+        self.world.observers.append(self.observe)
         for entry in self.world.net.journal(key_of(HOST)):
             self._stored(entry)
 

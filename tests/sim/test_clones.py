@@ -7,7 +7,7 @@ import pytest
 from tests.sim.checkers import Checkers
 from tests.sim.doors import HOST, key_of
 from tests.sim.world import TIMEOUT_S, World
-from transport.effects import Send
+from transport.effects import CONTROL_LANE
 from transport.frames import pack_items, to_items
 from transport.link.messages import Stale, session_of
 
@@ -119,7 +119,7 @@ def test_no_member_can_talk_a_host_into_stopping() -> None:
     world, checkers = swarm()
     since = len(checkers.records)
     header = pack_items([to_items(Stale(session_of(1 << 40, 0)))])
-    liar = world.workers[CLONED].process
-    world.net.command(liar, lambda core, now: core._out.append(Send(key_of(HOST), 0, header)))
+    liar = key_of(CLONED)
+    world.net.command(key_of(HOST), lambda core, now: core.receive(now, liar, CONTROL_LANE, header, None))
     run(world, checkers, 8.0)
     assert len(checkers.records) >= since + 3

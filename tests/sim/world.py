@@ -2,7 +2,7 @@
 
 Builds peers, lets them knock, enter and train in virtual time, crashes, restarts and clones them. Training
 takes each event at a random time of its own; nobody reports, so that every frame is one of the protocol.
-Checkers see what happens through `observe` and `note`; faults are scheduled from outside.
+Checkers see what happens through `observers` and `notes`; faults are scheduled from outside.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Worker:
 
 
 Note = Callable[[float, Worker, object], None]
+Observer = Callable[[float, bytes, Effect], None]
 
 
 @dataclass
@@ -71,7 +72,7 @@ class World:
     sizes: tuple[int, ...] = (300,)
     host_trains: bool = False
     rounds: int = 1 << 30
-    observe: Callable[[float, bytes, Effect], None] | None = None
+    observers: list[Observer] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     make_node: Callable[..., Node] = Node
     limits: Limits = LIMITS
@@ -102,6 +103,11 @@ class World:
         self.start_host()
         for index in range(self.num_workers):
             self.net.at(self.rng.uniform(0.0, 1.0), lambda i=index: self.start_worker(i))
+
+    def observe(self, now: float, key: bytes, effect: Effect) -> None:
+        """Tell every observer of an effect that is carried out."""
+        for observer in self.observers:
+            observer(now, key, effect)
 
     def terms(self) -> Terms:
         """Fragments staggered over H."""
