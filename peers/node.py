@@ -84,7 +84,8 @@ class Node:
         self.coordinator: Coordinator | None = None
         self.member: Member | None = None
         self._member_links: MemberLinks | None = None
-        self._door = hosting.door if hosting else None
+        self.door = hosting.door if hosting else None
+        """Which invites live, at the node that hosts; of the driver's thread."""
         if hosting:
             self.coordinator = Coordinator(key, hosting.rules, limits, self)
             self.coordinator.restore(hosting.journal)
@@ -130,9 +131,9 @@ class Node:
 
     def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
         """One request at the door: the reply's header and payload."""
-        if self.coordinator is None or self._door is None:
+        if self.coordinator is None or self.door is None:
             return None
-        answer = self._door.answer(now, self.coordinator, invite, header)
+        answer = self.door.answer(now, self.coordinator, invite, header)
         self._settle(now)
         return answer
 
@@ -140,7 +141,7 @@ class Node:
         """ "member" or "invite" for a key whose connection may stand, else None. Changes nothing."""
         if self._stopped:
             return None
-        if self._door is not None and self._door.is_invite(key):
+        if self.door is not None and self.door.is_invite(key):
             return "invite"
         return "member" if self._knows(key) else None
 
