@@ -12,12 +12,15 @@ import json
 import os
 import signal
 import time
+from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 import diloco
+from peers.node import Node
 from peers.protocol.events import (
     ContributionEnded,
     CoordinatorBack,
@@ -25,9 +28,15 @@ from peers.protocol.events import (
     RoundCommitted,
     RoundOpened,
 )
+from transport.effects import Deliver, Effect, Send, Trace
 
 _FRAMES = 3
 """Nobody can have a whole result by then: it takes a part and a reduced part for each of two others."""
+
+
+@dataclass(frozen=True, slots=True)
+class InExchangeTrace(Trace):
+    """The first frames of an exchange have left, and others have not."""
 
 
 def main() -> None:
@@ -76,9 +85,16 @@ def train(args: argparse.Namespace, tell: Any) -> None:
             case CoordinatorLost() | CoordinatorBack():
                 tell(type(event).__name__, step=outer.step)
 
-    with diloco.join(f"@{args.ticket}", listen="tcp://127.0.0.1:0", name=f"w{args.index}") as swarm:
+    def on_trace(trace: Trace) -> None:
+        if isinstance(trace, InExchangeTrace):
+            tell("fault")
+            os.kill(os.getpid(), signal.Signals[args.in_exchange])
+            tell("thawed")
+
+    where, name = "tcp://127.0.0.1:0", f"w{args.index}"
+    with diloco.join(f"@{args.ticket}", listen=where, name=name, on_trace=on_trace) as swarm:
         if args.in_exchange:
-            fail_in_exchange(swarm._driver, signal.Signals[args.in_exchange], tell)
+            swarm.call(lambda now, node: trace_the_exchange(node))
         outer = diloco.Outer(model, optimizer, swarm, 1, on_event)
         outer.enter(60.0)
         every = swarm.settings.method.resolved().sync_every
@@ -93,32 +109,32 @@ def train(args: argparse.Namespace, tell: Any) -> None:
         tell("end", step=outer.step, round=outer.round)
 
 
-def fail_in_exchange(driver: Any, how: signal.Signals, tell: Any) -> None:
-    """Signal ourselves after the first frames of the second in a row of rounds with all three, from the
-    driver's thread: the training thread hears of a round when it may be over. By then each of the three was
-    in the round before, so that what it contributes is four steps."""
-    whole_rounds, frames_left = 0, -1
-    on_event, send = driver._on_event, driver._send
+def trace_the_exchange(node: Node) -> None:
+    """Have a node hand back one `InExchangeTrace` after the first frames of the second in a row of rounds
+    with all three. The driver's thread carries it out between two frames; the training thread hears of a
+    round when it may be over. By then each of the three was in the round before, so that what it contributes
+    is four steps."""
+    whole_rounds, frames_left, drain = 0, -1, node.drain
 
-    def see(event: object) -> None:
+    def with_trace() -> list[Effect]:
         nonlocal whole_rounds, frames_left
-        if isinstance(event, RoundOpened):
-            whole_rounds = whole_rounds + 1 if len(event.members) == 3 else 0
-            if whole_rounds == 2:
-                frames_left = _FRAMES
-        on_event(event)
+        out: list[Effect] = []
+        for effect in drain():
+            out.append(effect)
+            match effect:
+                case Deliver(RoundOpened() as opened):
+                    whole_rounds = whole_rounds + 1 if len(opened.members) == 3 else 0
+                    if whole_rounds == 2:
+                        frames_left = _FRAMES
+                case Send():
+                    frames_left -= 1
+                    if frames_left == 0:
+                        out.append(InExchangeTrace())
+                        patched.stop()
+        return out
 
-    def count(effect: object) -> None:
-        nonlocal frames_left
-        send(effect)
-        frames_left -= 1
-        if frames_left == 0:
-            driver._on_event, driver._send = on_event, send
-            tell("fault")
-            os.kill(os.getpid(), how)
-            tell("thawed")
-
-    driver._on_event, driver._send = see, count
+    patched = mock.patch.object(node, "drain", with_trace)
+    patched.start()
 
 
 if __name__ == "__main__":
