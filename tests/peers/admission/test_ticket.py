@@ -50,10 +50,19 @@ def test_a_ticket_comes_back_as_it_went(
     assert Ticket.parse(f"  {word}\n") == ticket
 
 
+def body_of_ticket() -> bytes:
+    """TICKET as the format says, field by field."""
+    fixed = b"\x01" + TICKET.run + TICKET.host + TICKET.secret + EXPIRY.to_bytes(4, "big") + b"\x00"
+    return fixed + bytes([1, len(TICKET.addresses[0])]) + TICKET.addresses[0].encode()
+
+
 def test_a_ticket_is_its_bytes_in_the_order_that_the_format_says() -> None:
-    (address,) = (each.encode() for each in TICKET.addresses)
-    body = b"\x01" + TICKET.run + TICKET.host + TICKET.secret + EXPIRY.to_bytes(4, "big") + b"\x00\x01"
-    assert TICKET.encode() == word_of(body + bytes([len(address)]) + address)
+    assert TICKET.encode() == word_of(body_of_ticket())
+
+
+def test_a_ticket_with_something_behind_its_end_is_refused() -> None:
+    with pytest.raises(NotATicket, match="damaged"):
+        Ticket.parse(word_of(body_of_ticket() + b"x"))
 
 
 @given(position=st.integers(0, len(TICKET.encode()) - 1), character=CHARACTERS)
