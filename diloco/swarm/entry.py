@@ -54,7 +54,11 @@ def host(
     invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
     door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
     node = _hosting_node(settings, identity, incarnation, journal.entries(), door)
-    driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
+    try:
+        driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
+    except BaseException:
+        journal.close()
+        raise
     assert driver.address is not None
     remember_port(home, driver.address)
     address = advertise or _reachable(driver.address)

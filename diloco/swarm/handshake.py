@@ -6,6 +6,7 @@ Blocking calls with a time limit; a refusal is raised.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from diloco.errors import JoinError
@@ -23,6 +24,8 @@ from transport.sockets.libzmq import knock
 KNOCK_S = 30.0
 
 _STATUS_BYTES = 1 << 20
+_STATUS_LIMITS = replace(LIMITS, message_items=4 * LIMITS.gossip_members)
+"""A status lists every member, of which gossip admits more than a message has items."""
 
 
 def status(ticket: str, timeout_s: float = KNOCK_S) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def ask_status(ticket: str, timeout_s: float = KNOCK_S) -> RunStatus:
     if not isinstance(_understood(header), StatusFollows):
         raise JoinError("rubbish", "the host sent something else than its status")
     try:
-        return RunStatus.from_plain(unpack_items(payload, LIMITS, _STATUS_BYTES))
+        return RunStatus.from_plain(unpack_items(payload, _STATUS_LIMITS, _STATUS_BYTES))
     except BadFrame as error:
         raise JoinError("rubbish", f"the host's status cannot be read: {error}") from None
 

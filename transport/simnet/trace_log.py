@@ -27,14 +27,12 @@ class TraceLog:
             self.lines.append(" ".join([f"{now_ns}", key[:4].hex(), *map(str, what)]))
         self._entries.append((now_ns, key[:4], *what))
         if len(self._entries) >= _AT_ONCE:
-            self._hash_entries()
-
-    def digest(self) -> str:
-        """Over everything that happened so far."""
-        self._hash_entries()
-        return self._hash.hexdigest()
-
-    def _hash_entries(self) -> None:
-        if self._entries:
             self._hash.update(repr(self._entries).encode())
             self._entries = []
+
+    def digest(self) -> str:
+        """Over everything that happened so far. Asking changes no later digest."""
+        found = self._hash.copy()
+        if self._entries:
+            found.update(repr(self._entries).encode())
+        return found.hexdigest()

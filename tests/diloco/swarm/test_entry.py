@@ -56,6 +56,19 @@ def test_an_address_that_is_taken_is_refused(tmp_path: Path) -> None:
             join(swarm.ticket, listen=address)
 
 
+def test_a_host_that_cannot_listen_leaves_no_journal_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Journal] = []
+    with host(RUN, listen=LOCAL, state=tmp_path / "one") as swarm:
+        monkeypatch.setattr(Journal, "close", lambda journal: closed.append(journal))
+        with pytest.raises(TransportError):
+            host(RUN, listen=swarm.addresses[0], state=tmp_path / "two")
+        monkeypatch.undo()
+    assert len(closed) == 1
+    closed[0].close()
+
+
 def test_a_hosts_journal_is_closed_once_also_if_its_loop_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,9 @@ from diloco.settings import RunSettings, parse_settings
 from diloco.swarm.handshake import knock_for_settings, status
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket
+from peers.node import Node
+from peers.protocol.manifest import Manifest
+from peers.protocol.profile import Profile
 from transport.errors import KnockTimeout
 
 LOCAL = "tcp://127.0.0.1:0"
@@ -59,3 +62,24 @@ def test_settings_that_mean_something_else_here_are_refused(
 def test_whoever_holds_a_ticket_may_ask_for_the_status(ticket: Ticket) -> None:
     found = status(ticket.encode(), 20.0)
     assert found["members"] == []
+
+
+def test_the_status_of_a_run_with_more_members_than_a_message_has_items_is_read(tmp_path: Path) -> None:
+    run = parse_settings({"run": {"name": "many"}, "method": {"preset": "noloco"}}, "")
+    with diloco.host(run, listen=LOCAL, state=tmp_path / "host") as swarm:
+        swarm.call(lambda now, node: enter_many(node, now, 300))
+        assert len(status(swarm.ticket, 20.0)["members"]) == 300
+
+
+def enter_many(node: Node, now: float, count: int) -> None:
+    """Members that were certified enter, without links."""
+    coordinator = node.coordinator
+    assert coordinator is not None
+    settings = coordinator.state.rules.settings
+    for index in range(count):
+        key = index.to_bytes(32, "big")
+        coordinator.certify(key, f"w{index}")
+        profile = Profile(
+            f"w{index}", ("tcp://127.0.0.1:9",), Manifest(settings, *[bytes(32)] * 2, "fp32", (4,), "")
+        )
+        coordinator.receive(now, key, profile.enter(bytes(32), False))
