@@ -88,18 +88,18 @@ class LinkTable:
         """Send one payload; the caller looked at `room` first."""
         link = self.by_peer.get(peer)
         if link is not None:
-            link.send_bulk(now, message, payload, purpose)
+            link.streams.send_bulk(now, message, payload, purpose)
 
     def room(self, peer: bytes) -> int:
         """Bytes that a peer would take now; -1 without a link to it."""
         link = self.by_peer.get(peer)
-        return -1 if link is None else link.room()
+        return -1 if link is None else link.streams.room()
 
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
         """Bytes of a peer become its credit again."""
         link = self.by_peer.get(peer)
         if link is not None:
-            link.consumed(now, cost)
+            link.streams.consumed(now, cost)
 
     def last_heard(self, peer: bytes) -> float:
         """When a peer last gave a sign of life on the link that stands."""

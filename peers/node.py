@@ -77,6 +77,8 @@ class Node:
         self._timeout_s = failure_timeout_s
         self._out: list[Effect] = []
         self.links = LinkTable(incarnation, failure_timeout_s, limits, self._out)
+        # The links answer by themselves what is asked for each chunk.
+        self.send_bulk, self.room, self.consumed = self.links.send_bulk, self.links.room, self.links.consumed
         self._self: deque[Any] = deque()
         """What coordinator and member say to each other."""
         self._next_tick = 0.0
@@ -230,18 +232,6 @@ class Node:
             self._self.append(message)
         else:
             self.links.send(now, peer, message)
-
-    def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
-        """Send one payload."""
-        self.links.send_bulk(now, peer, message, payload, purpose)
-
-    def room(self, peer: bytes) -> int:
-        """Bytes that a peer would take now; -1 without a link to it."""
-        return self.links.room(peer)
-
-    def consumed(self, now: float, peer: bytes, cost: int) -> None:
-        """Bytes of a peer become its credit again."""
-        self.links.consumed(now, peer, cost)
 
     def last_heard(self, now: float, peer: bytes) -> float:
         """When a peer last gave a sign of life."""

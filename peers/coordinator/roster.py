@@ -176,6 +176,11 @@ class Roster:
         """Everyone of a course who holds its state."""
         return [e for e in self._here.values() if e.member_state is MemberState.ACTIVE and e.course == course]
 
+    def waiting_in(self, course: int) -> list[Entry]:
+        """Everyone of a course to whom donors are to be named."""
+        waiting = MemberState.WAITING_FOR_STATE
+        return [e for e in self._here.values() if e.member_state is waiting and e.course == course]
+
     def member_is(self, entry: Entry) -> MemberIs:
         """What others are told of a member."""
         return MemberIs(self.epoch, entry.key, entry.name, entry.addresses, entry.stage)

@@ -84,7 +84,7 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
     """Name donors, or the seed, to whoever waits for the state."""
     if course.manifest is None:
         return
-    waiting = [e for e in state.roster.entered_in(course.number) if e.waits_for_state]
+    waiting = state.roster.waiting_in(course.number)
     sources = state.mode.sources(course) if waiting else []
     if waiting and all(donors for _, _, donors in sources):
         for entry in waiting:

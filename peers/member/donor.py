@@ -46,7 +46,8 @@ class Donor:
         self._versions = versions
         self._results = results
         self._served: dict[bytes, _Served] = {}
-        self._waiting: list[tuple[bytes, Want]] = []
+        self.waiting: list[tuple[bytes, Want]] = []
+        """What is to be handed out once there is credit."""
 
     def serve(self, now: float, fragment: int, blob: bytes) -> None:
         """Keep a state for someone who is about to fetch it."""
@@ -59,18 +60,17 @@ class Donor:
         """Answer one wish, now or once there is credit. Raises `BadFrame` for more than may be asked."""
         if self._answer(now, peer, want):
             return
-        if sum(1 for held, _ in self._waiting if held == peer) >= 4 * self._limits.pieces_in_flight:
+        if sum(1 for held, _ in self.waiting if held == peer) >= 4 * self._limits.pieces_in_flight:
             raise BadFrame("more pieces wanted than may be asked at a time")
-        self._waiting.append((peer, want))
+        self.waiting.append((peer, want))
 
     def hand_out_waiting(self, now: float) -> None:
         """There may be credit again."""
-        if self._waiting:
-            self._waiting = [each for each in self._waiting if not self._answer(now, *each)]
+        self.waiting = [each for each in self.waiting if not self._answer(now, *each)]
 
     def drop_waiting(self, peer: bytes) -> None:
         """A peer's link began anew, or is gone: it asks again for what it still wants."""
-        self._waiting = [each for each in self._waiting if each[0] != peer]
+        self.waiting = [each for each in self.waiting if each[0] != peer]
 
     def tick(self, now: float) -> None:
         """Give up states that nobody has asked for in a while."""

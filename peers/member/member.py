@@ -249,7 +249,8 @@ class Member:
 
     def use_credit(self, now: float) -> None:
         """Some link may have room again, or a chunk came: what waited moves on."""
-        self._donor.hand_out_waiting(now)
+        if self._donor.waiting:  # looked at after every frame
+            self._donor.hand_out_waiting(now)
         self.averaging.pump(now)
 
     def tick(self, now: float) -> None:

@@ -79,8 +79,8 @@ def say_something(world: World, rng: random.Random) -> None:
                 continue  # it would not fit into a frame
             if rng.random() < 0.3:
                 size = rng.choice([0, 1, 24, 100, 1024])
-                if link.room() > size:
-                    link.send_bulk(now, message, rng.randbytes(size), "exchange")
+                if link.streams.room() > size:
+                    link.streams.send_bulk(now, message, rng.randbytes(size), "exchange")
             else:
                 link.send_control(now, message)
 

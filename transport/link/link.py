@@ -83,6 +83,7 @@ class Link:
         self.addresses = addresses
         self.last_heard = NEVER
         self.streams = Streams(peer, session, limits, out)
+        """Bulk and its credit are asked for there, chunk by chunk."""
         self._heartbeat_s = heartbeat_s
         self._silence_s = silence_s
         self._limits = limits
@@ -129,10 +130,6 @@ class Link:
     def window(self, window_bytes: int) -> None:
         self.streams.window = window_bytes
 
-    def room(self) -> int:
-        """Payload bytes that may be sent now; negative when not even an empty one may go."""
-        return self.streams.room()
-
     def begin_anew(self, session: int) -> None:
         """Drop what waits, of either stream: the other end was away for longer than we keep messages. It is
         greeted with a higher ``session`` when it is back, and learns by that what was lost."""
@@ -153,14 +150,6 @@ class Link:
     def control_overflows(self) -> bool:
         """The peer has been away for longer than we keep messages for."""
         return self.streams.control_overflows()
-
-    def send_bulk(self, now: float, message: Any, payload: Payload, purpose: str) -> None:
-        """Send one payload; the caller looked at `room` first."""
-        self.streams.send_bulk(now, message, payload, purpose)
-
-    def consumed(self, now: float, cost: int) -> None:
-        """The layer above is done with an arrival: its bytes become credit again."""
-        self.streams.consumed(now, cost)
 
     # -- what the driver feeds ----------------------------------------------------------------
 
@@ -210,7 +199,7 @@ class Link:
         if watched and not self._watched:
             self._watched_at = now
         self._watched = watched
-        if not self.up:
+        if not self.streams.peer_session:
             # Whoever was to dial may not reach us, behind a router say: then we try to reach it.
             self.dials = self.dials or (bool(self.addresses) and now - self._dialled_at >= self._silence_s)
             self._redial_if_silent(now, self._dialled_at)

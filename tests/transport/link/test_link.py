@@ -102,7 +102,7 @@ class Pair:
             else:
                 end.bulk.append(result.message.number)
                 if end.consumes:
-                    end.link.consumed(self.now, result.cost)
+                    end.link.streams.consumed(self.now, result.cost)
         self.collect()
         return True
 
@@ -131,8 +131,8 @@ def test_under_resets_control_arrives_once_in_order_and_bulk_once() -> None:
                 end.link.send_control(pair.now, Note(sent[id(end)][0], "x"))
                 sent[id(end)][0] += 1
                 pair.now += 0.05
-            elif action < 0.6 and end.link.room() >= 100:
-                end.link.send_bulk(pair.now, Note(sent[id(end)][1], "x"), b"p" * 100, "exchange")
+            elif action < 0.6 and end.link.streams.room() >= 100:
+                end.link.streams.send_bulk(pair.now, Note(sent[id(end)][1], "x"), b"p" * 100, "exchange")
                 sent[id(end)][1] += 1
             elif action < 0.97:
                 pair.step()
@@ -150,8 +150,8 @@ def test_a_receiver_that_consumes_nothing_stops_its_sender() -> None:
     pair.b.consumes = False
     pair.settle()
     count = 0
-    while pair.a.link.room() >= 500:
-        pair.a.link.send_bulk(pair.now, Note(count, ""), b"p" * 500, "exchange")
+    while pair.a.link.streams.room() >= 500:
+        pair.a.link.streams.send_bulk(pair.now, Note(count, ""), b"p" * 500, "exchange")
         count += 1
         pair.settle()
         assert count < 100
@@ -171,7 +171,7 @@ def test_bulk_beyond_the_credit_is_refused() -> None:
     pair.settle()
     grant_everything(pair)
     for number in range(20):
-        pair.a.link.send_bulk(pair.now, Note(number, ""), b"p" * 500, "exchange")
+        pair.a.link.streams.send_bulk(pair.now, Note(number, ""), b"p" * 500, "exchange")
     with pytest.raises(BadFrame, match="credit"):
         pair.settle()
 
@@ -319,7 +319,7 @@ def test_what_arrived_is_acknowledged_in_the_end_though_nobody_watches() -> None
     a, b = pair.a.link, pair.b.link
     for link in (a, b):
         link.tick(pair.now, watched=False)
-    a.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
+    a.streams.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
     b.send_control(pair.now, Note(1, ""))
     pair.deliver()
     assert a.streams.kept().bulk_out == b.streams.kept().control_out == 1
@@ -337,7 +337,7 @@ def test_what_was_acknowledged_beside_bulk_is_not_acknowledged_again() -> None:
     pair.now += 100.0
     for number in range(10):
         for link in (a, b):
-            link.send_bulk(pair.now, Note(number, ""), b"p", "exchange")
+            link.streams.send_bulk(pair.now, Note(number, ""), b"p", "exchange")
         pair.deliver()
         for link in (a, b):
             link.tick(pair.now, watched=False)
@@ -372,8 +372,8 @@ def test_a_peer_that_grants_everything_and_acknowledges_nothing_makes_us_keep_on
     pair = Pair()
     pair.settle()
     grant_everything(pair)
-    while pair.a.link.room() >= 500:
-        pair.a.link.send_bulk(pair.now, Note(1, ""), b"p" * 500, "exchange")
+    while pair.a.link.streams.room() >= 500:
+        pair.a.link.streams.send_bulk(pair.now, Note(1, ""), b"p" * 500, "exchange")
     kept = pair.a.link.streams.kept()
     assert kept.bulk_out > 5
     assert kept.bulk_out_cost <= LIMITS.window_bytes
@@ -388,7 +388,7 @@ def test_bulk_with_gaps_that_no_window_explains_is_refused() -> None:
         ack = to_items(Ack(a.session, b.session, 0, 0, 0, seq))
         for arrival in b.receive(pair.now, 1, [ack, to_items(Note(0, ""))], b""):
             assert isinstance(arrival, Arrival)
-            b.consumed(pair.now, arrival.cost)
+            b.streams.consumed(pair.now, arrival.cost)
 
     most = LIMITS.window_bytes // FRAME_COST
     for seq in range(2, most + 1, 2):
@@ -451,8 +451,8 @@ def test_whatever_a_member_says_is_taken_ignored_or_a_bad_frame_and_stays_bounde
     link = pair.b.link
     for number in range(10):
         link.send_control(pair.now, Note(number, ""))
-        if link.room() > 100:
-            link.send_bulk(pair.now, Note(number, ""), b"p" * 100, "exchange")
+        if link.streams.room() > 100:
+            link.streams.send_bulk(pair.now, Note(number, ""), b"p" * 100, "exchange")
     for lane, items, payload in said:
         before = link.digest_parts()
         try:

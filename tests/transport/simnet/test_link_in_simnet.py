@@ -90,7 +90,7 @@ class Talker:
             self.consume(now)
 
     def consume(self, now: float) -> None:
-        self.link.consumed(now, self.held)
+        self.link.streams.consumed(now, self.held)
         self.held = 0
 
     def say(self, now: float) -> None:
@@ -102,9 +102,9 @@ class Talker:
         self.pump(now)
 
     def pump(self, now: float) -> None:
-        while self.waiting and self.link.room() >= self.waiting[0]:
+        while self.waiting and self.link.streams.room() >= self.waiting[0]:
             payload = bytes([self.sent_bulk % 256]) * self.waiting.popleft()
-            self.link.send_bulk(now, Word(self.sent_bulk, self.life), payload, "exchange")
+            self.link.streams.send_bulk(now, Word(self.sent_bulk, self.life), payload, "exchange")
             self.sent_bulk += 1
         kept = self.link.streams.kept().bulk_out_cost
         assert kept <= self.limits.window_bytes, "more than a window is kept for retransmission"
