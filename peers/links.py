@@ -55,7 +55,7 @@ class LinkTable:
         self.by_peer[peer] = link
         window = self._limits.window(len(self.by_peer))
         for each in self.by_peer.values():
-            each.window = window
+            each.streams.window = window
         link.start(now)
         return link
 
@@ -223,7 +223,7 @@ class LinksByNeed(MemberLinks):
         """Give links up over which nothing has gone for long, so that they do not become as many as
         members."""
         for peer, link in list(self.table.by_peer.items()):
-            used_at = max(self._met_at.setdefault(peer, now), link.last_bulk)
+            used_at = max(self._met_at.setdefault(peer, now), link.streams.last_bulk)
             if now - used_at > self.max_idle_s and peer not in needed:
                 del self._met_at[peer]
                 self.table.forget(peer, "nothing to say for a while")

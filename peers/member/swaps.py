@@ -114,7 +114,7 @@ class Swaps:
             self._outlet.consumed(now, peer, cost)
             self._refuse(now, peer, message.serial)
             return
-        late = self._exchanges.has_passed(message.serial)
+        late = running is None and self._exchanges.has_passed(message.serial)
         self._exchanges.take_chunk(now, peer, message, payload, cost)
         if late and isinstance(message, PartChunk):
             self._refuse(now, peer, message.serial)

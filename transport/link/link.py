@@ -116,20 +116,6 @@ class Link:
         """The other end's incarnation; 0 before it greeted."""
         return self.streams.peer_session // GENERATIONS
 
-    @property
-    def last_bulk(self) -> float:
-        """When a payload last went either way."""
-        return self.streams.last_bulk
-
-    @property
-    def window(self) -> int:
-        """Bytes of credit that the other end may have in flight to us."""
-        return self.streams.window
-
-    @window.setter
-    def window(self, window_bytes: int) -> None:
-        self.streams.window = window_bytes
-
     def begin_anew(self, session: int) -> None:
         """Drop what waits, of either stream: the other end was away for longer than we keep messages. It is
         greeted with a higher ``session`` when it is back, and learns by that what was lost."""
