@@ -13,6 +13,8 @@ from random import Random
 
 ATTEMPT_S = 12.0
 """After this long an attempt that neither came up nor failed is given up."""
+SILENCE_S = 5.0
+"""After this long an attempt fails at which nobody says anything: a stopped process, a line that is cut."""
 BARRED_S = 10.0
 """For this long a peer is refused that sent what our side never sends."""
 _FIRST_REDIAL_S = 0.1

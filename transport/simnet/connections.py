@@ -13,7 +13,7 @@ from random import Random
 from typing import Protocol
 
 from transport.effects import Connect
-from transport.redial import Redial
+from transport.redial import SILENCE_S, Redial
 from transport.simnet.links import NS, Endpoint, Faults, SimConnection
 from transport.simnet.routes import Paths
 from transport.simnet.timeline import Timeline
@@ -62,7 +62,7 @@ class Connections:
         peer.dialling[wanted.peer] = lanes
         for lane, redial in enumerate(lanes):
             redial.due = self._timeline.now_ns / NS
-            self._dial_when_due(peer, wanted.peer, lane, redial)
+            self._dial_at(redial.due, peer, wanted.peer, lane, redial)
 
     def hang_up(self, peer: Endpoint, other: bytes) -> None:
         """A process closes all that joins it to a key, and does not dial it any more."""
@@ -95,7 +95,11 @@ class Connections:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _dial_when_due(self, peer: Endpoint, to: bytes, lane: int, redial: Redial) -> None:
+    def _dial_at(
+        self, at_s: float, peer: Endpoint, to: bytes, lane: int, redial: Redial, *, waited: bool = False
+    ) -> None:
+        """Dial then, if it is still wanted. An attempt that has ``waited`` is at its end."""
+
         def dial() -> None:
             lanes = peer.dialling.get(to, [])
             if not peer.alive or lane >= len(lanes) or lanes[lane] is not redial:
@@ -103,9 +107,9 @@ class Connections:
             if peer.frozen:
                 peer.backlog.append(dial)
             else:
-                self._dial(peer, to, lane, redial)
+                self._dial(peer, to, lane, redial, waited)
 
-        self._timeline.push(round(redial.due * NS), dial)
+        self._timeline.push(round(at_s * NS), dial)
 
     def _listener(self, to: bytes, address: str) -> Endpoint | None:
         """The process that answers a dial: of several with one key, the one at the address."""
@@ -114,18 +118,27 @@ class Connections:
                 return peer
         return None
 
+    def _is_silent(self, there: Endpoint, peer: Endpoint) -> bool:
+        """Whether a process says neither yes nor no to another one now."""
+        return there.frozen or self._faults.is_cut(peer, there)
+
     def _answers(self, there: Endpoint, peer: Endpoint) -> bool:
         """Whether a process lets another one connect to it now."""
-        if there.frozen or self._faults.is_cut(peer, there):
+        if self._is_silent(there, peer):
             return False
         barred = there.bars.is_barred(self._timeline.now_ns / NS, peer.key)
         return not barred and there.core.admits(peer.key) == "member"
 
-    def _dial(self, peer: Endpoint, to: bytes, lane: int, redial: Redial) -> None:
-        there = self._listener(to, redial.address)
+    def _dial(self, peer: Endpoint, to: bytes, lane: int, redial: Redial, waited: bool) -> None:
+        there, now = self._listener(to, redial.address), self._timeline.now_ns / NS
+        if there is not None and not waited and self._is_silent(there, peer):
+            # As over TCP: it waits for an answer, and gets one if the other end can give it by then.
+            redial.began(now)
+            self._dial_at(now + SILENCE_S, peer, to, lane, redial, waited=True)
+            return
         if there is None or not self._answers(there, peer):
-            redial.went_down(self._timeline.now_ns / NS)
-            self._dial_when_due(peer, to, lane, redial)
+            redial.went_down(now)
+            self._dial_at(redial.due, peer, to, lane, redial)
             return
         connection = SimConnection(peer, there, lane, self._paths.is_plain(peer, there))
         for held in (self._all, peer.connections, there.connections):
@@ -161,7 +174,7 @@ class Connections:
             if was_up:
                 self._down_later(dialer, acceptor.key, lane)
             lanes[lane].went_down(self._timeline.now_ns / NS)
-            self._dial_when_due(dialer, acceptor.key, lane, lanes[lane])
+            self._dial_at(lanes[lane].due, dialer, acceptor.key, lane, lanes[lane])
 
     def _down_later(self, peer: Endpoint, to: bytes, lane: int) -> None:
         def broken() -> None:

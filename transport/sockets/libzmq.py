@@ -27,6 +27,7 @@ from transport.effects import size_bytes
 from transport.errors import BadMessage, KnockRefused, KnockTimeout, TransportError
 from transport.keys import KeyPair
 from transport.limits import LIMITS, Limits
+from transport.redial import SILENCE_S
 from transport.sockets import zap
 from transport.sockets.wire import Outgoing, parse
 
@@ -204,8 +205,8 @@ def _harden(sock: Socket, limits: Limits) -> None:
         zmq.RCVHWM: 8,
         # Per part and as encrypted; `parse` holds the exact bounds.
         zmq.MAXMSGSIZE: max(limits.payload_bytes, limits.header_bytes) + 256,
-        zmq.HANDSHAKE_IVL: 5_000,
-        zmq.CONNECT_TIMEOUT: 5_000,
+        zmq.HANDSHAKE_IVL: round(1000 * SILENCE_S),
+        zmq.CONNECT_TIMEOUT: round(1000 * SILENCE_S),
         # A backstop for dead lines: liveness is judged by the core.
         zmq.HEARTBEAT_IVL: 2_000,
         zmq.HEARTBEAT_TIMEOUT: 15_000,

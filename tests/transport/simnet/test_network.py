@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from transport.effects import Close, Connect, Core, Deliver, Effect, Payload, Phantom, Send, Store, Trace
+from transport.redial import SILENCE_S
 from transport.simnet.network import Access, SimNetwork
 
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
@@ -222,7 +223,7 @@ def test_a_partition_parts_and_heals() -> None:
     net.run(4.0)
     assert (len(a.downs), len(a.ups), b.got) == (2, 2, [])
     net.heal()
-    net.run(6.0)
+    net.run(4.0 + SILENCE_S)
     assert len(a.ups) == 4
 
 
@@ -234,7 +235,7 @@ def test_a_cut_parts_two_peers_only_and_is_mended() -> None:
     net.run(4.0)
     assert (len(a.downs), len(c.downs)) == (2, 0)
     net.mend(A, B)
-    net.run(6.0)
+    net.run(4.0 + SILENCE_S)
     assert len(a.ups) == 4
 
 
