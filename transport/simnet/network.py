@@ -1,25 +1,24 @@
 """The simulated driver: production cores under virtual time, on links that fail as real ones do.
 
 Peers have access rates up and down and a latency; connections are ordered and lose nothing while they
-stand; a reset loses what is in flight, and a frozen peer's inputs wait. A peer may crash between any two
-effects, and two processes may hold one key. Every draw comes from a named stream of one seed, so the same
-seed gives the same trace hash (D1). Nothing of the protocol is written here again: the network feeds cores
-and carries out effects. Time, connections and frames on their way are those of `transport.simnet.timeline`,
-`connections` and `transit`.
+stand; a reset loses what is in flight. Two processes may hold one key. Every draw comes from a named stream
+of one seed, so the same seed gives the same trace hash (D1). Nothing of the protocol is written here again:
+the network runs cores. Time, processes, connections and frames on their way are those of `timeline`,
+`process_runner`, `connections` and `transit` beside this module.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from transport.effects import Close, Connect, Core, Deliver, Effect, Send, Store, Trace
+from transport.effects import Close, Connect, Core, Effect, Send
 from transport.simnet.connections import Connections
 from transport.simnet.links import NS, Endpoint, Faults, Who, key_of
 from transport.simnet.links import Access as Access
+from transport.simnet.process_runner import ProcessRunner
 from transport.simnet.routes import Paths, Route
 from transport.simnet.timeline import Timeline
 from transport.simnet.trace_log import TraceLog
@@ -47,15 +46,15 @@ class SimNetwork:
         self.peers: dict[bytes, Endpoint] = {}
         """The newest process of each key, alive or dead."""
         self._seed = seed
-        self._observe = observe
         self._living: dict[bytes, list[Endpoint]] = {}
         self._faults = Faults()
+        self._runner = ProcessRunner(self.timeline, self.trace_log, self._use_network, self.crash, observe)
         paths = Paths(route, self.stream("jitter"), self.stream("losses"))
         self._connections = Connections(
-            self.timeline, self._faults, paths, self._living, self._feed, self.stream
+            self.timeline, self._faults, paths, self._living, self._runner.feed, self.stream
         )
         frames = self.trace_log if trace_frames else None
-        self._transit = Transit(self.timeline, self._connections, paths, frames, self._carry_out)
+        self._transit = Transit(self.timeline, self._connections, paths, frames, self._runner.carry_out)
 
     def stream(self, name: str) -> random.Random:
         """The named random stream of this seed."""
@@ -107,7 +106,7 @@ class SimNetwork:
             peer.sent, peer.received = self.peers[key].sent, self.peers[key].received
         self._living.setdefault(key, []).append(peer)
         self.peers[key] = peer
-        self._feed(peer, lambda: core.start(self.now), "start")
+        self._runner.feed(peer, lambda: core.start(self.now), "start")
         return peer
 
     def journal(self, key: bytes) -> list[bytes]:
@@ -127,9 +126,7 @@ class SimNetwork:
         self._living[peer.key].remove(peer)
         self._log(peer.key, "crash")
         self._connections.end(peer)
-        waiting, peer.backlog = peer.backlog, deque()
-        for run in waiting:
-            run()  # to no effect, except that who knocked learns that nobody will answer
+        self._runner.run_backlog(peer)
 
     def crash_after(self, who: Who, effects: int) -> None:
         """Crash once ``effects`` more effects were carried out: between any two of them."""
@@ -145,10 +142,8 @@ class SimNetwork:
         peer = self._of(who)
         peer.frozen = False
         self._log(peer.key, "thaw")
-        waiting, peer.backlog = peer.backlog, deque()
-        for run in waiting:
-            run()
-        self._arm(peer)
+        self._runner.run_backlog(peer)
+        self._runner.set_timer(peer)
 
     def command(self, who: Who, run: Callable[[Core, float], Any]) -> Any:
         """Run a command of the program above a living core; None for one that is dead or frozen."""
@@ -156,7 +151,7 @@ class SimNetwork:
         if not peer.alive or peer.frozen:
             return None
         result = run(peer.core, self.now)
-        self._carry_out(peer)
+        self._runner.carry_out(peer)
         return result
 
     def knock(self, by: bytes, invite: bytes, to: bytes, header: bytes, answer: Answer) -> None:
@@ -180,7 +175,7 @@ class SimNetwork:
                 said[0] = core.knock(self.now, invite, header) if core.admits(invite) == "invite" else None
 
             # The answer leaves after the effects: whoever dies between two of them says nothing.
-            self._feed(peer, put, "knock", lambda: reply(said[0] if peer.alive else None))
+            self._runner.feed(peer, put, "knock", lambda: reply(said[0] if peer.alive else None))
 
         self.at(delay_s, ask)
 
@@ -236,7 +231,7 @@ class SimNetwork:
         """Let time pass until ``until_s`` or until ``done``; True if it was done."""
         return self.timeline.run(round(until_s * NS), done)
 
-    # -- inside: feeding and carrying out -----------------------------------------------------
+    # -- inside -------------------------------------------------------------------------------
 
     def _of(self, who: Who) -> Endpoint:
         return who if isinstance(who, Endpoint) else self.peers[who]
@@ -244,88 +239,14 @@ class SimNetwork:
     def _log(self, key: bytes, *what: Any) -> None:
         self.trace_log.add(self.timeline.now_ns, key, what)
 
-    def _feed(
-        self, peer: Endpoint, run: Callable[[], None], name: str, then: Callable[[], None] | None = None
-    ) -> None:
-        """One input, then its effects, then whatever follows; a frozen peer gets it later."""
-
-        def now_or_never() -> None:
-            if peer.alive:
-                run()
-                self._carry_out(peer)
-            if then is not None:
-                then()
-
-        if not peer.alive:
-            return
-        self._log(peer.key, name)
-        if peer.frozen:
-            peer.backlog.append(now_or_never)
-        else:
-            now_or_never()
-
-    def _carry_out(self, peer: Endpoint) -> None:
-        for effect in peer.core.drain():  # carrying one out has no others at once
-            if peer.effects_left is not None:
-                if peer.effects_left <= 0:
-                    self.crash(peer)
-                    return
-                peer.effects_left -= 1
-            if isinstance(effect, Send):
-                self._send(peer, effect)
-                continue
-            if self._observe is not None:
-                self._observe(self.now, peer.key, effect)
-            self._do(peer, effect)
-            if not peer.alive:
-                return
-        self._arm(peer)
-
-    def _do(self, peer: Endpoint, effect: Effect) -> None:
-        key = peer.key
+    def _use_network(self, peer: Endpoint, effect: Send | Connect | Close) -> None:
         match effect:
-            case Store():
-                self._log(key, f"store {hashlib.sha256(effect.entry).hexdigest()[:8]}")
-                peer.journal.append(effect.entry)
+            case Send():
+                self._send(peer, effect)
             case Connect():
                 self._connections.dial(peer, effect)
             case Close():
                 self._connections.hang_up(peer, effect.peer)
-            case Deliver():
-                self._log(key, type(effect.event).__name__)
-                self.timeline.push(self.now_ns, self._deliver, peer, effect.event)
-            case Trace():
-                self._log(key, "trace", effect.name)
-
-    def _deliver(self, peer: Endpoint, event: object) -> None:
-        if not peer.alive:
-            return
-        if peer.frozen:
-            peer.backlog.append(lambda: self._deliver(peer, event))
-            return
-        peer.on_event(self.now, event)
-
-    def _arm(self, peer: Endpoint) -> None:
-        deadline, now_ns = peer.core.deadline(), self.timeline.now_ns
-        if deadline is None or (deadline == peer.armed_for and now_ns < peer.timer):
-            return
-        peer.armed_for = deadline
-        at = max(round(deadline * NS), now_ns + 1000)
-        if peer.timer and now_ns < peer.timer <= at:
-            return
-        peer.timer = at
-
-        def fire() -> None:
-            if not peer.alive or peer.timer != at:
-                return
-            peer.timer = 0
-            wanted = peer.core.deadline()
-            if wanted is not None and round(wanted * NS) > self.timeline.now_ns:
-                self._arm(peer)  # it was put off since
-            elif wanted is not None:
-                self._feed(peer, lambda: peer.core.tick(self.now), "tick")
-
-        self.timeline.push(at, fire)
 
     def _send(self, peer: Endpoint, effect: Send) -> None:
         to, lane = effect.peer, effect.lane
