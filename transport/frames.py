@@ -70,11 +70,11 @@ def from_items(items: Any) -> Any:
     """The message for an array from a peer. Raises `BadFrame`."""
     if not isinstance(items, (list, tuple)) or not items or type(items[0]) is not int:
         raise BadFrame("a header is not an array that starts with a kind")
-    cls, checks, most = _reader_of(items[0])
+    cls, checks, max_count = _reader_of(items[0])
     if len(items) != len(checks) + 1:
         raise BadFrame(f"{cls.__name__} has {len(items) - 1} fields instead of {len(checks)}")
-    for value in items:  # messages of counts are most of all: this is all that they need
-        if type(value) is not int or not 0 <= value <= most:
+    for value in items:  # most messages hold only counts, and need only this check
+        if type(value) is not int or not 0 <= value <= max_count:
             break
     else:
         return cls(*items[1:])

@@ -1,7 +1,7 @@
 """The command line: thin. Flags become settings, errors become one line, and work is done elsewhere.
 
 What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves the swarm and ends with 130
-(`diloco.cli.app.interrupts`). Torch is imported only by commands that train.
+(`diloco.cli.interrupts`). Torch is imported only by commands that train.
 """
 
 from __future__ import annotations

@@ -279,18 +279,18 @@ def _paper(name: str, as_json: bool) -> None:
         return
     table = _by_target("Gbit/s for a compute utilization, 10B parameters: ours (published)")
     printed = [published_tables.as_printed(i) for i in range(len(published_tables.GRID))]
-    differ = most = 0
+    differ = largest = 0
     for row, off in rows:
         cells = []
         for value, notch in zip(row.printed, off, strict=True):
             ours = printed[printed.index(value) + notch]
             cells.append(f"{ours:g} ({value:g})" if notch else f"{value:g}")
             differ += notch != 0
-            most = max(most, abs(notch))
+            largest = max(largest, abs(notch))
         table.add_row(row.name, *cells)
     wide_console().print(table)
     grid = f"the grid of {len(published_tables.GRID)} bandwidths from 0.1 to 1000 Gbit/s"
-    print(f"{differ} of {5 * len(rows)} differ, by {most} point of {grid} at most")
+    print(f"{differ} of {5 * len(rows)} differ, by {largest} point of {grid} at most")
 
 
 # -- a running host -----------------------------------------------------------------------------------

@@ -186,14 +186,16 @@ def _range_of(text: str) -> range:
     return range(int(found[1]), int(found[2]))
 
 
-def _numbers_of(text: str, most: int) -> list[int]:
+def _numbers_of(text: str, num_events: int) -> list[int]:
     if text == "none":
         return []
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
         raise UserError(f"--only {text} is no list of numbers: write it like 0,3,7, or none")
     numbers = sorted({int(each) for each in text.split(",")})
-    if numbers[-1] >= most:
-        raise UserError(f"--only {text}: this seed has {most} events, numbered from 0 (--events lists them)")
+    if numbers[-1] >= num_events:
+        raise UserError(
+            f"--only {text}: this seed has {num_events} events, numbered from 0 (--events lists them)"
+        )
     return numbers
 
 

@@ -1,6 +1,6 @@
 """The live model below an outer loop and a member: contributions, outer steps, states for joiners.
 
-Glue between `outer` (what is shared), `local` (what is not), `codecs` and the two protocols that ask for
+It joins `state` (what is shared), `local_state` (what is not), codecs and the two protocols that ask for
 numbers: `outer_loop.Replica` (on the training thread) and `protocol.application.Application` (on the driver's
 thread). What both touch is guarded by `OuterState`'s own lock, or replaced as a whole.
 """
@@ -118,7 +118,7 @@ class TensorReplica:
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
         else:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
-        made = self._payloads(len(y), y)
+        made = self._reducer(len(y), y)
         offer = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._offers[fragment] = made, offer
         self.last_norm = float(y.norm())
@@ -194,7 +194,7 @@ class TensorReplica:
         """The length of a contribution of so many elements: gossip sends parameters too."""
         return 2 * num_elements if self._gossips else num_elements
 
-    def _payloads(self, num_elements: int, y: Tensor | None) -> TensorReducer:
+    def _reducer(self, num_elements: int, y: Tensor | None) -> TensorReducer:
         contributions, means = self._codecs
         as_sent = self._method.error_feedback != "none"
         return TensorReducer(contributions, num_elements, y, mean_codec=means, as_sent=as_sent)
@@ -204,7 +204,7 @@ class TensorReplica:
     def receiver(self, fragment: int) -> Reducer:
         projection = self.outer.components(fragment).projection
         length = projection.length(self.outer.projection_state(fragment))
-        return self._payloads(self._with_parameters(length), None)
+        return self._reducer(self._with_parameters(length), None)
 
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(self.state_size(fragment))

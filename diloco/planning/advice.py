@@ -103,7 +103,7 @@ def what_would_help(row: Candidate, num_parameters: float, swarm: UniformSwarm) 
         return predict(row.method, num_parameters, faster).utilization
 
     help_ = []
-    needed = bandwidth_for(with_rate, GOOD, least=swarm.up_bps)
+    needed = bandwidth_for(with_rate, GOOD, min_bps=swarm.up_bps)
     if needed is not None:
         help_.append(f"{show_rate(needed)} of upload and download for each peer")
     for sync_every in (50, 100, 200, 500, 1000, 2000, 5000):
@@ -128,15 +128,15 @@ def what_would_help(row: Candidate, num_parameters: float, swarm: UniformSwarm) 
 
 
 def bandwidth_for(
-    utilization: Callable[[float], float], target: float, *, least: float = 1e3, most: float = 1e14
+    utilization: Callable[[float], float], target: float, *, min_bps: float = 1e3, max_bps: float = 1e14
 ) -> float | None:
-    """The lowest rate in bits per second that reaches ``target``, within 1 %; None if none up to ``most``
+    """The lowest rate in bits per second that reaches ``target``, within 1 %; None if none up to ``max_bps``
     does. Utilization grows with the rate."""
-    if utilization(most) < target:
+    if utilization(max_bps) < target:
         return None
-    if utilization(least) >= target:
-        return least
-    low, high = least, most
+    if utilization(min_bps) >= target:
+        return min_bps
+    low, high = min_bps, max_bps
     while high / low > 1.01:
         middle = (low * high) ** 0.5
         low, high = (low, middle) if utilization(middle) >= target else (middle, high)

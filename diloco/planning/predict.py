@@ -114,8 +114,8 @@ def predict_scenario(scenario: Scenario) -> float:
     wire_s = max(_access_s(peers, cost.per_exchange), _lines_s(scenario, method, model.parameters))
     load = _load(method, 0.0, wire_s, _latency_s(scenario, method))
     rng = np.random.default_rng(scenario.seed)
-    means = np.array([peer.pace.step_s for peer in peers])
-    jitter = np.array([peer.pace.jitter for peer in peers])
+    means = np.array([peer.step_time.step_s for peer in peers])
+    jitter = np.array([peer.step_time.jitter for peer in peers])
     if method.pace == "by_speed":
         means = np.full_like(means, means.min())  # slower ones take fewer steps
 
@@ -146,12 +146,12 @@ def _lines_s(scenario: Scenario, method: Method, num_parameters: float) -> float
     each = element_bytes(method.codec, method) + mean_bytes(method, total)
     pair_bytes = fragment * each / total
     slowest = 0.0
-    lines = [*(scenario.matrix.lines() if scenario.matrix else ()), *scenario.links]
-    for line in lines:
-        one, two = line.between
-        if line.rate is not None:
+    links = [*(scenario.matrix.links() if scenario.matrix else ()), *scenario.links]
+    for link in links:
+        one, two = link.between
+        if link.rate is not None:
             flows = counts.get(one, 0) * (counts.get(two, 0) - (one == two))
-            slowest = max(slowest, 8 * flows * pair_bytes / line.rate)
+            slowest = max(slowest, 8 * flows * pair_bytes / link.rate)
     loss = 1 - (1 - max(group.loss for group in scenario.peers)) ** 2
     if loss:
         slowest = max(slowest, pair_bytes / mathis_rate(2 * _way_s(scenario), loss))
@@ -165,5 +165,5 @@ def _latency_s(scenario: Scenario, method: Method) -> float:
 def _way_s(scenario: Scenario) -> float:
     """The longest way between two peers, with half of its jitter."""
     longest = max(group.latency * (1 + group.jitter / 2) for group in scenario.peers)
-    lines = [*(scenario.matrix.lines() if scenario.matrix else ()), *scenario.links]
-    return 2 * longest + max((line.rtt / 2 * (1 + line.jitter / 2) for line in lines), default=0.0)
+    links = [*(scenario.matrix.links() if scenario.matrix else ()), *scenario.links]
+    return 2 * longest + max((link.rtt / 2 * (1 + link.jitter / 2) for link in links), default=0.0)

@@ -46,7 +46,7 @@ def end_s(scenario: Scenario) -> float:
         return scenario.end
     settings = scenario.settings()
     steps = settings.run.rounds * settings.method.resolved().sync_every
-    slowest = max(peer.pace.step_s for peer in peers_of(scenario))
+    slowest = max(peer.step_time.step_s for peer in peers_of(scenario))
     return _DEFAULT_END_FACTOR * steps * slowest + 3600.0
 
 

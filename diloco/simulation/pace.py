@@ -26,7 +26,7 @@ class Peer:
 
     name: str
     access: Access
-    pace: StepTime = StepTime()
+    step_time: StepTime = StepTime()
     tokens_per_step: int = 1
     region: str = ""
     joins_at_s: float = 0.0
@@ -35,20 +35,20 @@ class Peer:
 class Clockwork:
     """Draws the durations of one peer's steps."""
 
-    def __init__(self, pace: StepTime, rng: random.Random) -> None:
-        self._pace = pace
+    def __init__(self, step_time: StepTime, rng: random.Random) -> None:
+        self._step_time = step_time
         self._rng = rng
         self._factor = 1.0
 
     def durations(self, count: int) -> list[float]:
         """Seconds that each of the next steps takes."""
-        step_s, jitter = self._pace.step_s * self._factor, self._pace.jitter
+        step_s, jitter = self._step_time.step_s * self._factor, self._step_time.jitter
         if jitter:
             least = step_s * math.exp(-jitter * jitter / 2)
             durations = [least * math.exp(jitter * self._rng.gauss(0.0, 1.0)) for _ in range(count)]
         else:
             durations = [step_s] * count
-        if self._pace.drift:
+        if self._step_time.drift:
             hours = sum(durations) / 3600
-            self._factor *= math.exp(self._pace.drift * math.sqrt(hours) * self._rng.gauss(0.0, 1.0))
+            self._factor *= math.exp(self._step_time.drift * math.sqrt(hours) * self._rng.gauss(0.0, 1.0))
         return durations

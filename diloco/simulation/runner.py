@@ -138,7 +138,7 @@ class ScenarioRun:
         living = [w for w in self.engine.workers.values() if w.runs]
         if len(living) < self._rules.min_peers or not net.can_run(key_of(HOST)) or not seen.num_commits:
             return
-        slowest = max(peer.pace.step_s for peer in self._peers)
+        slowest = max(peer.step_time.step_s for peer in self._peers)
         rounds_s = 3 * self._method.sync_every * slowest + 20 * self.recorder.longest_exchange_s
         since = max(seen.last_commit_s, self._disturbed_s)
         if not self._undone and now - since > rounds_s + 5 * self._patience_s:

@@ -121,8 +121,8 @@ class Matrix(_Section):
                 raise ValueError(f"{name} must have {size} rows of {size}, one for each of regions")
         return self
 
-    def lines(self) -> list[LinkSpec]:
-        """The same as single lines. Above the diagonal counts; below it is the way back."""
+    def links(self) -> list[LinkSpec]:
+        """The same as single links. Above the diagonal counts; below it is the way back."""
         found = []
         for i, one in enumerate(self.regions):
             for j, two in enumerate(self.regions[i:], i):
@@ -212,10 +212,10 @@ class Scenario(_Section):
         known = {end.region for end in (self.host, *self.peers)} | set(
             self.matrix.regions if self.matrix else ()
         )
-        for line in self.links:
-            for region in line.between:
+        for link in self.links:
+            for region in link.between:
                 if region not in known:
-                    raise ValueError(f"links between {line.between}: no peer is in region {region}")
+                    raise ValueError(f"links between {link.between}: no peer is in region {region}")
         if self.matrix:
             for end in (self.host, *self.peers):
                 if end.region is not None and end.region not in self.matrix.regions:

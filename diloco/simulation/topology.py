@@ -38,23 +38,23 @@ def _group(scenario: Scenario, group: Group) -> list[Peer]:
     peers = []
     for name in group.names:
         step_s = scenario.step_s(group) * math.exp(group.spread * rng.gauss(0.0, 1.0))
-        pace = StepTime(step_s, group.step_jitter, group.drift)
+        step_time = StepTime(step_s, group.step_jitter, group.drift)
         joins_at = math.inf if group.joins_at == "event" else group.joins_at
-        peers.append(Peer(name, access_of(group), pace, round(tokens), group.region or "", joins_at))
+        peers.append(Peer(name, access_of(group), step_time, round(tokens), group.region or "", joins_at))
     return peers
 
 
 def route_of(scenario: Scenario) -> Callable[[bytes, bytes], Route | None] | None:
     """What lies between two peers beside their own links; None if nothing does anywhere."""
-    lines = [*(scenario.matrix.lines() if scenario.matrix else ()), *scenario.links]
-    if not lines:
+    links = [*(scenario.matrix.links() if scenario.matrix else ()), *scenario.links]
+    if not links:
         return None
     routes: dict[tuple[str, str], Route] = {}
-    for line in lines:
-        one, two = line.between
+    for link in links:
+        one, two = link.between
         for way in {(one, two), (two, one)}:
-            pipes = (Pipe(line.rate / 8),) if line.rate else ()
-            routes[way] = Route(line.rtt / 2, line.jitter, pipes, line.loss)
+            pipes = (Pipe(link.rate / 8),) if link.rate else ()
+            routes[way] = Route(link.rtt / 2, link.jitter, pipes, link.loss)
     regions = {key_of(HOST): scenario.host.region}
     regions |= {key_of(name): group.region for group in scenario.peers for name in group.names}
     return lambda one, two: routes.get((regions.get(one) or "", regions.get(two) or ""))

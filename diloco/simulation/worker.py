@@ -93,7 +93,7 @@ class Worker:
         self._net = net
         self._watchers = watchers
         self._num_steps = num_steps
-        self._clockwork = Clockwork(peer.pace, net.stream(f"pace of {peer.name} in life {life}"))
+        self._clockwork = Clockwork(peer.step_time, net.stream(f"pace of {peer.name} in life {life}"))
         self._address = f"tcp://{hashlib.sha256(peer.name.encode()).hexdigest()[:16]}:1"
         self.process = net.add(
             key_of(peer.name), node, peer.access, lambda _, event: self._event(event), self._address

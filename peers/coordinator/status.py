@@ -223,10 +223,10 @@ class _Table:
             raise BadFrame(f"{name} is not {_KEY_BYTES} bytes")
         return value
 
-    def rows(self, name: str, most: int) -> list[object]:
+    def rows(self, name: str, max_rows: int) -> list[object]:
         value = self._value(name)
-        if not isinstance(value, list) or len(value) > most:
-            raise BadFrame(f"{name} is no list of at most {most}")
+        if not isinstance(value, list) or len(value) > max_rows:
+            raise BadFrame(f"{name} is no list of at most {max_rows}")
         return value
 
 

@@ -47,10 +47,10 @@ class Membership:
         if message.key != self._me:
             self.active.add(message.key)
 
-    def apply_batch(self, now: float, news: RosterBatch) -> None:
+    def apply_batch(self, now: float, message: RosterBatch) -> None:
         """Many changes of the roster at once, in their order. Raises `BadFrame`."""
         arrived: list[MemberIs] = []
-        for each in messages_in(news.batch):
+        for each in messages_in(message.batch):
             if isinstance(each, MemberIs):
                 arrived.append(each)
                 continue

@@ -45,10 +45,10 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.integers(int(low), int(high))
     if hint is float:
         return st.floats(low, high, allow_nan=False)
-    most = int(min(high, max(low, 40)))
+    max_size = int(min(high, max(low, 40)))
     if hint is str:
-        return st.text(st.characters(codec="utf-8"), min_size=int(low), max_size=most)
-    return st.binary(min_size=int(low), max_size=most)
+        return st.text(st.characters(codec="utf-8"), min_size=int(low), max_size=max_size)
+    return st.binary(min_size=int(low), max_size=max_size)
 
 
 def messages_of(cls: type) -> st.SearchStrategy[Any]:

@@ -47,9 +47,9 @@ def test_the_wait_doubles_up_to_two_seconds() -> None:
 
 def test_the_wait_is_drawn_between_its_half_and_itself() -> None:
     drawn = [waits(Redial(("a",), Random(seed)), 6) for seed in range(50)]
-    for most, found in zip((0.1, 0.2, 0.4, 0.8, 1.6, 2.0), zip(*drawn, strict=True), strict=True):
-        assert most / 2 <= min(found) < 0.6 * most
-        assert 0.9 * most < max(found) <= most
+    for max_wait_s, found in zip((0.1, 0.2, 0.4, 0.8, 1.6, 2.0), zip(*drawn, strict=True), strict=True):
+        assert max_wait_s / 2 <= min(found) < 0.6 * max_wait_s
+        assert 0.9 * max_wait_s < max(found) <= max_wait_s
 
 
 def test_who_came_up_begins_with_the_shortest_wait_again_and_at_the_same_address() -> None:
@@ -137,10 +137,10 @@ def socket_dials(seed: int, until_s: float) -> list[float]:
     lanes = DialledLanes(runner, context, Poll(), random_pair(), LIMITS, Random(seed))
     try:
         lanes.connect(Connect(B, ("tcp://no/port",), 0))
-        lanes.tend(now[0])
+        lanes.serve_due(now[0])
         while (due := min(lanes.dues())) <= until_s:
             now[0] = due
-            lanes.tend(due)
+            lanes.serve_due(due)
     finally:
         lanes.close_all(0.0)
         context.term()
@@ -156,4 +156,4 @@ def test_a_socket_lane_and_a_simulated_lane_that_fail_alike_dial_at_the_same_tim
 
 def test_a_new_lane_has_no_connection_and_nothing_that_waits() -> None:
     lane = Lane(B, 1, Redial(("a",), Latest()), Outbox(LIMITS))
-    assert (lane.line, lane.broken, len(lane.outbox), lane.redial.up) == (None, None, 0, False)
+    assert (lane.dialer, lane.broken, len(lane.outbox), lane.redial.up) == (None, None, 0, False)

@@ -80,13 +80,13 @@ BLOCK_ELEMENTS = 4096
 choose the largest, within such blocks."""
 
 
-def chunk_elements_for(num_elements: int, num_members: int, most: int, per_owner: int = 16) -> int:
+def chunk_elements_for(num_elements: int, num_members: int, max_elements: int, per_owner: int = 16) -> int:
     """Chunks small enough that every member owns some and the pipeline fills, and no smaller than pays
     for handling one; in blocks of 4096 elements (so that what codecs share among elements does
     not straddle chunks)."""
     members = max(1, num_members)
     wanted = max(-(-num_elements // (per_owner * members)), min(_LEAST_ELEMENTS, -(-num_elements // members)))
-    return max(1, min(most, -(-wanted // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, max(1, num_elements)))
+    return max(1, min(max_elements, -(-wanted // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, max(1, num_elements)))
 
 
 _LEAST_ELEMENTS = 64 * 1024

@@ -128,14 +128,14 @@ class Fetch:
 
     def pump(self, send: SendControl, elsewhere: Callable[[bytes], int] = lambda donor: 0) -> None:
         """Ask what may be asked now; ``elsewhere`` is what a donor owes to other fetches of ours."""
-        most = self._limits.pieces_in_flight
+        max_pieces = self._limits.pieces_in_flight
         if self._digests is None:
-            if self.donors and elsewhere(self.donors[0]) < most:
+            if self.donors and elsewhere(self.donors[0]) < max_pieces:
                 self._ask_index(send)
             return
         for donor in self.donors:
             asked, others = self._asked.setdefault(donor, set()), elsewhere(donor)
-            while self._todo and others + len(asked) < most:
+            while self._todo and others + len(asked) < max_pieces:
                 piece = self._todo.pop()
                 asked.add((piece, False))
                 send(donor, Want(self.blob, piece, False))

@@ -89,10 +89,10 @@ class AcceptedLanes:
         return bool(self.connections.waiting())
 
     def dues(self) -> list[float]:
-        """When `tend` has something to do, beside sending what waits."""
+        """When `serve_due` has something to do, beside sending what waits."""
         return [doomed.due for doomed in self._doomed]
 
-    def tend(self, now: float) -> None:
+    def serve_due(self, now: float) -> None:
         """Hand over what waits, and break what had its time."""
         self.flush()
         for doomed in [each for each in self._doomed if each.due <= now]:

@@ -81,14 +81,14 @@ class DialledLanes:
         return bool(waiting)
 
     def dues(self) -> list[float]:
-        """When `tend` has something to do."""
+        """When `serve_due` has something to do."""
         return [lane.redial.due for lane in self._all() if not lane.redial.up]
 
-    def tend(self, now: float) -> None:
+    def serve_due(self, now: float) -> None:
         """Dial what is due, give up what was not answered, and tell the core of what broke."""
         for lane in self._all():
             if lane.broken is None and not lane.redial.up and lane.redial.due <= now:
-                if lane.line is None:
+                if lane.dialer is None:
                     self._dial(lane, now)
                 else:
                     lane.broken = "nobody answers there"
@@ -102,25 +102,25 @@ class DialledLanes:
 
     def _dial(self, lane: Lane, now: float) -> None:
         lane.redial.began(now)
-        lane.line = line = Dialer(self._context, self._keys, lane.peer, lane.redial.address, self._limits)
-        lane.broken = line.error
-        self._poll.watch(line.monitor, 2, lambda: self._serve_events(lane, line))
+        lane.dialer = dialer = Dialer(self._context, self._keys, lane.peer, lane.redial.address, self._limits)
+        lane.broken = dialer.error
+        self._poll.watch(dialer.monitor, 2, lambda: self._serve_events(lane, dialer))
         rank = 3 if lane.lane == CONTROL_LANE else 4
-        self._poll.watch(line.socket, rank, lambda: self._serve_line(lane, line))
+        self._poll.watch(dialer.socket, rank, lambda: self._serve_messages(lane, dialer))
 
-    def _serve_events(self, lane: Lane, line: Dialer) -> None:
-        for failure in line.events():
+    def _serve_events(self, lane: Lane, dialer: Dialer) -> None:
+        for failure in dialer.events():
             if failure:
                 lane.broken = lane.broken or failure
             elif not lane.redial.up and lane.broken is None:
                 lane.redial.came_up()
                 self._runner.feed(lambda now: self._runner.core.connected(now, lane.peer, lane.lane))
 
-    def _serve_line(self, lane: Lane, line: Dialer) -> None:
+    def _serve_messages(self, lane: Lane, dialer: Dialer) -> None:
         self._flush_lane(lane)
         for _ in range(FRAMES_PER_ROUND):
-            # None also when the core closed the line in between.
-            if (parts := line.read()) is None:
+            # None also when the core closed the connection in between.
+            if (parts := dialer.read()) is None:
                 return
             try:
                 number, header, payload = parse(parts, self._limits)
@@ -145,16 +145,16 @@ class DialledLanes:
 
     def _hang_up(self, lane: Lane, grace_s: float) -> None:
         lane.outbox.clear()
-        if lane.line is not None:
-            self._poll.unwatch(lane.line.socket)
-            self._poll.unwatch(lane.line.monitor)
-            lane.line.close(grace_s)
-            lane.line = None
+        if lane.dialer is not None:
+            self._poll.unwatch(lane.dialer.socket)
+            self._poll.unwatch(lane.dialer.monitor)
+            lane.dialer.close(grace_s)
+            lane.dialer = None
 
     def _flush_lane(self, lane: Lane) -> None:
-        if lane.line is None:
+        if lane.dialer is None:
             return
-        while len(lane.outbox) and lane.line.send(message := lane.outbox.peek()):
+        while len(lane.outbox) and lane.dialer.send(message := lane.outbox.peek()):
             lane.outbox.pop()
             self._runner.count_sent(lane.peer, message)
-        self._poll.want_room(lane.line.socket, len(lane.outbox) > 0)
+        self._poll.want_room(lane.dialer.socket, len(lane.outbox) > 0)

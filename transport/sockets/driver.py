@@ -146,9 +146,9 @@ class SocketDriver:
         deadline = self._core.deadline()
         if deadline is not None and deadline <= now:
             self._runner.feed(self._core.tick)
-        self._dialled.tend(now)
+        self._dialled.serve_due(now)
         if self.accepted is not None:
-            self.accepted.tend(now)
+            self.accepted.serve_due(now)
 
     def _wait_s(self) -> float:
         now = self._clock()

@@ -14,12 +14,12 @@ from transport.sockets.wire import Outbox
 
 @dataclass(slots=True)
 class Lane:
-    """A fresh line for every attempt."""
+    """One lane, with a fresh dialer for every attempt."""
 
     peer: bytes
     lane: int
     redial: Redial
     outbox: Outbox
-    line: Dialer | None = None
+    dialer: Dialer | None = None
     broken: str | None = None
-    """Why the line is of no use any more; the driver hangs up at the end of its turn."""
+    """Why the connection is of no use any more; the driver hangs up at the end of its turn."""

@@ -126,9 +126,9 @@ class Listener:
             raise TransportError(f"cannot listen on {bind}: {why}; choose another address or port") from None
         self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def answer(self, admits: Callable[[bytes], str | None], most: int) -> Iterator[zap.Verdict]:
-        """Answer up to ``most`` handshakes that wait."""
-        for _ in range(most):
+    def answer(self, admits: Callable[[bytes], str | None], max_requests: int) -> Iterator[zap.Verdict]:
+        """Answer up to ``max_requests`` handshakes that wait."""
+        for _ in range(max_requests):
             try:
                 request = self.asking.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -328,24 +328,24 @@ def _knock_once(
     limits: Limits,
 ) -> tuple[tuple[bytes, bytes] | None, str | None]:
     """The reply, or why there is none."""
-    line = Dialer(context, invite, server_key, address, limits)
-    if line.error is not None:
-        line.close(0.0)
-        raise TransportError(f"cannot dial {address}: {line.error}")
+    dialer = Dialer(context, invite, server_key, address, limits)
+    if dialer.error is not None:
+        dialer.close(0.0)
+        raise TransportError(f"cannot dial {address}: {dialer.error}")
     poller = zmq.Poller()
-    poller.register(line.socket, zmq.POLLIN)
-    poller.register(line.monitor, zmq.POLLIN)
+    poller.register(dialer.socket, zmq.POLLIN)
+    poller.register(dialer.monitor, zmq.POLLIN)
     until = time.monotonic() + timeout_s
     question = Outgoing(0, header, None, "knock", False)
     up = asked = False
     try:
         while (left_s := until - time.monotonic()) > 0:
             # Just after the handshake, the socket may not know yet that it can send.
-            asked = asked or (up and line.send(question))
+            asked = asked or (up and dialer.send(question))
             poller.poll(1 if up and not asked else int(left_s * 1000) + 1)
-            if (parts := line.read()) is not None:
+            if (parts := dialer.read()) is not None:
                 return _reply(parts, limits), None
-            for failure in line.events():
+            for failure in dialer.events():
                 if failure == REFUSED:
                     raise KnockRefused(
                         f"the host at {address} does not admit this ticket: it is unknown, spent, expired or "
@@ -356,7 +356,7 @@ def _knock_once(
                 up = True
         return None, "the request was not answered" if asked else "the handshake was not answered"
     finally:
-        line.close(0.0)
+        dialer.close(0.0)
 
 
 def _reply(parts: list[memoryview], limits: Limits) -> tuple[bytes, bytes]:

@@ -121,9 +121,11 @@ def test_at_two_bits_bins_that_follow_the_data_are_better() -> None:
     assert errors("int2", normal(1 << 16)) < 0.85 * errors("int2_linear", normal(1 << 16))
 
 
-@pytest.mark.parametrize(("name", "most"), [("int8", 0.008), ("int4", 0.12), ("fp4", 0.2), ("int2", 0.42)])
-def test_the_error_on_normal_values_is_as_expected(name: str, most: float) -> None:
-    assert errors(name, normal(1 << 16)) < most
+@pytest.mark.parametrize(
+    ("name", "max_error"), [("int8", 0.008), ("int4", 0.12), ("fp4", 0.2), ("int2", 0.42)]
+)
+def test_the_error_on_normal_values_is_as_expected(name: str, max_error: float) -> None:
+    assert errors(name, normal(1 << 16)) < max_error
 
 
 def test_fp4_values_are_powers_of_two_below_the_largest_or_zero() -> None:

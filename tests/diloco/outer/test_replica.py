@@ -25,13 +25,15 @@ def test_a_replica_begins_with_the_models_values_as_outer_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parts", "most"),
+    ("name", "parts", "num_elements"),
     [("diloco", {}, 83), ("noloco", {}, 166), ("sparta", {"mask_one_in": 10}, 9), ("demo", {}, 83)],
 )
-def test_what_a_contribution_may_be_long_is_what_it_is(name: str, parts: dict[str, int], most: int) -> None:
+def test_a_contribution_has_the_length_that_its_receivers_expect(
+    name: str, parts: dict[str, int], num_elements: int
+) -> None:
     replica = TensorReplica.of(make(), method(name, **parts))
     made, _ = replica.contribution(0)
-    assert replica.max_sent(0) == most == made.num_elements == replica.receiver(0).num_elements
+    assert replica.max_sent(0) == num_elements == made.num_elements == replica.receiver(0).num_elements
 
 
 def test_a_pseudo_gradient_that_is_not_finite_is_refused() -> None:

@@ -82,4 +82,4 @@ def test_a_rate_that_no_line_has_is_not_named() -> None:
     hopeless = UniformSwarm(peers=8, up_bps=1e6, down_bps=1e6, rtt_s=30.0, step_s=0.01)
     rows = [row for row in candidates(1e9, 24, hopeless) if row.method.name == "diloco"]
     assert not any("upload and download" in each for each in what_would_help(rows[0], 1e9, hopeless))
-    assert bandwidth_for(lambda bps: float(bps > 1e6), 0.9, least=5e6) == pytest.approx(5e6)
+    assert bandwidth_for(lambda bps: float(bps > 1e6), 0.9, min_bps=5e6) == pytest.approx(5e6)

@@ -11,8 +11,8 @@ import pytest
 from diloco.simulation.pace import Clockwork, StepTime
 
 
-def durations(pace: StepTime, count: int, seed: int = 0) -> list[float]:
-    return Clockwork(pace, random.Random(seed)).durations(count)
+def durations(step_time: StepTime, count: int, seed: int = 0) -> list[float]:
+    return Clockwork(step_time, random.Random(seed)).durations(count)
 
 
 def test_without_spread_every_step_takes_the_same() -> None:
@@ -38,6 +38,6 @@ def test_a_drift_wanders_by_so_much_in_an_hour_however_steps_are_counted() -> No
 
 
 def test_the_generator_decides_the_steps() -> None:
-    pace = StepTime(1.0, jitter=0.1, drift=0.1)
-    assert durations(pace, 5, seed=1) == durations(pace, 5, seed=1)
-    assert durations(pace, 5, seed=1) != durations(pace, 5, seed=2)
+    step_time = StepTime(1.0, jitter=0.1, drift=0.1)
+    assert durations(step_time, 5, seed=1) == durations(step_time, 5, seed=1)
+    assert durations(step_time, 5, seed=1) != durations(step_time, 5, seed=2)

@@ -50,7 +50,7 @@ def test_who_comes_by_an_event_does_not_come_by_itself() -> None:
 def test_speeds_spread_as_told_and_the_seed_decides_them() -> None:
     def steps(seed: int) -> list[float]:
         found = scenario([{"name": "a", "count": 400, "step": "2s", "spread": 0.3}], seed=seed)
-        return [peer.pace.step_s for peer in peers_of(found)]
+        return [peer.step_time.step_s for peer in peers_of(found)]
 
     logs = [math.log(step / 2.0) for step in steps(1)]
     assert statistics.fmean(logs) == pytest.approx(0.0, abs=0.05)

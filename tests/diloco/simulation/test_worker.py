@@ -15,7 +15,7 @@ def heard_by(name: str, memory: Memory) -> int:
 
 
 def test_it_joins_computes_waits_and_ends() -> None:
-    engine, memory = swarm(*pair(pace=StepTime(2.0)))
+    engine, memory = swarm(*pair(step_time=StepTime(2.0)))
     engine.run(200.0)
     did = memory.did("a")
     assert did[:4] == ["join", "compute", "wait", "compute"]
@@ -24,7 +24,7 @@ def test_it_joins_computes_waits_and_ends() -> None:
 
 
 def test_each_step_takes_its_time() -> None:
-    engine, memory = swarm(*pair(pace=StepTime(2.0)))
+    engine, memory = swarm(*pair(step_time=StepTime(2.0)))
     engine.run(200.0)
     for name, step_s in (("a", 1.0), ("b", 2.0)):
         worker = engine.workers[name]
@@ -34,7 +34,7 @@ def test_each_step_takes_its_time() -> None:
 
 
 def test_what_it_waited_is_what_it_was_seen_to_wait() -> None:
-    engine, memory = swarm(*pair(pace=StepTime(2.0)))
+    engine, memory = swarm(*pair(step_time=StepTime(2.0)))
     engine.run(200.0)
     waited = engine.workers["a"].session.waited_s
     assert waited == pytest.approx(memory.seconds("a", "wait"))
@@ -77,7 +77,7 @@ def test_an_event_in_the_middle_of_many_steps_is_taken_when_the_step_at_hand_end
 
 @pytest.mark.parametrize(("after_s", "done"), [(-0.1, 0), (0.1, 1)])
 def test_a_freeze_in_the_middle_of_a_step_makes_it_so_much_longer(after_s: float, done: int) -> None:
-    engine, memory = swarm(*pair(pace=StepTime(4.0)), rounds=100)
+    engine, memory = swarm(*pair(step_time=StepTime(4.0)), rounds=100)
     engine.run(10.0)
     began, steps = memory.activities["b"][-1][0], engine.workers["b"].session.steps
     assert memory.did("b")[-1] == "compute"

@@ -26,7 +26,7 @@ def chunk(serial: int, attempt: int = 0) -> PartChunk:
     return PartChunk(serial, attempt, 0)
 
 
-class Exchanging:
+class ExchangingMember:
     """A member's exchanges; `begin` starts one with the other member."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Exchanging:
 
 
 def test_an_early_chunk_keeps_its_credit_until_its_exchange_takes_it() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     member.take(3)
     assert member.outlet.returned == []
     exchange = member.begin(3)
@@ -56,7 +56,7 @@ def test_an_early_chunk_keeps_its_credit_until_its_exchange_takes_it() -> None:
 
 
 def test_a_chunk_of_a_later_attempt_waits_for_that_attempt() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     exchange = member.begin(3)
     member.take(3, attempt=1)
     member.exchanges.replay_early(0.0, 3)
@@ -67,7 +67,7 @@ def test_a_chunk_of_a_later_attempt_waits_for_that_attempt() -> None:
 
 
 def test_an_early_chunk_that_fits_no_plan_is_as_good_as_not_sent_and_one_in_time_is_rubbish() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     too_short = bytes(3)
     member.exchanges.take_chunk(0.0, OTHER, chunk(3), too_short, 10)
     exchange = member.begin(3)
@@ -78,7 +78,7 @@ def test_an_early_chunk_that_fits_no_plan_is_as_good_as_not_sent_and_one_in_time
 
 
 def test_what_is_passed_by_gives_its_credit_back_but_for_what_runs() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     member.begin(2)
     member.take(1)
     member.take(2, attempt=1)
@@ -92,7 +92,7 @@ def test_what_is_passed_by_gives_its_credit_back_but_for_what_runs() -> None:
 
 
 def test_chunks_of_an_exchange_that_has_ended_are_late() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     member.begin(2)
     member.exchanges.know(2)
     member.take(2, attempt=1)
@@ -104,7 +104,7 @@ def test_chunks_of_an_exchange_that_has_ended_are_late() -> None:
 
 
 def test_a_result_is_found_by_its_name_once_it_is_whole() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     exchange = member.begin(1)
     partner = Partner(OTHER, 1, PAIR, SIZE // 2)
     member.exchanges.pump(0.0)
@@ -121,7 +121,7 @@ def test_a_result_is_found_by_its_name_once_it_is_whole() -> None:
 
 
 def test_only_so_much_is_done_between_two_looks_at_the_sockets() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     member.begin(1, chunk_elements=1)
     num_sent = []
     member.exchanges.pump(0.0)
@@ -135,7 +135,7 @@ def test_only_so_much_is_done_between_two_looks_at_the_sockets() -> None:
 
 
 def test_each_exchange_that_moved_is_reported_and_an_idle_one_is_not() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     running = []
     for serial in (1, 2):
         member.begin(serial)
@@ -147,7 +147,7 @@ def test_each_exchange_that_moved_is_reported_and_an_idle_one_is_not() -> None:
 
 
 def test_what_was_under_way_over_a_link_that_began_anew_is_sent_again() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     member.begin(1)
     member.take(2)
     member.exchanges.pump(0.0)
@@ -165,7 +165,7 @@ def test_a_cut_link_is_given_less_patience_than_a_slow_one_and_parts_less_than_m
         (1e9, "parts", PATIENCE_S),
         (1e9, "means", 2 * PATIENCE_S),
     ):
-        member = Exchanging()
+        member = ExchangingMember()
         member.outlet.heard[OTHER] = heard
         exchange = member.begin(1)
         if owes == "means":
@@ -175,7 +175,7 @@ def test_a_cut_link_is_given_less_patience_than_a_slow_one_and_parts_less_than_m
 
 
 def test_partners_are_those_of_all_exchanges_that_run() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     member.begin(1)
     member.begin(2, Plan(0, (ME, THIRD), (1.0, 1.0)))
     assert member.exchanges.partners() == {ME, OTHER, THIRD}
@@ -184,7 +184,7 @@ def test_partners_are_those_of_all_exchanges_that_run() -> None:
 
 
 def test_a_mean_is_taken_as_a_mean() -> None:
-    member = Exchanging()
+    member = ExchangingMember()
     exchange = member.begin(1)
     member.exchanges.take_chunk(0.0, OTHER, MeanChunk(1, 0, 1), bytes(4 * SIZE // 2), 10)
     assert exchange.owing_parts() == {OTHER}

@@ -52,7 +52,7 @@ NUM_FRAGMENTS = 2
 STATE = b"s" * 32
 
 
-class Following:
+class FollowingMember:
     """A member that has entered; ``at`` is the head whose state it holds."""
 
     def __init__(self, at: bytes | None = BASE, *, rebases: bool = False, enters: bool = True) -> None:
@@ -109,20 +109,20 @@ class Following:
 
 
 def test_one_who_enters_with_a_state_says_where_it_is_and_is_active() -> None:
-    member = Following()
+    member = FollowingMember()
     assert member.outlet.told(HOST, CaughtUp) == [CaughtUp(BASE)]
     assert member.outlet.seen(BecameActive) == [BecameActive(BASE, 0)]
     assert member.follower.may_offer(0)
 
 
 def test_one_without_a_state_says_nothing_and_offers_nothing() -> None:
-    member = Following(at=None)
+    member = FollowingMember(at=None)
     assert member.outlet.said == member.outlet.events == []
     assert not member.follower.may_offer(0)
 
 
 def test_a_seed_gives_the_run_its_head_once_every_fragment_is_captured() -> None:
-    member = Following(at=None)
+    member = FollowingMember(at=None)
     member.follower.confirm_captured(0.0, ConfirmCaptured(0, b"x" * 32))  # for an earlier order
     member.follower.begin_seeding(Seed(1))
     member.follower.begin_seeding(Seed(1))
@@ -138,7 +138,7 @@ def test_a_seed_gives_the_run_its_head_once_every_fragment_is_captured() -> None
 
 
 def test_one_record_at_a_time_is_with_the_application_and_in_order() -> None:
-    member = Following()
+    member = FollowingMember()
     first = record_on(BASE, 1)
     second = record_on(first.hash(), 2)
     member.commit(first)
@@ -154,14 +154,14 @@ def test_one_record_at_a_time_is_with_the_application_and_in_order() -> None:
 
 
 def test_a_fragment_of_which_a_newer_version_is_known_is_not_offered() -> None:
-    member = Following()
+    member = FollowingMember()
     member.commit(record_on(BASE, 1), with_result=False)
     assert not member.follower.may_offer(0)
     assert member.follower.may_offer(1)
 
 
 def test_a_record_waits_for_its_result_which_is_asked_of_its_members() -> None:
-    member = Following()
+    member = FollowingMember()
     record = record_on(BASE, 1)
     member.commit(record, with_result=False)
     assert member.handed() == []
@@ -174,7 +174,7 @@ def test_a_record_waits_for_its_result_which_is_asked_of_its_members() -> None:
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_contribution_is_applied_with_the_record_that_counts_it_and_late_for_another(counted: bool) -> None:
-    member = Following()
+    member = FollowingMember()
     member.contributions.offer(BASE, Offer(0, 100, 40, vector(1.0), 1.0))
     member.contributions.offered[0].serial = 1
     member.commit(record_on(BASE, 1, (ME, OTHER) if counted else (OTHER,)))
@@ -186,7 +186,7 @@ def test_a_contribution_is_applied_with_the_record_that_counts_it_and_late_for_a
 
 
 def test_where_rounds_do_not_wait_what_was_not_in_one_is_taken_back_to_be_offered_anew() -> None:
-    member = Following(rebases=True)
+    member = FollowingMember(rebases=True)
     member.contributions.offer(BASE, Offer(0, 100, 40, vector(1.0), 1.0))
     member.commit(record_on(BASE, 1))
     assert member.outlet.told(HOST, Withdraw)
@@ -194,7 +194,7 @@ def test_where_rounds_do_not_wait_what_was_not_in_one_is_taken_back_to_be_offere
 
 
 def test_a_record_that_is_known_already_is_passed_over_and_a_strange_one_needs_the_state() -> None:
-    member = Following()
+    member = FollowingMember()
     record = record_on(BASE, 1)
     member.commit(record)
     member.applied(record)
@@ -208,7 +208,7 @@ def test_a_record_that_is_known_already_is_passed_over_and_a_strange_one_needs_t
 
 
 def test_one_who_falls_too_far_behind_needs_the_state() -> None:
-    member = Following()
+    member = FollowingMember()
     parent = BASE
     for index in range(1, LIMITS.history_records + 2):
         record = record_on(parent, index)
@@ -220,7 +220,7 @@ def test_one_who_falls_too_far_behind_needs_the_state() -> None:
 
 
 def test_a_stranded_member_goes_on_only_from_the_head_that_it_holds() -> None:
-    member = Following()
+    member = FollowingMember()
     member.contributions.offer(BASE, Offer(1, 100, 40, vector(1.0), 1.0))
     member.commit(record_on(b"x" * 32, 7))
     assert [each.fate for each in member.outlet.seen(ContributionEnded)] == [Fate.LATE]
@@ -236,7 +236,7 @@ def test_a_stranded_member_goes_on_only_from_the_head_that_it_holds() -> None:
 
 @pytest.mark.parametrize("how", ["a new session", "another state"])
 def test_a_stranded_member_follows_again_after(how: str) -> None:
-    member = Following()
+    member = FollowingMember()
     member.commit(record_on(b"x" * 32, 7))
     if how == "a new session":
         member.follower.begin_session()
@@ -251,7 +251,7 @@ def test_a_stranded_member_follows_again_after(how: str) -> None:
 
 
 def test_one_who_holds_another_state_than_the_swarm_goes_back_to_needs_it() -> None:
-    member = Following()
+    member = FollowingMember()
     member.commit(record_on(b"l" * 32, 8, fragment=ALL_FRAGMENTS, result=b"y" * 32))
     assert [said.reason for said in member.outlet.told(HOST, NeedState)] == [
         "the swarm went back to an earlier state"
@@ -259,7 +259,7 @@ def test_one_who_holds_another_state_than_the_swarm_goes_back_to_needs_it() -> N
 
 
 def test_a_fetched_state_is_loaded_fragment_by_fragment_before_the_member_is_active_again() -> None:
-    member = Following()
+    member = FollowingMember()
     member.fetch_whole_state()
     for fragment in range(NUM_FRAGMENTS):
         assert not member.follower.active
@@ -275,7 +275,7 @@ def test_a_fetched_state_is_loaded_fragment_by_fragment_before_the_member_is_act
 
 
 def test_a_state_that_is_no_longer_ordered_is_not_taken() -> None:
-    member = Following()
+    member = FollowingMember()
     member.fetch_whole_state()
     member.follower.confirm_loaded(0.0, ConfirmLoaded(0, b"w" * 32, STATE))
     assert len(member.outlet.seen(StateFetched)) == 1
@@ -285,7 +285,7 @@ def test_a_state_that_is_no_longer_ordered_is_not_taken() -> None:
 
 
 def test_a_state_of_which_nobody_is_left_to_ask_is_needed_from_others() -> None:
-    member = Following()
+    member = FollowingMember()
     for fragment in range(NUM_FRAGMENTS):
         member.follower.fetch_state(0.0, member.order(fragment))
     member.fetches.drop_donor(0.0, OTHER)
@@ -296,7 +296,7 @@ def test_a_state_of_which_nobody_is_left_to_ask_is_needed_from_others() -> None:
 
 
 def test_at_a_new_session_records_are_said_again_and_offers_too() -> None:
-    member = Following()
+    member = FollowingMember()
     member.contributions.offer(BASE, Offer(1, 100, 40, vector(1.0), 1.0))
     record = record_on(BASE, 1)
     member.commit(record, with_result=False)
@@ -311,7 +311,7 @@ def test_at_a_new_session_records_are_said_again_and_offers_too() -> None:
 
 
 def test_one_who_enters_while_the_application_applies_says_its_head_afterwards() -> None:
-    member = Following()
+    member = FollowingMember()
     record = record_on(BASE, 1)
     member.commit(record)
     member.follower.begin_session()
@@ -323,11 +323,11 @@ def test_one_who_enters_while_the_application_applies_says_its_head_afterwards()
 
 
 def test_gossip_tells_the_digest_of_a_state_that_moved() -> None:
-    member = Following()
+    member = FollowingMember()
     member.follower.confirm_moved(0.0, ConfirmMoved(1, STATE))
     assert member.outlet.told(HOST, Applied) == [Applied(1, BASE, STATE)]
 
 
 def test_a_commit_without_a_record_is_rubbish() -> None:
     with pytest.raises(BadFrame, match="record"):
-        Following().follower.take_commit(0.0, Committed(pack(Seed(1))))
+        FollowingMember().follower.take_commit(0.0, Committed(pack(Seed(1))))

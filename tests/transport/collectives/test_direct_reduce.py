@@ -53,10 +53,10 @@ class Group:
             while member.pump(lambda peer: 1 << 40, lambda p, m, b, me=me: self.wire.append((me, p, m, b))):
                 pass
 
-    def deliver(self, most: int = 1 << 30) -> int:
-        """Deliver up to ``most`` messages; how many there were."""
+    def deliver(self, max_frames: int = 1 << 30) -> int:
+        """Deliver up to ``max_frames`` messages; how many there were."""
         count = 0
-        while self.wire and count < most:
+        while self.wire and count < max_frames:
             sender, to, message, payload = self.wire.popleft()
             count += 1
             member = self.members.get(to)

@@ -390,12 +390,12 @@ def test_bulk_with_gaps_that_no_window_explains_is_refused() -> None:
             assert isinstance(arrival, Arrival)
             b.streams.consumed(pair.now, arrival.cost)
 
-    most = LIMITS.window_bytes // FRAME_COST
-    for seq in range(2, most + 1, 2):
+    max_frames = LIMITS.window_bytes // FRAME_COST
+    for seq in range(2, max_frames + 1, 2):
         bulk(seq)
     with pytest.raises(BadFrame, match="window"):
-        bulk(most + 1)
-    assert 0 < b.streams.kept().bulk_seen <= most
+        bulk(max_frames + 1)
+    assert 0 < b.streams.kept().bulk_seen <= max_frames
 
 
 def test_a_flood_of_greetings_is_a_bad_frame() -> None:

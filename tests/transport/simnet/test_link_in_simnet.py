@@ -235,9 +235,9 @@ def test_one_lane_that_stays_down_bounds_what_is_kept_and_what_is_remembered() -
     for _ in range(2000):
         chat.net.command(A, lambda core, now: a.offer(now, 500))
     chat.net.run(60.0)
-    most = chat.limits.window_bytes // FRAME_COST
-    assert 0 < a.link.streams.kept().bulk_out <= most
-    assert 0 < b.link.streams.kept().bulk_seen <= most
+    max_frames = chat.limits.window_bytes // FRAME_COST
+    assert 0 < a.link.streams.kept().bulk_out <= max_frames
+    assert 0 < b.link.streams.kept().bulk_seen <= max_frames
     chat.net.reset(A, B)
     chat.calm_down()
     chat.check()
