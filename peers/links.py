@@ -74,7 +74,7 @@ class LinkTable:
     # -- what is said over them ---------------------------------------------------------------
 
     def send(self, now: float, peer: bytes, message: Any) -> None:
-        """Say one control message. Without a link it is dropped: whoever waits for it is told by its
+        """Send one control message. Without a link it is dropped: the peer that waits for it notices its
         absence."""
         link = self.by_peer.get(peer)
         if link is None:
@@ -96,7 +96,7 @@ class LinkTable:
         return -1 if link is None else link.streams.room()
 
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
-        """Bytes of a peer become its credit again."""
+        """Give a peer credit again for bytes of it that were consumed."""
         link = self.by_peer.get(peer)
         if link is not None:
             link.streams.consumed(now, cost)
@@ -128,23 +128,23 @@ class LinkTable:
             link.tick(now, waits_for is None or peer in waits_for)
 
     def digest_parts(self) -> list[Any]:
-        """What equal tables have in common."""
+        """Values that are equal for equal tables."""
         return [self.by_peer[peer].digest_parts() for peer in sorted(self.by_peer)]
 
 
 @dataclass(slots=True)
 class MemberLinks:
-    """Links to the other members of a run, compared with the roster; which ones is up to the two below."""
+    """Links to the other members of a run. Which members get one is decided by the two subclasses."""
 
     table: LinkTable
     me: bytes
     coordinator: bytes
-    """The link to it is none of these."""
+    """The key of the coordinator, whose link is not handled here."""
     addresses: tuple[str, ...]
     """Where this node listens."""
     roster: Mapping[bytes, MemberIs]
     lost: Callable[[float, bytes], None]
-    """It is told of each link that is dropped."""
+    """Called with the time and the peer for each link that is dropped."""
 
     def update(self, now: float) -> None:
         """If the roster or a link has changed, make links be what the roster asks for."""
@@ -167,7 +167,7 @@ class MemberLinks:
         raise NotImplementedError
 
     def _drop_moved(self, now: float, peer: bytes) -> None:
-        # It began anew elsewhere while the coordinator, which would have said so, was away.
+        # The member restarted at another address while the coordinator, which would have said so, was away.
         self._drop(now, peer, "it moved")
 
     def _drop(self, now: float, peer: bytes, reason: str) -> None:
@@ -179,7 +179,7 @@ class LinksToAll(MemberLinks):
     """Rounds: every member has a link to every other."""
 
     def meet(self, now: float, peer: bytes) -> bool:
-        """The roster makes all links."""
+        """Nothing is to be done: the roster alone decides which links there are."""
         return False
 
     def drop_idle(self, now: float, needed: set[bytes]) -> None:
@@ -220,8 +220,7 @@ class LinksByNeed(MemberLinks):
         return True
 
     def drop_idle(self, now: float, needed: set[bytes]) -> None:
-        """Give links up over which nothing has gone for long, so that they do not become as many as
-        members."""
+        """Give up links that carried nothing for long, so that they do not become as many as members."""
         for peer, link in list(self.table.by_peer.items()):
             used_at = max(self._met_at.setdefault(peer, now), link.streams.last_bulk)
             if now - used_at > self.max_idle_s and peer not in needed:

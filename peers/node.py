@@ -87,7 +87,7 @@ class Node:
         self.member: Member | None = None
         self._member_links: MemberLinks | None = None
         self.door = hosting.door if hosting else None
-        """Which invites live, at the node that hosts; of the driver's thread."""
+        """The invites that are valid; only on the node that hosts, and only for the driver's thread."""
         if hosting:
             self.coordinator = Coordinator(key, hosting.rules, limits, self)
             self.coordinator.restore(hosting.journal)
@@ -320,7 +320,7 @@ class Node:
             self.links.open(now, peer, link.addresses, dials=True)
 
     def _settle(self, now: float) -> None:
-        """Deliver what the node said to itself, and mind the links that the roster asks for."""
+        """Deliver what the node said to itself, and update the links that the roster asks for."""
         while self._self:
             self._dispatch(now, self.key, self._self.popleft())
         self._update_links(now)

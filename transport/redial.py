@@ -60,18 +60,18 @@ class Redial:
         self.up = False
 
     def stop(self) -> None:
-        """It is not to be dialled any more."""
+        """Dial this lane no more."""
         self.up, self.due = False, math.inf
 
 
 class Bars:
-    """Whom one process refuses, and until when."""
+    """The peers that one process refuses, and until when."""
 
     def __init__(self) -> None:
         self._until: dict[bytes, float] = {}
 
     def bar(self, now: float, peer: bytes) -> None:
-        """The peer broke the rules of messages: it may come back after a while."""
+        """Refuse a peer that broke the rules of messages, for `BARRED_S` seconds."""
         self._until = {each: until for each, until in self._until.items() if until > now}
         self._until[peer] = now + BARRED_S
 

@@ -40,7 +40,7 @@ class Terms:
     """Gossip: outer steps after which a worker is done. Otherwise the coordinator says so."""
     matching: Matching | None = None
     adapts: bool = False
-    """The method changes H with the state."""
+    """Whether the method changes H with the state."""
 
     @classmethod
     def of(cls, settings: RunSettings) -> Terms:
@@ -66,11 +66,11 @@ class WorkerSession:
         """Inner steps of this worker."""
         self.tokens = 0
         self.loss = 0.0
-        """Of the last step, as the driver was told."""
+        """Loss of the last step, which the driver sets."""
         self.waited_s = 0.0
-        """Seconds that training waited for the network: drivers add to it, who know when they did."""
+        """Seconds that training waited for the network; the driver adds to it."""
         self.was_active = False
-        """It held the shared state once: from then on it trains, also while it is behind."""
+        """Whether the worker held the shared state once: from then on it trains, also while it is behind."""
         self._terms = terms
         self._replica = replica
         self._report_every_s = report_every_s
@@ -110,7 +110,7 @@ class WorkerSession:
         )
 
     def report_is_due(self, now: float) -> bool:
-        """The last report was some time ago."""
+        """Whether the last report is so old that another one is due."""
         return now - self._reported_s >= self._report_every_s
 
     def report(self, now: float, bytes_sent: int, bytes_received: int) -> list[Command]:
@@ -129,7 +129,7 @@ class WorkerSession:
         return {fate.value: tokens // share for fate, tokens in self._tokens_ended.items()}
 
     def tokens_per_second(self, now: float) -> float:
-        """Since the session began, waiting included."""
+        """Tokens per second since the session began, waiting included."""
         return self.tokens / max(1e-9, now - self._began_s)
 
     @property
@@ -153,7 +153,7 @@ class WorkerSession:
         return self.loop.stepped(now, tokens * (steps - 1), steps - 1) if steps > 1 else []
 
     def count(self, tokens: int, seconds: float, steps: int) -> None:
-        """Steps after which this worker stops: they count, and nothing is decided after them."""
+        """Count the last inner steps of a worker that stops: nothing is decided after them."""
         self.steps += steps
         self.tokens += steps * tokens
         self._throughput.count(steps, steps * tokens, seconds)
@@ -176,19 +176,19 @@ class WorkerSession:
         return self.loop.due(now) if tokens is None else self.loop.stepped(now, tokens)
 
     def told(self, command: Command, taken: bool) -> None:
-        """Whether the member took a command."""
+        """The driver tells whether the member took a command."""
         self.loop.told(command, taken)
 
     # -- what a driver asks -------------------------------------------------------------------
 
     @property
     def active(self) -> bool:
-        """It holds the shared state."""
+        """Whether the worker holds the shared state."""
         return self.loop.active
 
     @property
     def finished(self) -> bool:
-        """The run has all its rounds."""
+        """Whether the run has all its rounds."""
         return self.loop.finished
 
     @property

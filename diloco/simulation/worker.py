@@ -142,7 +142,7 @@ class Worker:
         self._net.command(self.process, lambda _, now: self.node.train(now, training))
 
     def crash(self) -> None:
-        """Its process is gone."""
+        """End the worker's process at once."""
         self._interrupt()
         self._net.crash(self.process)
         self._set_activity("down")

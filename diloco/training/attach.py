@@ -69,7 +69,7 @@ class Outer:
 
     @property
     def loss(self) -> float:
-        """What `log` was told last."""
+        """The values that were given to `log` last."""
         return self._session.loss
 
     @property
@@ -106,7 +106,7 @@ class Outer:
 
     @property
     def tokens_per_second(self) -> float:
-        """Since `attach`, waiting included."""
+        """Tokens per second since `attach`, waiting included."""
         return self._session.tokens_per_second(time.monotonic())
 
     def until_finished(self, batches: Iterable[T]) -> Iterator[T]:

@@ -107,7 +107,7 @@ class Coordinator:
         return status_of(self.state, now, over=self.over(now))
 
     def digest_parts(self) -> list[tuple[bytes, int, list[int]]]:
-        """What two runs of the same story have in common at the same point of it."""
+        """Values that are equal at the same point of two runs with the same inputs."""
         return [
             (each.chain.head, self.roster.epoch, sorted(r.serial for r in each.rounds.values()))
             for each in self.state.courses.values()

@@ -19,12 +19,12 @@ _MAX_SUMMARIES = 32
 
 @dataclass(frozen=True, slots=True)
 class CommitSummary:
-    """What is shown of a commit."""
+    """The facts of a commit that a status shows."""
 
     fragment: int
     num_members: int
     seconds: float
-    """From opening to commit."""
+    """Seconds from the round's opening to its commit."""
 
 
 def _no_summaries() -> deque[CommitSummary]:
@@ -44,7 +44,7 @@ class Course:
     ready_since: dict[int, float] = field(default_factory=dict)
     """By fragment: when the first of the present contributions was offered."""
     asked: dict[int, float] = field(default_factory=dict)
-    """By fragment: since when it was offered when the others were last asked for it."""
+    """By fragment: the value of ``ready_since`` for which the other members were asked to offer it too."""
     seed: bytes | None = None
     """The member that was named to give the first state."""
     holderless_since: float | None = None

@@ -42,7 +42,7 @@ class ExchangeMode(Protocol):
         """A membership is over: the others learn of it."""
 
     def flush(self, now: float) -> None:
-        """Send what was held back to be said with other things."""
+        """Send the messages that were held back to be sent together."""
 
     # -- state --------------------------------------------------------------------------------
 
@@ -55,7 +55,7 @@ class ExchangeMode(Protocol):
         ...
 
     def sources(self, course: Course) -> FragmentSources:
-        """From whom a newcomer gets each fragment."""
+        """The members from which a newcomer gets each fragment."""
         ...
 
     # -- contributions and the end ------------------------------------------------------------
@@ -64,7 +64,7 @@ class ExchangeMode(Protocol):
         """A member offers a contribution to a round."""
 
     def reported(self, now: float, course: Course, message: Report) -> list[Entry]:
-        """A member told how far it is; the result are those to tell that the run is over, if it is now."""
+        """A member told how far it is. Returns the members to be told that the run is over, if it is now."""
         ...
 
     def tells_end_on_entering(self, entry: Entry) -> bool:
@@ -72,5 +72,5 @@ class ExchangeMode(Protocol):
         ...
 
     def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:
-        """Of a finished run: the members that it is time to tell so."""
+        """Members of a finished run that are to be told now that it is over."""
         ...

@@ -20,7 +20,7 @@ from transport.limits import Limits
 
 
 class GossipMode:
-    """See `ExchangeMode`."""
+    """The `ExchangeMode` of a run whose members gossip."""
 
     def __init__(self, rules: Rules, limits: Limits, outlet: Outlet, roster: Roster) -> None:
         self._rules = rules
@@ -30,7 +30,7 @@ class GossipMode:
         self.max_members = limits.gossip_members
 
     def num_rounds(self, course: Course) -> int:
-        """Outer steps that all have taken."""
+        """Outer steps that all members have taken."""
         return course.num_steps
 
     # -- who is here --------------------------------------------------------------------------
@@ -41,11 +41,11 @@ class GossipMode:
         self._feed.add(now, self._roster.member_is(entry))
 
     def tell_active(self, now: float, entry: Entry) -> None:
-        """One that holds a state may be matched, and must know who else does."""
+        """All members learn that this one may be matched from now on."""
         self._feed.add(now, MemberActive(entry.key))
 
     def tell_gone(self, now: float, gone: MemberGone) -> None:
-        """The others read it with the next batch."""
+        """The other members read of it in the next batch."""
         self._feed.left(gone.key)
         self._feed.add(now, gone)
 
@@ -62,11 +62,11 @@ class GossipMode:
     # -- state --------------------------------------------------------------------------------
 
     def dissenters(self, course: Course, fragment: int) -> list[Entry]:
-        """Nobody: states differ."""
+        """Nobody dissents, since every member has a state of its own."""
         return []
 
     def differing_fragment(self, course: Course, entry: Entry) -> int | None:
-        """None: states differ."""
+        """None, since every member has a state of its own."""
         return None
 
     def sources(self, course: Course) -> FragmentSources:
@@ -84,7 +84,7 @@ class GossipMode:
     # -- contributions and the end ------------------------------------------------------------
 
     def offered(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
-        """There are no rounds to take it."""
+        """Nothing is to be done: there are no rounds to take a contribution."""
 
     def reported(self, now: float, course: Course, message: Report) -> list[Entry]:
         """Count the outer step that every member which holds a state has taken; with the last one the run is
@@ -99,9 +99,9 @@ class GossipMode:
         return self._roster.entered_in(course.number) if taken >= self._rules.rounds else []
 
     def tells_end_on_entering(self, entry: Entry) -> bool:
-        """Always: nobody needs a donor any more."""
+        """Always true: in a finished run nobody needs a donor."""
         return True
 
     def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:
-        """Nobody: everyone was told with the last report."""
+        """No members: all were told when the last report came."""
         return []

@@ -14,7 +14,7 @@ class Outlet(Protocol):
     """The coordinator's way to the world."""
 
     def send(self, now: float, peer: bytes, message: Any) -> None:
-        """Say something to a member; to one without a link nothing is said."""
+        """Send a message to a member; without a link to it the message is dropped."""
 
     def forget(self, peer: bytes, reason: str) -> None:
         """Drop the link to a member."""

@@ -72,23 +72,24 @@ class Entry:
     told_pace: float = 0.0
     """The speed of the fastest member, as this one was told."""
     told_finished: bool = False
-    strikes: int = 0
+    num_penalties: int = 0
+    """How often in a row it was set aside or rejected."""
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
 
     @property
     def entered(self) -> bool:
-        """It is here."""
+        """Whether the member has entered and has not left."""
         return self.member_state is not MemberState.ABSENT
 
     @property
     def active(self) -> bool:
-        """It holds the shared state."""
+        """Whether the member holds the shared state."""
         return self.member_state is MemberState.ACTIVE
 
     @property
     def waits_for_state(self) -> bool:
-        """Donors are to be named to it."""
+        """Whether the member waits until donors are named to it."""
         return self.member_state is MemberState.WAITING_FOR_STATE
 
     def _make(self, transition: str) -> None:
@@ -108,30 +109,30 @@ class Entry:
         self.told_finished = False
 
     def wait_for_state(self) -> None:
-        """It cannot follow from where it is."""
+        """The member cannot follow from where it is."""
         self._make("wait_for_state")
 
     def give_up_state(self) -> None:
-        """It waits, and nothing that it held, offered or was to hold counts any more."""
+        """The member waits for a state; nothing that it held, offered or was to hold counts any more."""
         self._make("give_up_state")
         self.holds_state, self.will_hold = False, b""
         self.ready.clear()
         self.digests.clear()
 
     def begin_seeding(self) -> None:
-        """Its state becomes the run's first."""
+        """The member's own state is to become the run's first."""
         self._make("begin_seeding")
 
     def follow_donors(self) -> None:
-        """It was told who has the state."""
+        """The member was told which donors have the state."""
         self._make("follow_donors")
 
     def become_active(self) -> None:
-        """It has the state."""
+        """The member holds the shared state now."""
         self._make("become_active")
 
     def leave(self) -> None:
-        """Its membership is over."""
+        """The membership is over."""
         self._make("leave")
         self.holds_state, self.will_hold, self.ready = False, b"", {}
 
@@ -169,11 +170,11 @@ class Roster:
         return list(self._here.values())
 
     def entered_in(self, course: int) -> list[Entry]:
-        """Everyone of a course who is here, in the order of entering."""
+        """Members of a course that have entered, in the order of entering."""
         return [e for e in self._here.values() if e.course == course]
 
     def active_in(self, course: int) -> list[Entry]:
-        """Everyone of a course who holds its state."""
+        """Members of a course that hold its state."""
         return [e for e in self._here.values() if e.member_state is MemberState.ACTIVE and e.course == course]
 
     def waiting_in(self, course: int) -> list[Entry]:

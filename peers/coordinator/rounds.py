@@ -28,7 +28,7 @@ from transport.collectives.direct_reduce import chunk_elements_for
 
 MAX_SPLIT_ATTEMPTS = 3
 """Attempts after which a round whose results differ without a majority is given up."""
-MAX_STRIKES = 4
+MAX_PENALTIES = 4
 """A member that was set aside n times in a row sits out 2**n - 1 commits, at most 2**4 - 1."""
 
 
@@ -166,8 +166,8 @@ def lose(
 
 def _penalize(course: Course, entry: Entry) -> None:
     """Nobody waits for this member for a while, longer each time, until it is in a commit again."""
-    entry.strikes = min(MAX_STRIKES, entry.strikes + 1)
-    entry.sits_out_until = course.chain.index + 2**entry.strikes - 1
+    entry.num_penalties = min(MAX_PENALTIES, entry.num_penalties + 1)
+    entry.sits_out_until = course.chain.index + 2**entry.num_penalties - 1
 
 
 def set_aside(
@@ -235,7 +235,7 @@ def _commit(
     head = state.commit(now, course, record)
     for member in members:
         entry = state.roster.entries[member]
-        entry.strikes = 0
+        entry.num_penalties = 0
         if member in current.done and entry.entered:
             entry.will_hold = head
     seconds = now - current.opened_at

@@ -19,7 +19,7 @@ from transport.limits import Limits
 
 
 class RoundsMode:
-    """See `ExchangeMode`."""
+    """The `ExchangeMode` of a run whose members share one state."""
 
     def __init__(self, rules: Rules, limits: Limits, outlet: Outlet, roster: Roster) -> None:
         self._rules = rules
@@ -42,20 +42,20 @@ class RoundsMode:
                 self._outlet.send(now, entry.key, self._roster.member_is(other))
 
     def tell_active(self, now: float, entry: Entry) -> None:
-        """Nobody needs to know: the coordinator says who is in a round."""
+        """Nothing is said: the coordinator tells with each round who is in it."""
 
     def tell_gone(self, now: float, gone: MemberGone) -> None:
-        """Everyone of its course is told at once."""
+        """All members of its course are told at once."""
         for other in self._roster.entered_in(self._roster.entries[gone.key].course):
             self._outlet.send(now, other.key, gone)
 
     def flush(self, now: float) -> None:
-        """Nothing is held back."""
+        """Nothing is to be done: this mode holds no messages back."""
 
     # -- state --------------------------------------------------------------------------------
 
     def dissenters(self, course: Course, fragment: int) -> list[Entry]:
-        """Those whose digest is not the one that most report (S1)."""
+        """Members whose digest is not the one that most members report (S1)."""
         active, version = self._roster.active_in(course.number), course.chain.base(fragment)
         agreed, _ = agreed_state(active, fragment, version)
         held = [(entry, entry.digests.get(fragment)) for entry in active]
@@ -84,16 +84,16 @@ class RoundsMode:
     # -- contributions and the end ------------------------------------------------------------
 
     def offered(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
-        """It stands until a round takes it, or the member takes it back."""
+        """Keep a contribution until a round takes it, or the member takes it back."""
         entry.ready[message.fragment] = message
         course.ready_since.setdefault(message.fragment, now)
 
     def reported(self, now: float, course: Course, message: Report) -> list[Entry]:
-        """What members count themselves does not end a run with rounds."""
+        """Nobody: a run with rounds ends by its commits, not by what members report."""
         return []
 
     def tells_end_on_entering(self, entry: Entry) -> bool:
-        """One that holds a state may still be the donor of others."""
+        """True for a member without a state; one with a state may still be a donor, and is told later."""
         return not entry.holds_state
 
     def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:

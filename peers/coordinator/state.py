@@ -44,7 +44,7 @@ class RunState:
         self.roster = roster
         self.mode = mode
         self.courses = {0: Course(0, Chain(limits.history_records))}
-        """By number; there is always number 0."""
+        """Courses by number; there is always number 0."""
         self.term = 0
         self._num_serials = 0
 
@@ -90,7 +90,7 @@ class RunState:
 
     @property
     def num_rounds(self) -> int:
-        """How often the model was moved, all of it."""
+        """Rounds that every course has: how often the whole model was moved."""
         return min(self.mode.num_rounds(course) for course in self.courses.values())
 
     @property
@@ -106,7 +106,7 @@ class RunState:
     # -- decisions ----------------------------------------------------------------------------
 
     def agree_on_model(self, course: Course, manifest: Manifest) -> None:
-        """What the first member of a course trains is what all of it train."""
+        """Take the first member's manifest as that of all members of the course."""
         course.manifest = manifest
         self.outlet.store(pack(ModelAgreed.of(manifest)))
 
@@ -116,7 +116,7 @@ class RunState:
         course.chain.begin(head)
 
     def commit(self, now: float, course: Course, record: Record) -> bytes:
-        """Write a record, then say it; its hash is the new head."""
+        """Write a record to the journal, then announce it. Returns its hash, the new head."""
         self.outlet.store(pack(CommitWritten.of(record)))
         head = course.chain.append(record)
         self.announce(now, course, record)

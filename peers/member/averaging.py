@@ -25,10 +25,10 @@ class Averaging(Protocol):
 
     @property
     def handlers(self) -> Mapping[type, Handler]:
-        """By kind, what is done with the coordinator's messages about exchanges."""
+        """Handlers of the coordinator's messages about exchanges, by kind."""
 
     def entered(self, now: float) -> None:
-        """The coordinator has let this member in: it remembers no exchange."""
+        """The coordinator has let this member in, and remembers no earlier exchange of it."""
 
     def swap(self, now: float, swap: Swap) -> None:
         """Average with the group of a step; `Swapped` or `SwapFailed` follows."""

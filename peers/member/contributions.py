@@ -34,7 +34,7 @@ class Contribution:
 
     @property
     def may_be_withdrawn(self) -> bool:
-        """No round has it."""
+        """Whether no round has taken it."""
         return not self.serial and not self.committed
 
 

@@ -57,7 +57,7 @@ class Donor:
                 self._served[blob] = _Served(snapshot, now)
 
     def hand_out(self, now: float, peer: bytes, want: Want) -> None:
-        """Answer one wish, now or once there is credit. Raises `BadFrame` for more than may be asked."""
+        """Answer one request, now or once there is credit. Raises `BadFrame` for more than may be asked."""
         if self._answer(now, peer, want):
             return
         if sum(1 for held, _ in self.waiting if held == peer) >= 4 * self._limits.pieces_in_flight:

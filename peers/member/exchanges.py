@@ -30,7 +30,7 @@ class RunningExchange:
     tokens: int
     """Tokens behind this member's contribution to it."""
     told_done: int = -1
-    """The attempt of which it was told that it is done."""
+    """The last attempt that this member reported as done; -1 for none."""
     told_stuck: int = -1
 
 
@@ -44,7 +44,7 @@ class Exchanges:
         self.busy = False
         """There is work that waits for nothing: `pump` wants to be called again."""
         self.running: dict[int, RunningExchange] = {}
-        """By serial."""
+        """Running exchanges by serial."""
         self._outlet = outlet
         self._timeout_s = timeout_s
         self._patience_s = patience_s
@@ -54,16 +54,16 @@ class Exchanges:
     # -- exchanges begin and end --------------------------------------------------------------
 
     def pass_by(self, now: float, serial: int) -> None:
-        """Exchanges up to this serial that do not run here will not: what came early for them is void."""
+        """Exchanges up to this serial begin here no more: chunks that came early for them are dropped."""
         self.know(serial)
         self._drop_early(now, lambda each: each <= serial and each not in self.running)
 
     def know(self, serial: int) -> None:
-        """Exchanges up to this serial were spoken of here: chunks of those that do not run are late."""
+        """This member was told of exchanges up to this serial: chunks of those that do not run are late."""
         self._newest_serial = max(self._newest_serial, serial)
 
     def has_passed(self, serial: int) -> bool:
-        """Chunks of that exchange come too late."""
+        """Whether chunks of that exchange come too late."""
         return serial <= self._newest_serial and serial not in self.running
 
     def replay_early(self, now: float, serial: int) -> None:

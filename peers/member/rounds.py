@@ -134,11 +134,11 @@ class Rounds:
     # -- what only gossip knows ---------------------------------------------------------------
 
     def swap(self, now: float, swap: Swap) -> None:
-        """There are no swaps."""
+        """Nothing is to be done: with rounds there are no swaps."""
         raise AssertionError("this run has rounds")
 
     def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
-        """There are no swaps to refuse."""
+        """Nothing is to be done: with rounds there are no swaps to refuse."""
 
     def partner_left(self, now: float, peer: bytes, reason: str) -> None:
         """Nothing is to be done: the coordinator says how each round goes on."""

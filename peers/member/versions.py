@@ -17,9 +17,9 @@ class Versions:
 
     head: bytes = GENESIS
     index: int = 0
-    """Of the head."""
+    """The index of the head's record."""
     holds_state: bool = False
-    """Every fragment is here, and they fit together."""
+    """Whether this member holds every fragment, each in the version that the head asks for."""
     _common_base: bytes = GENESIS
     _bases: dict[int, bytes] = field(default_factory=dict)
 

@@ -156,12 +156,12 @@ def test_of_two_processes_with_one_identity_the_older_is_told_to_stop(
     host: diloco.Swarm, tmp_path: Path
 ) -> None:
     state = tmp_path / "worker"
-    keeper, model, clone = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 2)
+    kept, model, clone = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 2)
     with (
         diloco.join(host.ticket, listen=LOCAL, name="keeper") as first,
         diloco.join(host.ticket, listen=LOCAL, state=state, name="older") as older,
     ):
-        worker(keeper, first)
+        worker(kept, first)
         _, optimizer = worker(model, older)
         with diloco.join(host.ticket, listen=LOCAL, state=state, name="newer") as newer:
             worker(clone, newer)

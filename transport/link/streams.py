@@ -29,14 +29,14 @@ acknowledged by what is said next, or when nothing was said for as long as a pee
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How much one peer makes us keep."""
+    """How much a link must keep because of its peer."""
 
     control_out: int
-    """Control messages that it did not acknowledge."""
+    """Control messages that the peer did not acknowledge."""
     bulk_out: int
-    """Bulk messages that it did not acknowledge."""
+    """Bulk messages that the peer did not acknowledge."""
     bulk_out_cost: int
-    """Their bytes of credit."""
+    """Bytes of credit that those bulk messages take."""
     control_held: int
     """Control messages that came before an earlier one."""
     bulk_seen: int
@@ -126,7 +126,7 @@ class Streams:
     # -- lanes --------------------------------------------------------------------------------
 
     def open_lane(self, now: float, lane: int) -> None:
-        """Both ends know each other on this lane: what it carries and is not acknowledged is sent (again)."""
+        """Both ends have greeted on this lane: messages of it that were not acknowledged are sent (again)."""
         self._open_lanes.add(lane)
         waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out
         for sent in list(waiting):
@@ -134,11 +134,11 @@ class Streams:
                 self._transmit_sent(now, sent)
 
     def close_lane(self, lane: int) -> None:
-        """What is sent on this lane waits."""
+        """Keep what is sent on this lane until the lane opens again."""
         self._open_lanes.discard(lane)
 
     def close_lanes(self) -> None:
-        """What is sent waits."""
+        """Keep what is sent on any lane until that lane opens again."""
         self._open_lanes.clear()
 
     # -- sending ------------------------------------------------------------------------------
@@ -179,11 +179,11 @@ class Streams:
             self._transmit_sent(now, sent)
 
     def send_ack(self, now: float) -> None:
-        """Say what arrived and what may be sent."""
+        """Acknowledge what arrived, and grant what may be sent."""
         self.transmit(now, CONTROL_LANE, [self._ack_items(0)], None)
 
     def send_ask(self, now: float) -> None:
-        """Say the same, and ask for a sign of life."""
+        """Acknowledge like `send_ack`, and ask for a sign of life."""
         self.transmit(now, CONTROL_LANE, [self._ack_items(0, ASK)], None)
 
     def hello(self, *, reply: bool) -> Hello:
@@ -220,7 +220,7 @@ class Streams:
             self._drop_bulk(ack.bulk)
 
     def control_arrived(self, now: float, seq: int, items: Any) -> list[Arrival]:
-        """The control messages that are next by one that came. Raises `BadFrame`."""
+        """One control message came; returns those that are next in order now. Raises `BadFrame`."""
         if seq <= self._control_in:
             return []
         if seq > self._control_in + self._limits.control_queue + 1:
@@ -235,7 +235,7 @@ class Streams:
         return arrivals
 
     def bulk_arrived(self, now: float, seq: int, items: Any, payload: Payload | None) -> list[Arrival]:
-        """A bulk message, unless it came before. Raises `BadFrame`."""
+        """One bulk message came; returns it unless it came before. Raises `BadFrame`."""
         if payload is None:
             raise BadFrame("a bulk message without a payload")
         is_next = seq == self._bulk_in + 1

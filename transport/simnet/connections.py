@@ -26,7 +26,7 @@ class Feed(Protocol):
 
 
 class Connections:
-    """Those that stand or come up. ``living`` are the processes of each key, the oldest first."""
+    """All connections that stand or come up. ``living`` are the processes of each key, the oldest first."""
 
     def __init__(
         self,
@@ -75,17 +75,17 @@ class Connections:
         self._break(list(peer.connections))
 
     def refuse(self, acceptor: Endpoint, offender: bytes) -> None:
-        """A key broke the rules of messages: what it opened is broken, and it is kept out for a while."""
+        """Break the connections of a key that broke the rules of messages, and refuse it for a while."""
         acceptor.bars.bar(self._timeline.now_ns / NS, offender)
         opened = [c for c in acceptor.connections if c.dialer.key == offender]
         self._break(opened, by=acceptor)
 
     def break_where(self, which: Callable[[SimConnection], bool]) -> None:
-        """The network breaks some; their dialers dial again."""
+        """Break the connections for which ``which`` is true; their dialers dial again."""
         self._break([c for c in self._all if which(c)])
 
     def heard(self, connection: SimConnection) -> None:
-        """Something came over it, so the acceptor answers there: an older connection of that key is shut."""
+        """A first frame came over a connection: the acceptor answers on it and closes the older one."""
         acceptor, dialer = connection.acceptor, connection.dialer
         before = acceptor.accepted.get((dialer.key, connection.lane))
         connection.heard = True

@@ -14,7 +14,7 @@ _STORM = 100_000
 
 
 class Timeline:
-    """What is to come, and the time now."""
+    """The events that are to come, and the time now."""
 
     def __init__(self) -> None:
         self.now_ns = 0

@@ -23,7 +23,7 @@ _FRAME_OVERHEAD = 64
 
 
 class Transit:
-    """All frames that are sent. ``carry_out`` is called for a process that was fed one."""
+    """All frames that are sent. ``carry_out`` is called for a process after it received one."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Portable arithmetic: equal to a twin in numpy bit for bit, whatever the number of threads, and accurate."""
+"""Deterministic arithmetic: equal to a twin in numpy bit for bit, for any number of threads, and accurate."""
 
 from __future__ import annotations
 

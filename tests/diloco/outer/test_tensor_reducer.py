@@ -1,4 +1,4 @@
-"""TensorPayloads: the weighted mean of a round, and who is blamed for what cannot be added."""
+"""TensorReducer: the weighted mean of a round, and who is blamed for what cannot be added."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def trained(**overrides: Any) -> Worker:
 
 
 class Outer:
-    """As much of `diloco.training.attach.Outer` as a keeper asks."""
+    """As much of `diloco.training.attach.Outer` as a `ResidualFile` asks."""
 
     def __init__(self, worker: Worker) -> None:
         self.local = worker.replica.local

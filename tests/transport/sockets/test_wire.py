@@ -1,4 +1,4 @@
-"""The small parts of the socket driver: shape, queue, pace, connections."""
+"""The small parts of the socket driver: shape, queue, rate, connections."""
 
 from __future__ import annotations
 
