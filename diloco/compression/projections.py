@@ -69,7 +69,7 @@ class _Stateless:
         return None
 
 
-class Identity(_Stateless):
+class IdentityProjection(_Stateless):
     """The vector itself, without a copy: what methods without a projection send."""
 
     def __init__(self, num_elements: int) -> None:

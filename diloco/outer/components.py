@@ -12,7 +12,7 @@ import torch
 from diloco.compression.codecs import Codec, codec
 from diloco.compression.error_feedback import Feedback, feedback
 from diloco.compression.low_rank import LowRank
-from diloco.compression.projections import Dct, Identity, Projection, RandomMask
+from diloco.compression.projections import Dct, IdentityProjection, Projection, RandomMask
 from diloco.methods.spec import Method
 from diloco.outer.optimizers import OuterOptimizer, outer_optimizer
 
@@ -40,7 +40,7 @@ def components_of(
     """The parts that move tensors of ``shapes``; AdamW's moments are only averaged."""
     n = sum(torch.Size(shape).numel() for shape in shapes)
     if is_moment:
-        return Components(outer_optimizer("sgd", lr=1.0), feedback("none"), Identity(n))
+        return Components(outer_optimizer("sgd", lr=1.0), feedback("none"), IdentityProjection(n))
     return Components(
         optimizer=outer_optimizer(
             method.outer,
@@ -84,4 +84,4 @@ def _projection(method: Method, fragment: int, shapes: list[tuple[int, ...]], n:
         case "dct":
             return Dct(n)
         case _:
-            return Identity(n)
+            return IdentityProjection(n)

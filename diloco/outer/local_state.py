@@ -88,9 +88,9 @@ class LocalState:
         if own.anchor is None:
             own.anchor = self.outer.outer_parameters(fragment).clone()
 
-    def committed(self, fragment: int, offer: PendingContribution) -> None:
+    def committed(self, fragment: int, pending: PendingContribution) -> None:
         """A contribution is in the model: what it dropped is kept for the next."""
-        self._own[fragment].residuals = offer.residuals
+        self._own[fragment].residuals = pending.residuals
 
     def land(self, fragment: int, ours: PendingContribution | None) -> None:
         """Merge the outer parameters into the live model in time, by the method's merge."""

@@ -67,7 +67,7 @@ class TensorReplica:
         self._codecs = codecs_of(method)
         self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
         self._named: list[_Named | None] = [None] * outer.num_fragments
-        self._offers: list[tuple[Reducer, PendingContribution] | None] = [None] * outer.num_fragments
+        self._pending: list[tuple[Reducer, PendingContribution] | None] = [None] * outer.num_fragments
         self._committed: list[PendingContribution | None] = [None] * outer.num_fragments
 
     @classmethod
@@ -119,8 +119,8 @@ class TensorReplica:
         else:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
         made = self._reducer(len(y), y)
-        offer = self.local.offer(fragment, delta, self._as_sent(fragment, y))
-        self._offers[fragment] = made, offer
+        pending = self.local.offer(fragment, delta, self._as_sent(fragment, y))
+        self._pending[fragment] = made, pending
         self.last_norm = float(y.norm())
         return made, self.last_norm
 
@@ -130,35 +130,35 @@ class TensorReplica:
             self.local.keep_anchor(fragment)
         if self._gossips:
             values = mean.contribution if mean is ours else mean.output
-            assert values is not None, "what was offered is at hand"
+            assert values is not None, "this worker has offered a contribution"
             delta = self.outer.gossip_step(fragment, *values.chunk(2))
         else:
             delta = self.outer.step(fragment, mean.output)
-        self._committed[fragment] = offer = self._offer_of(fragment, ours)
-        if offer is not None:
-            self.local.committed(fragment, offer)
-            offer.share = share
-            offer.mean = delta if self._method.merge == "eager" else None
+        self._committed[fragment] = pending = self._pending_of(fragment, ours)
+        if pending is not None:
+            self.local.committed(fragment, pending)
+            pending.share = share
+            pending.mean = delta if self._method.merge == "eager" else None
 
     def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         landed = self._committed[fragment] if ours is not None else None
         self._committed[fragment] = None
-        fresh = self._offers[fragment]
+        fresh = self._pending[fragment]
         if not on_time:
             self.local.carry(fragment, landed)
         elif self._method.merge == "eager":
-            assert fresh is not None, "it lands with an offer"
+            assert fresh is not None, "an eager merge needs a fresh contribution"
             self.local.land_eagerly(fragment, fresh[1], landed)
         else:
             self.local.land(fragment, landed)
 
     def discard(self, fragment: int) -> None:
-        self._offers[fragment] = self._committed[fragment] = None
+        self._pending[fragment] = self._committed[fragment] = None
         self.local.discard(fragment)
 
     def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
         assert isinstance(data, bytearray), "a phantom has no values"
-        self._offers[fragment] = self._committed[fragment] = None
+        self._pending[fragment] = self._committed[fragment] = None
         view = memoryview(data)
         require_size(view, self.state_size(fragment), fragment)
         num_outer = self.outer.state_size(fragment)
@@ -172,8 +172,8 @@ class TensorReplica:
         self._named[fragment] = _Named(tree_digest(digests), view.version, digests)
         return tree_digest(digests)
 
-    def _offer_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
-        held, self._offers[fragment] = self._offers[fragment], None
+    def _pending_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
+        held, self._pending[fragment] = self._pending[fragment], None
         return held[1] if held is not None and held[0] is ours else None
 
     def _as_sent(self, fragment: int, y: Tensor) -> Tensor | None:

@@ -22,7 +22,7 @@ GRID = [10 ** (-1 + 4 * i / 49) for i in range(50)]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PublishedRow:
     """One method of a table."""
 
     name: str
@@ -35,18 +35,18 @@ class Row:
 
 
 STREAMING = (
-    Row("data-parallel", 1, printed=(104.8, 222.3, 222.3, 268.3, 471.5)),
-    Row("diloco, H 100", 100, printed=(1.7, 7.5, 16.0, 33.9, 104.8)),
-    Row("streaming, 16 fragments", 100, 16, printed=(1.7, 5.2, 9.1, 13.3, 19.3)),
-    Row("and overlap", 100, 16, 1, printed=(1.7, 3.6, 5.2, 6.2, 7.5)),
-    Row("and FP4", 100, 16, 1, 4, printed=(0.4, 0.9, 1.4, 1.4, 1.7)),
+    PublishedRow("data-parallel", 1, printed=(104.8, 222.3, 222.3, 268.3, 471.5)),
+    PublishedRow("diloco, H 100", 100, printed=(1.7, 7.5, 16.0, 33.9, 104.8)),
+    PublishedRow("streaming, 16 fragments", 100, 16, printed=(1.7, 5.2, 9.1, 13.3, 19.3)),
+    PublishedRow("and overlap", 100, 16, 1, printed=(1.7, 3.6, 5.2, 6.2, 7.5)),
+    PublishedRow("and FP4", 100, 16, 1, 4, printed=(0.4, 0.9, 1.4, 1.4, 1.7)),
 )
 SCALING_LAWS = (
-    Row("data-parallel", 1, printed=(104.8, 184.2, 222.3, 222.3, 390.7)),
-    Row("diloco, H 10", 10, printed=(16.0, 49.4, 86.8, 152.6, 222.3)),
-    Row("diloco, H 50", 50, printed=(3.0, 11.0, 23.3, 41.0, 126.5)),
-    Row("diloco, H 100", 100, printed=(1.4, 6.2, 13.3, 23.3, 86.8)),
-    Row("diloco, H 300", 300, printed=(0.5, 2.0, 4.3, 9.1, 41.0)),
+    PublishedRow("data-parallel", 1, printed=(104.8, 184.2, 222.3, 222.3, 390.7)),
+    PublishedRow("diloco, H 10", 10, printed=(16.0, 49.4, 86.8, 152.6, 222.3)),
+    PublishedRow("diloco, H 50", 50, printed=(3.0, 11.0, 23.3, 41.0, 126.5)),
+    PublishedRow("diloco, H 100", 100, printed=(1.4, 6.2, 13.3, 23.3, 86.8)),
+    PublishedRow("diloco, H 300", 300, printed=(0.5, 2.0, 4.3, 9.1, 41.0)),
 )
 TABLES = {"streaming": STREAMING, "scaling-laws": SCALING_LAWS}
 
@@ -55,7 +55,7 @@ INTELLECT_1 = (("USA", 103.0, 95.7), ("USA and Europe", 382.0, 85.6), ("global",
 INTELLECT_1_INNER_S = 38 * 60.0
 
 
-def load_of(row: Row, gbits: float, step_factor: float) -> Load:
+def load_of(row: PublishedRow, gbits: float, step_factor: float) -> Load:
     """A row on a line of so many Gbit/s. Fragments are strided, at offsets (p + 1) H / (P + 1)."""
     wire_s = row.bits * PARAMETERS / LAYERS / (gbits * 1e9)
     offsets = [(p + 1) * row.sync_every // (row.fragments + 1) for p in range(row.fragments)]
@@ -86,7 +86,7 @@ def needed(utilization: Callable[[float], float]) -> list[int | None]:
     return found
 
 
-def reproduced(table: str, row: Row) -> list[int | None]:
+def reproduced(table: str, row: PublishedRow) -> list[int | None]:
     """Our entries of a row, as positions in the grid."""
     factor = STEP_FACTORS[table]
     return needed(lambda gbits: steady(load_of(row, gbits, factor)).utilization)
@@ -97,7 +97,7 @@ def as_printed(position: int) -> float:
     return round(round(GRID[position], 2), 1)
 
 
-def notches(table: str, row: Row) -> list[int]:
+def notches(table: str, row: PublishedRow) -> list[int]:
     """How many points of the grid each of our entries is above the published one."""
     printed = [as_printed(i) for i in range(len(GRID))]
     ours = [len(GRID) if position is None else position for position in reproduced(table, row)]

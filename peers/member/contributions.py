@@ -54,7 +54,7 @@ class Contributions:
         self._outlet = outlet
 
     def offer(self, base: bytes, offer: Offer) -> Contribution:
-        """Keep a contribution on top of version ``base``; `say_ready` tells the coordinator."""
+        """Keep a contribution on top of version ``base``; `send_offer` tells the coordinator."""
         assert offer.fragment not in self.offered, "one contribution per fragment at a time"
         self.num_offered += 1
         self.tokens_trained += offer.tokens
@@ -64,18 +64,18 @@ class Contributions:
         self.offered[offer.fragment] = kept
         return kept
 
-    def say_ready(self, now: float, fragment: int) -> None:
+    def send_offer(self, now: float, fragment: int) -> None:
         """Tell the coordinator of one contribution."""
         c = self.offered[fragment]
         self._outlet.send(
             now, self._coordinator, Ready(fragment, c.base, c.tokens, c.weight, c.number, c.norm)
         )
 
-    def say_all_ready(self, now: float) -> None:
+    def send_all_offers(self, now: float) -> None:
         """Tell the coordinator of every contribution that no record counts."""
         for fragment, offered in self.offered.items():
             if not offered.committed:
-                self.say_ready(now, fragment)
+                self.send_offer(now, fragment)
 
     def withdraw(self, now: float, fragment: int) -> Contribution | None:
         """Take a contribution back, to offer more later: its tokens are counted anew then. None if

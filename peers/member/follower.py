@@ -194,7 +194,7 @@ class Follower:
         if not self.active:
             self.active = True
             self._outlet.deliver(BecameActive(self._versions.head, self._versions.index))
-            self._contributions.say_all_ready(now)
+            self._contributions.send_all_offers(now)
 
     def _say_applied(self, now: float, fragment: int) -> None:
         if self.entered:

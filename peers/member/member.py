@@ -186,7 +186,7 @@ class Member:
             return False
         self.contributions.offer(self.versions.base(fragment), offer)
         if self._follower.entered:
-            self.contributions.say_ready(now, fragment)
+            self.contributions.send_offer(now, fragment)
         return True
 
     def _leave(self, now: float, reason: str) -> None:

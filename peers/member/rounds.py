@@ -86,7 +86,7 @@ class Rounds:
             return
         mine.serial = 0
         if message.again:
-            self._contributions.say_ready(now, running.fragment)
+            self._contributions.send_offer(now, running.fragment)
         else:
             self._contributions.end(running.fragment, Fate.LATE, message.reason)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diloco.compression.deterministic import seeded_uniform
 from diloco.compression.low_rank import CYCLE, SURVEY, LowRank
-from diloco.compression.projections import Dct, Identity, Projection, RandomMask
+from diloco.compression.projections import Dct, IdentityProjection, Projection, RandomMask
 
 SHAPES = [(24, 40), (7,), (30, 4, 5), (), (50, 8)]
 N = sum(math.prod(shape) for shape in SHAPES)
@@ -29,7 +29,7 @@ def with_spectrum(rows: int, columns: int, singular_values: Tensor, seed: int = 
 
 
 ALL: dict[str, Callable[[], Projection]] = {
-    "identity": lambda: Identity(N),
+    "identity": lambda: IdentityProjection(N),
     "mask": lambda: RandomMask(N, one_in=7, seed=3),
     "dct": lambda: Dct(N),
     "low_rank": lambda: LowRank(SHAPES, rank=3, seed=3),
@@ -205,7 +205,7 @@ def test_what_cannot_work_is_refused(make: Callable[[], Projection]) -> None:
 
 
 def test_the_identity_sends_the_vector_itself_and_copies_nothing() -> None:
-    same, x = Identity(9), uniform(9)
+    same, x = IdentityProjection(9), uniform(9)
     state = same.first_state()
     assert same.project(x, state, 0) is x
     assert same.lift(x, state, 0) is x

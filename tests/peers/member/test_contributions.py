@@ -25,7 +25,7 @@ def check_ledger(contributions: Contributions) -> None:
 
 def test_the_coordinator_is_told_what_is_offered() -> None:
     outlet = FakeOutlet()
-    offering(outlet, 0, 3).say_ready(0.0, 3)
+    offering(outlet, 0, 3).send_offer(0.0, 3)
     assert outlet.said == [(HOST, Ready(3, BASE, 100, 50, 2, 2.5))]
 
 
@@ -101,7 +101,7 @@ def test_what_a_record_counts_is_left_to_it_and_not_said_again() -> None:
     outlet = FakeOutlet()
     contributions = offering(outlet, 0, 1)
     contributions.offered[0].committed = True
-    contributions.say_all_ready(1.0)
+    contributions.send_all_offers(1.0)
     assert [ready.fragment for ready in outlet.told(HOST, Ready)] == [1]
     contributions.end_uncommitted(Fate.SUPERSEDED, "newer")
     assert list(contributions.offered) == [0]
