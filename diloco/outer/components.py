@@ -22,7 +22,7 @@ _SEED = 0x0D110C0
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """What moves one fragment."""
+    """The parts of a method that move one fragment."""
 
     optimizer: OuterOptimizer
     feedback: Feedback

@@ -48,7 +48,7 @@ class Engine:
         self.settings = settings
         self.peers = {peer.name: peer for peer in peers}
         self.workers: dict[str, Worker] = {}
-        """The newest life of each."""
+        """The newest life of each peer, by name."""
         self.limits = limits
         self.num_steps = num_steps
         """Inner steps after which a worker stops, if the run does not end before."""

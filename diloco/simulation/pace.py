@@ -17,7 +17,7 @@ class StepTime:
     jitter: float = 0.0
     """Standard deviation of the logarithm of a step's duration, drawn anew for each; the mean stays."""
     drift: float = 0.0
-    """Standard deviation, after an hour, of the logarithm of the pace, which wanders."""
+    """Standard deviation, after an hour, of the logarithm of the step time, which wanders."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class Watcher(Protocol):
         """A worker's loop tells its member something."""
 
     def stepped(self, now: float, worker: Worker, steps: int) -> None:
-        """So many inner steps more are done."""
+        """A worker has done ``steps`` inner steps more."""
 
 
 class Worker:
@@ -89,7 +89,7 @@ class Worker:
         self.session = WorkerSession(terms, trainer.replica, net.now, report_every_s=_REPORT_EVERY_S)
         self.activity: Activity | None = None
         self._ended = False
-        """It left, was refused, or was superseded."""
+        """Whether the worker left, was refused, or was superseded."""
         self._net = net
         self._watchers = watchers
         self._num_steps = num_steps
@@ -109,7 +109,7 @@ class Worker:
         self._token = 0
         """Names the block: the end of one with another name is void."""
         self._wakes_ns = 0
-        """When it looks again whether it still waits; 0 for not at all."""
+        """When the worker looks again whether it still waits; 0 for not at all."""
         self._frozen_s = 0.0
 
     @property

@@ -66,7 +66,7 @@ class Coordinator:
         self._outlet = outlet
         self._mode = mode
         self._stays_until = 0.0
-        """A host that died before it told of the end waits for members to come back and hear of it."""
+        """Until then a host that restarted after the last round waits to tell members that come back."""
         self._handlers: dict[type, Callable[[float, Course, Entry, Any], None]] = {
             Ready: self._ready,
             Withdraw: self._withdraw,
@@ -94,11 +94,11 @@ class Coordinator:
 
     @property
     def finished(self) -> bool:
-        """The run has all its rounds."""
+        """Whether the run has all its rounds."""
         return self.state.finished
 
     def over(self, now: float) -> bool:
-        """The run has all its rounds, and who is here knows it."""
+        """Whether the run has all its rounds, and all members that are here were told."""
         told = all(entry.told_finished for entry in self.roster.entered())
         return self.finished and told and now >= self._stays_until
 

@@ -28,7 +28,7 @@ from transport.frames import pack
 
 
 def start_following(state: RunState, course: Course, now: float, entry: Entry) -> None:
-    """After entering: records to follow, or a place among those who need the state."""
+    """A member entered: send it the records that follow its head, or let it wait for the state."""
     following = course.chain.after(entry.head) if entry.holds_state else None
     if following is None:
         entry.wait_for_state()
@@ -67,7 +67,7 @@ def caught_up(state: RunState, course: Course, now: float, entry: Entry, message
 
 
 def needs_state(state: RunState, course: Course, now: float, entry: Entry, message: NeedState) -> None:
-    """A member cannot follow."""
+    """A member says that it cannot follow."""
     state.outlet.trace(NeedsStateTrace(peer=entry.key, reason=message.reason))
     held = entry.holds_state
     entry.give_up_state()
@@ -75,13 +75,13 @@ def needs_state(state: RunState, course: Course, now: float, entry: Entry, messa
 
 
 def _repair(state: RunState, course: Course, entry: Entry, fragment: int) -> None:
-    """It holds other bits than the others at the same commit: it fetches the state again (S1)."""
+    """A member holds other bits than the others at the same commit: have it fetch the state again (S1)."""
     state.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=course.chain.index))
     entry.give_up_state()
 
 
 def serve_waiting(state: RunState, course: Course, now: float) -> None:
-    """Name donors, or the seed, to whoever waits for the state."""
+    """Name donors to the members that wait for the state, or name one of them the seed."""
     if course.manifest is None:
         return
     waiting = state.roster.waiting_in(course.number)

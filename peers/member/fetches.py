@@ -41,7 +41,7 @@ class ResultFetch:
     chunks: dict[int, Payload]
     fetch: Fetch
     lacking: set[bytes] = field(default_factory=set)
-    """Those who did not have it when they were asked, and may have it soon."""
+    """Members that did not have the result when they were asked, and may have it soon."""
 
 
 class Fetches:
@@ -148,7 +148,7 @@ class Fetches:
         self.results.clear()
 
     def donors(self) -> set[bytes]:
-        """Those of whom something is fetched."""
+        """Members from which something is fetched."""
         return {donor for fetch in self._all() for donor in fetch.donors}
 
     def take_piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
@@ -183,7 +183,7 @@ class Fetches:
         self._pump(now)
 
     def tick(self, now: float) -> None:
-        """Drop donors that are silent, and ask those again who lacked a result before."""
+        """Drop donors that are silent, and ask donors again that lacked a result before."""
         for fetch in self._all():
             for donor in fetch.silent(now, self._timeout_s):
                 # A donor whose link lives may have a slow line, and others to serve before us.

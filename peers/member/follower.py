@@ -54,7 +54,7 @@ class Follower:
         self.entered = False
         """The coordinator has let this member in."""
         self.active = False
-        """It holds the head, and has said so."""
+        """Whether this member holds the head, and has told the coordinator."""
         self.applying: Record | None = None
         """The record that is with the application."""
         self._coordinator = coordinator
@@ -89,7 +89,7 @@ class Follower:
         self.advance(now)
 
     def leave(self) -> None:
-        """This member is out."""
+        """This member is out of the run."""
         self.entered = self.active = False
 
     def begin_session(self) -> None:

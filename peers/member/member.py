@@ -120,7 +120,7 @@ class Member:
         self._handlers: dict[type, Handler] = {**self._handlers_of_its_parts(), **self.averaging.handlers}
 
     def _handlers_of_its_parts(self) -> dict[type, Handler]:
-        """By kind, what is done with the coordinator's messages but for those about exchanges."""
+        """Handlers of the coordinator's messages but for those about exchanges, by kind."""
         deliver = self._outlet.deliver
         return {
             Entered: self._entered,
@@ -140,12 +140,12 @@ class Member:
 
     @property
     def active(self) -> bool:
-        """It holds the head, and has said so."""
+        """Whether this member holds the head, and has told the coordinator."""
         return self._follower.active
 
     @property
     def applying(self) -> bool:
-        """A record is with the application."""
+        """Whether a record is with the application."""
         return self._follower.applying is not None
 
     def waits_for(self) -> set[bytes]:
@@ -162,7 +162,7 @@ class Member:
             case commands.TakeBack():
                 return self.contributions.withdraw(now, command.fragment) is not None
             case commands.Swap() if not self.active:
-                return False  # it does not hold a state
+                return False  # this member does not hold a state
             case commands.Swap():
                 self.averaging.swap(now, command)
             case commands.ConfirmApplied():
@@ -202,7 +202,7 @@ class Member:
         self._started_at = now
 
     def begin_session(self, now: float, peer: bytes) -> None:
-        """A peer lost its memory of us, or the coordinator greets."""
+        """A peer began a new session with this member; the coordinator does so whenever it greets."""
         self.exchanges.resume_link(peer)
         self._donor.drop_waiting(peer)
         self._fetches.ask_again(now, peer)
