@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diloco.compression.vectors import count_non_finite
-from diloco.errors import NonFinite
+from diloco.errors import LayoutError, NonFinite
 from diloco.methods.spec import Method
 from diloco.outer.components import codecs_of
 from diloco.outer.layout import Layout
@@ -76,6 +76,8 @@ class TensorReplica:
     ) -> TensorReplica:
         """The replica of a torch model; its inner optimizer is needed if the method averages AdamW's moments.
         Raises `LayoutError`."""
+        if method.moments_every and optimizer is None:
+            raise LayoutError("the method averages AdamW's moments: attach the inner optimizer too")
         layout = Layout.of(
             model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
         )

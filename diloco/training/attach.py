@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diloco.errors import EntryError, SwarmTimeout
+from diloco.errors import EntryError, SwarmTimeout, UserError
 from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
@@ -28,6 +28,8 @@ from peers.protocol.events import RoundCommitted
 
 T = TypeVar("T")
 _POLL_S = 0.05
+_MAX_TOKENS = 1 << 40
+"""Of one step: a run may have a million of such steps before its counts are too large for the wire."""
 
 
 class Outer:
@@ -36,7 +38,7 @@ class Outer:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         swarm: Swarm,
         tokens_per_step: int,
         on_event: Callable[[object], None] | None,
@@ -45,7 +47,7 @@ class Outer:
         self.model = model
         self.method = swarm.settings.method.resolved()
         self.pseudo_grad_norm = 0.0
-        self._tokens_per_step = tokens_per_step
+        self._tokens_per_step = _checked_tokens(tokens_per_step)
         self._on_event = on_event
         self.replica = TensorReplica.of(model, self.method, optimizer)
         """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
@@ -53,7 +55,9 @@ class Outer:
         self._resumed = time.monotonic()
         self._session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
         self._stopping = False
-        self._hook = optimizer.register_step_post_hook(lambda *_: self.step_done())
+        self._hook = None
+        if optimizer is not None:
+            self._hook = optimizer.register_step_post_hook(lambda *_: self.step_done())
 
     # -- what a loop asks ---------------------------------------------------------------------
 
@@ -164,7 +168,8 @@ class Outer:
 
     def detach(self) -> None:
         """Unhook; the model stays as it is."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
 
     def __enter__(self) -> Outer:
         return self
@@ -204,15 +209,14 @@ class Outer:
     def step_done(self, tokens: int | None = None) -> None:
         """One inner step is done: take what the swarm says, offer and land what is due, and wait if the
         method says so. The hook on `optimizer.step` calls this. An adapter for a loop whose optimizer cannot
-        be hooked calls it after each inner step, on the training thread; if the optimizer that `attach` got
-        is stepped all the same, `detach` first, or each step counts twice. ``tokens`` are those of this step,
-        by default ``tokens_per_step``. Raises `EntryError` or `SwarmClosed` if this worker cannot go on."""
-        if tokens is not None and tokens < 1:
-            raise ValueError(f"a step of {tokens} tokens: it has at least one")
+        be hooked gives `attach` no optimizer, and calls this after each inner step, on the training thread;
+        beside a hook (see `detach`) each step would count twice. ``tokens`` are those of this step, by
+        default ``tokens_per_step``. Raises `UserError` for tokens that are no whole number from 1 to 2**40,
+        `EntryError` or `SwarmClosed` if this worker cannot go on."""
+        tokens = self._tokens_per_step if tokens is None else _checked_tokens(tokens)
         if self.finished:
             return
         now, session = time.monotonic(), self._session
-        tokens = self._tokens_per_step if tokens is None else tokens
         self._run(session.stepped(now, tokens, now - self._resumed))
         while self._take_event(0.0):
             pass
@@ -262,9 +266,17 @@ class Outer:
             raise error
 
 
+def _checked_tokens(tokens: int) -> int:
+    """Tokens of one step. More than a step can have, or half a token, is refused here: the host would refuse
+    what is said of it, and this worker with it."""
+    if type(tokens) is not int or not 1 <= tokens <= _MAX_TOKENS:
+        raise UserError(f"a step of {tokens!r} tokens: give a whole number from 1 to 2**40")
+    return tokens
+
+
 def attach(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     swarm: Swarm,
     *,
     tokens_per_step: int = 1,
@@ -272,7 +284,8 @@ def attach(
     on_event: Callable[[object], None] | None = None,
 ) -> Outer:
     """Bring ``model`` to the swarm's state and keep it there: every `optimizer.step` from now on counts
-    as one inner step of ``tokens_per_step`` tokens (the weight of this worker in a round).
+    as one inner step of ``tokens_per_step`` tokens (the weight of this worker in a round). Without an
+    ``optimizer`` nothing is hooked, and the loop calls `Outer.step_done` after each inner step.
 
     Trainable parameters are exchanged, each storage once; frozen ones come with the state; buffers stay
     local. Returns when the model holds the shared state. Raises `EntryError` if the run trains another

@@ -1,7 +1,8 @@
 """How the contributions of members become a mean: what rounds and gossip have in common for a member.
 
 A member is made with one of two: `peers.member.rounds.Rounds`, which the coordinator opens, or
-`peers.member.swaps.Swaps`, which members agree on among themselves. Nobody else asks which one it is.
+`peers.member.swaps.Swaps`, which members agree on among themselves. The node asks it for the
+links that it needs; nobody else asks which one it is.
 """
 
 from __future__ import annotations

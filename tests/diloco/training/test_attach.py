@@ -88,8 +88,9 @@ def test_step_done_counts_tokens_per_step_unless_told_otherwise(swarm: diloco.Sw
     assert (outer.step, outer.tokens) == (1, 10)
     outer.step_done(3)
     assert (outer.step, outer.tokens) == (2, 13)
-    with pytest.raises(ValueError, match="at least one"):
-        outer.step_done(0)
+    for wrong in (0, -1, 1.5, True, 2**40 + 1, 2**63):
+        with pytest.raises(diloco.UserError, match="whole number"):
+            outer.step_done(wrong)
     assert outer.step == 2
 
 
@@ -170,3 +171,28 @@ def test_a_context_ends_with_the_hook(swarm: diloco.Swarm) -> None:
     assert outer.waited_s >= 0.0
     assert outer.tokens_per_second > 0.0
     assert outer.num_parameters == 8
+
+
+def test_tokens_per_step_that_no_host_would_take_are_refused_before_anything_is_sent(
+    swarm: diloco.Swarm,
+) -> None:
+    for wrong in (0, 2.0, 2**63):
+        with pytest.raises(diloco.UserError, match="whole number"):
+            worker(swarm, tokens_per_step=wrong)
+    assert swarm.status()["members"] == []
+
+
+def test_without_an_optimizer_step_done_is_all_that_counts(swarm: diloco.Swarm) -> None:
+    model = nn.Linear(3, 2)
+    outer = attach(model, None, swarm, timeout_s=30.0)
+    while not outer.finished:
+        learn(model)
+        outer.step_done(5)
+    assert (outer.round, outer.tokens) == (ROUNDS, 5 * outer.step)
+    outer.detach()
+
+
+def test_a_method_that_averages_moments_needs_the_optimizer() -> None:
+    run = diloco.RunSettings.model_validate({"method": {"preset": "des_loc"}})
+    with diloco.solo(run) as swarm, pytest.raises(diloco.LayoutError, match="optimizer"):
+        attach(nn.Linear(3, 2), None, swarm, timeout_s=30.0)
