@@ -2,7 +2,9 @@
 
 Owns how a part is made from its row and how a field is checked against the names of a table. Refuses to know
 what the parts are. Needs no torch: a class is imported when the first part of it is made, so that a
-coordinator can check settings without it.
+coordinator can check settings without it. Rows name classes of `diloco.compression` and `diloco.outer`,
+which stand above this folder: they are the one upward arrow of the table of imports, taken when a part is
+made.
 """
 
 from __future__ import annotations
