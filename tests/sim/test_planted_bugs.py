@@ -1,4 +1,7 @@
-"""The checkers catch what they are for: each planted bug breaks an invariant within a few seeds."""
+"""The checkers catch what they are for: each planted bug breaks an invariant within a few seeds.
+
+A planted bug is a subclass of the class in use that breaks one thing, put where that class is made.
+"""
 
 from __future__ import annotations
 
@@ -42,129 +45,154 @@ def test_without_a_planted_bug_the_same_seeds_break_nothing() -> None:
     assert rules_broken(range(1, 7)) == set()
 
 
-def err_now_and_then(mean: Callable[..., bool]) -> Callable[..., bool]:
-    """A worker whose memory errs: it holds another mean than its owner sent."""
-    count = [0]
+class ErringMemory(DirectReduce):
+    """A worker whose memory errs now and then: it holds another mean than its owner sent."""
 
-    def broken(self: DirectReduce, now: float, peer: bytes, message: MeanChunk, payload: Any) -> bool:
-        count[0] += 1
-        if count[0] % 20 == 0:
+    num_means = 0
+    """Of all workers together."""
+
+    def mean(self, now: float, peer: bytes, message: MeanChunk, payload: Any) -> bool:
+        ErringMemory.num_means += 1
+        if ErringMemory.num_means % 20 == 0:
             values = np.frombuffer(payload, dtype=np.float32).copy()
             values[0] += 1.0
             payload = values.tobytes()
-        return mean(self, now, peer, message, payload)
+        return super().mean(now, peer, message, payload)
 
-    return broken
+
+class AnyDigest(OpenRound):
+    """It takes whichever digest came first."""
+
+    def agreement(self) -> bytes | None:
+        return next(iter(self.done.values()), None) if len(self.done) == len(self.members) else None
 
 
 def test_a_result_that_differs_at_one_member_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DirectReduce, "mean", err_now_and_then(DirectReduce.mean))
+    monkeypatch.setattr(ErringMemory, "num_means", 0)
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", ErringMemory)
     assert not rules_broken(range(1, 5), []) & {"S1", "S2", "S3"}
+    assert ErringMemory.num_means >= 20
 
 
 def test_a_commit_without_the_digest_check_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def any_digest(self: OpenRound) -> bytes | None:
-        return next(iter(self.done.values()), None) if len(self.done) == len(self.members) else None
-
-    monkeypatch.setattr(DirectReduce, "mean", err_now_and_then(DirectReduce.mean))
-    monkeypatch.setattr(OpenRound, "agreement", any_digest)
+    monkeypatch.setattr(ErringMemory, "num_means", 0)
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", ErringMemory)
+    monkeypatch.setattr("peers.coordinator.rounds.OpenRound", AnyDigest)
     assert "S3" in rules_broken(range(1, 9), [])
 
 
-def test_a_duplicate_that_counts_after_a_reconnect_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(self: Streams, now: float, seq: int, items: Any, payload: Any) -> list[Any]:
-        arrived = bulk_arrived(self, now, seq, items, payload)
+class ForgetfulStreams(Streams):
+    """They do not say what came before a break, so that it is sent again, and take it again."""
+
+    def hello(self, *, reply: bool) -> Hello:
+        return replace(super().hello(reply=reply), bulk=0)
+
+    def bulk_arrived(self, now: float, seq: int, items: Any, payload: Any) -> list[Any]:
+        arrived = super().bulk_arrived(now, seq, items, payload)
         if arrived or payload is None:
             return arrived
         return [Arrival(from_items(items), payload, FRAME_COST + len(payload))]
 
-    def add_again(self: DirectReduce, now: float, peer: bytes, message: PartChunk, payload: Any) -> bool:
+
+class AddsAgain(DirectReduce):
+    """A part that came twice counts twice."""
+
+    def part(self, now: float, peer: bytes, message: PartChunk, payload: Any) -> bool:
         held = self._parts[message.chunk].get(peer)
-        if held is not None:
-            twice = np.frombuffer(held, dtype=np.float32) + np.frombuffer(payload, dtype=np.float32)
-            self._parts[message.chunk][peer] = twice.tobytes()
-            return True
-        return bool(part(self, now, peer, message, payload))
+        if held is None:
+            return super().part(now, peer, message, payload)
+        twice = np.frombuffer(held, dtype=np.float32) + np.frombuffer(payload, dtype=np.float32)
+        self._parts[message.chunk][peer] = twice.tobytes()
+        return True
 
-    def forgetful_hello(self: Streams, *, reply: bool) -> Hello:
-        return replace(hello(self, reply=reply), bulk=0)  # so that everything unacknowledged is sent again
 
-    bulk_arrived, part, hello = Streams.bulk_arrived, DirectReduce.part, Streams.hello
-    monkeypatch.setattr(Streams, "hello", forgetful_hello)
-    monkeypatch.setattr(Streams, "bulk_arrived", no_memory)
-    monkeypatch.setattr(DirectReduce, "part", add_again)
+def test_a_duplicate_that_counts_after_a_reconnect_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transport.link.link.Streams", ForgetfulStreams)
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", AddsAgain)
     # Worker 2 stops for a second now and then, so that others' parts lie there when links break.
     stops = [Fault(3.0 + 2.1 * i, "freeze", 2, 0, 0.12) for i in range(12)]
     resets = [Fault(stop.at_s + 0.45, "reset", 0, 1, 0.9) for stop in stops]
     assert "S3" in rules_broken(range(1, 9), stops + resets)
 
 
-def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_loaded(self: VectorReplica, fragment: int, data: bytearray) -> None:
-        """It says that it holds the state, and holds its own."""
+class NotLoaded(VectorReplica):
+    """It says that it holds the state that it was given, and holds its own."""
 
+    def load(self, fragment: int, data: bytearray) -> None:
+        pass
+
+
+def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def whoever_speaks(entries: Any, fragment: int, version: bytes) -> tuple[bytes, list[bytes]]:
         held = [(e.digests[fragment][1], e.key) for e in entries if fragment in e.digests]
         return (held[-1][0], [held[-1][1]]) if held else (b"", [])
 
-    monkeypatch.setattr(VectorReplica, "load", not_loaded)
+    monkeypatch.setattr("tests.sim.world.VectorReplica", NotLoaded)
     monkeypatch.setattr(rounds_mode, "agreed_state", whoever_speaks)
     assert "S1" in rules_broken(range(1, 4), [])
 
 
-def test_a_division_by_the_configured_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    class ConfiguredSize(NumpyReducer):
-        def reduce(self, chunk: int, parts: Any) -> Any:
-            return super().reduce(chunk, [Part(p.member, 1.0 / 8, p.payload) for p in parts])
+class ConfiguredSize(NumpyReducer):
+    """It divides by the size that was configured, whoever is there."""
 
+    def reduce(self, chunk: int, parts: Any) -> Any:
+        return super().reduce(chunk, [Part(p.member, 1.0 / 8, p.payload) for p in parts])
+
+
+def test_a_division_by_the_configured_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.sim.trainer.NumpyReducer", ConfiguredSize)
     assert "S3" in rules_broken(range(1, 4))
 
 
-def test_a_commit_that_counts_a_lost_member_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    agreement = OpenRound.agreement
+class CountsTheLost(OpenRound):
+    """Its record names the lost members too."""
 
-    def everyone(self: OpenRound) -> bytes | None:
-        digest = agreement(self)
+    def agreement(self) -> bytes | None:
+        digest = super().agreement()
         if digest is not None:
-            self.lost.clear()  # so that the record names them too
+            self.lost.clear()
         return digest
 
-    monkeypatch.setattr(OpenRound, "agreement", everyone)
+
+def test_a_commit_that_counts_a_lost_member_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.coordinator.rounds.OpenRound", CountsTheLost)
     assert "S3" in rules_broken(range(1, 15))
 
 
-def test_a_member_that_answers_for_another_attempt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means that still contain a member who was lost must not survive into the next attempt."""
+class KeepsMeans(DirectReduce):
+    """Means that still contain a member who was lost survive into the next attempt."""
 
-    begin = DirectReduce.begin
-
-    def keep_means(self: DirectReduce, now: float, plan: Plan) -> None:
+    def begin(self, now: float, plan: Plan) -> None:
         means, digests, to_keep = self._means, self._digests, self._to_keep
         missing = self._missing
-        begin(self, now, plan)
+        super().begin(now, plan)
         self._means, self._digests, self._to_keep = means, digests, to_keep
         self._missing = missing
 
-    monkeypatch.setattr(DirectReduce, "begin", keep_means)
+
+def test_a_member_that_answers_for_another_attempt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", KeepsMeans)
     assert {"S3", "L1", "L4"} & rules_broken(range(1, 25))
 
 
 CLONES = [Fault(4.0 + 4.0 * i, kind, i % 2, 0, 0.4) for i, kind in enumerate(KINDS_OF_CLONES * 2)]
 
 
-def test_an_older_clone_that_is_taken_for_the_newer_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def take_anyone(self: Link, now: float, lane: int, items: Any, payload: Any) -> list[Any]:
+class TakesAnyone(Link):
+    """It takes an older process for the newer one."""
+
+    def receive(self, now: float, lane: int, items: Any, payload: Any) -> list[Any]:
         part = from_items(items[0])
         self._oldest = 0
         if part.session < self.streams.peer_session:
             if not isinstance(part, Hello):
                 return []
             self.streams.peer_session = 0
-        return receive(self, now, lane, items, payload)
+        return super().receive(now, lane, items, payload)
 
-    receive = Link.receive
-    monkeypatch.setattr(Link, "receive", take_anyone)
+
+def test_an_older_clone_that_is_taken_for_the_newer_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.links.Link", TakesAnyone)
     # The older one wakes up at 13.4 s, while the newer one is stopped until 17.4 s.
     away = [Fault(6.0, "clone_of_frozen", 0, 0, 0.9), Fault(10.0, "freeze", 0, 0, 0.9)]
     assert "S13" in rules_broken(range(4, 7), away)
