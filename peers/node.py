@@ -323,7 +323,8 @@ class Node:
         """Deliver what the node said to itself, and update the links that the roster asks for."""
         while self._self:
             self._dispatch(now, self.key, self._self.popleft())
-        self._update_links(now)
+        if self.links.changed:
+            self._update_links(now)
 
     def _update_links(self, now: float) -> None:
         if self._member_links and not self.coordinator and not self._stopped:

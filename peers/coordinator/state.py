@@ -91,7 +91,7 @@ class RunState:
     @property
     def num_rounds(self) -> int:
         """Rounds that every course has: how often the whole model was moved."""
-        return min(self.mode.num_rounds(course) for course in self.courses.values())
+        return min(map(self.mode.num_rounds, self.courses.values()))
 
     @property
     def finished(self) -> bool:

@@ -109,13 +109,14 @@ class Swaps:
         self, now: float, peer: bytes, message: PartChunk | MeanChunk, payload: Payload, cost: int
     ) -> None:
         """One chunk; `pump` is to follow. Who is not of the group is refused. Raises `BadFrame`."""
-        running = self._exchanges.running.get(message.serial)
+        exchanges = self._exchanges
+        running = exchanges.running.get(message.serial)
         if running is not None and peer not in running.exchange.members:
             self._outlet.consumed(now, peer, cost)
             self._refuse(now, peer, message.serial)
             return
-        late = running is None and self._exchanges.has_passed(message.serial)
-        self._exchanges.take_chunk(now, peer, message, payload, cost)
+        late = running is None and exchanges.has_passed(message.serial)
+        exchanges.take_chunk(now, peer, message, payload, cost)
         if late and isinstance(message, PartChunk):
             self._refuse(now, peer, message.serial)
 
