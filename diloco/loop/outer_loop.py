@@ -290,7 +290,7 @@ class OuterLoop:
         each.wait_until = now + self._wait_s
         if self._schedule.gossips:
             return [Swap(fragment, self._replica.count(fragment), each.tokens, reducer)]
-        weight = self._schedule.weight(each.tokens, each.steps)
+        weight = weight_of(self._schedule, each.tokens, each.steps)
         if self._schedule.offers_before_landing:
             self._replica.land(fragment, each.landing, on_time=True)
             each.landing = None
@@ -389,6 +389,18 @@ class OuterLoop:
         self._replica.load(event.fragment, event.data)
         self.progress[event.fragment] = Progress(self._schedule.offsets[event.fragment])
         return ConfirmLoaded(event.fragment, event.version, self._replica.digest(event.fragment))
+
+
+def weight_of(schedule: Schedule, tokens: int, steps: int) -> int:
+    """The weight with which a contribution is offered; tokens times tokens per step is Decoupled DiLoCo's
+    (arXiv 2604.21428)."""
+    match schedule.weights:
+        case "equal":
+            return 1
+        case "tokens_rate":
+            return tokens * tokens // max(1, steps)
+        case _:
+            return tokens
 
 
 def _share(event: RoundCommitted) -> float:

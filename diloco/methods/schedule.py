@@ -54,14 +54,3 @@ class Schedule:
     def num_commits(self, rounds: int) -> int:
         """Commits of a run in which the parameters of every fragment move ``rounds`` times."""
         return sum(rounds * self.periods[0] // period for period in self.periods)
-
-    def weight(self, tokens: int, steps: int) -> int:
-        """Weight of a contribution in its round; tokens times tokens per step is Decoupled DiLoCo's
-        (arXiv 2604.21428)."""
-        match self.weights:
-            case "equal":
-                return 1
-            case "tokens_rate":
-                return tokens * tokens // max(1, steps)
-            case _:
-                return tokens

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from diloco.loop.outer_loop import OuterLoop
+from diloco.loop.outer_loop import OuterLoop, weight_of
+from diloco.methods import method
 from diloco.methods.schedule import Schedule
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import (
@@ -375,7 +376,7 @@ def test_h_follows_what_the_numbers_say(replica: Recorder) -> None:
 def test_weights_are_tokens_or_all_the_same_or_tokens_times_tokens_per_step(
     weights: str, expected: int
 ) -> None:
-    assert dataclasses.replace(schedule(), weights=weights).weight(8, 4) == expected  # type: ignore[arg-type]
+    assert weight_of(dataclasses.replace(schedule(), weights=weights), 8, 4) == expected  # type: ignore[arg-type]
 
 
 def test_a_seed_captures_and_a_joiner_loads_every_fragment(replica: Recorder) -> None:
@@ -391,3 +392,16 @@ def test_a_finished_run_waits_for_nothing(loop: OuterLoop) -> None:
     loop.handle(0.0, RunFinished(5))
     assert loop.finished
     assert not loop.waits(0.0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [("tokens", 600), ("equal", 1), ("tokens_rate", 600 * 600 // 3)]
+)
+def test_a_contribution_weighs_its_tokens_one_or_tokens_times_tokens_per_step(
+    weights: str, expected: int
+) -> None:
+    assert weight_of(Schedule.of(method("diloco", weights=weights)), tokens=600, steps=3) == expected
+
+
+def test_a_contribution_without_steps_has_a_weight_too() -> None:
+    assert weight_of(Schedule.of(method("decoupled")), tokens=5, steps=0) == 25

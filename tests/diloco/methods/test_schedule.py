@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from diloco.methods.presets import method
 from diloco.methods.schedule import Schedule
 
@@ -19,19 +17,6 @@ def test_moments_move_less_often_than_parameters() -> None:
     schedule = Schedule.of(method("des_loc"))
     assert schedule.periods == (64, 3 * 64, 6 * 64)
     assert schedule.num_commits(6) == 6 + 2 + 1
-
-
-@pytest.mark.parametrize(
-    ("weights", "expected"), [("tokens", 600), ("equal", 1), ("tokens_rate", 600 * 600 // 3)]
-)
-def test_a_contribution_weighs_its_tokens_one_or_tokens_times_tokens_per_step(
-    weights: str, expected: int
-) -> None:
-    assert Schedule.of(method("diloco", weights=weights)).weight(tokens=600, steps=3) == expected
-
-
-def test_a_contribution_without_steps_has_a_weight_too() -> None:
-    assert Schedule.of(method("decoupled")).weight(tokens=5, steps=0) == 25
 
 
 def test_offers_rest_on_what_was_committed_meanwhile_where_rounds_do_not_wait_for_all() -> None:
