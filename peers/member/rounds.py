@@ -134,7 +134,7 @@ class Rounds:
     # -- what only gossip knows ---------------------------------------------------------------
 
     def swap(self, now: float, swap: Swap) -> None:
-        """Nothing is to be done: with rounds there are no swaps."""
+        """A training loop of a run with rounds asks for no swap: it is a bug of ours if one does."""
         raise AssertionError("this run has rounds")
 
     def refused(self, now: float, peer: bytes, message: NoSwap) -> None:

@@ -285,7 +285,3 @@ class World:
         """Every worker's process that lives, the older ones of clones last."""
         newest = [self.workers[i] for i in self.living()]
         return newest + [worker for worker in self.older if worker.process.alive]
-
-
-def _do(command: Command, node: Node, now: float) -> bool:
-    return node.command(now, command)
