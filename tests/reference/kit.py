@@ -1,0 +1,193 @@
+"""Runs the whole stack on the workers of `problem`, over loopback sockets or in simulated time, and tells
+what came of it.
+
+Owns no formula: what is to come out is said by the loops beside it. The two drivers train the same models
+with the same data; what they return is compared by `assert_equal`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor, nn
+
+import diloco
+from diloco.outer.replica import TensorReplica
+from diloco.simulation.engine import Engine
+from diloco.simulation.pace import Peer
+from diloco.simulation.report.report import Activity
+from diloco.simulation.virtual_training import FAST
+from diloco.simulation.worker import Trainer
+from diloco.simulation.worker import Worker as SimulatedWorker
+from peers.protocol.commands import Command
+from tests.reference.problem import MakeOptimizer, Net, inner_step, sgd, values
+from transport.effects import Effect
+
+
+@dataclass
+class Seen:
+    """What one worker came to."""
+
+    starts: list[dict[str, Tensor]] = field(default_factory=list)
+    """Local parameters before each inner step."""
+    outer: dict[str, Tensor] = field(default_factory=dict)
+    """Outer parameters at the end."""
+    outer_steps: list[int] = field(default_factory=list)
+    """By fragment."""
+    bytes_sent: int = 0
+    """Of everything that this worker sent."""
+    bulk_bytes: int = 0
+    """Of contributions and means that it sent, with their headers; 0 over sockets, which do not tell."""
+
+
+def settings(rounds: int, workers: int, method: dict[str, Any]) -> diloco.RunSettings:
+    """The settings of a run."""
+    run = {"rounds": rounds, "min_peers": workers, "failure_timeout_s": 5.0, "grace_s": 20.0}
+    return diloco.RunSettings.model_validate({"run": run, "method": method})
+
+
+def over_sockets(
+    method: dict[str, Any],
+    rounds: int,
+    tokens: Sequence[int],
+    make_optimizer: MakeOptimizer = sgd,
+    *,
+    timeout_s: float = 50.0,
+) -> list[Seen]:
+    """A host and one worker thread for each of ``tokens`` (those of its inner steps), over encrypted
+    loopback sockets, until the run has its rounds. All begin at the same time."""
+    seen = [Seen() for _ in tokens]
+    errors: list[BaseException] = []
+    together = threading.Barrier(len(tokens))
+
+    models = [Net() for _ in tokens]  # not in the threads, which share torch's generator
+
+    def train(index: int, swarm: diloco.Swarm) -> None:
+        try:
+            with swarm:
+                model = models[index]
+                optimizer = make_optimizer(model)
+                with diloco.attach(
+                    model, optimizer, swarm, tokens_per_step=tokens[index], timeout_s=timeout_s
+                ) as outer:
+                    together.wait(timeout_s)
+                    while not outer.finished:
+                        seen[index].starts.append(values(model))
+                        inner_step(model, optimizer, index, outer.step)
+                    seen[index].outer_steps = _outer_steps(outer.replica)
+                    with outer.outer_parameters():
+                        seen[index].outer = values(model)
+                    seen[index].bytes_sent = swarm.bytes_sent
+                    together.wait(timeout_s)  # nobody leaves before all have the last result
+        except BaseException as error:
+            errors.append(error)
+            together.abort()
+
+    run = settings(rounds, len(tokens), method)
+    with (
+        TemporaryDirectory() as state,
+        diloco.host(run, listen="tcp://127.0.0.1:0", state=Path(state)) as host,
+    ):
+        threads = []
+        for index in range(len(tokens)):
+            swarm = diloco.join(host.ticket, name=f"w{index}", listen="tcp://127.0.0.1:0")
+            threads.append(threading.Thread(target=train, args=(index, swarm)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout_s)
+            assert not thread.is_alive(), "it did not come to its end"
+    if errors:
+        raise errors[0]
+    return seen
+
+
+def simulated(
+    method: dict[str, Any],
+    steps: int,
+    tokens: Sequence[int],
+    make_optimizer: MakeOptimizer = sgd,
+    *,
+    rounds: int = 10**6,
+) -> list[Seen]:
+    """The same in simulated time on links that cost nothing, each worker for ``steps`` inner steps."""
+    seen = [Seen() for _ in tokens]
+    run = settings(rounds, len(tokens), method)
+    made = [_trainer(run, index, seen[index], make_optimizer) for index in range(len(tokens))]
+    engine = Engine(
+        run,
+        [Peer(f"w{i}", FAST, tokens_per_step=each) for i, each in enumerate(tokens)],
+        lambda peer, life: made[int(peer.name[1:])][1],
+        host=FAST,
+        num_steps=steps,
+        watchers=[Nobody()],
+    )
+    engine.begin()
+
+    def ended() -> bool:
+        sessions = [worker.session for worker in engine.workers.values()]
+        quiet = [each.patience_ends(engine.net.now) is None for each in sessions]
+        return len(sessions) == len(tokens) and all(quiet) and all(s.steps >= steps for s in sessions)
+
+    assert engine.run(100.0 + 20.0 * steps, done=ended), "the workers did not come to an end"
+    for index, (model, trainer) in enumerate(made):
+        replica, worker = trainer.replica, engine.workers[f"w{index}"]
+        assert isinstance(replica, TensorReplica)
+        seen[index].starts.append(values(model))
+        seen[index].outer_steps = _outer_steps(replica)
+        for fragment in range(run.method.resolved().num_fragments):
+            replica.model.scatter(fragment, replica.outer.outer_parameters(fragment))
+        seen[index].outer = values(model)
+        seen[index].bytes_sent = worker.bytes_sent
+        sent = worker.process.sent
+        seen[index].bulk_bytes = sum(sent[purpose] for purpose in sent if purpose != "control")
+    return seen
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6) -> None:
+    """Fails unless all named tensors are equal to within ``tolerance``."""
+    for name, value in expected.items():
+        difference = float((found[name] - value).abs().max())
+        bound = tolerance * max(1.0, float(value.abs().max()))
+        assert difference <= bound, f"{name} differs by {difference:.3g}"
+
+
+def _trainer(
+    run: diloco.RunSettings, index: int, seen: Seen, make_optimizer: MakeOptimizer
+) -> tuple[nn.Module, Trainer]:
+    model = Net()
+    optimizer = make_optimizer(model)
+    replica = TensorReplica.of(model, run.method.resolved(), optimizer)
+    steps = iter(range(10**9))
+
+    def step() -> float:
+        seen.starts.append(values(model))
+        inner_step(model, optimizer, index, next(steps))
+        return 0.0
+
+    manifest = replica.layout.manifest()
+    elements = tuple(replica.max_sent(f) for f in range(replica.num_fragments))
+    return model, Trainer(replica, elements, step, manifest.names_sha256, manifest.shapes_sha256)
+
+
+def _outer_steps(replica: TensorReplica) -> list[int]:
+    return [replica.count(fragment) for fragment in range(replica.num_fragments)]
+
+
+class Nobody:
+    """A watcher that looks away."""
+
+    def effect(self, now: float, name: str, effect: Effect) -> None: ...
+
+    def activity(self, now: float, worker: SimulatedWorker, activity: Activity | None) -> None: ...
+
+    def event(self, now: float, worker: SimulatedWorker, event: object) -> None: ...
+
+    def command(self, now: float, worker: SimulatedWorker, command: Command) -> None: ...
+
+    def stepped(self, now: float, worker: SimulatedWorker, steps: int) -> None: ...
