@@ -157,6 +157,42 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
         assert difference <= bound, f"{name} differs by {difference:.3g}"
 
 
+HEADER_BYTES = 100
+"""Of a message with a part of a vector."""
+CONTROL_BYTES = 8_000
+"""Of all else that one worker says in a run of a reference test."""
+
+
+def assert_bytes(seen: Sequence[Seen], outer_steps: Sequence[int], payload_bytes: Sequence[int]) -> None:
+    """Fails unless the workers together sent what a direct exchange of ``payload_bytes`` (by fragment) takes,
+    as often as ``outer_steps`` (by fragment): of M members each sends its part of every chunk to the chunk's
+    owner, and the owner sends the mean to the others, so 2 (M - 1) times the payload. Besides that there are
+    `HEADER_BYTES` for each message of a vector below 4096 elements, and `CONTROL_BYTES` for each worker."""
+    others = len(seen) - 1
+    exact = sum(2 * others * n * size for n, size in zip(outer_steps, payload_bytes, strict=True))
+    headers = HEADER_BYTES * sum(2 * len(seen) * others * n for n in outer_steps)
+    bulk = sum(each.bulk_bytes for each in seen)
+    if bulk:
+        assert exact <= bulk <= exact + headers
+    sent = sum(each.bytes_sent for each in seen)
+    assert exact <= sent <= exact + headers + CONTROL_BYTES * len(seen)
+
+
+def assert_same(found: Sequence[Seen], expected: Sequence[Seen]) -> None:
+    """Fails unless all workers took the same path: local parameters before every inner step that the loop
+    has, outer parameters at the end, and outer steps. Over sockets a worker may train on until it hears of
+    the end."""
+    for each, wanted in zip(found, expected, strict=True):
+        assert len(each.starts) >= len(wanted.starts) - 1  # the last is after the last step
+        for step, (mine, start) in enumerate(zip(each.starts, wanted.starts, strict=False)):
+            try:
+                assert_equal(mine, start)
+            except AssertionError as error:
+                raise AssertionError(f"before inner step {step}: {error}") from None
+        assert_equal(each.outer, wanted.outer)
+        assert each.outer_steps == wanted.outer_steps
+
+
 def _trainer(
     run: diloco.RunSettings, index: int, seen: Seen, make_optimizer: MakeOptimizer
 ) -> tuple[nn.Module, Trainer]:

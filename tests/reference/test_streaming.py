@@ -1,0 +1,162 @@
+"""Streaming DiLoCo (arXiv 2501.18512), algorithm 2, against the whole stack: fragments of every pattern,
+offsets, delay, and the ways to merge.
+
+    if (t - t_p) mod H = 0:        Delta_m,p = theta_p - theta_m,p(t);  start its mean over workers
+    if (t - tau - t_p) mod H = 0:  theta_p <- OuterOpt_p(theta_p, mean Delta_m,p)
+                                   theta_m,p <- alpha theta_m,p(t) + (1 - alpha) theta_p
+
+The paper says that the t_p are evenly spread over H; ours are t_p = floor((p + 1) H / P), so a fragment is
+sent for the first time after its first t_p steps (docs/methods.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.reference import kit
+from tests.reference.arithmetic import Nesterov, Values, mean, minus, only, plus
+from tests.reference.problem import Net, values, workers
+
+Fragments = Sequence[Sequence[str]]
+
+
+def reference(
+    tokens: Sequence[int],
+    steps: int,
+    fragments: Fragments,
+    *,
+    every: int,
+    delay: int,
+    merge: str = "replace",
+    alpha: float = 0.0,
+) -> list[kit.Seen]:
+    """Of each worker, what `kit` sees of it."""
+    group = workers(len(tokens))
+    seen = [kit.Seen() for _ in group]
+    outer = Nesterov(0.4, 0.9)
+    theta = values(group[0].model)
+    sent: dict[int, list[Values]] = {}  # by fragment: each worker's parameters when it was sent
+    for p in range(len(fragments)):
+        sent[p] = []
+    counts = [0] * len(fragments)
+    for t in range(1, steps + 1):
+        for each in group:
+            seen[each.index].starts.append(values(each.model))
+            each.train()
+        for p, names in enumerate(fragments):
+            since = t - (p + 1) * every // len(fragments)
+            if since >= 0 and since % every == 0:
+                sent[p] = [only(names, values(each.model)) for each in group]
+                delta = mean([minus(only(names, theta), each) for each in sent[p]], tokens)
+                theta.update(outer.step(theta, delta))  # nobody reads it before it lands
+                counts[p] += 1
+            if since >= delay and (since - delay) % every == 0:
+                for each in group:
+                    local, new = only(names, values(each.model)), only(names, theta)
+                    if merge == "mix":
+                        new = {n: alpha * local[n] + (1 - alpha) * new[n] for n in names}
+                    if merge == "carry":  # LOSCAR's merge (arXiv 2605.20866): local steps since, on top
+                        new = plus(new, minus(local, sent[p][each.index]))
+                    each.load(new)
+    for each in group:
+        seen[each.index].starts.append(values(each.model))
+        seen[each.index].outer, seen[each.index].outer_steps = theta, counts
+    return seen
+
+
+def layers(*groups: str) -> Fragments:
+    """Fragments by the beginnings of names: of each fragment, with a space between."""
+    names = list(values(Net()))
+    return [[name for name in names if name.startswith(tuple(each.split()))] for each in groups]
+
+
+STRIDED = layers("embed layers.0 layers.3", "layers.1", "layers.2 head")
+"""Layer i belongs to fragment i mod P; what is before the layers to the first, what is after to the last."""
+SEQUENTIAL = layers("embed layers.0", "layers.1 layers.2", "layers.3 head")
+
+
+def method(fragments: Fragments, every: int, delay: int) -> dict[str, Any]:
+    return {
+        "preset": "streaming",
+        "codec": "fp32",
+        "num_fragments": len(fragments),
+        "sync_every": every,
+        "delay": delay,
+    }
+
+
+def payload_bytes(fragments: Fragments) -> list[int]:
+    full = values(Net())
+    return [4 * sum(full[name].numel() for name in names) for names in fragments]
+
+
+def check(fragments: Fragments, tokens: Sequence[int], every: int, delay: int, **parts: Any) -> None:
+    """The stack in simulated time equals the loop."""
+    steps = 5 * every + delay
+    merging = {key: parts[key] for key in ("merge", "alpha") if key in parts}
+    found = kit.simulated({**method(fragments, every, delay), **parts}, steps, tokens)
+    expected = reference(tokens, steps, fragments, every=every, delay=delay, **merging)
+    kit.assert_same(found, expected)
+    kit.assert_bytes(found, expected[0].outer_steps, payload_bytes(fragments))
+
+
+@pytest.mark.parametrize(("every", "delay"), [(6, 0), (6, 1), (7, 3), (6, 5)])
+def test_fragments_are_sent_at_their_offsets_and_land_tau_steps_later(every: int, delay: int) -> None:
+    check(STRIDED, (8, 24, 16), every, delay)
+
+
+@pytest.mark.parametrize(
+    "delay",
+    [pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="mix without a delay is refused")), 2],
+)
+def test_mix_keeps_alpha_of_the_local_weights(delay: int) -> None:
+    check(STRIDED, (8, 8), 6, delay, merge="mix", alpha=0.25)
+
+
+def test_carry_puts_the_local_steps_since_the_offer_on_top() -> None:
+    check(STRIDED, (24, 8), 6, 2, merge="carry")
+
+
+def test_sequential_fragments_are_runs_of_whole_layers() -> None:
+    check(SEQUENTIAL, (8, 24), 6, 1, fragment_pattern="sequential")
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_balanced_fragments_are_runs_of_tensors_cut_nearest_to_equal_sizes(count: int) -> None:
+    full = values(Net())
+    names, total = list(full), sum(each.numel() for each in full.values())
+    ends = [sum(full[name].numel() for name in names[: i + 1]) for i in range(len(names))]
+    cuts = [0] + [
+        1 + min(range(len(names)), key=lambda i, p=p: abs(ends[i] - p * total / count))  # type: ignore[misc]
+        for p in range(1, count + 1)
+    ]
+    fragments = [names[start:end] for start, end in pairwise(cuts)]
+    check(fragments, (8, 8), 7, 1, fragment_pattern="balanced")
+
+
+def test_packed_fragments_take_the_largest_tensor_left_into_the_lightest() -> None:
+    full = values(Net())
+    fragments: list[list[str]] = [[], [], [], []]
+    weight = [0, 0, 0, 0]
+    for name in sorted(full, key=lambda name: -full[name].numel()):  # of equal ones the first
+        lightest = weight.index(min(weight))
+        fragments[lightest].append(name)
+        weight[lightest] += full[name].numel()
+    check(fragments, (8, 8), 8, 1, fragment_pattern="packed")
+
+
+def test_fragments_of_modules_are_what_their_entries_name() -> None:
+    entries = ["layers.2,head", "embed", "layers.0,layers.1,layers.3"]
+    fragments = layers(*(each.replace(",", " ") for each in entries))
+    check(
+        fragments,
+        (8, 24),
+        6,
+        2,
+        fragment_pattern="modules",
+        fragment_modules=entries,
+    )
