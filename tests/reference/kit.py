@@ -8,8 +8,7 @@ with the same data; what they return is compared by `assert_equal`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,24 +24,8 @@ from diloco.simulation.virtual_training import FAST
 from diloco.simulation.worker import Trainer
 from diloco.simulation.worker import Worker as SimulatedWorker
 from peers.protocol.commands import Command
-from tests.reference.problem import MakeOptimizer, Net, inner_step, sgd, values
+from tests.reference.problem import MakeOptimizer, Net, Seen, inner_step, sgd, values
 from transport.effects import Effect
-
-
-@dataclass
-class Seen:
-    """What one worker came to."""
-
-    starts: list[dict[str, Tensor]] = field(default_factory=list)
-    """Local parameters before each inner step."""
-    outer: dict[str, Tensor] = field(default_factory=dict)
-    """Outer parameters at the end."""
-    outer_steps: list[int] = field(default_factory=list)
-    """By fragment."""
-    bytes_sent: int = 0
-    """Of everything that this worker sent."""
-    bulk_bytes: int = 0
-    """Of contributions and means that it sent, with their headers; 0 over sockets, which do not tell."""
 
 
 def settings(rounds: int, workers: int, method: dict[str, Any]) -> diloco.RunSettings:
@@ -114,11 +97,12 @@ def simulated(
     make_optimizer: MakeOptimizer = sgd,
     *,
     rounds: int = 10**6,
+    make_model: Callable[[], nn.Module] = Net,
 ) -> list[Seen]:
     """The same in simulated time on links that cost nothing, each worker for ``steps`` inner steps."""
     seen = [Seen() for _ in tokens]
     run = settings(rounds, len(tokens), method)
-    made = [_trainer(run, index, seen[index], make_optimizer) for index in range(len(tokens))]
+    made = [_trainer(run, index, seen[index], make_optimizer, make_model()) for index in range(len(tokens))]
     engine = Engine(
         run,
         [Peer(f"w{i}", FAST, tokens_per_step=each) for i, each in enumerate(tokens)],
@@ -163,14 +147,17 @@ CONTROL_BYTES = 8_000
 """Of all else that one worker says in a run of a reference test."""
 
 
-def assert_bytes(seen: Sequence[Seen], outer_steps: Sequence[int], payload_bytes: Sequence[int]) -> None:
+def assert_bytes(
+    seen: Sequence[Seen], outer_steps: Sequence[int], payload_bytes: Sequence[int], *, chunks: int = 1
+) -> None:
     """Fails unless the workers together sent what a direct exchange of ``payload_bytes`` (by fragment) takes,
     as often as ``outer_steps`` (by fragment): of M members each sends its part of every chunk to the chunk's
     owner, and the owner sends the mean to the others, so 2 (M - 1) times the payload. Besides that there are
-    `HEADER_BYTES` for each message of a vector below 4096 elements, and `CONTROL_BYTES` for each worker."""
+    `HEADER_BYTES` for each of ``chunks`` on its way between two members, and `CONTROL_BYTES` for each
+    worker."""
     others = len(seen) - 1
     exact = sum(2 * others * n * size for n, size in zip(outer_steps, payload_bytes, strict=True))
-    headers = HEADER_BYTES * sum(2 * len(seen) * others * n for n in outer_steps)
+    headers = HEADER_BYTES * chunks * sum(2 * len(seen) * others * n for n in outer_steps)
     bulk = sum(each.bulk_bytes for each in seen)
     if bulk:
         assert exact <= bulk <= exact + headers
@@ -194,9 +181,8 @@ def assert_same(found: Sequence[Seen], expected: Sequence[Seen]) -> None:
 
 
 def _trainer(
-    run: diloco.RunSettings, index: int, seen: Seen, make_optimizer: MakeOptimizer
+    run: diloco.RunSettings, index: int, seen: Seen, make_optimizer: MakeOptimizer, model: nn.Module
 ) -> tuple[nn.Module, Trainer]:
-    model = Net()
     optimizer = make_optimizer(model)
     replica = TensorReplica.of(model, run.method.resolved(), optimizer)
     steps = iter(range(10**9))

@@ -6,7 +6,7 @@ Plain torch, without anything of the project: reference loops and the swarm trai
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,25 @@ class Worker:
                 parameters[name].copy_(value)
 
 
-def workers(count: int, make_optimizer: MakeOptimizer = sgd) -> list[Worker]:
+def workers(
+    count: int, make_optimizer: MakeOptimizer = sgd, make_model: Callable[[], nn.Module] = Net
+) -> list[Worker]:
     """Workers with equal models."""
-    models = [Net() for _ in range(count)]
+    models = [make_model() for _ in range(count)]
     return [Worker(i, model, make_optimizer(model)) for i, model in enumerate(models)]
+
+
+@dataclass
+class Seen:
+    """What one worker came to."""
+
+    starts: list[dict[str, Tensor]] = field(default_factory=list)
+    """Local parameters before each inner step."""
+    outer: dict[str, Tensor] = field(default_factory=dict)
+    """Outer parameters at the end."""
+    outer_steps: list[int] = field(default_factory=list)
+    """By fragment."""
+    bytes_sent: int = 0
+    """Of everything that this worker sent."""
+    bulk_bytes: int = 0
+    """Of contributions and means that it sent, with their headers; 0 over sockets, which do not tell."""
