@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import diloco
 from diloco.outer.replica import TensorReplica
 from diloco.simulation.engine import Engine
-from diloco.simulation.pace import Peer
+from diloco.simulation.pace import Peer, StepTime
 from diloco.simulation.report.report import Activity
 from diloco.simulation.virtual_training import FAST
 from diloco.simulation.worker import Trainer
@@ -98,14 +98,17 @@ def simulated(
     *,
     rounds: int = 10**6,
     make_model: Callable[[], nn.Module] = Net,
+    step_s: Sequence[float] = (),
 ) -> list[Seen]:
-    """The same in simulated time on links that cost nothing, each worker for ``steps`` inner steps."""
+    """The same in simulated time on links that cost nothing, each worker for ``steps`` inner steps, which take
+    it ``step_s`` (one second if that is empty)."""
+    times = [StepTime(each) for each in step_s or [1.0] * len(tokens)]
     seen = [Seen() for _ in tokens]
     run = settings(rounds, len(tokens), method)
     made = [_trainer(run, index, seen[index], make_optimizer, make_model()) for index in range(len(tokens))]
     engine = Engine(
         run,
-        [Peer(f"w{i}", FAST, tokens_per_step=each) for i, each in enumerate(tokens)],
+        [Peer(f"w{i}", FAST, times[i], tokens_per_step=each) for i, each in enumerate(tokens)],
         lambda peer, life: made[int(peer.name[1:])][1],
         host=FAST,
         num_steps=steps,
@@ -118,7 +121,9 @@ def simulated(
         quiet = [each.patience_ends(engine.net.now) is None for each in sessions]
         return len(sessions) == len(tokens) and all(quiet) and all(s.steps >= steps for s in sessions)
 
-    assert engine.run(100.0 + 20.0 * steps, done=ended), "the workers did not come to an end"
+    assert engine.run(100.0 + 20.0 * steps * max(each.step_s for each in times), done=ended), (
+        "the workers did not come to an end"
+    )
     for index, (model, trainer) in enumerate(made):
         replica, worker = trainer.replica, engine.workers[f"w{index}"]
         assert isinstance(replica, TensorReplica)
