@@ -100,8 +100,8 @@ def simulated(
     make_model: Callable[[], nn.Module] = Net,
     step_s: Sequence[float] = (),
 ) -> list[Seen]:
-    """The same in simulated time on links that cost nothing, each worker for ``steps`` inner steps, which take
-    it ``step_s`` (one second if that is empty)."""
+    """The same in simulated time on links that cost nothing, each worker for ``steps`` inner steps of
+    ``step_s`` each (a second if that is empty)."""
     times = [StepTime(each) for each in step_s or [1.0] * len(tokens)]
     seen = [Seen() for _ in tokens]
     run = settings(rounds, len(tokens), method)
