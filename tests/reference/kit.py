@@ -99,9 +99,10 @@ def simulated(
     rounds: int = 10**6,
     make_model: Callable[[], nn.Module] = Net,
     step_s: Sequence[float] = (),
+    until_s: float = 0.0,
 ) -> list[Seen]:
     """The same in simulated time on links that cost nothing, each worker for ``steps`` inner steps of
-    ``step_s`` each (a second if that is empty)."""
+    ``step_s`` each (a second if that is empty), or until ``until_s`` if that is given."""
     times = [StepTime(each) for each in step_s or [1.0] * len(tokens)]
     seen = [Seen() for _ in tokens]
     run = settings(rounds, len(tokens), method)
@@ -121,9 +122,11 @@ def simulated(
         quiet = [each.patience_ends(engine.net.now) is None for each in sessions]
         return len(sessions) == len(tokens) and all(quiet) and all(s.steps >= steps for s in sessions)
 
-    assert engine.run(100.0 + 20.0 * steps * max(each.step_s for each in times), done=ended), (
-        "the workers did not come to an end"
-    )
+    if until_s:
+        engine.run(until_s)
+    else:
+        longest = 100.0 + 20.0 * steps * max(each.step_s for each in times)
+        assert engine.run(longest, done=ended), "the workers did not come to an end"
     for index, (model, trainer) in enumerate(made):
         replica, worker = trainer.replica, engine.workers[f"w{index}"]
         assert isinstance(replica, TensorReplica)

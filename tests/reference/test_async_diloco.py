@@ -15,11 +15,12 @@ offer is nowhere within 0.05 s of a step of another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.reference import kit
 from tests.reference.arithmetic import Values, minus, plus, zeros
@@ -34,7 +35,7 @@ def reference(
     every: Sequence[int],
     *,
     momentum_every: int,
-    lr: float = 0.4,
+    lr: Callable[[int], float] = lambda count: 0.4,
     momentum: float = 0.9,
 ) -> tuple[list[Seen], list[Values]]:
     """Of each worker, its parameters before each inner step; and the outer parameters after each outer step,
@@ -62,19 +63,24 @@ def reference(
                 m = {n: momentum * m[n] + total[n] / momentum_every for n in m}
                 move = plus(move, m, momentum)
                 total = zeros(theta)
-            theta = minus(theta, move, lr)
+            theta = minus(theta, move, lr(len(history) - 1))
             history.append(theta)
             each.load(theta)
             read[w] = theta
     return seen, history
 
 
-def check(step_s: Sequence[float], every: Sequence[int], **parts: Any) -> None:
+def check(
+    step_s: Sequence[float],
+    every: Sequence[int],
+    lr: Callable[[int], float] = lambda count: 0.4,
+    **parts: Any,
+) -> None:
     """The stack in simulated time equals the loop."""
     count = len(step_s)
     method = {"preset": "async_diloco", "sync_every": max(every), "codec": "fp32", "outer_every": count}
     found = kit.simulated({**method, **parts}, STEPS, [8] * count, step_s=step_s)
-    expected, history = reference(step_s, every, momentum_every=count)
+    expected, history = reference(step_s, every, momentum_every=count, lr=lr)
     for each, wanted in zip(found, expected, strict=True):
         for step, (mine, start) in enumerate(zip(each.starts, wanted.starts, strict=False)):
             try:
@@ -121,3 +127,11 @@ def test_outer_steps_in_quick_succession_are_all_taken_at_the_next_inner_step(
     step_s: tuple[float, ...], every: tuple[int, ...], pace: str
 ) -> None:
     check(step_s, every, pace=pace)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValidationError, reason="an outer rate is a number only, not yet a schedule"
+)
+def test_each_contribution_has_the_rate_of_its_outer_step() -> None:
+    schedule = [[0, 0.6], [10, 0.1]]
+    check((1.0, 1.556), (4, 4), lambda t: max(0.1, 0.6 - 0.05 * t), pace="same", outer_lr=schedule)

@@ -48,7 +48,12 @@ def delayed(tokens: Sequence[int], step: Step) -> list[Seen]:
 
 
 def co2(
-    tokens: Sequence[int], *, alpha: float = 1.0, beta: float = 0.5, clip: float = 1.0, penalty: float = 2.0
+    tokens: Sequence[int],
+    *,
+    alpha: Callable[[int], float] = lambda count: 1.0,
+    beta: float = 0.5,
+    clip: float = 1.0,
+    penalty: float = 2.0,
 ) -> list[Seen]:
     """m <- clip(beta m + (x_old - mean x^(t-1)) / Lambda, -phi, phi);  x_old <- x_old - alpha m.
 
@@ -60,22 +65,22 @@ def co2(
     m = {name: 0.0 * value for name, value in x_old.items()}
     offered: list[Values] = []
 
-    def step() -> None:
+    def step(count: int) -> None:
         nonlocal x_old, m
         change = minus(base, mean(offered, tokens))
         m = {name: (beta * m[name] + change[name] / penalty).clamp(-clip, clip) for name in m}
-        x_old = minus(x_old, m, alpha)
+        x_old = minus(x_old, m, alpha(count))
 
     base = x_old  # the outer parameters that the contribution on its way was measured from
-    for _ in range(ROUNDS):
+    for count in range(ROUNDS):
         for each in group:
             train(each, seen)
         if offered:
-            step()
+            step(count - 1)
             for each in group:
                 each.load(plus(x_old, minus(values(each.model), offered[each.index])))
         offered, base = [values(each.model) for each in group], x_old
-    step()
+    step(ROUNDS - 1)
     return ended(group, seen, x_old)
 
 
@@ -181,7 +186,7 @@ def test_co2_carries_local_steps_over_a_mean_one_period_late(tokens: tuple[int, 
 def test_co2_clips_its_momentum_and_divides_by_its_penalty() -> None:
     parts = {"outer_lr": 0.8, "outer_momentum": 0.7, "outer_clip": 0.005, "outer_penalty": 3.0}
     found = stack("co2", (8, 24), **parts)
-    kit.assert_same(found, co2((8, 24), alpha=0.8, beta=0.7, clip=0.005, penalty=3.0))
+    kit.assert_same(found, co2((8, 24), alpha=lambda count: 0.8, beta=0.7, clip=0.005, penalty=3.0))
 
 
 @RESET
@@ -227,3 +232,9 @@ def test_eager_follows_a_schedule_of_its_rate() -> None:
     """Outer step t has the rate of t for the shared parameters and for a worker's own, which take as many."""
     found = stack("eager", (8, 24), outer_lr=SCHEDULE)
     kit.assert_same(found, eager((8, 24), lambda count: max(0.2, 0.8 - 0.15 * count), 0.9))
+
+
+@NO_SCHEDULE
+def test_co2_follows_a_schedule_of_its_rate() -> None:
+    found = stack("co2", (8, 24), outer_lr=SCHEDULE)
+    kit.assert_same(found, co2((8, 24), alpha=lambda count: max(0.2, 0.8 - 0.15 * count)))

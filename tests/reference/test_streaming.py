@@ -11,7 +11,7 @@ sent for the first time after its first t_p steps (docs/methods.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -34,11 +34,12 @@ def reference(
     delay: int,
     merge: str = "replace",
     alpha: float = 0.0,
+    lr: Callable[[int], float] = lambda count: 0.4,
 ) -> list[Seen]:
     """Of each worker, what `kit` sees of it."""
     group = workers(len(tokens))
     seen = [Seen() for _ in group]
-    outer = Nesterov(0.4, 0.9)
+    outer = Nesterov(lr(0), 0.9)
     theta = values(group[0].model)
     sent: dict[int, list[Values]] = {}  # by fragment: each worker's parameters when it was sent
     for p in range(len(fragments)):
@@ -53,6 +54,7 @@ def reference(
             if since >= 0 and since % every == 0:
                 sent[p] = [only(names, values(each.model)) for each in group]
                 delta = mean([minus(only(names, theta), each) for each in sent[p]], tokens)
+                outer.lr = lr(counts[p])
                 theta.update(outer.step(theta, delta))  # nobody reads it before it lands
                 counts[p] += 1
             if since >= delay and (since - delay) % every == 0:
@@ -78,6 +80,18 @@ def layers(*groups: str) -> Fragments:
 STRIDED = layers("embed layers.0 layers.3", "layers.1", "layers.2 head")
 """Layer i belongs to fragment i mod P; what is before the layers to the first, what is after to the last."""
 SEQUENTIAL = layers("embed layers.0", "layers.1 layers.2", "layers.3 head")
+
+
+def packed(count: int) -> list[list[str]]:
+    """The largest tensor left goes to the lightest fragment."""
+    full = values(Net())
+    fragments: list[list[str]] = [[] for _ in range(count)]
+    weight = [0] * count
+    for name in sorted(full, key=lambda name: -full[name].numel()):  # of equal ones the first
+        lightest = weight.index(min(weight))
+        fragments[lightest].append(name)
+        weight[lightest] += full[name].numel()
+    return fragments
 
 
 def method(fragments: Fragments, every: int, delay: int) -> dict[str, Any]:
@@ -143,14 +157,7 @@ def test_balanced_fragments_are_runs_of_tensors_cut_nearest_to_equal_sizes(count
 
 
 def test_packed_fragments_take_the_largest_tensor_left_into_the_lightest() -> None:
-    full = values(Net())
-    fragments: list[list[str]] = [[], [], [], []]
-    weight = [0, 0, 0, 0]
-    for name in sorted(full, key=lambda name: -full[name].numel()):  # of equal ones the first
-        lightest = weight.index(min(weight))
-        fragments[lightest].append(name)
-        weight[lightest] += full[name].numel()
-    check(fragments, (8, 8), 8, 1, fragment_pattern="packed")
+    check(packed(4), (8, 8), 8, 1, fragment_pattern="packed")
 
 
 def test_fragments_of_modules_are_what_their_entries_name() -> None:
@@ -164,3 +171,18 @@ def test_fragments_of_modules_are_what_their_entries_name() -> None:
         fragment_pattern="modules",
         fragment_modules=entries,
     )
+
+
+def test_equal_weights_ignore_tokens() -> None:
+    found = kit.simulated({**method(STRIDED, 6, 1), "weights": "equal"}, 31, (8, 24, 16))
+    kit.assert_same(found, reference((1, 1, 1), 31, STRIDED, every=6, delay=1))
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValidationError, reason="an outer rate is a number only, not yet a schedule"
+)
+def test_each_fragment_follows_the_schedule_by_its_own_outer_steps() -> None:
+    schedule = [[1, 0.7], [4, 0.1]]
+    found = kit.simulated({**method(STRIDED, 6, 2), "outer_lr": schedule}, 32, (8, 24))
+    rate = [0.7, 0.7, 0.5, 0.3, 0.1, 0.1]
+    kit.assert_same(found, reference((8, 24), 32, STRIDED, every=6, delay=2, lr=lambda t: rate[t]))
