@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.reference import kit
-from tests.reference.arithmetic import Nesterov, Values, mean, minus, plus
+from tests.reference.arithmetic import Nesterov, Values, mean, minus, only, plus
 from tests.reference.problem import MakeOptimizer, Net, Seen, adamw, sgd, values, workers
 
 ROUNDS, EVERY = 6, 4
@@ -85,10 +85,14 @@ def co2(
 
 
 def eager(
-    tokens: Sequence[int], lr: Callable[[int], float], momentum: float, make_optimizer: MakeOptimizer = sgd
+    tokens: Sequence[int],
+    lr: Callable[[int], float],
+    momentum: float,
+    make_optimizer: MakeOptimizer = sgd,
+    fragments: Sequence[Sequence[str]] = (tuple(values(Net())),),
 ) -> list[Seen]:
     """Delta~_m^(t) = Delta^(t-1) + (1/M) (Delta_m^(t) - Delta_m^(t-1));
-    theta_m <- OuterOpt_m(theta_m, Delta~_m^(t)).
+    theta_m <- OuterOpt_m(theta_m, Delta~_m^(t)), for each fragment at the ends of its periods.
 
     1/M is the share of the worker's tokens. At the end of the first period there is no mean: the worker's own
     contribution stands for it, and is taken back when the mean is there, Delta~_m^(1) = Delta_m^(1) and
@@ -96,30 +100,43 @@ def eager(
     outer step with the means, theta <- OuterOpt(theta, Delta^(t))."""
     group = workers(len(tokens), make_optimizer)
     seen = [Seen() for _ in group]
-    shared = Nesterov(lr(0), momentum)
+    shared, own = Nesterov(lr(0), momentum), [Nesterov(lr(0), momentum) for _ in group]
     theta = values(group[0].model)
-    own = [Nesterov(lr(0), momentum) for _ in group]
-    ahead = [theta for _ in group]
-    shares = [each / sum(tokens) for each in tokens]
-    previous: list[Values] = []
-    previous_mean: Values = {}
-    for count in range(ROUNDS):
-        for optimizer in (shared, *own):
-            optimizer.lr = lr(count)
+    ahead = [dict(theta) for _ in group]
+    stood: list[list[Values]] = [
+        [] for _ in fragments
+    ]  # what of each worker's last contribution it has taken
+    means: list[Values] = [{} for _ in fragments]
+    counts = [0] * len(fragments)
+    for t in range(1, ROUNDS * EVERY + 1):
         for each in group:
-            train(each, seen)
-        deltas = [minus(ahead[each.index], values(each.model)) for each in group]
-        for m, each in enumerate(group):
-            if count == 0:
-                estimate = deltas[m]
-            else:
-                stood = previous[m] if count == 1 else {n: shares[m] * v for n, v in previous[m].items()}
-                estimate = plus(minus(previous_mean, stood), deltas[m], shares[m])
-            ahead[m] = own[m].step(ahead[m], estimate)
-            each.load(ahead[m])
-        previous, previous_mean = deltas, mean(deltas, tokens)
-        theta = shared.step(theta, previous_mean)
-    return ended(group, seen, theta)
+            seen[each.index].starts.append(values(each.model))
+            each.train()
+        for p, names in enumerate(fragments):
+            if t % EVERY != (p + 1) * EVERY // len(fragments) % EVERY:
+                continue
+            for optimizer in (shared, *own):
+                optimizer.lr = lr(counts[p])
+            deltas = [minus(only(names, ahead[w.index]), values(w.model)) for w in group]
+            fresh = (
+                deltas
+                if not counts[p]
+                else [
+                    {n: tokens[m] / sum(tokens) * value for n, value in delta.items()}
+                    for m, delta in enumerate(deltas)
+                ]
+            )
+            for m, each in enumerate(group):
+                estimate = fresh[m] if not counts[p] else plus(minus(means[p], stood[p][m]), fresh[m])
+                ahead[m].update(own[m].step(ahead[m], estimate))
+                each.load(only(names, ahead[m]))
+            stood[p], means[p] = fresh, mean(deltas, tokens)
+            theta.update(shared.step(theta, means[p]))
+            counts[p] += 1
+    for each in group:
+        seen[each.index].starts.append(values(each.model))
+        seen[each.index].outer, seen[each.index].outer_steps = theta, counts
+    return seen
 
 
 def train(each: Any, seen: list[Seen]) -> None:
@@ -145,6 +162,17 @@ def stack(name: str, tokens: Sequence[int], make_optimizer: MakeOptimizer = sgd,
 @pytest.mark.parametrize("tokens", [(8, 8), (8, 24), (8, 24, 16)])
 def test_eager_adds_the_own_fresh_part_to_the_mean_of_the_period_before(tokens: tuple[int, ...]) -> None:
     kit.assert_same(stack("eager", tokens), eager(tokens, lambda count: 0.4, 0.9))
+
+
+def test_eager_does_so_for_each_fragment() -> None:
+    names = list(values(Net()))
+    fragments = [
+        [n for n in names if n.startswith(("embed", "layers.0", "layers.1"))],
+        [n for n in names if n.startswith(("layers.2", "layers.3", "head"))],
+    ]
+    method = {"preset": "eager", "sync_every": EVERY, "delay": EVERY, "codec": "fp32", "num_fragments": 2}
+    found = kit.simulated({**method, "fragment_pattern": "sequential"}, ROUNDS * EVERY, (8, 24))
+    kit.assert_same(found, eager((8, 24), lambda count: 0.4, 0.9, fragments=fragments))
 
 
 def test_eager_over_sockets_is_the_papers() -> None:
