@@ -8,32 +8,38 @@ of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from tests.reference import kit
-from tests.reference.arithmetic import mean
+from tests.reference.arithmetic import mean, minus
 from tests.reference.problem import Net, Seen, Worker, adamw, values, workers
 
 ROUNDS, EVERY = 14, 2
 PAYLOAD = 4 * sum(value.numel() for value in values(Net()).values())
 
 
-def reference(tokens: Sequence[int], moments_every: int = 3) -> list[Seen]:
-    """Of each worker, what `kit` sees of it; means are weighted by tokens."""
+def reference(
+    tokens: Sequence[int], moments_every: int = 3, lr: Callable[[int], float] = lambda count: 1.0
+) -> list[Seen]:
+    """Of each worker, what `kit` sees of it; means are weighted by tokens. With another outer rate than 1
+    parameters go that part of the way, theta <- theta - eta (theta - mean_j theta_j), and moments become
+    their means all the same."""
     group = workers(len(tokens), adamw)
     seen = [Seen() for _ in group]
+    theta = values(group[0].model)
     counts = [0, 0, 0]
     for t in range(1, ROUNDS * EVERY + 1):
         for each in group:
             seen[each.index].starts.append(values(each.model))
             each.train()
         if t % EVERY == 0:
+            away = minus(theta, mean([values(each.model) for each in group], tokens))
+            theta = minus(theta, away, lr(counts[0]))
             counts[0] += 1
-            theta = mean([values(each.model) for each in group], tokens)
             for each in group:
                 each.load(theta)
                 seen[each.index].outer = theta
@@ -86,6 +92,18 @@ def test_des_loc_over_sockets_averages_moments_at_their_own_rates() -> None:
     expected = reference(tokens)
     kit.assert_same(found, expected)
     kit.assert_bytes(found, expected[0].outer_steps, [PAYLOAD] * 3)
+
+
+@EVERY_ROUND
+def test_only_parameters_move_by_the_outer_optimizer() -> None:
+    found = kit.simulated(method(outer_lr=0.6), ROUNDS * EVERY, (8, 24), adamw)
+    kit.assert_same(found, reference((8, 24), lr=lambda count: 0.6))
+
+
+@pytest.mark.xfail(strict=True, reason="an outer rate is a number only, not yet a schedule")
+def test_the_outer_rate_of_parameters_follows_its_schedule() -> None:
+    found = kit.simulated(method(outer_lr=[[0, 1.0], [10, 0.5]]), ROUNDS * EVERY, (8, 24), adamw)
+    kit.assert_same(found, reference((8, 24), lr=lambda count: max(0.5, 1.0 - 0.05 * count)))
 
 
 def test_des_loc_without_moments_is_local_sgd() -> None:
