@@ -243,7 +243,9 @@ def scheduled(step: Callable[[Values, Values, int], Values]) -> Step:
     return lambda theta, delta: step(theta, delta, next(counts))
 
 
-@NO_SCHEDULE
+@pytest.mark.xfail(
+    strict=True, reason="no schedule of outer rates, and the first period's local steps are lost"
+)
 def test_delayed_follows_a_schedule_of_its_rate() -> None:
     optimizer = Nesterov(0.2, 0.9)
 
