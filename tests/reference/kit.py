@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import diloco
@@ -24,7 +25,8 @@ from diloco.simulation.virtual_training import FAST
 from diloco.simulation.worker import Trainer
 from diloco.simulation.worker import Worker as SimulatedWorker
 from peers.protocol.commands import Command
-from tests.reference.problem import MakeOptimizer, Net, Seen, inner_step, sgd, values
+from peers.protocol.events import SwapFailed, Swapped
+from tests.reference.problem import MakeModel, MakeOptimizer, Net, Seen, inner_step, sgd, values
 from transport.effects import Effect
 
 
@@ -41,27 +43,54 @@ def over_sockets(
     make_optimizer: MakeOptimizer = sgd,
     *,
     timeout_s: float = 50.0,
+    make_model: MakeModel = Net,
+    ahead: int = 0,
+    alone: bool = False,
 ) -> list[Seen]:
     """A host and one worker thread for each of ``tokens`` (those of its inner steps), over encrypted
-    loopback sockets, until the run has its rounds. All begin at the same time."""
+    loopback sockets, until the run has its rounds. All begin at the same time, but worker 0 has done
+    ``ahead`` inner steps by then, and with ``alone`` the others enter only after those."""
     seen = [Seen() for _ in tokens]
     errors: list[BaseException] = []
     together = threading.Barrier(len(tokens))
 
-    models = [Net() for _ in tokens]  # not in the threads, which share torch's generator
+    enter = threading.Event()
+    if not alone:
+        enter.set()
+
+    models = [make_model() for _ in tokens]  # not in the threads, which share torch's generator
 
     def train(index: int, swarm: diloco.Swarm) -> None:
         try:
             with swarm:
                 model = models[index]
                 optimizer = make_optimizer(model)
+
+                def note(event: object) -> None:
+                    _take(seen[index], event, index, lambda key: int(swarm.view.peers[key][1:]))
+
+                if index:
+                    enter.wait(timeout_s)
                 with diloco.attach(
-                    model, optimizer, swarm, tokens_per_step=tokens[index], timeout_s=timeout_s
+                    model,
+                    optimizer,
+                    swarm,
+                    tokens_per_step=tokens[index],
+                    timeout_s=timeout_s,
+                    on_event=note,
                 ) as outer:
-                    together.wait(timeout_s)
-                    while not outer.finished:
+
+                    def step() -> None:
                         seen[index].starts.append(values(model))
                         inner_step(model, optimizer, index, outer.step)
+
+                    for _ in range(0 if index else ahead):
+                        step()
+                    if not index:
+                        enter.set()
+                    together.wait(timeout_s)
+                    while not outer.finished:
+                        step()
                     seen[index].outer_steps = _outer_steps(outer.replica)
                     with outer.outer_parameters():
                         seen[index].outer = values(model)
@@ -97,7 +126,7 @@ def simulated(
     make_optimizer: MakeOptimizer = sgd,
     *,
     rounds: int = 10**6,
-    make_model: Callable[[], nn.Module] = Net,
+    make_model: MakeModel = Net,
     step_s: Sequence[float] = (),
     until_s: float = 0.0,
 ) -> list[Seen]:
@@ -113,7 +142,7 @@ def simulated(
         lambda peer, life: made[int(peer.name[1:])][1],
         host=FAST,
         num_steps=steps,
-        watchers=[Nobody()],
+        watchers=[_Notes(seen, lambda key: int(engine.name_of(key)[1:]))],
     )
     engine.begin()
 
@@ -188,6 +217,42 @@ def assert_same(found: Sequence[Seen], expected: Sequence[Seen]) -> None:
         assert each.outer_steps == wanted.outer_steps
 
 
+def assert_told(
+    seen: list[Seen], starts: list[list[dict[str, Tensor]]], outer: dict[str, Tensor], outer_steps: int
+) -> None:
+    """Fails unless each worker trained from ``starts``, step for step, and all came to ``outer``."""
+    for found, expected in zip(seen, starts, strict=True):
+        assert found.outer_steps == [outer_steps]
+        for have, want in zip(found.starts, expected, strict=False):
+            assert_equal(have, want)
+        assert_equal(found.outer, outer)
+
+
+def assert_nearly_told(seen: Seen, starts: list[dict[str, Tensor]], step: float, few: float = 0.02) -> None:
+    """Fails unless a worker trained from ``starts``, but for a ``few`` of the values, which may be off by a
+    ``step`` between two levels that values are rounded to."""
+    for have, want in zip(seen.starts, starts, strict=False):
+        off = torch.cat([(have[name] - want[name]).abs().reshape(-1) for name in want])
+        assert float((off > 1e-6).float().mean()) <= few
+        assert float(off.max()) <= step
+
+
+def assert_bulk(seen: list[Seen], payload: int, messages: int) -> None:
+    """Fails unless all sent ``payload`` bytes of numbers together, and for each of at most ``messages`` parts
+    and means a header of at most 40 bytes."""
+    sent = sum(each.bulk_bytes for each in seen)
+    assert payload <= sent <= payload + 40 * messages, f"{sent} bytes were sent for {payload}"
+
+
+def _take(seen: Seen, event: object, me: int, index_of: Callable[[bytes], int]) -> None:
+    """Note whom a worker swapped with."""
+    if isinstance(event, Swapped) or (isinstance(event, SwapFailed) and event.alone):
+        partners = event.partners if isinstance(event, Swapped) else ()
+        seen.groups[event.step] = tuple(sorted((me, *map(index_of, partners))))
+    elif isinstance(event, SwapFailed):
+        seen.pauses.append(len(seen.starts))
+
+
 def _trainer(
     run: diloco.RunSettings, index: int, seen: Seen, make_optimizer: MakeOptimizer, model: nn.Module
 ) -> tuple[nn.Module, Trainer]:
@@ -209,14 +274,20 @@ def _outer_steps(replica: TensorReplica) -> list[int]:
     return [replica.count(fragment) for fragment in range(replica.num_fragments)]
 
 
-class Nobody:
-    """A watcher that looks away."""
+class _Notes:
+    """A watcher that notes swaps and looks away from all else."""
+
+    def __init__(self, seen: list[Seen], index_of: Callable[[bytes], int]) -> None:
+        self._seen = seen
+        self._index_of = index_of
+
+    def event(self, now: float, worker: SimulatedWorker, event: object) -> None:
+        me = int(worker.name[1:])
+        _take(self._seen[me], event, me, self._index_of)
 
     def effect(self, now: float, name: str, effect: Effect) -> None: ...
 
     def activity(self, now: float, worker: SimulatedWorker, activity: Activity | None) -> None: ...
-
-    def event(self, now: float, worker: SimulatedWorker, event: object) -> None: ...
 
     def command(self, now: float, worker: SimulatedWorker, command: Command) -> None: ...
 

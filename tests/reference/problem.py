@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+MakeModel = Callable[[], nn.Module]
 
 
 class Layer(nn.Module):
@@ -96,9 +97,12 @@ class Worker:
                 parameters[name].copy_(value)
 
 
-def workers(
-    count: int, make_optimizer: MakeOptimizer = sgd, make_model: Callable[[], nn.Module] = Net
-) -> list[Worker]:
+def wide() -> nn.Module:
+    """A model of several runs of 4096 parameters and a part of one."""
+    return Net(width=29)
+
+
+def workers(count: int, make_optimizer: MakeOptimizer = sgd, make_model: MakeModel = Net) -> list[Worker]:
     """Workers with equal models."""
     models = [make_model() for _ in range(count)]
     return [Worker(i, model, make_optimizer(model)) for i, model in enumerate(models)]
@@ -118,3 +122,7 @@ class Seen:
     """Of everything that this worker sent."""
     bulk_bytes: int = 0
     """Of contributions and means that it sent, with their headers; 0 over sockets, which do not tell."""
+    groups: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """With gossip, by outer step: the members of the group that it averaged in, rising."""
+    pauses: list[int] = field(default_factory=list)
+    """With gossip: inner steps done when too few members were there to swap with."""
