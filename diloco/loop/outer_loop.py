@@ -61,10 +61,13 @@ class Replica(Protocol):
         """A snapshot of what is to be averaged and its Euclidean norm. Raises `ValueError` if it is not
         finite."""
 
-    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
+    def apply(
+        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
+    ) -> None:
         """One outer step with the decoded mean; the live model does not move yet. ``ours`` is the
-        contribution that is in it, or None, with its ``share`` of the weights. With ``keep_old`` the outer
-        parameters as they were are needed once more: for a landing to come."""
+        contribution that is in it, or None, with its ``share`` of the weights; with gossip ``mean`` is None
+        if ``ours`` found no partner and stands alone. With ``keep_old`` the outer parameters as they were are
+        needed once more: for a landing to come."""
 
     def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         """Merge the outer parameters into the live model: as the method says if the result came in time for
@@ -210,7 +213,7 @@ class OuterLoop:
             case Swapped():
                 return self._swapped(event, event.mean, 1 + len(event.partners))
             case SwapFailed() if event.alone:
-                return self._swapped(event, self.progress[event.fragment].offered, 1)
+                return self._swapped(event, None, 1)
             case SwapFailed():
                 self._take_back(event.fragment, self._period(event.fragment))
             case RoundOpened():
@@ -373,7 +376,7 @@ class OuterLoop:
     def _swapped(self, event: Swapped | SwapFailed, mean: Reducer | None, group_size: int) -> list[Command]:
         fragment, each = event.fragment, self.progress[event.fragment]
         ours = each.offered
-        if ours is None or mean is None or event.step != self._replica.count(fragment):
+        if ours is None or event.step != self._replica.count(fragment):
             return []  # another state was loaded meanwhile
         steps, tokens = each.steps - each.offered_steps, each.tokens - each.offered_tokens
         self._replica.apply(fragment, mean, ours, 1 / group_size, keep_old=steps > 0)

@@ -126,16 +126,16 @@ class TensorReplica:
         self.last_norm = float(y.norm())
         return made, self.last_norm
 
-    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
-        assert isinstance(mean, TensorReducer)
+    def apply(
+        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
+    ) -> None:
         if keep_old:
             self.local.keep_anchor(fragment)
+        values = _averaged(mean, ours)
         if self._gossips:
-            values = mean.contribution if mean is ours else mean.output
-            assert values is not None, "this worker has offered a contribution"
             delta = self.outer.gossip_step(fragment, *values.chunk(2))
         else:
-            delta = self.outer.step(fragment, mean.output)
+            delta = self.outer.step(fragment, values)
         self._committed[fragment] = pending = self._pending_of(fragment, ours)
         if pending is not None:
             self.local.committed(fragment, pending)
@@ -225,3 +225,14 @@ class TensorReplica:
             return None
         view = self.pin(fragment)
         return Snapshot(view, named.digests) if view.version == named.version else None
+
+
+def _averaged(mean: Reducer | None, ours: Reducer | None) -> Tensor:
+    """What was averaged [k]: the decoded mean, or the contribution of one who is alone. (Of a swap the very
+    reducer that was offered comes back, with the mean in it.)"""
+    if mean is not None:
+        assert isinstance(mean, TensorReducer)
+        return mean.output
+    assert isinstance(ours, TensorReducer)
+    assert ours.contribution is not None, "this worker has offered a contribution"
+    return ours.contribution

@@ -90,11 +90,14 @@ class PhantomReplica:
         label = _hash(self._name.encode(), bytes([fragment % 256]), self._states[fragment])
         return PhantomVector(self._method, self.elements[fragment], label), 1.0
 
-    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
-        assert isinstance(mean, PhantomVector)
+    def apply(
+        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
+    ) -> None:
+        moved_by = ours if mean is None else mean
+        assert isinstance(moved_by, PhantomVector)
         self._counts[fragment] += 1
         count = self._counts[fragment].to_bytes(8, "little")
-        self._states[fragment] = _hash(count, self._states[fragment], mean.mean_digest())
+        self._states[fragment] = _hash(count, self._states[fragment], moved_by.mean_digest())
 
     def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         """There are no local parameters."""

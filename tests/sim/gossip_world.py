@@ -64,9 +64,11 @@ class GossipReplica:
         values[-2], values[-1] = self.steps, self.state[-1]
         return NumpyReducer(SIZE, values), 1.0
 
-    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
-        assert isinstance(mean, NumpyReducer)
-        if mean is not ours:
+    def apply(
+        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
+    ) -> None:
+        if mean is not None:
+            assert isinstance(mean, NumpyReducer)
             self.means.append(mean.output.copy())
             self.state[-1] = mean.output[-1]
         self.steps += 1

@@ -103,7 +103,9 @@ class VectorReplica:
     def sync_every(self, fragment: int) -> int:
         return SYNC_EVERY
 
-    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
+    def apply(
+        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
+    ) -> None:
         assert isinstance(mean, NumpyReducer)
         self.states[fragment] = outer_step(self.states[fragment], mean.output)
         if self.corrupt:

@@ -52,7 +52,9 @@ class Recorder:
     def sync_every(self, fragment: int) -> int:
         return self.every
 
-    def apply(self, fragment: int, mean: Reducer, ours: Reducer | None, share: float, keep_old: bool) -> None:
+    def apply(
+        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
+    ) -> None:
         self.shares.append(share)
         self.calls.append(("apply", fragment, ours is not None))
 

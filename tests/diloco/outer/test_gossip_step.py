@@ -76,19 +76,18 @@ def test_replicas_stay_together_inside_the_window_of_gamma_and_not_above_it() ->
 def test_a_pair_of_workers_swaps_pseudo_gradients_and_parameters_in_one_vector() -> None:
     models = [Line([0.0, 0.0]), Line([0.0, 0.0])]
     pair = [TensorReplica.of(each, method("noloco")) for each in models]
-    parts: list[Tensor] = []
+    offered: list[TensorReducer] = []
     for number, (replica, model) in enumerate(zip(pair, models, strict=True)):
         with torch.no_grad():
             model.weight.add_(torch.tensor([1.0, 2.0]) * (number + 1))
         made, _ = replica.contribution(0)
         assert isinstance(made, TensorReducer)
         assert made.num_elements == 4
-        assert made.contribution is not None
-        parts.append(made.contribution)
-    mean = TensorReducer(codec("fp32"), 4)
-    mean.output.copy_(torch.stack(parts).mean(0))
-    for replica in pair:
-        replica.apply(0, mean, None, 0.5, keep_old=False)
+        offered.append(made)
+    parts = [made.contribution for made in offered if made.contribution is not None]
+    for replica, made in zip(pair, offered, strict=True):
+        made.output.copy_(torch.stack(parts).mean(0))  # a swap hands back what was offered
+        replica.apply(0, made, made, 0.5, keep_old=False)
         # theta - 0.7 * mean(delta), with mean(delta) = (-1.5, -3)
         torch.testing.assert_close(replica.outer.outer_parameters(0), torch.tensor([1.05, 2.1]))
 
@@ -100,6 +99,6 @@ def test_alone_a_replica_takes_its_own_step(step: int) -> None:
     with torch.no_grad():
         model.weight.add_(1.0)
     made, _ = replica.contribution(0)
-    replica.apply(0, made, made, 1.0, keep_old=False)
+    replica.apply(0, None, made, 1.0, keep_old=False)
     replica.land(0, made, on_time=True)
     torch.testing.assert_close(model.weight.detach(), torch.tensor([step + 0.7, 0.7]))
