@@ -48,13 +48,16 @@ class TopK(AddsDecoded):
     name: ClassVar[str] = "topk"
     shares_memory: ClassVar[bool] = False
 
-    def __init__(self, keep: int = 64, value_bits: int = 8) -> None:
+    def __init__(self, keep: int = 64, value_bits: int = 8, num_parts: int = 1) -> None:
+        """With ``num_parts`` every chunk keeps what so many parts can have between them, each with ``keep``
+        of 4096."""
         super().__init__()
         if not 1 <= keep <= CHUNK or value_bits not in (2, 4, 8, 16):
             raise ValueError(
                 f"topk keeps 1 to {CHUNK} values of 2, 4, 8 or 16 bits, not {keep} of {value_bits}"
             )
-        self._keep, self._bits = keep, value_bits
+        self._keep_of_part, self._bits, self._num_parts = keep, value_bits, num_parts
+        self._keep = min(CHUNK, keep * num_parts)
 
     def size_bytes(self, n: int) -> int:
         entries, chunks = self._num_entries(n), -(-n // CHUNK)
@@ -62,8 +65,9 @@ class TopK(AddsDecoded):
 
     def for_mean(self, num_parts: int) -> Codec:
         """All entries that so many parts can have between them, as bfloat16; dense where that is smaller."""
-        keep = min(CHUNK, self._keep * max(1, num_parts))
-        return Bf16() if 3.5 * keep >= 2 * CHUNK else TopK(keep, 16)
+        num_parts = self._num_parts * max(1, num_parts)
+        dense = 3.5 * self._keep_of_part * num_parts >= 2 * CHUNK
+        return Bf16() if dense else TopK(self._keep_of_part, 16, num_parts)
 
     @property
     def _numbers(self) -> int:
@@ -71,7 +75,9 @@ class TopK(AddsDecoded):
 
     def _num_entries(self, n: int) -> int:
         whole, rest = divmod(n, CHUNK)
-        return whole * self._keep + -(-self._keep * rest // CHUNK)
+        # A part rounds up what it keeps of the last chunk: so many times that, not that of the sum.
+        of_part = -(-self._keep_of_part * rest // CHUNK)
+        return whole * self._keep + min(rest, of_part * self._num_parts)
 
     def encode(self, x: Tensor) -> Buffer:
         require_vector(x)

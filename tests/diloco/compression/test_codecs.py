@@ -190,6 +190,23 @@ def test_the_mean_of_topk_parts_loses_no_entry(members: int) -> None:
     assert mean_coder.size_bytes(n) <= 2 * n
 
 
+@pytest.mark.parametrize("keep", [1, 64, 128])
+@pytest.mark.parametrize("members", [2, 3, 8])
+@pytest.mark.parametrize("n", [1, 100, 130, CHUNK + 100])
+def test_the_mean_of_topk_parts_that_kept_different_entries_of_a_short_chunk_has_them_all(
+    n: int, members: int, keep: int
+) -> None:
+    coder, total = codec("topk", keep=keep, value_bits=16), torch.zeros(n)
+    of_part = -(-keep * (n % CHUNK) // CHUNK)
+    for member in range(members):
+        part = torch.zeros(n)
+        part[-of_part * (member + 1) :][:of_part] = member + 1.0  # where no other has any
+        coder.add(total, coder.encode(part), 1.0)
+    assert (total != 0).sum() == min(n % CHUNK, members * of_part)
+    mean_coder = coder.for_mean(members)
+    assert torch.equal(mean_coder.decode(mean_coder.encode(total), n), total)
+
+
 @pytest.mark.parametrize("name", [each for each in NAMES if each != "topk"])
 def test_other_means_travel_as_contributions_do(name: str) -> None:
     assert codec(name).for_mean(5).name == name

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from diloco.compression.codecs import codec
 from diloco.methods.presets import method
 from diloco.outer.replica import TensorReplica
 from diloco.outer.state import OuterState
