@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diloco.compression.vectors import count_non_finite
 from diloco.errors import LayoutError, NonFinite
+from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.outer.components import codecs_of
 from diloco.outer.layout import Layout
@@ -63,6 +64,7 @@ class TensorReplica:
         self.last_norm = 0.0
         """Euclidean norm of the last contribution that was offered."""
         self._method = method
+        self._schedule = Schedule.of(method)
         self._gossips = method.gossips
         self._codecs = codecs_of(method)
         self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
@@ -105,7 +107,7 @@ class TensorReplica:
     def sync_every(self, fragment: int) -> int:
         projection = self.outer.components(fragment).projection
         adapted = projection.sync_every(self.outer.projection_state(fragment))
-        return self._method.sync_every if adapted is None else adapted
+        return self._schedule.periods[fragment] if adapted is None else adapted
 
     def count(self, fragment: int) -> int:
         return self.outer.count(fragment)

@@ -50,6 +50,13 @@ def test_h_is_the_methods_unless_its_projection_adapts_it() -> None:
     assert TensorReplica.of(make(), method("dilocox", sync_every=8, rank=2)).sync_every(0) == 8
 
 
+def test_moments_are_exchanged_less_often_than_parameters() -> None:
+    model = make()
+    optimizer = torch.optim.AdamW(model.parameters())
+    replica = TensorReplica.of(model, method("des_loc", sync_every=4), optimizer)
+    assert [replica.sync_every(fragment) for fragment in range(3)] == [4, 12, 24]
+
+
 def test_a_donor_hands_out_the_version_that_it_was_asked_for_and_no_other() -> None:
     replica = TensorReplica.of(make(), DILOCO)
     assert replica.state_blob(0, bytes(32)) is None
