@@ -123,7 +123,8 @@ class Comparison:
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
-    """``name`` or ``name:part=value,part=value`` as the preset and its overrides. Raises `UserError`."""
+    """``name`` or ``name:part=value,part=value`` as the preset and its overrides; points of a setting that
+    changes are written ``outer_lr=0:0.1/20:0.7``. Raises `UserError`."""
     name, _, rest = text.partition(":")
     if name not in PRESETS and name not in BASELINES:
         names = ", ".join((*BASELINES, *PRESETS))
@@ -333,6 +334,8 @@ def _variance(thetas: list[Tensor]) -> float:
 
 
 def _value(text: str) -> Any:
+    if ":" in text:  # points of a setting that changes over outer steps
+        return tuple(tuple(_value(each) for each in point.split(":")) for point in text.split("/"))
     for kind in (int, float):
         try:
             return kind(text)

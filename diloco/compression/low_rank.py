@@ -131,6 +131,9 @@ class LowRank:
     def support(self, round_index: int) -> None:
         return None
 
+    def momentum_scale(self, y_mean: Tensor, state: Tensor) -> float:
+        return 1.0
+
     def project(self, x: Tensor, state: Tensor, round_index: int) -> Tensor:
         odd = self._round_in_cycle(state) % 2
         y = torch.empty(self.length(state))

@@ -49,6 +49,9 @@ class Projection(Protocol):
     def sync_every(self, state: Tensor) -> int | None:
         """H that goes with this state, None if H does not adapt."""
 
+    def momentum_scale(self, y_mean: Tensor, state: Tensor) -> float:
+        """What the outer momentum is multiplied by in the round with this averaged y; 1 as a rule."""
+
 
 class _Stateless:
     """What projections have in common that share nothing but their settings."""
@@ -68,6 +71,9 @@ class _Stateless:
     def sync_every(self, state: Tensor) -> int | None:
         return None
 
+    def momentum_scale(self, y_mean: Tensor, state: Tensor) -> float:
+        return 1.0
+
 
 class IdentityProjection(_Stateless):
     """The vector itself, without a copy: what methods without a projection send."""
@@ -83,6 +89,35 @@ class IdentityProjection(_Stateless):
 
     def lift(self, y: Tensor, state: Tensor, round_index: int) -> Tensor:
         return y
+
+
+class WithInnerLr(_Stateless):
+    """The vector itself and one number after it, the inner learning rate of whoever offers it, which the
+    caller fills in. The state [1] is the mean of it in the last round, 0 before the first: so that SlowMo's
+    (arXiv 1910.00643) momentum can be scaled as the inner learning rate changes. A mean that is not above 0
+    says nothing, and the one before it stays."""
+
+    def __init__(self, num_elements: int) -> None:
+        super().__init__(num_elements, max_sent=num_elements + 1)
+
+    def first_state(self) -> Tensor:
+        return torch.zeros(1)
+
+    def next_state(self, y_mean: Tensor, state: Tensor, round_index: int) -> Tensor:
+        return y_mean[-1:].clone() if float(y_mean[-1]) > 0.0 else state.clone()
+
+    def support(self, round_index: int) -> None:
+        return None
+
+    def project(self, x: Tensor, state: Tensor, round_index: int) -> Tensor:
+        return torch.cat([x, x.new_zeros(1)])
+
+    def lift(self, y: Tensor, state: Tensor, round_index: int) -> Tensor:
+        return y[:-1]
+
+    def momentum_scale(self, y_mean: Tensor, state: Tensor) -> float:
+        before, now = float(state[0]), float(y_mean[-1])
+        return now / before if before > 0.0 and now > 0.0 else 1.0
 
 
 class RandomMask(_Stateless):

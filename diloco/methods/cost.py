@@ -59,7 +59,7 @@ def elements_sent(method: Method, num_parameters: float) -> float:
         case "low_rank":
             return min(num_parameters, _factor_elements(num_parameters, method.rank))
         case _:
-            return num_parameters
+            return num_parameters + method.tells_inner_lr
 
 
 def element_bytes(codec: str, method: Method) -> float:

@@ -23,6 +23,8 @@ class OuterRule:
     options: tuple[str, ...]
     needs_momentum: bool = False
     """Without one it would be another optimizer."""
+    follows_inner_lr: bool = False
+    """Contributions tell the inner learning rate, and the momentum is scaled as it changes."""
 
 
 _OPTIMIZERS = "diloco.outer.optimizers"
@@ -44,6 +46,14 @@ OUTER_OPTIMIZERS: dict[str, OuterRule] = {
             1,
             ("lr", "momentum", "clip", "penalty"),
             needs_momentum=True,
+        ),
+        OuterRule(
+            "slow_momentum",
+            f"{_OPTIMIZERS}:HeavyBall",
+            1,
+            ("lr", "momentum", "clip", "penalty"),
+            needs_momentum=True,
+            follows_inner_lr=True,
         ),
         OuterRule("adam", f"{_OPTIMIZERS}:Adam", 2, ("lr", "momentum", "beta2", "eps")),
         OuterRule(

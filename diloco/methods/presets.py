@@ -24,13 +24,12 @@ _ROWS = (
         sync_every=100,
         **_AVERAGE,
     ),
-    # alpha = 1, beta = 0.5. The paper divides by the inner learning rate and multiplies by it again: with a
-    # constant one that is heavy ball.
+    # alpha = 1, beta = 0.5.
     Method(
         name="slowmo",
         paper="SlowMo: Improving Communication-Efficient Distributed SGD with Slow Momentum, 1910.00643",
         sync_every=24,
-        outer="heavy_ball",
+        outer="slow_momentum",
         outer_lr=1.0,
         outer_momentum=0.5,
     ),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from diloco.errors import MethodError
 from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
+from diloco.methods.ramps import Ramp, ramp_within, values
 from diloco.methods.registry import name_in
 from diloco.methods.wire_formats import TOP_K_CHUNK, WIRE_FORMATS
 from transport.limits import LIMITS
@@ -136,12 +137,14 @@ class Method(BaseModel):
         default="nesterov",
         description="Outer optimizer, on the mean pseudo-gradient; sgd with lr 1 is averaging.",
     )
-    outer_lr: float = Field(default=0.7, gt=0.0, le=10.0, description="Learning rate of the outer optimizer.")
-    outer_momentum: float = Field(
+    outer_lr: Annotated[Ramp, ramp_within(0.0, 10.0, low_is_in=False, high_is_in=True)] = Field(
+        default=0.7,
+        description="Learning rate of the outer optimizer, or points of it over outer steps:"
+        " [[0, 0.1], [20, 0.7]].",
+    )
+    outer_momentum: Annotated[Ramp, ramp_within(0.0, 1.0, low_is_in=True, high_is_in=False)] = Field(
         default=0.0,
-        ge=0.0,
-        lt=1.0,
-        description="Outer momentum (adam: beta1); below 1, or steps grow forever.",
+        description="Outer momentum (adam: beta1), or points of it; below 1, or steps grow forever.",
     )
     outer_beta2: float = Field(default=0.95, ge=0.0, lt=1.0, description="Second decay of adam.")
     outer_epsilon: float = Field(
@@ -196,6 +199,11 @@ class Method(BaseModel):
         return self.group != "all"
 
     @property
+    def tells_inner_lr(self) -> bool:
+        """A contribution has one number more, its author's inner learning rate."""
+        return OUTER_OPTIMIZERS[self.outer].follows_inner_lr
+
+    @property
     def offers_before_landing(self) -> bool:
         """A result lands at the very step of the next offer, and wipes out what that offers."""
         return self.delay == self.sync_every and self.merge != "carry"
@@ -234,13 +242,16 @@ def _problems(m: Method) -> Any:
     yield from _compression_problems(m)
     yield from _group_problems(m)
     outer = OUTER_OPTIMIZERS[m.outer]
-    if outer.needs_momentum and m.outer_momentum == 0.0:
+    momentum = max(values(m.outer_momentum))
+    if outer.needs_momentum and momentum == 0.0:
         yield f'outer = "{m.outer}" needs an outer_momentum above 0: set outer = "sgd" for plain averaging'
-    if "momentum" not in outer.options and m.outer_momentum:
+    if "momentum" not in outer.options and momentum:
         yield (
             f'outer = "{m.outer}" has no momentum: set outer = "heavy_ball" or "nesterov", or'
             f" outer_momentum = 0"
         )
+    if m.tells_inner_lr:
+        yield from _inner_lr_problems(m)
     if m.outer_clip and "clip" not in outer.options:
         yield f'outer_clip clips the momentum, which outer = "{m.outer}" does not have'
     if m.moments_every and m.inner != "adamw":
@@ -264,8 +275,6 @@ def _schedule_problems(m: Method) -> Any:
         yield f'merge = "eager" overlaps a whole outer step: set delay = sync_every ({m.sync_every})'
     if m.merge == "eager" and m.outer == "delayed_nesterov":
         yield 'merge = "eager" takes outer steps of its own, which delayed_nesterov spreads over members'
-    if m.merge == "mix" and m.delay == 0:
-        yield 'merge = "mix" mixes local steps made during the delay: set delay above 0, or merge = "replace"'
     if m.merge == "mix" and m.alpha == 1.0:
         yield "alpha = 1 keeps local weights only: workers would never communicate"
     if (m.fragment_pattern == "modules") != bool(m.fragment_modules):
@@ -305,6 +314,20 @@ def _compression_problems(m: Method) -> Any:
         yield f'mean_codec = "{m.mean_codec}" would drop most of a dense mean: choose another'
 
 
+def _inner_lr_problems(m: Method) -> Any:
+    if m.merge == "eager" or m.projection != "none" or m.gossips or m.moments_every:
+        yield (
+            f'outer = "{m.outer}" follows the inner learning rate, which works with rounds of whole vectors:'
+            ' without eager, projection, gossip and moments; or set outer = "heavy_ball"'
+        )
+    formats = {m.codec, m.codec if m.mean_codec == "same" else m.mean_codec}
+    if not all(WIRE_FORMATS[each].keeps_parameters for each in formats):
+        yield (
+            f'outer = "{m.outer}" sends the inner learning rate too, which codec = "{m.codec}" would spoil:'
+            " choose fp32, fp16 or bf16"
+        )
+
+
 def _group_problems(m: Method) -> Any:
     if not m.gossips:
         return
@@ -323,7 +346,8 @@ def _group_problems(m: Method) -> Any:
             f'group = "{m.group}" sends parameters too, which codec = "{m.codec}" would spoil: choose'
             f" fp32, fp16 or bf16"
         )
-    low, high = gamma_range(m.outer_momentum)
+    momenta = values(m.outer_momentum)
+    low, high = gamma_range(max(momenta))[0], gamma_range(min(momenta))[1]
     if m.group == "pair" and not low < m.gamma < high:
         yield (
             f"gamma is {m.gamma}: replicas stay together from {low:.2f} to {high:.2f} at this outer_momentum"

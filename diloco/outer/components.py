@@ -12,7 +12,15 @@ import torch
 from diloco.compression.codecs import Codec, codec
 from diloco.compression.error_feedback import Feedback, feedback
 from diloco.compression.low_rank import LowRank
-from diloco.compression.projections import Dct, IdentityProjection, Projection, RandomMask
+from diloco.compression.projections import (
+    Dct,
+    IdentityProjection,
+    Projection,
+    RandomMask,
+    WithInnerLr,
+)
+from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
+from diloco.methods.ramps import value_at
 from diloco.methods.spec import Method
 from diloco.outer.optimizers import OuterOptimizer, outer_optimizer
 
@@ -20,18 +28,50 @@ _SEED = 0x0D110C0
 """Seed of shared draws: masks and first bases are the same in every run."""
 
 
+class OuterOptimizers:
+    """The outer optimizer of each outer step: its learning rate and momentum may change."""
+
+    def __init__(self, method: Method) -> None:
+        self.num_buffers = OUTER_OPTIMIZERS[method.outer].num_buffers
+        """Vectors [n] that it keeps, at every step."""
+        self._method = method
+        self._made: tuple[float, float, OuterOptimizer] | None = None
+
+    def at(self, count: int, momentum_scale: float = 1.0) -> OuterOptimizer:
+        """That of outer step number ``count``, with its momentum multiplied by ``momentum_scale``, but not
+        above 1: it would grow without bound."""
+        lr = value_at(self._method.outer_lr, count)
+        momentum = min(1.0, value_at(self._method.outer_momentum, count) * momentum_scale)
+        if self._made is None or self._made[:2] != (lr, momentum):
+            self._made = lr, momentum, self._make(lr, momentum)
+        return self._made[2]
+
+    def _make(self, lr: float, momentum: float) -> OuterOptimizer:
+        method = self._method
+        return outer_optimizer(
+            method.outer,
+            lr=lr,
+            momentum=momentum,
+            beta2=method.outer_beta2,
+            eps=method.outer_epsilon,
+            every=method.outer_every,
+            clip=method.outer_clip,
+            penalty=method.outer_penalty,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Components:
     """The parts of a method that move one fragment."""
 
-    optimizer: OuterOptimizer
+    optimizers: OuterOptimizers
     feedback: Feedback
     projection: Projection
 
     @property
     def num_vectors(self) -> int:
         """Vectors [n] of shared state: outer parameters, the optimizer's buffers, the feedback's mean."""
-        return 1 + self.optimizer.num_buffers + int(self.feedback.shared)
+        return 1 + self.optimizers.num_buffers + int(self.feedback.shared)
 
 
 def components_of(
@@ -40,18 +80,10 @@ def components_of(
     """The parts that move tensors of ``shapes``; AdamW's moments are only averaged."""
     n = sum(torch.Size(shape).numel() for shape in shapes)
     if is_moment:
-        return Components(outer_optimizer("sgd", lr=1.0), feedback("none"), IdentityProjection(n))
+        average = Method(name="average", sync_every=1, outer="sgd", outer_lr=1.0)
+        return Components(OuterOptimizers(average), feedback("none"), IdentityProjection(n))
     return Components(
-        optimizer=outer_optimizer(
-            method.outer,
-            lr=method.outer_lr,
-            momentum=method.outer_momentum,
-            beta2=method.outer_beta2,
-            eps=method.outer_epsilon,
-            every=method.outer_every,
-            clip=method.outer_clip,
-            penalty=method.outer_penalty,
-        ),
+        optimizers=OuterOptimizers(method),
         feedback=_feedback(method),
         projection=_projection(method, fragment, shapes, n),
     )
@@ -84,4 +116,4 @@ def _projection(method: Method, fragment: int, shapes: list[tuple[int, ...]], n:
         case "dct":
             return Dct(n)
         case _:
-            return IdentityProjection(n)
+            return WithInnerLr(n) if method.tells_inner_lr else IdentityProjection(n)

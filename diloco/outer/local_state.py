@@ -125,7 +125,7 @@ class LocalState:
         Eager updates (arXiv 2502.12996), section 3. Before the first mean has come its own contribution
         stands for it. The shared outer parameters follow the means alone, one round later, the same for
         all."""
-        own, optimizer = self._own[fragment], self.outer.components(fragment).optimizer
+        own, optimizers = self._own[fragment], self.outer.components(fragment).optimizers
         twin = own.twin or self._new_twin(fragment)
         share = 1.0 if landed is None else landed.share
         added = fresh.delta * share
@@ -133,6 +133,7 @@ class LocalState:
         if landed is not None:
             assert landed.mean is not None, "it was committed"
             delta += landed.mean
+        optimizer = optimizers.at(twin.count)
         optimizer.step(twin.theta, twin.buffers, delta, twin.count, twin.theta, twin.buffers)
         twin.added, twin.count = added, twin.count + 1
         self.model.scatter(fragment, twin.theta)

@@ -54,7 +54,9 @@ class TensorReplica:
     """The replica of one model, whose present values are the first outer parameters. See the two protocols
     for what the methods promise."""
 
-    def __init__(self, model: ModelTensors, method: Method) -> None:
+    def __init__(
+        self, model: ModelTensors, method: Method, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
         self.model = model
         self.outer = outer = OuterState(model.layout, method, model.device)
         for fragment in range(outer.num_fragments):
@@ -64,6 +66,7 @@ class TensorReplica:
         self.last_norm = 0.0
         """Euclidean norm of the last contribution that was offered."""
         self._method = method
+        self._optimizer = optimizer
         self._schedule = Schedule.of(method)
         self._gossips = method.gossips
         self._codecs = codecs_of(method)
@@ -76,14 +79,19 @@ class TensorReplica:
     def of(
         cls, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer | None = None
     ) -> TensorReplica:
-        """The replica of a torch model; its inner optimizer is needed if the method averages AdamW's moments.
-        Raises `LayoutError`."""
+        """The replica of a torch model; its inner optimizer is needed if the method averages AdamW's moments
+        or follows the inner learning rate. Raises `LayoutError`."""
         if method.moments_every and optimizer is None:
             raise LayoutError("the method averages AdamW's moments: attach the inner optimizer too")
+        if method.tells_inner_lr and optimizer is None:
+            raise LayoutError(
+                f'outer = "{method.outer}" follows the inner learning rate: attach the inner optimizer too'
+            )
         layout = Layout.of(
             model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
         )
-        return cls(ModelTensors.of(layout, model, optimizer if method.moments_every else None), method)
+        moments_of = optimizer if method.moments_every else None
+        return cls(ModelTensors.of(layout, model, moments_of), method, optimizer)
 
     @property
     def layout(self) -> Layout:
@@ -122,6 +130,8 @@ class TensorReplica:
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
         else:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
+            if self._method.tells_inner_lr:
+                y[-1] = self._inner_lr()
         made = self._reducer(len(y), y)
         pending = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._pending[fragment] = made, pending
@@ -193,6 +203,11 @@ class TensorReplica:
         """What is sent of ``x`` [n]: a vector [k]."""
         projection = self.outer.components(fragment).projection
         return projection.project(x, self.outer.projection_state(fragment), self.outer.count(fragment))
+
+    def _inner_lr(self) -> float:
+        """The present one, of the inner optimizer's first group."""
+        assert self._optimizer is not None, "`of` asks for it"
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def _with_parameters(self, num_elements: int) -> int:
         """The length of a contribution of so many elements: gossip sends parameters too."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diloco.compression.vectors import VectorDevice, bytes_of, count_non_finite
 from diloco.errors import StateError
+from diloco.methods.ramps import value_at
 from diloco.methods.spec import Method
 from diloco.outer.components import Components, components_of
 from diloco.outer.layout import Layout
@@ -107,7 +108,7 @@ class OuterState:
     def buffers(self, fragment: int) -> list[Tensor]:
         """The outer optimizer's buffers [n] each; live views, as above."""
         held = self._fragments[fragment]
-        return held.vectors(held.state)[1 : 1 + held.components.optimizer.num_buffers]
+        return held.vectors(held.state)[1 : 1 + held.components.optimizers.num_buffers]
 
     def projection_state(self, fragment: int) -> Tensor:
         """What the fragment's projection keeps [s]; a live view, as above."""
@@ -136,7 +137,10 @@ class OuterState:
             new_theta, *new_buffers = held.vectors(new)
             if new_shared is not None:
                 new_buffers.pop().copy_(new_shared)
-            components.optimizer.step(theta, buffers, delta, held.count, new_theta, new_buffers)
+            optimizer = components.optimizers.at(
+                held.count, components.projection.momentum_scale(mean, projection)
+            )
+            optimizer.step(theta, buffers, delta, held.count, new_theta, new_buffers)
             held.projection_state(new).copy_(next_projection)
             held.replace(new, held.count + 1)
         return delta
@@ -153,10 +157,10 @@ class OuterState:
         held, method = self._fragments[fragment], self.method
         with self._lock:
             theta, *buffers = held.vectors(held.state)
-            moved = mean_delta * method.outer_lr
+            moved = mean_delta * value_at(method.outer_lr, held.count)
             moved.add_((theta - mean_theta).mul_(method.gamma))
             if buffers:
-                moved.add_(buffers[0] * method.outer_momentum)
+                moved.add_(buffers[0] * value_at(method.outer_momentum, held.count))
             new = self._device.empty(len(held.state)) if held.pinned or held.readers else held.state
             new_theta, *new_buffers = held.vectors(new)
             torch.sub(theta, moved, out=new_theta)

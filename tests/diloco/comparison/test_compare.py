@@ -88,6 +88,10 @@ def test_overrides_are_read() -> None:
         "streaming",
         {"delay": 5, "codec": "fp4", "alpha": 0.25},
     )
+    assert parse_method("diloco:outer_lr=0:0.1/20:0.7,sync_every=5") == (
+        "diloco",
+        {"outer_lr": ((0, 0.1), (20, 0.7)), "sync_every": 5},
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,6 +101,8 @@ def test_overrides_are_read() -> None:
         ("diloco:delay", "part=value"),
         ("diloco:codec=int9", "input should be"),
         ("diloco:x=1", "x"),
+        ("diloco:outer_lr=5:0.1/3:0.7", "rise"),
+        ("diloco:outer_lr=5:", "number"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(text: str, reason: str) -> None:

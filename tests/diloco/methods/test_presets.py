@@ -13,7 +13,7 @@ from diloco.methods.spec import METHOD_FIELDS
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "local_sgd": {"outer": "sgd", "outer_lr": 1.0, "codec": "fp32"},
-    "slowmo": {"outer": "heavy_ball", "outer_lr": 1.0, "outer_momentum": 0.5},
+    "slowmo": {"outer": "slow_momentum", "outer_lr": 1.0, "outer_momentum": 0.5},
     "diloco": {"outer": "nesterov", "outer_lr": 0.7, "outer_momentum": 0.9},
     "streaming": {"outer_lr": 0.4, "outer_momentum": 0.9, "delay": 1, "codec": "int4"},
     "eager": {"outer_lr": 0.4, "sync_every": 30, "delay": 30, "merge": "eager"},

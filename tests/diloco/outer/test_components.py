@@ -50,7 +50,7 @@ def test_moments_are_averaged_whole_whatever_the_method_is() -> None:
     assert parts.num_vectors == 1
     theta = normal(56, 0)
     expected = theta - normal(56, 1)
-    parts.optimizer.step(theta, [], normal(56, 1), 0, theta, [])
+    parts.optimizers.at(0).step(theta, [], normal(56, 1), 0, theta, [])
     assert torch.equal(theta, expected)
 
 
@@ -81,3 +81,23 @@ def test_every_preset_is_made_of_parts_that_there_are(name: str) -> None:
     y = parts.projection.project(x, state, 0)
     assert len(y) == parts.projection.length(state) <= parts.projection.max_sent
     assert parts.projection.lift(y, state, 0).shape == x.shape
+
+
+def test_the_outer_optimizer_of_a_step_has_the_learning_rate_and_momentum_of_that_step() -> None:
+    chosen = method("diloco", outer_lr=[[1, 0.2], [3, 0.6]], outer_momentum=[[0, 0.0], [2, 0.8]])
+    optimizers = components_of(chosen, 0, SHAPES, is_moment=False).optimizers
+    theta, buffer = torch.zeros(56), torch.zeros(56)
+    expected, momentum = torch.zeros(56), torch.zeros(56)
+    for count, (lr, mu) in enumerate([(0.2, 0.0), (0.2, 0.4), (0.4, 0.8), (0.6, 0.8), (0.6, 0.8)]):
+        delta = normal(56, count)
+        optimizers.at(count).step(theta, [buffer], delta, count, theta, [buffer])
+        momentum = mu * momentum + delta
+        expected = expected - lr * (delta + mu * momentum)
+        torch.testing.assert_close(theta, expected)
+
+
+def test_a_momentum_is_never_scaled_above_1() -> None:
+    optimizers = components_of(method("slowmo"), 0, SHAPES, is_moment=False).optimizers
+    theta, buffer = torch.zeros(1), torch.ones(1)
+    optimizers.at(0, 100.0).step(theta, [buffer], torch.zeros(1), 0, theta, [buffer])
+    assert buffer == 1.0

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from diloco.errors import NonFinite, StateError
+from diloco.errors import LayoutError, NonFinite, StateError
 from diloco.methods.presets import method
 from diloco.outer.replica import TensorReplica
+from diloco.outer.tensor_reducer import TensorReducer
 from tests.diloco.outer.kit import flat, make, normal, train
 
 DILOCO = method("diloco", codec="fp32")
@@ -55,6 +56,43 @@ def test_moments_are_exchanged_less_often_than_parameters() -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     replica = TensorReplica.of(model, method("des_loc", sync_every=4), optimizer)
     assert [replica.sync_every(fragment) for fragment in range(3)] == [4, 12, 24]
+
+
+def test_slow_momentum_is_scaled_as_the_inner_learning_rate_changes() -> None:
+    """u <- beta u + delta / gamma;  theta <- theta - alpha gamma u, SlowMo (arXiv 1910.00643)."""
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    replica = TensorReplica.of(model, method("slowmo"), optimizer)
+    theta, u = flat(model), torch.zeros(83)
+    for count, gamma in enumerate([0.1, 0.1, 0.02, 0.03]):
+        optimizer.param_groups[0]["lr"] = gamma
+        train(model, count + 1)
+        delta = theta - flat(model)
+        made, _ = replica.contribution(0)
+        assert isinstance(made, TensorReducer)
+        assert made.contribution is not None
+        made.output.copy_(made.contribution)
+        replica.apply(0, made, made, 1.0, keep_old=False)
+        replica.land(0, made, on_time=True)
+        u = 0.5 * u + delta / gamma
+        theta = theta - gamma * u
+        torch.testing.assert_close(flat(model), theta)
+
+
+@pytest.mark.parametrize("told", [0.0, -1.0, 1e-30])
+def test_an_inner_learning_rate_that_makes_no_sense_moves_no_momentum_without_bound(told: float) -> None:
+    model = make()
+    replica = TensorReplica.of(model, method("slowmo"), torch.optim.SGD(model.parameters(), lr=0.1))
+    for gamma in (0.1, told, 0.1, 0.1):
+        mean = torch.full((84,), 1e-3)
+        mean[-1] = gamma
+        replica.outer.step(0, mean)
+    assert replica.outer.buffers(0)[0].abs().max() <= 4.1e-3
+
+
+def test_slow_momentum_needs_the_inner_optimizer() -> None:
+    with pytest.raises(LayoutError, match="follows the inner learning rate"):
+        TensorReplica.of(make(), method("slowmo"))
 
 
 def test_a_donor_hands_out_the_version_that_it_was_asked_for_and_no_other() -> None:
