@@ -136,13 +136,13 @@ class OuterLoop:
 
     # -- the training loop's side -------------------------------------------------------------
 
-    def stepped(self, now: float, tokens: int, steps: int = 1) -> list[Command]:
-        """One inner step is done, or several of which all but the last were `quiet_steps`; what is due is
-        landed and offered."""
+    def count(self, tokens: int, steps: int = 1) -> None:
+        """Inner steps of ``tokens`` tokens together are done, all but the last of them `quiet_steps`. They
+        count before the events that came meanwhile are handled: one that wipes out what a fragment learned
+        then wipes out the count too. `due` follows."""
         for each in self.progress:
             each.steps += steps
             each.tokens += tokens
-        return self.due(now)
 
     def quiet_steps(self) -> int:
         """Inner steps from here on up to the first after which something may be due, or waited for: for who

@@ -80,8 +80,6 @@ class WorkerSession:
         self._commit_index = 0
         self._tokens_ended = dict.fromkeys(Fate, 0)
         """By fate, over all fragments: each counts the tokens that moved it."""
-        self._untold_tokens: int | None = None
-        """Tokens of the last step, as long as the loop was not told of it."""
 
     # -- what it says of itself ---------------------------------------------------------------
 
@@ -123,10 +121,13 @@ class WorkerSession:
 
     @property
     def tokens_by_fate(self) -> dict[str, int]:
-        """What became of the tokens behind this worker's contributions: applied, late, rejected, superseded.
-        A fragment of P is a P-th of a contribution."""
+        """What became of the tokens that this worker trained: applied, late, rejected, or superseded, also
+        before they were offered. A fragment of P is a P-th of a contribution."""
         share = self._terms.schedule.num_fragments
-        return {fate.value: tokens // share for fate, tokens in self._tokens_ended.items()}
+        ended = self._tokens_ended | {
+            Fate.SUPERSEDED: self._tokens_ended[Fate.SUPERSEDED] + self.loop.tokens_unoffered
+        }
+        return {fate.value: tokens // share for fate, tokens in ended.items()}
 
     def tokens_per_second(self, now: float) -> float:
         """Tokens per second since the session began, waiting included."""
@@ -144,13 +145,12 @@ class WorkerSession:
 
     # -- what happens -------------------------------------------------------------------------
 
-    def stepped(self, now: float, tokens: int, seconds: float, steps: int = 1) -> list[Command]:
+    def stepped(self, tokens: int, seconds: float, steps: int = 1) -> None:
         """Inner steps of ``tokens`` tokens each are done; they took ``seconds`` together, and after all but
-        the last nothing was due. A driver then hands over the events that wait, and asks `due`: what waits
-        is handled before the loop counts the last step."""
+        the last nothing was due. A driver then hands over the events that wait, and asks `due`: a step counts
+        for the state that its work stands on, so it is counted before one of them replaces that."""
         self.count(tokens, seconds, steps)
-        self._untold_tokens = tokens
-        return self.loop.stepped(now, tokens * (steps - 1), steps - 1) if steps > 1 else []
+        self.loop.count(steps * tokens, steps)
 
     def count(self, tokens: int, seconds: float, steps: int) -> None:
         """Count the last inner steps of a worker that stops: nothing is decided after them."""
@@ -172,8 +172,7 @@ class WorkerSession:
     def due(self, now: float) -> list[Command]:
         """What is to be done now: after a step, after events that came while it waits, or because time went
         by."""
-        tokens, self._untold_tokens = self._untold_tokens, None
-        return self.loop.due(now) if tokens is None else self.loop.stepped(now, tokens)
+        return self.loop.due(now)
 
     def told(self, command: Command, taken: bool) -> None:
         """The driver tells whether the member took a command."""

@@ -235,9 +235,8 @@ class Worker:
         now, session = self._net.now, self.session
         count, self._block = len(self._block), []
         self._train(count)
-        commands = session.stepped(now, self.peer.tokens_per_step, now - self._block_began_s, count)
+        session.stepped(self.peer.tokens_per_step, now - self._block_began_s, count)
         self._tell_stepped(count)
-        self._run(commands)
         self._take_inbox()
         self._run(session.due(now))
         if session.report_is_due(now):

@@ -216,8 +216,8 @@ class Outer:
         tokens = self._tokens_per_step if tokens is None else _checked_tokens(tokens)
         if self.finished:
             return
-        now, session = time.monotonic(), self._session
-        self._run(session.stepped(now, tokens, now - self._resumed))
+        session = self._session
+        session.stepped(tokens, time.monotonic() - self._resumed)
         while self._take_event(0.0):
             pass
         self._raise_dismissal()

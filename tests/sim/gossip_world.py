@@ -193,7 +193,7 @@ class GossipWorld:
             worker.longest_wait_s = max(worker.longest_wait_s, now - worker.waiting_since)
             return
         worker.waiting_since = None
-        self._run(worker, session.stepped(now, 8, worker.step_s))
+        session.stepped(8, worker.step_s)
         self._run(worker, session.due(now))
 
     def _event(self, worker: Gossiper, event: object) -> None:

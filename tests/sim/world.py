@@ -223,7 +223,7 @@ class World:
             return
         now = self.net.now
         if not session.waits(now) and (session.active or session.steps):
-            self._run(worker, session.stepped(now, self.tokens_per_step, worker.step_s))
+            session.stepped(self.tokens_per_step, worker.step_s)
         self._run(worker, session.due(now))
 
     def _event_later(self, worker: Worker, event: object) -> None:

@@ -106,7 +106,8 @@ def step(loop: OuterLoop, times: int, now: float = 0.0) -> list[object]:
     """Inner steps of 2 tokens; every offer is taken."""
     said: list[object] = []
     for _ in range(times):
-        for command in loop.stepped(now, 2):
+        loop.count(2)
+        for command in loop.due(now):
             said.append(command)
             loop.told(command, True)
     return said
@@ -253,9 +254,11 @@ def test_far_behind_it_follows_before_it_trains_on(loop: OuterLoop) -> None:
 
 def test_an_offer_that_is_not_taken_is_made_again_at_the_next_step(loop: OuterLoop) -> None:
     step(loop, 3)
-    loop.told(loop.stepped(0.0, 2)[0], False)
+    loop.count(2)
+    loop.told(loop.due(0.0)[0], False)
     assert not loop.waits(0.0)
-    assert isinstance(loop.stepped(0.0, 2)[0], Offer)
+    loop.count(2)
+    assert isinstance(loop.due(0.0)[0], Offer)
 
 
 def test_fragments_are_staggered_over_h_and_applied_each_by_itself(replica: Recorder) -> None:

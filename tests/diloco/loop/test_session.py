@@ -19,6 +19,7 @@ from peers.protocol.events import (
     IdentitySuperseded,
     RoundCommitted,
     RunFinished,
+    StateFetched,
 )
 from peers.protocol.messages import Report
 from peers.protocol.profile import Matching
@@ -38,10 +39,10 @@ class Counting(Recorder):
         return super().digest(fragment)
 
 
-def session_of(active: bool = True, **of_schedule: Any) -> WorkerSession:
+def session_of(active: bool = True, replica: Counting | None = None, **of_schedule: Any) -> WorkerSession:
     """H is 4; it began at 100 s."""
     terms = Terms(b"s" * 32, schedule(**of_schedule), wait_s=30.0)
-    session = WorkerSession(terms, Counting(), now=100.0, report_every_s=2.0)
+    session = WorkerSession(terms, replica or Counting(), now=100.0, report_every_s=2.0)
     if active:
         session.event(100.0, BecameActive(GENESIS, 7))
     return session
@@ -51,7 +52,8 @@ def step(session: WorkerSession, times: int, now: float = 100.0) -> list[object]
     """Inner steps of 2 tokens in half a second each; every command is taken."""
     said: list[object] = []
     for _ in range(times):
-        for command in [*session.stepped(now, 2, 0.5), *session.due(now)]:
+        session.stepped(2, 0.5)
+        for command in session.due(now):
             said.append(command)
             session.told(command, True)
     return said
@@ -66,7 +68,7 @@ def report_in(commands: list[Any]) -> Report:
 def test_a_step_is_counted_at_once_and_decided_upon_when_events_were_taken() -> None:
     session = session_of()
     step(session, 3)
-    assert session.stepped(100.0, 2, 0.5) == []
+    session.stepped(2, 0.5)
     assert (session.steps, session.tokens) == (4, 8)
     session.event(100.0, FellBehind("it was away"))
     assert session.due(100.0) == []
@@ -76,15 +78,63 @@ def test_a_step_is_counted_at_once_and_decided_upon_when_events_were_taken() -> 
     assert offer.tokens == 8
 
 
-def test_events_that_wait_are_handled_before_the_loop_counts_the_step() -> None:
-    session = session_of()
+def test_a_step_whose_work_is_kept_counts_for_the_next_state() -> None:
+    replica = Counting()
+    session = session_of(replica=replica)
     step(session, 4)
-    session.stepped(100.0, 2, 0.5)
+    session.stepped(2, 0.5)
     (confirm,) = session.event(100.0, committed(1))
     assert isinstance(confirm, ConfirmApplied)
-    assert session.loop.progress[0].steps == 0
+    assert replica.calls[-1] == ("land", 0, True, False), "on top, for it came after the offer"
     session.due(100.0)
     assert session.loop.progress[0].steps == 1
+
+
+@pytest.mark.parametrize(
+    "event", [StateFetched(0, GENESIS, bytearray(8)), ContributionEnded(0, 1, 8, Fate.LATE, "late")]
+)
+def test_a_step_whose_work_is_wiped_out_does_not_count_for_the_next_state(event: object) -> None:
+    session = session_of()
+    step(session, 4)
+    session.stepped(2, 0.5)
+    session.event(100.0, event)
+    session.due(100.0)
+    assert session.loop.progress[0].steps == 0
+    offers = [each for each in step(session, 4) if isinstance(each, Offer)]
+    assert [each.tokens for each in offers] == [8], "H steps weigh H steps"
+
+
+def test_a_step_is_wiped_out_for_the_fragment_whose_parameters_were_replaced_alone() -> None:
+    session = session_of(num_fragments=2)
+    step(session, 1)
+    session.stepped(2, 0.5)
+    session.event(100.0, StateFetched(1, GENESIS, bytearray(8)))
+    (offer,) = session.due(100.0)
+    assert isinstance(offer, Offer)
+    assert (offer.fragment, offer.tokens) == (0, 4)
+    assert session.loop.progress[1].steps == 0
+
+
+def test_a_result_that_comes_while_the_last_step_of_its_delay_is_taken_lands_on_time() -> None:
+    replica = Counting()
+    session = session_of(replica=replica, delay=1)
+    step(session, 4)
+    session.stepped(2, 0.5)
+    session.event(100.0, committed(1))
+    session.due(100.0)
+    assert [call for call in replica.calls if call[0] == "land"] == [("land", 0, True, True)]
+    assert [type(each) for each in step(session, 3)] == [Offer], "H counts from the offer"
+
+
+def test_tokens_whose_progress_is_replaced_before_it_is_offered_are_superseded() -> None:
+    session = session_of()
+    step(session, 4)
+    session.stepped(2, 0.5)
+    session.event(100.0, ContributionEnded(0, 1, 8, Fate.LATE, "late"))
+    step(session, 3)
+    session.event(100.0, StateFetched(0, GENESIS, bytearray(8)))
+    assert session.tokens == 16
+    assert session.tokens_by_fate == {"applied": 0, "late": 8, "rejected": 0, "superseded": 8}
 
 
 def test_each_step_is_told_to_the_loop_once() -> None:
@@ -98,8 +148,10 @@ def test_each_step_is_told_to_the_loop_once() -> None:
 def test_many_steps_in_one_go_come_to_the_same_as_one_by_one() -> None:
     at_once, one_by_one = session_of(), session_of()
     assert at_once.quiet_steps() == 4
-    said = [*at_once.stepped(100.0, 2, 2.0, steps=4), *at_once.due(100.0)]
-    assert [type(each) for each in said] == [type(each) for each in step(one_by_one, 4)] == [Offer]
+    at_once.stepped(2, 2.0, steps=4)
+    assert (
+        [type(each) for each in at_once.due(100.0)] == [type(each) for each in step(one_by_one, 4)] == [Offer]
+    )
     assert (at_once.steps, at_once.tokens) == (one_by_one.steps, one_by_one.tokens) == (4, 8)
     assert at_once.loop.progress[0].steps == one_by_one.loop.progress[0].steps
 
@@ -116,14 +168,15 @@ def test_steps_may_have_different_numbers_of_tokens() -> None:
     session = session_of()
     offers = []
     for tokens in (1, 2, 3, 4):
-        offers += [*session.stepped(100.0, tokens, 0.5), *session.due(100.0)]
+        session.stepped(tokens, 0.5)
+        offers += session.due(100.0)
     assert [each.tokens for each in offers if isinstance(each, Offer)] == [10]
 
 
 def test_an_offer_that_was_not_taken_is_made_again() -> None:
     session = session_of()
     step(session, 3)
-    session.stepped(100.0, 2, 0.5)
+    session.stepped(2, 0.5)
     (offer,) = session.due(100.0)
     session.told(offer, False)
     assert isinstance(step(session, 1)[0], Offer)

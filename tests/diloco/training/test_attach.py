@@ -13,8 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import diloco
+from diloco.loop.session import Terms, WorkerSession
+from diloco.outer.replica import TensorReplica
 from diloco.training.attach import Outer, attach
-from peers.protocol.events import BecameActive, RoundCommitted
+from peers.protocol.commands import Offer
+from peers.protocol.events import BecameActive, RoundCommitted, StateFetched
+from peers.protocol.record import GENESIS
 
 EVERY = 4
 ROUNDS = 3
@@ -196,3 +200,26 @@ def test_a_method_that_averages_moments_needs_the_optimizer() -> None:
     run = diloco.RunSettings.model_validate({"method": {"preset": "des_loc"}})
     with diloco.solo(run) as swarm, pytest.raises(diloco.LayoutError, match="optimizer"):
         attach(nn.Linear(3, 2), None, swarm, timeout_s=30.0)
+
+
+def test_an_offer_after_a_new_state_weighs_the_steps_that_are_in_it(swarm: diloco.Swarm) -> None:
+    """The state comes when a step was taken that it wipes out."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    replica = TensorReplica.of(model, swarm.settings.method.resolved())
+    session = WorkerSession(Terms.of(swarm.settings), replica, now=0.0)
+    session.event(0.0, BecameActive(GENESIS, 0))
+    with replica.outer.reading(0) as view:
+        state = bytearray(view.read(0, replica.state_size(0)))
+    learn(model)
+    session.stepped(10, 1.0)
+    session.event(0.0, StateFetched(0, GENESIS, state))
+    offers = session.due(0.0)
+    while not offers:
+        learn(model)
+        session.stepped(10, 1.0)
+        offers = session.due(0.0)
+    (offer,) = offers
+    assert isinstance(offer, Offer)
+    steps_in_it = offer.norm / (0.01 * replica.num_elements(0) ** 0.5)
+    assert offer.tokens == 10 * round(steps_in_it) == 10 * EVERY
