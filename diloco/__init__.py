@@ -17,6 +17,7 @@ from diloco.errors import (
     SettingsError,
     SwarmClosed,
     SwarmTimeout,
+    TrainingDiverged,
     UserError,
 )
 from diloco.settings import RunSettings, load_settings
@@ -42,6 +43,7 @@ __all__ = [
     "Swarm",
     "SwarmClosed",
     "SwarmTimeout",
+    "TrainingDiverged",
     "UserError",
     "attach",
     "host",

@@ -10,10 +10,12 @@
     │   ├── RecipeError      a recipe that cannot be loaded
     │   ├── JoinError        the host of a ticket refuses
     │   ├── EntryError       the run trains something else than this member
-    │   └── SwarmTimeout     nobody handed out the shared state in time
+    │   ├── SwarmTimeout     nobody handed out the shared state in time
+    │   └── TrainingDiverged    what a worker trains to is not finite again and again: it left the run
     ├── SwarmClosed          the swarm is closed, or its network thread has ended
     └── CodecError           numbers or bytes that a codec cannot take; a ValueError too
         ├── NonFinite        values that are infinite, not a number or too large
+        │   └── NonFiniteContribution    a worker trained to them; they are never offered
         └── WrongSize        a payload of another size than its elements need
 
 Faults of peers and of the network have trees of their own in `peers` and `transport`. Nothing here needs
@@ -82,6 +84,10 @@ class SwarmTimeout(UserError):
     """The shared state did not come in time."""
 
 
+class TrainingDiverged(UserError):
+    """What this worker trains to was not finite so many times in a row that it left the run."""
+
+
 class SwarmClosed(DilocoError):
     """There is no swarm any more: it was closed, its network thread ended, or a newer process took over."""
 
@@ -96,6 +102,11 @@ class NonFinite(CodecError):
     def __init__(self, count: int, what: str) -> None:
         super().__init__(f"{count} {what}")
         self.count = count
+        self.what = what
+
+
+class NonFiniteContribution(NonFinite):
+    """What a worker learned cannot be offered: ``count`` of its values are not finite or too large."""
 
 
 class WrongSize(CodecError):

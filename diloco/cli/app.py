@@ -7,6 +7,7 @@ What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -76,6 +77,7 @@ def _examples(*lines: str) -> str:
 
 def main() -> None:
     """Entry point of the `diloco` command."""
+    logging.basicConfig(format="%(name)s: %(message)s")
     try:
         app()
     except FAULTS_OF_PEOPLE as error:

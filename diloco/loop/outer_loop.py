@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Protocol
 
+from diloco.errors import NonFiniteContribution
+from diloco.loop.replica import Replica
+from diloco.loop.setbacks import Setbacks
 from diloco.methods.schedule import Schedule
 from peers.protocol.commands import (
     Command,
@@ -45,43 +47,6 @@ from peers.protocol.events import (
     Swapped,
 )
 from transport.collectives.reducer import Reducer
-from transport.effects import PhantomBlob
-
-
-class Replica(Protocol):
-    """The tensors below a loop."""
-
-    def sync_every(self, fragment: int) -> int:
-        """Inner steps between two offers of a fragment as they are now: some methods adapt them."""
-
-    def count(self, fragment: int) -> int:
-        """Outer steps of a fragment since the run began."""
-
-    def contribution(self, fragment: int) -> tuple[Reducer, float]:
-        """A snapshot of what is to be averaged and its Euclidean norm. Raises `ValueError` if it is not
-        finite."""
-
-    def apply(
-        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
-    ) -> None:
-        """One outer step with the decoded mean; the live model does not move yet. ``ours`` is the
-        contribution that is in it, or None, with its ``share`` of the weights; with gossip ``mean`` is None
-        if ``ours`` found no partner and stands alone. With ``keep_old`` the outer parameters as they were are
-        needed once more: for a landing to come."""
-
-    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
-        """Merge the outer parameters into the live model: as the method says if the result came in time for
-        ``ours``, otherwise with everything that was trained since ``ours`` (or, without one, since the last
-        landing) kept on top."""
-
-    def discard(self, fragment: int) -> None:
-        """Local parameters become the outer ones."""
-
-    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
-        """Outer state from a donor; local parameters become the outer ones."""
-
-    def digest(self, fragment: int) -> bytes:
-        """The digest of a fragment's outer state."""
 
 
 @dataclass(slots=True)
@@ -119,7 +84,7 @@ class OuterLoop:
         self.superseded = False
         self.coordinator_lost = False
         self.rounds_applied = 0
-        self.rejected_reason = ""
+        self.setbacks = Setbacks(schedule.num_fragments)
         self.tokens_unoffered = 0
         """Tokens whose progress was given up before it was offered (fate: superseded)."""
         self.speed = 0.0
@@ -175,7 +140,8 @@ class OuterLoop:
         return commands
 
     def _may_offer(self) -> bool:
-        return self.active and not self.finished and not self.coordinator_lost
+        over = self.finished or self.setbacks.diverged is not None
+        return self.active and not over and not self.coordinator_lost
 
     def told(self, command: Command, done: bool) -> None:
         """What the member answered to a command."""
@@ -193,6 +159,8 @@ class OuterLoop:
         """Whether the training loop is to wait for events instead of training on: a result is later than
         its delay, or commits come as fast as inner steps and would never be caught up with."""
         if self.finished or self.refused or self.superseded or self.coordinator_lost:
+            return False
+        if self.setbacks.diverged is not None:
             return False
         return self.follows(now) or any(
             p.offered is not None and p.steps_since_offer >= self._delay(fragment) and now < p.wait_until
@@ -282,13 +250,9 @@ class OuterLoop:
         each = self.progress[fragment]
         try:
             reducer, norm = self._replica.contribution(fragment)
-        except ValueError as error:
-            # It must never be averaged in: give the progress up and go on from the shared state.
-            self.rejected_reason = str(error)
-            self.tokens_unoffered += each.tokens
-            self._replica.discard(fragment)
-            self._restart(fragment)
-            return []
+        except NonFiniteContribution as error:
+            return self._give_up(fragment, error)
+        self.setbacks.passed(fragment)
         each.offered, each.offered_steps, each.offered_tokens = reducer, each.steps, each.tokens
         each.wait_until = now + self._wait_s
         if self._schedule.gossips:
@@ -323,6 +287,27 @@ class OuterLoop:
             self.tokens_unoffered += each.offered_tokens
             each.steps, each.tokens = each.steps - each.offered_steps, each.tokens - each.offered_tokens
         each.next_offer = each.steps + again_in
+
+    def _give_up(self, fragment: int, error: NonFiniteContribution) -> list[Command]:
+        """It must never be averaged in: go on from the shared state, in every fragment that is not finite,
+        for one that stays so would spoil the others at the next step."""
+        every = range(len(self.progress))
+        fragments = [f for f in every if f == fragment or not self._replica.is_finite(f)]
+        tokens = sum(map(self._forget, fragments))
+        self._restart(fragment)
+        return self.setbacks.lost(fragment, fragments, tokens, error, self._replica.mend())
+
+    def _forget(self, fragment: int) -> int:
+        """Give up what was trained since the offer, if there is one; its tokens. What comes next is offered
+        when that would have been."""
+        each = self.progress[fragment]
+        steps = each.steps_since_offer
+        tokens = each.tokens - (each.offered_tokens if each.offered is not None else 0)
+        # Overlapped, the live model had gone on without what was offered.
+        self._replica.reset(fragment, None if self._schedule.offers_before_landing else each.offered)
+        each.steps, each.tokens, each.landing = each.steps - steps, each.tokens - tokens, None
+        each.next_offer = max(1, each.next_offer - steps)
+        return tokens
 
     def _restart(self, fragment: int) -> None:
         self.progress[fragment] = Progress(self._period(fragment))

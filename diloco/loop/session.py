@@ -13,13 +13,15 @@ import sys
 from dataclasses import dataclass
 
 from diloco.errors import DilocoError, EntryError, SwarmClosed
-from diloco.loop.outer_loop import OuterLoop, Replica
+from diloco.loop.outer_loop import OuterLoop
+from diloco.loop.replica import Replica
+from diloco.loop.setbacks import NON_FINITE
 from diloco.loop.throughput import Throughput
 from diloco.methods.schedule import Schedule
 from diloco.rules import matching_of, wait_s
 from diloco.settings import RunSettings
 from peers.protocol.commands import Command, ReportProgress
-from peers.protocol.events import BecameActive, ContributionEnded, Fate, RoundCommitted
+from peers.protocol.events import BecameActive, ContributionEnded, Fate, ProgressLost, RoundCommitted
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Report
 from peers.protocol.profile import Matching, Profile
@@ -121,13 +123,14 @@ class WorkerSession:
 
     @property
     def tokens_by_fate(self) -> dict[str, int]:
-        """What became of the tokens that this worker trained: applied, late, rejected, or superseded, also
-        before they were offered. A fragment of P is a P-th of a contribution."""
+        """What became of the tokens that this worker trained: applied, late, rejected, superseded (also
+        before they were offered), or non_finite: never offered, as what they led to was not finite. A
+        fragment of P is a P-th of a contribution."""
         share = self._terms.schedule.num_fragments
-        ended = self._tokens_ended | {
-            Fate.SUPERSEDED: self._tokens_ended[Fate.SUPERSEDED] + self.loop.tokens_unoffered
-        }
-        return {fate.value: tokens // share for fate, tokens in ended.items()}
+        ended = {fate.value: tokens for fate, tokens in self._tokens_ended.items()}
+        ended[Fate.SUPERSEDED.value] += self.loop.tokens_unoffered
+        ended[NON_FINITE] = self.loop.setbacks.tokens
+        return {fate: tokens // share for fate, tokens in ended.items()}
 
     def tokens_per_second(self, now: float) -> float:
         """Tokens per second since the session began, waiting included."""
@@ -174,6 +177,10 @@ class WorkerSession:
         by."""
         return self.loop.due(now)
 
+    def progress_lost(self) -> list[ProgressLost]:
+        """What was given up as not finite and not told yet; a driver tells it on after `due`."""
+        return self.loop.setbacks.take()
+
     def told(self, command: Command, taken: bool) -> None:
         """The driver tells whether the member took a command."""
         self.loop.told(command, taken)
@@ -193,13 +200,14 @@ class WorkerSession:
     @property
     def dismissal(self) -> DilocoError | None:
         """Why this worker cannot go on: `EntryError` if the run does not take it, `SwarmClosed` if a newer
-        process took its place; None as long as it can."""
+        process took its place, `TrainingDiverged` if what it trains to stays not finite; None as long as it
+        can."""
         refused = self.loop.refused
         if refused is not None:
             return EntryError(refused.code, refused.detail)
         if self.loop.superseded:
             return SwarmClosed("a newer process runs with this identity: this one stops")
-        return None
+        return self.loop.setbacks.diverged
 
     def waits(self, now: float) -> bool:
         """Whether to wait for events instead of training on (see `OuterLoop.waits`)."""

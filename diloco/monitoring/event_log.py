@@ -16,6 +16,7 @@ from peers.protocol.events import (
     CoordinatorBack,
     CoordinatorLost,
     FellBehind,
+    ProgressLost,
     RoundCommitted,
 )
 
@@ -52,6 +53,16 @@ class EventLog:
                 )
             case ContributionEnded():
                 self.write("fate", fate=event.fate.value, tokens=event.tokens, reason=event.reason)
+            case ProgressLost():
+                self.write(
+                    "non_finite",
+                    fragment=event.fragment,
+                    fragments=event.fragments,
+                    tokens=event.tokens,
+                    reason=event.reason,
+                    in_a_row=event.in_a_row,
+                    mended=event.mended,
+                )
             case FellBehind() | CoordinatorLost() | CoordinatorBack():
                 self.write(type(event).__name__)
 

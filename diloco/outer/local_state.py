@@ -139,6 +139,10 @@ class LocalState:
         self.model.scatter(fragment, twin.theta)
         own.twin, own.anchor = twin, twin.theta  # read before the next step writes it
 
+    def go_back(self, fragment: int, ours: PendingContribution) -> None:
+        """Local parameters become what they were when ``ours``, which is under way, was taken."""
+        self.model.scatter(fragment, self._anchor(fragment) - ours.delta)
+
     def discard(self, fragment: int) -> None:
         """Local parameters become the outer ones."""
         own = self._own[fragment]

@@ -1,22 +1,24 @@
 """The live model below an outer loop and a member: contributions, outer steps, states for joiners.
 
 It joins `state` (what is shared), `local_state` (what is not), codecs and the two protocols that ask for
-numbers: `outer_loop.Replica` (on the training thread) and `protocol.application.Application` (on the driver's
-thread). What both touch is guarded by `OuterState`'s own lock, or replaced as a whole.
+numbers: `loop.replica.Replica` (on the training thread) and `protocol.application.Application` (on the
+driver's thread). What both touch is guarded by `OuterState`'s own lock, or replaced as a whole.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from diloco.compression.vectors import count_non_finite
-from diloco.errors import LayoutError, NonFinite
+from diloco.errors import LayoutError, NonFinite, NonFiniteContribution
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.outer.components import codecs_of
+from diloco.outer.inner_state import InnerState
 from diloco.outer.layout import Layout
 from diloco.outer.local_state import LocalState, PendingContribution
 from diloco.outer.model_tensors import ModelTensors
@@ -27,6 +29,9 @@ from transport.collectives.reducer import Reducer
 from transport.digests import tree_digest
 from transport.effects import Payload, PhantomBlob
 from transport.limits import LIMITS
+
+_SURE_NORM = 6e4
+"""A vector of this norm has no value that float16 cannot hold, and every other codec takes more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +59,17 @@ class TensorReplica:
     """The replica of one model, whose present values are the first outer parameters. See the two protocols
     for what the methods promise."""
 
-    def __init__(
-        self, model: ModelTensors, method: Method, optimizer: torch.optim.Optimizer | None = None
-    ) -> None:
+    def __init__(self, model: ModelTensors, method: Method, inner: InnerState | None = None) -> None:
         self.model = model
         self.outer = outer = OuterState(model.layout, method, model.device)
         for fragment in range(outer.num_fragments):
             live = model.gather(fragment, model.device.empty(outer.num_elements(fragment)))
             outer.start_from(fragment, live)
         self.local = LocalState(outer, model)
+        self._inner = inner
         self.last_norm = 0.0
         """Euclidean norm of the last contribution that was offered."""
         self._method = method
-        self._optimizer = optimizer
         self._schedule = Schedule.of(method)
         self._gossips = method.gossips
         self._codecs = codecs_of(method)
@@ -79,8 +82,8 @@ class TensorReplica:
     def of(
         cls, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer | None = None
     ) -> TensorReplica:
-        """The replica of a torch model; its inner optimizer is needed if the method averages AdamW's moments
-        or follows the inner learning rate. Raises `LayoutError`."""
+        """The replica of a torch model. Its inner optimizer is mended if it is known, and is needed if the
+        method averages AdamW's moments or follows the inner learning rate. Raises `LayoutError`."""
         if method.moments_every and optimizer is None:
             raise LayoutError("the method averages AdamW's moments: attach the inner optimizer too")
         if method.tells_inner_lr and optimizer is None:
@@ -90,8 +93,8 @@ class TensorReplica:
         layout = Layout.of(
             model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
         )
-        moments_of = optimizer if method.moments_every else None
-        return cls(ModelTensors.of(layout, model, moments_of), method, optimizer)
+        tensors = ModelTensors.of(layout, model, optimizer if method.moments_every else None)
+        return cls(tensors, method, InnerState(model, optimizer))
 
     @property
     def layout(self) -> Layout:
@@ -110,7 +113,7 @@ class TensorReplica:
         as many with gossip."""
         return self._with_parameters(self.outer.components(fragment).projection.max_sent)
 
-    # -- the training thread (outer_loop.Replica) ---------------------------------------------------
+    # -- the training thread (loop.replica.Replica) ---------------------------------------------------
 
     def sync_every(self, fragment: int) -> int:
         projection = self.outer.components(fragment).projection
@@ -124,19 +127,21 @@ class TensorReplica:
         delta = self.local.pseudo_gradient(fragment)
         bad = count_non_finite(delta)
         if bad:
-            raise NonFinite(bad, "of the pseudo-gradient")
+            raise NonFiniteContribution(bad, f"of the pseudo-gradient's {len(delta)} values are not finite")
         if self._gossips:
             # A pair needs each other's parameters too.
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
         else:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
             if self._method.tells_inner_lr:
-                y[-1] = self._inner_lr()
+                assert self._inner is not None, "`of` makes it"
+                y[-1] = self._inner.lr
+        norm = self._checked_norm(y)
         made = self._reducer(len(y), y)
         pending = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._pending[fragment] = made, pending
-        self.last_norm = float(y.norm())
-        return made, self.last_norm
+        self.last_norm = norm
+        return made, norm
 
     def apply(
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
@@ -166,6 +171,20 @@ class TensorReplica:
         else:
             self.local.land(fragment, landed)
 
+    def is_finite(self, fragment: int) -> bool:
+        live = self.model.gather(fragment, self.model.device.empty(self.num_elements(fragment)))
+        return not count_non_finite(live)
+
+    def reset(self, fragment: int, offered: Reducer | None) -> None:
+        held = self._pending[fragment]
+        if held is None or held[0] is not offered:
+            self.discard(fragment)
+        else:
+            self.local.go_back(fragment, held[1])
+
+    def mend(self) -> list[str]:
+        return self._inner.mend() if self._inner is not None else []
+
     def discard(self, fragment: int) -> None:
         self._pending[fragment] = self._committed[fragment] = None
         self.local.discard(fragment)
@@ -190,6 +209,19 @@ class TensorReplica:
         held, self._pending[fragment] = self._pending[fragment], None
         return held[1] if held is not None and held[0] is ours else None
 
+    def _checked_norm(self, y: Tensor) -> float:
+        """The norm of a contribution that is sure to be encoded: the network's thread encodes it later, where
+        nothing could be given up any more."""
+        norm = float(y.norm())
+        if not math.isfinite(norm):
+            raise NonFiniteContribution(len(y), "values have a norm that is not finite")
+        if norm > _SURE_NORM:
+            try:
+                self._own_codec.encode(y)
+            except NonFinite as error:
+                raise NonFiniteContribution(error.count, f"of {len(y)} {error.what}") from None
+        return norm
+
     def _as_sent(self, fragment: int, y: Tensor) -> Tensor | None:
         """What ``y`` [k] stands for once it was encoded, [n]; None where nobody asks."""
         if self._method.error_feedback == "none" or self._gossips:
@@ -203,11 +235,6 @@ class TensorReplica:
         """What is sent of ``x`` [n]: a vector [k]."""
         projection = self.outer.components(fragment).projection
         return projection.project(x, self.outer.projection_state(fragment), self.outer.count(fragment))
-
-    def _inner_lr(self) -> float:
-        """The present one, of the inner optimizer's first group."""
-        assert self._optimizer is not None, "`of` asks for it"
-        return float(self._optimizer.param_groups[0]["lr"])
 
     def _with_parameters(self, num_elements: int) -> int:
         """The length of a contribution of so many elements: gossip sends parameters too."""

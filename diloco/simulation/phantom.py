@@ -60,7 +60,7 @@ class PhantomState:
 
 
 class PhantomReplica:
-    """`outer_loop.Replica` and `Application` of one worker of a model with so many parameters."""
+    """`loop.replica.Replica` and `Application` of one worker of a model with so many parameters."""
 
     def __init__(
         self, method: Method, num_parameters: int, layers: int | None, name: str, piece_bytes: int
@@ -78,7 +78,7 @@ class PhantomReplica:
         """Values that each fragment's contribution has."""
         return tuple(sent_elements(self._method, size) for size in self._sizes)
 
-    # outer_loop.Replica
+    # loop.replica.Replica
 
     def sync_every(self, fragment: int) -> int:
         return self._schedule.periods[fragment]
@@ -104,6 +104,15 @@ class PhantomReplica:
 
     def discard(self, fragment: int) -> None:
         """There are no local parameters to give up."""
+
+    def is_finite(self, fragment: int) -> bool:
+        return True
+
+    def reset(self, fragment: int, offered: Reducer | None) -> None:
+        """There are no local parameters to give up."""
+
+    def mend(self) -> list[str]:
+        return []
 
     def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
         assert isinstance(data, PhantomBlob), "a state of bytes"

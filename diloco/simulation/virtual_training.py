@@ -58,20 +58,25 @@ class SimulatedTraining:
         return [self.engine.workers[name] for name in self._index]
 
     def run(self) -> None:
-        """Until every worker has taken its steps and every exchange has ended. Raises RuntimeError if that
-        does not come about."""
+        """Until every worker has taken its steps and every exchange has ended. Raises what stops a worker, as
+        `TrainingDiverged`, and RuntimeError if they do not come to an end."""
         limit_s = 100.0 + 20.0 * self._num_steps
         if not self.engine.run(limit_s, done=self._done):
             left = [worker.name for worker in self.engine.workers.values() if not self._has_ended(worker)]
             raise RuntimeError(f"workers {left} did not come to an end in {limit_s:.0f} simulated seconds")
+        for worker in self.workers:
+            if worker.session.dismissal is not None:
+                raise worker.session.dismissal
 
     def _done(self) -> bool:
         workers = self.engine.workers
         return len(workers) == len(self._index) and all(map(self._has_ended, workers.values()))
 
     def _has_ended(self, worker: Worker) -> bool:
-        """It has taken all its steps, and nothing that it offered is on its way (or has been for too
-        long)."""
+        """It has taken all its steps, and nothing that it offered is on its way (or has been for too long);
+        or it cannot go on."""
+        if worker.session.dismissal is not None:
+            return True
         ends = worker.session.patience_ends(self.engine.net.now)
         return worker.session.steps >= self._num_steps and ends is None
 

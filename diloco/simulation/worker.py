@@ -15,7 +15,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Protocol
 
-from diloco.loop.outer_loop import Replica
+from diloco.loop.replica import Replica
 from diloco.loop.session import Terms, WorkerSession
 from diloco.simulation.identities import key_of
 from diloco.simulation.pace import Clockwork, Peer
@@ -238,7 +238,7 @@ class Worker:
         session.stepped(self.peer.tokens_per_step, now - self._block_began_s, count)
         self._tell_stepped(count)
         self._take_inbox()
-        self._run(session.due(now))
+        self._do_what_is_due()
         if session.report_is_due(now):
             self._report()
         self._advance()
@@ -266,7 +266,7 @@ class Worker:
                 return
             self._wakes_ns = 0
             if self.activity == "wait" and self.runs:
-                self._run(self.session.due(self._net.now))
+                self._do_what_is_due()
                 self._advance()
 
         self._net.at((at - self._net.now_ns) / NS, wake)
@@ -282,7 +282,7 @@ class Worker:
                 self._end_block_at(ends)
             return
         self._take_inbox()
-        self._run(self.session.due(self._net.now))
+        self._do_what_is_due()
         self._advance()
 
     def _take_inbox(self) -> None:
@@ -293,6 +293,12 @@ class Worker:
             for watcher in self._watchers:
                 watcher.event(now, self, event)
             self._run(commands)
+
+    def _do_what_is_due(self) -> None:
+        self._run(self.session.due(self._net.now))
+        for lost in self.session.progress_lost():
+            for watcher in self._watchers:
+                watcher.event(self._net.now, self, lost)
 
     def _run(self, commands: list[Command]) -> None:
         for command in commands:

@@ -7,6 +7,7 @@ happens on the training thread, inside the hook; between two steps nothing touch
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,9 +25,10 @@ from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
 from peers.node import Training
 from peers.protocol.commands import Command
-from peers.protocol.events import RoundCommitted
+from peers.protocol.events import ProgressLost, RoundCommitted
 
 T = TypeVar("T")
+_LOG = logging.getLogger("diloco")
 _POLL_S = 0.05
 _MAX_TOKENS = 1 << 40
 """Of one step: a run may have a million of such steps before its counts are too large for the wire."""
@@ -83,8 +85,9 @@ class Outer:
 
     @property
     def tokens_by_fate(self) -> dict[str, int]:
-        """What became of the tokens behind this worker's contributions: applied, late, rejected, superseded.
-        A fragment of P is a P-th of a contribution."""
+        """What became of the tokens that this worker trained: applied, late, rejected, superseded (also
+        before they were offered), or non_finite: never offered, as what they led to was not finite. A
+        fragment of P is a P-th of a contribution."""
         return self._session.tokens_by_fate
 
     @property
@@ -212,7 +215,8 @@ class Outer:
         be hooked gives `attach` no optimizer, and calls this after each inner step, on the training thread;
         beside a hook (see `detach`) each step would count twice. ``tokens`` are those of this step, by
         default ``tokens_per_step``. Raises `UserError` for tokens that are no whole number from 1 to 2**40,
-        `EntryError` or `SwarmClosed` if this worker cannot go on."""
+        `EntryError` or `SwarmClosed` if this worker cannot go on, `TrainingDiverged` once it has left the run
+        because what it trained was not finite five times in a row."""
         tokens = self._tokens_per_step if tokens is None else _checked_tokens(tokens)
         if self.finished:
             return
@@ -221,7 +225,7 @@ class Outer:
         while self._take_event(0.0):
             pass
         self._raise_dismissal()
-        self._run(session.due(time.monotonic()))
+        self._do_what_is_due()
         self._wait()
         self._report_if_due()
         self._resumed = time.monotonic()
@@ -231,7 +235,7 @@ class Outer:
         while not self._stopping and session.waits(time.monotonic()):
             self._take_event(_POLL_S)
             self._raise_dismissal()
-            self._run(session.due(time.monotonic()))
+            self._do_what_is_due()
             self._report_if_due()
         if self.finished:
             self._report()  # of gossip nobody else would know
@@ -247,6 +251,14 @@ class Outer:
         if self._on_event is not None:
             self._on_event(event)
         return True
+
+    def _do_what_is_due(self) -> None:
+        self._run(self._session.due(time.monotonic()))
+        for lost in self._session.progress_lost():
+            _LOG.warning(_text_of(lost))
+            if self._on_event is not None:
+                self._on_event(lost)
+        self._raise_dismissal()
 
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
@@ -264,6 +276,15 @@ class Outer:
         error = self._session.dismissal
         if error is not None:
             raise error
+
+
+def _text_of(lost: ProgressLost) -> str:
+    """For people."""
+    times = "" if lost.in_a_row == 1 else f" (time {lost.in_a_row} in a row)"
+    said = (
+        f"{lost.reason}{times}: what led to it is given up, and the model goes back to the outer parameters"
+    )
+    return "; ".join([said, *lost.mended])
 
 
 def _checked_tokens(tokens: int) -> int:
@@ -286,6 +307,9 @@ def attach(
     """Bring ``model`` to the swarm's state and keep it there: every `optimizer.step` from now on counts
     as one inner step of ``tokens_per_step`` tokens (the weight of this worker in a round). Without an
     ``optimizer`` nothing is hooked, and the loop calls `Outer.step_done` after each inner step.
+
+    What is not finite is never offered: `ProgressLost` and a warning of the logger "diloco" tell of it, the
+    model goes back to the outer parameters, and state of ``optimizer`` that is not finite begins anew.
 
     Trainable parameters are exchanged, each storage once; frozen ones come with the state; buffers stay
     local. Returns when the model holds the shared state. Raises `EntryError` if the run trains another

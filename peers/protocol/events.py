@@ -1,4 +1,5 @@
-"""What a member or coordinator tells the application above: the same in simulation and for real.
+"""What a member or coordinator, or the training loop itself, tells the application above: the same in
+simulation and for real.
 
 Human text is made at the edge; these are facts with fields.
 """
@@ -94,6 +95,24 @@ class ContributionEnded:
     tokens: int
     fate: Fate
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressLost:
+    """What this worker trained is not finite: it was given up before it was offered (its tokens' fate is
+    `non_finite`), and training went on from the outer parameters. No member tells this, the worker itself."""
+
+    fragment: int
+    """Whose contribution was to be made."""
+    fragments: tuple[int, ...]
+    """All that were given up, since each had values that are not finite."""
+    tokens: int
+    """Over those fragments: each counts the tokens that moved it."""
+    reason: str
+    in_a_row: int
+    """Contributions of this fragment that were not finite, without one that was in between."""
+    mended: tuple[str, ...]
+    """Sentences: what else was not finite and began anew, and what could not be looked at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,7 +286,7 @@ class Checkers:
             fragments = len(self.world.sizes)
             loop = worker.loop
             pending = sum(p.tokens - (p.offered_tokens if p.offered else 0) for p in loop.progress)
-            known = ledger.tokens_trained + loop.tokens_unoffered + pending
+            known = ledger.tokens_trained + loop.tokens_unoffered + loop.setbacks.tokens + pending
             if known != worker.tokens * fragments:
                 raise Violation("S4", f"worker {index} trained {worker.tokens} tokens, {known} are known of")
 

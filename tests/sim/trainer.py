@@ -70,7 +70,7 @@ class Blob:
 
 @dataclass
 class VectorReplica:
-    """`outer_loop.Replica` and `peers.protocol.application.Application` of one simulated worker."""
+    """`loop.replica.Replica` and `peers.protocol.application.Application` of one simulated worker."""
 
     index: int
     sizes: list[int]
@@ -89,7 +89,7 @@ class VectorReplica:
         self.states = [initial_state(self.index, f, n) for f, n in enumerate(self.sizes)]
         self.bases = [GENESIS] * len(self.sizes)
 
-    # outer_loop.Replica
+    # loop.replica.Replica
 
     def contribution(self, fragment: int) -> tuple[Reducer, float]:
         values = contribution_of(self.index, self.life, self.bases[fragment], fragment, self.sizes[fragment])
@@ -117,6 +117,15 @@ class VectorReplica:
 
     def discard(self, fragment: int) -> None:
         """There are no local parameters to give up."""
+
+    def is_finite(self, fragment: int) -> bool:
+        return True
+
+    def reset(self, fragment: int, offered: Reducer | None) -> None:
+        """There are no local parameters to give up."""
+
+    def mend(self) -> list[str]:
+        return []
 
     def load(self, fragment: int, data: bytearray) -> None:
         self.states[fragment] = np.frombuffer(bytes(data), dtype=np.float32).copy()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diloco.errors import EntryError, SwarmClosed
+from diloco.errors import EntryError, SwarmClosed, TrainingDiverged
 from diloco.loop.session import Terms, WorkerSession
 from diloco.settings import RunSettings
 from peers.protocol.commands import ConfirmApplied, Offer, ReportProgress
@@ -29,10 +29,7 @@ from transport.collectives.reducer import NumpyReducer
 
 
 class Counting(Recorder):
-    """Knows how many outer steps it has taken, and which digests it was asked for."""
-
-    def count(self, fragment: int) -> int:
-        return len(self.shares)
+    """Knows which digests it was asked for."""
 
     def digest(self, fragment: int) -> bytes:
         self.calls.append(("digest", fragment))
@@ -134,7 +131,25 @@ def test_tokens_whose_progress_is_replaced_before_it_is_offered_are_superseded()
     step(session, 3)
     session.event(100.0, StateFetched(0, GENESIS, bytearray(8)))
     assert session.tokens == 16
-    assert session.tokens_by_fate == {"applied": 0, "late": 8, "rejected": 0, "superseded": 8}
+    assert session.tokens_by_fate == {
+        "applied": 0,
+        "late": 8,
+        "rejected": 0,
+        "superseded": 8,
+        "non_finite": 0,
+    }
+
+
+def test_what_is_not_finite_has_a_fate_of_its_own_and_is_told_once() -> None:
+    replica = Counting(broken=True)
+    session = session_of(replica=replica)
+    step(session, 4)
+    assert session.tokens_by_fate["non_finite"] == session.tokens == 8
+    assert [each.tokens for each in session.progress_lost()] == [8]
+    assert session.progress_lost() == []
+    assert session.dismissal is None
+    step(session, 4 * 4)
+    assert isinstance(session.dismissal, TrainingDiverged)
 
 
 def test_each_step_is_told_to_the_loop_once() -> None:
@@ -186,7 +201,13 @@ def test_tokens_meet_their_fates_and_a_fragment_counts_for_its_part() -> None:
     session = session_of(num_fragments=2)
     for fragment, fate in ((0, Fate.APPLIED), (1, Fate.APPLIED), (0, Fate.LATE)):
         session.event(100.0, ContributionEnded(fragment, 1, 8, fate, ""))
-    assert session.tokens_by_fate == {"applied": 8, "late": 4, "rejected": 0, "superseded": 0}
+    assert session.tokens_by_fate == {
+        "applied": 8,
+        "late": 4,
+        "rejected": 0,
+        "superseded": 0,
+        "non_finite": 0,
+    }
 
 
 def test_the_round_is_that_of_the_last_commit_it_saw() -> None:

@@ -17,6 +17,7 @@ from peers.protocol.events import (
     CoordinatorLost,
     Fate,
     FellBehind,
+    ProgressLost,
     RoundCommitted,
 )
 from peers.protocol.record import GENESIS, Record
@@ -47,6 +48,21 @@ def test_rounds_and_fates_are_written_with_their_fields(tmp_path: Path) -> None:
         "sync_seconds": 0.1235,
     }
     assert second == {"event": "fate", "fate": "late", "tokens": 640, "reason": "too slow"}
+
+
+def test_progress_that_is_not_finite_is_written_with_what_was_done_about_it(tmp_path: Path) -> None:
+    lost = ProgressLost(1, (0, 1), 80, "3 values are not finite", 2, ("8 tensors began anew",))
+    (line,) = written(tmp_path / "w.jsonl", lost)
+    assert line.pop("seconds") >= 0.0
+    assert line == {
+        "event": "non_finite",
+        "fragment": 1,
+        "fragments": [0, 1],
+        "tokens": 80,
+        "reason": "3 values are not finite",
+        "in_a_row": 2,
+        "mended": ["8 tensors began anew"],
+    }
 
 
 def test_losing_and_finding_the_host_and_falling_behind_are_written_and_nothing_else(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diloco.errors import LayoutError, NonFinite, StateError
+from diloco.errors import LayoutError, NonFiniteContribution, StateError
 from diloco.methods.presets import method
 from diloco.outer.replica import TensorReplica
 from diloco.outer.tensor_reducer import TensorReducer
@@ -42,8 +42,71 @@ def test_a_pseudo_gradient_that_is_not_finite_is_refused() -> None:
     replica = TensorReplica.of(model, DILOCO)
     with torch.no_grad():
         model[0].bias[1] = torch.inf
-    with pytest.raises(NonFinite, match="1 of the pseudo-gradient"):
+    assert not replica.is_finite(0)
+    with pytest.raises(NonFiniteContribution, match="1 of the pseudo-gradient's 83 values are not finite"):
         replica.contribution(0)
+    assert replica.last_norm == 0.0
+    replica.reset(0, None)
+    assert replica.is_finite(0)
+    assert torch.equal(flat(model), replica.outer.outer_parameters(0))
+
+
+@pytest.mark.parametrize(
+    ("codec", "value", "fits"),
+    [("fp16", 65000.0, True), ("fp16", 70000.0, False), ("fp32", 70000.0, True), ("fp32", 1e30, False)],
+)
+def test_what_the_codec_cannot_take_is_found_before_it_is_offered(
+    codec: str, value: float, fits: bool
+) -> None:
+    model = make()
+    replica = TensorReplica.of(model, method("diloco", codec=codec))
+    with torch.no_grad():
+        model[0].bias[1] -= value
+    if fits:
+        made, _ = replica.contribution(0)
+        made.begin(made.num_elements, 1)
+        made.encode(0)
+        return
+    with pytest.raises(NonFiniteContribution, match=r"too large for torch\.float16|norm that is not finite"):
+        replica.contribution(0)
+
+
+@pytest.mark.parametrize("merge", ["replace", "carry", "mix"])
+def test_a_reset_goes_back_to_what_is_offered_and_its_result_lands_as_ever(merge: str) -> None:
+    """As if there had been no inner steps after the offer."""
+    landed = []
+    for spoilt in (False, True):
+        model = make()
+        replica = TensorReplica.of(model, method("diloco", codec="fp32", sync_every=4, delay=2, merge=merge))
+        train(model, 1)
+        ours, _ = replica.contribution(0)
+        offered = flat(model)
+        if spoilt:
+            with torch.no_grad():
+                model[0].bias[1] = torch.nan
+            replica.reset(0, ours)
+            torch.testing.assert_close(flat(model), offered)
+        mean = replica.receiver(0)
+        mean.begin(mean.num_elements, 1)
+        ours.begin(ours.num_elements, 1)
+        mean.accept(0, ours.encode(0))
+        replica.apply(0, mean, ours, 1.0, keep_old=True)
+        train(model, 2)
+        replica.land(0, ours, on_time=True)
+        landed.append(flat(model))
+    torch.testing.assert_close(landed[0], landed[1])
+
+
+def test_a_reset_mends_the_inner_optimizer_that_it_knows() -> None:
+    model = make()
+    optimizer = torch.optim.AdamW(model.parameters())
+    replica = TensorReplica.of(model, DILOCO, optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizer.step()
+    replica.reset(0, None)
+    (said,) = replica.mend()
+    assert said.startswith("8 tensors of the inner optimizer")
 
 
 def test_h_is_the_methods_unless_its_projection_adapts_it() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from diloco.errors import NonFiniteContribution, TrainingDiverged
 from diloco.simulation.pace import Peer
 from diloco.simulation.virtual_training import FAST, SimulatedTraining
 from diloco.simulation.worker import Worker
 from tests.diloco.simulation.small_swarm import EVERY, settings, trains
+from transport.collectives.reducer import Reducer
 from transport.simnet.links import Access
 
 
@@ -46,6 +48,18 @@ def test_links_cost_nothing_beside_steps() -> None:
     made.run()
     assert max(worker.session.waited_s for worker in made.workers) < 0.01
     assert made.engine.net.now == pytest.approx(2 * EVERY, abs=2.0)
+
+
+def test_a_worker_that_diverges_ends_the_training_with_its_error() -> None:
+    def contribution(fragment: int) -> tuple[Reducer, float]:
+        raise NonFiniteContribution(3, "values are not finite")
+
+    trainers = [trains(Peer(f"w{index}", FAST), 1) for index in range(2)]
+    trainers[0].replica.contribution = contribution  # type: ignore[method-assign]
+    made = SimulatedTraining(settings(rounds=100), trainers, 20 * EVERY)
+    with pytest.raises(TrainingDiverged, match="5th time in a row"):
+        made.run()
+    assert made.workers[1].session.steps == 20 * EVERY, "the other one went on"
 
 
 def test_a_swarm_that_comes_to_no_end_is_told_by_name() -> None:

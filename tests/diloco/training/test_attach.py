@@ -17,7 +17,7 @@ from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.training.attach import Outer, attach
 from peers.protocol.commands import Offer
-from peers.protocol.events import BecameActive, RoundCommitted, StateFetched
+from peers.protocol.events import BecameActive, ProgressLost, RoundCommitted, StateFetched
 from peers.protocol.record import GENESIS
 
 EVERY = 4
@@ -223,3 +223,82 @@ def test_an_offer_after_a_new_state_weighs_the_steps_that_are_in_it(swarm: diloc
     assert isinstance(offer, Offer)
     steps_in_it = offer.norm / (0.01 * replica.num_elements(0) ** 0.5)
     assert offer.tokens == 10 * round(steps_in_it) == 10 * EVERY
+
+
+def spoil(model: nn.Module, optimizer: torch.optim.Optimizer, gradient: float = torch.nan) -> None:
+    """A step of the optimizer that nothing survives."""
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    optimizer.step()
+
+
+def adamw_worker(
+    swarm: diloco.Swarm, seen: list[object], with_optimizer: bool = True
+) -> tuple[nn.Linear, torch.optim.AdamW, Outer]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    known = optimizer if with_optimizer else None
+    return model, optimizer, attach(model, known, swarm, tokens_per_step=10, on_event=seen.append)
+
+
+def test_after_one_nan_gradient_a_worker_trains_on_and_its_progress_counts(
+    swarm: diloco.Swarm, caplog: pytest.LogCaptureFixture
+) -> None:
+    """AdamW's moments would stay NaN for ever."""
+    seen: list[object] = []
+    model, optimizer, outer = adamw_worker(swarm, seen)
+    for number in outer.until_finished(range(1000)):
+        (spoil if number == EVERY + 2 else step)(model, optimizer)
+    assert outer.round == ROUNDS
+    assert (outer.tokens_by_fate["applied"], outer.tokens_by_fate["non_finite"]) == (
+        10 * EVERY * ROUNDS,
+        10 * EVERY,
+    )
+    (lost,) = [each for each in seen if isinstance(each, ProgressLost)]
+    assert (lost.tokens, lost.in_a_row) == (10 * EVERY, 1)
+    assert "4 tensors of the inner optimizer's state" in lost.mended[0]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("diloco", "WARNING")
+    assert "8 of the pseudo-gradient's 8 values are not finite" in record.getMessage()
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_a_loop_whose_optimizer_is_not_known_is_told_that_its_state_was_not_looked_at(
+    swarm: diloco.Swarm,
+) -> None:
+    seen: list[object] = []
+    model, optimizer, outer = adamw_worker(swarm, seen, with_optimizer=False)
+    spoil(model, optimizer)
+    for _ in range(EVERY):
+        outer.step_done()
+    (lost,) = [each for each in seen if isinstance(each, ProgressLost)]
+    assert lost.mended[0].endswith("could not be looked at: parameters weight, bias")
+
+
+def test_a_worker_whose_gradients_stay_nan_stops_with_a_clear_error_and_leaves(swarm: diloco.Swarm) -> None:
+    seen: list[object] = []
+    model, optimizer, outer = adamw_worker(swarm, seen)
+    step(model, optimizer)
+    for _ in range(5 * EVERY - 2):
+        spoil(model, optimizer)
+    with pytest.raises(diloco.TrainingDiverged, match="5th time in a row: this worker has left the run"):
+        spoil(model, optimizer)
+    assert outer.step == 5 * EVERY
+    assert outer.tokens_by_fate == dict.fromkeys(outer.tokens_by_fate, 0) | {"non_finite": outer.tokens}
+    assert swarm.status()["members"] == []
+    with pytest.raises(diloco.TrainingDiverged):
+        step(model, optimizer)
+
+
+def test_values_that_the_codec_cannot_hold_are_given_up_and_do_not_end_the_network_thread() -> None:
+    seen: list[object] = []
+    method = {"preset": "diloco", "sync_every": EVERY, "codec": "fp16"}
+    run = diloco.RunSettings.model_validate({"run": {"rounds": ROUNDS}, "method": method})
+    with diloco.solo(run) as swarm:
+        model, optimizer, outer = worker(swarm, on_event=seen.append)
+        for number in outer.until_finished(range(1000)):
+            spoil(model, optimizer, 1e6 if number == 2 else 0.1)
+    assert outer.round == ROUNDS
+    (lost,) = [each for each in seen if isinstance(each, ProgressLost)]
+    assert "8 of 8 values are not finite, or too large for torch.float16" in lost.reason

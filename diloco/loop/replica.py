@@ -1,0 +1,59 @@
+"""What an outer loop asks of the tensors below it: the protocol alone.
+
+`diloco.outer.replica.TensorReplica` has tensors, `diloco.simulation.phantom.PhantomReplica` has sizes only.
+Numbers are never looked at here, and nothing is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from transport.collectives.reducer import Reducer
+from transport.effects import PhantomBlob
+
+
+class Replica(Protocol):
+    """The tensors below a loop."""
+
+    def sync_every(self, fragment: int) -> int:
+        """Inner steps between two offers of a fragment as they are now: some methods adapt them."""
+
+    def count(self, fragment: int) -> int:
+        """Outer steps of a fragment since the run began."""
+
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
+        """A snapshot of what is to be averaged and its Euclidean norm. Raises `NonFiniteContribution` if that
+        cannot be sent; nothing has changed then."""
+
+    def apply(
+        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
+    ) -> None:
+        """One outer step with the decoded mean; the live model does not move yet. ``ours`` is the
+        contribution that is in it, or None, with its ``share`` of the weights; with gossip ``mean`` is None
+        if ``ours`` found no partner and stands alone. With ``keep_old`` the outer parameters as they were are
+        needed once more: for a landing to come."""
+
+    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
+        """Merge the outer parameters into the live model: as the method says if the result came in time for
+        ``ours``, otherwise with everything that was trained since ``ours`` (or, without one, since the last
+        landing) kept on top."""
+
+    def discard(self, fragment: int) -> None:
+        """Local parameters become the outer ones."""
+
+    def is_finite(self, fragment: int) -> bool:
+        """Whether the local parameters are finite."""
+
+    def reset(self, fragment: int, offered: Reducer | None) -> None:
+        """Local parameters become what they were when ``offered`` was made; without one, the outer ones."""
+
+    def mend(self) -> Sequence[str]:
+        """Begin anew with what else of this worker's own is not finite, as far as that is known. Sentences
+        that say what began anew and what could not."""
+
+    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
+        """Outer state from a donor; local parameters become the outer ones."""
+
+    def digest(self, fragment: int) -> bytes:
+        """The digest of a fragment's outer state."""

@@ -1,0 +1,99 @@
+"""What is beside the parameters and can stay not finite when they are set back: optimizer state, buffers.
+
+One NaN gradient leaves AdamW's moments NaN, and every later step is NaN then. Owns finding and resetting what
+a torch optimizer holds, and the running statistics of normalization layers. Nothing of it is exchanged; other
+buffers are only named. Costs nothing until something was found to be not finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+_NAMES_SHOWN = 4
+
+
+class InnerState:
+    """A worker's own state beside the parameters of ``model``, which ``optimizer`` steps; None if that is not
+    known."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        self._model = model
+        self._optimizer = optimizer
+
+    @property
+    def lr(self) -> float:
+        """The present inner learning rate, that of the optimizer's first group."""
+        assert self._optimizer is not None, "who follows it asks for an optimizer"
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def mend(self) -> list[str]:
+        """Begin anew with what is not finite. Sentences: what began anew, and what could not be mended."""
+        return [*self._mend_optimizer(), *self._mend_buffers()]
+
+    def _mend_optimizer(self) -> list[str]:
+        said: list[str] = []
+        trained = {p: name for name, p in self._model.named_parameters() if p.requires_grad}
+        optimizer = self._optimizer
+        groups = optimizer.param_groups if optimizer is not None else []
+        known = {id(parameter) for group in groups for parameter in group["params"]}
+        states = optimizer.state.items() if optimizer is not None else ()
+        names = {id(p): name for p, name in trained.items()}
+        reset = [(names.get(id(p), "one without a name"), _reset(state)) for p, state in states]
+        if num_tensors := sum(num for _, num in reset):
+            said.append(
+                f"{num_tensors} tensors of the inner optimizer's state were not finite and began anew,"
+                f" of parameters {_listed(name for name, num in reset if num)}"
+            )
+        unknown = [name for p, name in trained.items() if id(p) not in known]
+        if unknown:
+            said.append(
+                "attach was given no optimizer that steps them, so that its state could not be looked at:"
+                f" parameters {_listed(unknown)}"
+            )
+        return said
+
+    def _mend_buffers(self) -> list[str]:
+        said: list[str] = []
+        if layers := [name for name, each in self._model.named_modules() if _reset_statistics(each)]:
+            said.append(f"running statistics were not finite and began anew, of layers {_listed(layers)}")
+        if left := [name for name, each in self._model.named_buffers() if not _is_finite(each)]:
+            said.append(
+                f"buffers are not finite and stay so, as only the model knows how they begin: {_listed(left)}"
+            )
+        return said
+
+
+def _reset(state: dict[str, object]) -> int:
+    """Zero each tensor of one parameter's state that is not finite; how many. A count of steps begins anew
+    with them: bias corrections for moments that are young are made by it."""
+    bad = [each for each in state.values() if isinstance(each, Tensor) and not _is_finite(each)]
+    for each in bad:
+        each.zero_()
+    if bad and isinstance(steps := state.get("step"), Tensor):
+        steps.zero_()
+    elif bad and "step" in state:
+        state["step"] = 0
+    return len(bad)
+
+
+def _reset_statistics(module: nn.Module) -> bool:
+    """Reset the running statistics of a normalization layer that are not finite; whether it had such."""
+    reset = getattr(module, "reset_running_stats", None)
+    if reset is None or all(map(_is_finite, module.buffers(recurse=False))):
+        return False
+    reset()
+    return True
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first by name, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - _NAMES_SHOWN} more" if len(every) > _NAMES_SHOWN else ""
+    return ", ".join(every[:_NAMES_SHOWN]) + more
