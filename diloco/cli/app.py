@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +26,7 @@ from diloco.cli.interrupts import EXIT_CODE, Interrupts, interruptible
 from diloco.cli.methods import compare_command, methods_command
 from diloco.cli.plan import plan_command
 from diloco.cli.simulate import simulate_command
-from diloco.errors import DilocoError, UserError
+from diloco.errors import DilocoError, TrainingDiverged, UserError
 from diloco.monitoring.run_view import RunView, Screen
 from diloco.rules import num_commits
 from diloco.settings import commented_toml, load_settings
@@ -156,14 +156,19 @@ def host(
         else:
             _write_secret(ticket_file, swarm.ticket)
             print(f"ticket in {ticket_file}: diloco join @{ticket_file}", flush=True)
+        outcome: TrainingOutcome | TrainingDiverged | None = None
         with screen:
             if train:
-                outcome = _train(swarm, recipe, data, device, save, threads, None, interrupts)
+                outcome = _train_beside_others(
+                    screen, lambda: _train(swarm, recipe, data, device, save, threads, None, interrupts)
+                )
             while not swarm.status()["over"]:
                 time.sleep(0.2)
             time.sleep(_LINGER_S)  # so that what was told arrives
         print(f"done: {view.rounds_wanted} rounds")
-        if train:
+        if isinstance(outcome, TrainingDiverged):
+            raise outcome
+        if outcome is not None:
             print(outcome.line())
 
 
@@ -213,7 +218,17 @@ def status(
         return
     title = f"round {found.num_rounds} of {found.max_rounds}, {found.model or 'no model yet'}"
     table = Table(title=Text(printable(title)))
-    for heading in ("worker", "key", "state", "step", "loss", "tokens/s", "MB sent", "silent s"):
+    for heading in (
+        "worker",
+        "key",
+        "state",
+        "step",
+        "loss",
+        "tokens/s",
+        "MB sent",
+        "non-finite",
+        "silent s",
+    ):
         table.add_column(heading)
     for each in found.members:
         table.add_row(
@@ -221,9 +236,10 @@ def status(
             short(each.key),
             "active" if each.active else "joining",
             f"{each.step:,}",
-            f"{each.loss:.3f}",
+            f"{each.loss:.3f}" if each.loss_is_finite else "not finite",
             f"{each.tokens_per_second:,.0f}",
             f"{each.bytes_sent / 1e6:.1f}",
+            f"{each.non_finite:,}",
             f"{each.silent_s:.1f}",
         )
     console = Console()
@@ -282,6 +298,17 @@ def _train(
         return train(swarm, job, log=log, interrupts=interrupts, save=save)
     finally:
         log.close()
+
+
+def _train_beside_others(
+    screen: Screen, train: Callable[[], TrainingOutcome]
+) -> TrainingOutcome | TrainingDiverged:
+    """A host whose own training diverges goes on for the others."""
+    try:
+        return train()
+    except TrainingDiverged as error:
+        screen.note(f"this host trains no longer, and goes on for the others: {error}")
+        return error
 
 
 @contextmanager

@@ -27,6 +27,9 @@ from peers.protocol.messages import Report
 from peers.protocol.profile import Matching, Profile
 from transport.effects import NEVER
 
+_MAX_LOSS = 1e300
+"""What a report can carry: a loss above counts as not finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -69,6 +72,8 @@ class WorkerSession:
         self.tokens = 0
         self.loss = 0.0
         """Loss of the last step, which the driver sets."""
+        self._finite_loss = 0.0
+        """The last that was reported and finite."""
         self.waited_s = 0.0
         """Seconds that training waited for the network; the driver adds to it."""
         self.was_active = False
@@ -117,8 +122,21 @@ class WorkerSession:
         """Tell the coordinator how training goes."""
         self._reported_s = now
         speed = self.loop.speed = self._throughput.tokens_per_s
-        rate, count = self.tokens_per_second(now), self._replica.count(0)
-        report = Report(self.steps, count, self.tokens, self.loss, rate, speed, bytes_sent, bytes_received)
+        finite = abs(self.loss) <= _MAX_LOSS
+        if finite:
+            self._finite_loss = self.loss
+        report = Report(
+            step=self.steps,
+            rounds=self._replica.count(0),
+            tokens=self.tokens,
+            loss=self._finite_loss,
+            loss_is_finite=finite,
+            tokens_per_second=self.tokens_per_second(now),
+            speed=speed,
+            bytes_sent=bytes_sent,
+            bytes_received=bytes_received,
+            non_finite=self.loop.setbacks.count,
+        )
         return [ReportProgress(report)]
 
     @property

@@ -104,7 +104,7 @@ class RunView:
         worker = self._worker(trace)
         match trace:
             case ReportTrace() if worker:
-                _reported(worker, trace.report)
+                return self._reported(worker, trace.report)
             case EnteredTrace() if worker:
                 worker.state = "joining"
             case ActiveTrace() if worker:
@@ -125,6 +125,23 @@ class RunView:
         if peer and (name := getattr(trace, "peer_name", None)) is not None:
             self.workers.setdefault(peer, _Worker(printable(name)))
         return self.workers.get(peer)
+
+    def _reported(self, worker: _Worker, report: Report) -> str | None:
+        """A report tells how a worker fares: one whose steps stand still waits for the others. The line about
+        contributions that it gave up since the last one."""
+        before, worker.report = worker.report, report
+        if worker.state in ("training", "waiting", "exchanging"):
+            if before is None or report.step > before.step:
+                worker.state = "training"
+            elif worker.state == "training":
+                worker.state = "waiting"
+        if report.non_finite <= (before.non_finite if before else 0):
+            return None
+        line = (
+            f"{worker.name} gave up what it trained, as it was not finite ({report.non_finite} times so far)"
+        )
+        self.note(line)
+        return line
 
     def _mark(self, members: tuple[bytes, ...], state: str) -> None:
         for member in members:
@@ -194,7 +211,7 @@ class RunView:
                 continue
             report = worker.report
             numbers = (
-                (f"{report.step:,}", f"{report.loss:.3f}", f"{report.tokens_per_second:,.0f}")
+                (f"{report.step:,}", _loss_of(report), f"{report.tokens_per_second:,.0f}")
                 if report
                 else ("", "", "")
             )
@@ -219,15 +236,8 @@ class RunView:
         return table
 
 
-def _reported(worker: _Worker, report: Report) -> None:
-    """A report tells how a worker fares: one whose steps stand still waits for the others."""
-    before, worker.report = worker.report, report
-    if worker.state not in ("training", "waiting", "exchanging"):
-        return
-    if before is None or report.step > before.step:
-        worker.state = "training"
-    elif worker.state == "training":
-        worker.state = "waiting"
+def _loss_of(report: Report) -> str:
+    return f"{report.loss:.3f}" if report.loss_is_finite else "not finite"
 
 
 class Screen:

@@ -295,8 +295,11 @@ class Worker:
             self._run(commands)
 
     def _do_what_is_due(self) -> None:
-        self._run(self.session.due(self._net.now))
-        for lost in self.session.progress_lost():
+        commands, losses = self.session.due(self._net.now), self.session.progress_lost()
+        if losses:
+            self._report()  # at once, for this may be the last that the swarm hears of this worker
+        self._run(commands)
+        for lost in losses:
             for watcher in self._watchers:
                 watcher.event(self._net.now, self, lost)
 

@@ -253,8 +253,11 @@ class Outer:
         return True
 
     def _do_what_is_due(self) -> None:
-        self._run(self._session.due(time.monotonic()))
-        for lost in self._session.progress_lost():
+        commands, losses = self._session.due(time.monotonic()), self._session.progress_lost()
+        if losses:
+            self._report()  # at once, for this may be the last that the swarm hears of this worker
+        self._run(commands)
+        for lost in losses:
             _LOG.warning(_text_of(lost))
             if self._on_event is not None:
                 self._on_event(lost)

@@ -36,10 +36,15 @@ class MemberStatus:
     """Inner steps; this and all below is what the member reports of itself, and 0 before its first report."""
     tokens: int
     loss: float
+    """Of its last step whose loss was finite."""
+    loss_is_finite: bool
+    """Whether that was its last step."""
     tokens_per_second: float
     speed: float
     """Tokens per second without the time that it waited."""
     bytes_sent: int
+    non_finite: int
+    """Contributions that it gave up because they were not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +96,11 @@ class RunStatus:
                     "step": each.step,
                     "tokens": each.tokens,
                     "loss": each.loss,
+                    "loss_is_finite": each.loss_is_finite,
                     "tokens_per_second": each.tokens_per_second,
                     "speed": each.speed,
                     "bytes_sent": each.bytes_sent,
+                    "non_finite": each.non_finite,
                 }
                 for each in self.members
             ],
@@ -175,9 +182,11 @@ def _status_of(state: RunState, now: float, entry: Entry) -> MemberStatus:
         step=report.step if report else 0,
         tokens=report.tokens if report else 0,
         loss=report.loss if report else 0.0,
+        loss_is_finite=report.loss_is_finite if report else True,
         tokens_per_second=report.tokens_per_second if report else 0.0,
         speed=report.speed if report else 0.0,
         bytes_sent=report.bytes_sent if report else 0,
+        non_finite=report.non_finite if report else 0,
     )
 
 
@@ -252,9 +261,11 @@ def _member(plain: object) -> MemberStatus:
         step=table.count("step"),
         tokens=table.count("tokens"),
         loss=table.number("loss"),
+        loss_is_finite=table.flag("loss_is_finite"),
         tokens_per_second=table.number("tokens_per_second"),
         speed=table.number("speed"),
         bytes_sent=table.count("bytes_sent"),
+        non_finite=table.count("non_finite"),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 from peers.protocol.record import Keys, Weights
 from transport.frames import Between, Count, Key, Number, Small, Text, kind
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of everything below; members of one run speak the same."""
 
 Addresses = Annotated[tuple[Annotated[str, Between(1, 64)], ...], Between(0, 3)]
@@ -178,11 +178,16 @@ class Report:
     """Outer steps that it has taken."""
     tokens: Count
     loss: Number
+    """Of the last step whose loss was finite; a frame carries nothing else."""
+    loss_is_finite: bool
+    """Whether that was the last step of all."""
     tokens_per_second: Number
     speed: Number
     """Tokens per second without the time that it waited."""
     bytes_sent: Count
     bytes_received: Count
+    non_finite: Count
+    """Contributions that it gave up because they were not finite."""
 
 
 @kind(60)

@@ -43,7 +43,7 @@ def test_a_host_that_is_away_for_longer_than_messages_are_kept_finds_its_workers
     world.net.run(10.0)
     away = world.workers[0]
     world.net.cut(away.process, key_of(HOST))
-    report = ReportProgress(Report(1, 1, 1, 0.0, 1.0, 1.0, 1, 1))
+    report = ReportProgress(Report(1, 1, 1, 0.0, True, 1.0, 1.0, 1, 1, 0))
     for _ in range(200):
         world.net.run(world.net.now + 0.05)
         world.net.command(away.process, lambda node, now: node.command(now, report))

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,3 +142,63 @@ def test_ctrl_c_ends_a_host_in_order(tmp_path: Path) -> None:
     assert host.returncode == 130
     assert "left the run" in said
     assert "Traceback" not in said
+
+
+DIVERGES = """
+import itertools, pathlib, time
+import torch
+from diloco.recipe import Job
+
+other_trains = pathlib.Path(__file__).with_name("other_trains")
+
+def recipe(settings, data, device, salt):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+
+    def step(number):
+        at_host = salt.startswith("host")
+        spoilt = at_host and other_trains.exists()
+        time.sleep(0.02 if spoilt or not at_host else 0.5)
+        if number == 3 and not at_host:
+            other_trains.touch()
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, float("nan") if spoilt else 0.1)
+        optimizer.step()
+        return torch.tensor(float("nan") if spoilt else 0.5)
+
+    return Job(model, optimizer, step, itertools.count(1), 10, lambda: 0.5, lambda: "")
+"""
+
+
+@pytest.mark.timeout(150)
+def test_a_worker_that_diverges_ends_with_one_line_and_a_host_goes_on_for_the_others(tmp_path: Path) -> None:
+    run, ticket, recipe = tmp_path / "RUN.toml", tmp_path / "ticket", tmp_path / "mine.py"
+    run.write_text("[run]\nrounds = 60\nmin_peers = 1\nfailure_timeout_s = 3.0\n[method]\nsync_every = 2\n")
+    recipe.write_text(DIVERGES)
+    cli = [sys.executable, "-m", "diloco.cli"]
+    listen = ["--listen", "tcp://127.0.0.1:0", "--recipe", f"{recipe}:recipe"]
+    state = ["--state", str(tmp_path / "host"), "--ticket-file", str(ticket), "--train"]
+    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*cli, "host", str(run), *listen, *state], **piped)]
+    host = processes[0]
+    try:
+        assert host.stdout is not None
+        while "ticket in" not in host.stdout.readline():
+            assert host.poll() is None
+        processes.append(subprocess.Popen([*cli, "join", f"@{ticket}", *listen, "--name", "w"], **piped))
+        (worker_said, worker_erred), (host_said, host_erred) = (
+            process.communicate(timeout=60) for process in reversed(processes)
+        )
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[1].returncode == 0, worker_erred
+    assert "60 rounds" in worker_said
+    assert host.returncode == 2
+    assert "gave up what it trained, as it was not finite (5 times so far)" in host_said
+    assert "this host trains no longer, and goes on for the others" in host_said
+    assert "Traceback" not in host_erred
+    last = host_erred.splitlines()[-1]
+    assert last.startswith("diloco: 8 of the pseudo-gradient's 8 values are not finite, for the 5th time")
+    assert host_erred.count("what led to it is given up") == 5

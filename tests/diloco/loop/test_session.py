@@ -26,6 +26,7 @@ from peers.protocol.profile import Matching
 from peers.protocol.record import GENESIS
 from tests.diloco.loop.test_outer_loop import Recorder, committed, record, schedule
 from transport.collectives.reducer import NumpyReducer
+from transport.frames import pack, unpack
 
 
 class Counting(Recorder):
@@ -247,10 +248,22 @@ def test_reports_are_due_now_and_then_and_tell_what_was_counted() -> None:
     session.loss = 1.5
     assert session.report_is_due(104.0)
     report = report_in(session.report(104.0, 10, 20))
-    assert report == Report(4, 0, 8, 1.5, 2.0, 4.0, 10, 20)
+    assert report == Report(4, 0, 8, 1.5, True, 2.0, 4.0, 10, 20, 0)
     assert session.loop.speed == report.speed
     assert not session.report_is_due(105.9)
     assert session.report_is_due(106.0)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf"), 1e301])
+def test_a_loss_that_no_frame_carries_is_reported_as_not_finite(loss: float) -> None:
+    session = session_of(replica=Counting(broken=True))
+    session.loss = 1.5
+    assert report_in(session.report(100.0, 0, 0)).loss_is_finite
+    step(session, 4)
+    session.loss = loss
+    report = report_in(session.report(104.0, 0, 0))
+    assert (report.loss, report.loss_is_finite, report.non_finite) == (1.5, False, 1)
+    assert unpack(pack(report)) == report
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def entered(*keys: bytes) -> list[Trace]:
     ]
 
 
-def report(step: int, bytes_sent: int = 0) -> Report:
-    return Report(step, 0, 10 * step, 2.5, 1234.0, 1300.0, bytes_sent, 0)
+def report(step: int, bytes_sent: int = 0, finite: bool = True, non_finite: int = 0) -> Report:
+    return Report(step, 0, 10 * step, 2.5, finite, 1234.0, 1300.0, bytes_sent, 0, non_finite)
 
 
 def committed(index: int, members: tuple[bytes, ...], *weights: float, attempt: int = 0) -> CommittedTrace:
@@ -98,6 +98,16 @@ def test_a_worker_whose_steps_stand_still_waits() -> None:
 def test_reports_are_shown_as_step_loss_speed_and_traffic() -> None:
     view = view_of(*entered(A), ReportTrace(A, "ann", report(1500, 2_500_000)))
     assert row(view, "ann")[2:] == ["1,500", "2.500", "1,234", "", "2.5"]
+
+
+def test_a_worker_whose_values_are_not_finite_is_seen_and_told_of_once() -> None:
+    view = view_of(*entered(A))
+    spoilt = ReportTrace(A, "ann", report(8, finite=False, non_finite=2))
+    line = view.trace(spoilt)
+    assert line == "ann gave up what it trained, as it was not finite (2 times so far)"
+    assert line in shown(view.render())
+    assert row(view, "ann")[3] == "not finite"
+    assert view.trace(spoilt) is None
 
 
 def test_a_commit_shows_shares_members_attempts_and_what_was_sent_since() -> None:

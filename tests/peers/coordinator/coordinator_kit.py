@@ -120,4 +120,4 @@ def opened(swarm: Swarm, *indexes: int) -> Open:
 
 
 def speed(tokens_per_second: float, rounds: int = 0) -> Report:
-    return Report(1, rounds, 8, 1.0, 0.0, tokens_per_second, 0, 0)
+    return Report(1, rounds, 8, 1.0, True, 0.0, tokens_per_second, 0, 0, 0)

@@ -96,7 +96,7 @@ from transport.frames import pack, to_items
 
 STATE = b"s" * 32
 HEAD = genesis_head([STATE])
-REPORT = Report(1, 2, 3, 1.0, 2.0, 3.0, 4, 5)
+REPORT = Report(1, 2, 3, 1.0, True, 2.0, 3.0, 4, 5, 0)
 
 
 class Training:
