@@ -140,6 +140,25 @@ def test_a_worker_whose_numbers_are_not_finite_contributes_nothing_and_recovers(
     assert workers.lines(1, "nan")
     assert all(line["value"] == line["value"] for line in commits.values())
     assert workers.lines(1, "committed")[-1]["counted"]
+    assert [line["in_a_row"] for line in workers.lines(1, "lost")] == [1]
+
+
+def test_a_worker_whose_numbers_stay_not_finite_leaves_and_the_others_go_on(tmp_path: Path) -> None:
+    run = settings(rounds=8, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    with (
+        diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
+        Processes(tmp_path, 1000) as workers,
+    ):
+        workers.ticket.write_text(host.ticket)
+        workers.start(0)
+        workers.start(1, "--nan-after", "2", "--nan-stays")
+        workers.wait("w0", "w1")
+    commits = same_everywhere(workers, [0, 1])
+    assert max(commits) == 8
+    assert all(line["value"] == line["value"] for line in commits.values())
+    assert [line["in_a_row"] for line in workers.lines(1, "lost")] == [1, 2, 3, 4, 5]
+    assert "5th time in a row: this worker has left the run" in workers.lines(1, "diverged")[0]["reason"]
+    assert workers.lines(0, "committed")[-1]["members"] == 1
 
 
 def test_ctrl_c_of_a_worker_lets_the_others_go_on_at_once(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from peers.protocol.events import (
     ContributionEnded,
     CoordinatorBack,
     CoordinatorLost,
+    ProgressLost,
     RoundCommitted,
     RoundOpened,
 )
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--in-exchange", choices=("SIGKILL", "SIGSTOP"))
     parser.add_argument("--step-s", type=float, default=0.02)
     parser.add_argument("--nan-after", type=int, default=0)
+    parser.add_argument("--nan-stays", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with open(args.out, "a", encoding="utf-8") as out:
@@ -82,6 +84,8 @@ def train(args: argparse.Namespace, tell: Any) -> None:
                 )
             case ContributionEnded():
                 tell("fate", fate=event.fate.value, reason=event.reason)
+            case ProgressLost():
+                tell("lost", tokens=event.tokens, in_a_row=event.in_a_row)
             case CoordinatorLost() | CoordinatorBack():
                 tell(type(event).__name__, step=outer.step)
 
@@ -103,9 +107,14 @@ def train(args: argparse.Namespace, tell: Any) -> None:
             time.sleep(args.step_s)
             model.values.grad = torch.full((args.size,), 4.0**args.index / every)
             if args.nan_after and outer.round >= args.nan_after:
-                model.values.grad[0], args.nan_after = float("nan"), 0
+                model.values.grad[0] = float("nan")
+                args.nan_after *= args.nan_stays
                 tell("nan")
-            optimizer.step()
+            try:
+                optimizer.step()
+            except diloco.TrainingDiverged as error:
+                tell("diverged", reason=str(error))
+                return
         tell("end", step=outer.step, round=outer.round)
 
 

@@ -290,3 +290,17 @@ def test_an_outer_step_takes_no_more_extra_device_memory_than_one_fragment() -> 
         replica.local.discard(fragment)
     extra = torch.cuda.max_memory_allocated() - before
     assert extra <= 4 * max(replica.num_elements(f) for f in range(8))
+
+
+def test_averaged_moments_that_are_not_finite_go_back_to_the_averaged_ones() -> None:
+    model = make()
+    optimizer = torch.optim.AdamW(model.parameters())
+    replica = TensorReplica.of(model, method("des_loc"), optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizer.step()
+    assert [replica.is_finite(fragment) for fragment in range(3)] == [False, False, False]
+    for fragment in range(3):
+        replica.reset(fragment, None)
+    assert all(replica.is_finite(fragment) for fragment in range(3))
+    assert replica.mend() == []

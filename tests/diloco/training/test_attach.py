@@ -302,3 +302,35 @@ def test_values_that_the_codec_cannot_hold_are_given_up_and_do_not_end_the_netwo
     assert outer.round == ROUNDS
     (lost,) = [each for each in seen if isinstance(each, ProgressLost)]
     assert "8 of 8 values are not finite, or too large for torch.float16" in lost.reason
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"preset": "streaming", "num_fragments": 2, "fragment_pattern": "balanced", "delay": 2},
+        {"preset": "streaming", "num_fragments": 2, "fragment_pattern": "balanced", "delay": EVERY},
+        {"preset": "eager", "delay": EVERY},
+        {"preset": "des_loc", "moments_every": 2},
+        {"preset": "noloco"},
+    ],
+    ids=["streaming", "overlapped", "eager", "des_loc", "noloco"],
+)
+def test_every_kind_of_method_gets_over_a_nan_and_stops_where_it_stays(method: dict[str, Any]) -> None:
+    run = {"run": {"rounds": 1000, "min_peers": 1}, "method": {"sync_every": EVERY, **method}}
+    with diloco.solo(diloco.RunSettings.model_validate(run)) as swarm:
+        seen: list[object] = []
+        model, optimizer, outer = adamw_worker(swarm, seen)
+        for number in range(10 * EVERY):
+            (spoil if number == EVERY + 2 else step)(model, optimizer)
+        assert any(isinstance(each, ProgressLost) for each in seen)
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+        before = outer.tokens_by_fate
+        assert before["applied"] > before["non_finite"] > 0
+        with pytest.raises(diloco.TrainingDiverged):
+            train_until_it_stops(model, optimizer, 20 * EVERY)
+        assert outer.tokens_by_fate["applied"] <= before["applied"] + 10 * 2 * EVERY
+
+
+def train_until_it_stops(model: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
+    for _ in range(num_steps):
+        spoil(model, optimizer)
