@@ -313,7 +313,7 @@ class OuterLoop:
         self.progress[fragment] = Progress(self._period(fragment))
 
     def _ended(self, event: ContributionEnded) -> None:
-        if event.fate != Fate.APPLIED:
+        if event.fate != Fate.APPLIED or event.without_result:
             # Its tokens have met their fate; what came after them starts over with the next state.
             each = self.progress[event.fragment]
             each.offered, each.in_round = None, False

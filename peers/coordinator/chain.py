@@ -1,6 +1,7 @@
 """The coordinator's chain of commit records, and which state of each fragment is agreed on.
 
-Knows records and digests, not members' fortunes. Keeps S2: one child per parent, one branch.
+Knows records and digests, not members' fortunes. Keeps S2: one child per parent, one branch. For S4 it can
+tell whether a member's last contribution is in a record, also once the record itself is no longer kept.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from peers.coordinator.roster import Entry
+from peers.protocol.messages import Counted
 from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
 
 
@@ -22,6 +24,12 @@ class Chain:
         self._recent: list[tuple[bytes, Record]] = []
         self._bases: dict[int, bytes] = {}
         self._common_base = GENESIS
+        self._counted: dict[bytes, dict[int, Counted]] = {}
+        """By member and fragment."""
+
+    def counted(self, member: bytes) -> list[Counted]:
+        """Of each fragment the newest record that counts a contribution of ``member``, if there is one."""
+        return list(self._counted.get(member, {}).values())
 
     def base(self, fragment: int) -> bytes:
         """The version of a fragment: the last record that moved it."""
@@ -42,6 +50,9 @@ class Chain:
             self.num_restores += 1
         else:
             self._bases[record.fragment] = self.head
+        counted = Counted(record.fragment, record.serial, self.head)
+        for member in record.members:
+            self._counted.setdefault(member, {})[record.fragment] = counted
         self._recent.append((self.head, record))
         del self._recent[: -self._keep]
         return self.head

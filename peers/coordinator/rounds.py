@@ -173,16 +173,30 @@ def _penalize(course: Course, entry: Entry) -> None:
 def set_aside(
     state: RunState, course: Course, now: float, current: OpenRound, victims: list[bytes], reason: str
 ) -> None:
-    """Leave live members out of this round: they keep their membership and follow."""
+    """Leave live members out of this round, and do not wait for them for a while: they keep their membership
+    and follow."""
     for key in victims:
-        entry = state.roster.entries.get(key)
-        if entry is None or key not in current.members:
-            continue
-        _penalize(course, entry)
-        state.outlet.trace(SetAsideTrace(peer=key, serial=current.serial, reason=reason))
-        if entry.entered:
+        if key in current.members:
+            _penalize(course, state.roster.entries[key])
+            state.outlet.trace(SetAsideTrace(peer=key, serial=current.serial, reason=reason))
+    _leave_out(state, course, now, current, victims, reason)
+
+
+def leave_all(state: RunState, course: Course, now: float, entry: Entry, reason: str) -> None:
+    """A member is about to get the state anew: no round waits for it, and it knows what became of each."""
+    for current in list(course.rounds.values()):
+        _leave_out(state, course, now, current, [entry.key], reason)
+
+
+def _leave_out(
+    state: RunState, course: Course, now: float, current: OpenRound, gone: list[bytes], reason: str
+) -> None:
+    """Decide first, then tell: a record may be written here, and count who is ``gone`` (S4)."""
+    left = [key for key in gone if key in current.members and state.roster.entries[key].entered]
+    lose(state, course, now, current, gone, reason)
+    for key in left:
+        if key in current.lost:
             state.outlet.send(now, key, Abort(current.serial, reason, False))
-    lose(state, course, now, current, victims, reason)
 
 
 def settle(state: RunState, course: Course, now: float, current: OpenRound) -> None:

@@ -9,6 +9,7 @@ so; if no such member is here, it waits. Keeps S1, S9, L3 and L4.
 
 from __future__ import annotations
 
+from peers.coordinator import rounds
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry
@@ -28,9 +29,12 @@ from transport.frames import pack
 
 
 def start_following(state: RunState, course: Course, now: float, entry: Entry) -> None:
-    """A member entered: send it the records that follow its head, or let it wait for the state."""
+    """A member entered: send it the records that follow its head, or let it wait for the state. Either way it
+    knows by then which of its contributions are in a record (S4)."""
     following = course.chain.after(entry.head) if entry.holds_state else None
     if following is None:
+        for counted in course.chain.counted(entry.key) if entry.holds_state else ():
+            state.outlet.send(now, entry.key, counted)
         entry.wait_for_state()
         return
     for record in following:
@@ -43,7 +47,7 @@ def applied(state: RunState, course: Course, now: float, entry: Entry, message: 
     if message.version != course.chain.base(message.fragment):
         return
     for other in state.mode.dissenters(course, message.fragment):
-        _repair(state, course, other, message.fragment)
+        _repair(state, course, now, other, message.fragment)
 
 
 def caught_up(state: RunState, course: Course, now: float, entry: Entry, message: CaughtUp) -> None:
@@ -59,7 +63,7 @@ def caught_up(state: RunState, course: Course, now: float, entry: Entry, message
         return
     differing = state.mode.differing_fragment(course, entry)
     if differing is not None:
-        _repair(state, course, entry, differing)
+        _repair(state, course, now, entry, differing)
         return
     entry.become_active()
     state.mode.tell_active(now, entry)
@@ -69,14 +73,16 @@ def caught_up(state: RunState, course: Course, now: float, entry: Entry, message
 def needs_state(state: RunState, course: Course, now: float, entry: Entry, message: NeedState) -> None:
     """A member says that it cannot follow."""
     state.outlet.trace(NeedsStateTrace(peer=entry.key, reason=message.reason))
+    rounds.leave_all(state, course, now, entry, message.reason)
     held = entry.holds_state
     entry.give_up_state()
     entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
 
 
-def _repair(state: RunState, course: Course, entry: Entry, fragment: int) -> None:
+def _repair(state: RunState, course: Course, now: float, entry: Entry, fragment: int) -> None:
     """A member holds other bits than the others at the same commit: have it fetch the state again (S1)."""
     state.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=course.chain.index))
+    rounds.leave_all(state, course, now, entry, "its state differs from the others'")
     entry.give_up_state()
 
 

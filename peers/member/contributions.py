@@ -1,17 +1,20 @@
 """What this member offers, and what becomes of it.
 
-A contribution stays as it was until its round commits or aborts (S5), and meets exactly one fate (S4). This
-file counts tokens by fate and knows nothing of how contributions are exchanged.
+A contribution stays as it was until its round commits or aborts (S5), and meets exactly one fate (S4): it is
+applied if a record counts it, and nothing else is said of it before it is decided that none will. So what is
+in a round waits for the coordinator's word, whatever happens to this member. This file counts tokens by fate
+and knows nothing of how contributions are exchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Offer
 from peers.protocol.events import ContributionEnded, Fate
-from peers.protocol.messages import Ready, Rejected, Withdraw
+from peers.protocol.messages import Counted, Ready, Rejected, Withdraw
 from peers.protocol.record import Record
 from transport.collectives.reducer import Reducer
 
@@ -29,8 +32,13 @@ class Contribution:
     norm: float = 0.0
     serial: int = 0
     """The round that it is in; 0 while it is only offered."""
-    committed: bool = False
-    """A record that counts it was written; its fate follows when the record is applied."""
+    counted_by: bytes = b""
+    """Hash of the record that counts it; its fate follows when the record is applied."""
+
+    @property
+    def committed(self) -> bool:
+        """Whether a record that counts it was written."""
+        return bool(self.counted_by)
 
     @property
     def may_be_withdrawn(self) -> bool:
@@ -90,9 +98,14 @@ class Contributions:
 
     def mark_committed(self, record: Record) -> None:
         """A record was written: it may count a contribution of ours."""
-        mine = self.offered.get(record.fragment)
-        if mine is not None and self._me in record.members and mine.serial == record.serial:
-            mine.committed = True
+        if self._me in record.members:
+            self.mark_counted(Counted(record.fragment, record.serial, record.hash()))
+
+    def mark_counted(self, counted: Counted) -> None:
+        """A record that counts a contribution of this member was written."""
+        mine = self.offered.get(counted.fragment)
+        if mine is not None and mine.serial == counted.serial:
+            mine.counted_by = counted.record
 
     def leave_rounds(self) -> None:
         """Every round is void: contributions are only offered again."""
@@ -101,24 +114,31 @@ class Contributions:
 
     # -- fates --------------------------------------------------------------------------------
 
-    def end(self, fragment: int, fate: Fate, reason: str) -> Contribution | None:
+    def end(
+        self, fragment: int, fate: Fate, reason: str, *, without_result: bool = False
+    ) -> Contribution | None:
         """A contribution meets its fate."""
         found = self.offered.pop(fragment, None)
         if found is not None:
             self.tokens_by_fate[fate] += found.tokens
-            self._outlet.deliver(ContributionEnded(fragment, found.number, found.tokens, fate, reason))
+            ended = ContributionEnded(fragment, found.number, found.tokens, fate, reason, without_result)
+            self._outlet.deliver(ended)
         return found
 
-    def end_all(self, fate: Fate, reason: str) -> None:
-        """Every contribution meets the same fate."""
-        for fragment in list(self.offered):
-            self.end(fragment, fate, reason)
-
-    def end_uncommitted(self, fate: Fate, reason: str) -> None:
-        """Every contribution that no record counts meets the same fate."""
-        for fragment, offered in list(self.offered.items()):
-            if not offered.committed:
+    def end_decided(self, fate: Fate, reason: str) -> None:
+        """What a record counts is applied, and what is only offered meets ``fate``: no round will have it.
+        What is in a round stays: it ends when the coordinator tells what became of that."""
+        for fragment, mine in list(self.offered.items()):
+            if mine.committed:
+                self.end(fragment, Fate.APPLIED, mine.counted_by.hex(), without_result=True)
+            elif mine.may_be_withdrawn:
                 self.end(fragment, fate, reason)
+
+    def supersede(self, kept: Container[bytes], reason: str) -> None:
+        """The swarm goes back: of the records that count a contribution of ours only ``kept`` ones stand."""
+        for fragment, mine in list(self.offered.items()):
+            if mine.counted_by not in kept:
+                self.end(fragment, Fate.SUPERSEDED, reason)
 
     def count_applied(self, fragment: int, number: int, tokens: int) -> None:
         """Gossip: what was trained is in this member's own replica, whatever became of its group."""

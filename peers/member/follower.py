@@ -77,7 +77,7 @@ class Follower:
         """Whether this member holds the newest version of the fragment that it knows of."""
         if not self.active or self.applying:
             return False
-        return not any(record.fragment == fragment for record in self._records)
+        return not any(each.restores or each.fragment == fragment for each in self._records)
 
     # -- in and out of the run ----------------------------------------------------------------
 
@@ -130,6 +130,8 @@ class Follower:
             result = EncodedResult(exchange.digests(), exchange.means())
             self._results.keep(record.result, result, {each.result for each in self._records})
         self._contributions.mark_committed(record)
+        if record.restores:
+            self._go_back(record)
         if self._stranded and not (record.restores and record.result == self._versions.head):
             return
         self._stranded = False
@@ -137,6 +139,12 @@ class Follower:
         if len(self._records) > self._max_records:
             self._need_state(now, "too many commits came while it was catching up")
         self.advance(now)
+
+    def _go_back(self, restoring: Record) -> None:
+        """No round is open any more; of records that are to come here, those up to the restored one stand."""
+        heads = [record.hash() for record in self._records]
+        kept = heads[: heads.index(restoring.result) + 1] if restoring.result in heads else []
+        self._contributions.supersede(kept, "the swarm goes on from another state")
 
     # -- the training loop's word -------------------------------------------------------------
 
@@ -204,7 +212,7 @@ class Follower:
     def _fall_behind(self, reason: str) -> None:
         self.active = False
         self._loading = None  # what it applies just now it will have applied
-        self._contributions.end_all(Fate.LATE, reason)
+        self._contributions.end_decided(Fate.LATE, reason)
         self._outlet.deliver(FellBehind(reason))
 
     def _need_state(self, now: float, reason: str) -> None:
@@ -259,7 +267,6 @@ class Follower:
         if record.result != self._versions.head:
             self._need_state(now, "the swarm went back to an earlier state")
             return
-        self._contributions.end_all(Fate.SUPERSEDED, "the swarm goes on from another state")
         self._versions.move(record)
         self._outlet.deliver(Restored(record))
         self._say_head(now)
@@ -276,7 +283,7 @@ class Follower:
         number, tokens, weight = None, 0, 0.0
         if mine is not None and mine.committed:
             number, tokens, weight = mine.number, mine.tokens, float(mine.weight)
-            self._contributions.end(record.fragment, Fate.APPLIED, record.hash().hex())
+            self._contributions.end(record.fragment, Fate.APPLIED, mine.counted_by.hex())
         elif mine is not None and not (
             self._profile.rebases and self._contributions.withdraw(now, record.fragment)
         ):

@@ -36,6 +36,7 @@ from peers.protocol.events import (
 from peers.protocol.messages import (
     CatchUp,
     Committed,
+    Counted,
     Entered,
     Finished,
     Leave,
@@ -131,6 +132,7 @@ class Member:
             CatchUp: self._fetch_state,
             Serve: lambda now, message: self._donor.serve(now, message.fragment, message.state),
             Committed: self._follower.take_commit,
+            Counted: lambda now, message: self.contributions.mark_counted(message),
             Rejected: lambda now, message: self.contributions.reject(message),
             Refused: lambda now, message: deliver(EntryRefused(message.code, message.detail)),
             Pace: lambda now, message: deliver(PaceSet(message.fastest)),
@@ -190,7 +192,7 @@ class Member:
         return True
 
     def _leave(self, now: float, reason: str) -> None:
-        self.contributions.end_all(Fate.REJECTED, reason)
+        self.contributions.end_decided(Fate.REJECTED, reason)
         if self._follower.entered:
             self._outlet.send(now, self._coordinator, Leave(reason))
         self._follower.leave()
@@ -221,7 +223,7 @@ class Member:
 
     def supersede(self) -> None:
         """A newer process has our identity: what is offered here counts no more."""
-        self.contributions.end_uncommitted(Fate.SUPERSEDED, "a newer process runs with this identity")
+        self.contributions.end_decided(Fate.SUPERSEDED, "a newer process runs with this identity")
         self._outlet.deliver(IdentitySuperseded())
 
     def take_control(self, now: float, peer: bytes, message: Any) -> None:

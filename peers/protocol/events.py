@@ -95,6 +95,9 @@ class ContributionEnded:
     tokens: int
     fate: Fate
     reason: str
+    """In words; if it is applied, the hash of the record that counts it."""
+    without_result: bool = False
+    """It is applied, and its record is not handed over: the state that is fetched next has it in it."""
 
 
 @dataclass(frozen=True, slots=True)

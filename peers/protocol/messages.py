@@ -309,6 +309,17 @@ class Committed:
     record: Annotated[bytes, Between(1, 3800)]
 
 
+@kind(85)
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """That record counts your contribution to the round of that serial. Told to a member that comes back and
+    will not be told all records since."""
+
+    fragment: Small
+    serial: Count
+    record: Key
+
+
 @kind(82)
 @dataclass(frozen=True, slots=True)
 class MemberActive:

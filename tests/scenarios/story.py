@@ -7,15 +7,14 @@ go out. The log keeps everything; the story is what was in its topics when it ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 from peers.node import Node
-from peers.protocol.messages import Done
 from tests.scenarios.words import Names, sentence_of, topic_of
-from transport.digests import digest_of
-from transport.effects import CONTROL_LANE, Deliver, Effect, Payload, Send, Store
+from transport.collectives.direct_reduce import MeanChunk
+from transport.effects import CONTROL_LANE, Deliver, Effect, Payload, Phantom, Send, Store
 from transport.frames import from_items, unpack, unpack_items
 from transport.link.messages import Ack, Hello, Stale
 
@@ -110,7 +109,7 @@ class TellingNode(Node):
     log: Log
     name: str
     falsifies = False
-    """The next mean that it reports is not the one that it holds."""
+    """The next chunk of a mean that comes is another one in its memory."""
 
     def drain(self) -> list[Effect]:
         effects = super().drain()
@@ -119,13 +118,12 @@ class TellingNode(Node):
 
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         self.log.arrives(self, peer, header)
-        super().receive(now, peer, lane, header, payload)
-
-    def send(self, now: float, peer: bytes, message: Any) -> None:
-        if self.falsifies and isinstance(message, Done):
+        if self.falsifies and isinstance(from_items(unpack_items(header)[-1]), MeanChunk):
             self.falsifies = False
-            message = replace(message, digest=digest_of(b"another mean"))
-        super().send(now, peer, message)
+            assert payload is not None
+            assert not isinstance(payload, Phantom)
+            payload = bytes([payload[0] ^ 1, *payload[1:]])
+        super().receive(now, peer, lane, header, payload)
 
 
 def story_of(log: Log) -> str:

@@ -2,7 +2,7 @@
 
 Each recomputes from the journal's records alone what must be true: the chain (S2), who is in a mean
 with which weight and every bit of it (S3, S6, S12), the state that follows (S1, S5, S9), and what
-became of every contribution (S4), and which of two clones counts (S13). Numbers are those of
+became of every contribution (S4, in `fates`), and which of two clones counts (S13). Numbers are those of
 `docs/invariants.md`.
 """
 
@@ -16,32 +16,17 @@ from itertools import product
 import numpy as np
 
 from peers.coordinator.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
-from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer
+from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
 from peers.protocol.record import GENESIS, Record, genesis_head
 from tests.sim.doors import HOST, STRANGER, key_of
+from tests.sim.fates import Contribution, Fates
 from tests.sim.trainer import Vector, contribution_of, digests_of, initial_state, outer_step
-from tests.sim.world import Worker, World
+from tests.sim.violation import Violation
+from tests.sim.world import Answered, Worker, World
 from transport.digests import digest_of, tree_digest
 from transport.effects import Effect, Store, Trace
 from transport.frames import unpack
-
-
-class Violation(AssertionError):
-    """An invariant does not hold; ``rule`` is its number."""
-
-    def __init__(self, rule: str, text: str) -> None:
-        super().__init__(f"{rule}: {text}")
-        self.rule = rule
-
-
-@dataclass
-class Contribution:
-    life: int
-    tokens: int
-    base: bytes
-    fragment: int
-    fate: Fate | None = None
 
 
 @dataclass
@@ -54,10 +39,6 @@ class Checkers:
     """Expected state by version and fragment."""
     versions: dict[bytes, list[bytes]] = field(default_factory=dict)
     """Versions of all fragments by head."""
-    contributions: dict[tuple[int, int, int], Contribution] = field(default_factory=dict)
-    """By worker, life and number."""
-    offers: dict[tuple[int, int, bytes], list[Contribution]] = field(default_factory=dict)
-    """By worker, fragment and base."""
     counted: dict[bytes, dict[int, int]] = field(default_factory=dict)
     """By head: the life of each worker whose contribution is in that record."""
     newest_counted: Counter[int] = field(default_factory=Counter)
@@ -70,6 +51,7 @@ class Checkers:
     root: bytes = GENESIS
 
     def __post_init__(self) -> None:
+        self.fates = Fates(self.world.hostile)
         self.world.notes.append(self.note)
         self.world.observers.append(self.observe)
         for entry in self.world.net.journal(key_of(HOST)):
@@ -89,8 +71,10 @@ class Checkers:
                 self.seeds += 1
             case ConfirmCaptured():
                 self._captured(worker, seen)
-            case Offer():
-                self._announced(worker, seen)
+            case Answered(Offer() as offer, True):
+                self._offered(worker, offer)
+            case Answered(TakeBack(fragment), True):
+                self.fates.withdrawn(worker.index, worker.life, fragment)
             case ContributionEnded():
                 self._ended(worker, seen)
             case RoundCommitted():
@@ -132,6 +116,8 @@ class Checkers:
             for fragment, version in enumerate(self.versions[record.result]):
                 self._copy_state(fragment, version, record.hash())
             self.versions[record.hash()] = [record.hash()] * len(versions)
+            heads = [self.root, *(each.hash() for each in self.records)]
+            self.fates.went_back(heads[heads.index(record.result) + 1 :])
             return
         base = versions[record.fragment]
         self._check_members(record, base)
@@ -162,7 +148,7 @@ class Checkers:
                 mean += values * np.float32(weight / total)
             chunks = [mean[i : i + step].tobytes() for i in range(0, len(mean), step)]
             if tree_digest([digest_of(chunk) for chunk in chunks]) == record.result:
-                self._count(record, dict(zip(indices, lives, strict=True)))
+                self._count(record, base, dict(zip(indices, lives, strict=True)))
                 return mean
         raise Violation("S3", f"record {record.index} is not the weighted mean of {indices}")
 
@@ -171,12 +157,12 @@ class Checkers:
         choices = []
         for key, weight in zip(record.members, record.weights, strict=True):
             index = self.world.peer_names[key]
-            offers = self.offers.get((index, record.fragment, base), [])
+            offers = self.fates.offers[index, record.fragment, base]
             lives = {c.life for c in offers if c.tokens == weight or index in self.world.hostile}
             choices.append(sorted(lives, reverse=True))
         return product(*choices)
 
-    def _count(self, record: Record, lives: dict[int, int]) -> None:
+    def _count(self, record: Record, base: bytes, lives: dict[int, int]) -> None:
         """S13: of two clones at most one is in a record, and none of them after a newer one."""
         if len(lives) < len(record.members):
             raise Violation("S13", f"record {record.index} counts somebody twice")
@@ -187,6 +173,7 @@ class Checkers:
                 )
             self.newest_counted[index] = life
         self.counted[record.hash()] = lives
+        self.fates.counted(record, base, lives)
 
     def _check_members(self, record: Record, base: bytes) -> None:
         if len(record.members) < self.world.min_peers:
@@ -197,7 +184,7 @@ class Checkers:
                 raise Violation("S12", f"record {record.index} contains worker {index}, which sends NaN")
             if index in self.world.exploded and len(record.members) >= 3:
                 raise Violation("S12", f"record {record.index} contains worker {index}, which diverged")
-            offers = self.offers.get((index, record.fragment, base), [])
+            offers = self.fates.offers[index, record.fragment, base]
             if index not in self.world.hostile and weight not in {c.tokens for c in offers}:
                 raise Violation("S8", f"record {record.index} counts worker {index} with an unknown weight")
 
@@ -233,24 +220,17 @@ class Checkers:
 
     # -- S4: every contribution has one fate --------------------------------------------------
 
-    def _announced(self, worker: Worker, seen: Offer) -> None:
+    def _offered(self, worker: Worker, offer: Offer) -> None:
         member = worker.node.member
         assert member is not None
         if worker.loop.superseded:
             raise Violation("S13", f"worker {worker.index} was told to stop and contributes")
-        number = member.contributions.num_offered + 1
-        base = member.versions.base(seen.fragment)
-        offered = Contribution(worker.life, seen.tokens, base, seen.fragment)
-        self.contributions[worker.index, worker.life, number] = offered
-        self.offers.setdefault((worker.index, seen.fragment, base), []).append(offered)
+        base = member.versions.base(offer.fragment)
+        offered = Contribution(worker.index, worker.life, offer.tokens, base, offer.fragment)
+        self.fates.offered(member.contributions.num_offered, offered)
 
     def _ended(self, worker: Worker, seen: ContributionEnded) -> None:
-        found = self.contributions.get((worker.index, worker.life, seen.number))
-        if found is None:
-            raise Violation("S4", f"worker {worker.index} was told the fate of what it never offered")
-        if found.fate is not None:
-            raise Violation("S4", f"contribution {seen.number} of worker {worker.index} has two fates")
-        found.fate = seen.fate
+        self.fates.ended(worker.index, worker.life, seen.number, seen.fate, seen.reason)
         if seen.fate == Fate.APPLIED:
             self._check_counted(worker, bytes.fromhex(seen.reason))
 

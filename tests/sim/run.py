@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from peers.node import Node
-from tests.sim.checkers import Checkers, Violation
+from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
 from tests.sim.faults import Fault, Injector, draw_faults
 from tests.sim.trainer import SYNC_EVERY
+from tests.sim.violation import Violation
 from tests.sim.world import GRACE_S, TIMEOUT_S, World
 
 FAULTS_UNTIL_S = 30.0

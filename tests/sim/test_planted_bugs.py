@@ -15,11 +15,14 @@ import pytest
 from peers.admission import card
 from peers.coordinator import rounds_mode
 from peers.coordinator.open_round import OpenRound
+from peers.member.contributions import Contributions
 from peers.node import Node
-from tests.sim.checkers import Violation
+from peers.protocol.events import Fate
+from peers.protocol.record import Record
 from tests.sim.faults import KINDS_OF_CLONES, Fault
 from tests.sim.run import run_seed
 from tests.sim.trainer import VectorReplica
+from tests.sim.violation import Violation
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
 from transport.collectives.reducer import NumpyReducer, Part
 from transport.frames import from_items
@@ -157,6 +160,34 @@ class CountsTheLost(OpenRound):
 def test_a_commit_that_counts_a_lost_member_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peers.coordinator.rounds.OpenRound", CountsTheLost)
     assert "S3" in rules_broken(range(1, 15))
+
+
+class ToldTooSoon(Contributions):
+    """Whoever falls behind takes what is in a round for late, before it is decided."""
+
+    def end_decided(self, fate: Fate, reason: str) -> None:
+        self.leave_rounds()
+        super().end_decided(fate, reason)
+
+
+def test_a_contribution_that_is_told_late_and_counts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.member.member.Contributions", ToldTooSoon)
+    assert rules_broken(range(6, 8)) == {"S4"}
+
+
+class CountsItself(Contributions):
+    """It takes every record of a fragment for one that counts what this member offers."""
+
+    def mark_committed(self, record: Record) -> None:
+        if record.fragment in self.offered:
+            self.offered[record.fragment].counted_by = record.hash()
+
+
+def test_a_contribution_that_is_told_applied_and_does_not_count_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.member.member.Contributions", CountsItself)
+    assert rules_broken(range(4, 6)) == {"S4"}
 
 
 class KeepsMeans(DirectReduce):

@@ -24,7 +24,7 @@ def all_that_counts(seed: int, extra: list[Fault]) -> tuple[object, ...]:
     world.net.run(16.0)
     checkers.sweep()
     assert injector.fired["stranger"] >= len(extra)
-    fates = [(who, each.tokens, each.base, each.fate) for who, each in checkers.contributions.items()]
+    fates = [(who, each.tokens, each.base, each.fate) for who, each in checkers.fates.contributions.items()]
     digests = [worker.node.digest() for worker in world.processes()]
     states = [state.tobytes() for worker in world.processes() for state in worker.replica.states]
     return checkers.records, fates, world.host.digest(), digests, states, world.net.journal(key_of(HOST))

@@ -58,6 +58,14 @@ class Worker:
         return self.session.tokens
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A command of a worker's loop, and whether its member took it."""
+
+    command: Command
+    taken: bool
+
+
 Note = Callable[[float, Worker, object], None]
 Observer = Callable[[float, bytes, Effect], None]
 
@@ -258,6 +266,8 @@ class World:
             done = self.net.command(
                 worker.process, lambda core, now, command=command: core.command(now, command)
             )
+            for note in self.notes:
+                note(self.net.now, worker, Answered(command, bool(done)))
             worker.session.told(command, bool(done))
             if isinstance(command, ConfirmCaptured) and worker.node.member:
                 worker.replica.bases = [worker.node.member.versions.head] * len(self.sizes)

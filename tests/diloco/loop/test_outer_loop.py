@@ -198,6 +198,18 @@ def test_a_late_contribution_is_given_up_with_what_followed_it(loop: OuterLoop, 
     assert len(step(loop, 4)) == 1
 
 
+def test_what_is_applied_without_its_result_counts_once_and_the_next_state_begins_anew(
+    loop: OuterLoop, replica: Recorder
+) -> None:
+    step(loop, 6)
+    loop.handle(0.0, ContributionEnded(0, 1, 8, Fate.APPLIED, "head", without_result=True))
+    loop.handle(0.0, FellBehind("the shared state is fetched anew"))
+    assert not loop.waits(0.0)
+    loop.handle(0.0, StateFetched(0, GENESIS, bytearray()))
+    assert loop.tokens_unoffered == 4, "eight are applied"
+    assert replica.calls == [("discard", 0), ("load", 0)]
+
+
 def test_values_that_are_not_finite_are_never_offered(loop: OuterLoop, replica: Recorder) -> None:
     replica.broken = True
     assert step(loop, 4) == []

@@ -8,9 +8,10 @@ import pytest
 
 from peers.coordinator.chain import Chain, agreed_state
 from peers.coordinator.roster import Entry, MemberState
+from peers.protocol.messages import Counted
 from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
 
-ROOT = b"0" * 32
+ROOT, ME, OTHER = b"0" * 32, b"m" * 32, b"o" * 32
 
 
 def follow(chain: Chain, fragment: int) -> bytes:
@@ -52,6 +53,20 @@ def test_records_after_a_head_are_known_as_far_back_as_they_are_kept() -> None:
     assert [record.hash() for record in following] == heads[1:]
     assert (chain.after(heads[2]), chain.after(ROOT), chain.after(GENESIS)) == ([], None, None)
     assert [chain.index_of(head) for head in (ROOT, *heads)] == [-1, 1, 2, 3]
+
+
+def test_whose_contribution_is_in_a_record_is_known_also_once_the_record_is_kept_no_longer() -> None:
+    chain = Chain(1)
+    chain.begin(ROOT)
+    heads = []
+    for serial, fragment, members in ((5, 0, (ME, OTHER)), (6, 1, (ME,)), (7, 0, (OTHER,)), (8, 0, (ME,))):
+        weights = (1.0,) * len(members)
+        record = Record(chain.head, chain.index + 1, fragment, 1, serial, 1, members, weights, b"r" * 32)
+        heads.append(chain.append(record))
+    follow(chain, ALL_FRAGMENTS)
+    assert chain.counted(ME) == [Counted(0, 8, heads[3]), Counted(1, 6, heads[1])]
+    assert chain.counted(OTHER) == [Counted(0, 7, heads[2])]
+    assert chain.counted(ROOT) == []
 
 
 def holder(name: str, digest: bytes, state: MemberState = MemberState.ACTIVE) -> Entry:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
 from peers.coordinator import rounds
 from peers.protocol.messages import (
     Abort,
     Applied,
+    CatchUp,
     CaughtUp,
     Committed,
     Done,
     Leave,
+    NeedState,
     Open,
     Ready,
     Rejected,
@@ -17,6 +21,7 @@ from peers.protocol.messages import (
     Wanted,
 )
 from peers.protocol.record import Record
+from peers.protocol.traces import SetAsideTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
 from transport.frames import unpack
 
@@ -100,8 +105,45 @@ def test_whoever_differs_from_most_is_set_aside() -> None:
     serial = opened(swarm, 1, 2, 3).serial
     for index, digest in ((1, RESULT), (2, b"x" * 32), (3, RESULT)):
         swarm.hear(index, Done(serial, 0, digest))
-    assert not swarm.told(2, Abort)[0].again
-    assert unpack(swarm.told(1, Committed)[0].record).result == RESULT
+    assert [trace.peer for trace in swarm.traces if isinstance(trace, SetAsideTrace)] == [key(2)]
+    record = unpack(swarm.told(2, Committed)[0].record)
+    assert (record.result, key(2) in record.members) == (RESULT, True), "what it contributed is added up"
+    assert not swarm.told(2, Abort), "a contribution that a record counts is not late"
+
+
+def test_who_is_set_aside_while_the_others_go_on_is_told_so() -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    swarm.hear(1, Stuck(serial, 0, (key(3),), "not finite"))
+    assert swarm.told(2, Open)[-1].lost == (2,)
+    assert [(said.serial, said.again) for said in swarm.told(3, Abort)] == [(serial, False)]
+    for index in (1, 2):
+        swarm.hear(index, Done(serial, 1, RESULT))
+    assert key(3) not in unpack(swarm.told(3, Committed)[0].record).members
+
+
+@pytest.mark.parametrize("how", ["it cannot follow", "its state differs"])
+@pytest.mark.parametrize("others_are_done", [True, False])
+def test_before_a_member_gets_the_state_anew_it_is_decided_what_becomes_of_its_rounds(
+    how: str, others_are_done: bool
+) -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    for index in (1, 2) if others_are_done else ():
+        swarm.hear(index, Done(serial, 0, RESULT))
+    since = len(swarm.said)
+    if how == "it cannot follow":
+        swarm.hear(3, NeedState("it lacks a result"))
+    else:
+        swarm.hear(3, Applied(0, ROOT, b"x" * 32))
+    said = [type(message) for peer, message in swarm.said[since:] if peer == key(3)]
+    assert said[0] is (Committed if others_are_done else Abort)
+    assert (CatchUp in said) is not others_are_done, "of what was committed just now nobody is a donor yet"
+    if others_are_done:
+        assert key(3) in unpack(swarm.told(3, Committed)[0].record).members
+    else:
+        assert not swarm.told(3, Abort)[0].again
+        assert swarm.told(1, Open)[-1].lost == (2,)
 
 
 def test_a_split_without_a_majority_is_done_again_by_all() -> None:

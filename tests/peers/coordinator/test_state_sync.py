@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
+
 from peers.coordinator import state_sync
 from peers.coordinator.roster import MemberState
-from peers.protocol.messages import Applied, CatchUp, Committed, Done, Leave, NeedState, Seed, Serve
+from peers.protocol.messages import (
+    Applied,
+    CatchUp,
+    Committed,
+    Counted,
+    Done,
+    Entered,
+    Leave,
+    NeedState,
+    Seed,
+    Serve,
+)
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
 from tests.peers.coordinator.test_roster import entering
 from transport.frames import unpack
@@ -72,6 +85,22 @@ def test_who_is_no_further_behind_than_records_are_kept_follows_them_and_others_
     swarm.core.roster.enter(0.0, entry, entering(), 0)
     state_sync.start_following(state, course, 0.0, entry)
     assert entry.waits_for_state, "its head is not of this chain"
+
+
+@pytest.mark.parametrize("holds_state", [True, False])
+def test_who_comes_back_and_is_not_told_the_records_is_told_which_of_them_count_it(holds_state: bool) -> None:
+    swarm = trained(2, min_peers=1)
+    serial = opened(swarm, 1, 2).serial
+    swarm.hear(1, Done(serial, 0, RESULT))
+    swarm.hear(2, Leave("its link was down"))
+    record = unpack(swarm.told(1, Committed)[0].record)
+    assert key(2) in record.members
+    swarm.said.clear()
+    swarm.enter(2, head=b"o" * 32, holds_state=holds_state)
+    said = [message for peer, message in swarm.said if peer == key(2)]
+    before = said[: [type(message) for message in said].index(Entered)]  # then it takes all rounds for void
+    told = [message for message in before if isinstance(message, Counted)]
+    assert told == ([Counted(0, serial, record.hash())] if holds_state else [])
 
 
 def test_a_lost_head_is_restored_from_the_furthest_state_that_a_member_holds() -> None:

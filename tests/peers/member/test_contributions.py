@@ -7,7 +7,7 @@ import pytest
 from peers.member.contributions import Contributions
 from peers.protocol.commands import Offer
 from peers.protocol.events import ContributionEnded, Fate
-from peers.protocol.messages import Ready, Rejected, Withdraw
+from peers.protocol.messages import Counted, Ready, Rejected, Withdraw
 from tests.peers.member.fakes import BASE, HOST, ME, OTHER, FakeOutlet, record_on, vector
 
 
@@ -92,7 +92,7 @@ def test_a_contribution_meets_one_fate() -> None:
     contributions = offering(outlet, 0, 1)
     contributions.end(0, Fate.APPLIED, "head")
     assert contributions.end(0, Fate.LATE, "again") is None
-    contributions.end_all(Fate.LATE, "behind")
+    contributions.end_decided(Fate.LATE, "behind")
     assert [(event.fragment, event.fate) for event in outlet.events] == [(0, Fate.APPLIED), (1, Fate.LATE)]
     check_ledger(contributions)
 
@@ -100,10 +100,46 @@ def test_a_contribution_meets_one_fate() -> None:
 def test_what_a_record_counts_is_left_to_it_and_not_said_again() -> None:
     outlet = FakeOutlet()
     contributions = offering(outlet, 0, 1)
-    contributions.offered[0].committed = True
+    contributions.offered[0].counted_by = b"c" * 32
     contributions.send_all_offers(1.0)
     assert [ready.fragment for ready in outlet.told(HOST, Ready)] == [1]
-    contributions.end_uncommitted(Fate.SUPERSEDED, "newer")
+
+
+def test_what_a_record_counts_is_applied_and_what_is_in_a_round_waits_for_the_word_of_others() -> None:
+    outlet = FakeOutlet()
+    contributions = offering(outlet, 0, 1, 2)
+    contributions.offered[0].serial = contributions.offered[1].serial = 4
+    record = record_on(BASE, 4, (ME, OTHER))
+    contributions.mark_committed(record)
+    contributions.end_decided(Fate.LATE, "behind")
+    assert outlet.events == [
+        ContributionEnded(0, 1, 100, Fate.APPLIED, record.hash().hex(), without_result=True),
+        ContributionEnded(2, 3, 100, Fate.LATE, "behind"),
+    ]
+    assert list(contributions.offered) == [1]
+    check_ledger(contributions)
+
+
+def test_a_record_that_was_not_told_counts_as_well() -> None:
+    contributions = offering(FakeOutlet(), 0)
+    contributions.offered[0].serial = 4
+    for counted in (Counted(0, 3, BASE), Counted(1, 4, BASE)):
+        contributions.mark_counted(counted)
+    assert not contributions.offered[0].committed
+    contributions.mark_counted(Counted(0, 4, BASE))
+    contributions.leave_rounds()
+    assert contributions.offered[0].counted_by == BASE
+
+
+def test_where_the_swarm_goes_back_what_no_standing_record_counts_is_superseded() -> None:
+    outlet = FakeOutlet()
+    contributions = offering(outlet, 0, 1, 2)
+    contributions.offered[0].counted_by, contributions.offered[1].counted_by = b"0" * 32, b"1" * 32
+    contributions.supersede([b"0" * 32], "back")
+    assert [(event.fragment, event.fate) for event in outlet.events] == [
+        (1, Fate.SUPERSEDED),
+        (2, Fate.SUPERSEDED),
+    ]
     assert list(contributions.offered) == [0]
     check_ledger(contributions)
 

@@ -160,6 +160,14 @@ def test_a_fragment_of_which_a_newer_version_is_known_is_not_offered() -> None:
     assert member.follower.may_offer(1)
 
 
+def test_nothing_is_offered_on_a_state_from_which_the_swarm_is_about_to_go_back() -> None:
+    member = FollowingMember()
+    record = record_on(BASE, 1)
+    member.commit(record, with_result=False)
+    member.commit(record_on(record.hash(), 2, fragment=ALL_FRAGMENTS, result=BASE))
+    assert not member.follower.may_offer(1)
+
+
 def test_a_record_waits_for_its_result_which_is_asked_of_its_members() -> None:
     member = FollowingMember()
     record = record_on(BASE, 1)
@@ -256,6 +264,46 @@ def test_one_who_holds_another_state_than_the_swarm_goes_back_to_needs_it() -> N
     assert [said.reason for said in member.outlet.told(HOST, NeedState)] == [
         "the swarm went back to an earlier state"
     ]
+
+
+@pytest.mark.parametrize("decided", ["committed", "left out", "the link began anew"])
+def test_one_who_falls_behind_in_a_round_learns_from_the_coordinator_what_became_of_it(decided: str) -> None:
+    member = FollowingMember()
+    for fragment in range(NUM_FRAGMENTS):
+        member.contributions.offer(BASE, Offer(fragment, 100, 40, vector(1.0), 1.0))
+    member.contributions.offered[0].serial = 7
+    member.commit(record_on(b"x" * 32, 9, fragment=1))  # it cannot follow
+    assert [(each.fragment, each.fate) for each in member.outlet.seen(ContributionEnded)] == [(1, Fate.LATE)]
+    record = record_on(b"y" * 32, 7, (ME, OTHER))
+    if decided == "committed":
+        member.commit(record)
+    else:
+        member.contributions.leave_rounds()
+    member.fetch_whole_state()
+    ended = member.outlet.seen(ContributionEnded)[1]
+    if decided == "committed":
+        assert (ended.fate, ended.reason, ended.without_result) == (Fate.APPLIED, record.hash().hex(), True)
+    else:
+        assert (ended.fate, ended.without_result) == (Fate.LATE, False)
+    assert member.contributions.offered == {}
+    assert member.handed() == []
+
+
+def test_where_the_swarm_goes_back_only_records_up_to_the_restored_one_stand() -> None:
+    member = FollowingMember()
+    standing = record_on(BASE, 1, (ME, OTHER), fragment=0)
+    lost = record_on(standing.hash(), 2, (ME, OTHER), fragment=1)
+    for fragment in range(NUM_FRAGMENTS):
+        member.contributions.offer(BASE, Offer(fragment, 100, 40, vector(1.0), 1.0))
+        member.contributions.offered[fragment].serial = fragment + 1
+    for record in (standing, lost):
+        member.commit(record, with_result=False)
+    member.commit(record_on(lost.hash(), 3, fragment=ALL_FRAGMENTS, result=standing.hash()))
+    ended = member.outlet.seen(ContributionEnded)
+    assert [(each.fragment, each.fate) for each in ended] == [(1, Fate.SUPERSEDED)]
+    member.commit(record_on(b"z" * 32, 9, fragment=ALL_FRAGMENTS, result=BASE))
+    ended = member.outlet.seen(ContributionEnded)
+    assert [(each.fragment, each.fate) for each in ended[1:]] == [(0, Fate.SUPERSEDED)]
 
 
 def test_a_fetched_state_is_loaded_fragment_by_fragment_before_the_member_is_active_again() -> None:

@@ -416,3 +416,16 @@ def test_an_older_process_is_told_to_stop_and_what_it_offered_is_superseded() ->
     training.member.supersede()
     assert [each.fate for each in training.outlet.seen(ContributionEnded)] == [Fate.SUPERSEDED]
     assert training.outlet.events[-1] == IdentitySuperseded()
+
+
+@pytest.mark.parametrize("how", ["leaves", "is told to stop"])
+def test_of_what_is_in_a_round_nothing_is_said_to_who_will_not_learn_what_became_of_it(how: str) -> None:
+    training = Training()
+    training.offer()
+    training.hear(Open(1, 0, 0, HEAD, SIZE, (ME, OTHER), (50.0, 50.0), ()))
+    if how == "leaves":
+        training.do(LeaveRun("enough"))
+    else:
+        training.member.supersede()
+    assert training.outlet.seen(ContributionEnded) == []
+    assert training.member.contributions.offered[0].tokens == 100, "it is under way"

@@ -83,7 +83,7 @@ def test_a_round_about_something_else_than_was_offered_is_declined() -> None:
         elif change == "fragment":
             message = Open(1, 0, 1, BASE, 4, (ME, OTHER), (100.0, 50.0), ())
         else:
-            member.contributions.offered[0].committed = True
+            member.contributions.offered[0].counted_by = b"c" * 32
         member.rounds.open(0.0, message)
         assert [type(said) for _, said in member.outlet.said] == [Decline], change
         assert not member.exchanges.partners()
