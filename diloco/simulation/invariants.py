@@ -2,10 +2,10 @@
 
 A watcher: it sees what nodes store and what workers are told, and recomputes from that alone what must be
 true. A violation names the number of `docs/invariants.md`: S1 equal bits, S2 one history over restarts, S3
-every contribution once with its weight, S4 one fate, S8 nobody contributes before it held the shared state,
-S9 a joiner does not define the state anew, L1 enough members in a record and progress (which the runner
-judges), L2 bounded waits, and those only where the method says so. Rubbish on the wire is not a matter of
-scenarios: `tests/hostile` has it.
+every contribution once with its weight, S4 one fate, which is "applied" if and only if a record counts it, S8
+nobody contributes before it held the shared state, S9 a joiner does not define the state anew, L1 enough
+members in a record and progress (which the runner judges), L2 bounded waits, and those only where the method
+says so. Rubbish on the wire is not a matter of scenarios: `tests/hostile` has it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from peers.protocol.commands import (
 from peers.protocol.events import (
     BecomeSeed,
     ContributionEnded,
+    Fate,
     RoundAborted,
     RoundCommitted,
     RoundOpened,
@@ -39,6 +40,7 @@ from peers.protocol.events import (
     SwapFailed,
     Swapped,
 )
+from peers.protocol.record import Record
 from transport.effects import Effect, Store
 from transport.frames import unpack
 
@@ -51,6 +53,8 @@ class _Life:
 
     offered: dict[int, int] = field(default_factory=dict)
     """By fragment: the inner steps it had taken when it offered what is on its way."""
+    serials: dict[int, int] = field(default_factory=dict)
+    """By fragment: the round that has what it offered last; 0 for none."""
     ended: set[int] = field(default_factory=set)
     """Contributions whose fate it was told."""
     heads: set[bytes] = field(default_factory=set)
@@ -75,7 +79,16 @@ class Invariants:
         self._states: dict[tuple[bytes, int], bytes] = {}
         self._weights: dict[tuple[bytes, int], set[float]] = defaultdict(set)
         """By peer and fragment: the weights of everything that it ever offered."""
-        self._head: bytes | None = None
+        self._heads: list[bytes] = []
+        """The run's beginning, and the hash of each record."""
+        self._counting: dict[int, Record] = {}
+        """Records that count contributions, by the serial of their round."""
+        self._told_applied: set[tuple[bytes, bytes]] = set()
+        """Peers, and the heads of records in which they were told to count."""
+        self._told_otherwise: dict[tuple[bytes, int], Fate] = {}
+        """By peer and serial: the fate of what was in that round, if it is not applied."""
+        self._undone: set[bytes] = set()
+        """Heads from which the swarm went back to an earlier state."""
         self._index = 0
 
     def _broken(self, now: float, rule: str, text: str) -> None:
@@ -117,6 +130,8 @@ class Invariants:
                 # The first seed may die before anyone has its state: then there is another.
                 if self._index and not self._method.gossips:
                     self._broken(now, "S9", f"{worker.name} seeds a run that has a state")
+            case RoundOpened():
+                life.serials[event.fragment] = event.serial
             case StateFetched():
                 life.offered.pop(event.fragment, None)
             case RoundCommitted():
@@ -134,6 +149,7 @@ class Invariants:
                 if not life.holds_state:
                     self._broken(now, "S8", f"{worker.name} contributes and never held the shared state")
                 life.offered[command.fragment] = worker.session.steps
+                life.serials[command.fragment] = 0
                 weight = command.weight if isinstance(command, Offer) else 1
                 self._weights[self._key_of(worker.name), command.fragment].add(float(weight))
             case TakeBack():
@@ -159,16 +175,22 @@ class Invariants:
         if isinstance(message, RunBegan):
             if self._index:
                 self._broken(now, "S2", "the run began a second time")
-            self._head = message.head
+            self._heads = [message.head]
         if not isinstance(message, CommitWritten):
             return
         record = message.commit()
-        if record.parent != self._head or record.index != self._index + 1:
+        if self._heads[-1:] != [record.parent] or record.index != self._index + 1:
             self._broken(now, "S2", f"record {record.index} does not follow record {self._index}")
-        self._head, self._index = record.hash(), record.index
         self._moved(now)
-        if record.restores:
-            return
+        if record.restores and record.result in self._heads:
+            self._undone.update(self._heads[self._heads.index(record.result) + 1 :])
+        self._heads.append(record.hash())
+        self._index = record.index
+        if not record.restores:
+            self._counted(now, record)
+
+    def _counted(self, now: float, record: Record) -> None:
+        self._counting[record.serial] = record
         if len(record.members) < self._rules.fewest:
             self._broken(now, "L1", f"record {record.index} has {len(record.members)} members")
         if len(set(record.members)) < len(record.members):
@@ -176,6 +198,9 @@ class Invariants:
         for key, weight in zip(record.members, record.weights, strict=True):
             if weight not in self._weights[key, record.fragment]:
                 self._broken(now, "S3", f"record {record.index} has a weight that nobody offered")
+            fate = self._told_otherwise.get((key, record.serial))
+            if fate is not None:
+                self._broken(now, "S4", f"record {record.index} counts what its author was told is {fate}")
 
     def _moved(self, now: float) -> None:
         self.last_commit_s = now
@@ -194,7 +219,24 @@ class Invariants:
         life.offered.pop(event.fragment, None)
         if event.number in life.ended:
             self._broken(now, "S4", f"contribution {event.number} of {worker.name} has two fates")
+        elif not self._method.gossips:
+            self._check_fate(now, worker, life.serials.get(event.fragment, 0), event)
         life.ended.add(event.number)
+
+    def _check_fate(self, now: float, worker: Worker, serial: int, event: ContributionEnded) -> None:
+        """A fate against the records: the round that had the contribution tells which one would count it."""
+        key, what = self._key_of(worker.name), f"contribution {event.number} of {worker.name}"
+        record = self._counting.get(serial)
+        head = record.hash() if record is not None and key in record.members else None
+        if event.fate == Fate.APPLIED:
+            if head is None or head.hex() != event.reason or (key, head) in self._told_applied:
+                self._broken(now, "S4", f"{what} is told applied, and no record counts it")
+            else:
+                self._told_applied.add((key, head))
+        elif head is not None and not (event.fate == Fate.SUPERSEDED and head in self._undone):
+            self._broken(now, "S4", f"{what} is told {event.fate}, and a record counts it")
+        elif serial:
+            self._told_otherwise[key, serial] = event.fate
 
     def _holds(self, now: float, worker: Worker, fragment: int, version: bytes, state: bytes) -> None:
         expected = self._states.setdefault((version, fragment), state)

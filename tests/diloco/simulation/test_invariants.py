@@ -23,7 +23,7 @@ from peers.protocol.events import (
     RoundOpened,
     StateFetched,
 )
-from peers.protocol.record import GENESIS, Record, genesis_head
+from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record, genesis_head
 from transport.collectives.reducer import PhantomReducer
 from transport.effects import Store
 from transport.frames import pack
@@ -57,6 +57,14 @@ class Watched:
         for worker in workers:
             self.seen.command(1.0, worker, Offer(0, 10, weight, VECTOR, 1.0))
 
+    def open(self, *workers: Any, serial: int = 1) -> None:
+        for worker in workers:
+            self.seen.event(1.0, worker, RoundOpened(serial, 0, 0, ()))
+
+    def ended(self, worker: Any, fate: Fate, of: Record | None = None, number: int = 1) -> None:
+        reason = of.hash().hex() if of is not None else "a reason"
+        self.seen.event(2.0, worker, ContributionEnded(0, number, 10, fate, reason))
+
     def broken(self) -> list[str]:
         return [line.split()[1] for line in self.seen.violations]
 
@@ -73,11 +81,12 @@ def committed(of: Record, number: int | None) -> RoundCommitted:
 def test_a_round_as_it_should_be_breaks_nothing() -> None:
     run = Watched()
     run.offer(run.a, run.b)
+    run.open(run.a, run.b)
     run.store(CommitWritten.of(record()), now=2.0)
     for worker in (run.a, run.b):
         run.seen.event(2.0, worker, committed(record(), 1))
         run.seen.command(2.0, worker, ConfirmApplied(record(), b"same" * 8))
-        run.seen.event(2.0, worker, ContributionEnded(0, 1, 10, Fate.APPLIED, ""))
+        run.ended(worker, Fate.APPLIED, record())
     assert run.seen.violations == []
     assert (run.seen.num_commits, run.seen.last_commit_s) == (1, 2.0)
 
@@ -134,6 +143,64 @@ def test_a_contribution_with_two_fates_breaks_s4() -> None:
     for fate in (Fate.LATE, Fate.APPLIED):
         run.seen.event(2.0, run.a, ContributionEnded(0, 7, 10, fate, ""))
     assert run.broken() == ["S4"]
+
+
+@pytest.mark.parametrize("fate_is_told", ["before", "after"])
+@pytest.mark.parametrize("fate", [Fate.LATE, Fate.REJECTED, Fate.SUPERSEDED])
+def test_a_contribution_that_a_record_counts_and_is_told_otherwise_breaks_s4(
+    fate: Fate, fate_is_told: str
+) -> None:
+    run = Watched()
+    run.offer(run.a, run.b)
+    run.open(run.a, run.b)
+    if fate_is_told == "before":
+        run.ended(run.a, fate)
+    run.store(CommitWritten.of(record()))
+    if fate_is_told == "after":
+        run.ended(run.a, fate)
+    assert run.broken() == ["S4"]
+
+
+@pytest.mark.parametrize("why", ["no round", "left out", "another record", "told twice"])
+def test_a_contribution_that_no_record_counts_and_is_told_applied_breaks_s4(why: str) -> None:
+    run = Watched()
+    run.offer(run.a, run.b, run.worker("c"))
+    run.seen.violations.clear()  # c never held the state
+    if why != "no round":
+        run.open(run.a, run.b)
+    counts = record(names="bc" if why == "left out" else "ab")
+    run.store(CommitWritten.of(counts))
+    run.ended(run.a, Fate.APPLIED, counts if why != "another record" else record(index=7))
+    if why == "told twice":
+        assert run.broken() == []
+        run.ended(run.a, Fate.APPLIED, counts, number=2)
+    assert run.broken() == ["S4"]
+
+
+def test_a_fate_is_about_the_round_that_had_the_contribution_last() -> None:
+    run = Watched()
+    run.offer(run.a, run.b)
+    run.open(run.a, run.b, serial=9)  # it is given up, and its contributions stand
+    run.open(run.a, run.b)
+    run.store(CommitWritten.of(record()))
+    run.ended(run.a, Fate.APPLIED, record())
+    run.ended(run.b, Fate.APPLIED, record())
+    run.offer(run.a)
+    run.ended(run.a, Fate.LATE, number=2)  # of the next one, which no round had
+    assert run.broken() == []
+
+
+@pytest.mark.parametrize("fate", [Fate.SUPERSEDED, Fate.LATE])
+def test_what_a_restoring_record_undoes_is_superseded_or_was_applied(fate: Fate) -> None:
+    run = Watched()
+    run.offer(run.a, run.b)
+    run.open(run.a, run.b)
+    run.store(CommitWritten.of(record()))
+    run.ended(run.a, Fate.APPLIED, record())
+    back = Record(record().hash(), 2, ALL_FRAGMENTS, 1, 2, 0, (), (), FIRST)
+    run.store(CommitWritten.of(back))
+    run.ended(run.b, fate)
+    assert run.broken() == (["S4"] if fate == Fate.LATE else [])
 
 
 def test_being_told_to_count_in_a_record_of_others_breaks_s4() -> None:
