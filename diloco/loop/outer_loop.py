@@ -45,6 +45,7 @@ from peers.protocol.events import (
     StateFetched,
     SwapFailed,
     Swapped,
+    VersionExpected,
 )
 from transport.collectives.reducer import Reducer
 
@@ -64,6 +65,8 @@ class Progress:
     wait_until: float = 0.0
     landing: Reducer | None = None
     """The contribution whose round was committed and whose result is to land."""
+    outdated: bool = False
+    """A newer version is on its way here: no offer would be taken."""
     in_step: bool = False
     """It was put in step with the others once since it was in a round."""
 
@@ -136,7 +139,7 @@ class OuterLoop:
             if each.offered is not None and not each.in_round and self._gives_up(now, each):
                 commands.append(TakeBack(fragment))
             elif each.offered is None and each.steps >= each.next_offer and self._may_offer():
-                commands += self._offer(now, fragment)
+                commands += self._offer(now, fragment) if not each.outdated else []
         return commands
 
     def _may_offer(self) -> bool:
@@ -147,8 +150,12 @@ class OuterLoop:
         """What the member answered to a command."""
         match command:
             case Offer() | Swap() if not done:
-                # Making a contribution takes time: not at every step.
-                self._take_back(command.fragment, again_in=max(1, self._period(command.fragment) // 10))
+                # Nothing is landed yet, so that nothing is lost by it.
+                self._take_back(command.fragment, again_in=1)
+            case Offer() if self._schedule.offers_before_landing:
+                each = self.progress[command.fragment]
+                self._replica.land(command.fragment, each.landing, on_time=True)
+                each.landing = None
             case TakeBack() if done:
                 again_in = 1 if self.coordinator_lost else self._period(command.fragment)
                 self._take_back(command.fragment, again_in)
@@ -203,8 +210,11 @@ class OuterLoop:
                     each.in_round = False
             case FellBehind():
                 self.active, self._follows_until = False, 0.0
+            case VersionExpected():
+                self.progress[event.fragment].outdated = True
             case Restored():
-                return []
+                for each in self.progress:
+                    each.outdated = False
             case CoordinatorLost():
                 self.coordinator_lost = True
             case CoordinatorBack():
@@ -258,9 +268,6 @@ class OuterLoop:
         if self._schedule.gossips:
             return [Swap(fragment, self._replica.count(fragment), each.tokens, reducer)]
         weight = weight_of(self._schedule, each.tokens, each.steps)
-        if self._schedule.offers_before_landing:
-            self._replica.land(fragment, each.landing, on_time=True)
-            each.landing = None
         return [Offer(fragment, each.tokens, weight, reducer, norm)]
 
     def _offer_early(self, fragment: int) -> None:
@@ -282,10 +289,6 @@ class OuterLoop:
     def _take_back(self, fragment: int, again_in: int) -> None:
         each = self.progress[fragment]
         each.offered, each.in_round = None, False
-        if self._schedule.offers_before_landing:
-            # The live model has gone on without it.
-            self.tokens_unoffered += each.offered_tokens
-            each.steps, each.tokens = each.steps - each.offered_steps, each.tokens - each.offered_tokens
         each.next_offer = each.steps + again_in
 
     def _give_up(self, fragment: int, error: NonFiniteContribution) -> list[Command]:
@@ -330,8 +333,11 @@ class OuterLoop:
         ours = each.offered if event.number is not None else None
         if each.landing is not None:
             self._replica.land(fragment, each.landing, on_time=False)
-        steps = each.steps - (each.offered_steps if ours else 0)
-        tokens = each.tokens - (each.offered_tokens if ours else 0)
+        gone = each.offered is not None and (ours is not None or self._schedule.offers_before_landing)
+        if gone and ours is None:
+            self.tokens_unoffered += each.offered_tokens  # a landing has wiped out what was taken back
+        steps = each.steps - (each.offered_steps if gone else 0)
+        tokens = each.tokens - (each.offered_tokens if gone else 0)
         lands_now = ours is not None and steps == self._schedule.delay == 0
         self._replica.apply(fragment, event.mean, ours, _share(event), keep_old=not lands_now)
         next_offer = self._period(fragment) if ours else self._next_offer_of_others(fragment)

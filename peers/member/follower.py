@@ -74,10 +74,16 @@ class Follower:
         self._digests: dict[int, bytes] = {}
 
     def may_offer(self, fragment: int) -> bool:
-        """Whether this member holds the newest version of the fragment that it knows of."""
-        if not self.active or self.applying:
+        """Whether this member holds the newest version of the fragment that it knows of. A record of another
+        fragment leaves its version as it is."""
+        if not self.active or (self.applying and self.applying.fragment == fragment):
             return False
         return not any(each.restores or each.fragment == fragment for each in self._records)
+
+    def expects(self, fragment: int) -> bool:
+        """Whether a newer version of the fragment is yet to be handed to the application."""
+        # What it applies it may be told again, after a break.
+        return any(each.fragment == fragment and each != self.applying for each in self._records)
 
     # -- in and out of the run ----------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from peers.protocol.events import (
     OfferWanted,
     PaceSet,
     RunFinished,
+    VersionExpected,
 )
 from peers.protocol.messages import (
     CatchUp,
@@ -185,6 +186,8 @@ class Member:
         """Nothing is taken while this member does not hold the newest version of the fragment."""
         fragment = offer.fragment
         if fragment in self.contributions.offered or not self._follower.may_offer(fragment):
+            if self._follower.expects(fragment):
+                self._outlet.deliver(VersionExpected(fragment))
             return False
         self.contributions.offer(self.versions.base(fragment), offer)
         if self._follower.entered:

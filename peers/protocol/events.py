@@ -63,6 +63,14 @@ class RoundCommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionExpected:
+    """An offer was not taken, and none will be before a commit of its fragment has been handed over, which
+    waits for its mean or for another commit."""
+
+    fragment: int
+
+
+@dataclass(frozen=True, slots=True)
 class Swapped:
     """A gossip group has averaged: ``mean`` has decoded it, of this member and ``partners``."""
 

@@ -167,6 +167,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     messages.Open: _open,
     messages.Abort: lambda n, m: f"Abort: {n.round(m.serial)} is void" + (", offer again" if m.again else ""),
     messages.Committed: lambda n, m: f"Committed: {_record(n, unpack(m.record))}",
+    messages.Counted: lambda n, m: f"Counted: {n.commit(m.record)} counts your part in {n.round(m.serial)}",
     messages.NoSwap: lambda n, m: f"NoSwap: I am not in swap {m.serial} with you",
     direct_reduce.PartChunk: lambda n, m: f"PartChunk: my part of chunk {m.chunk}, {n.round(m.serial)}",
     direct_reduce.MeanChunk: lambda n, m: f"MeanChunk: the mean of chunk {m.chunk}, {n.round(m.serial)}",
@@ -192,6 +193,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     traces.AbortedTrace: lambda n, t: f"gives {n.round(t.serial)} up: {n.plain(t.reason)}",
     events.StateFetched: lambda n, e: f"load the state of {n.commit(e.version)}",
     events.RoundCommitted: _applies,
+    events.VersionExpected: lambda n, e: "that offer is not taken, a newer commit is on its way",
     events.Swapped: lambda n, e: f"apply the mean of swap {e.step + 1}, made with {n.all(e.partners)}",
     events.SwapFailed: _failed,
     events.ContributionEnded: lambda n, e: (

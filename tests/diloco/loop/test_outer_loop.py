@@ -12,7 +12,15 @@ from diloco.errors import NonFinite, NonFiniteContribution, TrainingDiverged
 from diloco.loop.outer_loop import OuterLoop, weight_of
 from diloco.methods import method
 from diloco.methods.schedule import Schedule
-from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, LeaveRun, Offer, TakeBack
+from peers.protocol.commands import (
+    ConfirmApplied,
+    ConfirmCaptured,
+    ConfirmLoaded,
+    LeaveRun,
+    Offer,
+    Swap,
+    TakeBack,
+)
 from peers.protocol.events import (
     BecameActive,
     BecomeSeed,
@@ -24,10 +32,12 @@ from peers.protocol.events import (
     OfferWanted,
     PaceSet,
     ProgressLost,
+    Restored,
     RoundCommitted,
     RoundOpened,
     RunFinished,
     StateFetched,
+    VersionExpected,
 )
 from peers.protocol.record import GENESIS, Record
 from transport.collectives.reducer import NumpyReducer, Reducer
@@ -384,6 +394,58 @@ def test_an_offer_that_is_not_taken_is_made_again_at_the_next_step(loop: OuterLo
     assert isinstance(loop.due(0.0)[0], Offer)
 
 
+def test_an_offer_that_is_not_taken_is_made_again_at_the_next_step_however_large_h_is(
+    replica: Recorder,
+) -> None:
+    replica.every = 100
+    loop = OuterLoop(Schedule((100,), (100,), 0, False), WAIT_S, replica)
+    loop.handle(0.0, BecameActive(GENESIS, 0))
+    assert step(loop, 99) == []
+    for tokens in (200, 202, 204):
+        loop.count(2)
+        (offer,) = loop.due(0.0)
+        assert isinstance(offer, Offer)
+        assert offer.tokens == tokens, "nothing of it is lost"
+        assert loop.quiet_steps() == 1
+        loop.told(offer, False)
+        assert loop.due(0.0) == [], "not before the next step"
+    assert loop.tokens_unoffered == 0
+
+
+def test_a_swap_that_is_not_taken_is_made_again_at_the_next_step(replica: Recorder) -> None:
+    replica.every = 100
+    loop = OuterLoop(Schedule((100,), (100,), 0, False, gossips=True), WAIT_S, replica)
+    loop.handle(0.0, BecameActive(GENESIS, 0))
+    step(loop, 99)
+    for tokens in (200, 202):
+        loop.count(2)
+        (swap,) = loop.due(0.0)
+        assert isinstance(swap, Swap)
+        assert swap.tokens == tokens
+        loop.told(swap, False)
+
+
+@pytest.mark.parametrize("then", ["the commit", "another state", "a state gone back to"])
+def test_no_contribution_is_made_while_a_newer_version_is_on_its_way(then: str, replica: Recorder) -> None:
+    replica.tells_offers = True
+    loop = active_loop(replica, num_fragments=2)
+    step(loop, 1)
+    loop.count(2)
+    loop.told(loop.due(0.0)[0], False)
+    loop.handle(0.0, VersionExpected(0))
+    assert [c.fragment for c in step(loop, 3) if isinstance(c, Offer)] == [1]
+    assert replica.calls == [("offer", 0), ("offer", 1)]
+    assert loop.progress[0].tokens == 10
+    if then == "the commit":
+        loop.handle(0.0, committed(None))
+        assert loop.tokens_unoffered == 0
+    elif then == "another state":
+        loop.handle(0.0, StateFetched(0, GENESIS, bytearray()))
+    else:
+        loop.handle(0.0, Restored(record()))
+    assert 0 in [c.fragment for c in step(loop, 4) if isinstance(c, Offer)]
+
+
 def test_fragments_are_staggered_over_h_and_applied_each_by_itself(replica: Recorder) -> None:
     loop = active_loop(replica, num_fragments=3)
     offered = [[c.fragment for c in step(loop, 1) if isinstance(c, Offer)] for _ in range(4)]
@@ -427,6 +489,41 @@ def test_an_overlap_of_a_whole_outer_step_offers_before_what_it_offers_is_wiped_
     loop.handle(0.0, committed(1))
     step(loop, 2)
     assert replica.calls[2:] == [("apply", 0, True), ("offer", 0), ("land", 0, True, True)]
+
+
+@pytest.mark.parametrize("landing", [True, False])
+def test_an_overlapped_offer_that_is_not_taken_lands_nothing_and_loses_nothing(
+    landing: bool, replica: Recorder
+) -> None:
+    replica.tells_offers = True
+    loop = active_loop(replica, delay=4, offers_before_landing=True)
+    step(loop, 3)
+    if landing:
+        step(loop, 1)
+        loop.handle(0.0, committed(1))
+        step(loop, 3)
+    replica.calls.clear()
+    for tokens in (8, 10, 12):
+        loop.count(2)
+        (offer,) = loop.due(0.0)
+        assert isinstance(offer, Offer)
+        assert offer.tokens == tokens
+        assert replica.calls == [("offer", 0)]
+        loop.told(offer, tokens == 12)
+        assert replica.calls[1:] == ([("land", 0, landing, True)] if tokens == 12 else [])
+        replica.calls.clear()
+    assert loop.tokens_unoffered == 0
+    assert loop.progress[0].landing is None
+
+
+def test_an_overlapped_offer_that_a_round_went_on_without_is_counted_and_not_offered_again(
+    replica: Recorder,
+) -> None:
+    loop = active_loop(replica, delay=4, offers_before_landing=True, rebases=True)
+    step(loop, 5)
+    loop.handle(0.0, committed(None))  # the member took the offer back
+    assert loop.tokens_unoffered == 8, "its landing wiped it out"
+    assert [(each.tokens, each.steps) for each in loop.progress] == [(2, 1)]
 
 
 def test_without_a_coordinator_an_overlapped_result_leaves_local_steps_on_top(replica: Recorder) -> None:

@@ -144,7 +144,7 @@ def test_one_record_at_a_time_is_with_the_application_and_in_order() -> None:
     member.commit(first)
     member.commit(second)
     assert member.handed() == [1]
-    assert not member.follower.may_offer(1)
+    assert not member.follower.may_offer(0)
     member.applied(first)
     assert member.handed() == [1, 2]
     member.applied(second)
@@ -158,6 +158,32 @@ def test_a_fragment_of_which_a_newer_version_is_known_is_not_offered() -> None:
     member.commit(record_on(BASE, 1), with_result=False)
     assert not member.follower.may_offer(0)
     assert member.follower.may_offer(1)
+
+
+def test_a_fragment_is_offered_while_a_record_of_another_one_is_applied() -> None:
+    member = FollowingMember()
+    first = record_on(BASE, 1)
+    member.commit(first)
+    assert not member.follower.may_offer(0)
+    assert member.follower.may_offer(1)
+    member.contributions.offer(member.versions.base(1), Offer(1, 100, 40, vector(1.0), 1.0))
+    member.applied(first)
+    assert member.versions.base(1) == BASE == member.contributions.offered[1].base
+    assert member.follower.may_offer(0)
+
+
+def test_a_version_is_expected_until_it_is_with_the_application() -> None:
+    member = FollowingMember()
+    first = record_on(BASE, 1)
+    second = record_on(first.hash(), 2, fragment=1)
+    member.commit(first)
+    member.commit(second)
+    assert (member.follower.expects(0), member.follower.expects(1)) == (False, True)
+    member.commit(first)  # a link began anew, and it is said again
+    assert not member.follower.expects(0)
+    member.applied(first)
+    assert not member.follower.expects(1)
+    assert not member.follower.may_offer(1), "it is applied just now"
 
 
 def test_nothing_is_offered_on_a_state_from_which_the_swarm_is_about_to_go_back() -> None:

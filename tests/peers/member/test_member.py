@@ -37,6 +37,7 @@ from peers.protocol.events import (
     RunFinished,
     StateFetched,
     SwapFailed,
+    VersionExpected,
 )
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import (
@@ -169,6 +170,17 @@ def test_an_offer_is_taken_once_and_only_by_an_active_member() -> None:
     assert training.offer()
     assert not training.offer()
     assert training.outlet.told(HOST, Ready) == [Ready(0, HEAD, 100, 50, 1, 1.0)]
+
+
+def test_who_offers_what_is_outdated_is_told_that_a_newer_version_comes() -> None:
+    training = Training()
+    training.hear(Committed(pack(record_on(HEAD, 1, (OTHER, THIRD)))))  # its mean is not here
+    assert not training.offer()
+    assert training.outlet.seen(VersionExpected) == [VersionExpected(0)]
+    training.member.lose_peer(0.0, OTHER)
+    training.member.lose_peer(0.0, THIRD)
+    assert not training.offer(), "it fell behind"
+    assert len(training.outlet.seen(VersionExpected)) == 1
 
 
 def test_an_offer_is_taken_back_unless_a_round_has_it() -> None:
