@@ -151,7 +151,8 @@ def _codec_text(each: Method) -> str:
     codec = f"top {each.keep}/4096, {each.value_bits} bit" if each.codec == "topk" else each.codec
     match each.projection:
         case "low_rank":
-            return f"rank {each.rank}, {codec}"
+            rank = f"{each.rank_share:.0%} of a side" if each.rank_share else each.rank
+            return f"rank {rank}, {codec}"
         case "random_mask":
             return f"1 of {each.mask_one_in}, {codec}"
         case "dct":

@@ -1,13 +1,12 @@
 """Low-rank factors: the projection that sends two thin matrices for each matrix, and may adapt their rank.
 
-Owns PowerSGD's alternating form, where bases and factors lie in vectors and in the shared state, and which
+Owns PowerSGD's two exchanges, where bases and factors lie in vectors and in the shared state, and which
 ranks come next. Refuses to own how ranks are chosen: see `rank_control`. What `projections` promises holds
 here: the state is the caller's, and all but `project` has the same bits on every machine (S1).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,12 +21,13 @@ from diloco.compression.deterministic import (
     sum_of_outer_products,
 )
 from diloco.compression.rank_control import RankController, Spectrum, effective_rank, share_ranks
+from diloco.methods.factors import rank_of, sides_of
 
-SURVEY = 4
-"""Rounds at the largest ranks before ranks are chosen (`lgreco`): so many power iterations tell strong
-columns from weak ones."""
+SURVEY = 2
+"""Outer steps at the largest ranks before ranks are chosen (`lgreco`): each is a power iteration from both
+sides, and so many tell strong columns from weak ones."""
 CYCLE = 32
-"""Rounds from one choice of ranks to the next (`lgreco`), survey included; even, since factors alternate."""
+"""Outer steps from one choice of ranks to the next (`lgreco`), survey included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +43,51 @@ class _Piece:
     room: slice
     """Where in the state its basis lies: enough for either side."""
 
-    def side(self, odd: int) -> int:
+    def side(self, second: int) -> int:
         """Elements of a column of the factor that is sent."""
-        return self.columns if odd else self.rows
+        return self.columns if second else self.rows
+
+    def num_sent(self, rank: int, second: int) -> int:
+        """Elements that are sent of it: a tensor that travels whole does so with the second factors."""
+        return rank * self.side(second) if rank else second * self.rows * self.columns
 
     def matrix(self, x: Tensor) -> Tensor:
         return x[self.start : self.start + self.rows * self.columns].view(self.rows, self.columns)
 
-    def basis(self, state: Tensor, rank: int, odd: int) -> Tensor:
+    def basis(self, state: Tensor, rank: int, second: int) -> Tensor:
         """The shared basis, one vector per row: of the columns' side when rows are sent, and the other way
         round."""
-        other = self.side(1 - odd)
+        other = self.side(1 - second)
         return state[self.room][: rank * other].view(rank, other)
 
 
 class LowRank:
     """Low-rank factors of each tensor of two or more dimensions, as a matrix [shape[0], rest], at the given
-    rank.
+    rank (with ``rank_share``, that share of its shorter side).
 
-    PowerSGD (arXiv 1905.13727) with warm start, in the alternating form of ACP-SGD ("Evaluation and
-    Optimization of Gradient Compression for Distributed Deep Learning", arXiv 2306.08881), so that a round
-    needs one linear message instead of two:
+    PowerSGD (arXiv 1905.13727), algorithm 1, with warm start. An outer step is two exchanges about the same
+    M, both linear:
 
-        even:  P = M Q     sent and averaged;  M ~ P Q^T;  the next shared basis is orth(P)
-        odd:   Q = M^T P                       M ~ P Q^T;                           orth(Q)
+        sketch:  P = M Q       sent and averaged;  the shared basis becomes P^ = orth(P), nothing else moves
+        second:  Q = M^T P^    sent and averaged;  M ~ P^ Q^T;  the next sketch begins with orth(Q)
 
-    with P or Q that is not sent orthonormal and shared. A matrix is compressed if r (m + n) < m n and r <=
-    min(m, n); other tensors travel whole. ``ranks``, one per tensor with 0 for whole, decides that instead.
-    Factors are sent column by column, so that a codec's scales follow their very different magnitudes.
+    Any common orthonormal basis is right for the second factor, so that whoever is not in the sketch may be
+    in the second exchange. Q is orthonormalised before it is used, which spans the same and keeps the columns
+    of P, which a codec rounds, at their own magnitude. A matrix is compressed if r (m + n) < m n and r <=
+    min(m, n); other tensors travel whole, with the second factors. ``ranks``, one per tensor with 0 for
+    whole, decides that instead. Factors are sent column by column, so that a codec's scales follow their very
+    different magnitudes. A sketch without a matrix is one zero: an outer step of every fragment is two
+    exchanges.
 
-    ``adapt``: "lgreco" chooses ranks every `CYCLE` rounds from what `SURVEY` rounds at the largest showed
-    (`rank_control.share_ranks`); "dilocox" lets one rank follow the effective rank
+    ``adapt``: "lgreco" chooses ranks every `CYCLE` outer steps from what `SURVEY` at the largest showed
+    (`rank_control.share_ranks`); "dilocox" lets all ranks follow the effective rank in proportion
     (`rank_control.RankController`), and H with it, from ``sync_every``, the first one. Both measure the
-    averaged factors only, so that members agree without a word.
+    averaged second factors only, so that members agree without a word.
 
-    The state, which says itself which factor is next (a round that never committed changes nothing): [rounds
-    in the present cycle, rank per compressed matrix, with dilocox the window of effective ranks (0 before
-    they are known), then a basis per matrix with room for the longer side at the largest rank]. The size is
-    fixed though ranks and sides change. Small integers are exact in fp32."""
+    The state, which says itself which factor is next (a round that never committed changes nothing):
+    [exchanges in the present cycle, rank per compressed matrix, with dilocox the window of effective ranks (0
+    before they are known), then a basis per matrix with room for the longer side at the largest rank]. The
+    size is fixed though ranks and sides change. Small integers are exact in fp32."""
 
     def __init__(
         self,
@@ -90,34 +97,38 @@ class LowRank:
         ranks: Sequence[int] | None = None,
         adapt: Literal["none", "lgreco", "dilocox"] = "none",
         sync_every: int = 1,
+        rank_share: float = 0.0,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank is {rank}: factors have at least 1 column")
-        sides = [
-            (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape)) for shape in shapes
-        ]
+        sides = [sides_of(shape) for shape in shapes]
         if ranks is None:
-            ranks = [_worthwhile(rows, columns, rank) for rows, columns in sides]
+            ranks = [rank_of(rows, columns, rank, rank_share) for rows, columns in sides]
         self.num_elements = sum(rows * columns for rows, columns in sides)
         self._seed, self._adapt, self._sync_every = seed, adapt, sync_every
-        self._controller = RankController(first_rank=rank)
+        self._controller = RankController(first_rank=max([1, *ranks]))
         window = self._controller.window if adapt == "dilocox" else 0
         self._header = 1 + sum(each > 0 for each in ranks) + window
         self._pieces, self._state_size = _laid_out(sides, ranks, self._header)
         self._matrices = [piece for piece in self._pieces if piece.rank]
-        self.max_sent = max(sum(_num_sent(each, each.rank, odd) for each in self._pieces) for odd in (0, 1))
+        self.max_sent = max(
+            1, *(sum(each.num_sent(each.rank, second) for each in self._pieces) for second in (0, 1))
+        )
 
     def first_state(self) -> Tensor:
         state = torch.zeros(self._state_size)
         self._write_header(state, 0, [piece.rank for piece in self._matrices], [])
         for index, piece in enumerate(self._matrices):
-            basis = piece.basis(state, piece.rank, odd=0)
+            basis = piece.basis(state, piece.rank, second=0)
             basis.copy_(orthonormal(seeded_uniform((self._seed, index), basis.numel()).view(basis.shape)))
         return state
 
+    def sketches(self, state: Tensor) -> bool:
+        return self._exchange_in_cycle(state) % 2 == 0
+
     def length(self, state: Tensor) -> int:
-        odd = self._round_in_cycle(state) % 2
-        return sum(_num_sent(piece, rank, odd) for piece, rank in self._ranked(state))
+        second = self._exchange_in_cycle(state) % 2
+        return max(1, sum(piece.num_sent(rank, second) for piece, rank in self._ranked(state)))
 
     def ranks(self, state: Tensor) -> list[int]:
         """The present rank of each compressed matrix, in order."""
@@ -135,44 +146,45 @@ class LowRank:
         return 1.0
 
     def project(self, x: Tensor, state: Tensor, round_index: int) -> Tensor:
-        odd = self._round_in_cycle(state) % 2
-        y = torch.empty(self.length(state))
-        for piece, rank, part in self._parts(y, state, odd):
+        second = self._exchange_in_cycle(state) % 2
+        y = torch.zeros(self.length(state))
+        for piece, rank, part in self._parts(y, state):
             matrix = piece.matrix(x)
             if rank:
-                torch.mm(piece.basis(state, rank, odd), matrix if odd else matrix.t(), out=part)
+                torch.mm(piece.basis(state, rank, second), matrix if second else matrix.t(), out=part)
             else:
                 part.copy_(matrix)
         return y
 
     def lift(self, y: Tensor, state: Tensor, round_index: int) -> Tensor:
-        odd = self._round_in_cycle(state) % 2
+        assert not self.sketches(state), "a sketch stands for no update"
         x = torch.empty(self.num_elements)
-        for piece, rank, part in self._parts(y, state, odd):
+        for piece, rank, part in self._parts(y, state):
             if rank:
-                basis = piece.basis(state, rank, odd)
-                left, right = (basis, part) if odd else (part, basis)
-                sum_of_outer_products(left, right, out=piece.matrix(x))
+                sum_of_outer_products(piece.basis(state, rank, second=1), part, out=piece.matrix(x))
             else:
                 piece.matrix(x).copy_(part)
         return x
 
     def next_state(self, y_mean: Tensor, state: Tensor, round_index: int) -> Tensor:
-        at = self._round_in_cycle(state)
+        at = self._exchange_in_cycle(state)
+        ranks, history = self.ranks(state), self._history(state)
         factors, spectra = [], []
-        for piece, rank, part in self._parts(y_mean, state, at % 2):
+        for piece, rank, part in self._parts(y_mean, state):
             if rank:
                 # Strong columns first: iteration sharpens those most, and a lower rank drops the rest.
                 energies = squared_lengths(part)
                 order = sorted(range(rank), key=energies.__getitem__, reverse=True)  # equals keep their order
                 factors.append(part[order])
                 spectra.append(Spectrum(piece.rows, piece.columns, [energies[k] for k in order]))
-        ranks, history = self._adapted(at, self.ranks(state), self._history(state), spectra)
+        if at % 2:
+            ranks, history = self._adapted(at // 2, ranks, history, spectra)
         after = torch.zeros(self._state_size)
-        self._write_header(after, (at + 1) % (CYCLE if self._adapt == "lgreco" else 2), ranks, history)
+        cycle = CYCLE if self._adapt == "lgreco" else 1
+        self._write_header(after, (at + 1) % (2 * cycle), ranks, history)
         for piece, rank, factor in zip(self._matrices, ranks, factors, strict=True):
             # A rank that grows begins with rows of zeros, which `orthonormal` replaces.
-            basis = piece.basis(after, rank, odd=1 - at % 2)
+            basis = piece.basis(after, rank, second=1 - at % 2)
             kept = min(rank, len(factor))
             basis[:kept] = factor[:kept]
             basis.copy_(orthonormal(basis))
@@ -181,7 +193,7 @@ class LowRank:
     def _adapted(
         self, at: int, ranks: list[int], history: list[int], spectra: list[Spectrum]
     ) -> tuple[list[int], list[int]]:
-        """Ranks and history after a round ``at`` in the cycle that showed these spectra."""
+        """Ranks and history after the outer step ``at`` in the cycle that showed these spectra."""
         largest = [piece.rank for piece in self._matrices]
         if self._adapt == "lgreco":
             if at == SURVEY - 1:
@@ -190,11 +202,11 @@ class LowRank:
         if self._adapt == "dilocox":
             latest = _joint_effective_rank(spectra, self._controller.next(history))
             history = [*history, latest][-self._controller.window :]
-            rank = self._controller.next(history)
-            return [min(rank, each) for each in largest], history
+            rank, first = self._controller.next(history), self._controller.first_rank
+            return [-(-each * rank // first) for each in largest], history
         return ranks, history
 
-    def _round_in_cycle(self, state: Tensor) -> int:
+    def _exchange_in_cycle(self, state: Tensor) -> int:
         return int(state[0])
 
     def _history(self, state: Tensor) -> list[int]:
@@ -212,24 +224,16 @@ class LowRank:
         for piece in self._pieces:
             yield piece, next(ranks) if piece.rank else 0
 
-    def _parts(self, y: Tensor, state: Tensor, odd: int) -> Iterator[tuple[_Piece, int, Tensor]]:
-        """Every tensor with its present rank and its part of ``y``: [rank, side], or [rows, columns] if
-        whole."""
-        start = 0
+    def _parts(self, y: Tensor, state: Tensor) -> Iterator[tuple[_Piece, int, Tensor]]:
+        """Every tensor of which something is sent, with its present rank and its part of ``y``: [rank, side],
+        or [rows, columns] if whole."""
+        second, start = self._exchange_in_cycle(state) % 2, 0
         for piece, rank in self._ranked(state):
-            part = y[start : start + _num_sent(piece, rank, odd)]
+            if not rank and not second:
+                continue
+            part = y[start : start + piece.num_sent(rank, second)]
             start += len(part)
-            yield piece, rank, part.view(rank or piece.rows, piece.side(odd) if rank else piece.columns)
-
-
-def _num_sent(piece: _Piece, rank: int, odd: int) -> int:
-    return rank * piece.side(odd) if rank else piece.rows * piece.columns
-
-
-def _worthwhile(rows: int, columns: int, rank: int) -> int:
-    """The rank for a matrix of this shape, 0 if factors would not be smaller than it."""
-    rank = min(rank, rows, columns)
-    return rank if rank * (rows + columns) < rows * columns else 0
+            yield piece, rank, part.view(rank or piece.rows, piece.side(second) if rank else piece.columns)
 
 
 def _laid_out(

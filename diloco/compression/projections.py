@@ -31,6 +31,10 @@ class Projection(Protocol):
     def first_state(self) -> Tensor:
         """The state [s] to begin with, the same bits on every machine."""
 
+    def sketches(self, state: Tensor) -> bool:
+        """Whether a round under this state moves the state alone: the first of two exchanges of an outer
+        step, whose y stands for no x and is not lifted."""
+
     def length(self, state: Tensor) -> int:
         """Elements of y under this state."""
 
@@ -64,6 +68,9 @@ class _Stateless:
 
     def next_state(self, y_mean: Tensor, state: Tensor, round_index: int) -> Tensor:
         return torch.empty(0)
+
+    def sketches(self, state: Tensor) -> bool:
+        return False
 
     def length(self, state: Tensor) -> int:
         return self.max_sent

@@ -9,9 +9,9 @@ waits for the network only where the method says so, and never without bound.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 
 from diloco.errors import NonFiniteContribution
+from diloco.loop.progress import Progress
 from diloco.loop.replica import Replica
 from diloco.loop.setbacks import Setbacks
 from diloco.methods.schedule import Schedule
@@ -48,31 +48,6 @@ from peers.protocol.events import (
     VersionExpected,
 )
 from transport.collectives.reducer import Reducer
-
-
-@dataclass(slots=True)
-class Progress:
-    """What was trained on one fragment since the last contribution that counts."""
-
-    next_offer: int
-    """Steps at which it is offered (again)."""
-    steps: int = 0
-    tokens: int = 0
-    offered: Reducer | None = None
-    offered_steps: int = 0
-    offered_tokens: int = 0
-    in_round: bool = False
-    wait_until: float = 0.0
-    landing: Reducer | None = None
-    """The contribution whose round was committed and whose result is to land."""
-    outdated: bool = False
-    """A newer version is on its way here: no offer would be taken."""
-    in_step: bool = False
-    """It was put in step with the others once since it was in a round."""
-
-    @property
-    def steps_since_offer(self) -> int:
-        return self.steps - (self.offered_steps if self.offered is not None else 0)
 
 
 class OuterLoop:
@@ -149,13 +124,13 @@ class OuterLoop:
     def told(self, command: Command, done: bool) -> None:
         """What the member answered to a command."""
         match command:
+            case Offer() if not done and not self.progress[command.fragment].is_new:
+                self.progress[command.fragment].keep_snapshot(again_in=1)
             case Offer() | Swap() if not done:
                 # Nothing is landed yet, so that nothing is lost by it.
                 self._take_back(command.fragment, again_in=1)
-            case Offer() if self._schedule.offers_before_landing:
-                each = self.progress[command.fragment]
-                self._replica.land(command.fragment, each.landing, on_time=True)
-                each.landing = None
+            case Offer():
+                self._taken(command.fragment)
             case TakeBack() if done:
                 again_in = 1 if self.coordinator_lost else self._period(command.fragment)
                 self._take_back(command.fragment, again_in)
@@ -245,7 +220,7 @@ class OuterLoop:
         before = [self._period(fragment) for fragment in range(len(self.progress))]
         self._fastest = fastest
         for fragment, each in enumerate(self.progress):
-            if each.offered is None:  # what is under way is as much shorter as what is to come
+            if not each.has_snapshot:  # what is under way is as much shorter as what is to come
                 each.next_offer = max(1, round(each.next_offer * self._period(fragment) / before[fragment]))
 
     def _period(self, fragment: int) -> int:
@@ -257,24 +232,39 @@ class OuterLoop:
         return max(1, round(every * self.speed / self._fastest))
 
     def _offer(self, now: float, fragment: int) -> list[Command]:
-        each = self.progress[fragment]
+        each, again = self.progress[fragment], self.progress[fragment].keeps
         try:
-            reducer, norm = self._replica.contribution(fragment)
+            made = self._replica.contribution_again if again else self._replica.contribution
+            reducer, norm = made(fragment)
         except NonFiniteContribution as error:
+            each.keeps = False
             return self._give_up(fragment, error)
         self.setbacks.passed(fragment)
-        each.offered, each.offered_steps, each.offered_tokens = reducer, each.steps, each.tokens
+        each.offer(reducer)
         each.wait_until = now + self._wait_s
         if self._schedule.gossips:
             return [Swap(fragment, self._replica.count(fragment), each.tokens, reducer)]
-        weight = weight_of(self._schedule, each.tokens, each.steps)
-        return [Offer(fragment, each.tokens, weight, reducer, norm)]
+        weight = weight_of(self._schedule, each.offered_tokens, each.offered_steps)
+        tokens = 0 if self._sketches(fragment) else each.offered_tokens
+        return [Offer(fragment, tokens, weight, reducer, norm)]
 
-    def _offer_early(self, fragment: int) -> None:
+    def _taken(self, fragment: int) -> None:
+        """The member has an offer. With the first of a snapshot a result lands that wipes out what it is
+        about."""
+        each = self.progress[fragment]
+        if each.is_new and self._schedule.offers_before_landing:
+            self._replica.land(fragment, each.landing, on_time=True)
+            each.landing = None
+        each.is_new = False
+
+    def _offer_early(self, fragment: int, lands_too: bool = False) -> None:
         each = self.progress[fragment]
         # Before a landing the live model does not yet build on the outer parameters.
-        if each.offered is None and each.landing is None:
+        if each.offered is None and (each.landing is None or lands_too):
             each.next_offer = min(each.next_offer, max(1, each.steps))
+
+    def _sketches(self, fragment: int) -> bool:
+        return self._schedule.exchanges_per_step > 1 and self._replica.sketches(fragment)
 
     def _land_if_due(self, fragment: int, each: Progress) -> None:
         ours, since = each.landing, each.steps_since_offer
@@ -305,7 +295,7 @@ class OuterLoop:
         when that would have been."""
         each = self.progress[fragment]
         steps = each.steps_since_offer
-        tokens = each.tokens - (each.offered_tokens if each.offered is not None else 0)
+        tokens = each.tokens - (each.offered_tokens if each.has_snapshot else 0)
         # Overlapped, the live model had gone on without what was offered.
         self._replica.reset(fragment, None if self._schedule.offers_before_landing else each.offered)
         each.steps, each.tokens, each.landing = each.steps - steps, each.tokens - tokens, None
@@ -316,24 +306,47 @@ class OuterLoop:
         self.progress[fragment] = Progress(self._period(fragment))
 
     def _ended(self, event: ContributionEnded) -> None:
-        if event.fate != Fate.APPLIED or event.without_result:
-            # Its tokens have met their fate; what came after them starts over with the next state.
-            each = self.progress[event.fragment]
-            each.offered, each.in_round = None, False
-            each.tokens -= each.offered_tokens
-            each.steps -= each.offered_steps
-            each.offered_tokens = each.offered_steps = 0
-            self.tokens_unoffered += each.tokens
-            self._replica.discard(event.fragment)
-            self._restart(event.fragment)
+        if event.fate == Fate.APPLIED and not event.without_result:
+            return
+        each = self.progress[event.fragment]
+        if self._sketches(event.fragment):
+            # It had no tokens, and its snapshot is as good for the second exchange, which may come at once.
+            rejected = event.fate == Fate.REJECTED  # and would be at once
+            each.keep_snapshot(again_in=max(1, self._period(event.fragment) // 10) if rejected else 1)
+            return
+        # Its tokens have met their fate; what came after them starts over with the next state.
+        each.lose_snapshot()
+        self.tokens_unoffered += each.tokens
+        self._replica.discard(event.fragment)
+        self._restart(event.fragment)
+
+    def _follow(self, now: float, event: RoundCommitted) -> None:
+        self.rounds_applied += 1
+        behind = event.behind > len(self.progress) * self._schedule.exchanges_per_step
+        self._follows_until = now + self._wait_s if behind else 0.0
+
+    def _sketched(self, now: float, event: RoundCommitted) -> list[Command]:
+        """The first of two exchanges is over. The second one is about the same snapshot, at once; who was not
+        in the first offers what it has trained, since the others wait for it."""
+        fragment, each = event.record.fragment, self.progress[event.record.fragment]
+        self._replica.apply(fragment, event.mean, each.offered, _share(event), keep_old=False)
+        self._follow(now, event)
+        each.outdated = False
+        if each.has_snapshot:
+            each.keep_snapshot(again_in=0)
+        else:
+            self._offer_early(fragment, lands_too=self._schedule.offers_before_landing)
+        return [ConfirmApplied(event.record, self._replica.digest(fragment))]
 
     def _committed(self, now: float, event: RoundCommitted) -> list[Command]:
         fragment = event.record.fragment
+        if self._sketches(fragment):
+            return self._sketched(now, event)
         each = self.progress[fragment]
         ours = each.offered if event.number is not None else None
         if each.landing is not None:
             self._replica.land(fragment, each.landing, on_time=False)
-        gone = each.offered is not None and (ours is not None or self._schedule.offers_before_landing)
+        gone = each.has_snapshot and (ours is not None or self._schedule.offers_before_landing)
         if gone and ours is None:
             self.tokens_unoffered += each.offered_tokens  # a landing has wiped out what was taken back
         steps = each.steps - (each.offered_steps if gone else 0)
@@ -343,9 +356,7 @@ class OuterLoop:
         next_offer = self._period(fragment) if ours else self._next_offer_of_others(fragment)
         self.progress[fragment] = Progress(next_offer, steps, tokens, landing=ours, in_step=ours is None)
         each = self.progress[fragment]
-        self.rounds_applied += 1
-        behind = event.behind > len(self.progress)
-        self._follows_until = now + self._wait_s if behind else 0.0
+        self._follow(now, event)
         commands: list[Command] = [ConfirmApplied(event.record, self._replica.digest(fragment))]
         if ours is None:
             self._replica.land(fragment, None, on_time=False)
@@ -382,6 +393,8 @@ class OuterLoop:
         self.tokens_unoffered += self.progress[event.fragment].tokens
         self._replica.load(event.fragment, event.data)
         self.progress[event.fragment] = Progress(self._schedule.offsets[event.fragment])
+        if self._schedule.exchanges_per_step > 1 and not self._replica.sketches(event.fragment):
+            self._offer_early(event.fragment)
         return ConfirmLoaded(event.fragment, event.version, self._replica.digest(event.fragment))
 
 

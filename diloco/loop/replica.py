@@ -22,17 +22,25 @@ class Replica(Protocol):
     def count(self, fragment: int) -> int:
         """Outer steps of a fragment since the run began."""
 
+    def sketches(self, fragment: int) -> bool:
+        """Whether the next round of the fragment is the first of two exchanges of an outer step, which moves
+        no parameters."""
+
     def contribution(self, fragment: int) -> tuple[Reducer, float]:
         """A snapshot of what is to be averaged and its Euclidean norm. Raises `NonFiniteContribution` if that
         cannot be sent; nothing has changed then."""
 
+    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
+        """The same of the last snapshot instead of a new one: what this round is to have of it."""
+
     def apply(
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
     ) -> None:
-        """One outer step with the decoded mean; the live model does not move yet. ``ours`` is the
-        contribution that is in it, or None, with its ``share`` of the weights; with gossip ``mean`` is None
-        if ``ours`` found no partner and stands alone. With ``keep_old`` the outer parameters as they were are
-        needed once more: for a landing to come."""
+        """One outer step with the decoded mean, or the first exchange of one (`sketches`), after which the
+        snapshot is still to be sent; the live model does not move yet. ``ours`` is the contribution that is
+        in it, or None, with its ``share`` of the weights; with gossip ``mean`` is None if ``ours`` found no
+        partner and stands alone. With ``keep_old`` the outer parameters as they were are needed once more:
+        for a landing to come."""
 
     def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         """Merge the outer parameters into the live model: as the method says if the result came in time for

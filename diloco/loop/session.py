@@ -45,7 +45,7 @@ class Terms:
     """Gossip: outer steps after which a worker is done. Otherwise the coordinator says so."""
     matching: Matching | None = None
     adapts: bool = False
-    """Whether the method changes H with the state."""
+    """Whether the method's state says how long a contribution is."""
 
     @classmethod
     def of(cls, settings: RunSettings) -> Terms:
@@ -58,7 +58,7 @@ class Terms:
             codec=method.codec,
             rounds=settings.run.rounds,
             matching=matching_of(settings),
-            adapts=method.adapt != "none",
+            adapts=method.projection == "low_rank",
         )
 
 

@@ -8,8 +8,10 @@ left out: below 1 % from a few MB on.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from diloco.methods.factors import values_kept, values_sent
 from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
@@ -21,7 +23,8 @@ class Cost:
     """What one worker sends, in bytes; it receives as much."""
 
     per_exchange: float
-    """In one exchange of one fragment: what has to fit between two of them."""
+    """In one exchange of one fragment, the mean of those of an outer step: so often per H inner steps as
+    `Schedule.exchanges_per_step` says, one after the other."""
     per_step: float
     """Per inner step, on average."""
 
@@ -41,8 +44,9 @@ def cost_of(method: Method, num_parameters: float, num_workers: int) -> Cost:
         members = max(1, num_workers)
         each = element_bytes(method.codec, method) + mean_bytes(method, members)
         per_round = (members - 1) / members * sent * each
-    every = Schedule.of(method).periods
-    per_step = sum(per_round / method.num_fragments / period for period in every)
+    schedule = Schedule.of(method)
+    per_step = sum(per_round / method.num_fragments / period for period in schedule.periods)
+    per_step *= schedule.exchanges_per_step
     return Cost(per_round / method.num_fragments, per_step)
 
 
@@ -52,12 +56,14 @@ def data_parallel_bytes(num_parameters: float, num_workers: int) -> float:
 
 
 def elements_sent(method: Method, num_parameters: float) -> float:
-    """Values of a contribution to one exchange of the whole model."""
+    """Values of a contribution to one exchange of the whole model; of the exchanges of an outer step, the
+    mean."""
     match method.projection:
         case "random_mask":
             return num_parameters / method.mask_one_in
         case "low_rank":
-            return min(num_parameters, _factor_elements(num_parameters, method.rank))
+            sent = _of_decoder(values_sent, num_parameters, method)
+            return sent / method.exchanges_per_step
         case _:
             return num_parameters + method.tells_inner_lr
 
@@ -74,16 +80,23 @@ def mean_bytes(method: Method, num_parts: int) -> float:
     return WIRE_FORMATS[method.codec].mean_bytes(method.keep, method.value_bits, num_parts)
 
 
-def _factor_elements(num_parameters: float, rank: int) -> float:
-    """Values of low-rank factors, on average over the two sides, of a decoder with so many parameters: L
-    layers of width 64 L with matrices of 12 w^2 (four w x w, two w x 4 w)."""
-    layers = math.cbrt(num_parameters / (12 * 64**2))
-    width = 64 * layers
-    return layers * rank * (4 * width + 2 * (width + 4 * width) / 2)
-
-
 def state_vectors(method: Method) -> int:
     """Vectors of a fragment's length in its shared state: the outer parameters, and what the outer optimizer
     keeps."""
     shared_feedback = method.error_feedback in ("ef21", "econtrol")
     return 1 + shared_feedback + OUTER_OPTIMIZERS[method.outer].num_buffers
+
+
+def basis_values(method: Method, num_parameters: float) -> float:
+    """Values of the shared bases of low-rank factors, which are in the shared state too."""
+    if method.projection != "low_rank":
+        return 0.0
+    return _of_decoder(values_kept, num_parameters, method)
+
+
+def _of_decoder(count: Callable[..., int], num_parameters: float, method: Method) -> float:
+    """What ``count`` finds for a decoder with so many parameters: layers of width 64 times their number, with
+    matrices of 12 w^2 (four w x w, two w x 4 w)."""
+    width = max(1, round(64 * math.cbrt(num_parameters / (12 * 64**2))))
+    shapes = [(width, width)] * 4 + [(width, 4 * width), (4 * width, width)]
+    return count(shapes, method.rank, method.rank_share) / (12 * width**2) * num_parameters

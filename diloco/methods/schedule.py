@@ -28,6 +28,8 @@ class Schedule:
     rebases: bool = False
     """Rounds go on without waiting for everyone, so what was not in one is offered on top of it."""
     weights: Literal["tokens", "equal", "tokens_rate"] = "tokens"
+    exchanges_per_step: int = 1
+    """Commits of a fragment that make one outer step of it; the last one moves the parameters."""
 
     @classmethod
     def of(cls, method: Method) -> Schedule:
@@ -45,6 +47,7 @@ class Schedule:
             gossips=method.gossips,
             rebases=method.quorum > 0,
             weights=method.weights,
+            exchanges_per_step=method.exchanges_per_step,
         )
 
     @property
@@ -53,4 +56,5 @@ class Schedule:
 
     def num_commits(self, rounds: int) -> int:
         """Commits of a run in which the parameters of every fragment move ``rounds`` times."""
-        return sum(rounds * self.periods[0] // period for period in self.periods)
+        steps = sum(rounds * self.periods[0] // period for period in self.periods)
+        return steps * self.exchanges_per_step

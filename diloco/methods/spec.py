@@ -70,6 +70,12 @@ class Method(BaseModel):
     rank: int = Field(
         default=8, ge=1, le=4096, description="Rank of low-rank factors, the largest if it adapts."
     )
+    rank_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Rank as a share of each matrix's shorter side, in the place of rank; 0 takes rank.",
+    )
     adapt: Literal["none", "lgreco", "dilocox"] = Field(
         default="none",
         description="Who sets ranks: none keeps them; lgreco shares a budget among matrices; dilocox"
@@ -204,6 +210,12 @@ class Method(BaseModel):
         return OUTER_OPTIMIZERS[self.outer].follows_inner_lr
 
     @property
+    def exchanges_per_step(self) -> int:
+        """Exchanges of a fragment, one after the other, that make one outer step: low-rank factors are two,
+        since the second is about the mean of the first."""
+        return 2 if self.projection == "low_rank" else 1
+
+    @property
     def offers_before_landing(self) -> bool:
         """A result lands at the very step of the next offer, and wipes out what that offers."""
         return self.delay == self.sync_every and self.merge != "carry"
@@ -286,6 +298,8 @@ def _schedule_problems(m: Method) -> Any:
 def _compression_problems(m: Method) -> Any:
     if m.adapt != "none" and m.projection != "low_rank":
         yield f'adapt = "{m.adapt}" adapts ranks: set projection = "low_rank"'
+    if m.rank_share and m.projection != "low_rank":
+        yield 'rank_share is a share of the sides of matrices: set projection = "low_rank"'
     if m.adapt == "dilocox" and m.error_feedback == "none":
         yield 'adapt = "dilocox" needs error_feedback: without it the rank only ever shrinks'
     if m.adapt == "dilocox" and m.num_fragments > 1:

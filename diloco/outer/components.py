@@ -112,7 +112,14 @@ def _projection(method: Method, fragment: int, shapes: list[tuple[int, ...]], n:
         case "random_mask":
             return RandomMask(n, method.mask_one_in, seed)
         case "low_rank":
-            return LowRank(shapes, method.rank, seed, adapt=method.adapt, sync_every=method.sync_every)
+            return LowRank(
+                shapes,
+                method.rank,
+                seed,
+                adapt=method.adapt,
+                sync_every=method.sync_every,
+                rank_share=method.rank_share,
+            )
         case "dct":
             return Dct(n)
         case _:

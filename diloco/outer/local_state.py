@@ -92,6 +92,12 @@ class LocalState:
         """A contribution is in the model: what it dropped is kept for the next."""
         self._own[fragment].residuals = pending.residuals
 
+    def go_on(self, fragment: int) -> None:
+        """At an offer that no result lands with: the live model goes on from where it is, and what is offered
+        next is measured from there, so that nothing counts twice. The first result to land takes its
+        place."""
+        self._own[fragment].anchor = self.model.gather(fragment, self._empty(fragment))
+
     def land(self, fragment: int, ours: PendingContribution | None) -> None:
         """Merge the outer parameters into the live model in time, by the method's merge."""
         match self._merge:
@@ -108,9 +114,9 @@ class LocalState:
         """Outer parameters, with what was learned since ``ours`` was taken (without one, since local steps
         began) on top: delayed averaging, local' = outer' + (local - snapshot), the merge of LOSCAR-SGD (arXiv
         2605.20866). Without inner steps since, that progress is exactly zero."""
-        # (anchor - snapshot) - (anchor - local)
+        # (anchor - snapshot) - (anchor - local), unless the anchor is where the model went on from ``ours``
         progress = self.pseudo_gradient(fragment).neg_()
-        if ours is not None:
+        if ours is not None and not self.outer.method.offers_before_landing:
             progress.add_(ours.delta)
         self._write(fragment, progress.add_(self.outer.outer_parameters(fragment)))
 

@@ -123,11 +123,22 @@ class TensorReplica:
     def count(self, fragment: int) -> int:
         return self.outer.count(fragment)
 
+    def sketches(self, fragment: int) -> bool:
+        return self.outer.sketches(fragment)
+
     def contribution(self, fragment: int) -> tuple[Reducer, float]:
         delta = self.local.pseudo_gradient(fragment)
         bad = count_non_finite(delta)
         if bad:
             raise NonFiniteContribution(bad, f"of the pseudo-gradient's {len(delta)} values are not finite")
+        return self._contribution_of(fragment, delta)
+
+    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
+        pending = self._pending[fragment]
+        assert pending is not None, "a contribution was made and is not committed yet"
+        return self._contribution_of(fragment, pending[1].delta)
+
+    def _contribution_of(self, fragment: int, delta: Tensor) -> tuple[Reducer, float]:
         if self._gossips:
             # A pair needs each other's parameters too.
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
@@ -146,9 +157,12 @@ class TensorReplica:
     def apply(
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
     ) -> None:
+        values = _averaged(mean, ours)
+        if self.outer.sketches(fragment):
+            self.outer.take_sketch(fragment, values)
+            return  # what is pending is still to be sent
         if keep_old:
             self.local.keep_anchor(fragment)
-        values = _averaged(mean, ours)
         if self._gossips:
             delta = self.outer.gossip_step(fragment, *values.chunk(2))
         else:
@@ -168,6 +182,8 @@ class TensorReplica:
         elif self._method.merge == "eager":
             assert fresh is not None, "an eager merge needs a fresh contribution"
             self.local.land_eagerly(fragment, fresh[1], landed)
+        elif landed is None and self._method.offers_before_landing:
+            self.local.go_on(fragment)
         else:
             self.local.land(fragment, landed)
 
@@ -224,7 +240,7 @@ class TensorReplica:
 
     def _as_sent(self, fragment: int, y: Tensor) -> Tensor | None:
         """What ``y`` [k] stands for once it was encoded, [n]; None where nobody asks."""
-        if self._method.error_feedback == "none" or self._gossips:
+        if self._method.error_feedback == "none" or self._gossips or self.outer.sketches(fragment):
             return None
         coder = self._own_codec
         sent = coder.decode(coder.encode(y), len(y))

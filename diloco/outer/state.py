@@ -120,11 +120,7 @@ class OuterState:
         pseudo-gradient [n] that it stands for. Raises ValueError for another shape, before anything
         changes."""
         held = self._fragments[fragment]
-        length = held.components.projection.length(self.projection_state(fragment))
-        if mean.shape != (length,) or mean.dtype != torch.float32 or mean.is_cuda:
-            raise ValueError(
-                f"the mean is {mean.dtype} {tuple(mean.shape)} on {mean.device}, not fp32 ({length},) on cpu"
-            )
+        self._require_mean(fragment, mean)
         with self._lock:
             old, components = held.state, held.components
             theta, *buffers = held.vectors(old)
@@ -144,6 +140,30 @@ class OuterState:
             held.projection_state(new).copy_(next_projection)
             held.replace(new, held.count + 1)
         return delta
+
+    def sketches(self, fragment: int) -> bool:
+        """Whether the next round moves the projection's state alone: `take_sketch` takes its mean."""
+        return self.components(fragment).projection.sketches(self.projection_state(fragment))
+
+    def take_sketch(self, fragment: int, mean: Tensor) -> None:
+        """Take the ``mean`` [k] of the first of two exchanges of an outer step: what the projection shares
+        changes, the parameters and their count do not. Raises ValueError as `step` does."""
+        held = self._fragments[fragment]
+        self._require_mean(fragment, mean)
+        projection = held.components.projection
+        with self._lock:
+            old = held.state
+            after = projection.next_state(mean, held.projection_state(old), held.count)
+            new = self._device.empty(len(old)).copy_(old) if held.pinned or held.readers else old
+            held.projection_state(new).copy_(after)
+            held.replace(new, held.count)
+
+    def _require_mean(self, fragment: int, mean: Tensor) -> None:
+        length = self.components(fragment).projection.length(self.projection_state(fragment))
+        if mean.shape != (length,) or mean.dtype != torch.float32 or mean.is_cuda:
+            raise ValueError(
+                f"the mean is {mean.dtype} {tuple(mean.shape)} on {mean.device}, not fp32 ({length},) on cpu"
+            )
 
     def gossip_step(self, fragment: int, mean_delta: Tensor, mean_theta: Tensor) -> Tensor:
         """Move this replica by its group's mean pseudo-gradient and mean outer parameters [n], NoLoCo (arXiv

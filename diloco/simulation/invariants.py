@@ -148,7 +148,9 @@ class Invariants:
             case Offer() | Swap():
                 if not life.holds_state:
                     self._broken(now, "S8", f"{worker.name} contributes and never held the shared state")
-                life.offered[command.fragment] = worker.session.steps
+                # The second exchange of an outer step is about the snapshot of the first.
+                since = worker.session.loop.progress[command.fragment].steps_since_offer
+                life.offered[command.fragment] = worker.session.steps - since
                 life.serials[command.fragment] = 0
                 weight = command.weight if isinstance(command, Offer) else 1
                 self._weights[self._key_of(worker.name), command.fragment].add(float(weight))

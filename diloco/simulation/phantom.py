@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from diloco.methods.cost import element_bytes, elements_sent, mean_bytes, state_vectors
+from diloco.methods.cost import basis_values, element_bytes, elements_sent, mean_bytes, state_vectors
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from peers.protocol.application import piece_sizes
@@ -70,7 +70,7 @@ class PhantomReplica:
         self._schedule = Schedule.of(method)
         self._sizes = fragment_sizes(method, num_parameters, layers)
         self._piece_bytes = piece_bytes
-        self._counts = [0] * len(self._sizes)
+        self._commits = [0] * len(self._sizes)
         self._states = [_hash(b"first", bytes([f % 256])) for f in range(len(self._sizes))]
 
     @property
@@ -84,19 +84,25 @@ class PhantomReplica:
         return self._schedule.periods[fragment]
 
     def count(self, fragment: int) -> int:
-        return self._counts[fragment]
+        return self._commits[fragment] // self._schedule.exchanges_per_step
+
+    def sketches(self, fragment: int) -> bool:
+        return (self._commits[fragment] + 1) % self._schedule.exchanges_per_step > 0
 
     def contribution(self, fragment: int) -> tuple[Reducer, float]:
         label = _hash(self._name.encode(), bytes([fragment % 256]), self._states[fragment])
         return PhantomVector(self._method, self.elements[fragment], label), 1.0
+
+    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
+        return self.contribution(fragment)
 
     def apply(
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
     ) -> None:
         moved_by = ours if mean is None else mean
         assert isinstance(moved_by, PhantomVector)
-        self._counts[fragment] += 1
-        count = self._counts[fragment].to_bytes(8, "little")
+        self._commits[fragment] += 1
+        count = self._commits[fragment].to_bytes(8, "little")
         self._states[fragment] = _hash(count, self._states[fragment], moved_by.mean_digest())
 
     def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
@@ -118,7 +124,7 @@ class PhantomReplica:
         assert isinstance(data, PhantomBlob), "a state of bytes"
         # A piece's digest begins with the state's name and count: see `_piece`.
         self._states[fragment] = data.pieces[0][:32]
-        self._counts[fragment] = int.from_bytes(data.pieces[0][32:40], "little")
+        self._commits[fragment] = int.from_bytes(data.pieces[0][32:40], "little")
 
     def digest(self, fragment: int) -> bytes:
         return tree_digest(_digests_of(self._full_name(fragment), len(self._piece_sizes(fragment))))
@@ -137,7 +143,7 @@ class PhantomReplica:
         return PhantomState(self._full_name(fragment), self._piece_sizes(fragment))
 
     def _full_name(self, fragment: int) -> bytes:
-        return self._states[fragment] + self._counts[fragment].to_bytes(8, "little")
+        return self._states[fragment] + self._commits[fragment].to_bytes(8, "little")
 
     def _piece_sizes(self, fragment: int) -> tuple[int, ...]:
         return tuple(piece_sizes(state_bytes(self._method, self._sizes[fragment]), self._piece_bytes))
@@ -161,8 +167,8 @@ def sent_elements(method: Method, num_parameters: int) -> int:
 
 
 def state_bytes(method: Method, num_parameters: int) -> int:
-    """What a joiner fetches of a fragment: outer parameters and the outer optimizer's vectors in fp32."""
-    return 4 * num_parameters * state_vectors(method)
+    """What a joiner fetches of a fragment in fp32: outer parameters, the outer optimizer's vectors, bases."""
+    return 4 * (num_parameters * state_vectors(method) + round(basis_values(method, num_parameters)))
 
 
 def _piece(name: bytes, index: int) -> bytes:

@@ -55,6 +55,8 @@ class ResidualFile:
         """To be told of every event, once the loop has taken it."""
         if self._outer is None or not isinstance(event, RoundCommitted) or event.number is None:
             return
+        if event.tokens == 0:
+            return  # the first of two exchanges of an outer step moved no residual
         if time.monotonic() < self._not_before:
             self.remove()
         else:

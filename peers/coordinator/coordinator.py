@@ -238,7 +238,7 @@ class Coordinator:
     # -- rounds -------------------------------------------------------------------------------
 
     def _ready(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
-        if message.tokens == 0 or message.weight == 0:
+        if message.weight == 0:
             return  # nothing was trained, so there is nothing to weigh it with
         self._mode.offered(now, course, entry, message)
 

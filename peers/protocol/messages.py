@@ -92,7 +92,8 @@ class Enter:
 @kind(51)
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A contribution is ready: tokens trained since ``base``, and its weight in a mean."""
+    """A contribution is ready: tokens trained since ``base``, and its weight in a mean. Where an outer step
+    is several exchanges, the tokens come with the last one, and those before it have none."""
 
     fragment: Small
     base: Key

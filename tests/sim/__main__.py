@@ -4,6 +4,7 @@ scripts/sim --seed 17 --trace        what happened, one column per peer
 scripts/sim --seed 17 --shrink       the shortest list of faults that still breaks it
 scripts/sim --seeds 0:1000           many, in parallel
 scripts/sim --seeds 0:100 --hashes   the hash of each trace, to compare two checkouts
+scripts/sim --seeds 0:40 --exchanges 2   outer steps of two exchanges each
 """
 
 from __future__ import annotations
@@ -26,27 +27,30 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--wire", action="store_true", help="with --trace: frames and ticks too")
     parser.add_argument("--hashes", action="store_true", help="with --seeds: print the hash of each trace")
+    parser.add_argument("--exchanges", type=int, choices=(1, 2), default=1, help="commits per outer step")
     parser.add_argument("--shrink", action="store_true", help="drop faults as long as it still fails")
     args = parser.parse_args()
     if args.seeds:
-        return many(*(int(part) for part in args.seeds.split(":")), args.hashes)
+        return many(*(int(part) for part in args.seeds.split(":")), args.hashes, args.exchanges)
     lines: list[str] | None = [] if args.trace else None
-    problem = problem_of(args.seed, None, lines)
+    problem = problem_of(args.seed, args.exchanges, None, lines)
     if lines is not None:
         print_table(lines, args.wire)
     print(f"seed {args.seed}: {problem or 'all invariants hold'}")
     if problem and args.shrink:
-        shrink(args.seed)
+        shrink(args.seed, args.exchanges)
     return 1 if problem else 0
 
 
-def problem_of(seed: int, faults: list[Fault] | None = None, lines: list[str] | None = None) -> str:
-    found = outcome_of(seed, faults, lines)
+def problem_of(
+    seed: int, exchanges: int, faults: list[Fault] | None = None, lines: list[str] | None = None
+) -> str:
+    found = outcome_of(seed, faults, lines, exchanges)
     return found if isinstance(found, str) else ""
 
 
-def many(first: int, last: int, hashes: bool) -> int:
-    outcomes = outcomes_of(list(range(first, last)))
+def many(first: int, last: int, hashes: bool, exchanges: int) -> int:
+    outcomes = outcomes_of(list(range(first, last)), exchanges)
     problems = {seed: found for seed, found in outcomes.items() if isinstance(found, str)}
     for seed, found in outcomes.items():
         if hashes and not isinstance(found, str):
@@ -57,17 +61,17 @@ def many(first: int, last: int, hashes: bool) -> int:
     return 1 if problems else 0
 
 
-def shrink(seed: int) -> None:
+def shrink(seed: int, exchanges: int) -> None:
     """Drop faults one by one, as long as the run still fails."""
     faults = plan(seed)[1]
     index = 0
     while index < len(faults):
         fewer = faults[:index] + faults[index + 1 :]
-        if problem_of(seed, fewer):
+        if problem_of(seed, exchanges, fewer):
             faults = fewer
         else:
             index += 1
-    print(f"still fails with {len(faults)} faults: {problem_of(seed, faults)}")
+    print(f"still fails with {len(faults)} faults: {problem_of(seed, exchanges, faults)}")
     for fault in faults:
         print(f"    {fault}")
 

@@ -158,7 +158,7 @@ class Checkers:
         for key, weight in zip(record.members, record.weights, strict=True):
             index = self.world.peer_names[key]
             offers = self.fates.offers[index, record.fragment, base]
-            lives = {c.life for c in offers if c.tokens == weight or index in self.world.hostile}
+            lives = {c.life for c in offers if c.weight == weight or index in self.world.hostile}
             choices.append(sorted(lives, reverse=True))
         return product(*choices)
 
@@ -185,13 +185,14 @@ class Checkers:
             if index in self.world.exploded and len(record.members) >= 3:
                 raise Violation("S12", f"record {record.index} contains worker {index}, which diverged")
             offers = self.fates.offers[index, record.fragment, base]
-            if index not in self.world.hostile and weight not in {c.tokens for c in offers}:
+            if index not in self.world.hostile and weight not in {c.weight for c in offers}:
                 raise Violation("S8", f"record {record.index} counts worker {index} with an unknown weight")
 
     # -- S1, S5, S9: the same state everywhere, moved by records only -------------------------
 
     def _captured(self, worker: Worker, seen: ConfirmCaptured) -> None:
-        states = [initial_state(worker.index, f, n) for f, n in enumerate(self.world.sizes)]
+        exchanges = self.world.exchanges
+        states = [initial_state(worker.index, f, n, exchanges) for f, n in enumerate(self.world.sizes)]
         head = genesis_head([expected_digest(s, self.world.limits.payload_bytes) for s in states])
         self.versions[head] = [head] * len(states)
         self.states.update({(head, fragment): state for fragment, state in enumerate(states)})
@@ -226,7 +227,7 @@ class Checkers:
         if worker.loop.superseded:
             raise Violation("S13", f"worker {worker.index} was told to stop and contributes")
         base = member.versions.base(offer.fragment)
-        offered = Contribution(worker.index, worker.life, offer.tokens, base, offer.fragment)
+        offered = Contribution(worker.index, worker.life, offer.tokens, offer.weight, base, offer.fragment)
         self.fates.offered(member.contributions.num_offered, offered)
 
     def _ended(self, worker: Worker, seen: ContributionEnded) -> None:
@@ -265,7 +266,11 @@ class Checkers:
                 )
             fragments = len(self.world.sizes)
             loop = worker.loop
-            pending = sum(p.tokens - (p.offered_tokens if p.offered else 0) for p in loop.progress)
+            told = [p.offered and not worker.replica.sketches(f) for f, p in enumerate(loop.progress)]
+            pending = sum(
+                p.tokens - (p.offered_tokens if with_tokens else 0)
+                for p, with_tokens in zip(loop.progress, told, strict=True)
+            )
             known = ledger.tokens_trained + loop.tokens_unoffered + loop.setbacks.tokens + pending
             if known != worker.tokens * fragments:
                 raise Violation("S4", f"worker {index} trained {worker.tokens} tokens, {known} are known of")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
 from peers.node import Node
@@ -35,13 +36,14 @@ class Outcome:
     seen: Counter[str]
 
 
-def plan(seed: int) -> tuple[World, list[Fault]]:
-    """The world and the faults of a seed."""
+def plan(seed: int, exchanges: int = 1) -> tuple[World, list[Fault]]:
+    """The world and the faults of a seed; outer steps are so many exchanges."""
     probe = World(seed, 0).net.stream("plan")
     num_workers = probe.choice([2, 3, 4, 5, 8]) if seed % 25 else probe.choice([16, 32])
     sizes = probe.choice([(300,), (45,), (700, 130), (64, 64, 64)])
     delay = probe.choice([0, 0, SYNC_EVERY // 2, SYNC_EVERY])
     world = World(seed, num_workers, min_peers=probe.choice([1, 2, 2]), sizes=sizes, delay=delay)
+    world.exchanges = exchanges
     if num_workers > 3 and probe.random() < 0.15:
         world.poisoned.add(num_workers - 1)
     elif num_workers > 3 and probe.random() < 0.15:
@@ -55,9 +57,10 @@ def run_seed(
     faults: list[Fault] | None = None,
     make_node: Callable[..., Node] = Node,
     trace: list[str] | None = None,
+    exchanges: int = 1,
 ) -> Outcome:
     """Run a seed, with its own faults or given ones. Raises `Violation`."""
-    world, drawn = plan(seed)
+    world, drawn = plan(seed, exchanges)
     if make_node is not Node:
         world = remake(world, make_node)
     world.net.trace_log.lines = trace
@@ -78,18 +81,22 @@ def run_seed(
     return Outcome(seed, world.net.trace_hash(), world.net.num_events, rounds, injector.fired, world.seen)
 
 
-def outcome_of(seed: int, faults: list[Fault] | None = None, trace: list[str] | None = None) -> Outcome | str:
+def outcome_of(
+    seed: int, faults: list[Fault] | None = None, trace: list[str] | None = None, exchanges: int = 1
+) -> Outcome | str:
     """The outcome, or what went wrong and the command that replays it."""
     try:
-        return run_seed(seed, faults, trace=trace)
+        return run_seed(seed, faults, trace=trace, exchanges=exchanges)
     except Exception as error:
-        return f"{type(error).__name__}: {error}\n    replay: scripts/sim --seed {seed} --trace"
+        how = f"--seed {seed} --trace" + (f" --exchanges {exchanges}" if exchanges > 1 else "")
+        return f"{type(error).__name__}: {error}\n    replay: scripts/sim {how}"
 
 
-def outcomes_of(seeds: list[int]) -> dict[int, Outcome | str]:
+def outcomes_of(seeds: list[int], exchanges: int = 1) -> dict[int, Outcome | str]:
     """Many seeds, in parallel processes."""
+    run = partial(outcome_of, exchanges=exchanges)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        return dict(zip(seeds, pool.map(outcome_of, seeds, chunksize=4), strict=True))
+        return dict(zip(seeds, pool.map(run, seeds, chunksize=4), strict=True))
 
 
 def remake(world: World, make_node: Callable[..., Node]) -> World:
@@ -100,6 +107,7 @@ def remake(world: World, make_node: Callable[..., Node]) -> World:
         min_peers=world.min_peers,
         sizes=world.sizes,
         delay=world.delay,
+        exchanges=world.exchanges,
         make_node=make_node,
     )
     again.poisoned, again.exploded = world.poisoned, world.exploded

@@ -29,6 +29,13 @@ def test_every_seed_keeps_all_invariants_and_converges(outcomes: dict[int, Outco
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.timeout(600)
+def test_seeds_whose_outer_steps_are_two_exchanges_keep_all_invariants_and_converge_too() -> None:
+    outcomes = outcomes_of(list(range(40)), exchanges=2)
+    failed = [f"seed {seed}: {found}" for seed, found in outcomes.items() if isinstance(found, str)]
+    assert not failed, "\n".join(failed)
+
+
 def test_every_kind_of_fault_fires_and_every_kind_of_recovery_happens(
     outcomes: dict[int, Outcome | str],
 ) -> None:

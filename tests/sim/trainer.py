@@ -2,7 +2,8 @@
 
 The contribution of a peer is a pure function of (peer, life, base): element ``index`` of the peer is
 one, so that a mean names its contributors and their weights, the rest is noise from a hash that tells
-a clone from its original. The outer step is Nesterov in numpy. Below it runs the production `OuterLoop`.
+a clone from its original. The outer step is Nesterov in numpy. Where it is two exchanges, the first mean is
+only kept in the state, and the second one moves it. Below it runs the production `OuterLoop`.
 """
 
 from __future__ import annotations
@@ -38,17 +39,23 @@ def contribution_of(index: int, life: int, base: bytes, fragment: int, size: int
 
 
 def outer_step(state: Vector, mean: Vector) -> Vector:
-    """One Nesterov step on ``[parameters, momentum]`` with separately rounded operations."""
-    theta, momentum = np.split(state, 2)
+    """What a commit with this mean makes of a state: one Nesterov step on ``[parameters, momentum]`` with
+    separately rounded operations. A state ``[parameters, momentum, sketch]`` takes the first of two means up
+    as its sketch; the second moves it with half of that."""
+    theta, momentum, *sketch = np.split(state, len(state) // len(mean))
+    if sketch and not sketch[0].any():
+        return np.concatenate([theta, momentum, mean])
+    for each in sketch:
+        mean = mean + each * np.float32(0.5)
     momentum = momentum * MU + mean
     theta = theta - LR * (mean + momentum * MU)
-    return np.concatenate([theta, momentum])
+    return np.concatenate([theta, momentum, *(np.zeros_like(each) for each in sketch)])
 
 
-def initial_state(index: int, fragment: int, size: int) -> Vector:
+def initial_state(index: int, fragment: int, size: int, exchanges: int = 1) -> Vector:
     """Every peer would begin elsewhere; only the seed's counts."""
     rng = np.random.default_rng([index, fragment])
-    return np.concatenate([rng.standard_normal(size), np.zeros(size)]).astype(np.float32)
+    return np.concatenate([rng.standard_normal(size), np.zeros(exchanges * size)]).astype(np.float32)
 
 
 def digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
@@ -76,6 +83,8 @@ class VectorReplica:
     sizes: list[int]
     limits: Limits
     life: int = 1
+    exchanges: int = 1
+    """Commits that make one outer step: 1 or 2."""
     poison: bool = False
     """Sends values that are not finite, as a broken machine would."""
     explode: bool = False
@@ -86,7 +95,7 @@ class VectorReplica:
     """The next outer step of this worker goes wrong by one bit, as a broken build's would."""
 
     def __post_init__(self) -> None:
-        self.states = [initial_state(self.index, f, n) for f, n in enumerate(self.sizes)]
+        self.states = [initial_state(self.index, f, n, self.exchanges) for f, n in enumerate(self.sizes)]
         self.bases = [GENESIS] * len(self.sizes)
 
     # loop.replica.Replica
@@ -99,6 +108,13 @@ class VectorReplica:
         if self.poison:
             values[-1] = np.nan
         return NumpyReducer(len(values), values), norm
+
+    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
+        return self.contribution(fragment)
+
+    def sketches(self, fragment: int) -> bool:
+        sketch = self.states[fragment][2 * self.sizes[fragment] :]
+        return len(sketch) > 0 and not sketch.any()
 
     def sync_every(self, fragment: int) -> int:
         return SYNC_EVERY
@@ -139,7 +155,7 @@ class VectorReplica:
         return NumpyReducer(self.sizes[fragment])
 
     def state_buffer(self, fragment: int) -> bytearray:
-        return bytearray(8 * self.sizes[fragment])
+        return bytearray(4 * len(self.states[fragment]))
 
     def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
         digests = digests_of(self.states[fragment], self.limits.payload_bytes)

@@ -87,6 +87,8 @@ class World:
     tokens_per_step: int = 8
     delay: int = 0
     """Inner steps that a result may take; SYNC_EVERY overlaps a whole outer step."""
+    exchanges: int = 1
+    """Commits that make one outer step: 1 or 2."""
 
     def __post_init__(self) -> None:
         self.net = SimNetwork(self.seed, self.observe)
@@ -125,6 +127,7 @@ class World:
             offsets=tuple((f + 1) * SYNC_EVERY // count for f in range(count)),
             delay=self.delay,
             offers_before_landing=self.delay == SYNC_EVERY,
+            exchanges_per_step=self.exchanges,
         )
         return Terms(SETTINGS, schedule, GRACE_S + 2 * TIMEOUT_S)
 
@@ -182,7 +185,7 @@ class World:
             failure_timeout_s=TIMEOUT_S,
             limits=self.limits,
         )
-        replica = VectorReplica(index, list(self.sizes), self.limits, life=life)
+        replica = VectorReplica(index, list(self.sizes), self.limits, life=life, exchanges=self.exchanges)
         replica.poison, replica.explode = index in self.poisoned, index in self.exploded
         session = WorkerSession(self.terms(), replica, self.net.now)
         address = self._free_address(index)

@@ -6,9 +6,18 @@ import pytest
 
 from diloco.comparison.compare import Budget, compare
 from diloco.compression.codecs import codec
-from diloco.methods.cost import cost_of, data_parallel_bytes, element_bytes, elements_sent, mean_bytes
+from diloco.methods.cost import (
+    basis_values,
+    cost_of,
+    data_parallel_bytes,
+    element_bytes,
+    elements_sent,
+    mean_bytes,
+)
+from diloco.methods.factors import values_sent
 from diloco.methods.presets import PRESETS, method
 from diloco.methods.wire_formats import WIRE_FORMATS
+from diloco.models.gpt import GPT
 
 LONG = 1 << 22
 
@@ -53,13 +62,51 @@ def test_every_preset_sends_less_than_data_parallel(name: str) -> None:
     assert 0 < cost_of(PRESETS[name], 1e9, 8).per_step < data_parallel_bytes(1e9, 8)
 
 
+def test_an_outer_step_of_low_rank_is_two_exchanges_of_half_its_bytes() -> None:
+    chosen = method("dilocox", sync_every=50)
+    cost = cost_of(chosen, 1e9, 8)
+    assert cost.per_step == pytest.approx(2 * cost.per_exchange / 50)
+    assert elements_sent(chosen, 1e9) == pytest.approx(1e9 / 2 / 1.2, rel=0.01)
+
+
+def test_bases_are_shared_state_of_low_rank_alone() -> None:
+    assert basis_values(method("diloco"), 1e9) == 0
+    # 0.6 w columns of 4 w for each of two of 12 w^2.
+    assert basis_values(method("dilocox"), 1e9) == pytest.approx(1e9 * 2 * 0.6 * 4 / 12, rel=0.01)
+
+
+@pytest.mark.parametrize("num_parameters", [1e6, 1e9, 1e11])
+def test_dilocox_compresses_its_pseudo_gradients_four_to_five_times_as_its_paper_does(
+    num_parameters: float,
+) -> None:
+    """Against 16 bits, both ways; see the preset for the paper's numbers."""
+    compressed = cost_of(method("dilocox"), num_parameters, 2).per_step
+    whole = cost_of(
+        method("dilocox", projection="none", rank_share=0.0, adapt="none", codec="bf16"), num_parameters, 2
+    )
+    assert 4.2 < whole.per_step / compressed < 5.0
+
+
+SIMULATED = Budget(
+    workers=4, tokens=4 * 24 * 8 * 16, layers=2, heads=2, width=64, context=16, batch_size=8, sync_every=4
+)
+
+
 @pytest.mark.parametrize("name", ["local_sgd", "diloco", "noloco", "streaming:num_fragments=2"])
 def test_a_simulated_run_sends_what_the_formula_says(name: str) -> None:
     """Within a few percent: headers and control messages weigh more in so small a model."""
-    budget = Budget(
-        workers=4, tokens=4 * 24 * 8 * 16, layers=2, heads=2, width=64, context=16, batch_size=8, sync_every=4
-    )
-    found = compare([name], budget)
+    found = compare([name], SIMULATED)
     chosen = method(name.partition(":")[0], sync_every=4, **({"num_fragments": 2} if ":" in name else {}))
     formula = cost_of(chosen, found.parameters, 4).per_step * found.budget.steps
+    assert found.results[0].bytes_per_worker == pytest.approx(formula, rel=0.12)
+
+
+def test_a_simulated_run_of_low_rank_sends_two_exchanges_of_its_shapes_factors() -> None:
+    budget = SIMULATED
+    found = compare(["delayed:projection=low_rank,rank_share=0.6,codec=bf16"], budget)
+    shapes = [
+        tuple(p.shape) for p in GPT(budget.layers, budget.heads, budget.width, budget.context, 0).parameters()
+    ]
+    # To and from the owners of the other three quarters, 2 bytes each, in every outer step.
+    formula = 2 * 3 / 4 * 2 * values_sent(shapes, 1, 0.6) * budget.steps / 4
     assert found.results[0].bytes_per_worker == pytest.approx(formula, rel=0.12)

@@ -29,7 +29,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "outer": "sign",
         "keep": 32,
     },
-    "dilocox": {"projection": "low_rank", "codec": "int4", "adapt": "dilocox", "error_feedback": "ef14"},
+    "dilocox": {
+        "projection": "low_rank",
+        "rank_share": 0.6,
+        "codec": "int4",
+        "adapt": "dilocox",
+        "error_feedback": "ef14",
+    },
     "decoupled": {"sync_every": 24, "delay": 2, "weights": "tokens_rate", "fragment_pattern": "packed"},
 }
 
@@ -64,3 +70,9 @@ def test_a_method_without_pressing_reasons_waits_for_everyone_and_takes_tokens_a
 def test_an_unknown_method_is_refused_with_a_suggestion() -> None:
     with pytest.raises(MethodError, match=r"\(did you mean 'diloco'\?\)"):
         method("dilocco")
+
+
+def test_a_rank_that_is_named_takes_the_place_of_the_presets_share() -> None:
+    assert (method("dilocox", rank=8).rank, method("dilocox", rank=8).rank_share) == (8, 0.0)
+    assert method("dilocox", rank=8, rank_share=0.25).rank_share == 0.25
+    assert method("dilocox", sync_every=7).rank_share == 0.6

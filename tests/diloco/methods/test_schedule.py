@@ -19,6 +19,13 @@ def test_moments_move_less_often_than_parameters() -> None:
     assert schedule.num_commits(6) == 6 + 2 + 1
 
 
+def test_an_outer_step_of_low_rank_factors_is_two_commits() -> None:
+    schedule = Schedule.of(method("dilocox"))
+    assert schedule.exchanges_per_step == 2
+    assert schedule.num_commits(6) == 12
+    assert Schedule.of(method("diloco")).exchanges_per_step == 1
+
+
 def test_offers_rest_on_what_was_committed_meanwhile_where_rounds_do_not_wait_for_all() -> None:
     assert Schedule.of(method("async_diloco")).rebases
     assert not Schedule.of(method("diloco")).rebases

@@ -31,6 +31,7 @@ from diloco.methods.spec import METHOD_FIELDS, Method, gamma_range, make_method
         ("streaming", {"fragment_pattern": "modules"}, "belong together"),
         ("diloco", {"adapt": "lgreco"}, 'set projection = "low_rank"'),
         ("dilocox", {"codec": "int2"}, "do not survive"),
+        ("diloco", {"rank_share": 0.5}, 'set projection = "low_rank"'),
         ("sparta", {"outer": "nesterov", "outer_momentum": 0.9}, "momentum"),
         ("sparta", {"error_feedback": "ef14"}, "come another time"),
         ("noloco", {"gamma": 0.4}, "replicas stay together from 0.50 to 1.50"),

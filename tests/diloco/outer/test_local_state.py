@@ -40,9 +40,10 @@ class Worker:
         self.outer = self.replica.outer
         self.offered: TensorReducer | None = None
 
-    def offer(self) -> Tensor:
-        """The contribution [k]; what it stands for on the wire is up to the test."""
-        made, _ = self.replica.contribution(0)
+    def offer(self, again: bool = False) -> Tensor:
+        """The contribution [k], ``again`` of the last snapshot; what it stands for on the wire is up to the
+        test."""
+        made, _ = self.replica.contribution_again(0) if again else self.replica.contribution(0)
         assert isinstance(made, TensorReducer)
         assert made.contribution is not None
         self.offered = made
@@ -67,7 +68,17 @@ class Worker:
 
 
 def commit(workers: list[Worker], keep_old: bool = True) -> Tensor:
-    """Average what the workers offered last, and move everyone's outer parameters."""
+    """Average what the workers offered last, and move everyone's outer parameters; in two exchanges, if the
+    method has two."""
+    if workers[0].replica.sketches(0):
+        exchange(workers, keep_old)
+        for worker in workers:
+            worker.offer(again=True)
+    return exchange(workers, keep_old)
+
+
+def exchange(workers: list[Worker], keep_old: bool = True) -> Tensor:
+    """One commit of what the workers offered last."""
     parts = [
         w.offered.contribution
         for w in workers
@@ -150,7 +161,8 @@ def test_mixing_takes_alpha_of_the_local_weights() -> None:
 
 
 def test_a_delayed_outer_step_by_hand() -> None:
-    """H = 1 of two workers: contributions are made on what was known one round before."""
+    """H = 1 of two workers: contributions are made on what was known one round before, and until the first
+    result lands each goes on from its own local steps."""
     workers = [
         Worker("delayed", torch.zeros(2), sync_every=1, outer="sgd", outer_lr=1.0, outer_momentum=0.0)
         for _ in range(2)
@@ -159,17 +171,33 @@ def test_a_delayed_outer_step_by_hand() -> None:
         worker.model.train_by(torch.tensor(change))
         worker.offer()
         worker.replica.land(0, None, on_time=True)
-        assert worker.live.tolist() == [0.0, 0.0], "nothing has come yet"
+        assert worker.live.tolist() == change, "nothing has come yet, and nothing is thrown away"
     commit(workers)
     firsts = [worker.offered for worker in workers]
     for worker in workers:
         worker.model.train_by(torch.tensor([1.0, 1.0]))
         assert worker.offer().tolist() == [-1.0, -1.0], (
-            "from where local steps began, not from what came meanwhile"
+            "from the snapshot of the offer before, not from what came meanwhile"
         )
     for worker, first in zip(workers, firsts, strict=True):
         worker.replica.land(0, first, on_time=True)
         assert worker.live.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["delayed", "dilocox", "eager"])
+def test_a_late_result_of_a_whole_outer_step_keeps_what_was_learned_since_its_offer(name: str) -> None:
+    """And nothing else: what was offered is in the result, and the live model went on without it."""
+    worker = Worker(name, normal(64, 0).view(8, 8))
+    worker.model.train_by(normal(64, 1).view(8, 8))
+    worker.offer()
+    worker.replica.land(0, None, on_time=True)
+    went_on = worker.live.clone()
+    commit([worker])
+    later = normal(64, 2).view(8, 8)
+    worker.model.train_by(later)
+    worker.land(on_time=False)
+    torch.testing.assert_close(worker.live.flatten(), worker.theta + later.flatten())
+    assert not torch.equal(went_on, worker.live)
 
 
 def test_eager_with_one_worker_is_diloco() -> None:
@@ -270,6 +298,86 @@ def test_a_contribution_that_is_given_up_leaves_everything_as_it_was(name: str) 
     first, second = (worker.offer().clone() for worker in twins)
     assert torch.equal(first, second)
     assert twins[0].outer.digest(0) == twins[1].outer.digest(0)
+
+
+LOW_RANK = {"rank": 5, "rank_share": 0.0, "adapt": "none", "codec": "fp32", "delay": 0, "sync_every": 1}
+
+
+def test_a_sketch_moves_nothing_but_the_basis_and_the_second_exchange_is_about_its_snapshot() -> None:
+    workers = [Worker("dilocox", normal(600, 0).view(20, 30), **LOW_RANK) for _ in range(2)]
+    trained = [normal(600, 1 + i).view(20, 30) for i in range(2)]
+    for worker, change in zip(workers, trained, strict=True):
+        worker.model.train_by(change)
+        worker.offer()
+    worker, digest = workers[0], workers[0].replica.digest(0)
+    before, live = worker.theta.clone(), worker.live.clone()
+    exchange(workers)
+    assert worker.replica.digest(0) != digest, "the basis is shared"
+    assert torch.equal(worker.theta, before)
+    assert torch.equal(worker.live, live)
+    assert worker.replica.count(0) == 0
+    for each in workers:
+        each.model.train_by(normal(600, 9).view(20, 30))  # of the next contribution
+        each.offer(again=True)
+    exchange(workers)
+    assert worker.replica.count(0) == 1
+    mean, residuals = sum(trained) / -2, [w.replica.local.state_dict()["0.residual.0"] for w in workers]
+    sent = mean.flatten() - sum(residuals) / 2
+    # The first Nesterov step is (1 + momentum) lr times the mean of what was sent.
+    torch.testing.assert_close(worker.theta, before - 1.9 * 0.2 * sent, rtol=1e-4, atol=1e-5)
+    best = torch.linalg.svdvals(mean)[:5].square().sum()
+    assert 0.6 * best < sent.square().sum() < best
+    assert torch.equal(workers[1].theta, worker.theta)
+
+
+@pytest.mark.parametrize("codec_name", ["fp32", "int4"])
+@pytest.mark.parametrize("rank", [3, 20])
+def test_two_factors_and_the_residual_are_all_that_was_trained(codec_name: str, rank: int) -> None:
+    parts = {**LOW_RANK, "rank": rank, "codec": codec_name, "mean_codec": "fp32", "outer": "sgd"}
+    worker = Worker("dilocox", torch.zeros(20, 70), **parts, outer_lr=1.0, outer_momentum=0.0)
+    trained = torch.zeros(20, 70)
+    for i in range(4):
+        change = normal(1400, i).view(20, 70)
+        trained += change
+        worker.model.train_by(change)
+        worker.offer()
+        for again in (False, True):
+            worker.offer(again)  # and given up: nothing may change
+            worker.offer(again)
+            made = worker.offered
+            assert made is not None
+            made.begin(made.num_elements, 1)
+            part = torch.zeros(made.num_elements)
+            codec(codec_name).add(part, made.encode(0), 1.0, first=True)
+            worker.apply(part, 1.0, keep_old=False)
+        worker.land()
+    residual = worker.replica.local.state_dict()["0.residual.0"]
+    # Outer parameters are what was sent, since each was added to them.
+    torch.testing.assert_close(worker.theta - residual, trained.flatten(), rtol=1e-4, atol=1e-4)
+    # Of full rank nothing is left but what the codec rounds.
+    left = float(residual.norm() / trained.norm())
+    assert left < 1e-5 if (rank, codec_name) == (20, "fp32") else left > 1e-3
+
+
+def test_who_was_not_in_the_sketch_takes_part_with_a_snapshot_of_its_own() -> None:
+    """One joined, or was late, between the two exchanges; another one was lost there."""
+    parts = {**LOW_RANK, "rank": 20, "outer": "sgd", "outer_lr": 1.0, "outer_momentum": 0.0}
+    first, lost, joiner = (Worker("dilocox", torch.zeros(20, 70), **parts) for _ in range(3))
+    changes = [normal(1400, i).view(20, 70) for i in range(2)]
+    for worker, change in zip((first, lost), changes, strict=True):
+        worker.model.train_by(change)
+        worker.offer()
+    exchange([first, lost])
+    view = first.replica.pin(0)
+    joiner.replica.load(0, bytearray(view.read(0, view.size_bytes)))
+    assert not joiner.replica.sketches(0)
+    joiner.model.train_by(changes[1])
+    joiner.offer()
+    first.offer(again=True)
+    exchange([first, joiner])
+    # Of full rank any basis is exact.
+    torch.testing.assert_close(first.theta, (sum(changes) / 2).flatten(), rtol=1e-4, atol=1e-5)
+    assert joiner.replica.digest(0) == first.replica.digest(0)
 
 
 def test_after_a_state_was_loaded_nothing_is_left_of_what_was_dropped() -> None:

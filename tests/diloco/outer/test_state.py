@@ -85,6 +85,23 @@ def test_a_pinned_view_never_changes_and_an_unpinned_step_is_in_place() -> None:
     assert outer.digest(0) != digest
 
 
+def test_a_sketch_moves_the_shared_basis_alone_and_no_pinned_view() -> None:
+    chosen = method("dilocox", rank=1)
+    outer = outer_of(make(), chosen)
+    view, digest = outer.pin(0), outer.digest(0)
+    theta = outer.outer_parameters(0).clone()
+    length = outer.components(0).projection.length(outer.projection_state(0))
+    assert outer.sketches(0)
+    with pytest.raises(ValueError, match="not fp32"):
+        outer.take_sketch(0, torch.zeros(length + 1))
+    outer.take_sketch(0, normal(length, 1))
+    assert view.digest() == digest != outer.digest(0)
+    assert (outer.sketches(0), outer.count(0), outer.pin(0).version) == (False, 0, 1)
+    assert torch.equal(outer.outer_parameters(0), theta)
+    outer.step(0, normal(outer.components(0).projection.length(outer.projection_state(0)), 2))
+    assert (outer.sketches(0), outer.count(0)) == (True, 1)
+
+
 def test_a_donor_thread_only_ever_sees_whole_versions_while_the_trainer_steps() -> None:
     steps, donor, twin = 30, *(outer_of(make(SLICE // 4), DILOCO) for _ in range(2))
     deltas = [normal(twin.num_elements(0), i) for i in range(steps)]

@@ -13,6 +13,13 @@ METHODS = {
     "overlapped fragments": {"preset": "streaming", "num_fragments": 3, "delay": 4},
     "a quorum": {"preset": "async_diloco"},
     "pairs": {"preset": "noloco"},
+    "two exchanges": {"preset": "dilocox"},
+    "two exchanges of fragments": {
+        "preset": "streaming",
+        "num_fragments": 3,
+        "delay": 4,
+        "projection": "low_rank",
+    },
 }
 UNTIL = {"until": "130s"}
 
@@ -43,3 +50,19 @@ def test_everything_breaks_and_the_run_goes_on(kind: str, seed: int) -> None:
     assert not report.violations
     assert report.ended == "the run is finished"
     assert report.recoveries
+
+
+@pytest.mark.parametrize("delay", [0, 5, 10])
+def test_real_factors_of_two_exchanges_stay_equal_where_everything_breaks(delay: int) -> None:
+    """S1 over real bases: the digests of everyone who holds a commit are compared."""
+    broken = everything_breaks({"preset": "dilocox", "rank": 2, "sync_every": 10, "delay": delay})
+    broken |= {
+        "mode": "trained",
+        "model": {"layers": 1, "heads": 2, "width": 16, "context": 16},
+        "train": {"batch_size": 2, "warmup_steps": 1},
+    }
+    report = simulate(broken, seed=delay)
+    assert not report.violations
+    assert report.ended == "the run is finished"
+    assert report.recoveries
+    assert report.losses[-1][2] < report.losses[0][2]

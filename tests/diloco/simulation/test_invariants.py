@@ -47,7 +47,7 @@ class Watched:
 
     @staticmethod
     def worker(name: str, life: int = 1, steps: int = 0) -> Any:
-        loop = SimpleNamespace(follows=lambda now: False)
+        loop = SimpleNamespace(follows=lambda now: False, progress=[SimpleNamespace(steps_since_offer=0)])
         return SimpleNamespace(name=name, life=life, session=SimpleNamespace(steps=steps, loop=loop))
 
     def store(self, entry: object, now: float = 1.0) -> None:
@@ -239,6 +239,15 @@ def test_waiting_with_nothing_that_is_late_breaks_l2() -> None:
     run.a.session.steps = method("streaming").delay - 1
     run.seen.activity(2.0, run.a, "wait")
     assert run.broken() == ["L2"]
+
+
+def test_the_second_exchange_of_an_outer_step_is_late_with_the_snapshot_of_the_first() -> None:
+    run = Watched("dilocox")
+    delay = run.a.session.steps = method("dilocox").delay
+    run.a.session.loop.progress[0].steps_since_offer = delay
+    run.offer(run.a)
+    run.seen.activity(2.0, run.a, "wait")
+    assert run.broken() == []
 
 
 def test_waiting_for_what_is_late_or_for_commits_to_follow_breaks_nothing() -> None:

@@ -99,6 +99,23 @@ def test_who_loads_a_state_equals_its_donor_with_the_count_of_outer_steps() -> N
     assert joiner.count(0) == 3
 
 
+def test_an_outer_step_of_two_exchanges_counts_once_and_a_joiner_knows_which_is_next() -> None:
+    worker, joiner = (PhantomReplica(method("dilocox"), 1000, None, name, MIB) for name in "ab")
+    seen = []
+    for _ in range(3):
+        seen.append((worker.sketches(0), worker.count(0)))
+        apply(worker, mean_of(worker, joiner))
+    assert seen == [(True, 0), (False, 0), (True, 1)]
+    state, buffer = worker.state_blob(0, worker.digest(0)), joiner.state_buffer(0)
+    assert state is not None
+    assert isinstance(buffer, PhantomBlob)
+    for index in range(len(state.digests)):
+        buffer.put(index, state.piece(index))
+    joiner.load(0, buffer)
+    assert (joiner.sketches(0), joiner.count(0), joiner.digest(0)) == (False, 1, worker.digest(0))
+    assert not replica("a").sketches(0)
+
+
 def test_fragments_are_even_or_of_whole_layers_and_lose_no_parameter() -> None:
     assert fragment_sizes(method("diloco", num_fragments=3), 1000, None) == (334, 333, 333)
     layered = fragment_sizes(
@@ -116,6 +133,7 @@ def test_gossip_sends_parameters_beside_pseudo_gradients_and_a_joiner_fetches_al
     assert sent_elements(DILOCO, 1000) == 1000
     assert state_bytes(DILOCO, 1000) == 4 * 1000 * 2, "outer parameters and momentum"
     assert state_bytes(method("local_sgd"), 1000) == 4 * 1000
+    assert state_bytes(method("dilocox"), 10**6) == pytest.approx(4e6 * (2 + 0.4), rel=0.01), "and bases"
 
 
 @pytest.mark.parametrize("num_peers", [2, 64, 1000])

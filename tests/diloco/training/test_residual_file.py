@@ -44,9 +44,9 @@ class Outer:
         self.local.load_state_dict(state)
 
 
-def committed(number: int | None) -> RoundCommitted:
+def committed(number: int | None, tokens: int = 8) -> RoundCommitted:
     record = Record(GENESIS, 1, 0, 0, 7, 1, (b"k" * 32,), (1.0,), b"r" * 32)
-    return RoundCommitted(record, NumpyReducer(1), number, 8, 1.0, 0.1, 0)
+    return RoundCommitted(record, NumpyReducer(1), number, tokens, 1.0, 0.1, 0)
 
 
 def residual_file_of(path: Path, worker: Worker) -> ResidualFile:
@@ -106,6 +106,15 @@ def test_each_commit_of_its_own_writes_the_file_or_removes_what_is_not_true_any_
         again.replica.local.state_dict()["0.residual.0"], worker.replica.local.state_dict()["0.residual.0"]
     )
     assert [each.name for each in tmp_path.iterdir()] == ["own"]
+
+
+def test_the_first_of_two_exchanges_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+    worker, path = trained(), tmp_path / "residuals"
+    residual_file = residual_file_of(path, worker)
+    residual_file.swarm_event(committed(1))
+    held = path.read_bytes()
+    residual_file.swarm_event(committed(2, tokens=0))  # a write so soon would take too much of the time
+    assert path.read_bytes() == held
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None])

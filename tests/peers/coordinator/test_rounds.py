@@ -54,6 +54,13 @@ def test_weights_are_tokens_and_nothing_trained_is_no_offer() -> None:
     assert swarm.told(1, Open)[0].weights == (30.0, 10.0)
 
 
+def test_a_contribution_may_weigh_something_and_have_its_tokens_counted_later() -> None:
+    swarm = trained(2, grace_s=1.0)
+    for index in (1, 2):
+        swarm.hear(index, Ready(0, swarm.chain.head, 0, 8, 1, 1.0))
+    assert swarm.told(1, Open)[0].weights == (8.0, 8.0)
+
+
 def test_it_commits_only_what_every_live_member_holds_and_journals_it_first() -> None:
     swarm = trained(2)
     serial = opened(swarm, 1, 2).serial
