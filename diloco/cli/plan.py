@@ -14,10 +14,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from diloco.cli.papers import by_target, print_paper
 from diloco.errors import UserError
 from diloco.methods.cost import element_bytes
 from diloco.methods.presets import PRESETS
-from diloco.planning import published_tables
 from diloco.planning.advice import (
     GOOD,
     Candidate,
@@ -28,6 +28,7 @@ from diloco.planning.advice import (
     what_would_help,
 )
 from diloco.planning.predict import UniformSwarm, predict
+from diloco.planning.published_tables import TARGETS
 from diloco.terminal import plain_table, wide_console
 from diloco.units import (
     parse_count,
@@ -70,7 +71,7 @@ def plan_command(
 ) -> None:
     """Methods and settings for a model on given links: busy time, traffic, memory, days and cost."""
     if paper is not None:
-        _paper(paper, as_json)
+        print_paper(paper, as_json)
         return
     measured = _measured(from_host) if from_host is not None else {}
     count = parse_count(params) if params is not None else measured.get("parameters")
@@ -234,63 +235,18 @@ def _needed(rows: list[Candidate], params: float, swarm: UniformSwarm, as_json: 
             at = UniformSwarm(swarm.peers, bps, bps, swarm.rtt_s, swarm.step_s)
             return predict(row.method, params, at).utilization
 
-        found.append([bandwidth_for(with_rate, target) for target in published_tables.TARGETS])
+        found.append([bandwidth_for(with_rate, target) for target in TARGETS])
     if as_json:
         names = [_setting(row) for row in rows]
-        print(json.dumps({"targets": published_tables.TARGETS, "bps": dict(zip(names, found, strict=True))}))
+        print(json.dumps({"targets": TARGETS, "bps": dict(zip(names, found, strict=True))}))
         return
-    table = _by_target("bandwidth that each peer needs, up and down")
+    table = by_target("bandwidth that each peer needs, up and down")
     for row, needed in zip(rows, found, strict=True):
         rates = ["latency" if bps is None else show_rate(bps) for bps in needed]
         table.add_row(_setting(row), *rates)
     wide_console().print(table)
     if any(bps is None for needed in found for bps in needed):
         print("latency: round trips alone cost more than that, whatever the bandwidth")
-
-
-def _by_target(title: str) -> Table:
-    table = plain_table(title)
-    table.add_column("method", no_wrap=True)
-    for target in published_tables.TARGETS:
-        table.add_column(f"{target:.0%}", justify="right", no_wrap=True)
-    return table
-
-
-# -- papers -------------------------------------------------------------------------------------------
-
-
-def _paper(name: str, as_json: bool) -> None:
-    if name == "intellect-1":
-        found = published_tables.intellect_1()
-        if as_json:
-            print(json.dumps([{"where": w, "ours": ours, "published": theirs} for w, ours, theirs in found]))
-            return
-        table = Table("where", "ours, %", "published, %", title="INTELLECT-1, compute utilization")
-        for where, ours, theirs in found:
-            table.add_row(where, f"{ours:.1f}", f"{theirs:.1f}")
-        wide_console().print(table)
-        return
-    if name not in published_tables.TABLES:
-        names = ", ".join((*published_tables.TABLES, "intellect-1"))
-        raise UserError(f"--paper {name} is not known: choose from {names}")
-    rows = [(row, published_tables.notches(name, row)) for row in published_tables.TABLES[name]]
-    if as_json:
-        print(json.dumps({row.name: {"published": row.printed, "notches": off} for row, off in rows}))
-        return
-    table = _by_target("Gbit/s for a compute utilization, 10B parameters: ours (published)")
-    printed = [published_tables.as_printed(i) for i in range(len(published_tables.GRID))]
-    differ = largest = 0
-    for row, off in rows:
-        cells = []
-        for value, notch in zip(row.printed, off, strict=True):
-            ours = printed[printed.index(value) + notch]
-            cells.append(f"{ours:g} ({value:g})" if notch else f"{value:g}")
-            differ += notch != 0
-            largest = max(largest, abs(notch))
-        table.add_row(row.name, *cells)
-    wide_console().print(table)
-    grid = f"the grid of {len(published_tables.GRID)} bandwidths from 0.1 to 1000 Gbit/s"
-    print(f"{differ} of {5 * len(rows)} differ, by {largest} point of {grid} at most")
 
 
 # -- a running host -----------------------------------------------------------------------------------
