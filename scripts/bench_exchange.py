@@ -66,14 +66,19 @@ def host_address(address: str, spec: LinkSpec | None) -> Iterator[str]:
         yield f"tcp://{near[0]}:{near[1]}"
 
 
-def ours(num_processes: int, options: argparse.Namespace, spec: LinkSpec | None) -> dict[Any, list[Any]]:
-    """Times by size and codec."""
+def ours(
+    num_processes: int,
+    options: argparse.Namespace,
+    spec: LinkSpec | None,
+    codecs: tuple[str, ...] = CODECS,
+) -> dict[Any, list[Any]]:
+    """Times by size and codec: of each repeat its round and its exchange."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(num_processes, timeout=2 * TIMEOUT_S)
     times = context.Array("d", 2 * num_processes, lock=False)
     results: Any = context.Queue()
     keys = tuple(random_pair() for _ in range(num_processes))
-    plan = Plan(keys, tuple(options.sizes), CODECS, options.repeats, options.budget)
+    plan = Plan(keys, tuple(options.sizes), codecs, options.repeats, options.budget)
     first = context.Process(target=work, args=(0, plan, "", barrier, times, results))
     first.start()
     found = {}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import bench_codecs
+import bench_line
 import pytest
 from bench_exchange import CODECS, main, of_the_line
 from link_options import LinkSpec
@@ -32,6 +33,18 @@ def test_the_benchmark_crosses_an_emulated_link_no_faster_than_its_rate() -> Non
     fp32 = next(each for each in results if each.codec == "fp32")
     assert fp32.round_s > 8 * 2**20 / spec.rate_bps
     assert "of the line rate" in next(of_the_line(results, spec))
+
+
+def test_the_benchmark_of_a_line_says_what_share_of_it_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "line.json"
+    arguments = ["--rates", "80Mbps", "--rtts", "10ms", "--seconds", "0.4", "--repeats", "1"]
+    (result,) = bench_line.main([*arguments, "--json", str(path)])
+    assert 0 < result.whole_round < 1  # no faster than the link
+    assert (result.size_bytes, result.repeats) == (4_000_000, 1)
+    assert json.loads(path.read_text())[0]["whole_round"] == result.whole_round
+    assert "lowest of ours" in capsys.readouterr().out
 
 
 def test_the_benchmark_of_codecs_times_each_beside_a_copy(
