@@ -138,7 +138,7 @@ def _methods_table(count: float, peers: int, params: str) -> Table:
             each.name,
             str(each.sync_every),
             str(each.delay),
-            _codec_text(each),
+            codec_text(each),
             f"{cost.per_exchange / 1e6:,.1f}",
             f"{cost.per_step / 1e6:,.2f}",
             f"{full / cost.per_step:,.0f}x",
@@ -147,7 +147,8 @@ def _methods_table(count: float, peers: int, params: str) -> Table:
     return table
 
 
-def _codec_text(each: Method) -> str:
+def codec_text(each: Method) -> str:
+    """What a method sends of a vector, and in which numbers."""
     codec = f"top {each.keep}/4096, {each.value_bits} bit" if each.codec == "topk" else each.codec
     match each.projection:
         case "low_rank":

@@ -7,13 +7,15 @@ import socket
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from diloco.cli.methods import codec_text
 from diloco.cli.papers import by_target, print_paper
 from diloco.errors import UserError
 from diloco.methods.cost import element_bytes
@@ -23,11 +25,13 @@ from diloco.planning.advice import (
     Candidate,
     bandwidth_for,
     candidates,
+    left_out,
     recommended,
     snippet,
+    unranked_that_fit,
     what_would_help,
 )
-from diloco.planning.predict import UniformSwarm, predict
+from diloco.planning.predict import LINE_EFFICIENCY, UniformSwarm, predict
 from diloco.planning.published_tables import TARGETS
 from diloco.terminal import plain_table, wide_console
 from diloco.units import (
@@ -50,6 +54,13 @@ def plan_command(
     peers: Annotated[int | None, typer.Option(min=2, max=4096, help="Workers. [default: 8]")] = None,
     up: Annotated[str | None, typer.Option(help="Upload of each peer: 500Mbps, 1Gbit/s, 10MB/s.")] = None,
     down: Annotated[str | None, typer.Option(help="Download, if it differs from the upload.")] = None,
+    line_efficiency: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Share of these rates that TCP really gets. [default: {LINE_EFFICIENCY}; 1 for a rate that"
+            " --from-host has measured]",
+        ),
+    ] = None,
     rtt: Annotated[str | None, typer.Option(help="Round trip between any two. [default: 60ms]")] = None,
     step: Annotated[str | None, typer.Option(help="Seconds of an inner step: 0.8s, 300ms.")] = None,
     flops: Annotated[str | None, typer.Option(help="Or peak FLOP/s of a peer: 300T, 8P.")] = None,
@@ -73,7 +84,7 @@ def plan_command(
     if paper is not None:
         print_paper(paper, as_json)
         return
-    measured = _measured(from_host) if from_host is not None else {}
+    measured = measured_at(from_host) if from_host is not None else {}
     count = parse_count(params) if params is not None else measured.get("parameters")
     up_bps = parse_rate(up) if up is not None else measured.get("up_bps", 1e9 if utilization else None)
     if from_host is not None and count is None:
@@ -84,12 +95,15 @@ def plan_command(
             " diloco plan --params 10B --up 500Mbps --step 0.8s"
         )
     per_step = parse_count(tokens_per_step)
+    if line_efficiency is None:  # what exchanges did is what TCP gets
+        line_efficiency = 1.0 if up is None and "up_bps" in measured else LINE_EFFICIENCY
     swarm = UniformSwarm(
         peers=peers or measured.get("peers", 8),
         up_bps=_positive(up_bps, "--up"),
         down_bps=_positive(parse_rate(down) if down is not None else up_bps, "--down"),
         rtt_s=parse_seconds(rtt) if rtt is not None else measured.get("rtt_s", 0.06),
         step_s=_step_s(step, flops, mfu, count, per_step, measured),
+        line_efficiency=_share(line_efficiency, "--line-efficiency"),
     )
     rows = candidates(_positive(count, "--params"), layers, swarm)
     if utilization:
@@ -105,8 +119,14 @@ def plan_command(
 
 
 def _positive(value: float, name: str) -> float:
-    if value <= 0:
+    if not value > 0:
         raise UserError(f"{name} must be above 0")
+    return value
+
+
+def _share(value: float, name: str) -> float:
+    if not 0 < value <= 1:
+        raise UserError(f"{name} is {value:g}: it must be above 0 and at most 1")
     return value
 
 
@@ -160,25 +180,44 @@ def _print_plan(plan: _Plan) -> None:
     console.print(_table(plan, chosen))
     console.print(
         Text(
-            f"{plan.params:,.0f} parameters, {swarm.peers} peers, {show_rate(swarm.up_bps)} up,"
-            f" {show_rate(swarm.down_bps)} down, {show_seconds(swarm.rtt_s)} round trip,"
-            f" {show_seconds(swarm.step_s)} a step"
+            f"{plan.params:,.0f} parameters, {swarm.peers} peers, {_rates(swarm)},"
+            f" {show_seconds(swarm.rtt_s)} round trip, {show_seconds(swarm.step_s)} a step"
         )
     )
+    console.print(Text("Lower part: every other method as its preset is, in no order"))
+    _print_left_out(console)
     if chosen.prediction.utilization < GOOD:
-        console.print(
-            Text(f"Warning: nothing reaches {GOOD:.0%}. With the best row this would help:", style="bold")
-        )
-        for line in what_would_help(chosen, plan.params, swarm):
-            console.print(Text(f"  - {line}"))
+        _print_what_would_help(console, plan, chosen)
     console.print(Text(f"\nTake {_setting(chosen)}: {reason}.", style="bold"))
     console.print(Text(f"\n{snippet(chosen)}"))
 
 
+def _print_left_out(console: Console) -> None:
+    for name, why in left_out().items():
+        console.print(Text(f"No row for {name}: {why}"))
+
+
+def _print_what_would_help(console: Console, plan: _Plan, chosen: Candidate) -> None:
+    title = f"Warning: nothing in the upper part reaches {GOOD:.0%}. With its best row this would help:"
+    console.print(Text(title, style="bold"))
+    for line in what_would_help(chosen, plan.params, plan.swarm):
+        console.print(Text(f"  - {line}"))
+    if others := unranked_that_fit(plan.rows):
+        names = ", ".join(row.preset for row in others)
+        console.print(Text(f"Of the lower part these reach it, if they learn well enough: {names}"))
+
+
+def _rates(swarm: UniformSwarm) -> str:
+    down = "" if swarm.down_bps == swarm.up_bps else f" and {show_rate(swarm.down_bps)} down"
+    way = " each way" if not down else " up"
+    return f"{show_rate(swarm.up_bps)}{way}{down}, of which TCP gets {swarm.line_efficiency:.0%}"
+
+
 def _setting(row: Candidate) -> str:
     m = row.method
-    overlap = f" tau={m.delay} P={m.num_fragments}" if m.delay or m.num_fragments > 1 else ""
-    return f"{row.preset} H={m.sync_every}{overlap} {m.codec}"
+    overlap = f" tau={m.delay}" if m.delay else ""
+    fragments = f" P={m.num_fragments}" if m.num_fragments > 1 else ""
+    return f"{row.preset} H={m.sync_every}{overlap}{fragments} {codec_text(m)}"
 
 
 def _table(plan: _Plan, chosen: Candidate) -> Table:
@@ -190,14 +229,15 @@ def _table(plan: _Plan, chosen: Candidate) -> Table:
         table.add_column("time", justify="right", no_wrap=True)
     if plan.budget is not None and plan.price is not None:
         table.add_column("cost", justify="right", no_wrap=True)
-    for row in plan.rows:
+    for row, following in zip(plan.rows, [*plan.rows[1:], None], strict=True):
         p, seconds, cost = row.prediction, plan.seconds(row), plan.cost(row)
         cells = [_setting(row)]
         cells += [f"{p.utilization:.1%}", show_seconds(p.timing.hidden_s), show_seconds(p.timing.exposed_s)]
         cells += [show_bytes(p.bytes_per_day), show_bytes(p.device_bytes), show_bytes(p.host_bytes)]
         cells += [] if seconds is None else [show_seconds(seconds)]
         cells += [] if cost is None else [f"{cost:,.0f}"]
-        table.add_row(*cells, style="bold" if row is chosen else None)
+        last_ranked = row.ranked and following is not None and not following.ranked
+        table.add_row(*cells, style="bold" if row is chosen else None, end_section=last_ranked)
     return table
 
 
@@ -209,6 +249,7 @@ def _plain(plan: _Plan) -> dict[str, Any]:
         "rows": [
             {
                 "preset": row.preset,
+                "ranked": row.ranked,
                 "method": row.overrides,
                 "utilization": row.prediction.utilization,
                 "hidden_s": row.prediction.timing.hidden_s,
@@ -221,6 +262,7 @@ def _plain(plan: _Plan) -> dict[str, Any]:
             }
             for row in plan.rows
         ],
+        "left_out": left_out(),
         "recommended": plan.rows.index(chosen),
         "reason": reason,
         "toml": snippet(chosen),
@@ -232,19 +274,23 @@ def _needed(rows: list[Candidate], params: float, swarm: UniformSwarm, as_json: 
     for row in rows:
 
         def with_rate(bps: float, row: Candidate = row) -> float:
-            at = UniformSwarm(swarm.peers, bps, bps, swarm.rtt_s, swarm.step_s)
+            at = replace(swarm, up_bps=bps, down_bps=bps)
             return predict(row.method, params, at).utilization
 
         found.append([bandwidth_for(with_rate, target) for target in TARGETS])
     if as_json:
-        names = [_setting(row) for row in rows]
-        print(json.dumps({"targets": TARGETS, "bps": dict(zip(names, found, strict=True))}))
+        bps = dict(zip(map(_setting, rows), found, strict=True))
+        plain = {"targets": TARGETS, "line_efficiency": swarm.line_efficiency, "bps": bps}
+        print(json.dumps({**plain, "left_out": left_out()}))
         return
     table = by_target("bandwidth that each peer needs, up and down")
     for row, needed in zip(rows, found, strict=True):
         rates = ["latency" if bps is None else show_rate(bps) for bps in needed]
         table.add_row(_setting(row), *rates)
-    wide_console().print(table)
+    console = wide_console()
+    console.print(table)
+    print(f"of which TCP gets {swarm.line_efficiency:.0%}; {show_seconds(swarm.rtt_s)} round trip")
+    _print_left_out(console)
     if any(bps is None for needed in found for bps in needed):
         print("latency: round trips alone cost more than that, whatever the bandwidth")
 
@@ -252,7 +298,7 @@ def _needed(rows: list[Candidate], params: float, swarm: UniformSwarm, as_json: 
 # -- a running host -----------------------------------------------------------------------------------
 
 
-def _measured(ticket: str) -> dict[str, Any]:
+def measured_at(ticket: str) -> dict[str, Any]:
     """What a host's status tells of its run, and the round trip to it; said in a line on stderr."""
     from diloco.swarm.handshake import status
 

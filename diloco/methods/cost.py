@@ -8,6 +8,7 @@ left out: below 1 % from a few MB on.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,37 +18,72 @@ from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.methods.wire_formats import WIRE_FORMATS
 
+WAYS_OF_A_ROUND = 6
+"""Ways between peers, one after the other, that a round takes beside its bytes: ready, open, a part, a mean,
+done, committed."""
+_WAYS_OF_A_SWAP = 2
+"""The same without a coordinator: a part, a mean."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one worker sends, in bytes; it receives as much."""
 
     per_exchange: float
-    """In one exchange of one fragment, the mean of those of an outer step: so often per H inner steps as
-    `Schedule.exchanges_per_step` says, one after the other."""
+    """In one exchange of one fragment."""
+    exchanges: int
+    """One after the other, in one outer step of one fragment."""
+    ways: int
+    """Ways between peers, one after the other, of one outer step beside its bytes."""
     per_step: float
     """Per inner step, on average."""
 
+    @property
+    def per_outer_step(self) -> float:
+        """In one outer step of one fragment: what has to fit between two of them."""
+        return self.exchanges * self.per_exchange
+
 
 def cost_of(method: Method, num_parameters: float, num_workers: int) -> Cost:
-    """The cost of a run's every exchange with all members. Each sends the owners of the other shards its part
-    of them, and the mean of its own shard to everyone."""
+    """The cost of a run's every exchange with all members; with gossip, the mean over its groups."""
+    exchanges = method.exchanges_per_step
+    groups = gossip_groups(method, num_workers) if method.gossips else [[0] * num_workers]
+    sizes = [size for group_of in groups for size in Counter(group_of).values()]
+    sent = sum(size * exchange_bytes(method, num_parameters, size) for size in sizes)
+    per_exchange = sent / (len(groups) * num_workers)
+    # Moments move less often than parameters.
+    per_step = sum(exchanges * per_exchange / period for period in Schedule.of(method).periods)
+    ways = exchanges * (_WAYS_OF_A_SWAP if method.gossips else WAYS_OF_A_ROUND)
+    return Cost(per_exchange, exchanges, ways, per_step)
+
+
+def exchange_bytes(method: Method, num_parameters: float, num_workers: int) -> float:
+    """What each sends in one exchange of one fragment among so many: to the owners of the other shards its
+    part of them, and the mean of its own shard to everyone."""
     sent = elements_sent(method, num_parameters)
-    if method.gossips:
-        group = min(num_workers, 2 if method.group == "pair" else method.group_size)
-        # Parameters travel beside the pseudo-gradient.
-        per_round = (group - 1) / group * 2 * (2 * sent) * element_bytes(method.codec, method)
-    elif method.quorum == 1:
+    if method.quorum == 1:
         # Nobody exchanges with it: the others fetch the result.
         per_round = (num_workers - 1) * sent * mean_bytes(method, 1)
     else:
-        members = max(1, num_workers)
-        each = element_bytes(method.codec, method) + mean_bytes(method, members)
-        per_round = (members - 1) / members * sent * each
-    schedule = Schedule.of(method)
-    per_step = sum(per_round / method.num_fragments / period for period in schedule.periods)
-    per_step *= schedule.exchanges_per_step
-    return Cost(per_round / method.num_fragments, per_step)
+        # Gossip sends parameters beside the pseudo-gradient.
+        each = element_bytes(method.codec, method) + mean_bytes(method, num_workers)
+        per_round = (num_workers - 1) / num_workers * (2 if method.gossips else 1) * sent * each
+    return per_round / method.num_fragments
+
+
+def gossip_groups(method: Method, num_workers: int) -> list[list[int]]:
+    """For each outer step of a cycle, by a worker's position the number of its group: random pairs, of which
+    one may be alone, or the lines along each axis of a grid, shorter where it is not full."""
+    positions = range(num_workers)
+    if method.group == "pair":
+        return [[position // 2 for position in positions]]
+    side, strides = method.group_size, [1]
+    while side * strides[-1] < num_workers:
+        strides.append(side * strides[-1])
+    return [
+        [position // (stride * side) * stride + position % stride for position in positions]
+        for stride in strides
+    ]
 
 
 def data_parallel_bytes(num_parameters: float, num_workers: int) -> float:

@@ -1,7 +1,8 @@
 """Which methods and settings fit given links, which of them to take, and what would help if none fits.
 
-Pure decisions over predictions. The order of candidates is from what learns most surely to what saves most;
-the first that is busy enough is recommended.
+Pure decisions over predictions. The order of ranked candidates is from what learns most surely to what saves
+most; the first that is busy enough is recommended. After them comes every other method that can be predicted,
+as its preset is: what those cost is known, where they belong in that order is not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diloco.errors import MethodError
-from diloco.methods.presets import method
+from diloco.methods.presets import PRESETS, method
 from diloco.methods.spec import Method
 from diloco.planning.predict import Prediction, UniformSwarm, predict
 from diloco.units import show_rate
@@ -45,12 +46,15 @@ class Candidate:
     overrides: dict[str, Any]
     method: Method
     prediction: Prediction
+    ranked: bool
+    """Its place in the order is known, so that it may be recommended."""
 
 
 def candidates(num_parameters: float, layers: int, swarm: UniformSwarm) -> list[Candidate]:
-    """Every method and setting that can be had, from the surest to the most saving."""
+    """Every method and setting that can be had: ranked ones from the surest to the most saving, then every
+    other method as its preset is."""
     found = []
-    for preset, wanted in _CANDIDATES:
+    for preset, wanted in (*_CANDIDATES, *((name, {}) for name in _unranked())):
         overrides = dict(wanted)
         if preset == "streaming":
             overrides |= _fragments(num_parameters, layers, swarm, overrides)
@@ -58,8 +62,20 @@ def candidates(num_parameters: float, layers: int, swarm: UniformSwarm) -> list[
             chosen = method(preset, **overrides)
         except MethodError:
             continue
-        found.append(Candidate(preset, overrides, chosen, predict(chosen, num_parameters, swarm)))
+        prediction = predict(chosen, num_parameters, swarm)
+        found.append(Candidate(preset, overrides, chosen, prediction, ranked=bool(wanted)))
     return found
+
+
+def _unranked() -> list[str]:
+    ranked = {preset for preset, _ in _CANDIDATES}
+    return [name for name in PRESETS if name not in ranked and name not in left_out()]
+
+
+def left_out() -> dict[str, str]:
+    """Methods that have no row, and why."""
+    why = "its rounds do not wait for all, so a wait depends on who is faster"
+    return {name: why for name, each in PRESETS.items() if each.quorum}
 
 
 def _fragments(
@@ -76,7 +92,8 @@ def _fragments(
 
 
 def recommended(rows: list[Candidate]) -> tuple[Candidate, str]:
-    """The row to take, and why."""
+    """The ranked row to take, and why."""
+    rows = [row for row in rows if row.ranked]
     for position, row in enumerate(rows):
         if row.prediction.utilization >= GOOD:
             before = "" if position == 0 else ", the first in the order of how surely they learn,"
@@ -85,7 +102,13 @@ def recommended(rows: list[Candidate]) -> tuple[Candidate, str]:
                 f"{row.prediction.utilization:.1%} of the time it trains{before} and {_what(row.method)}",
             )
     best = max(rows, key=lambda row: row.prediction.utilization)
-    return best, f"nothing reaches {GOOD:.0%}; this trains {best.prediction.utilization:.1%} of the time"
+    share = best.prediction.utilization
+    return best, f"nothing reaches {GOOD:.0%} of those in the order; this trains {share:.1%} of the time"
+
+
+def unranked_that_fit(rows: list[Candidate]) -> list[Candidate]:
+    """Methods outside the order that are busy enough."""
+    return [row for row in rows if not row.ranked and row.prediction.utilization >= GOOD]
 
 
 def _what(chosen: Method) -> str:

@@ -6,15 +6,25 @@ test holds it within 5 % of what `diloco simulate` finds.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from diloco.methods.cost import cost_of, element_bytes, mean_bytes, state_vectors
+from diloco.methods.cost import (
+    cost_of,
+    element_bytes,
+    exchange_bytes,
+    gossip_groups,
+    mean_bytes,
+    state_vectors,
+)
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
-from diloco.planning.timeline import Load, Timing, steady, together
+from diloco.planning.timeline import Groups, Load, Timing, steady, together
 from diloco.simulation.pace import Peer
 from diloco.simulation.scenario import Scenario
 from diloco.simulation.topology import peers_of
@@ -22,6 +32,13 @@ from transport.simnet.routes import mathis_rate
 
 _ADAM_BYTES = 16
 """Of a parameter on the device while it trains in fp32: itself, its gradient, AdamW's moments."""
+
+
+LINE_EFFICIENCY = 0.99
+"""Share of a line's nominal rate that an exchange over TCP gets: measured by scripts/bench_line.py, see
+docs/planning.md."""
+_SWAPS = 33
+"""Outer steps of gossip that are computed where groups differ in size; the first does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +52,13 @@ class UniformSwarm:
     rtt_s: float
     """Between any two, and to the coordinator."""
     step_s: float
+    line_efficiency: float = 1.0
+    """Share of the rates that exchanges really get."""
+
+    @property
+    def exchange_bps(self) -> float:
+        """Of an exchange, which moves as much up as down."""
+        return self.line_efficiency * min(self.up_bps, self.down_bps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +72,7 @@ class Prediction:
     device_bytes: float
     host_bytes: float
     exchange_s: float
-    """Of one exchange, from the first offer to the commit."""
+    """Of one outer step's exchanges, from the first offer to the last commit."""
 
     @property
     def utilization(self) -> float:
@@ -61,44 +85,90 @@ class Prediction:
 
 
 def predict(method: Method, num_parameters: float, swarm: UniformSwarm) -> Prediction:
-    """What `method` does on equal peers."""
+    """What `method` does on equal peers. Where ranks and H adapt, it is before they have."""
     cost = cost_of(method, num_parameters, swarm.peers)
-    wire_s = 8 * cost.per_exchange / min(swarm.up_bps, swarm.down_bps)
-    timing = steady(_load(method, swarm.step_s, wire_s, _trips(method) * swarm.rtt_s / 2))
+    wire_s = 8 * cost.per_outer_step / swarm.exchange_bps
+    load = _load(method, swarm.step_s, wire_s, cost.ways * swarm.rtt_s / 2)
+    at_once = max(len(load.due(step)) for step in range(1, load.sync_every + 1))
+    exchange_s = at_once * wire_s + load.latency_s
+    if method.gossips:
+        timing, exchange_s = _swaps(method, num_parameters, swarm, load.latency_s)
+    else:
+        timing = steady(load).times(method.sync_every / load.sync_every)
     device, host = memory(method, num_parameters, swarm.peers)
-    exchange_s = wire_s + _trips(method) * swarm.rtt_s / 2
     return Prediction(timing, cost.per_step * method.sync_every, device, host, exchange_s)
 
 
 def memory(method: Method, num_parameters: float, num_peers: int) -> tuple[float, float]:
     """Bytes on the device and on the host of a worker that trains in fp32 with AdamW: parameters, gradients
-    and moments, and a fragment on its way; the outer state, residuals, what is in flight, others' parts."""
+    and moments, and a fragment on its way; the outer state, a worker's own outer state, residuals, what is in
+    flight, others' parts."""
     fragment = num_parameters / method.num_fragments
-    feedback = 4 * num_parameters if method.error_feedback != "none" else 0
+    vectors = state_vectors(method) + (2 if method.moments_every else 0)
+    vectors += method.error_feedback != "none"
+    if method.merge == "eager":
+        vectors += state_vectors(method) + 1  # outer parameters that are one contribution ahead
     wire = fragment * (element_bytes(method.codec, method) + mean_bytes(method, num_peers))
-    host = 4 * num_parameters * state_vectors(method) + feedback + 4 * fragment + 2 * wire
+    in_flight = 2 if method.delay else 1  # the contribution; where its local steps began
+    host = 4 * num_parameters * vectors + 4 * fragment * in_flight + 2 * wire
     return _ADAM_BYTES * num_parameters + 4 * fragment, host
-
-
-def _trips(method: Method) -> int:
-    """Ways between peers, one after the other, that a round takes beside its bytes: ready, open, a part, a
-    mean, done, committed; without a coordinator only a part and a mean."""
-    return 2 if method.gossips else 6
 
 
 def _load(method: Method, step_s: float, wire_s: float, latency_s: float) -> Load:
     schedule = Schedule.of(method)
+    whole = math.lcm(*schedule.periods)
     due: dict[int, list[int]] = {}
     for fragment, (offset, period) in enumerate(zip(schedule.offsets, schedule.periods, strict=True)):
-        if period == method.sync_every:  # moments move less often, and are left out here
-            due.setdefault((offset - 1) % period + 1, []).append(fragment)
+        for step in range((offset - 1) % period + 1, whole + 1, period):
+            due.setdefault(step, []).append(fragment)
     nothing: list[int] = []
 
     def due_at(step: int) -> Sequence[int]:
         return due.get(step, nothing)
 
     wires = [wire_s] * schedule.num_fragments
-    return Load(step_s, method.sync_every, due_at, wires, latency_s, method.delay)
+    return Load(step_s, whole, due_at, wires, latency_s, method.delay)
+
+
+# -- gossip -------------------------------------------------------------------------------------------
+
+
+def _swaps(
+    method: Method, num_parameters: float, swarm: UniformSwarm, latency_s: float
+) -> tuple[Timing, float]:
+    """The timing of gossip among equal peers, and the seconds of its longest exchange."""
+
+    def took_s(group: int) -> float:
+        return 8 * exchange_bytes(method, num_parameters, group) / swarm.exchange_bps + latency_s
+
+    compute_s = method.sync_every * swarm.step_s
+    longest_s = took_s(max(_group_sizes(method, swarm.peers)))
+    load = Load(compute_s, 1, lambda step: [0], [longest_s])
+    groups = _groups(method, swarm.peers, took_s, np.random.default_rng(0))
+    busy = together(load, lambda: np.full(swarm.peers, compute_s), groups, _SWAPS)
+    return Timing(compute_s, compute_s / busy - compute_s, 0.0), longest_s
+
+
+def _group_sizes(method: Method, num_peers: int) -> set[int]:
+    return {size for group_of in gossip_groups(method, num_peers) for size in Counter(group_of).values()}
+
+
+def _groups(
+    method: Method, num_peers: int, took_s: Callable[[int], float], rng: np.random.Generator
+) -> Callable[[], Groups]:
+    """What draws who exchanges with whom next: pairs at random, or the lines of one random grid along its
+    next axis. ``took_s`` has the seconds of an exchange by the size of its group; alone there is none."""
+    cycle = [np.array(group_of) for group_of in gossip_groups(method, num_peers)]
+    grid = rng.permutation(num_peers)
+    seconds = {1: 0.0} | {size: took_s(size) for size in _group_sizes(method, num_peers) if size > 1}
+    turns = itertools.cycle(cycle)
+
+    def next_groups() -> Groups:
+        order = rng.permutation(num_peers) if method.group == "pair" else grid
+        group_of = next(turns)[order]
+        return Groups(group_of, np.array([seconds.get(size, 0.0) for size in np.bincount(group_of)]))
+
+    return next_groups
 
 
 # -- scenarios ----------------------------------------------------------------------------------------
@@ -111,8 +181,13 @@ def predict_scenario(scenario: Scenario) -> float:
     assert model is not None, "only timed scenarios are predicted"
     method, peers = scenario.settings().method.resolved(), peers_of(scenario)
     cost = cost_of(method, model.parameters, len(peers))
-    wire_s = max(_access_s(peers, cost.per_exchange), _lines_s(scenario, method, model.parameters))
-    load = _load(method, 0.0, wire_s, _latency_s(scenario, method))
+    latency_s = cost.ways * _way_s(scenario)
+
+    def wire_s(group: int) -> float:
+        sent = cost.exchanges * exchange_bytes(method, model.parameters, group)
+        return max(_access_s(peers, sent), _lines_s(scenario, sent, group))
+
+    load = _load(method, 0.0, wire_s(len(peers)), latency_s)
     rng = np.random.default_rng(scenario.seed)
     means = np.array([peer.step_time.step_s for peer in peers])
     jitter = np.array([peer.step_time.jitter for peer in peers])
@@ -122,44 +197,34 @@ def predict_scenario(scenario: Scenario) -> float:
     def steps() -> np.ndarray:
         return means * np.exp(jitter * rng.standard_normal(len(means)) - jitter**2 / 2)
 
-    size = 2 if method.group == "pair" else method.group_size
-
-    def groups() -> list[np.ndarray]:
-        order = rng.permutation(len(means))
-        return [order[i : i + size] for i in range(0, len(order), size)]
-
-    partners: Callable[[], Sequence[np.ndarray]] | None = groups if method.gossips else None
-    return together(load, steps, partners)
+    if not method.gossips:
+        return together(load, steps)
+    return together(load, steps, _groups(method, len(peers), lambda size: wire_s(size) + latency_s, rng))
 
 
 def _access_s(peers: Sequence[Peer], size_bytes: float) -> float:
     return max(size_bytes / min(peer.access.up, peer.access.down) for peer in peers)
 
 
-def _lines_s(scenario: Scenario, method: Method, num_parameters: float) -> float:
-    """Seconds of one exchange on the slowest shared line, or on the lossiest pair."""
+def _lines_s(scenario: Scenario, size_bytes: float, group: int) -> float:
+    """Seconds of one exchange on the slowest shared line, or on the lossiest pair, if each of a group sends
+    the others so many bytes."""
     counts: dict[str, int] = {}
-    for group in scenario.peers:
-        counts[group.region or ""] = counts.get(group.region or "", 0) + group.count
-    total = sum(counts.values())
-    fragment = num_parameters / method.num_fragments
-    each = element_bytes(method.codec, method) + mean_bytes(method, total)
-    pair_bytes = fragment * each / total
+    for each in scenario.peers:
+        counts[each.region or ""] = counts.get(each.region or "", 0) + each.count
+    others = sum(counts.values()) - 1
     slowest = 0.0
     links = [*(scenario.matrix.links() if scenario.matrix else ()), *scenario.links]
     for link in links:
         one, two = link.between
         if link.rate is not None:
             flows = counts.get(one, 0) * (counts.get(two, 0) - (one == two))
-            slowest = max(slowest, 8 * flows * pair_bytes / link.rate)
-    loss = 1 - (1 - max(group.loss for group in scenario.peers)) ** 2
+            # Of what one sends, each of the others gets the same; with gossip, on average.
+            slowest = max(slowest, 8 * flows * size_bytes / others / link.rate)
+    loss = 1 - (1 - max(each.loss for each in scenario.peers)) ** 2
     if loss:
-        slowest = max(slowest, pair_bytes / mathis_rate(2 * _way_s(scenario), loss))
+        slowest = max(slowest, size_bytes / (group - 1) / mathis_rate(2 * _way_s(scenario), loss))
     return slowest
-
-
-def _latency_s(scenario: Scenario, method: Method) -> float:
-    return _trips(method) * _way_s(scenario)
 
 
 def _way_s(scenario: Scenario) -> float:

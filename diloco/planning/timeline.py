@@ -47,6 +47,10 @@ class Timing:
     hidden_s: float
     """Of exchanges, while the worker computes."""
 
+    def times(self, factor: float) -> Timing:
+        """Of so many periods."""
+        return Timing(factor * self.compute_s, factor * self.exposed_s, factor * self.hidden_s)
+
     @property
     def period_s(self) -> float:
         return self.compute_s + self.exposed_s
@@ -119,16 +123,35 @@ def steady(load: Load) -> Timing:
 Times = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Who exchanges with whom once, each group on a line of its own."""
+
+    group_of: npt.NDArray[np.int64]
+    """By worker, the number of its group."""
+    took_s: Times
+    """By group, the seconds of its exchange."""
+
+    def ready(self, now: Times) -> Times:
+        """By worker, when its group is done, if its workers have offered by ``now``."""
+        offered = np.full(len(self.took_s), -np.inf)
+        np.maximum.at(offered, self.group_of, now)
+        return (offered + self.took_s)[self.group_of]
+
+
 def together(
-    load: Load, steps: Callable[[], Times], partners: Callable[[], Sequence[Times]] | None = None
+    load: Load,
+    steps: Callable[[], Times],
+    groups: Callable[[], Groups] | None = None,
+    periods: int = _PERIODS,
 ) -> float:
     """Mean compute utilization of many workers in steady state: ``steps()`` draws how long each one's next
-    step takes, [workers]. An exchange begins once all have offered; with ``partners``, which draws groups of
-    workers by their positions, once those of a group have, each on a line of its own."""
+    step takes, [workers]. An exchange begins once all have offered; with ``groups``, which draws who is with
+    whom, once those of a group have. The first of the ``periods`` does not count."""
     now, free_at = np.zeros(len(steps())), 0.0
     lands: dict[int, tuple[int, Times]] = {}
     waited, computed = np.zeros_like(now), np.zeros_like(now)
-    for number in range(1, _PERIODS * load.sync_every + 1):
+    for number in range(1, periods * load.sync_every + 1):
         if number == load.sync_every + 1:
             waited[:], computed[:] = 0.0, 0.0
         for unit in [unit for unit, (step, _) in lands.items() if step <= number]:
@@ -142,12 +165,10 @@ def together(
                 _, ready = lands.pop(unit)
                 waited += np.maximum(0.0, ready - now)
                 now = np.maximum(now, ready)
-            if partners is None:
+            if groups is None:
                 free_at = max(float(now.max()), free_at) + load.wire_s[unit]
                 ready = np.full_like(now, free_at + load.latency_s)
             else:
-                ready = now.copy()
-                for group in partners():
-                    ready[group] = now[group].max() + load.wire_s[unit] + load.latency_s
+                ready = groups().ready(now)
             lands[unit] = number + 1 + load.delay, ready
     return float(np.mean(computed / (computed + waited)))

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from diloco.cli.app import app
 from diloco.cli.plan import measured_from
 from diloco.errors import UserError
+from diloco.methods.presets import PRESETS
+from diloco.planning.predict import LINE_EFFICIENCY
 
 
 def call(*arguments: str) -> Any:
@@ -31,10 +33,51 @@ def test_a_plan_is_shown_with_a_reason_and_a_snippet() -> None:
     assert chosen["cost"] == pytest.approx(chosen["seconds"] / 3600 * 2.5 * 8)
 
 
+LINK = ("--params", "1B", "--up", "100Mbps", "--step", "1s")
+
+
+def test_every_synchronous_method_has_a_row_and_others_a_reason() -> None:
+    shown, plain = call("plan", *LINK).output, json.loads(call("plan", *LINK, "--json").output)
+    needed = json.loads(call("plan", *LINK, "--utilization", "--json").output)
+    rows = {row["preset"]: row for row in plain["rows"]}
+    for name, each in PRESETS.items():
+        if each.quorum:
+            assert f"No row for {name}: its rounds do not wait for all" in shown
+            assert set(plain["left_out"]) == set(needed["left_out"]) >= {name}
+            continue
+        assert any(line.strip().startswith(f"{name} H=") for line in shown.splitlines())
+        assert any(setting.startswith(f"{name} H=") for setting in needed["bps"])
+        assert 0 < rows[name]["utilization"] <= 1
+        assert min(rows[name][key] for key in ("bytes_per_day", "device_bytes", "host_bytes")) > 0
+    assert not set(rows) & set(plain["left_out"])
+    assert max(map(len, shown.splitlines())) <= 110
+
+
+def test_a_factor_says_what_tcp_gets_of_a_line() -> None:
+    assert f"of which TCP gets {LINE_EFFICIENCY:.0%}" in call("plan", *LINK).output
+    assert f"of which TCP gets {LINE_EFFICIENCY:.0%}" in call("plan", *LINK, "--utilization").output
+    half = ("--line-efficiency", "0.5")
+    assert "of which TCP gets 50%" in call("plan", *LINK, *half).output
+    whole, halved = (
+        json.loads(call("plan", *LINK, "--line-efficiency", share, "--utilization", "--json").output)["bps"]
+        for share in ("1", "0.5")
+    )
+    assert halved["diloco H=100 int8"][0] == pytest.approx(2 * whole["diloco H=100 int8"][0], rel=0.03)
+
+
+def test_a_rate_that_a_host_has_measured_is_what_tcp_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"up_bps": 1e8, "rtt_s": 0.05, "parameters": 1e9, "peers": 4, "step_s": 1.0}
+    monkeypatch.setattr("diloco.cli.plan.measured_at", lambda ticket: found)
+    assert "100 Mbit/s each way, of which TCP gets 100%" in call("plan", "--from-host", "ticket").output
+    stated = call("plan", "--from-host", "ticket", "--up", "100Mbps").output
+    assert f"of which TCP gets {LINE_EFFICIENCY:.0%}" in stated
+
+
 def test_a_plan_warns_where_nothing_fits() -> None:
     result = call("plan", "--params", "70B", "--up", "20Mbps", "--step", "2s")
     assert "nothing reaches 90%" in result.output
     assert "of upload and download" in result.output
+    assert "Of the lower part these reach it, if they learn well enough: dilocox" in result.output
 
 
 def test_bandwidths_needed_grow_with_the_target() -> None:
@@ -43,11 +86,6 @@ def test_bandwidths_needed_grow_with_the_target() -> None:
     for rates in plain["bps"].values():
         known = [rate for rate in rates if rate is not None]
         assert known == sorted(known)
-
-
-@pytest.mark.parametrize("paper", ["streaming", "scaling-laws", "intellect-1"])
-def test_papers_are_printed(paper: str) -> None:
-    assert call("plan", "--paper", paper).exit_code == 0
 
 
 def test_a_host_is_measured_by_what_its_members_did() -> None:
@@ -75,6 +113,9 @@ def test_a_host_is_measured_by_what_its_members_did() -> None:
         ("plan", "--params", "10B", "--up", "1Gbps", "--step", "1s", "--flops", "1T"),
         ("plan", "--params", "0", "--up", "1Gbps", "--step", "1s"),
         ("plan", "--paper", "fairy-tales"),
+        ("plan", *LINK, "--line-efficiency", "0"),
+        ("plan", *LINK, "--line-efficiency", "1.01"),
+        ("plan", *LINK, "--line-efficiency", "nan"),
     ],
 )
 def test_nonsense_is_refused_without_a_traceback(arguments: tuple[str, ...]) -> None:

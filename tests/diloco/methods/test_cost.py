@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from diloco.comparison.compare import Budget, compare
 from diloco.compression.codecs import codec
 from diloco.methods.cost import (
+    WAYS_OF_A_ROUND,
     basis_values,
     cost_of,
     data_parallel_bytes,
     element_bytes,
     elements_sent,
+    gossip_groups,
     mean_bytes,
 )
 from diloco.methods.factors import values_sent
 from diloco.methods.presets import PRESETS, method
 from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.models.gpt import GPT
+from peers.member.matching import lines, pairs
 
 LONG = 1 << 22
 
@@ -45,6 +50,44 @@ def test_diloco_sends_what_intellect_1_saves() -> None:
 
 def test_a_pair_sends_its_pseudo_gradient_and_its_parameters_once() -> None:
     assert cost_of(method("noloco"), 1e6, 8).per_exchange == 2 * 4e6
+
+
+@pytest.mark.parametrize("num_members", [2, 5, 6, 8, 16, 17])
+@pytest.mark.parametrize(("name", "size"), [("noloco", 2), ("moshpit", 2), ("moshpit", 3), ("moshpit", 4)])
+def test_groups_are_those_that_members_find(name: str, size: int, num_members: int) -> None:
+    chosen = method(name, group_size=size)
+    members = [bytes([number]) * 32 for number in range(num_members)]
+
+    def sizes(step: int) -> list[int]:
+        if chosen.group == "pair":
+            return sorted(map(len, pairs(members, 7, step)))
+        return sorted(map(len, lines(members, 7, step, size)))
+
+    cycle = [sorted(Counter(group_of).values()) for group_of in gossip_groups(chosen, num_members)]
+    for step in range(6):
+        assert cycle[step % len(cycle)] == sizes(step)
+
+
+def test_lines_of_a_grid_that_is_not_full_send_less() -> None:
+    full, lines_of_2 = (cost_of(method("moshpit"), 1e6, members).per_exchange for members in (16, 8))
+    assert full == 3 / 4 * 2 * 2 * 4e6
+    assert lines_of_2 == (3 / 4 + 1 / 2) / 2 * 2 * 2 * 4e6
+
+
+def test_moments_are_sent_at_a_third_and_a_sixth_of_the_rate() -> None:
+    parts, moments = cost_of(method("local_sgd", sync_every=64), 1e6, 8), cost_of(method("des_loc"), 1e6, 8)
+    assert moments.per_exchange == parts.per_exchange
+    assert moments.per_step == pytest.approx(parts.per_step * (1 + 1 / 3 + 1 / 6))
+
+
+@pytest.mark.parametrize("name", [name for name, each in PRESETS.items() if not each.moments_every])
+def test_an_outer_step_takes_all_of_its_exchanges_one_after_the_other(name: str) -> None:
+    chosen = PRESETS[name]
+    cost = cost_of(chosen, 1e9, 8)
+    assert cost.per_outer_step == cost.exchanges * cost.per_exchange
+    per_step = chosen.num_fragments * cost.per_outer_step / chosen.sync_every
+    assert cost.per_step == pytest.approx(per_step)
+    assert cost.ways == cost.exchanges * (2 if chosen.gossips else WAYS_OF_A_ROUND)
 
 
 def test_a_random_mask_sends_no_indices() -> None:

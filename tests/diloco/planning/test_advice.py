@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 
 import pytest
 
-from diloco.methods.presets import method
-from diloco.planning.advice import bandwidth_for, candidates, recommended, snippet, what_would_help
+from diloco.methods.presets import PRESETS, method
+from diloco.planning.advice import (
+    bandwidth_for,
+    candidates,
+    left_out,
+    recommended,
+    snippet,
+    unranked_that_fit,
+    what_would_help,
+)
 from diloco.planning.predict import UniformSwarm, predict
 from diloco.settings import parse_settings
 from diloco.units import parse_rate
@@ -37,6 +46,26 @@ def test_the_recommended_snippet_is_a_valid_run() -> None:
     chosen, reason = recommended(rows)
     assert chosen.prediction.utilization >= 0.9
     assert "trains" in reason
+
+
+def test_every_method_but_those_left_out_has_a_row_and_only_ranked_ones_are_recommended() -> None:
+    rows = candidates(10e9, 48, replace(HOME, up_bps=30e6, down_bps=30e6))
+    assert {row.preset for row in rows} == set(PRESETS) - set(left_out())
+    assert set(left_out()) == {name for name, each in PRESETS.items() if each.quorum}
+    ranked = [row.ranked for row in rows]
+    assert ranked == sorted(ranked, reverse=True)
+    assert [row.preset for row in unranked_that_fit(rows)] == ["dilocox"]
+    chosen, _ = recommended(rows)
+    assert chosen.ranked
+    assert all(row.method == PRESETS[row.preset] for row in rows if not row.ranked)
+
+
+def test_what_tcp_gets_of_a_line_is_counted_in_what_is_said_to_help() -> None:
+    def named(swarm: UniformSwarm) -> float:
+        row = next(row for row in candidates(10e9, 48, swarm) if row.preset == "diloco")
+        return parse_rate(what_would_help(row, 10e9, swarm)[0].split(" of ")[0].replace(" ", ""))
+
+    assert named(replace(HOME, line_efficiency=0.5)) == pytest.approx(2 * named(HOME), rel=0.03)
 
 
 def test_where_nothing_fits_what_is_said_to_help_does() -> None:

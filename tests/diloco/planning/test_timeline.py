@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from diloco.planning.timeline import Load, steady, together
+from diloco.planning.timeline import Groups, Load, Timing, steady, together
 
 
 def test_what_is_hidden_and_what_is_exposed_is_all_that_the_line_is_busy() -> None:
@@ -54,9 +56,29 @@ def test_all_wait_for_the_slowest_and_pairs_for_their_slower_one() -> None:
     def steps() -> np.ndarray:
         return np.array([1.0, 1.0, 2.0, 2.0])
 
+    def pairs(*group_of: int) -> Groups:
+        return Groups(np.array(group_of), np.zeros(2))
+
     everyone = together(every(10, 0.0), steps)
     assert everyone == pytest.approx((0.5 + 0.5 + 1.0 + 1.0) / 4)
-    equal_pairs = together(every(10, 0.0), steps, lambda: [np.array([0, 1]), np.array([2, 3])])
+    equal_pairs = together(every(10, 0.0), steps, lambda: pairs(0, 0, 1, 1))
     assert equal_pairs == pytest.approx(1.0)
-    unequal_pairs = together(every(10, 0.0), steps, lambda: [np.array([0, 2]), np.array([1, 3])])
+    unequal_pairs = together(every(10, 0.0), steps, lambda: pairs(0, 1, 0, 1))
     assert unequal_pairs == pytest.approx(everyone)
+
+
+def test_a_longer_exchange_of_one_group_holds_up_who_meets_it_later() -> None:
+    load = Load(1.0, 1, lambda step: [0], [0.0])
+    turns = itertools.cycle(
+        [Groups(np.array([0, 0, 1, 1]), np.array([3.0, 1.0])), Groups(np.array([0, 1, 0, 1]), np.zeros(2))]
+    )
+    # All wait for what took three seconds, one of every two steps.
+    assert together(load, lambda: np.ones(4), lambda: next(turns), periods=201) == pytest.approx(
+        2 / 5, rel=0.02
+    )
+
+
+def test_a_timing_of_several_periods_is_as_many_times_as_long() -> None:
+    timing = steady(every(10, 4.0))
+    assert timing.times(0.5) == Timing(timing.compute_s / 2, timing.exposed_s / 2, timing.hidden_s / 2)
+    assert timing.times(0.5).utilization == pytest.approx(timing.utilization)
