@@ -28,7 +28,6 @@ from diloco.planning.advice import (
     left_out,
     recommended,
     snippet,
-    unranked_that_fit,
     what_would_help,
 )
 from diloco.planning.predict import LINE_EFFICIENCY, UniformSwarm, predict
@@ -202,9 +201,6 @@ def _print_what_would_help(console: Console, plan: _Plan, chosen: Candidate) -> 
     console.print(Text(title, style="bold"))
     for line in what_would_help(chosen, plan.params, plan.swarm):
         console.print(Text(f"  - {line}"))
-    if others := unranked_that_fit(plan.rows):
-        names = ", ".join(row.preset for row in others)
-        console.print(Text(f"Of the lower part these reach it, if they learn well enough: {names}"))
 
 
 def _rates(swarm: UniformSwarm) -> str:

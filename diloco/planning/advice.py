@@ -106,11 +106,6 @@ def recommended(rows: list[Candidate]) -> tuple[Candidate, str]:
     return best, f"nothing reaches {GOOD:.0%} of those in the order; this trains {share:.1%} of the time"
 
 
-def unranked_that_fit(rows: list[Candidate]) -> list[Candidate]:
-    """Methods outside the order that are busy enough."""
-    return [row for row in rows if not row.ranked and row.prediction.utilization >= GOOD]
-
-
 def _what(chosen: Method) -> str:
     if chosen.gossips:
         return "nobody waits for more than one other"

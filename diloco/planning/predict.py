@@ -32,13 +32,11 @@ from transport.simnet.routes import mathis_rate
 
 _ADAM_BYTES = 16
 """Of a parameter on the device while it trains in fp32: itself, its gradient, AdamW's moments."""
-
-
 LINE_EFFICIENCY = 0.99
 """Share of a line's nominal rate that an exchange over TCP gets: measured by scripts/bench_line.py, see
 docs/planning.md."""
 _SWAPS = 33
-"""Outer steps of gossip that are computed where groups differ in size; the first does not count."""
+"""Outer steps of gossip that are computed; the first does not count."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,8 @@ AGREEMENT: list[tuple[dict[str, Any], int]] = [
     ({"preset": "sparta"}, 6),
     ({"preset": "demo"}, 6),
     ({"preset": "des_loc", "sync_every": 20}, 6),
-    # Its exchanges are waited for in the first one, and half of each is hidden in the second.
     ({"preset": "dilocox", "sync_every": 1, "delay": 0}, 6),
+    ({"preset": "dilocox", "sync_every": 1}, 6),
     ({"preset": "dilocox", "sync_every": 1, "rank": 192}, 6),
     ({"preset": "noloco", "sync_every": 20}, 6),
     ({"preset": "noloco", "sync_every": 20}, 7),
