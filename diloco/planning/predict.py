@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diloco.methods.cost import (
+    basis_values,
     cost_of,
     element_bytes,
     exchange_bytes,
@@ -109,6 +110,7 @@ def memory(method: Method, num_parameters: float, num_peers: int) -> tuple[float
     wire = fragment * (element_bytes(method.codec, method) + mean_bytes(method, num_peers))
     in_flight = 2 if method.delay else 1  # the contribution; where its local steps began
     host = 4 * num_parameters * vectors + 4 * fragment * in_flight + 2 * wire
+    host += 4 * basis_values(method, num_parameters)
     return _ADAM_BYTES * num_parameters + 4 * fragment, host
 
 

@@ -20,7 +20,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from tests.reference import kit
 from tests.reference.arithmetic import Values, minus, plus, zeros
@@ -129,9 +128,6 @@ def test_outer_steps_in_quick_succession_are_all_taken_at_the_next_inner_step(
     check(step_s, every, pace=pace)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValidationError, reason="an outer rate is a number only, not yet a schedule"
-)
 def test_each_contribution_has_the_rate_of_its_outer_step() -> None:
     schedule = [[0, 0.6], [10, 0.1]]
     check((1.0, 1.556), (4, 4), lambda t: max(0.1, 0.6 - 0.05 * t), pace="same", outer_lr=schedule)

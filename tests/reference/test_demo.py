@@ -17,10 +17,6 @@ STEPS = 12
 TOKENS = (8, 24, 16)
 PRESET: dict[str, Any] = {"preset": "demo"}
 
-every_entry = pytest.mark.xfail(
-    strict=True, reason="of a short last chunk the mean drops entries that parts kept"
-)
-
 
 def dct(n: int) -> Tensor:
     """The orthonormal DCT-II as a matrix [frequency, position]."""
@@ -105,7 +101,6 @@ def test_each_part_of_the_row_does_what_it_says(variant: dict[str, Any], loop: d
     check(3, variant, loop)
 
 
-@every_entry
 def test_the_mean_has_every_coefficient_that_any_part_kept() -> None:
     check(2, {"keep": 4}, {"keep": 4})
 

@@ -70,12 +70,6 @@ def method(**parts: Any) -> dict[str, Any]:
     return {"preset": "des_loc", "sync_every": EVERY, **parts}
 
 
-EVERY_ROUND = pytest.mark.xfail(
-    strict=True, reason="after their first mean, moments are averaged every H like parameters"
-)
-
-
-@EVERY_ROUND
 @pytest.mark.parametrize(("tokens", "moments_every"), [((8, 8), 3), ((8, 24, 16), 3), ((8, 24), 2)])
 def test_des_loc_averages_moments_at_their_own_rates(tokens: tuple[int, ...], moments_every: int) -> None:
     found = kit.simulated(method(moments_every=moments_every), ROUNDS * EVERY, tokens, adamw)
@@ -85,7 +79,6 @@ def test_des_loc_averages_moments_at_their_own_rates(tokens: tuple[int, ...], mo
     kit.assert_bytes(found, expected[0].outer_steps, [PAYLOAD] * 3)
 
 
-@EVERY_ROUND
 def test_des_loc_over_sockets_averages_moments_at_their_own_rates() -> None:
     tokens = (8, 24)
     found = kit.over_sockets(method(), ROUNDS, tokens, adamw)
@@ -94,13 +87,11 @@ def test_des_loc_over_sockets_averages_moments_at_their_own_rates() -> None:
     kit.assert_bytes(found, expected[0].outer_steps, [PAYLOAD] * 3)
 
 
-@EVERY_ROUND
 def test_only_parameters_move_by_the_outer_optimizer() -> None:
     found = kit.simulated(method(outer_lr=0.6), ROUNDS * EVERY, (8, 24), adamw)
     kit.assert_same(found, reference((8, 24), lr=lambda count: 0.6))
 
 
-@pytest.mark.xfail(strict=True, reason="an outer rate is a number only, not yet a schedule")
 def test_the_outer_rate_of_parameters_follows_its_schedule() -> None:
     found = kit.simulated(method(outer_lr=[[0, 1.0], [10, 0.5]]), ROUNDS * EVERY, (8, 24), adamw)
     kit.assert_same(found, reference((8, 24), lr=lambda count: max(0.5, 1.0 - 0.05 * count)))

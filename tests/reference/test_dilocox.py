@@ -19,10 +19,6 @@ from tests.reference.rounds import Told, flat
 TOKENS = (8, 24, 16)
 ROUNDS, EVERY = 6, 4
 
-one_factor = pytest.mark.xfail(
-    strict=True, reason="one factor a round: the update is P Q^T of this round's P and the last round's Q"
-)
-
 
 def fast(model: nn.Module) -> torch.optim.Optimizer:
     """Moves far enough that the space of an update can be read off parameters in fp32."""
@@ -114,7 +110,6 @@ AVERAGE: dict[str, Any] = {"preset": "local_sgd"}
 DILOCOX: dict[str, Any] = {"preset": "dilocox", "adapt": "none"}
 
 
-@one_factor
 @pytest.mark.parametrize(("rank", "make_model"), [(1, Net), (3, Net), (4, wide)])
 @pytest.mark.parametrize(
     ("feedback", "loop"),
@@ -131,18 +126,15 @@ def test_each_round_averages_two_factors_and_begins_with_the_last_ones(
     check({**AVERAGE, **feedback}, rank, loop, make_model)
 
 
-@one_factor
 @pytest.mark.parametrize(("rank", "make_model"), [(3, Net), (4, wide)])
 def test_dilocox_overlaps_a_whole_phase(rank: int, make_model: MakeModel) -> None:
     check(DILOCOX, rank, {"overlap": True, "lr": 0.2, "momentum": 0.9}, make_model, gain=0.2 * 1.9)
 
 
-@one_factor
 def test_dilocox_without_overlap_is_its_outer_step_on_the_two_factors() -> None:
     check({**DILOCOX, "delay": 0}, 3, {"lr": 0.2, "momentum": 0.9}, gain=0.2 * 1.9)
 
 
-@one_factor
 @pytest.mark.parametrize("codec", ["bf16", "int8"])
 @pytest.mark.parametrize(("rank", "make_model"), [(3, Net), (4, wide)])
 def test_factors_may_travel_in_fewer_bits(codec: str, rank: int, make_model: MakeModel) -> None:

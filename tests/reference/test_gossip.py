@@ -19,10 +19,6 @@ from tests.reference.problem import values, workers
 EVERY = 3
 Groups = list[list[tuple[int, ...]]]
 
-own_contribution = pytest.mark.xfail(
-    strict=True, reason="a replica steps with its own contribution instead of its group's mean"
-)
-
 
 def reference(
     groups: Groups,
@@ -128,7 +124,6 @@ def moshpit(side: int) -> dict[str, Any]:
     return {"preset": "moshpit", "sync_every": EVERY, "group_size": side}
 
 
-@own_contribution
 def test_noloco_over_sockets_is_the_papers_update() -> None:
     rounds = 6
     seen = kit.over_sockets({"preset": "noloco", "sync_every": EVERY}, rounds, (8, 8))
@@ -138,7 +133,6 @@ def test_noloco_over_sockets_is_the_papers_update() -> None:
     kit.assert_equal(seen[0].starts[EVERY], seen[1].starts[EVERY])
 
 
-@own_contribution
 def test_a_replica_that_began_some_steps_before_its_partner_swaps_as_if_both_had_begun_together() -> None:
     """There is no barrier at the start: who is early waits at its swap, which names the outer step."""
     rounds = 4
@@ -146,7 +140,6 @@ def test_a_replica_that_began_some_steps_before_its_partner_swaps_as_if_both_had
     check(seen, rounds, (1, 1), size=2, **NOLOCO)
 
 
-@own_contribution
 def test_a_replica_that_trained_before_its_partner_entered_swaps_as_if_both_had_begun_together() -> None:
     """Who enters in the first phase gets the parameters that the phase began with."""
     rounds = 4
@@ -155,7 +148,6 @@ def test_a_replica_that_trained_before_its_partner_entered_swaps_as_if_both_had_
     check(seen, rounds, (1, 1), size=2, **NOLOCO)
 
 
-@own_contribution
 def test_what_a_replica_trained_with_nobody_to_swap_with_is_in_its_first_swap() -> None:
     """Fewer than ``min_peers`` take no outer step; they train on."""
     rounds = 4
@@ -165,7 +157,6 @@ def test_what_a_replica_trained_with_nobody_to_swap_with_is_in_its_first_swap() 
     check(seen, rounds, (1, 1), size=2, before=(2 * EVERY, 0), **NOLOCO)
 
 
-@own_contribution
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_noloco_in_simulated_time_is_the_papers_update(count: int) -> None:
     rounds, tokens = 8, (16,) * count
@@ -173,7 +164,6 @@ def test_noloco_in_simulated_time_is_the_papers_update(count: int) -> None:
     check(seen, rounds, tokens, size=2, **NOLOCO)
 
 
-@own_contribution
 @pytest.mark.parametrize("gamma", [0.6, 1.3])
 def test_gamma_pulls_members_together_as_strongly_as_it_says(gamma: float) -> None:
     rounds, tokens = 6, (16,) * 4
@@ -181,7 +171,6 @@ def test_gamma_pulls_members_together_as_strongly_as_it_says(gamma: float) -> No
     check(seen, rounds, tokens, size=2, **{**NOLOCO, "gamma": gamma})
 
 
-@own_contribution
 @pytest.mark.parametrize(("codec", "step"), [("bf16", 2.0**-8), ("fp16", 2.0**-11)])
 def test_a_swap_may_send_half_the_bits(codec: str, step: float) -> None:
     """Both means are off by at most half a step for the parts and half for the mean, of values below 1, and
@@ -194,7 +183,6 @@ def test_a_swap_may_send_half_the_bits(codec: str, step: float) -> None:
     check(seen, rounds, tokens, size=2, tolerance=rounds * 0.7 * step, **NOLOCO)
 
 
-@own_contribution
 @pytest.mark.parametrize(("weights", "shares"), [("tokens", (8, 24, 16)), ("equal", (1, 1, 1))])
 def test_members_enter_both_means_of_a_swap_by_their_weights(weights: str, shares: tuple[int, ...]) -> None:
     rounds = 6
@@ -203,7 +191,6 @@ def test_members_enter_both_means_of_a_swap_by_their_weights(weights: str, share
     check(seen, rounds, shares, size=2, **NOLOCO)
 
 
-@own_contribution
 @pytest.mark.parametrize(("side", "count"), [(2, 4), (2, 8), (3, 9), (2, 3), (2, 5), (3, 6)])
 def test_moshpit_averages_in_the_lines_of_a_grid(side: int, count: int) -> None:
     rounds, tokens = 6, (16,) * count
@@ -211,7 +198,6 @@ def test_moshpit_averages_in_the_lines_of_a_grid(side: int, count: int) -> None:
     check(seen, rounds, tokens, size=side, **AVERAGING)
 
 
-@own_contribution
 @pytest.mark.parametrize(("side", "dimensions"), [(2, 2), (2, 3), (3, 2)])
 def test_moshpit_over_a_full_grid_has_the_exact_mean_after_as_many_rounds_as_dimensions(
     side: int, dimensions: int

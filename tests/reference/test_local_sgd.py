@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
@@ -107,26 +106,18 @@ def test_slowmo_moves_by_slow_momentum() -> None:
     kit.assert_same(found, slowmo(tokens, lambda t: 0.8, 0.7))
 
 
-NO_GAMMA = pytest.mark.xfail(
-    strict=True, reason="the momentum is not divided by the inner learning rate: heavy ball"
-)
-
-
-@NO_GAMMA
 def test_slowmo_rescales_its_momentum_when_the_inner_learning_rate_changes() -> None:
     tokens = (8, 24)
     found = stack("slowmo", tokens, decaying(GAMMA, GAMMA))
     kit.assert_same(found, slowmo(tokens, lambda t: 1.0, 0.5, decaying(GAMMA, GAMMA)))
 
 
-@NO_GAMMA
 def test_slowmo_takes_the_mean_of_different_inner_learning_rates() -> None:
     tokens, rates = (8, 8), (GAMMA, 0.4 * GAMMA)
     found = stack("slowmo", tokens, decaying(*rates))
     kit.assert_same(found, slowmo(tokens, lambda t: 1.0, 0.5, decaying(*rates)))
 
 
-@pytest.mark.xfail(strict=True, reason="an outer rate is a number only, not yet a schedule")
 def test_slowmo_follows_a_schedule_of_its_rate() -> None:
     tokens = (8, 24)
     found = stack("slowmo", tokens, decaying(GAMMA, GAMMA), outer_lr=[[0, 1.0], [4, 0.5]])

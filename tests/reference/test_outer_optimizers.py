@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from tests.reference import kit
 from tests.reference.arithmetic import Values, zeros
@@ -181,12 +180,6 @@ def test_each_outer_optimizer_moves_as_its_paper_says(
     check(outer, rule(lr, momentum, **options), lr, momentum, **parts)
 
 
-NO_SCHEDULE = pytest.mark.xfail(
-    strict=True, raises=ValidationError, reason="an outer rate is a number only, not yet a schedule"
-)
-
-
-@NO_SCHEDULE
 @pytest.mark.parametrize(("outer", "rule", "lr", "momentum", "options", "parts"), RULES)
 def test_the_outer_learning_rate_follows_its_schedule(
     outer: str,
@@ -200,7 +193,6 @@ def test_the_outer_learning_rate_follows_its_schedule(
     check(outer, rule(rate, momentum, **options), rate, momentum, **parts)
 
 
-@NO_SCHEDULE
 @pytest.mark.parametrize(
     ("outer", "rule"),
     [("nesterov", nesterov), ("heavy_ball", heavy_ball), ("delayed_nesterov", delayed_nesterov)],

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from tests.reference import kit
 from tests.reference.arithmetic import Nesterov, Values, mean, minus, only, plus
@@ -194,13 +193,6 @@ def test_eager_of_one_worker_is_diloco() -> None:
     kit.assert_same(found, expected)
 
 
-RESET = pytest.mark.xfail(
-    strict=True,
-    reason="the first period's local steps are thrown away: local parameters are reset to the outer",
-)
-
-
-@RESET
 @pytest.mark.parametrize("tokens", [(8, 8), (8, 24, 16)])
 def test_delayed_takes_the_mean_of_the_period_before(tokens: tuple[int, ...]) -> None:
     kit.assert_same(stack("delayed", tokens), delayed(tokens, Nesterov(0.2, 0.9).step))
@@ -217,7 +209,6 @@ def test_co2_clips_its_momentum_and_divides_by_its_penalty() -> None:
     kit.assert_same(found, co2((8, 24), alpha=lambda count: 0.8, beta=0.7, clip=0.005, penalty=3.0))
 
 
-@RESET
 def test_co2_may_replace_local_steps_as_its_released_code_does() -> None:
     momentum: Values = {}
 
@@ -232,9 +223,6 @@ def test_co2_may_replace_local_steps_as_its_released_code_does() -> None:
 
 
 SCHEDULE = [[0, 0.8], [4, 0.2]]
-NO_SCHEDULE = pytest.mark.xfail(
-    strict=True, raises=ValidationError, reason="an outer rate is a number only, not yet a schedule"
-)
 
 
 def scheduled(step: Callable[[Values, Values, int], Values]) -> Step:
@@ -243,9 +231,6 @@ def scheduled(step: Callable[[Values, Values, int], Values]) -> Step:
     return lambda theta, delta: step(theta, delta, next(counts))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="no schedule of outer rates, and the first period's local steps are lost"
-)
 def test_delayed_follows_a_schedule_of_its_rate() -> None:
     optimizer = Nesterov(0.2, 0.9)
 
@@ -257,14 +242,12 @@ def test_delayed_follows_a_schedule_of_its_rate() -> None:
     kit.assert_same(found, delayed((8, 24), scheduled(step)))
 
 
-@NO_SCHEDULE
 def test_eager_follows_a_schedule_of_its_rate() -> None:
     """Outer step t has the rate of t for the shared parameters and for a worker's own, which take as many."""
     found = stack("eager", (8, 24), outer_lr=SCHEDULE)
     kit.assert_same(found, eager((8, 24), lambda count: max(0.2, 0.8 - 0.15 * count), 0.9))
 
 
-@NO_SCHEDULE
 def test_co2_follows_a_schedule_of_its_rate() -> None:
     found = stack("co2", (8, 24), outer_lr=SCHEDULE)
     kit.assert_same(found, co2((8, 24), alpha=lambda count: max(0.2, 0.8 - 0.15 * count)))

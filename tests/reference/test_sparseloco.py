@@ -16,11 +16,6 @@ ROUNDS, EVERY = 6, 3
 PRESET: dict[str, Any] = {"preset": "sparseloco", "sync_every": EVERY}
 
 
-every_entry = pytest.mark.xfail(
-    strict=True, reason="of a short last chunk the mean drops entries that parts kept"
-)
-
-
 DENSE = [name for name in formats.ROUNDED if name != "int2_linear"]
 """Formats of the mean: of int2_linear it is not said to which of its levels a zero goes."""
 
@@ -87,7 +82,6 @@ def test_sparseloco_in_simulated_time_is_algorithm_1(
     kit.assert_bulk(seen, payload, messages=ROUNDS * 4 * num_workers * (num_workers - 1))
 
 
-@every_entry
 @pytest.mark.parametrize(("keep", "num_workers"), [(4, 2), (4, 3), (17, 2), (2, 3)])
 def test_the_mean_has_every_entry_that_any_part_kept(keep: int, num_workers: int) -> None:
     """Of the last 3140 values a part keeps ceil(3140 keep / 4096), and two parts up to twice as many."""

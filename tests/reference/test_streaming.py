@@ -16,7 +16,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from tests.reference import kit
 from tests.reference.arithmetic import Nesterov, Values, mean, minus, only, plus
@@ -167,20 +166,13 @@ def test_fragments_may_land_a_whole_period_later_below_local_steps() -> None:
     check(STRIDED, (8, 24), 6, 6, merge="carry")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the first period's local steps are thrown away: local parameters are reset to the outer",
-)
 def test_fragments_may_land_a_whole_period_later_over_local_steps() -> None:
     check(STRIDED, (8, 24), 6, 6)
 
 
-NO_MIX = pytest.mark.xfail(strict=True, raises=ValidationError, reason="mix without a delay is refused")
-
-
 @pytest.mark.parametrize(
     "delay",
-    [pytest.param(0, marks=NO_MIX), 2],
+    [0, 2],
 )
 def test_mix_keeps_alpha_of_the_local_weights(delay: int) -> None:
     check(STRIDED, (8, 8), 6, delay, merge="mix", alpha=0.25)
@@ -229,9 +221,6 @@ def test_equal_weights_ignore_tokens() -> None:
     kit.assert_same(found, reference((1, 1, 1), 31, STRIDED, every=6, delay=1))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValidationError, reason="an outer rate is a number only, not yet a schedule"
-)
 def test_each_fragment_follows_the_schedule_by_its_own_outer_steps() -> None:
     schedule = [[1, 0.7], [4, 0.1]]
     found = kit.simulated({**method(STRIDED, 6, 2), "outer_lr": schedule}, 32, (8, 24))
