@@ -86,6 +86,7 @@ _ROWS = (
         outer_lr=0.7,
         outer_momentum=0.5,
         gamma=0.7,
+        weights="equal",
     ),
     # Plain averaging in groups: exact over a full grid after as many rounds as it has dimensions.
     Method(
@@ -96,6 +97,7 @@ _ROWS = (
         group="grid",
         group_size=4,
         gamma=1.0,
+        weights="equal",
         **_AVERAGE,
     ),
     # A delayed step at full learning rate is what the eager paper measured as bad, so the gentle one.

@@ -355,6 +355,8 @@ def _group_problems(m: Method) -> Any:
             f'group = "{m.group}" works with one fragment, without delay, projection, error feedback and'
             f" quorum"
         )
+    if m.weights != "equal":
+        yield f'group = "{m.group}" averages its members plainly: set weights = "equal"'
     if not WIRE_FORMATS[m.codec].keeps_parameters:
         yield (
             f'group = "{m.group}" sends parameters too, which codec = "{m.codec}" would spoil: choose'

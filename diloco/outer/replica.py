@@ -17,6 +17,7 @@ from diloco.compression.vectors import count_non_finite
 from diloco.errors import LayoutError, NonFinite, NonFiniteContribution
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
+from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.components import codecs_of
 from diloco.outer.inner_state import InnerState
 from diloco.outer.layout import Layout
@@ -258,7 +259,9 @@ class TensorReplica:
 
     def _reducer(self, num_elements: int, y: Tensor | None) -> TensorReducer:
         contributions, means = self._codecs
-        as_sent = self._method.error_feedback != "none"
+        # What a codec drops must not come back as the owner's own entries, which would push others' out.
+        drops = WIRE_FORMATS[self._method.codec].drops_elements
+        as_sent = drops or self._method.error_feedback != "none"
         return TensorReducer(contributions, num_elements, y, mean_codec=means, as_sent=as_sent)
 
     # -- the driver's thread (peers.application.Application) ----------------------------------

@@ -110,11 +110,6 @@ def test_each_part_of_the_row_does_what_it_says(variant: dict[str, Any], loop: d
     kit.assert_told(seen, told.starts, told.outer, ROUNDS)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the owner of a chunk adds its own part uncompressed, and then the mean keeps the largest entries"
-    " of all, not those that parts kept",
-)
 def test_without_error_feedback_what_is_averaged_is_what_was_kept_too() -> None:
     variant = {"error_feedback": "none", "feedback_decay": 1.0}
     seen = kit.simulated({**PRESET, **variant}, ROUNDS * EVERY, (8, 24, 16))

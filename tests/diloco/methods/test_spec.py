@@ -38,6 +38,7 @@ from diloco.methods.spec import METHOD_FIELDS, Method, gamma_range, make_method
         ("noloco", {"outer": "nesterov"}, "heavy ball"),
         ("noloco", {"codec": "int8"}, "would spoil"),
         ("noloco", {"delay": 5}, "without delay"),
+        ("noloco", {"weights": "tokens"}, "averages its members plainly"),
         ("des_loc", {"inner": "sgd"}, "moments of AdamW"),
         ("slowmo", {"codec": "int8"}, "sends the inner learning rate too"),
         ("slowmo", {"mean_codec": "int8"}, "sends the inner learning rate too"),
