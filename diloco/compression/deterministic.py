@@ -40,14 +40,6 @@ def pairwise_sum(x: Tensor) -> Tensor:
     return x[..., 0]
 
 
-def squared_lengths(vectors: Tensor) -> list[float]:
-    """Squared length of each row of ``vectors`` [r, n], as Python floats, which neither overflow nor
-    vanish."""
-    scaled, exponents = _scaled(vectors)
-    squares = pairwise_sum(scaled * scaled).tolist()
-    return [math.ldexp(square, 2 * exponent) for square, exponent in zip(squares, exponents, strict=True)]
-
-
 def sum_of_outer_products(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     """out[i, j] = left[0, i] right[0, j] + left[1, i] right[1, j] + ..., added from the left, each product
     rounded before it is added; [r, m] and [r, n] with r >= 1 make [m, n]. Returns ``out``."""
@@ -67,25 +59,51 @@ def sum_of_outer_products(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def orthonormal(vectors: Tensor) -> Tensor:
-    """An orthonormal basis [r, n] of what the rows of ``vectors`` [r, n] span, r <= n: the first k rows of it
-    span the first k of them. Modified Gram-Schmidt, twice. A row that is zero or depends on those above it is
-    replaced by the unit vector that they explain least (the first of equals), less what they explain of it.
+def orthonormal(vectors: Tensor) -> tuple[Tensor, list[float]]:
+    """An orthonormal basis [r, n] of what the rows of ``vectors`` [r, n] span, r <= n, strongest first, and
+    how much of their squared lengths each row of it holds: those beyond the first k are exactly what is lost
+    of the vectors where only the first k stay.
+
+    Modified Gram-Schmidt with pivots: next comes the vector of which most is left (the first of equals).
+    Then once more, in that order. A vector that is zero or depends on those before it is replaced by the unit
+    vector that they explain least (the first of equals), less what they explain of it, and holds nothing.
     Finite rows give finite rows, whatever their magnitude. Raises ValueError if r > n."""
     if len(vectors) > vectors.shape[1]:
         raise ValueError(f"{len(vectors)} vectors of {vectors.shape[1]} elements cannot be orthonormal")
-    basis, _ = _scaled(vectors)
-    for _ in range(2):
-        before = pairwise_sum(basis * basis).sqrt_().tolist()
-        for k, row in enumerate(basis):
-            length = _length(row)
-            if length <= DEPENDENT * before[k]:
-                row.copy_(_missing_direction(basis[:k]))
-            else:
-                row.mul_(1.0 / length)
-            rest = basis[k + 1 :]
-            rest.sub_(pairwise_sum(rest * row)[:, None] * row)
-    return basis
+    basis, exponents = _scaled(vectors)
+    squares = pairwise_sum(basis * basis).double().numpy()
+    scales = np.ldexp(1.0, exponents)
+    left, energies = squares * scales**2, []
+    for k in range(len(basis)):
+        pivot = k + int(left[k:].argmax())  # the first of equals
+        basis[[k, pivot]] = basis[[pivot, k]]
+        for each in (squares, scales, left):
+            each[[k, pivot]] = each[[pivot, k]]
+        row, rest = basis[k], basis[k + 1 :]
+        length = _length(row)
+        found = length > DEPENDENT * math.sqrt(squares[k])
+        row.copy_(row * (1.0 / length) if found else _missing_direction(basis[:k]))
+        along = pairwise_sum(rest * row)
+        rest.sub_(along[:, None] * row)
+        held = (along.double().numpy() * scales[k + 1 :]) ** 2
+        left[k + 1 :] -= held
+        energies.append(math.fsum([(length * scales[k]) ** 2, *held]) if found else 0.0)
+    for k, row in enumerate(basis):
+        row.mul_(1.0 / _length(row))
+        rest = basis[k + 1 :]
+        rest.sub_(pairwise_sum(rest * row)[:, None] * row)
+    return basis, energies
+
+
+def leading_energies(matrix: Tensor, basis: Tensor, iterations: int) -> list[float]:
+    """What as many directions as ``basis`` [r, m] has rows hold of the squared length of ``matrix`` [m, n],
+    strongest first: subspace iteration that begins there, towards the squared singular values."""
+    r, (m, n) = len(basis), matrix.shape
+    for step in range(iterations + 1):
+        right, energies = orthonormal(sum_of_outer_products(basis.t(), matrix, torch.empty(r, n)))
+        if step < iterations:
+            basis, _ = orthonormal(sum_of_outer_products(right.t(), matrix.t(), torch.empty(r, m)))
+    return energies
 
 
 def _missing_direction(basis: Tensor) -> Tensor:

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from diloco.compression.deterministic import (
+    leading_energies,
     orthonormal,
     seeded_uniform,
-    squared_lengths,
     sum_of_outer_products,
 )
 from diloco.compression.rank_control import RankController, Spectrum, effective_rank, share_ranks
 from diloco.methods.factors import rank_of, sides_of
 
-SURVEY = 2
-"""Outer steps at the largest ranks before ranks are chosen (`lgreco`): each is a power iteration from both
-sides, and so many tell strong columns from weak ones."""
+SURVEY = 4
+"""Outer steps at the largest ranks before ranks are chosen, by the sum of their updates (`lgreco`)."""
 CYCLE = 32
 """Outer steps from one choice of ranks to the next (`lgreco`), survey included."""
+ITERATIONS = 5
+"""Subspace iterations that show the spectrum of the sum, as many as the paper of `lgreco` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class _Piece:
     """The largest, if it adapts."""
     room: slice
     """Where in the state its basis lies: enough for either side."""
+    sum: slice
+    """Where in the state the sum of its updates in a survey lies; empty if there are none."""
 
     def side(self, second: int) -> int:
         """Elements of a column of the factor that is sent."""
@@ -53,6 +56,9 @@ class _Piece:
 
     def matrix(self, x: Tensor) -> Tensor:
         return x[self.start : self.start + self.rows * self.columns].view(self.rows, self.columns)
+
+    def summed(self, state: Tensor) -> Tensor:
+        return state[self.sum].view(self.rows, self.columns)
 
     def basis(self, state: Tensor, rank: int, second: int) -> Tensor:
         """The shared basis, one vector per row: of the columns' side when rows are sent, and the other way
@@ -73,21 +79,23 @@ class LowRank:
 
     Any common orthonormal basis is right for the second factor, so that whoever is not in the sketch may be
     in the second exchange. Q is orthonormalised before it is used, which spans the same and keeps the columns
-    of P, which a codec rounds, at their own magnitude. A matrix is compressed if r (m + n) < m n and r <=
-    min(m, n); other tensors travel whole, with the second factors. ``ranks``, one per tensor with 0 for
-    whole, decides that instead. Factors are sent column by column, so that a codec's scales follow their very
-    different magnitudes. A sketch without a matrix is one zero: an outer step of every fragment is two
-    exchanges.
+    of P, which a codec rounds, at their own magnitude; strongest first: a lower rank drops the rest. A matrix
+    is compressed if r (m + n) < m n and r <= min(m, n); other tensors travel whole, with the second factors.
+    ``ranks``, one per tensor with 0 for whole, decides that instead. Factors are sent column by column, so
+    that a codec's scales follow their very different magnitudes. A sketch without a matrix is one zero: an
+    outer step of every fragment is two exchanges.
 
-    ``adapt``: "lgreco" chooses ranks every `CYCLE` outer steps from what `SURVEY` at the largest showed
+    ``adapt``: "lgreco" chooses ranks every `CYCLE` outer steps by the sum of `SURVEY` updates at the largest
     (`rank_control.share_ranks`); "dilocox" lets all ranks follow the effective rank in proportion
-    (`rank_control.RankController`), and H with it, from ``sync_every``, the first one. Both measure the
-    averaged second factors only, so that members agree without a word.
+    (`rank_control.RankController`), and H with it, from ``sync_every``, the first one: what a direction holds
+    of Q it holds of the update, P^ being orthonormal. Both measure committed updates only, so that members
+    agree without a word.
 
     The state, which says itself which factor is next (a round that never committed changes nothing):
     [exchanges in the present cycle, rank per compressed matrix, with dilocox the window of effective ranks (0
-    before they are known), then a basis per matrix with room for the longer side at the largest rank]. The
-    size is fixed though ranks and sides change. Small integers are exact in fp32."""
+    before they are known), then for each matrix with lgreco the sum of its updates, and its basis, with room
+    for the longer side at the largest rank]. The size is fixed though ranks and sides change. Small integers
+    are exact in fp32."""
 
     def __init__(
         self,
@@ -109,7 +117,7 @@ class LowRank:
         self._controller = RankController(first_rank=max([1, *ranks]))
         window = self._controller.window if adapt == "dilocox" else 0
         self._header = 1 + sum(each > 0 for each in ranks) + window
-        self._pieces, self._state_size = _laid_out(sides, ranks, self._header)
+        self._pieces, self._state_size = _laid_out(sides, ranks, self._header, adapt == "lgreco")
         self._matrices = [piece for piece in self._pieces if piece.rank]
         self.max_sent = max(
             1, *(sum(each.num_sent(each.rank, second) for each in self._pieces) for second in (0, 1))
@@ -120,7 +128,7 @@ class LowRank:
         self._write_header(state, 0, [piece.rank for piece in self._matrices], [])
         for index, piece in enumerate(self._matrices):
             basis = piece.basis(state, piece.rank, second=0)
-            basis.copy_(orthonormal(seeded_uniform((self._seed, index), basis.numel()).view(basis.shape)))
+            basis.copy_(orthonormal(seeded_uniform((self._seed, index), basis.numel()).view(basis.shape))[0])
         return state
 
     def sketches(self, state: Tensor) -> bool:
@@ -172,23 +180,42 @@ class LowRank:
         factors, spectra = [], []
         for piece, rank, part in self._parts(y_mean, state):
             if rank:
-                # Strong columns first: iteration sharpens those most, and a lower rank drops the rest.
-                energies = squared_lengths(part)
-                order = sorted(range(rank), key=energies.__getitem__, reverse=True)  # equals keep their order
-                factors.append(part[order])
-                spectra.append(Spectrum(piece.rows, piece.columns, [energies[k] for k in order]))
-        if at % 2:
-            ranks, history = self._adapted(at // 2, ranks, history, spectra)
+                factor, energies = orthonormal(part)
+                factors.append(factor)
+                spectra.append(Spectrum(piece.rows, piece.columns, energies))
         after = torch.zeros(self._state_size)
+        if self._adapt == "lgreco" and at // 2 < SURVEY:
+            self._add_up(y_mean, state, after)
+        if at % 2:
+            if self._adapt == "lgreco" and at // 2 == SURVEY - 1:
+                spectra = self._spectra_of_sums(after, state)
+            ranks, history = self._adapted(at // 2, ranks, history, spectra)
         cycle = CYCLE if self._adapt == "lgreco" else 1
         self._write_header(after, (at + 1) % (2 * cycle), ranks, history)
         for piece, rank, factor in zip(self._matrices, ranks, factors, strict=True):
-            # A rank that grows begins with rows of zeros, which `orthonormal` replaces.
             basis = piece.basis(after, rank, second=1 - at % 2)
             kept = min(rank, len(factor))
             basis[:kept] = factor[:kept]
-            basis.copy_(orthonormal(basis))
+            if rank > kept:  # what is zero, `orthonormal` replaces
+                basis.copy_(orthonormal(basis)[0])
         return after
+
+    def _add_up(self, y_mean: Tensor, state: Tensor, after: Tensor) -> None:
+        """The sums of a survey, with this update if it is one, from ``state`` into ``after``."""
+        for piece, rank, part in self._parts(y_mean, state):
+            if rank:
+                total = piece.summed(after).copy_(piece.summed(state))
+                if not self.sketches(state):
+                    basis = piece.basis(state, rank, second=1)
+                    total += sum_of_outer_products(basis, part, torch.empty(total.shape))
+
+    def _spectra_of_sums(self, after: Tensor, state: Tensor) -> list[Spectrum]:
+        spectra = []
+        for piece in self._matrices:
+            basis = piece.basis(state, piece.rank, second=1)
+            energies = leading_energies(piece.summed(after), basis, ITERATIONS)
+            spectra.append(Spectrum(piece.rows, piece.columns, energies))
+        return spectra
 
     def _adapted(
         self, at: int, ranks: list[int], history: list[int], spectra: list[Spectrum]
@@ -237,7 +264,7 @@ class LowRank:
 
 
 def _laid_out(
-    sides: Sequence[tuple[int, int]], ranks: Sequence[int], header: int
+    sides: Sequence[tuple[int, int]], ranks: Sequence[int], header: int, with_sums: bool
 ) -> tuple[list[_Piece], int]:
     """Every tensor's place in the vector and in the state, and the size of the state."""
     if len(ranks) != len(sides):
@@ -246,9 +273,11 @@ def _laid_out(
     for (rows, columns), rank in zip(sides, ranks, strict=True):
         if not 0 <= rank <= min(rows, columns):
             raise ValueError(f"rank {rank} does not fit a matrix of {rows} x {columns}")
-        room = rank * max(rows, columns)
-        pieces.append(_Piece(start, rows, columns, rank, slice(end, end + room)))
-        start, end = start + rows * columns, end + room
+        size, room = rows * columns, rank * max(rows, columns)
+        sums = size if rank and with_sums else 0
+        places = slice(end + sums, end + sums + room), slice(end, end + sums)
+        pieces.append(_Piece(start, rows, columns, rank, *places))
+        start, end = start + size, end + room + sums
     return pieces, end
 
 

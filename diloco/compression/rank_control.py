@@ -67,9 +67,9 @@ class RankController:
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """What a committed update shows of one matrix: its shape, and the squared lengths of the averaged
-    factor's columns, largest first. The other factor being orthonormal, each is what the error gains when
-    that column is left out, and they approach the squared singular values as the basis warms up."""
+    """What committed updates show of one matrix: its shape, and what orthonormal directions hold of its
+    squared length, strongest first. Each is what the error gains when that direction is left out. They are
+    close to the squared singular values, of which the first k hold at least as much as any k directions."""
 
     rows: int
     columns: int

@@ -124,10 +124,12 @@ def state_vectors(method: Method) -> int:
 
 
 def basis_values(method: Method, num_parameters: float) -> float:
-    """Values of the shared bases of low-rank factors, which are in the shared state too."""
+    """Values of the shared bases of low-rank factors, which are in the shared state too; and, where ranks
+    share a budget, of the sum of updates by which they do."""
     if method.projection != "low_rank":
         return 0.0
-    return _of_decoder(values_kept, num_parameters, method)
+    sums = num_parameters if method.adapt == "lgreco" else 0.0
+    return _of_decoder(values_kept, num_parameters, method) + sums
 
 
 def _of_decoder(count: Callable[..., int], num_parameters: float, method: Method) -> float:

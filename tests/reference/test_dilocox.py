@@ -153,11 +153,6 @@ def test_factors_may_travel_in_fewer_bits(codec: str, rank: int, make_model: Mak
             kit.assert_equal(have, want, ROUNDS * 0.05 * formats.STEPS[codec])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="one factor a round; and its columns are what is measured, which do not show that 99 % of the mean"
-    " are of rank 9 of 12: neither rank nor H ever moves",
-)
 def test_rank_and_h_shrink_with_the_effective_rank_of_the_last_means() -> None:
     """ "Average r' over the last c rounds -> r_{t+1};  H_{t+1} = H_1 r_{t+1} / r_1"
 
@@ -187,11 +182,6 @@ def test_rank_and_h_shrink_with_the_effective_rank_of_the_last_means() -> None:
     kit.assert_told(seen, told.starts, told.outer, len(phases))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="one factor a round; and its columns are what is measured, which are not orthogonal: the ranks"
-    " that are chosen have 1.07 and 1.23 times the squared error that they may have",
-)
 @pytest.mark.parametrize("feedback", ["none", "ef14"])
 def test_ranks_share_a_budget_of_error_among_matrices(feedback: str) -> None:
     """L-GreCo (2210.17357): minimise the bytes subject to sum err_l(c_l)^2 <= that of the same rank for all,
@@ -223,7 +213,10 @@ def test_ranks_share_a_budget_of_error_among_matrices(feedback: str) -> None:
     assert spent <= 1.01 * budget
     for name, r in chosen.items():
         assert r == rank // 4 or spent - error(name, r) + error(name, r - 1) > 0.99 * budget
-    given = {i: basis for i, basis in enumerate(spaces) if i == 0 or ranks[i] != ranks[i - 1]}
+    # With feedback rounds grow apart: 3e-8 in a basis at round 4 are 1e-5 at round 36 in the loop alone. So
+    # from round 12 on it takes every basis from its update.
+    late = 12 if feedback == "ef14" else rounds
+    given = {i: b for i, b in enumerate(spaces) if i == 0 or ranks[i] != ranks[i - 1] or i >= late}
     power = PowerSgd(rank, TOKENS, given)
     told = reference(power, feedback=feedback != "none", make_model=wide, phases=[every] * rounds)
     kit.assert_told(seen, told.starts, told.outer, rounds)

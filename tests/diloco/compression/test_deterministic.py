@@ -15,11 +15,11 @@ from torch import Tensor
 
 from diloco.compression.deterministic import (
     dct_matrix,
+    leading_energies,
     orthonormal,
     pairwise_sum,
     seeded_bits,
     seeded_uniform,
-    squared_lengths,
     sum_of_outer_products,
 )
 from diloco.compression.vectors import SLICE
@@ -69,14 +69,6 @@ def test_a_pairwise_sum_of_many_values_is_accurate_and_leaves_its_input_alone() 
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("exponent", [-60, 0, 60])
-def test_squared_lengths_neither_overflow_nor_vanish(exponent: int) -> None:
-    x = uniform(4, 50)
-    got = squared_lengths(x * 2.0**exponent)
-    assert got == [length * 4.0**exponent for length in squared_lengths(x)]
-    assert got == pytest.approx(((x.double() * 2.0**exponent) ** 2).sum(1).tolist(), rel=1e-6)
-
-
 @pytest.mark.parametrize(("r", "m", "n"), [(1, 3, 4), (5, 7, 11), (3, 70, 2000), (2, 3, SLICE + 5)])
 def test_a_sum_of_outer_products_rounds_each_operation_by_itself_in_order(r: int, m: int, n: int) -> None:
     left, right = uniform(r, m), uniform(r, n, seed=1)
@@ -90,39 +82,82 @@ def test_a_sum_of_outer_products_of_strided_inputs_is_the_same() -> None:
     assert torch.equal(strided, sum_of_outer_products(left, right, torch.empty(40, 30)))
 
 
+def basis_of(vectors: Tensor) -> Tensor:
+    return orthonormal(vectors)[0]
+
+
 @pytest.mark.parametrize(("r", "n"), [(1, 1), (1, 9), (5, 5), (8, 100), (32, 500)])
-def test_a_basis_is_orthonormal_and_its_first_rows_span_the_first_vectors(r: int, n: int) -> None:
+def test_a_basis_is_orthonormal_and_its_first_row_is_the_longest_vector(r: int, n: int) -> None:
     vectors = uniform(r, n)
-    basis = orthonormal(vectors)
+    basis = basis_of(vectors)
     assert is_orthonormal(basis)
-    # Each vector has nothing along later rows: the triangle of a QR decomposition.
+    lengths = vectors.double().norm(dim=1)
     along = vectors.double() @ basis.double().T
-    assert along.triu(1).abs().max() < 1e-5
+    assert float(along[lengths.argmax(), 0]) == pytest.approx(float(lengths.max()), rel=1e-6)
+    # All that the vectors are is in the basis.
+    assert torch.allclose(along.norm(dim=1), lengths, rtol=1e-6)
+    # The vector that a row is made of lies along it by all that rows before do not hold: most of all vectors.
+    before = torch.cat([torch.zeros(r, 1), along.square().cumsum(1)[:, :-1]], 1)
+    left = lengths.square()[:, None] - before
+    assert torch.allclose(along.square().amax(0), left.amax(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("exponent", [-60, 0, 60])
+def test_energies_are_what_is_lost_where_only_the_first_rows_stay(exponent: int) -> None:
+    vectors = (uniform(6, 50) + 2 * uniform(1, 50, seed=1)) * 2.0**exponent
+    basis, energies = orthonormal(vectors)
+    wide, rows = vectors.double(), basis.double()
+    for k in range(7):
+        kept = wide @ rows[:k].T @ rows[:k]
+        total = float(wide.square().sum())
+        assert math.fsum(energies[k:]) == pytest.approx(
+            float((wide - kept).square().sum()), rel=1e-4, abs=1e-6 * total
+        )
+    best = torch.linalg.svdvals(wide).square().cumsum(0).tolist()
+    assert all(math.fsum(energies[: k + 1]) <= best[k] * (1 + 1e-6) for k in range(6))
+
+
+def test_equal_vectors_come_in_their_order_and_what_adds_nothing_holds_nothing() -> None:
+    basis, energies = orthonormal(torch.tensor([[0.0, 0.0, 3.0], [0.0, 3.0, 0.0], [0.0, 3.0, 0.0]]))
+    assert basis.tolist() == [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    assert energies == [9.0, 18.0, 0.0]
+
+
+def test_leading_energies_come_near_the_squared_singular_values() -> None:
+    left, right = basis_of(uniform(20, 40)), basis_of(uniform(20, 60, seed=1))
+    values = 0.7 ** torch.arange(20.0)
+    matrix = left.T @ (values[:, None] * right)
+    first = basis_of(uniform(6, 40, seed=2))
+    got = leading_energies(matrix, first, iterations=5)
+    assert got == pytest.approx(values[:6].square().tolist(), rel=0.02)
+    # Without iterations it is what the given directions hold.
+    held = math.fsum(leading_energies(matrix, first, iterations=0))
+    assert held == pytest.approx(float((first @ matrix).square().sum()), rel=1e-5)
 
 
 def test_badly_conditioned_vectors_still_give_an_orthonormal_basis() -> None:
     common = uniform(1, 300)
     nearly_equal = common + 1e-4 * uniform(12, 300, seed=1)
-    assert is_orthonormal(orthonormal(nearly_equal))
+    assert is_orthonormal(basis_of(nearly_equal))
     decaying = uniform(12, 300) * torch.logspace(0, -30, 12)[:, None]
-    assert is_orthonormal(orthonormal(decaying))
+    assert is_orthonormal(basis_of(decaying))
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e20, 3e38])
 def test_magnitude_does_not_matter(scale: float) -> None:
-    basis = orthonormal(uniform(6, 40) * scale)
+    basis = basis_of(uniform(6, 40) * scale)
     assert is_orthonormal(basis)
-    assert torch.allclose(basis, orthonormal(uniform(6, 40)), atol=1e-4)
+    assert torch.allclose(basis, basis_of(uniform(6, 40)), atol=1e-4)
 
 
 def test_zero_rows_become_the_first_unit_vectors() -> None:
-    assert torch.equal(orthonormal(torch.zeros(3, 5)), torch.eye(5)[:3])
-    assert torch.equal(orthonormal(torch.zeros(4, 4)), torch.eye(4))
+    assert torch.equal(basis_of(torch.zeros(3, 5)), torch.eye(5)[:3])
+    assert torch.equal(basis_of(torch.zeros(4, 4)), torch.eye(4))
 
 
 def test_dependent_rows_are_replaced_and_the_others_kept() -> None:
     a, b = uniform(1, 30), uniform(1, 30, seed=1)
-    basis = orthonormal(torch.cat([a, 2 * a, b, a - b, torch.zeros(1, 30)]))
+    basis = basis_of(torch.cat([a, 2 * a, b, a - b, torch.zeros(1, 30)]))
     assert is_orthonormal(basis)
     # a and b lie in what rows 0 and 2 span; row 1 may have taken a bit of b.
     left = torch.cat([a, b]).double()
@@ -133,22 +168,22 @@ def test_dependent_rows_are_replaced_and_the_others_kept() -> None:
 def test_what_rounding_leaves_of_a_dependent_row_is_no_direction() -> None:
     a, b = uniform(1, 500), uniform(1, 500, seed=1)
     unit = torch.zeros(1, 500)
-    least = (orthonormal(torch.cat([a, b])) ** 2).sum(0).argmin()
+    least = (basis_of(torch.cat([a, b])) ** 2).sum(0).argmin()
     unit[0, least] = 1.0
-    dependent, explicit = (orthonormal(torch.cat([a, b, c])) for c in (a / 3 - b / 7, unit))
+    dependent, explicit = (basis_of(torch.cat([a, b, c])) for c in (a / 3 - b / 7, unit))
     assert torch.allclose(dependent, explicit, atol=1e-6)
 
 
 def test_more_vectors_than_elements_are_refused() -> None:
     with pytest.raises(ValueError, match="3 vectors of 2 elements"):
-        orthonormal(torch.ones(3, 2))
+        basis_of(torch.ones(3, 2))
 
 
 @given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 10**6), st.integers(0, 9))
 def test_any_finite_vectors_give_a_basis(r: int, more: int, seed: int, zeros: int) -> None:
     vectors = uniform(r, r + more, seed=seed)
     vectors[:zeros] = vectors[:zeros].round()  # many dependent and zero rows
-    assert is_orthonormal(orthonormal(vectors))
+    assert is_orthonormal(basis_of(vectors))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 37, 64])
@@ -178,7 +213,7 @@ BITS: dict[str, tuple[Callable[[], Tensor], str]] = {
         lambda: sum_of_outer_products(TALL, uniform(*LARGE), torch.empty(300, 40_000)),
         "2eea580e995e8ad7",
     ),
-    "orthonormal": (lambda: orthonormal(uniform(*LARGE)), "b1195472205ea40f"),
+    "orthonormal": (lambda: basis_of(uniform(*LARGE)), "a26090cde264c0fa"),
     "dct_matrix": (lambda: dct_matrix(64), "23ad299315db91c9"),
 }
 

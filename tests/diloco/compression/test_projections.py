@@ -124,9 +124,9 @@ def test_an_update_of_zeros_lifts_to_zeros_and_leaves_a_finite_state(projection:
 BITS = {
     "mask": "38c256b125fa83db",
     "dct": "031f13a2cc4e2b82",
-    "low_rank": "849724f561309087",
-    "lgreco": "a86bc7086551ca9c",
-    "dilocox": "4b0c183a590a08f0",
+    "low_rank": "be85cff4fa32d2f2",
+    "lgreco": "cb3c9d98c5e0175c",
+    "dilocox": "e9d6c8646e1ab00e",
 }
 
 

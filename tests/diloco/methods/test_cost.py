@@ -116,6 +116,8 @@ def test_bases_are_shared_state_of_low_rank_alone() -> None:
     assert basis_values(method("diloco"), 1e9) == 0
     # 0.6 w columns of 4 w for each of two of 12 w^2.
     assert basis_values(method("dilocox"), 1e9) == pytest.approx(1e9 * 2 * 0.6 * 4 / 12, rel=0.01)
+    more = basis_values(method("dilocox", adapt="lgreco"), 1e9) - basis_values(method("dilocox"), 1e9)
+    assert more == pytest.approx(1e9), "the sum of updates by which ranks are chosen"
 
 
 @pytest.mark.parametrize("num_parameters", [1e6, 1e9, 1e11])
