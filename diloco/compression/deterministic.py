@@ -2,8 +2,9 @@
 
 Owns sums, sums of outer products, orthonormal bases, the cosine transform's matrix and seeded numbers. The
 order in which `sum`, `dot` and `matmul` add depends on the processor, the number of threads and the library,
-and libm's functions differ in the last bit; here everything is elementwise fp32, each operation rounded by
-itself in an order that is written down, or exact. Works on the CPU. Knows neither fragments nor what is sent.
+and libm's functions differ in the last bit; here everything is elementwise, each operation rounded by itself
+in an order that is written down, or exact in any order. Works on the CPU. Knows neither fragments nor what is
+sent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from diloco.compression.vectors import SLICE
 DEPENDENT = 2.0**-18
 """A vector of which no more than this share is left without the others' directions counts as dependent: what
 is left of it is mostly rounding."""
+EXACT_BITS = 53
+"""Integers up to 2^53 are exact in fp64."""
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 
 
@@ -41,22 +44,30 @@ def pairwise_sum(x: Tensor) -> Tensor:
 
 
 def sum_of_outer_products(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
-    """out[i, j] = left[0, i] right[0, j] + left[1, i] right[1, j] + ..., added from the left, each product
-    rounded before it is added; [r, m] and [r, n] with r >= 1 make [m, n]. Returns ``out``."""
-    num_rows, num_columns = out.shape
-    width = min(num_columns, SLICE)
-    height = max(1, SLICE // max(1, width))
-    scratch = torch.empty(height, width)
-    for top in range(0, num_rows, height):
-        rows = slice(top, min(top + height, num_rows))
-        for start in range(0, num_columns, width):
-            columns = slice(start, min(start + width, num_columns))
-            part = out[rows, columns]
-            product = scratch[: part.shape[0], : part.shape[1]]
-            torch.mul(left[0, rows, None], right[0, columns], out=part)
-            for k in range(1, len(left)):
-                part.add_(torch.mul(left[k, rows, None], right[k, columns], out=product))
+    """out[i, j] = left[0, i] right[0, j] + left[1, i] right[1, j] + ..., of finite values rounded to fixed
+    point, exactly, then rounded to what ``out`` holds; [r, m] and [r, n] with 1 <= r <= 2^23 make [m, n].
+    Returns ``out``.
+
+    With r <= 2^k terms there are 53 - k bits for the integers of a product, shared by both sides: relative to
+    the largest of its column, 2^-22 for up to 2^10 terms. All products and all sums of some of them are then
+    integers of at most 53 bits in one unit, which fp64 holds, so that a library may add in any order. A value
+    that is not finite leaves nothing finite in its row or column."""
+    bits = EXACT_BITS - (len(left) - 1).bit_length()
+    left, right = _on_grid(left, bits // 2), _on_grid(right, bits - bits // 2)
+    height = max(1, 16 * SLICE // max(1, out.shape[1]))  # of a part in fp64, so that memory is bounded
+    for top in range(0, len(out), height):
+        rows = slice(top, top + height)
+        out[rows] = torch.mm(left[:, rows].t(), right)
     return out
+
+
+def _on_grid(x: Tensor, bits: int) -> Tensor:
+    """``x`` [r, n] in fp64, each column rounded to multiples of 2^-bits times the power of two that is above
+    its largest magnitude."""
+    x = x.double()
+    exponents = np.frexp(x.abs().amax(0).numpy())[1]
+    finer, coarser = (torch.from_numpy(np.ldexp(1.0, each)) for each in (bits - exponents, exponents - bits))
+    return (x * finer).round_().mul_(coarser)
 
 
 def orthonormal(vectors: Tensor) -> tuple[Tensor, list[float]]:

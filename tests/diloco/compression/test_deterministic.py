@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from hashlib import sha256
 
 import numpy as np
@@ -39,11 +40,23 @@ def folded(values: list[np.float32]) -> np.float32:
     return values[0]
 
 
+def on_grid(x: Tensor, bits: int) -> list[list[Fraction]]:
+    """Columns of ``x``, each rounded to ``bits`` below the power of two above its largest, in exact
+    arithmetic."""
+    columns = []
+    for column in x.t().tolist():
+        unit = Fraction(2) ** (math.frexp(max(map(abs, column)))[1] - bits)
+        columns.append([round(Fraction(value) / unit) * unit for value in column])
+    return columns
+
+
 def outer_products_twin(left: Tensor, right: Tensor) -> np.ndarray:
-    total = left[0].numpy()[:, None] * right[0].numpy()
-    for row, column in zip(left[1:].numpy(), right[1:].numpy(), strict=True):
-        total = total + row[:, None] * column
-    return total
+    """In exact arithmetic, rounded once to fp64, which is exact too, and once to fp32."""
+    bits = 53 - math.ceil(math.log2(len(left)))
+    rows, columns = on_grid(left, bits // 2), on_grid(right, bits - bits // 2)
+    sums = [[sum(a * b for a, b in zip(row, column, strict=True)) for column in columns] for row in rows]
+    assert all(Fraction(float(each)) == each for row in sums for each in row)
+    return np.array([[float(each) for each in row] for row in sums]).astype(np.float32)
 
 
 def is_orthonormal(basis: Tensor) -> bool:
@@ -69,11 +82,60 @@ def test_a_pairwise_sum_of_many_values_is_accurate_and_leaves_its_input_alone() 
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize(("r", "m", "n"), [(1, 3, 4), (5, 7, 11), (3, 70, 2000), (2, 3, SLICE + 5)])
-def test_a_sum_of_outer_products_rounds_each_operation_by_itself_in_order(r: int, m: int, n: int) -> None:
+@pytest.mark.parametrize(("r", "m", "n"), [(1, 3, 4), (5, 7, 11), (64, 9, 8), (65, 8, 9), (3000, 2, 3)])
+@pytest.mark.parametrize("exponent", [-149, -70, 0, 63])
+def test_a_sum_of_outer_products_is_exact_on_its_grid(r: int, m: int, n: int, exponent: int) -> None:
     left, right = uniform(r, m), uniform(r, n, seed=1)
+    left *= 2.0 ** (-10 * torch.arange(m))  # columns have grids of their own
+    left, right = left * 2.0**exponent, right * 2.0 ** min(63, -exponent)
     got = sum_of_outer_products(left, right, torch.full((m, n), math.nan))
     assert np.array_equal(got.numpy(), outer_products_twin(left, right))
+    wide = sum_of_outer_products(left, right, torch.empty(m, n, dtype=torch.float64))
+    assert torch.equal(wide.float(), got)
+
+
+def test_the_largest_sums_are_exact_whatever_their_order() -> None:
+    """All terms as large as they can be, and of one sign, or such that they cancel but for the last bit."""
+    r = 1024
+    left = torch.full((r, 2), 1.0 - 2.0**-21)
+    right = torch.full((r, 2), 1.0 - 2.0**-22)
+    left[r // 2 :, 1] *= -1.0
+    left[0, 1] = 1.0 - 2.0**-20
+    for order in (
+        torch.arange(r),
+        torch.arange(r).flip(0),
+        torch.from_numpy(np.random.default_rng(0).permutation(r)),
+    ):
+        out = torch.empty(2, 2, dtype=torch.float64)
+        got = sum_of_outer_products(left[order], right[order], out)
+        exact = [sum(Fraction(a) * Fraction(1 - 2.0**-22) for a in row) for row in left.t().tolist()]
+        assert [Fraction(each) for each in got[:, 0].tolist()] == exact
+
+
+@pytest.mark.parametrize("r", [8, 300, 1000])
+def test_a_sum_of_outer_products_is_about_as_accurate_as_one_in_fp32(r: int) -> None:
+    left, right = uniform(r, 50), uniform(r, 60, seed=1)
+    got = sum_of_outer_products(left, right, torch.empty(50, 60))
+    exact = left.double().T @ right.double()
+    assert float((got - exact).norm() / exact.norm()) < 1e-6
+
+
+def test_large_results_are_made_part_by_part_and_zeros_and_no_columns_are_no_special_case() -> None:
+    left, right = uniform(3, 40), uniform(3, SLICE, seed=1)
+    got = sum_of_outer_products(left, right, torch.empty(40, SLICE))
+    assert torch.equal(got[17:19], sum_of_outer_products(left[:, 17:19], right, torch.empty(2, SLICE)))
+    assert not sum_of_outer_products(torch.zeros(3, 4), uniform(3, 5), torch.empty(4, 5)).any()
+    assert sum_of_outer_products(torch.zeros(3, 0), uniform(3, 5), torch.empty(0, 5)).shape == (0, 5)
+    assert sum_of_outer_products(uniform(3, 5), torch.zeros(3, 0), torch.empty(5, 0)).shape == (5, 0)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_stays_visible(value: float) -> None:
+    left, right = uniform(3, 4), uniform(3, 5, seed=1)
+    left[1, 2] = value
+    finite = sum_of_outer_products(left, right, torch.empty(4, 5)).isfinite()
+    assert finite.all(1).tolist() == [True, True, False, True]
+    assert not finite[2].any()
 
 
 def test_a_sum_of_outer_products_of_strided_inputs_is_the_same() -> None:
@@ -211,7 +273,7 @@ BITS: dict[str, tuple[Callable[[], Tensor], str]] = {
     "pairwise_sum": (lambda: pairwise_sum(uniform(*LARGE)), "482a39ea691ec94e"),
     "outer": (
         lambda: sum_of_outer_products(TALL, uniform(*LARGE), torch.empty(300, 40_000)),
-        "2eea580e995e8ad7",
+        "4ad36d97508cb726",
     ),
     "orthonormal": (lambda: basis_of(uniform(*LARGE)), "a26090cde264c0fa"),
     "dct_matrix": (lambda: dct_matrix(64), "23ad299315db91c9"),

@@ -123,10 +123,10 @@ def test_an_update_of_zeros_lifts_to_zeros_and_leaves_a_finite_state(projection:
 
 BITS = {
     "mask": "38c256b125fa83db",
-    "dct": "031f13a2cc4e2b82",
-    "low_rank": "be85cff4fa32d2f2",
-    "lgreco": "cb3c9d98c5e0175c",
-    "dilocox": "e9d6c8646e1ab00e",
+    "dct": "867f4db9f2f28657",
+    "low_rank": "0d43daf4d9df756b",
+    "lgreco": "ddfa566126619f7f",
+    "dilocox": "c4acfa99845a1c3c",
 }
 
 
