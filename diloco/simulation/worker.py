@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,7 +103,7 @@ class Worker:
         """Bytes that earlier lives of the peer sent."""
         self._since_s = 0.0
         """When it began what it does."""
-        self._inbox: list[object] = []
+        self._inbox: deque[object] = deque()
         self._block: list[float] = []
         """When each of the inner steps under way ends."""
         self._block_began_s = 0.0
@@ -286,13 +287,16 @@ class Worker:
         self._advance()
 
     def _take_inbox(self) -> None:
-        events, self._inbox = self._inbox, []
-        for event in events:
-            now = self._net.now
+        """Take all events, also those that a command brings: to confirm one commit hands over the next."""
+        now = self._net.now
+        while (event := self._next_event()) is not None:
             commands = self.session.event(now, event)
             for watcher in self._watchers:
                 watcher.event(now, self, event)
             self._run(commands)
+
+    def _next_event(self) -> object | None:
+        return self._inbox.popleft() if self._inbox else self._net.next_event(self.process)
 
     def _do_what_is_due(self) -> None:
         commands, losses = self.session.due(self._net.now), self.session.progress_lost()

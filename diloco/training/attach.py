@@ -222,8 +222,7 @@ class Outer:
             return
         session = self._session
         session.stepped(tokens, time.monotonic() - self._resumed)
-        while self._take_event(0.0):
-            pass
+        self._take_events()
         self._raise_dismissal()
         self._do_what_is_due()
         self._wait()
@@ -233,13 +232,19 @@ class Outer:
     def _wait(self) -> None:
         began, session = time.monotonic(), self._session
         while not self._stopping and session.waits(time.monotonic()):
-            self._take_event(_POLL_S)
+            if self._take_event(_POLL_S):
+                self._take_events()
             self._raise_dismissal()
             self._do_what_is_due()
             self._report_if_due()
         if self.finished:
             self._report()  # of gossip nobody else would know
         session.waited_s += time.monotonic() - began
+
+    def _take_events(self) -> None:
+        """Take all events, also those that a command brings: to confirm one commit hands over the next."""
+        while self._take_event(0.0):
+            pass
 
     def _take_event(self, timeout_s: float) -> bool:
         event = self.swarm.next_event(timeout_s)

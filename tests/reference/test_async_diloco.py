@@ -113,11 +113,6 @@ def test_workers_take_fewer_steps_the_slower_they_are(
     check(step_s, every)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="of two outer steps of others between two inner steps, a worker takes the first only, and offers"
-    " one inner step late if it is at its H",
-)
 @pytest.mark.parametrize(
     ("step_s", "every", "pace"),
     [((1.0, 1.286, 1.858), (4, 4, 4), "same"), ((1.0, 1.286, 1.858), (4, 3, 2), "by_speed")],

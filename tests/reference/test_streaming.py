@@ -144,9 +144,10 @@ def check(
     kit.assert_bytes(found, expected[0].outer_steps, payload_bytes(fragments))
 
 
-def test_streaming_over_sockets_is_algorithm_2() -> None:
-    """With one fragment under way at a time: tau below H / P."""
-    tokens, every, delay = (8, 24), 6, 1
+@pytest.mark.parametrize("delay", [1, 2])
+def test_streaming_over_sockets_is_algorithm_2(delay: int) -> None:
+    """With one fragment under way at a time, and with the next sent when one lands: tau is H / P."""
+    tokens, every = (8, 24), 6
     found = kit.over_sockets(method(STRIDED, every, delay), 5, tokens)
     expected = reference(tokens, 5 * every, STRIDED, every=every, delay=delay)
     kit.assert_same(found, expected)

@@ -71,6 +71,8 @@ class Endpoint:
     alive: bool = True
     frozen: bool = False
     backlog: deque[Callable[[], None]] = field(default_factory=deque)
+    events: deque[object] = field(default_factory=deque)
+    """For the program above, which is called for each at the time at which it came."""
     timer: int = 0
     """When the armed timer fires, in ns; 0 for none."""
     armed_for: float = 0.0

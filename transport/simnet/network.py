@@ -154,6 +154,12 @@ class SimNetwork:
         self._runner.carry_out(peer)
         return result
 
+    def next_event(self, who: Who) -> object | None:
+        """Take the next event that came and that the program above was not called for yet: those of a command
+        are here when it returns, as on a real driver."""
+        peer = self._of(who)
+        return peer.events.popleft() if peer.events and peer.alive and not peer.frozen else None
+
     def knock(self, by: bytes, invite: bytes, to: bytes, header: bytes, answer: Answer) -> None:
         """Who is no member yet asks ``to`` one thing with an invite's key. ``answer`` gets the reply, or None
         if there is none: nobody is there, the key opens nothing, or the core has nothing to say."""

@@ -117,19 +117,20 @@ class ProcessRunner:
                 peer.journal.append(effect.entry)
             case Deliver():
                 self._log(key, type(effect.event).__name__)
-                self._timeline.push(self._timeline.now_ns, self._deliver, peer, effect.event)
+                peer.events.append(effect.event)
+                self._timeline.push(self._timeline.now_ns, self._deliver, peer)
             case Trace():
                 self._log(key, "trace", effect.name)
             case _:
                 self._use_network(peer, effect)
 
-    def _deliver(self, peer: Endpoint, event: object) -> None:
+    def _deliver(self, peer: Endpoint) -> None:
         if not peer.alive:
             return
         if peer.frozen:
-            peer.backlog.append(lambda: self._deliver(peer, event))
-            return
-        peer.on_event(self._timeline.now_ns / NS, event)
+            peer.backlog.append(lambda: self._deliver(peer))
+        elif peer.events:  # the program may have taken it already
+            peer.on_event(self._timeline.now_ns / NS, peer.events.popleft())
 
     def _log(self, key: bytes, *what: Any) -> None:
         self._trace_log.add(self._timeline.now_ns, key, what)

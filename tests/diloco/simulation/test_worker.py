@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from diloco.simulation.pace import Peer, StepTime
@@ -73,6 +75,16 @@ def test_an_event_in_the_middle_of_many_steps_is_taken_when_the_step_at_hand_end
         if who == "a" and isinstance(event, PeersJoined) and now > 5.0
     )
     assert taken == pytest.approx(began + 6.0, abs=0.01)
+
+
+def test_all_commits_that_came_during_a_step_are_taken_when_it_ends() -> None:
+    engine, memory = swarm(*pair(step_time=StepTime(60.0)), min_peers=1, rounds=100, grace_s=2.0)
+    engine.run(130.0)
+    taken = Counter(
+        now for now, who, event in memory.events if who == "b" and isinstance(event, RoundCommitted)
+    )
+    assert len(taken) == 2, "after each of its steps"
+    assert min(taken.values()) >= 4
 
 
 @pytest.mark.parametrize(("after_s", "done"), [(-0.1, 0), (0.1, 1)])

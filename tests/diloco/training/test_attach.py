@@ -68,6 +68,17 @@ def test_every_step_of_the_optimizer_is_an_inner_step_until_the_run_is_finished(
     assert outer.step == done, "a finished run counts no more"
 
 
+def test_what_comes_with_the_result_that_is_waited_for_is_taken_before_the_next_step(
+    swarm: diloco.Swarm,
+) -> None:
+    """The end comes as soon as the last commit is confirmed."""
+    model, optimizer, outer = worker(swarm)
+    for _ in range(EVERY * ROUNDS):
+        assert not outer.finished
+        step(model, optimizer)
+    assert outer.finished
+
+
 def test_a_loop_without_a_hook_contributes_through_step_done(swarm: diloco.Swarm) -> None:
     model, _, outer = worker(swarm, tokens_per_step=10)
     before = outer.replica.outer.outer_parameters(0).clone()

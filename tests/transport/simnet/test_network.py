@@ -98,6 +98,25 @@ def pair(seed: object = 1, **changes: float) -> tuple[Net, Talker, Talker]:
     return net, a, b
 
 
+def test_the_program_may_take_events_of_its_command_at_once_and_is_not_told_them_again() -> None:
+    net, _, _ = pair()
+    net.tell(A, Deliver("first"), Deliver("second"), Deliver("third"))
+    assert [net.next_event(A), net.next_event(A)] == ["first", "second"]
+    net.run(2.0)
+    assert [event for _, _, event in net.events] == ["third"]
+    assert net.next_event(A) is None
+
+
+def test_who_is_frozen_or_dead_takes_no_events() -> None:
+    net, _, _ = pair()
+    net.tell(A, Deliver("early"))
+    net.freeze(A)
+    assert net.next_event(A) is None
+    net.thaw(A)
+    net.crash(A)
+    assert net.next_event(A) is None
+
+
 def test_a_dial_opens_one_connection_per_lane_after_a_round_trip() -> None:
     _, a, b = pair()
     assert a.ups == [(0.2, B, 0), (0.2, B, 1)]
