@@ -156,6 +156,9 @@ class Node:
             self.member.averaging.pump(now)
             self._settle(now)
         if now < self._next_tick:
+            if self.coordinator and now >= self.coordinator.deadline():
+                self.coordinator.tick(now)
+                self._settle(now)
             return
         self._next_tick = now + self._timeout_s / 8
         self.links.tick(now, self._waits_for())
@@ -169,8 +172,11 @@ class Node:
 
     def deadline(self) -> float | None:
         """When `tick` is wanted next."""
-        busy = self.member is not None and self.member.exchanges.busy and not self._stopped
-        return 0.0 if busy else self._next_tick
+        if self._stopped:
+            return self._next_tick
+        if self.member and self.member.exchanges.busy:
+            return 0.0
+        return min(self._next_tick, self.coordinator.deadline()) if self.coordinator else self._next_tick
 
     def drain(self) -> list[Effect]:
         """The effects since the last drain."""

@@ -9,6 +9,7 @@ gossip does otherwise is in `gossip`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,11 @@ class Coordinator:
         if entry is not None and entry.entered:
             self.remove(now, entry, "restarted", forget=False)
             self._advance(now)
+
+    def deadline(self) -> float:
+        """When the next grace ends: `tick` is wanted then, besides regularly. Infinity if none runs."""
+        ends = [end for course in self.state.courses.values() for end in course.grace_ends.values()]
+        return math.inf if self.finished else min(ends, default=math.inf)
 
     def tick(self, now: float) -> None:
         """Time has passed: silent members are out, and waiting ends."""

@@ -43,6 +43,8 @@ class Course:
     """Open rounds by fragment."""
     ready_since: dict[int, float] = field(default_factory=dict)
     """By fragment: when the first of the present contributions was offered."""
+    grace_ends: dict[int, float] = field(default_factory=dict)
+    """By fragment: when a round that could open waits no longer for more contributions."""
     asked: dict[int, float] = field(default_factory=dict)
     """By fragment: the value of ``ready_since`` for which the other members were asked to offer it too."""
     seed: bytes | None = None

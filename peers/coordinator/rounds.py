@@ -50,15 +50,16 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
     offering = [e for e in active if fragment in e.ready and e.ready[fragment].base == base]
     if not offering:
         course.ready_since.pop(fragment, None)
+    if len(offering) < state.rules.fewest or len(active) < state.rules.min_peers:
+        course.grace_ends.pop(fragment, None)
         return []
     willing = [e for e in offering if e.sits_out_until <= course.chain.index]
     chosen = willing if len(willing) >= state.rules.fewest else offering
-    if len(chosen) < state.rules.fewest or len(active) < state.rules.min_peers:
-        return []
+    begins = now if state.rules.quorum else course.ready_since[fragment]
+    ends = course.grace_ends.setdefault(fragment, begins + state.rules.grace_s)
     here = set(offering)
     awaited = [e for e in active if e not in here and e.sits_out_until <= course.chain.index]
-    over = now >= course.ready_since[fragment] + state.rules.grace_s
-    return chosen if over or not awaited else []
+    return chosen if now >= ends or not awaited else []
 
 
 def end_gridlock(state: RunState, course: Course, now: float) -> None:
@@ -118,7 +119,7 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
     current.weights = tuple(weights[key] for key in current.founders)
     for entry in chosen:
         del entry.ready[fragment]
-    del course.ready_since[fragment]
+    del course.ready_since[fragment], course.grace_ends[fragment]
     course.rounds[fragment] = current
     state.outlet.trace(OpenedTrace(serial=current.serial, fragment=fragment, members=current.founders))
     _say_open(state, course, now, current)

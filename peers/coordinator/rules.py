@@ -20,7 +20,8 @@ class Rules:
     failure_timeout_s: float = 6.0
     """Silence after which a peer counts as dead; every other time follows from it."""
     grace_s: float = 30.0
-    """How long a round waits for a straggler after the first member is ready."""
+    """How long a round waits for a straggler after the first member is ready, or, with a quorum, after the
+    quorum is there."""
     outlier_factor: float = 100.0
     """A contribution whose norm is more times the median of the others' is refused; 0 for never."""
     quorum: int = 0

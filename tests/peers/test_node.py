@@ -18,6 +18,7 @@ from peers.protocol.events import (
     IdentitySuperseded,
     PeersJoined,
     RoundCommitted,
+    RoundOpened,
     StateFetched,
 )
 from peers.protocol.manifest import Manifest
@@ -162,6 +163,22 @@ def test_a_run_from_its_first_state_to_a_commit_passes_through_its_nodes() -> No
     again.start(0.0)
     assert [again.admits(key) for key in (LOW, HIGH)] == ["member", "member"]
     assert any(isinstance(effect, Store) for effect in again.drain())  # a new term begins
+
+
+def test_the_host_wakes_when_a_grace_ends_and_opens_the_round() -> None:
+    swarm = fetched(Swarm(host_node(min_peers=1, grace_s=0.1), LOW, HIGH))
+    (event,) = swarm.seen(HIGH, StateFetched)
+    swarm.command(HIGH, ConfirmLoaded(0, event.version, name_of(state_of(0))))
+    swarm.run(0.01)
+    host = swarm.nodes[HOST]
+    regular = host.deadline()
+    assert swarm.command(LOW, Offer(0, 10, 10, vector(1.0), 1.0))
+    assert host.deadline() == swarm.now + 0.1 < regular
+    swarm.run(0.06)
+    assert not swarm.seen(LOW, RoundOpened)
+    swarm.run(0.06)
+    assert swarm.seen(LOW, RoundOpened)
+    assert host.deadline() == regular
 
 
 def test_whoever_is_silent_is_missed_on_both_sides() -> None:

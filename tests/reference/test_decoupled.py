@@ -130,11 +130,6 @@ def test_a_slow_worker_keeps_what_it_trained_on_top_of_outer_steps_without_it() 
     check((8, 24, 16), (1.0, 1.0, 2.02), 35.2, 2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the grace begins with the first contribution, not with the quorum: when the second comes later"
-    " than that, the outer step is made at once, without a third that comes at the same moment",
-)
 @pytest.mark.parametrize(("until_s", "delay"), [(32.2, 0), (29.2, 2)])
 def test_the_grace_begins_with_the_quorum(until_s: float, delay: int) -> None:
     """The slow worker's contribution comes first and is alone, then come those of the two others."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from peers.coordinator import rounds
@@ -19,6 +21,7 @@ from peers.protocol.messages import (
     Rejected,
     Stuck,
     Wanted,
+    Withdraw,
 )
 from peers.protocol.record import Record
 from peers.protocol.traces import SetAsideTrace
@@ -36,6 +39,56 @@ def test_a_round_opens_with_everyone_or_after_the_grace() -> None:
     swarm.later(2.0)
     assert swarm.told(1, Open)[0].founders == (key(1), key(2))
     assert not swarm.told(3, Open)
+
+
+def test_with_a_quorum_the_grace_begins_once_the_quorum_is_there() -> None:
+    swarm = trained(4, grace_s=10.0, quorum=2)
+    swarm.ready(1)
+    swarm.later(50.0)
+    assert swarm.core.deadline() == math.inf, "one alone waits for nothing but a second"
+    swarm.ready(2)
+    swarm.later(5.0)
+    swarm.ready(3)
+    assert not swarm.told(1, Open)
+    assert swarm.core.deadline() == 60.0
+    swarm.later(5.0)
+    assert swarm.told(1, Open)[0].founders == (key(1), key(2), key(3))
+    assert swarm.core.deadline() == math.inf
+
+
+def test_a_quorum_that_is_lost_has_its_grace_anew_when_it_is_there_again() -> None:
+    swarm = trained(3, grace_s=10.0, quorum=2)
+    swarm.ready(1)
+    swarm.ready(2)
+    swarm.later(9.0)
+    swarm.hear(2, Withdraw(0, 1))
+    assert swarm.core.deadline() == math.inf
+    swarm.later(9.0)
+    swarm.ready(2)
+    swarm.later(9.0)
+    assert not swarm.told(1, Open)
+    swarm.later(1.0)
+    assert swarm.told(1, Open)[0].founders == (key(1), key(2))
+
+
+def test_without_a_quorum_the_grace_begins_with_the_first_who_is_ready() -> None:
+    swarm = trained(3, grace_s=10.0)
+    swarm.ready(1)
+    swarm.later(8.0)
+    swarm.ready(2)
+    assert swarm.core.deadline() == 10.0
+    swarm.later(2.0)
+    assert swarm.told(1, Open)[0].founders == (key(1), key(2))
+
+
+def test_of_a_run_that_is_over_no_grace_is_waited_for() -> None:
+    swarm = trained(3, grace_s=10.0, min_peers=1, rounds=1)
+    serial = opened(swarm, 1, 2, 3).serial
+    for index in (1, 2, 3):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    assert swarm.core.finished
+    swarm.ready(1)
+    assert swarm.core.deadline() == math.inf
 
 
 def test_fewer_than_the_minimum_never_open_a_round() -> None:
