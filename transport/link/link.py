@@ -141,6 +141,7 @@ class Link:
 
     def connected(self, now: float, lane: int) -> None:
         self._dialled_at = now
+        self.streams.connected(lane)
         self._hello(now, lane, reply=False)
 
     def disconnected(self, lane: int) -> None:

@@ -3,7 +3,8 @@
 *Control* is ordered and travels alone on lane 0, so it never waits behind bulk. *Bulk* is unordered, may use
 every other lane, and is limited in bytes by credit that the receiver grants as the layers above consume, so a
 slow receiver slows its sender and memory stays bounded (R1). What is not acknowledged is kept, and sent again
-on its lane when that lane opens anew; what arrives twice is dropped, so everything arrives once.
+on its lane when that lane opens anew, unless it is on its way over a connection that stands; what arrives
+twice is dropped, so everything arrives once.
 
 The streams do not greet, judge sessions or notice silence: `transport.link.link` does, and says when the
 streams begin anew and which lanes are open.
@@ -54,7 +55,9 @@ class _Sent:
     purpose: str
     cost: int
     """Bytes of credit; 0 for control."""
-    transmitted: bool = False
+    over: int | None = None
+    """The connection that it was transmitted over last, of those that we dialled; 0 for one that the other
+    end dialled."""
 
 
 class Streams:
@@ -65,6 +68,7 @@ class Streams:
         "_bulk_in",
         "_bulk_out",
         "_bulk_seen",
+        "_connection",
         "_consumed_cost",
         "_control_acked",
         "_control_held",
@@ -75,6 +79,7 @@ class Streams:
         "_limits",
         "_next_bulk",
         "_next_control",
+        "_num_connections",
         "_open_lanes",
         "_out",
         "_peer",
@@ -97,6 +102,9 @@ class Streams:
         self._limits = limits
         self._out = out
         self._open_lanes: set[int] = set()
+        self._num_connections = 0
+        self._connection: dict[int, int] = {}
+        """By lane, the number of the connection that we dialled and that stands: frames go over it."""
         self._control_out: list[_Sent] = []
         self.begin_anew(session, 0, keep_control=False)
 
@@ -125,21 +133,32 @@ class Streams:
 
     # -- lanes --------------------------------------------------------------------------------
 
+    def connected(self, lane: int) -> None:
+        """A connection that we dialled is up: this lane uses it from now on, whether or not the other end
+        dials too."""
+        self._num_connections += 1
+        self._connection[lane] = self._num_connections
+
     def open_lane(self, now: float, lane: int) -> None:
-        """Both ends have greeted on this lane: messages of it that were not acknowledged are sent (again)."""
+        """Both ends have greeted on this lane: messages of it that were not acknowledged are sent (again),
+        but for those on their way over our own connection that stands. We are not told if the other end's
+        broke: what went over that may be lost."""
         self._open_lanes.add(lane)
         waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out
+        stands = self._connection.get(lane)
         for sent in list(waiting):
-            if sent.lane == lane:
+            if sent.lane == lane and (stands is None or sent.over != stands):
                 self._transmit_sent(now, sent)
 
     def close_lane(self, lane: int) -> None:
-        """Keep what is sent on this lane until the lane opens again."""
+        """Our connection broke: keep what is sent on this lane until the lane opens again."""
         self._open_lanes.discard(lane)
+        self._connection.pop(lane, None)
 
     def close_lanes(self) -> None:
-        """Keep what is sent on any lane until that lane opens again."""
+        """All connections are closed: keep what is sent on any lane until that lane opens again."""
         self._open_lanes.clear()
+        self._connection.clear()
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -299,7 +318,7 @@ class Streams:
 
     def _transmit_sent(self, now: float, sent: _Sent) -> None:
         items = [self._ack_items(sent.seq), to_items(sent.message)]
-        again, sent.transmitted = sent.transmitted, True
+        again, sent.over = sent.over is not None, self._connection.get(sent.lane, 0)
         self.transmit(now, sent.lane, items, sent.payload, sent.purpose, again)
 
     def _ack_items(self, seq: int, number: int = ACK) -> list[Any]:

@@ -169,6 +169,18 @@ def test_gossip_runs_to_its_end_without_a_coordinator_in_the_way() -> None:
         assert 0 < report.tokens_applied <= report.tokens
 
 
+def test_new_pairs_of_gossip_send_each_part_once_whoever_dials() -> None:
+    peers = [{"name": "p", "count": 8, "step": "1s", "up": "200Mbps", "latency": "30ms", "jitter": 0.0}]
+    method = {"preset": "noloco", "sync_every": 5, "codec": "fp32"}
+    report = simulate(scenario(peers=peers, method=method, run={"rounds": 12, "grace_s": 60.0}))
+    assert report.ended == "the run is finished"
+    assert sum(each.sent_again for each in report.peers) == 0
+    # Of the parameters and of what was trained, half a vector each as a part, and half as a mean.
+    assert sum(each.sent["exchange"] for each in report.peers) == pytest.approx(
+        8 * 12 * 2 * 4 * 5e6, rel=0.01
+    )
+
+
 def test_a_real_model_is_trained_under_virtual_time() -> None:
     report = simulate(
         scenario(

@@ -74,6 +74,30 @@ def test_what_was_not_acknowledged_is_sent_again_and_said_to_be() -> None:
     assert ends.sent() == [(1, 4, True), (1, 6, True), (1, 8, False)]
 
 
+def test_what_goes_over_our_own_connection_is_not_sent_again_while_that_stands() -> None:
+    ends = Ends()
+    ends.streams.connected(1)
+    ends.streams.open_lane(0.0, 1)
+    ends.streams.send_bulk(0.0, Line(1), b"p", "exchange")
+    ends.streams.send_bulk(0.0, Line(2), b"p", "exchange")
+    assert ends.sent() == [(1, 2, False)]
+    ends.streams.open_lane(0.0, 1)  # the other end dials too, and greets
+    assert ends.sent() == []
+    ends.streams.close_lane(1)
+    ends.streams.open_lane(0.0, 1)  # over the connection that the other end dialled
+    assert ends.sent() == [(1, 2, True)]
+    ends.streams.open_lane(0.0, 1)  # that may have broken: we are not told
+    assert ends.sent() == [(1, 2, True)]
+    for _ in range(2):
+        ends.streams.connected(1)
+        ends.streams.open_lane(0.0, 1)
+        ends.streams.open_lane(0.0, 1)
+        assert ends.sent() == [(1, 2, True)]
+    ends.streams.close_lanes()
+    ends.streams.open_lane(0.0, 1)
+    assert ends.sent() == [(1, 2, True)]
+
+
 def test_control_is_handed_on_in_order_and_once() -> None:
     ends = Ends()
     assert [ends.control(seq) for seq in (2, 3, 1, 1, 3, 4)] == [[], [], [1, 2, 3], [], [], [4]]

@@ -133,11 +133,12 @@ class Talker:
 class Chat:
     """Two talkers and everything that may happen to them, drawn from one seed."""
 
-    def __init__(self, seed: int, *, lanes: int = 1, consumes: bool = True) -> None:
+    def __init__(self, seed: int, *, lanes: int = 1, consumes: bool = True, both_dial: bool = False) -> None:
         self.net = SimNetwork(seed)
         self.rng = self.net.stream("chat")
         self.limits = limits_with(lanes)
         self.consumes = consumes
+        self.dialers = (A, B) if both_dial else (A,)
         self.lives = {A: 0, B: 0}
         self.talkers: dict[bytes, Talker] = {}
         for key in (A, B):
@@ -147,7 +148,7 @@ class Chat:
         if key in self.talkers:
             self.net.crash(key)
         self.lives[key] += 1
-        talker = Talker(key, self.lives[key], self.limits, dials=key == A, consumes=self.consumes)
+        talker = Talker(key, self.lives[key], self.limits, dials=key in self.dialers, consumes=self.consumes)
         self.talkers[key] = talker
         access = Access(self.rng.uniform(2e4, 2e6), self.rng.uniform(2e4, 2e6), 0.02, 0.5)
         self.net.add(key, talker, access, lambda now, event: None)
@@ -211,10 +212,11 @@ class Chat:
 
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("restarts", [False, True])
-def test_everything_said_arrives_once_whatever_happens(lanes: int, restarts: bool) -> None:
+@pytest.mark.parametrize("both_dial", [False, True])
+def test_everything_said_arrives_once_whatever_happens(lanes: int, restarts: bool, both_dial: bool) -> None:
     total = 0
     for seed in range(12):
-        chat = Chat(seed, lanes=lanes, consumes=seed % 3 > 0)
+        chat = Chat(seed, lanes=lanes, consumes=seed % 3 > 0, both_dial=both_dial)
         for _ in range(250):
             chat.net.run(chat.net.now + chat.rng.random() * 0.2)
             chat.act(restarts=restarts)
@@ -224,6 +226,30 @@ def test_everything_said_arrives_once_whatever_happens(lanes: int, restarts: boo
         if not restarts:
             assert {talker.life for talker in chat.talkers.values()} == {"a1.0", "b1.0"}
     assert total > 300
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.03, 0.1, 0.2, 0.29])
+def test_when_both_ends_dial_each_other_nothing_is_sent_twice(later_s: float) -> None:
+    """The later one dials before it hears the greeting of the other, which comes after 3 latencies."""
+    net, limits, size, num = SimNetwork(1), limits_with(2), 2048, 20
+    talkers: dict[bytes, Talker] = {}
+
+    def begin(key: bytes, dials: bool) -> None:
+        talkers[key] = Talker(key, 1, limits, dials=dials, consumes=True)
+        net.add(key, talkers[key], Access(1e6, 1e6, 0.05, 0.0), lambda now, event: None)
+        for _ in range(num):
+            net.command(key, lambda core, now: talkers[key].offer(now, size))
+
+    begin(B, dials=False)
+    begin(A, dials=True)
+    net.run(later_s)
+    talkers[B].link.dials = True
+    net.command(B, lambda core, now: talkers[B].start(now))
+    net.run(3.0)
+    assert [len(talkers[key].bulk) for key in (A, B)] == [num, num]
+    assert not net.sent_again
+    for key in (A, B):
+        assert num * size < net.peers[key].sent["exchange"] < num * (size + 100)
 
 
 def test_one_lane_that_stays_down_bounds_what_is_kept_and_what_is_remembered() -> None:
