@@ -16,7 +16,7 @@ from peers.protocol.traces import MessagesDroppedTrace
 from transport.effects import NEVER, Close, Effect, Payload
 from transport.limits import Limits
 from transport.link.link import Link
-from transport.link.messages import session_of
+from transport.link.messages import GENERATIONS, Session
 
 MAX_IDLE_TIMEOUTS = 8
 """Failure timeouts after which a gossip link that nothing used is given up."""
@@ -33,7 +33,9 @@ class LinkTable:
         self._timeout_s = timeout_s
         self._limits = limits
         self._out = out
-        self._generation = 0
+        self.generation = 0
+        """Of the newest session here. One counter for all links: a link that was forgotten does not begin
+        again at a generation that its peer has seen."""
         self._newest: dict[bytes, int] = {}
         """Incarnations of peers whose links were dropped: an older one must not take their place (S13)."""
 
@@ -67,9 +69,10 @@ class LinkTable:
             self._newest[peer] = max(link.incarnation, self._newest.get(peer, 0))
             self._out.append(Close(peer, reason))
 
-    def _next_session(self) -> int:
-        self._generation += 1
-        return session_of(self._incarnation, self._generation)
+    def _next_session(self) -> Session:
+        self.generation += 1
+        assert self.generation < GENERATIONS, "a process has used up its generations"
+        return Session(self._incarnation, self.generation)
 
     # -- what is said over them ---------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from peers.protocol.traces import MessagesDroppedTrace
 from transport.effects import NEVER, Close, Connect, Effect, Send
 from transport.frames import to_items
 from transport.limits import LIMITS
-from transport.link.messages import Hello, Stale, session_of
+from transport.link.messages import GENERATIONS, NOBODY, Hello, Session, Stale, Started
 from transport.link.streams import FRAME_COST
 
 LOW, ME, HIGH, HOST = b"a" * 32, b"m" * 32, b"z" * 32, b"h" * 32
@@ -30,9 +30,13 @@ class Table:
     def greet(self, peer: bytes, incarnation: int = 1, *, now: float = 0.0) -> None:
         """The other end begins a session."""
         link = self.table.by_peer[peer]
-        hello = Hello(session_of(incarnation, 1), link.session, 0, 0, 1 << 20, False)
+        hello = Hello(incarnation, 1, *link.session, 0, 0, 1 << 20, False)
         for lane in range(1 + self.limits.lanes):
             link.receive(now, lane, [to_items(hello)], None)
+
+    def hear(self, peer: bytes, hello: Hello) -> list[object]:
+        """A greeting comes on the lane of control."""
+        return list(self.table.by_peer[peer].receive(0.0, 0, [to_items(hello)], None))
 
     def dialled(self) -> list[bytes]:
         return [each.peer for each in self.out if isinstance(each, Connect)]
@@ -126,7 +130,7 @@ def test_an_older_process_does_not_take_the_place_of_one_whose_link_was_dropped(
     seen.out.clear()
     seen.greet(LOW, incarnation=4)
     assert not seen.table.is_up(LOW)
-    stale = to_items(Stale(session_of(5, 0)))
+    stale = to_items(Stale(5))
     assert all(isinstance(each, Send) and bytes(stale[:1]) in each.header for each in seen.out)
     seen.greet(LOW, incarnation=5)
     assert seen.table.is_up(LOW)
@@ -135,7 +139,31 @@ def test_an_older_process_does_not_take_the_place_of_one_whose_link_was_dropped(
 def test_each_link_has_a_session_of_its_own() -> None:
     seen = Table()
     sessions = [seen.table.open(0.0, LOW, (), dials=False).session for _ in range(3)]
-    assert sessions == [session_of(7, generation) for generation in (1, 2, 3)]
+    assert sessions == [Session(7, generation) for generation in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("reached", [1 << 12, 1 << 32, (1 << 62) - 10])
+def test_a_peer_is_taken_back_after_however_many_links_of_its_process(reached: int) -> None:
+    here, there = Table(), Table()
+    here.table.generation = reached - 3
+    there.table.open(0.0, LOW, (), dials=False)
+    met = []
+    for _ in range(9):
+        here.table.forget(HIGH, "it went")
+        link = here.table.open(0.0, HIGH, (), dials=False)
+        met.append(link.session)
+        hello = Hello(*link.session, *NOBODY, 0, 0, 1 << 20, False)
+        assert [type(each) for each in there.hear(LOW, hello)] == [Started]
+    assert met == sorted(met)
+    assert met[-1] < Session(7, GENERATIONS)
+
+
+def test_a_process_that_has_used_up_its_generations_does_not_begin_them_again() -> None:
+    table = Table().table
+    table.generation = GENERATIONS - 2
+    assert table.open(0.0, LOW, (), dials=False).session == Session(7, GENERATIONS - 1)
+    with pytest.raises(AssertionError, match="used up"):
+        table.open(0.0, HIGH, (), dials=False)
 
 
 def test_a_peer_that_takes_nothing_for_too_long_begins_anew() -> None:

@@ -29,7 +29,7 @@ from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of, v
 from transport.collectives.fetch import Piece
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
 from transport.frames import pack, pack_items, to_items, unpack
-from transport.link.messages import Stale, session_of
+from transport.link.messages import Stale
 
 HOST, LOW, HIGH = b"h" * 32, b"l" * 32, b"z" * 32
 DIGEST, INVITE = b"d" * 32, b"i" * 32
@@ -281,12 +281,12 @@ def test_an_older_process_stops_and_says_nothing_more() -> None:
     node = swarm.nodes[LOW]
     swarm.seed(LOW)
     assert swarm.command(LOW, Offer(0, 10, 10, vector(1.0), 1.0))
-    node.receive(0.0, HOST, 0, header_of(Stale(session_of(2, 0))), None)
+    node.receive(0.0, HOST, 0, header_of(Stale(2)), None)
     swarm.run()
     assert IdentitySuperseded() in swarm.events[LOW]
     assert node.links.by_peer == {}
     assert node.admits(HOST) is None
-    node.receive(1.0, HOST, 0, header_of(Stale(session_of(2, 0))), None)
+    node.receive(1.0, HOST, 0, header_of(Stale(2)), None)
     node.tick(100.0)
     assert node.drain() == []
     assert node.deadline() == 100.0 + TIMEOUT_S
@@ -294,7 +294,7 @@ def test_an_older_process_stops_and_says_nothing_more() -> None:
 
 def test_a_coordinator_takes_no_members_word_for_it_that_it_is_old() -> None:
     swarm = Swarm(host_node(), LOW)
-    swarm.nodes[HOST].receive(0.0, LOW, 0, header_of(Stale(session_of(2, 0))), None)
+    swarm.nodes[HOST].receive(0.0, LOW, 0, header_of(Stale(2)), None)
     assert swarm.nodes[HOST].admits(LOW) == "member"
 
 

@@ -125,8 +125,9 @@ def _record(n: Names, record: Record) -> str:
 
 
 def _hello(n: Names, m: link.Hello) -> str:
-    mine, yours = (f"{s // link.GENERATIONS % 100}.{s % link.GENERATIONS}" for s in (m.session, m.known))
-    return f"Hello: this is my session {mine}, " + (f"yours is {yours}" if m.known else "yours I do not know")
+    mine, yours = (f"{s.incarnation % 100}.{s.generation}" for s in (m.session, m.known))
+    known = f"yours is {yours}" if m.known != link.NOBODY else "yours I do not know"
+    return f"Hello: this is my session {mine}, {known}"
 
 
 def _piece(n: Names, m: fetch.Want | fetch.Piece) -> str:

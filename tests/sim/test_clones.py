@@ -9,7 +9,7 @@ from tests.sim.doors import HOST, key_of
 from tests.sim.world import TIMEOUT_S, World
 from transport.effects import CONTROL_LANE
 from transport.frames import pack_items, to_items
-from transport.link.messages import Stale, session_of
+from transport.link.messages import Stale
 
 CLONED = 1
 
@@ -118,7 +118,7 @@ def test_whoever_began_anew_elsewhere_while_the_host_was_away_is_looked_for_ther
 def test_no_member_can_talk_a_host_into_stopping() -> None:
     world, checkers = swarm()
     since = len(checkers.records)
-    header = pack_items([to_items(Stale(session_of(1 << 40, 0)))])
+    header = pack_items([to_items(Stale(1 << 40))])
     liar = key_of(CLONED)
     world.net.command(key_of(HOST), lambda core, now: core.receive(now, liar, CONTROL_LANE, header, None))
     run(world, checkers, 8.0)

@@ -27,7 +27,7 @@ from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChu
 from transport.collectives.reducer import NumpyReducer, Part
 from transport.frames import from_items
 from transport.link.link import Link
-from transport.link.messages import Arrival, Hello, Superseded
+from transport.link.messages import NOBODY, Arrival, Hello, Superseded
 from transport.link.streams import FRAME_COST, Streams
 
 
@@ -218,7 +218,7 @@ class TakesAnyone(Link):
         if part.session < self.streams.peer_session:
             if not isinstance(part, Hello):
                 return []
-            self.streams.peer_session = 0
+            self.streams.peer_session = NOBODY
         return super().receive(now, lane, items, payload)
 
 

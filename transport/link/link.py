@@ -23,15 +23,15 @@ from transport.errors import BadFrame
 from transport.frames import from_items, to_items
 from transport.limits import Limits
 from transport.link.messages import (
-    GENERATIONS,
+    NOBODY,
     Ack,
     Arrival,
     Ask,
     Hello,
+    Session,
     Stale,
     Started,
     Superseded,
-    session_of,
 )
 from transport.link.streams import Streams
 
@@ -66,7 +66,7 @@ class Link:
     def __init__(
         self,
         peer: bytes,
-        session: int,
+        session: Session,
         *,
         dials: bool,
         addresses: tuple[str, ...],
@@ -94,7 +94,7 @@ class Link:
         self._watched = True
         self._watched_at = NEVER
         self._last_hello = dict.fromkeys(range(limits.lanes + 1), NEVER)
-        self._known_said = dict.fromkeys(self._last_hello, 0)
+        self._known_said = dict.fromkeys(self._last_hello, NOBODY)
         self._dialled_at = 0.0
         self._rate_tokens = 10.0 * limits.control_per_second
         self._rate_at = 0.0
@@ -104,24 +104,24 @@ class Link:
     @property
     def up(self) -> bool:
         """The other end greeted in this session."""
-        return self.streams.peer_session != 0
+        return self.streams.peer_session != NOBODY
 
     @property
-    def session(self) -> int:
+    def session(self) -> Session:
         """Our own end's session."""
         return self.streams.session
 
     @property
     def incarnation(self) -> int:
         """The other end's incarnation; 0 before it greeted."""
-        return self.streams.peer_session // GENERATIONS
+        return self.streams.peer_session.incarnation
 
-    def begin_anew(self, session: int) -> None:
+    def begin_anew(self, session: Session) -> None:
         """Drop what waits, of either stream: the other end was away for longer than we keep messages. It is
         greeted with a higher ``session`` when it is back, and learns by that what was lost."""
         self._oldest = max(self._oldest, self.incarnation)
         self._never_met = False
-        self.streams.begin_anew(session, 0, keep_control=False)
+        self.streams.begin_anew(session, NOBODY, keep_control=False)
 
     def start(self, now: float) -> None:
         """Dial, if this end does."""
@@ -157,14 +157,14 @@ class Link:
         if not isinstance(link_header, (Ack, Hello)):
             if not isinstance(link_header, Stale):
                 raise BadFrame("a frame does not start with a link header")
-            newer = link_header.session // GENERATIONS > streams.session // GENERATIONS
-            return [Superseded()] if newer else []
-        if link_header.session != streams.peer_session and self._is_old(now, lane, link_header.session):
+            return [Superseded()] if link_header.incarnation > streams.session.incarnation else []
+        session = link_header.session
+        if session != streams.peer_session and self._is_old(now, lane, session):
             return []
         self.last_heard = now
         if isinstance(link_header, Hello):
             return self._greeted(now, lane, link_header)
-        if link_header.known != streams.session or link_header.session != streams.peer_session:
+        if link_header.known != streams.session or session != streams.peer_session:
             if now - self._last_hello[lane] >= _HELLO_INTERVAL_S:
                 self._hello(now, lane, reply=False)
             return []
@@ -186,7 +186,7 @@ class Link:
         if watched and not self._watched:
             self._watched_at = now
         self._watched = watched
-        if not self.streams.peer_session:
+        if not self.up:
             # Whoever was to dial may not reach us, behind a router say: then we try to reach it.
             self.dials = self.dials or (bool(self.addresses) and now - self._dialled_at >= self._silence_s)
             self._redial_if_silent(now, self._dialled_at)
@@ -215,11 +215,11 @@ class Link:
 
     # -- inside: greetings --------------------------------------------------------------------
 
-    def _is_old(self, now: float, lane: int, session: int) -> bool:
+    def _is_old(self, now: float, lane: int, session: Session) -> bool:
         """Whether a frame is of an earlier life of the other end, which is told if a newer one lives."""
         newest = max(self.incarnation, self._oldest)
-        if session // GENERATIONS < newest:
-            self.streams.transmit(now, lane, [to_items(Stale(session_of(newest, 0)))], None)
+        if session.incarnation < newest:
+            self.streams.transmit(now, lane, [to_items(Stale(newest))], None)
             return True
         return session < self.streams.peer_session
 

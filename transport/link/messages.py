@@ -1,23 +1,32 @@
 """What the two ends of a link say to each other beside messages, and what a link tells those above it.
 
-A *session* numbers one life of one end: the peer's incarnation and a generation.
+A *session* numbers one life of one end: the peer's incarnation and a generation. Each has a field of its own,
+so that neither can run over into the other, and generations do not begin again (S14).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 from transport.effects import Payload
-from transport.frames import Count, kind
+from transport.frames import Between, Count, kind
 
-GENERATIONS = 1 << 12
+GENERATIONS = 1 << 62
+"""Generations are below this."""
+Generation = Annotated[int, Between(0, GENERATIONS - 1)]
 ACK, ASK = 2, 4
 
 
-def session_of(incarnation: int, generation: int) -> int:
-    """Sessions grow with the incarnation first, then with the generation."""
-    return incarnation * GENERATIONS + generation % GENERATIONS
+class Session(NamedTuple):
+    """One life of one end of a link. Sessions grow with the incarnation first, then with the generation."""
+
+    incarnation: int
+    generation: int
+
+
+NOBODY = Session(0, 0)
+"""The session of whoever did not greet yet."""
 
 
 @kind(1)
@@ -25,12 +34,24 @@ def session_of(incarnation: int, generation: int) -> int:
 class Hello:
     """Opens a lane: who we are, whom we take the other for, and what arrived so far."""
 
-    session: Count
-    known: Count
+    incarnation: Count
+    generation: Generation
+    known_incarnation: Count
+    known_generation: Generation
     control: Count
     bulk: Count
     credit: Count
     reply: bool
+
+    @property
+    def session(self) -> Session:
+        """Whoever says this."""
+        return Session(self.incarnation, self.generation)
+
+    @property
+    def known(self) -> Session:
+        """Whom it is said to; `NOBODY` if that is not known yet."""
+        return Session(self.known_incarnation, self.known_generation)
 
 
 @kind(ACK)
@@ -38,13 +59,25 @@ class Hello:
 class Ack:
     """What arrived and what may be sent; beside every message, or alone as a sign of life."""
 
-    session: Count
-    known: Count
+    incarnation: Count
+    generation: Generation
+    known_incarnation: Count
+    known_generation: Generation
     control: Count
     bulk: Count
     credit: Count
     seq: Count
     """Position of the message beside it in its stream; 0 without one."""
+
+    @property
+    def session(self) -> Session:
+        """Whoever says this."""
+        return Session(self.incarnation, self.generation)
+
+    @property
+    def known(self) -> Session:
+        """Whom it is said to."""
+        return Session(self.known_incarnation, self.known_generation)
 
 
 @kind(ASK)
@@ -58,7 +91,7 @@ class Ask(Ack):
 class Stale:
     """A newer incarnation of your identity is alive: stop."""
 
-    session: Count
+    incarnation: Count
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from transport.effects import CONTROL_LANE, NEVER, Effect, Payload, Send
 from transport.errors import BadFrame
 from transport.frames import from_items, pack_items, to_items
 from transport.limits import Limits
-from transport.link.messages import ACK, ASK, Ack, Arrival, Hello
+from transport.link.messages import ACK, ASK, NOBODY, Ack, Arrival, Hello, Session
 
 FRAME_COST = 256
 """Bytes of credit that a bulk frame takes beside its payload: bounds the number of small ones."""
@@ -92,7 +92,7 @@ class Streams:
         "window",
     )
 
-    def __init__(self, peer: bytes, session: int, limits: Limits, out: list[Effect]) -> None:
+    def __init__(self, peer: bytes, session: Session, limits: Limits, out: list[Effect]) -> None:
         self.window = limits.window_bytes
         """Bytes of credit that the other end may have in flight to us."""
         self.last_sent = NEVER
@@ -106,11 +106,11 @@ class Streams:
         self._connection: dict[int, int] = {}
         """By lane, the number of the connection that we dialled and that stands: frames go over it."""
         self._control_out: list[_Sent] = []
-        self.begin_anew(session, 0, keep_control=False)
+        self.begin_anew(session, NOBODY, keep_control=False)
 
-    def begin_anew(self, session: int, peer_session: int, *, keep_control: bool) -> None:
-        """Number both streams from 1 on, between these two sessions; a ``peer_session`` of 0 is not known
-        yet. No lane is open. Control messages that wait are dropped, or are meant for this session too."""
+    def begin_anew(self, session: Session, peer_session: Session, *, keep_control: bool) -> None:
+        """Number both streams from 1 on, between these two sessions; a ``peer_session`` of `NOBODY` is not
+        known yet. No lane is open. Control messages that wait are dropped, or meant for this session too."""
         queued = self._control_out if keep_control else []
         self.session = session
         self.peer_session = peer_session
@@ -164,7 +164,7 @@ class Streams:
 
     def room(self) -> int:
         """Payload bytes that credit allows to send now; negative when not even an empty one may go."""
-        if not self.peer_session:
+        if self.peer_session == NOBODY:
             return -1
         granted = self._credit - self._sent_cost
         # Whoever grants much and acknowledges little must not make us keep more than a window.
@@ -180,7 +180,7 @@ class Streams:
         sent = _Sent(self._next_control, message, None, CONTROL_LANE, "control", 0)
         self._next_control += 1
         self._control_out.append(sent)
-        if self.peer_session and CONTROL_LANE in self._open_lanes:
+        if self.peer_session != NOBODY and CONTROL_LANE in self._open_lanes:
             self._transmit_sent(now, sent)
 
     def send_bulk(self, now: float, message: Any, payload: Payload, purpose: str) -> None:
@@ -194,7 +194,7 @@ class Streams:
         self._bulk_out.append(sent)
         self._sent_cost += cost
         self._kept_cost += cost
-        if self.peer_session and lane in self._open_lanes:
+        if self.peer_session != NOBODY and lane in self._open_lanes:
             self._transmit_sent(now, sent)
 
     def send_ack(self, now: float) -> None:
@@ -208,7 +208,7 @@ class Streams:
     def hello(self, *, reply: bool) -> Hello:
         """The greeting: both sessions, and what arrived so far."""
         credit = self._consumed_cost + self.window
-        return Hello(self.session, self.peer_session, self._control_in, self._bulk_in, credit, reply)
+        return Hello(*self.session, *self.peer_session, self._control_in, self._bulk_in, credit, reply)
 
     def transmit(
         self,
@@ -325,7 +325,7 @@ class Streams:
         self._acked_cost = self._consumed_cost
         self._control_acked = self._control_in
         credit = self._consumed_cost + self.window
-        return [number, self.session, self.peer_session, self._control_in, self._bulk_in, credit, seq]
+        return [number, *self.session, *self.peer_session, self._control_in, self._bulk_in, credit, seq]
 
     def _drop_bulk(self, acknowledged: int) -> None:
         arrived = 0

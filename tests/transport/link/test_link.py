@@ -16,7 +16,7 @@ from transport.errors import BadFrame
 from transport.frames import Between, Count, from_items, kind, pack_items, to_items, unpack_items
 from transport.limits import Limits
 from transport.link.link import Link
-from transport.link.messages import Ack, Arrival, Ask, Hello, Stale, Started, Superseded, session_of
+from transport.link.messages import NOBODY, Ack, Arrival, Ask, Hello, Session, Stale, Started, Superseded
 from transport.link.streams import FRAME_COST
 
 LIMITS = Limits(window_bytes=8 * 1024, buffer_bytes=64 * 1024, payload_bytes=1024, control_per_second=50)
@@ -38,7 +38,7 @@ class End:
         self.out: list[Effect] = []
         self.link = Link(
             other,
-            session_of(incarnation, generation),
+            Session(incarnation, generation),
             dials=dials,
             addresses=(),
             heartbeat_s=0.5,
@@ -162,7 +162,7 @@ def test_a_receiver_that_consumes_nothing_stops_its_sender() -> None:
 def grant_everything(pair: Pair) -> None:
     """Let b say that it grants more than it does."""
     a, b = pair.a.link, pair.b.link
-    a.receive(pair.now, 0, [to_items(Ack(b.session, a.session, 0, 0, 1 << 40, 0))], None)
+    a.receive(pair.now, 0, [to_items(Ack(*b.session, *a.session, 0, 0, 1 << 40, 0))], None)
 
 
 def test_bulk_beyond_the_credit_is_refused() -> None:
@@ -221,7 +221,7 @@ def test_frames_of_an_older_generation_are_ignored() -> None:
 def test_an_acknowledgement_of_what_was_never_sent_is_a_bad_frame() -> None:
     pair = Pair()
     pair.settle()
-    lie = Ack(pair.b.link.session, pair.a.link.session, 50, 0, 0, 0)
+    lie = Ack(*pair.b.link.session, *pair.a.link.session, 50, 0, 0, 0)
     with pytest.raises(BadFrame, match="never sent"):
         pair.a.link.receive(pair.now, 0, unpack_items(pack_items([to_items(lie)])), None)
 
@@ -350,7 +350,7 @@ def test_a_flood_of_questions_is_a_bad_frame() -> None:
     pair = Pair()
     pair.settle()
     a, b = pair.a.link, pair.b.link
-    ask = to_items(Ask(a.session, b.session, 0, 0, 0, 0))
+    ask = to_items(Ask(*a.session, *b.session, 0, 0, 0, 0))
 
     def flood() -> None:
         for _ in range(11 * LIMITS.control_per_second):
@@ -385,7 +385,7 @@ def test_bulk_with_gaps_that_no_window_explains_is_refused() -> None:
     a, b = pair.a.link, pair.b.link
 
     def bulk(seq: int) -> None:
-        ack = to_items(Ack(a.session, b.session, 0, 0, 0, seq))
+        ack = to_items(Ack(*a.session, *b.session, 0, 0, 0, seq))
         for arrival in b.receive(pair.now, 1, [ack, to_items(Note(0, ""))], b""):
             assert isinstance(arrival, Arrival)
             b.streams.consumed(pair.now, arrival.cost)
@@ -402,7 +402,7 @@ def test_a_flood_of_greetings_is_a_bad_frame() -> None:
     pair = Pair()
     pair.settle()
     a, b = pair.a.link, pair.b.link
-    hello = to_items(Hello(a.session, b.session, 0, 0, 0, False))
+    hello = to_items(Hello(*a.session, *b.session, 0, 0, 0, False))
 
     def flood() -> None:
         for _ in range(11 * LIMITS.control_per_second):
@@ -417,15 +417,16 @@ def test_a_greeting_that_acknowledges_what_was_never_sent_is_a_bad_frame() -> No
     pair.settle()
     a, b = pair.a.link, pair.b.link
     with pytest.raises(BadFrame, match="never sent"):
-        b.receive(pair.now, 0, [to_items(Hello(a.session, b.session, 9, 0, 0, False))], None)
+        b.receive(pair.now, 0, [to_items(Hello(*a.session, *b.session, 9, 0, 0, False))], None)
 
 
 NUMBERS = st.sampled_from([0, 1, 2, 3, 7, 1 << 12, 5 << 12, 1 << 62]) | st.integers(0, 1 << 62)
-SESSIONS = st.sampled_from([session_of(5, 1), session_of(5, 0), session_of(4, 9), session_of(6, 1), 0])
+SESSIONS = st.sampled_from([Session(5, 1), Session(5, 0), Session(4, 9), Session(6, 1), NOBODY])
+PAIRS = st.tuples(SESSIONS, SESSIONS)
 PARTS = st.one_of(
-    st.builds(Hello, SESSIONS, SESSIONS, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
-    st.builds(Ack, SESSIONS, SESSIONS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
-    st.builds(Ask, SESSIONS, SESSIONS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    st.builds(lambda ends, *rest: Hello(*ends[0], *ends[1], *rest), PAIRS, *[NUMBERS] * 3, st.booleans()),
+    st.builds(lambda ends, *rest: Ack(*ends[0], *ends[1], *rest), PAIRS, *[NUMBERS] * 4),
+    st.builds(lambda ends, *rest: Ask(*ends[0], *ends[1], *rest), PAIRS, *[NUMBERS] * 4),
     st.builds(Stale, NUMBERS),
     st.builds(Note, NUMBERS, st.just("x")),
 ).map(to_items)
@@ -470,5 +471,5 @@ def test_words_of_a_session_that_has_not_greeted_are_not_believed() -> None:
     pair = Pair()
     pair.settle()
     b = pair.b.link
-    ungreeted = Ack(session_of(9, 1), b.session, 0, 0, 0, 1)
+    ungreeted = Ack(9, 1, *b.session, 0, 0, 0, 1)
     assert b.receive(pair.now, 0, [to_items(ungreeted), to_items(Note(0, ""))], None) == []

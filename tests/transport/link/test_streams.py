@@ -10,11 +10,11 @@ from transport.effects import Effect, Send
 from transport.errors import BadFrame
 from transport.frames import Count, from_items, kind, to_items, unpack_items
 from transport.limits import Limits
-from transport.link.messages import Ack, Arrival, Ask
+from transport.link.messages import NOBODY, Ack, Arrival, Ask, Session
 from transport.link.streams import FRAME_COST, Streams
 
 LIMITS = Limits(window_bytes=8 * 1024, payload_bytes=1024, control_queue=4, lanes=2)
-US, THEM = 10, 20
+US, US_ANEW, THEM = Session(10, 1), Session(10, 2), Session(20, 3)
 
 
 @kind(1101)
@@ -30,7 +30,7 @@ class Ends:
         self.out: list[Effect] = []
         self.streams = Streams(b"them", US, LIMITS, self.out)
         self.streams.begin_anew(US, THEM, keep_control=False)
-        self.streams.acknowledged(Ack(THEM, US, 0, 0, granted, 0))
+        self.streams.acknowledged(Ack(*THEM, *US, 0, 0, granted, 0))
 
     def sent(self) -> list[tuple[int, int, bool]]:
         """Lane, number and whether it is sent again, of the frames since the last call."""
@@ -66,7 +66,7 @@ def test_what_was_not_acknowledged_is_sent_again_and_said_to_be() -> None:
     for number in range(6):
         ends.streams.send_bulk(0.0, Line(number), b"p", "exchange")
     assert ends.sent() == [(1, 2, False), (1, 4, False), (1, 6, False)]
-    ends.streams.acknowledged(Ack(THEM, US, 0, 3, LIMITS.window_bytes, 0))
+    ends.streams.acknowledged(Ack(*THEM, *US, 0, 3, LIMITS.window_bytes, 0))
     ends.streams.close_lane(1)
     ends.streams.send_bulk(0.0, Line(6), b"p", "exchange")
     ends.streams.send_bulk(0.0, Line(7), b"p", "exchange")
@@ -127,13 +127,13 @@ def test_each_message_takes_room_until_it_is_granted_again() -> None:
     assert ends.streams.room() == 1000 - FRAME_COST
     ends.streams.send_bulk(0.0, Line(0), bytes(100), "exchange")
     assert ends.streams.room() == 1000 - 100 - 2 * FRAME_COST
-    ends.streams.acknowledged(Ack(THEM, US, 0, 1, 1000 + 100 + FRAME_COST, 0))
+    ends.streams.acknowledged(Ack(*THEM, *US, 0, 1, 1000 + 100 + FRAME_COST, 0))
     assert ends.streams.room() == 1000 - FRAME_COST
 
 
 def test_nothing_may_be_sent_to_a_session_that_is_not_known() -> None:
     ends = Ends()
-    ends.streams.begin_anew(US + 1, 0, keep_control=False)
+    ends.streams.begin_anew(US_ANEW, NOBODY, keep_control=False)
     assert ends.streams.room() < 0
 
 
@@ -162,7 +162,7 @@ def test_who_begins_anew_keeps_control_that_waits_or_drops_it() -> None:
         ends = Ends()
         for number in range(2):
             ends.streams.send_control(0.0, Line(number))
-        ends.streams.begin_anew(US + 1, THEM, keep_control=keeps)
+        ends.streams.begin_anew(US_ANEW, THEM, keep_control=keeps)
         ends.streams.open_lane(0.0, 0)
         assert [seq for _, seq, _ in ends.sent()] == numbers
         ends.streams.send_control(0.0, Line(9))
@@ -181,10 +181,10 @@ def test_more_control_than_the_queue_holds_overflows() -> None:
 def test_an_acknowledgement_of_what_was_never_sent_is_refused() -> None:
     ends = Ends()
     ends.streams.send_control(0.0, Line(0))
-    ends.streams.acknowledged(Ack(THEM, US, 1, 0, 0, 0))
+    ends.streams.acknowledged(Ack(*THEM, *US, 1, 0, 0, 0))
     for control, bulk in ((2, 0), (1, 1)):
         with pytest.raises(BadFrame, match="never sent"):
-            ends.streams.acknowledged(Ack(THEM, US, control, bulk, 0, 0))
+            ends.streams.acknowledged(Ack(*THEM, *US, control, bulk, 0, 0))
 
 
 def test_a_greeting_and_a_question_tell_what_arrived() -> None:
@@ -196,5 +196,5 @@ def test_a_greeting_and_a_question_tell_what_arrived() -> None:
     ends.streams.send_ask(5.0)
     (send,) = ends.out
     assert isinstance(send, Send)
-    assert from_items(unpack_items(send.header)[0]) == Ask(US, THEM, 1, 1, LIMITS.window_bytes, 0)
+    assert from_items(unpack_items(send.header)[0]) == Ask(*US, *THEM, 1, 1, LIMITS.window_bytes, 0)
     assert ends.streams.last_sent == 5.0

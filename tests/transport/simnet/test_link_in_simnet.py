@@ -12,7 +12,7 @@ from transport.effects import Core, Effect, Payload
 from transport.frames import Between, Count, kind, unpack_items
 from transport.limits import Limits
 from transport.link.link import Link
-from transport.link.messages import Arrival, Started, session_of
+from transport.link.messages import Arrival, Session, Started
 from transport.link.streams import FRAME_COST
 from transport.simnet.network import Access, SimNetwork
 
@@ -38,7 +38,7 @@ class Talker:
         self.limits = limits
         self.link = Link(
             B if me == A else A,
-            session_of(incarnation, 1),
+            Session(incarnation, 1),
             dials=dials,
             addresses=("there",),
             heartbeat_s=0.5,
