@@ -3,6 +3,7 @@
 TransportError
 ├── KnockRefused    the host is there and does not admit the invite: ask for a new ticket
 ├── KnockTimeout    nobody answered in time: may be tried again
+├── DialFailed      a connection cannot even be tried: no descriptor is left, or there is no such address
 ├── DriverStopped   the network thread has ended; its cause says why
 └── PeerFault       what a peer sent cannot be used: its link is closed, nothing else changes
     ├── BadFrame    a header, message or chunk that our side never makes
@@ -23,6 +24,10 @@ class KnockRefused(TransportError):
 
 class KnockTimeout(TransportError):
     """No reply came in time."""
+
+
+class DialFailed(TransportError):
+    """A connection cannot even be tried: it may be tried again, like one that nobody answered."""
 
 
 class DriverStopped(TransportError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 
 from transport.effects import CONTROL_LANE, Connect
-from transport.errors import BadMessage
+from transport.errors import BadMessage, DialFailed
 from transport.keys import KeyPair, short
 from transport.limits import Limits
 from transport.redial import Redial
@@ -102,8 +102,12 @@ class DialledLanes:
 
     def _dial(self, lane: Lane, now: float) -> None:
         lane.redial.began(now)
-        lane.dialer = dialer = Dialer(self._context, self._keys, lane.peer, lane.redial.address, self._limits)
-        lane.broken = dialer.error
+        try:
+            dialer = Dialer(self._context, self._keys, lane.peer, lane.redial.address, self._limits)
+        except DialFailed as error:
+            lane.broken = str(error)
+            return
+        lane.dialer = dialer
         self._poll.watch(dialer.monitor, 2, lambda: self._serve_events(lane, dialer))
         rank = 3 if lane.lane == CONTROL_LANE else 4
         self._poll.watch(dialer.socket, rank, lambda: self._serve_messages(lane, dialer))

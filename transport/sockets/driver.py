@@ -23,6 +23,7 @@ from transport.keys import KeyPair, short
 from transport.limits import LIMITS, Limits
 from transport.sockets.accepted import AcceptedLanes
 from transport.sockets.core_runner import CoreRunner
+from transport.sockets.descriptors import raise_descriptor_limit
 from transport.sockets.dialled import DialledLanes
 from transport.sockets.libzmq import Listener, Poll, check_libzmq, new_context
 from transport.sockets.traces import PeerClosedTrace, TransportFailedTrace
@@ -73,6 +74,7 @@ class SocketDriver:
     def start(self) -> None:
         """Listen and run. Raises `TransportError` when libzmq is unfit or the address is taken."""
         check_libzmq()
+        raise_descriptor_limit()
         self._context = new_context()
         self._poll = Poll()
         self._woken, self._waker = socket.socketpair()

@@ -24,7 +24,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from transport.effects import size_bytes
-from transport.errors import BadMessage, KnockRefused, KnockTimeout, TransportError
+from transport.errors import BadMessage, DialFailed, KnockRefused, KnockTimeout, TransportError
 from transport.keys import KeyPair
 from transport.limits import LIMITS, Limits
 from transport.redial import SILENCE_S
@@ -66,6 +66,8 @@ def new_context(io_threads: int = 2) -> Context:
     """The owner of sockets; `term` it at the end."""
     context: Context = zmq.Context(io_threads)
     context.set(zmq.MAX_SOCKETS, 4096)
+    # libzmq starts its threads with the first socket, and aborts the process if they get no descriptors.
+    context.socket(zmq.PAIR).close(0)
     return context
 
 
@@ -162,17 +164,28 @@ class Listener:
 
 
 class Dialer:
-    """One attempt at one connection to a peer that we dial; it never comes back by itself."""
+    """One attempt at one connection to a peer that we dial; it never comes back by itself.
+
+    Raises `DialFailed` when no socket can be made, as when strangers hold all descriptors, or when there is
+    no such address."""
 
     def __init__(self, context: Context, keys: KeyPair, server: bytes, address: str, limits: Limits) -> None:
-        self.socket = _dealer(context, keys, server, limits)
-        self.monitor = self.socket.get_monitor_socket(_WATCHED)
-        self.error: str | None = None
-        """Why the address cannot even be dialled."""
+        try:
+            self.socket = context.socket(zmq.DEALER)
+        except zmq.ZMQError as error:
+            raise _dial_failed("no socket can be made", error) from None
+        _harden_dealer(self.socket, keys, server, limits)
+        try:
+            self.monitor = self.socket.get_monitor_socket(_WATCHED)
+        except zmq.ZMQError as error:
+            self.socket.disable_monitor()
+            self.socket.close(0)
+            raise _dial_failed("no socket can be made", error) from None
         try:
             self.socket.connect(address)
         except zmq.ZMQError as error:
-            self.error = f"the address does not work: {os.strerror(error.errno or 0)}"
+            self.close(0.0)
+            raise _dial_failed("the address does not work", error) from None
 
     def events(self) -> Iterator[str]:
         """What happened to the connection: "" when it came up, else why it failed or broke."""
@@ -196,6 +209,10 @@ class Dialer:
             self.socket.disable_monitor()
             self.monitor.close(0)
             self.socket.close(int(linger_s * 1000))
+
+
+def _dial_failed(what: str, error: zmq.ZMQError) -> DialFailed:
+    return DialFailed(f"{what}: {os.strerror(error.errno or 0)}")
 
 
 def _harden(sock: Socket, limits: Limits) -> None:
@@ -231,16 +248,14 @@ def _router(context: Context, keys: KeyPair, limits: Limits) -> Socket:
     return sock
 
 
-def _dealer(context: Context, keys: KeyPair, server: bytes, limits: Limits) -> Socket:
-    """A DEALER for one connection: what it was given never goes over a later one."""
-    sock = context.socket(zmq.DEALER)
+def _harden_dealer(sock: Socket, keys: KeyPair, server: bytes, limits: Limits) -> None:
+    """A DEALER is for one connection: what it was given never goes over a later one."""
     _harden(sock, limits)
     sock.setsockopt(zmq.IMMEDIATE, 1)
     sock.setsockopt(zmq.RECONNECT_IVL, -1)
     sock.setsockopt(zmq.CURVE_SERVERKEY, server)
     sock.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
     sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
-    return sock
 
 
 def _read(sock: Socket) -> list[zmq.Frame] | None:
@@ -328,10 +343,10 @@ def _knock_once(
     limits: Limits,
 ) -> tuple[tuple[bytes, bytes] | None, str | None]:
     """The reply, or why there is none."""
-    dialer = Dialer(context, invite, server_key, address, limits)
-    if dialer.error is not None:
-        dialer.close(0.0)
-        raise TransportError(f"cannot dial {address}: {dialer.error}")
+    try:
+        dialer = Dialer(context, invite, server_key, address, limits)
+    except DialFailed as error:
+        raise DialFailed(f"cannot dial {address}: {error}") from None
     poller = zmq.Poller()
     poller.register(dialer.socket, zmq.POLLIN)
     poller.register(dialer.monitor, zmq.POLLIN)
