@@ -125,11 +125,18 @@ class Node:
             for result in link.receive(now, lane, unpack_items(header, self.limits), payload):
                 self._handle(now, peer, result)
         except BadFrame as error:
+            self.trace(BadFrameTrace(peer=peer, reason=str(error)))
             self._expel(now, peer, str(error))
         if self.member:
             self.member.use_credit(now)
         if self._self or self.links.changed:
             self._settle(now)
+
+    def expel(self, now: float, peer: bytes, reason: str) -> None:
+        """An input of this peer failed in the midst: its link begins anew."""
+        if peer in self.links.by_peer:
+            self._expel(now, peer, reason)
+        self._settle(now)
 
     def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
         """One request at the door: the reply's header and payload."""
@@ -315,7 +322,6 @@ class Node:
             self.coordinator.receive(now, peer, message)
 
     def _expel(self, now: float, peer: bytes, reason: str) -> None:
-        self.trace(BadFrameTrace(peer=peer, reason=reason))
         link = self.links.by_peer.get(peer)
         self.forget(peer, reason)
         if self.coordinator:

@@ -118,6 +118,9 @@ class Core(Protocol):
     def admits(self, key: bytes) -> str | None:
         """ "member" or "invite" for a key whose connection may stand, else None. Changes nothing."""
 
+    def expel(self, now: float, peer: bytes, reason: str) -> None:
+        """An input of this peer failed in the midst: `Close` it, and begin anew with it when it is back."""
+
     def tick(self, now: float) -> None:
         """Time has passed: the deadline came."""
 

@@ -41,6 +41,7 @@ from peers.protocol.traces import (
     fields_of,
 )
 from transport.effects import Trace
+from transport.guarded import InputLostTrace
 from transport.keys import short
 
 _ROUNDS_SHOWN = 8
@@ -60,6 +61,7 @@ _TOLD: dict[type[Trace], str] = {
     RestoredTrace: "the last state was lost; the run goes on from an earlier one",
     StateLostTrace: "nobody here holds the run's state: waiting for a member that does",
     BadFrameTrace: "{name} sent what is no message: {reason}",
+    InputLostTrace: "what came from {name} failed here and was lost: {error}",
     RefusedTrace: "{name} was refused: {detail}",
 }
 

@@ -43,6 +43,7 @@ from peers.protocol.events import (
 from peers.protocol.record import Record
 from transport.effects import Effect, Store
 from transport.frames import unpack
+from transport.guarded import InputLostTrace
 
 _MAX_VIOLATIONS = 20
 
@@ -98,6 +99,8 @@ class Invariants:
     # -- as a watcher -------------------------------------------------------------------------
 
     def effect(self, now: float, name: str, effect: Effect) -> None:
+        if isinstance(effect, InputLostTrace):
+            self._broken(now, "X2", f"an input failed at {name}: {effect.error}")
         if name != HOST:
             return
         if isinstance(effect, Store):

@@ -5,6 +5,7 @@ Shell code: files, tickets and addresses are read here, and nothing is decided a
 
 from __future__ import annotations
 
+import logging
 import queue
 import socket
 import time
@@ -23,8 +24,10 @@ from peers.admission.ticket import Ticket, invite_pair, read_ticket
 from peers.coordinator.journal import Journal
 from peers.node import Contact, Hosting, Node
 from transport.effects import Trace
+from transport.guarded import InputLostTrace
 from transport.sockets.driver import SocketDriver
 
+_LOG = logging.getLogger("diloco")
 DEFAULT_STATE = Path.home() / ".local" / "state" / "diloco"
 TICKET_HOURS = 24.0
 
@@ -165,6 +168,15 @@ def _start(
 ) -> tuple[SocketDriver, queue.SimpleQueue[object]]:
     """The running driver of a node, and the queue that its events come through."""
     events: queue.SimpleQueue[object] = queue.SimpleQueue()
-    driver = SocketDriver(node, identity.keys, bind, events.put, on_trace or (lambda trace: None), store)
+
+    def note(trace: Trace) -> None:
+        if isinstance(trace, InputLostTrace):
+            _LOG.error(
+                "an input failed here and was lost, the %d. so far:\n%s", trace.number, trace.traceback
+            )
+        if on_trace is not None:
+            on_trace(trace)
+
+    driver = SocketDriver(node, identity.keys, bind, events.put, note, store)
     driver.start()
     return driver, events

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from transport.effects import Close, Connect, Effect, Payload, Phantom, Send, Trace
+from transport.effects import Close, Connect, Effect, Payload, Phantom, Send, Store, Trace
 from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS, Limits
 from transport.sockets.driver import SocketDriver
@@ -46,6 +46,8 @@ class EchoCore:
         self.knocks: list[tuple[bytes, bytes]] = []
         self.ticks = 0
         self.due: float | None = None
+        self.fails_at: bytes | None = None
+        """A header in the midst of whose handling it fails."""
 
     def start(self, now: float) -> None:
         return None
@@ -59,15 +61,23 @@ class EchoCore:
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         assert not isinstance(payload, Phantom)
         self.received.append((peer, lane, header, None if payload is None else bytes(payload)))
+        if header == self.fails_at:
+            self.out.append(Store(b"half"))
+            raise KeyError("gone")
         if header.startswith(b"echo"):
             self.out.append(Send(peer, lane, b"back" + header[4:], payload))
 
     def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
         self.knocks.append((invite, header))
+        if header == self.fails_at:
+            raise KeyError("gone")
         return b"welcome " + header, b"settings"
 
     def admits(self, key: bytes) -> str | None:
         return self.kinds.get(key)
+
+    def expel(self, now: float, peer: bytes, reason: str) -> None:
+        self.out.append(Close(peer, reason))
 
     def tick(self, now: float) -> None:
         self.ticks += 1

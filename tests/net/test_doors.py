@@ -24,7 +24,7 @@ from peers.errors import TicketError
 from peers.node import Node
 from peers.protocol.messages import PROTOCOL, AskStatus
 from transport.effects import Trace
-from transport.errors import KnockRefused
+from transport.errors import KnockRefused, KnockTimeout
 from transport.frames import pack
 from transport.keys import random_pair
 from transport.sockets.libzmq import knock
@@ -89,6 +89,24 @@ def test_a_revoked_invite_opens_nothing(host: diloco.Swarm) -> None:
     host.call(revoke)
     with pytest.raises(KnockRefused):
         diloco.join(host.ticket, listen=LOCAL, timeout_s=10.0)
+
+
+def test_a_question_at_which_a_host_fails_is_logged_with_its_traceback_and_others_are_answered(
+    host: diloco.Swarm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*asked: object) -> None:
+        raise KeyError("gone")
+
+    ticket = Ticket.parse(host.ticket)
+    ask = (ticket.addresses[0], ticket.host, invite_pair(ticket.secret), pack(AskStatus(PROTOCOL)))
+    with monkeypatch.context() as patched:
+        patched.setattr("peers.admission.door.Door.answer", fail)
+        with pytest.raises(KnockTimeout):
+            knock(*ask, 0.5)
+    assert "lost" in caplog.text
+    assert "Traceback" in caplog.text
+    assert "KeyError: 'gone'" in caplog.text
+    assert knock(*ask, 5.0)
 
 
 def test_a_stranger_is_refused_before_a_word_is_heard(host: diloco.Swarm) -> None:

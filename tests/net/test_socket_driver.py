@@ -15,6 +15,7 @@ import pytest
 from tests.net.swarm_kit import EchoCore, Node, eventually, never, running
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
 from transport.errors import DriverStopped, KnockRefused, KnockTimeout, TransportError
+from transport.guarded import InputLostTrace
 from transport.keys import random_pair, short
 from transport.limits import Limits
 from transport.sockets.driver import SocketDriver
@@ -237,6 +238,53 @@ def test_a_journal_that_cannot_be_written_stops_the_driver_before_anything_is_se
         assert isinstance(caught.value.__cause__, OSError)
         assert host.core.received == []
         member.driver.stop()
+
+
+def test_a_core_that_fails_at_one_frame_loses_it_and_that_peer_and_goes_on() -> None:
+    host, member = pair()
+    other = Node(bind=None)
+    host.admit(other.key)
+    host.core.fails_at = b"poison"
+    with running(host, member, other):
+        member.dial(host)
+        other.dial(host)
+        other.do(Send(host.key, 0, b"echo 0"))
+        eventually(lambda: other.core.received)
+        member.do(Send(host.key, 0, b"poison"))
+        eventually(lambda: (host.key, 0) in member.core.down)
+        (lost,) = host.traced(InputLostTrace)
+        assert (lost.peer, lost.error) == (member.key, "KeyError: 'gone'")
+        assert host.stored == [b"half"]
+        eventually(lambda: member.core.up.count((host.key, 0)) == 2)
+        member.do(Send(host.key, 0, b"echo 1"))
+        other.do(Send(host.key, 0, b"echo 2"))
+        eventually(lambda: member.core.received and len(other.core.received) == 2)
+        assert other.core.down == []
+
+
+def test_a_question_at_which_the_core_fails_is_hung_up_and_others_are_answered() -> None:
+    host, invite = Node(), random_pair()
+    host.admit(invite.public, "invite")
+    host.core.fails_at = b"poison"
+    with running(host):
+        with pytest.raises(KnockTimeout, match="the connection broke"):
+            knock(host.address, host.key, invite, b"poison", 1.0)
+        assert knock(host.address, host.key, invite, b"hello", 5.0) == (b"welcome hello", b"settings")
+        assert {each.peer for each in host.traced(InputLostTrace)} == {invite.public}
+
+
+def test_a_broken_state_of_the_core_stops_the_driver() -> None:
+    class Broken(EchoCore):
+        def tick(self, now: float) -> None:
+            raise AssertionError("two heads")
+
+    node = Node(bind=None, core=Broken())
+    node.core.due = 0.0
+    node.driver.start()
+    eventually(lambda: not node.driver.running)
+    assert node.traced(TransportFailedTrace) == [TransportFailedTrace("AssertionError: two heads")]
+    assert node.traced(InputLostTrace) == []
+    node.driver.stop()
 
 
 def test_stop_is_prompt_frees_the_port_and_sends_what_waits() -> None:

@@ -268,6 +268,27 @@ def test_rubbish_closes_its_sender_and_whoever_dialled_it_dials_again() -> None:
     assert swarm.nodes[HOST].links.by_peer == {}
 
 
+def test_a_peer_of_which_an_input_failed_begins_anew_and_enters_again() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    host = swarm.nodes[HOST]
+    assert host.coordinator is not None
+    entries = host.coordinator.roster.entries
+    host.expel(swarm.now, LOW, "an input of it failed here")
+    assert LOW not in host.links.by_peer
+    assert [entries[key].entered for key in (LOW, HIGH)] == [False, True]
+    swarm.nodes[LOW].expel(swarm.now, HOST, "an input of it failed here")
+    swarm.run()
+    assert [entries[key].entered for key in (LOW, HIGH)] == [True, True]
+
+
+def test_whoever_has_no_link_here_is_not_expelled() -> None:
+    node = host_node()
+    node.start(0.0)
+    node.drain()
+    node.expel(0.0, b"x" * 32, "an input of it failed here")
+    assert node.drain() == []
+
+
 def test_a_payload_to_a_node_that_does_not_train_is_rubbish() -> None:
     swarm = Swarm(host_node(), LOW)
     swarm.nodes[LOW].send_bulk(0.0, HOST, Piece(DIGEST, 0, False), b"x", "state")

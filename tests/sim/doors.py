@@ -97,6 +97,9 @@ class Stranger:
     def admits(self, key: bytes) -> str | None:
         return "member"
 
+    def expel(self, now: float, peer: bytes, reason: str) -> None:
+        """It holds nobody."""
+
     def tick(self, now: float) -> None:
         """It waits for nothing."""
 

@@ -22,8 +22,10 @@ from peers.protocol.events import Restored, RoundCommitted
 from peers.protocol.messages import Welcome
 from tests.sim.doors import HOST, SETTINGS, STRANGER, Stranger, invite_of, key_of, knock_of, open_door
 from tests.sim.trainer import SYNC_EVERY, VectorReplica
+from tests.sim.violation import Violation
 from transport.effects import Effect
 from transport.frames import unpack
+from transport.guarded import InputLostTrace
 from transport.limits import Limits
 from transport.simnet.links import Endpoint
 from transport.simnet.network import Access, SimNetwork
@@ -115,7 +117,9 @@ class World:
             self.net.at(self.rng.uniform(0.0, 1.0), lambda i=index: self.start_worker(i))
 
     def observe(self, now: float, key: bytes, effect: Effect) -> None:
-        """Tell every observer of an effect that is carried out."""
+        """Tell every observer of an effect that is carried out. No input of a core fails here."""
+        if isinstance(effect, InputLostTrace):
+            raise Violation("X2", effect.traceback)
         for observer in self.observers:
             observer(now, key, effect)
 

@@ -127,7 +127,7 @@ class Connections:
         if self._is_silent(there, peer):
             return False
         barred = there.bars.is_barred(self._timeline.now_ns / NS, peer.key)
-        return not barred and there.core.admits(peer.key) == "member"
+        return not barred and there.guarded.admits(peer.key) == "member"
 
     def _dial(self, peer: Endpoint, to: bytes, lane: int, redial: Redial, waited: bool) -> None:
         there, now = self._listener(to, redial.address), self._timeline.now_ns / NS
@@ -152,7 +152,7 @@ class Connections:
                 # A frozen peer is told later: the time is that of the telling.
                 self._feed(
                     peer,
-                    lambda: peer.core.connected(self._timeline.now_ns / NS, to, lane),
+                    lambda: peer.guarded.connected(self._timeline.now_ns / NS, to, lane),
                     f"up {lane}",
                 )
 
@@ -179,7 +179,7 @@ class Connections:
     def _down_later(self, peer: Endpoint, to: bytes, lane: int) -> None:
         def broken() -> None:
             self._feed(
-                peer, lambda: peer.core.disconnected(self._timeline.now_ns / NS, to, lane), f"down {lane}"
+                peer, lambda: peer.guarded.disconnected(self._timeline.now_ns / NS, to, lane), f"down {lane}"
             )
 
         self._timeline.push(self._timeline.now_ns + 1000, broken)

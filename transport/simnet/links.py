@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from transport.effects import Core
+from transport.guarded import Guarded
 from transport.redial import Bars, Redial
 
 NS = 1_000_000_000
@@ -66,6 +67,8 @@ class Endpoint:
     """Bytes of headers and payloads that all lives of the key sent, by purpose."""
     received: Counter[str] = field(default_factory=Counter)
     """Those that were sent to them."""
+    guarded: Guarded = field(init=False)
+    """The core as the network calls it: an input that fails is lost."""
     up: Pipe = field(init=False)
     down: Pipe = field(init=False)
     alive: bool = True
@@ -90,6 +93,7 @@ class Endpoint:
     bars: Bars = field(default_factory=Bars)
 
     def __post_init__(self) -> None:
+        self.guarded = Guarded(self.core)
         self.up, self.down = Pipe(self.access.up), Pipe(self.access.down)
 
 

@@ -174,7 +174,7 @@ class SimNetwork:
             if peer is None or not peer.alive or self._faults.is_cut(by, to):
                 reply(None)
                 return
-            core = peer.core
+            core = peer.guarded
             said: list[tuple[bytes, bytes] | None] = [None]
 
             def put() -> None:

@@ -71,7 +71,7 @@ class ProcessRunner:
 
     def carry_out(self, peer: Endpoint) -> None:
         """Carry out the effects of a core that was called, and set its timer."""
-        for effect in peer.core.drain():  # carrying one out has no others at once
+        for effect in peer.guarded.drain():  # carrying one out has no others at once
             if peer.effects_left is not None:
                 if peer.effects_left <= 0:
                     self._crash(peer)
@@ -89,7 +89,7 @@ class ProcessRunner:
 
     def set_timer(self, peer: Endpoint) -> None:
         """Wake a process at its core's deadline."""
-        deadline, now_ns = peer.core.deadline(), self._timeline.now_ns
+        deadline, now_ns = peer.guarded.deadline(), self._timeline.now_ns
         if deadline is None or (deadline == peer.armed_for and now_ns < peer.timer):
             return
         peer.armed_for = deadline
@@ -103,11 +103,11 @@ class ProcessRunner:
         if not peer.alive or peer.timer != at:
             return
         peer.timer = 0
-        wanted, now_ns = peer.core.deadline(), self._timeline.now_ns
+        wanted, now_ns = peer.guarded.deadline(), self._timeline.now_ns
         if wanted is not None and round(wanted * NS) > now_ns:
             self.set_timer(peer)  # the deadline was put off since
         elif wanted is not None:
-            self.feed(peer, lambda: peer.core.tick(self._timeline.now_ns / NS), "tick")
+            self.feed(peer, lambda: peer.guarded.tick(self._timeline.now_ns / NS), "tick")
 
     def _do(self, peer: Endpoint, effect: Effect) -> None:
         key = peer.key

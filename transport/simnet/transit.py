@@ -117,5 +117,6 @@ class Transit:
             sender = dialer
             if not connection.heard:
                 self._connections.heard(connection)
-        to.core.receive(self._timeline.now_ns / NS, sender.key, effect.lane, effect.header, effect.payload)
+        now_s = self._timeline.now_ns / NS
+        to.guarded.receive(now_s, sender.key, effect.lane, effect.header, effect.payload)
         self._carry_out(to)

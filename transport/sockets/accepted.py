@@ -149,7 +149,9 @@ class AcceptedLanes:
         self._runner.counters.add(OTHERS, "received", "knock", 1 + len(header))
         core = self._runner.core
         reply = self._runner.feed(lambda now: core.knock(now, caller.peer, header))
-        if reply is not None:
+        if reply is None:
+            self._break(caller, "its question has no answer")
+        else:
             caller.outbox.push(Outgoing(0, reply[0], reply[1], "knock", False))
             self._flush_connection(caller)
 

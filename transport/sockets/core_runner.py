@@ -1,7 +1,7 @@
 """One core on one thread: an input goes in, its effects are carried out in order, bytes are counted.
 
-It owns the core's clock and the counters, and tells of what happens as traces. What carrying out an effect
-means is the driver's business; it knows no socket.
+It owns the core's clock and the counters, and tells of what happens as traces. An input that fails is lost,
+as `transport.guarded` says. What carrying out an effect means is the driver's business; it knows no socket.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from transport.counters import OTHERS, Counters
 from transport.effects import Core, Effect, Trace, size_bytes
+from transport.guarded import Guarded
 from transport.sockets.wire import Outgoing
 
 
@@ -24,7 +25,7 @@ class CoreRunner:
         on_trace: Callable[[Trace], None],
         carry_out: Callable[[Effect], None],
     ) -> None:
-        self.core = core
+        self.core = Guarded(core)
         self.clock = clock
         self.counters = Counters()
         self._on_trace = on_trace

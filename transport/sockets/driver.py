@@ -1,8 +1,9 @@
 """The socket driver: one core on one background thread, so that a training loop stays an ordinary loop.
 
 Feed, drain, carry out, re-arm one timer; it decides nothing about the protocol. Whom the core names is
-dialled by `transport.sockets.dialled`; who dials us is taken by `transport.sockets.accepted`. Any error in
-the core, in a callback or in the journal ends the driver, is traced, and is raised by every later call.
+dialled by `transport.sockets.dialled`; who dials us is taken by `transport.sockets.accepted`. An input at
+which the core fails is lost (`transport.guarded`); a broken state of the core, or an error in a callback or
+in the journal, ends the driver, is traced, and is raised by every later call.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _MAX_CALLBACK_S = 10.0
 
 class SocketDriver:
     """Runs one core. ``on_event`` and ``on_trace`` are called on its thread and must not block;
-    ``store`` must be durable when it returns. An error in any of them, or in the core, stops it."""
+    ``store`` must be durable when it returns. An error in any of them stops it."""
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class SocketDriver:
     def _run(self) -> None:
         linger_s = 0.0
         try:
-            self._runner.feed(self._core.start)
+            self._runner.feed(self._runner.core.start)
             while self._stop_linger_s is None:
                 self._turn(self._wait_s())
             linger_s = self._flush(self._stop_linger_s)
@@ -145,9 +146,9 @@ class SocketDriver:
     def _turn(self, wait_s: float) -> None:
         self._poll.wait(wait_s)
         now = self._clock()
-        deadline = self._core.deadline()
+        deadline = self._runner.core.deadline()
         if deadline is not None and deadline <= now:
-            self._runner.feed(self._core.tick)
+            self._runner.feed(self._runner.core.tick)
         self._dialled.serve_due(now)
         if self.accepted is not None:
             self.accepted.serve_due(now)
@@ -155,7 +156,7 @@ class SocketDriver:
     def _wait_s(self) -> float:
         now = self._clock()
         dues = self._dialled.dues()
-        deadline = self._core.deadline()
+        deadline = self._runner.core.deadline()
         if deadline is not None:
             dues.append(deadline)
         if self.accepted is not None:

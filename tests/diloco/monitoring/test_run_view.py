@@ -30,6 +30,7 @@ from peers.protocol.traces import (
     SwappedTrace,
 )
 from transport.effects import Trace
+from transport.guarded import InputLostTrace
 
 A, B, C = (bytes([i]) * 32 for i in (1, 2, 3))
 NASTY = "bob\x1b[2J[red]\r\n\u202e"
@@ -147,6 +148,10 @@ def test_old_rounds_notes_and_leavers_make_room() -> None:
         (OutlierTrace(A, "ann", "its norm is far above"), "ann: its norm is far above"),
         (PoisonedTrace(A, (B,), "not finite"), "a contribution was refused: not finite"),
         (RestoredTrace(C, 1, A), "the last state was lost; the run goes on from an earlier one"),
+        (
+            InputLostTrace(A, "KeyError: 'gone'", "Traceback", 1),
+            "what came from ann failed here and was lost: KeyError: 'gone'",
+        ),
         (RefusedTrace(A, "codec", "another codec"), "ann was refused: another codec"),
         (SwappedTrace(4, (A, B)), "outer step 4: taken by 2 workers"),
         (CertifiedTrace(A, "ann"), None),

@@ -27,6 +27,7 @@ from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record, genesis_head
 from transport.collectives.reducer import PhantomReducer
 from transport.effects import Store
 from transport.frames import pack
+from transport.guarded import InputLostTrace
 
 MAX_WAIT_S = 60.0
 FIRST = genesis_head([bytes(32)])
@@ -67,6 +68,12 @@ class Watched:
 
     def broken(self) -> list[str]:
         return [line.split()[1] for line in self.seen.violations]
+
+
+def test_an_input_that_fails_anywhere_is_a_violation() -> None:
+    run = Watched()
+    run.seen.effect(1.0, "a", InputLostTrace(bytes(32), "KeyError: 'gone'", "Traceback", 1))
+    assert run.broken() == ["X2"]
 
 
 def record(parent: bytes = FIRST, index: int = 1, names: str = "ab", weight: float = 10.0) -> Record:

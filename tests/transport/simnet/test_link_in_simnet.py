@@ -115,6 +115,9 @@ class Talker:
     def admits(self, key: bytes) -> str | None:
         return "member"
 
+    def expel(self, now: float, peer: bytes, reason: str) -> None:
+        raise AssertionError("no input fails here")
+
     def tick(self, now: float) -> None:
         self.link.tick(now)
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from transport.effects import Close, Connect, Core, Deliver, Effect, Payload, Phantom, Send, Store, Trace
+from transport.guarded import InputLostTrace
 from transport.redial import SILENCE_S
 from transport.simnet.network import Access, SimNetwork
 
@@ -40,6 +41,10 @@ class Talker:
 
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         self.got.append((now, peer, lane, header, payload))
+        if header == b"poison":
+            raise KeyError("gone")
+        if header == b"broken":
+            raise AssertionError("two heads")
         if header == b"ping":
             self.out.append(Send(peer, lane, b"pong"))
 
@@ -50,6 +55,9 @@ class Talker:
 
     def admits(self, key: bytes) -> str | None:
         return "invite" if key == b"invite" else "member" if key in self.friends else None
+
+    def expel(self, now: float, peer: bytes, reason: str) -> None:
+        self.out.append(Close(peer, reason))
 
     def tick(self, now: float) -> None:
         self.ticks.append(now)
@@ -121,6 +129,30 @@ def test_a_dial_opens_one_connection_per_lane_after_a_round_trip() -> None:
     _, a, b = pair()
     assert a.ups == [(0.2, B, 0), (0.2, B, 1)]
     assert b.ups == []
+
+
+def test_a_frame_at_which_a_core_fails_is_lost_and_its_peer_dials_again() -> None:
+    seen: list[Effect] = []
+    net = Net(1, lambda now, key, effect: seen.append(effect))
+    b = net.join(B, Talker())
+    a = net.join(A, Talker((B,)))
+    net.run(1.0)
+    net.tell(A, Send(B, 0, b"poison"), Send(B, 0, b"lost with the connection"))
+    net.run(5.0)
+    (lost,) = [each for each in seen if isinstance(each, InputLostTrace)]
+    assert (lost.peer, lost.error) == (A, "KeyError: 'gone'")
+    assert [lane for _, _, lane in a.downs] == [0, 1]
+    net.tell(A, Send(B, 0, b"ping"))
+    net.run(6.0)
+    assert b.headers() == [b"poison", b"ping"]
+    assert a.headers() == [b"pong"]
+
+
+def test_a_broken_state_of_a_core_stops_the_simulation() -> None:
+    net, _, _ = pair()
+    net.tell(A, Send(B, 0, b"broken"))
+    with pytest.raises(AssertionError, match="two heads"):
+        net.run(5.0)
 
 
 def test_a_frame_takes_its_bytes_at_both_rates_and_both_latencies() -> None:

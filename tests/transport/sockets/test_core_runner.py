@@ -6,7 +6,8 @@ import pytest
 
 from tests.net.swarm_kit import EchoCore
 from transport.counters import OTHERS, Traffic
-from transport.effects import Deliver, Effect, Send, Store, Trace
+from transport.effects import Close, Deliver, Effect, Send, Store, Trace
+from transport.guarded import InputLostTrace
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.traces import LaneLostTrace
 from transport.sockets.wire import Outgoing
@@ -47,6 +48,17 @@ def test_effects_of_an_input_that_fails_wait_for_the_next() -> None:
     assert run.done == []
     run.runner.feed(lambda now: None)
     assert run.done == [Deliver("a")]
+
+
+def test_a_frame_at_which_the_core_fails_is_lost_and_told_and_its_peer_is_closed() -> None:
+    run = Run()
+    run.core.fails_at = b"poison"
+    run.runner.receive(b"p", 0, b"poison", None)
+    stored, closed, lost = run.done
+    assert (stored, closed) == (Store(b"half"), Close(b"p", "an input of it failed here: KeyError"))
+    assert isinstance(lost, InputLostTrace)
+    run.runner.receive(b"p", 0, b"echo", None)
+    assert run.done[3:] == [Send(b"p", 0, b"back", None)]
 
 
 def test_a_frame_reaches_the_core_and_is_counted_with_its_lane() -> None:

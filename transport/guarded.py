@@ -1,0 +1,126 @@
+"""A core whose inputs may fail: it loses the one that does, and the process goes on.
+
+Both drivers call the core of a process through this. An input that raises is told with its traceback and
+counted, what the core had decided before that is carried out, and the peer whose input it was begins anew.
+Two things still stop a process, in order: an assertion, for then our own state is broken, and a core that
+fails again and again at what no peer caused. Commands of the program above raise in the program. Keeps X2.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+
+from transport.effects import NEVER, Core, Effect, Payload, Trace
+
+TICK_REST_S = 1.0
+"""After a tick that failed the next one comes so much later: its cause may still be there."""
+MAX_FAILED_TICKS = 10
+"""So many in a row are a broken state of our own."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputLostTrace(Trace):
+    """An input failed in the core and was lost; ``peer`` caused it, or nobody (no bytes) if it was a tick."""
+
+    peer: bytes
+    error: str
+    traceback: str
+    number: int
+    """How many were lost here so far, this one included."""
+
+
+class Guarded:
+    """A `Core` around another one."""
+
+    __slots__ = ("_core", "_failed_ticks", "_lost", "_tick_from", "num_lost")
+
+    def __init__(self, core: Core) -> None:
+        self.num_lost = 0
+        """Inputs that failed."""
+        self._core = core
+        self._lost: list[InputLostTrace] = []
+        self._failed_ticks = 0
+        self._tick_from = NEVER
+
+    def start(self, now: float) -> None:
+        """The first input is not guarded: a core that cannot begin is of no use."""
+        self._core.start(now)
+
+    def connected(self, now: float, peer: bytes, lane: int) -> None:
+        try:
+            self._core.connected(now, peer, lane)
+        except Exception as error:
+            self._lose_of(now, peer, error)
+
+    def disconnected(self, now: float, peer: bytes, lane: int) -> None:
+        try:
+            self._core.disconnected(now, peer, lane)
+        except Exception as error:
+            self._lose_of(now, peer, error)
+
+    def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
+        try:
+            self._core.receive(now, peer, lane, header, payload)
+        except Exception as error:
+            self._lose_of(now, peer, error)
+
+    def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
+        """The answer, or None: the driver closes whoever gets none."""
+        try:
+            return self._core.knock(now, invite, header)
+        except Exception as error:
+            self._lose_of(now, invite, error)
+            return None
+
+    def admits(self, key: bytes) -> str | None:
+        """A key about which the core fails is not let in."""
+        try:
+            return self._core.admits(key)
+        except Exception as error:
+            self._lose(key, error)
+            return None
+
+    def expel(self, now: float, peer: bytes, reason: str) -> None:
+        self._core.expel(now, peer, reason)
+
+    def tick(self, now: float) -> None:
+        try:
+            self._core.tick(now)
+        except Exception as error:
+            self._failed_ticks += 1
+            if self._failed_ticks >= MAX_FAILED_TICKS:
+                raise
+            self._tick_from = now + TICK_REST_S
+            self._lose(b"", error)
+        else:
+            self._failed_ticks = 0
+
+    def deadline(self) -> float | None:
+        due = self._core.deadline()
+        return due if due is None or due > self._tick_from else self._tick_from
+
+    def drain(self) -> list[Effect]:
+        """The effects of the core, and then what was lost."""
+        effects = self._core.drain()
+        if self._lost:
+            effects += self._lost
+            self._lost = []
+        return effects
+
+    def digest(self) -> str:
+        return self._core.digest()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _lose_of(self, now: float, peer: bytes, error: Exception) -> None:
+        self._lose(peer, error)
+        # What it said after that, the core may have half taken. If this fails too, nothing is sure any more.
+        self._core.expel(now, peer, f"an input of it failed here: {type(error).__name__}")
+
+    def _lose(self, peer: bytes, error: Exception) -> None:
+        if isinstance(error, AssertionError):
+            raise error
+        self.num_lost += 1
+        told = "".join(traceback.format_exception(error))
+        self._lost.append(InputLostTrace(peer, f"{type(error).__name__}: {error}", told, self.num_lost))
