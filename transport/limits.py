@@ -51,6 +51,10 @@ class Limits:
     """Bulk connections per pair; several fill a long fat pipe."""
     settings_bytes: int = 64 * KIB
     """Largest run settings sent to a joiner."""
+    half_open_per_address: int = 256
+    """Connections of one address over which nothing came yet; one more breaks the oldest of them."""
+    half_open: int = 1024
+    """The same over all addresses."""
     knocks_per_minute: int = 120
     """Join attempts answered per minute over all addresses."""
 

@@ -6,6 +6,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 import zmq
@@ -274,6 +275,48 @@ def test_an_acceptor_that_breaks_the_rules_is_hung_up_and_dialled_again() -> Non
         eventually(lambda: (host.key, 0) in member.core.down)
         eventually(lambda: member.core.up.count((host.key, 0)) == 2)
         assert member.core.received == []
+
+
+def is_cut(sock: socket.socket) -> bool:
+    """Whether the other end broke the connection; libzmq greets first."""
+    sock.setblocking(False)
+    try:
+        while sock.recv(4096):
+            continue
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def half_open(node: Node) -> int:
+    accepted = node.driver.accepted
+    assert accepted is not None
+    return node.driver.call(lambda core, now: len(accepted.half_open)).result(5)
+
+
+def test_of_too_many_half_open_connections_of_an_address_the_oldest_are_broken_and_members_stay() -> None:
+    host, member = Node(limits=replace(LIMITS, half_open_per_address=8)), Node(bind=None)
+    host.admit(member.key)
+    with running(host, member):
+        member.dial(host)
+        member.do(Send(host.key, 0, b"echo"), Send(host.key, 1, b"echo"))
+        eventually(lambda: len(member.core.received) == 2)
+        assert half_open(host) == 0, "something came over each of a member's"
+        port = int(host.address.rpartition(":")[2])
+        stuck = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
+        try:
+            eventually(lambda: sum(map(is_cut, stuck)) == 22)
+            assert [is_cut(each) for each in stuck] == [True] * 22 + [False] * 8
+            assert half_open(host) == 8
+            member.do(Send(host.key, 0, b"echo"))
+            eventually(lambda: len(member.core.received) == 3)
+        finally:
+            for sock in stuck:
+                sock.close()
+        eventually(lambda: half_open(host) == 0)
+        assert member.core.down == []
 
 
 def test_half_open_connections_do_not_keep_a_member_out(swarm: tuple[Node, Node]) -> None:

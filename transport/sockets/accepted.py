@@ -15,12 +15,14 @@ from transport.keys import short
 from transport.limits import Limits
 from transport.redial import Bars
 from transport.sockets.core_runner import CoreRunner
+from transport.sockets.half_open import HalfOpen, HalfOpenBounds
 from transport.sockets.libzmq import (
     FRAMES_PER_ROUND,
     Handle,
     Listener,
     Poll,
     ReceivedMessage,
+    address_of,
     remote,
     shut_down,
 )
@@ -46,14 +48,20 @@ class _Doomed:
 class AcceptedLanes:
     """The listening side of a driver; all of it runs on the driver's thread."""
 
-    def __init__(self, runner: CoreRunner, listener: Listener, poll: Poll, limits: Limits) -> None:
+    def __init__(
+        self, runner: CoreRunner, listener: Listener, poll: Poll, limits: Limits, bounds: HalfOpenBounds
+    ) -> None:
         self.listener = listener
         self.connections = AcceptedConnections(limits)
         self.bars = Bars()
         self._runner, self._limits = runner, limits
         self._doomed: list[_Doomed] = []
+        self._comers: dict[int, Handle] = {}
+        """Who holds a half-open connection, by descriptor."""
+        self.half_open = HalfOpen(bounds, self._break_comer)
         self._knocks = RateLimiter(limits.knocks_per_minute)
         self._invites = RateLimiter(2 * limits.knocks_per_minute)
+        poll.watch(listener.monitor, 1, self._serve_comings)
         poll.watch(listener.asking, 1, self._serve_handshakes)
         poll.watch(listener.socket, 4, self._serve_messages)
 
@@ -101,6 +109,23 @@ class AcceptedLanes:
 
     # -- inside: what comes -------------------------------------------------------------------
 
+    def _serve_comings(self) -> None:
+        for came, descriptor in self.listener.comings(FRAMES_PER_ROUND):
+            handle = remote(descriptor) if came else None
+            if handle is None:
+                self._settled(descriptor)
+            elif not self.connections.holds(handle):  # its first message may be read before we learn of it
+                self._comers[descriptor] = handle
+                self.half_open.opened(descriptor, address_of(handle))
+
+    def _settled(self, descriptor: int) -> None:
+        """A connection went, or something came over it."""
+        if self._comers.pop(descriptor, None) is not None:
+            self.half_open.closed(descriptor)
+
+    def _break_comer(self, descriptor: int) -> None:
+        shut_down(self._comers.pop(descriptor))
+
     def _serve_handshakes(self) -> None:
         for verdict in self.listener.answer(self._admits_connection, FRAMES_PER_ROUND):
             if verdict.kind is None:
@@ -117,6 +142,7 @@ class AcceptedLanes:
         for _ in range(FRAMES_PER_ROUND):
             if (arrived := self.listener.read()) is None:
                 return
+            self._settled(arrived.descriptor)
             # What has no sender has no parts either: there is nothing to take, and nobody to close.
             if arrived.parts and not self.connections.is_gone(arrived.route):
                 self._accept(arrived)

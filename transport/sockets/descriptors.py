@@ -13,11 +13,14 @@ WANTED = 1 << 16
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit as far as the hard one, `WANTED` at most; returns what it is now. A system that
-    refuses leaves it as it was: then sockets fail earlier, and a failed dial is tried again."""
+    """Raise the soft limit as far as the hard one, `WANTED` at most; returns what it is now, `WANTED` if
+    there is none. A system that refuses leaves it as it was: then sockets fail earlier, and a failed dial is
+    tried again."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return WANTED
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(hard, WANTED)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    if soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):  # macOS has a ceiling below an infinite hard limit

@@ -26,6 +26,7 @@ from transport.sockets.accepted import AcceptedLanes
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.descriptors import raise_descriptor_limit
 from transport.sockets.dialled import DialledLanes
+from transport.sockets.half_open import HalfOpenBounds
 from transport.sockets.libzmq import Listener, Poll, check_libzmq, new_context
 from transport.sockets.traces import PeerClosedTrace, TransportFailedTrace
 from transport.sockets.wire import Outgoing
@@ -75,7 +76,7 @@ class SocketDriver:
     def start(self) -> None:
         """Listen and run. Raises `TransportError` when libzmq is unfit or the address is taken."""
         check_libzmq()
-        raise_descriptor_limit()
+        descriptors = raise_descriptor_limit()
         self._context = new_context()
         self._poll = Poll()
         self._woken, self._waker = socket.socketpair()
@@ -88,7 +89,8 @@ class SocketDriver:
         try:
             if self._bind is not None:
                 listener = Listener(self._context, self._keys, self._bind, self._limits)
-                self.accepted = AcceptedLanes(self._runner, listener, self._poll, self._limits)
+                bounds = HalfOpenBounds.of(self._limits, descriptors)
+                self.accepted = AcceptedLanes(self._runner, listener, self._poll, self._limits, bounds)
                 self.address = listener.address
         except TransportError:
             self._close_all(0.0)

@@ -16,7 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +50,7 @@ _FAILURES: dict[int, str] = {
     zmq.EVENT_CLOSED: "nobody answers there",
 }
 _WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_FAILURES)
+_ACCEPTED = "inproc://accepted"
 
 
 def check_libzmq(version: tuple[int, ...] | None = None, has_curve: bool | None = None) -> None:
@@ -118,6 +119,10 @@ class Listener:
         self.asking = context.socket(zmq.REP)
         self.socket = _router(context, keys, limits)
         self.asking.linger = 0
+        self.socket.monitor(_ACCEPTED, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self.monitor = context.socket(zmq.PAIR)
+        self.monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's own thread would wait where this is full
+        self.monitor.connect(_ACCEPTED)
         try:
             # The guard stands before the door opens; a door without one refuses everyone.
             self.asking.bind(zap.ENDPOINT)
@@ -139,6 +144,14 @@ class Listener:
             self.asking.send_multipart(verdict.reply)
             yield verdict
 
+    def comings(self, max_events: int) -> Iterator[tuple[bool, int]]:
+        """Up to ``max_events`` connections that came (true) or went, by descriptor, in order."""
+        for _ in range(max_events):
+            if not self.monitor.poll(0):
+                return
+            event = recv_monitor_message(self.monitor)
+            yield event["event"] == zmq.EVENT_ACCEPTED, int(event["value"])
+
     def read(self) -> ReceivedMessage | None:
         """The next message, without waiting."""
         frames = _read(self.socket)
@@ -159,6 +172,8 @@ class Listener:
 
     def close(self, linger_s: float) -> None:
         """Stop listening; what was handed over has ``linger_s`` seconds to leave."""
+        self.socket.disable_monitor()
+        self.monitor.close(0)
         self.socket.close(int(linger_s * 1000))
         self.asking.close(0)
 
@@ -291,17 +306,34 @@ def _transmit(sock: Socket, message: Outgoing, route: bytes | None = None) -> bo
 def remote(descriptor: int) -> Handle | None:
     """What identifies an accepted connection of libzmq's; None when it is gone already."""
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as sock:
+        with _borrowed(descriptor) as sock:
             return descriptor, (sock.getsockname(), sock.getpeername())
     except OSError:
         return None
+
+
+def address_of(handle: Handle) -> str:
+    """Where the other end of an accepted connection is, without its port."""
+    ends = handle[1]
+    assert isinstance(ends, tuple)
+    return str(ends[1][0])
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """A descriptor of libzmq's as a socket. It is not duplicated: there may be no other one left."""
+    sock = socket.socket(fileno=descriptor)
+    try:
+        yield sock
+    finally:
+        sock.detach()
 
 
 def shut_down(handle: Handle) -> None:
     """Break an accepted connection: a ROUTER has no call for it. libzmq then sees a reset. The two ends
     are compared, as the descriptor may belong to another connection by now."""
     if remote(handle[0]) == handle:
-        with suppress(OSError), socket.socket(fileno=os.dup(handle[0])) as sock:
+        with suppress(OSError), _borrowed(handle[0]) as sock:
             sock.shutdown(socket.SHUT_RDWR)
 
 

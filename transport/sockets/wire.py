@@ -136,6 +136,10 @@ class AcceptedConnections:
         """The connection for frames to a peer."""
         return self._current.get((peer, lane))
 
+    def holds(self, handle: tuple[int, object]) -> bool:
+        """Whether a connection with this descriptor and these ends carries a lane."""
+        return any(each.handle == handle for each in self._by_route.values())
+
     def known(self, peer: bytes, lane: int, route: bytes) -> bool:
         """Whether a message belongs to a known connection. Raises `BadMessage` when it changed lanes."""
         found = self._by_route.get(route)

@@ -99,3 +99,12 @@ def test_a_connection_stays_with_its_peer_and_lane() -> None:
     for peer, lane in ((b"q", 0), (b"p", 1)):
         with pytest.raises(BadMessage):
             table.known(peer, lane, b"1")
+
+
+def test_a_connection_that_carries_a_lane_is_known_by_its_descriptor_and_ends() -> None:
+    table = AcceptedConnections(LIMITS)
+    table.add(AcceptedConnection(b"p", 0, b"route", (7, "ends"), Outbox(LIMITS)))
+    assert table.holds((7, "ends"))
+    assert not table.holds((7, "other ends"))
+    table.drop(b"route")
+    assert not table.holds((7, "ends"))
