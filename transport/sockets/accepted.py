@@ -36,6 +36,9 @@ from transport.sockets.wire import (
     parse,
 )
 
+_COMINGS_PER_ROUND = 8
+"""Connections that come or go which are looked at before frames of members have their turn."""
+
 
 @dataclass(slots=True)
 class _Doomed:
@@ -110,7 +113,7 @@ class AcceptedLanes:
     # -- inside: what comes -------------------------------------------------------------------
 
     def _serve_comings(self) -> None:
-        for came, descriptor in self.listener.comings(FRAMES_PER_ROUND):
+        for came, descriptor in self.listener.comings(_COMINGS_PER_ROUND):
             handle = remote(descriptor) if came else None
             if handle is None:
                 self._settled(descriptor)
