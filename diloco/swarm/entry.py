@@ -10,13 +10,21 @@ import queue
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from diloco.rules import rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.handshake import KNOCK_S, knock_for_settings
-from diloco.swarm.state_dir import invite_secret, load_identity, remember_port, run_id_of, same_port
+from diloco.swarm.state_dir import (
+    HostLock,
+    invite_secret,
+    load_identity,
+    remember_port,
+    run_id_of,
+    same_port,
+)
 from diloco.swarm.swarm import Swarm
 from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
@@ -45,23 +53,25 @@ def host(
     """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
 
     ``run`` is settings or the path of a RUN.toml. ``state`` is the directory with this host's identity
-    and journal: with the same one, a restarted host goes on with the run. ``advertise`` is the address
-    in the ticket if it differs from ``listen``, as behind a router. ``on_trace`` is called on the
-    network thread for everything that is traced, from the first moment on. Raises `UserError`."""
+    and journal: with the same one, a restarted host goes on with the run; while it lives, a second one there
+    is refused. ``advertise`` is the address in the ticket if it differs from ``listen``, as behind a router.
+    ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
+    Raises `UserError`."""
     settings = run if isinstance(run, RunSettings) else load_settings(Path(run))
     home = (state or DEFAULT_STATE / settings.run.name).expanduser()
-    identity, incarnation = load_identity(home)
-    secret, run_id = invite_secret(home), run_id_of(identity, settings)
-    journal = Journal(home / f"journal-{run_id.hex()[:16]}")
-    expires = time.time() + 3600 * ticket_hours
-    invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
-    door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
-    node = _hosting_node(settings, identity, incarnation, journal.entries(), door)
-    try:
+    with ExitStack() as undone:
+        lock = HostLock(home)
+        undone.callback(lock.release)
+        identity, incarnation = load_identity(home)
+        secret, run_id = invite_secret(home), run_id_of(identity, settings)
+        journal = Journal(home / f"journal-{run_id.hex()[:16]}")
+        undone.callback(journal.close)
+        expires = time.time() + 3600 * ticket_hours
+        invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
+        door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
+        node = _hosting_node(settings, identity, incarnation, journal.entries(), door)
         driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
-    except BaseException:
-        journal.close()
-        raise
+        on_close = undone.pop_all().close
     assert driver.address is not None
     remember_port(home, driver.address)
     address = advertise or _reachable(driver.address)
@@ -74,7 +84,7 @@ def host(
         events=events,
         ticket=Ticket(run_id, identity.keys.public, secret, int(expires), (address,)),
         home=home,
-        on_close=journal.close,
+        on_close=on_close,
     )
 
 

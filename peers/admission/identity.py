@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
 import os
 import secrets
 import stat
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from filelock import FileLock
 
 from peers.errors import IdentityError
 from transport.keys import KeyPair, curve_pair, short
@@ -78,7 +78,7 @@ def next_incarnation(path: str | Path, now_ms: Callable[[], int] | None = None) 
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(path.name + ".lock")):
+        with FileLock(path.with_name(path.name + ".lock"), mode=0o600):
             before = _stored_incarnation(path)
             number = max(before + 1, now_ms() if now_ms else time.time_ns() // 1_000_000)
             replace_private(path, lambda aside: aside.write_bytes(f"{number}\n".encode()))
@@ -162,13 +162,3 @@ def _stored_incarnation(path: Path) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise IdentityError(f"{path} holds no incarnation number; remove the file to start from the clock")
     return int(text)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

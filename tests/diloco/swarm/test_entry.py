@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import diloco
-from diloco.errors import SettingsError, SwarmClosed
+from diloco.errors import SettingsError, SwarmClosed, UserError
 from diloco.settings import commented_toml, parse_settings
 from diloco.swarm.entry import host, join, solo
 from peers.admission.ticket import Ticket
@@ -32,6 +33,22 @@ def test_a_restarted_host_keeps_its_run_its_ticket_and_its_port(tmp_path: Path) 
         second.secret,
         second.addresses,
     )
+
+
+def test_two_hosts_on_one_state_directory_the_second_is_refused_naming_the_firsts_process(
+    tmp_path: Path,
+) -> None:
+    with host(RUN, listen=LOCAL, state=tmp_path) as first:
+        with pytest.raises(UserError, match=f"in use by the host with process {os.getpid()} on "):
+            host(RUN, listen=LOCAL, state=tmp_path)
+        assert first.status()["members"] == [], "the first goes on"
+    host(RUN, listen=LOCAL, state=tmp_path).close()
+
+
+def test_a_host_that_cannot_start_leaves_its_state_directory_to_others(tmp_path: Path) -> None:
+    with host(RUN, listen=LOCAL, state=tmp_path / "one") as swarm, pytest.raises(TransportError):
+        host(RUN, listen=swarm.addresses[0], state=tmp_path / "two")
+    host(RUN, listen=LOCAL, state=tmp_path / "two").close()
 
 
 def test_a_host_takes_the_path_of_its_settings(tmp_path: Path) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from diloco.errors import UserError
 from diloco.settings import RunSettings, parse_settings
-from diloco.swarm.state_dir import invite_secret, load_identity, remember_port, run_id_of, same_port
+from diloco.swarm.state_dir import (
+    HostLock,
+    invite_secret,
+    load_identity,
+    remember_port,
+    run_id_of,
+    same_port,
+)
 from peers.admission.identity import Identity
 
 
@@ -52,3 +61,32 @@ def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_pat
     assert same_port(tmp_path, "tcp://0.0.0.0:99") == "tcp://0.0.0.0:99", "a port that is named is taken"
     (tmp_path / "port").write_text("rubbish")
     assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:0"
+
+
+def test_a_hold_on_a_state_directory_ends_with_its_process(tmp_path: Path) -> None:
+    """Also when the process is killed: nothing is to be cleared up by hand."""
+    script = "import sys, time; from pathlib import Path; from diloco.swarm.state_dir import HostLock; "
+    script += "lock = HostLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    with other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by the host with process {other.pid} on .*--state"):
+            HostLock(tmp_path)
+        other.kill()
+    lock = HostLock(tmp_path)
+    lock.release()
+    lock.release()  # once more changes nothing
+    HostLock(tmp_path).release()
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "host.lock").mkdir()
+    with pytest.raises(UserError, match="cannot be locked"):
+        HostLock(tmp_path)
+
+
+def test_the_package_is_imported_where_there_is_no_fcntl() -> None:
+    script = "import sys; sys.modules['fcntl'] = None; import diloco; print(diloco.host.__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("host\n", 0), done.stderr
