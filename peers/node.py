@@ -147,9 +147,11 @@ class Node:
         return answer
 
     def admits(self, key: bytes) -> str | None:
-        """ "member" or "invite" for a key whose connection may stand, else None. Changes nothing."""
+        """ "member", "invite" or "owner" for a key whose connection may stand, else None. Changes nothing."""
         if self._stopped:
             return None
+        if self.door is not None and key == self.door.owner:
+            return "owner"
         if self.door is not None and self.door.is_invite(key):
             return "invite"
         return "member" if self._knows(key) else None
@@ -280,7 +282,7 @@ class Node:
 
     def _knows(self, peer: bytes) -> bool:
         if self.coordinator:
-            return peer in self.coordinator.roster.entries
+            return self.coordinator.admits(peer)
         return peer == self._contact.key or (
             self.member is not None and peer in self.member.membership.others
         )

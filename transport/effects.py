@@ -116,7 +116,7 @@ class Core(Protocol):
         """One request on a connection opened with a live invite's key: the reply's header and payload."""
 
     def admits(self, key: bytes) -> str | None:
-        """ "member" or "invite" for a key whose connection may stand, else None. Changes nothing."""
+        """ "member", "invite" or "owner" for a key whose connection may stand, else None. Changes nothing."""
 
     def expel(self, now: float, peer: bytes, reason: str) -> None:
         """An input of this peer failed in the midst: `Close` it, and begin anew with it when it is back."""

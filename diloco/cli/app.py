@@ -24,6 +24,7 @@ from rich.text import Text
 import diloco
 from diloco.cli.interrupts import EXIT_CODE, Interrupts, interruptible
 from diloco.cli.methods import compare_command, methods_command
+from diloco.cli.operate import TicketArgument, kick_command, stop_command
 from diloco.cli.plan import plan_command
 from diloco.cli.simulate import simulate_command
 from diloco.errors import DilocoError, TrainingDiverged, UserError
@@ -66,9 +67,6 @@ Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cud
 Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")]
 Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]
-TicketArgument = Annotated[
-    str, typer.Argument(metavar="TICKET", help="The word itself, - to read it, or @FILE.", show_default=False)
-]
 
 
 def _examples(*lines: str) -> str:
@@ -165,7 +163,9 @@ def host(
             while not swarm.status()["over"]:
                 time.sleep(0.2)
             time.sleep(_LINGER_S)  # so that what was told arrives
-        print(f"done: {view.rounds_wanted} rounds")
+            done = min(swarm.status()["rounds"], view.rounds_wanted)
+        wanted = view.rounds_wanted
+        print(f"done: {done} rounds" if done == wanted else f"stopped after {done} of {wanted} rounds")
         if isinstance(outcome, TrainingDiverged):
             raise outcome
         if outcome is not None:
@@ -249,6 +249,14 @@ def status(
             f"open: fragment {open_round.fragment} with {open_round.num_members} members, "
             f"attempt {open_round.attempt + 1}"
         )
+
+
+app.command("kick", epilog=_examples("diloco kick ann @ticket", "diloco kick ann-0123456789abcdef @ticket"))(
+    kick_command
+)
+app.command("stop", epilog=_examples("diloco stop @ticket", "diloco stop @ticket --state ~/runs/one"))(
+    stop_command
+)
 
 
 @ticket_app.command("show", epilog=_examples("diloco ticket show @ticket"))

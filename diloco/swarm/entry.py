@@ -18,10 +18,11 @@ from diloco.rules import rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.handshake import KNOCK_S, knock_for_settings
 from diloco.swarm.state_dir import (
+    DEFAULT_STATE,
     HostLock,
     invite_secret,
     load_identity,
-    remember_port,
+    remember_address,
     run_id_of,
     same_port,
 )
@@ -36,7 +37,6 @@ from transport.guarded import InputLostTrace
 from transport.sockets.driver import SocketDriver
 
 _LOG = logging.getLogger("diloco")
-DEFAULT_STATE = Path.home() / ".local" / "state" / "diloco"
 TICKET_HOURS = 24.0
 
 
@@ -68,12 +68,13 @@ def host(
         undone.callback(journal.close)
         expires = time.time() + 3600 * ticket_hours
         invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
-        door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
+        invites, owner = {invite.key: invite}, identity.control.public
+        door = Door(run_id, settings.to_bytes(), settings.digest(), invites, owner)
         node = _hosting_node(settings, identity, incarnation, journal.entries(), door)
         driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
         on_close = undone.pop_all().close
     assert driver.address is not None
-    remember_port(home, driver.address)
+    remember_address(home, driver.address)
     address = advertise or _reachable(driver.address)
     return Swarm(
         settings,

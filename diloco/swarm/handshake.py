@@ -18,6 +18,7 @@ from peers.coordinator.status import RunStatus
 from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
 from transport.errors import BadFrame, KnockTimeout, TransportError
 from transport.frames import pack, unpack, unpack_items
+from transport.keys import KeyPair
 from transport.limits import LIMITS
 from transport.sockets.libzmq import knock
 
@@ -39,7 +40,7 @@ def ask_status(ticket: str, timeout_s: float = KNOCK_S) -> RunStatus:
     """The same as `status`, typed and checked."""
     found = read_ticket(ticket, time.time())
     header, payload = _ask(found, pack(AskStatus(PROTOCOL)), timeout_s)
-    if not isinstance(_understood(header), StatusFollows):
+    if not isinstance(understood(header), StatusFollows):
         raise JoinError("rubbish", "the host sent something else than its status")
     try:
         return RunStatus.from_plain(unpack_items(payload, _STATUS_LIMITS, _STATUS_BYTES))
@@ -53,7 +54,7 @@ def knock_for_settings(ticket: Ticket, identity: Identity, name: str, timeout_s:
     answers."""
     card = pack(Card(ticket.run, identity.public, identity.keys.public, name))
     header, payload = _ask(ticket, pack(Knock(PROTOCOL, card, identity.sign(CARD_TAG, card))), timeout_s)
-    welcome = _understood(header)
+    welcome = understood(header)
     if not isinstance(welcome, Welcome):
         raise JoinError("rubbish", "the host sent no welcome")
     settings = RunSettings.from_bytes(bytes(payload))
@@ -63,18 +64,25 @@ def knock_for_settings(ticket: Ticket, identity: Identity, name: str, timeout_s:
 
 
 def _ask(ticket: Ticket, header: bytes, timeout_s: float) -> tuple[bytes, bytes]:
-    """Ask at each address of the ticket in turn; the last failure is raised."""
+    return ask_at(ticket.addresses, ticket.host, invite_pair(ticket.secret), header, timeout_s)
+
+
+def ask_at(
+    addresses: tuple[str, ...], host: bytes, keys: KeyPair, header: bytes, timeout_s: float
+) -> tuple[bytes, bytes]:
+    """Ask a host one thing with a key that opens its door, at each address in turn; the last failure is
+    raised."""
     failure: TransportError | None = None
-    for address in ticket.addresses:
+    for address in addresses:
         try:
-            return knock(address, ticket.host, invite_pair(ticket.secret), header, timeout_s)
+            return knock(address, host, keys, header, timeout_s)
         except KnockTimeout as error:
             failure = error
     assert failure is not None, "a ticket has an address"
     raise failure
 
 
-def _understood(header: bytes) -> object:
+def understood(header: bytes) -> object:
     """The answer in a host's reply; a refusal is raised."""
     try:
         message: object = unpack(header)

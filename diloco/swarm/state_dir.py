@@ -1,4 +1,4 @@
-"""The files of a host's or member's state directory: identity, incarnation, invite, port, and whose it is.
+"""The files of a host's or member's state directory: identity, incarnation, invite, address, and whose it is.
 
 Shell code: it reads and writes files and decides nothing.
 """
@@ -17,6 +17,10 @@ from filelock import FileLock, Timeout
 from diloco.errors import UserError
 from diloco.settings import RunSettings
 from peers.admission.identity import Identity, next_incarnation
+from peers.admission.ticket import valid_address
+
+DEFAULT_STATE = Path.home() / ".local" / "state" / "diloco"
+"""Folders of hosts that were given none, by the names of their runs."""
 
 
 def make_home(home: Path) -> None:
@@ -89,12 +93,22 @@ def invite_secret(home: Path) -> bytes:
 
 def same_port(home: Path, listen: str) -> str:
     """With port 0, the port of this host's earlier life, so that members find it again."""
-    path = home / "port"
-    if listen.endswith(":0") and path.exists() and path.read_text().strip().isdigit():
-        return f"{listen[:-1]}{path.read_text().strip()}"
-    return listen
+    port = _listened_at(home).rpartition(":")[2]
+    return f"{listen[:-1]}{port}" if listen.endswith(":0") and port else listen
 
 
-def remember_port(home: Path, address: str) -> None:
-    """Keep the port of ``address`` for `same_port`."""
-    (home / "port").write_text(address.rsplit(":", 1)[1])
+def remember_address(home: Path, address: str) -> None:
+    """Keep where this host listens, for `same_port` and `local_address`."""
+    (home / "address").write_text(address)
+
+
+def local_address(home: Path) -> list[str]:
+    """Where the host of this state directory listens, as seen from its own machine; empty if it never did."""
+    address = _listened_at(home).replace("//0.0.0.0:", "//127.0.0.1:")
+    return [address] if address else []
+
+
+def _listened_at(home: Path) -> str:
+    path = home / "address"
+    address = path.read_text(errors="replace").strip() if path.exists() else ""
+    return address if valid_address(address) else ""

@@ -38,6 +38,8 @@ class Identity:
         self._signer = Ed25519PrivateKey.from_private_bytes(seed)
         self.public = self._signer.public_key().public_bytes_raw()
         self.keys: KeyPair = curve_pair(seed, b"diloco identity curve 1")
+        self.control: KeyPair = curve_pair(seed, b"diloco identity control 1")
+        """Opens this identity's own door for orders: whoever can read the seed, and nobody else."""
 
     def __repr__(self) -> str:
         return f"Identity({short(self.public)})"
@@ -57,6 +59,11 @@ class Identity:
             return cls(_read(path))
         except OSError as error:
             raise IdentityError(f"cannot use the identity file {path}: {error.strerror}") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Identity | None:
+        """The identity in a file, or None where there is no file. Raises `IdentityError`."""
+        return cls.load_or_create(path) if Path(path).exists() else None
 
     def sign(self, tag: bytes, data: bytes) -> bytes:
         """A 64-byte signature over ``data`` that is worth nothing under another ``tag``."""

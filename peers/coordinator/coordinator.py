@@ -34,6 +34,7 @@ from peers.protocol.messages import (
     Leave,
     MemberGone,
     NeedState,
+    Obeyed,
     Pace,
     Ready,
     Refused,
@@ -54,6 +55,7 @@ from transport.limits import Limits
 
 _PACE_CHANGE = 0.05
 """Relative change of speed that is worth a message."""
+_KICKED = Refused("kicked", "the host has put this worker out of the run")
 
 
 class Coordinator:
@@ -68,6 +70,8 @@ class Coordinator:
         self._mode = mode
         self._stays_until = 0.0
         """Until then a host that restarted after the last round waits to tell members that come back."""
+        self._parting: dict[bytes, float] = {}
+        """Who was just put out, and until when it may connect to hear so; nothing that it says counts."""
         self._handlers: dict[type, Callable[[float, Course, Entry, Any], None]] = {
             Ready: self._ready,
             Withdraw: self._withdraw,
@@ -119,6 +123,8 @@ class Coordinator:
     def certify(self, key: bytes, name: str) -> Refused | None:
         """Admit an identity for good (it is journaled), or say why not."""
         known = key in self.roster.entries
+        if known and self.roster.entries[key].kicked:
+            return _KICKED
         limits = self.state.limits
         if not known and len(self.roster.entries) >= 16 * max(limits.members, limits.gossip_members):
             return Refused("full", "the run has admitted as many identities as it ever will")
@@ -128,12 +134,48 @@ class Coordinator:
         self.roster.certify(key, name)
         return None
 
+    # -- the owner's orders -------------------------------------------------------------------
+
+    def admits(self, key: bytes) -> bool:
+        """Whether an identity may connect."""
+        return self.roster.admits(key) or key in self._parting
+
+    def kick(self, now: float, who: str) -> Refused | Obeyed:
+        """Put a worker out for good: its link ends, and its identity comes in no more."""
+        found = self.roster.named(who)
+        names = ", ".join(entry.full_name for entry in found)
+        if not found:
+            return Refused("unknown", f"no worker is called {who}: diloco status lists them")
+        if any(entry.key == self.state.me for entry in found):
+            return Refused("host", f"{who} is the host itself: diloco stop ends the run")
+        if found[0].entered and len(found) > 1:
+            return Refused("ambiguous", f"several workers are called {who}: name one of {names}"[:1024])
+        for entry in found:
+            self.state.kick(entry)
+            self._outlet.send(now, entry.key, _KICKED)
+            self.remove(now, entry, _KICKED.detail, forget=False)
+            # What was just sent may be lost with its connection: for a while it may come back and hear it.
+            self._parting[entry.key] = now + 2 * self._rules.failure_timeout_s
+        self._advance(now)
+        return Obeyed(f"{names} is out of the run"[:1024])
+
+    def stop(self, now: float) -> Obeyed:
+        """End the run in order: what is open is finished, no round opens, and all members are told."""
+        if self.finished:
+            return Obeyed(f"the run is over already, with {self.state.num_rounds} rounds")
+        self.state.stop()
+        self._advance(now)
+        return Obeyed(f"the run ends with {self.state.num_rounds} of {self._rules.rounds} rounds")
+
     # -- messages -----------------------------------------------------------------------------
 
     def receive(self, now: float, peer: bytes, message: Any) -> None:
         """One message from an admitted member; whatever does not fit its state is ignored."""
         entry = self.roster.entries.get(peer)
         if entry is None:
+            return
+        if entry.kicked:
+            self._outlet.send(now, peer, _KICKED)
             return
         if isinstance(message, Enter):
             self._enter(now, entry, message)
@@ -159,6 +201,9 @@ class Coordinator:
             silence = now - self._outlet.last_heard(now, entry.key)
             if entry.key != self.state.me and silence > self._rules.failure_timeout_s:
                 self.remove(now, entry, f"silent for {silence:.1f} s", forget=True)
+        for key in [key for key, until in self._parting.items() if now >= until]:
+            del self._parting[key]
+            self._outlet.forget(key, _KICKED.detail)
         self._advance(now)
         for course in self.state.courses.values():
             rounds.end_gridlock(self.state, course, now)

@@ -103,5 +103,5 @@ class GossipMode:
         return True
 
     def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:
-        """No members: all were told when the last report came."""
-        return []
+        """Everyone who was not told when the last report came: those of a run that its owner ended."""
+        return [entry for entry in self._roster.entered() if not entry.told_finished]

@@ -39,6 +39,22 @@ class PeerCertified:
     name: Annotated[str, Between(0, 64)]
 
 
+@kind(98)
+@dataclass(frozen=True, slots=True)
+class PeerKicked:
+    """This identity may enter no more."""
+
+    key: Key
+
+
+@kind(99)
+@dataclass(frozen=True, slots=True)
+class RunStopped:
+    """The owner ended the run before it had all its rounds."""
+
+    rounds: Count
+
+
 @kind(95)
 @dataclass(frozen=True, slots=True)
 class ModelAgreed:

@@ -12,6 +12,7 @@ from enum import Enum
 
 from peers.protocol.messages import Enter, MemberIs, Ready, Report
 from peers.protocol.record import GENESIS
+from transport.keys import short
 
 
 class MemberState(Enum):
@@ -74,8 +75,15 @@ class Entry:
     told_finished: bool = False
     num_penalties: int = 0
     """How often in a row it was set aside or rejected."""
+    kicked: bool = False
+    """The owner put this identity out: it may not even connect. The entry stays, for records name it."""
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
+
+    @property
+    def full_name(self) -> str:
+        """Name and key: no two in a run have the same."""
+        return f"{self.name}-{self.key.hex()[:16]}"
 
     @property
     def entered(self) -> bool:
@@ -150,6 +158,19 @@ class Roster:
     def certify(self, key: bytes, name: str) -> Entry:
         """Admit an identity; the same entry for the same key, however often it asks."""
         return self.entries.setdefault(key, Entry(key, name))
+
+    def admits(self, key: bytes) -> bool:
+        """Whether this identity may connect."""
+        entry = self.entries.get(key)
+        return entry is not None and not entry.kicked
+
+    def named(self, who: str) -> list[Entry]:
+        """Whom a person means who may be put out: the one with that key or full name; else all who are here
+        under the name, for several may have it; else all who were."""
+        known = [entry for entry in self.entries.values() if not entry.kicked]
+        one = [entry for entry in known if who in (entry.full_name, short(entry.key))]
+        here = [entry for entry in known if entry.name == who and entry.entered]
+        return one or here or [entry for entry in known if entry.name == who]
 
     def enter(self, now: float, entry: Entry, message: Enter, course: int) -> None:
         """Begin a membership in a course."""

@@ -102,7 +102,10 @@ class RoundsMode:
         if self._finished_at is None:
             self._finished_at = now
         untold = [entry for entry in self._roster.entered() if not entry.told_finished]
-        behind = any(
+        # The owner may end a run while rounds are open: their work counts.
+        wanted = self._rules.rounds
+        unfinished = any(each.rounds and self.num_rounds(each) < wanted for each in courses.values())
+        behind = unfinished or any(
             entry.head != courses[entry.course].chain.head or not entry.holds_state for entry in untold
         )
         patience_s = self._rules.grace_s + 2 * self._rules.failure_timeout_s

@@ -12,7 +12,15 @@ from typing import Any
 from peers.coordinator.chain import Chain
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import ExchangeMode
-from peers.coordinator.journal import CommitWritten, ModelAgreed, PeerCertified, RunBegan, TermBegan
+from peers.coordinator.journal import (
+    CommitWritten,
+    ModelAgreed,
+    PeerCertified,
+    PeerKicked,
+    RunBegan,
+    RunStopped,
+    TermBegan,
+)
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.roster import Entry, Roster
@@ -46,6 +54,8 @@ class RunState:
         self.courses = {0: Course(0, Chain(limits.history_records))}
         """Courses by number; there is always number 0."""
         self.term = 0
+        self.stopped = False
+        """The owner ended the run."""
         self._num_serials = 0
 
     # -- lives --------------------------------------------------------------------------------
@@ -59,6 +69,10 @@ class RunState:
                     self.term = entry.term
                 case PeerCertified():
                     self.roster.certify(entry.key, entry.name)
+                case PeerKicked():
+                    self.roster.entries[entry.key].kicked = True
+                case RunStopped():
+                    self.stopped = True
                 case ModelAgreed():
                     self.courses[0].manifest = entry.manifest()
                 case RunBegan():
@@ -95,8 +109,8 @@ class RunState:
 
     @property
     def finished(self) -> bool:
-        """Every course has its rounds."""
-        return self.num_rounds >= self.rules.rounds
+        """Every course has its rounds, or the owner ended the run."""
+        return self.stopped or self.num_rounds >= self.rules.rounds
 
     def tell_finished(self, now: float, entry: Entry) -> None:
         """A member learns that the run is over."""
@@ -114,6 +128,16 @@ class RunState:
         """Name a course's first state, or with `GENESIS` say that it is lost."""
         self.outlet.store(pack(RunBegan(head)))
         course.chain.begin(head)
+
+    def kick(self, entry: Entry) -> None:
+        """That identity may enter no more."""
+        self.outlet.store(pack(PeerKicked(entry.key)))
+        entry.kicked = True
+
+    def stop(self) -> None:
+        """The run is over with the rounds that it has: no other one opens."""
+        self.outlet.store(pack(RunStopped(self.num_rounds)))
+        self.stopped = True
 
     def commit(self, now: float, course: Course, record: Record) -> bytes:
         """Write a record to the journal, then announce it. Returns its hash, the new head."""

@@ -12,7 +12,7 @@ from typing import Annotated
 from peers.protocol.record import Keys, Weights
 from transport.frames import Between, Count, Key, Number, Small, Text, kind
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of everything below; members of one run speak the same."""
 
 Addresses = Annotated[tuple[Annotated[str, Between(1, 64)], ...], Between(0, 3)]
@@ -64,6 +64,35 @@ class Refused:
 
     code: Text
     detail: Annotated[str, Between(0, 1024)]
+
+
+# -- the owner's orders, through the door with the key that its identity alone derives -----------
+
+
+@kind(46)
+@dataclass(frozen=True, slots=True)
+class Kick:
+    """Put a worker out of the run for good: its name, with or without the part that no other has."""
+
+    protocol: Small
+    who: Annotated[str, Between(1, 96)]
+
+
+@kind(47)
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the run for all members, as if it had all its rounds."""
+
+    protocol: Small
+
+
+@kind(48)
+@dataclass(frozen=True, slots=True)
+class Obeyed:
+    """The order is carried out, and journaled."""
+
+    detail: Annotated[str, Between(0, 1024)]
+    """What was done, for people."""
 
 
 # -- member to coordinator ----------------------------------------------------------------------

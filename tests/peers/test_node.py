@@ -15,14 +15,17 @@ from peers.protocol.events import (
     BecameActive,
     BecomeSeed,
     CoordinatorLost,
+    EntryRefused,
     IdentitySuperseded,
+    PeerLeft,
     PeersJoined,
     RoundCommitted,
     RoundOpened,
+    RunFinished,
     StateFetched,
 )
 from peers.protocol.manifest import Manifest
-from peers.protocol.messages import PROTOCOL, AskStatus, StatusFollows, Wanted
+from peers.protocol.messages import PROTOCOL, AskStatus, Kick, Obeyed, Refused, StatusFollows, Stop, Wanted
 from peers.protocol.profile import Matching, Profile
 from peers.protocol.traces import BadFrameTrace, EnteredTrace, RemovedTrace
 from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of, vector
@@ -32,14 +35,14 @@ from transport.frames import pack, pack_items, to_items, unpack
 from transport.link.messages import Stale
 
 HOST, LOW, HIGH = b"h" * 32, b"l" * 32, b"z" * 32
-DIGEST, INVITE = b"d" * 32, b"i" * 32
+DIGEST, INVITE, OWNER = b"d" * 32, b"i" * 32, b"o" * 32
 TIMEOUT_S = 4.0
 SMALL = replace(LIMITS, history_records=64, chunk_elements=64)
 CONTACT = Contact(HOST, ("tcp://h:1",))
 
 
 def host_node(journal: list[Any] | None = None, **rules: Any) -> Node:
-    door = Door(bytes(16), b"{}", DIGEST, {INVITE: Invite(INVITE, 100.0)})
+    door = Door(bytes(16), b"{}", DIGEST, {INVITE: Invite(INVITE, 100.0)}, OWNER)
     hosting = Hosting(Rules(DIGEST, **rules), journal or [], door)
     return Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting, limits=SMALL)
 
@@ -418,3 +421,33 @@ def test_a_node_always_hears_itself() -> None:
     node = host_node()
     assert node.last_heard(7.0, HOST) == 7.0
     assert node.last_heard(7.0, LOW) < 0.0
+
+
+def test_the_owner_puts_a_member_out_and_every_link_of_it_ends() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    host = swarm.nodes[HOST]
+    assert host.admits(OWNER) == "owner"
+    assert swarm.nodes[LOW].admits(OWNER) is None, "a member has no door"
+    reply = host.knock(0.0, INVITE, pack(Kick(PROTOCOL, "z")))
+    assert reply is not None
+    assert isinstance(unpack(reply[0]), Refused), "a ticket orders nothing"
+    assert host.admits(HIGH) == "member"
+    reply = host.knock(0.0, OWNER, pack(Kick(PROTOCOL, "z")))
+    assert reply is not None
+    assert isinstance(unpack(reply[0]), Obeyed)
+    swarm.run()
+    assert [event.code for event in swarm.seen(HIGH, EntryRefused)] == ["kicked"]
+    assert [event.key for event in swarm.seen(LOW, PeerLeft)] == [HIGH]
+    assert swarm.nodes[LOW].admits(HIGH) is None
+    for _ in range(24):
+        swarm.run(TIMEOUT_S / 8)
+    assert host.admits(HIGH) is None, "it had its time to hear so"
+    assert [set(swarm.nodes[key].links.by_peer) for key in (HOST, LOW)] == [{LOW}, {HOST}]
+
+
+def test_the_owner_ends_the_run_for_all_members() -> None:
+    swarm = Swarm(host_node(), LOW)
+    swarm.seed(LOW)
+    swarm.nodes[HOST].knock(0.0, OWNER, pack(Stop(PROTOCOL)))
+    swarm.run()
+    assert swarm.seen(LOW, RunFinished) == [RunFinished(0)]

@@ -54,6 +54,7 @@ def open_door() -> Door:
     """The host's door: one invite is live, one has expired, one was revoked."""
     ends = {"live": 1e9, "expired": 0.0, "revoked": 1e9}
     door = Door(RUN, b"{}", SETTINGS, {invite_of(n): Invite(invite_of(n), at) for n, at in ends.items()})
+    door.owner = identity_of(HOST).control.public
     door.revoke(invite_of("revoked"))
     return door
 

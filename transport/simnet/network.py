@@ -24,6 +24,8 @@ from transport.simnet.timeline import Timeline
 from transport.simnet.trace_log import TraceLog
 from transport.simnet.transit import Transit
 
+KNOCKERS = ("invite", "owner")
+"""Kinds of keys that may ask one thing at a door."""
 Answer = Callable[[float, tuple[bytes, bytes] | None], None]
 
 
@@ -178,7 +180,7 @@ class SimNetwork:
             said: list[tuple[bytes, bytes] | None] = [None]
 
             def put() -> None:
-                said[0] = core.knock(self.now, invite, header) if core.admits(invite) == "invite" else None
+                said[0] = core.knock(self.now, invite, header) if core.admits(invite) in KNOCKERS else None
 
             # The answer leaves after the effects: whoever dies between two of them says nothing.
             self._runner.feed(peer, put, "knock", lambda: reply(said[0] if peer.alive else None))

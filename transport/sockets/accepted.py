@@ -2,7 +2,7 @@
 
 Each handshake is decided by what the core says of its key, and who broke the shape of messages is kept out
 for a while. The newest connection of a peer's lane carries what is sent back. What an invite opens is one
-question and its answer, at a bounded rate. Keeps R4, X2 and X5.
+question and its answer, at a bounded rate; the owner's key opens the same at any rate. Keeps R4, X2 and X5.
 """
 
 from __future__ import annotations
@@ -165,14 +165,15 @@ class AcceptedLanes:
             self._refuse(self._connection(0, arrived), str(error))
             return
         if kind != "member":
-            self._answer_knock(self._connection(lane, arrived), header)
+            self._answer_knock(self._connection(lane, arrived), header, is_limited=kind != "owner")
             return
         if not known and (older := self.connections.add(self._connection(lane, arrived))) is not None:
             self._doom(older, 0.0)
         self._runner.receive(key, lane, header, payload)
 
-    def _answer_knock(self, caller: AcceptedConnection, header: bytes) -> None:
-        if not self._knocks.take(self._runner.clock()):
+    def _answer_knock(self, caller: AcceptedConnection, header: bytes, *, is_limited: bool) -> None:
+        # Whoever floods the door with a ticket must not keep the owner from closing it.
+        if is_limited and not self._knocks.take(self._runner.clock()):
             self._break(caller, "too many join attempts")
             return
         self._runner.counters.add(OTHERS, "received", "knock", 1 + len(header))

@@ -14,7 +14,8 @@ from diloco.swarm.state_dir import (
     HostLock,
     invite_secret,
     load_identity,
-    remember_port,
+    local_address,
+    remember_address,
     run_id_of,
     same_port,
 )
@@ -56,11 +57,20 @@ def test_a_damaged_secret_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_path: Path) -> None:
     assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:0"
-    remember_port(tmp_path, "tcp://127.0.0.1:5123")
+    remember_address(tmp_path, "tcp://127.0.0.1:5123")
     assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:5123"
     assert same_port(tmp_path, "tcp://0.0.0.0:99") == "tcp://0.0.0.0:99", "a port that is named is taken"
-    (tmp_path / "port").write_text("rubbish")
+    (tmp_path / "address").write_text("rubbish")
     assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:0"
+
+
+def test_a_host_is_found_from_its_own_machine_by_the_address_that_it_listened_at(tmp_path: Path) -> None:
+    assert local_address(tmp_path) == []
+    for listens, found in [("0.0.0.0", "127.0.0.1"), ("192.0.2.7", "192.0.2.7")]:
+        remember_address(tmp_path, f"tcp://{listens}:5123")
+        assert local_address(tmp_path) == [f"tcp://{found}:5123"]
+    (tmp_path / "address").write_text("rubbish")
+    assert local_address(tmp_path) == []
 
 
 def test_a_hold_on_a_state_directory_ends_with_its_process(tmp_path: Path) -> None:

@@ -10,11 +10,22 @@ import pytest
 from peers.admission.card import CARD_TAG, Card
 from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
-from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Leave, Refused, StatusFollows, Welcome
+from peers.protocol.messages import (
+    PROTOCOL,
+    AskStatus,
+    Kick,
+    Knock,
+    Leave,
+    Obeyed,
+    Refused,
+    StatusFollows,
+    Stop,
+    Welcome,
+)
 from transport.frames import pack, unpack, unpack_items
 
 RUN, SETTINGS = b"r" * 16, b"s" * 32
-LIVE, EXPIRED = b"l" * 32, b"e" * 32
+LIVE, EXPIRED, OWNER = b"l" * 32, b"e" * 32, b"o" * 32
 ME = Identity(b"1" * 32)
 CARD = pack(Card(RUN, ME.public, ME.keys.public, "w"))
 KNOCK = Knock(PROTOCOL, CARD, ME.sign(CARD_TAG, CARD))
@@ -35,17 +46,28 @@ class Behind:
     def __init__(self, refusal: Refused | None = None) -> None:
         self.admitted: list[tuple[bytes, str]] = []
         self.refusal = refusal
+        self.orders: list[str] = []
 
     def certify(self, key: bytes, name: str) -> Refused | None:
         self.admitted.append((key, name))
         return self.refusal
+
+    def kick(self, now: float, who: str) -> Refused | Obeyed:
+        self.orders.append(who)
+        return self.refusal or Obeyed("out")
+
+    def stop(self, now: float) -> Obeyed:
+        self.orders.append("stop")
+        return Obeyed("over")
 
     def status(self, now: float) -> Told:
         return Told()
 
 
 def answer(message: object, behind: Behind, invite: bytes = LIVE, now: float = 5.0) -> tuple[Any, bytes]:
-    door = Door(RUN, b"the settings", SETTINGS, {LIVE: Invite(LIVE, 10.0), EXPIRED: Invite(EXPIRED, 1.0)})
+    door = Door(
+        RUN, b"the settings", SETTINGS, {LIVE: Invite(LIVE, 10.0), EXPIRED: Invite(EXPIRED, 1.0)}, OWNER
+    )
     header = message if isinstance(message, bytes) else pack(message)
     reply, payload = door.answer(now, behind, invite, header)
     return unpack(reply), payload
@@ -76,6 +98,11 @@ def test_a_refusal_from_behind_is_handed_on() -> None:
         (replace(KNOCK, protocol=PROTOCOL + 1), LIVE, "protocol"),
         (replace(KNOCK, signature=bytes(64)), LIVE, "rubbish"),
         (Leave("done"), LIVE, "rubbish"),
+        (Leave("done"), OWNER, "rubbish"),
+        (Kick(PROTOCOL, "w"), LIVE, "rubbish"),
+        (Stop(PROTOCOL), LIVE, "rubbish"),
+        (Stop(PROTOCOL), EXPIRED, "expired"),
+        (replace(Stop(PROTOCOL), protocol=PROTOCOL + 1), OWNER, "protocol"),
         (b"\xc1", LIVE, "rubbish"),
         (b"", LIVE, "rubbish"),
     ],
@@ -83,7 +110,16 @@ def test_a_refusal_from_behind_is_handed_on() -> None:
 def test_everyone_else_is_refused_and_admitted_nowhere(message: object, invite: bytes, code: str) -> None:
     behind = Behind()
     reply, payload = answer(message, behind, invite)
-    assert (reply.code, payload, behind.admitted) == (code, b"", [])
+    assert (reply.code, payload, behind.admitted, behind.orders) == (code, b"", [], [])
+
+
+def test_orders_are_the_owners_and_what_the_run_says_to_them_is_handed_on() -> None:
+    behind = Behind()
+    assert answer(Kick(PROTOCOL, "w"), behind, OWNER) == (Obeyed("out"), b"")
+    assert answer(Stop(PROTOCOL), behind, OWNER) == (Obeyed("over"), b"")
+    assert behind.orders == ["w", "stop"]
+    refusal = Refused("unknown", "no such worker")
+    assert answer(Kick(PROTOCOL, "w"), Behind(refusal), OWNER) == (refusal, b"")
 
 
 def test_an_invite_opens_nothing_after_its_time_or_once_it_is_revoked() -> None:

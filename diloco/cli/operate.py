@@ -1,0 +1,36 @@
+"""What the owner of a run may do to it from a second terminal: put a worker out, end the run.
+
+Flags in, one line out; the host does the work (`diloco.swarm.control`), and the file with its identity is
+what lets a person order it. No torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diloco.swarm import control
+from diloco.terminal import printable
+
+TicketArgument = Annotated[
+    str, typer.Argument(metavar="TICKET", help="The word itself, - to read it, or @FILE.", show_default=False)
+]
+_State = Annotated[
+    Path | None, typer.Option(help="The host's state folder, if it was given one; its holder may order.")
+]
+
+
+def kick_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As status shows it.", show_default=False)],
+    ticket: TicketArgument,
+    state: _State = None,
+) -> None:
+    """Put a worker out of a run for good. With its ticket it may come back under another identity."""
+    print(printable(control.kick(ticket, name, state)))
+
+
+def stop_command(ticket: TicketArgument, state: _State = None) -> None:
+    """End a run for all its workers, in order: open rounds are finished, and all keep the same model."""
+    print(printable(control.stop(ticket, state)))
