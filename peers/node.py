@@ -12,8 +12,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from peers.admission.door import Door
+from peers.admission.door import Door, Invite
 from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.places import invites_in
 from peers.coordinator.rules import Rules
 from peers.links import MAX_IDLE_TIMEOUTS, LinksByNeed, LinksToAll, LinkTable, MemberLinks
 from peers.member.member import Member
@@ -91,6 +92,11 @@ class Node:
         if hosting:
             self.coordinator = Coordinator(key, hosting.rules, limits, self)
             self.coordinator.restore(hosting.journal)
+            for invite, made in invites_in(hosting.journal).items():
+                if made is None:
+                    hosting.door.revoke(invite)
+                else:
+                    hosting.door.invites[invite] = Invite(invite, made.expires_at, made.uses)
 
     # -- the driver's side --------------------------------------------------------------------
 

@@ -57,6 +57,12 @@ class Limits:
     """The same over all addresses."""
     knocks_per_minute: int = 120
     """Join attempts answered per minute over all addresses."""
+    invites: int = 64
+    """Tickets of one run that are live."""
+    identities_per_hour: int = 256
+    """New identities that a ticket lets in per hour, if it was given no number of them."""
+    absence_s: float = 24 * 3600.0
+    """Absence after which an identity gives its place back."""
 
     def window(self, num_peers: int) -> int:
         """Credit in bytes for each of ``num_peers`` links; never less than four payloads."""

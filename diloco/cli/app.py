@@ -24,7 +24,7 @@ from rich.text import Text
 import diloco
 from diloco.cli.interrupts import EXIT_CODE, Interrupts, interruptible
 from diloco.cli.methods import compare_command, methods_command
-from diloco.cli.operate import TicketArgument, kick_command, stop_command
+from diloco.cli.operate import TicketArgument, kick_command, revoke_command, stop_command, ticket_command
 from diloco.cli.plan import plan_command
 from diloco.cli.simulate import simulate_command
 from diloco.errors import DilocoError, TrainingDiverged, UserError
@@ -34,7 +34,7 @@ from diloco.settings import commented_toml, load_settings
 from diloco.swarm.entry import TICKET_HOURS
 from diloco.swarm.handshake import ask_status
 from diloco.terminal import printable
-from peers.admission.ticket import read_ticket
+from peers.admission.ticket import Ticket, read_ticket
 from peers.errors import PeersError
 from transport.errors import TransportError
 from transport.keys import short
@@ -52,7 +52,7 @@ app = typer.Typer(
     help="Train one PyTorch model from many machines that are joined only by ordinary internet links.",
     epilog="Begin with: diloco init RUN.toml, then diloco host RUN.toml; elsewhere: diloco join TICKET.",
 )
-ticket_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at tickets.")
+ticket_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(ticket_app, name="ticket")
 app.command("methods")(methods_command)
 app.command("compare")(compare_command)
@@ -124,6 +124,9 @@ def host(
     ticket_hours: Annotated[
         float, typer.Option(min=0.01, help="How long the ticket is good.")
     ] = TICKET_HOURS,
+    ticket_uses: Annotated[
+        int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
+    ] = 0,
     recipe: Recipe = "gpt",
     data: Data = None,
     device: Device = "cpu",
@@ -143,14 +146,14 @@ def host(
         state=state,
         name=name,
         ticket_hours=ticket_hours,
+        ticket_uses=ticket_uses,
         on_trace=screen.on_trace,
     )
     with leaving_in_order() as interrupts, swarm:
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
         if ticket_file is None:
-            print(
-                f"ticket (it lets its holder join; good for {ticket_hours:g} h):\n{swarm.ticket}", flush=True
-            )
+            hours = (Ticket.parse(swarm.ticket).expiry - time.time()) / 3600  # it may be an earlier life's
+            print(f"ticket (it lets its holder join; good for {hours:.3g} h):\n{swarm.ticket}", flush=True)
         else:
             _write_secret(ticket_file, swarm.ticket)
             print(f"ticket in {ticket_file}: diloco join @{ticket_file}", flush=True)
@@ -257,6 +260,13 @@ app.command("kick", epilog=_examples("diloco kick ann @ticket", "diloco kick ann
 app.command("stop", epilog=_examples("diloco stop @ticket", "diloco stop @ticket --state ~/runs/one"))(
     stop_command
 )
+
+
+ticket_app.callback(
+    invoke_without_command=True,
+    epilog=_examples("diloco ticket --uses 1 --hours 2 > ticket", "diloco ticket revoke @ticket"),
+)(ticket_command)
+ticket_app.command("revoke", epilog=_examples("diloco ticket revoke @ticket"))(revoke_command)
 
 
 @ticket_app.command("show", epilog=_examples("diloco ticket show @ticket"))

@@ -1,4 +1,4 @@
-"""What the owner of a run may do to it from a second terminal: put a worker out, end the run.
+"""What the owner of a run may do to it from a second terminal: workers, tickets, the end of the run.
 
 Flags in, one line out; the host does the work (`diloco.swarm.control`), and the file with its identity is
 what lets a person order it. No torch.
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from diloco.swarm import control
+from diloco.swarm.entry import TICKET_HOURS
 from diloco.terminal import printable
 
 TicketArgument = Annotated[
@@ -34,3 +35,23 @@ def kick_command(
 def stop_command(ticket: TicketArgument, state: _State = None) -> None:
     """End a run for all its workers, in order: open rounds are finished, and all keep the same model."""
     print(printable(control.stop(ticket, state)))
+
+
+def ticket_command(
+    context: typer.Context,
+    uses: Annotated[
+        int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
+    ] = 0,
+    hours: Annotated[
+        float, typer.Option(min=0.01, max=90 * 24.0, help="How long it is good.")
+    ] = TICKET_HOURS,
+    state: _State = None,
+) -> None:
+    """Print another ticket to the run that is hosted here; or show or revoke one."""
+    if context.invoked_subcommand is None:
+        print(control.new_ticket(uses, hours, state))
+
+
+def revoke_command(ticket: TicketArgument, state: _State = None) -> None:
+    """Have a ticket open nothing any more. Who came with it stays: see kick."""
+    print(printable(control.revoke(ticket, state)))

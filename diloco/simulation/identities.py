@@ -16,6 +16,7 @@ from peers.admission.identity import Identity
 from peers.admission.ticket import invite_pair
 from peers.protocol.messages import PROTOCOL, Knock
 from transport.frames import pack
+from transport.limits import LIMITS
 
 HOST = "host"
 _RUN = hashlib.sha256(b"simulated run").digest()[:16]
@@ -48,4 +49,5 @@ def knock_of(name: str) -> bytes:
 
 def open_door(settings_digest: bytes) -> Door:
     """The host's door; its ticket does not expire."""
-    return Door(_RUN, b"{}", settings_digest, {invite_key(): Invite(invite_key(), math.inf)})
+    invite = Invite(invite_key(), math.inf, uses=16 * LIMITS.gossip_members)
+    return Door(_RUN, b"{}", settings_digest, {invite.key: invite})

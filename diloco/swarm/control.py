@@ -1,4 +1,4 @@
-"""Orders to a running host from whoever holds its state directory: put a worker out, end the run.
+"""Orders to a running host from whoever holds its state directory: workers, tickets, the end of the run.
 
 An order goes through the host's own door, over a connection whose key derives from the host's identity: the
 file in the state directory is all that is needed, and a ticket alone orders nothing. Blocking calls with a
@@ -7,14 +7,16 @@ time limit; a refusal is raised.
 
 from __future__ import annotations
 
+import secrets
+import time
 from pathlib import Path
 
 from diloco.errors import JoinError, UserError
 from diloco.swarm.handshake import KNOCK_S, ask_at, understood
-from diloco.swarm.state_dir import DEFAULT_STATE, local_address
+from diloco.swarm.state_dir import DEFAULT_STATE, advertised_address, local_address
 from peers.admission.identity import Identity
-from peers.admission.ticket import read_ticket
-from peers.protocol.messages import PROTOCOL, Kick, Obeyed, Stop
+from peers.admission.ticket import Ticket, invite_pair, read_ticket
+from peers.protocol.messages import PROTOCOL, Kick, MakeInvite, Obeyed, RevokeInvite, Stop, Welcome
 from transport.frames import pack
 
 
@@ -32,24 +34,61 @@ def stop(ticket: str, state: Path | None = None, timeout_s: float = KNOCK_S) -> 
     return _order(ticket, pack(Stop(PROTOCOL)), state, timeout_s)
 
 
+def new_ticket(uses: int, hours: float, state: Path | None = None, timeout_s: float = KNOCK_S) -> str:
+    """Another ticket to the run of the host in ``state``, for so many hours; it lets ``uses`` identities
+    in, ever, or with 0 as many as a ticket may. Raises as `kick`."""
+    home, identity = _only_owner(state)
+    secret, expiry = secrets.token_bytes(16), int(time.time() + 3600 * hours)
+    order = MakeInvite(PROTOCOL, invite_pair(secret).public, expiry, uses)
+    answer = _answer(local_address(home), identity, pack(order), timeout_s)
+    if not isinstance(answer, Welcome):
+        raise JoinError("rubbish", "the host sent no welcome")
+    run, host = answer.run, identity.keys.public
+    return Ticket(run, host, secret, expiry, tuple(advertised_address(home))).encode()
+
+
+def revoke(ticket: str, state: Path | None = None, timeout_s: float = KNOCK_S) -> str:
+    """Have a ticket open nothing any more. Returns and raises as `kick`."""
+    invite = invite_pair(read_ticket(ticket, None).secret).public
+    return _order(ticket, pack(RevokeInvite(PROTOCOL, invite)), state, timeout_s)
+
+
 def _order(ticket: str, header: bytes, state: Path | None, timeout_s: float) -> str:
     found = read_ticket(ticket, None)  # whoever holds the state needs no live ticket
     home, identity = _owner(found.host, state)
     # The host is most likely on this machine, where the address that others see may lead nowhere.
-    addresses = dict.fromkeys([*local_address(home), *found.addresses])
-    reply, _ = ask_at(tuple(addresses), found.host, identity.control, header, timeout_s)
-    answer = understood(reply)
+    addresses = list(dict.fromkeys([*local_address(home), *found.addresses]))
+    answer = _answer(addresses, identity, header, timeout_s)
     if not isinstance(answer, Obeyed):
         raise JoinError("rubbish", "the host sent something else than what it did")
     return answer.detail
 
 
-def _owner(host: bytes, state: Path | None) -> tuple[Path, Identity]:
-    """The state directory of the host with that key, and the identity in it."""
+def _answer(addresses: list[str], identity: Identity, header: bytes, timeout_s: float) -> object:
+    reply, _ = ask_at(tuple(addresses), identity.keys.public, identity.control, header, timeout_s)
+    return understood(reply)
+
+
+def _owners(state: Path | None) -> list[tuple[Path, Identity]]:
+    """The state directories of hosts that a person may mean, and the identities in them."""
     homes = [state.expanduser()] if state else sorted(DEFAULT_STATE.glob("*"))
-    for home in homes:
-        identity = Identity.load(home / "identity")
-        if identity is not None and identity.keys.public == host:
+    found = [(home, Identity.load(home / "identity")) for home in homes if local_address(home)]
+    return [(home, identity) for home, identity in found if identity is not None]
+
+
+def _owner(host: bytes, state: Path | None) -> tuple[Path, Identity]:
+    """The state directory of the host with that key."""
+    for home, identity in _owners(state):
+        if identity.keys.public == host:
             return home, identity
-    where = str(homes[0]) if state else f"any folder in {DEFAULT_STATE}"
+    where = state or f"any folder in {DEFAULT_STATE}"
     raise UserError(f"the state of that ticket's host is not in {where}: name its folder (--state)")
+
+
+def _only_owner(state: Path | None) -> tuple[Path, Identity]:
+    """The state directory of the only host that a person may mean."""
+    found = _owners(state)
+    if len(found) != 1:
+        where = state or DEFAULT_STATE
+        raise UserError(f"the state of {len(found) or 'no'} hosts is in {where}: name one's folder (--state)")
+    return found[0]

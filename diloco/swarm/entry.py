@@ -30,9 +30,11 @@ from diloco.swarm.swarm import Swarm
 from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
-from peers.coordinator.journal import Journal
+from peers.coordinator.journal import InviteMade, Journal
+from peers.coordinator.places import invites_in
 from peers.node import Contact, Hosting, Node
 from transport.effects import Trace
+from transport.frames import pack
 from transport.guarded import InputLostTrace
 from transport.sockets.driver import SocketDriver
 
@@ -48,6 +50,7 @@ def host(
     state: Path | None = None,
     name: str = "host",
     ticket_hours: float = TICKET_HOURS,
+    ticket_uses: int = 0,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
@@ -55,6 +58,7 @@ def host(
     ``run`` is settings or the path of a RUN.toml. ``state`` is the directory with this host's identity
     and journal: with the same one, a restarted host goes on with the run; while it lives, a second one there
     is refused. ``advertise`` is the address in the ticket if it differs from ``listen``, as behind a router.
+    The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
     settings = run if isinstance(run, RunSettings) else load_settings(Path(run))
@@ -63,19 +67,19 @@ def host(
         lock = HostLock(home)
         undone.callback(lock.release)
         identity, incarnation = load_identity(home)
-        secret, run_id = invite_secret(home), run_id_of(identity, settings)
+        run_id = run_id_of(identity, settings)
         journal = Journal(home / f"journal-{run_id.hex()[:16]}")
         undone.callback(journal.close)
-        expires = time.time() + 3600 * ticket_hours
-        invite = Invite(invite_pair(secret).public, time.monotonic() + 3600 * ticket_hours)
-        invites, owner = {invite.key: invite}, identity.control.public
-        door = Door(run_id, settings.to_bytes(), settings.digest(), invites, owner)
-        node = _hosting_node(settings, identity, incarnation, journal.entries(), door)
+        entries = journal.entries()
+        secret, invite = _ticket(home, run_id, journal, entries, ticket_hours, ticket_uses)
+        door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
+        door.owner, door.began_at = identity.control.public, time.time() - time.monotonic()
+        node = _hosting_node(settings, identity, incarnation, entries, door)
         driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
         on_close = undone.pop_all().close
     assert driver.address is not None
-    remember_address(home, driver.address)
     address = advertise or _reachable(driver.address)
+    remember_address(home, driver.address, address)
     return Swarm(
         settings,
         node,
@@ -83,7 +87,7 @@ def host(
         name=name,
         addresses=(address,),
         events=events,
-        ticket=Ticket(run_id, identity.keys.public, secret, int(expires), (address,)),
+        ticket=Ticket(run_id, identity.keys.public, secret, int(invite.expires_at), (address,)),
         home=home,
         on_close=on_close,
     )
@@ -151,6 +155,24 @@ def _reachable(address: str) -> str:
             return f"tcp://{probe.getsockname()[0]}:{port}"
         except OSError:
             return f"tcp://127.0.0.1:{port}"
+
+
+def _ticket(
+    home: Path, run_id: bytes, journal: Journal, entries: list[Any], hours: float, uses: int
+) -> tuple[bytes, Invite]:
+    """The secret of the ticket that this host prints, and its invite: that of an earlier life as it was,
+    unless it expired or was revoked."""
+    known, now = invites_in(entries), time.time()
+    secret = invite_secret(home, run_id)
+    key = invite_pair(secret).public
+    made = known.get(key)
+    if made is None or now > made.expires_at:
+        if key in known:
+            secret = invite_secret(home, run_id, fresh=True)
+            key = invite_pair(secret).public
+        made = InviteMade(key, int(now + 3600 * hours), uses)
+        journal.append(pack(made))
+    return secret, Invite(key, made.expires_at, made.uses)
 
 
 def _no_journal(entry: bytes) -> None:

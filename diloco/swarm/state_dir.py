@@ -78,10 +78,12 @@ def run_id_of(identity: Identity, settings: RunSettings) -> bytes:
     return hashlib.sha256(b"diloco run\0" + identity.public + settings.digest()).digest()[:16]
 
 
-def invite_secret(home: Path) -> bytes:
-    """The secret, 16 bytes, of this host's ticket: kept, so that the ticket outlives a restart. Raises
-    `UserError` for a file that is damaged."""
-    path = home / "invite"
+def invite_secret(home: Path, run: bytes, *, fresh: bool = False) -> bytes:
+    """The secret, 16 bytes, of this host's ticket to a run: kept, so that it outlives a restart, until a
+    fresh one is asked for. Raises `UserError` for a file that is damaged."""
+    path = home / f"invite-{run.hex()[:16]}"
+    if fresh:
+        path.unlink(missing_ok=True)
     if not path.exists():
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(16))
@@ -93,22 +95,26 @@ def invite_secret(home: Path) -> bytes:
 
 def same_port(home: Path, listen: str) -> str:
     """With port 0, the port of this host's earlier life, so that members find it again."""
-    port = _listened_at(home).rpartition(":")[2]
-    return f"{listen[:-1]}{port}" if listen.endswith(":0") and port else listen
+    known = _addresses(home)
+    return f"{listen[:-1]}{known[0].rpartition(':')[2]}" if listen.endswith(":0") and known else listen
 
 
-def remember_address(home: Path, address: str) -> None:
-    """Keep where this host listens, for `same_port` and `local_address`."""
-    (home / "address").write_text(address)
+def remember_address(home: Path, address: str, advertised: str) -> None:
+    """Keep where this host listens, and what others are told of that."""
+    (home / "address").write_text(f"{address}\n{advertised}\n")
+
+
+def advertised_address(home: Path) -> list[str]:
+    """The address that the host of this state directory gives out; empty if it never listened."""
+    return _addresses(home)[1:]
 
 
 def local_address(home: Path) -> list[str]:
     """Where the host of this state directory listens, as seen from its own machine; empty if it never did."""
-    address = _listened_at(home).replace("//0.0.0.0:", "//127.0.0.1:")
-    return [address] if address else []
+    return [each.replace("//0.0.0.0:", "//127.0.0.1:") for each in _addresses(home)[:1]]
 
 
-def _listened_at(home: Path) -> str:
+def _addresses(home: Path) -> list[str]:
     path = home / "address"
-    address = path.read_text(errors="replace").strip() if path.exists() else ""
-    return address if valid_address(address) else ""
+    found = path.read_text(errors="replace").split() if path.exists() else []
+    return found if len(found) == 2 and all(map(valid_address, found)) else []

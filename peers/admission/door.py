@@ -17,14 +17,17 @@ from peers.protocol.messages import (
     AskStatus,
     Kick,
     Knock,
+    MakeInvite,
     Obeyed,
     Refused,
+    RevokeInvite,
     StatusFollows,
     Stop,
     Welcome,
 )
 from transport.errors import BadFrame
 from transport.frames import pack, pack_items, unpack
+from transport.limits import LIMITS
 
 
 class Status(Protocol):
@@ -43,8 +46,16 @@ class Status(Protocol):
 class Admitting(Protocol):
     """What the door asks of the coordinator behind it."""
 
-    def certify(self, key: bytes, name: str) -> Refused | None:
-        """Admit an identity for good, or say why not."""
+    def admit(self, now: float, key: bytes, name: str, invite: bytes, uses: int) -> Refused | None:
+        """Admit an identity that came with a ticket, or say why not."""
+        ...
+
+    def make_invite(self, key: bytes, expires_at: int, uses: int) -> None:
+        """Another ticket lets identities in: keep that."""
+        ...
+
+    def revoke_invite(self, key: bytes) -> None:
+        """That ticket opens nothing any more: keep that."""
         ...
 
     def status(self, now: float) -> Status:
@@ -66,7 +77,9 @@ class Invite:
 
     key: bytes
     expires_at: float
-    """In the core's seconds."""
+    """In unix seconds."""
+    uses: int = 0
+    """Identities that it may let in, ever; 0 if nothing was said."""
 
 
 @dataclass(slots=True)
@@ -80,6 +93,9 @@ class Door:
     invites: dict[bytes, Invite]
     owner: bytes = b""
     """The key of whoever holds the host's identity."""
+    began_at: float = 0.0
+    """The core's second 0 in unix seconds: what expires does so over restarts too."""
+    max_invites: int = LIMITS.invites
 
     def is_invite(self, key: bytes) -> bool:
         """A live or expired invite of ours: the expired are told so, and get nothing."""
@@ -93,7 +109,7 @@ class Door:
         """The reply's header and payload to one request. Never raises: rubbish is refused."""
         try:
             if invite == self.owner:
-                return pack(_obey(now, coordinator, unpack(header))), b""
+                return pack(self._obey(now, coordinator, unpack(header))), b""
             return self._answer(now, coordinator, invite, unpack(header))
         except BadFrame as error:
             return pack(Refused("rubbish", str(error)[:200])), b""
@@ -102,13 +118,13 @@ class Door:
         self, now: float, coordinator: Admitting, invite: bytes, message: object
     ) -> tuple[bytes, bytes]:
         held = self.invites.get(invite)
-        if held is None or now > held.expires_at:
+        if held is None or self.began_at + now > held.expires_at:
             return pack(Refused("expired", "the ticket has expired: ask the host for a new one")), b""
         if isinstance(message, Knock):
             if message.protocol != PROTOCOL:
                 return pack(_other_protocol(message.protocol)), b""
             card = checked_card(message.card, message.signature, self.run)
-            refusal = coordinator.certify(card.transport, card.name)
+            refusal = coordinator.admit(now, card.transport, card.name, held.key, held.uses)
             if refusal is not None:
                 return pack(refusal), b""
             return pack(Welcome(self.run, self.settings_digest)), self.settings
@@ -117,16 +133,33 @@ class Door:
             return pack(StatusFollows(status.num_members)), pack_items(status.plain())
         raise BadFrame(f"{type(message).__name__} is not asked at the door")
 
+    def _obey(self, now: float, coordinator: Admitting, message: object) -> Refused | Obeyed | Welcome:
+        """Carry out one of the owner's orders."""
+        if not isinstance(message, Kick | Stop | MakeInvite | RevokeInvite):
+            raise BadFrame(f"{type(message).__name__} is no order")
+        if message.protocol != PROTOCOL:
+            return _other_protocol(message.protocol)
+        match message:
+            case Kick():
+                return coordinator.kick(now, message.who)
+            case Stop():
+                return coordinator.stop(now)
+            case MakeInvite():
+                return self._make_invite(now, coordinator, message)
+            case RevokeInvite():
+                if message.key not in self.invites:
+                    return Refused("unknown", "that ticket opens nothing here already")
+                coordinator.revoke_invite(message.key)
+                self.revoke(message.key)
+                return Obeyed("the ticket opens nothing any more; workers that came with it stay")
 
-def _obey(now: float, coordinator: Admitting, message: object) -> Refused | Obeyed:
-    """Carry out one of the owner's orders."""
-    if not isinstance(message, Kick | Stop):
-        raise BadFrame(f"{type(message).__name__} is no order")
-    if message.protocol != PROTOCOL:
-        return _other_protocol(message.protocol)
-    if isinstance(message, Kick):
-        return coordinator.kick(now, message.who)
-    return coordinator.stop(now)
+    def _make_invite(self, now: float, coordinator: Admitting, order: MakeInvite) -> Refused | Welcome:
+        live = {key: each for key, each in self.invites.items() if self.began_at + now <= each.expires_at}
+        if order.key in self.invites or len(live) >= self.max_invites:
+            return Refused("full", f"the run has {len(live)} live tickets, as many as it may: revoke one")
+        coordinator.make_invite(order.key, order.expires_at, order.uses)
+        self.invites = live | {order.key: Invite(order.key, order.expires_at, order.uses)}
+        return Welcome(self.run, self.settings_digest)
 
 
 def _other_protocol(spoken: int) -> Refused:

@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from peers.coordinator import rounds, state_sync
+from peers.coordinator import places, rounds, state_sync
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
-from peers.coordinator.journal import PeerCertified
+from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.roster import Entry, Roster
 from peers.coordinator.rounds_mode import RoundsMode
@@ -93,6 +93,8 @@ class Coordinator:
 
     def start(self, now: float) -> None:
         """Begin a life."""
+        for entry in self.roster.entries.values():
+            entry.absent_since = now
         self.state.begin_term()
         if self.finished:
             self._stays_until = now + 2 * self._rules.failure_timeout_s
@@ -120,18 +122,36 @@ class Coordinator:
 
     # -- the door -----------------------------------------------------------------------------
 
-    def certify(self, key: bytes, name: str) -> Refused | None:
+    def admit(self, now: float, key: bytes, name: str, invite: bytes, uses: int) -> Refused | None:
+        """Admit an identity that came with a ticket, as far as that may, or say why not."""
+        entry = self.roster.entries.get(key)
+        if entry is None or not (entry.has_place or entry.kicked):
+            members = self._mode.max_members
+            refused = places.refusal(self.roster, self.state.limits, members, now, key, invite, uses)
+            if refused is not None:
+                return refused
+        refused = self.certify(key, name, invite)
+        if refused is None:
+            admitted = self.roster.entries[key]
+            admitted.absent_since = now
+            if entry is None:
+                admitted.certified_at = now
+        return refused
+
+    def certify(self, key: bytes, name: str, invite: bytes = b"") -> Refused | None:
         """Admit an identity for good (it is journaled), or say why not."""
-        known = key in self.roster.entries
-        if known and self.roster.entries[key].kicked:
+        entry = self.roster.entries.get(key)
+        if entry is not None and entry.kicked:
             return _KICKED
+        known = entry is not None and entry.has_place
         limits = self.state.limits
         if not known and len(self.roster.entries) >= 16 * max(limits.members, limits.gossip_members):
             return Refused("full", "the run has admitted as many identities as it ever will")
         if not known:
-            self._outlet.store(pack(PeerCertified(key, name)))
+            decision = PeerInvited(key, name, invite) if invite else PeerCertified(key, name)
+            self._outlet.store(pack(decision))
             self._outlet.trace(CertifiedTrace(peer=key, peer_name=name))
-        self.roster.certify(key, name)
+            self.roster.certify(key, name, invite)
         return None
 
     # -- the owner's orders -------------------------------------------------------------------
@@ -139,6 +159,14 @@ class Coordinator:
     def admits(self, key: bytes) -> bool:
         """Whether an identity may connect."""
         return self.roster.admits(key) or key in self._parting
+
+    def make_invite(self, key: bytes, expires_at: int, uses: int) -> None:
+        """Another ticket lets identities in."""
+        self._outlet.store(pack(InviteMade(key, expires_at, uses)))
+
+    def revoke_invite(self, key: bytes) -> None:
+        """That ticket opens nothing any more."""
+        self._outlet.store(pack(InviteRevoked(key)))
 
     def kick(self, now: float, who: str) -> Refused | Obeyed:
         """Put a worker out for good: its link ends, and its identity comes in no more."""
@@ -204,6 +232,7 @@ class Coordinator:
         for key in [key for key, until in self._parting.items() if now >= until]:
             del self._parting[key]
             self._outlet.forget(key, _KICKED.detail)
+        places.give_back(self.state, now)
         self._advance(now)
         for course in self.state.courses.values():
             rounds.end_gridlock(self.state, course, now)
@@ -226,7 +255,7 @@ class Coordinator:
         if entry.entered:
             self.remove(now, entry, "entered again", forget=False)
         course = self.state.course_for(message.stage)
-        refusal = self._refusal(course, message)
+        refusal = self._refusal(course, entry, message)
         if refusal is not None:
             self._outlet.trace(RefusedTrace(peer=entry.key, code=refusal.code, detail=refusal.detail))
             self._outlet.send(now, entry.key, refusal)
@@ -241,7 +270,10 @@ class Coordinator:
         if self.finished and self._mode.tells_end_on_entering(entry):
             self.state.tell_finished(now, entry)
 
-    def _refusal(self, course: Course, message: Enter) -> Refused | None:
+    def _refusal(self, course: Course, entry: Entry, message: Enter) -> Refused | None:
+        if not entry.has_place:
+            detail = "this worker was away so long that others may have its place: join again"
+            return Refused("absent", detail)
         if message.settings != self._rules.settings:
             return Refused("settings", "the run's settings differ from this member's: join again")
         if course.manifest is not None:
@@ -265,6 +297,7 @@ class Coordinator:
             return
         course = self.state.course_of(entry)
         self.roster.leave(entry)
+        entry.absent_since = now
         self._outlet.trace(RemovedTrace(peer=entry.key, peer_name=entry.name, reason=reason))
         self._mode.tell_gone(now, MemberGone(self.roster.epoch, entry.key, reason))
         if forget:

@@ -16,7 +16,7 @@ from peers.errors import JournalError
 from peers.protocol.manifest import Manifest
 from peers.protocol.record import Record
 from transport.errors import BadFrame
-from transport.frames import Between, Count, Key, from_items, kind, pack, unpack, unpack_items
+from transport.frames import Between, Count, Key, Small, from_items, kind, pack, unpack, unpack_items
 
 _FRAME_BYTES = 8
 _MAX_BYTES = 4096
@@ -33,10 +33,48 @@ class TermBegan:
 @kind(94)
 @dataclass(frozen=True, slots=True)
 class PeerCertified:
-    """This identity may enter."""
+    """This identity may enter, without a ticket."""
 
     key: Key
     name: Annotated[str, Between(0, 64)]
+
+
+@kind(88)
+@dataclass(frozen=True, slots=True)
+class PeerInvited:
+    """This identity may enter: it came with a ticket, and has one of its places."""
+
+    key: Key
+    name: Annotated[str, Between(0, 64)]
+    invite: Key
+
+
+@kind(89)
+@dataclass(frozen=True, slots=True)
+class PlaceGivenBack:
+    """This identity was away so long that others may have its place; it may ask for one anew."""
+
+    key: Key
+
+
+@kind(90)
+@dataclass(frozen=True, slots=True)
+class InviteRevoked:
+    """This ticket opens nothing any more."""
+
+    key: Key
+
+
+@kind(91)
+@dataclass(frozen=True, slots=True)
+class InviteMade:
+    """This ticket lets identities in."""
+
+    key: Key
+    expires_at: Count
+    """In unix seconds."""
+    uses: Small
+    """Identities that it may let in, ever; 0 if nothing was said."""
 
 
 @kind(98)

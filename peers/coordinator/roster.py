@@ -7,11 +7,13 @@ no other way.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 
 from peers.protocol.messages import Enter, MemberIs, Ready, Report
 from peers.protocol.record import GENESIS
+from transport.effects import NEVER
 from transport.keys import short
 
 
@@ -75,6 +77,13 @@ class Entry:
     told_finished: bool = False
     num_penalties: int = 0
     """How often in a row it was set aside or rejected."""
+    invite: bytes = b""
+    """The ticket that it came with, last."""
+    certified_at: float = NEVER
+    """When this process of the host first let it in."""
+    absent_since: float = 0.0
+    has_place: bool = True
+    """It counts among those that its ticket may have let in; not after a long absence."""
     kicked: bool = False
     """The owner put this identity out: it may not even connect. The entry stays, for records name it."""
     sits_out_until: int = 0
@@ -151,13 +160,20 @@ class Roster:
     def __init__(self) -> None:
         self.epoch = 0
         self.entries: dict[bytes, Entry] = {}
+        self.num_invited: Counter[bytes] = Counter()
+        """By ticket: identities that it let in, ever."""
         self._order = 0
         self._here: dict[bytes, Entry] = {}
         """Those who entered, in that order."""
 
-    def certify(self, key: bytes, name: str) -> Entry:
-        """Admit an identity; the same entry for the same key, however often it asks."""
-        return self.entries.setdefault(key, Entry(key, name))
+    def certify(self, key: bytes, name: str, invite: bytes = b"") -> Entry:
+        """Admit an identity, and give it a place; the same entry for the same key, however often it asks."""
+        if key not in self.entries:
+            self.entries[key] = Entry(key, name)
+            self.num_invited[invite] += 1
+        entry = self.entries[key]
+        entry.invite, entry.has_place = invite, True
+        return entry
 
     def admits(self, key: bytes) -> bool:
         """Whether this identity may connect."""

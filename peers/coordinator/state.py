@@ -16,7 +16,9 @@ from peers.coordinator.journal import (
     CommitWritten,
     ModelAgreed,
     PeerCertified,
+    PeerInvited,
     PeerKicked,
+    PlaceGivenBack,
     RunBegan,
     RunStopped,
     TermBegan,
@@ -69,6 +71,10 @@ class RunState:
                     self.term = entry.term
                 case PeerCertified():
                     self.roster.certify(entry.key, entry.name)
+                case PeerInvited():
+                    self.roster.certify(entry.key, entry.name, entry.invite)
+                case PlaceGivenBack():
+                    self.roster.entries[entry.key].has_place = False
                 case PeerKicked():
                     self.roster.entries[entry.key].kicked = True
                 case RunStopped():

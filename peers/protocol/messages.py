@@ -86,6 +86,29 @@ class Stop:
     protocol: Small
 
 
+@kind(49)
+@dataclass(frozen=True, slots=True)
+class MakeInvite:
+    """Let holders of another ticket in; a welcome is the answer."""
+
+    protocol: Small
+    key: Key
+    """The public half of what its secret derives."""
+    expires_at: Count
+    """In unix seconds."""
+    uses: Small
+    """Identities that it may let in, ever; 0 if nothing was said."""
+
+
+@kind(39)
+@dataclass(frozen=True, slots=True)
+class RevokeInvite:
+    """That ticket opens nothing any more."""
+
+    protocol: Small
+    key: Key
+
+
 @kind(48)
 @dataclass(frozen=True, slots=True)
 class Obeyed:

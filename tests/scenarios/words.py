@@ -179,6 +179,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     effects.Connect: lambda n, e: f"dials {n.peer(e.peer)}",
     effects.Close: lambda n, e: f"drops its link to {n.peer(e.peer)} ({n.plain(e.reason)})",
     journal.TermBegan: lambda n, e: f"writes: term {e.term} begins",
+    journal.PeerInvited: lambda n, e: f"writes: {n.peer(e.key)} may enter",
     journal.PeerCertified: lambda n, e: f"writes: {n.peer(e.key)} may enter",
     journal.CommitWritten: lambda n, e: f"writes: {_record(n, e.commit())}",
     traces.RemovedTrace: lambda n, t: f"takes {n.peer(t.peer)} off the roster: {n.plain(t.reason)}",

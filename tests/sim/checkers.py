@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from peers.coordinator.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
+from peers.coordinator.journal import CommitWritten, PeerInvited, RunBegan, TermBegan
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
 from peers.protocol.record import GENESIS, Record, genesis_head
@@ -99,7 +99,7 @@ class Checkers:
             if self.records:
                 raise Violation("S2", "the run began twice")
             self.root = message.head
-        if isinstance(message, PeerCertified) and message.key not in self.world.peer_names:
+        if isinstance(message, PeerInvited) and message.key not in self.world.peer_names:
             raise Violation("X1", f"{message.name} is let in, and is nobody whom we know")
         if not isinstance(message, CommitWritten):
             return

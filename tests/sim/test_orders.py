@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from peers.protocol.messages import PROTOCOL, Kick, Obeyed, Stop
+from peers.protocol.messages import PROTOCOL, Kick, Obeyed, RevokeInvite, Stop
 from tests.sim.checkers import Checkers
-from tests.sim.doors import HOST, identity_of, key_of
+from tests.sim.doors import HOST, identity_of, invite_of, key_of
 from tests.sim.world import World
 from transport.frames import pack, unpack
 
@@ -80,3 +80,19 @@ def test_a_run_that_is_stopped_is_over_for_all_with_one_state(seed: int) -> None
     assert heads == {checkers.records[-1].hash()}
     assert world.host.coordinator.over(world.net.now)
     checkers.check_ledger()
+
+
+def test_a_ticket_that_the_owner_revokes_lets_nobody_in_and_who_came_with_it_trains_on() -> None:
+    world = World(7, 2)
+    checkers = Checkers(world)
+    run(world, checkers, 6.0)
+    answers = order(world, RevokeInvite(PROTOCOL, invite_of("live")))
+    run(world, checkers, 1.0)
+    assert [type(each) for each in answers] == [Obeyed]
+    world.start_worker(2)
+    world.crash(HOST)
+    world.restart(HOST)
+    since = len(checkers.records)
+    run(world, checkers, 10.0)
+    assert len(checkers.records) > since
+    assert {member for record in checkers.records for member in record.members} == {key_of(0), key_of(1)}

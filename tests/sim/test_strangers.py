@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peers.coordinator.journal import PeerCertified
+from peers.coordinator.journal import PeerInvited
 from peers.protocol.messages import Refused
 from tests.sim.checkers import Checkers
 from tests.sim.doors import HOST, STRANGER, attempts, key_of
@@ -72,5 +72,5 @@ def test_a_joiner_knocks_until_the_host_is_there_and_is_let_in_once_and_for_all(
     world.restart(0)
     world.net.run(12.0)
     entries = [unpack(entry) for entry in world.net.journal(key_of(HOST))]
-    certified = [entry.key for entry in entries if isinstance(entry, PeerCertified)]
+    certified = [entry.key for entry in entries if isinstance(entry, PeerInvited)]
     assert sorted(certified) == sorted([key_of(0), key_of(1)])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import diloco
 from diloco.cli.app import app
-from diloco.cli.operate import kick_command, stop_command
+from diloco.cli.operate import kick_command, revoke_command, stop_command
 from diloco.errors import UserError
 
 RUN = diloco.RunSettings.model_validate(
@@ -91,6 +91,25 @@ def test_without_the_hosts_state_the_commands_say_so(tmp_path: Path) -> None:
         for order in (
             lambda: stop_command(host.ticket, tmp_path),
             lambda: kick_command("x", host.ticket, tmp_path),
+            lambda: revoke_command(host.ticket, tmp_path),
         ):
             with pytest.raises(UserError, match="name its folder"):
                 order()
+
+
+def test_a_ticket_is_made_shown_and_revoked_in_one_line_each(tmp_path: Path) -> None:
+    home = ["--state", str(tmp_path / "host")]
+    with diloco.host(RUN, listen=LOCAL, state=tmp_path / "host"):
+        made = CliRunner().invoke(app, ["ticket", "--uses", "1", "--hours", "2", *home])
+        assert (made.exit_code, made.output.count("\n")) == (0, 1)
+        word = made.output.strip()
+        diloco.join(word, listen=None).close()
+        with pytest.raises(diloco.JoinError, match="good for 1 workers"):
+            diloco.join(word, listen=None)
+        shown = CliRunner().invoke(app, ["ticket", "show", word])
+        assert shown.output.startswith("ticket to run ")
+        revoked = CliRunner().invoke(app, ["ticket", "revoke", word, *home])
+        assert (revoked.exit_code, revoked.output) == (
+            0,
+            "the ticket opens nothing any more; workers that came with it stay\n",
+        )

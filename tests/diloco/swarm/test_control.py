@@ -14,9 +14,9 @@ from diloco.settings import parse_settings
 from diloco.swarm import control
 from diloco.swarm.state_dir import local_address
 from peers.admission.ticket import Ticket, invite_pair
-from peers.protocol.messages import PROTOCOL, Kick, Refused, Stop
+from peers.protocol.messages import PROTOCOL, Kick, MakeInvite, Refused, RevokeInvite, Stop
 from tests.net.swarm_kit import eventually
-from transport.errors import KnockTimeout, TransportError
+from transport.errors import KnockRefused, KnockTimeout, TransportError
 from transport.frames import pack, unpack
 from transport.sockets.libzmq import knock
 
@@ -83,8 +83,16 @@ def test_without_the_hosts_state_nobody_orders(
     assert control.stop(host.ticket).endswith("3 rounds")
 
 
-@pytest.mark.parametrize("order", [Kick(PROTOCOL, "ann"), Stop(PROTOCOL)])
-def test_a_ticket_alone_orders_nothing(host: diloco.Swarm, order: Kick | Stop) -> None:
+@pytest.mark.parametrize(
+    "order",
+    [
+        Kick(PROTOCOL, "ann"),
+        Stop(PROTOCOL),
+        MakeInvite(PROTOCOL, b"k" * 32, 1 << 32, 9),
+        RevokeInvite(PROTOCOL, b"k" * 32),
+    ],
+)
+def test_a_ticket_alone_orders_nothing(host: diloco.Swarm, order: object) -> None:
     ticket = Ticket.parse(host.ticket)
     reply, _ = knock(ticket.addresses[0], ticket.host, invite_pair(ticket.secret), pack(order), 20.0)
     answer = unpack(reply)
@@ -116,3 +124,66 @@ def test_a_host_that_is_not_there_is_named_and_a_name_has_a_bound(home: Path) ->
     (address,) = local_address(home)
     with pytest.raises(KnockTimeout, match=address):
         control.stop(word, home, 0.2)
+
+
+def knocks(ticket: str, name: str = "ann") -> str:
+    """How the door answers a new worker with a ticket."""
+    try:
+        diloco.join(ticket, listen=None, name=name, timeout_s=10.0).close()
+    except JoinError as error:
+        return error.code
+    except KnockRefused:
+        return "opens nothing"
+    return "welcome"
+
+
+def test_a_ticket_is_good_for_its_uses_and_its_hours_and_stays_revoked_over_restarts_of_the_host(
+    home: Path,
+) -> None:
+    with diloco.host(RUN, listen=LOCAL, state=home, advertise="tcp://127.0.0.1:9") as host:
+        (address,) = local_address(home)
+        tickets = [control.new_ticket(uses, 2.0, home) for uses in (1, 0)]
+        assert {Ticket.parse(each).addresses for each in tickets} == {("tcp://127.0.0.1:9",)}
+        assert len({Ticket.parse(each).run for each in [host.ticket, *tickets]}) == 1
+        once, many, first = (
+            replace(Ticket.parse(each), addresses=(address,)).encode() for each in [*tickets, host.ticket]
+        )
+        assert [knocks(once), knocks(once)] == ["welcome", "spent"]
+        assert [knocks(many), knocks(many)] == ["welcome", "welcome"]
+        assert "opens nothing any more" in control.revoke(many, home)
+        with pytest.raises(JoinError, match="opens nothing here already"):
+            control.revoke(many, home)
+        assert knocks(many) == "opens nothing"
+    with diloco.host(RUN, listen=LOCAL, state=home, ticket_hours=7.0) as host:
+        assert [knocks(once), knocks(many), knocks(first)] == ["spent", "opens nothing", "welcome"]
+        assert Ticket.parse(host.ticket).expiry == Ticket.parse(first).expiry, "it keeps its terms"
+        control.revoke(first, home)
+        assert knocks(first) == "opens nothing"
+    with diloco.host(RUN, listen=LOCAL, state=home) as host:
+        assert Ticket.parse(host.ticket).secret != Ticket.parse(first).secret, "another one follows it"
+        assert [knocks(first), knocks(host.ticket)] == ["opens nothing", "welcome"]
+
+
+def test_a_ticket_that_expired_stays_so_over_restarts_of_the_host(home: Path) -> None:
+    with diloco.host(RUN, listen=LOCAL, state=home, ticket_hours=-0.01) as host:
+        first = host.ticket
+        assert knocks(first) == "expired"
+    with diloco.host(RUN, listen=LOCAL, state=home) as host:
+        assert [knocks(first), knocks(host.ticket)] == ["expired", "welcome"]
+
+
+def test_a_host_may_say_for_how_many_workers_its_ticket_is_good(home: Path) -> None:
+    with diloco.host(RUN, listen=LOCAL, state=home, ticket_uses=1) as host:
+        assert [knocks(host.ticket), knocks(host.ticket)] == ["welcome", "spent"]
+
+
+def test_for_a_new_ticket_the_host_must_be_clear(
+    host: diloco.Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "DEFAULT_STATE", tmp_path)
+    assert knocks(control.new_ticket(0, 1.0)) == "welcome"
+    diloco.host(RUN, listen=LOCAL, state=tmp_path / "other").close()
+    with pytest.raises(UserError, match="the state of 2 hosts is in"):
+        control.new_ticket(0, 1.0)
+    with pytest.raises(UserError, match="the state of no hosts is in"):
+        control.new_ticket(0, 1.0, tmp_path / "none")

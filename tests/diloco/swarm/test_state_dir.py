@@ -12,6 +12,7 @@ from diloco.errors import UserError
 from diloco.settings import RunSettings, parse_settings
 from diloco.swarm.state_dir import (
     HostLock,
+    advertised_address,
     invite_secret,
     load_identity,
     local_address,
@@ -44,20 +45,24 @@ def test_other_settings_or_another_host_are_another_run() -> None:
 
 
 def test_the_secret_of_a_ticket_is_drawn_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
-    assert invite_secret(tmp_path) == invite_secret(tmp_path)
-    assert len(invite_secret(tmp_path)) == 16
-    assert (tmp_path / "invite").stat().st_mode & 0o077 == 0
+    one, other = b"1" * 16, b"2" * 16
+    secret = invite_secret(tmp_path, one)
+    assert (secret, len(secret)) == (invite_secret(tmp_path, one), 16)
+    assert secret != invite_secret(tmp_path, other), "a ticket is to one run"
+    fresh = invite_secret(tmp_path, one, fresh=True)
+    assert secret != fresh == invite_secret(tmp_path, one)
+    assert (tmp_path / f"invite-{one.hex()[:16]}").stat().st_mode & 0o077 == 0
 
 
 def test_a_damaged_secret_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "invite").write_bytes(b"short")
+    (tmp_path / f"invite-{'31' * 8}").write_bytes(b"short")
     with pytest.raises(UserError, match="is damaged: delete it, and give out a new ticket"):
-        invite_secret(tmp_path)
+        invite_secret(tmp_path, b"1" * 16)
 
 
 def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_path: Path) -> None:
     assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:0"
-    remember_address(tmp_path, "tcp://127.0.0.1:5123")
+    remember_address(tmp_path, "tcp://127.0.0.1:5123", "tcp://192.0.2.9:80")
     assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:5123"
     assert same_port(tmp_path, "tcp://0.0.0.0:99") == "tcp://0.0.0.0:99", "a port that is named is taken"
     (tmp_path / "address").write_text("rubbish")
@@ -67,8 +72,9 @@ def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_pat
 def test_a_host_is_found_from_its_own_machine_by_the_address_that_it_listened_at(tmp_path: Path) -> None:
     assert local_address(tmp_path) == []
     for listens, found in [("0.0.0.0", "127.0.0.1"), ("192.0.2.7", "192.0.2.7")]:
-        remember_address(tmp_path, f"tcp://{listens}:5123")
+        remember_address(tmp_path, f"tcp://{listens}:5123", "tcp://192.0.2.9:80")
         assert local_address(tmp_path) == [f"tcp://{found}:5123"]
+        assert advertised_address(tmp_path) == ["tcp://192.0.2.9:80"]
     (tmp_path / "address").write_text("rubbish")
     assert local_address(tmp_path) == []
 

@@ -16,8 +16,10 @@ from peers.protocol.messages import (
     Kick,
     Knock,
     Leave,
+    MakeInvite,
     Obeyed,
     Refused,
+    RevokeInvite,
     StatusFollows,
     Stop,
     Welcome,
@@ -47,10 +49,18 @@ class Behind:
         self.admitted: list[tuple[bytes, str]] = []
         self.refusal = refusal
         self.orders: list[str] = []
+        self.asked: list[tuple[float, bytes, int]] = []
 
-    def certify(self, key: bytes, name: str) -> Refused | None:
+    def admit(self, now: float, key: bytes, name: str, invite: bytes, uses: int) -> Refused | None:
         self.admitted.append((key, name))
+        self.asked.append((now, invite, uses))
         return self.refusal
+
+    def make_invite(self, key: bytes, expires_at: int, uses: int) -> None:
+        self.orders.append(f"make {key[:1].decode()} {expires_at} {uses}")
+
+    def revoke_invite(self, key: bytes) -> None:
+        self.orders.append(f"revoke {key[:1].decode()}")
 
     def kick(self, now: float, who: str) -> Refused | Obeyed:
         self.orders.append(who)
@@ -129,3 +139,32 @@ def test_an_invite_opens_nothing_after_its_time_or_once_it_is_revoked() -> None:
     door.revoke(LIVE)
     assert not door.is_invite(LIVE)
     door.revoke(LIVE)  # once more changes nothing
+
+
+def ordered(door: Door, behind: Behind, message: object, now: float = 5.0) -> Any:
+    return unpack(door.answer(now, behind, OWNER, pack(message))[0])
+
+
+def test_the_owner_makes_tickets_and_revokes_them_and_both_are_kept() -> None:
+    behind, door = Behind(), Door(RUN, b"", SETTINGS, {}, OWNER)
+    assert ordered(door, behind, MakeInvite(PROTOCOL, LIVE, 10, 3)) == Welcome(RUN, SETTINGS)
+    assert unpack(door.answer(6.0, behind, LIVE, pack(KNOCK))[0]) == Welcome(RUN, SETTINGS)
+    assert behind.asked == [(6.0, LIVE, 3)]
+    assert isinstance(ordered(door, behind, RevokeInvite(PROTOCOL, LIVE)), Obeyed)
+    assert not door.is_invite(LIVE)
+    assert ordered(door, behind, RevokeInvite(PROTOCOL, LIVE)).code == "unknown"
+    assert behind.orders == ["make l 10 3", "revoke l"]
+
+
+def test_live_tickets_are_bounded_and_those_that_expired_make_room() -> None:
+    behind, door = Behind(), Door(RUN, b"", SETTINGS, {}, OWNER, max_invites=2)
+    codes = [ordered(door, behind, MakeInvite(PROTOCOL, bytes([i]) * 32, 10, 0)) for i in (65, 65, 66, 67)]
+    assert [getattr(each, "code", "") for each in codes] == ["", "full", "", "full"]
+    assert ordered(door, behind, MakeInvite(PROTOCOL, b"C" * 32, 30, 0), 20.0) == Welcome(RUN, SETTINGS)
+    assert set(door.invites) == {b"C" * 32}
+
+
+def test_a_ticket_expires_by_the_clock_on_the_wall() -> None:
+    for began_at, code in [(100.0, ""), (120.0, "expired")]:
+        door = Door(RUN, b"", SETTINGS, {LIVE: Invite(LIVE, 115.0)}, began_at=began_at)
+        assert getattr(unpack(door.answer(5.0, Behind(), LIVE, pack(KNOCK))[0]), "code", "") == code

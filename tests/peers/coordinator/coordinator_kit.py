@@ -71,6 +71,10 @@ class Swarm:
 
     def enter(self, index: int, addresses: tuple[str, ...] = ("tcp://a:1",), **changes: Any) -> None:
         self.core.certify(key(index), f"w{index}")
+        self.greet(index, addresses, **changes)
+
+    def greet(self, index: int, addresses: tuple[str, ...] = ("tcp://a:1",), **changes: Any) -> None:
+        """A member that was at the door, some day, says that it is here."""
         fields = {
             "protocol": PROTOCOL,
             "name": f"w{index}",
