@@ -402,6 +402,20 @@ def test_knocks_are_limited() -> None:
         assert host.traced(PeerClosedTrace)[0].reason == "too many join attempts"
 
 
+def test_a_flood_of_knocks_does_not_keep_the_owner_out() -> None:
+    host, invite, owner = Node(limits=Limits(knocks_per_minute=8)), random_pair(), random_pair()
+    host.admit(invite.public, "invite")
+    host.admit(owner.public, "owner")
+    with running(host):
+        for _ in range(2):
+            knock(host.address, host.key, invite, b"me", 2)
+        with pytest.raises(KnockTimeout):
+            knock(host.address, host.key, invite, b"me", 0.5)
+        for _ in range(4):
+            knock(host.address, host.key, owner, b"an order", 2)
+        assert len(host.core.knocks) == 6
+
+
 def test_secrets_are_in_no_repr_trace_or_log(caplog: pytest.LogCaptureFixture) -> None:
     host, member = pair()
     with caplog.at_level(logging.DEBUG), running(host, member):
