@@ -73,7 +73,7 @@ class JoinError(UserError):
 
 class EntryError(UserError):
     """This member differs from the run in ``code`` (settings, tensors, shapes, codec, fragments,
-    protocol), or the run is full or cannot reach it."""
+    protocol), or the run is full, over, cannot reach it, or its owner has put it out."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")

@@ -202,7 +202,7 @@ class Outer:
             self._take_event(_POLL_S)
             self._raise_dismissal()
             if self.finished:
-                raise EntryError("finished", "the run has all its rounds: there is nothing left to join")
+                raise EntryError("finished", "the run is over: there is nothing left to join")
             if time.monotonic() > give_up:
                 raise SwarmTimeout(
                     f"no shared state after {timeout_s:.0f} s: is another member training, and reachable?"
