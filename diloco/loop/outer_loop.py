@@ -213,8 +213,9 @@ class OuterLoop:
         return not self._schedule.offers_before_landing and (self.coordinator_lost or now >= each.wait_until)
 
     def _delay(self, fragment: int) -> int:
-        # H may have become shorter than the delay.
-        return min(self._schedule.delay, self._period(fragment))
+        # In proportion where H is another than the method's: who is slower has fewer steps in the same time,
+        # and a delay of a whole outer step stays one.
+        return self._schedule.delay * self._period(fragment) // self._schedule.periods[fragment]
 
     def _set_pace(self, fastest: float) -> None:
         before = [self._period(fragment) for fragment in range(len(self.progress))]
@@ -294,8 +295,9 @@ class OuterLoop:
         """Give up what was trained since the offer, if there is one; its tokens. What comes next is offered
         when that would have been."""
         each = self.progress[fragment]
+        each.keeps = False  # the replica forgets the snapshot too
         steps = each.steps_since_offer
-        tokens = each.tokens - (each.offered_tokens if each.has_snapshot else 0)
+        tokens = each.tokens - (each.offered_tokens if each.offered is not None else 0)
         # Overlapped, the live model had gone on without what was offered.
         self._replica.reset(fragment, None if self._schedule.offers_before_landing else each.offered)
         each.steps, each.tokens, each.landing = each.steps - steps, each.tokens - tokens, None

@@ -41,11 +41,15 @@ def values(ramp: Ramp) -> tuple[float, ...]:
 def ramp_within(low: float, high: float, *, low_is_in: bool, high_is_in: bool) -> PlainValidator:
     """The check of a field that holds a ramp whose values lie between ``low`` and ``high``."""
 
-    def number(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+    def number(given: Any) -> float:
+        if isinstance(given, bool) or not isinstance(given, (int, float)):
             raise PydanticCustomError(
                 "ramp", "Input should be a number, or points such as [[0, 0.1], [20, 0.7]]"
             )
+        try:
+            value = float(given)
+        except OverflowError:
+            value = math.inf
         if not math.isfinite(value):
             raise PydanticCustomError("finite_number", "Input should be a finite number")
         if not (low <= value if low_is_in else low < value):
@@ -54,7 +58,7 @@ def ramp_within(low: float, high: float, *, low_is_in: bool, high_is_in: bool) -
         if not (value <= high if high_is_in else value < high):
             kind = "or equal to " if high_is_in else ""
             raise PydanticCustomError("less_than", f"Input should be less than {kind}{high:g}")
-        return float(value)
+        return value
 
     def check(value: Any) -> Ramp:
         if not isinstance(value, (list, tuple)):

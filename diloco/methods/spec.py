@@ -266,6 +266,11 @@ def _problems(m: Method) -> Any:
         yield from _inner_lr_problems(m)
     if m.outer_clip and "clip" not in outer.options:
         yield f'outer_clip clips the momentum, which outer = "{m.outer}" does not have'
+    if m.outer == "adam" and isinstance(m.outer_momentum, tuple):
+        yield 'outer = "adam" corrects its bias for one outer_momentum: give a number'
+    returned = m.codec if m.mean_codec == "same" else m.mean_codec
+    if m.moments_every and not {m.codec, returned} <= {"fp32", "bf16"}:
+        yield "moments_every sends second moments, which only fp32 and bf16 keep: set codec and mean_codec"
     if m.moments_every and m.inner != "adamw":
         yield f'moments_every averages the moments of AdamW, but inner is "{m.inner}"'
     if m.moments_every and (m.delay or m.gossips or m.num_fragments > 1 or m.projection != "none"):

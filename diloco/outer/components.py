@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from diloco.compression.codecs import Codec, codec
 from diloco.compression.error_feedback import Feedback, feedback
@@ -60,6 +61,30 @@ class OuterOptimizers:
         )
 
 
+class Averages(OuterOptimizers):
+    """For AdamW's moments, of which the mean itself is sent: it is what comes next."""
+
+    num_buffers = 0
+
+    def __init__(self) -> None:
+        """There is nothing to set."""
+
+    def at(self, count: int, momentum_scale: float = 1.0) -> OuterOptimizer:
+        return self
+
+    def step(
+        self,
+        theta: Tensor,
+        buffers: list[Tensor],
+        delta: Tensor,
+        count: int,
+        out_theta: Tensor,
+        out_buffers: list[Tensor],
+    ) -> None:
+        """See `OuterOptimizer.step`; ``delta`` is the mean."""
+        out_theta.copy_(delta)
+
+
 @dataclass(frozen=True, slots=True)
 class Components:
     """The parts of a method that move one fragment."""
@@ -80,8 +105,7 @@ def components_of(
     """The parts that move tensors of ``shapes``; AdamW's moments are only averaged."""
     n = sum(torch.Size(shape).numel() for shape in shapes)
     if is_moment:
-        average = Method(name="average", sync_every=1, outer="sgd", outer_lr=1.0)
-        return Components(OuterOptimizers(average), feedback("none"), IdentityProjection(n))
+        return Components(Averages(), feedback("none"), IdentityProjection(n))
     return Components(
         optimizers=OuterOptimizers(method),
         feedback=_feedback(method),

@@ -29,6 +29,13 @@ class InnerState:
         assert self._optimizer is not None, "who follows it asks for an optimizer"
         return float(self._optimizer.param_groups[0]["lr"])
 
+    def have_taken(self, steps: int) -> None:
+        """The moments of all parameters are those of at least so many steps."""
+        states = self._optimizer.state.values() if self._optimizer is not None else ()
+        for state in states:
+            if isinstance(count := state.get("step"), Tensor) and float(count) < steps:
+                count.fill_(steps)
+
     def mend(self) -> list[str]:
         """Begin anew with what is not finite. Sentences: what began anew, and what could not be mended."""
         return [*self._mend_optimizer(), *self._mend_buffers()]
@@ -67,10 +74,12 @@ class InnerState:
 
 
 def _reset(state: dict[str, object]) -> int:
-    """Zero each tensor of one parameter's state that is not finite; how many. A count of steps begins anew
-    with them: bias corrections for moments that are young are made by it."""
-    bad = [each for each in state.values() if isinstance(each, Tensor) and not _is_finite(each)]
-    for each in bad:
+    """Zero one parameter's state if some of it is not finite; how many tensors were not. All of it, as a huge
+    first moment over a second one that begins anew would throw the parameter far away. A count of steps
+    begins anew too: bias corrections for moments that are young are made by it."""
+    tensors = [each for each in state.values() if isinstance(each, Tensor) and each.is_floating_point()]
+    bad = [each for each in tensors if not _is_finite(each)]
+    for each in tensors if bad else ():
         each.zero_()
     if bad and isinstance(steps := state.get("step"), Tensor):
         steps.zero_()

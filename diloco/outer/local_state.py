@@ -114,6 +114,9 @@ class LocalState:
         """Outer parameters, with what was learned since ``ours`` was taken (without one, since local steps
         began) on top: delayed averaging, local' = outer' + (local - snapshot), the merge of LOSCAR-SGD (arXiv
         2605.20866). Without inner steps since, that progress is exactly zero."""
+        if self.outer.averages_values(fragment):
+            self._write(fragment, self.outer.outer_parameters(fragment))  # progress on top may be negative
+            return
         # (anchor - snapshot) - (anchor - local), unless the anchor is where the model went on from ``ours``
         progress = self.pseudo_gradient(fragment).neg_()
         if ours is not None and not self.outer.method.offers_before_landing:

@@ -145,10 +145,13 @@ class TensorReplica:
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
         else:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
-            if self._method.tells_inner_lr:
-                assert self._inner is not None, "`of` makes it"
-                y[-1] = self._inner.lr
+        if self.outer.averages_values(fragment):
+            # A difference of fp32 values is off by the last bit of the larger one: second moments, which
+            # differ by magnitudes, would come out below zero.
+            y = self.model.gather(fragment, torch.empty_like(delta))
         norm = self._checked_norm(y)
+        if self._method.tells_inner_lr:
+            y[-1] = self._checked_inner_lr()
         made = self._reducer(len(y), y)
         pending = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._pending[fragment] = made, pending
@@ -215,6 +218,9 @@ class TensorReplica:
         self.outer.load_state(fragment, view[:num_outer])
         self.model.load_frozen(fragment, view[num_outer:])
         self.local.loaded(fragment)
+        if self.outer.averages_values(fragment) and self._inner is not None:
+            # The moments that came are as old as the run: their bias is corrected accordingly.
+            self._inner.have_taken(self.outer.count(fragment) * self.sync_every(fragment))
 
     def digest(self, fragment: int) -> bytes:
         with self.outer.reading(fragment) as view:
@@ -225,6 +231,12 @@ class TensorReplica:
     def _pending_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
         held, self._pending[fragment] = self._pending[fragment], None
         return held[1] if held is not None and held[0] is ours else None
+
+    def _checked_inner_lr(self) -> float:
+        assert self._inner is not None, "`of` makes it"
+        if not math.isfinite(self._inner.lr):
+            raise NonFiniteContribution(1, f"inner learning rate is {self._inner.lr}")
+        return self._inner.lr
 
     def _checked_norm(self, y: Tensor) -> float:
         """The norm of a contribution that is sure to be encoded: the network's thread encodes it later, where

@@ -96,6 +96,10 @@ class OuterState:
         """Outer steps that this fragment has taken since the run began."""
         return self._fragments[fragment].count
 
+    def averages_values(self, fragment: int) -> bool:
+        """Whether members send the values themselves (AdamW's moments), and their mean is what comes next."""
+        return fragment >= self.method.num_fragments
+
     def components(self, fragment: int) -> Components:
         """What moves this fragment."""
         return self._fragments[fragment].components
@@ -242,8 +246,7 @@ class OuterState:
 
     def _new_fragment(self, fragment: int) -> _Fragment:
         shapes = [spec.shape for spec in self.layout.fragments[fragment]]
-        is_moment = fragment >= self.method.num_fragments
-        components = components_of(self.method, fragment, shapes, is_moment)
+        components = components_of(self.method, fragment, shapes, self.averages_values(fragment))
         projection = components.projection.first_state()
         num_elements, num_vectors = components.projection.num_elements, components.num_vectors
         state = self._device.zeros(num_vectors * num_elements + len(projection))

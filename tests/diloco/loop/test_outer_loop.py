@@ -67,6 +67,8 @@ class Recorder:
 
     def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
         self.calls += [("again", fragment)] if self.tells_offers else []
+        if self.broken:
+            raise NonFiniteContribution(3, "values are not finite")
         return NumpyReducer(1), 1.0
 
     def contribution(self, fragment: int) -> tuple[Reducer, float]:
@@ -665,6 +667,51 @@ def offers(loop: OuterLoop, taken: bool = True) -> list[tuple[int, int]]:
         found.append((command.tokens, command.weight))
         loop.told(command, taken)
     return found
+
+
+def test_a_snapshot_that_is_kept_is_given_up_with_what_is_not_finite(two: Recorder) -> None:
+    loop = loop_of(two)
+    step(loop, 4)
+    loop.handle(0.0, committed(1))
+    assert loop.progress[0].keeps
+    two.broken = True
+    loop.count(2)
+    loop.due(0.0)
+    assert (loop.progress[0].keeps, loop.setbacks.tokens) == (False, 10)
+
+
+def test_another_fragments_snapshot_that_is_kept_goes_with_its_own_values(two: Recorder) -> None:
+    loop = active_loop(two, num_fragments=2, exchanges_per_step=2)
+    offered = [c.fragment for c in step(loop, 4) if isinstance(c, Offer)]
+    assert sorted(offered) == [0, 1]
+    loop.handle(0.0, committed(1))
+    assert loop.progress[0].keeps
+    loop.handle(0.0, ContributionEnded(1, 1, 0, Fate.LATE, "why"))
+    two.broken, two.infinite = True, {0, 1}
+    loop.count(2)
+    loop.due(0.0)
+    two.broken = False
+    assert not any(each.keeps for each in loop.progress)
+    step(loop, 8)  # it goes on
+
+
+def test_a_delay_shrinks_with_the_period_of_who_is_slower(replica: Recorder) -> None:
+    replica.every = 20
+    loop = OuterLoop(Schedule((20,), (20,), 15, False), WAIT_S, replica)
+    loop.handle(0.0, BecameActive(GENESIS, 0))
+    replica.every = 14  # H adapts
+    offered, landed = [], []
+    for at in range(1, 60):
+        loop.count(2)
+        commands = [c for c in loop.due(0.0) if isinstance(c, Offer)]
+        for command in commands:
+            loop.told(command, True)
+            loop.handle(0.0, committed(1))
+            offered.append(at)
+        landed += [at] if replica.calls[-1:] == [("land", 0, True, True)] else []
+        replica.calls.clear()
+    assert offered == [20, 34, 48]
+    assert landed == [30, 44, 58], "each before the next offer"
 
 
 def test_a_sketch_has_the_weight_and_no_tokens_and_the_second_exchange_follows_at_once(two: Recorder) -> None:

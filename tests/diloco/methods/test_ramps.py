@@ -42,6 +42,8 @@ def test_every_method_takes_an_outer_learning_rate_that_changes(name: str) -> No
         ([[0, 0.0]], "greater than 0"),
         ([[0, 11]], "less than or equal to 10"),
         ([[0, float("nan")]], "finite"),
+        (10**400, "finite"),
+        ([[0, 10**400]], "finite"),
         ([[0, "x"]], "should be a number"),
         ("fast", "should be a number, or points"),
         (True, "should be a number, or points"),

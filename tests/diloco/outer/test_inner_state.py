@@ -62,7 +62,7 @@ def test_state_that_is_finite_stays_as_it_is_and_nothing_is_said() -> None:
     assert all(torch.equal(before[id(t)], t) for t in after)
 
 
-def test_only_tensors_that_are_not_finite_are_reset_and_counted() -> None:
+def test_the_whole_state_of_a_parameter_is_reset_if_some_of_it_is_not_finite() -> None:
     model = make()
     optimizer = MAKERS["adamw"](model.parameters())
     step(model, optimizer, 0.5)
@@ -72,7 +72,8 @@ def test_only_tensors_that_are_not_finite_are_reset_and_counted() -> None:
     assert said.startswith("1 tensors of the inner optimizer")
     assert said.endswith("of parameters 0.bias")
     assert not state["exp_avg"].any()
-    assert state["exp_avg_sq"].all()
+    assert not state["exp_avg_sq"].any()
+    assert optimizer.state[model[1].bias]["exp_avg_sq"].all()
 
 
 def test_parameters_without_an_optimizer_that_is_known_are_named() -> None:

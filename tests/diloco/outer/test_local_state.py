@@ -404,12 +404,36 @@ def test_moments_are_averaged_as_fragments_of_their_own() -> None:
     assert [replica.num_fragments for replica in replicas] == [3, 3]
     for fragment, which in ((1, "exp_avg"), (2, "exp_avg_sq")):
         before = [o.state[m.weight][which].clone() for o, m in zip(optimizers, models, strict=True)]
-        deltas = [each.local.pseudo_gradient(fragment) for each in replicas]
+        made = [each.contribution(fragment)[0] for each in replicas]
+        sent = [each.contribution for each in made if isinstance(each, TensorReducer)]
         for each in replicas:
-            each.outer.step(fragment, (deltas[0] + deltas[1]) / 2)
+            each.outer.step(fragment, torch.stack([s for s in sent if s is not None]).mean(0))
             each.land(fragment, None, on_time=True)
         for optimizer, model in zip(optimizers, models, strict=True):
             torch.testing.assert_close(optimizer.state[model.weight][which], (before[0] + before[1]) / 2)
+
+
+def test_the_mean_of_second_moments_of_very_different_sizes_is_never_negative() -> None:
+    """As a difference from the outer value, fp32 leaves the last bit of that."""
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    replica = TensorReplica.of(model, method("des_loc"), optimizer)
+    mean, weight = TensorReducer(codec("fp32"), 8), torch.tensor(1 / 3)
+    for large, small in ((0.9, 1e-12), (0.7, 3e-13), (0.3, 1e-14)):
+        optimizer.state[model.weight]["exp_avg_sq"].fill_(large)
+        for value in (large, small):
+            optimizer.state[model.weight]["exp_avg_sq"].fill_(value)
+            made, _ = replica.contribution(2)
+            assert isinstance(made, TensorReducer)
+            assert made.contribution is not None
+            mean.output.copy_(
+                made.contribution * weight + made.contribution * weight + made.contribution * weight
+            )
+            replica.apply(2, mean, made, 1.0, keep_old=False)
+            replica.land(2, made, on_time=True)
+            torch.testing.assert_close(
+                optimizer.state[model.weight]["exp_avg_sq"], torch.full((2, 3), value), rtol=1e-6, atol=0.0
+            )
 
 
 def test_an_offer_without_feedback_remembers_its_pseudo_gradient_without_a_copy() -> None:
