@@ -65,7 +65,9 @@ def test_whoever_holds_a_ticket_may_ask_for_the_status(ticket: Ticket) -> None:
 
 
 def test_the_status_of_a_run_with_more_members_than_a_message_has_items_is_read(tmp_path: Path) -> None:
-    run = parse_settings({"run": {"name": "many"}, "method": {"preset": "noloco"}}, "")
+    # Nobody hears of these members: they stay for as long as silence is no death.
+    patient = {"name": "many", "failure_timeout_s": 600.0}
+    run = parse_settings({"run": patient, "method": {"preset": "noloco"}}, "")
     with diloco.host(run, listen=LOCAL, state=tmp_path / "host") as swarm:
         swarm.call(lambda now, node: enter_many(node, now, 300))
         assert len(status(swarm.ticket, 20.0)["members"]) == 300
