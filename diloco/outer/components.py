@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from diloco.compression.codecs import Codec, codec
 from diloco.compression.error_feedback import Feedback, feedback
@@ -23,7 +22,7 @@ from diloco.compression.projections import (
 from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.ramps import value_at
 from diloco.methods.spec import Method
-from diloco.outer.optimizers import OuterOptimizer, outer_optimizer
+from diloco.outer.optimizers import Average, OuterOptimizer, outer_optimizer
 
 _SEED = 0x0D110C0
 """Seed of shared draws: masks and first bases are the same in every run."""
@@ -61,35 +60,23 @@ class OuterOptimizers:
         )
 
 
-class Averages(OuterOptimizers):
-    """For AdamW's moments, of which the mean itself is sent: it is what comes next."""
+class OneOptimizer:
+    """The same ``optimizer`` at each outer step: AdamW's moments know no settings."""
 
-    num_buffers = 0
-
-    def __init__(self) -> None:
-        """There is nothing to set."""
+    def __init__(self, optimizer: OuterOptimizer) -> None:
+        self.num_buffers = optimizer.num_buffers
+        self._optimizer = optimizer
 
     def at(self, count: int, momentum_scale: float = 1.0) -> OuterOptimizer:
-        return self
-
-    def step(
-        self,
-        theta: Tensor,
-        buffers: list[Tensor],
-        delta: Tensor,
-        count: int,
-        out_theta: Tensor,
-        out_buffers: list[Tensor],
-    ) -> None:
-        """See `OuterOptimizer.step`; ``delta`` is the mean."""
-        out_theta.copy_(delta)
+        """See `OuterOptimizers.at`."""
+        return self._optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
     """The parts of a method that move one fragment."""
 
-    optimizers: OuterOptimizers
+    optimizers: OuterOptimizers | OneOptimizer
     feedback: Feedback
     projection: Projection
 
@@ -105,7 +92,7 @@ def components_of(
     """The parts that move tensors of ``shapes``; AdamW's moments are only averaged."""
     n = sum(torch.Size(shape).numel() for shape in shapes)
     if is_moment:
-        return Components(Averages(), feedback("none"), IdentityProjection(n))
+        return Components(OneOptimizer(Average()), feedback("none"), IdentityProjection(n))
     return Components(
         optimizers=OuterOptimizers(method),
         feedback=_feedback(method),

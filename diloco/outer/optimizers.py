@@ -100,6 +100,14 @@ class Sgd(_Sliced):
         torch.sub(at.theta, torch.mul(at.delta, self._lr, out=at.scratch[0]), out=at.out_theta)
 
 
+class Average(_Sliced):
+    """theta' = delta: the mean of values that members send themselves, as AdamW's moments are (DES-LOC, arXiv
+    2505.22549)."""
+
+    def _move(self, at: _Slice) -> None:
+        at.out_theta.copy_(at.delta)
+
+
 class SignSgd(_Sliced):
     """theta' = theta - lr * sign(delta): what DeMo (arXiv 2411.19870) does with its averaged components."""
 

@@ -143,12 +143,12 @@ class TensorReplica:
         if self._gossips:
             # A pair needs each other's parameters too.
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
-        else:
-            y = self._project(fragment, self.local.feedback_input(fragment, delta))
-        if self.outer.averages_values(fragment):
+        elif self.outer.averages_values(fragment):
             # A difference of fp32 values is off by the last bit of the larger one: second moments, which
             # differ by magnitudes, would come out below zero.
             y = self.model.gather(fragment, torch.empty_like(delta))
+        else:
+            y = self._project(fragment, self.local.feedback_input(fragment, delta))
         norm = self._checked_norm(y)
         if self._method.tells_inner_lr:
             y[-1] = self._checked_inner_lr()
