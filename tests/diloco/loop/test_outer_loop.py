@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
-from diloco.errors import NonFinite, NonFiniteContribution, TrainingDiverged
 from diloco.loop.outer_loop import OuterLoop, weight_of
-from diloco.loop.replica import Replica
 from diloco.methods import method
 from diloco.methods.schedule import Schedule
 from peers.protocol.commands import (
     ConfirmApplied,
     ConfirmCaptured,
     ConfirmLoaded,
-    LeaveRun,
     Offer,
     Swap,
     TakeBack,
@@ -32,127 +27,14 @@ from peers.protocol.events import (
     FellBehind,
     OfferWanted,
     PaceSet,
-    ProgressLost,
     Restored,
-    RoundCommitted,
     RoundOpened,
     RunFinished,
     StateFetched,
     VersionExpected,
 )
-from peers.protocol.record import GENESIS, Record
-from transport.collectives.reducer import NumpyReducer, Reducer
-
-WAIT_S = 30.0
-
-
-@dataclass
-class Recorder:
-    """A replica that only remembers what was asked of them."""
-
-    calls: list[tuple[object, ...]] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
-    broken: bool = False
-    """What is learned is not finite."""
-    infinite: set[int] = field(default_factory=set)
-    """Fragments whose local parameters are not finite."""
-    every: int = 4
-    tells_offers: bool = False
-    next_is_sketch: bool = False
-    two_exchanges: bool = False
-    """The method has a sketch in each outer step: rounds take turns."""
-
-    def sketches(self, fragment: int) -> bool:
-        return self.next_is_sketch
-
-    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
-        self.calls += [("again", fragment)] if self.tells_offers else []
-        if self.broken:
-            raise NonFiniteContribution(3, "values are not finite")
-        return NumpyReducer(1), 1.0
-
-    def contribution(self, fragment: int) -> tuple[Reducer, float]:
-        self.calls += [("offer", fragment)] if self.tells_offers else []
-        if self.broken or fragment in self.infinite:
-            raise NonFiniteContribution(3, "values are not finite")
-        return NumpyReducer(1), 1.0
-
-    def count(self, fragment: int) -> int:
-        return len(self.shares)
-
-    def sync_every(self, fragment: int) -> int:
-        return self.every
-
-    def apply(
-        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
-    ) -> None:
-        self.shares.append(share)
-        self.calls.append(("sketch" if self.next_is_sketch else "apply", fragment, ours is not None))
-        self.next_is_sketch = self.two_exchanges and not self.next_is_sketch
-
-    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
-        self.calls.append(("land", fragment, ours is not None, on_time))
-
-    def is_finite(self, fragment: int) -> bool:
-        return fragment not in self.infinite
-
-    def reset(self, fragment: int, offered: Reducer | None) -> None:
-        self.infinite.discard(fragment)
-        self.calls.append(("reset", fragment, offered is not None))
-
-    def mend(self) -> list[str]:
-        return ["moments began anew"]
-
-    def discard(self, fragment: int) -> None:
-        self.calls.append(("discard", fragment))
-
-    def load(self, fragment: int, data: bytearray) -> None:
-        self.calls.append(("load", fragment))
-
-    def digest(self, fragment: int) -> bytes:
-        return bytes([fragment]) * 32
-
-
-def record(fragment: int = 0) -> Record:
-    return Record(GENESIS, 1, fragment, 0, 7, 1, (b"k" * 32,), (1.0,), b"r" * 32)
-
-
-def committed(number: int | None, fragment: int = 0, behind: int = 0) -> RoundCommitted:
-    weight = 1.0 if number is not None else 0.0
-    return RoundCommitted(record(fragment), NumpyReducer(1), number, 8, weight, 0.1, behind)
-
-
-def schedule(num_fragments: int = 1, delay: int = 0, **more: Any) -> Schedule:
-    """H is 4."""
-    offsets = tuple((f + 1) * 4 // num_fragments for f in range(num_fragments))
-    return Schedule((4,) * num_fragments, offsets, delay, more.pop("offers_before_landing", False), **more)
-
-
-def active_loop(replica: Replica, **of_schedule: Any) -> OuterLoop:
-    loop = OuterLoop(schedule(**of_schedule), WAIT_S, replica)
-    loop.handle(0.0, BecameActive(GENESIS, 0))
-    return loop
-
-
-@pytest.fixture
-def replica() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def loop(replica: Recorder) -> OuterLoop:
-    return active_loop(replica)
-
-
-def step(loop: OuterLoop, times: int, now: float = 0.0) -> list[object]:
-    """Inner steps of 2 tokens; every offer is taken."""
-    said: list[object] = []
-    for _ in range(times):
-        loop.count(2)
-        for command in loop.due(now):
-            said.append(command)
-            loop.told(command, True)
-    return said
+from peers.protocol.record import GENESIS
+from tests.diloco.loop.kit import WAIT_S, Recorder, active_loop, committed, record, schedule, step
 
 
 def test_it_offers_after_h_steps_with_their_tokens(loop: OuterLoop) -> None:
@@ -232,109 +114,6 @@ def test_what_is_applied_without_its_result_counts_once_and_the_next_state_begin
     loop.handle(0.0, StateFetched(0, GENESIS, bytearray()))
     assert loop.tokens_unoffered == 4, "eight are applied"
     assert replica.calls == [("discard", 0), ("load", 0)]
-
-
-def test_values_that_are_not_finite_are_never_offered(loop: OuterLoop, replica: Recorder) -> None:
-    replica.broken = True
-    assert step(loop, 4) == []
-    assert replica.calls == [("reset", 0, False)]
-    assert (loop.setbacks.tokens, loop.tokens_unoffered) == (8, 0)
-    (lost,) = loop.setbacks.take()
-    assert lost == ProgressLost(0, (0,), 8, "3 values are not finite", 1, ("moments began anew",))
-    assert loop.setbacks.take() == [], "it is told once"
-    replica.broken = False
-    assert len(step(loop, 4)) == 1
-
-
-def test_any_other_error_of_a_contribution_is_raised() -> None:
-    class Faulty(Recorder):
-        def contribution(self, fragment: int) -> tuple[Reducer, float]:
-            raise NonFinite(1, "is our bug")
-
-    with pytest.raises(NonFinite, match="our bug"):
-        step(active_loop(Faulty()), 4)
-
-
-@pytest.mark.parametrize("gossips", [False, True])
-def test_five_contributions_in_a_row_that_are_not_finite_end_training(
-    replica: Recorder, gossips: bool
-) -> None:
-    loop = active_loop(replica, gossips=gossips)
-    replica.broken = True
-    assert step(loop, 4 * 4) == []
-    assert loop.setbacks.diverged is None
-    (leave,) = step(loop, 4)
-    assert isinstance(leave, LeaveRun)
-    assert isinstance(loop.setbacks.diverged, TrainingDiverged)
-    assert "5th time in a row" in str(loop.setbacks.diverged)
-    assert [each.in_a_row for each in loop.setbacks.take()] == [1, 2, 3, 4, 5]
-    assert not loop.waits(0.0)
-    replica.broken = False
-    assert step(loop, 8) == [], "it has left"
-
-
-def test_a_finite_contribution_in_between_begins_the_count_anew(loop: OuterLoop, replica: Recorder) -> None:
-    for _ in range(3):
-        replica.broken = True
-        assert step(loop, 4 * 4) == []
-        replica.broken = False
-        assert [type(each) for each in step(loop, 4)] == [Offer]
-        loop.handle(0.0, committed(1))
-    assert loop.setbacks.count == 12
-
-
-def test_of_several_fragments_each_counts_by_itself(replica: Recorder) -> None:
-    class Stubborn(Recorder):
-        def reset(self, fragment: int, offered: Reducer | None) -> None:
-            """It is not finite again at the next step."""
-
-    stubborn = Stubborn(infinite={1})
-    loop = active_loop(stubborn, num_fragments=2)
-    said: list[object] = []
-    for _ in range(5):
-        said += step(loop, 2)
-        loop.handle(0.0, committed(1))
-        said += step(loop, 2)
-    assert [type(each) for each in said] == [Offer] * 5 + [LeaveRun]
-
-
-def test_every_fragment_that_is_not_finite_is_given_up_at_once_and_offered_when_it_would_have_been(
-    replica: Recorder,
-) -> None:
-    loop = active_loop(replica, num_fragments=4)
-    replica.infinite = {0, 1, 3}
-    assert step(loop, 1) == []
-    assert replica.calls == [("reset", 0, False), ("reset", 1, False), ("reset", 3, False)]
-    assert loop.setbacks.take()[0].fragments == (0, 1, 3)
-    offers = [[each for each in step(loop, 1) if isinstance(each, Offer)] for _ in range(4)]
-    assert [[each.fragment for each in some] for some in offers] == [[1], [2], [3], [0]]
-    assert [[each.tokens for each in some] for some in offers] == [[2], [6], [6], [8]]
-    assert loop.setbacks.tokens == 3 * 2
-
-
-def test_what_is_under_way_stays_so_when_another_fragment_is_not_finite(replica: Recorder) -> None:
-    loop = active_loop(replica, num_fragments=2, delay=3)
-    step(loop, 3)  # the first was offered after 2
-    replica.infinite = {0, 1}
-    step(loop, 1)
-    assert replica.calls == [("reset", 0, True), ("reset", 1, False)]
-    assert loop.setbacks.tokens == 2 * 2 + 4 * 2
-    first = loop.progress[0]
-    assert (first.offered is not None, first.steps, first.tokens) == (True, 2, 4)
-    step(loop, 1)
-    assert isinstance(loop.handle(0.0, committed(1))[0], ConfirmApplied)
-    assert first.steps_since_offer == 1
-
-
-def test_overlapped_nothing_of_the_offer_is_left_in_the_live_model(replica: Recorder) -> None:
-    loop = active_loop(replica, num_fragments=2, delay=4, offers_before_landing=True)
-    step(loop, 3)
-    replica.infinite = {0, 1}
-    step(loop, 1)
-    assert [call for call in replica.calls if call[0] == "reset"] == [
-        ("reset", 0, False),
-        ("reset", 1, False),
-    ]
 
 
 def test_a_round_without_it_keeps_its_progress_and_puts_it_in_step_with_the_others(
@@ -646,55 +425,6 @@ def test_a_contribution_without_steps_has_a_weight_too() -> None:
     assert weight_of(Schedule.of(method("decoupled")), tokens=5, steps=0) == 25
 
 
-# -- outer steps of two exchanges ---------------------------------------------------------------
-
-
-@pytest.fixture
-def two() -> Recorder:
-    """Of a method whose outer steps are two exchanges."""
-    return Recorder(tells_offers=True, next_is_sketch=True, two_exchanges=True)
-
-
-def loop_of(two: Recorder, **of_schedule: Any) -> OuterLoop:
-    return active_loop(two, exchanges_per_step=2, **of_schedule)
-
-
-def offers(loop: OuterLoop, taken: bool = True) -> list[tuple[int, int]]:
-    """Tokens and weights of what is offered now."""
-    found = []
-    for command in loop.due(0.0):
-        assert isinstance(command, Offer)
-        found.append((command.tokens, command.weight))
-        loop.told(command, taken)
-    return found
-
-
-def test_a_snapshot_that_is_kept_is_given_up_with_what_is_not_finite(two: Recorder) -> None:
-    loop = loop_of(two)
-    step(loop, 4)
-    loop.handle(0.0, committed(1))
-    assert loop.progress[0].keeps
-    two.broken = True
-    loop.count(2)
-    loop.due(0.0)
-    assert (loop.progress[0].keeps, loop.setbacks.tokens) == (False, 10)
-
-
-def test_another_fragments_snapshot_that_is_kept_goes_with_its_own_values(two: Recorder) -> None:
-    loop = active_loop(two, num_fragments=2, exchanges_per_step=2)
-    offered = [c.fragment for c in step(loop, 4) if isinstance(c, Offer)]
-    assert sorted(offered) == [0, 1]
-    loop.handle(0.0, committed(1))
-    assert loop.progress[0].keeps
-    loop.handle(0.0, ContributionEnded(1, 1, 0, Fate.LATE, "why"))
-    two.broken, two.infinite = True, {0, 1}
-    loop.count(2)
-    loop.due(0.0)
-    two.broken = False
-    assert not any(each.keeps for each in loop.progress)
-    step(loop, 8)  # it goes on
-
-
 def test_a_delay_shrinks_with_the_period_of_who_is_slower(replica: Recorder) -> None:
     replica.every = 20
     loop = OuterLoop(Schedule((20,), (20,), 15, False), WAIT_S, replica)
@@ -712,146 +442,3 @@ def test_a_delay_shrinks_with_the_period_of_who_is_slower(replica: Recorder) -> 
         replica.calls.clear()
     assert offered == [20, 34, 48]
     assert landed == [30, 44, 58], "each before the next offer"
-
-
-def test_a_sketch_has_the_weight_and_no_tokens_and_the_second_exchange_follows_at_once(two: Recorder) -> None:
-    loop = loop_of(two)
-    (sketch,) = step(loop, 4)
-    assert isinstance(sketch, Offer)
-    assert (sketch.tokens, sketch.weight) == (0, 8)
-    assert loop.waits(0.0)
-    assert loop.handle(0.0, committed(1)) == [ConfirmApplied(record(), bytes(32))]
-    assert offers(loop) == [(8, 8)]
-    assert loop.waits(0.0)
-    loop.handle(0.0, committed(2))
-    assert two.calls == [
-        ("offer", 0),
-        ("sketch", 0, True),
-        ("again", 0),
-        ("apply", 0, True),
-        ("land", 0, True, True),
-    ]
-    assert not loop.waits(0.0)
-    assert loop.rounds_applied == 2
-    assert len(step(loop, 4)) == 1
-
-
-def test_a_result_of_two_exchanges_lands_its_delay_after_the_first_offer(two: Recorder) -> None:
-    loop = loop_of(two, delay=3)
-    step(loop, 5)
-    loop.handle(0.0, committed(1))
-    assert loop.quiet_steps() == 1
-    assert offers(loop) == [(8, 8)], "of the snapshot, not of the step since"
-    assert (loop.quiet_steps(), loop.progress[0].steps_since_offer) == (2, 1)
-    step(loop, 1)
-    assert not loop.waits(0.0)
-    step(loop, 1)
-    assert loop.waits(0.0), "3 steps after the sketch was offered"
-    loop.handle(0.0, committed(2))
-    assert two.calls[-1] == ("land", 0, True, True)
-    offer = step(loop, 1)[0]
-    assert isinstance(offer, Offer)
-    assert offer.weight == 8, "H counts from the first offer"
-
-
-def test_with_a_whole_outer_step_of_overlap_only_the_first_offer_lands_what_came(two: Recorder) -> None:
-    loop = loop_of(two, delay=4, offers_before_landing=True)
-    step(loop, 4)
-    loop.handle(0.0, committed(1))
-    assert offers(loop) == [(8, 8)]
-    step(loop, 1)
-    loop.handle(0.0, committed(2))
-    step(loop, 3)
-    lands = [call for call in two.calls if call[0] == "land"]
-    assert lands == [("land", 0, False, True), ("land", 0, True, True)]
-    assert loop.progress[0].offered_tokens == 8
-
-
-@pytest.mark.parametrize("fate", [Fate.LATE, Fate.REJECTED, Fate.SUPERSEDED])
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_sketch_that_meets_another_fate_loses_no_training(two: Recorder, fate: Fate, whole: bool) -> None:
-    loop = loop_of(two, **({"delay": 4, "offers_before_landing": True} if whole else {}))
-    step(loop, 4)
-    loop.handle(0.0, ContributionEnded(0, 1, 0, fate, "why"))
-    assert ("discard", 0) not in two.calls
-    assert not loop.waits(0.0)
-    loop.handle(0.0, committed(None))  # the others' sketch
-    assert offers(loop) == [(8, 8)]
-    loop.handle(0.0, committed(2))
-    assert [call for call in two.calls if call[0] in ("offer", "again")] == [("offer", 0), ("again", 0)]
-    assert loop.tokens_unoffered == 0
-
-
-@pytest.mark.parametrize(("fate", "steps"), [(Fate.LATE, 1), (Fate.REJECTED, 4)])
-def test_a_sketch_whose_round_came_to_nothing_is_offered_again_of_the_same_snapshot(
-    two: Recorder, fate: Fate, steps: int
-) -> None:
-    two.every = 40
-    loop = loop_of(two)
-    step(loop, 4)
-    loop.handle(0.0, ContributionEnded(0, 1, 0, fate, "why"))
-    assert step(loop, steps - 1) == []
-    (sketch,) = step(loop, 1)
-    assert isinstance(sketch, Offer)
-    assert (sketch.tokens, sketch.weight) == (0, 8)
-    assert two.calls == [("offer", 0), ("again", 0)]
-
-
-def test_who_was_not_in_the_sketch_offers_for_the_second_exchange_what_it_has_trained(two: Recorder) -> None:
-    loop = loop_of(two)
-    step(loop, 2)
-    loop.handle(0.0, committed(None))
-    assert offers(loop) == [(4, 4)]
-    assert two.calls == [("sketch", 0, False), ("offer", 0)]
-
-
-def test_who_joins_between_the_exchanges_offers_after_its_first_step(two: Recorder) -> None:
-    two.next_is_sketch = False
-    loop = loop_of(two)
-    loop.handle(0.0, StateFetched(0, GENESIS, bytearray(8)))
-    assert offers(loop) == []
-    (offer,) = step(loop, 1)
-    assert isinstance(offer, Offer)
-    assert offer.tokens == 2
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_second_offer_that_is_not_taken_is_made_again_of_the_same_snapshot(
-    two: Recorder, whole: bool
-) -> None:
-    loop = loop_of(two, **({"delay": 4, "offers_before_landing": True} if whole else {}))
-    step(loop, 4)
-    loop.handle(0.0, committed(1))
-    assert offers(loop, taken=False) == [(8, 8)]
-    (offer,) = step(loop, 1)
-    assert isinstance(offer, Offer)
-    assert offer.tokens == 8
-    assert two.calls[-2:] == [("again", 0), ("again", 0)]
-
-
-@pytest.mark.parametrize(("whole", "lost"), [(False, 0), (True, 8)])
-def test_an_outer_step_that_ends_without_what_was_kept_for_it_loses_what_a_landing_wiped_out(
-    two: Recorder, whole: bool, lost: int
-) -> None:
-    loop = loop_of(two, **({"delay": 4, "offers_before_landing": True} if whole else {}))
-    step(loop, 4)
-    loop.handle(0.0, committed(1))
-    assert offers(loop, taken=False) == [(8, 8)]  # the member has heard of the second commit already
-    loop.handle(0.0, committed(None))
-    assert loop.tokens_unoffered == lost
-    assert loop.progress[0].tokens == 8 - lost
-    assert not loop.progress[0].has_snapshot
-
-
-def test_the_second_exchange_given_up_is_trained_on_and_offered_with_more(two: Recorder) -> None:
-    loop = loop_of(two)
-    step(loop, 4)
-    loop.handle(0.0, committed(1))
-    assert offers(loop) == [(8, 8)]
-    (taken_back,) = loop.due(WAIT_S + 1)
-    assert taken_back == TakeBack(0)
-    loop.told(taken_back, True)
-    (offer,) = step(loop, 4)
-    assert isinstance(offer, Offer)
-    assert offer.tokens == 16
-    assert two.calls[-1] == ("offer", 0)

@@ -24,7 +24,7 @@ from peers.protocol.events import (
 from peers.protocol.messages import Report
 from peers.protocol.profile import Matching
 from peers.protocol.record import GENESIS
-from tests.diloco.loop.test_outer_loop import Recorder, committed, record, schedule
+from tests.diloco.loop.kit import Recorder, committed, record, schedule
 from transport.collectives.reducer import NumpyReducer
 from transport.frames import pack, unpack
 
