@@ -8,6 +8,7 @@ with the same data; what they return is compared by `assert_equal`.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from diloco.simulation.report.report import Activity
 from diloco.simulation.virtual_training import FAST
 from diloco.simulation.worker import Trainer
 from diloco.simulation.worker import Worker as SimulatedWorker
+from peers.node import Node
 from peers.protocol.commands import Command
 from peers.protocol.events import SwapFailed, Swapped
 from tests.reference.problem import MakeModel, MakeOptimizer, Net, Seen, inner_step, sgd, values
@@ -89,6 +91,7 @@ def over_sockets(
                     if not index:
                         enter.set()
                     together.wait(timeout_s)
+                    _wait_for_others(swarm, len(tokens) - 1, timeout_s)
                     while not outer.finished:
                         step()
                     seen[index].outer_steps = _outer_steps(outer.replica)
@@ -242,6 +245,20 @@ def assert_bulk(seen: list[Seen], payload: int, messages: int) -> None:
     and means a header of at most 40 bytes."""
     sent = sum(each.bulk_bytes for each in seen)
     assert payload <= sent <= payload + 40 * messages, f"{sent} bytes were sent for {payload}"
+
+
+def _wait_for_others(swarm: diloco.Swarm, count: int, timeout_s: float) -> None:
+    """Until this worker has heard that so many others hold a state: in gossip the roster is told in batches,
+    and who has not read the last one takes its outer step alone."""
+    deadline = time.monotonic() + timeout_s
+    while swarm.settings.method.resolved().gossips and swarm.call(_active_others) < count:
+        assert time.monotonic() < deadline, "the others were not told active"
+        time.sleep(0.01)
+
+
+def _active_others(now: float, node: Node) -> int:
+    assert node.member is not None
+    return len(node.member.membership.active)
 
 
 def _take(seen: Seen, event: object, me: int, index_of: Callable[[bytes], int]) -> None:
