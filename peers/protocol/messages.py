@@ -12,7 +12,7 @@ from typing import Annotated
 from peers.protocol.record import Keys, Weights
 from transport.frames import Between, Count, Key, Number, Small, Text, kind
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of everything below; members of one run speak the same."""
 
 Addresses = Annotated[tuple[Annotated[str, Between(1, 64)], ...], Between(0, 3)]

@@ -8,7 +8,6 @@ with the same data; what they return is compared by `assert_equal`.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +29,8 @@ from peers.protocol.commands import Command
 from peers.protocol.events import SwapFailed, Swapped
 from tests.reference.problem import MakeModel, MakeOptimizer, Net, Seen, inner_step, sgd, values
 from transport.effects import Effect
+
+_LOOK_S = 0.01
 
 
 def settings(rounds: int, workers: int, method: dict[str, Any]) -> diloco.RunSettings:
@@ -250,10 +251,14 @@ def assert_bulk(seen: list[Seen], payload: int, messages: int) -> None:
 def _wait_for_others(swarm: diloco.Swarm, count: int, timeout_s: float) -> None:
     """Until this worker has heard that so many others hold a state: in gossip the roster is told in batches,
     and who has not read the last one takes its outer step alone."""
-    deadline = time.monotonic() + timeout_s
-    while swarm.settings.method.resolved().gossips and swarm.call(_active_others) < count:
-        assert time.monotonic() < deadline, "the others were not told active"
-        time.sleep(0.01)
+    if not swarm.settings.method.resolved().gossips:
+        return
+    pause = threading.Event()
+    for _ in range(int(timeout_s / _LOOK_S)):
+        if swarm.call(_active_others) >= count:
+            return
+        pause.wait(_LOOK_S)
+    raise AssertionError("the others were not told active")
 
 
 def _active_others(now: float, node: Node) -> int:
