@@ -36,7 +36,7 @@ class LinkTable:
         self.generation = 0
         """Of the newest session here. One counter for all links: a link that was forgotten does not begin
         again at a generation that its peer has seen."""
-        self._newest: dict[bytes, int] = {}
+        self.newest: dict[bytes, int] = {}
         """Incarnations of peers whose links were dropped: an older one must not take their place (S13)."""
 
     # -- links begin and end ------------------------------------------------------------------
@@ -52,7 +52,7 @@ class LinkTable:
             silence_s=self._timeout_s,
             limits=self._limits,
             out=self._out,
-            oldest=self._newest.get(peer, 0),
+            oldest=self.newest.get(peer, 0),
         )
         self.by_peer[peer] = link
         window = self._limits.window(len(self.by_peer))
@@ -66,7 +66,7 @@ class LinkTable:
         link = self.by_peer.pop(peer, None)
         if link is not None:
             self.changed = True
-            self._newest[peer] = max(link.incarnation, self._newest.get(peer, 0))
+            self.newest[peer] = max(link.incarnation, self.newest.get(peer, 0))
             self._out.append(Close(peer, reason))
 
     def _next_session(self) -> Session:

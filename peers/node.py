@@ -14,10 +14,12 @@ from typing import Any
 
 from peers.admission.door import Door, Invite
 from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.lives import newest_in
 from peers.coordinator.places import invites_in
 from peers.coordinator.rules import Rules
 from peers.links import MAX_IDLE_TIMEOUTS, LinksByNeed, LinksToAll, LinkTable, MemberLinks
 from peers.member.member import Member
+from peers.member.succession import Succession
 from peers.protocol.application import Application
 from peers.protocol.commands import Command
 from peers.protocol.messages import MemberGone, MemberIs, NoSwap, RosterBatch
@@ -84,6 +86,7 @@ class Node:
         """What coordinator and member say to each other."""
         self._next_tick = 0.0
         self._stopped = False
+        self._succession = Succession()
         self.coordinator: Coordinator | None = None
         self.member: Member | None = None
         self._member_links: MemberLinks | None = None
@@ -92,6 +95,7 @@ class Node:
         if hosting:
             self.coordinator = Coordinator(key, hosting.rules, limits, self)
             self.coordinator.restore(hosting.journal)
+            self.links.newest.update(newest_in(hosting.journal))
             for invite, made in invites_in(hosting.journal).items():
                 if made is None:
                     hosting.door.revoke(invite)
@@ -111,6 +115,8 @@ class Node:
 
     def connected(self, now: float, peer: bytes, lane: int) -> None:
         """A connection that we dialled is up."""
+        if peer == self._contact.key:
+            self._succession.connected()
         self.links.connected(now, peer, lane)
 
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
@@ -302,18 +308,30 @@ class Node:
             else:
                 self.member.take_bulk(now, peer, result.message, result.payload, result.cost)
         elif isinstance(result, Superseded):
-            self._step_down()
+            self._told_to_stop(now, peer)
         else:
+            if peer == self._contact.key:
+                self._succession.greeted()
             if self.coordinator:
+                self.coordinator.met(now, peer, self.links.by_peer[peer].incarnation)
                 self.coordinator.session_began(now, peer)
             if self.member and (peer == self._contact.key or not result.first):
                 self.member.begin_session(now, peer)
 
+    def _told_to_stop(self, now: float, peer: bytes) -> None:
+        """A peer says that a newer process has our identity. Only the coordinator is listened to, and asked
+        again before it is believed: whoever errs would end us for good."""
+        if self.coordinator or peer != self._contact.key:
+            return
+        believed = self._succession.told()
+        if believed:
+            self._step_down()
+        elif believed is False:
+            self._expel(now, peer, "it told this process to stop, and is asked again")
+
     def _step_down(self) -> None:
         """A newer process has our identity. Every link is closed, for whoever dials on takes the newer one's
-        place at the acceptors again and again (S13). A coordinator takes no member's word for it."""
-        if self.coordinator:
-            return
+        place at the acceptors again and again (S13)."""
         self._stopped = True
         for peer in list(self.links.by_peer):
             self.forget(peer, "a newer process has our identity")

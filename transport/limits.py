@@ -61,6 +61,8 @@ class Limits:
     """Tickets of one run that are live."""
     identities_per_hour: int = 256
     """New identities that a ticket lets in per hour, if it was given no number of them."""
+    incarnation_rest_s: float = 60.0
+    """Between two journal entries about new processes of one identity."""
     absence_s: float = 24 * 3600.0
     """Absence after which an identity gives its place back."""
 

@@ -17,6 +17,7 @@ from peers.coordinator import places, rounds, state_sync
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited
+from peers.coordinator.lives import Lives
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.roster import Entry, Roster
 from peers.coordinator.rounds_mode import RoundsMode
@@ -68,6 +69,7 @@ class Coordinator:
         self._rules = rules
         self._outlet = outlet
         self._mode = mode
+        self._lives = Lives(outlet, limits)
         self._stays_until = 0.0
         """Until then a host that restarted after the last round waits to tell members that come back."""
         self._parting: dict[bytes, float] = {}
@@ -90,6 +92,7 @@ class Coordinator:
     def restore(self, entries: list[Any]) -> None:
         """Replay the journal of earlier lives."""
         self.state.restore(entries)
+        self._lives.restore(entries)
 
     def start(self, now: float) -> None:
         """Begin a life."""
@@ -211,6 +214,11 @@ class Coordinator:
             handler(now, self.state.course_of(entry), entry, message)
         self._advance(now)
 
+    def met(self, now: float, peer: bytes, incarnation: int) -> None:
+        """A process greeted that proved this identity."""
+        if peer in self.roster.entries:
+            self._lives.greeted(now, peer, incarnation)
+
     def session_began(self, now: float, peer: bytes) -> None:
         """The peer is new or lost its memory of us: its membership is over until it enters."""
         entry = self.roster.entries.get(peer)
@@ -233,6 +241,7 @@ class Coordinator:
             del self._parting[key]
             self._outlet.forget(key, _KICKED.detail)
         places.give_back(self.state, now)
+        self._lives.tick(now)
         self._advance(now)
         for course in self.state.courses.values():
             rounds.end_gridlock(self.state, course, now)

@@ -77,6 +77,15 @@ class InviteMade:
     """Identities that it may let in, ever; 0 if nothing was said."""
 
 
+@kind(135)
+@dataclass(frozen=True, slots=True)
+class IncarnationSeen:
+    """This process of an identity greeted: older ones are to stop."""
+
+    key: Key
+    incarnation: Count
+
+
 @kind(98)
 @dataclass(frozen=True, slots=True)
 class PeerKicked:

@@ -124,6 +124,10 @@ class Swarm:
                     self.traces.append(effect)
         return len(effects)
 
+    def entries(self) -> list[Any]:
+        """The journal, read again."""
+        return [unpack(entry) for entry in self.journal]
+
     def seen(self, key: bytes, kind: type) -> list[Any]:
         return [event for event in self.events[key] if isinstance(event, kind)]
 
@@ -305,7 +309,9 @@ def test_an_older_process_stops_and_says_nothing_more() -> None:
     node = swarm.nodes[LOW]
     swarm.seed(LOW)
     assert swarm.command(LOW, Offer(0, 10, 10, vector(1.0), 1.0))
-    node.receive(0.0, HOST, 0, header_of(Stale(2)), None)
+    for _ in range(2):
+        node.receive(0.0, HOST, 0, header_of(Stale(2)), None)
+        node.connected(0.0, HOST, 0)
     swarm.run()
     assert IdentitySuperseded() in swarm.events[LOW]
     assert node.links.by_peer == {}
