@@ -18,7 +18,7 @@ PACKAGES = ("transport", "peers", "diloco")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
 
-GROUND = "transport/{limits,effects,errors,keys,counters,frames,digests,redial,guarded}"
+GROUND = "transport/{limits,effects,errors,keys,counters,frames,digests,redial,guarded,in_order}"
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
 PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/links peers/node"

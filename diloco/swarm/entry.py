@@ -36,6 +36,7 @@ from peers.node import Contact, Hosting, Node
 from transport.effects import Trace
 from transport.frames import pack
 from transport.guarded import InputLostTrace
+from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.sockets.driver import SocketDriver
 
 _LOG = logging.getLogger("diloco")
@@ -207,6 +208,10 @@ def _start(
             _LOG.error(
                 "an input failed here and was lost, the %d. so far:\n%s", trace.number, trace.traceback
             )
+        elif isinstance(trace, StoreFailedTrace):
+            _LOG.error("the journal cannot be written, nothing is decided until it can: %s", trace.error)
+        elif isinstance(trace, StoreRecoveredTrace):
+            _LOG.warning("the journal was written again after %.0f s, and the run goes on", trace.seconds)
         if on_trace is not None:
             on_trace(trace)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,7 +151,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")  # noqa: SIM115 (it stays open as long as the run)
+        # Without a buffer: what could not be written must not come later by itself.
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (it stays open as long as the run)
+        self._whole_bytes: int | None = None
+        """Where the last whole entry ends, if an append failed and its rest is perhaps there still."""
         os.chmod(path, 0o600)
 
     def entries(self) -> list[Any]:
@@ -180,14 +184,30 @@ class Journal:
         if size - at > _MAX_BYTES + _FRAME_BYTES:
             raise JournalError(f"{self._path} is damaged at byte {at} of {size}: restore it from a copy")
         self._file.truncate(at)
-        self._file.flush()
 
     def append(self, entry: bytes) -> None:
-        """Write one entry and wait until the disk has it. Raises OSError (a full disk, say)."""
+        """Write one entry and wait until the disk has it. Raises OSError (a full disk, say): then the entry
+        is not in the journal, and may be appended again."""
+        self._cut_rest()
         frame = len(entry).to_bytes(4, "big") + zlib.crc32(entry).to_bytes(4, "big") + entry
-        self._file.write(frame)
-        self._file.flush()
+        self._whole_bytes = self._file.seek(0, os.SEEK_END)
+        try:
+            self._write(frame)
+        except OSError:
+            with suppress(OSError):  # else before the next one
+                self._cut_rest()
+            raise
+        self._whole_bytes = None
+
+    def _write(self, frame: bytes) -> None:
+        while frame:
+            frame = frame[self._file.write(frame) :]
         os.fsync(self._file.fileno())
+
+    def _cut_rest(self) -> None:
+        if self._whole_bytes is not None:
+            os.ftruncate(self._file.fileno(), self._whole_bytes)
+            self._whole_bytes = None
 
     def close(self) -> None:
         self._file.close()

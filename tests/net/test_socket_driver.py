@@ -7,8 +7,6 @@ import logging
 import os
 import socket
 import time
-from concurrent.futures import Future
-from typing import Any
 
 import pytest
 
@@ -16,6 +14,7 @@ from tests.net.swarm_kit import EchoCore, Node, eventually, never, running
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
 from transport.errors import DriverStopped, KnockRefused, KnockTimeout, TransportError
 from transport.guarded import InputLostTrace
+from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.keys import random_pair, short
 from transport.limits import Limits
 from transport.sockets.driver import SocketDriver
@@ -212,32 +211,76 @@ def test_a_deadline_is_kept() -> None:
         assert time.monotonic() - started < 5.0
 
 
-def test_a_journal_that_cannot_be_written_stops_the_driver_before_anything_is_sent() -> None:
-    host, member = pair()
+class Disk:
+    """A journal that is on disk, or full."""
 
-    def full_disk(entry: bytes) -> None:
-        raise OSError("no space left on device")
+    def __init__(self) -> None:
+        self.entries: list[bytes] = []
+        self.room = False
 
-    with running(host):
-        member.driver = SocketDriver(
-            member.core, member.keys, None, member.events.append, member.traces.append, full_disk
-        )
-        member.driver.start()
+    def store(self, entry: bytes) -> None:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        self.entries.append(entry)
+
+
+def test_while_the_journal_cannot_be_written_nothing_is_said_or_taken_and_then_it_goes_on_in_order() -> None:
+    host, member, disk = Node(), Node(bind=None), Disk()
+    invite = random_pair()
+    host.admit(member.key)
+    host.admit(invite.public, "invite")
+    host.driver = SocketDriver(
+        host.core, host.keys, "tcp://127.0.0.1:0", host.events.append, host.traces.append, disk.store
+    )
+    with running(host, member):
         member.dial(host)
+        member.do(Send(host.key, 0, b"echo 0"))
+        eventually(lambda: member.core.received)
+        host.do(Store(b"decided"), Send(member.key, 0, b"said"), Deliver("told"))
+        assert host.driver.call(lambda core, now: 7).result(20) == 7, "the program's calls go on"
+        member.do(Send(host.key, 0, b"echo 1"))
+        with pytest.raises(KnockTimeout):
+            knock(host.address, host.key, invite, b"me", 0.5)
+        assert (len(host.core.received), host.core.knocks, host.events) == (1, [], [])
+        assert len(member.core.received) == 1
+        assert host.traced(StoreFailedTrace)[0].error == host.driver.unwritten
+        disk.room = True
+        eventually(lambda: len(member.core.received) == 3)
+        assert [frame[2] for frame in member.core.received] == [b"back 0", b"said", b"back 1"]
+        assert (disk.entries, host.events) == ([b"decided"], ["told"])
+        assert host.traced(StoreRecoveredTrace)
+        assert host.driver.unwritten is None
 
-        def command(core: Any, now: float) -> None:
-            member.core.out += [Store(b"x"), Send(host.key, 0, b"announced")]
 
-        waiting: Future[None] = member.driver.call(command)
-        with pytest.raises(DriverStopped, match="no space left"):
-            waiting.result(20)
-        eventually(lambda: not member.driver.running)
-        assert "no space left" in member.traced(TransportFailedTrace)[0].error
-        with pytest.raises(DriverStopped) as caught:
-            member.driver.call(command)
-        assert isinstance(caught.value.__cause__, OSError)
-        assert host.core.received == []
-        member.driver.stop()
+def test_an_answer_to_a_knock_waits_for_what_was_decided_for_it() -> None:
+    class Certifying(EchoCore):
+        def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
+            self.out.append(Store(header))
+            return super().knock(now, invite, header)
+
+    host, disk, invite = Node(core=Certifying()), Disk(), random_pair()
+    host.admit(invite.public, "invite")
+    host.driver = SocketDriver(
+        host.core, host.keys, "tcp://127.0.0.1:0", host.events.append, host.traces.append, disk.store
+    )
+    with running(host):
+        with pytest.raises(KnockTimeout):
+            knock(host.address, host.key, invite, b"me", 0.5)
+        assert host.core.knocks == [(invite.public, b"me")]
+        disk.room = True
+        eventually(lambda: disk.entries == [b"me"])
+        assert knock(host.address, host.key, invite, b"again", 5)[0] == b"welcome again"
+
+
+def test_a_driver_stops_at_once_though_its_journal_cannot_be_written() -> None:
+    member, disk = Node(bind=None), Disk()
+    member.driver = SocketDriver(
+        member.core, member.keys, None, member.events.append, member.traces.append, disk.store
+    )
+    with running(member):
+        member.do(Store(b"decided"), Deliver("told"))
+    assert not member.driver.running
+    assert (member.events, disk.entries) == ([], [])
 
 
 def test_a_core_that_fails_at_one_frame_loses_it_and_that_peer_and_goes_on() -> None:

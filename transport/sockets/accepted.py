@@ -178,7 +178,12 @@ class AcceptedLanes:
             return
         self._runner.counters.add(OTHERS, "received", "knock", 1 + len(header))
         core = self._runner.core
-        reply = self._runner.feed(lambda now: core.knock(now, caller.peer, header))
+        # What it decided is on the disk before the answer leaves.
+        self._runner.feed(
+            lambda now: core.knock(now, caller.peer, header), lambda reply: self._reply(caller, reply)
+        )
+
+    def _reply(self, caller: AcceptedConnection, reply: tuple[bytes, bytes] | None) -> None:
         if reply is None:
             self._break(caller, "its question has no answer")
         else:

@@ -1,7 +1,8 @@
 """One core on one thread: an input goes in, its effects are carried out in order, bytes are counted.
 
 It owns the core's clock and the counters, and tells of what happens as traces. An input that fails is lost,
-as `transport.guarded` says. What carrying out an effect means is the driver's business; it knows no socket.
+as `transport.guarded` says; a decision that cannot be stored holds back all that follows it, as
+`transport.in_order` says. What carrying out an effect means is the driver's business; it knows no socket.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from transport.counters import OTHERS, Counters
 from transport.effects import Core, Effect, Trace, size_bytes
 from transport.guarded import Guarded
+from transport.in_order import InOrder
 from transport.sockets.wire import Outgoing
 
 
@@ -29,13 +31,14 @@ class CoreRunner:
         self.clock = clock
         self.counters = Counters()
         self._on_trace = on_trace
-        self._carry_out = carry_out
+        self.order = InOrder(carry_out, on_trace)
 
-    def feed(self, run: Callable[[float], Any]) -> Any:
-        """One input, ``run(now)``, and then its effects; returns what the input returned."""
-        result = run(self.clock())
-        for effect in self.core.drain():
-            self._carry_out(effect)
+    def feed(self, run: Callable[[float], Any], then: Callable[[Any], None] | None = None) -> Any:
+        """One input, ``run(now)``, then its effects, and then ``then`` with what the input returned; returns
+        that too. The last two come later if the journal cannot be written."""
+        now = self.clock()
+        result = run(now)
+        self.order.take(now, self.core.drain(), None if then is None else lambda: then(result))
         return result
 
     def receive(self, peer: bytes, lane: int, header: bytes, payload: memoryview | None) -> None:

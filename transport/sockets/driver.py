@@ -2,8 +2,9 @@
 
 Feed, drain, carry out, re-arm one timer; it decides nothing about the protocol. Whom the core names is
 dialled by `transport.sockets.dialled`; who dials us is taken by `transport.sockets.accepted`. An input at
-which the core fails is lost (`transport.guarded`); a broken state of the core, or an error in a callback or
-in the journal, ends the driver, is traced, and is raised by every later call.
+which the core fails is lost (`transport.guarded`), and a journal that cannot be written holds all back that
+follows (`transport.in_order`); a broken state of the core, or an error in a callback, ends the driver, is
+traced, and is raised by every later call.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _MAX_CALLBACK_S = 10.0
 
 class SocketDriver:
     """Runs one core. ``on_event`` and ``on_trace`` are called on its thread and must not block;
-    ``store`` must be durable when it returns. An error in any of them stops it."""
+    an error in either stops it. ``store`` must be durable when it returns; where it raises `OSError`, it must
+    have left the journal as it was, and is called again."""
 
     def __init__(
         self,
@@ -99,7 +101,8 @@ class SocketDriver:
         self._thread.start()
 
     def call(self, fn: Callable[[Core, float], T]) -> Future[T]:
-        """Run ``fn(core, now)`` on the driver's thread; its result comes once the effects are carried out."""
+        """Run ``fn(core, now)`` on the driver's thread; its result comes once the effects are carried out, or
+        at once while the journal cannot be written."""
         future: Future[T] = Future()
         with self._lock:
             if not self._accepts_calls:
@@ -117,6 +120,11 @@ class SocketDriver:
         self._thread.join(self._stop_linger_s + _MAX_CALLBACK_S)
         if self._thread.is_alive():
             raise TransportError(f"the transport does not stop: a callback blocks it for {_MAX_CALLBACK_S} s")
+
+    @property
+    def unwritten(self) -> str | None:
+        """Why the journal cannot be written just now, if it cannot."""
+        return self._runner.order.error
 
     @property
     def running(self) -> bool:
@@ -146,6 +154,9 @@ class SocketDriver:
             self._on_trace(TransportFailedTrace(f"{type(self.error).__name__}: {self.error}"))
 
     def _turn(self, wait_s: float) -> None:
+        if (retry_at := self._runner.order.due) is not None:
+            self._turn_held(wait_s, retry_at)
+            return
         self._poll.wait(wait_s)
         now = self._clock()
         deadline = self._runner.core.deadline()
@@ -155,8 +166,17 @@ class SocketDriver:
         if self.accepted is not None:
             self.accepted.serve_due(now)
 
+    def _turn_held(self, wait_s: float, retry_at: float) -> None:
+        """The journal cannot be written: the core gets nothing, and strangers are still counted."""
+        self._poll.wait(wait_s, early_only=True)
+        if (now := self._clock()) >= retry_at:
+            self._runner.order.retry(now)
+            self._serve_calls()
+
     def _wait_s(self) -> float:
         now = self._clock()
+        if (retry_at := self._runner.order.due) is not None:
+            return min(max(0.0, retry_at - now), 1.0)
         dues = self._dialled.dues()
         deadline = self._runner.core.deadline()
         if deadline is not None:
@@ -199,6 +219,8 @@ class SocketDriver:
     def _serve_calls(self) -> None:
         with suppress(BlockingIOError):
             self._woken.recv(4096)
+        if self._runner.order.is_full:  # those who called wait, until it can be written
+            return
         with self._lock:
             calls, self._calls = self._calls, deque()
         while calls:
@@ -231,6 +253,7 @@ class SocketDriver:
         with self._lock:
             self._accepts_calls = False
         self._serve_calls()
+        self._runner.order.retry(self._clock())
         until = time.monotonic() + linger_s
         while (left := until - time.monotonic()) > 0:
             waits = self._dialled.flush()

@@ -41,6 +41,8 @@ _ZERO_COPY_BYTES = 64 * 1024
 FRAMES_PER_ROUND = 64
 """Messages that are read from one socket before others have their turn."""
 _KEPT_PARTS = 5
+EARLY_RANK = 1
+"""Sources up to this rank are served also while the core gets nothing."""
 REFUSED = "the peer does not admit our key"
 _FAILURES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: REFUSED,
@@ -89,25 +91,30 @@ class Poll:
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
+        self._early = zmq.Poller()
         self._sources: dict[Any, tuple[int, Callable[[], None]]] = {}
 
     def watch(self, source: Socket | int, rank: int, serve: Callable[[], None]) -> None:
         """Serve a source whenever it is readable."""
         self._poller.register(source, zmq.POLLIN)
+        if rank <= EARLY_RANK:
+            self._early.register(source, zmq.POLLIN)
         self._sources[source] = (rank, serve)
 
     def unwatch(self, source: Socket | int) -> None:
         """Forget a source."""
         self._poller.unregister(source)
-        del self._sources[source]
+        if self._sources.pop(source)[0] <= EARLY_RANK:
+            self._early.unregister(source)
 
     def want_room(self, source: Socket, wanted: bool) -> None:
         """Serve a source also when it can take more."""
         self._poller.modify(source, zmq.POLLIN | zmq.POLLOUT if wanted else zmq.POLLIN)
 
-    def wait(self, wait_s: float) -> None:
-        """Wait for at most ``wait_s`` seconds, and serve what is ready."""
-        ready = [self._sources[source] for source, _ in self._poller.poll(int(wait_s * 1000 + 0.999))]
+    def wait(self, wait_s: float, *, early_only: bool = False) -> None:
+        """Wait for at most ``wait_s`` seconds, and serve what is ready, or only what is of an early rank."""
+        poller = self._early if early_only else self._poller
+        ready = [self._sources[source] for source, _ in poller.poll(int(wait_s * 1000 + 0.999))]
         for _, serve in sorted(ready, key=lambda each: each[0]):
             serve()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import errno
+import resource
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,3 +110,46 @@ def test_an_open_says_its_course_where_the_first_version_had_a_zero() -> None:
     first = f"9a4b090100c420{'30' * 32}cd010091c420{'6b' * 32}91cb40200000000000009000"
     assert pack(said).hex() == first
     assert unpack(pack(replace(said, course=3))).course == 3
+
+
+@contextmanager
+def disk_that_fails(failing: str, size_bytes: int) -> Iterator[None]:
+    """A disk with room for ten bytes after so many, perhaps without a cut, or one that cannot sync."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.MonkeyPatch.context() as patched:
+        if failing == "sync":
+            patched.setattr("os.fsync", fail)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes + 10, before[1]))
+        if failing == "write and cut":
+            patched.setattr("os.ftruncate", fail)
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("failing", ["write", "write and cut", "sync"])
+def test_an_entry_that_could_not_be_written_is_not_there_and_may_be_written_again(
+    tmp_path: Path, failing: str
+) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.append(pack(ENTRIES[0]))
+    whole = path.read_bytes()
+    for _ in range(2):
+        with (
+            disk_that_fails(failing, len(whole)),
+            pytest.raises(OSError, match=r"File too large|Input/output"),
+        ):
+            journal.append(pack(ENTRIES[1]))
+        assert path.read_bytes().startswith(whole)
+        assert failing == "write and cut" or path.read_bytes() == whole
+    for entry in ENTRIES[1:]:
+        journal.append(pack(entry))
+    journal.close()
+    assert entries(path) == ENTRIES
