@@ -25,7 +25,8 @@ UINT64 = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Bounds, both included: of an int's or float's value, or of the length of bytes, str or a tuple."""
+    """Bounds, both included: of an int's or float's value, of the length of bytes or a tuple, or of the bytes
+    that a str takes as UTF-8."""
 
     low: float
     high: float
@@ -36,7 +37,6 @@ Count = Annotated[int, Between(0, 1 << 62)]
 Small = Annotated[int, Between(0, 1 << 31)]
 Key = Annotated[bytes, Between(32, 32)]
 """A public key or a SHA-256."""
-Text = Annotated[str, Between(0, 256)]
 Number = Annotated[float, Between(-1e300, 1e300)]
 
 _kinds: dict[int, type] = {}
@@ -184,7 +184,7 @@ def _scalar(name: str, wanted: type, bounds: Between) -> _Check:
 
     def check(value: Any) -> Any:
         value = exact(value)
-        measure = len(value) if sized else value
+        measure = (_num_bytes(value) if wanted is str else len(value)) if sized else value
         if wanted is float and not math.isfinite(value):
             raise BadFrame(f"{name} is not finite")
         if not low <= measure <= high:
@@ -200,7 +200,13 @@ def _scalar(name: str, wanted: type, bounds: Between) -> _Check:
         found = type(value)
         return value if found is wanted and low <= len(value) <= high else check(value)
 
+    if wanted is str:
+        return check
     return check_sized if sized else check_number
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _tuple_checker(name: str, args: tuple[Any, ...], bounds: Between | None) -> _Check:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from diloco.errors import UserError
 from diloco.rules import rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.handshake import KNOCK_S, knock_for_settings
@@ -33,6 +34,7 @@ from peers.admission.ticket import Ticket, invite_pair, read_ticket
 from peers.coordinator.journal import InviteMade, Journal
 from peers.coordinator.places import invites_in
 from peers.node import Contact, Hosting, Node
+from peers.protocol.fields import NAME_BYTES, cut
 from transport.effects import Trace
 from transport.frames import pack
 from transport.guarded import InputLostTrace
@@ -62,7 +64,7 @@ def host(
     The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
-    settings = run if isinstance(run, RunSettings) else load_settings(Path(run))
+    settings, name = run if isinstance(run, RunSettings) else load_settings(Path(run)), _checked_name(name)
     home = (state or DEFAULT_STATE / settings.run.name).expanduser()
     with ExitStack() as undone:
         lock = HostLock(home)
@@ -114,7 +116,7 @@ def join(
     found = read_ticket(ticket, time.time())
     home = state.expanduser() if state else None
     identity, incarnation = load_identity(home) if home else _fresh_identity()
-    name = name or socket.gethostname()[:64]
+    name = _checked_name(name) if name else cut(socket.gethostname(), NAME_BYTES)
     settings = knock_for_settings(found, identity, name, timeout_s)
     node = Node(
         identity.keys.public,
@@ -139,6 +141,12 @@ def solo(run: RunSettings | None = None) -> Swarm:
 
 
 # -- shell helpers ----------------------------------------------------------------------------------
+
+
+def _checked_name(name: str) -> str:
+    if cut(name, NAME_BYTES) != name:
+        raise UserError(f"the name {name!r} is longer than {NAME_BYTES} bytes, or is no text: choose another")
+    return name
 
 
 def _fresh_identity() -> tuple[Identity, int]:

@@ -7,11 +7,11 @@ nothing else. Checking is pure; making one needs the identity (`peers.admission.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from peers.admission.identity import verify
+from peers.protocol.fields import Name, RunId
 from transport.errors import BadFrame
-from transport.frames import Between, Key, kind, unpack
+from transport.frames import Key, kind, unpack
 
 CARD_TAG = b"diloco card 1"
 
@@ -21,12 +21,12 @@ CARD_TAG = b"diloco card 1"
 class Card:
     """Who asks to be admitted, to which run."""
 
-    run: Annotated[bytes, Between(16, 16)]
+    run: RunId
     identity: Key
     """Ed25519 public key."""
     transport: Key
     """CURVE public key: the name of the peer on every link."""
-    name: Annotated[str, Between(0, 64)]
+    name: Name
 
 
 def checked_card(packed: bytes, signature: bytes, run: bytes) -> Card:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from peers.admission.card import checked_card
+from peers.protocol.fields import cut
 from peers.protocol.messages import (
     PROTOCOL,
     AskStatus,
@@ -112,7 +113,7 @@ class Door:
                 return pack(self._obey(now, coordinator, unpack(header))), b""
             return self._answer(now, coordinator, invite, unpack(header))
         except BadFrame as error:
-            return pack(Refused("rubbish", str(error)[:200])), b""
+            return pack(Refused("rubbish", cut(str(error)))), b""
 
     def _answer(
         self, now: float, coordinator: Admitting, invite: bytes, message: object

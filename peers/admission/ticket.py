@@ -84,8 +84,10 @@ class Ticket:
             _, run, host, secret, expiry, flags, count = _FIXED.unpack_from(body)
             addresses, rest = [], body[_FIXED.size :]
             for _ in range(count):
-                addresses.append(rest[1 : 1 + rest[0]].decode("ascii"))
-                rest = rest[1 + rest[0] :]
+                size, address, rest = rest[0], rest[1 : 1 + rest[0]], rest[1 + rest[0] :]
+                addresses.append(address.decode("ascii"))
+                if len(address) < size:
+                    raise ValueError
             if body[0] != VERSION or rest:
                 raise ValueError
             return cls(run, host, secret, expiry, tuple(addresses), flags)

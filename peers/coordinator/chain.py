@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from peers.coordinator.roster import Entry
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import Counted
-from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
+from peers.protocol.record import GENESIS, Record
 
 
 class Chain:

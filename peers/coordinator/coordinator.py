@@ -24,6 +24,7 @@ from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
+from peers.protocol.fields import DETAIL_BYTES, cut
 from peers.protocol.manifest import difference, manifest_in
 from peers.protocol.messages import (
     Applied,
@@ -180,7 +181,9 @@ class Coordinator:
         if any(entry.key == self.state.me for entry in found):
             return Refused("host", f"{who} is the host itself: diloco stop ends the run")
         if found[0].entered and len(found) > 1:
-            return Refused("ambiguous", f"several workers are called {who}: name one of {names}"[:1024])
+            return Refused(
+                "ambiguous", cut(f"several workers are called {who}: name one of {names}", DETAIL_BYTES)
+            )
         for entry in found:
             self.state.kick(entry)
             self._outlet.send(now, entry.key, _KICKED)
@@ -188,7 +191,7 @@ class Coordinator:
             # What was just sent may be lost with its connection: for a while it may come back and hear it.
             self._parting[entry.key] = now + 2 * self._rules.failure_timeout_s
         self._advance(now)
-        return Obeyed(f"{names} is out of the run"[:1024])
+        return Obeyed(cut(f"{names} is out of the run", DETAIL_BYTES))
 
     def stop(self, now: float) -> Obeyed:
         """End the run in order: what is open is finished, no round opens, and all members are told."""
@@ -201,7 +204,8 @@ class Coordinator:
     # -- messages -----------------------------------------------------------------------------
 
     def receive(self, now: float, peer: bytes, message: Any) -> None:
-        """One message from an admitted member; whatever does not fit its state is ignored."""
+        """One message from an admitted member; whatever does not fit its state is ignored. Raises `BadFrame`
+        for one about a fragment that the model does not have."""
         entry = self.roster.entries.get(peer)
         if entry is None:
             return
@@ -211,7 +215,10 @@ class Coordinator:
         if isinstance(message, Enter):
             self._enter(now, entry, message)
         elif entry.entered and (handler := self._handlers.get(type(message))):
-            handler(now, self.state.course_of(entry), entry, message)
+            course = self.state.course_of(entry)
+            if course.manifest is not None:
+                course.manifest.check_fragment(message)
+            handler(now, course, entry, message)
         self._advance(now)
 
     def met(self, now: float, peer: bytes, incarnation: int) -> None:
@@ -275,7 +282,7 @@ class Coordinator:
         self._outlet.trace(EnteredTrace(peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch))
         self._mode.tell_entered(now, entry)
         state_sync.start_following(self.state, course, now, entry)
-        self._outlet.send(now, entry.key, Entered(self.roster.epoch, ()))
+        self._outlet.send(now, entry.key, Entered(self.roster.epoch))
         if self.finished and self._mode.tells_end_on_entering(entry):
             self.state.tell_finished(now, entry)
 
@@ -351,7 +358,7 @@ class Coordinator:
         if not current or message.attempt != current.attempt or entry.key not in current.members:
             return
         if message.poison:
-            reason = f"{entry.name} refused its contribution: {message.poison}"
+            reason = cut(f"{entry.name} refused its contribution: {message.poison}")
             self._outlet.trace(PoisonedTrace(peer=entry.key, peers=message.peers, reason=message.poison))
             rounds.set_aside(self.state, course, now, current, list(message.peers), reason)
             return
@@ -362,8 +369,8 @@ class Coordinator:
     def _decline(self, now: float, course: Course, entry: Entry, message: Decline) -> None:
         current = course.round_of(message.serial)
         if current and entry.key in current.members:
-            entry.ready.pop(current.fragment, None)
-            rounds.lose(self.state, course, now, current, [entry.key], f"declined: {message.reason}")
+            reason = cut(f"declined: {message.reason}")  # what it offers by now is another contribution
+            rounds.lose(self.state, course, now, current, [entry.key], reason)
 
     # -- reports ------------------------------------------------------------------------------
 

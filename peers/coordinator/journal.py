@@ -11,13 +11,14 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from peers.errors import JournalError
-from peers.protocol.manifest import Manifest
-from peers.protocol.record import Record
+from peers.protocol import fields
+from peers.protocol.manifest import Manifest, unpack_manifest
+from peers.protocol.record import Record, record_in
 from transport.errors import BadFrame
-from transport.frames import Between, Count, Key, Small, from_items, kind, pack, unpack, unpack_items
+from transport.frames import Key, kind, pack, unpack
 
 _FRAME_BYTES = 8
 _MAX_BYTES = 4096
@@ -28,7 +29,7 @@ _MAX_BYTES = 4096
 class TermBegan:
     """A coordinator started: its serials are higher than those of all terms before."""
 
-    term: Count
+    term: fields.Term
 
 
 @kind(94)
@@ -37,7 +38,7 @@ class PeerCertified:
     """This identity may enter, without a ticket."""
 
     key: Key
-    name: Annotated[str, Between(0, 64)]
+    name: fields.Name
 
 
 @kind(88)
@@ -46,7 +47,7 @@ class PeerInvited:
     """This identity may enter: it came with a ticket, and has one of its places."""
 
     key: Key
-    name: Annotated[str, Between(0, 64)]
+    name: fields.Name
     invite: Key
 
 
@@ -72,10 +73,8 @@ class InviteMade:
     """This ticket lets identities in."""
 
     key: Key
-    expires_at: Count
-    """In unix seconds."""
-    uses: Small
-    """Identities that it may let in, ever; 0 if nothing was said."""
+    expires_at: fields.UnixSeconds
+    uses: fields.Uses
 
 
 @kind(135)
@@ -84,7 +83,7 @@ class IncarnationSeen:
     """This process of an identity greeted: older ones are to stop."""
 
     key: Key
-    incarnation: Count
+    incarnation: fields.Incarnation
 
 
 @kind(98)
@@ -100,7 +99,7 @@ class PeerKicked:
 class RunStopped:
     """The owner ended the run before it had all its rounds."""
 
-    rounds: Count
+    rounds: fields.Rounds
 
 
 @kind(95)
@@ -108,16 +107,15 @@ class RunStopped:
 class ModelAgreed:
     """The first member's model is the run's."""
 
-    packed: Annotated[bytes, Between(1, 3800)]
+    packed: fields.Packed
 
     @classmethod
     def of(cls, manifest: Manifest) -> ModelAgreed:
         return cls(pack(manifest))
 
     def manifest(self) -> Manifest:
-        found = from_items(unpack_items(self.packed))
-        assert isinstance(found, Manifest)
-        return found
+        """Raises `BadFrame`."""
+        return unpack_manifest(self.packed)
 
 
 @kind(97)
@@ -125,7 +123,7 @@ class ModelAgreed:
 class RunBegan:
     """The seed's state is the run's first; `GENESIS` when it was lost before anything built on it."""
 
-    head: Key
+    head: fields.Head
 
 
 @kind(96)
@@ -133,16 +131,15 @@ class RunBegan:
 class CommitWritten:
     """A commit record."""
 
-    packed: Annotated[bytes, Between(1, 3800)]
+    packed: fields.Packed
 
     @classmethod
     def of(cls, record: Record) -> CommitWritten:
         return cls(pack(record))
 
     def commit(self) -> Record:
-        found = from_items(unpack_items(self.packed))
-        assert isinstance(found, Record)
-        return found
+        """Raises `BadFrame`."""
+        return record_in(self.packed)
 
 
 class Journal:

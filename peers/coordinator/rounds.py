@@ -13,6 +13,7 @@ from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
+from peers.protocol.fields import cut
 from peers.protocol.messages import Abort, Open, Rejected, Wanted
 from peers.protocol.record import Record
 from peers.protocol.traces import (
@@ -156,7 +157,7 @@ def lose(
     current.lost.update(gone)
     if len(current.members) < state.rules.fewest:
         left_over = f"{len(current.members)} members left of at least {state.rules.fewest}"
-        state.abort(now, course, current, f"{left_over}: {reason}")
+        state.abort(now, course, current, cut(f"{left_over}: {reason}"))
         return
     current.next_attempt(now)
     state.outlet.trace(

@@ -14,8 +14,9 @@ from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve
-from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
+from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
     ActiveTrace,
     NeedsStateTrace,

@@ -28,9 +28,7 @@ from peers.protocol.events import (
 )
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed
 from peers.protocol.profile import Profile
-from peers.protocol.record import Record, genesis_head
-from transport.errors import BadFrame
-from transport.frames import unpack
+from peers.protocol.record import Record, genesis_head, record_in
 
 
 class Follower:
@@ -127,9 +125,9 @@ class Follower:
 
     def take_commit(self, now: float, message: Committed) -> None:
         """A record was written. Raises `BadFrame`."""
-        record = unpack(message.record)
-        if not isinstance(record, Record):
-            raise BadFrame("a commit without a record")
+        record = record_in(message.record)
+        if not record.restores:
+            self._profile.manifest.check_fragment(record)
         exchange = self._exchanges.find_result(record.serial, record.result)
         if exchange is not None:
             # The exchange has hashed its chunks: that takes as long as all other arithmetic of a round.

@@ -34,6 +34,7 @@ from peers.protocol.events import (
     RunFinished,
     VersionExpected,
 )
+from peers.protocol.fields import cut
 from peers.protocol.messages import (
     CatchUp,
     Committed,
@@ -197,7 +198,7 @@ class Member:
     def _leave(self, now: float, reason: str) -> None:
         self.contributions.end_decided(Fate.REJECTED, reason)
         if self._follower.entered:
-            self._outlet.send(now, self._coordinator, Leave(reason))
+            self._outlet.send(now, self._coordinator, Leave(cut(reason)))
         self._follower.leave()
 
     # -- inputs of the node -------------------------------------------------------------------
@@ -239,6 +240,7 @@ class Member:
             self._fetches.drop_lacking(now, peer, message)
             self._follower.advance(now)
         elif peer == self._coordinator and (handler := self._handlers.get(type(message))):
+            self.profile.manifest.check_fragment(message)
             handler(now, message)
 
     def take_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, cost: int) -> None:
@@ -297,6 +299,4 @@ class Member:
                 self._fetches.ask_again(now, donor)  # what was asked before there was a link is lost
 
     def _wanted(self, now: float, message: Wanted) -> None:
-        if message.fragment >= self.profile.manifest.num_fragments:
-            raise BadFrame("a fragment that the model does not have")
         self._outlet.deliver(OfferWanted(message.fragment))

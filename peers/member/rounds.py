@@ -12,6 +12,7 @@ from peers.member.exchanges import Exchanges, RunningExchange
 from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Swap
 from peers.protocol.events import Fate, RoundAborted, RoundOpened
+from peers.protocol.fields import cut
 from peers.protocol.messages import Abort, Decline, Done, NoSwap, Open, Stuck
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
 from transport.effects import Payload
@@ -129,7 +130,7 @@ class Rounds:
         self, now: float, serial: int, running: RunningExchange, peers: tuple[bytes, ...], poison: str
     ) -> None:
         attempt = running.told_stuck = running.exchange.attempt
-        self._outlet.send(now, self._coordinator, Stuck(serial, attempt, peers, poison[:64]))
+        self._outlet.send(now, self._coordinator, Stuck(serial, attempt, peers, cut(poison, 64)))
 
     # -- what only gossip knows ---------------------------------------------------------------
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peers.protocol.messages import PROTOCOL, Elements, Enter
-from transport.frames import Key, Text, kind
+from peers.protocol.fields import Description, Digest, Elements
+from peers.protocol.messages import PROTOCOL, Enter
+from transport.errors import BadFrame
+from transport.frames import kind, unpack
 
 
 @kind(92)
@@ -16,16 +18,30 @@ from transport.frames import Key, Text, kind
 class Manifest:
     """The model and the wire format of a run; digests of names and shapes, and a readable line."""
 
-    settings: Key
-    tensors: Key
-    shapes: Key
-    codec: Text
+    settings: Digest
+    tensors: Digest
+    shapes: Digest
+    codec: Description
     elements: Elements
-    model: Text
+    model: Description
 
     @property
     def num_fragments(self) -> int:
         return len(self.elements)
+
+    def check_fragment(self, message: object) -> None:
+        """Raises `BadFrame` for a message about a fragment that the model does not have."""
+        fragment = getattr(message, "fragment", 0)
+        if fragment >= self.num_fragments:
+            raise BadFrame(f"{type(message).__name__} of fragment {fragment} of {self.num_fragments}")
+
+
+def unpack_manifest(packed: bytes) -> Manifest:
+    """The manifest that an entry of the journal carries. Raises `BadFrame`."""
+    found = unpack(packed)
+    if not isinstance(found, Manifest):
+        raise BadFrame(f"{type(found).__name__} instead of a manifest")
+    return found
 
 
 def manifest_in(message: Enter) -> Manifest:

@@ -1,6 +1,6 @@
 """What members and the coordinator say to each other: one frozen dataclass per kind.
 
-Fields carry their bounds (see `transport.frames`). Who speaks is the authenticated key of the link,
+Fields carry their bounds (see `peers.protocol.fields`). Who speaks is the authenticated key of the link,
 never a field. Nothing is decided here.
 """
 
@@ -9,14 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from peers.protocol.record import Keys, Weights
-from transport.frames import Between, Count, Key, Number, Small, Text, kind
+from peers.protocol import fields
+from transport.frames import Between, Key, Small, kind
 
 PROTOCOL = 4
 """Version of everything below; members of one run speak the same."""
-
-Addresses = Annotated[tuple[Annotated[str, Between(1, 64)], ...], Between(0, 3)]
-Elements = Annotated[tuple[Count, ...], Between(1, 256)]
 
 
 # -- through a ticket's door --------------------------------------------------------------------
@@ -27,9 +24,9 @@ Elements = Annotated[tuple[Count, ...], Between(1, 256)]
 class Knock:
     """A joiner asks to be admitted: its identity vouches (signature) for its transport key."""
 
-    protocol: Small
+    protocol: fields.Protocol
     card: Annotated[bytes, Between(1, 2048)]
-    signature: Annotated[bytes, Between(64, 64)]
+    signature: fields.Signature
 
 
 @kind(41)
@@ -37,8 +34,8 @@ class Knock:
 class Welcome:
     """Admitted; the run's settings travel beside it."""
 
-    run: Annotated[bytes, Between(16, 16)]
-    settings: Key
+    run: fields.RunId
+    settings: fields.Digest
 
 
 @kind(42)
@@ -46,7 +43,7 @@ class Welcome:
 class AskStatus:
     """Whoever holds a ticket may look at the roster and the rounds; the answer travels beside."""
 
-    protocol: Small
+    protocol: fields.Protocol
 
 
 @kind(43)
@@ -62,8 +59,8 @@ class StatusFollows:
 class Refused:
     """No, and why: a code for programs, a sentence for people."""
 
-    code: Text
-    detail: Annotated[str, Between(0, 1024)]
+    code: fields.Code
+    detail: fields.Detail
 
 
 # -- the owner's orders, through the door with the key that its identity alone derives -----------
@@ -74,8 +71,8 @@ class Refused:
 class Kick:
     """Put a worker out of the run for good: its name, with or without the part that no other has."""
 
-    protocol: Small
-    who: Annotated[str, Between(1, 96)]
+    protocol: fields.Protocol
+    who: fields.Who
 
 
 @kind(47)
@@ -83,7 +80,7 @@ class Kick:
 class Stop:
     """End the run for all members, as if it had all its rounds."""
 
-    protocol: Small
+    protocol: fields.Protocol
 
 
 @kind(49)
@@ -91,13 +88,11 @@ class Stop:
 class MakeInvite:
     """Let holders of another ticket in; a welcome is the answer."""
 
-    protocol: Small
+    protocol: fields.Protocol
     key: Key
     """The public half of what its secret derives."""
-    expires_at: Count
-    """In unix seconds."""
-    uses: Small
-    """Identities that it may let in, ever; 0 if nothing was said."""
+    expires_at: fields.UnixSeconds
+    uses: fields.Uses
 
 
 @kind(39)
@@ -105,7 +100,7 @@ class MakeInvite:
 class RevokeInvite:
     """That ticket opens nothing any more."""
 
-    protocol: Small
+    protocol: fields.Protocol
     key: Key
 
 
@@ -114,7 +109,7 @@ class RevokeInvite:
 class Obeyed:
     """The order is carried out, and journaled."""
 
-    detail: Annotated[str, Between(0, 1024)]
+    detail: fields.Detail
     """What was done, for people."""
 
 
@@ -126,18 +121,18 @@ class Obeyed:
 class Enter:
     """I am here: what I am about to train and which state I hold."""
 
-    protocol: Small
-    name: Annotated[str, Between(0, 64)]
-    addresses: Addresses
-    stage: Small
-    head: Key
+    protocol: fields.Protocol
+    name: fields.Name
+    addresses: fields.Addresses
+    stage: fields.Stage
+    head: fields.Head
     holds_state: bool
-    settings: Key
-    tensors: Key
-    shapes: Key
-    codec: Text
-    elements: Elements
-    model: Text
+    settings: fields.Digest
+    tensors: fields.Digest
+    shapes: fields.Digest
+    codec: fields.Description
+    elements: fields.Elements
+    model: fields.Description
     """Readable summary of the model, shown when something differs."""
 
 
@@ -147,12 +142,12 @@ class Ready:
     """A contribution is ready: tokens trained since ``base``, and its weight in a mean. Where an outer step
     is several exchanges, the tokens come with the last one, and those before it have none."""
 
-    fragment: Small
-    base: Key
-    tokens: Count
-    weight: Count
-    number: Count
-    norm: Annotated[float, Between(0.0, 1e300)]
+    fragment: fields.Fragment
+    base: fields.Head
+    tokens: fields.Tokens
+    weight: fields.Weight
+    number: fields.OfferNumber
+    norm: fields.Norm
     """Euclidean norm of the contribution: one that is far from all others is not added up."""
 
 
@@ -161,8 +156,8 @@ class Ready:
 class Withdraw:
     """That contribution is no longer offered."""
 
-    fragment: Small
-    number: Count
+    fragment: fields.Fragment
+    number: fields.OfferNumber
 
 
 @kind(53)
@@ -170,9 +165,9 @@ class Withdraw:
 class Done:
     """I hold the whole result of this attempt, and this is its digest."""
 
-    serial: Count
-    attempt: Small
-    digest: Key
+    serial: fields.Serial
+    attempt: fields.Attempt
+    digest: fields.Digest
 
 
 @kind(54)
@@ -180,10 +175,10 @@ class Done:
 class Stuck:
     """These members owe me chunks and have been silent, or sent what must not be added."""
 
-    serial: Count
-    attempt: Small
-    peers: Keys
-    poison: Text
+    serial: fields.Serial
+    attempt: fields.Attempt
+    peers: fields.Keys
+    poison: fields.Reason
 
 
 @kind(55)
@@ -191,8 +186,8 @@ class Stuck:
 class Decline:
     """I cannot take part in that round."""
 
-    serial: Count
-    reason: Text
+    serial: fields.Serial
+    reason: fields.Reason
 
 
 @kind(56)
@@ -200,9 +195,9 @@ class Decline:
 class Applied:
     """I hold this version of a fragment, and this is the digest of its state."""
 
-    fragment: Small
-    version: Key
-    state: Key
+    fragment: fields.Fragment
+    version: fields.Head
+    state: fields.Digest
 
 
 @kind(57)
@@ -210,7 +205,7 @@ class Applied:
 class CaughtUp:
     """My head is this record."""
 
-    head: Key
+    head: fields.Head
 
 
 @kind(58)
@@ -218,7 +213,7 @@ class CaughtUp:
 class NeedState:
     """I cannot follow from where I am: name donors."""
 
-    reason: Text
+    reason: fields.Reason
 
 
 @kind(59)
@@ -226,20 +221,20 @@ class NeedState:
 class Report:
     """How training goes, about once a second."""
 
-    step: Count
-    rounds: Count
+    step: fields.Steps
+    rounds: fields.Rounds
     """Outer steps that it has taken."""
-    tokens: Count
-    loss: Number
+    tokens: fields.Tokens
+    loss: fields.Loss
     """Of the last step whose loss was finite; a frame carries nothing else."""
     loss_is_finite: bool
     """Whether that was the last step of all."""
-    tokens_per_second: Number
-    speed: Number
+    tokens_per_second: fields.Speed
+    speed: fields.Speed
     """Tokens per second without the time that it waited."""
-    bytes_sent: Count
-    bytes_received: Count
-    non_finite: Count
+    bytes_sent: fields.Bytes
+    bytes_received: fields.Bytes
+    non_finite: fields.OfferNumber
     """Contributions that it gave up because they were not finite."""
 
 
@@ -248,7 +243,7 @@ class Report:
 class Leave:
     """Goodbye, on purpose."""
 
-    reason: Text
+    reason: fields.Reason
 
 
 # -- coordinator to member ----------------------------------------------------------------------
@@ -257,10 +252,9 @@ class Leave:
 @kind(70)
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """You are in: rounds that you remember and that are not open any more are void."""
+    """You are in: rounds that you remember are void."""
 
-    epoch: Count
-    open_serials: Annotated[tuple[Count, ...], Between(0, 256)]
+    epoch: fields.Epoch
 
 
 @kind(71)
@@ -268,11 +262,11 @@ class Entered:
 class MemberIs:
     """One entry of the roster."""
 
-    epoch: Count
+    epoch: fields.Epoch
     key: Key
-    name: Annotated[str, Between(0, 64)]
-    addresses: Addresses
-    stage: Small
+    name: fields.Name
+    addresses: fields.Addresses
+    stage: fields.Stage
 
 
 @kind(72)
@@ -280,9 +274,9 @@ class MemberIs:
 class MemberGone:
     """That member is out."""
 
-    epoch: Count
+    epoch: fields.Epoch
     key: Key
-    reason: Text
+    reason: fields.Reason
 
 
 @kind(73)
@@ -290,7 +284,7 @@ class MemberGone:
 class Seed:
     """Your own initial state is the run's: say its digests."""
 
-    epoch: Count
+    epoch: fields.Epoch
 
 
 @kind(74)
@@ -299,13 +293,13 @@ class CatchUp:
     """Fetch this state of one fragment from these donors; ``remaining`` more fragments follow.
     With the last one your head is ``head``, the record of that ``index``."""
 
-    fragment: Small
-    version: Key
-    state: Key
-    donors: Keys
-    head: Key
-    index: Count
-    remaining: Small
+    fragment: fields.Fragment
+    version: fields.Head
+    state: fields.Digest
+    donors: fields.Keys
+    head: fields.Head
+    index: fields.RecordIndex
+    remaining: fields.FragmentCount
 
 
 @kind(79)
@@ -313,8 +307,8 @@ class CatchUp:
 class Serve:
     """Someone is about to fetch this state from you: keep it, though you may soon move on."""
 
-    fragment: Small
-    state: Key
+    fragment: fields.Fragment
+    state: fields.Digest
 
 
 @kind(75)
@@ -322,15 +316,15 @@ class Serve:
 class Open:
     """A round, or another attempt at it: who takes part, with which weights."""
 
-    serial: Count
-    attempt: Small
-    fragment: Small
-    base: Key
-    chunk_elements: Count
-    founders: Keys
-    weights: Weights
-    lost: Annotated[tuple[Small, ...], Between(0, 64)]
-    course: Small = 0
+    serial: fields.Serial
+    attempt: fields.Attempt
+    fragment: fields.Fragment
+    base: fields.Head
+    chunk_elements: fields.ChunkElements
+    founders: fields.Keys
+    weights: fields.Weights
+    lost: Annotated[tuple[fields.FounderIndex, ...], Between(0, fields.MAX_MEMBERS)]
+    course: fields.CourseNumber = 0
     """The course whose members exchange; today there is one (`peers.coordinator.course`)."""
 
 
@@ -339,8 +333,8 @@ class Open:
 class Abort:
     """That round is void, for you or for all; ``again`` if the contribution may be offered anew."""
 
-    serial: Count
-    reason: Text
+    serial: fields.Serial
+    reason: fields.Reason
     again: bool
 
 
@@ -349,9 +343,9 @@ class Abort:
 class Rejected:
     """That contribution of yours is not taken, and will not be."""
 
-    fragment: Small
-    number: Count
-    reason: Text
+    fragment: fields.Fragment
+    number: fields.OfferNumber
+    reason: fields.Reason
 
 
 @kind(77)
@@ -359,7 +353,7 @@ class Rejected:
 class Committed:
     """A record was written."""
 
-    record: Annotated[bytes, Between(1, 3800)]
+    record: fields.Packed
 
 
 @kind(85)
@@ -368,9 +362,9 @@ class Counted:
     """That record counts your contribution to the round of that serial. Told to a member that comes back and
     will not be told all records since."""
 
-    fragment: Small
-    serial: Count
-    record: Key
+    fragment: fields.Fragment
+    serial: fields.Serial
+    record: fields.Head
 
 
 @kind(82)
@@ -386,7 +380,7 @@ class MemberActive:
 class RosterBatch:
     """Gossip: changes of the roster, many at once and in order (`peers.protocol.roster_feed`)."""
 
-    batch: Annotated[bytes, Between(1, 3800)]
+    batch: fields.Packed
 
 
 @kind(81)
@@ -394,7 +388,7 @@ class RosterBatch:
 class Pace:
     """How fast the fastest member computes."""
 
-    fastest: Number
+    fastest: fields.Speed
     """Tokens per second while it trains."""
 
 
@@ -403,7 +397,7 @@ class Pace:
 class Wanted:
     """Others wait for your contribution to this fragment, and you may wait for them elsewhere: offer it."""
 
-    fragment: Small
+    fragment: fields.Fragment
 
 
 @kind(78)
@@ -411,7 +405,7 @@ class Wanted:
 class Finished:
     """The run has all its rounds."""
 
-    rounds: Count
+    rounds: fields.Rounds
 
 
 # -- member to member ---------------------------------------------------------------------------
@@ -422,4 +416,4 @@ class Finished:
 class NoSwap:
     """We do not exchange with each other under that serial: I have passed it, or am matched with others."""
 
-    serial: Count
+    serial: fields.Serial

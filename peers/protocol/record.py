@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from transport.frames import Between, Count, Key, Small, kind, pack_items, to_items
-
-MAX_MEMBERS = 64
-Keys = Annotated[tuple[Key, ...], Between(0, MAX_MEMBERS)]
-Weights = Annotated[tuple[Annotated[float, Between(0.0, 1e18)], ...], Between(0, MAX_MEMBERS)]
+from peers.protocol import fields
+from peers.protocol.fields import ALL_FRAGMENTS, MAX_FRAGMENTS
+from transport.errors import BadFrame
+from transport.frames import kind, pack_items, to_items, unpack
 
 GENESIS = hashlib.sha256(b"diloco genesis").digest()
 """Head of a run whose first state nobody has named yet."""
@@ -28,10 +26,6 @@ def genesis_head(states: Sequence[bytes]) -> bytes:
     return hashlib.sha256(GENESIS + b"".join(states)).digest()
 
 
-ALL_FRAGMENTS = (1 << 31) - 1
-"""The fragment of a restoring record: it is about the whole model."""
-
-
 @kind(30)
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -39,16 +33,16 @@ class Record:
     contributions. A *restoring* record (fragment `ALL_FRAGMENTS`) says that nobody who holds the
     head is left, and that the swarm goes on from the state named by ``result``, an earlier head."""
 
-    parent: Key
-    index: Count
-    fragment: Small
-    epoch: Count
-    serial: Count
-    chunk_elements: Count
-    members: Keys
-    weights: Weights
-    result: Key
-    course: Small = 0
+    parent: fields.Head
+    index: fields.RecordIndex
+    fragment: fields.RecordFragment
+    epoch: fields.Epoch
+    serial: fields.Serial
+    chunk_elements: fields.ChunkElements
+    members: fields.Keys
+    weights: fields.Weights
+    result: fields.Digest
+    course: fields.CourseNumber = 0
     """The course whose chain this record belongs to; today there is one (`peers.coordinator.course`)."""
 
     @property
@@ -61,3 +55,18 @@ class Record:
 
     def num_chunks(self, num_elements: int) -> int:
         return -(-num_elements // max(1, self.chunk_elements))
+
+
+def record_in(packed: bytes) -> Record:
+    """The record that a message or an entry of the journal carries. Raises `BadFrame`, also for what has the
+    fields of a record and could be none."""
+    record = unpack(packed)
+    if not isinstance(record, Record):
+        raise BadFrame(f"{type(record).__name__} instead of a record")
+    if len(record.weights) != len(record.members):
+        raise BadFrame("a record without one weight for each member")
+    if record.restores == bool(record.members):
+        raise BadFrame("a record of nothing")
+    if not record.restores and record.fragment >= MAX_FRAGMENTS:
+        raise BadFrame(f"a record of fragment {record.fragment}, which no model has")
+    return record

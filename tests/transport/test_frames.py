@@ -106,3 +106,13 @@ def test_a_header_of_ours_that_is_too_long_is_our_bug() -> None:
 
     with pytest.raises(ValueError, match="4096"):
         pack(Long(b"x" * 5000))
+
+
+@pytest.mark.parametrize(("text", "fits"), [("abcde", True), ("éab", True), ("ééa", True), ("ééé", False)])
+def test_bounds_of_text_count_bytes_and_not_characters(text: str, fits: bool) -> None:
+    message = Sample(7, (), (1.5, text), True)
+    if fits:
+        assert unpack(pack(message)) == message
+    else:
+        with pytest.raises(BadFrame, match="outside 0 to 5"):
+            unpack(pack(message))

@@ -19,11 +19,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from transport.collectives.fields import Attempt, ChunkIndex, Serial
 from transport.collectives.reducer import Part, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload
 from transport.errors import BadFrame, Poisoned
-from transport.frames import Count, kind
+from transport.frames import kind
 
 
 @kind(10)
@@ -31,9 +32,9 @@ from transport.frames import Count, kind
 class PartChunk:
     """One member's encoded part of one chunk, for its owner."""
 
-    serial: Count
-    attempt: Count
-    chunk: Count
+    serial: Serial
+    attempt: Attempt
+    chunk: ChunkIndex
 
 
 @kind(11)
@@ -41,9 +42,9 @@ class PartChunk:
 class MeanChunk:
     """The encoded mean of one chunk, from its owner."""
 
-    serial: Count
-    attempt: Count
-    chunk: Count
+    serial: Serial
+    attempt: Attempt
+    chunk: ChunkIndex
 
 
 @dataclass(frozen=True, slots=True)

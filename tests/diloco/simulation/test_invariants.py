@@ -23,7 +23,8 @@ from peers.protocol.events import (
     RoundOpened,
     StateFetched,
 )
-from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record, genesis_head
+from peers.protocol.fields import ALL_FRAGMENTS
+from peers.protocol.record import GENESIS, Record, genesis_head
 from transport.collectives.reducer import PhantomReducer
 from transport.effects import Store
 from transport.frames import pack

@@ -65,6 +65,14 @@ def test_a_ticket_with_something_behind_its_end_is_refused() -> None:
         Ticket.parse(word_of(body_of_ticket() + b"x"))
 
 
+def test_a_ticket_whose_last_address_ends_too_soon_is_refused() -> None:
+    body = body_of_ticket()
+    longer = body.replace(bytes([1, len(TICKET.addresses[0])]), bytes([1, len(TICKET.addresses[0]) + 1]))
+    assert longer != body
+    with pytest.raises(NotATicket, match="damaged"):
+        Ticket.parse(word_of(longer))
+
+
 @given(position=st.integers(0, len(TICKET.encode()) - 1), character=CHARACTERS)
 @settings(max_examples=300)
 def test_any_changed_character_is_refused(position: int, character: str) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from peers.coordinator.chain import Chain, agreed_state
 from peers.coordinator.roster import Entry, MemberState
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import Counted
-from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record
+from peers.protocol.record import GENESIS, Record
 
 ROOT, ME, OTHER = b"0" * 32, b"m" * 32, b"o" * 32
 

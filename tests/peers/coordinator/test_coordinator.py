@@ -8,6 +8,7 @@ import pytest
 
 from peers.protocol.messages import (
     PROTOCOL,
+    Applied,
     Committed,
     Done,
     Finished,
@@ -15,9 +16,12 @@ from peers.protocol.messages import (
     Obeyed,
     Open,
     Pace,
+    Ready,
     Refused,
+    Withdraw,
 )
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, speed, trained
+from transport.errors import BadFrame
 from transport.frames import unpack
 
 
@@ -165,3 +169,18 @@ def test_a_run_that_gossips_and_is_stopped_is_over_for_all_at_once() -> None:
     swarm.core.stop(0.0)
     assert [swarm.told(index, Finished) for index in (1, 2)] == [[Finished(0)]] * 2
     assert swarm.core.over(0.0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Ready(1, ROOT, 8, 8, 1, 1.0), Withdraw(1, 1), Applied(1, ROOT, RESULT)],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_fragment_that_the_model_does_not_have_is_refused_and_nothing_is_kept(message: Any) -> None:
+    swarm = trained(2)
+    said, held = len(swarm.said), dict(swarm.core.roster.entries[key(1)].digests)
+    with pytest.raises(BadFrame, match="fragment 1 of 1"):
+        swarm.hear(1, message)
+    assert len(swarm.said) == said
+    assert swarm.core.roster.entries[key(1)].ready == {}
+    assert swarm.core.roster.entries[key(1)].digests == held

@@ -13,6 +13,7 @@ from peers.protocol.messages import (
     CatchUp,
     CaughtUp,
     Committed,
+    Decline,
     Done,
     Leave,
     NeedState,
@@ -26,7 +27,7 @@ from peers.protocol.messages import (
 from peers.protocol.record import Record
 from peers.protocol.traces import SetAsideTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
-from transport.frames import unpack
+from transport.frames import pack, unpack
 
 
 def test_a_round_opens_with_everyone_or_after_the_grace() -> None:
@@ -308,3 +309,20 @@ def test_members_that_wait_for_each_other_in_a_circle_are_asked_for_what_has_wai
     assert len(swarm.told(0, Wanted) + swarm.told(1, Wanted)) == 2  # each is asked once
     swarm.ready(1, fragment=1)
     assert swarm.told(0, Open)
+
+
+def test_who_declines_a_round_loses_nothing_that_it_offered_since() -> None:
+    swarm = trained(3)
+    round_ = opened(swarm, 1, 2, 3)
+    swarm.hear(1, Ready(0, swarm.chain.base(0), 16, 16, 2, 1.0))
+    swarm.hear(1, Decline(round_.serial, "it is not about what was offered"))
+    assert swarm.core.roster.entries[key(1)].ready[0].number == 2
+
+
+def test_a_reason_that_is_quoted_in_another_one_fits_into_what_is_said() -> None:
+    swarm = trained(2)
+    round_ = opened(swarm, 1, 2)
+    swarm.hear(1, Decline(round_.serial, "é" * 128))
+    said = swarm.told(2, Abort)[-1]
+    assert unpack(pack(said)) == said
+    assert "declined: é" in said.reason

@@ -12,8 +12,9 @@ from peers.coordinator.roster import Roster
 from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import Committed, Ready
-from peers.protocol.record import ALL_FRAGMENTS, Record
+from peers.protocol.record import Record
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, opened, trained
 from tests.peers.coordinator.test_roster import entering
 from transport.effects import Trace
@@ -48,7 +49,8 @@ def run_state(rounds: int = 5) -> tuple[RunState, Told]:
 
 def record_on(course: Course, fragment: int = 0) -> Record:
     chain = course.chain
-    return Record(chain.head, chain.index + 1, fragment, 1, 1, 1, (), (), b"r" * 32, course=course.number)
+    members = ((), ()) if fragment == ALL_FRAGMENTS else ((b"m" * 32,), (1.0,))
+    return Record(chain.head, chain.index + 1, fragment, 1, 1, 1, *members, b"r" * 32, course=course.number)
 
 
 def test_serials_and_epochs_of_a_later_life_are_higher_than_all_before() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import MemberIs
 from peers.protocol.record import Record
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
@@ -137,6 +138,8 @@ def record_on(parent: bytes, index: int = 1, members: tuple[bytes, ...] = (OTHER
         "weights": (1.0,) * len(members),
         "result": tree_digest([digest_of(result_of(index))]),
     }
+    if changes.get("fragment") == ALL_FRAGMENTS:
+        fields |= {"members": (), "weights": ()}
     return Record(**{**fields, **changes})
 
 

@@ -22,10 +22,11 @@ from peers.protocol.events import (
     RoundCommitted,
     StateFetched,
 )
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Ready, Seed, Withdraw
 from peers.protocol.profile import Profile
-from peers.protocol.record import ALL_FRAGMENTS, Record, genesis_head
+from peers.protocol.record import Record, genesis_head
 from tests.peers.member.fakes import (
     BASE,
     HOST,

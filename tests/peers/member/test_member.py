@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from peers.member.member import Member
@@ -44,6 +46,7 @@ from peers.protocol.messages import (
     Applied,
     CatchUp,
     Committed,
+    Counted,
     Decline,
     Done,
     Enter,
@@ -66,7 +69,7 @@ from peers.protocol.messages import (
     Withdraw,
 )
 from peers.protocol.profile import Matching, Profile
-from peers.protocol.record import Record, genesis_head
+from peers.protocol.record import GENESIS, Record, genesis_head
 from peers.protocol.roster_feed import packed
 from tests.peers.member.fakes import (
     BASE,
@@ -121,7 +124,7 @@ class Training:
         )
         self.member.start(0.0)
         self.member.begin_session(0.0, coordinator)
-        self.hear(Entered(1, ()))
+        self.hear(Entered(1))
         if active:
             self.hear(Seed(1))
             self.do(ConfirmCaptured(0, STATE))
@@ -294,9 +297,24 @@ def test_what_the_coordinator_says_for_people_becomes_an_event() -> None:
     assert training.outlet.events[-4:] == expected
 
 
-def test_a_fragment_that_the_model_does_not_have_is_not_wanted() -> None:
-    with pytest.raises(BadFrame, match="fragment"):
-        Training().hear(Wanted(1))
+NOWHERE = [
+    Wanted(1),
+    Serve(1, b"s" * 32),
+    CatchUp(1, b"v" * 32, b"s" * 32, (OTHER,), b"h" * 32, 1, 0),
+    Open(1, 0, 1, b"b" * 32, 1, (ME, OTHER), (1.0, 1.0), ()),
+    Rejected(1, 1, "no"),
+    Counted(1, 1, b"h" * 32),
+    Committed(pack(record_on(GENESIS, fragment=1))),
+]
+
+
+@pytest.mark.parametrize("message", NOWHERE, ids=lambda each: type(each).__name__)
+def test_a_fragment_that_the_model_does_not_have_is_refused_in_every_message(message: Any) -> None:
+    training = Training()
+    said = len(training.outlet.said)
+    with pytest.raises(BadFrame, match="fragment 1 of 1"):
+        training.hear(message)
+    assert len(training.outlet.said) == said
 
 
 def test_only_the_coordinator_is_believed() -> None:
@@ -335,7 +353,7 @@ def test_a_round_is_void_where_the_coordinator_lets_the_member_in_anew() -> None
     training.offer()
     training.hear(Open(1, 0, 0, HEAD, SIZE, (ME, OTHER), (50.0, 50.0), ()))
     assert training.member.waits_for() == {HOST, ME, OTHER}
-    training.hear(Entered(2, ()))
+    training.hear(Entered(2))
     assert training.member.waits_for() == {HOST}
     assert len(training.outlet.seen(RoundOpened)) == 1
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from peers.member.versions import Versions
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import CatchUp
-from peers.protocol.record import ALL_FRAGMENTS, GENESIS
+from peers.protocol.record import GENESIS
 from tests.peers.member.fakes import BASE, record_on
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from peers.protocol.manifest import Manifest, difference, manifest_in
-from peers.protocol.messages import PROTOCOL, Enter
+from peers.protocol.manifest import Manifest, difference, manifest_in, unpack_manifest
+from peers.protocol.messages import PROTOCOL, Applied, CaughtUp, Enter, Ready
 from peers.protocol.record import GENESIS
+from transport.errors import BadFrame
+from transport.frames import pack
 
 OURS = Manifest(b"s" * 32, b"t" * 32, b"h" * 32, "int8", (5, 6), "a model of 11")
 DIFFERENT: list[tuple[str, Any, str]] = [
@@ -74,3 +76,18 @@ def test_a_manifest_is_read_from_who_enters() -> None:
     )
     assert manifest_in(enter) == OURS
     assert manifest_in(enter).num_fragments == 2
+
+
+def test_a_message_about_a_fragment_that_the_model_does_not_have_is_refused() -> None:
+    OURS.check_fragment(Applied(1, GENESIS, GENESIS))
+    OURS.check_fragment(CaughtUp(GENESIS))
+    for message in (Applied(2, GENESIS, GENESIS), Ready(255, GENESIS, 1, 1, 1, 1.0)):
+        with pytest.raises(BadFrame, match=f"fragment {message.fragment} of 2"):
+            OURS.check_fragment(message)
+
+
+def test_a_manifest_comes_back_from_its_bytes_and_nothing_else_does() -> None:
+    assert unpack_manifest(pack(OURS)) == OURS
+    for other in (pack(CaughtUp(GENESIS)), b"", pack(OURS)[:-1]):
+        with pytest.raises(BadFrame):
+            unpack_manifest(other)

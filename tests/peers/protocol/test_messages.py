@@ -7,8 +7,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 
 from peers.protocol import messages
+from peers.protocol.fields import MAX_MEMBERS
 from peers.protocol.messages import Committed, Knock, Open
-from peers.protocol.record import MAX_MEMBERS, Record
+from peers.protocol.record import Record
 from transport.frames import Between, pack
 from transport.limits import LIMITS
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from peers.protocol.record import ALL_FRAGMENTS, GENESIS, Record, genesis_head
+from peers.protocol.fields import ALL_FRAGMENTS
+from peers.protocol.record import GENESIS, Record, genesis_head
 from transport.frames import pack, unpack
 
 RECORD = Record(b"p" * 32, 3, 0, 1, 9, 100, (b"a" * 32, b"b" * 32), (1.0, 2.0), b"r" * 32)
