@@ -18,6 +18,7 @@ def rules_of(settings: RunSettings) -> Rules:
         failure_timeout_s=run.failure_timeout_s,
         grace_s=method.quorum_grace_s if method.quorum else run.grace_s,
         outlier_factor=run.outlier_factor,
+        max_influence=run.max_influence,
         quorum=method.quorum,
         gossips=method.gossips,
         paces=method.pace == "by_speed",

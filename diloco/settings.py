@@ -78,12 +78,26 @@ class Run(_Section):
         le=1e9,
         description="A contribution with a norm this many times the others' median is refused; 0: never.",
     )
+    max_influence: float = Field(
+        default=12.0,
+        ge=0.0,
+        le=1e9,
+        description="One of 4 workers or more moves a mean by this many times a median one's share at most;"
+        " 0: any.",
+    )
     seed: int = Field(
         default=0,
         ge=0,
         lt=2**63,
         description="Seed of the initial model and the data order; each worker draws other data from it.",
     )
+
+    @field_validator("max_influence")
+    @classmethod
+    def _leaves_the_median_alone(cls, value: float) -> float:
+        if 0.0 < value < 2.0:
+            raise ValueError("less than 2 would cut workers that are like most others: take 2 or more, or 0")
+        return value
 
 
 class _MethodSection(_Section):

@@ -201,8 +201,8 @@ class Invariants:
         if len(set(record.members)) < len(record.members):
             self._broken(now, "S3", f"record {record.index} counts somebody twice")
         for key, weight in zip(record.members, record.weights, strict=True):
-            if weight not in self._weights[key, record.fragment]:
-                self._broken(now, "S3", f"record {record.index} has a weight that nobody offered")
+            if not 0.0 < weight <= max(self._weights[key, record.fragment], default=0.0):
+                self._broken(now, "S3", f"record {record.index} has a weight above what was offered")
             fate = self._told_otherwise.get((key, record.serial))
             if fate is not None:
                 self._broken(now, "S4", f"record {record.index} counts what its author was told is {fate}")

@@ -20,6 +20,7 @@ class OpenRound:
     chunk_elements: int
     founders: tuple[bytes, ...]
     weights: tuple[float, ...]
+    """With which founders enter the mean, at most those that they offered."""
     opened_at: float
     attempt: int = 0
     lost: set[bytes] = field(default_factory=set)
@@ -29,6 +30,8 @@ class OpenRound:
     """Who is reported by whom, in this attempt."""
     judge_at: float | None = None
     attempt_at: float = 0.0
+    norms: tuple[float, ...] = ()
+    """Of the founders' contributions, as they claim."""
 
     @property
     def members(self) -> tuple[bytes, ...]:
@@ -36,6 +39,10 @@ class OpenRound:
 
     def weight_of(self, member: bytes) -> float:
         return self.weights[self.founders.index(member)]
+
+    def norm_of(self, member: bytes) -> float:
+        """What it claims of its contribution."""
+        return self.norms[self.founders.index(member)]
 
     def lost_indexes(self) -> tuple[int, ...]:
         return tuple(i for i, m in enumerate(self.founders) if m in self.lost)

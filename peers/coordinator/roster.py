@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 
+from peers.coordinator.influence import NormHistory
 from peers.protocol.messages import Enter, MemberIs, Ready, Report
 from peers.protocol.record import GENESIS
 from transport.effects import NEVER
@@ -71,6 +72,8 @@ class Entry:
     digests: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     """By fragment: version and digest of its state, as it said."""
     ready: dict[int, Ready] = field(default_factory=dict)
+    norms: dict[int, NormHistory] = field(default_factory=dict)
+    """By fragment; it outlives memberships, so that nobody gets rid of it by coming back."""
     report: Report | None = None
     told_pace: float = 0.0
     """The speed of the fastest member, as this one was told."""

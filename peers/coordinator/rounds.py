@@ -10,6 +10,7 @@ from __future__ import annotations
 from statistics import median
 
 from peers.coordinator.course import CommitSummary, Course
+from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
@@ -40,6 +41,8 @@ def open_what_can_be(state: RunState, course: Course, now: float) -> None:
     for fragment in sorted(course.ready_since):
         if fragment < course.manifest.num_fragments and fragment not in course.rounds:
             chosen = _choose(state, course, now, fragment)
+            if _refuse_leaps(state, course, now, fragment, chosen):
+                chosen = _choose(state, course, now, fragment)
             if chosen:
                 _open(state, course, now, fragment, chosen)
 
@@ -81,11 +84,11 @@ def end_gridlock(state: RunState, course: Course, now: float) -> None:
 
 
 def _reject_outliers(state: RunState, course: Course, now: float, fragment: int, base: bytes) -> None:
-    """S12: a contribution whose norm is far above the median of the others' would drown them. Fewer
-    than three offers leave nothing to compare with."""
+    """S12: a contribution whose norm is far above the median of the others' would drown them. Of fewer than
+    four offers none can be judged by the others."""
     offers = [(e, e.ready[fragment]) for e in state.roster.active_in(course.number) if fragment in e.ready]
     offers = [(entry, ready) for entry, ready in offers if ready.base == base]
-    if len(offers) < 3:
+    if len(offers) < FEWEST_JUDGES:
         return
     largest = max(offers, key=lambda offer: offer[1].norm)
     rest = median(ready.norm for _, ready in offers if ready is not largest[1])
@@ -94,16 +97,44 @@ def _reject_outliers(state: RunState, course: Course, now: float, fragment: int,
     for entry, ready in offers:
         others = median(r.norm for e, r in offers if e is not entry)
         if ready.norm > state.rules.outlier_factor * others > 0.0:
-            del entry.ready[fragment]
-            _penalize(course, entry)
             reason = f"its norm {ready.norm:.3g} is far above the others' median {others:.3g}"
-            state.outlet.trace(OutlierTrace(peer=entry.key, peer_name=entry.name, reason=reason))
-            state.outlet.send(now, entry.key, Rejected(fragment, ready.number, reason))
+            _refuse_offer(state, course, now, entry, fragment, reason)
+
+
+def _refuse_leaps(state: RunState, course: Course, now: float, fragment: int, chosen: list[Entry]) -> bool:
+    """S12 where too few are here to judge each other: a norm is held against the member's own last ones. True
+    if anything was refused."""
+    if not 0 < len(chosen) < FEWEST_JUDGES or not state.rules.max_influence:
+        return False
+    leaping = [e for e in chosen if e.ready[fragment].norm > _history(e, fragment).bound()]
+    for entry in leaping:
+        history = _history(entry, fragment)
+        norm, last = entry.ready[fragment].norm, max(history.committed)
+        history.num_refused += 1
+        reason = f"its norm {norm:.3g} is far above the {last:.3g} of its own last rounds"
+        _refuse_offer(state, course, now, entry, fragment, reason)
+    return bool(leaping)
+
+
+def _history(entry: Entry, fragment: int) -> NormHistory:
+    return entry.norms.setdefault(fragment, NormHistory())
+
+
+def _refuse_offer(
+    state: RunState, course: Course, now: float, entry: Entry, fragment: int, reason: str
+) -> None:
+    number = entry.ready.pop(fragment).number
+    _penalize(course, entry)
+    state.outlet.trace(OutlierTrace(peer=entry.key, peer_name=entry.name, reason=reason))
+    state.outlet.send(now, entry.key, Rejected(fragment, number, reason))
 
 
 def _open(state: RunState, course: Course, now: float, fragment: int, chosen: list[Entry]) -> None:
     assert course.manifest is not None
     elements = course.manifest.elements[fragment]
+    chosen = sorted(chosen, key=lambda entry: entry.key)
+    norms = tuple(entry.ready[fragment].norm for entry in chosen)
+    offered = [float(entry.ready[fragment].weight) for entry in chosen]
     current = OpenRound(
         serial=state.next_serial(),
         fragment=fragment,
@@ -111,13 +142,12 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
         chunk_elements=chunk_elements_for(
             elements, len(chosen), state.limits.chunk_elements, state.limits.chunks_per_owner
         ),
-        founders=tuple(sorted(e.key for e in chosen)),
-        weights=(),
+        founders=tuple(entry.key for entry in chosen),
+        weights=effective_weights(offered, norms, state.rules.max_influence),
+        norms=norms,
         opened_at=now,
         attempt_at=now,
     )
-    weights = {e.key: float(e.ready[fragment].weight) for e in chosen}
-    current.weights = tuple(weights[key] for key in current.founders)
     for entry in chosen:
         del entry.ready[fragment]
     del course.ready_since[fragment], course.grace_ends[fragment]
@@ -252,6 +282,7 @@ def _commit(
     for member in members:
         entry = state.roster.entries[member]
         entry.num_penalties = 0
+        _history(entry, current.fragment).commit(current.norm_of(member))
         if member in current.done and entry.entered:
             entry.will_hold = head
     seconds = now - current.opened_at

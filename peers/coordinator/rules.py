@@ -24,6 +24,8 @@ class Rules:
     quorum is there."""
     outlier_factor: float = 100.0
     """A contribution whose norm is more times the median of the others' is refused; 0 for never."""
+    max_influence: float = 12.0
+    """How many times a median member's share one may move a mean by (`coordinator.influence`); 0 for any."""
     quorum: int = 0
     """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
 

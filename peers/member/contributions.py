@@ -107,6 +107,10 @@ class Contributions:
         if mine is not None and mine.serial == counted.serial:
             mine.counted_by = counted.record
 
+    def weight_in(self, record: Record) -> float:
+        """The weight with which a record counts this member: at most what it offered."""
+        return record.weights[record.members.index(self._me)] if self._me in record.members else 0.0
+
     def leave_rounds(self) -> None:
         """Every round is void: contributions are only offered again."""
         for mine in self.offered.values():

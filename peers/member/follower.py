@@ -286,7 +286,7 @@ class Follower:
         mine = self._contributions.offered.get(record.fragment)
         number, tokens, weight = None, 0, 0.0
         if mine is not None and mine.committed:
-            number, tokens, weight = mine.number, mine.tokens, float(mine.weight)
+            number, tokens, weight = mine.number, mine.tokens, self._contributions.weight_in(record)
             self._contributions.end(record.fragment, Fate.APPLIED, mine.counted_by.hex())
         elif mine is not None and not (
             self._profile.rebases and self._contributions.withdraw(now, record.fragment)

@@ -64,7 +64,7 @@ class Rounds:
             mine is not None
             and not mine.committed
             and mine.base == message.base
-            and weights.get(self._me) == mine.weight
+            and 0.0 < weights.get(self._me, 0.0) <= mine.weight
         )
         if mine is None or not agrees:
             reason = "nothing is offered" if mine is None else "it is not about what was offered"

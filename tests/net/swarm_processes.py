@@ -30,6 +30,7 @@ def settings(rounds: int, failure_timeout_s: float = 1.5, min_peers: int = 2) ->
                 "grace_s": 20.0,
                 "min_peers": min_peers,
                 "outlier_factor": 0.0,  # contributions differ by powers of four here
+                "max_influence": 0.0,
             },
             "method": {"preset": "local_sgd", "sync_every": 4},
         }

@@ -7,6 +7,7 @@ pseudo-gradient, and SGD with Nesterov momentum in torch's convention.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import median_low
 
 import torch
 from torch import Tensor
@@ -41,6 +42,20 @@ def mean(parts: Sequence[Values], weights: Sequence[float]) -> Values:
         / sum(weights)
         for name in parts[0]
     }
+
+
+def norm(of: Values) -> float:
+    """The Euclidean norm of all values together."""
+    return float(torch.cat([value.flatten() for value in of.values()]).norm())
+
+
+def limited(weights: Sequence[float], norms: Sequence[float]) -> list[float]:
+    """min(w, 4 x lower median of weights) x min(1, 3 x lower median of norms / norm) from 4 members on; below
+    that weights stand as offered."""
+    if len(weights) < 4:
+        return list(weights)
+    weight, length = median_low(weights), median_low(norms)
+    return [min(w, 4 * weight) * min(1.0, 3 * length / n) for w, n in zip(weights, norms, strict=True)]
 
 
 class Nesterov:

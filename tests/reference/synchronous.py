@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from tests.reference.arithmetic import Values, mean, minus
+from tests.reference.arithmetic import Values, limited, mean, minus, norm
 from tests.reference.problem import MakeOptimizer, Net, Seen, sgd, values, workers
 
 OuterOpt = Callable[[Values, Values, int], Values]
@@ -28,7 +28,8 @@ def reference(
     """Of each worker, what `kit` sees of it.
 
     theta_m <- theta;  H times: theta_m <- InnerOpt_m(theta_m);  Delta_m = theta - theta_m;
-    Delta = sum_m w_m Delta_m / sum_m w_m (non-iid shards: weighted by their size);
+    Delta = sum_m w_m Delta_m / sum_m w_m (non-iid shards: weighted by their size, as far as one
+    may move the mean: `arithmetic.limited`);
     theta <- OuterOpt(theta, Delta)."""
     group = workers(len(tokens), make_optimizer, make_model)
     seen = [Seen() for _ in group]
@@ -38,7 +39,8 @@ def reference(
             for _ in range(every):
                 seen[each.index].starts.append(values(each.model))
                 each.train()
-        theta = outer(theta, mean([minus(theta, values(each.model)) for each in group], tokens), count)
+        deltas = [minus(theta, values(each.model)) for each in group]
+        theta = outer(theta, mean(deltas, limited(tokens, [norm(each) for each in deltas])), count)
         for each in group:
             each.load(theta)
     for each in group:

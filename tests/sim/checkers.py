@@ -15,6 +15,7 @@ from itertools import product
 
 import numpy as np
 
+from peers.coordinator.influence import FEWEST_JUDGES
 from peers.coordinator.journal import CommitWritten, PeerInvited, RunBegan, TermBegan
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
@@ -153,12 +154,12 @@ class Checkers:
         raise Violation("S3", f"record {record.index} is not the weighted mean of {indices}")
 
     def _possible_lives(self, record: Record, base: bytes) -> Iterator[tuple[int, ...]]:
-        """Which life of each member may have contributed: one, unless clones offered equal weights."""
+        """Which life of each member may have contributed: one, unless clones offered as much."""
         choices = []
         for key, weight in zip(record.members, record.weights, strict=True):
             index = self.world.peer_names[key]
             offers = self.fates.offers[index, record.fragment, base]
-            lives = {c.life for c in offers if c.weight == weight or index in self.world.hostile}
+            lives = {c.life for c in offers if 0.0 < weight <= c.weight or index in self.world.hostile}
             choices.append(sorted(lives, reverse=True))
         return product(*choices)
 
@@ -182,10 +183,11 @@ class Checkers:
             index = self.world.peer_names[key]
             if index in self.world.poisoned:
                 raise Violation("S12", f"record {record.index} contains worker {index}, which sends NaN")
-            if index in self.world.exploded and len(record.members) >= 3:
+            if index in self.world.exploded and len(record.members) >= FEWEST_JUDGES:
                 raise Violation("S12", f"record {record.index} contains worker {index}, which diverged")
             offers = self.fates.offers[index, record.fragment, base]
-            if index not in self.world.hostile and weight not in {c.weight for c in offers}:
+            most = max((c.weight for c in offers), default=0)
+            if index not in self.world.hostile and not 0.0 < weight <= most:
                 raise Violation("S8", f"record {record.index} counts worker {index} with an unknown weight")
 
     # -- S1, S5, S9: the same state everywhere, moved by records only -------------------------

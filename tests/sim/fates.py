@@ -85,7 +85,7 @@ class Fates:
     def _check_named(self, found: Contribution, number: int, head: bytes) -> None:
         key = (found.index, found.life, found.fragment, found.base)
         record, weight = self.counting.get(key, (None, 0.0))
-        named = record is not None and record.hash() == head and weight == found.weight
+        named = record is not None and record.hash() == head and 0.0 < weight <= found.weight
         if not named and found.index not in self.hostile:
             raise Violation(
                 "S4",
@@ -96,7 +96,7 @@ class Fates:
         if index in self.hostile or (index, life, fragment, base) not in self.counting:
             return
         record, weight = self.counting[index, life, fragment, base]
-        group = [c for c in self.offers[index, fragment, base] if c.life == life and c.weight == weight]
+        group = [c for c in self.offers[index, fragment, base] if c.life == life and weight <= c.weight]
         applied = [c for c in group if c.fate == Fate.APPLIED]
         if len(applied) > 1:
             raise Violation("S4", f"two contributions of worker {index} are applied by record {record.index}")

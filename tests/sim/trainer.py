@@ -104,7 +104,7 @@ class VectorReplica:
         values = contribution_of(self.index, self.life, self.bases[fragment], fragment, self.sizes[fragment])
         if self.explode:
             values *= np.float32(1e6)
-        norm = float(np.sqrt((values[NAMES:] ** 2).sum()))
+        norm = float(np.sqrt((values**2).sum()))
         if self.poison:
             values[-1] = np.nan
         return NumpyReducer(len(values), values), norm

@@ -131,10 +131,10 @@ def test_a_record_that_counts_somebody_twice_or_with_another_weight_breaks_s3() 
     assert run.broken() == ["S3"]
     run = Watched()
     run.offer(run.a, weight=10)
-    run.offer(run.b, weight=11)
+    run.offer(run.b, weight=9)
     run.store(CommitWritten.of(record()))
     assert run.broken() == ["S3"]
-    assert "a weight that nobody offered" in run.seen.violations[0]
+    assert "a weight above what was offered" in run.seen.violations[0]
 
 
 def test_a_record_that_is_handed_out_twice_breaks_s3_in_one_life_and_not_in_two() -> None:

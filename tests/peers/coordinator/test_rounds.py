@@ -229,16 +229,16 @@ def test_a_split_that_attempts_do_not_heal_is_given_up_and_offers_stand() -> Non
 
 
 def test_who_was_set_aside_is_not_waited_for_until_some_commits_have_passed() -> None:
-    swarm = trained(3, grace_s=100.0)
-    entry = swarm.core.roster.entries[key(3)]
-    swarm.ready(3, norm=1e6)
-    serial = opened(swarm, 1, 2).serial
+    swarm = trained(4, grace_s=100.0)
+    entry = swarm.core.roster.entries[key(4)]
+    swarm.ready(4, norm=1e6)
+    serial = opened(swarm, 1, 2, 3).serial
     assert entry.sits_out_until == swarm.chain.index + 1, "an outlier, so the others did not wait"
-    for index in (1, 2):
+    for index in (1, 2, 3):
         swarm.hear(index, Done(serial, 0, RESULT))
     assert swarm.chain.index == entry.sits_out_until
     swarm.said.clear()
-    for index in (1, 2):
+    for index in (1, 2, 3):
         swarm.hear(index, Ready(0, swarm.chain.head, 8, 8, 2, 1.0))
     assert not swarm.told(1, Open), "it is waited for again"
 
@@ -254,10 +254,12 @@ def test_of_two_that_do_not_reach_each_other_one_sits_out() -> None:
 
 
 def test_an_outlier_is_rejected_with_the_reason() -> None:
-    swarm = trained(3)
+    swarm = trained(4)
     swarm.ready(1)
     swarm.ready(2, norm=1.2)
     swarm.ready(3, norm=1e6)
+    assert not swarm.told(3, Rejected), "of three none can be judged by the others"
+    swarm.ready(4, norm=0.8)
     assert "far above" in swarm.told(3, Rejected)[0].reason
 
 

@@ -217,7 +217,7 @@ def test_a_contribution_is_applied_with_the_record_that_counts_it_and_late_for_a
     (committed,) = member.outlet.seen(RoundCommitted)
     assert ended.fate == (Fate.APPLIED if counted else Fate.LATE)
     mine = (committed.number, committed.tokens, committed.weight)
-    assert mine == ((1, 100, 40.0) if counted else (None, 0, 0.0))
+    assert mine == ((1, 100, 1.0) if counted else (None, 0, 0.0))
 
 
 def test_where_rounds_do_not_wait_what_was_not_in_one_is_taken_back_to_be_offered_anew() -> None:

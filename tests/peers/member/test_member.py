@@ -250,7 +250,7 @@ def test_the_mean_of_a_round_is_applied_where_it_was_made_and_handed_to_who_lack
     record = record_on(HEAD, 1, (ME, OTHER), chunk_elements=SIZE // 2, result=done.digest)
     training.hear(Committed(pack(record)))
     (event,) = training.outlet.seen(RoundCommitted)
-    assert (event.number, event.tokens, event.weight) == (1, 100, 50.0)
+    assert (event.number, event.tokens, event.weight) == (1, 100, 1.0)
     assert (event.mean.output == 2.0).all()
     training.outlet.bulk.clear()
     training.hear(Want(done.digest, 1, False), THIRD)

@@ -77,7 +77,7 @@ def test_a_round_about_something_else_than_was_offered_is_declined() -> None:
         member = Offering()
         message = round_of((100.0, 50.0))
         if change == "weight":
-            message = round_of((99.0, 50.0))
+            message = round_of((101.0, 50.0))
         elif change == "base":
             message = Open(1, 0, 0, b"c" * 32, 4, (ME, OTHER), (100.0, 50.0), ())
         elif change == "fragment":
@@ -87,6 +87,12 @@ def test_a_round_about_something_else_than_was_offered_is_declined() -> None:
         member.rounds.open(0.0, message)
         assert [type(said) for _, said in member.outlet.said] == [Decline], change
         assert not member.exchanges.partners()
+
+
+def test_a_round_with_a_smaller_weight_than_was_offered_is_taken() -> None:
+    member = Offering()
+    member.rounds.open(0.0, round_of((0.5, 50.0)))
+    assert member.exchanges.partners() == {ME, OTHER}
 
 
 def test_a_member_says_once_that_it_holds_the_mean() -> None:

@@ -1,0 +1,93 @@
+"""One member that claims to have trained a million times as much, or sends values that are far too large.
+
+What it moves is computed from the journal's records and from the true contributions, by the words of S12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median_low
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peers.member.contributions import Contribution, Contributions
+from peers.protocol.commands import Offer
+from peers.protocol.record import Record
+from tests.sim.checkers import Checkers
+from tests.sim.doors import key_of
+from tests.sim.trainer import contribution_of
+from tests.sim.world import World
+
+LIAR = 0
+HONEST_WEIGHT = 32.0
+
+
+class Boasts(Contributions):
+    """One of the members offers with a weight that it made up."""
+
+    def offer(self, base: bytes, offer: Offer) -> Contribution:
+        if self._me == key_of(LIAR):
+            offer = replace(offer, weight=10**12)
+        return super().offer(base, offer)
+
+
+class Records:
+    """The records of a world, and its checkers, which recompute every mean from them."""
+
+    def __init__(self, num_workers: int, seed: int = 5) -> None:
+        self.world = World(seed, num_workers)
+        self.world.hostile.add(LIAR)
+        self.checkers = Checkers(self.world)
+
+    def run(self, seconds: float) -> list[Record]:
+        self.world.net.run(seconds)
+        return self.checkers.records
+
+
+def moves(records: Sequence[Record], factor: float = 1.0) -> list[float]:
+    """Of each record of four or more: how many times a median member's share the liar moves the mean by.
+    ``factor`` is by how much its contribution is too large."""
+    found = []
+    for record in records:
+        if len(record.members) < 4:
+            continue
+        norms = [
+            float(np.linalg.norm(contribution_of(index_of(key), 1, record.parent, 0, 300)))
+            * (factor if index_of(key) == LIAR else 1.0)
+            for key in record.members
+        ]
+        moved = [weight * norm for weight, norm in zip(record.weights, norms, strict=True)]
+        liar = [index_of(key) for key in record.members].index(LIAR)
+        honest = median_low([HONEST_WEIGHT] * (len(norms) - 1)) * median_low(norms)
+        found.append(moved[liar] / honest)
+    return found
+
+
+def index_of(key: bytes) -> int:
+    return next(index for index in range(40) if key_of(index) == key)
+
+
+def test_a_claimed_weight_moves_a_mean_by_twelve_shares_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.member.member.Contributions", Boasts)
+    found = moves(Records(5).run(30.0))
+    assert len(found) > 5
+    assert max(found) <= 12.0
+
+
+def test_without_the_rule_a_claimed_weight_is_the_whole_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_offered(weights: Sequence[float], norms: Any, limit: float) -> tuple[float, ...]:
+        return tuple(weights)
+
+    monkeypatch.setattr("peers.member.member.Contributions", Boasts)
+    monkeypatch.setattr("peers.coordinator.rounds.effective_weights", as_offered)
+    assert max(moves(Records(5).run(30.0))) > 1e6
+
+
+def test_of_two_or_three_workers_every_one_weighs_as_it_offers() -> None:
+    for count in (2, 3):
+        records = Records(count).run(20.0)
+        assert len(records) > 5
+        assert {weight for record in records for weight in record.weights} == {HONEST_WEIGHT}
