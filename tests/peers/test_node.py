@@ -200,6 +200,16 @@ def test_whoever_is_silent_is_missed_on_both_sides() -> None:
     assert [type(event) for event in events].count(CoordinatorLost) == 1
 
 
+def test_a_process_that_restarts_is_out_before_it_says_a_word() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    again = swarm.nodes[HIGH] = member_node(HIGH, 2)
+    again.start(swarm.now)
+    swarm.run()
+    removed = [(each.peer, each.reason) for each in swarm.traces if isinstance(each, RemovedTrace)]
+    assert removed == [(HIGH, "restarted")]
+    assert [left.key for left in swarm.seen(LOW, PeerLeft)] == [HIGH]
+
+
 def test_a_donor_that_sends_rubbish_is_asked_no_more() -> None:
     swarm = Swarm(host_node(min_peers=2), LOW, HIGH)
     swarm.deaf.add(LOW)

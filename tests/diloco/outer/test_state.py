@@ -187,3 +187,30 @@ def test_a_step_while_the_state_is_read_copies_and_one_after_does_not() -> None:
     assert moved != address
     outer.step(0, normal(n, 2))
     assert outer.outer_parameters(0).data_ptr() == moved
+
+
+def step_of(outer: OuterState, kind: str) -> None:
+    """One change of the first fragment's state."""
+    n = outer.num_elements(0)
+    if kind == "sketch":
+        outer.take_sketch(0, normal(outer.components(0).projection.length(outer.projection_state(0)), 1))
+    elif kind == "gossip":
+        outer.gossip_step(0, normal(n, 1), normal(n, 2))
+    else:
+        outer.step(0, normal(n, 1))
+
+
+@pytest.mark.parametrize("pins", [True, False])
+@pytest.mark.parametrize(("kind", "name"), [("step", "diloco"), ("gossip", "noloco"), ("sketch", "dilocox")])
+def test_no_kind_of_step_writes_under_a_reader(kind: str, name: str, pins: bool) -> None:
+    outer = outer_of(make(), method(name, rank=1) if kind == "sketch" else method(name))
+    digest = outer.digest(0)
+    if pins:
+        view = outer.pin(0)
+        step_of(outer, kind)
+        assert view.digest() == digest
+    else:
+        with outer.reading(0) as view:
+            step_of(outer, kind)
+            assert view.digest() == digest
+    assert outer.digest(0) != digest

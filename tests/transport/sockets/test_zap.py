@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,13 @@ def test_zap_admits_by_key_with_the_key_as_user() -> None:
     assert verdict.reply == [b"1.0", b"7", b"200", b"", (b"k" * 32).hex().encode(), b""]
     assert zap.answer(REQUEST, lambda key: None).reply[2] == b"400"
     assert zap.answer(REQUEST, lambda key: "later").reply[2] == b"300"
+
+
+@pytest.mark.parametrize("length", [0, 31, 33, 64])
+def test_a_key_of_another_length_is_refused_and_not_asked_about(length: int) -> None:
+    asked: list[bytes] = []
+    verdict = zap.answer([*REQUEST[:-1], b"k" * length], lambda key: asked.append(key) or "member")
+    assert (verdict.reply[2], verdict.kind, asked) == (b"400", None, [])
 
 
 @given(st.lists(st.sampled_from([*REQUEST, b"", b"x", b"PLAIN"]), max_size=9))
