@@ -22,6 +22,7 @@ def rules_of(settings: RunSettings) -> Rules:
         quorum=method.quorum,
         gossips=method.gossips,
         paces=method.pace == "by_speed",
+        overlap=min(1.0, method.delay / method.sync_every),
     )
 
 

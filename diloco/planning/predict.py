@@ -29,6 +29,7 @@ from diloco.planning.timeline import Groups, Load, Timing, steady, together
 from diloco.simulation.pace import Peer
 from diloco.simulation.scenario import Scenario
 from diloco.simulation.topology import peers_of
+from peers.coordinator.pace import fastest_of
 from transport.simnet.routes import mathis_rate
 
 _ADAM_BYTES = 16
@@ -192,7 +193,7 @@ def predict_scenario(scenario: Scenario) -> float:
     means = np.array([peer.step_time.step_s for peer in peers])
     jitter = np.array([peer.step_time.jitter for peer in peers])
     if method.pace == "by_speed":
-        means = np.full_like(means, means.min())  # slower ones take fewer steps
+        means = np.minimum(means, 1 / fastest_of(list(1 / means)))  # slower ones take fewer steps
 
     def steps() -> np.ndarray:
         return means * np.exp(jitter * rng.standard_normal(len(means)) - jitter**2 / 2)

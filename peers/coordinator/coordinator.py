@@ -19,6 +19,7 @@ from peers.coordinator.gossip import GossipMode
 from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited
 from peers.coordinator.lives import Lives
 from peers.coordinator.outlet import Outlet
+from peers.coordinator.pace import fastest_of
 from peers.coordinator.roster import Entry, Roster
 from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
@@ -55,8 +56,6 @@ from peers.protocol.traces import (
 from transport.frames import pack
 from transport.limits import Limits
 
-_PACE_CHANGE = 0.05
-"""Relative change of speed that is worth a message."""
 _KICKED = Refused("kicked", "the host has put this worker out of the run")
 
 
@@ -340,6 +339,7 @@ class Coordinator:
     def _ready(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
         if message.weight == 0:
             return  # nothing was trained, so there is nothing to weigh it with
+        entry.pace.offered(now, message.fragment, message.number, message.tokens)
         self._mode.offered(now, course, entry, message)
 
     def _withdraw(self, now: float, course: Course, entry: Entry, message: Withdraw) -> None:
@@ -384,7 +384,7 @@ class Coordinator:
 
     def _pace(self, now: float, course: Course, entry: Entry) -> None:
         """Tell a member how fast the fastest is, if that has changed since it was told."""
-        fastest = max(each.report.speed for each in self.roster.entered_in(course.number) if each.report)
-        if abs(fastest - entry.told_pace) > _PACE_CHANGE * fastest:
-            entry.told_pace = fastest
+        here = self.roster.entered_in(course.number)
+        fastest = fastest_of([each.pace.speed(each.report.speed) for each in here if each.report])
+        if entry.pace.news(fastest):
             self._outlet.send(now, entry.key, Pace(fastest))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from peers.coordinator.influence import NormHistory
+from peers.coordinator.pace import MemberPace
 from peers.protocol.messages import Enter, MemberIs, Ready, Report
 from peers.protocol.record import GENESIS
 from transport.effects import NEVER
@@ -75,8 +76,7 @@ class Entry:
     norms: dict[int, NormHistory] = field(default_factory=dict)
     """By fragment; it outlives memberships, so that nobody gets rid of it by coming back."""
     report: Report | None = None
-    told_pace: float = 0.0
-    """The speed of the fastest member, as this one was told."""
+    pace: MemberPace = field(default_factory=MemberPace)
     told_finished: bool = False
     num_penalties: int = 0
     """How often in a row it was set aside or rejected."""
@@ -125,7 +125,7 @@ class Entry:
         self.name, self.addresses, self.stage = message.name, message.addresses, message.stage
         self.order, self.entered_at, self.course = order, now, course
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
-        self.digests, self.ready, self.report, self.told_pace = {}, {}, None, 0.0
+        self.digests, self.ready, self.report, self.pace = {}, {}, None, MemberPace()
         self.told_finished = False
 
     def wait_for_state(self) -> None:

@@ -283,6 +283,7 @@ def _commit(
         entry = state.roster.entries[member]
         entry.num_penalties = 0
         _history(entry, current.fragment).commit(current.norm_of(member))
+        entry.pace.accepted(now, record.fragment, state.rules.overlap)
         if member in current.done and entry.entered:
             entry.will_hold = head
     seconds = now - current.opened_at

@@ -33,6 +33,8 @@ class Rules:
     """Members exchange in groups of their own: there are no rounds, and states differ."""
     paces: bool = False
     """Members are told how fast the fastest is, since slower ones take fewer inner steps."""
+    overlap: float = 0.0
+    """Share of an outer step for which a worker trains on while a result is on its way."""
 
     @property
     def fewest(self) -> int:

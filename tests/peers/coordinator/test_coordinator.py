@@ -70,10 +70,10 @@ def test_slow_members_are_told_how_fast_the_fastest_is_when_that_changes() -> No
     swarm.hear(0, speed(100.0))
     swarm.hear(1, speed(20.0))
     swarm.hear(1, speed(21.0))
-    assert [told.fastest for told in swarm.told(1, Pace)] == [100.0]
+    assert [told.fastest for told in swarm.told(1, Pace)] == [40.0]
     swarm.hear(0, speed(200.0))
-    swarm.hear(1, speed(20.0))
-    assert [told.fastest for told in swarm.told(1, Pace)] == [100.0, 200.0]
+    swarm.hear(1, speed(30.0))
+    assert [told.fastest for told in swarm.told(1, Pace)] == [40.0, 60.0], "twice the slower one at most"
 
 
 def test_whoever_is_put_out_is_told_and_comes_in_no_more_over_restarts_too() -> None:
