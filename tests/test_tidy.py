@@ -18,7 +18,7 @@ PACKAGES = ("transport", "peers", "diloco")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
 
-GROUND = "transport/{limits,effects,errors,keys,counters,frames,digests,redial,guarded,in_order}"
+GROUND = "transport/{limits,effects,errors,keys,counters,frames,digests,redial,guarded,in_order,log_limit}"
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
 PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/links peers/node"
@@ -67,6 +67,7 @@ ONLY_IN = {"zmq": "transport/sockets/libzmq.py", "msgpack": "transport/frames.py
 SHELLS = {
     "transport/sockets/libzmq.py",
     "transport/sockets/driver.py",
+    "transport/sockets/callbacks.py",
     "peers/admission/identity.py",
     "peers/coordinator/journal.py",
 }

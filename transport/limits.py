@@ -55,6 +55,13 @@ class Limits:
     """Connections of one address over which nothing came yet; one more breaks the oldest of them."""
     half_open: int = 1024
     """The same over all addresses."""
+    barred: int = 1024
+    """Peers that are kept out for a while and remembered for it; beyond that, who was barred first is
+    forgotten."""
+    lines_per_peer: int = 5
+    """Lines per minute that a log gets about one peer."""
+    peers_told_of: int = 1024
+    """Peers whose lines are counted."""
     knocks_per_minute: int = 120
     """Join attempts answered per minute over all addresses."""
     invites: int = 64

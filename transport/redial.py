@@ -9,14 +9,21 @@ long for a peer as sockets do.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from random import Random
+
+from transport.limits import LIMITS, Limits
 
 ATTEMPT_S = 12.0
 """After this long an attempt that neither came up nor failed is given up."""
 SILENCE_S = 5.0
 """After this long an attempt fails at which nobody says anything: a stopped process, a line that is cut."""
 BARRED_S = 10.0
-"""For this long a peer is refused that sent what our side never sends."""
+"""For this long a peer is refused that sent what our side never sends, the first time."""
+MAX_BARRED_S = 600.0
+"""The time doubles with every other time, up to this."""
+FORGIVEN_S = 3600.0
+"""Who did nothing of the kind for so long begins anew."""
 _FIRST_REDIAL_S = 0.1
 _LAST_REDIAL_S = 2.0
 
@@ -64,21 +71,37 @@ class Redial:
         self.up, self.due = False, math.inf
 
 
+@dataclass(slots=True)
+class _Offender:
+    times: int
+    last: float
+    until: float
+
+
 class Bars:
-    """The peers that one process refuses, and until when."""
+    """The peers that one process refuses, and until when: longer each time. The first ``num_free`` times of
+    a peer cost it nothing."""
 
-    def __init__(self) -> None:
-        self._until: dict[bytes, float] = {}
+    def __init__(self, limits: Limits = LIMITS, num_free: int = 0) -> None:
+        self._max_peers, self._num_free = limits.barred, num_free
+        self._offenders: dict[bytes, _Offender] = {}
 
-    def bar(self, now: float, peer: bytes) -> None:
-        """Refuse a peer that broke the rules of messages, for `BARRED_S` seconds."""
-        self._until = {each: until for each, until in self._until.items() if until > now}
-        self._until[peer] = now + BARRED_S
+    def bar(self, now: float, peer: bytes) -> float:
+        """Refuse a peer that broke the rules, for the seconds that are returned."""
+        known = self._offenders.pop(peer, None)
+        times = known.times + 1 if known and now - max(known.last, known.until) < FORGIVEN_S else 1
+        bars = times - self._num_free
+        seconds = min(MAX_BARRED_S, BARRED_S * 2.0 ** min(bars - 1, 16)) if bars > 0 else 0.0
+        self._offenders[peer] = _Offender(times, now, now + seconds)
+        if len(self._offenders) > self._max_peers:
+            del self._offenders[next(iter(self._offenders))]
+        return seconds
 
     def is_barred(self, now: float, peer: bytes) -> bool:
         """Whether the peer is refused now."""
-        return self._until.get(peer, now) > now
+        known = self._offenders.get(peer)
+        return known is not None and known.until > now
 
     def clear(self) -> None:
-        """Refuse nobody any more."""
-        self._until.clear()
+        """Refuse nobody any more, and forget what was."""
+        self._offenders.clear()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from diloco.cli.interrupts import Interrupts
-from diloco.errors import UserError
+from diloco.errors import SwarmClosed, UserError
 from diloco.monitoring.event_log import EventLog
 from diloco.recipe import Job, Recipe
 from diloco.swarm.swarm import Swarm
@@ -66,8 +66,9 @@ def train(
     save: Path | None = None,
 ) -> TrainingOutcome:
     """Train until the run has all its rounds. At Ctrl-C the step at hand is finished, what is held is saved,
-    and `KeyboardInterrupt` follows. ``save`` must be in a folder that exists. In the swarm's home, if it has
-    one, this worker's own state is kept over restarts."""
+    and `KeyboardInterrupt` follows; if a step fails, or the network thread ends by an error (`SwarmClosed`),
+    what is held is saved too. ``save`` must be in a folder that exists. In the swarm's home, if it has one,
+    this worker's own state is kept over restarts."""
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
     residual_file = ResidualFile.of(swarm.home, swarm.settings.digest())
@@ -83,8 +84,14 @@ def train(
         log.write(
             "active", round=outer.round, validation_loss=job.evaluate(), parameters=outer.num_parameters
         )
-        with interrupts.ending_with(outer.stop):
-            _steps(outer, job, log)
+        try:
+            with interrupts.ending_with(outer.stop):
+                _steps(outer, job, log)
+        except Exception as error:
+            # A newer process of this identity keeps the files from now on, and whoever is refused needs none.
+            if swarm.failed or not isinstance(error, SwarmClosed | UserError):
+                _keep(outer, residual_file, save, log, error)
+            raise
         if save is not None:
             outer.save(save)
         if interrupts.requested:
@@ -104,6 +111,16 @@ def train(
         )
         log.write("end", tokens=outer.tokens, sample=sample, **asdict(outcome))
     return outcome
+
+
+def _keep(
+    outer: Outer, residual_file: ResidualFile, save: Path | None, log: EventLog, error: Exception
+) -> None:
+    """Something failed, here or on the network thread: what is held is right still."""
+    residual_file.write()
+    if save is not None:
+        outer.save(save)
+    log.write("failed", reason=str(error), round=outer.round, step=outer.step, tokens=outer.tokens)
 
 
 def _steps(outer: Outer, job: Job, log: EventLog) -> None:

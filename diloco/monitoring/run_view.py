@@ -43,6 +43,7 @@ from peers.protocol.traces import (
 from transport.effects import Trace
 from transport.guarded import InputLostTrace
 from transport.keys import short
+from transport.log_limit import LogLimit, with_left_out
 
 _ROUNDS_SHOWN = 8
 _NOTES_SHOWN = 4
@@ -64,7 +65,8 @@ _TOLD: dict[type[Trace], str] = {
     InputLostTrace: "what came from {name} failed here and was lost: {error}",
     RefusedTrace: "{name} was refused: {detail}",
 }
-
+_FAULTS = (BadFrameTrace, InputLostTrace, PoisonedTrace, OutlierTrace, RefusedTrace)
+"""What a peer can make us tell as often as it likes: a few lines of that a minute."""
 
 _STYLES = {"gone": "red dim", "exchanging": "cyan", "training": "green", "waiting": "blue"}
 
@@ -97,6 +99,7 @@ class RunView:
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=_NOTES_SHOWN))
     rounds_done: int = 0
     began: float = field(default_factory=time.monotonic)
+    _limit: LogLimit = field(default_factory=LogLimit)
     _bytes_before: int = 0
     _first_commit: tuple[float, int] | None = None
     """When the first commit was seen, and its index."""
@@ -171,10 +174,14 @@ class RunView:
         if told is None:
             return None
         peer: bytes = getattr(trace, "peer", b"")
+        left_out = self._limit.take(time.monotonic(), peer) if isinstance(trace, _FAULTS) else 0
+        if left_out is None:
+            return None
         who = worker.name if worker else short(peer) if peer else "somebody"
         lost = trace.lost if isinstance(trace, RepairedTrace) else ()
         names = ", ".join(self.workers[k].name for k in lost if k in self.workers)
         line = printable(told.format_map({**fields_of(trace), "name": who, "lost": names}))
+        line = with_left_out(line, left_out)
         self.note(line)
         return line
 

@@ -5,7 +5,6 @@ Shell code: files, tickets and addresses are read here, and nothing is decided a
 
 from __future__ import annotations
 
-import logging
 import queue
 import socket
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from diloco.errors import UserError
 from diloco.rules import rules_of
 from diloco.settings import RunSettings, load_settings
+from diloco.swarm.failure_log import FailureLog
 from diloco.swarm.handshake import KNOCK_S, knock_for_settings
 from diloco.swarm.state_dir import (
     DEFAULT_STATE,
@@ -37,11 +37,8 @@ from peers.node import Contact, Hosting, Node
 from peers.protocol.fields import NAME_BYTES, cut
 from transport.effects import Trace
 from transport.frames import pack
-from transport.guarded import InputLostTrace
-from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.sockets.driver import SocketDriver
 
-_LOG = logging.getLogger("diloco")
 TICKET_HOURS = 24.0
 
 
@@ -211,15 +208,10 @@ def _start(
     """The running driver of a node, and the queue that its events come through."""
     events: queue.SimpleQueue[object] = queue.SimpleQueue()
 
+    failures = FailureLog()
+
     def note(trace: Trace) -> None:
-        if isinstance(trace, InputLostTrace):
-            _LOG.error(
-                "an input failed here and was lost, the %d. so far:\n%s", trace.number, trace.traceback
-            )
-        elif isinstance(trace, StoreFailedTrace):
-            _LOG.error("the journal cannot be written, nothing is decided until it can: %s", trace.error)
-        elif isinstance(trace, StoreRecoveredTrace):
-            _LOG.warning("the journal was written again after %.0f s, and the run goes on", trace.seconds)
+        failures.trace(trace)
         if on_trace is not None:
             on_trace(trace)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,15 +114,30 @@ class Swarm:
             raise SwarmClosed("only the host keeps the roster: use `diloco status TICKET`")
         return self.call(lambda now, node: coordinator.status(now).plain())
 
+    @property
+    def failed(self) -> bool:
+        """Whether the network thread has ended by an error: what this worker holds is its own still."""
+        return self._driver.error is not None
+
     # -- the thread seam ----------------------------------------------------------------------
 
     def call(self, run: Callable[[float, Node], T]) -> T:
-        """Run something on the driver's thread. Raises `SwarmClosed` when that has ended."""
+        """Run something on the driver's thread. Raises `SwarmClosed` when that has ended, or does nothing."""
+        waiting: Future[T] | None = None
         try:
-            return self._driver.call(lambda _, now: run(now, self._node)).result(_CALL_S)
+            waiting = self._driver.call(lambda _, now: run(now, self._node))
+            return waiting.result(_CALL_S)
         except DriverStopped as error:
-            reason = self._driver.error or "it was closed"
+            reason = self._driver.error or ("it was closed" if self._closed else error)
             raise SwarmClosed(f"the swarm's network thread has ended: {reason}") from error
+        except TimeoutError:
+            if waiting is None or waiting.done():
+                raise  # it is the call's own
+            waiting.cancel()
+            held = self._driver.unwritten or "something holds it up"
+            raise SwarmClosed(
+                f"the swarm's network thread did not answer for {_CALL_S:.0f} s: {held}"
+            ) from None
 
     def command(self, command: Command) -> bool:
         """Carry out one command on the member; False if it was not taken."""
@@ -170,10 +187,13 @@ class Swarm:
         self._closed = True
         try:
             if self._node.member is not None and self._driver.error is None:
-                self.command(LeaveRun(reason))
+                with suppress(SwarmClosed):  # it ended in this moment
+                    self.command(LeaveRun(reason))
         finally:
-            self._driver.stop(linger_s)
-            self._on_close()
+            try:
+                self._driver.stop(linger_s)
+            finally:
+                self._on_close()
 
     def __enter__(self) -> Swarm:
         return self

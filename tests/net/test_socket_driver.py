@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,17 @@ from transport.errors import DriverStopped, KnockRefused, KnockTimeout, Transpor
 from transport.guarded import InputLostTrace
 from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.keys import random_pair, short
-from transport.limits import Limits
+from transport.limits import LIMITS, Limits
 from transport.sockets.driver import SocketDriver
 from transport.sockets.libzmq import check_libzmq, knock
-from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace, TransportFailedTrace
+from transport.sockets.traces import (
+    CallbackFailedTrace,
+    LaneLostTrace,
+    LaneRefusedTrace,
+    PeerClosedTrace,
+    SocketFailedTrace,
+    TransportFailedTrace,
+)
 
 
 def pair() -> tuple[Node, Node]:
@@ -305,6 +313,68 @@ def test_a_core_that_fails_at_one_frame_loses_it_and_that_peer_and_goes_on() -> 
         assert other.core.down == []
 
 
+def test_a_function_for_events_that_fails_loses_that_call_only(caplog: pytest.LogCaptureFixture) -> None:
+    host, member, events = Node(), Node(bind=None), list[object]()
+
+    def on_event(event: object) -> None:
+        if event == "bad":
+            raise ValueError("cannot take it")
+        events.append(event)
+
+    host.admit(member.key)
+    host.driver = SocketDriver(
+        host.core, host.keys, "tcp://127.0.0.1:0", on_event, host.traces.append, host.stored.append
+    )
+    with running(host, member):
+        member.dial(host)
+        host.do(Deliver("good"), Deliver("bad"), Store(b"x"), Deliver("good too"))
+        assert (events, host.stored) == (["good", "good too"], [b"x"])
+        member.do(Send(host.key, 0, b"echo"))
+        eventually(lambda: member.core.received)
+        (failed,) = host.traced(CallbackFailedTrace)
+        assert (failed.error, failed.number) == ("ValueError: cannot take it", 1)
+        assert "in on_event" in failed.traceback
+        assert "in on_event" in caplog.text
+        for _ in range(50):
+            host.do(Deliver("bad"))
+        assert len(caplog.records) == LIMITS.lines_per_peer
+        assert len(host.traced(CallbackFailedTrace)) == 51
+
+
+def test_a_function_for_traces_that_fails_loses_that_call_only(caplog: pytest.LogCaptureFixture) -> None:
+    member = Node(bind=None)
+
+    def on_trace(trace: Trace) -> None:
+        raise ValueError("cannot show it")
+
+    member.driver = SocketDriver(
+        member.core, member.keys, None, member.events.append, on_trace, member.stored.append
+    )
+    with running(member):
+        member.do(MarkTrace(), Deliver("after it"))
+        assert member.events == ["after it"]
+        assert "in on_trace" in caplog.text
+
+
+def test_a_frame_that_the_socket_cannot_take_costs_its_peer_the_connection_and_nobody_else() -> None:
+    host, member = pair()
+    other = Node(bind=None)
+    host.admit(other.key)
+    with running(host, member, other):
+        member.dial(host)
+        other.dial(host)
+        member.do(Send(host.key, 0, b"echo 0"))
+        eventually(lambda: member.core.received)
+        unfit: Any = object()
+        host.do(Send(member.key, 0, b"header", unfit))
+        eventually(lambda: (host.key, 0) in member.core.down)
+        assert [each.peer for each in host.traced(SocketFailedTrace)] == [member.key]
+        eventually(lambda: member.core.up.count((host.key, 0)) == 2)
+        other.do(Send(host.key, 0, b"echo 1"))
+        eventually(lambda: other.core.received)
+        assert other.core.down == []
+
+
 def test_a_question_at_which_the_core_fails_is_hung_up_and_others_are_answered() -> None:
     host, invite = Node(), random_pair()
     host.admit(invite.public, "invite")
@@ -316,7 +386,7 @@ def test_a_question_at_which_the_core_fails_is_hung_up_and_others_are_answered()
         assert {each.peer for each in host.traced(InputLostTrace)} == {invite.public}
 
 
-def test_a_broken_state_of_the_core_stops_the_driver() -> None:
+def test_a_broken_state_of_the_core_stops_the_driver(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(EchoCore):
         def tick(self, now: float) -> None:
             raise AssertionError("two heads")
@@ -325,6 +395,7 @@ def test_a_broken_state_of_the_core_stops_the_driver() -> None:
     node.core.due = 0.0
     node.driver.start()
     eventually(lambda: not node.driver.running)
+    assert "in tick" in caplog.text
     assert node.traced(TransportFailedTrace) == [TransportFailedTrace("AssertionError: two heads")]
     assert node.traced(InputLostTrace) == []
     node.driver.stop()

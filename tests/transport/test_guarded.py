@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from transport.effects import Close, Core, Effect, Payload, Store
-from transport.guarded import MAX_FAILED_TICKS, TICK_REST_S, Guarded, InputLostTrace
+from transport.guarded import MAX_FAILED_TICKS, NUM_FORGIVEN, TICK_REST_S, Guarded, InputLostTrace
+from transport.redial import BARRED_S
 
 PEER = b"p" * 32
 
@@ -74,7 +75,7 @@ INPUTS: dict[str, Callable[[Core], object]] = {
 @pytest.mark.parametrize("name", INPUTS)
 def test_an_input_that_fails_is_lost_with_a_word_and_its_peer_is_closed(name: str) -> None:
     guarded = Guarded(Failing(KeyError("gone")))
-    for number in (1, 2):
+    for number in range(1, NUM_FORGIVEN + 1):
         assert INPUTS[name](guarded) is None
         decided, closed, lost = guarded.drain()
         assert decided == Store(name.encode()), "what was decided before is carried out"
@@ -82,7 +83,7 @@ def test_an_input_that_fails_is_lost_with_a_word_and_its_peer_is_closed(name: st
         assert isinstance(lost, InputLostTrace)
         assert (lost.peer, lost.error, lost.number) == (PEER, "KeyError: 'gone'", number)
         assert "in _take" in lost.traceback
-    assert guarded.num_lost == 2
+    assert guarded.num_lost == NUM_FORGIVEN
     assert guarded.drain() == []
 
 
@@ -90,6 +91,44 @@ def test_a_key_about_which_the_core_fails_is_not_let_in() -> None:
     guarded = Guarded(Failing(KeyError("gone")))
     assert guarded.admits(PEER) is None
     assert [type(each) for each in guarded.drain()] == [InputLostTrace]
+
+
+def barred_s(guarded: Guarded) -> float:
+    """For how long the peer that failed just now is not heard."""
+    (lost,) = [each for each in guarded.drain() if isinstance(each, InputLostTrace)]
+    return lost.barred_s
+
+
+def test_a_peer_at_which_the_core_fails_again_and_again_is_not_heard_for_a_growing_time() -> None:
+    core = Failing(KeyError("gone"))
+    guarded, now, other = Guarded(core), 100.0, b"o" * 32
+    for _ in range(NUM_FORGIVEN):
+        guarded.receive(now, PEER, 0, b"", None)
+        assert barred_s(guarded) == 0.0
+    for times in range(3):
+        guarded.receive(now, PEER, 0, b"", None)
+        assert barred_s(guarded) == BARRED_S * 2**times
+        core.error = None
+        guarded.receive(now + 1.0, PEER, 0, b"", None)
+        assert (guarded.drain(), guarded.admits(PEER)) == ([], None), "it reaches the core no more"
+        assert guarded.admits(other) == "member"
+        guarded.receive(now + 2.0, other, 0, b"", None)
+        assert guarded.drain() == [Store(b"receive")]
+        now += BARRED_S * 2**times
+        guarded.tick(now)
+        assert guarded.admits(PEER) == "member"
+        core.error = KeyError("gone")
+        guarded.drain()
+
+
+def test_a_ticket_is_not_barred_for_the_questions_of_one_who_holds_it() -> None:
+    core = Failing(KeyError("gone"))
+    guarded = Guarded(core)
+    for _ in range(9):
+        guarded.knock(1.0, PEER, b"")
+    core.error = None
+    assert guarded.knock(1.0, PEER, b"") == (b"welcome", b"")
+    assert guarded.admits(PEER) == "member"
 
 
 @pytest.mark.parametrize("name", [*INPUTS, "tick", "admits"])

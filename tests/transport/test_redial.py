@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.transport.simnet.test_network import A, B, Net, Talker
 from transport.effects import Connect, Trace
 from transport.keys import random_pair
 from transport.limits import LIMITS
-from transport.redial import ATTEMPT_S, BARRED_S, Bars, Redial
+from transport.redial import ATTEMPT_S, BARRED_S, FORGIVEN_S, MAX_BARRED_S, Bars, Redial
 from transport.simnet.connections import Connections
 from transport.simnet.links import Faults
 from transport.simnet.routes import Paths
@@ -93,6 +94,28 @@ def test_an_offender_is_barred_for_a_while_and_nobody_else_is() -> None:
     assert bars.is_barred(6.0, A)
     bars.clear()
     assert not bars.is_barred(6.0, A)
+
+
+def test_who_offends_again_is_barred_twice_as_long_up_to_a_bound_and_is_forgiven_after_an_hour() -> None:
+    bars, now = Bars(), 5.0
+    assert [bars.bar(now, A) for _ in range(9)] == [10, 20, 40, 80, 160, 320, 600, 600, 600]
+    now += MAX_BARRED_S + FORGIVEN_S - 1.0
+    assert bars.bar(now, A) == MAX_BARRED_S
+    now += MAX_BARRED_S + FORGIVEN_S
+    assert bars.bar(now, A) == BARRED_S
+
+
+def test_some_offences_may_cost_nothing() -> None:
+    bars = Bars(num_free=2)
+    assert [bars.bar(5.0, A) for _ in range(4)] == [0.0, 0.0, BARRED_S, 2 * BARRED_S]
+
+
+def test_of_too_many_barred_peers_the_first_are_forgotten() -> None:
+    bars = Bars(replace(LIMITS, barred=8))
+    keys = [bytes([number]) * 32 for number in range(20)]
+    for key in keys:
+        bars.bar(5.0, key)
+    assert [bars.is_barred(5.0, key) for key in keys] == [False] * 12 + [True] * 8
 
 
 class Asked(dict[bytes, Any]):

@@ -56,7 +56,7 @@ class AcceptedLanes:
     ) -> None:
         self.listener = listener
         self.connections = AcceptedConnections(limits)
-        self.bars = Bars()
+        self.bars = Bars(limits)
         self._runner, self._limits = runner, limits
         self._doomed: list[_Doomed] = []
         self._comers: dict[int, Handle] = {}

@@ -57,6 +57,11 @@ class DialledLanes:
             lane.redial.stop()
             lane.broken = None
 
+    def break_all(self, peer: bytes, reason: str) -> None:
+        """The connections to a peer are of no use any more: they are dialled again a little later."""
+        for lane in self._lanes.get(peer, []):
+            lane.broken = lane.broken or reason
+
     def close_all(self, grace_s: float) -> None:
         """End all dialling."""
         for peer in list(self._lanes):

@@ -3,15 +3,18 @@
 Feed, drain, carry out, re-arm one timer; it decides nothing about the protocol. Whom the core names is
 dialled by `transport.sockets.dialled`; who dials us is taken by `transport.sockets.accepted`. An input at
 which the core fails is lost (`transport.guarded`), and a journal that cannot be written holds all back that
-follows (`transport.in_order`); a broken state of the core, or an error in a callback, ends the driver, is
-traced, and is raised by every later call.
+follows (`transport.in_order`). A callback that raises loses that call, and a socket that fails is made anew.
+A broken state of the core, or a journal that fails otherwise than a disk does, ends the driver: it is logged,
+traced, and raised by every later call.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -24,15 +27,17 @@ from transport.errors import DriverStopped, TransportError
 from transport.keys import KeyPair, short
 from transport.limits import LIMITS, Limits
 from transport.sockets.accepted import AcceptedLanes
+from transport.sockets.callbacks import Callbacks
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.descriptors import raise_descriptor_limit
 from transport.sockets.dialled import DialledLanes
 from transport.sockets.half_open import HalfOpenBounds
 from transport.sockets.libzmq import Listener, Poll, check_libzmq, new_context
-from transport.sockets.traces import PeerClosedTrace, TransportFailedTrace
+from transport.sockets.traces import PeerClosedTrace, SocketFailedTrace, TransportFailedTrace
 from transport.sockets.wire import Outgoing
 
 T = TypeVar("T")
+_LOG = logging.getLogger("diloco")
 
 _RETRY_S = 0.002
 _CLOSE_GRACE_S = 0.2
@@ -41,9 +46,9 @@ _MAX_CALLBACK_S = 10.0
 
 
 class SocketDriver:
-    """Runs one core. ``on_event`` and ``on_trace`` are called on its thread and must not block;
-    an error in either stops it. ``store`` must be durable when it returns; where it raises `OSError`, it must
-    have left the journal as it was, and is called again."""
+    """Runs one core. ``on_event`` and ``on_trace`` are called on its thread and must not block; an error in
+    either is logged, and loses that call. ``store`` must be durable when it returns; where it raises
+    `OSError`, it must have left the journal as it was, and is called again."""
 
     def __init__(
         self,
@@ -57,9 +62,9 @@ class SocketDriver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._core, self._keys, self._bind = core, keys, bind
-        self._on_event, self._on_trace, self._store = on_event, on_trace, store
-        self._limits, self._clock = limits, clock
-        self._runner = CoreRunner(core, clock, on_trace, self._carry_out)
+        self._store, self._limits, self._clock = store, limits, clock
+        self._callbacks = Callbacks(on_event, on_trace, clock)
+        self._runner = CoreRunner(core, clock, self._callbacks.trace, self._carry_out)
         self.counters = self._runner.counters
         self.address: str | None = None
         """Where we listen, with the real port, once started."""
@@ -151,7 +156,8 @@ class SocketDriver:
         finally:
             self._close_all(linger_s)
         if self.error is not None:
-            self._on_trace(TransportFailedTrace(f"{type(self.error).__name__}: {self.error}"))
+            _LOG.error("the network thread has ended by an error", exc_info=self.error)
+            self._callbacks.trace(TransportFailedTrace(f"{type(self.error).__name__}: {self.error}"))
 
     def _turn(self, wait_s: float) -> None:
         if (retry_at := self._runner.order.due) is not None:
@@ -190,22 +196,40 @@ class SocketDriver:
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
+            case Send() | Connect() | Close():
+                try:
+                    self._use_sockets(effect)
+                except Exception as error:
+                    self._renew(effect.peer, error)
+            case Store():
+                self._store(effect.entry)
+            case Deliver():
+                self._callbacks.event(effect.event)
+            case Trace():
+                self._callbacks.trace(effect)
+
+    def _use_sockets(self, effect: Send | Connect | Close) -> None:
+        match effect:
             case Send():
                 self._send(effect)
             case Connect():
                 self._dialled.connect(effect)
             case Close():
                 self._close_peer(effect.peer, effect.reason)
-            case Store():
-                self._store(effect.entry)
-            case Deliver():
-                self._on_event(effect.event)
-            case Trace():
-                self._on_trace(effect)
+
+    def _renew(self, peer: bytes, error: Exception) -> None:
+        """Something of ours or of libzmq's failed at this peer: its connections begin anew."""
+        if isinstance(error, AssertionError):
+            raise error
+        said, told = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        self._callbacks.trace(SocketFailedTrace(peer, said, told))
+        self._dialled.break_all(peer, f"it failed here: {said}")
+        if self.accepted is not None:
+            self.accepted.close_peer(peer, 0.0)
 
     def _send(self, effect: Send) -> None:
         if isinstance(effect.payload, Phantom):
-            raise TypeError("a phantom payload cannot travel over a socket")
+            raise AssertionError("a phantom payload cannot travel over a socket")
         message = Outgoing(effect.lane, effect.header, effect.payload, effect.purpose, effect.again)
         if not self._dialled.send(effect.peer, message) and self.accepted is not None:
             self.accepted.send(effect.peer, message)

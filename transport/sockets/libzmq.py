@@ -311,12 +311,14 @@ def _transmit(sock: Socket, message: Outgoing, route: bytes | None = None) -> bo
 
 
 def remote(descriptor: int) -> Handle | None:
-    """What identifies an accepted connection of libzmq's; None when it is gone already."""
+    """What identifies an accepted connection of libzmq's; None when it is gone already, and its descriptor
+    belongs to nothing or to something else."""
     try:
         with _borrowed(descriptor) as sock:
-            return descriptor, (sock.getsockname(), sock.getpeername())
-    except OSError:
+            ends = sock.getsockname(), sock.getpeername()
+    except (OSError, ValueError):  # closed, no socket, or none at all
         return None
+    return (descriptor, ends) if all(isinstance(end, tuple) for end in ends) else None
 
 
 def address_of(handle: Handle) -> str:

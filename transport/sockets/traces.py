@@ -18,6 +18,25 @@ class TransportFailedTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackFailedTrace(Trace):
+    """The program's function for events raised; that call is lost."""
+
+    error: str
+    traceback: str
+    number: int
+    """How many calls did so far, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFailedTrace(Trace):
+    """What was to be done with the connections of ``peer`` failed here; they are made anew."""
+
+    peer: bytes
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
 class StrangerRefusedTrace(Trace):
     """A key that is neither a member's nor an invite's wanted to connect."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ from safetensors.torch import load_file
 import diloco
 from diloco.cli.interrupts import Interrupts
 from diloco.cli.train import TrainingOutcome, make_job, train
-from diloco.errors import UserError
+from diloco.errors import SwarmClosed, UserError
 from diloco.monitoring.event_log import EventLog
 from diloco.recipe import Job
 from diloco.settings import RunSettings
 
 SETTINGS = RunSettings.model_validate({"run": {"rounds": 3, "min_peers": 1}, "method": {"sync_every": 4}})
+
+TOPK = {"codec": "topk", "error_feedback": "ef14"}
 
 
 def job(steps: list[int], interrupt_at: int | None = None) -> Job:
@@ -75,6 +80,41 @@ def test_an_interrupted_worker_ends_after_its_step_and_saves_what_it_holds(tmp_p
         signal.signal(signal.SIGINT, before)
     assert steps[-1] == 6
     assert load_file(save)["weight"].item() > 0.0
+
+
+def test_a_worker_whose_network_thread_ends_by_an_error_saves_what_it_holds_and_says_so_once(
+    tmp_path: Path,
+) -> None:
+    run = {"rounds": 1_000_000, "min_peers": 1}
+    settings = RunSettings.model_validate({"run": run, "method": {"sync_every": 4, **TOPK}})
+    save, log = tmp_path / "model.safetensors", EventLog(tmp_path / "w.jsonl")
+
+    def break_state(now: float, node: object) -> None:
+        node.tick, node.deadline = fail, lambda: 0.0  # type: ignore[attr-defined]
+
+    def fail(now: float) -> None:
+        raise AssertionError("two heads")
+
+    steps: list[int] = []
+    with diloco.solo(settings) as swarm:
+        swarm.home = tmp_path
+        broken = replace(job(steps), batches=breaking_at(5, lambda: swarm.call(break_state)))
+        with pytest.raises(SwarmClosed, match="network thread has ended: two heads") as caught:
+            train(swarm, broken, log=log, interrupts=Interrupts(), save=save)
+    log.close()
+    assert "\n" not in str(caught.value)
+    assert load_file(save)["weight"].item() != 0.0
+    (residuals,) = tmp_path.glob("residuals-*")
+    assert "0.residual.0" in load_file(residuals)
+    assert json.loads((tmp_path / "w.jsonl").read_text().splitlines()[-1])["event"] == "failed"
+
+
+def breaking_at(step: int, run: Callable[[], object]) -> Iterator[int]:
+    """Batches without end; ``run`` is called before one of them."""
+    for number in count():
+        if number == step:
+            run()
+        yield number
 
 
 def test_a_model_that_cannot_be_saved_is_found_before_anything_is_trained(tmp_path: Path) -> None:
