@@ -3,6 +3,7 @@
     PeersError
     ├── IdentityError       the identity file cannot be used; the text says what to do
     ├── JournalError        the journal is no journal of ours, or cannot be used
+    │   └── BadEntry        one entry of it does not follow from those before
     └── TicketError         a ticket that cannot be used; never contains the ticket
         ├── NotATicket      the text is something else
         ├── MistypedTicket  characters are missing or changed
@@ -25,6 +26,16 @@ class IdentityError(PeersError):
 
 class JournalError(PeersError):
     """The file is no journal of ours, or cannot be used."""
+
+
+class BadEntry(JournalError):
+    """An entry does not follow from those before it."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"entry {number} of the journal cannot be used: {reason}")
+        self.number = number
+        """The first entry is number 1."""
+        self.reason = reason
 
 
 class TicketError(PeersError):

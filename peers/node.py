@@ -14,6 +14,7 @@ from typing import Any
 
 from peers.admission.door import Door, Invite
 from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.journal import read_entry
 from peers.coordinator.lives import newest_in
 from peers.coordinator.places import invites_in
 from peers.coordinator.rules import Rules
@@ -274,7 +275,8 @@ class Node:
         self.links.forget(peer, reason)
 
     def store(self, entry: bytes) -> None:
-        """Append one entry to the journal."""
+        """Append one entry to the journal. Raises `BadFrame` for one that could not be read again."""
+        read_entry(entry)
         self._out.append(Store(entry))
 
     def deliver(self, event: object) -> None:

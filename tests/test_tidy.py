@@ -69,7 +69,8 @@ SHELLS = {
     "transport/sockets/driver.py",
     "transport/sockets/callbacks.py",
     "peers/admission/identity.py",
-    "peers/coordinator/journal.py",
+    "peers/coordinator/journal_file.py",
+    "peers/coordinator/truncation.py",
 }
 """The files below `diloco` that may touch the world; all others there are cores."""
 NO_TORCH = ("transport", "peers", "diloco/methods", "diloco/loop", "diloco/swarm", "diloco/planning")

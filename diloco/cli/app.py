@@ -33,6 +33,7 @@ from diloco.rules import num_commits
 from diloco.settings import commented_toml, load_settings
 from diloco.swarm.entry import TICKET_HOURS
 from diloco.swarm.handshake import ask_status
+from diloco.swarm.repair import truncate_journal
 from diloco.terminal import printable
 from peers.admission.ticket import Ticket, read_ticket
 from peers.errors import PeersError
@@ -127,6 +128,12 @@ def host(
     ticket_uses: Annotated[
         int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
     ] = 0,
+    truncate_at: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Cut off entry N of a journal that cannot be read, and all behind it."
+        ),
+    ] = None,
     recipe: Recipe = "gpt",
     data: Data = None,
     device: Device = "cpu",
@@ -137,6 +144,8 @@ def host(
 
     Without --train no torch is needed. Restarted with the same --state, it goes on with the run."""
     settings = load_settings(run)
+    if truncate_at is not None:
+        print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", num_commits(settings))
     screen = Screen(view, Console())
     swarm = diloco.host(

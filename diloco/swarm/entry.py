@@ -19,9 +19,10 @@ from diloco.settings import RunSettings, load_settings
 from diloco.swarm.failure_log import FailureLog
 from diloco.swarm.handshake import KNOCK_S, knock_for_settings
 from diloco.swarm.state_dir import (
-    DEFAULT_STATE,
     HostLock,
+    home_of,
     invite_secret,
+    journal_of,
     load_identity,
     remember_address,
     run_id_of,
@@ -31,8 +32,10 @@ from diloco.swarm.swarm import Swarm
 from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
-from peers.coordinator.journal import InviteMade, Journal
+from peers.coordinator.journal import InviteMade
+from peers.coordinator.journal_file import Journal
 from peers.coordinator.places import invites_in
+from peers.errors import BadEntry
 from peers.node import Contact, Hosting, Node
 from peers.protocol.fields import NAME_BYTES, cut
 from transport.effects import Trace
@@ -62,19 +65,23 @@ def host(
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
     settings, name = run if isinstance(run, RunSettings) else load_settings(Path(run)), _checked_name(name)
-    home = (state or DEFAULT_STATE / settings.run.name).expanduser()
+    home = home_of(settings, state)
     with ExitStack() as undone:
         lock = HostLock(home)
         undone.callback(lock.release)
         identity, incarnation = load_identity(home)
         run_id = run_id_of(identity, settings)
-        journal = Journal(home / f"journal-{run_id.hex()[:16]}")
+        journal = Journal(journal_of(home, run_id))
         undone.callback(journal.close)
         entries = journal.entries()
-        secret, invite = _ticket(home, run_id, journal, entries, ticket_hours, ticket_uses)
-        door = Door(run_id, settings.to_bytes(), settings.digest(), {invite.key: invite})
+        door = Door(run_id, settings.to_bytes(), settings.digest(), {})
         door.owner, door.began_at = identity.control.public, time.time() - time.monotonic()
-        node = _hosting_node(settings, identity, incarnation, entries, door)
+        try:
+            node = _hosting_node(settings, identity, incarnation, entries, door)
+        except BadEntry as error:
+            raise journal.unusable(error.number, error.reason) from None
+        secret, invite = _ticket(home, run_id, journal, entries, ticket_hours, ticket_uses)
+        door.invites[invite.key] = invite
         driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
         on_close = undone.pop_all().close
     assert driver.address is not None

@@ -78,6 +78,16 @@ def run_id_of(identity: Identity, settings: RunSettings) -> bytes:
     return hashlib.sha256(b"diloco run\0" + identity.public + settings.digest()).digest()[:16]
 
 
+def home_of(settings: RunSettings, state: Path | None) -> Path:
+    """The state folder of a host: the one that was named, or that of the run's name."""
+    return (state or DEFAULT_STATE / settings.run.name).expanduser()
+
+
+def journal_of(home: Path, run: bytes) -> Path:
+    """The journal of a run in its host's state folder."""
+    return home / f"journal-{run.hex()[:16]}"
+
+
 def invite_secret(home: Path, run: bytes, *, fresh: bool = False) -> bytes:
     """The secret, 16 bytes, of this host's ticket to a run: kept, so that it outlives a restart, until a
     fresh one is asked for. Raises `UserError` for a file that is damaged."""

@@ -27,11 +27,14 @@ from peers.coordinator.open_round import OpenRound
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.roster import Entry, Roster
 from peers.coordinator.rules import Rules
+from peers.errors import BadEntry
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Abort, Committed, Finished
 from peers.protocol.record import Record
 from peers.protocol.traces import AbortedTrace
+from transport.errors import BadFrame
 from transport.frames import pack
+from transport.keys import short
 from transport.limits import Limits
 
 
@@ -64,28 +67,52 @@ class RunState:
 
     def restore(self, entries: list[Any]) -> None:
         """Replay the journal: the same decisions, in order. Models and first states are course 0's, for their
-        entries name no course."""
-        for entry in entries:
-            match entry:
-                case TermBegan():
-                    self.term = entry.term
-                case PeerCertified():
-                    self.roster.certify(entry.key, entry.name)
-                case PeerInvited():
-                    self.roster.certify(entry.key, entry.name, entry.invite)
-                case PlaceGivenBack():
-                    self.roster.entries[entry.key].has_place = False
-                case PeerKicked():
-                    self.roster.entries[entry.key].kicked = True
-                case RunStopped():
-                    self.stopped = True
-                case ModelAgreed():
-                    self.courses[0].manifest = entry.manifest()
-                case RunBegan():
-                    self.courses[0].chain.begin(entry.head)
-                case CommitWritten():
-                    record = entry.commit()
-                    self.courses[record.course].chain.append(record)
+        entries name no course. Raises `BadEntry`."""
+        for number, entry in enumerate(entries, 1):
+            try:
+                self._replay(entry)
+            except BadFrame as error:
+                raise BadEntry(number, str(error)) from None
+
+    def _replay(self, entry: Any) -> None:
+        """One decision of an earlier life. Raises `BadFrame` for one that cannot have been taken there."""
+        match entry:
+            case TermBegan():
+                self.term = entry.term
+            case PeerCertified():
+                self.roster.certify(entry.key, entry.name)
+            case PeerInvited():
+                self.roster.certify(entry.key, entry.name, entry.invite)
+            case PlaceGivenBack():
+                self._known(entry.key).has_place = False
+            case PeerKicked():
+                self._known(entry.key).kicked = True
+            case RunStopped():
+                self.stopped = True
+            case ModelAgreed():
+                self.courses[0].manifest = entry.manifest()
+            case RunBegan() if self.courses[0].chain.index:
+                raise BadFrame("it names a first state, and there are commits already")
+            case RunBegan():
+                self.courses[0].chain.begin(entry.head)
+            case CommitWritten():
+                self._replay_commit(entry.commit())
+
+    def _replay_commit(self, record: Record) -> None:
+        course = self.courses.get(record.course)
+        if course is None:
+            raise BadFrame(f"it is a commit of course {record.course}, which the run does not have")
+        if (record.parent, record.index) != (course.chain.head, course.chain.index + 1):
+            raise BadFrame(f"commit {record.index} does not follow commit {course.chain.index}")
+        if course.manifest is not None and not record.restores:
+            course.manifest.check_fragment(record)
+        course.chain.append(record)
+
+    def _known(self, key: bytes) -> Entry:
+        entry = self.roster.entries.get(key)
+        if entry is None:
+            raise BadFrame(f"it is about worker {short(key)}, who was never let in")
+        return entry
 
     def begin_term(self) -> None:
         """Begin this life: its epochs and serials never meet those of an earlier one."""

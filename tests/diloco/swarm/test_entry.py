@@ -12,7 +12,7 @@ from diloco.errors import SettingsError, SwarmClosed, UserError
 from diloco.settings import commented_toml, parse_settings
 from diloco.swarm.entry import host, join, solo
 from peers.admission.ticket import Ticket
-from peers.coordinator.journal import Journal
+from peers.coordinator.journal_file import Journal
 from transport.effects import Trace
 from transport.errors import TransportError
 

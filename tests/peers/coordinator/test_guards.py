@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from peers.coordinator.journal import Journal, TermBegan
+from peers.coordinator.journal import TermBegan
+from peers.coordinator.journal_file import Journal
 from peers.protocol.messages import (
     Abort,
     CatchUp,

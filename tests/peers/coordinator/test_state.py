@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from peers.coordinator.chain import Chain
 from peers.coordinator.course import Course
-from peers.coordinator.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
+from peers.coordinator.journal import (
+    CommitWritten,
+    ModelAgreed,
+    PeerCertified,
+    PeerKicked,
+    PlaceGivenBack,
+    RunBegan,
+    TermBegan,
+)
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.roster import Roster
 from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
+from peers.errors import BadEntry
 from peers.protocol.fields import ALL_FRAGMENTS
+from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Committed, Ready
 from peers.protocol.record import Record
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, opened, trained
@@ -20,6 +33,9 @@ from tests.peers.coordinator.test_roster import entering
 from transport.effects import Trace
 from transport.frames import unpack
 from transport.limits import LIMITS
+
+FIRST = Record(ROOT, 1, 0, 1, 1, 1, (b"m" * 32,), (1.0,), b"r" * 32)
+MODEL = Manifest(b"s" * 32, b"t" * 32, b"h" * 32, "int8", (5,), "a model of 5")
 
 
 class Told(Outlet):
@@ -129,3 +145,28 @@ def test_a_round_that_is_given_up_is_open_no_more_and_its_members_may_offer_agai
         (key(1), serial, True),
         (key(2), serial, True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ([PeerKicked(key(1))], "never let in"),
+        ([PlaceGivenBack(key(1))], "never let in"),
+        ([RunBegan(ROOT), CommitWritten.of(FIRST), RunBegan(ROOT)], "there are commits already"),
+        (
+            [RunBegan(ROOT), CommitWritten.of(FIRST), CommitWritten.of(FIRST)],
+            "commit 1 does not follow commit 1",
+        ),
+        ([RunBegan(key(9)), CommitWritten.of(FIRST)], "commit 1 does not follow commit 0"),
+        ([RunBegan(ROOT), CommitWritten.of(replace(FIRST, course=3))], "course 3"),
+        (
+            [ModelAgreed.of(MODEL), RunBegan(ROOT), CommitWritten.of(replace(FIRST, fragment=1))],
+            "fragment 1 of 1",
+        ),
+    ],
+)
+def test_an_entry_that_does_not_follow_from_those_before_is_named(entries: list[Any], reason: str) -> None:
+    state, _ = run_state()
+    with pytest.raises(BadEntry, match=reason) as raised:
+        state.restore([TermBegan(1), *entries])
+    assert raised.value.number == 1 + len(entries)
