@@ -24,6 +24,7 @@ from peers.protocol.traces import (
     ActiveTrace,
     BadFrameTrace,
     CommittedTrace,
+    DisputedTrace,
     EnteredTrace,
     OpenedTrace,
     OutlierTrace,
@@ -42,6 +43,7 @@ from peers.protocol.traces import (
 )
 from transport.effects import Trace
 from transport.guarded import InputLostTrace
+from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.keys import short
 from transport.log_limit import LogLimit, with_left_out
 
@@ -58,8 +60,12 @@ _TOLD: dict[type[Trace], str] = {
     SetAsideTrace: "{name} sits out: {reason}",
     OutlierTrace: "{name}: {reason}",
     PoisonedTrace: "a contribution was refused: {reason}",
+    DisputedTrace: "workers hold different states after commit {index}, none held by more than half "
+    "({camps}): the run waits and overwrites nothing; end who is wrong, or put it out (diloco kick)",
     ParityTrace: "{name} held another state and fetches it again",
     RestoredTrace: "the last state was lost; the run goes on from an earlier one",
+    StoreFailedTrace: "the journal cannot be written ({error}): nothing is decided until it can",
+    StoreRecoveredTrace: "the journal is written again, and the run goes on",
     StateLostTrace: "nobody here holds the run's state: waiting for a member that does",
     BadFrameTrace: "{name} sent what is no message: {reason}",
     InputLostTrace: "what came from {name} failed here and was lost: {error}",

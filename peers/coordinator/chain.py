@@ -1,4 +1,4 @@
-"""The coordinator's chain of commit records, and which state of each fragment is agreed on.
+"""The coordinator's chain of commit records, and which version of each fragment they lead to.
 
 Knows records and digests, not members' fortunes. Keeps S2: one child per parent, one branch. For S4 it can
 tell whether a member's last contribution is in a record, also once the record itself is no longer kept.
@@ -6,9 +6,6 @@ tell whether a member's last contribution is in a record, also once the record i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from peers.coordinator.roster import Entry
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import Counted
 from peers.protocol.record import GENESIS, Record
@@ -76,17 +73,3 @@ class Chain:
         """How far along ``head`` is; -1 if it is too old or not ours."""
         following = self.after(head)
         return -1 if following is None else self.index - len(following)
-
-
-def agreed_state(entries: Iterable[Entry], fragment: int, version: bytes) -> tuple[bytes, list[bytes]]:
-    """The digest that most active holders of ``version`` report, and those holders. A tie goes to
-    the digest of whoever entered first (S1: the minority is repaired)."""
-    holders: dict[bytes, list[bytes]] = {}
-    for entry in entries:
-        held = entry.digests.get(fragment)
-        if entry.active and held is not None and held[0] == version:
-            holders.setdefault(held[1], []).append(entry.key)
-    if not holders:
-        return b"", []
-    digest = max(holders, key=lambda d: len(holders[d]))  # the first of equals: entering order
-    return digest, holders[digest]

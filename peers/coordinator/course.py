@@ -47,6 +47,8 @@ class Course:
     """By fragment: when a round that could open waits no longer for more contributions."""
     asked: dict[int, float] = field(default_factory=dict)
     """By fragment: the value of ``ready_since`` for which the other members were asked to offer it too."""
+    disputes: dict[int, bytes] = field(default_factory=dict)
+    """By fragment: the version of which members hold different states, none of them most."""
     seed: bytes | None = None
     """The member that was named to give the first state."""
     holderless_since: float | None = None

@@ -54,6 +54,10 @@ class ExchangeMode(Protocol):
         """The first fragment of which a member holds other bits than are agreed on."""
         ...
 
+    def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
+        """Names of members by the state that they hold, where none is held by most; else empty."""
+        ...
+
     def sources(self, course: Course) -> FragmentSources:
         """The members from which a newcomer gets each fragment."""
         ...

@@ -69,6 +69,10 @@ class GossipMode:
         """None, since every member has a state of its own."""
         return None
 
+    def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
+        """Nothing is disputed, since every member has a state of its own."""
+        return ()
+
     def sources(self, course: Course) -> FragmentSources:
         """A newcomer copies one member, as that one is now. A donor that moved on meanwhile says so, and the
         newcomer asks for the next."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from peers.coordinator.agreement import disputed
 from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
 from peers.coordinator.open_round import OpenRound
@@ -43,7 +44,7 @@ def open_what_can_be(state: RunState, course: Course, now: float) -> None:
             chosen = _choose(state, course, now, fragment)
             if _refuse_leaps(state, course, now, fragment, chosen):
                 chosen = _choose(state, course, now, fragment)
-            if chosen:
+            if chosen and not disputed(state, course, fragment):
                 _open(state, course, now, fragment, chosen)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from peers.coordinator.chain import agreed_state
+from peers.coordinator.agreement import Agreement, agreement_on
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.outlet import Outlet
@@ -56,30 +56,36 @@ class RoundsMode:
 
     def dissenters(self, course: Course, fragment: int) -> list[Entry]:
         """Members whose digest is not the one that most members report (S1)."""
-        active, version = self._roster.active_in(course.number), course.chain.base(fragment)
-        agreed, _ = agreed_state(active, fragment, version)
-        held = [(entry, entry.digests.get(fragment)) for entry in active]
-        return [entry for entry, each in held if each and each[0] == version and each[1] != agreed]
+        return list(self._agreement(course, fragment).dissenters)
 
     def differing_fragment(self, course: Course, entry: Entry) -> int | None:
         """The first fragment of the current version whose digest is another than the agreed one."""
         assert course.manifest is not None
         for fragment in range(course.manifest.num_fragments):
-            version = course.chain.base(fragment)
-            held = entry.digests.get(fragment)
-            agreed, _ = agreed_state(self._roster.active_in(course.number), fragment, version)
-            if held is not None and held[0] == version and agreed not in (b"", held[1]):
+            if entry in self._agreement(course, fragment).dissenters:
                 return fragment
         return None
+
+    def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
+        """Who holds which state, where none is held by more than half."""
+        return self._agreement(course, fragment).camps
 
     def sources(self, course: Course) -> FragmentSources:
         """Of each fragment the agreed state, and all who hold it."""
         assert course.manifest is not None
-        active = self._roster.active_in(course.number)
-        return [
-            (fragment, *agreed_state(active, fragment, course.chain.base(fragment)))
-            for fragment in range(course.manifest.num_fragments)
-        ]
+        found = [self._agreement(course, fragment) for fragment in range(course.manifest.num_fragments)]
+        return [(fragment, each.digest, list(each.donors)) for fragment, each in enumerate(found)]
+
+    def _agreement(self, course: Course, fragment: int) -> Agreement:
+        chain, manifest = course.chain, course.manifest
+        num_fragments = manifest.num_fragments if manifest else 1
+
+        def awaited(entry: Entry) -> bool:
+            # Where rounds wait for nobody, whoever is slow may never hold a version that stands.
+            behind = chain.index - chain.index_of(entry.head)
+            return not self._rules.quorum and behind <= num_fragments
+
+        return agreement_on(self._roster.entered_in(course.number), fragment, chain.base(fragment), awaited)
 
     # -- contributions and the end ------------------------------------------------------------
 

@@ -94,6 +94,17 @@ class NeedsStateTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class DisputedTrace(Trace):
+    """Members hold different states after the same commit, and none is held by more than half of them: no
+    round of that fragment opens, and nothing is overwritten."""
+
+    fragment: int
+    index: int
+    camps: str
+    """Names of those who hold one state, then of those who hold the next."""
+
+
+@dataclass(frozen=True, slots=True)
 class ParityTrace(Trace):
     """A member held other bits than the others at the same commit, and fetches the state again (S1)."""
 

@@ -14,6 +14,7 @@ import pytest
 
 from peers.admission import card
 from peers.coordinator import rounds_mode
+from peers.coordinator.agreement import Agreement
 from peers.coordinator.open_round import OpenRound
 from peers.member.contributions import Contributions
 from peers.node import Node
@@ -126,12 +127,12 @@ class NotLoaded(VectorReplica):
 
 
 def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def whoever_speaks(entries: Any, fragment: int, version: bytes) -> tuple[bytes, list[bytes]]:
+    def whoever_speaks(entries: Any, fragment: int, version: bytes, awaited: Any) -> Agreement:
         held = [(e.digests[fragment][1], e.key) for e in entries if fragment in e.digests]
-        return (held[-1][0], [held[-1][1]]) if held else (b"", [])
+        return Agreement(held[-1][0], (held[-1][1],), (), ()) if held else Agreement(b"", (), (), ())
 
     monkeypatch.setattr("tests.sim.world.VectorReplica", NotLoaded)
-    monkeypatch.setattr(rounds_mode, "agreed_state", whoever_speaks)
+    monkeypatch.setattr(rounds_mode, "agreement_on", whoever_speaks)
     assert "S1" in rules_broken(range(1, 4), [])
 
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from peers.coordinator.chain import Chain, agreed_state
-from peers.coordinator.roster import Entry, MemberState
+from peers.coordinator.chain import Chain
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import Counted
 from peers.protocol.record import GENESIS, Record
@@ -68,20 +67,3 @@ def test_whose_contribution_is_in_a_record_is_known_also_once_the_record_is_kept
     assert chain.counted(ME) == [Counted(0, 8, heads[3]), Counted(1, 6, heads[1])]
     assert chain.counted(OTHER) == [Counted(0, 7, heads[2])]
     assert chain.counted(ROOT) == []
-
-
-def holder(name: str, digest: bytes, state: MemberState = MemberState.ACTIVE) -> Entry:
-    return Entry(name.encode(), name, member_state=state, digests={0: (ROOT, digest)})
-
-
-def test_the_digest_of_most_is_agreed_and_a_tie_goes_to_who_came_first() -> None:
-    a, b, c = holder("a", b"1"), holder("b", b"2"), holder("c", b"2")
-    assert agreed_state([a, b, c], 0, ROOT) == (b"2", [b"b", b"c"])
-    assert agreed_state([a, b], 0, ROOT) == (b"1", [b"a"])
-
-
-def test_only_active_holders_of_that_version_count() -> None:
-    late = holder("late", b"2", MemberState.FOLLOWING)
-    assert agreed_state([late], 0, ROOT) == (b"", [])
-    assert agreed_state([holder("a", b"1")], 0, b"another" * 4) == (b"", [])
-    assert agreed_state([holder("a", b"1")], 1, ROOT) == (b"", [])

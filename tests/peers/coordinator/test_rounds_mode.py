@@ -57,7 +57,7 @@ def test_a_newcomer_to_a_finished_run_is_told_at_once() -> None:
 
 
 def test_members_that_hold_other_bits_than_most_dissent_at_the_current_version_only() -> None:
-    swarm = trained(2)
+    swarm = trained(3)
     mode: ExchangeMode = swarm.core.state.mode
     course, entries = swarm.core.state.courses[0], swarm.core.roster.entered()
     assert isinstance(mode, RoundsMode)
