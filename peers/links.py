@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from peers.absence import Absences
 from peers.protocol.messages import MemberIs
 from peers.protocol.traces import MessagesDroppedTrace
 from transport.effects import NEVER, Close, Effect, Payload
@@ -27,6 +28,8 @@ class LinkTable:
 
     def __init__(self, incarnation: int, timeout_s: float, limits: Limits, out: list[Effect]) -> None:
         self.by_peer: dict[bytes, Link] = {}
+        self.absences = Absences()
+        """Peers whose links ended and are not back."""
         self.changed = False
         """A link was dropped, or the roster is not what it was when links were last compared with it."""
         self._incarnation = incarnation
@@ -41,12 +44,15 @@ class LinkTable:
 
     # -- links begin and end ------------------------------------------------------------------
 
-    def open(self, now: float, peer: bytes, addresses: tuple[str, ...], *, dials: bool) -> Link:
-        """A link to a peer begins."""
+    def open(
+        self, now: float, peer: bytes, addresses: tuple[str, ...], *, dials: bool, eager: bool = False
+    ) -> Link:
+        """A link to a peer begins. ``eager``: everything waits for this peer, so it is dialled more often."""
         link = Link(
             peer,
             self._next_session(),
             dials=dials,
+            eager=eager,
             addresses=addresses,
             heartbeat_s=self._timeout_s / 4,
             silence_s=self._timeout_s,
@@ -66,6 +72,7 @@ class LinkTable:
         link = self.by_peer.pop(peer, None)
         if link is not None:
             self.changed = True
+            self.absences.heard(peer)
             self.newest[peer] = max(link.incarnation, self.newest.get(peer, 0))
             self._out.append(Close(peer, reason))
 
@@ -116,10 +123,34 @@ class LinkTable:
         if peer in self.by_peer:
             self.by_peer[peer].connected(now, lane)
 
-    def disconnected(self, peer: bytes, lane: int) -> None:
+    def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         """A connection that we dialled broke."""
         if peer in self.by_peer:
             self.by_peer[peer].disconnected(lane)
+            self.absences.link_ended(now, peer)
+
+    def ended(self, now: float, peer: bytes) -> None:
+        """A connection that the peer dialled ended. If another one stands, it answers over that."""
+        if peer in self.by_peer:
+            self.absences.link_ended(now, peer)
+            self.ask(now, peer)
+
+    def refused(self, now: float, peer: bytes) -> None:
+        """Nobody listens any more where a peer did. Whom we dial is gone by that; whoever dials us has a link
+        of its own that may stand."""
+        link = self.by_peer.get(peer)
+        if link is not None:
+            self.absences.refused(now, peer, stands=link.up and not link.dials)
+            self.ask(now, peer)
+
+    def ask(self, now: float, peer: bytes) -> None:
+        """Ask for a sign of life."""
+        if peer in self.by_peer:
+            self.by_peer[peer].ask(now)
+
+    def is_back(self, now: float, peer: bytes) -> bool:
+        """Whether a peer that was absent gave a sign of life just now."""
+        return bool(self.absences) and self.last_heard(peer) >= now and self.absences.heard(peer)
 
     def is_up(self, peer: bytes) -> bool:
         """There is a link to a peer, and it has greeted."""

@@ -22,12 +22,12 @@ from peers.links import MAX_IDLE_TIMEOUTS, LinksByNeed, LinksToAll, LinkTable, M
 from peers.member.member import Member
 from peers.member.succession import Succession
 from peers.protocol.application import Application
-from peers.protocol.commands import Command
-from peers.protocol.messages import MemberGone, MemberIs, NoSwap, RosterBatch
+from peers.protocol.commands import Command, LeaveRun
+from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, NoSwap, RosterBatch
 from peers.protocol.profile import Profile
 from peers.protocol.traces import BadFrameTrace
 from transport.collectives.fetch import Lack, Want
-from transport.effects import Close, Deliver, Effect, Payload, Store, Trace
+from transport.effects import Close, Deliver, Effect, Payload, Probe, Store, Trace
 from transport.errors import BadFrame
 from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
@@ -111,7 +111,7 @@ class Node:
         if self.coordinator:
             self.coordinator.start(now)
         else:
-            self.links.open(now, self._contact.key, self._contact.addresses, dials=True)
+            self.links.open(now, self._contact.key, self._contact.addresses, dials=True, eager=True)
         self._settle(now)
 
     def connected(self, now: float, peer: bytes, lane: int) -> None:
@@ -122,7 +122,16 @@ class Node:
 
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         """A connection that we dialled broke."""
-        self.links.disconnected(peer, lane)
+        self.links.disconnected(now, peer, lane)
+
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
+        """A connection that the peer dialled ended by itself."""
+        self.links.ended(now, peer)
+        self._look_for(now, peer)
+
+    def refused(self, now: float, peer: bytes) -> None:
+        """Nobody listens any more where a peer did."""
+        self.links.refused(now, peer)
 
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         """One frame of an authenticated peer; rubbish closes that peer and changes nothing."""
@@ -135,7 +144,10 @@ class Node:
                 return
             link = self.links.open(now, peer, (), dials=False)
         try:
-            for result in link.receive(now, lane, unpack_items(header, self.limits), payload):
+            results = link.receive(now, lane, unpack_items(header, self.limits), payload)
+            if self.links.is_back(now, peer) and self.coordinator:
+                self.coordinator.regain_sight(now, peer)
+            for result in results:
                 self._handle(now, peer, result)
         except BadFrame as error:
             self.trace(BadFrameTrace(peer=peer, reason=str(error)))
@@ -174,6 +186,8 @@ class Node:
         if self._stopped:
             self._next_tick = now + self._timeout_s
             return
+        for peer in self.links.absences.due(now):
+            self._lose_sight(now, peer)
         if self.member and self.member.exchanges.busy:
             self.member.averaging.pump(now)
             self._settle(now)
@@ -198,7 +212,8 @@ class Node:
             return self._next_tick
         if self.member and self.member.exchanges.busy:
             return 0.0
-        return min(self._next_tick, self.coordinator.deadline()) if self.coordinator else self._next_tick
+        due = min(self._next_tick, self.links.absences.deadline())
+        return min(due, self.coordinator.deadline()) if self.coordinator else due
 
     def drain(self) -> list[Effect]:
         """The effects since the last drain."""
@@ -249,6 +264,10 @@ class Node:
         """Carry out one command of the training loop; False if the member did not take it."""
         assert self.member is not None, "this node does not train"
         taken = self.member.do(now, command)
+        if isinstance(command, LeaveRun):
+            for peer in self.links.by_peer:
+                if peer != self._contact.key:  # the coordinator is told by the member
+                    self.links.send(now, peer, Goodbye())
         self._settle(now)
         return taken
 
@@ -340,7 +359,26 @@ class Node:
         if self.member:
             self.member.supersede()
 
+    def _look_for(self, now: float, peer: bytes) -> None:
+        """Find out whether a member lives, whoever says that it does not: by a question, and by a probe."""
+        addresses = self.coordinator.addresses_of(peer) if self.coordinator else ()
+        if addresses and self.links.absences.may_probe(now, peer):
+            self.links.ask(now, peer)
+            self._out.append(Probe(peer, addresses[0]))
+
+    def _lose_sight(self, now: float, peer: bytes) -> None:
+        """The process of a peer seems to be dead."""
+        if self.coordinator:
+            self.coordinator.lose_sight(now, peer)
+        if self.member:
+            self.member.averaging.lose_sight(now, peer)
+        self._settle(now)
+
     def _dispatch(self, now: float, peer: bytes, message: Any) -> None:
+        if isinstance(message, Goodbye) and self.member:
+            self.member.averaging.lose_sight(now, peer)
+        elif isinstance(message, Missing):
+            self._look_for(now, message.key)
         if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack, NoSwap))):
             self.member.take_control(now, peer, message)
             if isinstance(message, (MemberIs, MemberGone, RosterBatch)):
@@ -357,7 +395,8 @@ class Node:
         if self.member:
             self.member.lose_peer(now, peer)
         if link is not None and link.dials:
-            self.links.open(now, peer, link.addresses, dials=True)
+            is_host = peer == self._contact.key
+            self.links.open(now, peer, link.addresses, dials=True, eager=is_host)
 
     def _settle(self, now: float) -> None:
         """Deliver what the node said to itself, and update the links that the roster asks for."""

@@ -21,7 +21,7 @@ MAX_FUNCTION_LINES = 70
 GROUND = "transport/{limits,effects,errors,keys,counters,frames,digests,redial,guarded,in_order,log_limit}"
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
-PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/links peers/node"
+PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/absence peers/links peers/node"
 PLAIN = "diloco/errors diloco/units diloco/terminal"
 SET_UP = f"{PLAIN} diloco/methods diloco/settings diloco/rules"
 SIMULATED = (
@@ -39,7 +39,8 @@ ARROWS = {
     "peers/admission": SAID,
     "peers/coordinator": SAID,
     "peers/member": SAID,
-    "peers/links": f"{SAID} peers/member",
+    "peers/absence": "",
+    "peers/links": f"{SAID} peers/absence peers/member",
     "peers/node": PEERS,
     "diloco/errors": "",
     "diloco/units": PLAIN,
@@ -68,6 +69,7 @@ SHELLS = {
     "transport/sockets/libzmq.py",
     "transport/sockets/driver.py",
     "transport/sockets/callbacks.py",
+    "transport/sockets/probes.py",
     "peers/admission/identity.py",
     "peers/coordinator/journal_file.py",
     "peers/coordinator/truncation.py",

@@ -59,6 +59,16 @@ class Connect:
     peer: bytes
     addresses: tuple[str, ...]
     lanes: int
+    eager_from: float | None = None
+    """Half a minute from then on, and whenever a connection breaks, it is dialled at least twice a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Look whether anybody listens where a peer lives; `Core.refused` says if nobody does."""
+
+    peer: bytes
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +104,7 @@ class Trace:
         cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Trace")).lower()
 
 
-Effect = Send | Connect | Close | Store | Deliver | Trace
+Effect = Send | Connect | Probe | Close | Store | Deliver | Trace
 
 
 class Core(Protocol):
@@ -108,6 +118,13 @@ class Core(Protocol):
 
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         """A connection that we dialled broke; the driver goes on dialling."""
+
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
+        """A connection that the peer dialled ended by itself: all that came over it was received before. The
+        peer may dial again, or be dead."""
+
+    def refused(self, now: float, peer: bytes) -> None:
+        """The machine of a peer refuses connections where it listened: a dial of ours, or a `Probe`."""
 
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         """One frame from the authenticated ``peer``; rubbish closes that peer and changes nothing."""

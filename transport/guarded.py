@@ -68,6 +68,18 @@ class Guarded:
         except Exception as error:
             self._lose_of(now, peer, error)
 
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
+        try:
+            self._core.ended(now, peer, lane)
+        except Exception as error:
+            self._lose_of(now, peer, error)
+
+    def refused(self, now: float, peer: bytes) -> None:
+        try:
+            self._core.refused(now, peer)
+        except Exception as error:
+            self._lose_of(now, peer, error)
+
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         self._now = now
         if self._bars.is_barred(now, peer):

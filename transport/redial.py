@@ -24,7 +24,12 @@ MAX_BARRED_S = 600.0
 """The time doubles with every other time, up to this."""
 FORGIVEN_S = 3600.0
 """Who did nothing of the kind for so long begins anew."""
+REFUSAL_S = 2.0
+"""An attempt that fails sooner was refused by a machine; later, it was given up or cut off."""
+EAGER_S = 30.0
+"""For this long a peer whose absence holds up everything is dialled at least every `_EAGER_REDIAL_S`."""
 _FIRST_REDIAL_S = 0.1
+_EAGER_REDIAL_S = 0.5
 _LAST_REDIAL_S = 2.0
 
 
@@ -32,9 +37,21 @@ class Redial:
     """One lane of a peer that we dial. Each failed attempt moves on to the next address; a connection that
     stood and broke is tried at the same address first."""
 
-    __slots__ = ("_addresses", "_failures", "_random", "_tried", "due", "up")
+    __slots__ = (
+        "_addresses",
+        "_eager_from",
+        "_failures",
+        "_random",
+        "_refusing",
+        "_stood_at",
+        "_tried",
+        "began_at",
+        "due",
+        "up",
+    )
 
-    def __init__(self, addresses: tuple[str, ...], random: Random) -> None:
+    def __init__(self, addresses: tuple[str, ...], random: Random, eager_from: float | None = None) -> None:
+        """``eager_from`` is that of `transport.effects.Connect`."""
         self.up = False
         self.due = 0.0
         """When to dial next, or during an attempt, when to give it up."""
@@ -42,6 +59,13 @@ class Redial:
         self._random = random
         self._failures = 0
         self._tried = 0
+        self._eager_from = eager_from
+        self._stood_at = ""
+        """The address of the last connection that stood."""
+        self._refusing: set[str] = set()
+        """Addresses that refused since then."""
+        self.began_at = 0.0
+        """When the present or last attempt began."""
 
     @property
     def address(self) -> str:
@@ -50,16 +74,28 @@ class Redial:
 
     def began(self, now: float) -> None:
         """An attempt is under way."""
-        self.due = now + ATTEMPT_S
+        self.began_at, self.due = now, now + ATTEMPT_S
 
     def came_up(self) -> None:
         """The attempt succeeded."""
         self.up = True
         self._failures = 0
+        self._stood_at = self.address
+        self._refusing.clear()
+
+    def refused(self) -> bool:
+        """The attempt was refused. Whether that means that nobody is there: it does where a connection has
+        stood before, or once every address has refused. One of several may be another machine's."""
+        self._refusing.add(self.address)
+        return self._stood_at in self._refusing or self._refusing.issuperset(self._addresses)
 
     def went_down(self, now: float) -> None:
         """The attempt failed or the connection broke: another one is due a little later."""
-        wait_s = min(_LAST_REDIAL_S, _FIRST_REDIAL_S * 2 ** min(self._failures, 8))
+        if self.up and self._eager_from is not None:
+            self._eager_from = now
+        is_eager = self._eager_from is not None and now < self._eager_from + EAGER_S
+        longest_s = _EAGER_REDIAL_S if is_eager else _LAST_REDIAL_S
+        wait_s = min(longest_s, _FIRST_REDIAL_S * 2 ** min(self._failures, 8))
         self.due = now + wait_s * self._random.uniform(0.5, 1.0)
         if not self.up:
             self._failures += 1

@@ -232,6 +232,29 @@ class Coordinator:
             self.remove(now, entry, "restarted", forget=False)
             self._advance(now)
 
+    def addresses_of(self, peer: bytes) -> tuple[str, ...]:
+        """Where a member listens, as it said; nothing of one that is not here."""
+        entry = self.roster.entries.get(peer)
+        return entry.addresses if entry is not None and entry.entered else ()
+
+    def lose_sight(self, now: float, peer: bytes) -> None:
+        """The process of a member seems to be dead: no round waits for it. Its membership stands until it was
+        silent for the failure timeout."""
+        entry = self.roster.entries.get(peer)
+        if entry is None or not entry.entered:
+            return
+        entry.out_of_sight = True
+        course = self.state.course_of(entry)
+        rounds.leave_all(self.state, course, now, entry, "its link ended and is not back")
+        self._advance(now)
+
+    def regain_sight(self, now: float, peer: bytes) -> None:
+        """It lives: rounds count on it again."""
+        entry = self.roster.entries.get(peer)
+        if entry is not None:
+            entry.out_of_sight = False
+            self._advance(now)
+
     def deadline(self) -> float:
         """When the next grace ends: `tick` is wanted then, besides regularly. Infinity if none runs."""
         ends = [end for course in self.state.courses.values() for end in course.grace_ends.values()]

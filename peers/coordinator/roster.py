@@ -89,6 +89,8 @@ class Entry:
     """It counts among those that its ticket may have let in; not after a long absence."""
     kicked: bool = False
     """The owner put this identity out: it may not even connect. The entry stays, for records name it."""
+    out_of_sight: bool = False
+    """Its link ended and is not back: no round counts on it, and it is a member all the same."""
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
 
@@ -126,7 +128,7 @@ class Entry:
         self.order, self.entered_at, self.course = order, now, course
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.digests, self.ready, self.report, self.pace = {}, {}, None, MemberPace()
-        self.told_finished = False
+        self.told_finished = self.out_of_sight = False
 
     def wait_for_state(self) -> None:
         """The member cannot follow from where it is."""

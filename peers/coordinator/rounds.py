@@ -52,9 +52,10 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
     base = course.chain.base(fragment)
     active = state.roster.active_in(course.number)
     _reject_outliers(state, course, now, fragment, base)
-    offering = [e for e in active if fragment in e.ready and e.ready[fragment].base == base]
-    if not offering:
+    here = {e for e in active if fragment in e.ready and e.ready[fragment].base == base}
+    if not here:
         course.ready_since.pop(fragment, None)
+    offering = [e for e in active if e in here and not e.out_of_sight]
     if len(offering) < state.rules.fewest or len(active) < state.rules.min_peers:
         course.grace_ends.pop(fragment, None)
         return []
@@ -62,9 +63,13 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
     chosen = willing if len(willing) >= state.rules.fewest else offering
     begins = now if state.rules.quorum else course.ready_since[fragment]
     ends = course.grace_ends.setdefault(fragment, begins + state.rules.grace_s)
-    here = set(offering)
-    awaited = [e for e in active if e not in here and e.sits_out_until <= course.chain.index]
+    awaited = [e for e in active if e not in here and _is_awaited(course, e)]
     return chosen if now >= ends or not awaited else []
+
+
+def _is_awaited(course: Course, entry: Entry) -> bool:
+    """Whether a round waits for what this member may offer."""
+    return entry.sits_out_until <= course.chain.index and not entry.out_of_sight
 
 
 def end_gridlock(state: RunState, course: Course, now: float) -> None:
@@ -72,7 +77,7 @@ def end_gridlock(state: RunState, course: Course, now: float) -> None:
     offer of the one that has waited longest is asked for it, once; if that does not help, the next."""
     waiting = {f: since for f, since in course.ready_since.items() if course.asked.get(f) != since}
     active = state.roster.active_in(course.number)
-    here = [e for e in active if e.ready or e.sits_out_until <= course.chain.index]
+    here = [e for e in active if e.ready or _is_awaited(course, e)]
     if course.rounds or not waiting or not all(e.ready for e in here):
         return
     fragment = min(waiting, key=lambda f: (waiting[f], f))

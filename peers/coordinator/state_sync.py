@@ -117,11 +117,16 @@ def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sour
 
 def _name_seed(state: RunState, course: Course, now: float, waiting: list[Entry]) -> None:
     seed = state.roster.entries.get(course.seed) if course.seed else None
+    here = [entry for entry in waiting if not entry.out_of_sight]
+    if not here:
+        return
     if seed is not None and seed.entered and not seed.waits_for_state:
-        return  # the one that was named is at it
-    course.seed = waiting[0].key
-    waiting[0].begin_seeding()
-    state.outlet.trace(SeedTrace(peer=course.seed, peer_name=waiting[0].name))
+        if not seed.out_of_sight:
+            return  # the one that was named is at it
+        seed.give_up_state()  # should it come back, it gets the state as all others do
+    course.seed = here[0].key
+    here[0].begin_seeding()
+    state.outlet.trace(SeedTrace(peer=course.seed, peer_name=here[0].name))
     state.outlet.send(now, course.seed, Seed(state.roster.epoch))
 
 

@@ -42,6 +42,9 @@ class Averaging(Protocol):
     def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
         """A peer does not exchange with this member."""
 
+    def lose_sight(self, now: float, peer: bytes) -> None:
+        """The link to a peer ended and is not back, or is refused, or it said goodbye."""
+
     def partner_left(self, now: float, peer: bytes, reason: str) -> None:
         """A member is out of the run."""
 

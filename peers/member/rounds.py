@@ -13,7 +13,7 @@ from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Swap
 from peers.protocol.events import Fate, RoundAborted, RoundOpened
 from peers.protocol.fields import cut
-from peers.protocol.messages import Abort, Decline, Done, NoSwap, Open, Stuck
+from peers.protocol.messages import Abort, Decline, Done, Missing, NoSwap, Open, Stuck
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
 from transport.effects import Payload
 from transport.errors import BadFrame
@@ -140,6 +140,12 @@ class Rounds:
 
     def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
         """Nothing is to be done: with rounds there are no swaps to refuse."""
+
+    def lose_sight(self, now: float, peer: bytes) -> None:
+        """Tell the coordinator, which finds out whether that is so."""
+        running = self._exchanges.running.values()
+        if peer != self._coordinator and any(peer in each.exchange.waiting_for() for each in running):
+            self._outlet.send(now, self._coordinator, Missing(peer))
 
     def partner_left(self, now: float, peer: bytes, reason: str) -> None:
         """Nothing is to be done: the coordinator says how each round goes on."""

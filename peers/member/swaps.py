@@ -146,6 +146,10 @@ class Swaps:
 
     # -- it fails -----------------------------------------------------------------------------
 
+    def lose_sight(self, now: float, peer: bytes) -> None:
+        """A partner that seems to be dead costs this exchange only, so nothing else is asked."""
+        self._fail_where(now, lambda running: peer in self._partners(running), "its link ended")
+
     def partner_left(self, now: float, peer: bytes, reason: str) -> None:
         """Someone is gone: their groups' exchanges cannot end."""
         self._fail_where(now, lambda running: peer in self._partners(running), reason)

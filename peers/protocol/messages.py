@@ -408,7 +408,22 @@ class Finished:
     rounds: fields.Rounds
 
 
+@kind(130)
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """My link to that member ended or is refused, in an exchange with it: look for it. The coordinator
+    is told, and believes nothing but its own link and its own probe."""
+
+    key: Key
+
+
 # -- member to member ---------------------------------------------------------------------------
+
+
+@kind(131)
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """I leave the run and end this link: wait for nothing of mine."""
 
 
 @kind(100)

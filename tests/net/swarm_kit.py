@@ -42,6 +42,8 @@ class EchoCore:
         self.out: list[Effect] = []
         self.up: list[tuple[bytes, int]] = []
         self.down: list[tuple[bytes, int]] = []
+        self.ends: list[tuple[bytes, int]] = []
+        self.refusals: list[bytes] = []
         self.received: list[tuple[bytes, int, bytes, bytes | None]] = []
         self.knocks: list[tuple[bytes, bytes]] = []
         self.ticks = 0
@@ -57,6 +59,12 @@ class EchoCore:
 
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         self.down.append((peer, lane))
+
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
+        self.ends.append((peer, lane))
+
+    def refused(self, now: float, peer: bytes) -> None:
+        self.refusals.append(peer)
 
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         assert not isinstance(payload, Phantom)

@@ -76,7 +76,7 @@ def test_without_a_link_nothing_is_sent_and_there_is_no_room() -> None:
     seen.table.send_bulk(0.0, LOW, Wanted(0), b"x", "state")
     seen.table.consumed(0.0, LOW, 10)
     seen.table.connected(0.0, LOW, 0)
-    seen.table.disconnected(LOW, 0)
+    seen.table.disconnected(0.0, LOW, 0)
     assert seen.out == []
     assert (seen.table.room(LOW), seen.table.last_heard(LOW), seen.table.is_up(LOW)) == (-1, NEVER, False)
 
@@ -102,7 +102,7 @@ def test_a_link_that_has_greeted_is_up_and_carries_messages() -> None:
     seen.table.consumed(3.0, LOW, seen.limits.window_bytes)
     assert len(seen.out) == 1  # the credit is said to be there again
     seen.out.clear()
-    seen.table.disconnected(LOW, 0)
+    seen.table.disconnected(0.0, LOW, 0)
     seen.table.send(3.0, LOW, Wanted(0))
     assert seen.out == []
     seen.table.connected(3.0, LOW, 0)

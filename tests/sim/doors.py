@@ -89,6 +89,12 @@ class Stranger:
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         """Nobody was ever connected."""
 
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
+        """Nobody ever dials it."""
+
+    def refused(self, now: float, peer: bytes) -> None:
+        """It dials on."""
+
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         self.answered.append(peer)
 

@@ -35,6 +35,12 @@ class Failing:
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         self._take("disconnected")
 
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
+        self._take("ended")
+
+    def refused(self, now: float, peer: bytes) -> None:
+        self._take("refused")
+
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         self._take("receive")
 

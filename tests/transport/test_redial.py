@@ -64,6 +64,34 @@ def test_who_came_up_begins_with_the_shortest_wait_again_and_at_the_same_address
     assert not redial.up
 
 
+def test_an_awaited_host_is_dialled_at_least_twice_a_second_for_half_a_minute() -> None:
+    redial, now, times = Redial(("a",), Latest(), eager_from=100.0), 100.0, []
+    while now < 140.0:
+        redial.went_down(now)
+        times.append(redial.due - now)
+        now = redial.due
+    assert times[:4] == pytest.approx([0.1, 0.2, 0.4, 0.5])
+    assert max(times[: round(30 / 0.5)]) <= 0.5 + 1e-9
+    assert times[-1] == pytest.approx(2.0)
+    redial.came_up()
+    assert waits(redial, 1) == pytest.approx([0.1])
+    redial.began(200.0)
+    for _ in range(6):
+        redial.went_down(101.0)
+    assert redial.due == pytest.approx(101.5), "a connection that breaks later is as urgent"
+
+
+def test_a_refusal_counts_where_a_connection_stood_or_once_every_address_refuses() -> None:
+    redial = Redial(("a", "b"), Latest())
+    assert not redial.refused(), "the first address may be another machine's"
+    redial.went_down(0.0)
+    assert redial.refused()
+    redial.went_down(0.0)
+    redial.came_up()
+    redial.went_down(0.0)
+    assert redial.refused(), "it is tried where it stood"
+
+
 def test_each_failed_attempt_moves_on_to_the_next_address() -> None:
     redial = Redial(("a", "b", "c"), Latest())
     tried = []

@@ -43,7 +43,9 @@ class Link:
 
     __slots__ = (
         "_asked_at",
+        "_began_at",
         "_dialled_at",
+        "_eager",
         "_heartbeat_s",
         "_known_said",
         "_last_hello",
@@ -75,15 +77,18 @@ class Link:
         limits: Limits,
         out: list[Effect],
         oldest: int = 0,
+        eager: bool = False,
     ) -> None:
         """``oldest`` is the newest incarnation of the peer that an earlier link to it met: those before it
-        are stale, also while the newer process is away."""
+        are stale, also while the newer process is away. ``eager``: see `transport.effects.Connect`."""
         self.peer = peer
         self.dials = dials
         self.addresses = addresses
         self.last_heard = NEVER
         self.streams = Streams(peer, session, limits, out)
         """Bulk and its credit are asked for there, chunk by chunk."""
+        self._eager = eager
+        self._began_at = NEVER
         self._heartbeat_s = heartbeat_s
         self._silence_s = silence_s
         self._limits = limits
@@ -127,7 +132,14 @@ class Link:
         """Dial, if this end does."""
         self._dialled_at = now
         if self.dials:
-            self._out.append(Connect(self.peer, self.addresses, self._limits.lanes))
+            self._began_at = now if self._began_at == NEVER else self._began_at
+            eager_from = max(self._began_at, self.last_heard) if self._eager else None
+            self._out.append(Connect(self.peer, self.addresses, self._limits.lanes, eager_from))
+
+    def ask(self, now: float) -> None:
+        """Ask for a sign of life, if there is anything to ask."""
+        if self.up:
+            self.streams.send_ask(now)
 
     def send_control(self, now: float, message: Any) -> None:
         """Queue one ordered message; it is dropped with the session if the session ends."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
-from transport.effects import Connect
+from transport.effects import CONTROL_LANE, Connect, Probe
 from transport.redial import SILENCE_S, Redial
 from transport.simnet.links import NS, Endpoint, Faults, SimConnection
 from transport.simnet.routes import Paths
@@ -58,11 +58,18 @@ class Connections:
         random = self._randoms.get(peer.key)
         if random is None:
             random = self._randoms[peer.key] = self._stream(f"redial {peer.key.hex()}")
-        lanes = [Redial(wanted.addresses, random) for _ in range(wanted.lanes + 1)]
+        lanes = [Redial(wanted.addresses, random, wanted.eager_from) for _ in range(wanted.lanes + 1)]
         peer.dialling[wanted.peer] = lanes
         for lane, redial in enumerate(lanes):
             redial.due = self._timeline.now_ns / NS
             self._dial_at(redial.due, peer, wanted.peer, lane, redial)
+
+    def probe(self, peer: Endpoint, wanted: Probe) -> None:
+        """A process asks a machine whether anybody listens there; only a refusal comes back."""
+        there = self._listener(wanted.peer, wanted.address)
+        cut = self._faults.is_cut(peer, wanted.peer)
+        if there is None and not cut:
+            self._refused_later(peer, wanted.peer)
 
     def hang_up(self, peer: Endpoint, other: bytes) -> None:
         """A process closes all that joins it to a key, and does not dial it any more."""
@@ -137,6 +144,9 @@ class Connections:
             self._dial_at(now + SILENCE_S, peer, to, lane, redial, waited=True)
             return
         if there is None or not self._answers(there, peer):
+            refuses = there is None and not self._faults.is_cut(peer, to) and redial.refused()
+            if refuses and lane == CONTROL_LANE:
+                self._refused_later(peer, to)
             redial.went_down(now)
             self._dial_at(redial.due, peer, to, lane, redial)
             return
@@ -165,6 +175,8 @@ class Connections:
                 held.pop(connection, None)
             was_up, connection.up, connection.closed_by = connection.up, False, by
             self.num_breaks += was_up
+            if was_up and acceptor is not by and acceptor.accepted.get((dialer.key, lane)) is connection:
+                self._ended_later(acceptor, dialer.key, lane)
             for table, key in ((dialer.dialled, acceptor.key), (acceptor.accepted, dialer.key)):
                 if table.get((key, lane)) is connection:
                     del table[key, lane]
@@ -175,6 +187,20 @@ class Connections:
                 self._down_later(dialer, acceptor.key, lane)
             lanes[lane].went_down(self._timeline.now_ns / NS)
             self._dial_at(lanes[lane].due, dialer, acceptor.key, lane, lanes[lane])
+
+    def _ended_later(self, peer: Endpoint, by: bytes, lane: int) -> None:
+        def ended() -> None:
+            self._feed(
+                peer, lambda: peer.guarded.ended(self._timeline.now_ns / NS, by, lane), f"ended {lane}"
+            )
+
+        self._timeline.push(self._timeline.now_ns + 1000, ended)
+
+    def _refused_later(self, peer: Endpoint, by: bytes) -> None:
+        def refused() -> None:
+            self._feed(peer, lambda: peer.guarded.refused(self._timeline.now_ns / NS, by), "refused")
+
+        self._timeline.push(self._timeline.now_ns + 2 * round(peer.access.latency_s * NS), refused)
 
     def _down_later(self, peer: Endpoint, to: bytes, lane: int) -> None:
         def broken() -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from transport.effects import Close, Connect, Core, Effect, Send
+from transport.effects import Close, Connect, Core, Effect, Probe, Send
 from transport.simnet.connections import Connections
 from transport.simnet.links import NS, Endpoint, Faults, Who, key_of
 from transport.simnet.links import Access as Access
@@ -247,12 +247,14 @@ class SimNetwork:
     def _log(self, key: bytes, *what: Any) -> None:
         self.trace_log.add(self.timeline.now_ns, key, what)
 
-    def _use_network(self, peer: Endpoint, effect: Send | Connect | Close) -> None:
+    def _use_network(self, peer: Endpoint, effect: Send | Connect | Probe | Close) -> None:
         match effect:
             case Send():
                 self._send(peer, effect)
             case Connect():
                 self._connections.dial(peer, effect)
+            case Probe():
+                self._connections.probe(peer, effect)
             case Close():
                 self._connections.hang_up(peer, effect.peer)
 

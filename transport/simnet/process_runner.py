@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from transport.effects import Close, Connect, Deliver, Effect, Send, Store, Trace
+from transport.effects import Close, Connect, Deliver, Effect, Probe, Send, Store, Trace
 from transport.simnet.links import NS, Endpoint
 from transport.simnet.timeline import Timeline
 from transport.simnet.trace_log import TraceLog
@@ -31,7 +31,7 @@ class ProcessRunner:
         self,
         timeline: Timeline,
         trace_log: TraceLog,
-        use_network: Callable[[Endpoint, Send | Connect | Close], None],
+        use_network: Callable[[Endpoint, Send | Connect | Probe | Close], None],
         crash: Callable[[Endpoint], None],
         observe: Callable[[float, bytes, Effect], None] | None,
     ) -> None:

@@ -8,6 +8,7 @@ question and its answer, at a bounded rate; the owner's key opens the same at an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from transport.counters import OTHERS
 from transport.errors import BadMessage
@@ -61,6 +62,9 @@ class AcceptedLanes:
         self._doomed: list[_Doomed] = []
         self._comers: dict[int, Handle] = {}
         """Who holds a half-open connection, by descriptor."""
+        self._ended: list[AcceptedConnection] = []
+        """Connections that ended by themselves, and of which the core does not know it yet."""
+        self._is_drained = True
         self.half_open = HalfOpen(bounds, self._break_comer)
         self._knocks = RateLimiter(limits.knocks_per_minute)
         self._invites = RateLimiter(2 * limits.knocks_per_minute)
@@ -101,11 +105,14 @@ class AcceptedLanes:
 
     def dues(self) -> list[float]:
         """When `serve_due` has something to do, beside sending what waits."""
-        return [doomed.due for doomed in self._doomed]
+        now = self._runner.clock()
+        return [doomed.due for doomed in self._doomed] + [now] * bool(self._ended)
 
     def serve_due(self, now: float) -> None:
         """Hand over what waits, and break what had its time."""
         self.flush()
+        if self._ended:
+            self._tell_of_ends()
         for doomed in [each for each in self._doomed if each.due <= now]:
             self._doomed.remove(doomed)
             shut_down(doomed.handle)
@@ -117,6 +124,8 @@ class AcceptedLanes:
             handle = remote(descriptor) if came else None
             if handle is None:
                 self._settled(descriptor)
+                if not came and (gone := self.connections.held_by(descriptor)) is not None:
+                    self._ended.append(gone)
             elif not self.connections.holds(handle):  # its first message may be read before we learn of it
                 self._comers[descriptor] = handle
                 self.half_open.opened(descriptor, address_of(handle))
@@ -144,11 +153,27 @@ class AcceptedLanes:
     def _serve_messages(self) -> None:
         for _ in range(FRAMES_PER_ROUND):
             if (arrived := self.listener.read()) is None:
+                self._is_drained = True
                 return
             self._settled(arrived.descriptor)
             # What has no sender has no parts either: there is nothing to take, and nobody to close.
             if arrived.parts and not self.connections.is_gone(arrived.route):
                 self._accept(arrived)
+
+        self._is_drained = False
+
+    def _tell_of_ends(self) -> None:
+        """Tell the core which connections ended, after everything that came over them."""
+        self._serve_messages()
+        if not self._is_drained:
+            return
+        ended, self._ended = self._ended, []
+        for gone in ended:
+            if self.connections.drop(gone.route) is not None:  # it was not replaced meanwhile
+                self._runner.feed(partial(self._ends, gone))
+
+    def _ends(self, gone: AcceptedConnection, now: float) -> None:
+        self._runner.core.ended(now, gone.peer, gone.lane)
 
     def _accept(self, arrived: ReceivedMessage) -> None:
         key, route = arrived.sender, arrived.route
@@ -217,7 +242,8 @@ class AcceptedLanes:
             outcome = self.listener.send(message, connection.route)
             if outcome == "gone":
                 # The peer dials again, and both ends greet and resend.
-                self.connections.drop(connection.route)
+                connection.outbox.clear()
+                self._ended.append(connection)
             if outcome != "sent":
                 return
             connection.outbox.pop()

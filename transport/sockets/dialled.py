@@ -12,10 +12,10 @@ from transport.effects import CONTROL_LANE, Connect
 from transport.errors import BadMessage, DialFailed
 from transport.keys import KeyPair, short
 from transport.limits import Limits
-from transport.redial import Redial
+from transport.redial import REFUSAL_S, Redial
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.lane import Lane
-from transport.sockets.libzmq import FRAMES_PER_ROUND, Context, Dialer, Poll
+from transport.sockets.libzmq import FRAMES_PER_ROUND, NOBODY, Context, Dialer, Poll
 from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
 from transport.sockets.wire import Outbox, Outgoing, parse
 
@@ -43,8 +43,7 @@ class DialledLanes:
         self.close(wanted.peer, 0.0)
         lanes = range(min(wanted.lanes, self._limits.lanes) + 1)
         self._lanes[wanted.peer] = [
-            Lane(wanted.peer, lane, Redial(wanted.addresses, self._random), Outbox(self._limits))
-            for lane in lanes
+            Lane(wanted.peer, lane, self._redial(wanted), Outbox(self._limits)) for lane in lanes
         ]
         for lane in self._lanes[wanted.peer]:
             self._dial(lane, self._runner.clock())
@@ -105,6 +104,9 @@ class DialledLanes:
     def _all(self) -> list[Lane]:
         return [lane for lanes in self._lanes.values() for lane in lanes]
 
+    def _redial(self, wanted: Connect) -> Redial:
+        return Redial(wanted.addresses, self._random, wanted.eager_from)
+
     def _dial(self, lane: Lane, now: float) -> None:
         lane.redial.began(now)
         try:
@@ -120,6 +122,8 @@ class DialledLanes:
     def _serve_events(self, lane: Lane, dialer: Dialer) -> None:
         for failure in dialer.events():
             if failure:
+                soon = self._runner.clock() < lane.redial.began_at + REFUSAL_S
+                lane.refused = lane.refused or (failure == NOBODY and not lane.redial.up and soon)
                 lane.broken = lane.broken or failure
             elif not lane.redial.up and lane.broken is None:
                 lane.redial.came_up()
@@ -144,13 +148,16 @@ class DialledLanes:
 
     def _redial_later(self, lane: Lane, reason: str, now: float) -> None:
         was_up, address = lane.redial.up, lane.redial.address
+        is_gone = lane.refused and lane.redial.refused() and lane.lane == CONTROL_LANE
         self._hang_up(lane, 0.0)
-        lane.broken = None
+        lane.broken, lane.refused = None, False
         lane.redial.went_down(now)
         kind = LaneLostTrace if was_up else LaneRefusedTrace
         self._runner.trace(kind(short(lane.peer), lane.lane, address, reason))
         if was_up:
             self._runner.feed(lambda at: self._runner.core.disconnected(at, lane.peer, lane.lane))
+        elif is_gone:
+            self._runner.feed(lambda at: self._runner.core.refused(at, lane.peer))
 
     def _hang_up(self, lane: Lane, grace_s: float) -> None:
         lane.outbox.clear()

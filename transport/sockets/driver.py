@@ -22,7 +22,7 @@ from contextlib import suppress
 from random import Random
 from typing import Any, TypeVar
 
-from transport.effects import Close, Connect, Core, Deliver, Effect, Phantom, Send, Store, Trace
+from transport.effects import Close, Connect, Core, Deliver, Effect, Phantom, Probe, Send, Store, Trace
 from transport.errors import DriverStopped, TransportError
 from transport.keys import KeyPair, short
 from transport.limits import LIMITS, Limits
@@ -33,6 +33,7 @@ from transport.sockets.descriptors import raise_descriptor_limit
 from transport.sockets.dialled import DialledLanes
 from transport.sockets.half_open import HalfOpenBounds
 from transport.sockets.libzmq import Listener, Poll, check_libzmq, new_context
+from transport.sockets.probes import Probes
 from transport.sockets.traces import PeerClosedTrace, SocketFailedTrace, TransportFailedTrace
 from transport.sockets.wire import Outgoing
 
@@ -93,6 +94,7 @@ class SocketDriver:
         self._dialled = DialledLanes(
             self._runner, self._context, self._poll, self._keys, self._limits, Random()
         )
+        self._probes = Probes(self._runner, self._poll)
         try:
             if self._bind is not None:
                 listener = Listener(self._context, self._keys, self._bind, self._limits)
@@ -169,6 +171,7 @@ class SocketDriver:
         if deadline is not None and deadline <= now:
             self._runner.feed(self._runner.core.tick)
         self._dialled.serve_due(now)
+        self._probes.serve_due(now)
         if self.accepted is not None:
             self.accepted.serve_due(now)
 
@@ -183,7 +186,7 @@ class SocketDriver:
         now = self._clock()
         if (retry_at := self._runner.order.due) is not None:
             return min(max(0.0, retry_at - now), 1.0)
-        dues = self._dialled.dues()
+        dues = self._dialled.dues() + self._probes.dues()
         deadline = self._runner.core.deadline()
         if deadline is not None:
             dues.append(deadline)
@@ -201,6 +204,8 @@ class SocketDriver:
                     self._use_sockets(effect)
                 except Exception as error:
                     self._renew(effect.peer, error)
+            case Probe():
+                self._probes.begin(effect)
             case Store():
                 self._store(effect.entry)
             case Deliver():
@@ -296,6 +301,7 @@ class SocketDriver:
             if future.set_running_or_notify_cancel():
                 future.set_exception(DriverStopped("the transport has stopped"))
         self._dialled.close_all(linger_s)
+        self._probes.close()
         if self.accepted is not None:
             self.accepted.close(linger_s)
         self._context.term()

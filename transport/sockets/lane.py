@@ -21,5 +21,7 @@ class Lane:
     redial: Redial
     outbox: Outbox
     dialer: Dialer | None = None
+    refused: bool = False
+    """The present attempt failed since the other machine refused it."""
     broken: str | None = None
     """Why the connection is of no use any more; the driver hangs up at the end of its turn."""

@@ -44,12 +44,13 @@ _KEPT_PARTS = 5
 EARLY_RANK = 1
 """Sources up to this rank are served also while the core gets nothing."""
 REFUSED = "the peer does not admit our key"
+NOBODY = "nobody answers there"
 _FAILURES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: REFUSED,
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed: perhaps another key answers there",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: that is no diloco peer",
     zmq.EVENT_DISCONNECTED: "the connection broke",
-    zmq.EVENT_CLOSED: "nobody answers there",
+    zmq.EVENT_CLOSED: NOBODY,
 }
 _WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_FAILURES)
 _ACCEPTED = "inproc://accepted"

@@ -140,6 +140,11 @@ class AcceptedConnections:
         """Whether a connection with this descriptor and these ends carries a lane."""
         return any(each.handle == handle for each in self._by_route.values())
 
+    def held_by(self, descriptor: int) -> AcceptedConnection | None:
+        """The connection that has this descriptor: of several the oldest, for later ones have it anew."""
+        found = (c for c in self._by_route.values() if c.handle is not None and c.handle[0] == descriptor)
+        return next(found, None)
+
     def known(self, peer: bytes, lane: int, route: bytes) -> bool:
         """Whether a message belongs to a known connection. Raises `BadMessage` when it changed lanes."""
         found = self._by_route.get(route)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.transport.simnet.test_network import A, B, C, Net, Talker
-from transport.effects import Connect, Send
+from tests.transport.simnet.test_network import A, B, C, Net, Talker, pair
+from transport.effects import Close, Connect, Probe, Send
 from transport.redial import BARRED_S, SILENCE_S
 from transport.simnet.connections import Connections
 from transport.simnet.links import Endpoint, Faults
@@ -45,6 +45,45 @@ class Sockets:
 
 
 UP_AND_DOWN = [(A, "down 0"), (A, "down 1"), (A, "up 0"), (A, "up 1")]
+
+
+def test_an_acceptor_learns_of_an_end_that_it_did_not_make_and_only_over_what_spoke() -> None:
+    net, a, b = pair()
+    net.reset(A, B)
+    net.run(2.0)
+    assert b.ends == [], "nothing had come over it: nobody is known there"
+    net.tell(A, Send(B, 0, b"hello"))
+    net.run(3.0)
+    net.reset(A, B)
+    net.run(4.0)
+    assert [(peer, lane) for _, peer, lane in b.ends] == [(A, 0)]
+    net.tell(A, Send(B, 0, b"again"))
+    net.run(5.0)
+    net.tell(B, Close(A, "enough"))
+    net.run(6.0)
+    assert len(b.ends) == 1, "its own act is no news"
+    assert a.ends == []
+
+
+def test_a_dead_process_refuses_dials_and_probes_and_a_frozen_or_parted_one_does_not() -> None:
+    net, a, _ = pair()
+    net.freeze(B)
+    net.tell(A, Probe(B, "anywhere"))
+    net.run(2.0)
+    net.thaw(B)
+    net.cut(A, B)
+    net.tell(A, Probe(B, "anywhere"))
+    net.run(4.0)
+    assert a.refusals == []
+    net.mend(A, B)
+    net.run(8.0)
+    net.crash(B)
+    net.run(9.0)
+    dialled = len(a.refusals)
+    assert dialled > 0
+    net.tell(A, Close(B, "enough"), Probe(B, "anywhere"))
+    net.run(10.0)
+    assert len(a.refusals) == dialled + 1
 
 
 def test_what_the_network_breaks_is_dialled_again_and_counted() -> None:

@@ -63,6 +63,12 @@ class Talker:
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         self.link.disconnected(lane)
 
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
+        """A link learns nothing from it."""
+
+    def refused(self, now: float, peer: bytes) -> None:
+        """A link learns nothing from it."""
+
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         for result in self.link.receive(now, lane, unpack_items(header, self.limits), payload):
             if isinstance(result, Started):

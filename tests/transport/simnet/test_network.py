@@ -26,6 +26,8 @@ class Talker:
         self.got: list[tuple[float, bytes, int, bytes, Payload | None]] = []
         self.ups: list[tuple[float, bytes, int]] = []
         self.downs: list[tuple[float, bytes, int]] = []
+        self.ends: list[tuple[float, bytes, int]] = []
+        self.refusals: list[tuple[float, bytes]] = []
         self.ticks: list[float] = []
         self.knocks: list[bytes] = []
         self.friends: set[bytes] = {A, B, C}
@@ -38,6 +40,12 @@ class Talker:
 
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         self.downs.append((now, peer, lane))
+
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
+        self.ends.append((now, peer, lane))
+
+    def refused(self, now: float, peer: bytes) -> None:
+        self.refusals.append((now, peer))
 
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         self.got.append((now, peer, lane, header, payload))
