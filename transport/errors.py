@@ -49,7 +49,9 @@ class BadMessage(PeerFault):
 class Poisoned(PeerFault):
     """A contribution must not be added up: it is not finite or not of our format."""
 
-    def __init__(self, member: int, reason: str) -> None:
+    def __init__(self, member: int, reason: str, *, alone: bool = True) -> None:
         super().__init__(f"member {member}: {reason}")
         self.member = member
         self.reason = reason
+        self.alone = alone
+        """The bytes alone show it, whatever the others' are."""

@@ -261,6 +261,9 @@ def status(
             f"open: fragment {open_round.fragment} with {open_round.num_members} members, "
             f"attempt {open_round.attempt + 1}"
         )
+    for mark in found.marks:
+        line = f"{mark.accuser} says that {mark.accused} sends what cannot be added up; neither owns chunks "
+        console.print(Text(printable(f"{line}for {mark.num_commits} more commits")))
 
 
 app.command("kick", epilog=_examples("diloco kick ann @ticket", "diloco kick ann-0123456789abcdef @ticket"))(

@@ -55,11 +55,11 @@ _TOLD: dict[type[Trace], str] = {
     ActiveTrace: "{name} holds the shared state",
     SeedTrace: "{name} seeds the run",
     RemovedTrace: "{name} is out: {reason}",
-    RepairedTrace: "the round goes on without {lost}: {reason}",
+    RepairedTrace: "the round goes on without {others}: {reason}",
     AbortedTrace: "the round was given up: {reason}",
     SetAsideTrace: "{name} sits out: {reason}",
     OutlierTrace: "{name}: {reason}",
-    PoisonedTrace: "a contribution was refused: {reason}",
+    PoisonedTrace: "{name} says that {others} sent what cannot be added up: {reason}",
     DisputedTrace: "workers hold different states after commit {index}, none held by more than half "
     "({camps}): the run waits and overwrites nothing; end who is wrong, or put it out (diloco kick)",
     ParityTrace: "{name} held another state and fetches it again",
@@ -184,9 +184,9 @@ class RunView:
         if left_out is None:
             return None
         who = worker.name if worker else short(peer) if peer else "somebody"
-        lost = trace.lost if isinstance(trace, RepairedTrace) else ()
-        names = ", ".join(self.workers[k].name for k in lost if k in self.workers)
-        line = printable(told.format_map({**fields_of(trace), "name": who, "lost": names}))
+        others: tuple[bytes, ...] = getattr(trace, "lost", ()) or getattr(trace, "peers", ())
+        names = ", ".join(self.workers[k].name for k in others if k in self.workers)
+        line = printable(told.format_map({**fields_of(trace), "name": who, "others": names}))
         line = with_left_out(line, left_out)
         self.note(line)
         return line

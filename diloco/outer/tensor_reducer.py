@@ -82,7 +82,8 @@ class TensorReducer:
             return self._means.encode(total)
         except NonFinite as error:
             # Each part was finite: one is so large that its share overflows the sum or the codec.
-            raise Poisoned(self._largest(chunk, parts), f"the mean overflows: {error}") from None
+            largest = self._largest(chunk, parts)
+            raise Poisoned(largest, f"the mean overflows: {error}", alone=False) from None
 
     def accept(self, chunk: int, payload: Payload) -> None:
         span = self._span(chunk)

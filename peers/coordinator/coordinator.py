@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from peers.coordinator import places, rounds, state_sync
+from peers.coordinator import accusations, places, rounds, state_sync
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited
@@ -48,7 +48,6 @@ from peers.protocol.messages import (
 from peers.protocol.traces import (
     CertifiedTrace,
     EnteredTrace,
-    PoisonedTrace,
     RefusedTrace,
     RemovedTrace,
     ReportTrace,
@@ -378,12 +377,12 @@ class Coordinator:
 
     def _stuck(self, now: float, course: Course, entry: Entry, message: Stuck) -> None:
         current = course.round_of(message.serial)
-        if not current or message.attempt != current.attempt or entry.key not in current.members:
+        if not current or message.attempt > current.attempt or entry.key not in current.members:
             return
         if message.poison:
-            reason = cut(f"{entry.name} refused its contribution: {message.poison}")
-            self._outlet.trace(PoisonedTrace(peer=entry.key, peers=message.peers, reason=message.poison))
-            rounds.set_aside(self.state, course, now, current, list(message.peers), reason)
+            accusations.hear(self.state, course, now, current, entry, message)
+            return
+        if message.attempt != current.attempt:
             return
         current.stuck[entry.key] = message.peers
         if current.judge_at is None:

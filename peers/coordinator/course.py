@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from peers.coordinator.chain import Chain
 from peers.coordinator.open_round import OpenRound
+from peers.coordinator.suspicion import Suspicion
 from peers.protocol.manifest import Manifest
 
 _MAX_SUMMARIES = 32
@@ -49,6 +50,9 @@ class Course:
     """By fragment: the value of ``ready_since`` for which the other members were asked to offer it too."""
     disputes: dict[int, bytes] = field(default_factory=dict)
     """By fragment: the version of which members hold different states, none of them most."""
+    opens_at: float = 0.0
+    """No round opens before: there is nobody left of whom nobody speaks ill."""
+    suspicion: Suspicion = field(default_factory=Suspicion)
     seed: bytes | None = None
     """The member that was named to give the first state."""
     holderless_since: float | None = None

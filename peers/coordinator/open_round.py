@@ -24,6 +24,10 @@ class OpenRound:
     opened_at: float
     attempt: int = 0
     lost: set[bytes] = field(default_factory=set)
+    idle: frozenset[bytes] = frozenset()
+    """Members who own no chunks in this attempt."""
+    proved: bool = False
+    """Members sign what they send."""
     done: dict[bytes, bytes] = field(default_factory=dict)
     """Result digest by member, in this attempt."""
     stuck: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
@@ -46,6 +50,9 @@ class OpenRound:
 
     def lost_indexes(self) -> tuple[int, ...]:
         return tuple(i for i, m in enumerate(self.founders) if m in self.lost)
+
+    def idle_indexes(self) -> tuple[int, ...]:
+        return tuple(i for i, m in enumerate(self.founders) if m in self.idle)
 
     def next_attempt(self, now: float) -> None:
         """Begin again with whoever is left."""

@@ -63,6 +63,8 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
     chosen = willing if len(willing) >= state.rules.fewest else offering
     begins = now if state.rules.quorum else course.ready_since[fragment]
     ends = course.grace_ends.setdefault(fragment, begins + state.rules.grace_s)
+    if now < course.opens_at:
+        return []
     awaited = [e for e in active if e not in here and _is_awaited(course, e)]
     return chosen if now >= ends or not awaited else []
 
@@ -162,7 +164,15 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
     _say_open(state, course, now, current)
 
 
+def repeat(state: RunState, course: Course, now: float, current: OpenRound) -> None:
+    """Have the same members do it again."""
+    current.next_attempt(now)
+    _say_open(state, course, now, current)
+
+
 def _say_open(state: RunState, course: Course, now: float, current: OpenRound) -> None:
+    current.idle = course.suspicion.idle(current.members, course.chain.index)
+    current.proved = current.proved or course.suspicion.proves(current.members, course.chain.index)
     message = Open(
         current.serial,
         current.attempt,
@@ -172,6 +182,8 @@ def _say_open(state: RunState, course: Course, now: float, current: OpenRound) -
         current.founders,
         current.weights,
         current.lost_indexes(),
+        current.idle_indexes(),
+        current.proved,
         course.number,
     )
     for member in current.members:
@@ -252,8 +264,7 @@ def settle(state: RunState, course: Course, now: float, current: OpenRound) -> N
     elif current.attempt >= MAX_SPLIT_ATTEMPTS:
         state.abort(now, course, current, "members keep holding different results, and none is held by most")
     else:  # who is wrong cannot be told: all do it again, as after a loss
-        current.next_attempt(now)
-        _say_open(state, course, now, current)
+        repeat(state, course, now, current)
 
 
 def judge(state: RunState, course: Course, now: float, current: OpenRound) -> None:

@@ -20,6 +20,7 @@ from transport.limits import LIMITS
 _MAX_COUNT = 1 << 62
 _MAX_TEXT = 256
 _KEY_BYTES = 32
+_MAX_MARKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,16 @@ class OpenRoundStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkStatus:
+    """One member accused another, and nobody can tell which of them is wrong: neither owns chunks."""
+
+    accuser: str
+    accused: str
+    num_commits: int
+    """How many more commits that lasts."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunStatus:
     """A run at one moment."""
 
@@ -78,6 +89,7 @@ class RunStatus:
     """Elements by fragment."""
     recent: tuple[CommitSummary, ...]
     """The last commits, the latest at the end."""
+    marks: tuple[MarkStatus, ...] = ()
 
     @property
     def num_members(self) -> int:
@@ -123,6 +135,7 @@ class RunStatus:
             "codec": self.codec,
             "elements": list(self.num_elements),
             "recent": [[each.fragment, each.num_members, each.seconds] for each in self.recent],
+            "marks": [[each.accuser, each.accused, each.num_commits] for each in self.marks],
         }
 
     @classmethod
@@ -145,6 +158,7 @@ class RunStatus:
                 _checked_count(each, "elements") for each in table.rows("elements", LIMITS.fragments)
             ),
             recent=tuple(_summary(each) for each in table.rows("recent", LIMITS.message_items)),
+            marks=tuple(_mark(each) for each in table.rows("marks", _MAX_MARKS)),
         )
 
 
@@ -168,7 +182,19 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
         codec=first.manifest.codec if first.manifest else "",
         num_elements=first.manifest.elements if first.manifest else (),
         recent=tuple(first.recent),
+        marks=tuple(_marks_of(state)),
     )
+
+
+def _marks_of(state: RunState) -> list[MarkStatus]:
+    """Those that last longest."""
+    known = state.roster.entries
+    marks = [
+        MarkStatus(known[accuser].name, known[accused].name, num_commits)
+        for course in state.courses.values()
+        for accuser, accused, num_commits in course.suspicion.pairs(course.chain.index)
+    ]
+    return sorted(marks, key=lambda each: -each.num_commits)[:_MAX_MARKS]
 
 
 def _status_of(state: RunState, now: float, entry: Entry) -> MemberStatus:
@@ -288,3 +314,10 @@ def _summary(plain: object) -> CommitSummary:
         _checked_count(num_members, "a recent commit's members"),
         _checked_number(seconds, "a recent commit's seconds"),
     )
+
+
+def _mark(plain: object) -> MarkStatus:
+    if not isinstance(plain, list) or len(plain) != 3:
+        raise BadFrame("a mark is no list of three")
+    table = _Table({"accuser": plain[0], "accused": plain[1]}, "a mark")
+    return MarkStatus(table.text("accuser"), table.text("accused"), _checked_count(plain[2], "commits"))

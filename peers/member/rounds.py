@@ -48,7 +48,8 @@ class Rounds:
         self._exchanges.pass_by(now, message.serial - 1)
         self._exchanges.know(message.serial)
         lost = frozenset(message.founders[i] for i in message.lost if i < len(message.founders))
-        plan = Plan(message.attempt, message.founders, message.weights, lost)
+        idle = frozenset(message.founders[i] for i in message.idle if i < len(message.founders))
+        plan = Plan(message.attempt, message.founders, message.weights, lost, idle)
         running = self._exchanges.running.get(message.serial) or self._join(now, message)
         if running is None or self._me not in plan.members:
             return
@@ -111,7 +112,7 @@ class Rounds:
     def _report(self, now: float, serial: int, running: RunningExchange) -> None:
         exchange = running.exchange
         if exchange.poisoned and running.told_stuck != exchange.attempt:
-            peer, reason = exchange.poisoned
+            peer, reason = exchange.poisoned.peer, exchange.poisoned.reason
             self._say_stuck(now, serial, running, (peer,), reason)
         elif exchange.done and running.told_done != exchange.attempt:
             running.told_done = exchange.attempt

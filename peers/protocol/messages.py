@@ -324,6 +324,10 @@ class Open:
     founders: fields.Keys
     weights: fields.Weights
     lost: Annotated[tuple[fields.FounderIndex, ...], Between(0, fields.MAX_MEMBERS)]
+    idle: Annotated[tuple[fields.FounderIndex, ...], Between(0, fields.MAX_MEMBERS)] = ()
+    """Founders who own no chunks: they contribute, and get the means of the others."""
+    proved: bool = False
+    """Members sign what they send, so that who is wrong can be shown (`transport.collectives.proofs`)."""
     course: fields.CourseNumber = 0
     """The course whose members exchange; today there is one (`peers.coordinator.course`)."""
 

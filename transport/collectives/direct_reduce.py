@@ -18,8 +18,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from transport.collectives.fields import Attempt, ChunkIndex, Serial
+from transport.collectives.proofs import Path, Signature
+from transport.collectives.prover import Proof, Prover
 from transport.collectives.reducer import Part, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload
@@ -47,6 +50,36 @@ class MeanChunk:
     chunk: ChunkIndex
 
 
+@kind(110)
+@dataclass(slots=True)
+class ProvedPart(PartChunk):
+    """A part with what shows that its author vouched for it."""
+
+    path: Path
+    signature: Signature
+
+
+@kind(111)
+@dataclass(slots=True)
+class ProvedMean(MeanChunk):
+    """A mean with the same."""
+
+    path: Path
+    signature: Signature
+
+
+class Poison(NamedTuple):
+    """A chunk that must not be added up or kept."""
+
+    peer: bytes
+    """Its author."""
+    reason: str
+    chunk: int
+    mean: bool
+    alone: bool
+    """Its bytes alone show it, whatever the others are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Who takes part in an attempt, with which weights; owners follow from it."""
@@ -57,23 +90,30 @@ class Plan:
     weights: tuple[float, ...]
     lost: frozenset[bytes] = frozenset()
     """Founders who are no longer in."""
+    idle: frozenset[bytes] = frozenset()
+    """Members who own no chunks: they contribute, and others reduce."""
+    proved: bool = False
+    """Nothing is used that its author did not vouch for."""
     members: tuple[bytes, ...] = field(init=False)
+    owners: tuple[bytes, ...] = field(init=False)
+    """Members who reduce; all, where none is left to."""
     shares: tuple[tuple[int, bytes, float], ...] = field(init=False)
     """Of each member: its index among the founders, and its weight over the sum of the members'."""
 
     def __post_init__(self) -> None:
         present = [(i, m, self.weights[i]) for i, m in enumerate(self.founders) if m not in self.lost]
         total = sum(weight for _, _, weight in present)
-        object.__setattr__(self, "members", tuple(m for _, m, _ in present))
+        members = tuple(m for _, m, _ in present)
+        object.__setattr__(self, "members", members)
+        object.__setattr__(self, "owners", tuple(m for m in members if m not in self.idle) or members)
         object.__setattr__(self, "shares", tuple((i, m, weight / total) for i, m, weight in present))
 
     def owner(self, chunk: int, num_chunks: int) -> bytes:
-        """Contiguous runs of chunks by founder; only the chunks of the lost move to others."""
+        """Contiguous runs of chunks by founder; only those of the lost and the idle move to others."""
         founder = self.founders[chunk * len(self.founders) // num_chunks]
-        if founder not in self.lost:
+        if founder not in self.lost and founder not in self.idle:
             return founder
-        members = self.members
-        return members[chunk % len(members)]
+        return self.owners[chunk % len(self.owners)]
 
 
 BLOCK_ELEMENTS = 4096
@@ -99,12 +139,23 @@ Room = Callable[[bytes], int]
 class DirectReduce:
     """One round of one vector as one member sees it."""
 
-    def __init__(self, serial: int, me: bytes, reducer: Reducer, chunk_elements: int, now: float) -> None:
+    def __init__(
+        self,
+        serial: int,
+        me: bytes,
+        reducer: Reducer,
+        chunk_elements: int,
+        now: float,
+        prover: Prover | None = None,
+    ) -> None:
         self.serial = serial
         self.reducer = reducer
         self.num_chunks = -(-reducer.num_elements // chunk_elements)
         self.attempt = -1
-        self.poisoned: tuple[bytes, str] | None = None
+        self.poisoned: Poison | None = None
+        self.prover: Prover | None = None
+        """In attempts that are proved."""
+        self._prover = prover
         self.chunk_elements = chunk_elements
         self._me = me
         self._plan: Plan | None = None
@@ -134,7 +185,9 @@ class DirectReduce:
     @property
     def idle(self) -> bool:
         """`pump` has nothing to do before something comes."""
-        return self._plan is None or not (self._to_reduce or self._to_send or self._to_keep)
+        if self._plan is None or self._to_reduce or self._to_send or self._to_keep:
+            return self._plan is None
+        return self.prover is None or self.prover.prepared
 
     @property
     def done(self) -> bool:
@@ -183,6 +236,7 @@ class DirectReduce:
         self._others = frozenset(plan.members) - {self._me}
         self._owners = [plan.owner(chunk, self.num_chunks) for chunk in range(self.num_chunks)]
         self.reducer.begin(self.chunk_elements, len(plan.members))
+        self._begin_proofs(plan)
         self._part_sizes = [self.reducer.size_bytes(chunk) for chunk in range(self.num_chunks)]
         self._mean_sizes = [self.reducer.mean_size_bytes(chunk) for chunk in range(self.num_chunks)]
         self.poisoned = None
@@ -220,6 +274,11 @@ class DirectReduce:
         parts = self._parts[message.chunk]
         if peer not in self._others or peer in parts:
             return False
+        proof = self._proof_beside(message)
+        if proof and self.prover and not self.prover.take_part(peer, message.chunk, proof, payload):
+            return self._told_two_things(peer, message.chunk, mean=False)
+        if self.prover and not proof:
+            return False
         parts[peer] = payload
         self._heard[peer] = now
         if self._has_all_parts(message.chunk):
@@ -235,6 +294,9 @@ class DirectReduce:
             return False
         if self._owners[message.chunk] != peer:
             raise BadFrame("a mean from someone who does not own the chunk")
+        proof = self._proof_beside(message)
+        if proof and self.prover and not self.prover.take_mean(peer, message.chunk, proof, payload):
+            return self._told_two_things(peer, message.chunk, mean=True)
         self._heard[peer] = now
         self._take(peer, message.chunk, payload)
         return True
@@ -255,7 +317,8 @@ class DirectReduce:
         before means, so that nobody waits for us longer than needed."""
         if self._plan is None or self.poisoned:
             return False
-        moved = self._reduce_next()
+        moved = self.prover is not None and self.prover.prepare(self.reducer.encode)
+        moved |= self._reduce_next()
         for peer in list(self._to_send):
             moved |= self._send_part(peer, room, send) or self._send_mean(peer, room, send)
             if not self._part_queues[peer] and self._means_sent[peer] == len(self._reduced):
@@ -285,20 +348,32 @@ class DirectReduce:
         chunks = self._part_queues[peer]
         if not chunks or room(peer) < self._part_sizes[chunks[-1]]:
             return False
+        message = PartChunk(self.serial, self.attempt, chunks[-1])
+        if self.prover:
+            proof = self.prover.part(message.chunk)
+            if proof is None:
+                return False
+            message = ProvedPart(self.serial, self.attempt, message.chunk, *proof)
         chunk = chunks.pop()
         self._part_sent.add((chunk, peer))
-        send(peer, PartChunk(self.serial, self.attempt, chunk), self.reducer.encode(chunk))
+        send(peer, message, self.reducer.encode(chunk))
         return True
 
     def _send_mean(self, peer: bytes, room: Room, send: SendBulk) -> bool:
         sent = self._means_sent[peer]
         if sent == len(self._reduced) or room(peer) < self._mean_sizes[self._reduced[sent]]:
             return False
-        self._means_sent[peer] = sent + 1
         chunk = self._reduced[sent]
+        message = MeanChunk(self.serial, self.attempt, chunk)
+        if self.prover:
+            proof = self.prover.mean(chunk)
+            if proof is None:
+                return False
+            message = ProvedMean(self.serial, self.attempt, chunk, *proof)
+        self._means_sent[peer] = sent + 1
         mean = self._means[chunk]
         assert mean is not None
-        send(peer, MeanChunk(self.serial, self.attempt, chunk), mean)
+        send(peer, message, mean)
         return True
 
     def _has_all_parts(self, chunk: int) -> bool:
@@ -318,11 +393,14 @@ class DirectReduce:
         try:
             mean = self.reducer.reduce(chunk, parts)
         except Poisoned as error:
-            self.poisoned = (plan.founders[error.member], error.reason)
+            blamed = plan.founders[error.member]
+            self.poisoned = Poison(blamed, error.reason, chunk, mean=False, alone=error.alone)
             return
         self._take(self._me, chunk, mean)
         self._reduced.append(chunk)
         self._to_send = dict.fromkeys(self._part_queues)
+        if self.prover:
+            self._index_means(self.prover)
 
     def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
         self._means[chunk] = mean
@@ -335,8 +413,46 @@ class DirectReduce:
         try:
             self.reducer.accept(chunk, mean)
         except Poisoned as error:
-            self.poisoned = (owner, error.reason)
+            self.poisoned = Poison(owner, error.reason, chunk, mean=True, alone=error.alone)
             return False
         self._digests[chunk] = digest_of(mean)
         self._missing -= 1
         return bool(self._to_keep)
+
+    # -- proofs -------------------------------------------------------------------------------
+
+    def poison_payload(self) -> Payload | None:
+        """The bytes of the chunk that must not be used, if they came from another."""
+        found = self.poisoned
+        if found is None or found.peer == self._me:
+            return None
+        return self._means[found.chunk] if found.mean else self._parts[found.chunk].get(found.peer)
+
+    def _begin_proofs(self, plan: Plan) -> None:
+        before, self.prover = self.prover, self._prover if plan.proved else None
+        if self.prover is None:
+            return
+        if before is None:  # what came before was vouched for by nobody, and others drop what we sent
+            self._part_sent = set()
+            for parts in self._parts:
+                parts.clear()
+        self.prover.begin(plan.attempt, plan.founders, plan.lost, self._owners)
+
+    def _proof_beside(self, message: PartChunk | MeanChunk) -> Proof | None:
+        """Raises `BadFrame` if there is one where none is due, or none where one is."""
+        proof = None
+        if isinstance(message, ProvedPart | ProvedMean):
+            proof = message.path, message.signature
+        if (proof is None) is not (self.prover is None) and message.attempt == self.attempt:
+            raise BadFrame("a chunk without its proof" if self.prover else "a proof where none is due")
+        return proof
+
+    def _index_means(self, prover: Prover) -> None:
+        mine = [chunk for chunk, owner in enumerate(self._owners) if owner == self._me]
+        if len(self._reduced) == len(mine):
+            means = [self._means[chunk] for chunk in mine]
+            prover.reduced([digest_of(mean) for mean in means if mean is not None])
+
+    def _told_two_things(self, peer: bytes, chunk: int, *, mean: bool) -> bool:
+        self.poisoned = Poison(peer, "it vouched for two different things", chunk, mean, alone=False)
+        return False

@@ -110,7 +110,7 @@ class NumpyReducer(_Chunked):
         if not np.isfinite(total).all():
             # Each part was finite: one is so large that the sum is not.
             largest = max(parts, key=lambda part: float(np.abs(self._values_of(chunk, part)).max()))
-            raise Poisoned(largest.member, "the mean overflows")
+            raise Poisoned(largest.member, "the mean overflows", alone=False)
         return total.data.cast("B")
 
     def accept(self, chunk: int, payload: Payload) -> None:

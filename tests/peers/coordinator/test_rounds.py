@@ -173,13 +173,14 @@ def test_whoever_differs_from_most_is_set_aside() -> None:
 
 
 def test_who_is_set_aside_while_the_others_go_on_is_told_so() -> None:
-    swarm = trained(3)
-    serial = opened(swarm, 1, 2, 3).serial
-    swarm.hear(1, Stuck(serial, 0, (key(3),), "not finite"))
+    swarm = trained(5)
+    serial = opened(swarm, 1, 2, 3, 4, 5).serial
+    for index in (1, 2, 4):
+        swarm.hear(index, Stuck(serial, 0, (key(3),), "not finite"))
     assert swarm.told(2, Open)[-1].lost == (2,)
     assert [(said.serial, said.again) for said in swarm.told(3, Abort)] == [(serial, False)]
-    for index in (1, 2):
-        swarm.hear(index, Done(serial, 1, RESULT))
+    for index in (1, 2, 4, 5):
+        swarm.hear(index, Done(serial, swarm.told(index, Open)[-1].attempt, RESULT))
     assert key(3) not in unpack(swarm.told(3, Committed)[0].record).members
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peers.coordinator.course import CommitSummary
-from peers.coordinator.status import MemberStatus, OpenRoundStatus, RunStatus
+from peers.coordinator.status import MarkStatus, MemberStatus, OpenRoundStatus, RunStatus
 from peers.protocol.messages import Done, Report
 from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained
 from transport.effects import NEVER
@@ -29,6 +29,7 @@ STATUS = RunStatus(
     codec="int8",
     num_elements=(100, 28),
     recent=(CommitSummary(1, 2, 0.5),),
+    marks=(MarkStatus("v", "w", 4),),
 )
 PLAIN: dict[str, Any] = {
     "members": [
@@ -58,6 +59,7 @@ PLAIN: dict[str, Any] = {
     "codec": "int8",
     "elements": [100, 28],
     "recent": [[1, 2, 0.5]],
+    "marks": [["v", "w", 4]],
 }
 
 

@@ -112,6 +112,31 @@ def test_only_the_chunks_of_the_lost_member_move() -> None:
     assert moved == [c for c in range(16) if before.owner(c, 16) == key(2)]
 
 
+def test_only_the_chunks_of_the_idle_move_and_not_to_other_idle_ones() -> None:
+    keys = tuple(key(i) for i in range(5))
+    all_own, some = Plan(0, keys, (1.0,) * 5), Plan(0, keys, (1.0,) * 5, idle=frozenset([key(1), key(2)]))
+    for chunk in range(20):
+        before, after = all_own.owner(chunk, 20), some.owner(chunk, 20)
+        assert after not in some.idle
+        assert after == before or before in some.idle
+    assert some.members == keys
+    nobody = Plan(0, keys, (1.0,) * 5, idle=frozenset(keys))
+    assert [nobody.owner(c, 20) for c in range(20)] == [keys[c % 5] for c in range(20)]
+
+
+def test_one_who_owns_nothing_contributes_and_holds_the_same_mean() -> None:
+    group = Group(4, 40, 4)
+    plan = Plan(1, group.keys, (1.0,) * 4, idle=frozenset([key(0), key(3)]))
+    for member in group.members.values():
+        member.begin(0.0, plan)
+    group.pump()
+    senders = {sender for sender, _, message, _ in group.wire if message.attempt == 1}
+    assert senders == set(group.keys)
+    group.deliver()
+    assert all(sums == [1111.0] * 40 for sums in group.sums())
+    assert group.same()
+
+
 def test_weights_are_shares_of_their_sum() -> None:
     members = [
         DirectReduce(1, key(i), NumpyReducer(2, np.full(2, v, np.float32)), 2, 0.0)

@@ -1,0 +1,120 @@
+"""Who is under suspicion: accusations that nobody can check, and what follows from them.
+
+A word is not believed, and not ignored. An accusation marks the *pair*, for either of the two may be wrong:
+both still contribute, and own no chunks for 2^k commits, k being how often the pair was marked. Rounds with a
+marked or distrusted member are proved. A single liar can set nobody aside, and cannot take the chunks from
+all: where fewer than two unmarked members are left, all own again, after a wait. Time is counted in commits.
+Pure; what follows for an open round is in `peers.coordinator.accusations`. Keeps X2 and R1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+MAX_POWER = 10
+"""A pair is marked for at most two to the power of this commits."""
+FORGIVEN_AFTER = 64
+"""Commits without a mark after which a pair is forgotten."""
+DISTRUSTED_FOR = 16
+"""Commits for which the rounds of a distrusted member are proved."""
+MAX_WAIT_S = 60.0
+
+
+@dataclass(slots=True)
+class Mark:
+    """One pair that is, or was, marked."""
+
+    times: int
+    until: int
+    """Index of the commit from which on it is marked no more."""
+
+
+class Suspicion:
+    """The marks of one course. At most ``max_pairs`` are kept; the one that ends first makes room."""
+
+    def __init__(self, max_pairs: int = 4096) -> None:
+        self._max_pairs = max_pairs
+        self._marks: dict[tuple[bytes, bytes], Mark] = {}
+        self._distrusted: dict[bytes, int] = {}
+
+    # -- what is said -------------------------------------------------------------------------
+
+    def accuse(self, accuser: bytes, accused: bytes, index: int) -> None:
+        """Mark a pair at the commit of that index, longer each time."""
+        self._forgive(index)
+        pair = (accuser, accused)
+        if pair not in self._marks and len(self._marks) >= self._max_pairs:
+            del self._marks[min(self._marks, key=lambda each: self._marks[each].until)]
+        mark = self._marks.setdefault(pair, Mark(0, 0))
+        mark.times = min(MAX_POWER, mark.times + 1)
+        mark.until = index + 2**mark.times
+
+    def distrust(self, member: bytes, index: int) -> None:
+        """Have the next rounds of a member proved; it still owns chunks."""
+        self._distrusted = {each: until for each, until in self._distrusted.items() if index < until}
+        if member in self._distrusted or len(self._distrusted) < self._max_pairs:
+            self._distrusted[member] = index + DISTRUSTED_FOR
+
+    def forget(self, member: bytes) -> None:
+        """A member is out for good, so nothing that was said by it or of it matters any more."""
+        self._marks = {pair: mark for pair, mark in self._marks.items() if member not in pair}
+        self._distrusted.pop(member, None)
+
+    # -- what follows -------------------------------------------------------------------------
+
+    def is_marked(self, accuser: bytes, accused: bytes, index: int) -> bool:
+        """Whether that accusation holds now."""
+        mark = self._marks.get((accuser, accused))
+        return mark is not None and index < mark.until
+
+    def marked(self, members: Iterable[bytes], index: int) -> set[bytes]:
+        """Those of the members who own no chunks, with whomever they are marked."""
+        return set(members) & {each for pair in self._live(index) for each in pair}
+
+    def idle(self, members: Sequence[bytes], index: int) -> frozenset[bytes]:
+        """Members of an attempt who own no chunks. Nobody, where fewer than two would be left to own any."""
+        if not self._marks:
+            return frozenset()
+        marked = self.marked(members, index)
+        return frozenset(marked if len(members) - len(marked) >= 2 else ())
+
+    def proves(self, members: Iterable[bytes], index: int) -> bool:
+        """Whether a round of these members is to be proved."""
+        if not self._marks and not self._distrusted:
+            return False
+        here = set(members)
+        distrusted = any(index < self._distrusted.get(each, 0) for each in here)
+        return distrusted or bool(self.marked(here, index))
+
+    def outvoted(self, members: Sequence[bytes], index: int) -> list[bytes]:
+        """Members who are at odds, accused or accusing, with more than half of an attempt's members. One liar
+        makes nobody but itself one of them."""
+        against: dict[bytes, set[bytes]] = {}
+        here = set(members)
+        for accuser, accused in self._live(index):
+            if accuser in here and accused in here:
+                against.setdefault(accuser, set()).add(accused)
+                against.setdefault(accused, set()).add(accuser)
+        return [each for each in members if 2 * len(against.get(each, ())) > len(members)]
+
+    def wait_s(self, members: Iterable[bytes], index: int) -> float:
+        """Seconds before a round opens again in which fewer than two unmarked members are left to own chunks;
+        0 where there are two."""
+        here = set(members)
+        if len(here - self.marked(here, index)) >= 2:
+            return 0.0
+        times = [self._marks[pair].times for pair in self._live(index) if here & set(pair)]
+        return min(MAX_WAIT_S, 2.0 ** max(times, default=0))
+
+    def pairs(self, index: int) -> list[tuple[bytes, bytes, int]]:
+        """Accuser, accused, and how many commits the mark lasts; for people."""
+        return [(*pair, self._marks[pair].until - index) for pair in self._live(index)]
+
+    def _live(self, index: int) -> list[tuple[bytes, bytes]]:
+        return [pair for pair, mark in self._marks.items() if index < mark.until]
+
+    def _forgive(self, index: int) -> None:
+        self._marks = {
+            pair: mark for pair, mark in self._marks.items() if index < mark.until + FORGIVEN_AFTER
+        }
