@@ -50,6 +50,8 @@ class Hosting:
     journal: list[Any]
     """Entries of an earlier life, in order."""
     door: Door
+    adopting: bool = False
+    """The owner is about to choose a record of the members to go on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Node:
         if hosting:
             self.coordinator = Coordinator(key, hosting.rules, limits, self)
             self.coordinator.restore(hosting.journal)
+            self.coordinator.state.adopting = hosting.adopting
             self.links.newest.update(newest_in(hosting.journal))
             for invite, made in invites_in(hosting.journal).items():
                 if made is None:

@@ -22,7 +22,9 @@ from peers.protocol.messages import Report
 from peers.protocol.traces import (
     AbortedTrace,
     ActiveTrace,
+    AdoptedTrace,
     BadFrameTrace,
+    BehindTrace,
     CommittedTrace,
     DisputedTrace,
     EnteredTrace,
@@ -60,6 +62,9 @@ _TOLD: dict[type[Trace], str] = {
     SetAsideTrace: "{name} sits out: {reason}",
     OutlierTrace: "{name}: {reason}",
     PoisonedTrace: "{name} says that {others} sent what cannot be added up: {reason}",
+    BehindTrace: "{names} hold commit {newest}, and the journal here ends at {index}: it is lost or "
+    "an old copy. Nothing is overwritten, and nothing goes on: end this host, and start it with --adopt",
+    AdoptedTrace: "the run goes on from the workers' commit {index}; the journal ended at {journal_index}",
     DisputedTrace: "workers hold different states after commit {index}, none held by more than half "
     "({camps}): the run waits and overwrites nothing; end who is wrong, or put it out (diloco kick)",
     ParityTrace: "{name} held another state and fetches it again",

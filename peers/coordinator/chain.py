@@ -38,6 +38,14 @@ class Chain:
         assert self.index == 0, "the chain has grown already"
         self.head = self._common_base = head
 
+    def adopt(self, record: Record) -> None:
+        """Take a later record for the newest, though those between are not known. A restoring one is to
+        follow, for of most fragments it is not known which record moved them last."""
+        assert record.index >= self.index
+        self.head, self.index = record.hash(), record.index
+        self._recent = [(self.head, record)]
+        self._note_counted(record)
+
     def append(self, record: Record) -> bytes:
         """Write one record; its hash is the new head."""
         assert record.parent == self.head, "a record that does not follow the head"
@@ -48,12 +56,15 @@ class Chain:
             self.num_restores += 1
         else:
             self._bases[record.fragment] = self.head
-        counted = Counted(record.fragment, record.serial, self.head)
-        for member in record.members:
-            self._counted.setdefault(member, {})[record.fragment] = counted
+        self._note_counted(record)
         self._recent.append((self.head, record))
         del self._recent[: -self._keep]
         return self.head
+
+    def _note_counted(self, record: Record) -> None:
+        counted = Counted(record.fragment, record.serial, self.head)
+        for member in record.members:
+            self._counted.setdefault(member, {})[record.fragment] = counted
 
     @property
     def num_rounds(self) -> int:

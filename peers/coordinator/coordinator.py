@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from peers.coordinator import accusations, places, rounds, state_sync
+from peers.coordinator import accusations, adoption, places, rounds, state_sync
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited
@@ -37,6 +37,7 @@ from peers.protocol.messages import (
     Leave,
     MemberGone,
     NeedState,
+    NewestRecord,
     Obeyed,
     Pace,
     Ready,
@@ -191,6 +192,21 @@ class Coordinator:
         self._advance(now)
         return Obeyed(cut(f"{names} is out of the run", DETAIL_BYTES))
 
+    def proposal(self) -> adoption.Proposal | None:
+        """The record that could be adopted now."""
+        return adoption.propose(self.state, self.state.courses[0])
+
+    def adopt_nothing(self, now: float) -> None:
+        """Go on with the journal as it is."""
+        self.state.adopting = False
+        self._advance(now)
+
+    def adopt(self, now: float, head: bytes) -> bool:
+        """Go on from a record that was proposed; False if it is no more."""
+        adopted = adoption.adopt(self.state, self.state.courses[0], now, head)
+        self._advance(now)
+        return adopted
+
     def stop(self, now: float) -> Obeyed:
         """End the run in order: what is open is finished, no round opens, and all members are told."""
         if self.finished:
@@ -212,6 +228,8 @@ class Coordinator:
             return
         if isinstance(message, Enter):
             self._enter(now, entry, message)
+        elif isinstance(message, NewestRecord):
+            entry.claim = message
         elif entry.entered and (handler := self._handlers.get(type(message))):
             course = self.state.course_of(entry)
             if course.manifest is not None:
@@ -277,6 +295,8 @@ class Coordinator:
     def _advance(self, now: float) -> None:
         state = self.state
         for course in state.courses.values():
+            if adoption.holds_still(state, course, now):
+                continue
             for current in list(course.rounds.values()):
                 rounds.judge(state, course, now, current)
             state_sync.serve_waiting(state, course, now)

@@ -53,6 +53,8 @@ class Course:
     opens_at: float = 0.0
     """No round opens before: there is nobody left of whom nobody speaks ill."""
     suspicion: Suspicion = field(default_factory=Suspicion)
+    told_behind: int = 0
+    """The newest record that members hold and the journal lacks, as the owner was told."""
     seed: bytes | None = None
     """The member that was named to give the first state."""
     holderless_since: float | None = None

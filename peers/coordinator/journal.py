@@ -133,6 +133,28 @@ class CommitWritten:
         return record_in(self.packed)
 
 
+@kind(136)
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The owner had a record adopted that members hold and this journal lacks; the chain goes on behind it
+    with a restoring one."""
+
+    packed: fields.Packed
+    restoring_packed: fields.PackedRestoring
+
+    @classmethod
+    def of(cls, record: Record, restoring: Record) -> Adopted:
+        return cls(pack(record), pack(restoring))
+
+    def record(self) -> Record:
+        """Raises `BadFrame`."""
+        return record_in(self.packed)
+
+    def restoring(self) -> Record:
+        """Raises `BadFrame`."""
+        return record_in(self.restoring_packed)
+
+
 def read_entry(packed: bytes) -> Any:
     """One entry, what it carries included. Raises `BadFrame`."""
     entry = unpack(packed)

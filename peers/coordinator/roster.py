@@ -13,7 +13,7 @@ from enum import Enum
 
 from peers.coordinator.influence import NormHistory
 from peers.coordinator.pace import MemberPace
-from peers.protocol.messages import Enter, MemberIs, Ready, Report
+from peers.protocol.messages import Enter, MemberIs, NewestRecord, Ready, Report
 from peers.protocol.record import GENESIS
 from transport.effects import NEVER
 from transport.keys import short
@@ -75,6 +75,9 @@ class Entry:
     ready: dict[int, Ready] = field(default_factory=dict)
     norms: dict[int, NormHistory] = field(default_factory=dict)
     """By fragment; it outlives memberships, so that nobody gets rid of it by coming back."""
+    claim: NewestRecord | None = None
+    """The newest record that it says it holds; told just before it enters."""
+    told_behind: bool = False
     report: Report | None = None
     pace: MemberPace = field(default_factory=MemberPace)
     told_finished: bool = False
@@ -156,6 +159,7 @@ class Entry:
     def leave(self) -> None:
         """The membership is over."""
         self._make("leave")
+        self.claim, self.told_behind = None, False
         self.holds_state, self.will_hold, self.ready = False, b"", {}
 
 

@@ -13,6 +13,7 @@ from peers.coordinator.chain import Chain
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import ExchangeMode
 from peers.coordinator.journal import (
+    Adopted,
     CommitWritten,
     ModelAgreed,
     PeerCertified,
@@ -61,6 +62,10 @@ class RunState:
         self.term = 0
         self.stopped = False
         """The owner ended the run."""
+        self.adopting = False
+        """The owner is about to choose a record of the members to go on from."""
+        self.committed = False
+        """This life has written a record: what members claim of others counts no more."""
         self._num_serials = 0
 
     # -- lives --------------------------------------------------------------------------------
@@ -97,6 +102,15 @@ class RunState:
                 self.courses[0].chain.begin(entry.head)
             case CommitWritten():
                 self._replay_commit(entry.commit())
+            case Adopted():
+                self._replay_adopted(entry.record(), entry.restoring())
+
+    def _replay_adopted(self, record: Record, restoring: Record) -> None:
+        chain = self.courses[0].chain
+        if record.index < chain.index or restoring.parent != record.hash() or not restoring.restores:
+            raise BadFrame(f"commit {record.index} cannot be adopted after commit {chain.index}")
+        chain.adopt(record)
+        self._replay_commit(restoring)
 
     def _replay_commit(self, record: Record) -> None:
         course = self.courses.get(record.course)
@@ -176,8 +190,23 @@ class RunState:
         """Write a record to the journal, then announce it. Returns its hash, the new head."""
         self.outlet.store(pack(CommitWritten.of(record)))
         head = course.chain.append(record)
+        self.committed = True
         self.announce(now, course, record)
         return head
+
+    def follow_term(self, term: int) -> None:
+        """Serials and epochs of this life are to be higher than those of one that the journal lacks."""
+        if term >= self.term:
+            self.term = term
+            self.begin_term()
+
+    def adopt(self, now: float, course: Course, record: Record, restoring: Record) -> None:
+        """Go on from a record that the journal lacks, with one that restores the state behind it."""
+        self.outlet.store(pack(Adopted.of(record, restoring)))
+        course.chain.adopt(record)
+        course.chain.append(restoring)
+        self.committed, self.adopting = True, False
+        self.announce(now, course, restoring)
 
     def announce(self, now: float, course: Course, record: Record) -> None:
         """Tell a course's members of a record; contributions to what it moved are void."""

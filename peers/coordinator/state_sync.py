@@ -10,9 +10,10 @@ so; if no such member is here, it waits. Keeps S1, S9, L3 and L4.
 from __future__ import annotations
 
 from peers.coordinator import rounds
+from peers.coordinator.adoption import is_newer
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
-from peers.coordinator.roster import Entry
+from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve
@@ -33,6 +34,8 @@ def start_following(state: RunState, course: Course, now: float, entry: Entry) -
     """A member entered: send it the records that follow its head, or let it wait for the state. Either way it
     knows by then which of its contributions are in a record (S4)."""
     following = course.chain.after(entry.head) if entry.holds_state else None
+    if following is None and is_newer(course, entry) and not state.committed:
+        return  # it may be the coordinator that is behind
     if following is None:
         for counted in course.chain.counted(entry.key) if entry.holds_state else ():
             state.outlet.send(now, entry.key, counted)
@@ -91,6 +94,9 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
     """Name donors to the members that wait for the state, or name one of them the seed."""
     if course.manifest is None:
         return
+    for entry in state.roster.entered_in(course.number):
+        if entry.member_state is MemberState.FOLLOWING and is_newer(course, entry):
+            entry.wait_for_state()  # it claimed a record that the run does not have
     waiting = state.roster.waiting_in(course.number)
     sources = state.mode.sources(course) if waiting else []
     if waiting and all(donors for _, _, donors in sources):

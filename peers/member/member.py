@@ -28,6 +28,7 @@ from peers.protocol.events import (
     CoordinatorLost,
     EntryRefused,
     Fate,
+    HostIsBehind,
     IdentitySuperseded,
     OfferWanted,
     PaceSet,
@@ -41,6 +42,7 @@ from peers.protocol.messages import (
     Counted,
     Entered,
     Finished,
+    HostBehind,
     Leave,
     MemberGone,
     MemberIs,
@@ -133,6 +135,7 @@ class Member:
             Seed: lambda now, message: self._follower.begin_seeding(message),
             CatchUp: self._fetch_state,
             Serve: lambda now, message: self._donor.serve(now, message.fragment, message.state),
+            HostBehind: self._host_behind,
             Committed: self._follower.take_commit,
             Counted: lambda now, message: self.contributions.mark_counted(message),
             Rejected: lambda now, message: self.contributions.reject(message),
@@ -215,6 +218,8 @@ class Member:
         if peer == self._coordinator:
             self.membership.forget_active()
             self._follower.begin_session()
+            if self.versions.holds_state and self.versions.index:
+                self._outlet.send(now, peer, self.versions.newest())
             enter = self.profile.enter(self.versions.head, self.versions.holds_state)
             self._outlet.send(now, peer, enter)
 
@@ -287,7 +292,13 @@ class Member:
         self.membership.apply_batch(now, message)
         self._meet_donors(now)
 
+    def _host_behind(self, now: float, message: HostBehind) -> None:
+        self._outlet.deliver(HostIsBehind(message.index, self.versions.index))
+
     def _fetch_state(self, now: float, message: CatchUp) -> None:
+        if self.versions.holds_state and message.index < self.versions.index:
+            self._outlet.deliver(HostIsBehind(message.index, self.versions.index))
+            return  # ours is newer, and may be the last one
         self._follower.fetch_state(now, message)
         self._meet_donors(now)
         self._follower.advance(now)

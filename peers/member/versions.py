@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from peers.protocol.messages import CatchUp
+from peers.protocol.messages import CatchUp, NewestRecord
 from peers.protocol.record import GENESIS, Record
+from transport.frames import pack
 
 
 @dataclass(slots=True)
@@ -20,6 +21,8 @@ class Versions:
     """The index of the head's record."""
     holds_state: bool = False
     """Whether this member holds every fragment, each in the version that the head asks for."""
+    _record: Record | None = None
+    """The head's record; None where the state behind it was fetched."""
     _common_base: bytes = GENESIS
     _bases: dict[int, bytes] = field(default_factory=dict)
 
@@ -36,7 +39,7 @@ class Versions:
 
     def move(self, record: Record) -> None:
         """A record was applied, or adopted."""
-        self.head, self.index = record.hash(), record.index
+        self.head, self.index, self._record = record.hash(), record.index, record
         if record.restores:
             self._common_base, self._bases = self.head, {}
         else:
@@ -49,3 +52,9 @@ class Versions:
     def arrive(self, order: CatchUp) -> None:
         """The whole state that was ordered is here."""
         self.head, self.index, self.holds_state = order.head, order.index, True
+        self._record = None
+
+    def newest(self) -> NewestRecord:
+        """What the coordinator is told before this member enters."""
+        packed = pack(self._record) if self._record is not None else b""
+        return NewestRecord(self.head, self.index, packed)

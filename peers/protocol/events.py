@@ -170,6 +170,15 @@ class CoordinatorLost:
 
 
 @dataclass(frozen=True, slots=True)
+class HostIsBehind:
+    """The coordinator's journal ends before the record that this member holds, which keeps its state."""
+
+    index: int
+    """Of the coordinator's newest record."""
+    ours: int
+
+
+@dataclass(frozen=True, slots=True)
 class CoordinatorBack:
     """The coordinator is heard again."""
 

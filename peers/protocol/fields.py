@@ -69,7 +69,8 @@ CourseNumber = Small
 # -- rounds and records -------------------------------------------------------------------------
 
 Epoch = Count
-Term = Annotated[int, Between(0, 1 << 29)]
+MAX_TERM = 1 << 29
+Term = Annotated[int, Between(0, MAX_TERM)]
 """A life of the coordinator: serials and epochs are the term and 32 bits more."""
 RecordIndex = Count
 Rounds = Count
@@ -106,6 +107,9 @@ Uses = Small
 PACKED_BYTES = 3800
 """Of a message inside another one, so that both and the acknowledgement beside them fit a header."""
 Packed = Annotated[bytes, Between(1, PACKED_BYTES)]
+PackedRestoring = Annotated[bytes, Between(1, 248)]
+"""Of a restoring record, which names no members."""
+MaybePacked = Annotated[bytes, Between(0, PACKED_BYTES)]
 
 
 def cut(text: str, most: int = REASON_BYTES) -> str:

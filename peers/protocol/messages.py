@@ -136,6 +136,17 @@ class Enter:
     """Readable summary of the model, shown when something differs."""
 
 
+@kind(137)
+@dataclass(frozen=True, slots=True)
+class NewestRecord:
+    """Just before I enter: how far I am, in case that you lost your journal."""
+
+    head: fields.Head
+    index: fields.RecordIndex
+    shown: fields.MaybePacked
+    """The record of that hash; nothing where I fetched the state behind it."""
+
+
 @kind(51)
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -394,6 +405,15 @@ class Pace:
 
     fastest: fields.Speed
     """Tokens per second while it trains."""
+
+
+@kind(138)
+@dataclass(frozen=True, slots=True)
+class HostBehind:
+    """My journal ends before the record that you hold: I was lost, or am an old copy. Keep your state."""
+
+    index: fields.RecordIndex
+    """Of my newest record."""
 
 
 @kind(83)

@@ -94,6 +94,24 @@ class NeedsStateTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class BehindTrace(Trace):
+    """Members hold records that the journal lacks: it is lost, or an old copy. Nothing is changed."""
+
+    index: int
+    """Where the journal ends."""
+    newest: int
+    names: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptedTrace(Trace):
+    """The owner had the members' record adopted."""
+
+    index: int
+    journal_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class DisputedTrace(Trace):
     """Members hold different states after the same commit, and none is held by more than half of them: no
     round of that fragment opens, and nothing is overwritten."""

@@ -38,7 +38,10 @@ APART = {
 }
 TOPICS = tuple(dict.fromkeys([*MODULES.values(), *APART.values()]))
 """What a script may ask to be told of."""
-SIGNS_OF_LIFE = {link.Ack, link.Ask, messages.Report, messages.Pace, traces.ReportTrace, events.PaceSet}
+SIGNS_OF_LIFE = {
+    *(link.Ack, link.Ask, messages.Report, messages.Pace, traces.ReportTrace, events.PaceSet),
+    messages.NewestRecord,
+}
 REPEATS = {
     *(traces.CertifiedTrace, traces.EnteredTrace, traces.OpenedTrace, traces.CommittedTrace),
     *(events.RoundOpened, events.RoundAborted, events.PeersJoined, events.PeerLeft),

@@ -1,0 +1,121 @@
+"""The coordinator comes back without its journal, or with an old copy: members hold newer records.
+
+What a member says it holds counts only until this life has committed something, and only if more members hold
+what the journal does not know than hold what it knows; one that lies alone stops nothing. Then nothing is
+opened, seeded or handed out, members are told, and the owner is. Only the owner can have the members' record
+adopted (`propose` shows whose word that is): the chain then goes on behind it with a restoring record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.coordinator.course import Course
+from peers.coordinator.roster import Entry
+from peers.coordinator.state import RunState
+from peers.protocol.fields import ALL_FRAGMENTS, MAX_TERM
+from peers.protocol.messages import HostBehind, NewestRecord
+from peers.protocol.record import Record, record_in
+from peers.protocol.traces import AdoptedTrace, BehindTrace
+from transport.errors import BadFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A record that could be adopted, and on whose word."""
+
+    head: bytes
+    index: int
+    journal_index: int
+    """Where the journal ends."""
+    num_members: int
+    """Members that the record counts."""
+    voters: tuple[tuple[str, bool], ...]
+    """Those of them who are here, by full name, and whether they hold it: more than half do."""
+
+    @property
+    def num_holders(self) -> int:
+        return sum(holds for _, holds in self.voters)
+
+
+def is_newer(course: Course, entry: Entry) -> bool:
+    """Whether a member says that it holds a record that the journal does not know."""
+    claim, chain = entry.claim, course.chain
+    if claim is None or not entry.holds_state or chain.index_of(entry.head) >= 0:
+        return False
+    return claim.head == entry.head and claim.index >= max(1, chain.index)
+
+
+def holds_still(state: RunState, course: Course, now: float) -> bool:
+    """Whether the coordinator may be behind its members, so that it is to change nothing."""
+    if state.committed:
+        return False
+    here = state.roster.entered_in(course.number)
+    newer = [entry for entry in here if is_newer(course, entry)]
+    at_home = sum(entry.holds_state and course.chain.index_of(entry.head) >= 0 for entry in here)
+    if not state.adopting and len(newer) <= at_home:
+        return False
+    newest = max((entry.claim.index for entry in newer if entry.claim), default=0)
+    if newest > course.told_behind and not state.adopting:
+        course.told_behind = newest
+        names = ", ".join(entry.full_name for entry in newer)
+        state.outlet.trace(BehindTrace(index=course.chain.index, newest=newest, names=names))
+    for entry in newer:
+        if not entry.told_behind:
+            entry.told_behind = True
+            state.outlet.send(now, entry.key, HostBehind(course.chain.index))
+    return True
+
+
+def propose(state: RunState, course: Course) -> Proposal | None:
+    """The newest record that more than half of its members who are here hold; None without any."""
+    here = [entry for entry in state.roster.entered_in(course.number) if is_newer(course, entry)]
+    records = {record.hash(): record for entry in here if (record := _record_of(entry.claim)) is not None}
+    for head, record in sorted(records.items(), key=lambda each: (-each[1].index, each[0])):
+        proposal = _proposal(state, course, head, record)
+        if 2 * proposal.num_holders > len(proposal.voters):
+            return proposal
+    return None
+
+
+def adopt(state: RunState, course: Course, now: float, head: bytes) -> bool:
+    """Go on from that record, if it can still be proposed; False if not."""
+    proposal = propose(state, course)
+    if proposal is None or proposal.head != head:
+        return False
+    claims = [entry.claim for entry in state.roster.entered_in(course.number) if entry.head == head]
+    record = next(found for claim in claims if (found := _record_of(claim)) is not None)
+    state.follow_term(record.serial >> 32)
+    state.outlet.trace(AdoptedTrace(index=record.index, journal_index=proposal.journal_index))
+    restoring = Record(
+        parent=head,
+        index=record.index + 1,
+        fragment=ALL_FRAGMENTS,
+        epoch=state.roster.epoch,
+        serial=state.next_serial(),
+        chunk_elements=0,
+        members=(),
+        weights=(),
+        result=head,
+        course=course.number,
+    )
+    state.adopt(now, course, record, restoring)
+    return True
+
+
+def _proposal(state: RunState, course: Course, head: bytes, record: Record) -> Proposal:
+    here = state.roster.entered_in(course.number)
+    voters = [entry for entry in here if entry.key in record.members or record.restores]
+    told = tuple((entry.full_name, is_newer(course, entry) and entry.head == head) for entry in voters)
+    return Proposal(head, record.index, course.chain.index, len(record.members), told)
+
+
+def _record_of(claim: NewestRecord | None) -> Record | None:
+    """The record that a member shows, if it is the one that it names."""
+    try:
+        record = record_in(claim.shown) if claim is not None and claim.shown else None
+    except BadFrame:
+        return None
+    if record is None or claim is None or (record.hash(), record.index) != (claim.head, claim.index):
+        return None
+    return record if record.serial >> 32 < MAX_TERM else None

@@ -1,0 +1,183 @@
+"""A coordinator without its journal, or with an old copy, overwrites nobody, and goes on from the members'
+record when its owner says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peers.coordinator.adoption import Proposal
+from peers.coordinator.journal import CommitWritten, RunBegan
+from peers.protocol.messages import (
+    Applied,
+    CatchUp,
+    CaughtUp,
+    Committed,
+    Done,
+    HostBehind,
+    NewestRecord,
+    Open,
+    Ready,
+    Seed,
+)
+from peers.protocol.record import Record, record_in
+from peers.protocol.traces import BehindTrace
+from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
+from transport.frames import pack, unpack
+
+STATE = b"s" * 32
+
+
+def commit(swarm: Swarm, *indexes: int) -> Record:
+    serial = opened(swarm, *indexes).serial
+    for index in indexes:
+        swarm.hear(index, Done(serial, 0, RESULT))
+    record = record_in(swarm.told(indexes[0], Committed)[-1].record)
+    for index in indexes:
+        swarm.hold(index, swarm.chain.head, STATE)
+    return record
+
+
+def before() -> tuple[Swarm, Record]:
+    """Three members, two commits."""
+    swarm = trained(3)
+    commit(swarm, 1, 2, 3)
+    return swarm, commit(swarm, 1, 2, 3)
+
+
+def after(journal: list[bytes] | None = None, *, adopting: bool = False) -> Swarm:
+    swarm = Swarm(journal=journal)
+    swarm.core.state.adopting = adopting
+    return swarm
+
+
+def come_back(swarm: Swarm, index: int, record: Record, packed: bytes | None = None) -> None:
+    swarm.core.certify(key(index), f"w{index}")
+    shown = pack(record) if packed is None else packed
+    swarm.hear(index, NewestRecord(record.hash(), record.index, shown))
+    swarm.greet(index, head=record.hash(), holds_state=True)
+    swarm.hear(index, Applied(0, record.hash(), STATE))
+    swarm.hear(index, CaughtUp(record.hash()))
+
+
+def said(swarm: Swarm, *kinds: type) -> list[Any]:
+    return [message for _, message in swarm.said if isinstance(message, kinds)]
+
+
+def up_to(journal: list[bytes], index: int) -> list[bytes]:
+    """A copy that is as old as that commit."""
+    kept: list[bytes] = []
+    for entry in journal:
+        found = unpack(entry)
+        if isinstance(found, CommitWritten) and found.commit().index > index:
+            return kept
+        kept.append(entry)
+    return kept
+
+
+def test_without_its_journal_a_host_seeds_opens_and_hands_out_nothing_and_says_so() -> None:
+    _, record = before()
+    swarm = after()
+    for index in (1, 2):
+        come_back(swarm, index, record)
+        swarm.hear(index, Ready(0, record.hash(), 8, 8, 1, 1.0))
+    swarm.enter(4)
+    swarm.later(100.0)
+    assert said(swarm, Seed, CatchUp, Open, Committed) == []
+    assert swarm.told(1, HostBehind) == [HostBehind(0)]
+    told = [each for each in swarm.traces if isinstance(each, BehindTrace)]
+    assert [(each.index, each.newest) for each in told] == [(0, 2)]
+
+
+def test_an_old_copy_is_found_too() -> None:
+    old, record = before()
+    swarm = after(up_to(old.journal, 1))
+    assert swarm.chain.index == 1
+    come_back(swarm, 1, record)
+    swarm.later(100.0)
+    assert said(swarm, CatchUp, Open) == []
+    assert swarm.told(1, HostBehind) == [HostBehind(1)]
+
+
+def test_one_that_lies_about_its_record_stops_no_run_whose_journal_is_whole() -> None:
+    old, record = before()
+    swarm = after(old.journal)
+    forged = Record(ROOT, 1000, 0, 1, 1, 1, (key(3),), (1.0,), RESULT)
+    come_back(swarm, 3, forged)
+    for index in (1, 2):
+        come_back(swarm, index, record)
+    assert swarm.told(3, CatchUp)[-1].head == record.hash()
+    assert commit(swarm, 1, 2).index == 3
+
+
+def test_a_claim_after_the_first_commit_of_this_life_counts_for_nothing() -> None:
+    swarm, record = before()
+    forged = Record(ROOT, 1000, 0, 1, 1, 1, (key(4), key(5)), (1.0, 1.0), RESULT)
+    for index in (4, 5, 6, 7):
+        come_back(swarm, index, forged)
+    assert said(swarm, HostBehind) == []
+    assert swarm.told(4, CatchUp)[-1].head == record.hash()
+
+
+def test_the_owner_adopts_what_more_than_half_of_the_records_members_hold() -> None:
+    old, record = before()
+    swarm = after(up_to(old.journal, 1), adopting=True)
+    for index in (1, 2, 3):
+        come_back(swarm, index, record)
+    proposal = swarm.core.proposal()
+    assert proposal is not None
+    names = [swarm.core.roster.entries[key(index)].full_name for index in (1, 2, 3)]
+    assert proposal == Proposal(record.hash(), 2, 1, 3, tuple((name, True) for name in names))
+    assert swarm.core.adopt(swarm.now, proposal.head)
+    restoring = record_in(swarm.told(2, Committed)[-1].record)
+    assert (restoring.restores, restoring.parent, restoring.result) == (True, record.hash(), record.hash())
+    for index in (1, 2, 3):
+        swarm.hear(index, Applied(0, restoring.hash(), STATE))
+        swarm.hear(index, CaughtUp(restoring.hash()))
+    assert commit(swarm, 1, 2, 3).index == 4
+    assert commit(swarm, 1, 2, 3).serial > record.serial
+
+
+def test_what_was_adopted_stands_after_a_restart() -> None:
+    _, record = before()
+    swarm = after(adopting=True)
+    for index in (1, 2):
+        come_back(swarm, index, record)
+    assert swarm.core.adopt(swarm.now, record.hash())
+    again = after(swarm.journal)
+    assert (again.chain.head, again.chain.index) == (swarm.chain.head, 3)
+    assert not [entry for entry in map(unpack, swarm.journal) if isinstance(entry, RunBegan)]
+
+
+def test_a_record_that_its_own_members_do_not_hold_is_not_proposed() -> None:
+    _, record = before()
+    swarm = after(adopting=True)
+    forged = Record(ROOT, 1000, 0, 1, 1, 1, (key(1), key(2), key(3)), (1.0, 1.0, 1.0), RESULT)
+    come_back(swarm, 3, forged)
+    for index in (1, 2):
+        come_back(swarm, index, record)
+    proposal = swarm.core.proposal()
+    assert proposal is not None
+    assert proposal.head == record.hash()
+    assert [holds for _, holds in proposal.voters] == [False, True, True]
+    assert not swarm.core.adopt(swarm.now, forged.hash())
+
+
+def test_a_record_that_is_not_what_it_is_called_is_not_looked_at() -> None:
+    _, record = before()
+    swarm = after(adopting=True)
+    come_back(swarm, 1, record, packed=b"rubbish")
+    assert swarm.core.proposal() is None
+    come_back(swarm, 2, record, packed=pack(Record(ROOT, 7, 0, 1, 1, 1, (key(2),), (1.0,), RESULT)))
+    assert swarm.core.proposal() is None
+
+
+def test_nothing_happens_until_the_owner_chose_and_then_the_journal_may_stand() -> None:
+    old, record = before()
+    swarm = after(old.journal, adopting=True)
+    for index in (1, 2, 3):
+        come_back(swarm, index, record)
+        swarm.hear(index, Ready(0, record.hash(), 8, 8, 1, 1.0))
+    assert swarm.core.proposal() is None
+    assert said(swarm, Open) == []
+    swarm.core.adopt_nothing(swarm.now)
+    assert said(swarm, Open) != []
