@@ -10,7 +10,8 @@ from peers.protocol import messages
 from peers.protocol.fields import MAX_MEMBERS
 from peers.protocol.messages import Committed, Knock, Open
 from peers.protocol.record import Record
-from transport.frames import Between, pack
+from transport.errors import BadFrame
+from transport.frames import Between, from_items, pack, to_items
 from transport.limits import LIMITS
 
 LINK_HEADER_BYTES = 80
@@ -48,3 +49,18 @@ def test_a_record_of_a_full_round_fits_into_a_commit() -> None:
     assert len(pack(Committed(pack(record)))) <= LIMITS.header_bytes - LINK_HEADER_BYTES
     assert Open in KINDS
     assert Knock in KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_of_long_characters_are_refused_or_fit_into_a_header(kind: type) -> None:
+    hints = get_type_hints(kind, include_extras=True)
+    values = [largest(hint) for hint in hints.values()]
+    for character in ("\xe9", "\U0001f600"):
+        items = to_items(kind(*values))[:1]
+        items += [character * len(value) if isinstance(value, str) else value for value in values]
+        try:
+            message = from_items(items)
+        except BadFrame:
+            assert any(isinstance(value, str) for value in values)
+        else:
+            assert len(pack(message)) <= LIMITS.header_bytes - LINK_HEADER_BYTES
