@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Offer
 from peers.protocol.events import ContributionEnded, Fate
+from peers.protocol.fields import MAX_WEIGHT
 from peers.protocol.messages import Counted, Ready, Rejected, Withdraw
 from peers.protocol.record import Record
 from transport.collectives.reducer import Reducer
@@ -67,7 +68,13 @@ class Contributions:
         self.num_offered += 1
         self.tokens_trained += offer.tokens
         kept = Contribution(
-            self.num_offered, offer.fragment, base, offer.tokens, offer.weight, offer.reducer, offer.norm
+            self.num_offered,
+            offer.fragment,
+            base,
+            offer.tokens,
+            min(offer.weight, MAX_WEIGHT),
+            offer.reducer,
+            offer.norm,
         )
         self.offered[offer.fragment] = kept
         return kept

@@ -7,6 +7,7 @@ import pytest
 from peers.member.contributions import Contributions
 from peers.protocol.commands import Offer
 from peers.protocol.events import ContributionEnded, Fate
+from peers.protocol.fields import MAX_WEIGHT
 from peers.protocol.messages import Counted, Ready, Rejected, Withdraw
 from tests.peers.member.fakes import BASE, HOST, ME, OTHER, FakeOutlet, record_on, vector
 
@@ -151,3 +152,10 @@ def test_gossip_counts_what_was_trained_as_applied() -> None:
     assert outlet.events == [ContributionEnded(0, 7, 30, Fate.APPLIED, "")]
     assert contributions.tokens_by_fate[Fate.APPLIED] == 30
     check_ledger(contributions)
+
+
+def test_a_weight_that_no_round_takes_is_offered_as_the_largest() -> None:
+    mine = offering(FakeOutlet())
+    kept = mine.offer(BASE, Offer(0, 10**9, 10**18, vector(1.0), 1.0))
+    assert kept.weight == MAX_WEIGHT
+    assert int(float(kept.weight)) == MAX_WEIGHT
