@@ -73,8 +73,16 @@ class LinkTable:
         if link is not None:
             self.changed = True
             self.absences.heard(peer)
-            self.newest[peer] = max(link.incarnation, self.newest.get(peer, 0))
+            self.newest[peer] = max(link.incarnation, self.newest.pop(peer, 0))
+            if len(self.newest) > self._limits.identities:
+                del self.newest[next(iter(self.newest))]
             self._out.append(Close(peer, reason))
+
+    def make_room(self, is_in: Callable[[bytes], bool]) -> None:
+        """Of identities that are not in the run there are only so many links: an identity costs little."""
+        spare = [peer for peer in self.by_peer if not is_in(peer)]
+        if len(spare) >= self._limits.spare_links:
+            self.forget(min(spare, key=self.last_heard), "many are here that are not in the run")
 
     def _next_session(self) -> Session:
         self.generation += 1
@@ -241,12 +249,12 @@ class LinksByNeed(MemberLinks):
     """Gossip: a member has links to those whom it met of late."""
 
     max_idle_s: float
-    _met_at: dict[bytes, float] = field(default_factory=dict)
+    met: dict[bytes, float] = field(default_factory=dict)
     """When a link to each member was last wanted."""
 
     def meet(self, now: float, peer: bytes) -> bool:
         """Whoever wants a link dials, for the other may not know of it. True if the link is new."""
-        self._met_at[peer] = now
+        self.met[peer] = now
         entry = self.roster.get(peer)
         if peer in self.table.by_peer or entry is None or peer == self.coordinator:
             return False
@@ -255,10 +263,11 @@ class LinksByNeed(MemberLinks):
 
     def drop_idle(self, now: float, needed: set[bytes]) -> None:
         """Give up links that carried nothing for long, so that they do not become as many as members."""
+        self.met = {peer: at for peer, at in self.met.items() if peer in self.table.by_peer}
         for peer, link in list(self.table.by_peer.items()):
-            used_at = max(self._met_at.setdefault(peer, now), link.streams.last_bulk)
+            used_at = max(self.met.setdefault(peer, now), link.streams.last_bulk)
             if now - used_at > self.max_idle_s and peer not in needed:
-                del self._met_at[peer]
+                del self.met[peer]
                 self.table.forget(peer, "nothing to say for a while")
 
     def _compare(self, now: float) -> None:

@@ -145,6 +145,8 @@ class Node:
             if not self._knows(peer):
                 self._out.append(Close(peer, "not a member"))
                 return
+            if self.coordinator:
+                self.links.make_room(self.coordinator.has_entered)
             link = self.links.open(now, peer, (), dials=False)
         try:
             results = link.receive(now, lane, unpack_items(header, self.limits), payload)

@@ -26,7 +26,8 @@ class Limits:
     window_bytes: int = 32 * MIB
     """Bulk bytes that one peer may have in flight to us, granted as credit."""
     buffer_bytes: int = 256 * MIB
-    """Bulk bytes in flight from all peers together: the credit of each shrinks as peers join."""
+    """Bulk bytes in flight from all peers together: the credit of each shrinks as peers join. Who was granted
+    more before keeps that, so that all together reach three times as much at the worst."""
     control_queue: int = 1024
     """Control messages kept for a peer that is away; one more resets the session."""
     control_per_second: int = 400
@@ -35,6 +36,13 @@ class Limits:
     """Members admitted to one run."""
     gossip_members: int = 1024
     """Members admitted to a run that gossips, where nobody talks to all."""
+    identities: int = 16 * 1024
+    """Identities that one run ever admits, and of which anything is remembered."""
+    spare_links: int = 64
+    """Links of identities that are admitted and not in the run; beyond that the one that was silent for
+    longest is dropped."""
+    roster_changes: int = 1024
+    """Changes of the roster that wait to be told together."""
     fragments: int = 256
     """Fragments of one model."""
     chunk_elements: int = 256 * KIB
@@ -45,6 +53,8 @@ class Limits:
     """Committed results that a member keeps, so that one who lacks them can fetch them."""
     history_records: int = 64
     """Commit records that the coordinator keeps in memory for members that were away."""
+    served_states: int = 8
+    """Versions of a fragment's state that a donor keeps for those who fetch them."""
     pieces_in_flight: int = 8
     """Pieces asked of one donor at a time."""
     lanes: int = 1
@@ -64,6 +74,8 @@ class Limits:
     """Peers whose lines are counted."""
     knocks_per_minute: int = 120
     """Join attempts answered per minute over all addresses."""
+    answered_s: float = 10.0
+    """For so long a connection that an invite opened stands after its answer."""
     invites: int = 64
     """Tickets of one run that are live."""
     identities_per_hour: int = 256

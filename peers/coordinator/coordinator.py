@@ -148,7 +148,7 @@ class Coordinator:
             return _KICKED
         known = entry is not None and entry.has_place
         limits = self.state.limits
-        if not known and len(self.roster.entries) >= 16 * max(limits.members, limits.gossip_members):
+        if not known and len(self.roster.entries) >= limits.identities:
             return Refused("full", "the run has admitted as many identities as it ever will")
         if not known:
             decision = PeerInvited(key, name, invite) if invite else PeerCertified(key, name)
@@ -162,6 +162,11 @@ class Coordinator:
     def admits(self, key: bytes) -> bool:
         """Whether an identity may connect."""
         return self.roster.admits(key) or key in self._parting
+
+    def has_entered(self, key: bytes) -> bool:
+        """Whether an identity is in the run now."""
+        entry = self.roster.entries.get(key)
+        return entry is not None and entry.entered
 
     def make_invite(self, key: bytes, expires_at: int, uses: int) -> None:
         """Another ticket lets identities in."""

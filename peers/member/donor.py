@@ -21,8 +21,11 @@ from transport.limits import Limits
 
 @dataclass(slots=True)
 class _Served:
+    fragment: int
     blob: StateBlob
     used_at: float
+    promised: bool
+    """The coordinator has said that somebody is about to fetch it."""
 
 
 class Donor:
@@ -50,11 +53,22 @@ class Donor:
         """What is to be handed out once there is credit."""
 
     def serve(self, now: float, fragment: int, blob: bytes) -> None:
-        """Keep a state for someone who is about to fetch it."""
+        """Keep a state for someone who is about to fetch it, as the coordinator says."""
+        self._keep(now, fragment, blob, promised=True)
+        if blob in self._served:
+            self._served[blob].promised = True
+
+    def _keep(self, now: float, fragment: int, blob: bytes, *, promised: bool) -> None:
+        """Each version kept may cost a copy of the state, and there is a new one with every commit."""
         if blob not in self._served and self._versions.holds_state and fragment < self._num_fragments:
             snapshot = self._app.state_blob(fragment, blob)
             if snapshot is not None:
-                self._served[blob] = _Served(snapshot, now)
+                self._served[blob] = _Served(fragment, snapshot, now, promised)
+                of_fragment = [each for each in self._served.items() if each[1].fragment == fragment]
+                if len(of_fragment) > self._limits.served_states:
+                    del self._served[
+                        min(of_fragment, key=lambda each: (each[1].promised, each[1].used_at))[0]
+                    ]
 
     def hand_out(self, now: float, peer: bytes, want: Want) -> None:
         """Answer one request, now or once there is credit. Raises `BadFrame` for more than may be asked."""
@@ -103,7 +117,7 @@ class Donor:
         if result is not None:
             return result.digests, result.chunks.__getitem__
         for fragment in range(self._num_fragments):
-            self.serve(now, fragment, blob)
+            self._keep(now, fragment, blob, promised=False)
         served = self._served.get(blob)
         if served is None:
             return None

@@ -29,6 +29,7 @@ from peers.protocol.events import (
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record, genesis_head, record_in
+from transport.errors import BadFrame
 
 
 class Follower:
@@ -115,11 +116,13 @@ class Follower:
 
     def fetch_state(self, now: float, order: CatchUp) -> None:
         """One more fragment to fetch; the first of a set makes everything before it void. `advance` is to
-        follow."""
+        follow. Raises `BadFrame`."""
         if order.remaining == self._profile.manifest.num_fragments - 1:
             self._fall_behind("the shared state is fetched anew")
             self._fetches.stop()
             self._records.clear()
+        if len(self._fetches.states) >= self._profile.manifest.num_fragments:
+            raise BadFrame("more fragments of a state than the model has")
         self._stranded = False
         self._fetches.fetch_state(now, order)
 

@@ -12,12 +12,20 @@ from peers.member.outlet import MemberOutlet
 from peers.protocol.events import PeerLeft, PeersJoined
 from peers.protocol.messages import MemberActive, MemberGone, MemberIs, RosterBatch
 from peers.protocol.roster_feed import messages_in
+from transport.errors import BadFrame
+from transport.limits import LIMITS
 
 
 class Membership:
     """The other members of a run."""
 
-    def __init__(self, me: bytes, outlet: MemberOutlet, leaving: Callable[[float, bytes, str], None]) -> None:
+    def __init__(
+        self,
+        me: bytes,
+        outlet: MemberOutlet,
+        leaving: Callable[[float, bytes, str], None],
+        max_members: int = LIMITS.gossip_members,
+    ) -> None:
         """``leaving(now, key, reason)`` is called before a member is forgotten."""
         self.others: dict[bytes, MemberIs] = {}
         """By key, all that are in but this one."""
@@ -26,10 +34,13 @@ class Membership:
         self._me = me
         self._outlet = outlet
         self._leaving = leaving
+        self._max_members = max_members
 
     def welcome(self, members: Sequence[MemberIs]) -> None:
-        """These are in."""
+        """These are in. Raises `BadFrame` if they are more than a run may have."""
         others = [each for each in members if each.key != self._me]
+        if len(self.others.keys() | {each.key for each in others}) >= self._max_members:
+            raise BadFrame(f"a run of more than {self._max_members} members")
         self.others.update((each.key, each) for each in others)
         if others:
             self._outlet.deliver(PeersJoined(tuple((each.key, each.name) for each in others)))
@@ -43,8 +54,10 @@ class Membership:
             self._outlet.deliver(PeerLeft(message.key, gone.name, message.reason))
 
     def became_active(self, message: MemberActive) -> None:
-        """That one holds a state."""
+        """That one holds a state. Raises `BadFrame` if they are more than a run may have."""
         if message.key != self._me:
+            if len(self.active | {message.key}) >= self._max_members:
+                raise BadFrame(f"a run of more than {self._max_members} active members")
             self.active.add(message.key)
 
     def apply_batch(self, now: float, message: RosterBatch) -> None:

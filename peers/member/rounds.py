@@ -64,6 +64,7 @@ class Rounds:
         agrees = (
             mine is not None
             and not mine.committed
+            and mine.serial in (0, message.serial)
             and mine.base == message.base
             and 0.0 < weights.get(self._me, 0.0) <= mine.weight
         )

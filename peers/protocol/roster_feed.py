@@ -13,6 +13,7 @@ from typing import Any
 from peers.protocol.messages import MemberActive, MemberGone, MemberIs, RosterBatch
 from transport.errors import BadFrame
 from transport.frames import from_items, pack_items, to_items, unpack_items
+from transport.limits import LIMITS
 
 _BATCH_BYTES = 3000
 _WAIT_S = 0.25
@@ -27,8 +28,9 @@ Send = Callable[[float, bytes, Any], None]
 class RosterFeed:
     """The coordinator's side."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, max_waiting: int = LIMITS.roster_changes) -> None:
         self._send = send
+        self._max_waiting = max_waiting
         self._batches: list[bytes] = []
         self._waiting: list[list[Any]] = []
         self._since = 0.0
@@ -53,7 +55,8 @@ class RosterFeed:
     def flush(self, now: float, whole: Callable[[], Iterable[Any]]) -> None:
         """Send what has waited long enough. ``whole`` tells the roster as it is, for when the sequence has
         become much longer than that."""
-        if not self._waiting or (len(self._read) > _SMALL and now - self._since < _WAIT_S):
+        may_wait = len(self._read) > _SMALL and len(self._waiting) < self._max_waiting
+        if not self._waiting or (may_wait and now - self._since < _WAIT_S):
             return
         self._batches += packed(self._waiting)
         self._waiting = []

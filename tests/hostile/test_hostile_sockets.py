@@ -81,6 +81,20 @@ def test_a_stranger_reaches_neither_receive_nor_knock(swarm: tuple[Node, Node]) 
     assert host.core.knocks == []
 
 
+def test_who_was_answered_at_the_door_does_not_hold_its_connection() -> None:
+    host, invite = Node(limits=replace(LIMITS, answered_s=0.2)), random_pair()
+    host.admit(invite.public, "invite")
+    with running(host), client(host.address, host.key, invite) as guest:
+        monitor = guest.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        guest.send_multipart([b"\0", b"me"])
+        assert guest.poll(5000)
+        assert guest.recv_multipart()[1] == b"welcome me"
+        broken = monitor.poll(5000)
+        guest.disable_monitor()
+        monitor.close(0)
+    assert broken
+
+
 def test_plain_clients_wrong_keys_and_garbage_deliver_nothing(swarm: tuple[Node, Node]) -> None:
     host, member = swarm
     with (

@@ -32,6 +32,7 @@ from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of, v
 from transport.collectives.fetch import Piece
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
 from transport.frames import pack, pack_items, to_items, unpack
+from transport.limits import Limits
 from transport.link.messages import Stale
 
 HOST, LOW, HIGH = b"h" * 32, b"l" * 32, b"z" * 32
@@ -41,10 +42,10 @@ SMALL = replace(LIMITS, history_records=64, chunk_elements=64)
 CONTACT = Contact(HOST, ("tcp://h:1",))
 
 
-def host_node(journal: list[Any] | None = None, **rules: Any) -> Node:
+def host_node(journal: list[Any] | None = None, limits: Limits = SMALL, **rules: Any) -> Node:
     door = Door(bytes(16), b"{}", DIGEST, {INVITE: Invite(INVITE, 100.0)}, OWNER)
     hosting = Hosting(Rules(DIGEST, **rules), journal or [], door)
-    return Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting, limits=SMALL)
+    return Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting, limits=limits)
 
 
 def member_node(key: bytes, incarnation: int = 1) -> Node:

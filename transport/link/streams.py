@@ -75,6 +75,7 @@ class Streams:
         "_control_in",
         "_control_out",
         "_credit",
+        "_granted",
         "_kept_cost",
         "_limits",
         "_next_bulk",
@@ -123,10 +124,12 @@ class Streams:
         self._kept_cost = 0
         self._credit = 0
         self._control_in = 0
-        self._control_held: dict[int, list[Any]] = {}
+        self._control_held: dict[int, Any] = {}
         self._bulk_in = 0
         self._bulk_seen: set[int] = set()
         self._received_cost = 0
+        self._granted = 0
+        """The most credit that the other end was told."""
         self._consumed_cost = 0
         self._acked_cost = 0
         self._control_acked = 0
@@ -207,8 +210,8 @@ class Streams:
 
     def hello(self, *, reply: bool) -> Hello:
         """The greeting: both sessions, and what arrived so far."""
-        credit = self._consumed_cost + self.window
-        return Hello(*self.session, *self.peer_session, self._control_in, self._bulk_in, credit, reply)
+        arrived = (self._control_in, self._bulk_in)
+        return Hello(*self.session, *self.peer_session, *arrived, self._grant(), reply)
 
     def transmit(
         self,
@@ -244,11 +247,11 @@ class Streams:
             return []
         if seq > self._control_in + self._limits.control_queue + 1:
             raise BadFrame("control messages beyond the queue")
-        self._control_held[seq] = items
+        self._control_held[seq] = from_items(items)  # what is held has the bounds of a message
         arrivals = []
         while (ready := self._control_held.pop(self._control_in + 1, None)) is not None:
             self._control_in += 1
-            arrivals.append(Arrival(from_items(ready), None, 0))
+            arrivals.append(Arrival(ready, None, 0))
         if self._control_in - self._control_acked >= _ACK_CONTROL_AFTER:
             self.send_ack(now)
         return arrivals
@@ -265,7 +268,7 @@ class Streams:
         message = from_items(items)
         cost = FRAME_COST + len(payload)
         self._received_cost += cost
-        if self._received_cost > self._consumed_cost + self._limits.window_bytes:
+        if self._received_cost > self._granted:
             raise BadFrame("bulk beyond the credit")
         self.last_bulk = now
         if not is_next:
@@ -324,8 +327,15 @@ class Streams:
     def _ack_items(self, seq: int, number: int = ACK) -> list[Any]:
         self._acked_cost = self._consumed_cost
         self._control_acked = self._control_in
+        arrived = (self._control_in, self._bulk_in)
+        return [number, *self.session, *self.peer_session, *arrived, self._grant(), seq]
+
+    def _grant(self) -> int:
+        """The credit that is told; a window that shrank takes back nothing."""
         credit = self._consumed_cost + self.window
-        return [number, *self.session, *self.peer_session, self._control_in, self._bulk_in, credit, seq]
+        if credit > self._granted:
+            self._granted = credit
+        return credit
 
     def _drop_bulk(self, acknowledged: int) -> None:
         arrived = 0

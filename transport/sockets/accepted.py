@@ -214,6 +214,7 @@ class AcceptedLanes:
         else:
             caller.outbox.push(Outgoing(0, reply[0], reply[1], "knock", False))
             self._flush_connection(caller)
+            self._doom(caller, self._limits.answered_s)  # who has its answer needs no descriptor of ours
 
     def _connection(self, lane: int, arrived: ReceivedMessage) -> AcceptedConnection:
         handle = remote(arrived.descriptor)

@@ -31,6 +31,7 @@ class Ends:
         self.streams = Streams(b"them", US, LIMITS, self.out)
         self.streams.begin_anew(US, THEM, keep_control=False)
         self.streams.acknowledged(Ack(*THEM, *US, 0, 0, granted, 0))
+        self.streams.hello(reply=True)  # from here on they may send a window
 
     def sent(self) -> list[tuple[int, int, bool]]:
         """Lane, number and whether it is sent again, of the frames since the last call."""

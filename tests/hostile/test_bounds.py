@@ -1,0 +1,494 @@
+"""State that grows with what a peer says, or with how often it comes: each is filled, and stays at its bound.
+
+One row of `BOUNDS` for each such state: how it is filled, with far more than its bound, and the figure of
+`transport.limits` (or what it follows from) at which it stays. Keeps R1 and R4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+
+from peers.coordinator.chain import Chain
+from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.rules import Rules
+from peers.links import LinksByNeed, LinkTable
+from peers.member.contributions import Contributions
+from peers.member.donor import Donor
+from peers.member.exchanges import Exchanges
+from peers.member.membership import Membership
+from peers.member.results import KeptResults
+from peers.member.rounds import Rounds
+from peers.member.versions import Versions
+from peers.protocol.commands import Offer
+from peers.protocol.messages import Applied, MemberActive, MemberIs, Open, Ready, RosterBatch
+from peers.protocol.record import Record
+from peers.protocol.roster_feed import RosterFeed
+from tests.peers.coordinator.coordinator_kit import SETTINGS, Swarm, key, trained
+from tests.peers.coordinator.test_state import Told
+from tests.peers.member.fakes import BASE, HOST, ME, OTHER, SIZE, FakeApp, FakeOutlet, name_of, vector
+from tests.peers.member.test_follower import NUM_FRAGMENTS, FollowingMember
+from tests.peers.test_node import HOST as HOST_KEY
+from tests.peers.test_node import header_of, host_node
+from transport.collectives.direct_reduce import PartChunk
+from transport.collectives.fetch import Piece, Want
+from transport.counters import MAX_PEERS, Counters
+from transport.effects import Effect
+from transport.errors import BadFrame
+from transport.frames import to_items
+from transport.limits import LIMITS
+from transport.link.link import Link
+from transport.link.messages import NOBODY, Ack, Hello, Session
+from transport.link.streams import FRAME_COST, Streams
+from transport.log_limit import LogLimit
+from transport.redial import Bars
+from transport.sockets.half_open import HalfOpen, HalfOpenBounds
+from transport.sockets.wire import FORGOTTEN, AcceptedConnection, AcceptedConnections, Outbox, Outgoing
+
+SMALL = replace(
+    LIMITS,
+    window_bytes=64 * 1024,
+    buffer_bytes=256 * 1024,
+    payload_bytes=1024,
+    control_queue=50,
+    identities=40,
+    spare_links=10,
+    gossip_members=30,
+    roster_changes=20,
+    served_states=4,
+    barred=16,
+    peers_told_of=16,
+    half_open=16,
+    half_open_per_address=8,
+)
+US, THEM = Session(1, 1), Session(2, 1)
+SIZE_AND_BOUND = tuple[int, int]
+BOUNDS: dict[str, Callable[[], SIZE_AND_BOUND]] = {}
+
+
+def bound(fill: Callable[[], SIZE_AND_BOUND]) -> Callable[[], SIZE_AND_BOUND]:
+    """A function that fills a state, and returns how large it became and its bound."""
+    BOUNDS[fill.__name__] = fill
+    return fill
+
+
+def keys() -> Iterator[bytes]:
+    return (number.to_bytes(4, "big") * 8 for number in count(1))
+
+
+# -- a link ---------------------------------------------------------------------------------------
+
+
+def streams(num_links: int = 1) -> Streams:
+    """Those of a link among so many, whose other end has greeted."""
+    found = Streams(b"them", US, SMALL, [])
+    found.begin_anew(US, THEM, keep_control=False)
+    found.window = SMALL.window(num_links)
+    found.hello(reply=True)
+    return found
+
+
+NOTE = to_items(PartChunk(1, 0, 0))
+
+
+@bound
+def control_that_comes_out_of_order() -> SIZE_AND_BOUND:
+    link = streams()
+    for seq in range(2, 10_000):
+        with suppress(BadFrame):
+            link.control_arrived(0.0, seq, NOTE)
+    return link.kept().control_held, SMALL.control_queue
+
+
+@bound
+def numbers_of_bulk_that_comes_out_of_order() -> SIZE_AND_BOUND:
+    link = streams()
+    for seq in range(2, 2000, 2):
+        with suppress(BadFrame):
+            for arrival in link.bulk_arrived(0.0, seq, NOTE, b""):
+                link.consumed(0.0, arrival.cost)
+    return link.kept().bulk_seen, SMALL.window_bytes // FRAME_COST
+
+
+@bound
+def bytes_of_one_peer_that_nobody_consumed() -> SIZE_AND_BOUND:
+    link = streams(num_links=16)
+    for seq in range(1, 1000):
+        try:
+            link.bulk_arrived(0.0, seq, NOTE, bytes(SMALL.payload_bytes))
+        except BadFrame:
+            break  # its link is dropped, and all that it sent
+    return link.kept().unconsumed_cost, SMALL.window(16) + SMALL.payload_bytes + FRAME_COST
+
+
+@bound
+def control_that_waits_for_a_peer_that_is_away() -> SIZE_AND_BOUND:
+    table = LinkTable(1, 4.0, SMALL, [])
+    table.open(0.0, b"p" * 32, (), dials=False)
+    most = 0
+    for number in range(500):
+        table.send(0.0, b"p" * 32, PartChunk(number, 0, 0))
+        most = max(most, table.by_peer[b"p" * 32].streams.kept().control_out)
+    return most, SMALL.control_queue
+
+
+@bound
+def bulk_that_a_peer_never_acknowledges() -> SIZE_AND_BOUND:
+    link = streams()
+    link.acknowledged(Ack(*THEM, *US, 0, 0, 1 << 40, 0))
+    while link.room() >= 500:
+        link.send_bulk(0.0, PartChunk(1, 0, 0), bytes(500), "exchange")
+    return link.kept().bulk_out_cost, SMALL.window_bytes
+
+
+@bound
+def incarnations_of_peers_whose_links_were_dropped() -> SIZE_AND_BOUND:
+    table = LinkTable(1, 4.0, SMALL, [])
+    for _, peer in zip(range(200), keys(), strict=False):
+        table.open(0.0, peer, (), dials=False)
+        table.forget(peer, "it left")
+    return len(table.newest), SMALL.identities
+
+
+@bound
+def links_of_identities_that_are_not_in_the_run() -> SIZE_AND_BOUND:
+    host = host_node(limits=SMALL)
+    host.start(0.0)
+    assert host.coordinator is not None
+    for _, peer in zip(range(35), keys(), strict=False):
+        assert host.coordinator.certify(peer, "w") is None
+        host.receive(0.0, peer, 0, header_of(Hello(1, 1, *NOBODY, 0, 0, 0, False)), None)
+    return len(host.links.by_peer), SMALL.spare_links
+
+
+@bound
+def times_at_which_gossip_partners_were_met() -> SIZE_AND_BOUND:
+    out: list[Effect] = []
+    table, roster = LinkTable(1, 4.0, SMALL, out), dict[bytes, MemberIs]()
+    links = LinksByNeed(table, ME, HOST, (), roster, lambda now, peer: None, max_idle_s=8.0)
+    for _, peer in zip(range(200), keys(), strict=False):
+        roster.clear()  # who was met before has left the run
+        roster[peer] = MemberIs(1, peer, "w", (), 0)
+        table.changed = True
+        links.update(0.0)
+        links.meet(0.0, peer)
+        links.drop_idle(0.0, set())
+    return len(links.met), 1
+
+
+# -- a member -------------------------------------------------------------------------------------
+
+
+class Pieces:
+    """A state in one piece."""
+
+    digests = (b"d" * 32,)
+
+    def piece(self, index: int) -> bytes:
+        return b"piece"
+
+
+class AnyVersion(FakeApp):
+    """It holds the state of the present version, whatever that is called."""
+
+    version = b""
+
+    def state_blob(self, fragment: int, blob: bytes) -> Any:
+        return Pieces() if blob == self.version else None
+
+
+def donor(app: FakeApp, outlet: FakeOutlet) -> Donor:
+    versions = Versions()
+    versions.begin_at(BASE)
+    return Donor(app, outlet, SMALL, 10.0, 1, versions, KeptResults(app, 4))
+
+
+@bound
+def versions_of_a_state_that_are_kept_for_whoever_asks() -> SIZE_AND_BOUND:
+    app, outlet = AnyVersion(), FakeOutlet()
+    serving = donor(app, outlet)
+    versions = [version for _, version in zip(range(50), keys(), strict=False)]
+    for version in versions:
+        app.version = version
+        serving.hand_out(0.0, OTHER, Want(version, 0, False))
+    app.version = b""
+    outlet.bulk.clear()
+    for version in versions:
+        serving.hand_out(0.0, OTHER, Want(version, 0, False))
+    return len(outlet.bulk), SMALL.served_states
+
+
+@bound
+def pieces_that_wait_for_credit() -> SIZE_AND_BOUND:
+    app, outlet = AnyVersion(), FakeOutlet()
+    serving = donor(app, outlet)
+    app.version, outlet.room_bytes = BASE, 0
+    for _ in range(500):
+        with suppress(BadFrame):
+            serving.hand_out(0.0, OTHER, Want(BASE, 0, False))
+    return len(serving.waiting), 4 * SMALL.pieces_in_flight
+
+
+@bound
+def exchanges_of_one_contribution() -> SIZE_AND_BOUND:
+    outlet = FakeOutlet()
+    contributions, exchanges = Contributions(ME, HOST, outlet), Exchanges(outlet, 10.0, 60.0)
+    rounds = Rounds(ME, HOST, contributions, exchanges, outlet)
+    contributions.offer(BASE, Offer(0, 100, 100, vector(1.0), 1.0))
+    for serial in range(1, 50):
+        rounds.open(0.0, Open(serial, 0, 0, BASE, SIZE, (ME, OTHER), (100.0, 100.0), ()))
+    return len(exchanges.running), 1
+
+
+@bound
+def chunks_that_come_before_their_exchange() -> SIZE_AND_BOUND:
+    """As many bytes as their sender was granted: nothing is granted again while they are held."""
+    link, outlet = streams(num_links=16), FakeOutlet()
+    exchanges = Exchanges(outlet, 10.0, 60.0)
+    for seq in range(1, 1000):
+        try:
+            (arrival,) = link.bulk_arrived(0.0, seq, to_items(PartChunk(seq, 0, 0)), bytes(100))
+        except BadFrame:
+            break
+        exchanges.take_chunk(0.0, OTHER, arrival.message, bytes(100), arrival.cost)
+    assert not outlet.returned
+    held = len(exchanges.early_senders(lambda serial: True))
+    return held * (100 + FRAME_COST), SMALL.window(16)
+
+
+@bound
+def fragments_of_a_state_that_are_fetched_at_once() -> SIZE_AND_BOUND:
+    member = FollowingMember(at=None)
+    for _ in range(20):
+        with suppress(BadFrame):
+            order = replace(member.order(1), state=name_of(b"nobody has it"), remaining=0)
+            member.follower.fetch_state(0.0, order)
+    return len(member.fetches.states), NUM_FRAGMENTS
+
+
+@bound
+def members_that_a_coordinator_tells_of() -> SIZE_AND_BOUND:
+    membership = Membership(ME, FakeOutlet(), lambda now, key, reason: None, SMALL.gossip_members)
+    for _, peer in zip(range(100), keys(), strict=False):
+        with suppress(BadFrame):
+            membership.welcome([MemberIs(1, peer, "w", (), 0)])
+    return len(membership.others), SMALL.gossip_members
+
+
+@bound
+def members_that_are_said_to_hold_a_state() -> SIZE_AND_BOUND:
+    membership = Membership(ME, FakeOutlet(), lambda now, key, reason: None, SMALL.gossip_members)
+    for _, peer in zip(range(100), keys(), strict=False):
+        with suppress(BadFrame):
+            membership.became_active(MemberActive(peer))
+    return len(membership.active), SMALL.gossip_members
+
+
+# -- the coordinator ------------------------------------------------------------------------------
+
+
+@bound
+def digests_of_fragments_that_a_member_tells() -> SIZE_AND_BOUND:
+    swarm = trained(1)
+    for fragment in range(LIMITS.fragments):
+        with suppress(BadFrame):
+            swarm.hear(1, Applied(fragment, BASE, BASE))
+    return len(swarm.core.roster.entries[key(1)].digests), 1
+
+
+def offered_everywhere() -> Swarm:
+    """A member alone offers a contribution to every fragment that a message can name."""
+    swarm = trained(1, min_peers=2)
+    for number, fragment in enumerate(range(LIMITS.fragments)):
+        with suppress(BadFrame):
+            swarm.hear(1, Ready(fragment, swarm.chain.head, 8, 8, number, 1.0))
+    return swarm
+
+
+@bound
+def offers_of_one_member() -> SIZE_AND_BOUND:
+    return len(offered_everywhere().core.roster.entries[key(1)].ready), 1
+
+
+@bound
+def times_since_which_fragments_are_ready() -> SIZE_AND_BOUND:
+    return len(offered_everywhere().core.state.courses[0].ready_since), 1
+
+
+@bound
+def identities_of_a_run() -> SIZE_AND_BOUND:
+    outlet = Told()
+    core = Coordinator(key(255), Rules(SETTINGS), SMALL, outlet)
+    for _, peer in zip(range(100), keys(), strict=False):
+        core.certify(peer, "w")
+    return len(core.roster.entries), SMALL.identities
+
+
+@bound
+def changes_of_the_roster_that_wait() -> SIZE_AND_BOUND:
+    sent: list[RosterBatch] = []
+    feed = RosterFeed(lambda now, peer, message: sent.append(message), SMALL.roster_changes)
+    for _, peer in zip(range(20), keys(), strict=False):  # so many that changes wait for each other
+        feed.entered(0.0, peer)
+    most = waiting = 0
+    for _, peer in zip(range(200), keys(), strict=False):
+        before = len(sent)
+        feed.add(0.0, MemberActive(peer))
+        feed.flush(0.0, list)
+        waiting = 0 if len(sent) > before else waiting + 1
+        most = max(most, waiting)
+    return most, SMALL.roster_changes
+
+
+@bound
+def records_that_are_kept_whole() -> SIZE_AND_BOUND:
+    chain = Chain(LIMITS.history_records)
+    heads = [chain.head]
+    for index in range(1, 500):
+        members = (key(index % 3),)
+        heads.append(chain.append(Record(chain.head, index, 0, 1, index, 1, members, (1.0,), BASE)))
+    return sum(chain.after(head) is not None for head in heads) - 1, LIMITS.history_records
+
+
+@bound
+def records_by_member_and_fragment() -> SIZE_AND_BOUND:
+    chain = Chain(8)
+    for index in range(1, 500):
+        chain.append(Record(chain.head, index, index % 2, 1, index, 1, (key(1),), (1.0,), BASE))
+    return len(chain.counted(key(1))), 2
+
+
+# -- sockets --------------------------------------------------------------------------------------
+
+
+@bound
+def connections_of_one_address_over_which_nothing_came() -> SIZE_AND_BOUND:
+    half_open = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda descriptor: None)
+    for descriptor in range(500):
+        half_open.opened(descriptor, "10.0.0.1")
+    return len(half_open), SMALL.half_open_per_address
+
+
+@bound
+def connections_of_all_addresses_over_which_nothing_came() -> SIZE_AND_BOUND:
+    half_open = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda descriptor: None)
+    for descriptor in range(500):
+        half_open.opened(descriptor, f"10.0.0.{descriptor}")
+    return len(half_open), SMALL.half_open
+
+
+@bound
+def messages_that_a_full_socket_does_not_take() -> SIZE_AND_BOUND:
+    outbox = Outbox(SMALL)
+    for _ in range(1000):
+        outbox.push(Outgoing(0, b"header", None, "control", False))
+    return len(outbox), 4 * SMALL.control_queue
+
+
+@bound
+def closed_connections_that_are_remembered() -> SIZE_AND_BOUND:
+    table = AcceptedConnections(SMALL)
+    routes = [route for _, route in zip(range(2 * FORGOTTEN), keys(), strict=False)]
+    for route in routes:
+        table.add(AcceptedConnection(b"p" * 32, 0, route, None, Outbox(SMALL)))
+    return sum(map(table.is_gone, routes)), FORGOTTEN
+
+
+@bound
+def connections_of_one_peers_lane() -> SIZE_AND_BOUND:
+    table = AcceptedConnections(SMALL)
+    for _, route in zip(range(100), keys(), strict=False):
+        table.add(AcceptedConnection(b"p" * 32, 0, route, None, Outbox(SMALL)))
+    return len(table), 1
+
+
+@bound
+def peers_that_are_kept_out() -> SIZE_AND_BOUND:
+    bars = Bars(SMALL)
+    offenders = [peer for _, peer in zip(range(200), keys(), strict=False)]
+    for peer in offenders:
+        bars.bar(0.0, peer)
+    return sum(bars.is_barred(0.0, peer) for peer in offenders), SMALL.barred
+
+
+@bound
+def peers_whose_log_lines_are_counted() -> SIZE_AND_BOUND:
+    limit = LogLimit(SMALL)
+    peers = [peer for _, peer in zip(range(100), keys(), strict=False)]
+    for peer in peers:
+        for _ in range(SMALL.lines_per_peer):
+            limit.take(0.0, peer)
+    known = 0
+    for peer in reversed(peers):  # who is forgotten may have another line
+        if limit.take(0.0, peer) is not None:
+            break
+        known += 1
+    return known, SMALL.peers_told_of
+
+
+@bound
+def peers_whose_bytes_are_counted() -> SIZE_AND_BOUND:
+    counters = Counters()
+    for _, peer in zip(range(3 * MAX_PEERS), keys(), strict=False):
+        counters.add(peer, "received", "control", 10)
+    assert counters.total("received").frames == 3 * MAX_PEERS
+    return len({peer for peer, _, _ in counters.snapshot()}), MAX_PEERS + 1
+
+
+# -- all of them ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_a_peer_makes_us_keep_is_filled_and_stays_at_its_bound(name: str) -> None:
+    size, most = BOUNDS[name]()
+    assert size <= most
+    assert 2 * size >= most, "it was not filled"
+
+
+def test_the_bytes_of_all_peers_together_are_bounded() -> None:
+    """Who came while there were few keeps what it was granted; each that comes later is granted less."""
+    table = LinkTable(1, 4.0, LIMITS, [])
+    granted = 0
+    for _, peer in zip(range(LIMITS.members), keys(), strict=False):
+        link: Link = table.open(0.0, peer, (), dials=False)
+        granted += link.streams.hello(reply=True).credit
+    assert granted <= 4 * LIMITS.buffer_bytes
+
+
+def test_a_state_that_the_coordinator_promised_is_not_pushed_out_by_whoever_asks_for_others() -> None:
+    app, outlet = AnyVersion(), FakeOutlet()
+    serving = donor(app, outlet)
+    app.version = BASE
+    serving.serve(0.0, 0, BASE)
+    for _, version in zip(range(50), keys(), strict=False):
+        app.version = version
+        serving.hand_out(1.0, OTHER, Want(version, 0, False))
+    outlet.bulk.clear()
+    serving.hand_out(2.0, HOST_KEY, Want(BASE, 0, False))
+    assert [message for _, message, _ in outlet.bulk] == [Piece(BASE, 0, False)]
+
+
+def test_of_identities_that_are_not_in_the_run_the_one_that_was_silent_longest_loses_its_link() -> None:
+    host = host_node(limits=SMALL)
+    host.start(0.0)
+    assert host.coordinator is not None
+    peers = [peer for _, peer in zip(range(SMALL.spare_links + 1), keys(), strict=False)]
+    hello = header_of(Hello(1, 1, *NOBODY, 0, 0, 0, False))
+    for now, peer in enumerate(peers):
+        host.coordinator.certify(peer, "w")
+        if now == SMALL.spare_links:
+            host.receive(50.0, peers[0], 0, hello, None)
+        host.receive(100.0 if now == SMALL.spare_links else float(now), peer, 0, hello, None)
+    assert list(host.links.by_peer) == [peers[0], *peers[2:]]
+
+
+def test_a_control_message_that_is_rubbish_is_not_held_until_its_turn() -> None:
+    link = streams()
+    with pytest.raises(BadFrame):
+        link.control_arrived(0.0, 2, [[[[]]] * 200])
+    assert link.kept().control_held == 0
