@@ -1,0 +1,1 @@
+"""Mutants: the cores changed in one place at a time, each run against the tests that cover its line."""
