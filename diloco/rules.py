@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diloco.methods.schedule import Schedule
+from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.settings import RunSettings
 from peers.coordinator.rules import Rules
 from peers.protocol.profile import Matching
@@ -11,6 +12,7 @@ from peers.protocol.profile import Matching
 def rules_of(settings: RunSettings) -> Rules:
     """The coordinator's rules."""
     run, method = settings.run, settings.method.resolved()
+    returned = method.codec if method.mean_codec == "same" else method.mean_codec
     return Rules(
         settings=settings.digest(),
         min_peers=run.min_peers,
@@ -19,6 +21,8 @@ def rules_of(settings: RunSettings) -> Rules:
         grace_s=method.quorum_grace_s if method.quorum else run.grace_s,
         outlier_factor=run.outlier_factor,
         max_influence=run.max_influence,
+        part_growth=WIRE_FORMATS[method.codec].part_growth(method.keep, method.value_bits),
+        mean_growth=WIRE_FORMATS[returned].mean_growth(),
         quorum=method.quorum,
         gossips=method.gossips,
         paces=method.pace == "by_speed",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diloco.compression.vectors import count_non_finite
+from diloco.compression.vectors import count_non_finite, squared_norm
 from diloco.errors import LayoutError, NonFinite, NonFiniteContribution
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
@@ -31,6 +31,8 @@ from transport.digests import tree_digest
 from transport.effects import Payload, PhantomBlob
 from transport.limits import LIMITS
 
+_LARGEST_NORM = 1.8e19
+"""From here on a squared norm is not finite in fp32."""
 _SURE_NORM = 6e4
 """A vector of this norm has no value that float16 cannot hold, and every other codec takes more."""
 
@@ -149,9 +151,9 @@ class TensorReplica:
             y = self.model.gather(fragment, torch.empty_like(delta))
         else:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
-        norm = self._checked_norm(y)
         if self._method.tells_inner_lr:
             y[-1] = self._checked_inner_lr()
+        norm = self._checked_norm(y)
         made = self._reducer(len(y), y)
         pending = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._pending[fragment] = made, pending
@@ -241,8 +243,8 @@ class TensorReplica:
     def _checked_norm(self, y: Tensor) -> float:
         """The norm of a contribution that is sure to be encoded: the network's thread encodes it later, where
         nothing could be given up any more."""
-        norm = float(y.norm())
-        if not math.isfinite(norm):
+        norm = math.sqrt(squared_norm(y))
+        if not norm < _LARGEST_NORM:
             raise NonFiniteContribution(len(y), "values have a norm that is not finite")
         if norm > _SURE_NORM:
             try:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diloco.compression.codecs import Codec, add_weighted
-from diloco.compression.vectors import Buffer, Scratch, spans
+from diloco.compression.vectors import Buffer, Scratch, spans, squared_norm
 from diloco.errors import CodecError, NonFinite
 from transport.collectives.reducer import Part
 from transport.effects import Payload, Phantom
@@ -50,6 +50,7 @@ class TensorReducer:
         self._num_elements = num_elements
         self._chunk_elements = max(1, num_elements)
         self.contribution = contribution
+        self.part_squares: list[float] = []
         self._total, self._scratch = Scratch(torch.float32), Scratch(torch.float32)
         self.output = torch.zeros(num_elements) if output is None else output
 
@@ -76,8 +77,7 @@ class TensorReducer:
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
         total = self._sum(chunk)
-        for part in parts:
-            self._add(total, chunk, part, first=part is parts[0])
+        self.part_squares = [self._add(total, chunk, part, first=part is parts[0]) for part in parts]
         try:
             return self._means.encode(total)
         except NonFinite as error:
@@ -85,24 +85,27 @@ class TensorReducer:
             largest = self._largest(chunk, parts)
             raise Poisoned(largest, f"the mean overflows: {error}", alone=False) from None
 
-    def accept(self, chunk: int, payload: Payload) -> None:
+    def accept(self, chunk: int, payload: Payload) -> float:
         span = self._span(chunk)
         try:
             self._means.decode(_buffer(payload, -1), span.stop - span.start, self.output[span])
         except CodecError as error:
             raise Poisoned(-1, str(error)) from None
+        return squared_norm(self.output[span])
 
-    def _add(self, total: Tensor, chunk: int, part: Part, first: bool) -> None:
+    def _add(self, total: Tensor, chunk: int, part: Part, first: bool) -> float:
+        """Returns the squared norm of what someone else sent."""
         if part.payload is not None or self._as_sent:
             try:
                 payload = self.encode(chunk) if part.payload is None else part.payload
-                self._codec.add(total, _buffer(payload, part.member), part.weight, first)
+                square = self._codec.add(total, _buffer(payload, part.member), part.weight, first)
             except CodecError as error:
                 raise Poisoned(part.member, str(error)) from None
-            return
+            return square if part.payload is not None else 0.0
         own = self._own(chunk)  # finite, or else the mean is not
         for span in spans(own):
             add_weighted(total[span], own[span], part.weight, self._scratch, first)
+        return 0.0
 
     def _sum(self, chunk: int) -> Tensor:
         span = self._span(chunk)

@@ -35,9 +35,10 @@ class PhantomVector(PhantomReducer):
         self._accepted = {}  # an earlier attempt may have been cut into more chunks
         self._mean_bytes = mean_bytes(self._method, num_parts)
 
-    def accept(self, chunk: int, payload: Payload) -> None:
+    def accept(self, chunk: int, payload: Payload) -> float:
         assert isinstance(payload, Phantom), "bytes where a phantom is due"
         self._accepted[chunk] = payload.digest
+        return 0.0
 
     def mean_digest(self) -> bytes:
         """Names the mean that came."""

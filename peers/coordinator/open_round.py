@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from peers.coordinator.measured import witnesses
+from peers.protocol.fields import MAX_SQUARE
+
 
 @dataclass(slots=True)
 class OpenRound:
@@ -36,6 +39,11 @@ class OpenRound:
     attempt_at: float = 0.0
     norms: tuple[float, ...] = ()
     """Of the founders' contributions, as they claim."""
+    part_limits: tuple[float, ...] = ()
+    """By founder: the largest squared norm that owners may measure of its parts, all together."""
+    mean_limit: float = MAX_SQUARE
+    squares: dict[bytes, tuple[float, ...]] = field(default_factory=dict)
+    """By owner: what it measured of each founder, in this attempt."""
 
     @property
     def members(self) -> tuple[bytes, ...]:
@@ -59,6 +67,7 @@ class OpenRound:
         self.attempt += 1
         self.attempt_at = now
         self.done, self.stuck, self.judge_at = {}, {}, None
+        self.squares = {}
 
     def agreement(self) -> bytes | None:
         """The digest that every live member holds; None while some are missing or differ."""
@@ -67,6 +76,20 @@ class OpenRound:
             return None
         digests = {self.done[m] for m in members}
         return digests.pop() if len(digests) == 1 else None
+
+    def disputes(self) -> list[tuple[bytes, bytes]]:
+        """Owners, and the members whose claim of a norm they dispute by what they measured. Nobody's measure
+        of its own contribution counts."""
+        found = []
+        for index, member in enumerate(self.founders if self.part_limits else ()):
+            reports = {
+                owner: squares[index]
+                for owner, squares in self.squares.items()
+                if owner not in (member, *self.lost) and len(squares) == len(self.founders)
+            }
+            if member not in self.lost:
+                found += [(owner, member) for owner in witnesses(reports, self.part_limits[index])]
+        return found
 
     def differ(self) -> bool:
         """Everyone has reported, and not the same."""

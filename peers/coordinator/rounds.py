@@ -12,10 +12,11 @@ from statistics import median
 from peers.coordinator.agreement import disputed
 from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
+from peers.coordinator.measured import mean_limit, part_limit
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
-from peers.protocol.fields import cut
+from peers.protocol.fields import MAX_SQUARE, cut
 from peers.protocol.messages import Abort, Open, Rejected, Wanted
 from peers.protocol.record import Record
 from peers.protocol.traces import (
@@ -142,6 +143,8 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
     elements = course.manifest.elements[fragment]
     chosen = sorted(chosen, key=lambda entry: entry.key)
     norms = tuple(entry.ready[fragment].norm for entry in chosen)
+    growth = state.rules.part_growth
+    limits = tuple(min(MAX_SQUARE, part_limit(norm, elements, growth)) for norm in norms)
     offered = [float(entry.ready[fragment].weight) for entry in chosen]
     current = OpenRound(
         serial=state.next_serial(),
@@ -153,6 +156,8 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
         founders=tuple(entry.key for entry in chosen),
         weights=effective_weights(offered, norms, state.rules.max_influence),
         norms=norms,
+        part_limits=limits,
+        mean_limit=min(MAX_SQUARE, mean_limit(limits, state.rules.mean_growth)),
         opened_at=now,
         attempt_at=now,
     )
@@ -185,6 +190,8 @@ def _say_open(state: RunState, course: Course, now: float, current: OpenRound) -
         current.idle_indexes(),
         current.proved,
         course.number,
+        current.part_limits,
+        current.mean_limit,
     )
     for member in current.members:
         state.outlet.send(now, member, message)

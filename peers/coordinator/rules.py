@@ -26,6 +26,10 @@ class Rules:
     """A contribution whose norm is more times the median of the others' is refused; 0 for never."""
     max_influence: float = 12.0
     """How many times a median member's share one may move a mean by (`coordinator.influence`); 0 for any."""
+    part_growth: float = 1.0
+    """How many times as large encoding a contribution may make its squared norm."""
+    mean_growth: float = 1.0
+    """The same of means."""
     quorum: int = 0
     """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
 

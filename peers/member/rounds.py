@@ -12,9 +12,10 @@ from peers.member.exchanges import Exchanges, RunningExchange
 from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Swap
 from peers.protocol.events import Fate, RoundAborted, RoundOpened
-from peers.protocol.fields import cut
+from peers.protocol.fields import MAX_SQUARE, cut
 from peers.protocol.messages import Abort, Decline, Done, Missing, NoSwap, Open, Stuck
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
+from transport.collectives.norms import NormLimits
 from transport.effects import Payload
 from transport.errors import BadFrame
 
@@ -45,11 +46,14 @@ class Rounds:
         """A round opens, or goes on with fewer. Raises `BadFrame`."""
         if len(message.founders) != len(message.weights) or min(message.weights, default=0.0) <= 0.0:
             raise BadFrame("a round without a weight for each member")
+        if message.part_limits and len(message.part_limits) != len(message.founders):
+            raise BadFrame("a round without a limit for each member")
         self._exchanges.pass_by(now, message.serial - 1)
         self._exchanges.know(message.serial)
         lost = frozenset(message.founders[i] for i in message.lost if i < len(message.founders))
         idle = frozenset(message.founders[i] for i in message.idle if i < len(message.founders))
-        plan = Plan(message.attempt, message.founders, message.weights, lost, idle)
+        limits = NormLimits(message.part_limits, message.mean_limit)
+        plan = Plan(message.attempt, message.founders, message.weights, lost, idle, limits=limits)
         running = self._exchanges.running.get(message.serial) or self._join(now, message)
         if running is None or self._me not in plan.members:
             return
@@ -117,7 +121,9 @@ class Rounds:
             self._say_stuck(now, serial, running, (peer,), reason)
         elif exchange.done and running.told_done != exchange.attempt:
             running.told_done = exchange.attempt
-            self._outlet.send(now, self._coordinator, Done(serial, exchange.attempt, exchange.digest()))
+            squares = tuple(min(square, MAX_SQUARE) for square in exchange.norms.parts)
+            done = Done(serial, exchange.attempt, exchange.digest(), squares)
+            self._outlet.send(now, self._coordinator, done)
 
     def tick(self, now: float) -> None:
         """Report members who owe us something and are silent."""

@@ -89,6 +89,11 @@ Weights = Annotated[tuple[RoundWeight, ...], Between(0, MAX_MEMBERS)]
 Norm = Annotated[float, Between(0.0, 1e60)]
 """Euclidean norm of a contribution. No vector of finite fp32 values that fits into memory has a larger one;
 its square is finite, and so are sums of such."""
+MAX_SQUARE = 1e150
+Square = Annotated[float, Between(0.0, MAX_SQUARE)]
+"""A squared norm, or a bound of one."""
+Squares = Annotated[tuple[Square, ...], Between(0, MAX_MEMBERS)]
+"""By founder of a round."""
 Speed = Annotated[float, Between(0.0, 1e18)]
 """Tokens per second."""
 Loss = Number

@@ -179,6 +179,8 @@ class Done:
     serial: fields.Serial
     attempt: fields.Attempt
     digest: fields.Digest
+    squares: fields.Squares = ()
+    """By founder: the squared norm of what it sent of the chunks that this member owns."""
 
 
 @kind(54)
@@ -341,6 +343,10 @@ class Open:
     """Members sign what they send, so that who is wrong can be shown (`transport.collectives.proofs`)."""
     course: fields.CourseNumber = 0
     """The course whose members exchange; today there is one (`peers.coordinator.course`)."""
+    part_limits: fields.Squares = ()
+    """By founder: the largest squared norm that its contribution may have, by what it claims."""
+    mean_limit: fields.Square = fields.MAX_SQUARE
+    """The same of the means of any owner."""
 
 
 @kind(76)

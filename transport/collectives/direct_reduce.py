@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from transport.collectives.fields import Attempt, ChunkIndex, Serial
+from transport.collectives.norms import NO_LIMITS, MeasuredNorms, NormLimits
 from transport.collectives.proofs import Path, Signature
 from transport.collectives.prover import Proof, Prover
 from transport.collectives.reducer import Part, Reducer
@@ -94,6 +95,7 @@ class Plan:
     """Members who own no chunks: they contribute, and others reduce."""
     proved: bool = False
     """Nothing is used that its author did not vouch for."""
+    limits: NormLimits = NO_LIMITS
     members: tuple[bytes, ...] = field(init=False)
     owners: tuple[bytes, ...] = field(init=False)
     """Members who reduce; all, where none is left to."""
@@ -157,6 +159,8 @@ class DirectReduce:
         """In attempts that are proved."""
         self._prover = prover
         self.chunk_elements = chunk_elements
+        self.norms = MeasuredNorms(0, NO_LIMITS)
+        """Of what this member decoded in the present attempt."""
         self._me = me
         self._plan: Plan | None = None
         self._others: frozenset[bytes] = frozenset()
@@ -233,6 +237,7 @@ class DirectReduce:
         """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
         assert self._me in plan.members
         self._plan, self.attempt = plan, plan.attempt
+        self.norms = MeasuredNorms(len(plan.founders), plan.limits)
         self._others = frozenset(plan.members) - {self._me}
         self._owners = [plan.owner(chunk, self.num_chunks) for chunk in range(self.num_chunks)]
         self.reducer.begin(self.chunk_elements, len(plan.members))
@@ -396,6 +401,12 @@ class DirectReduce:
             blamed = plan.founders[error.member]
             self.poisoned = Poison(blamed, error.reason, chunk, mean=False, alone=error.alone)
             return
+        members = [part.member for part in parts]
+        too_long = self.norms.add_parts(zip(members, self.reducer.part_squares, strict=True))
+        if too_long is not None:  # its share of the mean would be more than it should
+            reason = "its contribution is longer than it says"
+            self.poisoned = Poison(plan.founders[too_long], reason, chunk, mean=False, alone=False)
+            return
         self._take(self._me, chunk, mean)
         self._reduced.append(chunk)
         self._to_send = dict.fromkeys(self._part_queues)
@@ -411,9 +422,13 @@ class DirectReduce:
             return False
         owner, chunk, mean = self._to_keep.popleft()
         try:
-            self.reducer.accept(chunk, mean)
+            square = self.reducer.accept(chunk, mean)
         except Poisoned as error:
             self.poisoned = Poison(owner, error.reason, chunk, mean=True, alone=error.alone)
+            return False
+        if not self.norms.add_mean(owner, square) and owner != self._me:
+            reason = "its means are longer than any contribution"
+            self.poisoned = Poison(owner, reason, chunk, mean=True, alone=False)
             return False
         self._digests[chunk] = digest_of(mean)
         self._missing -= 1

@@ -36,6 +36,10 @@ class Reducer(Protocol):
     """The arithmetic of one vector in one round. Chunk ``i`` covers elements
     ``[i * chunk_elements, min((i + 1) * chunk_elements, num_elements))``. One thread at a time calls it."""
 
+    part_squares: list[float]
+    """Squared norms of the parts of the last `reduce`, in their order, as they were decoded; 0 for the
+    owner's own, which nobody sent."""
+
     @property
     def num_elements(self) -> int:
         """Length of the vector."""
@@ -56,8 +60,8 @@ class Reducer(Protocol):
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
         """Weighted mean of the parts in fp32 in the given order, encoded once. Raises `Poisoned`."""
 
-    def accept(self, chunk: int, payload: Payload) -> None:
-        """Decode a result into the output. Raises `Poisoned` with member -1."""
+    def accept(self, chunk: int, payload: Payload) -> float:
+        """Decode a result into the output. Returns its squared norm. Raises `Poisoned` with member -1."""
 
 
 class _Chunked:
@@ -90,6 +94,7 @@ class NumpyReducer(_Chunked):
     def __init__(self, num_elements: int, values: npt.NDArray[np.float32] | None = None) -> None:
         super().__init__(num_elements)
         self._values = values
+        self.part_squares: list[float] = []
         self.output = np.zeros(num_elements, dtype=np.float32)
 
     def size_bytes(self, chunk: int) -> int:
@@ -104,17 +109,22 @@ class NumpyReducer(_Chunked):
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
         total = np.zeros(self._length(chunk), dtype=np.float32)
+        self.part_squares = []
         with np.errstate(over="ignore", invalid="ignore"):
             for part in parts:
-                total += self._values_of(chunk, part) * np.float32(part.weight)
+                values = self._values_of(chunk, part)
+                self.part_squares.append(0.0 if part.payload is None else _squared_norm(values))
+                total += values * np.float32(part.weight)
         if not np.isfinite(total).all():
             # Each part was finite: one is so large that the sum is not.
             largest = max(parts, key=lambda part: float(np.abs(self._values_of(chunk, part)).max()))
             raise Poisoned(largest.member, "the mean overflows", alone=False)
         return total.data.cast("B")
 
-    def accept(self, chunk: int, payload: Payload) -> None:
-        self.output[self._span(chunk)] = _floats(payload, -1, self._length(chunk))
+    def accept(self, chunk: int, payload: Payload) -> float:
+        values = _floats(payload, -1, self._length(chunk))
+        self.output[self._span(chunk)] = values
+        return _squared_norm(values)
 
     def _values_of(self, chunk: int, part: Part) -> npt.NDArray[np.float32]:
         if part.payload is not None:
@@ -137,9 +147,13 @@ def _finite(values: npt.NDArray[np.float32], member: int) -> npt.NDArray[np.floa
     return values
 
 
+def _squared_norm(values: npt.NDArray[np.float32]) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
+
+
 class PhantomReducer(_Chunked):
     """Sizes without bytes: ``bytes_per_element`` may be fractional, and a result's digest is
-    that of what went into it. A mean takes ``mean_bytes_per_element``, by default the same."""
+    that of what went into it. A mean takes ``mean_bytes_per_element``, by default the same. Norms are 0."""
 
     def __init__(
         self,
@@ -152,6 +166,7 @@ class PhantomReducer(_Chunked):
         self._bytes_per_element = bytes_per_element
         self._mean_bytes = bytes_per_element if mean_bytes_per_element is None else mean_bytes_per_element
         self._label = label
+        self.part_squares: list[float] = []
 
     def size_bytes(self, chunk: int) -> int:
         return math.ceil(self._length(chunk) * self._bytes_per_element)
@@ -164,8 +179,9 @@ class PhantomReducer(_Chunked):
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
         weights = np.array([part.weight for part in parts]).tobytes()
+        self.part_squares = [0.0] * len(parts)
         labels = [part.payload.digest if isinstance(part.payload, Phantom) else self._label for part in parts]
         return Phantom(self.mean_size_bytes(chunk), hashlib.sha256(b"".join([weights, *labels])).digest())
 
-    def accept(self, chunk: int, payload: Payload) -> None:
-        return None
+    def accept(self, chunk: int, payload: Payload) -> float:
+        return 0.0

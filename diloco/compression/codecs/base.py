@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from diloco.compression.vectors import Buffer, Scratch, all_finite, count_non_finite, spans
+from diloco.compression.vectors import Buffer, Scratch, all_finite, count_non_finite, spans, squared_norm
 from diloco.errors import CodecError, NonFinite, WrongSize
 
 SCALE_MIN = float(torch.finfo(torch.float32).tiny)
@@ -51,10 +51,11 @@ class Codec(Protocol):
         """The ``n`` values in ``payload``, written to ``out`` [n] (by default new, on the CPU).
         Raises `NonFinite` and `WrongSize`; after `NonFinite` the content of ``out`` is unspecified."""
 
-    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
         """total += weight * decoded, by operations that are each rounded to fp32, the same on every device;
-        with ``first``, total = weight * decoded, whatever it was. Raises `NonFinite` and `WrongSize`; after
-        `NonFinite` the content of ``total`` is unspecified."""
+        with ``first``, total = weight * decoded, whatever it was. Returns the squared norm of what was
+        decoded. Raises `NonFinite` and `WrongSize`; after `NonFinite` the content of ``total`` is
+        unspecified."""
 
 
 class AddsDecoded:
@@ -70,13 +71,14 @@ class AddsDecoded:
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
-    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
         """See `Codec.add`."""
-        if first:
-            self.decode(payload, len(total), total).mul_(weight)
-            return
-        part = self._decoded.of(len(total), total.device)
-        total.add_(self.decode(payload, len(total), part).mul_(weight))
+        part = total if first else self._decoded.of(len(total), total.device)
+        square = squared_norm(self.decode(payload, len(total), part))
+        part.mul_(weight)
+        if not first:
+            total.add_(part)
+        return square
 
 
 def add_weighted(total: Tensor, part: Tensor, weight: float, scratch: Scratch, first: bool) -> None:

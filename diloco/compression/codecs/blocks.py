@@ -24,7 +24,7 @@ from diloco.compression.codecs.base import (
     require_vector,
     scales_valid,
 )
-from diloco.compression.vectors import Buffer, Scratch, bytes_of, fill, items_of, slice_of
+from diloco.compression.vectors import Buffer, Scratch, bytes_of, fill, items_of, slice_of, squared_norm
 
 BLOCK = 256
 """Elements that share one int8 scale."""
@@ -87,14 +87,18 @@ class Int8:
             _dequantize(values[rows], scales[blocks], out[rows])
         return out
 
-    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
         scales, values = self._open(payload, len(total), total.device)
+        square = 0.0
         for rows, blocks in blocked(len(total), BLOCK, slice_of(total)):
             part = total[rows] if first else self._scratch.of(rows.stop - rows.start, total.device)
             # The weight goes into the scales: one pass over the values less.
             _dequantize(values[rows], scales[blocks] * weight, part)
+            square += squared_norm(part)
             if not first:
                 total[rows].add_(part)
+        # A weight so small that nothing is left of its square moves nothing.
+        return square / weight**2 if weight > 1e-18 else 0.0
 
     def _open(self, payload: Buffer, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The scales [blocks], checked, and the values [n]."""

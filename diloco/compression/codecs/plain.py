@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from diloco.compression.vectors import (
     count_non_finite,
     items_of,
     spans,
+    squared_norm,
 )
 from diloco.errors import NonFinite
 
@@ -58,13 +60,22 @@ class Fp32:
             require_finite(out[span])
         return out
 
-    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
         require_size(payload, self.size_bytes(len(total)))
-        values = items_of(payload, torch.float32)
+        values, square = items_of(payload, torch.float32), 0.0
         for span in spans(total):
             part = values[span].to(total.device)
-            require_finite(part)
+            square += _finite_square(part)
             add_weighted(total[span], part, weight, self._scratch, first)
+        return square
+
+
+def _finite_square(x: Tensor) -> float:
+    """The squared norm of ``x``: one pass that finds what is not finite too. Raises `NonFinite`."""
+    square = squared_norm(x)
+    if not math.isfinite(square):
+        require_finite(x)
+    return square
 
 
 class _Half:
@@ -98,15 +109,16 @@ class _Half:
             require_finite(out[span])
         return out
 
-    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> None:
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
         require_size(payload, self.size_bytes(len(total)))
-        halves = items_of(payload, self.dtype)
+        halves, square = items_of(payload, self.dtype), 0.0
         for span in spans(total):
             part = total[span] if first else self._scratch.of(span.stop - span.start, total.device)
-            require_finite(part.copy_(halves[span]))
+            square += _finite_square(part.copy_(halves[span]))
             part.mul_(weight)
             if not first:
                 total[span].add_(part)
+        return square
 
 
 class Bf16(_Half):

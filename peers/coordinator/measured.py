@@ -1,0 +1,45 @@
+"""Whether the norm that a member claims is that of what it sent, by what the owners of chunks measured.
+
+The claim is of the contribution before it is encoded. Rounding makes it longer at most by what the codec's
+row says (`growth`), so a claim bounds what owners may measure; they may well measure less. An owner is not
+believed more than an author: see `witnesses`. Pure. Part of S12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+SLACK = 1.001
+"""For sums in fp32 that are made in another order."""
+MEAN_SLACK = 1.1
+_ELEMENT = 2.0**-48
+"""What an element may add to a squared norm beside that: float16 rounds values below 2^-24 up to that."""
+
+
+def part_limit(norm: float, num_elements: int, growth: float) -> float:
+    """The largest squared norm that parts may have together of which their author claims ``norm``."""
+    return SLACK * growth * norm * norm + _ELEMENT * num_elements
+
+
+def mean_limit(part_limits: Sequence[float], growth: float) -> float:
+    """The largest squared norm that the means of one owner may have together: means are no longer than the
+    longest of what they are made of, but for what encoding them adds."""
+    return MEAN_SLACK * growth * max(part_limits)
+
+
+def witnesses(measured: Mapping[bytes, float], limit: float) -> list[bytes]:
+    """The owners who dispute a claim, from what each measured of its author; none, if it stands.
+
+    An owner whose measure alone is above the limit disputes it: one of the two is wrong. Below that the sum
+    does, if it still does without its largest term, since no single owner can make that up: then those with
+    the largest terms dispute it, as many as it takes."""
+    alone = [owner for owner, square in measured.items() if square > limit]
+    if alone:
+        return alone
+    total, found = sum(measured.values()), []
+    for owner in sorted(measured, key=lambda each: (-measured[each], each)):
+        if total <= limit:
+            break
+        total -= measured[owner]
+        found.append(owner)
+    return found if len(found) > 1 else []
