@@ -102,7 +102,7 @@ def test_a_member_says_once_that_it_holds_the_mean() -> None:
     member.exchange_with(partner)
     member.rounds.pump(2.0)
     assert [event.members for event in member.outlet.seen(RoundOpened)] == [(ME, OTHER)]
-    assert member.outlet.told(HOST, Done) == [Done(1, 0, partner.exchange.digest())]
+    assert member.outlet.told(HOST, Done) == [Done(1, 0, partner.exchange.digest(), (0.0, 36.0))]
     reducer = member.exchanges.running[1].exchange.reducer
     assert np.allclose(reducer.output, 2.5)  # type: ignore[attr-defined]
 
