@@ -37,6 +37,18 @@ def hear(
     _go_on(state, course, now, current, cut(f"{accuser.name} accuses another: {message.poison}", 192))
 
 
+def dispute(
+    state: RunState, course: Course, now: float, current: OpenRound, pairs: list[tuple[bytes, bytes]]
+) -> None:
+    """All are done, and these owners measured of these members more than those claim: what all hold alike is
+    not committed."""
+    reason = "its contribution is longer than it says"
+    for owner, member in pairs:
+        state.outlet.trace(PoisonedTrace(peer=owner, peers=(member,), reason=reason))
+        course.suspicion.accuse(owner, member, course.chain.index)
+    _go_on(state, course, now, current, f"an owner says of a member that {reason}")
+
+
 def _impossible(current: OpenRound, accuser: bytes, named: list[bytes], attempt: int) -> str:
     """Why an accusation cannot be true, or nothing."""
     if accuser in named:

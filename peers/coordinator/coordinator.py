@@ -397,8 +397,12 @@ class Coordinator:
     def _done(self, now: float, course: Course, entry: Entry, message: Done) -> None:
         current = course.round_of(message.serial)
         if current and message.attempt == current.attempt and entry.key in current.members:
-            current.done[entry.key] = message.digest
-            rounds.settle(self.state, course, now, current)
+            current.done[entry.key], current.squares[entry.key] = message.digest, message.squares
+            disputes = current.disputes() if current.agreement() is not None else []
+            if disputes:
+                accusations.dispute(self.state, course, now, current, disputes)
+            else:
+                rounds.settle(self.state, course, now, current)
 
     def _stuck(self, now: float, course: Course, entry: Entry, message: Stuck) -> None:
         current = course.round_of(message.serial)

@@ -79,13 +79,13 @@ class OpenRound:
 
     def disputes(self) -> list[tuple[bytes, bytes]]:
         """Owners, and the members whose claim of a norm they dispute by what they measured. Nobody's measure
-        of its own contribution counts."""
+        of its own contribution counts, nor what somebody says who owns no chunks."""
         found = []
         for index, member in enumerate(self.founders if self.part_limits else ()):
             reports = {
                 owner: squares[index]
                 for owner, squares in self.squares.items()
-                if owner not in (member, *self.lost) and len(squares) == len(self.founders)
+                if owner not in (member, *self.lost, *self.idle) and len(squares) == len(self.founders)
             }
             if member not in self.lost:
                 found += [(owner, member) for owner in witnesses(reports, self.part_limits[index])]

@@ -206,7 +206,8 @@ def lose(
         return
     left = [m for m in current.members if m not in gone]
     held = {current.done.get(m) for m in left}
-    if left and None not in held and len(held) == 1 and len(left) >= state.rules.fewest:
+    whole = bool(left) and None not in held and len(held) == 1 and len(left) >= state.rules.fewest
+    if whole and not current.disputes():
         _commit(state, course, now, current, current.members, current.done[left[0]])
         return
     current.lost.update(gone)

@@ -159,7 +159,7 @@ def test_a_run_from_its_first_state_to_a_commit_passes_through_its_nodes() -> No
     swarm.command(HIGH, ConfirmLoaded(0, event.version, name_of(state_of(0))))
     assert swarm.seen(HIGH, BecameActive)
     for key in (LOW, HIGH):
-        assert swarm.command(key, Offer(0, 10, 10, vector(3.0), 1.0))
+        assert swarm.command(key, Offer(0, 10, 10, vector(1.0), 3.0))
     for _ in range(4):
         swarm.run(TIMEOUT_S / 8)
     records = [swarm.seen(key, RoundCommitted)[0].record for key in (LOW, HIGH)]

@@ -13,13 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from peers.coordinator.open_round import OpenRound
 from peers.member.contributions import Contribution, Contributions
 from peers.protocol.commands import Offer
 from peers.protocol.record import Record
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
-from tests.sim.trainer import contribution_of
+from tests.sim.trainer import VectorReplica, contribution_of
+from tests.sim.violation import Violation
 from tests.sim.world import World
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.norms import NO_LIMITS
+from transport.collectives.reducer import Reducer
+from transport.effects import Payload
 
 LIAR = 0
 HONEST_WEIGHT = 32.0
@@ -47,16 +53,14 @@ class Records:
         return self.checkers.records
 
 
-def moves(records: Sequence[Record], factor: float = 1.0) -> list[float]:
-    """Of each record of four or more: how many times a median member's share the liar moves the mean by.
-    ``factor`` is by how much its contribution is too large."""
+def moves(records: Sequence[Record]) -> list[float]:
+    """Of each record of four or more: how many times a median member's share the liar moves the mean by."""
     found = []
     for record in records:
         if len(record.members) < 4:
             continue
         norms = [
             float(np.linalg.norm(contribution_of(index_of(key), 1, record.parent, 0, 300)))
-            * (factor if index_of(key) == LIAR else 1.0)
             for key in record.members
         ]
         moved = [weight * norm for weight, norm in zip(record.weights, norms, strict=True)]
@@ -91,3 +95,59 @@ def test_of_two_or_three_workers_every_one_weighs_as_it_offers() -> None:
         records = Records(count).run(20.0)
         assert len(records) > 5
         assert {weight for record in records for weight in record.weights} == {HONEST_WEIGHT}
+
+
+class Understates(VectorReplica):
+    """What the liar sends is a million times as long as it says."""
+
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
+        made, norm = super().contribution(fragment)
+        return made, norm / 1e6 if self.explode else norm
+
+
+def understating(num_workers: int = 5) -> Records:
+    run = Records(num_workers)
+    run.world.exploded.add(LIAR)
+    return run
+
+
+def test_who_understates_its_norm_is_in_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.sim.world.VectorReplica", Understates)
+    records = understating().run(30.0)
+    assert len(records) > 5
+    assert not any(key_of(LIAR) in record.members for record in records)
+
+
+def test_without_measures_who_understates_its_norm_is_caught_by_the_checkers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.sim.world.VectorReplica", Understates)
+    monkeypatch.setattr("peers.member.rounds.NormLimits", lambda *limits: NO_LIMITS)
+    monkeypatch.setattr(OpenRound, "disputes", lambda current: [])
+    with pytest.raises(Violation, match="S12"):
+        understating().run(30.0)
+
+
+class MakesUpMeans(DirectReduce):
+    """The liar's means have nothing to do with what it was sent."""
+
+    def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
+        if owner == self._me == key_of(LIAR):
+            mean = (1e4 * np.ones(len(mean) // 4, np.float32)).tobytes()
+        super()._take(owner, chunk, mean)
+
+
+def test_a_mean_that_is_longer_than_every_contribution_is_in_no_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", MakesUpMeans)
+    assert len(Records(5).run(30.0)) > 5, "the checkers recompute each mean"
+
+
+def test_without_limits_a_mean_that_its_owner_made_up_is_caught_by_the_checkers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", MakesUpMeans)
+    monkeypatch.setattr("peers.member.rounds.NormLimits", lambda *limits: NO_LIMITS)
+    with pytest.raises(Violation, match="S3"):
+        Records(5).run(30.0)

@@ -68,7 +68,8 @@ def test_an_owner_refuses_a_part_that_is_longer_than_its_author_says_before_anyb
     owner = Owner(NormLimits((2.0, 2.0, 2.0), 1e9))
     owner.hear(1, PartChunk(1, 0, 0), 1.0, 1.0)
     owner.hear(2, PartChunk(1, 0, 0), 1.5, 1.0)
-    assert owner.exchange.poisoned == (KEYS[2], "its contribution is longer than it says")
+    assert owner.exchange.poisoned
+    assert owner.exchange.poisoned[:2] == (KEYS[2], "its contribution is longer than it says")
     assert owner.means_sent == 0
 
 
@@ -88,4 +89,5 @@ def test_means_of_an_owner_that_are_longer_than_any_contribution_are_refused_in_
     owner.hear(1, MeanChunk(1, 0, 1), 3.0, 0.5)
     assert owner.exchange.poisoned is None
     owner.hear(2, MeanChunk(1, 0, 2), 3.0, 1.0)
-    assert owner.exchange.poisoned == (KEYS[2], "its means are longer than any contribution")
+    assert owner.exchange.poisoned
+    assert owner.exchange.poisoned[:2] == (KEYS[2], "its means are longer than any contribution")

@@ -260,7 +260,8 @@ def test_what_must_not_be_added_up_is_kept_with_its_proof(role: str) -> None:
         group.members[key(1)].reducer.reduce = lambda chunk, parts: np.full(4, np.nan, np.float32).data.cast(
             "B"
         )  # type: ignore[method-assign]
-        group.members[key(1)].reducer.accept = lambda chunk, payload: None  # type: ignore[method-assign]
+        group.members[key(1)].reducer.part_squares = [0.0] * 3
+        group.members[key(1)].reducer.accept = lambda chunk, payload: 0.0  # type: ignore[method-assign]
         group.begin(0)
     group.deliver()
     for member in (group.members[key(0)], group.members[key(2)]):
