@@ -89,14 +89,24 @@ def test_a_claim_that_owners_dispute_is_not_committed_and_one_that_most_dispute_
     assert swarm.told(1, Open)[-1].lost == (3,)
 
 
-def test_one_owner_that_lies_about_a_norm_gets_nobody_left_out() -> None:
+def test_an_owner_that_lies_about_a_norm_gets_nobody_left_out() -> None:
     swarm = trained(4)
     serial = opened(swarm, 1, 2, 3, 4).serial
     honest = (0.25, 0.25, 0.25, 0.25)
-    done(swarm, serial, dict.fromkeys((1, 2, 3), honest) | {4: (1e14, 1e14, 1e14, 0.0)})
+    rest = dict.fromkeys((1, 2, 3), honest)
+    done(swarm, serial, rest | {4: (1e14, 0.25, 0.25, 0.25)})
     assert not swarm.told(1, Committed)
-    assert not any(swarm.told(index, Abort) for index in (1, 2, 3, 4))
-    assert (swarm.told(1, Open)[-1].attempt, swarm.told(1, Open)[-1].lost) == (1, ())
+    said = swarm.told(1, Open)[-1]
+    assert (said.attempt, said.lost, said.idle) == (1, (), (0, 3)), "neither is believed, and neither owns"
+    done(swarm, serial, rest | {4: (1e14, 1e14, 1e14, 0.25)}, attempt=1)
+    assert swarm.told(1, Committed), "who owns nothing has measured nothing"
+
+
+def test_an_owner_that_lies_about_most_is_left_out() -> None:
+    swarm = trained(4)
+    serial = opened(swarm, 1, 2, 3, 4).serial
+    done(swarm, serial, dict.fromkeys((1, 2, 3), (0.25,) * 4) | {4: (1e14, 1e14, 1e14, 0.0)})
+    assert swarm.told(1, Open)[-1].lost == (3,)
 
 
 def test_nobodys_measure_of_itself_counts_and_one_of_another_length_neither() -> None:
