@@ -18,7 +18,10 @@ PACKAGES = ("transport", "peers", "diloco")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
 
-GROUND = "transport/{limits,effects,errors,keys,counters,frames,digests,redial,guarded,in_order,log_limit}"
+GROUND = (
+    "transport/{limits,effects,errors,keys,counters,frames,digests,addresses}"
+    " transport/{redial,guarded,in_order,log_limit}"
+)
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
 PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/absence peers/links peers/node"
@@ -69,6 +72,8 @@ SHELLS = {
     "transport/sockets/libzmq.py",
     "transport/sockets/driver.py",
     "transport/sockets/callbacks.py",
+    "transport/sockets/forks.py",
+    "transport/sockets/names.py",
     "transport/sockets/probes.py",
     "peers/admission/identity.py",
     "peers/coordinator/journal_file.py",

@@ -32,6 +32,14 @@ class Between:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """What a str must fulfil beside its bounds, and an example that does."""
+
+    test: Callable[[str], bool]
+    example: str
+
+
 Count = Annotated[int, Between(0, 1 << 62)]
 """A non-negative integer that other systems' signed 64 bits can hold."""
 Small = Annotated[int, Between(0, 1 << 31)]
@@ -158,15 +166,27 @@ def _writer_of(cls: type) -> tuple[int, Callable[[Any], tuple[Any, ...]]]:
 
 def _checker(name: str, hint: Any) -> _Check:
     bounds: Between | None = None
+    fits: Fits | None = None
     if get_origin(hint) is Annotated:
-        hint, bounds = get_args(hint)[:2]
+        hint, bounds, *more = get_args(hint)
+        fits = more[0] if more else None
     if get_origin(hint) is tuple:
         return _tuple_checker(name, get_args(hint), bounds)
     if hint is bool:
         return _exact(name, bool)
     assert hint in (int, float, str, bytes), f"{name}: {hint} cannot travel"
     assert bounds is not None, f"{name} has no bounds"
-    return _scalar(name, hint, bounds)
+    check = _scalar(name, hint, bounds)
+    return check if fits is None else _fitting(name, check, fits)
+
+
+def _fitting(name: str, check: _Check, fits: Fits) -> _Check:
+    def check_fit(value: Any) -> Any:
+        if not fits.test(check(value)):
+            raise BadFrame(f"{name} is not like {fits.example}")
+        return value
+
+    return check_fit
 
 
 def _exact(name: str, wanted: type) -> _Check:

@@ -65,6 +65,10 @@ class Limits:
     """Connections of one address over which nothing came yet; one more breaks the oldest of them."""
     half_open: int = 1024
     """The same over all addresses."""
+    lookups: int = 16
+    """Names that are looked up at a time."""
+    names_known: int = 256
+    """Names of which it is remembered what they meant last."""
     barred: int = 1024
     """Peers that are kept out for a while and remembered for it; beyond that, who was barred first is
     forgotten."""

@@ -72,9 +72,9 @@ class Redial:
         """Where the present or next attempt goes; nothing if no address is known."""
         return self._addresses[self._tried % len(self._addresses)] if self._addresses else ""
 
-    def began(self, now: float) -> None:
-        """An attempt is under way."""
-        self.began_at, self.due = now, now + ATTEMPT_S
+    def began(self, now: float, for_s: float = ATTEMPT_S) -> None:
+        """An attempt is under way, which is given up after so many seconds."""
+        self.began_at, self.due = now, now + for_s
 
     def came_up(self) -> None:
         """The attempt succeeded."""

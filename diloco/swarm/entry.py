@@ -38,6 +38,7 @@ from peers.coordinator.places import invites_in
 from peers.errors import BadEntry
 from peers.node import Contact, Hosting, Node
 from peers.protocol.fields import NAME_BYTES, cut
+from transport.addresses import valid_address
 from transport.effects import Trace
 from transport.frames import pack
 from transport.sockets.driver import SocketDriver
@@ -64,6 +65,7 @@ def host(
     The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
+    _check_advertised(advertise)
     settings, name = run if isinstance(run, RunSettings) else load_settings(Path(run)), _checked_name(name)
     home = home_of(settings, state)
     with ExitStack() as undone:
@@ -117,6 +119,7 @@ def join(
     the identity over restarts (`diloco join` keeps residuals there too); without it a fresh one lives as
     long as the process. Raises `TicketError`, `JoinError` when the host refuses, `KnockTimeout` when it
     cannot be reached."""
+    _check_advertised(advertise)
     found = read_ticket(ticket, time.time())
     home = state.expanduser() if state else None
     identity, incarnation = load_identity(home) if home else _fresh_identity()
@@ -151,6 +154,13 @@ def _checked_name(name: str) -> str:
     if cut(name, NAME_BYTES) != name:
         raise UserError(f"the name {name!r} is longer than {NAME_BYTES} bytes, or is no text: choose another")
     return name
+
+
+def _check_advertised(address: str | None) -> None:
+    if address is not None and not valid_address(address):
+        raise UserError(
+            f"others cannot dial {address!r}: give --advertise tcp://HOST:PORT, of a name or an IPv4 address"
+        )
 
 
 def _fresh_identity() -> tuple[Identity, int]:

@@ -16,7 +16,7 @@ from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
 from peers.coordinator.status import RunStatus
 from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
-from transport.errors import BadFrame, KnockTimeout, TransportError
+from transport.errors import BadFrame, DialFailed, KnockTimeout, TransportError
 from transport.frames import pack, unpack, unpack_items
 from transport.keys import KeyPair
 from transport.limits import LIMITS
@@ -76,7 +76,7 @@ def ask_at(
     for address in addresses:
         try:
             return knock(address, host, keys, header, timeout_s)
-        except KnockTimeout as error:
+        except (KnockTimeout, DialFailed) as error:
             failure = error
     assert failure is not None, "a ticket has an address"
     raise failure

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from diloco.errors import UserError
 from diloco.settings import RunSettings
 from peers.admission.identity import Identity, next_incarnation
-from peers.admission.ticket import valid_address
+from transport.addresses import valid_address
 
 DEFAULT_STATE = Path.home() / ".local" / "state" / "diloco"
 """Folders of hosts that were given none, by the names of their runs."""

@@ -20,13 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from peers.errors import ExpiredTicket, MistypedTicket, NewerTicket, NotATicket, TicketError
+from transport.addresses import ADDRESS_BYTES, valid_address
 from transport.keys import KeyPair, curve_pair, short
 
 PREFIX = "dlc1"
 VERSION = 1
 CLOCK_SKEW_S = 300
 _MAX_TEXT = 600
-_ADDRESS = re.compile(r"tcp://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:([1-9][0-9]{0,4})")
 _FIXED = struct.Struct(">B16s32s16sIBB")
 
 
@@ -50,7 +50,9 @@ class Ticket:
             raise ValueError(f"a ticket has 1 to 3 addresses, not {len(self.addresses)}")
         for address in self.addresses:
             if not valid_address(address):
-                raise ValueError(f"{address!r} is not like tcp://host:port with at most 64 characters")
+                raise ValueError(
+                    f"{address!r} is not like tcp://host:port with at most {ADDRESS_BYTES} characters"
+                )
 
     def __str__(self) -> str:
         where = f"run {short(self.run)} of host {short(self.host)} at {', '.join(self.addresses)}"
@@ -103,12 +105,6 @@ class Ticket:
 def invite_pair(secret: bytes) -> KeyPair:
     """The CURVE client pair of an invite: the host admits its public half, the joiner holds both."""
     return curve_pair(secret, b"diloco invite curve 1")
-
-
-def valid_address(address: str) -> bool:
-    """Whether a joiner can dial it: ``tcp://host:port`` of at most 64 characters."""
-    match = _ADDRESS.fullmatch(address)
-    return match is not None and len(address) <= 64 and int(match[2]) <= 65535
 
 
 def read_ticket(argument: str, now: float | None) -> Ticket:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from transport.addresses import ADDRESS_BYTES, valid_address
 from transport.collectives.fields import Attempt, Serial
-from transport.frames import Between, Count, Key, Number, Small
+from transport.frames import Between, Count, Fits, Key, Number, Small
 
 __all__ = ["Attempt", "Key", "Serial"]
 
@@ -31,7 +32,7 @@ LEAST_WEIGHT = 1e-200
 Name = Annotated[str, Between(0, NAME_BYTES)]
 Who = Annotated[str, Between(1, NAME_BYTES + 32)]
 """A name, with or without the part that no other worker has."""
-Address = Annotated[str, Between(1, 64)]
+Address = Annotated[str, Between(1, ADDRESS_BYTES), Fits(valid_address, "tcp://host:7000")]
 Addresses = Annotated[tuple[Address, ...], Between(0, 3)]
 Keys = Annotated[tuple[Key, ...], Between(0, MAX_MEMBERS)]
 RunId = Annotated[bytes, Between(16, 16)]

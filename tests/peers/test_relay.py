@@ -151,7 +151,10 @@ def any_value(rng: random.Random, hint: Any) -> Any:
     """Any value that a field takes, its edges often."""
     bounds = Between(0, 1)
     if get_origin(hint) is Annotated:
-        hint, bounds = get_args(hint)[:2]
+        hint, bounds, *fits = get_args(hint)
+        if fits:  # of texts, only addresses are more than text
+            longest = f"tcp://{'a' * int(bounds.high - 8)}:1"
+            return fits[0].example if len(any_text(rng, 1, 64)) == 1 else longest
     low, high = bounds.low, bounds.high
     if get_origin(hint) is tuple:
         size = rng.choice([int(low), int(high), rng.randint(int(low), min(int(high), 3))])

@@ -32,7 +32,9 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     """Valid values of a field, edges included."""
     bounds = Between(0, 1)
     if get_origin(hint) is Annotated:
-        hint, bounds = get_args(hint)[:2]
+        hint, bounds, *fits = get_args(hint)
+        if fits:
+            return st.sampled_from([fits[0].example, f"tcp://{'a' * int(bounds.high - 8)}:1"])
     low, high = bounds.low, bounds.high
     if get_origin(hint) is tuple:
         items = get_args(hint)

@@ -23,6 +23,7 @@ from transport.sockets.core_runner import CoreRunner
 from transport.sockets.dialled import DialledLanes
 from transport.sockets.lane import Lane
 from transport.sockets.libzmq import Poll, new_context
+from transport.sockets.names import Names, resolve_name
 from transport.sockets.wire import Outbox
 
 
@@ -185,7 +186,8 @@ def socket_dials(seed: int, until_s: float) -> list[float]:
 
     runner = CoreRunner(EchoCore(), lambda: now[0], note, lambda effect: None)
     context = new_context(1)
-    lanes = DialledLanes(runner, context, Poll(), random_pair(), LIMITS, Random(seed))
+    names = Names(lambda: None, resolve_name)
+    lanes = DialledLanes(runner, context, Poll(), random_pair(), names, LIMITS, Random(seed))
     try:
         lanes.connect(Connect(B, ("tcp://no/port",), 0))
         lanes.serve_due(now[0])

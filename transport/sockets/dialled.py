@@ -1,13 +1,15 @@
 """The connections that we dial: each lane of each peer that the core names, again and again until `Close`.
 
-A lane's socket is opened afresh for every attempt. When an attempt is made, and at which address, is decided
-by `transport.redial`; what was on its way when a connection broke is lost, and links send it again.
+A lane's socket is opened afresh for every attempt, once the name in its address was looked up. When an
+attempt is made, and at which address, is decided by `transport.redial`; what was on its way when a connection
+broke is lost, and links send it again.
 """
 
 from __future__ import annotations
 
 from random import Random
 
+from transport.addresses import is_numeric, parts
 from transport.effects import CONTROL_LANE, Connect
 from transport.errors import BadMessage, DialFailed
 from transport.keys import KeyPair, short
@@ -16,6 +18,7 @@ from transport.redial import REFUSAL_S, Redial
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.lane import Lane
 from transport.sockets.libzmq import FRAMES_PER_ROUND, NOBODY, Context, Dialer, Poll
+from transport.sockets.names import LOOKUP_S, Lookup, Names
 from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
 from transport.sockets.wire import Outbox, Outgoing, parse
 
@@ -29,10 +32,12 @@ class DialledLanes:
         context: Context,
         poll: Poll,
         keys: KeyPair,
+        names: Names,
         limits: Limits,
         random: Random,
     ) -> None:
         """``random`` is what dialling draws from."""
+        self._names = names
         self._runner, self._context, self._poll = runner, context, poll
         self._keys, self._limits = keys, limits
         self._lanes: dict[bytes, list[Lane]] = {}
@@ -54,7 +59,11 @@ class DialledLanes:
             self._hang_up(lane, grace_s)
             # It may still be in the hands of a caller further up: it must never dial again.
             lane.redial.stop()
-            lane.broken = None
+            lane.broken = lane.lookup = None
+
+    def targets(self) -> frozenset[tuple[str, int]]:
+        """Where the connections go, in numbers."""
+        return frozenset(lane.target for lane in self._all() if lane.target is not None)
 
     def break_all(self, peer: bytes, reason: str) -> None:
         """The connections to a peer are of no use any more: they are dialled again a little later."""
@@ -90,9 +99,12 @@ class DialledLanes:
 
     def serve_due(self, now: float) -> None:
         """Dial what is due, give up what was not answered, and tell the core of what broke."""
+        self._names.serve()
         for lane in self._all():
             if lane.broken is None and not lane.redial.up and lane.redial.due <= now:
-                if lane.dialer is None:
+                if lane.lookup is not None:
+                    self._look_no_longer(lane, now)
+                elif lane.dialer is None:
                     self._dial(lane, now)
                 else:
                     lane.broken = "nobody answers there"
@@ -108,9 +120,41 @@ class DialledLanes:
         return Redial(wanted.addresses, self._random, wanted.eager_from)
 
     def _dial(self, lane: Lane, now: float) -> None:
+        found = parts(lane.redial.address)
+        if found is None:
+            lane.broken = "the address does not work"
+        elif is_numeric(found[0]):
+            self._open(lane, found, now)
+        else:
+            lane.redial.began(now, LOOKUP_S)
+            lane.lookup = self._names.look_up(found[0], lambda lookup: self._looked_up(lane, lookup))
+
+    def _looked_up(self, lane: Lane, lookup: Lookup) -> None:
+        if lane.lookup is not lookup:  # it was given up, or the lane was
+            return
+        lane.lookup = None
+        found = parts(lane.redial.address)
+        if not lookup.found or found is None:
+            lane.broken = lookup.error
+        else:
+            self._open(lane, (self._random.choice(lookup.found), found[1]), self._runner.clock())
+
+    def _look_no_longer(self, lane: Lane, now: float) -> None:
+        """The name took too long: go where it led last, if that is known."""
+        lookup, lane.lookup = lane.lookup, None
+        found = parts(lane.redial.address)
+        assert lookup is not None
+        if found is not None and (known := self._names.known(lookup.name)):
+            self._open(lane, (self._random.choice(known), found[1]), now)
+        else:
+            lane.broken = f"{lookup.name} did not resolve in {LOOKUP_S:.0f} s"
+
+    def _open(self, lane: Lane, target: tuple[str, int], now: float) -> None:
         lane.redial.began(now)
+        lane.target = target
+        address = f"tcp://{target[0]}:{target[1]}"
         try:
-            dialer = Dialer(self._context, self._keys, lane.peer, lane.redial.address, self._limits)
+            dialer = Dialer(self._context, self._keys, lane.peer, address, self._limits)
         except DialFailed as error:
             lane.broken = str(error)
             return
@@ -161,6 +205,7 @@ class DialledLanes:
 
     def _hang_up(self, lane: Lane, grace_s: float) -> None:
         lane.outbox.clear()
+        lane.lookup = None
         if lane.dialer is not None:
             self._poll.unwatch(lane.dialer.socket)
             self._poll.unwatch(lane.dialer.monitor)

@@ -31,8 +31,10 @@ from transport.sockets.callbacks import Callbacks
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.descriptors import raise_descriptor_limit
 from transport.sockets.dialled import DialledLanes
+from transport.sockets.forks import Ends, close_in_children, keep_in_children
 from transport.sockets.half_open import HalfOpenBounds
 from transport.sockets.libzmq import Listener, Poll, check_libzmq, new_context
+from transport.sockets.names import Names, Resolve, resolve_name
 from transport.sockets.probes import Probes
 from transport.sockets.traces import PeerClosedTrace, SocketFailedTrace, TransportFailedTrace
 from transport.sockets.wire import Outgoing
@@ -61,9 +63,10 @@ class SocketDriver:
         store: Callable[[bytes], None],
         limits: Limits = LIMITS,
         clock: Callable[[], float] = time.monotonic,
+        resolve: Resolve = resolve_name,
     ) -> None:
         self._core, self._keys, self._bind = core, keys, bind
-        self._store, self._limits, self._clock = store, limits, clock
+        self._store, self._limits, self._clock, self._resolve = store, limits, clock, resolve
         self._callbacks = Callbacks(on_event, on_trace, clock)
         self._runner = CoreRunner(core, clock, self._callbacks.trace, self._carry_out)
         self.counters = self._runner.counters
@@ -91,8 +94,9 @@ class SocketDriver:
         self._woken.setblocking(False)
         self._waker.setblocking(False)
         self._poll.watch(self._woken.fileno(), 0, self._serve_calls)
+        names = Names(self._wake, self._resolve, self._limits)
         self._dialled = DialledLanes(
-            self._runner, self._context, self._poll, self._keys, self._limits, Random()
+            self._runner, self._context, self._poll, self._keys, names, self._limits, Random()
         )
         self._probes = Probes(self._runner, self._poll)
         try:
@@ -105,6 +109,7 @@ class SocketDriver:
             self._close_all(0.0)
             raise
         self._accepts_calls = True
+        close_in_children(self)
         self._thread.start()
 
     def call(self, fn: Callable[[Core, float], T]) -> Future[T]:
@@ -137,6 +142,24 @@ class SocketDriver:
     def running(self) -> bool:
         """Whether the thread is alive."""
         return self._thread.is_alive()
+
+    # --- in a forked child ---
+
+    def ends(self) -> Ends:
+        """How its connections are told from others of the process."""
+        listens = None
+        if self.address is not None:
+            host, _, port = self.address.removeprefix("tcp://").rpartition(":")
+            listens = host, int(port)
+        return Ends(listens, self._dialled.targets())
+
+    def forked(self) -> None:
+        """This is a child: there is no thread and no connection here, and every call is told so."""
+        self._lock = threading.Lock()  # the thread may have held it
+        self._accepts_calls = False
+        self._woken.close()
+        self._waker.close()
+        self._probes.forked()
 
     def _wake(self) -> None:
         # A full pipe already holds a wake-up; a closed one has nobody to wake.
@@ -300,6 +323,7 @@ class SocketDriver:
         for _, future in calls:
             if future.set_running_or_notify_cancel():
                 future.set_exception(DriverStopped("the transport has stopped"))
+        keep_in_children(self)
         self._dialled.close_all(linger_s)
         self._probes.close()
         if self.accepted is not None:

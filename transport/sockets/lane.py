@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from transport.redial import Redial
 from transport.sockets.libzmq import Dialer
+from transport.sockets.names import Lookup
 from transport.sockets.wire import Outbox
 
 
@@ -23,5 +24,9 @@ class Lane:
     dialer: Dialer | None = None
     refused: bool = False
     """The present attempt failed since the other machine refused it."""
+    lookup: Lookup | None = None
+    """The question for the name that is to be dialled."""
+    target: tuple[str, int] | None = None
+    """Where the present or last dialer went, in numbers."""
     broken: str | None = None
     """Why the connection is of no use any more; the driver hangs up at the end of its turn."""

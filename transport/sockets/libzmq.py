@@ -29,6 +29,7 @@ from transport.keys import KeyPair
 from transport.limits import LIMITS, Limits
 from transport.redial import SILENCE_S
 from transport.sockets import zap
+from transport.sockets.names import LOOKUP_S, numeric_address
 from transport.sockets.wire import Outgoing, parse
 
 Socket = zmq.Socket[bytes]
@@ -357,10 +358,12 @@ def knock(
 ) -> tuple[bytes, bytes]:
     """Ask a host one thing with an invite's key; blocks. Returns the reply's header and payload.
 
-    Raises `KnockRefused` when the invite opens nothing there, `KnockTimeout` when nobody answers.
+    Raises `KnockRefused` when the invite opens nothing there, `KnockTimeout` when nobody answers, and
+    `DialFailed` for an address that leads nowhere.
     """
     check_libzmq()
     until = time.monotonic() + timeout_s
+    named, address = address, numeric_address(address, min(timeout_s, LOOKUP_S))
     reason = "nobody answers there"
     context = new_context(1)
     try:
@@ -372,7 +375,7 @@ def knock(
             time.sleep(max(0.0, min(0.2, until - time.monotonic())))
     finally:
         context.term()
-    raise KnockTimeout(f"no reply from {address} within {timeout_s:g} s: {reason}")
+    raise KnockTimeout(f"no reply from {named} within {timeout_s:g} s: {reason}")
 
 
 def _knock_once(

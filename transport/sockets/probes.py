@@ -68,6 +68,12 @@ class Probes:
             self._end(each)
         self._attempts.clear()
 
+    def forked(self) -> None:
+        """This is a forked child, where nothing of them is to stay open."""
+        for each in self._attempts:
+            with suppress(OSError):  # it was closed as one that goes to where we dial
+                each.sock.close()
+
     # -- inside -------------------------------------------------------------------------------
 
     def _note(self, attempt: _Attempt) -> Callable[[], None]:
