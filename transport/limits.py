@@ -55,6 +55,9 @@ class Limits:
     """Commit records that the coordinator keeps in memory for members that were away."""
     served_states: int = 8
     """Versions of a fragment's state that a donor keeps for those who fetch them."""
+    least_upload: int = 125_000
+    """Bytes per second that the slowest member's link sends, over all its peers: 1 Mbit/s. A member that is
+    slower in an exchange is left out of rounds."""
     pieces_in_flight: int = 8
     """Pieces asked of one donor at a time."""
     lanes: int = 1

@@ -103,6 +103,11 @@ class OpenRound:
             return []
         return [m for m in self.members if self.done[m] != digest]
 
+    def all_have_reported(self) -> bool:
+        """Several members report others, and nobody is left whose report could still come."""
+        reported = {peer for peers in self.stuck.values() for peer in peers}
+        return len(self.stuck) > 1 and all(m in self.stuck or m in reported for m in self.members)
+
     def whom_to_set_aside(self, last_heard: dict[bytes, float], order: dict[bytes, int]) -> list[bytes]:
         """Fewest members whose leaving settles all reports, greedily: the one in most reports first;
         then the one unheard for longest, by whole seconds; then whoever came last."""

@@ -277,7 +277,7 @@ def settle(state: RunState, course: Course, now: float, current: OpenRound) -> N
 
 def judge(state: RunState, course: Course, now: float, current: OpenRound) -> None:
     """Some members report others: after a short wait for more reports, set the fewest aside."""
-    if current.judge_at is None or now < current.judge_at:
+    if current.judge_at is None or (now < current.judge_at and not current.all_have_reported()):
         return
     current.judge_at = None
     heard = {m: state.outlet.last_heard(now, m) for m in current.members}

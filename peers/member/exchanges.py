@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from peers.member.outlet import MemberOutlet
+from peers.member.patience import Owing, Patience
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk
 from transport.effects import Payload
 from transport.errors import BadFrame
+from transport.limits import LIMITS, Limits
 
 STEPS_PER_INPUT = 4
 """Steps of exchanges (a chunk reduced, or sent to everyone, or decoded) between two looks at the sockets."""
@@ -40,14 +42,15 @@ _Held = tuple[bytes, PartChunk | MeanChunk, Payload, int]
 class Exchanges:
     """A member's running exchanges."""
 
-    def __init__(self, outlet: MemberOutlet, timeout_s: float, patience_s: float) -> None:
+    def __init__(
+        self, outlet: MemberOutlet, timeout_s: float, patience_s: float, limits: Limits = LIMITS
+    ) -> None:
         self.busy = False
         """There is work that waits for nothing: `pump` wants to be called again."""
         self.running: dict[int, RunningExchange] = {}
         """Running exchanges by serial."""
         self._outlet = outlet
-        self._timeout_s = timeout_s
-        self._patience_s = patience_s
+        self._patience = Patience(timeout_s, patience_s, limits)
         self._early: list[_Held] = []
         self._newest_serial = 0
 
@@ -161,16 +164,19 @@ class Exchanges:
         """Those with whom something is exchanged."""
         return {peer for each in self.running.values() for peer in each.exchange.members}
 
-    def silent(self, now: float, exchange: DirectReduce) -> tuple[bytes, ...]:
-        """Who owes an exchange something and has been silent for too long."""
-        # A silent link is a cut one. Someone whose link lives may only be slow, or wait for another
-        # (a mean needs everyone's parts): that gets more time, and parts before means.
-        owing_parts = exchange.owing_parts()
+    def silent(self, now: float, exchange: DirectReduce, *, may_be_late: bool = False) -> tuple[bytes, ...]:
+        """Who owes an exchange something and has been silent for too long (see `peers.member.patience`)."""
+        owing_parts, chunk_bytes = exchange.owing_parts(), exchange.chunk_bytes
         silent = []
         for peer in sorted(exchange.waiting_for()):
-            idle = now - exchange.last_heard(peer)
-            cut = now - self._outlet.last_heard(now, peer) > self._timeout_s
-            patience = self._timeout_s if cut else self._patience_s
-            if idle > patience * (1 if peer in owing_parts else 2):
+            owing = Owing(
+                elapsed_s=now - exchange.started_at,
+                idle_s=now - exchange.last_heard(peer),
+                num_chunks=exchange.num_heard(peer),
+                owes_parts=peer in owing_parts,
+                may_be_late=may_be_late,
+            )
+            cut = now - self._outlet.last_heard(now, peer) > self._patience.timeout_s
+            if self._patience.is_over(owing, chunk_bytes, len(exchange.members), cut=cut):
                 silent.append(peer)
         return tuple(silent)

@@ -83,7 +83,7 @@ class Member:
         self.versions = Versions()
         self.membership = Membership(me, outlet, self._partner_left)
         self.contributions = Contributions(me, coordinator, outlet)
-        self.exchanges = Exchanges(outlet, failure_timeout_s, patience_s)
+        self.exchanges = Exchanges(outlet, failure_timeout_s, patience_s, limits)
         self.averaging: Averaging
         if profile.matching is None:
             self.averaging = Rounds(me, coordinator, self.contributions, self.exchanges, outlet)

@@ -162,7 +162,11 @@ class Swaps:
 
     def tick(self, now: float) -> None:
         """Give up on partners that are silent."""
-        self._fail_where(now, lambda running: bool(self._exchanges.silent(now, running.exchange)), "silence")
+
+        def is_silent(running: RunningExchange) -> bool:
+            return bool(self._exchanges.silent(now, running.exchange, may_be_late=True))
+
+        self._fail_where(now, is_silent, "silence")
 
     def _fail_where(self, now: float, which: Callable[[RunningExchange], bool], reason: str) -> None:
         for serial, running in list(self._exchanges.running.items()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from peers import absence
@@ -176,3 +178,32 @@ def test_gossip_gives_up_a_swap_with_a_dead_partner_at_once(seed: int) -> None:
     world.net.crash(gossiper_key(1))
     assert world.net.run(world.net.now + 10.0, lambda: one.waiting_since is None)
     assert world.net.now - killed < 1.2 < gossip_world.TIMEOUT_S
+
+
+class Mute:
+    """Has a member send no bulk, or only so much of it, from now on."""
+
+    def __init__(self, world: Watched, index: int, every_s: float | None = None) -> None:
+        node = world.workers[index].node
+        self._send, self._every_s, self._next = node.send_bulk, every_s, world.net.now
+        self._world = world
+        node.send_bulk = self.send_bulk  # type: ignore[method-assign]
+
+    def send_bulk(self, *args: Any, **named: Any) -> None:
+        if self._every_s is not None and self._world.net.now >= self._next:
+            self._next = self._world.net.now + self._every_s
+            self._send(*args, **named)
+
+
+@pytest.mark.parametrize("every_s", [None, 60.0, 0.9 * TIMEOUT_S])
+def test_a_member_that_lives_and_sends_nothing_or_a_chunk_now_and_then_costs_one_failure_timeout(
+    every_s: float | None,
+) -> None:
+    world = begun(6, sizes=(3000,))
+    while len(next(t.members for _, t in reversed(world.told) if isinstance(t, OpenedTrace))) < 3:
+        world.until(OpenedTrace)
+    world.until(CommittedTrace)
+    Mute(world, VICTIM, every_s)
+    opened = world.until(OpenedTrace)
+    committed = world.until(CommittedTrace)
+    assert committed - opened < 1.7 * TIMEOUT_S, "patience is four times the failure timeout here"

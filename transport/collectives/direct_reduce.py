@@ -15,7 +15,7 @@ The exchange moves bytes only; `transport.collectives.reducer` says what an arit
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -170,7 +170,9 @@ class DirectReduce:
         self._parts: list[dict[bytes, Payload]] = [{} for _ in range(self.num_chunks)]
         self._part_sent: set[tuple[int, bytes]] = set()
         self._heard: dict[bytes, float] = {}
-        self._started_at = now
+        self._num_heard: Counter[bytes] = Counter()
+        self.started_at = now
+        """When the present attempt began."""
         self._forget_means()
 
     def _forget_means(self) -> None:
@@ -229,7 +231,16 @@ class DirectReduce:
 
     def last_heard(self, peer: bytes) -> float:
         """When ``peer`` last moved this exchange on; its beginning if never in this attempt."""
-        return self._heard.get(peer, self._started_at)
+        return self._heard.get(peer, self.started_at)
+
+    def num_heard(self, peer: bytes) -> int:
+        """Chunks of ``peer`` that moved this attempt on."""
+        return self._num_heard[peer]
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of the largest chunk that travels."""
+        return max([*self._part_sizes, *self._mean_sizes], default=0)
 
     # -- inputs -------------------------------------------------------------------------------
 
@@ -245,8 +256,9 @@ class DirectReduce:
         self._part_sizes = [self.reducer.size_bytes(chunk) for chunk in range(self.num_chunks)]
         self._mean_sizes = [self.reducer.mean_size_bytes(chunk) for chunk in range(self.num_chunks)]
         self.poisoned = None
-        self._started_at = now
+        self.started_at = now
         self._heard = {}
+        self._num_heard.clear()
         gone = {peer for parts in self._parts for peer in parts} - set(plan.members)
         for parts in self._parts:
             for peer in gone:
@@ -285,7 +297,7 @@ class DirectReduce:
         if self.prover and not proof:
             return False
         parts[peer] = payload
-        self._heard[peer] = now
+        self._note(now, peer)
         if self._has_all_parts(message.chunk):
             self._to_reduce.append(message.chunk)
         return True
@@ -302,7 +314,7 @@ class DirectReduce:
         proof = self._proof_beside(message)
         if proof and self.prover and not self.prover.take_mean(peer, message.chunk, proof, payload):
             return self._told_two_things(peer, message.chunk, mean=True)
-        self._heard[peer] = now
+        self._note(now, peer)
         self._take(peer, message.chunk, payload)
         return True
 
@@ -331,6 +343,10 @@ class DirectReduce:
         return moved or self._keep_next()
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _note(self, now: float, peer: bytes) -> None:
+        self._heard[peer] = now
+        self._num_heard[peer] += 1
 
     def _queue_parts(self, plan: Plan) -> dict[bytes, list[int]]:
         # Everyone begins with the member after itself, so that no owner is everybody's first.

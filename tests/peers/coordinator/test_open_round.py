@@ -62,3 +62,14 @@ def test_reports_about_strangers_set_nobody_aside() -> None:
     current = opened(A, B)
     current.stuck.update({A: (D, A), D: (B,)})
     assert current.whom_to_set_aside(dict.fromkeys((A, B), 0.0), {A: 1, B: 2}) == []
+
+
+def test_all_have_reported_once_only_the_accused_are_left() -> None:
+    current = opened(A, B, C)
+    current.stuck[A] = (C,)
+    assert not current.all_have_reported()
+    current.stuck[B] = (C,)
+    assert current.all_have_reported()
+    pair = opened(A, B)
+    pair.stuck[A] = (B,)
+    assert not pair.all_have_reported(), "one word of two says nothing"

@@ -329,3 +329,12 @@ def test_a_reason_that_is_quoted_in_another_one_fits_into_what_is_said() -> None
     said = swarm.told(2, Abort)[-1]
     assert unpack(pack(said)) == said
     assert "declined: é" in said.reason
+
+
+def test_one_whom_all_others_report_is_left_out_without_waiting_for_more_reports() -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    swarm.hear(1, Stuck(serial, 0, (key(3),), ""))
+    assert len(swarm.told(1, Open)) == 1
+    swarm.hear(2, Stuck(serial, 0, (key(3),), ""))
+    assert swarm.told(1, Open)[-1].lost == (2,)

@@ -159,11 +159,19 @@ def test_what_was_under_way_over_a_link_that_began_anew_is_sent_again() -> None:
     assert member.outlet.returned == []  # the credit is void with the link
 
 
+def test_in_gossip_a_partner_whose_link_lives_may_be_late_to_begin() -> None:
+    member = ExchangingMember()
+    member.outlet.heard[OTHER] = 1e9
+    exchange = member.begin(1)
+    assert member.exchanges.silent(PATIENCE_S, exchange, may_be_late=True) == ()
+    assert member.exchanges.silent(PATIENCE_S + 0.1, exchange, may_be_late=True) == (OTHER,)
+
+
 def test_a_cut_link_is_given_less_patience_than_a_slow_one_and_parts_less_than_means() -> None:
     for heard, owes, patience_s in (
         (0.0, "parts", TIMEOUT_S),
-        (1e9, "parts", PATIENCE_S),
-        (1e9, "means", 2 * PATIENCE_S),
+        (1e9, "parts", TIMEOUT_S + 0.0001),  # and the time that one small chunk takes
+        (1e9, "means", 2 * TIMEOUT_S + 0.0002),
     ):
         member = ExchangingMember()
         member.outlet.heard[OTHER] = heard

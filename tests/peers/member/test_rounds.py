@@ -131,10 +131,10 @@ def test_a_member_that_sends_what_cannot_be_added_is_named() -> None:
 def test_a_silent_member_is_reported_once_an_attempt() -> None:
     member = Offering()
     member.rounds.open(0.0, round_of((100.0, 100.0)))
-    member.rounds.tick(PATIENCE_S)
+    member.rounds.tick(TIMEOUT_S)
     assert not member.outlet.told(HOST, Stuck)
-    member.rounds.tick(PATIENCE_S + 1.0)
-    member.rounds.tick(PATIENCE_S + 2.0)
+    member.rounds.tick(TIMEOUT_S + 1.0)
+    member.rounds.tick(TIMEOUT_S + 2.0)
     assert member.outlet.told(HOST, Stuck) == [Stuck(1, 0, (OTHER,), "")]
 
 
