@@ -7,6 +7,8 @@ starts at once on the smallest machine.
 
 from __future__ import annotations
 
+import atexit
+import os
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -73,6 +75,8 @@ class Swarm:
         self._ticket = ticket
         self._on_close = on_close
         self._closed = False
+        self._process = os.getpid()
+        atexit.register(self._close_at_exit)
 
     # -- what a loop sees ---------------------------------------------------------------------
 
@@ -185,6 +189,7 @@ class Swarm:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self._close_at_exit)
         try:
             if self._node.member is not None and self._driver.error is None:
                 with suppress(SwarmClosed):  # it ended in this moment
@@ -194,6 +199,11 @@ class Swarm:
                 self._driver.stop(linger_s)
             finally:
                 self._on_close()
+
+    def _close_at_exit(self) -> None:
+        """A script that ends without `close` says goodbye all the same; a forked child has nothing to say."""
+        if os.getpid() == self._process:
+            self.close("the interpreter ends")
 
     def __enter__(self) -> Swarm:
         return self
