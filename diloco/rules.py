@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from diloco.methods.registry import make
 from diloco.methods.schedule import Schedule
+from diloco.methods.spec import Method
 from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.settings import RunSettings
+from peers.coordinator.judgement import Judge
 from peers.coordinator.rules import Rules
 from peers.protocol.profile import Matching
+from transport.effects import Payload
 
 
 def rules_of(settings: RunSettings) -> Rules:
@@ -28,6 +34,37 @@ def rules_of(settings: RunSettings) -> Rules:
         paces=method.pace == "by_speed",
         overlap=min(1.0, method.delay / method.sync_every),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _JudgeRow:
+    """Where the class is that decodes chunks: it needs torch, which a host need not have."""
+
+    made_by: str = "diloco.outer.judge:CodecJudge"
+    options: tuple[str, ...] = ("method",)
+
+
+class JudgeOnDemand:
+    """Decodes what a host is shown, with torch, which is imported when the first judgement is due. Without it
+    nothing can be told."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+        self._judge: Judge | None = None
+
+    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+        """What is wrong with a chunk, as `peers.coordinator.judgement.Judge` says."""
+        if self._judge is None:
+            try:
+                self._judge = make(_JudgeRow(), method=self._method)
+            except ImportError:
+                return None
+        return self._judge.fault(payload, num_elements, num_parts)
+
+
+def judge_of(settings: RunSettings) -> Judge:
+    """Who tells the coordinator whether a chunk can be used."""
+    return JudgeOnDemand(settings.method.resolved())
 
 
 def matching_of(settings: RunSettings) -> Matching | None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from peers.admission.door import Door, Invite
+from peers.admission.identity import verify
 from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.journal import read_entry
+from peers.coordinator.judgement import Court, Judge
 from peers.coordinator.lives import newest_in
 from peers.coordinator.places import invites_in
 from peers.coordinator.rules import Rules
@@ -23,11 +25,13 @@ from peers.member.member import Member
 from peers.member.succession import Succession
 from peers.protocol.application import Application
 from peers.protocol.commands import Command, LeaveRun
+from peers.protocol.evidence import Shown
 from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, NoSwap, RosterBatch
 from peers.protocol.profile import Profile
+from peers.protocol.signing import NO_IDENTITY, Signer, run_of
 from peers.protocol.traces import BadFrameTrace
 from transport.collectives.fetch import Lack, Want
-from transport.effects import Close, Deliver, Effect, Payload, Probe, Store, Trace
+from transport.effects import Close, Deliver, Effect, Payload, Probe, Store, Trace, size_bytes
 from transport.errors import BadFrame
 from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
@@ -52,6 +56,8 @@ class Hosting:
     door: Door
     adopting: bool = False
     """The owner is about to choose a record of the members to go on from."""
+    judge: Judge | None = None
+    """Decodes what members show; without one their word is all there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +82,11 @@ class Node:
         failure_timeout_s: float,
         hosting: Hosting | None = None,
         limits: Limits = LIMITS,
+        signer: Signer | None = None,
     ) -> None:
+        """Without a ``signer`` a member takes no part in rounds that are proved."""
         self.key = key
+        self._signer = signer
         self.limits = limits
         self._contact = coordinator
         self._timeout_s = failure_timeout_s
@@ -96,7 +105,8 @@ class Node:
         self.door = hosting.door if hosting else None
         """The invites that are valid; only on the node that hosts, and only for the driver's thread."""
         if hosting:
-            self.coordinator = Coordinator(key, hosting.rules, limits, self)
+            court = Court(run_of(key, hosting.rules.settings), verify, hosting.judge)
+            self.coordinator = Coordinator(key, hosting.rules, limits, self, court)
             self.coordinator.restore(hosting.journal)
             self.coordinator.state.adopting = hosting.adopting
             self.links.newest.update(newest_in(hosting.journal))
@@ -251,6 +261,7 @@ class Node:
             failure_timeout_s=self._timeout_s,
             patience_s=training.patience_s,
             limits=self.limits,
+            signing=(self._signer, verify) if self._signer else None,
         )
         roster, lose = self.member.membership.others, self.member.lose_peer
         ends = (self.links, self.key, contact, profile.addresses, roster, lose)
@@ -260,7 +271,8 @@ class Node:
             self._member_links = LinksByNeed(*ends, max_idle_s=MAX_IDLE_TIMEOUTS * self._timeout_s)
         self.member.start(now)
         if self.coordinator:
-            self.coordinator.certify(self.key, profile.name)
+            identity = self._signer.public if self._signer else NO_IDENTITY
+            self.coordinator.certify(self.key, profile.name, identity=identity)
         if self.coordinator or self.links.is_up(contact):
             self.member.begin_session(now, contact)
         self._settle(now)
@@ -284,6 +296,16 @@ class Node:
             self._self.append(message)
         else:
             self.links.send(now, peer, message)
+
+    def show(self, now: float, message: Any, payload: Payload) -> bool:
+        """Let the coordinator have a payload, also that of this process; False if there is no room for it."""
+        if self.coordinator:
+            self.coordinator.take_evidence(now, self.key, message, payload)
+        elif self.room(self._contact.key) >= size_bytes(payload):
+            self.send_bulk(now, self._contact.key, message, payload, "proof")
+        else:
+            return False
+        return True
 
     def last_heard(self, now: float, peer: bytes) -> float:
         """When a peer last gave a sign of life."""
@@ -329,6 +351,9 @@ class Node:
         if isinstance(result, Arrival):
             if result.payload is None:
                 self._dispatch(now, peer, result.message)
+            elif self.coordinator and isinstance(result.message, Shown):
+                self.consumed(now, peer, result.cost)
+                self.coordinator.take_evidence(now, peer, result.message, result.payload)
             elif self.member is None:
                 raise BadFrame("bulk to a node that does not train")
             else:

@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any
 
 from diloco.loop.session import Terms
-from diloco.rules import rules_of
+from diloco.rules import judge_of, rules_of
 from diloco.settings import RunSettings
-from diloco.simulation.identities import HOST, invite_key, key_of, knock_of, open_door
+from diloco.simulation.identities import HOST, identity_of, invite_key, key_of, knock_of, open_door
 from diloco.simulation.pace import Peer
 from diloco.simulation.worker import Trainer, Watcher, Worker
 from peers.node import Contact, Hosting, Node
 from peers.protocol.messages import Refused
+from peers.protocol.signing import Signer
 from transport.effects import Effect
 from transport.frames import unpack
 from transport.limits import LIMITS, Limits
@@ -86,7 +87,9 @@ class Engine:
         life = self._lives[HOST] = self._lives.get(HOST, 0) + 1
         journal = [unpack(entry) for entry in self.net.journal(key)]
         door = open_door(self._terms.settings)
-        self.host = self._node(key, life, Hosting(rules_of(self.settings), journal, door))
+        self.host = self._node(
+            key, life, Hosting(rules_of(self.settings), journal, door, judge=judge_of(self.settings))
+        )
         self.net.add(key, self.host, self._host_access, lambda now, event: None, "tcp://host:1")
 
     def start(self, name: str) -> None:
@@ -148,16 +151,24 @@ class Engine:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _node(self, key: bytes, life: int, hosting: Hosting | None = None) -> Node:
+    def _node(
+        self, key: bytes, life: int, hosting: Hosting | None = None, signer: Signer | None = None
+    ) -> Node:
         contact = Contact(key_of(HOST), () if hosting else ("tcp://host:1",))
         timeout_s = self.settings.run.failure_timeout_s
         return self._make_node(
-            key, 1000 + life, contact, failure_timeout_s=timeout_s, hosting=hosting, limits=self.limits
+            key,
+            1000 + life,
+            contact,
+            failure_timeout_s=timeout_s,
+            hosting=hosting,
+            limits=self.limits,
+            signer=signer,
         )
 
     def _enter(self, peer: Peer, life: int) -> None:
         trainer = self._make_trainer(peer, life)
-        node = self._node(key_of(peer.name), life)
+        node = self._node(key_of(peer.name), life, signer=identity_of(peer.name))
         worker = Worker(peer, life, node, trainer, self._terms, self.net, self.watchers, self.num_steps)
         self.workers[peer.name] = worker
         worker.enter(2 * self.settings.run.grace_s)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diloco.errors import UserError
-from diloco.rules import rules_of
+from diloco.rules import judge_of, rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.failure_log import FailureLog
 from diloco.swarm.handshake import KNOCK_S, knock_for_settings
@@ -130,6 +130,7 @@ def join(
         incarnation,
         Contact(found.host, found.addresses),
         failure_timeout_s=settings.run.failure_timeout_s,
+        signer=identity,
     )
     driver, events = _start(node, identity, listen, _no_journal, on_trace)
     addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
@@ -211,7 +212,8 @@ def _hosting_node(
         incarnation,
         Contact(identity.keys.public, ()),
         failure_timeout_s=settings.run.failure_timeout_s,
-        hosting=Hosting(rules_of(settings), journal, door),
+        hosting=Hosting(rules_of(settings), journal, door, judge=judge_of(settings)),
+        signer=identity,
     )
 
 

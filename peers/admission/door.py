@@ -47,7 +47,9 @@ class Status(Protocol):
 class Admitting(Protocol):
     """What the door asks of the coordinator behind it."""
 
-    def admit(self, now: float, key: bytes, name: str, invite: bytes, uses: int) -> Refused | None:
+    def admit(
+        self, now: float, key: bytes, name: str, invite: bytes, uses: int, identity: bytes
+    ) -> Refused | None:
         """Admit an identity that came with a ticket, or say why not."""
         ...
 
@@ -125,7 +127,7 @@ class Door:
             if message.protocol != PROTOCOL:
                 return pack(_other_protocol(message.protocol)), b""
             card = checked_card(message.card, message.signature, self.run)
-            refusal = coordinator.admit(now, card.transport, card.name, held.key, held.uses)
+            refusal = coordinator.admit(now, card.transport, card.name, held.key, held.uses, card.identity)
             if refusal is not None:
                 return pack(refusal), b""
             return pack(Welcome(self.run, self.settings_digest)), self.settings

@@ -16,7 +16,9 @@ from typing import Any
 from peers.coordinator import accusations, adoption, places, rounds, state_sync
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
-from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited
+from peers.coordinator.hearing import Hearing
+from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited, PeerSigns
+from peers.coordinator.judgement import Court
 from peers.coordinator.lives import Lives
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.pace import fastest_of
@@ -25,6 +27,7 @@ from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
+from peers.protocol.evidence import Shown, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, cut
 from peers.protocol.manifest import difference, manifest_in
 from peers.protocol.messages import (
@@ -46,6 +49,7 @@ from peers.protocol.messages import (
     Stuck,
     Withdraw,
 )
+from peers.protocol.signing import NO_IDENTITY
 from peers.protocol.traces import (
     CertifiedTrace,
     EnteredTrace,
@@ -53,6 +57,7 @@ from peers.protocol.traces import (
     RemovedTrace,
     ReportTrace,
 )
+from transport.effects import Payload
 from transport.frames import pack
 from transport.limits import Limits
 
@@ -62,10 +67,14 @@ _KICKED = Refused("kicked", "the host has put this worker out of the run")
 class Coordinator:
     """Given messages and time, it speaks through its outlet."""
 
-    def __init__(self, me: bytes, rules: Rules, limits: Limits, outlet: Outlet) -> None:
+    def __init__(
+        self, me: bytes, rules: Rules, limits: Limits, outlet: Outlet, court: Court | None = None
+    ) -> None:
+        """Without a ``court`` what members show is taken for their word."""
         self.roster = Roster()
         mode = (GossipMode if rules.gossips else RoundsMode)(rules, limits, outlet, self.roster)
         self.state = RunState(me, rules, limits, outlet, self.roster, mode)
+        self._hearing = Hearing(self.state, court, self._put_out)
         self._rules = rules
         self._outlet = outlet
         self._mode = mode
@@ -80,6 +89,7 @@ class Coordinator:
             Done: self._done,
             Stuck: self._stuck,
             Decline: self._decline,
+            ToldTwoThings: self._told_two_things,
             Applied: self._applied,
             CaughtUp: self._caught_up,
             NeedState: self._needs_state,
@@ -125,7 +135,15 @@ class Coordinator:
 
     # -- the door -----------------------------------------------------------------------------
 
-    def admit(self, now: float, key: bytes, name: str, invite: bytes, uses: int) -> Refused | None:
+    def admit(
+        self,
+        now: float,
+        key: bytes,
+        name: str,
+        invite: bytes,
+        uses: int,
+        identity: bytes = NO_IDENTITY,
+    ) -> Refused | None:
         """Admit an identity that came with a ticket, as far as that may, or say why not."""
         entry = self.roster.entries.get(key)
         if entry is None or not (entry.has_place or entry.kicked):
@@ -133,7 +151,7 @@ class Coordinator:
             refused = places.refusal(self.roster, self.state.limits, members, now, key, invite, uses)
             if refused is not None:
                 return refused
-        refused = self.certify(key, name, invite)
+        refused = self.certify(key, name, invite, identity)
         if refused is None:
             admitted = self.roster.entries[key]
             admitted.absent_since = now
@@ -141,11 +159,15 @@ class Coordinator:
                 admitted.certified_at = now
         return refused
 
-    def certify(self, key: bytes, name: str, invite: bytes = b"") -> Refused | None:
+    def certify(
+        self, key: bytes, name: str, invite: bytes = b"", identity: bytes = NO_IDENTITY
+    ) -> Refused | None:
         """Admit an identity for good (it is journaled), or say why not."""
         entry = self.roster.entries.get(key)
         if entry is not None and entry.kicked:
             return _KICKED
+        if entry is not None and entry.identity not in (NO_IDENTITY, identity) and identity != NO_IDENTITY:
+            return Refused("identity", "another identity has that transport key already")
         known = entry is not None and entry.has_place
         limits = self.state.limits
         if not known and len(self.roster.entries) >= limits.identities:
@@ -155,6 +177,10 @@ class Coordinator:
             self._outlet.store(pack(decision))
             self._outlet.trace(CertifiedTrace(peer=key, peer_name=name))
             self.roster.certify(key, name, invite)
+        entry = self.roster.entries[key]
+        if entry.identity != identity != NO_IDENTITY:
+            self._outlet.store(pack(PeerSigns(key, identity)))
+            entry.identity = identity
         return None
 
     # -- the owner's orders -------------------------------------------------------------------
@@ -189,11 +215,7 @@ class Coordinator:
                 "ambiguous", cut(f"several workers are called {who}: name one of {names}", DETAIL_BYTES)
             )
         for entry in found:
-            self.state.kick(entry)
-            self._outlet.send(now, entry.key, _KICKED)
-            self.remove(now, entry, _KICKED.detail, forget=False)
-            # What was just sent may be lost with its connection: for a while it may come back and hear it.
-            self._parting[entry.key] = now + 2 * self._rules.failure_timeout_s
+            self._put_out(now, entry, _KICKED)
         self._advance(now)
         return Obeyed(cut(f"{names} is out of the run", DETAIL_BYTES))
 
@@ -211,6 +233,16 @@ class Coordinator:
         adopted = adoption.adopt(self.state, self.state.courses[0], now, head)
         self._advance(now)
         return adopted
+
+    def _put_out(self, now: float, entry: Entry, why: Refused) -> None:
+        """That identity is out for good; it is journaled before anybody hears it."""
+        self.state.kick(entry)
+        for course in self.state.courses.values():
+            course.suspicion.forget(entry.key)
+        self._outlet.send(now, entry.key, why)
+        self.remove(now, entry, cut(why.detail), forget=False)
+        # What was just sent may be lost with its connection: for a while it may come back and hear it.
+        self._parting[entry.key] = now + 2 * self._rules.failure_timeout_s
 
     def stop(self, now: float) -> Obeyed:
         """End the run in order: what is open is finished, no round opens, and all members are told."""
@@ -416,6 +448,14 @@ class Coordinator:
         current.stuck[entry.key] = message.peers
         if current.judge_at is None:
             current.judge_at = now + self._rules.failure_timeout_s / 4
+
+    def take_evidence(self, now: float, peer: bytes, message: Shown, payload: Payload) -> None:
+        """A chunk that a member refuses; one of the two is wrong. Raises `BadFrame`."""
+        self._hearing.take_chunk(now, peer, message, payload)
+        self._advance(now)
+
+    def _told_two_things(self, now: float, course: Course, entry: Entry, message: ToldTwoThings) -> None:
+        self._hearing.take_two_things(now, entry.key, message)
 
     def _decline(self, now: float, course: Course, entry: Entry, message: Decline) -> None:
         current = course.round_of(message.serial)

@@ -42,6 +42,15 @@ class PeerInvited:
     invite: Key
 
 
+@kind(114)
+@dataclass(frozen=True, slots=True)
+class PeerSigns:
+    """This identity signs with that key: what it vouches for is checked by it, over all restarts."""
+
+    key: Key
+    identity: Key
+
+
 @kind(89)
 @dataclass(frozen=True, slots=True)
 class PlaceGivenBack:

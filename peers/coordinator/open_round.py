@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from peers.coordinator.measured import witnesses
 from peers.protocol.fields import MAX_SQUARE
+from transport.collectives.direct_reduce import Plan
 
 
 @dataclass(slots=True)
@@ -31,6 +32,10 @@ class OpenRound:
     """Members who own no chunks in this attempt."""
     proved: bool = False
     """Members sign what they send."""
+    plans: dict[int, Plan] = field(default_factory=dict)
+    """Attempts so far."""
+    shown_by: set[bytes] = field(default_factory=set)
+    """Who has shown something; each member may once."""
     done: dict[bytes, bytes] = field(default_factory=dict)
     """Result digest by member, in this attempt."""
     stuck: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from peers.coordinator.influence import NormHistory
 from peers.coordinator.pace import MemberPace
 from peers.protocol.messages import Enter, MemberIs, NewestRecord, Ready, Report
 from peers.protocol.record import GENESIS
+from peers.protocol.signing import NO_IDENTITY
 from transport.effects import NEVER
 from transport.keys import short
 
@@ -55,6 +56,8 @@ class Entry:
 
     key: bytes
     name: str
+    identity: bytes = NO_IDENTITY
+    """The Ed25519 key that checks what it signs."""
     order: int = 0
     """Position in the order of entering: ties go to whoever came first."""
     member_state: MemberState = MemberState.ABSENT
@@ -230,4 +233,4 @@ class Roster:
 
     def member_is(self, entry: Entry) -> MemberIs:
         """What others are told of a member."""
-        return MemberIs(self.epoch, entry.key, entry.name, entry.addresses, entry.stage)
+        return MemberIs(self.epoch, entry.key, entry.name, entry.addresses, entry.stage, entry.identity)

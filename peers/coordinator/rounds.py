@@ -28,7 +28,7 @@ from peers.protocol.traces import (
     RepairedTrace,
     SetAsideTrace,
 )
-from transport.collectives.direct_reduce import chunk_elements_for
+from transport.collectives.direct_reduce import Plan, chunk_elements_for
 
 MAX_SPLIT_ATTEMPTS = 3
 """Attempts after which a round whose results differ without a majority is given up."""
@@ -178,6 +178,10 @@ def repeat(state: RunState, course: Course, now: float, current: OpenRound) -> N
 def _say_open(state: RunState, course: Course, now: float, current: OpenRound) -> None:
     current.idle = course.suspicion.idle(current.members, course.chain.index)
     current.proved = current.proved or course.suspicion.proves(current.members, course.chain.index)
+    lost = frozenset(current.lost)
+    current.plans[current.attempt] = Plan(
+        current.attempt, current.founders, current.weights, lost, current.idle, current.proved
+    )
     message = Open(
         current.serial,
         current.attempt,

@@ -19,6 +19,7 @@ from peers.coordinator.journal import (
     PeerCertified,
     PeerInvited,
     PeerKicked,
+    PeerSigns,
     PlaceGivenBack,
     RunBegan,
     RunStopped,
@@ -88,6 +89,8 @@ class RunState:
                 self.roster.certify(entry.key, entry.name)
             case PeerInvited():
                 self.roster.certify(entry.key, entry.name, entry.invite)
+            case PeerSigns():
+                self._known(entry.key).identity = entry.identity
             case PlaceGivenBack():
                 self._known(entry.key).has_place = False
             case PeerKicked():

@@ -16,6 +16,7 @@ from peers.member.exchanges import Exchanges
 from peers.member.fetches import Fetches
 from peers.member.follower import Follower
 from peers.member.membership import Membership
+from peers.member.notary import MemberNotary
 from peers.member.outlet import MemberOutlet
 from peers.member.results import KeptResults
 from peers.member.rounds import Rounds
@@ -56,6 +57,7 @@ from peers.protocol.messages import (
     Wanted,
 )
 from peers.protocol.profile import Profile
+from peers.protocol.signing import Signer, Verify, run_of
 from transport.collectives.direct_reduce import MeanChunk, PartChunk
 from transport.collectives.fetch import Lack, Piece, Want
 from transport.effects import Payload
@@ -77,6 +79,7 @@ class Member:
         failure_timeout_s: float,
         patience_s: float,
         limits: Limits,
+        signing: tuple[Signer, Verify] | None = None,
     ) -> None:
         num_fragments = profile.manifest.num_fragments
         self.profile = profile
@@ -86,7 +89,9 @@ class Member:
         self.exchanges = Exchanges(outlet, failure_timeout_s, patience_s, limits)
         self.averaging: Averaging
         if profile.matching is None:
-            self.averaging = Rounds(me, coordinator, self.contributions, self.exchanges, outlet)
+            run = run_of(coordinator, profile.manifest.settings)
+            notary = MemberNotary(*signing, self.membership.others) if signing else None
+            self.averaging = Rounds(me, coordinator, self.contributions, self.exchanges, outlet, run, notary)
         else:
             self.averaging = Swaps(
                 me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits

@@ -26,6 +26,9 @@ class MemberOutlet(Protocol):
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
         """The member is done with a payload: its bytes become credit of ``peer`` again."""
 
+    def show(self, now: float, message: Any, payload: Payload) -> bool:
+        """Let the coordinator have a payload; False if there is no room for it now."""
+
     def deliver(self, event: object) -> None:
         """Hand an event to the training loop."""
 

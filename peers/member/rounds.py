@@ -6,6 +6,7 @@ it holds the whole result, or who keeps it waiting; it ends a round only at the 
 
 from __future__ import annotations
 
+from peers.member.appeal import shown_by, two_things_told
 from peers.member.averaging import Handler
 from peers.member.contributions import Contributions
 from peers.member.exchanges import Exchanges, RunningExchange
@@ -14,8 +15,10 @@ from peers.protocol.commands import Swap
 from peers.protocol.events import Fate, RoundAborted, RoundOpened
 from peers.protocol.fields import MAX_SQUARE, cut
 from peers.protocol.messages import Abort, Decline, Done, Missing, NoSwap, Open, Stuck
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
+from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan, Poison
 from transport.collectives.norms import NormLimits
+from transport.collectives.proofs import Notary, Terms
+from transport.collectives.prover import Prover
 from transport.effects import Payload
 from transport.errors import BadFrame
 
@@ -32,13 +35,18 @@ class Rounds:
         contributions: Contributions,
         exchanges: Exchanges,
         outlet: MemberOutlet,
+        run: bytes = b"",
+        notary: Notary | None = None,
     ) -> None:
+        """Without a ``notary`` it takes no part in rounds that are proved."""
         self.handlers: dict[type, Handler] = {Open: self.open, Abort: self.abort}
         self._me = me
         self._coordinator = coordinator
         self._contributions = contributions
         self._exchanges = exchanges
         self._outlet = outlet
+        self._run = run
+        self._notary = notary
 
     # -- the coordinator's word ---------------------------------------------------------------
 
@@ -52,8 +60,13 @@ class Rounds:
         self._exchanges.know(message.serial)
         lost = frozenset(message.founders[i] for i in message.lost if i < len(message.founders))
         idle = frozenset(message.founders[i] for i in message.idle if i < len(message.founders))
+        if message.proved and self._notary is None:
+            self._outlet.send(now, self._coordinator, Decline(message.serial, "it has no key to sign with"))
+            return
         limits = NormLimits(message.part_limits, message.mean_limit)
-        plan = Plan(message.attempt, message.founders, message.weights, lost, idle, limits=limits)
+        plan = Plan(
+            message.attempt, message.founders, message.weights, lost, idle, message.proved, limits=limits
+        )
         running = self._exchanges.running.get(message.serial) or self._join(now, message)
         if running is None or self._me not in plan.members:
             return
@@ -77,10 +90,18 @@ class Rounds:
             self._outlet.send(now, self._coordinator, Decline(message.serial, reason))
             return None
         mine.serial = message.serial
-        exchange = DirectReduce(message.serial, self._me, mine.reducer, max(1, message.chunk_elements), now)
+        chunk_elements = max(1, message.chunk_elements)
+        prover = self._prover(message, mine.reducer.num_elements)
+        exchange = DirectReduce(message.serial, self._me, mine.reducer, chunk_elements, now, prover)
         running = RunningExchange(message.fragment, exchange, now, mine.tokens)
         self._exchanges.running[message.serial] = running
         return running
+
+    def _prover(self, message: Open, num_elements: int) -> Prover | None:
+        if self._notary is None:
+            return None
+        terms = Terms(self._run, message.serial, message.base, message.fragment, num_elements)
+        return Prover(self._me, self._notary, terms)
 
     def abort(self, now: float, message: Abort) -> None:
         """A round is void. Its contribution is offered again, or has come too late."""
@@ -117,17 +138,29 @@ class Rounds:
     def _report(self, now: float, serial: int, running: RunningExchange) -> None:
         exchange = running.exchange
         if exchange.poisoned and running.told_stuck != exchange.attempt:
-            peer, reason = exchange.poisoned.peer, exchange.poisoned.reason
-            self._say_stuck(now, serial, running, (peer,), reason)
+            self._accuse(now, serial, running, exchange.poisoned)
         elif exchange.done and running.told_done != exchange.attempt:
             running.told_done = exchange.attempt
             squares = tuple(min(square, MAX_SQUARE) for square in exchange.norms.parts)
             done = Done(serial, exchange.attempt, exchange.digest(), squares)
             self._outlet.send(now, self._coordinator, done)
 
+    def _accuse(self, now: float, serial: int, running: RunningExchange, poison: Poison) -> None:
+        """With what can be shown, if anything can; without room for it, at the next tick."""
+        shown, told = shown_by(running.exchange), two_things_told(running.exchange)
+        if told is None and shown is None:
+            self._say_stuck(now, serial, running, (poison.peer,), poison.reason)
+        elif told is not None:
+            running.told_stuck = running.exchange.attempt
+            self._outlet.send(now, self._coordinator, told)
+        elif shown is not None and self._outlet.show(now, *shown):
+            running.told_stuck = running.exchange.attempt
+
     def tick(self, now: float) -> None:
-        """Report members who owe us something and are silent."""
-        for serial, running in self._exchanges.running.items():
+        """Report members who owe us something and are silent, and what could not be shown before."""
+        for serial, running in list(self._exchanges.running.items()):
+            if running.exchange.poisoned:
+                self._report(now, serial, running)
             if running.exchange.done or running.told_stuck == running.exchange.attempt:
                 continue
             silent = self._exchanges.silent(now, running.exchange)

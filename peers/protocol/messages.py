@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from peers.protocol import fields
+from peers.protocol.signing import NO_IDENTITY
 from transport.frames import Between, Key, Small, kind
 
 PROTOCOL = 4
@@ -280,6 +281,8 @@ class MemberIs:
     name: fields.Name
     addresses: fields.Addresses
     stage: fields.Stage
+    identity: fields.Key = NO_IDENTITY
+    """The Ed25519 key that checks what it signs."""
 
 
 @kind(72)

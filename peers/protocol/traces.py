@@ -235,6 +235,15 @@ class PoisonedTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class ProvedWrongTrace(Trace):
+    """The coordinator judged what it was shown: that member is out for good."""
+
+    peer: bytes
+    peer_name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class GridlockTrace(Trace):
     """Members waited for each other in a circle: ``peers`` are asked to offer ``fragment``."""
 

@@ -1,7 +1,7 @@
 """Copies of a core that was stopped in the midst of a run: each is as the core was, none touches another.
 
 A core holds closures and views of buffers, which `copy.deepcopy` shares or refuses. Here what holds state is
-copied, closures with what they close over; code, modules and bytes are shared.
+copied, closures with what they close over; code, modules, bytes and identities are shared.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-_SHARED = (types.CodeType, types.ModuleType, memoryview)
+from peers.admission.identity import Identity
+
+_SHARED = (types.CodeType, types.ModuleType, memoryview, Identity)
 
 
 def _empty(code: Any, module: types.ModuleType, name: str, num_cells: int) -> types.FunctionType:

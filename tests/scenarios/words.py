@@ -184,6 +184,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     journal.TermBegan: lambda n, e: f"writes: term {e.term} begins",
     journal.PeerInvited: lambda n, e: f"writes: {n.peer(e.key)} may enter",
     journal.PeerCertified: lambda n, e: f"writes: {n.peer(e.key)} may enter",
+    journal.PeerSigns: lambda n, e: f"writes: {n.peer(e.key)} signs with a key of its own",
     journal.IncarnationSeen: lambda n, e: f"writes: a newer process of {n.peer(e.key)} is here",
     journal.CommitWritten: lambda n, e: f"writes: {_record(n, e.commit())}",
     traces.RemovedTrace: lambda n, t: f"takes {n.peer(t.peer)} off the roster: {n.plain(t.reason)}",

@@ -20,6 +20,7 @@ from peers.coordinator.journal import CommitWritten, PeerInvited, RunBegan, Term
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
 from peers.protocol.record import GENESIS, Record, genesis_head
+from peers.protocol.traces import ProvedWrongTrace
 from tests.sim.doors import HOST, STRANGER, key_of
 from tests.sim.fates import Contribution, Fates
 from tests.sim.trainer import Vector, contribution_of, digests_of, initial_state, outer_step
@@ -63,8 +64,15 @@ class Checkers:
     def observe(self, now: float, key: bytes, effect: Effect) -> None:
         if isinstance(effect, Trace):
             self.world.seen[effect.name] += 1
+            if isinstance(effect, ProvedWrongTrace):
+                self._put_out(self.world.peer_names[effect.peer], effect.reason)
         elif isinstance(effect, Store):
             self._stored(effect.entry)
+
+    def _put_out(self, index: int, reason: str) -> None:
+        """X10: nobody is put out who did nothing wrong."""
+        if index not in self.world.poisoned | self.world.hostile:
+            raise Violation("X10", f"worker {index} was put out: {reason}")
 
     def note(self, now: float, worker: Worker, seen: object) -> None:
         match seen:

@@ -47,7 +47,8 @@ def test_every_kind_of_fault_fires_and_every_kind_of_recovery_happens(
             seen.update(found.seen)
     rare = {kind: fired[kind] for kind in KINDS if fired[kind] < 50}
     assert not rare, f"too rare: {rare}"
-    recoveries = ("repaired", "set_aside", "aborted", "poisoned", "outlier", "needs_state", "superseded")
+    recoveries = ("repaired", "set_aside", "aborted", "poisoned", "proved_wrong", "outlier", "needs_state")
+    recoveries += ("superseded",)
     unseen = [name for name in recoveries if seen[name] < 10]
     assert not unseen, f"never reached: {unseen}"
     assert seen["restored"] >= 1

@@ -19,6 +19,8 @@ from peers.protocol.application import piece_sizes
 from peers.protocol.record import GENESIS
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import digest_of, tree_digest
+from transport.effects import Payload
+from transport.errors import Poisoned
 from transport.limits import Limits
 
 Vector = npt.NDArray[np.float32]
@@ -73,6 +75,18 @@ class Blob:
 
     def piece(self, index: int) -> bytes:
         return self.data[index * self.piece_bytes : (index + 1) * self.piece_bytes]
+
+
+class VectorJudge:
+    """Tells whether a chunk is finite, by what members decode with."""
+
+    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+        reducer = NumpyReducer(num_elements)
+        try:
+            reducer.accept(0, payload)
+        except Poisoned as error:
+            return error.reason
+        return ""
 
 
 @dataclass

@@ -19,9 +19,19 @@ from peers.coordinator.rules import Rules
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
 from peers.protocol.events import Restored, RoundCommitted
-from peers.protocol.messages import Welcome
-from tests.sim.doors import HOST, SETTINGS, STRANGER, Stranger, invite_of, key_of, knock_of, open_door
-from tests.sim.trainer import SYNC_EVERY, VectorReplica
+from peers.protocol.messages import Refused, Welcome
+from tests.sim.doors import (
+    HOST,
+    SETTINGS,
+    STRANGER,
+    Stranger,
+    identity_of,
+    invite_of,
+    key_of,
+    knock_of,
+    open_door,
+)
+from tests.sim.trainer import SYNC_EVERY, VectorJudge, VectorReplica
 from tests.sim.violation import Violation
 from transport.effects import Effect
 from transport.frames import unpack
@@ -147,7 +157,7 @@ class World:
             1000 + self.host_lives,
             Contact(key, ()),
             failure_timeout_s=TIMEOUT_S,
-            hosting=Hosting(rules, journal, open_door()),
+            hosting=Hosting(rules, journal, open_door(), judge=VectorJudge()),
             limits=self.limits,
         )
         self.net.add(key, self.host, Access(latency_s=0.01), self._host_event)
@@ -168,6 +178,8 @@ class World:
                 self.net.at(KNOCK_AGAIN_S, knock)
                 return
             welcome = unpack(reply[0])
+            if isinstance(welcome, Refused) and index in self.poisoned | self.hostile:
+                return  # it was put out
             assert isinstance(welcome, Welcome), f"worker {index} is not let in: {welcome}"
             assert welcome.settings == SETTINGS
             self.knocking.discard(index)
@@ -188,6 +200,7 @@ class World:
             Contact(key_of(HOST), ("tcp://host:1",)),
             failure_timeout_s=TIMEOUT_S,
             limits=self.limits,
+            signer=identity_of(index),
         )
         replica = VectorReplica(index, list(self.sizes), self.limits, life=life, exchanges=self.exchanges)
         replica.poison, replica.explode = index in self.poisoned, index in self.exploded

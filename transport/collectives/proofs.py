@@ -3,7 +3,7 @@
 The index of a vector is a Merkle tree over the digests of its encoded chunks. Its author signs a *statement*
 about the root once, and each chunk carries the signature and its path to the root, so that whoever holds a
 chunk can show whom it is from. Two roots under one statement are equivocation. Keys are handed in as a
-`Notary`; nothing here knows who a member is. Pure. Keeps X9.
+`Notary`; nothing here knows who a member is. Pure. Keeps X10.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Terms:
     serial: int
     base: bytes
     fragment: int
+    num_elements: int
 
     def statement(
         self, root: bytes, founders: Sequence[bytes], attempt: int = -1, lost: Iterable[bytes] = ()
@@ -52,9 +53,8 @@ class Terms:
         it there is neither ``attempt`` nor ``lost``."""
         parties = hashlib.sha256(b"".join([*founders, b"lost", *sorted(lost)])).digest()
         role = "mean" if attempt >= 0 else "part"
-        return pack_items(
-            [self.run, role, self.serial, self.base, self.fragment, parties, max(0, attempt), root]
-        )
+        about = [self.run, role, self.serial, self.base, self.fragment, self.num_elements]
+        return pack_items([*about, parties, max(0, attempt), root])
 
 
 class Index:

@@ -51,7 +51,9 @@ class Behind:
         self.orders: list[str] = []
         self.asked: list[tuple[float, bytes, int]] = []
 
-    def admit(self, now: float, key: bytes, name: str, invite: bytes, uses: int) -> Refused | None:
+    def admit(
+        self, now: float, key: bytes, name: str, invite: bytes, uses: int, identity: bytes
+    ) -> Refused | None:
         self.admitted.append((key, name))
         self.asked.append((now, invite, uses))
         return self.refusal

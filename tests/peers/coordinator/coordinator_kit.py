@@ -6,6 +6,7 @@ from typing import Any
 
 from peers.coordinator.chain import Chain
 from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.judgement import Court
 from peers.coordinator.rules import Rules
 from peers.protocol.messages import (
     PROTOCOL,
@@ -33,13 +34,13 @@ def key(index: int) -> bytes:
 class Swarm:
     """A coordinator, and what it says to imagined members."""
 
-    def __init__(self, journal: list[bytes] | None = None, **rules: Any) -> None:
+    def __init__(self, journal: list[bytes] | None = None, court: Court | None = None, **rules: Any) -> None:
         self.said: list[tuple[bytes, Any]] = []
         self.journal = journal if journal is not None else []
         self.silent: dict[bytes, float] = {}
         self.traces: list[Trace] = []
         self.now = 0.0
-        self.core = Coordinator(key(255), Rules(SETTINGS, **rules), LIMITS, self)
+        self.core = Coordinator(key(255), Rules(SETTINGS, **rules), LIMITS, self, court)
         self.core.restore([unpack(entry) for entry in self.journal])
         self.core.start(0.0)
 

@@ -31,6 +31,8 @@ class FakeOutlet:
         self.said: list[tuple[bytes, Any]] = []
         self.bulk: list[tuple[bytes, Any, Payload]] = []
         self.events: list[Any] = []
+        self.shown: list[tuple[Any, Payload]] = []
+        """What the coordinator was shown."""
         self.returned: list[tuple[bytes, int]] = []
         """Credit, by whom it is for."""
         self.met: list[bytes] = []
@@ -44,6 +46,11 @@ class FakeOutlet:
 
     def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
         self.bulk.append((peer, message, payload))
+
+    def show(self, now: float, message: Any, payload: Payload) -> bool:
+        if self.room_bytes:
+            self.shown.append((message, payload))
+        return self.room_bytes > 0
 
     def room(self, peer: bytes) -> int:
         return self.room_bytes

@@ -26,7 +26,14 @@ from transport.digests import digest_of
 from transport.effects import Payload
 from transport.errors import BadFrame
 
-TERMS = Terms(b"run", 1, b"base", 0)
+TERMS = Terms(b"run", 1, b"base", 0, 40)
+OTHER_TERMS = [
+    Terms(b"ruN", 1, b"base", 0, 40),
+    Terms(b"run", 2, b"base", 0, 40),
+    Terms(b"run", 1, b"basE", 0, 40),
+    Terms(b"run", 1, b"base", 1, 40),
+    Terms(b"run", 1, b"base", 0, 41),
+]
 
 
 def key(index: int) -> bytes:
@@ -209,7 +216,7 @@ def test_a_chunk_that_its_author_did_not_vouch_for_is_no_chunk() -> None:
 
 
 def test_a_proof_of_another_round_or_attempt_is_none() -> None:
-    for terms in (Terms(b"run", 2, b"base", 0), Terms(b"ruN", 1, b"base", 0), Terms(b"run", 1, b"base", 1)):
+    for terms in OTHER_TERMS:
         group, other = Proving(3), Prover(key(1), Seal(key(1)), terms)
         group.begin(0)
         _, _, message, payload = first(group, ProvedPart, key(1), key(0))

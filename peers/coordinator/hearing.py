@@ -1,0 +1,82 @@
+"""What members show of open rounds, and what follows from the coordinator's judgement.
+
+One thing per member and round is looked at. Whoever was wrong is put out for good; where nothing can be told,
+what is shown is a word (`peers.coordinator.accusations`). Keeps X10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from peers.coordinator import accusations, rounds
+from peers.coordinator.course import Course
+from peers.coordinator.judgement import Court, Verdict
+from peers.coordinator.open_round import OpenRound
+from peers.coordinator.roster import Entry
+from peers.coordinator.state import RunState
+from peers.protocol.evidence import Shown, ToldTwoThings
+from peers.protocol.fields import cut
+from peers.protocol.messages import Refused, Stuck
+from peers.protocol.traces import ProvedWrongTrace
+from transport.effects import Payload
+
+PutOut = Callable[[float, Entry, Refused], None]
+
+
+class Hearing:
+    """Takes evidence, and carries verdicts out by ``put_out``."""
+
+    def __init__(self, state: RunState, court: Court | None, put_out: PutOut) -> None:
+        self._state = state
+        self._court = court
+        self._put_out = put_out
+
+    def take_chunk(self, now: float, peer: bytes, message: Shown, payload: Payload) -> None:
+        """A chunk that a member refuses; one of the two is wrong. Raises `BadFrame`."""
+        found = self._round_of(peer, message)
+        if found is None:
+            return
+        course, accuser, current = found
+        verdict = None
+        if self._court is not None:
+            identity = self._state.roster.entries[message.author].identity
+            verdict = self._court.of_shown(current, peer, identity, message, payload)
+        if verdict is not None:
+            self._carry_out(now, course, current, verdict)
+        else:
+            reason = message.reason or "it is refused"
+            word = Stuck(message.serial, message.attempt, (message.author,), reason)
+            accusations.hear(self._state, course, now, current, accuser, word)
+
+    def take_two_things(self, now: float, peer: bytes, message: ToldTwoThings) -> None:
+        """Two roots that one author signed under one statement. Raises `BadFrame`."""
+        found = self._round_of(peer, message)
+        if found is None or self._court is None:
+            return
+        course, _, current = found
+        identity = self._state.roster.entries[message.author].identity
+        self._carry_out(now, course, current, self._court.of_two_things(current, peer, identity, message))
+
+    def _round_of(
+        self, peer: bytes, message: Shown | ToldTwoThings
+    ) -> tuple[Course, Entry, OpenRound] | None:
+        entry = self._state.roster.entries.get(peer)
+        if entry is None or not entry.entered or entry.kicked:
+            return None
+        course = self._state.course_of(entry)
+        current = course.round_of(message.serial)
+        if current is None or not {peer, message.author} <= set(current.members):
+            return None
+        if peer in current.shown_by:
+            return None
+        current.shown_by.add(peer)
+        return course, entry, current
+
+    def _carry_out(self, now: float, course: Course, current: OpenRound, verdict: Verdict) -> None:
+        entry = self._state.roster.entries[verdict.guilty]
+        trace = ProvedWrongTrace(peer=entry.key, peer_name=entry.name, reason=verdict.reason)
+        self._state.outlet.trace(trace)
+        if entry.key == self._state.me:  # the host's own worker cannot be parted from the host
+            rounds.set_aside(self._state, course, now, current, [entry.key], cut(verdict.reason))
+        else:
+            self._put_out(now, entry, Refused("proved", cut(f"this worker was put out: {verdict.reason}")))

@@ -1,0 +1,123 @@
+"""The coordinator's judgement of what members show it about a proved round.
+
+A chunk that its author vouched for and that must not be used puts its author out; a chunk that is all right,
+or that nobody vouched for, puts the accuser out: one of the two is wrong, and it can be told which. Two roots
+under one statement put their author out. Decoding is handed in (`Judge`), for a coordinator has no model; one
+that cannot decode takes what it is shown for a word (`peers.coordinator.accusations`). Pure. Keeps X10.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from peers.coordinator.open_round import OpenRound
+from peers.protocol.evidence import Shown, ToldTwoThings
+from peers.protocol.signing import INDEX_TAG, Verify
+from transport.collectives.direct_reduce import Plan
+from transport.collectives.proofs import Terms, root_of
+from transport.effects import Payload
+from transport.errors import BadFrame
+
+MAX_CHUNKS = 1 << 20
+"""Of a vector that is judged."""
+
+
+class Judge(Protocol):
+    """Tells whether a chunk can be used, as members find it when they decode it."""
+
+    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+        """What is wrong with an encoded chunk of so many elements: a mean of ``num_parts``, or a contribution
+        for None. Nothing if it can be used, and None if that cannot be told here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who was wrong, and how that is known."""
+
+    guilty: bytes
+    reason: str
+
+
+class Court:
+    """Judges by signatures, and by decoding where it can."""
+
+    def __init__(self, run: bytes, verify: Verify, judge: Judge | None) -> None:
+        self._run = run
+        self._verify = verify
+        self._judge = judge
+
+    def of_shown(
+        self, current: OpenRound, accuser: bytes, identity: bytes, shown: Shown, payload: Payload
+    ) -> Verdict | None:
+        """Who is wrong about a chunk whose author has that ``identity``; None if it cannot be told. Raises
+        `BadFrame` for what no member can have got."""
+        plan = _plan_of(current, shown.attempt, shown.author, accuser)
+        num_chunks = _num_chunks(current, shown.num_elements)
+        if shown.chunk >= num_chunks:
+            raise BadFrame("a chunk outside the vector")
+        leaf, num_leaves = shown.chunk, num_chunks
+        if shown.mean:
+            owned = [c for c in range(num_chunks) if plan.owner(c, num_chunks) == shown.author]
+            if shown.chunk not in owned:
+                raise BadFrame("a mean from someone who does not own the chunk")
+            leaf, num_leaves = owned.index(shown.chunk), len(owned)
+        root = root_of(payload, leaf, num_leaves, shown.path)
+        terms = self._terms(current, shown.num_elements)
+        if not self._signed(terms, plan, shown, identity, root, shown.signature):
+            return Verdict(accuser, "it showed a chunk for which nobody vouched")
+        start = shown.chunk * current.chunk_elements
+        length = min(current.chunk_elements, shown.num_elements - start)
+        num_parts = len(plan.members) if shown.mean else None
+        fault = self._judge.fault(payload, length, num_parts) if self._judge else None
+        if fault is None:
+            return None
+        what = "the mean" if shown.mean else "a contribution"
+        if fault:
+            return Verdict(shown.author, f"it vouched for {what} that cannot be used: {fault}")
+        return Verdict(accuser, f"it refused {what} that is all right")
+
+    def of_two_things(
+        self, current: OpenRound, accuser: bytes, identity: bytes, told: ToldTwoThings
+    ) -> Verdict:
+        """Who is wrong about two roots of an author with that ``identity``. Raises `BadFrame`."""
+        plan = _plan_of(current, told.attempt, told.author, accuser)
+        terms = self._terms(current, told.num_elements)
+        both = ((told.root, told.signature), (told.other_root, told.other_signature))
+        signed = all(self._signed(terms, plan, told, identity, *each) for each in both)
+        if signed and told.root != told.other_root:
+            return Verdict(told.author, "it vouched for two different things in one round")
+        return Verdict(accuser, "it showed two words of which one was never said")
+
+    def _terms(self, current: OpenRound, num_elements: int) -> Terms:
+        return Terms(self._run, current.serial, current.base, current.fragment, num_elements)
+
+    def _signed(
+        self,
+        terms: Terms,
+        plan: Plan,
+        about: Shown | ToldTwoThings,
+        identity: bytes,
+        root: bytes,
+        signature: bytes,
+    ) -> bool:
+        attempt, lost = (plan.attempt, plan.lost) if about.mean else (-1, frozenset[bytes]())
+        statement = terms.statement(root, plan.founders, attempt, lost)
+        return self._verify(identity, INDEX_TAG, statement, signature)
+
+
+def _plan_of(current: OpenRound, attempt: int, author: bytes, accuser: bytes) -> Plan:
+    plan = current.plans.get(attempt)
+    if plan is None or not plan.proved or author == accuser:
+        raise BadFrame("evidence about no attempt that was proved")
+    if author not in plan.members or accuser not in plan.members:
+        raise BadFrame("evidence about somebody who was not in that attempt")
+    return plan
+
+
+def _num_chunks(current: OpenRound, num_elements: int) -> int:
+    num_chunks = -(-num_elements // current.chunk_elements)
+    if num_chunks > MAX_CHUNKS:
+        raise BadFrame(f"a vector of {num_chunks} chunks")
+    return num_chunks

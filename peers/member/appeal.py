@@ -1,0 +1,50 @@
+"""What a member can show the coordinator when it refuses a chunk; nothing where it has only its word.
+
+Functions over an exchange. What becomes of it is the coordinator's affair (`peers.coordinator.judgement`).
+"""
+
+from __future__ import annotations
+
+from peers.protocol.evidence import Shown, ToldTwoThings
+from peers.protocol.fields import cut
+from transport.collectives.direct_reduce import DirectReduce
+from transport.effects import Payload
+
+
+def shown_by(exchange: DirectReduce) -> tuple[Shown, Payload] | None:
+    """The chunk that this member refuses, as its author vouched for it."""
+    found, prover, payload = exchange.poisoned, exchange.prover, exchange.poison_payload()
+    if found is None or prover is None or payload is None or not found.alone:
+        return None
+    proof = prover.proof_of(found.peer, found.chunk, found.mean)
+    if proof is None:
+        return None
+    message = Shown(
+        exchange.serial,
+        exchange.attempt,
+        found.peer,
+        found.mean,
+        exchange.reducer.num_elements,
+        found.chunk,
+        *proof,
+        cut(found.reason, 64),
+    )
+    return message, payload
+
+
+def two_things_told(exchange: DirectReduce) -> ToldTwoThings | None:
+    """The two roots that one of the others signed under one statement."""
+    found = exchange.prover.equivocation if exchange.prover else None
+    if found is None:
+        return None
+    return ToldTwoThings(
+        exchange.serial,
+        found.attempt,
+        found.author,
+        found.mean,
+        exchange.reducer.num_elements,
+        found.one.root,
+        found.one.signature,
+        found.other.root,
+        found.other.signature,
+    )

@@ -1,0 +1,47 @@
+"""What members show the coordinator about a proved round, so that it can judge by itself.
+
+Bulk messages: a chunk, or many roots, travel beside the header. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.protocol import fields
+from transport.collectives.fields import ChunkIndex
+from transport.collectives.proofs import Path, Signature
+from transport.frames import Count, kind
+
+
+@kind(112)
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A chunk that must not be used, as its author vouched for it; its bytes travel beside."""
+
+    serial: fields.Serial
+    attempt: fields.Attempt
+    author: fields.Key
+    mean: bool
+    """It is a mean, from the owner of the chunk."""
+    num_elements: Count
+    """Of the whole vector."""
+    chunk: ChunkIndex
+    path: Path
+    signature: Signature
+    reason: fields.Reason
+
+
+@kind(113)
+@dataclass(frozen=True, slots=True)
+class ToldTwoThings:
+    """Two roots that one author signed under one statement."""
+
+    serial: fields.Serial
+    attempt: fields.Attempt
+    author: fields.Key
+    mean: bool
+    num_elements: Count
+    root: fields.Digest
+    signature: Signature
+    other_root: fields.Digest
+    other_signature: Signature

@@ -1,0 +1,136 @@
+"""What a member shows of a chunk that it refuses: the chunk, as its author vouched for it, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peers.admission.identity import Identity, verify
+from peers.coordinator.judgement import Court
+from peers.coordinator.open_round import OpenRound
+from peers.member.appeal import shown_by, two_things_told
+from peers.member.contributions import Contributions
+from peers.member.exchanges import Exchanges
+from peers.member.notary import MemberNotary
+from peers.member.rounds import Rounds
+from peers.protocol.commands import Offer
+from peers.protocol.evidence import Shown
+from peers.protocol.messages import Decline, Open, Stuck
+from tests.peers.member.fakes import (
+    BASE,
+    HOST,
+    ME,
+    OTHER,
+    PATIENCE_S,
+    SIZE,
+    TIMEOUT_S,
+    FakeOutlet,
+    entry,
+    vector,
+)
+from transport.collectives.direct_reduce import DirectReduce, PartChunk, Plan
+from transport.collectives.proofs import Terms
+from transport.collectives.prover import Prover
+from transport.effects import Payload
+
+MINE, THEIRS = Identity(b"1" * 32), Identity(b"2" * 32)
+RUN = b"r" * 32
+PLAN = Plan(0, (ME, OTHER), (100.0, 100.0), proved=True)
+OPEN = Open(1, 0, 0, BASE, SIZE // 2, (ME, OTHER), (100.0, 100.0), (), proved=True)
+
+
+class Finite:
+    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+        assert not isinstance(payload, int)
+        return "" if np.isfinite(np.frombuffer(payload, np.float32)).all() else "not finite"  # type: ignore[arg-type]
+
+
+def offering(signs: bool = True) -> tuple[FakeOutlet, Rounds, Exchanges]:
+    outlet = FakeOutlet()
+    contributions, exchanges = Contributions(ME, HOST, outlet), Exchanges(outlet, TIMEOUT_S, PATIENCE_S)
+    roster = {OTHER: replace(entry(OTHER), identity=THEIRS.public)}
+    notary = MemberNotary(MINE, verify, roster) if signs else None
+    contributions.offer(BASE, Offer(0, 100, 100, vector(1.0), 1.0))
+    return outlet, Rounds(ME, HOST, contributions, exchanges, outlet, RUN, notary), exchanges
+
+
+def partner(value: float) -> DirectReduce:
+    roster = {ME: replace(entry(ME), identity=MINE.public)}
+    prover = Prover(OTHER, MemberNotary(THEIRS, verify, roster), Terms(RUN, 1, BASE, 0, SIZE))
+    made = DirectReduce(1, OTHER, vector(value), SIZE // 2, 0.0, prover)
+    made.begin(0.0, PLAN)
+    return made
+
+
+def sent_by(exchange: DirectReduce) -> list[tuple[Any, Payload]]:
+    sent: list[tuple[Any, Payload]] = []
+    while exchange.pump(lambda peer: 1 << 30, lambda peer, *each: sent.append(each)):
+        pass
+    return sent
+
+
+def carry(outlet: FakeOutlet, rounds: Rounds, other: DirectReduce) -> None:
+    for _ in range(20):
+        for message, payload in sent_by(other):
+            rounds.take_chunk(1.0, OTHER, message, payload, 10)
+        rounds.pump(1.0)
+        mine, outlet.bulk = outlet.bulk, []
+        for _, message, payload in mine:
+            take = other.part if isinstance(message, PartChunk) else other.mean
+            take(0.0, ME, message, payload)
+
+
+def test_a_member_without_a_key_takes_no_part_in_a_proved_round() -> None:
+    outlet, rounds, exchanges = offering(signs=False)
+    rounds.open(0.0, OPEN)
+    assert len(outlet.told(HOST, Decline)) == 1
+    assert not exchanges.running
+
+
+def test_what_cannot_be_added_is_shown_once_and_the_coordinator_can_judge_it() -> None:
+    outlet, rounds, exchanges = offering()
+    rounds.open(0.0, OPEN)
+    carry(outlet, rounds, partner(float("nan")))
+    rounds.tick(2.0)
+    ((message, payload),) = outlet.shown
+    assert isinstance(message, Shown)
+    assert (message.author, message.mean, message.num_elements) == (OTHER, False, SIZE)
+    assert not outlet.told(HOST, Stuck)
+    current = OpenRound(1, 0, BASE, SIZE // 2, PLAN.founders, PLAN.weights, opened_at=0.0)
+    current.plans = {0: PLAN}
+    verdict = Court(RUN, verify, Finite()).of_shown(current, ME, THEIRS.public, message, payload)
+    assert verdict is not None
+    assert verdict.guilty == OTHER
+    assert shown_by(exchanges.running[1].exchange) == (message, payload)
+    assert two_things_told(exchanges.running[1].exchange) is None
+
+
+def test_without_room_it_is_shown_later() -> None:
+    outlet, rounds, _ = offering()
+    rounds.open(0.0, OPEN)
+    carry(outlet, rounds, partner(float("nan")))
+    shown = outlet.shown
+    outlet, rounds, _ = offering()
+    rounds.open(0.0, OPEN)
+    other = partner(float("nan"))
+    outlet.room_bytes = 0
+    for message, payload in sent_by(other):
+        rounds.take_chunk(1.0, OTHER, message, payload, 10)
+    for _ in range(9):
+        rounds.pump(1.0)
+    assert outlet.shown == []
+    outlet.room_bytes = 1 << 30
+    rounds.tick(3.0)
+    assert [message for message, _ in outlet.shown] == [message for message, _ in shown]
+
+
+@pytest.mark.parametrize("value", [1.0, 3.0])
+def test_of_what_can_be_added_nothing_is_shown(value: float) -> None:
+    outlet, rounds, exchanges = offering()
+    rounds.open(0.0, OPEN)
+    carry(outlet, rounds, partner(value))
+    assert exchanges.running[1].exchange.done
+    assert outlet.shown == []

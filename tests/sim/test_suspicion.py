@@ -1,0 +1,79 @@
+"""Proofs and faults meet: rounds that are proved at random, members without chunks, and every other fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from peers.coordinator import accusations, rounds
+from peers.member.rounds import Rounds
+from peers.protocol.messages import Open, Stuck
+from tests.sim.checkers import Checkers
+from tests.sim.doors import key_of
+from tests.sim.run import run_seed
+from tests.sim.suspicious import SuspiciousNode
+from tests.sim.world import World
+from transport.collectives.prover import Prover
+
+
+@pytest.mark.timeout(600)
+def test_no_fault_makes_an_honest_member_look_like_a_liar(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: Counter[str] = Counter()
+
+    class Counting(Prover):
+        def take_part(self, *part: Any) -> bool:
+            taken["part"] += 1
+            return super().take_part(*part)
+
+        def take_mean(self, *mean: Any) -> bool:
+            taken["mean"] += 1
+            return super().take_mean(*mean)
+
+    monkeypatch.setattr("peers.member.rounds.Prover", Counting)
+    seen: Counter[str] = Counter()
+    for seed in range(1, 9):
+        seen.update(run_seed(seed, None, SuspiciousNode).seen)
+    assert min(taken["part"], taken["mean"]) > 1000
+    assert seen["proved_wrong"] >= 1, "the worker that sends NaN"
+    assert seen["repaired"] >= 5
+
+
+class Accuser(Rounds):
+    """Worker 0 says of another in every attempt that it sent what is not finite."""
+
+    def open(self, now: float, message: Open) -> None:
+        super().open(now, message)
+        others = [key for key in message.founders if key != self._me]
+        if self._me == key_of(0) and others:
+            whom = others[(message.serial + message.attempt) % len(others)]
+            self._outlet.send(now, self._coordinator, Stuck(message.serial, message.attempt, (whom,), "lie"))
+
+
+def commits_of_the_others(seconds: float) -> tuple[int, Counter[str]]:
+    world = World(5, 6)
+    world.hostile.add(0)
+    checkers = Checkers(world)
+    world.net.run(seconds)
+    checkers.sweep()
+    honest = {key_of(index) for index in range(1, 6)}
+    return sum(honest <= set(record.members) for record in checkers.records), world.seen
+
+
+def believe(state: Any, course: Any, now: float, current: Any, accuser: Any, message: Stuck) -> None:
+    """What a coordinator did that believed every word."""
+    rounds.set_aside(state, course, now, current, list(message.peers), message.poison)
+
+
+def test_a_member_that_accuses_others_all_the_time_does_not_keep_them_from_committing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    undisturbed, _ = commits_of_the_others(30.0)
+    monkeypatch.setattr("peers.member.member.Rounds", Accuser)
+    lied_to, seen = commits_of_the_others(30.0)
+    assert seen["poisoned"] >= 10
+    assert lied_to >= 0.8 * undisturbed
+    monkeypatch.setattr(accusations, "hear", believe)
+    believed, _ = commits_of_the_others(30.0)
+    assert believed < 0.5 * undisturbed
