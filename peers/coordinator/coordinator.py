@@ -27,7 +27,7 @@ from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
-from peers.protocol.evidence import Shown, ToldTwoThings
+from peers.protocol.evidence import Roots, Shown, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, cut
 from peers.protocol.manifest import difference, manifest_in
 from peers.protocol.messages import (
@@ -336,6 +336,7 @@ class Coordinator:
                 continue
             for current in list(course.rounds.values()):
                 rounds.judge(state, course, now, current)
+                self._hearing.settle_dissent(now, course, current)
             state_sync.serve_waiting(state, course, now)
             rounds.open_what_can_be(state, course, now)
         self._mode.flush(now)
@@ -434,7 +435,7 @@ class Coordinator:
             if disputes:
                 accusations.dispute(self.state, course, now, current, disputes)
             else:
-                rounds.settle(self.state, course, now, current)
+                rounds.settle(self.state, course, now, current)  # if they differ, see `_advance`
 
     def _stuck(self, now: float, course: Course, entry: Entry, message: Stuck) -> None:
         current = course.round_of(message.serial)
@@ -449,9 +450,12 @@ class Coordinator:
         if current.judge_at is None:
             current.judge_at = now + self._rules.failure_timeout_s / 4
 
-    def take_evidence(self, now: float, peer: bytes, message: Shown, payload: Payload) -> None:
-        """A chunk that a member refuses; one of the two is wrong. Raises `BadFrame`."""
-        self._hearing.take_chunk(now, peer, message, payload)
+    def take_evidence(self, now: float, peer: bytes, message: Shown | Roots, payload: Payload) -> None:
+        """What a member shows: a chunk that it refuses, or whom it had its means from. Raises `BadFrame`."""
+        if isinstance(message, Shown):
+            self._hearing.take_chunk(now, peer, message, payload)
+        else:
+            self._hearing.take_roots(peer, message, payload)
         self._advance(now)
 
     def _told_two_things(self, now: float, course: Course, entry: Entry, message: ToldTwoThings) -> None:

@@ -14,11 +14,12 @@ from peers.coordinator.judgement import Court, Verdict
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
-from peers.protocol.evidence import Shown, ToldTwoThings
+from peers.protocol.evidence import ROOT_BYTES, Roots, Shown, ToldTwoThings
 from peers.protocol.fields import cut
 from peers.protocol.messages import Refused, Stuck
-from peers.protocol.traces import ProvedWrongTrace
-from transport.effects import Payload
+from peers.protocol.traces import DissentTrace, ProvedWrongTrace
+from transport.effects import Payload, Phantom
+from transport.errors import BadFrame
 
 PutOut = Callable[[float, Entry, Refused], None]
 
@@ -57,20 +58,64 @@ class Hearing:
         identity = self._state.roster.entries[message.author].identity
         self._carry_out(now, course, current, self._court.of_two_things(current, peer, identity, message))
 
+    def take_roots(self, peer: bytes, message: Roots, payload: Payload) -> None:
+        """Under which roots a member got the means of an attempt. Raises `BadFrame`."""
+        found = self._round_in(peer, message.serial)
+        if found is None or message.attempt != found[2].attempt or peer in found[2].roots:
+            return
+        current = found[2]
+        if isinstance(payload, Phantom) or len(payload) != ROOT_BYTES * len(current.members):
+            raise BadFrame(f"{len(payload)} bytes of roots of {len(current.members)} members")
+        current.roots[peer] = message.num_elements, bytes(payload)
+
+    def settle_dissent(self, now: float, course: Course, current: OpenRound) -> None:
+        """Members hold different results. The attempt is repeated proved; if they still differ, who vouched
+        for different means is out, and if nobody did, who differs from most sits out."""
+        if not current.differ() or course.rounds.get(current.fragment) is not current:
+            return
+        if not current.proved:
+            current.proved = True
+            self._trace_dissent(current)
+            rounds.repeat(self._state, course, now, current)
+            return
+        if current.roots_until is None:
+            current.roots_until = now + self._state.rules.failure_timeout_s
+            self._trace_dissent(current)
+        if now < current.roots_until and not set(current.members) <= current.roots.keys():
+            return
+        verdicts = self._verdicts(current)
+        for verdict in verdicts:
+            self._carry_out(now, course, current, verdict)
+        if not verdicts:
+            rounds.part_with_dissenters(self._state, course, now, current)
+
+    def _trace_dissent(self, current: OpenRound) -> None:
+        trace = DissentTrace(serial=current.serial, peers=tuple(current.dissenters()))
+        self._state.outlet.trace(trace)
+
+    def _verdicts(self, current: OpenRound) -> list[Verdict]:
+        if self._court is None:
+            return []
+        known = self._state.roster.entries
+        return self._court.of_roots(current, {each: known[each].identity for each in current.members})
+
     def _round_of(
         self, peer: bytes, message: Shown | ToldTwoThings
     ) -> tuple[Course, Entry, OpenRound] | None:
+        found = self._round_in(peer, message.serial)
+        if found is None or message.author not in found[2].members or peer in found[2].shown_by:
+            return None
+        found[2].shown_by.add(peer)
+        return found
+
+    def _round_in(self, peer: bytes, serial: int) -> tuple[Course, Entry, OpenRound] | None:
+        """The open round of that serial, if that member is in it."""
         entry = self._state.roster.entries.get(peer)
         if entry is None or not entry.entered or entry.kicked:
             return None
         course = self._state.course_of(entry)
-        current = course.round_of(message.serial)
-        if current is None or not {peer, message.author} <= set(current.members):
-            return None
-        if peer in current.shown_by:
-            return None
-        current.shown_by.add(peer)
-        return course, entry, current
+        current = course.round_of(serial)
+        return (course, entry, current) if current and peer in current.members else None
 
     def _carry_out(self, now: float, course: Course, current: OpenRound, verdict: Verdict) -> None:
         entry = self._state.roster.entries[verdict.guilty]

@@ -8,11 +8,12 @@ that cannot decode takes what it is shown for a word (`peers.coordinator.accusat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from peers.coordinator.open_round import OpenRound
-from peers.protocol.evidence import Shown, ToldTwoThings
+from peers.protocol.evidence import ROOT_BYTES, Shown, ToldTwoThings
 from peers.protocol.signing import INDEX_TAG, Verify
 from transport.collectives.direct_reduce import Plan
 from transport.collectives.proofs import Terms, root_of
@@ -89,6 +90,30 @@ class Court:
         if signed and told.root != told.other_root:
             return Verdict(told.author, "it vouched for two different things in one round")
         return Verdict(accuser, "it showed two words of which one was never said")
+
+    def of_roots(self, current: OpenRound, identities: Mapping[bytes, bytes]) -> list[Verdict]:
+        """Who is wrong where members hold different means: whoever vouched for two in this attempt, and
+        whoever says that another vouched for what it did not."""
+        plan = current.plans[current.attempt]
+        verdicts: dict[bytes, Verdict] = {}
+        for at, owner in enumerate(plan.members):
+            found: set[bytes] = set()
+            for member, (num_elements, roots) in sorted(current.roots.items()):
+                terms = self._terms(current, num_elements)
+                one = roots[at * ROOT_BYTES : (at + 1) * ROOT_BYTES]
+                root, signature = one[:32], one[32:]
+                if not any(one):
+                    continue
+                statement = terms.statement(root, plan.founders, plan.attempt, plan.lost)
+                if self._verify(identities[owner], INDEX_TAG, statement, signature):
+                    found.add(root)
+                else:
+                    reason = "it showed a root for which nobody vouched"
+                    verdicts.setdefault(member, Verdict(member, reason))
+            if len(found) > 1:
+                reason = "it vouched for different means to different members"
+                verdicts.setdefault(owner, Verdict(owner, reason))
+        return list(verdicts.values())
 
     def _terms(self, current: OpenRound, num_elements: int) -> Terms:
         return Terms(self._run, current.serial, current.base, current.fragment, num_elements)

@@ -34,6 +34,11 @@ class OpenRound:
     """Members sign what they send."""
     plans: dict[int, Plan] = field(default_factory=dict)
     """Attempts so far."""
+    roots: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    """By member: the length of the vector, and the roots under which it got the means of this attempt
+    (`peers.protocol.evidence.Roots`)."""
+    roots_until: float | None = None
+    """Until then the roots of members that differ are waited for."""
     shown_by: set[bytes] = field(default_factory=set)
     """Who has shown something; each member may once."""
     done: dict[bytes, bytes] = field(default_factory=dict)
@@ -73,6 +78,7 @@ class OpenRound:
         self.attempt_at = now
         self.done, self.stuck, self.judge_at = {}, {}, None
         self.squares = {}
+        self.roots, self.roots_until = {}, None
 
     def agreement(self) -> bytes | None:
         """The digest that every live member holds; None while some are missing or differ."""

@@ -21,7 +21,6 @@ from peers.protocol.messages import Abort, Open, Rejected, Wanted
 from peers.protocol.record import Record
 from peers.protocol.traces import (
     CommittedTrace,
-    DissentTrace,
     GridlockTrace,
     OpenedTrace,
     OutlierTrace,
@@ -262,15 +261,15 @@ def _leave_out(
 
 
 def settle(state: RunState, course: Course, now: float, current: OpenRound) -> None:
-    """Commit if everyone holds the same result; set aside who differs from most of the others."""
+    """Commit if everyone holds the same result."""
     digest = current.agreement()
     if digest is not None:
         _commit(state, course, now, current, current.members, digest)
-        return
-    if not current.differ():
-        return
+
+
+def part_with_dissenters(state: RunState, course: Course, now: float, current: OpenRound) -> None:
+    """Set aside who differs from most of the others; nobody could show who is wrong."""
     dissenters = current.dissenters()
-    state.outlet.trace(DissentTrace(serial=current.serial, peers=tuple(dissenters)))
     if dissenters:
         set_aside(state, course, now, current, dissenters, "its result differs from the others'")
     elif current.attempt >= MAX_SPLIT_ATTEMPTS:

@@ -5,7 +5,7 @@ Functions over an exchange. What becomes of it is the coordinator's affair (`pee
 
 from __future__ import annotations
 
-from peers.protocol.evidence import Shown, ToldTwoThings
+from peers.protocol.evidence import ROOT_BYTES, Roots, Shown, ToldTwoThings
 from peers.protocol.fields import cut
 from transport.collectives.direct_reduce import DirectReduce
 from transport.effects import Payload
@@ -48,3 +48,13 @@ def two_things_told(exchange: DirectReduce) -> ToldTwoThings | None:
         found.other.root,
         found.other.signature,
     )
+
+
+def roots_held(exchange: DirectReduce) -> tuple[Roots, Payload] | None:
+    """Under which roots the means of a proved attempt came that is done."""
+    if exchange.prover is None:
+        return None
+    held = exchange.prover.mean_roots()
+    signed = [held.get(member) for member in exchange.members]
+    beside = b"".join(each.root + each.signature if each else bytes(ROOT_BYTES) for each in signed)
+    return Roots(exchange.serial, exchange.attempt, exchange.reducer.num_elements), beside

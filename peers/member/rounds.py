@@ -6,7 +6,7 @@ it holds the whole result, or who keeps it waiting; it ends a round only at the 
 
 from __future__ import annotations
 
-from peers.member.appeal import shown_by, two_things_told
+from peers.member.appeal import roots_held, shown_by, two_things_told
 from peers.member.averaging import Handler
 from peers.member.contributions import Contributions
 from peers.member.exchanges import Exchanges, RunningExchange
@@ -141,6 +141,9 @@ class Rounds:
             self._accuse(now, serial, running, exchange.poisoned)
         elif exchange.done and running.told_done != exchange.attempt:
             running.told_done = exchange.attempt
+            roots = roots_held(exchange)
+            if roots is not None:
+                self._outlet.show(now, *roots)
             squares = tuple(min(square, MAX_SQUARE) for square in exchange.norms.parts)
             done = Done(serial, exchange.attempt, exchange.digest(), squares)
             self._outlet.send(now, self._coordinator, done)

@@ -45,3 +45,18 @@ class ToldTwoThings:
     signature: Signature
     other_root: fields.Digest
     other_signature: Signature
+
+
+@kind(115)
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Under which roots this member got the means of an attempt; beside it, for each member in order, the
+    root and its signature, or zeros for one who owns no chunk. Said beside the `Done` that they lead to."""
+
+    serial: fields.Serial
+    attempt: fields.Attempt
+    num_elements: Count
+
+
+ROOT_BYTES = 32 + 64
+"""Of one owner's root and signature."""

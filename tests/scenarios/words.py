@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peers.coordinator import journal
-from peers.protocol import events, messages, traces
+from peers.protocol import events, evidence, messages, traces
 from peers.protocol.record import Record
 from transport import effects
 from transport.collectives import direct_reduce, fetch
@@ -21,6 +21,7 @@ from transport.link import messages as link
 
 MODULES = {
     messages: "messages",
+    evidence: "messages",
     direct_reduce: "chunks",
     fetch: "state",
     link: "links",
@@ -118,6 +119,7 @@ def sentence_of(n: Names, thing: object) -> str:
 def _open(n: Names, m: messages.Open) -> str:
     members = [key for i, key in enumerate(m.founders) if i not in m.lost]
     again = f", attempt {m.attempt + 1}" if m.attempt else ""
+    again += ", proved" if m.proved else ""
     return f"Open: {n.round(m.serial)}{again}, with {n.all(members)}, on top of {n.commit(m.base)}"
 
 
@@ -169,6 +171,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     ),
     messages.Serve: lambda n, m: "Serve: keep your state, somebody comes for it",
     messages.Open: _open,
+    evidence.Roots: lambda n, m: f"Roots: by whose word I have the means of {n.round(m.serial)}",
     messages.Abort: lambda n, m: f"Abort: {n.round(m.serial)} is void" + (", offer again" if m.again else ""),
     messages.Committed: lambda n, m: f"Committed: {_record(n, unpack(m.record))}",
     messages.Counted: lambda n, m: f"Counted: {n.commit(m.record)} counts your part in {n.round(m.serial)}",

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from peers.coordinator import accusations, rounds
 from peers.member.rounds import Rounds
 from peers.protocol.messages import Open, Stuck
+from peers.protocol.signing import INDEX_TAG
+from peers.protocol.traces import SetAsideTrace
 from tests.sim.checkers import Checkers
-from tests.sim.doors import key_of
+from tests.sim.doors import identity_of, key_of
 from tests.sim.run import run_seed
 from tests.sim.suspicious import SuspiciousNode
 from tests.sim.world import World
+from transport.collectives.direct_reduce import DirectReduce, MeanChunk, ProvedMean
+from transport.collectives.proofs import Index, Notary, Terms
 from transport.collectives.prover import Prover
+from transport.digests import digest_of
 
 
 @pytest.mark.timeout(600)
@@ -77,3 +84,60 @@ def test_a_member_that_accuses_others_all_the_time_does_not_keep_them_from_commi
     monkeypatch.setattr(accusations, "hear", believe)
     believed, _ = commits_of_the_others(30.0)
     assert believed < 0.5 * undisturbed
+
+
+class Remembering(Prover):
+    """It can be asked what its statements are about."""
+
+    def __init__(self, me: bytes, notary: Notary, terms: Terms) -> None:
+        super().__init__(me, notary, terms)
+        self.terms = terms
+
+
+class TwoFaced(DirectReduce):
+    """Worker 0 sends worker 1 other means than the rest, and vouches for either."""
+
+    def _send_mean(self, peer: bytes, room: Any, send: Any) -> bool:
+        def send_other(to: bytes, message: MeanChunk, payload: Any) -> None:
+            if isinstance(message, ProvedMean):
+                message = self._vouched(message)
+            send(to, message, other_than(payload))
+
+        two_faced = self._me == key_of(0) and peer == key_of(1)
+        return super()._send_mean(peer, room, send_other if two_faced else send)
+
+    def _vouched(self, message: ProvedMean) -> ProvedMean:
+        mine = [chunk for chunk, owner in enumerate(self._owners) if owner == self._me]
+        index = Index([digest_of(other_than(self._means[chunk])) for chunk in mine])
+        assert isinstance(self.prover, Remembering)
+        assert self._plan is not None
+        plan = self._plan
+        statement = self.prover.terms.statement(index.root, plan.founders, plan.attempt, plan.lost)
+        signature = identity_of(0).sign(INDEX_TAG, statement)
+        return replace(message, path=index.path(mine.index(message.chunk)), signature=signature)
+
+
+def other_than(payload: Any) -> bytes:
+    values = np.frombuffer(payload, dtype=np.float32).copy()
+    values[-1] += 1.0
+    return values.tobytes()
+
+
+def test_an_owner_that_sends_different_means_is_put_out_and_its_victim_is_not_punished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.member.rounds.Prover", Remembering)
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", TwoFaced)
+    world = World(5, 5)
+    world.hostile.add(0)
+    checkers = Checkers(world)
+    set_aside: set[bytes] = set()
+    world.observers.append(
+        lambda now, key, effect: set_aside.add(effect.peer) if isinstance(effect, SetAsideTrace) else None
+    )
+    world.net.run(30.0)
+    checkers.sweep()
+    assert world.seen["proved_wrong"] == 1, "worker 0: any other is a violation"
+    assert world.seen["dissent"] >= 2
+    assert not set_aside
+    assert {key_of(index) for index in range(1, 5)} == set(checkers.records[-1].members)

@@ -13,11 +13,11 @@ from peers.coordinator.hearing import Hearing
 from peers.coordinator.journal import PeerKicked
 from peers.coordinator.judgement import Court
 from peers.coordinator.open_round import OpenRound
-from peers.protocol.evidence import Shown, ToldTwoThings
-from peers.protocol.messages import Open, Refused, Stuck
+from peers.protocol.evidence import ROOT_BYTES, Roots, Shown, ToldTwoThings
+from peers.protocol.messages import Done, Open, Refused, Stuck
 from peers.protocol.signing import INDEX_TAG
-from peers.protocol.traces import PoisonedTrace, ProvedWrongTrace
-from tests.peers.coordinator.coordinator_kit import Swarm, key, opened
+from peers.protocol.traces import PoisonedTrace, ProvedWrongTrace, SetAsideTrace
+from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened
 from transport.collectives.direct_reduce import Plan
 from transport.collectives.proofs import Index, Terms
 from transport.digests import digest_of
@@ -27,6 +27,7 @@ from transport.frames import unpack
 
 RUN = b"r" * 32
 AUTHOR, ACCUSER, THIRD = key(1), key(2), key(3)
+WHO_IN_RUN = Identity(b"\x01" * 32)
 WHO, OTHER = Identity(b"1" * 32), Identity(b"2" * 32)
 FINE, BAD = np.ones(4, np.float32).tobytes(), np.full(4, np.nan, np.float32).tobytes()
 
@@ -160,6 +161,19 @@ class Proving(Swarm):
         message = Shown(self.open.serial, 0, key(author), False, 100, 0, (), signature, "not finite")
         self.core.take_evidence(self.now, key(accuser), message, payload)
 
+    def differ(self, attempt: int, **roots: bytes) -> None:
+        """Members 1 to 5 are done, the second with another result; each shows the root by ``w1`` to ``w5``
+        under which it had the author's means."""
+        terms = Terms(RUN, self.open.serial, self.open.base, 0, 100)
+        plan = self.core.state.courses[0].rounds[0].plans[attempt]
+        for index in range(1, 6):
+            root = roots.get(f"w{index}")
+            if root is not None:
+                said = terms.statement(root, plan.founders, attempt, plan.lost)
+                beside = root + WHO_IN_RUN.sign(INDEX_TAG, said) + bytes(4 * ROOT_BYTES)
+                self.core.take_evidence(self.now, key(index), Roots(self.open.serial, attempt, 100), beside)
+            self.hear(index, Done(self.open.serial, attempt, b"x" * 32 if index == 2 else RESULT))
+
     def put_out(self) -> list[bytes]:
         return [e.key for e in map(unpack, self.journal) if isinstance(e, PeerKicked)]
 
@@ -219,6 +233,50 @@ def test_the_hosts_own_worker_is_set_aside_and_not_put_out() -> None:
     swarm.show(BAD)
     assert swarm.put_out() == []
     assert swarm.told(2, Open)[-1].lost == (0,)
+
+
+def set_aside(swarm: Swarm) -> list[bytes]:
+    return [trace.peer for trace in swarm.traces if isinstance(trace, SetAsideTrace)]
+
+
+def test_whoever_vouches_for_different_means_is_out_and_its_victim_stays() -> None:
+    swarm, one, other = Proving(), b"1" * 32, b"2" * 32
+    swarm.differ(0, w1=one, w2=other, w3=one, w4=one, w5=one)
+    assert swarm.put_out() == [key(1)]
+    assert set_aside(swarm) == []
+    assert swarm.told(2, Open)[-1].lost == (0,)
+
+
+def test_where_all_had_the_same_means_who_differs_from_most_sits_out() -> None:
+    swarm, one = Proving(), b"1" * 32
+    swarm.differ(0, w1=one, w2=one, w3=one, w4=one, w5=one)
+    assert swarm.put_out() == []
+    assert set_aside(swarm) == [key(2)]
+
+
+def test_roots_that_do_not_come_are_waited_for_and_not_for_ever() -> None:
+    swarm, one = Proving(), b"1" * 32
+    swarm.differ(0, w1=one, w3=one, w4=one, w5=one)
+    assert set_aside(swarm) == []
+    swarm.later(swarm.core.state.rules.failure_timeout_s + 0.1)
+    assert set_aside(swarm) == [key(2)]
+
+
+def test_whoever_shows_a_root_that_nobody_vouched_for_is_out() -> None:
+    swarm, one = Proving(), b"1" * 32
+    forged = b"2" * 32 + bytes(64) + bytes(4 * ROOT_BYTES)
+    swarm.core.take_evidence(0.0, key(2), Roots(swarm.open.serial, 0, 100), forged)
+    swarm.differ(0, w1=one, w2=one, w3=one, w4=one, w5=one)
+    assert swarm.put_out() == [key(2)]
+
+
+def test_roots_have_a_size_and_an_attempt() -> None:
+    swarm = Proving()
+    for wrong in (bytes(5 * ROOT_BYTES - 1), bytes(4 * ROOT_BYTES), b""):
+        with pytest.raises(BadFrame, match="roots"):
+            swarm.core.take_evidence(0.0, key(2), Roots(swarm.open.serial, 0, 100), wrong)
+    swarm.core.take_evidence(0.0, key(2), Roots(swarm.open.serial, 1, 100), bytes(5 * ROOT_BYTES))
+    assert swarm.core.state.courses[0].rounds[0].roots == {}
 
 
 def test_signing_keys_are_journaled_told_and_kept_over_restarts() -> None:

@@ -161,11 +161,24 @@ def test_below_the_minimum_a_round_is_given_up_and_offers_stand() -> None:
     assert swarm.told(1, Abort)[0].again
 
 
-def test_whoever_differs_from_most_is_set_aside() -> None:
+def test_where_results_differ_the_attempt_is_repeated_proved_and_nobody_is_set_aside() -> None:
     swarm = trained(3)
     serial = opened(swarm, 1, 2, 3).serial
     for index, digest in ((1, RESULT), (2, b"x" * 32), (3, RESULT)):
         swarm.hear(index, Done(serial, 0, digest))
+    again = swarm.told(2, Open)[-1]
+    assert (again.attempt, again.lost, again.proved) == (1, (), True)
+    assert [trace.peer for trace in swarm.traces if isinstance(trace, SetAsideTrace)] == []
+
+
+def test_whoever_differs_from_most_again_and_shows_nothing_is_set_aside() -> None:
+    swarm = trained(3, failure_timeout_s=2.0)
+    serial = opened(swarm, 1, 2, 3).serial
+    for attempt in (0, 1):
+        for index, digest in ((1, RESULT), (2, b"x" * 32), (3, RESULT)):
+            swarm.hear(index, Done(serial, attempt, digest))
+    assert not swarm.told(1, Committed)
+    swarm.later(2.1)
     assert [trace.peer for trace in swarm.traces if isinstance(trace, SetAsideTrace)] == [key(2)]
     record = unpack(swarm.told(2, Committed)[0].record)
     assert (record.result, key(2) in record.members) == (RESULT, True), "what it contributed is added up"
@@ -219,12 +232,13 @@ def test_a_split_without_a_majority_is_done_again_by_all() -> None:
 
 
 def test_a_split_that_attempts_do_not_heal_is_given_up_and_offers_stand() -> None:
-    swarm = trained(2)
+    swarm = trained(2, failure_timeout_s=2.0)
     serial = opened(swarm, 1, 2).serial
     for attempt in range(rounds.MAX_SPLIT_ATTEMPTS + 1):
         assert not swarm.told(1, Abort)
         swarm.hear(1, Done(serial, attempt, RESULT))
         swarm.hear(2, Done(serial, attempt, b"x" * 32))
+        swarm.later(2.1)
     assert swarm.told(1, Abort)[0].again
     assert not swarm.core.state.courses[0].rounds
 

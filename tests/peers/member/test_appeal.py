@@ -11,13 +11,13 @@ import pytest
 from peers.admission.identity import Identity, verify
 from peers.coordinator.judgement import Court
 from peers.coordinator.open_round import OpenRound
-from peers.member.appeal import shown_by, two_things_told
+from peers.member.appeal import roots_held, shown_by, two_things_told
 from peers.member.contributions import Contributions
 from peers.member.exchanges import Exchanges
 from peers.member.notary import MemberNotary
 from peers.member.rounds import Rounds
 from peers.protocol.commands import Offer
-from peers.protocol.evidence import Shown
+from peers.protocol.evidence import ROOT_BYTES, Roots, Shown
 from peers.protocol.messages import Decline, Open, Stuck
 from tests.peers.member.fakes import (
     BASE,
@@ -128,9 +128,13 @@ def test_without_room_it_is_shown_later() -> None:
 
 
 @pytest.mark.parametrize("value", [1.0, 3.0])
-def test_of_what_can_be_added_nothing_is_shown(value: float) -> None:
+def test_of_what_can_be_added_only_the_roots_of_means_are_shown(value: float) -> None:
     outlet, rounds, exchanges = offering()
     rounds.open(0.0, OPEN)
     carry(outlet, rounds, partner(value))
-    assert exchanges.running[1].exchange.done
-    assert outlet.shown == []
+    exchange = exchanges.running[1].exchange
+    assert exchange.done
+    ((message, roots),) = outlet.shown
+    assert (message, roots) == roots_held(exchange)
+    assert message == Roots(1, 0, SIZE)
+    assert len(roots) == 2 * ROOT_BYTES
