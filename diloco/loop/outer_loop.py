@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from diloco.errors import NonFiniteContribution
+from diloco.errors import NonFiniteContribution, StateError
 from diloco.loop.progress import Progress
 from diloco.loop.replica import Replica
 from diloco.loop.setbacks import Setbacks
@@ -22,6 +22,7 @@ from peers.protocol.commands import (
     ConfirmLoaded,
     ConfirmMoved,
     Offer,
+    RefuseLoaded,
     Swap,
     TakeBack,
 )
@@ -391,9 +392,12 @@ class OuterLoop:
         self.finished = self.finished or self._replica.count(fragment) >= self._rounds
         return [ConfirmMoved(fragment, self._replica.digest(fragment))]
 
-    def _loaded(self, event: StateFetched) -> ConfirmLoaded:
+    def _loaded(self, event: StateFetched) -> ConfirmLoaded | RefuseLoaded:
+        try:
+            self._replica.load(event.fragment, event.data)
+        except StateError as error:  # before anything changed: this worker trains on
+            return RefuseLoaded(event.fragment, event.version, str(error))
         self.tokens_unoffered += self.progress[event.fragment].tokens
-        self._replica.load(event.fragment, event.data)
         self.progress[event.fragment] = Progress(self._schedule.offsets[event.fragment])
         if self._schedule.exchanges_per_step > 1 and not self._replica.sketches(event.fragment):
             self._offer_early(event.fragment)

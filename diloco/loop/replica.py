@@ -61,7 +61,8 @@ class Replica(Protocol):
         that say what began anew and what could not."""
 
     def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
-        """Outer state from a donor; local parameters become the outer ones."""
+        """Outer state from a donor; local parameters become the outer ones. Raises `StateError`, before
+        anything changes, for a state that cannot be taken."""
 
     def digest(self, fragment: int) -> bytes:
         """The digest of a fragment's outer state."""

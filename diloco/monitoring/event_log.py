@@ -16,6 +16,7 @@ from peers.protocol.events import (
     CoordinatorBack,
     CoordinatorLost,
     FellBehind,
+    GotUnusable,
     ProgressLost,
     RoundCommitted,
 )
@@ -63,6 +64,8 @@ class EventLog:
                     in_a_row=event.in_a_row,
                     mended=event.mended,
                 )
+            case GotUnusable():
+                self.write("unusable", fragment=event.fragment, reason=event.reason)
             case FellBehind() | CoordinatorLost() | CoordinatorBack():
                 self.write(type(event).__name__)
 

@@ -41,6 +41,7 @@ from peers.protocol.traces import (
     SetAsideTrace,
     StateLostTrace,
     SwappedTrace,
+    UnusableTrace,
     fields_of,
 )
 from transport.effects import Trace
@@ -62,6 +63,7 @@ _TOLD: dict[type[Trace], str] = {
     SetAsideTrace: "{name} sits out: {reason}",
     OutlierTrace: "{name}: {reason}",
     PoisonedTrace: "{name} says that {others} sent what cannot be added up: {reason}",
+    UnusableTrace: "{name} cannot use what it fetched: {reason}",
     BehindTrace: "{names} hold commit {newest}, and the journal here ends at {index}: it is lost or "
     "an old copy. Nothing is overwritten, and nothing goes on: end this host, and start it with --adopt",
     AdoptedTrace: "the run goes on from the workers' commit {index}; the journal ended at {journal_index}",
@@ -76,7 +78,7 @@ _TOLD: dict[type[Trace], str] = {
     InputLostTrace: "what came from {name} failed here and was lost: {error}",
     RefusedTrace: "{name} was refused: {detail}",
 }
-_FAULTS = (BadFrameTrace, InputLostTrace, PoisonedTrace, OutlierTrace, RefusedTrace)
+_FAULTS = (BadFrameTrace, InputLostTrace, PoisonedTrace, OutlierTrace, RefusedTrace, UnusableTrace)
 """What a peer can make us tell as often as it likes: a few lines of that a minute."""
 
 _STYLES = {"gone": "red dim", "exchanging": "cyan", "training": "green", "waiting": "blue"}

@@ -213,11 +213,11 @@ class TensorReplica:
 
     def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
         assert isinstance(data, bytearray), "a phantom has no values"
-        self._pending[fragment] = self._committed[fragment] = None
         view = memoryview(data)
         require_size(view, self.state_size(fragment), fragment)
         num_outer = self.outer.state_size(fragment)
-        self.outer.load_state(fragment, view[:num_outer])
+        self.outer.load_state(fragment, view[:num_outer])  # or nothing has changed
+        self._pending[fragment] = self._committed[fragment] = None
         self.model.load_frozen(fragment, view[num_outer:])
         self.local.loaded(fragment)
         if self.outer.averages_values(fragment) and self._inner is not None:

@@ -25,7 +25,7 @@ from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
 from peers.node import Training
 from peers.protocol.commands import Command
-from peers.protocol.events import ProgressLost, RoundCommitted
+from peers.protocol.events import GotUnusable, ProgressLost, RoundCommitted
 
 T = TypeVar("T")
 _LOG = logging.getLogger("diloco")
@@ -251,6 +251,8 @@ class Outer:
         if event is None:
             return False
         self._run(self._session.event(time.monotonic(), event))
+        if isinstance(event, GotUnusable):
+            _LOG.warning("what was fetched cannot be used, training goes on: %s", event.reason)
         if isinstance(event, RoundCommitted):
             self.pseudo_grad_norm = self.replica.last_norm
         if self._on_event is not None:

@@ -47,6 +47,7 @@ from peers.protocol.messages import (
     Refused,
     Report,
     Stuck,
+    Unusable,
     Withdraw,
 )
 from peers.protocol.signing import NO_IDENTITY
@@ -93,6 +94,7 @@ class Coordinator:
             Applied: self._applied,
             CaughtUp: self._caught_up,
             NeedState: self._needs_state,
+            Unusable: self._unusable,
             Report: self._report,
             Leave: self._leave,
         }
@@ -410,6 +412,9 @@ class Coordinator:
 
     def _caught_up(self, now: float, course: Course, entry: Entry, message: CaughtUp) -> None:
         state_sync.caught_up(self.state, course, now, entry, message)
+
+    def _unusable(self, now: float, course: Course, entry: Entry, message: Unusable) -> None:
+        state_sync.unusable(self.state, course, now, entry, message)
 
     def _needs_state(self, now: float, course: Course, entry: Entry, message: NeedState) -> None:
         state_sync.needs_state(self.state, course, now, entry, message)

@@ -50,6 +50,15 @@ TRANSITIONS: dict[str, tuple[frozenset[MemberState], MemberState]] = {
 member that waits may become active without a donor, since it may reach the head by itself."""
 
 
+@dataclass(slots=True)
+class Refusals:
+    """States that a member could not use since it entered or was active."""
+
+    by_blob: dict[bytes, tuple[tuple[bytes, ...], float]] = field(default_factory=dict)
+    """From which members (none named: from anybody), and until when it is not offered again."""
+    num_in_a_row: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One identity that was admitted."""
@@ -81,6 +90,7 @@ class Entry:
     claim: NewestRecord | None = None
     """The newest record that it says it holds; told just before it enters."""
     told_behind: bool = False
+    refusals: Refusals = field(default_factory=Refusals)
     report: Report | None = None
     pace: MemberPace = field(default_factory=MemberPace)
     told_finished: bool = False
@@ -135,6 +145,7 @@ class Entry:
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.digests, self.ready, self.report, self.pace = {}, {}, None, MemberPace()
         self.told_finished = self.out_of_sight = False
+        self.refusals = Refusals()
 
     def wait_for_state(self) -> None:
         """The member cannot follow from where it is."""
@@ -158,6 +169,7 @@ class Entry:
     def become_active(self) -> None:
         """The member holds the shared state now."""
         self._make("become_active")
+        self.refusals = Refusals()
 
     def leave(self) -> None:
         """The membership is over."""

@@ -15,8 +15,9 @@ from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
+from peers.coordinator.unusable import note, usable
 from peers.protocol.fields import ALL_FRAGMENTS
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve, Unusable
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
     ActiveTrace,
@@ -26,6 +27,7 @@ from peers.protocol.traces import (
     SeedLostTrace,
     SeedTrace,
     StateLostTrace,
+    UnusableTrace,
 )
 from transport.frames import pack
 
@@ -83,6 +85,20 @@ def needs_state(state: RunState, course: Course, now: float, entry: Entry, messa
     entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
 
 
+def unusable(state: RunState, course: Course, now: float, entry: Entry, message: Unusable) -> None:
+    """A member cannot use what it fetched, and says so before it asks for another state."""
+    note(entry, now, state.rules.failure_timeout_s, message)
+    state.outlet.trace(
+        UnusableTrace(
+            peer=entry.key,
+            peer_name=entry.name,
+            fragment=message.fragment,
+            peers=message.peers,
+            reason=message.reason,
+        )
+    )
+
+
 def _repair(state: RunState, course: Course, now: float, entry: Entry, fragment: int) -> None:
     """A member holds other bits than the others at the same commit: have it fetch the state again (S1)."""
     state.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=course.chain.index))
@@ -101,7 +117,10 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
     sources = state.mode.sources(course) if waiting else []
     if waiting and all(donors for _, _, donors in sources):
         for entry in waiting:
-            _send_donors(state, course, now, entry, sources)
+            found = usable(entry, now, sources)
+            course.num_donations += found is None  # with gossip another member is asked for next
+            if found is not None:
+                _send_donors(state, course, now, entry, found)
     elif waiting and course.chain.head == GENESIS:
         _name_seed(state, course, now, waiting)
     _restore_if_lost(state, course, now)

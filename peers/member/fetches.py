@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
+from peers.member.liars import Liars
 from peers.member.outlet import MemberOutlet
 from peers.member.results import EncodedResult, KeptResults
 from peers.protocol.application import Application, piece_sizes
@@ -73,6 +74,7 @@ class Fetches:
         self._max_ahead = 1 if adapts else 2 * limits.history_rounds * num_fragments
         self._adapts = adapts
         self._kept = results
+        self.liars = Liars()
 
     # -- results ------------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class Fetches:
         sizes = [receiver.mean_size_bytes(c) for c in range(record.num_chunks(receiver.num_elements))]
         donors = [m for m in record.members if m != self._me]
         donors += [m for m in others if m != self._me and m not in donors]
+        donors = self.liars.without(record.result, donors)
         chunks: dict[int, Payload] = {}
         fetch = Fetch(record.result, sizes, donors, chunks.__setitem__, self._limits, now)
         self.results.append(ResultFetch(record, chunks, fetch))
@@ -131,7 +134,7 @@ class Fetches:
                 data.put(index, payload)
 
         sizes = piece_sizes(len(data), piece_bytes)
-        donors = [d for d in order.donors if d != self._me]
+        donors = self.liars.without(order.state, [d for d in order.donors if d != self._me])
         fetch = Fetch(order.state, sizes, donors, take, self._limits, now)
         self.states.append(StateFetch(order, data, fetch))
         own = self._app.state_blob(order.fragment, order.state)
@@ -156,6 +159,7 @@ class Fetches:
         for fetch in self._all():
             if fetch.blob == message.blob:
                 fetch.receive(now, peer, message, payload)
+                self.liars.note(fetch.blob, fetch.bad_donors)
         self._pump(now)
 
     def drop_lacking(self, now: float, peer: bytes, message: Lack) -> None:

@@ -16,20 +16,22 @@ from peers.member.membership import Membership
 from peers.member.outlet import MemberOutlet
 from peers.member.results import EncodedResult, KeptResults
 from peers.member.versions import Versions
-from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved
+from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved, RefuseLoaded
 from peers.protocol.events import (
     BecameActive,
     BecomeSeed,
     Fate,
     FellBehind,
+    GotUnusable,
     Restored,
     RoundCommitted,
     StateFetched,
 )
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed
+from peers.protocol.fields import cut
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Unusable
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record, genesis_head, record_in
-from transport.errors import BadFrame
+from transport.errors import BadFrame, Poisoned
 
 
 class Follower:
@@ -181,6 +183,12 @@ class Follower:
             self._say_head(now)
         self.advance(now)
 
+    def refuse_loaded(self, now: float, refused: RefuseLoaded) -> None:
+        """A fetched state could not be loaded. Ignored if another one was ordered meanwhile."""
+        order = self._loading
+        if order is not None and (order.fragment, order.version) == (refused.fragment, refused.version):
+            self._cannot_use(now, order.fragment, order.state, refused.reason)
+
     def confirm_captured(self, now: float, captured: ConfirmCaptured) -> None:
         """One fragment of our own first state is captured; with the last one the run begins at it."""
         self._digests[captured.fragment] = captured.state
@@ -229,6 +237,16 @@ class Follower:
         self._stranded = True  # it still holds an earlier head, to which the swarm may have to go back
         self._outlet.send(now, self._coordinator, NeedState(reason))
 
+    def _cannot_use(
+        self, now: float, fragment: int, blob: bytes, reason: str, peers: tuple[bytes, ...] = ()
+    ) -> None:
+        """What was fetched is of no use: tell that, and wait for a whole state that is another one, or of
+        others. Training goes on meanwhile."""
+        reason = cut(reason)
+        self._outlet.deliver(GotUnusable(fragment, reason))
+        self._outlet.send(now, self._coordinator, Unusable(fragment, blob, peers, reason))
+        self._need_state(now, reason)
+
     # -- following ----------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
@@ -245,7 +263,13 @@ class Follower:
 
     def _finish_fetches(self, now: float) -> None:
         states = self._fetches.states
-        if any(each.fetch.failed for each in states):
+        failed = next((each for each in states if each.fetch.failed), None)
+        if failed is not None and (liars := self._fetches.liars.of(failed.fetch.blob)):
+            order = failed.order
+            self._cannot_use(
+                now, order.fragment, order.state, "donors of the state hand out other bytes", liars
+            )
+        elif failed is not None:
             self._need_state(now, "no donor has the state any more")
         elif states and states[0].fetch.done and self._loading is None:
             first = states.pop(0)
@@ -281,7 +305,14 @@ class Follower:
     def _deliver_commit(self, now: float, record: Record) -> bool:
         """Hand a record to the application; False if its result is not here yet."""
         exchange = self._exchanges.find_result(record.serial, record.result)
-        reducer = exchange.reducer if exchange is not None else self._results.decode(record)
+        try:
+            reducer = exchange.reducer if exchange is not None else self._results.decode(record)
+        except Poisoned as error:
+            self._results.drop(record.result)
+            self._cannot_use(
+                now, record.fragment, record.result, f"the result does not decode: {error.reason}"
+            )
+            return False
         if reducer is None:
             return False
         self._records.popleft()

@@ -181,6 +181,8 @@ class Member:
                 self._follower.confirm_applied(now, command)
             case commands.ConfirmLoaded():
                 self._follower.confirm_loaded(now, command)
+            case commands.RefuseLoaded():
+                self._follower.refuse_loaded(now, command)
             case commands.ConfirmCaptured():
                 self._follower.confirm_captured(now, command)
             case commands.ConfirmMoved():

@@ -45,8 +45,12 @@ class KeptResults:
         """The result of that name, if it is kept."""
         return self._kept.get(digest)
 
+    def drop(self, digest: bytes) -> None:
+        """Hand a result out no more."""
+        self._kept.pop(digest, None)
+
     def decode(self, record: Record) -> Reducer | None:
-        """The record's result, decoded, if it is kept."""
+        """The record's result, decoded, if it is kept. Raises `Poisoned`."""
         found = self._kept.get(record.result)
         if found is None:
             return None

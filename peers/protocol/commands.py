@@ -59,6 +59,15 @@ class ConfirmLoaded:
 
 
 @dataclass(frozen=True, slots=True)
+class RefuseLoaded:
+    """A fetched state was not loaded, and why; what was held before is held still."""
+
+    fragment: int
+    version: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConfirmCaptured:
     """This worker's initial state of a fragment was captured as the run's."""
 
@@ -94,6 +103,7 @@ Command = (
     | Swap
     | ConfirmApplied
     | ConfirmLoaded
+    | RefuseLoaded
     | ConfirmCaptured
     | ConfirmMoved
     | ReportProgress

@@ -163,6 +163,14 @@ class FellBehind:
 
 
 @dataclass(frozen=True, slots=True)
+class GotUnusable:
+    """What this member fetched cannot be used: the coordinator is told, and the member goes on."""
+
+    fragment: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CoordinatorLost:
     """Silence from the coordinator: train on."""
 

@@ -230,6 +230,18 @@ class NeedState:
     reason: fields.Reason
 
 
+@kind(105)
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A result or a state that I fetched is of no use to me: it does not decode or load. If ``peers`` are
+    named, it is they who are of no use for it: they handed out other bytes."""
+
+    fragment: fields.Fragment
+    blob: fields.Digest
+    peers: fields.Keys
+    reason: fields.Reason
+
+
 @kind(59)
 @dataclass(frozen=True, slots=True)
 class Report:

@@ -86,6 +86,17 @@ class ActiveTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class UnusableTrace(Trace):
+    """A member cannot use a result or a state that the others hold, or some of those who hand it out."""
+
+    peer: bytes
+    peer_name: str
+    fragment: int
+    peers: tuple[bytes, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NeedsStateTrace(Trace):
     """A member cannot follow from where it is."""
 

@@ -45,6 +45,8 @@ SAID = [
     said.Applied,
     said.CaughtUp,
     said.NeedState,
+    said.NewestRecord,
+    said.Unusable,
     said.Report,
     said.Leave,
 ]
@@ -60,7 +62,7 @@ RELAYED = [
     "Counted",
     "Rejected",
 ]
-RELAYED += ["Entered", "Refused", "Finished", "Pace", "RosterBatch", "Wanted"]
+RELAYED += ["Entered", "Refused", "Finished", "Pace", "RosterBatch"]
 COUNTS: Counter[str] = Counter()
 """What the coordinators said, by kind."""
 

@@ -184,4 +184,6 @@ class PhantomReducer(_Chunked):
         return Phantom(self.mean_size_bytes(chunk), hashlib.sha256(b"".join([weights, *labels])).digest())
 
     def accept(self, chunk: int, payload: Payload) -> float:
+        if not isinstance(payload, Phantom) or len(payload) != self.mean_size_bytes(chunk):
+            raise Poisoned(-1, "no phantom of the size that a mean has")
         return 0.0

@@ -464,3 +464,24 @@ def test_an_accelerator_decodes_to_the_bits_of_a_cpu(name: str) -> None:
     expected = torch.zeros(n)
     coder.add(expected, payload, 0.3)
     assert torch.equal(total.cpu(), expected)
+
+
+@pytest.mark.parametrize("coder", few_and_many_bits(), ids=lambda each: each.name)
+@pytest.mark.parametrize("num_parts", [1, 2, 64])
+def test_any_bytes_of_a_mean_decode_to_finite_values_or_are_refused(coder: Codec, num_parts: int) -> None:
+    """Whoever makes up the bytes of a mean must not get what is not finite past a `Done`."""
+    rng = np.random.default_rng(num_parts)
+    means, n = coder.for_mean(num_parts), 300
+    size = means.size_bytes(n)
+    largest = np.resize(np.frombuffer(np.float32(3.4e38).tobytes(), np.uint8), size)
+    for draw in range(60):
+        data = rng.integers(0, 256, size, dtype=np.uint8)
+        if draw % 3 == 0:  # numbers as large as they come, with any values behind them
+            data = np.where(rng.random(size) < 0.5, data, largest)
+        if draw % 3 == 1:
+            data[1::2] = 0x7F
+        try:
+            decoded = means.decode(data.tobytes(), n)
+        except CodecError:
+            continue
+        assert decoded.isfinite().all()

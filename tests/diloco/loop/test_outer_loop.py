@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from diloco.errors import StateError
 from diloco.loop.outer_loop import OuterLoop, weight_of
 from diloco.methods import method
 from diloco.methods.schedule import Schedule
@@ -14,6 +15,7 @@ from peers.protocol.commands import (
     ConfirmCaptured,
     ConfirmLoaded,
     Offer,
+    RefuseLoaded,
     Swap,
     TakeBack,
 )
@@ -442,3 +444,19 @@ def test_a_delay_shrinks_with_the_period_of_who_is_slower(replica: Recorder) -> 
         replica.calls.clear()
     assert offered == [20, 34, 48]
     assert landed == [30, 44, 58], "each before the next offer"
+
+
+def test_a_state_that_does_not_load_is_refused_and_the_worker_trains_on(
+    replica: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = active_loop(replica, num_fragments=1)
+    step(loop, 2)
+
+    def fail(fragment: int, data: bytearray) -> None:
+        raise StateError("3 values are not finite")
+
+    monkeypatch.setattr(replica, "load", fail)
+    told = loop.handle(0.0, StateFetched(0, GENESIS, bytearray()))
+    assert told == [RefuseLoaded(0, GENESIS, "3 values are not finite")]
+    assert loop.tokens_unoffered == 0
+    assert step(loop, 2), "what was trained before is offered with the rest"

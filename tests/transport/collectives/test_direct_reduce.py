@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,3 +294,21 @@ def test_who_waits_knows_for_whom() -> None:
         assert group.members[k].owing_parts() == {key(2)}
         assert key(2) in group.members[k].waiting_for()
         assert not group.members[k].done
+
+
+def test_nobody_is_done_with_a_mean_that_does_not_decode_and_its_owner_is_named() -> None:
+    def spoilt(frame: tuple[bytes, bytes, Any, Payload]) -> tuple[bytes, bytes, Any, Payload]:
+        sender, to, message, payload = frame
+        if sender == key(1) and isinstance(message, MeanChunk):
+            payload = bytes(np.full(len(payload) // 4, np.nan, np.float32))
+        return sender, to, message, payload
+
+    group, delivered = Group(3, 12, 4), 1
+    while delivered:
+        group.wire = deque(map(spoilt, group.wire))
+        delivered = group.deliver(1)
+    for each in (key(0), key(2)):
+        member = group.members[each]
+        assert not member.done
+        assert member.poisoned is not None
+        assert member.poisoned[0] == key(1)

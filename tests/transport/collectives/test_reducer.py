@@ -101,3 +101,12 @@ def test_names_of_pieces_are_sha_256_and_a_tree_is_named_by_them_in_order() -> N
     assert one == hashlib.sha256(b"one").digest()
     assert tree_digest([one, two]) == hashlib.sha256(one + two).digest() != tree_digest([two, one])
     assert digest_of(Phantom(3, b"x")) == digest_of(Phantom(9, b"x")) != digest_of(Phantom(3, b"y"))
+
+
+def test_a_phantom_mean_of_another_size_or_of_bytes_is_refused() -> None:
+    receiver = PhantomReducer(7, 0.5, b"a")
+    receiver.begin(7, 2)
+    receiver.accept(0, Phantom(4, b"mean"))
+    for bad in (Phantom(5, b"mean"), bytes(4)):
+        with pytest.raises(Poisoned):
+            receiver.accept(0, bad)
