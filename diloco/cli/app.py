@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 import diloco
+from diloco.cli.adopt import adopt_record
 from diloco.cli.interrupts import EXIT_CODE, Interrupts, interruptible
 from diloco.cli.methods import compare_command, methods_command
 from diloco.cli.operate import TicketArgument, kick_command, revoke_command, stop_command, ticket_command
@@ -67,6 +68,16 @@ Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Py
 Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
 Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")]
+Adopt = Annotated[
+    bool, typer.Option("--adopt", help="The journal is lost or old: go on from the workers' newest record.")
+]
+TruncateAt = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Cut off entry N of a journal that cannot be read, and all behind it."
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Adopt without asking.")]
 Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]
 
 
@@ -109,6 +120,7 @@ def init(path: Annotated[Path, typer.Argument()] = Path("RUN.toml")) -> None:
     epilog=_examples(
         "diloco host RUN.toml --ticket-file ticket    # then: diloco join @ticket",
         "diloco host RUN.toml --train --state ~/runs/one",
+        "diloco host RUN.toml --adopt    # its journal is lost, its identity is not, and workers still train",
         "diloco host RUN.toml --listen tcp://0.0.0.0:7000 --advertise tcp://203.0.113.5:7000",
     )
 )
@@ -128,12 +140,9 @@ def host(
     ticket_uses: Annotated[
         int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
     ] = 0,
-    truncate_at: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Cut off entry N of a journal that cannot be read, and all behind it."
-        ),
-    ] = None,
+    truncate_at: TruncateAt = None,
+    adopt: Adopt = False,
+    yes: Yes = False,
     recipe: Recipe = "gpt",
     data: Data = None,
     device: Device = "cpu",
@@ -142,7 +151,8 @@ def host(
 ) -> None:
     """Coordinate a run: print a ticket, admit who holds it, commit rounds until the run is done.
 
-    Without --train no torch is needed. Restarted with the same --state, it goes on with the run."""
+    Without --train no torch is needed. Restarted with the same --state, it goes on with the run. If that is
+    lost but for the identity, or an old copy, workers keep their newer state, and --adopt goes on from it."""
     settings = load_settings(run)
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
@@ -156,16 +166,14 @@ def host(
         name=name,
         ticket_hours=ticket_hours,
         ticket_uses=ticket_uses,
+        adopt=adopt,
         on_trace=screen.on_trace,
     )
     with leaving_in_order() as interrupts, swarm:
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
-        if ticket_file is None:
-            hours = (Ticket.parse(swarm.ticket).expiry - time.time()) / 3600  # it may be an earlier life's
-            print(f"ticket (it lets its holder join; good for {hours:.3g} h):\n{swarm.ticket}", flush=True)
-        else:
-            _write_secret(ticket_file, swarm.ticket)
-            print(f"ticket in {ticket_file}: diloco join @{ticket_file}", flush=True)
+        _show_ticket(swarm.ticket, ticket_file)
+        if adopt:
+            adopt_record(swarm, yes=yes)
         outcome: TrainingOutcome | TrainingDiverged | None = None
         with screen:
             if train:
@@ -350,6 +358,15 @@ def leaving_in_order() -> Iterator[Interrupts]:
     except KeyboardInterrupt:
         print("diloco: interrupted, left the run", file=sys.stderr)
         raise typer.Exit(EXIT_CODE) from None
+
+
+def _show_ticket(ticket: str, file: Path | None) -> None:
+    if file is None:
+        hours = (Ticket.parse(ticket).expiry - time.time()) / 3600  # it may be an earlier life's
+        print(f"ticket (it lets its holder join; good for {hours:.3g} h):\n{ticket}", flush=True)
+    else:
+        _write_secret(file, ticket)
+        print(f"ticket in {file}: diloco join @{file}", flush=True)
 
 
 def _write_secret(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from peers.protocol.events import (
     CoordinatorLost,
     FellBehind,
     GotUnusable,
+    HostIsBehind,
     ProgressLost,
     RoundCommitted,
 )
@@ -66,7 +67,7 @@ class EventLog:
                 )
             case GotUnusable():
                 self.write("unusable", fragment=event.fragment, reason=event.reason)
-            case FellBehind() | CoordinatorLost() | CoordinatorBack():
+            case FellBehind() | CoordinatorLost() | CoordinatorBack() | HostIsBehind():
                 self.write(type(event).__name__)
 
     def close(self) -> None:

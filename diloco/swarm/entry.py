@@ -18,6 +18,7 @@ from diloco.rules import judge_of, rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.failure_log import FailureLog
 from diloco.swarm.handshake import KNOCK_S, knock_for_settings
+from diloco.swarm.host_watch import HostWatch
 from diloco.swarm.state_dir import (
     HostLock,
     home_of,
@@ -55,6 +56,7 @@ def host(
     name: str = "host",
     ticket_hours: float = TICKET_HOURS,
     ticket_uses: int = 0,
+    adopt: bool = False,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
@@ -62,6 +64,8 @@ def host(
     ``run`` is settings or the path of a RUN.toml. ``state`` is the directory with this host's identity
     and journal: with the same one, a restarted host goes on with the run; while it lives, a second one there
     is refused. ``advertise`` is the address in the ticket if it differs from ``listen``, as behind a router.
+    With ``adopt`` nothing goes on until `Swarm.adopt` chose the record from which it does: for a host that
+    lost its journal and still has its identity.
     The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
@@ -69,6 +73,11 @@ def host(
     settings, name = run if isinstance(run, RunSettings) else load_settings(Path(run)), _checked_name(name)
     home = home_of(settings, state)
     with ExitStack() as undone:
+        if adopt and not (home / "identity").exists():
+            raise UserError(
+                f"{home} holds no identity, without which no worker knows this host: name the right folder "
+                "(--state), or start a new run without --adopt and give out its ticket"
+            )
         lock = HostLock(home)
         undone.callback(lock.release)
         identity, incarnation = load_identity(home)
@@ -79,10 +88,10 @@ def host(
         door = Door(run_id, settings.to_bytes(), settings.digest(), {})
         door.owner, door.began_at = identity.control.public, time.time() - time.monotonic()
         try:
-            node = _hosting_node(settings, identity, incarnation, entries, door)
+            node = _hosting_node(settings, identity, incarnation, entries, door, adopt)
         except BadEntry as error:
             raise journal.unusable(error.number, error.reason) from None
-        secret, invite = _ticket(home, run_id, journal, entries, ticket_hours, ticket_uses)
+        secret, invite = _ticket(home, run_id, identity, journal, entries, ticket_hours, ticket_uses)
         door.invites[invite.key] = invite
         driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
         on_close = undone.pop_all().close
@@ -132,7 +141,15 @@ def join(
         failure_timeout_s=settings.run.failure_timeout_s,
         signer=identity,
     )
-    driver, events = _start(node, identity, listen, _no_journal, on_trace)
+    events: queue.SimpleQueue[object] = queue.SimpleQueue()
+    watch = HostWatch(found.host, lambda: knock_for_settings(found, identity, name, KNOCK_S), events.put)
+
+    def note(trace: Trace) -> None:
+        watch.trace(trace)
+        if on_trace is not None:
+            on_trace(trace)
+
+    driver, _ = _start(node, identity, listen, _no_journal, note, events)
     addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
     return Swarm(settings, node, driver, name=name, addresses=addresses, events=events, home=home)
 
@@ -182,17 +199,23 @@ def _reachable(address: str) -> str:
 
 
 def _ticket(
-    home: Path, run_id: bytes, journal: Journal, entries: list[Any], hours: float, uses: int
+    home: Path,
+    run_id: bytes,
+    identity: Identity,
+    journal: Journal,
+    entries: list[Any],
+    hours: float,
+    uses: int,
 ) -> tuple[bytes, Invite]:
     """The secret of the ticket that this host prints, and its invite: that of an earlier life as it was,
     unless it expired or was revoked."""
     known, now = invites_in(entries), time.time()
-    secret = invite_secret(home, run_id)
+    secret = invite_secret(home, run_id, identity)
     key = invite_pair(secret).public
     made = known.get(key)
     if made is None or now > made.expires_at:
         if key in known:
-            secret = invite_secret(home, run_id, fresh=True)
+            secret = invite_secret(home, run_id, identity, fresh=True)
             key = invite_pair(secret).public
         made = InviteMade(key, int(now + 3600 * hours), uses)
         journal.append(pack(made))
@@ -204,7 +227,12 @@ def _no_journal(entry: bytes) -> None:
 
 
 def _hosting_node(
-    settings: RunSettings, identity: Identity, incarnation: int, journal: list[Any], door: Door
+    settings: RunSettings,
+    identity: Identity,
+    incarnation: int,
+    journal: list[Any],
+    door: Door,
+    adopting: bool = False,
 ) -> Node:
     """The node of a process that coordinates, and so needs to find nobody."""
     return Node(
@@ -212,7 +240,7 @@ def _hosting_node(
         incarnation,
         Contact(identity.keys.public, ()),
         failure_timeout_s=settings.run.failure_timeout_s,
-        hosting=Hosting(rules_of(settings), journal, door, judge=judge_of(settings)),
+        hosting=Hosting(rules_of(settings), journal, door, judge=judge_of(settings), adopting=adopting),
         signer=identity,
     )
 
@@ -223,10 +251,10 @@ def _start(
     bind: str | None,
     store: Callable[[bytes], None],
     on_trace: Callable[[Trace], None] | None,
+    queued: queue.SimpleQueue[object] | None = None,
 ) -> tuple[SocketDriver, queue.SimpleQueue[object]]:
     """The running driver of a node, and the queue that its events come through."""
-    events: queue.SimpleQueue[object] = queue.SimpleQueue()
-
+    events = queue.SimpleQueue() if queued is None else queued
     failures = FailureLog()
 
     def note(trace: Trace) -> None:

@@ -88,7 +88,7 @@ def journal_of(home: Path, run: bytes) -> Path:
     return home / f"journal-{run.hex()[:16]}"
 
 
-def invite_secret(home: Path, run: bytes, *, fresh: bool = False) -> bytes:
+def invite_secret(home: Path, run: bytes, identity: Identity, *, fresh: bool = False) -> bytes:
     """The secret, 16 bytes, of this host's ticket to a run: kept, so that it outlives a restart, until a
     fresh one is asked for. Raises `UserError` for a file that is damaged."""
     path = home / f"invite-{run.hex()[:16]}"
@@ -96,11 +96,16 @@ def invite_secret(home: Path, run: bytes, *, fresh: bool = False) -> bytes:
         path.unlink(missing_ok=True)
     if not path.exists():
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(16))
+            file.write(secrets.token_bytes(16) if fresh else _first_secret(identity, run))
     secret = path.read_bytes()
     if len(secret) != 16:
         raise UserError(f"{path} is damaged: delete it, and give out a new ticket")
     return secret
+
+
+def _first_secret(identity: Identity, run: bytes) -> bytes:
+    """Derives from the identity alone: where all else is lost, the first ticket still opens the door."""
+    return hashlib.sha256(identity.sign(b"diloco first ticket 1", run)).digest()[:16]
 
 
 def same_port(home: Path, listen: str) -> str:

@@ -8,6 +8,7 @@ starts at once on the smallest machine.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import queue
 from collections.abc import Callable
@@ -20,13 +21,22 @@ from typing import Any, TypeVar
 from diloco.errors import SwarmClosed
 from diloco.settings import RunSettings
 from peers.admission.ticket import Ticket
+from peers.coordinator.adoption import Proposal
 from peers.node import Node, Training
 from peers.protocol.commands import Command, LeaveRun
-from peers.protocol.events import BecameActive, PeerLeft, PeersJoined, RoundCommitted, RoundOpened
+from peers.protocol.events import (
+    BecameActive,
+    HostIsBehind,
+    PeerLeft,
+    PeersJoined,
+    RoundCommitted,
+    RoundOpened,
+)
 from transport.counters import Direction
 from transport.errors import DriverStopped
 from transport.sockets.driver import SocketDriver
 
+_LOG = logging.getLogger("diloco")
 T = TypeVar("T")
 _CALL_S = 60.0
 
@@ -123,6 +133,24 @@ class Swarm:
         """Whether the network thread has ended by an error: what this worker holds is its own still."""
         return self._driver.error is not None
 
+    def proposed_adoption(self) -> Proposal | None:
+        """The record that `adopt` could choose now, for a host that was started to adopt one."""
+        return self.call(lambda now, node: node.coordinator.proposal() if node.coordinator else None)
+
+    def adopt(self, head: bytes | None) -> bool:
+        """Have the host go on from a record that was proposed, or with None from its journal as it is. False
+        if the record cannot be adopted any more."""
+
+        def choose(now: float, node: Node) -> bool:
+            if node.coordinator is None:
+                raise SwarmClosed("only the host adopts a record")
+            if head is not None:
+                return node.coordinator.adopt(now, head)
+            node.coordinator.adopt_nothing(now)
+            return True
+
+        return self.call(choose)
+
     # -- the thread seam ----------------------------------------------------------------------
 
     def call(self, run: Callable[[float, Node], T]) -> T:
@@ -169,6 +197,14 @@ class Swarm:
                 self.view.peers.update(event.members)
             case PeerLeft():
                 self.view.peers.pop(event.key, None)
+            case HostIsBehind():
+                _LOG.warning(
+                    "the host's journal ends at commit %d, and this worker holds commit %d: the host lost "
+                    "its state or runs from an old copy. This worker keeps its own; the host's owner can go "
+                    "on from it (diloco host --adopt)",
+                    event.index,
+                    event.ours,
+                )
             case BecameActive():
                 self.view.round = event.index
             case RoundOpened():

@@ -45,10 +45,12 @@ _KEPT_PARTS = 5
 EARLY_RANK = 1
 """Sources up to this rank are served also while the core gets nothing."""
 REFUSED = "the peer does not admit our key"
+OTHER_KEY = "the handshake was broken off: another key answers there"
+SILENT = "the handshake was not answered"
 NOBODY = "nobody answers there"
 _FAILURES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: REFUSED,
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed: perhaps another key answers there",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: OTHER_KEY,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: that is no diloco peer",
     zmq.EVENT_DISCONNECTED: "the connection broke",
     zmq.EVENT_CLOSED: NOBODY,
@@ -214,7 +216,11 @@ class Dialer:
     def events(self) -> Iterator[str]:
         """What happened to the connection: "" when it came up, else why it failed or broke."""
         while not self.monitor.closed and self.monitor.poll(0):
-            event = recv_monitor_message(self.monitor)["event"]
+            message = recv_monitor_message(self.monitor)
+            event = message["event"]
+            if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and message["value"] == errno.EAGAIN:
+                yield SILENT  # a process that stands still, whose system takes connections
+                continue
             up = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             yield "" if up else _FAILURES.get(event, "the connection broke")
 

@@ -44,20 +44,30 @@ def test_other_settings_or_another_host_are_another_run() -> None:
     assert run_id_of(mine, RunSettings()) == run_id_of(mine, RunSettings())
 
 
-def test_the_secret_of_a_ticket_is_drawn_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
-    one, other = b"1" * 16, b"2" * 16
-    secret = invite_secret(tmp_path, one)
-    assert (secret, len(secret)) == (invite_secret(tmp_path, one), 16)
-    assert secret != invite_secret(tmp_path, other), "a ticket is to one run"
-    fresh = invite_secret(tmp_path, one, fresh=True)
-    assert secret != fresh == invite_secret(tmp_path, one)
+def test_the_secret_of_a_ticket_is_kept_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    one, other, me = b"1" * 16, b"2" * 16, Identity.ephemeral()
+    secret = invite_secret(tmp_path, one, me)
+    assert (secret, len(secret)) == (invite_secret(tmp_path, one, me), 16)
+    assert secret != invite_secret(tmp_path, other, me), "a ticket is to one run"
+    fresh = invite_secret(tmp_path, one, me, fresh=True)
+    assert secret != fresh == invite_secret(tmp_path, one, me)
     assert (tmp_path / f"invite-{one.hex()[:16]}").stat().st_mode & 0o077 == 0
 
 
 def test_a_damaged_secret_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / f"invite-{'31' * 8}").write_bytes(b"short")
     with pytest.raises(UserError, match="is damaged: delete it, and give out a new ticket"):
-        invite_secret(tmp_path, b"1" * 16)
+        invite_secret(tmp_path, b"1" * 16, Identity.ephemeral())
+
+
+def test_the_first_ticket_still_opens_the_door_where_all_but_the_identity_is_lost(tmp_path: Path) -> None:
+    me = Identity.ephemeral()
+    for folder in ("before", "after"):
+        (tmp_path / folder).mkdir()
+    secret = invite_secret(tmp_path / "before", b"1" * 16, me)
+    assert secret == invite_secret(tmp_path / "after", b"1" * 16, me)
+    (tmp_path / "other").mkdir()
+    assert secret != invite_secret(tmp_path / "other", b"1" * 16, Identity.ephemeral())
 
 
 def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_path: Path) -> None:
