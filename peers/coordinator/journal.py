@@ -173,4 +173,7 @@ def read_entry(packed: bytes) -> Any:
         entry.commit()
     elif isinstance(entry, ModelAgreed):
         entry.manifest()
+    elif isinstance(entry, Adopted):
+        entry.record()
+        entry.restoring()
     return entry

@@ -47,8 +47,8 @@ class Journal:
         what can be done."""
         where = f"{self._path}: entry {number}, at byte {self._begins[number - 1]}, cannot be used: {reason}"
         return JournalError(
-            f"{where}. diloco host --truncate-at {number} goes on with what is before it, says what that "
-            "loses, and keeps this file beside"
+            f"{where}. diloco host RUN.toml --truncate-at {number} goes on with what is before it, says "
+            "what that loses, and keeps this file beside"
         )
 
     def append(self, entry: bytes) -> None:

@@ -51,7 +51,7 @@ class Cut:
     def __str__(self) -> str:
         commits = [entry.commit().index for entry in self.entries if isinstance(entry, CommitWritten)]
         kinds = Counter(type(entry) for entry in self.entries)
-        lost = [f"commit(s) {min(commits)} to {max(commits)}"] if commits else []
+        lost = [f"commit(s) {min(commits)} to {max(commits)} (workers may hold them)"] if commits else []
         lost += [f"{kinds[each]} {name}" for each, name in _NAMES.items() if kinds[each]]
         lost += [f"{self.unread_bytes} bytes that cannot be read"] if self.unread_bytes else []
         named = ", ".join(lost) or "nothing that anybody relies on"

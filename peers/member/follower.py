@@ -70,6 +70,8 @@ class Follower:
         self._exchanges = exchanges
         self._records: deque[Record] = deque()
         self._loading: CatchUp | None = None
+        self._held_before = False
+        """Whether a whole state was held when the application was given the fragment that it loads."""
         self._seeding = False
         self._stranded = False
         self._digests: dict[int, bytes] = {}
@@ -187,6 +189,8 @@ class Follower:
         """A fetched state could not be loaded. Ignored if another one was ordered meanwhile."""
         order = self._loading
         if order is not None and (order.fragment, order.version) == (refused.fragment, refused.version):
+            # Nothing of an earlier state is gone yet where it is the first of this one that is refused.
+            self._versions.holds_state = self._held_before
             self._cannot_use(now, order.fragment, order.state, refused.reason)
 
     def confirm_captured(self, now: float, captured: ConfirmCaptured) -> None:
@@ -274,6 +278,7 @@ class Follower:
         elif states and states[0].fetch.done and self._loading is None:
             first = states.pop(0)
             self._loading = first.order
+            self._held_before = self._versions.holds_state
             self._versions.holds_state = False  # until now this may be the last who has the earlier one
             self._outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
         if not self._fetches.finish_results(self._records):

@@ -63,6 +63,19 @@ def test_a_state_that_does_not_load_is_told_and_another_one_is_waited_for() -> N
     assert not member.fetches.states, "the rest of it is of no use either"
 
 
+def test_who_refuses_the_first_fragment_of_a_state_still_holds_the_earlier_one() -> None:
+    member = FollowingMember()
+    member.fetch_whole_state()
+    first, second = member.order(0), member.order(1)
+    member.follower.refuse_loaded(0.0, RefuseLoaded(0, first.version, "not finite"))
+    assert member.versions.holds_state
+    assert member.versions.head == BASE
+    member.fetch_whole_state()
+    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, first.version, first.state))
+    member.follower.refuse_loaded(0.0, RefuseLoaded(1, second.version, "not finite"))
+    assert not member.versions.holds_state, "half of it is another one"
+
+
 def answer(member: FollowingMember, donor: bytes, want: Want, payload: Payload) -> None:
     member.fetches.take_piece(0.0, donor, Piece(want.blob, want.piece, want.index), payload)
     member.follower.advance(0.0)
