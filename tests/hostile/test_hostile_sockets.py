@@ -333,6 +333,28 @@ def test_of_too_many_half_open_connections_of_an_address_the_oldest_are_broken_a
         assert member.core.down == []
 
 
+def test_after_a_flood_of_connections_that_go_at_once_those_that_stay_are_counted_as_ever() -> None:
+    host, member = Node(limits=replace(LIMITS, half_open_per_address=8)), Node(bind=None)
+    host.admit(member.key)
+    with running(host, member):
+        member.dial(host)
+        port = int(host.address.rpartition(":")[2])
+        for number in range(400):
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                sock.sendall(b"\xff" * (number % 20))
+        member.do(Send(host.key, 0, b"echo"), Send(host.key, 1, b"echo"))
+        eventually(lambda: len(member.core.received) == 2)
+        eventually(lambda: half_open(host) == 0)
+        stuck = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
+        try:
+            eventually(lambda: sum(map(is_cut, stuck)) == 22)
+            assert half_open(host) == 8
+        finally:
+            for sock in stuck:
+                sock.close()
+        assert member.core.down == []
+
+
 def test_half_open_connections_do_not_keep_a_member_out(swarm: tuple[Node, Node]) -> None:
     host, _ = swarm
     late = Node(bind=None)

@@ -37,8 +37,12 @@ from transport.sockets.wire import (
     parse,
 )
 
-_COMINGS_PER_ROUND = 8
+_COMINGS_PER_ROUND = 256
 """Connections that come or go which are looked at before frames of members have their turn."""
+_MANY_COMINGS = 8
+_PAUSE_S = 0.02
+"""After many at once the next ones are looked at so much later, all together: a flood must not wake us for
+each of its connections."""
 
 
 @dataclass(slots=True)
@@ -68,6 +72,9 @@ class AcceptedLanes:
         self.half_open = HalfOpen(bounds, self._break_comer)
         self._knocks = RateLimiter(limits.knocks_per_minute)
         self._invites = RateLimiter(2 * limits.knocks_per_minute)
+        self._poll = poll
+        self._look_again: float | None = None
+        """When to look at comings again, while there are many."""
         poll.watch(listener.monitor, 1, self._serve_comings)
         poll.watch(listener.asking, 1, self._serve_handshakes)
         poll.watch(listener.socket, 4, self._serve_messages)
@@ -106,29 +113,50 @@ class AcceptedLanes:
     def dues(self) -> list[float]:
         """When `serve_due` has something to do, beside sending what waits."""
         now = self._runner.clock()
-        return [doomed.due for doomed in self._doomed] + [now] * bool(self._ended)
+        look_again = [] if self._look_again is None else [self._look_again]
+        return [doomed.due for doomed in self._doomed] + [now] * bool(self._ended) + look_again
 
     def serve_due(self, now: float) -> None:
         """Hand over what waits, and break what had its time."""
         self.flush()
+        self.look_again(now)
         if self._ended:
             self._tell_of_ends()
         for doomed in [each for each in self._doomed if each.due <= now]:
             self._doomed.remove(doomed)
             shut_down(doomed.handle)
 
+    def look_again(self, now: float) -> None:
+        """Look at comings as they come again, once the pause after many of them is over."""
+        if self._look_again is not None and self._look_again <= now:
+            self._look_again = None
+            self._poll.watch(self.listener.monitor, 1, self._serve_comings)
+
     # -- inside: what comes -------------------------------------------------------------------
 
     def _serve_comings(self) -> None:
-        for came, descriptor in self.listener.comings(_COMINGS_PER_ROUND):
-            handle = remote(descriptor) if came else None
-            if handle is None:
-                self._settled(descriptor)
-                if not came and (gone := self.connections.held_by(descriptor)) is not None:
-                    self._ended.append(gone)
-            elif not self.connections.holds(handle):  # its first message may be read before we learn of it
-                self._comers[descriptor] = handle
-                self.half_open.opened(descriptor, address_of(handle))
+        held, came, number = self.connections.descriptors(), dict[int, None](), 0
+        for number, (is_coming, descriptor) in enumerate(self.listener.comings(_COMINGS_PER_ROUND), 1):  # noqa: B007
+            if is_coming:
+                came[descriptor] = None
+                continue
+            came.pop(descriptor, None)  # who came and went meanwhile is not looked at
+            self._settled(descriptor)
+            if descriptor in held and (gone := self.connections.held_by(descriptor)) is not None:
+                self._ended.append(gone)
+        for descriptor in came:
+            self._came(descriptor)
+        if _MANY_COMINGS <= number < _COMINGS_PER_ROUND:
+            self._poll.unwatch(self.listener.monitor)
+            self._look_again = self._runner.clock() + _PAUSE_S
+
+    def _came(self, descriptor: int) -> None:
+        handle = remote(descriptor)
+        if handle is None:
+            self._settled(descriptor)
+        elif not self.connections.holds(handle):  # its first message may be read before we learn of it
+            self._comers[descriptor] = handle
+            self.half_open.opened(descriptor, address_of(handle))
 
     def _settled(self, descriptor: int) -> None:
         """A connection went, or something came over it."""

@@ -201,7 +201,10 @@ class SocketDriver:
     def _turn_held(self, wait_s: float, retry_at: float) -> None:
         """The journal cannot be written: the core gets nothing, and strangers are still counted."""
         self._poll.wait(wait_s, early_only=True)
-        if (now := self._clock()) >= retry_at:
+        now = self._clock()
+        if self.accepted is not None:
+            self.accepted.look_again(now)
+        if now >= retry_at:
             self._runner.order.retry(now)
             self._serve_calls()
 

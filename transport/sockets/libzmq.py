@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -56,6 +57,7 @@ _FAILURES: dict[int, str] = {
     zmq.EVENT_CLOSED: NOBODY,
 }
 _WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_FAILURES)
+_MONITOR_EVENT = struct.Struct("=Hi")
 _ACCEPTED = "inproc://accepted"
 
 
@@ -158,10 +160,13 @@ class Listener:
     def comings(self, max_events: int) -> Iterator[tuple[bool, int]]:
         """Up to ``max_events`` connections that came (true) or went, by descriptor, in order."""
         for _ in range(max_events):
-            if not self.monitor.poll(0):
+            try:
+                event = self.monitor.recv(zmq.NOBLOCK)
+            except zmq.Again:
                 return
-            event = recv_monitor_message(self.monitor)
-            yield event["event"] == zmq.EVENT_ACCEPTED, int(event["value"])
+            self.monitor.recv()  # the endpoint, which is ours
+            number, value = _MONITOR_EVENT.unpack(event)
+            yield number == zmq.EVENT_ACCEPTED, value
 
     def read(self) -> ReceivedMessage | None:
         """The next message, without waiting."""

@@ -136,6 +136,10 @@ class AcceptedConnections:
         """The connection for frames to a peer."""
         return self._current.get((peer, lane))
 
+    def descriptors(self) -> set[int]:
+        """Those of all known connections."""
+        return {each.handle[0] for each in self._by_route.values() if each.handle is not None}
+
     def holds(self, handle: tuple[int, object]) -> bool:
         """Whether a connection with this descriptor and these ends carries a lane."""
         return any(each.handle == handle for each in self._by_route.values())
