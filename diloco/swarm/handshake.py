@@ -15,6 +15,7 @@ from peers.admission.card import CARD_TAG, Card
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
 from peers.coordinator.status import RunStatus
+from peers.errors import ExpiredTicket
 from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
 from transport.errors import BadFrame, DialFailed, KnockTimeout, TransportError
 from transport.frames import pack, unpack, unpack_items
@@ -38,7 +39,7 @@ def status(ticket: str, timeout_s: float = KNOCK_S) -> dict[str, Any]:
 
 def ask_status(ticket: str, timeout_s: float = KNOCK_S) -> RunStatus:
     """The same as `status`, typed and checked."""
-    found = read_ticket(ticket, time.time())
+    found = read_ticket(ticket, None)  # whether it expired is the host's to say: clocks differ
     header, payload = _ask(found, pack(AskStatus(PROTOCOL)), timeout_s)
     if not isinstance(understood(header), StatusFollows):
         raise JoinError("rubbish", "the host sent something else than its status")
@@ -64,7 +65,14 @@ def knock_for_settings(ticket: Ticket, identity: Identity, name: str, timeout_s:
 
 
 def _ask(ticket: Ticket, header: bytes, timeout_s: float) -> tuple[bytes, bytes]:
-    return ask_at(ticket.addresses, ticket.host, invite_pair(ticket.secret), header, timeout_s)
+    try:
+        return ask_at(ticket.addresses, ticket.host, invite_pair(ticket.secret), header, timeout_s)
+    except TransportError as error:
+        try:
+            ticket.check_expiry(time.time())
+        except ExpiredTicket as expired:
+            raise type(error)(f"{error} (by the clock of this machine, {expired})") from None
+        raise
 
 
 def ask_at(
