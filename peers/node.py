@@ -107,6 +107,7 @@ class Node:
         if hosting:
             court = Court(run_of(key, hosting.rules.settings), verify, hosting.judge)
             self.coordinator = Coordinator(key, hosting.rules, limits, self, court)
+            self.coordinator.began_at = hosting.door.began_at
             self.coordinator.restore(hosting.journal)
             self.coordinator.state.adopting = hosting.adopting
             self.links.newest.update(newest_in(hosting.journal))

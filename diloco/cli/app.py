@@ -25,7 +25,14 @@ import diloco
 from diloco.cli.adopt import adopt_record
 from diloco.cli.interrupts import EXIT_CODE, Interrupts, interruptible
 from diloco.cli.methods import compare_command, methods_command
-from diloco.cli.operate import TicketArgument, kick_command, revoke_command, stop_command, ticket_command
+from diloco.cli.operate import (
+    TicketArgument,
+    kick_command,
+    revoke_command,
+    stop_command,
+    ticket_command,
+    ticket_line,
+)
 from diloco.cli.plan import plan_command
 from diloco.cli.simulate import simulate_command
 from diloco.errors import DilocoError, TrainingDiverged, UserError
@@ -269,6 +276,10 @@ def status(
             f"open: fragment {open_round.fragment} with {open_round.num_members} members, "
             f"attempt {open_round.attempt + 1}"
         )
+    if found.stopped:
+        console.print("stopped by its owner")
+    for each_ticket in found.tickets:
+        console.print(Text(printable(ticket_line(each_ticket, time.time()))))
     for mark in found.marks:
         line = f"{mark.accuser} says that {mark.accused} sends what cannot be added up; neither owns chunks "
         console.print(Text(printable(f"{line}for {mark.num_commits} more commits")))

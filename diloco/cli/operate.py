@@ -14,6 +14,7 @@ import typer
 from diloco.swarm import control
 from diloco.swarm.entry import TICKET_HOURS
 from diloco.terminal import printable
+from peers.coordinator.tickets import TicketStatus
 
 TicketArgument = Annotated[
     str, typer.Argument(metavar="TICKET", help="The word itself, - to read it, or @FILE.", show_default=False)
@@ -50,6 +51,15 @@ def ticket_command(
     """Print another ticket to the run that is hosted here; or show or revoke one."""
     if context.invoked_subcommand is None:
         print(control.new_ticket(uses, hours, state))
+
+
+def ticket_line(ticket: TicketStatus, now: float) -> str:
+    """What a status says of a ticket; ``now`` is in unix seconds."""
+    left = f"{max(0, ticket.uses - ticket.num_used)} of {ticket.uses} uses left" if ticket.uses else ""
+    used = left or f"{ticket.num_used} workers came with it"
+    hours = (ticket.expires_at - now) / 3600
+    good = "revoked" if ticket.revoked else f"good for {hours:.3g} h" if hours > 0 else "expired"
+    return f"ticket {ticket.name}: {used}, {good}"
 
 
 def revoke_command(ticket: TicketArgument, state: _State = None) -> None:

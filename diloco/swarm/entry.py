@@ -93,6 +93,8 @@ def host(
             raise journal.unusable(error.number, error.reason) from None
         secret, invite = _ticket(home, run_id, identity, journal, entries, ticket_hours, ticket_uses)
         door.invites[invite.key] = invite
+        assert node.coordinator is not None
+        node.coordinator.state.tickets.replay(InviteMade(invite.key, int(invite.expires_at), invite.uses))
         driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
         on_close = undone.pop_all().close
     assert driver.address is not None

@@ -71,6 +71,7 @@ class ResidualFile:
             replace_private(self._path, partial(save_file, self._outer.state_dict()))
         except (OSError, SafetensorError) as error:
             self._warn(error)
+            self.remove()  # what an earlier write left there is sent by now
         now = time.monotonic()
         self._not_before = now + (now - began) / _MAX_SHARE_OF_TIME
 

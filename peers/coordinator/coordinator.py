@@ -27,8 +27,9 @@ from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
+from peers.coordinator.tickets import remember_when_invited
 from peers.protocol.evidence import Roots, Shown, ToldTwoThings
-from peers.protocol.fields import DETAIL_BYTES, cut
+from peers.protocol.fields import DETAIL_BYTES, MAX_UNIX_SECONDS, cut
 from peers.protocol.manifest import difference, manifest_in
 from peers.protocol.messages import (
     Applied,
@@ -80,6 +81,8 @@ class Coordinator:
         self._outlet = outlet
         self._mode = mode
         self._lives = Lives(outlet, limits)
+        self.began_at = 0.0
+        """Second 0 of ours in unix seconds: for what is to be remembered over restarts, not for decisions."""
         self._stays_until = 0.0
         """Until then a host that restarted after the last round waits to tell members that come back."""
         self._parting: dict[bytes, float] = {}
@@ -104,12 +107,14 @@ class Coordinator:
     def restore(self, entries: list[Any]) -> None:
         """Replay the journal of earlier lives."""
         self.state.restore(entries)
+        remember_when_invited(self.roster, entries, self.began_at)
         self._lives.restore(entries)
 
     def start(self, now: float) -> None:
         """Begin a life."""
         for entry in self.roster.entries.values():
             entry.absent_since = now
+            entry.certified_at = min(entry.certified_at, now)  # the clock may have been put back
         self.state.begin_term()
         if self.finished:
             self._stays_until = now + 2 * self._rules.failure_timeout_s
@@ -153,7 +158,8 @@ class Coordinator:
             refused = places.refusal(self.roster, self.state.limits, members, now, key, invite, uses)
             if refused is not None:
                 return refused
-        refused = self.certify(key, name, invite, identity)
+        at = max(0, min(int(self.began_at + now), MAX_UNIX_SECONDS))
+        refused = self.certify(key, name, invite, identity, at)
         if refused is None:
             admitted = self.roster.entries[key]
             admitted.absent_since = now
@@ -162,9 +168,9 @@ class Coordinator:
         return refused
 
     def certify(
-        self, key: bytes, name: str, invite: bytes = b"", identity: bytes = NO_IDENTITY
+        self, key: bytes, name: str, invite: bytes = b"", identity: bytes = NO_IDENTITY, at: int = 0
     ) -> Refused | None:
-        """Admit an identity for good (it is journaled), or say why not."""
+        """Admit an identity for good (it is journaled), or say why not. ``at`` is in unix seconds."""
         entry = self.roster.entries.get(key)
         if entry is not None and entry.kicked:
             return _KICKED
@@ -175,7 +181,7 @@ class Coordinator:
         if not known and len(self.roster.entries) >= limits.identities:
             return Refused("full", "the run has admitted as many identities as it ever will")
         if not known:
-            decision = PeerInvited(key, name, invite) if invite else PeerCertified(key, name)
+            decision = PeerInvited(key, name, invite, at) if invite else PeerCertified(key, name)
             self._outlet.store(pack(decision))
             self._outlet.trace(CertifiedTrace(peer=key, peer_name=name))
             self.roster.certify(key, name, invite)
@@ -198,11 +204,15 @@ class Coordinator:
 
     def make_invite(self, key: bytes, expires_at: int, uses: int) -> None:
         """Another ticket lets identities in."""
-        self._outlet.store(pack(InviteMade(key, expires_at, uses)))
+        made = InviteMade(key, expires_at, uses)
+        self._outlet.store(pack(made))
+        self.state.tickets.replay(made)
 
     def revoke_invite(self, key: bytes) -> None:
         """That ticket opens nothing any more."""
-        self._outlet.store(pack(InviteRevoked(key)))
+        revoked = InviteRevoked(key)
+        self._outlet.store(pack(revoked))
+        self.state.tickets.replay(revoked)
 
     def kick(self, now: float, who: str) -> Refused | Obeyed:
         """Put a worker out for good: its link ends, and its identity comes in no more."""

@@ -40,6 +40,8 @@ class PeerInvited:
     key: Key
     name: fields.Name
     invite: Key
+    at: fields.UnixSeconds = 0
+    """When it came."""
 
 
 @kind(114)

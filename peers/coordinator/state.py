@@ -29,6 +29,7 @@ from peers.coordinator.open_round import OpenRound
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.roster import Entry, Roster
 from peers.coordinator.rules import Rules
+from peers.coordinator.tickets import Tickets
 from peers.errors import BadEntry
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Abort, Committed, Finished
@@ -61,6 +62,7 @@ class RunState:
         self.courses = {0: Course(0, Chain(limits.history_records))}
         """Courses by number; there is always number 0."""
         self.term = 0
+        self.tickets = Tickets(limits)
         self.stopped = False
         """The owner ended the run."""
         self.adopting = False
@@ -82,6 +84,7 @@ class RunState:
 
     def _replay(self, entry: Any) -> None:
         """One decision of an earlier life. Raises `BadFrame` for one that cannot have been taken there."""
+        self.tickets.replay(entry)
         match entry:
             case TermBegan():
                 self.term = entry.term

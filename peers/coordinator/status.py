@@ -14,6 +14,7 @@ from typing import Any
 from peers.coordinator.course import CommitSummary
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
+from peers.coordinator.tickets import TicketStatus
 from transport.errors import BadFrame
 from transport.limits import LIMITS
 
@@ -90,6 +91,9 @@ class RunStatus:
     recent: tuple[CommitSummary, ...]
     """The last commits, the latest at the end."""
     marks: tuple[MarkStatus, ...] = ()
+    stopped: bool = False
+    """The owner ended the run."""
+    tickets: tuple[TicketStatus, ...] = ()
 
     @property
     def num_members(self) -> int:
@@ -136,6 +140,8 @@ class RunStatus:
             "elements": list(self.num_elements),
             "recent": [[each.fragment, each.num_members, each.seconds] for each in self.recent],
             "marks": [[each.accuser, each.accused, each.num_commits] for each in self.marks],
+            "stopped": self.stopped,
+            "tickets": [each.plain() for each in self.tickets],
         }
 
     @classmethod
@@ -159,6 +165,10 @@ class RunStatus:
             ),
             recent=tuple(_summary(each) for each in table.rows("recent", LIMITS.message_items)),
             marks=tuple(_mark(each) for each in table.rows("marks", _MAX_MARKS)),
+            stopped=table.flag("stopped"),
+            tickets=tuple(
+                TicketStatus.from_plain(each) for each in table.rows("tickets", 2 * LIMITS.invites)
+            ),
         )
 
 
@@ -183,6 +193,8 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
         num_elements=first.manifest.elements if first.manifest else (),
         recent=tuple(first.recent),
         marks=tuple(_marks_of(state)),
+        stopped=state.stopped,
+        tickets=state.tickets.status(state.roster),
     )
 
 

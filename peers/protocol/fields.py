@@ -103,7 +103,8 @@ Bytes = Count
 
 # -- tickets ------------------------------------------------------------------------------------
 
-UnixSeconds = Annotated[int, Between(0, (1 << 32) - 1)]
+MAX_UNIX_SECONDS = (1 << 32) - 1
+UnixSeconds = Annotated[int, Between(0, MAX_UNIX_SECONDS)]
 """As a ticket has them."""
 Uses = Small
 """Identities that a ticket may let in, ever; 0 if nothing was said."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,18 @@ def test_a_disk_that_takes_nothing_costs_one_warning(
     assert said.count("\n") == 1
     assert "training goes on" in said
     assert not os.path.exists(tmp_path / "missing")
+
+
+def test_a_disk_that_is_full_leaves_no_residuals_that_were_sent_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    residual_file = residual_file_of(tmp_path / "own", trained())
+    residual_file.write()
+    assert (tmp_path / "own").exists()
+
+    def full(path: Path, write: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("diloco.training.residual_file.replace_private", full)
+    residual_file.write()
+    assert not (tmp_path / "own").exists()

@@ -10,6 +10,7 @@ import pytest
 
 from peers.coordinator.course import CommitSummary
 from peers.coordinator.status import MarkStatus, MemberStatus, OpenRoundStatus, RunStatus
+from peers.coordinator.tickets import TicketStatus
 from peers.protocol.messages import Done, Report
 from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained
 from transport.effects import NEVER
@@ -30,6 +31,8 @@ STATUS = RunStatus(
     num_elements=(100, 28),
     recent=(CommitSummary(1, 2, 0.5),),
     marks=(MarkStatus("v", "w", 4),),
+    stopped=True,
+    tickets=(TicketStatus("t1", 5, 2, 1_800_000_000, True),),
 )
 PLAIN: dict[str, Any] = {
     "members": [
@@ -60,6 +63,8 @@ PLAIN: dict[str, Any] = {
     "elements": [100, 28],
     "recent": [[1, 2, 0.5]],
     "marks": [["v", "w", 4]],
+    "stopped": True,
+    "tickets": [["t1", 5, 2, 1_800_000_000, True]],
 }
 
 
