@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from peers.coordinator import accusations, rounds
 from peers.coordinator.course import Course
-from peers.coordinator.judgement import Court, Verdict
+from peers.coordinator.judgement import Court, Verdict, mean_groups
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
@@ -64,8 +64,9 @@ class Hearing:
         if found is None or message.attempt != found[2].attempt or peer in found[2].roots:
             return
         current = found[2]
-        if isinstance(payload, Phantom) or len(payload) != ROOT_BYTES * len(current.members):
-            raise BadFrame(f"{len(payload)} bytes of roots of {len(current.members)} members")
+        count = len(mean_groups(current, message.num_elements))
+        if isinstance(payload, Phantom) or len(payload) != ROOT_BYTES * count:
+            raise BadFrame(f"{len(payload)} bytes of {count} roots")
         current.roots[peer] = message.num_elements, bytes(payload)
 
     def settle_dissent(self, now: float, course: Course, current: OpenRound) -> None:

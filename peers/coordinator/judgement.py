@@ -8,6 +8,7 @@ that cannot decode takes what it is shown for a word (`peers.coordinator.accusat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,8 @@ from peers.coordinator.open_round import OpenRound
 from peers.protocol.evidence import ROOT_BYTES, Shown, ToldTwoThings
 from peers.protocol.signing import INDEX_TAG, Verify
 from transport.collectives.direct_reduce import Plan
-from transport.collectives.proofs import Terms, root_of
+from transport.collectives.proofs import Terms, num_groups, place_of, root_of
+from transport.digests import digest_of
 from transport.effects import Payload
 from transport.errors import BadFrame
 
@@ -58,15 +60,15 @@ class Court:
         num_chunks = _num_chunks(current, shown.num_elements)
         if shown.chunk >= num_chunks:
             raise BadFrame("a chunk outside the vector")
-        leaf, num_leaves = shown.chunk, num_chunks
+        place = place_of(shown.chunk, num_chunks)
         if shown.mean:
             owned = [c for c in range(num_chunks) if plan.owner(c, num_chunks) == shown.author]
             if shown.chunk not in owned:
                 raise BadFrame("a mean from someone who does not own the chunk")
-            leaf, num_leaves = owned.index(shown.chunk), len(owned)
-        root = root_of(payload, leaf, num_leaves, shown.path)
+            place = place_of(owned.index(shown.chunk), len(owned))
+        root = root_of(digest_of(payload), place, shown.path)
         terms = self._terms(current, shown.num_elements)
-        if not self._signed(terms, plan, shown, identity, root, shown.signature):
+        if not self._signed(terms, plan, shown, identity, place.group, root, shown.signature):
             return Verdict(accuser, "it showed a chunk for which nobody vouched")
         start = shown.chunk * current.chunk_elements
         length = min(current.chunk_elements, shown.num_elements - start)
@@ -86,7 +88,7 @@ class Court:
         plan = _plan_of(current, told.attempt, told.author, accuser)
         terms = self._terms(current, told.num_elements)
         both = ((told.root, told.signature), (told.other_root, told.other_signature))
-        signed = all(self._signed(terms, plan, told, identity, *each) for each in both)
+        signed = all(self._signed(terms, plan, told, identity, told.group, *each) for each in both)
         if signed and told.root != told.other_root:
             return Verdict(told.author, "it vouched for two different things in one round")
         return Verdict(accuser, "it showed two words of which one was never said")
@@ -94,23 +96,21 @@ class Court:
     def of_roots(self, current: OpenRound, identities: Mapping[bytes, bytes]) -> list[Verdict]:
         """Who is wrong where members hold different means: whoever vouched for two in this attempt, and
         whoever says that another vouched for what it did not."""
-        plan = current.plans[current.attempt]
+        plan, founders = current.plans[current.attempt], current.founders
         verdicts: dict[bytes, Verdict] = {}
-        for at, owner in enumerate(plan.members):
-            found: set[bytes] = set()
-            for member, (num_elements, roots) in sorted(current.roots.items()):
-                terms = self._terms(current, num_elements)
+        found: dict[tuple[bytes, int], set[bytes]] = {}
+        for member, (num_elements, roots) in sorted(current.roots.items()):
+            terms = self._terms(current, num_elements)
+            for at, (owner, group) in enumerate(mean_groups(current, num_elements)):
                 one = roots[at * ROOT_BYTES : (at + 1) * ROOT_BYTES]
-                root, signature = one[:32], one[32:]
-                if not any(one):
-                    continue
-                statement = terms.statement(root, plan.founders, plan.attempt, plan.lost)
-                if self._verify(identities[owner], INDEX_TAG, statement, signature):
-                    found.add(root)
+                statement = terms.statement(one[:32], group, founders, plan.attempt, plan.lost)
+                if self._verify(identities[owner], INDEX_TAG, statement, one[32:]):
+                    found.setdefault((owner, group), set()).add(one[:32])
                 else:
                     reason = "it showed a root for which nobody vouched"
                     verdicts.setdefault(member, Verdict(member, reason))
-            if len(found) > 1:
+        for (owner, _), different in found.items():
+            if len(different) > 1:
                 reason = "it vouched for different means to different members"
                 verdicts.setdefault(owner, Verdict(owner, reason))
         return list(verdicts.values())
@@ -124,12 +124,21 @@ class Court:
         plan: Plan,
         about: Shown | ToldTwoThings,
         identity: bytes,
+        group: int,
         root: bytes,
         signature: bytes,
     ) -> bool:
         attempt, lost = (plan.attempt, plan.lost) if about.mean else (-1, frozenset[bytes]())
-        statement = terms.statement(root, plan.founders, attempt, lost)
+        statement = terms.statement(root, group, plan.founders, attempt, lost)
         return self._verify(identity, INDEX_TAG, statement, signature)
+
+
+def mean_groups(current: OpenRound, num_elements: int) -> list[tuple[bytes, int]]:
+    """Owner and number of each group of means of the present attempt, in the order in which they are shown.
+    Raises `BadFrame` for a vector that is too long."""
+    plan, num_chunks = current.plans[current.attempt], _num_chunks(current, num_elements)
+    owned = Counter(plan.owner(chunk, num_chunks) for chunk in range(num_chunks))
+    return [(owner, group) for owner in plan.members for group in range(num_groups(owned[owner]))]
 
 
 def _plan_of(current: OpenRound, attempt: int, author: bytes, accuser: bytes) -> Plan:

@@ -9,6 +9,7 @@ from peers.protocol.evidence import ROOT_BYTES, Roots, Shown, ToldTwoThings
 from peers.protocol.fields import cut
 from transport.collectives.direct_reduce import DirectReduce
 from transport.effects import Payload
+from transport.limits import LIMITS
 
 
 def shown_by(exchange: DirectReduce) -> tuple[Shown, Payload] | None:
@@ -43,6 +44,7 @@ def two_things_told(exchange: DirectReduce) -> ToldTwoThings | None:
         found.author,
         found.mean,
         exchange.reducer.num_elements,
+        found.group,
         found.one.root,
         found.one.signature,
         found.other.root,
@@ -55,6 +57,7 @@ def roots_held(exchange: DirectReduce) -> tuple[Roots, Payload] | None:
     if exchange.prover is None:
         return None
     held = exchange.prover.mean_roots()
-    signed = [held.get(member) for member in exchange.members]
-    beside = b"".join(each.root + each.signature if each else bytes(ROOT_BYTES) for each in signed)
+    if None in held or ROOT_BYTES * len(held) > LIMITS.payload_bytes:
+        return None  # of so long a vector it cannot be said at once
+    beside = b"".join(each.root + each.signature for each in held if each)
     return Roots(exchange.serial, exchange.attempt, exchange.reducer.num_elements), beside

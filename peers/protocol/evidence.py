@@ -41,6 +41,7 @@ class ToldTwoThings:
     author: fields.Key
     mean: bool
     num_elements: Count
+    group: Count
     root: fields.Digest
     signature: Signature
     other_root: fields.Digest
@@ -50,8 +51,8 @@ class ToldTwoThings:
 @kind(115)
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """Under which roots this member got the means of an attempt; beside it, for each member in order, the
-    root and its signature, or zeros for one who owns no chunk. Said beside the `Done` that they lead to."""
+    """Under which roots this member got the means of an attempt; beside it, for each member in order
+    and each group of its means, the root and its signature. Said beside the `Done` that they lead to."""
 
     serial: fields.Serial
     attempt: fields.Attempt
@@ -59,4 +60,4 @@ class Roots:
 
 
 ROOT_BYTES = 32 + 64
-"""Of one owner's root and signature."""
+"""Of one root and its signature."""

@@ -20,7 +20,7 @@ from tests.sim.run import run_seed
 from tests.sim.suspicious import SuspiciousNode
 from tests.sim.world import World
 from transport.collectives.direct_reduce import DirectReduce, MeanChunk, ProvedMean
-from transport.collectives.proofs import Index, Notary, Terms
+from transport.collectives.proofs import GROUP, Index, Notary, Terms, place_of
 from transport.collectives.prover import Prover
 from transport.digests import digest_of
 
@@ -108,13 +108,15 @@ class TwoFaced(DirectReduce):
 
     def _vouched(self, message: ProvedMean) -> ProvedMean:
         mine = [chunk for chunk, owner in enumerate(self._owners) if owner == self._me]
-        index = Index([digest_of(other_than(self._means[chunk])) for chunk in mine])
+        place = place_of(mine.index(message.chunk), len(mine))
+        group = mine[place.group * GROUP :][:GROUP]
+        index = Index([digest_of(other_than(self._means[chunk])) for chunk in group])
         assert isinstance(self.prover, Remembering)
         assert self._plan is not None
-        plan = self._plan
-        statement = self.prover.terms.statement(index.root, plan.founders, plan.attempt, plan.lost)
+        plan, terms = self._plan, self.prover.terms
+        statement = terms.statement(index.root, place.group, plan.founders, plan.attempt, plan.lost)
         signature = identity_of(0).sign(INDEX_TAG, statement)
-        return replace(message, path=index.path(mine.index(message.chunk)), signature=signature)
+        return replace(message, path=index.path(place.leaf), signature=signature)
 
 
 def other_than(payload: Any) -> bytes:

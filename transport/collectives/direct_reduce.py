@@ -26,7 +26,7 @@ from transport.collectives.proofs import Path, Signature
 from transport.collectives.prover import Proof, Prover
 from transport.collectives.reducer import Part, Reducer
 from transport.digests import digest_of, tree_digest
-from transport.effects import Payload
+from transport.effects import Payload, size_bytes
 from transport.errors import BadFrame, Poisoned
 from transport.frames import kind
 
@@ -134,6 +134,8 @@ def chunk_elements_for(num_elements: int, num_members: int, max_elements: int, p
 
 _LEAST_ELEMENTS = 64 * 1024
 """Below this a chunk's fixed costs outweigh what overlapping more of them gains."""
+KEPT_BYTES = 64 << 20
+"""Of encoded parts that are vouched for and not sent yet; beyond that they are encoded again."""
 SendBulk = Callable[[bytes, object, Payload], None]
 Room = Callable[[bytes], int]
 
@@ -158,6 +160,8 @@ class DirectReduce:
         self.prover: Prover | None = None
         """In attempts that are proved."""
         self._prover = prover
+        self._encoded: dict[int, Payload] = {}
+        self._encoded_bytes = 0
         self.chunk_elements = chunk_elements
         self.norms = MeasuredNorms(0, NO_LIMITS)
         """Of what this member decoded in the present attempt."""
@@ -334,12 +338,13 @@ class DirectReduce:
         before means, so that nobody waits for us longer than needed."""
         if self._plan is None or self.poisoned:
             return False
-        moved = self.prover is not None and self.prover.prepare(self.reducer.encode)
+        moved = self.prover is not None and self.prover.prepare(self._encode)
         moved |= self._reduce_next()
         for peer in list(self._to_send):
             moved |= self._send_part(peer, room, send) or self._send_mean(peer, room, send)
             if not self._part_queues[peer] and self._means_sent[peer] == len(self._reduced):
                 del self._to_send[peer]
+        moved |= self.prover is not None and not self.prover.prepared
         return moved or self._keep_next()
 
     # -- inside -------------------------------------------------------------------------------
@@ -377,7 +382,9 @@ class DirectReduce:
             message = ProvedPart(self.serial, self.attempt, message.chunk, *proof)
         chunk = chunks.pop()
         self._part_sent.add((chunk, peer))
-        send(peer, message, self.reducer.encode(chunk))
+        payload = self._encoded.pop(chunk, None)
+        self._encoded_bytes -= size_bytes(payload)
+        send(peer, message, self.reducer.encode(chunk) if payload is None else payload)
         return True
 
     def _send_mean(self, peer: bytes, room: Room, send: SendBulk) -> bool:
@@ -427,7 +434,7 @@ class DirectReduce:
         self._reduced.append(chunk)
         self._to_send = dict.fromkeys(self._part_queues)
         if self.prover:
-            self._index_means(self.prover)
+            self.prover.reduced(chunk, mean)
 
     def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
         self._means[chunk] = mean
@@ -446,7 +453,7 @@ class DirectReduce:
             reason = "its means are longer than any contribution"
             self.poisoned = Poison(owner, reason, chunk, mean=True, alone=False)
             return False
-        self._digests[chunk] = digest_of(mean)
+        self._digests[chunk] = self.prover.mean_digests[chunk] if self.prover else digest_of(mean)
         self._missing -= 1
         return bool(self._to_keep)
 
@@ -459,7 +466,16 @@ class DirectReduce:
             return None
         return self._means[found.chunk] if found.mean else self._parts[found.chunk].get(found.peer)
 
+    def _encode(self, chunk: int) -> Payload:
+        """A part that is about to be vouched for, and then to be sent: kept so long, as far as that goes."""
+        payload = self.reducer.encode(chunk)
+        if self._owners[chunk] != self._me and self._encoded_bytes < KEPT_BYTES:
+            self._encoded[chunk] = payload
+            self._encoded_bytes += size_bytes(payload)
+        return payload
+
     def _begin_proofs(self, plan: Plan) -> None:
+        self._encoded, self._encoded_bytes = {}, 0
         before, self.prover = self.prover, self._prover if plan.proved else None
         if self.prover is None:
             return
@@ -477,12 +493,6 @@ class DirectReduce:
         if (proof is None) is not (self.prover is None) and message.attempt == self.attempt:
             raise BadFrame("a chunk without its proof" if self.prover else "a proof where none is due")
         return proof
-
-    def _index_means(self, prover: Prover) -> None:
-        mine = [chunk for chunk, owner in enumerate(self._owners) if owner == self._me]
-        if len(self._reduced) == len(mine):
-            means = [self._means[chunk] for chunk in mine]
-            prover.reduced([digest_of(mean) for mean in means if mean is not None])
 
     def _told_two_things(self, peer: bytes, chunk: int, *, mean: bool) -> bool:
         self.poisoned = Poison(peer, "it vouched for two different things", chunk, mean, alone=False)

@@ -1,9 +1,10 @@
 """Signed indexes: what a member vouches for before it sends, and how one chunk is shown to belong to it.
 
-The index of a vector is a Merkle tree over the digests of its encoded chunks. Its author signs a *statement*
-about the root once, and each chunk carries the signature and its path to the root, so that whoever holds a
-chunk can show whom it is from. Two roots under one statement are equivocation. Keys are handed in as a
-`Notary`; nothing here knows who a member is. Pure. Keeps X10.
+The index of a group of chunks is a Merkle tree over the digests of their encoded bytes. Its author signs a
+*statement* about the root once, and each chunk carries the signature and its path to the root, so that
+whoever holds a chunk can show whom it is from. Two roots under one statement are equivocation. Groups are
+small, so that the first chunks leave while later ones are not encoded, or reduced, yet. Keys are handed in as
+a `Notary`; nothing here knows who a member is. Pure. Keeps X10.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
-from transport.digests import digest_of
-from transport.effects import Payload
 from transport.errors import BadFrame
 from transport.frames import Between, Key, pack_items
 
-MAX_PATH = 32
+GROUP = 4
+"""Chunks under one root: of a contribution in its order, of means in the order of their owner's."""
+MAX_PATH = 2
 Path = Annotated[tuple[Key, ...], Between(0, MAX_PATH)]
 """The digests beside the way from a chunk to its root, the lowest first."""
 Signature = Annotated[bytes, Between(64, 64)]
@@ -36,6 +37,25 @@ class Notary(Protocol):
         ...
 
 
+class Place(NamedTuple):
+    """Where a chunk stands."""
+
+    group: int
+    leaf: int
+    num_leaves: int
+
+
+def place_of(position: int, count: int) -> Place:
+    """The place of one of ``count`` chunks."""
+    group, leaf = divmod(position, GROUP)
+    return Place(group, leaf, min(GROUP, count - group * GROUP))
+
+
+def num_groups(count: int) -> int:
+    """Groups of so many chunks."""
+    return -(-count // GROUP)
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What statements of one round are about."""
@@ -47,14 +67,19 @@ class Terms:
     num_elements: int
 
     def statement(
-        self, root: bytes, founders: Sequence[bytes], attempt: int = -1, lost: Iterable[bytes] = ()
+        self,
+        root: bytes,
+        group: int,
+        founders: Sequence[bytes],
+        attempt: int = -1,
+        lost: Iterable[bytes] = (),
     ) -> bytes:
-        """What an author signs. A contribution is the same in each attempt, so it is said once per round: for
-        it there is neither ``attempt`` nor ``lost``."""
+        """What an author signs about one group. A contribution is the same in each attempt, so it is said
+        once per round: for it there is neither ``attempt`` nor ``lost``."""
         parties = hashlib.sha256(b"".join([*founders, b"lost", *sorted(lost)])).digest()
         role = "mean" if attempt >= 0 else "part"
         about = [self.run, role, self.serial, self.base, self.fragment, self.num_elements]
-        return pack_items([*about, parties, max(0, attempt), root])
+        return pack_items([*about, parties, max(0, attempt), group, root])
 
 
 class Index:
@@ -81,9 +106,10 @@ class Index:
         return tuple(path)
 
 
-def root_of(payload: Payload, leaf: int, num_leaves: int, path: Sequence[bytes]) -> bytes:
+def root_of(digest: bytes, place: Place, path: Sequence[bytes]) -> bytes:
     """The root of the index that a chunk is in. Raises `BadFrame` for a path of another length."""
-    found, left = digest_of(payload), list(path)
+    found, left = digest, list(path)
+    leaf, num_leaves = place.leaf, place.num_leaves
     while num_leaves > 1:
         if leaf ^ 1 < num_leaves:
             if not left:

@@ -1,15 +1,16 @@
 """A member's side of proofs in one exchange: what it vouches for, and whether others keep to what they did.
 
-`DirectReduce` asks it in attempts that are proved only. It signs nothing before all of an index is known, and
+`DirectReduce` asks it in attempts that are proved only. It sends nothing before its index is signed, and
 remembers under which root each author's chunks came. See `transport.collectives.proofs`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from transport.collectives.proofs import Index, Notary, Terms, root_of
+from transport.collectives.proofs import GROUP, Index, Notary, Place, Terms, num_groups, place_of, root_of
 from transport.digests import digest_of
 from transport.effects import Payload
 from transport.errors import BadFrame
@@ -33,8 +34,13 @@ class Equivocation:
     author: bytes
     mean: bool
     attempt: int
+    group: int
     one: Signed
     other: Signed
+
+
+_Roots = dict[tuple[bytes, int], Signed]
+"""By author and group."""
 
 
 class Prover:
@@ -42,6 +48,8 @@ class Prover:
 
     def __init__(self, me: bytes, notary: Notary, terms: Terms) -> None:
         self.equivocation: Equivocation | None = None
+        self.mean_digests: dict[int, bytes] = {}
+        """Of the means of this attempt, by chunk."""
         self._me = me
         self._notary = notary
         self._terms = terms
@@ -49,15 +57,17 @@ class Prover:
         self._lost: frozenset[bytes] = frozenset()
         self._attempt = -1
         self._num_chunks = 0
-        self._leaf_of: dict[int, int] = {}
-        """Of each chunk: which of its owner's chunks it is."""
+        self._places: list[Place] = []
+        """Of each chunk: its place among its owner's."""
         self._num_owned: dict[bytes, int] = {}
-        self._digests: list[bytes] = []
-        """Of this member's part, so far."""
-        self._part_index: Index | None = None
-        self._mean_index: Index | None = None
-        self._part_roots: dict[bytes, Signed] = {}
-        self._mean_roots: dict[bytes, Signed] = {}
+        self._wanted: dict[int, list[bytes]] = {}
+        """Groups of this member's contribution that are to be signed, with the digests so far."""
+        self._part_indexes: dict[int, Index] = {}
+        self._mean_digests: dict[int, dict[int, bytes]] = {}
+        """By group of this member's means and by leaf."""
+        self._mean_indexes: dict[int, Index] = {}
+        self._part_roots: _Roots = {}
+        self._mean_roots: _Roots = {}
         self._part_proofs: dict[tuple[bytes, int], Proof] = {}
         self._mean_proofs: dict[int, Proof] = {}
 
@@ -66,86 +76,107 @@ class Prover:
     ) -> None:
         """Begin a proved attempt. ``owners`` are those of each chunk."""
         self._attempt, self._founders, self._lost = attempt, founders, frozenset(lost)
-        self._num_chunks = len(owners)
-        self._num_owned = dict.fromkeys(owners, 0)
-        for chunk, owner in enumerate(owners):
-            self._leaf_of[chunk] = self._num_owned[owner]
-            self._num_owned[owner] += 1
-        self._mean_index = self.equivocation = None
-        self._mean_roots, self._mean_proofs = {}, {}
+        self._num_chunks, self._num_owned = len(owners), Counter(owners)
+        before: Counter[bytes] = Counter()
+        self._places = []
+        for owner in owners:
+            self._places.append(place_of(before[owner], self._num_owned[owner]))
+            before[owner] += 1
+        self.equivocation = None
+        self._mean_digests, self._mean_indexes = {}, {}
+        self._mean_roots, self._mean_proofs, self.mean_digests = {}, {}, {}
 
     # -- what this member vouches for ---------------------------------------------------------
 
     @property
     def prepared(self) -> bool:
-        """This member's part is signed."""
-        return self._part_index is not None or not self._num_chunks
+        """Nothing waits for `prepare`."""
+        return not self._wanted
 
     def prepare(self, encode: Callable[[int], Payload]) -> bool:
-        """Take one more chunk of this member's part into its index; True if there was one."""
-        if self.prepared:
+        """Take one more chunk of this member's contribution into an index; True if one was wanted."""
+        if not self._wanted:
             return False
-        self._digests.append(digest_of(encode(len(self._digests))))
-        if len(self._digests) == self._num_chunks:
-            self._part_index = Index(self._digests)
-            self._part_roots[self._me] = self._sign(self._part_index.root, -1)
+        group, digests = next(iter(self._wanted.items()))
+        chunk = group * GROUP + len(digests)
+        digests.append(digest_of(encode(chunk)))
+        if len(digests) == place_of(chunk, self._num_chunks).num_leaves:
+            index = self._part_indexes[group] = Index(digests)
+            self._part_roots[self._me, group] = self._sign(index.root, group, -1)
+            del self._wanted[group]
         return True
 
     def part(self, chunk: int) -> Proof | None:
-        """What goes beside a part of this member; None before its index is known."""
-        if self._part_index is None:
+        """What goes beside a part of this member; None before its group is signed, which is wanted then."""
+        place = place_of(chunk, self._num_chunks)
+        index = self._part_indexes.get(place.group)
+        if index is None:
+            self._wanted.setdefault(place.group, [])
             return None
-        return self._part_index.path(chunk), self._part_roots[self._me].signature
+        return index.path(place.leaf), self._part_roots[self._me, place.group].signature
 
-    def reduced(self, means: Sequence[bytes]) -> None:
-        """The digests of all means of this member are known, in the order of chunks."""
-        self._mean_index = Index(means)
-        self._mean_roots[self._me] = self._sign(self._mean_index.root, self._attempt)
+    def reduced(self, chunk: int, mean: Payload) -> None:
+        """This member has made a mean."""
+        place = self._places[chunk]
+        digests = self._mean_digests.setdefault(place.group, {})
+        digests[place.leaf] = self.mean_digests[chunk] = digest_of(mean)
+        if len(digests) == place.num_leaves:
+            index = self._mean_indexes[place.group] = Index([digests[i] for i in range(place.num_leaves)])
+            self._mean_roots[self._me, place.group] = self._sign(index.root, place.group, self._attempt)
 
     def mean(self, chunk: int) -> Proof | None:
-        """What goes beside a mean of this member; None before it has them all."""
-        if self._mean_index is None:
+        """What goes beside a mean of this member; None before it has all of the group."""
+        place = self._places[chunk]
+        index = self._mean_indexes.get(place.group)
+        if index is None:
             return None
-        return self._mean_index.path(self._leaf_of[chunk]), self._mean_roots[self._me].signature
+        return index.path(place.leaf), self._mean_roots[self._me, place.group].signature
 
-    def _sign(self, root: bytes, attempt: int) -> Signed:
-        return Signed(root, self._notary.sign(self._statement(root, attempt)))
+    def _sign(self, root: bytes, group: int, attempt: int) -> Signed:
+        return Signed(root, self._notary.sign(self._statement(root, group, attempt)))
 
-    def _statement(self, root: bytes, attempt: int) -> bytes:
+    def _statement(self, root: bytes, group: int, attempt: int) -> bytes:
         lost = self._lost if attempt >= 0 else ()
-        return self._terms.statement(root, self._founders, attempt, lost)
+        return self._terms.statement(root, group, self._founders, attempt, lost)
 
     # -- what others vouched for --------------------------------------------------------------
 
     def take_part(self, author: bytes, chunk: int, proof: Proof, payload: Payload) -> bool:
         """Whether a part is of the index that its author signed; False for a second index. Raises `BadFrame`
         if nobody signed that."""
-        root = root_of(payload, chunk, self._num_chunks, proof[0])
-        signed = self._check(self._part_roots, author, -1, Signed(root, proof[1]))
-        if signed is None:
+        place = place_of(chunk, self._num_chunks)
+        signature = self._check(self._part_roots, author, -1, place, proof, digest_of(payload))
+        if signature is None:
             return False
-        self._part_proofs[author, chunk] = proof[0], signed.signature
+        self._part_proofs[author, chunk] = proof[0], signature
         return True
 
     def take_mean(self, author: bytes, chunk: int, proof: Proof, payload: Payload) -> bool:
         """The same of a mean, from its owner."""
-        root = root_of(payload, self._leaf_of[chunk], self._num_owned[author], proof[0])
-        signed = self._check(self._mean_roots, author, self._attempt, Signed(root, proof[1]))
-        if signed is None:
+        place = self._places[chunk]
+        digest = digest_of(payload)
+        signature = self._check(self._mean_roots, author, self._attempt, place, proof, digest)
+        if signature is None:
             return False
-        self._mean_proofs[chunk] = proof[0], signed.signature
+        self.mean_digests[chunk] = digest
+        self._mean_proofs[chunk] = proof[0], signature
         return True
 
-    def _check(self, roots: dict[bytes, Signed], author: bytes, attempt: int, found: Signed) -> Signed | None:
-        known = roots.get(author)
+    def _check(
+        self, roots: _Roots, author: bytes, attempt: int, place: Place, proof: Proof, digest: bytes
+    ) -> bytes | None:
+        """The signature under which a chunk came."""
+        found = Signed(root_of(digest, place, proof[0]), proof[1])
+        known = roots.get((author, place.group))
         if known is not None and known.root == found.root:
-            return known
-        if not self._notary.verify(author, self._statement(found.root, attempt), found.signature):
+            return known.signature
+        statement = self._statement(found.root, place.group, attempt)
+        if not self._notary.verify(author, statement, found.signature):
             raise BadFrame("a chunk of no index that its sender signed")
         if known is None:
-            roots[author] = found
-            return found
-        self.equivocation = Equivocation(author, attempt >= 0, max(0, attempt), known, found)
+            roots[author, place.group] = found
+            return found.signature
+        self.equivocation = Equivocation(author, attempt >= 0, max(0, attempt), place.group, known, found)
         return None
 
     # -- what is shown to a judge -------------------------------------------------------------
@@ -154,6 +185,11 @@ class Prover:
         """What came beside a chunk of another member; None if nothing did."""
         return self._mean_proofs.get(chunk) if mean else self._part_proofs.get((author, chunk))
 
-    def mean_roots(self) -> dict[bytes, Signed]:
-        """By owner, under which root its means of this attempt came."""
-        return dict(self._mean_roots)
+    def mean_roots(self) -> list[Signed | None]:
+        """Under which roots the means of this attempt came: of each member that is in, group by group."""
+        members = [each for each in self._founders if each not in self._lost]
+        return [
+            self._mean_roots.get((member, group))
+            for member in members
+            for group in range(num_groups(self._num_owned.get(member, 0)))
+        ]

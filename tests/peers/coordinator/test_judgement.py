@@ -54,7 +54,7 @@ def current() -> OpenRound:
 
 def statement(root: bytes, mean: bool, about: OpenRound, attempt: int = 1, num_elements: int = 12) -> bytes:
     terms = Terms(RUN, about.serial, about.base, about.fragment, num_elements)
-    return terms.statement(root, about.founders, attempt if mean else -1)
+    return terms.statement(root, 0, about.founders, attempt if mean else -1)
 
 
 def shown(payload: bytes, mean: bool, chunk: int = 0, signer: Identity = WHO, **changes: Any) -> Shown:
@@ -127,7 +127,7 @@ def test_what_no_member_can_have_got_is_no_evidence(changes: dict[str, Any], mea
 def test_two_roots_under_one_statement_are_their_authors_fault_and_one_is_the_accusers(mean: bool) -> None:
     def told(*roots: tuple[bytes, Identity]) -> bytes:
         signed = [(r, who.sign(INDEX_TAG, statement(r, mean, current()))) for r, who in roots]
-        message = ToldTwoThings(7, 1, AUTHOR, mean, 12, *signed[0], *signed[1])
+        message = ToldTwoThings(7, 1, AUTHOR, mean, 12, 0, *signed[0], *signed[1])
         return COURT.of_two_things(current(), ACCUSER, WHO.public, message).guilty
 
     one, other = b"1" * 32, b"2" * 32
@@ -156,7 +156,7 @@ class Proving(Swarm):
         index = Index([digest_of(payload)])
         terms = Terms(RUN, self.open.serial, self.open.base, 0, 100)
         signature = Identity(bytes([author]) * 32).sign(
-            INDEX_TAG, terms.statement(index.root, self.open.founders)
+            INDEX_TAG, terms.statement(index.root, 0, self.open.founders)
         )
         message = Shown(self.open.serial, 0, key(author), False, 100, 0, (), signature, "not finite")
         self.core.take_evidence(self.now, key(accuser), message, payload)
@@ -169,8 +169,8 @@ class Proving(Swarm):
         for index in range(1, 6):
             root = roots.get(f"w{index}")
             if root is not None:
-                said = terms.statement(root, plan.founders, attempt, plan.lost)
-                beside = root + WHO_IN_RUN.sign(INDEX_TAG, said) + bytes(4 * ROOT_BYTES)
+                said = terms.statement(root, 0, plan.founders, attempt, plan.lost)
+                beside = root + WHO_IN_RUN.sign(INDEX_TAG, said)
                 self.core.take_evidence(self.now, key(index), Roots(self.open.serial, attempt, 100), beside)
             self.hear(index, Done(self.open.serial, attempt, b"x" * 32 if index == 2 else RESULT))
 
@@ -264,7 +264,7 @@ def test_roots_that_do_not_come_are_waited_for_and_not_for_ever() -> None:
 
 def test_whoever_shows_a_root_that_nobody_vouched_for_is_out() -> None:
     swarm, one = Proving(), b"1" * 32
-    forged = b"2" * 32 + bytes(64) + bytes(4 * ROOT_BYTES)
+    forged = b"2" * 32 + bytes(64)
     swarm.core.take_evidence(0.0, key(2), Roots(swarm.open.serial, 0, 100), forged)
     swarm.differ(0, w1=one, w2=one, w3=one, w4=one, w5=one)
     assert swarm.put_out() == [key(2)]
@@ -272,10 +272,10 @@ def test_whoever_shows_a_root_that_nobody_vouched_for_is_out() -> None:
 
 def test_roots_have_a_size_and_an_attempt() -> None:
     swarm = Proving()
-    for wrong in (bytes(5 * ROOT_BYTES - 1), bytes(4 * ROOT_BYTES), b""):
+    for wrong in (bytes(ROOT_BYTES - 1), bytes(2 * ROOT_BYTES), b""):
         with pytest.raises(BadFrame, match="roots"):
             swarm.core.take_evidence(0.0, key(2), Roots(swarm.open.serial, 0, 100), wrong)
-    swarm.core.take_evidence(0.0, key(2), Roots(swarm.open.serial, 1, 100), bytes(5 * ROOT_BYTES))
+    swarm.core.take_evidence(0.0, key(2), Roots(swarm.open.serial, 1, 100), bytes(ROOT_BYTES))
     assert swarm.core.state.courses[0].rounds[0].roots == {}
 
 

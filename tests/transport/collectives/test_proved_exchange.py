@@ -19,7 +19,7 @@ from transport.collectives.direct_reduce import (
     ProvedMean,
     ProvedPart,
 )
-from transport.collectives.proofs import Index, Terms, root_of
+from transport.collectives.proofs import GROUP, Index, Terms, num_groups, place_of, root_of
 from transport.collectives.prover import Prover
 from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of
@@ -106,23 +106,35 @@ class Proving:
         assert len({member.digest() for member in self.members.values()}) == 1
 
 
-@given(num_leaves=st.integers(1, 40), data=st.data())
-def test_each_chunk_leads_to_the_root_at_its_own_place_only(num_leaves: int, data: st.DataObject) -> None:
-    chunks = [bytes([i]) * 5 for i in range(num_leaves)]
-    index = Index([digest_of(chunk) for chunk in chunks])
-    leaf = data.draw(st.integers(0, num_leaves - 1))
-    other = data.draw(st.integers(0, num_leaves - 1))
-    path = index.path(leaf)
-    assert root_of(chunks[leaf], leaf, num_leaves, path) == index.root
-    if other != leaf:
-        assert root_of(chunks[other], leaf, num_leaves, path) != index.root
+@given(count=st.integers(1, 40), data=st.data())
+def test_each_chunk_leads_to_the_root_at_its_own_place_only(count: int, data: st.DataObject) -> None:
+    chunks = [bytes([i]) * 5 for i in range(count)]
+    at, other = (data.draw(st.integers(0, count - 1)) for _ in range(2))
+    place, elsewhere = place_of(at, count), place_of(other, count)
+    first = place.group * GROUP
+    index = Index([digest_of(chunk) for chunk in chunks[first : first + GROUP]])
+    path = index.path(place.leaf)
+    assert root_of(digest_of(chunks[at]), place, path) == index.root
+    if other != at:
+        assert root_of(digest_of(chunks[other]), place, path) != index.root
+    if elsewhere.leaf != place.leaf:
         with suppress(BadFrame):  # that place may have a path of another length
-            assert root_of(chunks[leaf], other, num_leaves, path) != index.root
+            assert root_of(digest_of(chunks[at]), elsewhere, path) != index.root
     with pytest.raises(BadFrame):
-        root_of(chunks[leaf], leaf, num_leaves, (*path, bytes(32)))
+        root_of(digest_of(chunks[at]), place, (*path, bytes(32)))
     if path:
         with pytest.raises(BadFrame):
-            root_of(chunks[leaf], leaf, num_leaves, path[:-1])
+            root_of(digest_of(chunks[at]), place, path[:-1])
+
+
+@given(count=st.integers(1, 40))
+def test_every_chunk_has_one_place(count: int) -> None:
+    places = [place_of(position, count) for position in range(count)]
+    assert len(set(places)) == count
+    assert {place.group for place in places} == set(range(num_groups(count)))
+    for group in range(num_groups(count)):
+        leaves = [place.leaf for place in places if place.group == group]
+        assert leaves == list(range(places[group * GROUP].num_leaves))
 
 
 @given(num_members=st.integers(1, 6), size=st.integers(1, 200), chunk=st.integers(1, 60))
@@ -165,7 +177,10 @@ def test_over_attempts_a_part_is_vouched_for_once_and_by_the_same_root(moment: i
     group.deliver()
     group.check()
     parts = [frame for frame in group.sent if isinstance(frame[2], ProvedPart)]
-    signatures = {s: {m.signature for by, _, m, _ in parts if by == s} for s, *_ in parts}  # type: ignore[attr-defined]
+    signatures: dict[tuple[bytes, int], set[bytes]] = {}
+    for sender, _, message, _ in parts:
+        assert isinstance(message, ProvedPart)
+        signatures.setdefault((sender, message.chunk // GROUP), set()).add(message.signature)
     assert all(len(each) == 1 for each in signatures.values())
     assert all(member.poisoned is None for member in group.members.values())
 
@@ -182,17 +197,27 @@ def test_what_is_sent_again_after_a_link_began_anew_is_the_same() -> None:
     group.check()
 
 
-def test_nothing_is_sent_before_all_of_it_is_vouched_for() -> None:
+def test_nothing_is_sent_before_all_of_its_group_is_vouched_for() -> None:
     group = Proving(3)
     member = group.members[key(0)]
     member.begin(0.0, Plan(0, group.keys, (1.0,) * 3, proved=True))
     sent: list[object] = []
-    for _ in range(member.num_chunks - 1):
-        assert member.pump(lambda peer: 1 << 40, lambda *each: sent.append(each))
+    for _ in range(GROUP):
+        member.pump(lambda peer: 1 << 40, lambda *each: sent.append(each))
         assert not sent
         assert not member.idle
-    assert member.pump(lambda peer: 1 << 40, lambda *each: sent.append(each))
+    for _ in range(2):
+        member.pump(lambda peer: 1 << 40, lambda *each: sent.append(each))
     assert sent
+
+
+def test_without_room_nothing_is_prepared() -> None:
+    group = Proving(3)
+    member = group.members[key(0)]
+    member.begin(0.0, Plan(0, group.keys, (1.0,) * 3, proved=True))
+    assert not member.pump(lambda peer: 0, lambda *each: None)
+    assert member.prover is not None
+    assert member.prover.prepared
 
 
 def first(group: Proving, sort: type, sender: bytes, to: bytes) -> Frame:
@@ -222,6 +247,7 @@ def test_a_proof_of_another_round_or_attempt_is_none() -> None:
         _, _, message, payload = first(group, ProvedPart, key(1), key(0))
         assert isinstance(message, ProvedPart)
         other.begin(0, group.keys, (), [key(0)] * group.members[key(0)].num_chunks)
+        other.part(message.chunk)
         while other.prepare(group.members[key(1)].reducer.encode):
             pass
         proof = other.part(message.chunk)
@@ -238,9 +264,11 @@ def test_two_roots_under_one_statement_stop_the_attempt_and_can_be_shown() -> No
     group.take(*mine[0])
     other = Prover(key(1), Seal(key(1)), TERMS)
     other.begin(0, group.keys, (), [key(0)] * group.members[key(0)].num_chunks)
+    chunk = mine[1][2].chunk
+    assert chunk // GROUP == mine[0][2].chunk // GROUP
+    other.part(chunk)
     while other.prepare(lambda chunk: bytes(16)):
         pass
-    chunk = mine[1][2].chunk
     proof = other.part(chunk)
     assert proof is not None
     assert not group.members[key(0)].part(0.0, key(1), ProvedPart(1, 0, chunk, *proof), bytes(16))
@@ -253,7 +281,9 @@ def test_two_roots_under_one_statement_stop_the_attempt_and_can_be_shown() -> No
     assert found is not None
     assert (found.author, found.mean) == (key(1), False)
     for signed in (found.one, found.other):
-        assert Seal(key(0)).verify(key(1), TERMS.statement(signed.root, group.keys), signed.signature)
+        assert Seal(key(0)).verify(
+            key(1), TERMS.statement(signed.root, found.group, group.keys), signed.signature
+        )
     assert found.one.root != found.other.root
 
 
