@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from peers.coordinator import accusations, rounds
+from peers.coordinator.judgement import Court, Verdict
 from peers.member.rounds import Rounds
+from peers.protocol.evidence import Shown
 from peers.protocol.messages import Open, Stuck
 from peers.protocol.signing import INDEX_TAG
 from peers.protocol.traces import SetAsideTrace
@@ -18,8 +20,16 @@ from tests.sim.checkers import Checkers
 from tests.sim.doors import identity_of, key_of
 from tests.sim.run import run_seed
 from tests.sim.suspicious import SuspiciousNode
+from tests.sim.violation import Violation
 from tests.sim.world import World
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, ProvedMean
+from transport.collectives.direct_reduce import (
+    DirectReduce,
+    MeanChunk,
+    PartChunk,
+    Poison,
+    ProvedMean,
+    ProvedPart,
+)
 from transport.collectives.proofs import GROUP, Index, Notary, Terms, place_of
 from transport.collectives.prover import Prover
 from transport.digests import digest_of
@@ -143,3 +153,38 @@ def test_an_owner_that_sends_different_means_is_put_out_and_its_victim_is_not_pu
     assert world.seen["dissent"] >= 2
     assert not set_aside
     assert {key_of(index) for index in range(1, 5)} == set(checkers.records[-1].members)
+
+
+class FalseWitness(DirectReduce):
+    """Worker 0 refuses the first proved part that it gets, which is all right."""
+
+    def part(self, now: float, peer: bytes, message: PartChunk, payload: Any) -> bool:
+        taken = super().part(now, peer, message, payload)
+        if taken and self._me == key_of(0) and isinstance(message, ProvedPart) and not self.poisoned:
+            self.poisoned = Poison(peer, "a value is not finite", message.chunk, mean=False, alone=True)
+        return taken
+
+
+class BelievesWhatIsShown(Court):
+    """It decodes nothing."""
+
+    def of_shown(self, current: Any, accuser: bytes, identity: bytes, shown: Shown, payload: Any) -> Verdict:
+        return Verdict(shown.author, "somebody says so")
+
+
+def run_with_a_false_witness() -> Counter[str]:
+    world = World(5, 5, make_node=SuspiciousNode)
+    world.hostile.add(0)
+    checkers = Checkers(world)
+    world.net.run(20.0)
+    checkers.sweep()
+    assert {key_of(index) for index in range(1, 5)} == set(checkers.records[-1].members)
+    return world.seen
+
+
+def test_whoever_shows_what_is_all_right_is_put_out_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", FalseWitness)
+    assert run_with_a_false_witness()["proved_wrong"] == 1, "worker 0: any other is a violation"
+    monkeypatch.setattr("peers.node.Court", BelievesWhatIsShown)
+    with pytest.raises(Violation, match="X10"):
+        run_with_a_false_witness()
