@@ -72,6 +72,7 @@ SHELLS = {
     "transport/sockets/libzmq.py",
     "transport/sockets/driver.py",
     "transport/sockets/callbacks.py",
+    "transport/sockets/descriptors.py",
     "transport/sockets/forks.py",
     "transport/sockets/names.py",
     "transport/sockets/probes.py",

@@ -12,7 +12,7 @@ import pytest
 
 from tests.net.swarm_kit import Node, eventually, running
 from transport.effects import Connect
-from transport.errors import DialFailed
+from transport.errors import DialFailed, TransportError
 from transport.keys import random_pair
 from transport.sockets.libzmq import knock
 from transport.sockets.traces import LaneRefusedTrace
@@ -54,6 +54,22 @@ def test_a_first_socket_needs_no_descriptor_for_the_threads_of_libzmq() -> None:
         member.do(Connect(random_pair().public, ("tcp://127.0.0.1:1",), 1))
         eventually(lambda: member.traced(LaneRefusedTrace))
     assert member.driver.error is None
+
+
+@pytest.mark.parametrize("left", [0, 2, 5, 8, 12, 16, 24])
+def test_a_start_without_enough_descriptors_is_one_line_and_no_end_of_the_process(
+    left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node()
+    monkeypatch.setattr("transport.sockets.driver.raise_descriptor_limit", lambda: 64)
+    with (
+        descriptors_left(left),
+        pytest.raises(TransportError, match=r"may open 64 files, which is too few \(Too many open files\)"),
+    ):
+        node.driver.start()
+    monkeypatch.undo()
+    with running(Node()):
+        pass
 
 
 def test_a_start_raises_the_soft_limit_of_descriptors() -> None:

@@ -6,10 +6,15 @@ often 1,024. Only the soft limit of this process is raised, never lowered, which
 
 from __future__ import annotations
 
+import os
 import resource
+
+from transport.errors import TransportError
 
 WANTED = 1 << 16
 """Beyond this there is no use for more."""
+NEEDED = 32
+"""libzmq ends the process if it cannot have them when it starts or begins to listen."""
 
 
 def raise_descriptor_limit() -> int:
@@ -27,3 +32,18 @@ def raise_descriptor_limit() -> int:
             return soft
         return wanted
     return soft
+
+
+def check_descriptors(soft: int) -> None:
+    """Raises `TransportError` unless so many as a start needs are free; ``soft`` is the limit, for people."""
+    taken: list[int] = []
+    try:
+        for _ in range(NEEDED):
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise TransportError(
+            f"this process may open {soft} files, which is too few ({error.strerror}): raise it by ulimit -n"
+        ) from None
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)

@@ -29,7 +29,7 @@ from transport.limits import LIMITS, Limits
 from transport.sockets.accepted import AcceptedLanes
 from transport.sockets.callbacks import Callbacks
 from transport.sockets.core_runner import CoreRunner
-from transport.sockets.descriptors import raise_descriptor_limit
+from transport.sockets.descriptors import check_descriptors, raise_descriptor_limit
 from transport.sockets.dialled import DialledLanes
 from transport.sockets.forks import Ends, close_in_children, keep_in_children
 from transport.sockets.half_open import HalfOpenBounds
@@ -88,6 +88,7 @@ class SocketDriver:
         """Listen and run. Raises `TransportError` when libzmq is unfit or the address is taken."""
         check_libzmq()
         descriptors = raise_descriptor_limit()
+        check_descriptors(descriptors)
         self._context = new_context()
         self._poll = Poll()
         self._woken, self._waker = socket.socketpair()
