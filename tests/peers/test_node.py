@@ -211,6 +211,16 @@ def test_a_process_that_restarts_is_out_before_it_says_a_word() -> None:
     assert [left.key for left in swarm.seen(LOW, PeerLeft)] == [HIGH]
 
 
+def test_when_an_input_of_a_member_fails_the_member_beside_the_host_hears_of_it_at_once() -> None:
+    host = host_node()
+    swarm = Swarm(host, LOW)
+    host.train(swarm.now, training(HOST))
+    swarm.run()
+    host.expel(swarm.now, LOW, "an input of it failed here")
+    told = [effect.event for effect in host.drain() if isinstance(effect, Deliver)]
+    assert [event.key for event in told if isinstance(event, PeerLeft)] == [LOW]
+
+
 def test_a_donor_that_sends_rubbish_is_asked_no_more() -> None:
     swarm = Swarm(host_node(min_peers=2), LOW, HIGH)
     swarm.deaf.add(LOW)

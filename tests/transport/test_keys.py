@@ -47,3 +47,12 @@ def test_a_pair_never_shows_its_secret_and_short_names_are_short() -> None:
     assert pair.secret.hex() not in repr(pair)
     assert len(short(pair.public)) == 8
     assert short(pair.public).islower() or short(pair.public).isdigit()
+
+
+@pytest.mark.parametrize(("length", "fits"), [(15, False), (16, True), (64, True), (65, False)])
+def test_a_seed_has_16_to_64_bytes(length: int, fits: bool) -> None:
+    if fits:
+        assert len(curve_pair(b"s" * length, b"label").public) == 32
+    else:
+        with pytest.raises(ValueError, match=f"not {length}"):
+            curve_pair(b"s" * length, b"label")

@@ -78,3 +78,12 @@ def test_a_damaged_incarnation_file_is_one_line(tmp_path: Path) -> None:
     path.write_text("9x")
     with pytest.raises(IdentityError, match="holds no incarnation"):
         next_incarnation(path)
+
+
+@pytest.mark.parametrize("others", [0o1, 0o2, 0o4, 0o10, 0o20, 0o40])
+def test_no_right_of_others_to_an_identity_file_is_passed_over(tmp_path: Path, others: int) -> None:
+    path = tmp_path / "id"
+    Identity.load_or_create(path)
+    path.chmod(0o600 | others)
+    with pytest.raises(IdentityError, match="others may read"):
+        Identity.load_or_create(path)

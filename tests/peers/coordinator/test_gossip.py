@@ -7,7 +7,9 @@ from peers.coordinator.gossip import GossipMode
 from peers.protocol.messages import (
     CatchUp,
     Finished,
+    Leave,
     MemberActive,
+    MemberIs,
     Open,
     RosterBatch,
 )
@@ -80,3 +82,19 @@ def test_who_enters_a_finished_gossip_run_is_told_at_once() -> None:
     assert swarm.core.state.num_rounds == 5
     swarm.enter(1, holds_state=True)
     assert swarm.told(1, Finished)
+
+
+def test_a_newcomer_learns_of_all_also_after_many_have_come_and_gone() -> None:
+    swarm = Swarm(gossips=True)
+    for index in (0, 1):
+        swarm.enter(index)
+        swarm.hold(index)
+    for _ in range(60):
+        swarm.enter(2)
+        swarm.hear(2, Leave("done"))
+    swarm.enter(3)
+    batches = swarm.told(3, RosterBatch)
+    news = [each for told in batches for each in messages_in(told.batch)]
+    assert {key(0), key(1)} <= {each.key for each in news if isinstance(each, MemberIs)}
+    assert {each.key for each in news if isinstance(each, MemberActive)} == {key(0), key(1)}
+    assert len(batches) < 40, "it need not read all that ever was"

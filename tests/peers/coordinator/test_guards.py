@@ -216,3 +216,15 @@ def test_a_link_that_begins_anew_ends_the_membership() -> None:
     swarm.ready(2)
     swarm.ready(1)
     assert not swarm.told(1, Open), "it has not entered again"
+
+
+def test_reports_that_settle_nothing_do_not_spare_the_next_ones_their_wait() -> None:
+    swarm = trained(4, failure_timeout_s=2.0)
+    serial = opened(swarm, 1, 2, 3, 4).serial
+    swarm.hear(2, Stuck(serial, 0, (key(99),), ""))
+    swarm.later(1.0)
+    swarm.hear(3, Stuck(serial, 0, (key(4),), ""))
+    swarm.hear(1, Withdraw(0, 99))
+    assert set_aside(swarm) == [], "others may report too"
+    swarm.later(1.0)
+    assert len(set_aside(swarm)) == 1

@@ -160,3 +160,15 @@ def test_an_empty_run_has_a_status() -> None:
     found = Swarm().core.status(0.0)
     assert (found.members, found.model, found.num_elements, found.over) == ((), "", (), False)
     assert RunStatus.from_plain(found.plain()) == found
+
+
+def test_of_one_that_has_not_reported_yet_all_numbers_are_nothing() -> None:
+    (found,) = trained(1).core.status(0.0).members
+    assert found == MemberStatus("w1", key(1), True, 0.0, 0, 0, 0.0, True, 0.0, 0.0, 0, 0)
+
+
+def test_a_status_is_read_up_to_its_bounds() -> None:
+    plain = PLAIN | {"elements": [1] * 256, "open": PLAIN["open"] * 256, "rounds": 1 << 62}
+    plain["members"] = [PLAIN["members"][0] | {"name": "w" * 256}] * 1024
+    found = RunStatus.from_plain(plain)
+    assert (len(found.num_elements), len(found.open_rounds), len(found.members)) == (256, 256, 1024)

@@ -61,3 +61,9 @@ def test_a_full_grid_holds_the_exact_mean_after_as_many_steps_as_it_has_axes(sid
 
 def test_one_who_is_not_among_the_members_is_alone() -> None:
     assert group_of(Matching("pair"), members(4), 0, b"x" * 32) == (b"x" * 32,)
+
+
+@pytest.mark.parametrize(("side", "axes"), [(2, 1), (2, 2), (2, 3), (3, 2)])
+def test_in_a_full_grid_nobody_is_ever_alone(side: int, axes: int) -> None:
+    for step in range(2 * axes):
+        assert {len(line) for line in lines(members(side**axes), 0, step, side)} == {side}

@@ -178,3 +178,10 @@ def test_one_who_has_left_is_matched_no_more() -> None:
     member.swap()
     assert member.outlet.met == []
     assert member.outlet.seen(SwapFailed)[0].partners == ()
+
+
+def test_one_who_goes_on_alone_has_not_passed_the_next_swap() -> None:
+    member = Gossiping()
+    member.swap()
+    assert member.refuse_chunk(OTHER, SERIAL)
+    assert not member.refuse_chunk(OTHER, SERIAL + 1), "that one may still begin here"

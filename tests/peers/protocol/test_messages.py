@@ -8,10 +8,10 @@ import pytest
 
 from peers.protocol import messages
 from peers.protocol.fields import MAX_MEMBERS
-from peers.protocol.messages import Committed, Knock, Open
+from peers.protocol.messages import Committed, Knock, Open, Ready
 from peers.protocol.record import Record
 from transport.errors import BadFrame
-from transport.frames import Between, from_items, pack, to_items
+from transport.frames import Between, from_items, pack, to_items, unpack
 from transport.limits import LIMITS
 
 LINK_HEADER_BYTES = 80
@@ -64,3 +64,7 @@ def test_texts_of_long_characters_are_refused_or_fit_into_a_header(kind: type) -
             assert any(isinstance(value, str) for value in values)
         else:
             assert len(pack(message)) <= LIMITS.header_bytes - LINK_HEADER_BYTES
+
+
+def test_an_offer_may_say_that_nothing_was_trained() -> None:
+    assert unpack(pack(Ready(0, b"b" * 32, 0, 0, 0, 0.0))) == Ready(0, b"b" * 32, 0, 0, 0, 0.0)

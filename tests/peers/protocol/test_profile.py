@@ -36,3 +36,7 @@ def test_a_member_enters_with_its_manifest_and_the_state_that_it_holds() -> None
     assert manifest_in(enter) == manifest
     assert (enter.protocol, enter.name, enter.addresses, enter.stage) == (PROTOCOL, "me", ("tcp://a:1",), 3)
     assert (enter.head, enter.holds_state) == (b"h" * 32, True)
+
+
+def test_a_grid_has_lines_of_two_unless_it_is_told_otherwise() -> None:
+    assert Matching("grid").group_size == 2

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from peers.protocol.fields import ALL_FRAGMENTS
-from peers.protocol.record import GENESIS, Record, genesis_head
+from peers.protocol.record import GENESIS, Record, genesis_head, record_in
+from transport.errors import BadFrame
 from transport.frames import pack, unpack
 
 RECORD = Record(b"p" * 32, 3, 0, 1, 9, 100, (b"a" * 32, b"b" * 32), (1.0, 2.0), b"r" * 32)
@@ -53,3 +54,23 @@ def test_a_restoring_record_is_about_the_whole_model() -> None:
 )
 def test_chunks_cover_the_vector(chunk_elements: int, num_chunks: int) -> None:
     assert replace(RECORD, chunk_elements=chunk_elements).num_chunks(250) == num_chunks
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"members": (), "weights": ()}, "of nothing"),
+        ({"fragment": ALL_FRAGMENTS}, "of nothing"),
+        ({"weights": (1.0,)}, "one weight for each"),
+        ({"fragment": 256}, "no model has"),
+    ],
+)
+def test_what_could_be_no_record_is_none(changes: dict[str, Any], why: str) -> None:
+    assert record_in(pack(RECORD)) == RECORD
+    with pytest.raises(BadFrame, match=why):
+        record_in(pack(replace(RECORD, **changes)))
+
+
+def test_a_restoring_record_has_no_members() -> None:
+    restoring = replace(RECORD, fragment=ALL_FRAGMENTS, members=(), weights=())
+    assert record_in(pack(restoring)) == restoring

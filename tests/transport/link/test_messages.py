@@ -43,3 +43,8 @@ def test_what_is_said_is_understood_as_what_it_is(said: object) -> None:
     understood = unpack(pack(said))
     assert understood == said
     assert type(understood) is type(said)
+
+
+def test_any_process_that_greets_is_later_than_nobody() -> None:
+    assert Session(0, 1) > NOBODY
+    assert NOBODY.incarnation == 0
