@@ -94,6 +94,8 @@ class Entry:
     report: Report | None = None
     pace: MemberPace = field(default_factory=MemberPace)
     told_finished: bool = False
+    gave_no_state: bool = False
+    """The others could not use the first state that it gave: another one is asked before it."""
     num_penalties: int = 0
     """How often in a row it was set aside or rejected."""
     invite: bytes = b""

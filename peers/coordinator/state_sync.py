@@ -15,8 +15,8 @@ from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
-from peers.coordinator.unusable import note, usable
-from peers.protocol.fields import ALL_FRAGMENTS
+from peers.coordinator.unusable import note, of_no_use, usable
+from peers.protocol.fields import ALL_FRAGMENTS, cut
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve, Unusable
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
@@ -88,15 +88,24 @@ def needs_state(state: RunState, course: Course, now: float, entry: Entry, messa
 def unusable(state: RunState, course: Course, now: float, entry: Entry, message: Unusable) -> None:
     """A member cannot use what it fetched, and says so before it asks for another state."""
     note(entry, now, state.rules.failure_timeout_s, message)
+    known = state.roster.entries
+    names = ", ".join(known[peer].full_name for peer in message.peers if peer in known)
     state.outlet.trace(
         UnusableTrace(
             peer=entry.key,
             peer_name=entry.name,
             fragment=message.fragment,
             peers=message.peers,
-            reason=message.reason,
+            reason=cut(f"{message.reason}: {names}" if names else message.reason),
         )
     )
+    entered, seed = state.roster.entered_in(course.number), course.seed
+    first = course.chain.index == 0 and course.chain.head != GENESIS and not state.rules.gossips
+    if first and seed is not None and of_no_use(seed, entered):
+        state.roster.entries[seed].gave_no_state = True
+        for current in list(course.rounds.values()):
+            state.abort(now, course, current, "the first state is of no use")
+        _ask_for_another_first_state(state, course)
 
 
 def _repair(state: RunState, course: Course, now: float, entry: Entry, fragment: int) -> None:
@@ -143,6 +152,7 @@ def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sour
 def _name_seed(state: RunState, course: Course, now: float, waiting: list[Entry]) -> None:
     seed = state.roster.entries.get(course.seed) if course.seed else None
     here = [entry for entry in waiting if not entry.out_of_sight]
+    here.sort(key=lambda entry: entry.gave_no_state)
     if not here:
         return
     if seed is not None and seed.entered and not seed.waits_for_state:
@@ -153,6 +163,15 @@ def _name_seed(state: RunState, course: Course, now: float, waiting: list[Entry]
     here[0].begin_seeding()
     state.outlet.trace(SeedTrace(peer=course.seed, peer_name=here[0].name))
     state.outlet.send(now, course.seed, Seed(state.roster.epoch))
+
+
+def _ask_for_another_first_state(state: RunState, course: Course) -> None:
+    """Nothing is built on the first state yet, and it is lost or of no use."""
+    state.outlet.trace(SeedLostTrace(head=course.chain.head))
+    state.begin_run(course, GENESIS)
+    course.holderless_since = course.seed = None
+    for entry in state.roster.entered_in(course.number):
+        entry.give_up_state()
 
 
 def _restore_if_lost(state: RunState, course: Course, now: float) -> None:
@@ -168,11 +187,7 @@ def _restore_if_lost(state: RunState, course: Course, now: float) -> None:
     if now - course.holderless_since < 2 * state.rules.failure_timeout_s:
         return
     if course.chain.index == 0:
-        state.outlet.trace(SeedLostTrace(head=head))
-        state.begin_run(course, GENESIS)
-        course.holderless_since = course.seed = None
-        for entry in entered:
-            entry.give_up_state()
+        _ask_for_another_first_state(state, course)
         return
     if len(candidates) < 1:
         state.outlet.trace(StateLostTrace(head=head, index=course.chain.index))

@@ -28,6 +28,17 @@ def note(entry: Entry, now: float, timeout_s: float, message: Unusable) -> None:
         del known.by_blob[next(iter(known.by_blob))]
 
 
+def of_no_use(seed: bytes, entered: list[Entry]) -> bool:
+    """Whether more than half of the others could not use the first state, or not from the one who gave it."""
+    others = [entry for entry in entered if entry.key != seed]
+    against = [
+        entry
+        for entry in others
+        if any(seed in peers or not peers for peers, _ in entry.refusals.by_blob.values())
+    ]
+    return 2 * len(against) > len(others)
+
+
 def usable(entry: Entry, now: float, sources: FragmentSources) -> FragmentSources | None:
     """The donors that may be named to a member, of each fragment at least one; None if there are none."""
     found = []

@@ -5,9 +5,10 @@ from __future__ import annotations
 from peers.coordinator import unusable
 from peers.coordinator.roster import Entry
 from peers.protocol.fields import MAX_FRAGMENTS, MAX_MEMBERS
-from peers.protocol.messages import CatchUp, Done, NeedState, Unusable
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Done, NeedState, Seed, Unusable
+from peers.protocol.record import GENESIS
 from peers.protocol.traces import UnusableTrace
-from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained
+from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
 
 STATE = b"d" * 32
 
@@ -81,3 +82,30 @@ def test_the_same_state_is_offered_again_after_pauses_that_double_until_it_can_b
     swarm.hold(3)
     assert swarm.core.roster.entries[key(3)].active
     assert swarm.core.roster.entries[key(3)].refusals.num_in_a_row == 0
+
+
+def test_where_most_cannot_use_the_first_state_another_member_gives_it() -> None:
+    swarm = trained(1)
+    for index in (2, 3, 4):
+        swarm.enter(index)
+    for index in (2, 3):
+        assert swarm.chain.head == ROOT
+        swarm.hear(index, Unusable(0, STATE, (key(1),), "other bytes"))
+        swarm.hear(index, NeedState("other bytes"))
+    assert swarm.chain.head == GENESIS
+    assert [each for each in range(1, 5) if swarm.told(each, Seed)] == [1, 2], "not the first one again"
+    swarm.hear(2, Applied(0, b"1" * 32, b"e" * 32))
+    swarm.hear(2, CaughtUp(b"1" * 32))
+    assert swarm.chain.head == b"1" * 32
+    for index in (1, 3, 4):
+        assert swarm.told(index, CatchUp)[-1].donors == (key(2),)
+    assert Swarm(swarm.journal).chain.head == b"1" * 32
+
+
+def test_where_few_cannot_use_the_first_state_it_stands() -> None:
+    swarm = trained(2)
+    for index in (3, 4):
+        swarm.enter(index)
+    swarm.hear(3, Unusable(0, STATE, (), "it does not load"))
+    swarm.hear(3, NeedState("it does not load"))
+    assert swarm.chain.head == ROOT
