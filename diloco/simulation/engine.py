@@ -17,10 +17,11 @@ from diloco.rules import judge_of, rules_of
 from diloco.settings import RunSettings
 from diloco.simulation.identities import HOST, identity_of, invite_key, key_of, knock_of, open_door
 from diloco.simulation.pace import Peer
+from diloco.simulation.roles.registry import ROLES
+from diloco.simulation.roles.role import Adversary, Role
 from diloco.simulation.worker import Trainer, Watcher, Worker
 from peers.node import Contact, Hosting, Node
 from peers.protocol.messages import Refused
-from peers.protocol.signing import Signer
 from transport.effects import Effect
 from transport.frames import unpack
 from transport.limits import LIMITS, Limits
@@ -56,6 +57,12 @@ class Engine:
         self.watchers = list(watchers)
         self.net = SimNetwork(settings.run.seed, self._observe, **network)
         self._names = {key_of(name): name for name in (HOST, *self.peers)}
+        self.roles: dict[str, Role] = {}
+        """By peer, those that have one; other identities of a peer share its role."""
+        for peer in self.peers.values():
+            if peer.role:
+                of = self.roles.get(peer.name.split("~")[0])
+                self.roles[peer.name] = of or ROLES[peer.role](self.net.stream(f"role of {peer.name}"))
         self._host_access = host
         self._make_trainer = make_trainer
         self._make_node = make_node
@@ -70,6 +77,9 @@ class Engine:
         for peer in self.peers.values():
             if peer.joins_at_s < math.inf:
                 self.net.at(peer.joins_at_s, partial(self.start, peer.name))
+                if peer.name in self.roles:
+                    lives = EngineLives(peer.name, self)
+                    self.net.at(peer.joins_at_s, partial(self.roles[peer.name].live, lives))
 
     def run(self, until_s: float, done: Callable[[], bool] | None = None) -> bool:
         """Let time pass; True once ``done``."""
@@ -111,8 +121,11 @@ class Engine:
                 self.net.at(KNOCK_AGAIN_S, knock)
                 return
             refused = unpack(reply[0])
-            assert not isinstance(refused, Refused), f"{name} is not let in: {refused}"
             self._knocking.discard(name)
+            if isinstance(refused, Refused) and name in self.roles:
+                self.roles[name].did(f"was refused: {refused.code}")
+                return
+            assert not isinstance(refused, Refused), f"{name} is not let in: {refused}"
             self._enter(self.peers[name], life)
 
         knock()
@@ -151,24 +164,23 @@ class Engine:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _node(
-        self, key: bytes, life: int, hosting: Hosting | None = None, signer: Signer | None = None
-    ) -> Node:
+    def _node(self, key: bytes, life: int, hosting: Hosting | None = None, name: str = "") -> Node:
         contact = Contact(key_of(HOST), () if hosting else ("tcp://host:1",))
-        timeout_s = self.settings.run.failure_timeout_s
-        return self._make_node(
+        role = self.roles.get(name)
+        make = self._make_node if role is None else partial(Adversary, role=role)
+        return make(
             key,
             1000 + life,
             contact,
-            failure_timeout_s=timeout_s,
+            failure_timeout_s=self.settings.run.failure_timeout_s,
             hosting=hosting,
             limits=self.limits,
-            signer=signer,
+            signer=identity_of(name) if name else None,
         )
 
     def _enter(self, peer: Peer, life: int) -> None:
         trainer = self._make_trainer(peer, life)
-        node = self._node(key_of(peer.name), life, signer=identity_of(peer.name))
+        node = self._node(key_of(peer.name), life, name=peer.name)
         worker = Worker(peer, life, node, trainer, self._terms, self.net, self.watchers, self.num_steps)
         self.workers[peer.name] = worker
         worker.enter(2 * self.settings.run.grace_s)
@@ -176,3 +188,20 @@ class Engine:
     def _observe(self, now: float, key: bytes, effect: Effect) -> None:
         for watcher in self.watchers:
             watcher.effect(now, self._names[key], effect)
+
+
+class EngineLives:
+    """What the role of a peer may do to processes (`roles.role.Lives`)."""
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name = name
+        self._engine = engine
+
+    def at(self, delay_s: float, run: Callable[[], None]) -> None:
+        self._engine.net.at(delay_s, run)
+
+    def start(self, name: str) -> None:
+        self._engine.start(name)
+
+    def crash(self, name: str) -> None:
+        self._engine.crash(name)

@@ -30,6 +30,8 @@ class Peer:
     tokens_per_step: int = 1
     region: str = ""
     joins_at_s: float = 0.0
+    role: str = ""
+    """What it does instead of what it should (`diloco.simulation.roles`); nothing for an honest peer."""
 
 
 class Clockwork:

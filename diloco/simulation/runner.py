@@ -13,20 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diloco.methods.spec import Method
 from diloco.rules import rules_of, wait_s
 from diloco.simulation.engine import Engine
 from diloco.simulation.faults import Fault, end_s, faults_of
+from diloco.simulation.honest import HonestPeers
 from diloco.simulation.identities import HOST, key_of
 from diloco.simulation.invariants import Invariants
 from diloco.simulation.pace import Peer
-from diloco.simulation.phantom import (
-    PhantomReplica,
-    phantom_limits,
-)
+from diloco.simulation.phantom import PhantomReplica, fragment_sizes, phantom_limits
 from diloco.simulation.recorder import Recorder
-from diloco.simulation.report.report import Activity, SimulationReport
+from diloco.simulation.report.report import Activity, RoleReport, SimulationReport
 from diloco.simulation.scenario import Scenario, load_scenario, parse_scenario
 from diloco.simulation.topology import access_of, peers_of, route_of
+from diloco.simulation.vectors import VectorReplica, vector_limits
 from diloco.simulation.worker import Trainer, Worker
 from peers.node import Node
 from peers.protocol.commands import Command
@@ -51,7 +51,13 @@ def simulate(
         scenario = parse_scenario(scenario)
     if seed is not None:
         scenario = scenario.model_copy(update={"seed": seed})
-    return ScenarioRun(scenario, faults_of(scenario) if faults is None else faults, make_node).run()
+    run = ScenarioRun(scenario, faults_of(scenario) if faults is None else faults, make_node)
+    report = run.run()
+    without = scenario.honest()
+    if without is not None:
+        alone = ScenarioRun(without, [], make_node)
+        run.compare(report, alone, alone.run())
+    return report
 
 
 class ScenarioRun:
@@ -66,6 +72,7 @@ class ScenarioRun:
         rules, patience_s = rules_of(settings), wait_s(settings)
         self.recorder = Recorder()
         self.invariants = Invariants(method, rules, 5 * patience_s, key_of)
+        self.invariants.with_role = frozenset(peer.name for peer in peers if peer.role)
         self.engine = Engine(
             settings,
             peers,
@@ -78,6 +85,8 @@ class ScenarioRun:
             trace_frames=False,
         )
         self.recorder.attach(self.engine)
+        self.honest = HonestPeers(self.engine.roles, [peer.name for peer in peers])
+        self.engine.watchers.append(self.honest)
         self._settings, self._method, self._rules, self._peers = settings, method, rules, peers
         self._patience_s = patience_s
         self._by_round: dict[int, list[Fault]] = {}
@@ -118,6 +127,18 @@ class ScenarioRun:
                 violations=self.invariants.violations,
             ),
         )
+
+    def compare(self, report: SimulationReport, alone: ScenarioRun, without: SimulationReport) -> None:
+        """Hold the honest peers of this run against those of the one without peers that have a role, and tell
+        what these did."""
+        honest, rate = self.honest, alone.honest.rate(without.seconds)
+        honest.compare(report.seconds, honest.rate(report.seconds), rate)
+        report.violations += honest.violations
+        report.honest_rate, report.honest_rate_alone = honest.rate(report.seconds), rate
+        report.num_forged, report.num_set_aside = honest.num_forged, honest.num_set_aside
+        for name, role in self.engine.roles.items():
+            if "~" not in name:
+                report.roles.append(RoleReport(name, role.name, dict(sorted(role.deeds.items()))))
 
     def _num_parameters(self) -> int:
         model = self._scenario.timed_model()
@@ -261,11 +282,25 @@ def _what_is_trained(
 
         return LIMITS, trainers_of(scenario.settings())
     parameters = round(model.parameters)
+    if scenario.mode == "vectors":
+        return _vectors(method, parameters, model.layers, num_peers)
     limits = phantom_limits(method, parameters, model.layers, num_peers)
 
     def make(peer: Peer, life: int) -> Trainer:
         name = f"{peer.name} in life {life}"
         replica = PhantomReplica(method, parameters, model.layers, name, limits.payload_bytes)
         return Trainer(replica, replica.elements)
+
+    return limits, make
+
+
+def _vectors(
+    method: Method, parameters: int, layers: int | None, num_peers: int
+) -> tuple[Limits, Callable[[Peer, int], Trainer]]:
+    limits, sizes = vector_limits(parameters, num_peers), fragment_sizes(method, parameters, layers)
+
+    def make(peer: Peer, life: int) -> Trainer:
+        replica = VectorReplica(peer.name, sizes, method.sync_every, limits.payload_bytes)
+        return Trainer(replica, replica.sizes)
 
     return limits, make

@@ -44,6 +44,9 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
+RoleName = Literal["liar", "equivocator", "sybil", "flapper", "dripper", "rubbish"]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -79,6 +82,7 @@ class Group(LinkEnd):
         default=0.0, ge=0.0, le=2.0, description="Log-normal spread from step to step."
     )
     drift: float = Field(default=0.0, ge=0.0, le=2.0, description="How far the speed wanders in an hour.")
+    role: RoleName | None = Field(default=None, description="Means harm: it lies, floods or flaps.")
     joins_at: Seconds | Literal["event"] = Field(
         default=0.0, description='When it comes; "event": only by a join event.'
     )
@@ -172,7 +176,7 @@ class Scenario(_Section):
 
     name: str = Field(min_length=1, max_length=80)
     about: str = Field(default="", max_length=2000, description="What one learns from it.")
-    mode: Literal["timed", "trained"] = "timed"
+    mode: Literal["timed", "vectors", "trained"] = "timed"
     seed: int = Field(default=0, ge=0, lt=2**63)
     end: Seconds | None = Field(
         default=None, gt=0.0, description="When it ends, if the run is not finished before."
@@ -198,7 +202,12 @@ class Scenario(_Section):
         for event in self.events:
             for name in event.names:
                 self.who(name)
+        if all(group.role is not None for group in self.peers):
+            raise ValueError("every peer has a role: who would be honest?")
         settings, model = self.settings(), self.timed_model()
+        method = settings.method.resolved()
+        if self.mode == "vectors" and (method.gossips or method.delay):
+            raise ValueError("vectors are averaged in rounds that are waited for: neither gossip nor a delay")
         for group in self.peers:
             if model is not None and group.step is None and group.flops is None:
                 raise ValueError(f"peers {group.name}: say how long a step takes, by step or flops")
@@ -221,6 +230,11 @@ class Scenario(_Section):
                 if end.region is not None and end.region not in self.matrix.regions:
                     raise ValueError(f"region {end.region} is not in the matrix")
 
+    def honest(self) -> Scenario | None:
+        """The same without peers that have a role; None if none has one."""
+        peers = tuple(group for group in self.peers if group.role is None)
+        return self.model_copy(update={"peers": peers}) if len(peers) < len(self.peers) else None
+
     @property
     def peer_names(self) -> list[str]:
         return [name for group in self.peers for name in group.names]
@@ -239,7 +253,7 @@ class Scenario(_Section):
         return found
 
     def timed_model(self) -> TimedModel | None:
-        """The model of a timed scenario."""
+        """The model of a timed scenario, and of one of vectors."""
         if self.mode == "trained":
             return None
         try:

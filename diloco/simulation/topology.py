@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from diloco.simulation.identities import HOST, key_of
 from diloco.simulation.pace import Peer, StepTime
+from diloco.simulation.roles.sybil import Sybil, identities_of
 from diloco.simulation.scenario import Group, LinkEnd, Scenario
 from transport.simnet.links import Access, Pipe
 from transport.simnet.routes import Route
@@ -40,7 +42,10 @@ def _group(scenario: Scenario, group: Group) -> list[Peer]:
         step_s = scenario.step_s(group) * math.exp(group.spread * rng.gauss(0.0, 1.0))
         step_time = StepTime(step_s, group.step_jitter, group.drift)
         joins_at = math.inf if group.joins_at == "event" else group.joins_at
-        peers.append(Peer(name, access_of(group), step_time, round(tokens), group.region or "", joins_at))
+        role, region = group.role or "", group.region or ""
+        peers.append(Peer(name, access_of(group), step_time, round(tokens), region, joins_at, role))
+        if role == Sybil.name:
+            peers += [replace(peers[-1], name=each, joins_at_s=math.inf) for each in identities_of(name)]
     return peers
 
 

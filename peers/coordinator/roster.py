@@ -109,6 +109,10 @@ class Entry:
     """The owner put this identity out: it may not even connect. The entry stays, for records name it."""
     out_of_sight: bool = False
     """Its link ended and is not back: no round counts on it, and it is a member all the same."""
+    came_without_state: bool = False
+    """It had nothing to go on from when it entered: it begins anew in the midst of the others' training."""
+    awaited_from: int = 0
+    """Index of the commit from which on rounds wait for it; not for one who came in the midst of one (L3)."""
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
 
@@ -148,6 +152,7 @@ class Entry:
         self.digests, self.ready, self.report, self.pace = {}, {}, None, MemberPace()
         self.told_finished = self.out_of_sight = False
         self.refusals = Refusals()
+        self.came_without_state, self.awaited_from = not message.holds_state, 0
 
     def wait_for_state(self) -> None:
         """The member cannot follow from where it is."""

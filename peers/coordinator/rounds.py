@@ -71,7 +71,8 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
 
 def _is_awaited(course: Course, entry: Entry) -> bool:
     """Whether a round waits for what this member may offer."""
-    return entry.sits_out_until <= course.chain.index and not entry.out_of_sight
+    from_index = max(entry.sits_out_until, entry.awaited_from)
+    return from_index <= course.chain.index and not entry.out_of_sight
 
 
 def end_gridlock(state: RunState, course: Course, now: float) -> None:

@@ -72,6 +72,8 @@ def caught_up(state: RunState, course: Course, now: float, entry: Entry, message
         _repair(state, course, now, entry, differing)
         return
     entry.become_active()
+    if entry.came_without_state and course.chain.index:
+        entry.awaited_from = course.chain.index + course.manifest.num_fragments
     state.mode.tell_active(now, entry)
     state.outlet.trace(ActiveTrace(peer=entry.key, peer_name=entry.name, index=course.chain.index))
 

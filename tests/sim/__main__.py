@@ -5,15 +5,18 @@ scripts/sim --seed 17 --shrink       the shortest list of faults that still brea
 scripts/sim --seeds 0:1000           many, in parallel
 scripts/sim --seeds 0:100 --hashes   the hash of each trace, to compare two checkouts
 scripts/sim --seeds 0:40 --exchanges 2   outer steps of two exchanges each
+scripts/sim --seeds 0:200 --roles    one peer of each swarm means harm; it goes on where roles.jsonl ends
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from tests.sim.doors import HOST, key_of
 from tests.sim.faults import Fault
+from tests.sim.roles import resume, table_of
 from tests.sim.run import outcome_of, outcomes_of, plan
 
 QUIET = ("send", "recv", "tick", "lost", "store")
@@ -28,8 +31,13 @@ def main() -> int:
     parser.add_argument("--wire", action="store_true", help="with --trace: frames and ticks too")
     parser.add_argument("--hashes", action="store_true", help="with --seeds: print the hash of each trace")
     parser.add_argument("--exchanges", type=int, choices=(1, 2), default=1, help="commits per outer step")
+    about = "with --seeds: one peer of each swarm means harm; go on where FILE ends (roles.jsonl)"
+    kept = Path("roles.jsonl")
+    parser.add_argument("--roles", metavar="FILE", type=Path, nargs="?", const=kept, help=about)
     parser.add_argument("--shrink", action="store_true", help="drop faults as long as it still fails")
     args = parser.parse_args()
+    if args.seeds and args.roles:
+        return roles(*(int(part) for part in args.seeds.split(":")), args.roles)
     if args.seeds:
         return many(*(int(part) for part in args.seeds.split(":")), args.hashes, args.exchanges)
     lines: list[str] | None = [] if args.trace else None
@@ -59,6 +67,17 @@ def many(first: int, last: int, hashes: bool, exchanges: int) -> int:
         print(f"seed {seed}: {problem}")
     print(f"{last - first} seeds, {len(problems)} failed")
     return 1 if problems else 0
+
+
+def roles(first: int, last: int, kept: Path) -> int:
+    """Seeds with roles: each outcome is kept at once, and those that are kept are not run again."""
+    outcomes = resume(range(first, last), kept)
+    print(table_of(outcomes))
+    broken = [each for each in outcomes if each.problem]
+    for each in broken:
+        print(f"seed {each.seed}, {each.role}: {each.problem}")
+    print(f"{len(outcomes)} seeds, {len(broken)} broken")
+    return 1 if broken else 0
 
 
 def shrink(seed: int, exchanges: int) -> None:

@@ -109,6 +109,16 @@ class Recovery:
     """From its restart, thaw or join until it holds the shared state."""
 
 
+@dataclass(frozen=True, slots=True)
+class RoleReport:
+    """What a peer with a role did."""
+
+    peer: str
+    role: str
+    deeds: dict[str, int]
+    """How often, by what it did."""
+
+
 @dataclass(slots=True)
 class SimulationReport:
     """One simulated run."""
@@ -137,6 +147,16 @@ class SimulationReport:
     recoveries: list[Recovery] = field(default_factory=list)
     losses: list[tuple[float, int, float]] = field(default_factory=list)
     """Trained: seconds, tokens of all peers, mean training loss since the last entry."""
+    roles: list[RoleReport] = field(default_factory=list)
+    """Of peers that mean harm."""
+    honest_rate: float = 0.0
+    """With roles: contributions of an honest peer that records count, per second."""
+    honest_rate_alone: float = 0.0
+    """The same in a run without those that have a role."""
+    num_forged: int = 0
+    """With roles and vectors: records with a mean that is not the sum of what its members sent."""
+    num_set_aside: int = 0
+    """With roles: how often an honest peer was left out of a round."""
     violations: list[str] = field(default_factory=list)
     """Invariants that did not hold."""
     num_events: int = 0

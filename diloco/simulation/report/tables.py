@@ -20,10 +20,28 @@ _PURPOSES = ("exchange", "state", "control")
 def render(report: SimulationReport) -> Group:
     """Everything that fits a screen: the summary, rounds, peers, recoveries, violations."""
     parts: list[RenderableType] = [_summary(report), _rounds(report.rounds), _peers(report.peers)]
+    if report.roles:
+        parts.append(_roles(report))
     if report.recoveries:
         parts.append(_recoveries(report))
     parts += [Text(printable(line), style="bold red") for line in report.violations]
     return Group(*parts)
+
+
+def _roles(report: SimulationReport) -> Group:
+    table = plain_table("peers with a role")
+    for name in ("peer", "role", "what it did"):
+        table.add_column(name)
+    for each in report.roles:
+        deeds = ", ".join(f"{deed} ({count})" for deed, count in each.deeds.items())
+        table.add_row(printable(each.peer), each.role, printable(deeds) or "nothing")
+    share = report.honest_rate / report.honest_rate_alone if report.honest_rate_alone else 0.0
+    text = (
+        f"honest peers commit at {share:.2f} of the rate without these;"
+        f" left out of a round {report.num_set_aside} times; {report.num_forged} forged means;"
+        f" {'X12 does not hold' if any('X12' in line for line in report.violations) else 'X12 holds'}"
+    )
+    return Group(table, Text(text))
 
 
 def clock(seconds: float) -> str:

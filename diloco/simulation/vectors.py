@@ -1,0 +1,130 @@
+"""Small vectors of real numbers as what a simulated worker trains, so that a wrong sum is seen as one.
+
+A contribution is a pure function of its worker, the fragment and the state on top of which it was made; the
+outer step takes the mean off. So whoever knows the records and the first state can recompute every bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from peers.protocol.application import piece_sizes
+from transport.collectives.reducer import NumpyReducer, Reducer
+from transport.digests import digest_of, tree_digest
+from transport.effects import Payload, PhantomBlob
+from transport.limits import Limits
+
+Vector = npt.NDArray[np.float32]
+
+
+def vector_limits(num_parameters: int, num_peers: int) -> Limits:
+    """Bounds under which a short vector has several chunks for each of its owners."""
+    chunk = max(8, num_parameters // (4 * num_peers))
+    return Limits(chunk_elements=chunk, payload_bytes=16 * 1024, window_bytes=1 << 20, buffer_bytes=16 << 20)
+
+
+def contribution_of(name: str, fragment: int, state: Vector) -> Vector:
+    """What a worker offers on top of that state."""
+    seed = hashlib.sha256(f"{name} {fragment} ".encode() + state.tobytes()).digest()
+    rng = np.random.default_rng(int.from_bytes(seed[:8], "little"))
+    return rng.standard_normal(len(state)).astype(np.float32)
+
+
+def step_of(state: Vector, mean: Vector) -> Vector:
+    """The state after a commit with that mean."""
+    return (state - np.float32(0.5) * mean).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorBlob:
+    """A state to hand out (`peers.protocol.application.StateBlob`)."""
+
+    digests: list[bytes]
+    data: bytes
+    piece_bytes: int
+
+    def piece(self, index: int) -> Payload:
+        return self.data[index * self.piece_bytes : (index + 1) * self.piece_bytes]
+
+
+class VectorReplica:
+    """`loop.replica.Replica` and `Application` of one worker whose model is ``sizes`` vectors."""
+
+    def __init__(self, name: str, sizes: tuple[int, ...], sync_every: int, piece_bytes: int) -> None:
+        self.sizes = sizes
+        self.states = [np.zeros(size, dtype=np.float32) for size in sizes]
+        self._name = name
+        self._sync_every = sync_every
+        self._piece_bytes = piece_bytes
+        self._commits = [0] * len(sizes)
+
+    # loop.replica.Replica
+
+    def sync_every(self, fragment: int) -> int:
+        return self._sync_every
+
+    def count(self, fragment: int) -> int:
+        return self._commits[fragment]
+
+    def sketches(self, fragment: int) -> bool:
+        return False
+
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
+        values = contribution_of(self._name, fragment, self.states[fragment])
+        return NumpyReducer(len(values), values), float(np.linalg.norm(values.astype(np.float64)))
+
+    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
+        return self.contribution(fragment)
+
+    def apply(
+        self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
+    ) -> None:
+        assert isinstance(mean, NumpyReducer)
+        self._commits[fragment] += 1
+        self.states[fragment] = step_of(self.states[fragment], mean.output)
+
+    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
+        """There are no local parameters."""
+
+    def discard(self, fragment: int) -> None:
+        """There are no local parameters to give up."""
+
+    def is_finite(self, fragment: int) -> bool:
+        return True
+
+    def reset(self, fragment: int, offered: Reducer | None) -> None:
+        """There are no local parameters to give up."""
+
+    def mend(self) -> list[str]:
+        return []
+
+    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
+        assert isinstance(data, bytearray), "a phantom where bytes are due"
+        self.states[fragment] = np.frombuffer(bytes(data), dtype=np.float32).copy()
+
+    def digest(self, fragment: int) -> bytes:
+        return tree_digest(self._digests(fragment))
+
+    # peers.application.Application
+
+    def receiver(self, fragment: int) -> Reducer:
+        return NumpyReducer(self.sizes[fragment])
+
+    def state_buffer(self, fragment: int) -> bytearray:
+        return bytearray(4 * self.sizes[fragment])
+
+    def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
+        if self.digest(fragment) != blob:
+            return None
+        return VectorBlob(self._digests(fragment), self.states[fragment].tobytes(), self._piece_bytes)
+
+    def _digests(self, fragment: int) -> list[bytes]:
+        data, found, start = self.states[fragment].tobytes(), [], 0
+        for size in piece_sizes(len(data), self._piece_bytes):
+            found.append(digest_of(data[start : start + size]))
+            start += size
+        return found
