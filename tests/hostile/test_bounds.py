@@ -6,10 +6,12 @@ One row of `BOUNDS` for each such state: how it is filled, with far more than it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +19,12 @@ import pytest
 from peers.coordinator.chain import Chain
 from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.rules import Rules
+from peers.coordinator.suspicion import Suspicion
 from peers.links import LinksByNeed, LinkTable
 from peers.member.contributions import Contributions
 from peers.member.donor import Donor
 from peers.member.exchanges import Exchanges
+from peers.member.liars import MAX_BLOBS, Liars
 from peers.member.membership import Membership
 from peers.member.results import KeptResults
 from peers.member.rounds import Rounds
@@ -289,7 +293,33 @@ def members_that_are_said_to_hold_a_state() -> SIZE_AND_BOUND:
     return len(membership.active), SMALL.gossip_members
 
 
+@bound
+def blobs_of_which_somebody_handed_out_other_bytes() -> SIZE_AND_BOUND:
+    liars = Liars()
+    blobs = [blob for _, blob in zip(range(500), keys(), strict=False)]
+    for blob in blobs:
+        liars.note(blob, [OTHER])
+    return sum(bool(liars.of(blob)) for blob in blobs), MAX_BLOBS
+
+
 # -- the coordinator ------------------------------------------------------------------------------
+
+
+@bound
+def pairs_that_are_marked() -> SIZE_AND_BOUND:
+    suspicion = Suspicion(max_pairs=50)
+    for _, accused in zip(range(500), keys(), strict=False):
+        suspicion.accuse(ME, accused, 0)
+    return len(suspicion.pairs(0)), 50
+
+
+@bound
+def members_whose_rounds_are_proved() -> SIZE_AND_BOUND:
+    suspicion = Suspicion(max_pairs=50)
+    members = [member for _, member in zip(range(500), keys(), strict=False)]
+    for member in members:
+        suspicion.distrust(member, 0)
+    return sum(suspicion.proves([member], 0) for member in members), 50
 
 
 @bound
@@ -492,3 +522,19 @@ def test_a_control_message_that_is_rubbish_is_not_held_until_its_turn() -> None:
     with pytest.raises(BadFrame):
         link.control_arrived(0.0, 2, [[[[]]] * 200])
     assert link.kept().control_held == 0
+
+
+def test_what_is_listed_is_in_the_code() -> None:
+    """`BOUNDS.md` names each state that can grow, and where it ends."""
+    root = Path(__file__).parents[2]
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in Path(__file__).with_name("BOUNDS.md").read_text().split("\n")
+    ]
+    listed = [(row[0], row[1]) for row in rows if len(row) == 3 and row[0].endswith(".py")]
+    assert len(listed) > 80
+    for file, name in listed:
+        owner, _, attribute = name.partition(".")
+        text = (root / file).read_text()
+        assert f"class {owner}" in text, name
+        assert re.search(rf"\b{attribute}\b", text), name
