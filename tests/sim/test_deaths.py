@@ -9,7 +9,7 @@ import pytest
 from peers import absence
 from peers.protocol.messages import Missing
 from peers.protocol.traces import CommittedTrace, OpenedTrace, RemovedTrace, RepairedTrace
-from tests.sim import gossip_world
+from tests.sim import gossip_world, lossy_hour
 from tests.sim.doors import HOST, key_of
 from tests.sim.gossip_world import GossipWorld
 from tests.sim.gossip_world import key_of as gossiper_key
@@ -207,3 +207,12 @@ def test_a_member_that_lives_and_sends_nothing_or_a_chunk_now_and_then_costs_one
     opened = world.until(OpenedTrace)
     committed = world.until(CommittedTrace)
     assert committed - opened < 1.7 * TIMEOUT_S, "patience is four times the failure timeout here"
+
+
+def test_on_lossy_lines_and_with_stalls_nobody_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, rounds = lossy_hour.false_deaths(0, hours=0.1)
+    assert said == []
+    assert rounds > 20
+    monkeypatch.setattr(lossy_hour, "FAILURE_TIMEOUT_S", 1.5)
+    said, _ = lossy_hour.false_deaths(0, hours=0.1)
+    assert said, "with a failure timeout shorter than a stall somebody is"
