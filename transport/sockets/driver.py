@@ -99,7 +99,7 @@ class SocketDriver:
         self._dialled = DialledLanes(
             self._runner, self._context, self._poll, self._keys, names, self._limits, Random()
         )
-        self._probes = Probes(self._runner, self._poll)
+        self._probes = Probes(self._runner, self._poll, names)
         try:
             if self._bind is not None:
                 listener = Listener(self._context, self._keys, self._bind, self._limits)

@@ -1,7 +1,8 @@
 """Looks whether anybody listens at an address: one TCP connection, closed as soon as that is known.
 
 Only a refusal says something, namely that the machine lives and the process does not. Whatever else happens
-(an answer, silence, no route, no descriptor left) leaves things as they are. Names are not looked up here.
+(an answer, silence, no route, no descriptor left, a name that means several machines) leaves things as they
+are.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from transport.addresses import is_numeric, parts
 from transport.effects import Probe
 from transport.redial import REFUSAL_S
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.libzmq import Poll
+from transport.sockets.names import Lookup, Names
 
 
 @dataclass(slots=True, eq=False)
@@ -31,22 +34,25 @@ class _Attempt:
 class Probes:
     """The probes under way; all of it runs on the driver's thread."""
 
-    def __init__(self, runner: CoreRunner, poll: Poll) -> None:
-        self._runner, self._poll = runner, poll
+    def __init__(self, runner: CoreRunner, poll: Poll, names: Names) -> None:
+        self._runner, self._poll, self._names = runner, poll, names
         self._attempts: list[_Attempt] = []
 
     def begin(self, probe: Probe) -> None:
-        """Connect to where a peer listens, if its address is a number."""
-        where = _numeric(probe.address)
+        """Connect to where a peer listens, once it is known where that is."""
+        where = parts(probe.address)
         if where is None:
             return
-        with suppress(OSError):  # no descriptor is left: nothing is learnt
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            error = sock.connect_ex(where)
-            attempt = _Attempt(probe.peer, sock, self._runner.clock() + REFUSAL_S, error)
-            self._attempts.append(attempt)
-            self._poll.watch(sock.fileno(), 3, self._note(attempt))
+        host, port = where
+        if is_numeric(host):
+            self._connect(probe.peer, host, port)
+            return
+
+        def found(lookup: Lookup) -> None:
+            if len(lookup.found) == 1:
+                self._connect(probe.peer, lookup.found[0], port)
+
+        self._names.look_up(host, found)
 
     def dues(self) -> list[float]:
         """When `serve_due` has something to do."""
@@ -76,6 +82,14 @@ class Probes:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _connect(self, peer: bytes, host: str, port: int) -> None:
+        with suppress(OSError):  # no descriptor is left: nothing is learnt
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            error = sock.connect_ex((host, port))
+            self._attempts.append(_Attempt(peer, sock, self._runner.clock() + REFUSAL_S, error))
+            self._poll.watch(sock.fileno(), 3, self._note(self._attempts[-1]))
+
     def _note(self, attempt: _Attempt) -> Callable[[], None]:
         def note() -> None:
             attempt.error = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -88,13 +102,3 @@ class Probes:
     def _end(self, attempt: _Attempt) -> None:
         self._poll.unwatch(attempt.sock.fileno())
         attempt.sock.close()
-
-
-def _numeric(address: str) -> tuple[str, int] | None:
-    """Host and port of an address like tcp://1.2.3.4:5; None where the host is a name."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    try:
-        socket.inet_pton(socket.AF_INET, host)
-        return host, int(port)
-    except (OSError, ValueError):
-        return None
