@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import signal
 import statistics
 import subprocess
@@ -173,9 +174,13 @@ def main() -> None:
     print(f"{'kind':<22}{'n':>5}{'median s':>10}{'worst s':>9}", flush=True)
     for kind in args.kinds:
         if kind == "host":
-            waits = list(waits_for_the_host(args.count, args.parameters))
+            found = waits_for_the_host(args.count, args.parameters)
         else:
-            waits = list(waits_of(kind, args.count, args.parameters))
+            found = waits_of(kind, args.count, args.parameters)
+        waits = []
+        for wait_s in found:
+            waits.append(wait_s)
+            print(f"{kind}: {wait_s:.2f} s, load {os.getloadavg()[0]:.0f}", file=sys.stderr, flush=True)
         print(f"{kind:<22}{len(waits):>5}{statistics.median(waits):>10.2f}{max(waits):>9.2f}", flush=True)
 
 
