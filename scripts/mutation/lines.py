@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+BUDGET_S = 100.0
+"""Seconds of tests for one mutant, as they took while lines were noted, which is some five times as long. A
+mutant that runs out of its time hangs, then, and has not just many tests."""
+
 
 class Tracer:
     """Notes the lines of some folders that are run while a test is."""
@@ -60,12 +64,16 @@ class Writer:
     root: Path
     path: Path
     seconds: dict[str, float]
+    failed: set[str]
+    """They say nothing about a mutant, and are not in the table."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if report.failed:
+            self.failed.add(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
-        tests = sorted(self.tracer.by_test)
+        tests = sorted(self.tracer.by_test.keys() - self.failed)
         files: dict[str, dict[int, list[int]]] = {}
         for number, test in enumerate(tests):
             for file, line in sorted(self.tracer.by_test[test]):
@@ -85,7 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
         tracer = Tracer(config.rootpath, str(config.getoption("--lines-of")).split(","))
         config.pluginmanager.register(tracer)
         path = Path(str(config.getoption("--lines-to")))
-        config.pluginmanager.register(Writer(tracer, config.rootpath, path, {}))
+        config.pluginmanager.register(Writer(tracer, config.rootpath, path, {}, set()))
 
 
 class Table:
@@ -98,7 +106,15 @@ class Table:
         self._files: dict[str, dict[str, list[int]]] = plain["files"]
 
     def covering(self, file: str, line: int, whole_file: bool) -> list[str]:
-        """The tests that run a line, quickest first; with ``whole_file`` those that run any line of it."""
+        """The tests that run a line, quickest first, up to the budget; with ``whole_file`` those that
+        run any line of it."""
         lines = self._files.get(file, {})
         numbers = {n for each in lines.values() for n in each} if whole_file else lines.get(str(line), ())
-        return [self.tests[n] for n in sorted(numbers, key=lambda n: self._seconds[n])]
+        chosen: list[str] = []
+        left_s = BUDGET_S
+        for n in sorted(numbers, key=lambda n: self._seconds[n]):
+            left_s -= self._seconds[n]
+            if chosen and left_s < 0.0:
+                break
+            chosen.append(self.tests[n])
+        return chosen
