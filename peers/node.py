@@ -58,6 +58,8 @@ class Hosting:
     """The owner is about to choose a record of the members to go on from."""
     judge: Judge | None = None
     """Decodes what members show; without one their word is all there is."""
+    secret: bytes = b""
+    """Drawn at random for this process, so that nobody can tell what the coordinator draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Node:
             self.coordinator.began_at = hosting.door.began_at
             self.coordinator.restore(hosting.journal)
             self.coordinator.state.adopting = hosting.adopting
+            self.coordinator.state.secret = hosting.secret
             self.links.newest.update(newest_in(hosting.journal))
             for invite, made in invites_in(hosting.journal).items():
                 if made is None:

@@ -93,6 +93,20 @@ class TensorReducer:
             raise Poisoned(-1, str(error)) from None
         return squared_norm(self.output[span])
 
+    def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
+        span = self._span(chunk)
+        n = span.stop - span.start
+        total = torch.zeros(n)
+        for part in parts:
+            self._add(total, chunk, part, first=False)
+        try:
+            held = self._means.decode(_buffer(mean, -1), n)
+            rounded = self._means.decode(self._means.encode(total), n)
+        except CodecError as error:
+            raise Poisoned(-1, str(error)) from None
+        norms = [squared_norm(each) for each in (held - total, rounded - total, held)]
+        return math.sqrt(norms[0]), math.sqrt(norms[1]), math.sqrt(norms[2])
+
     def _add(self, total: Tensor, chunk: int, part: Part, first: bool) -> float:
         """Returns the squared norm of what someone else sent."""
         if part.payload is not None or self._as_sent:

@@ -6,6 +6,7 @@ Shell code: files, tickets and addresses are read here, and nothing is decided a
 from __future__ import annotations
 
 import queue
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -242,7 +243,14 @@ def _hosting_node(
         incarnation,
         Contact(identity.keys.public, ()),
         failure_timeout_s=settings.run.failure_timeout_s,
-        hosting=Hosting(rules_of(settings), journal, door, judge=judge_of(settings), adopting=adopting),
+        hosting=Hosting(
+            rules_of(settings),
+            journal,
+            door,
+            judge=judge_of(settings),
+            adopting=adopting,
+            secret=secrets.token_bytes(32),
+        ),
         signer=identity,
     )
 

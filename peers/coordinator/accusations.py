@@ -37,11 +37,13 @@ def hear(
     _go_on(state, course, now, current, cut(f"{accuser.name} accuses another: {message.poison}", 192))
 
 
-def dispute(
-    state: RunState, course: Course, now: float, current: OpenRound, pairs: list[tuple[bytes, bytes]]
-) -> None:
-    """All are done, and these owners measured of these members more than those claim: what all hold alike is
-    not committed."""
+def settle(state: RunState, course: Course, now: float, current: OpenRound) -> None:
+    """Commit what all hold alike, unless owners measured of some member more than it claims: their word is
+    taken for an accusation."""
+    pairs = current.disputes() if current.agreement() is not None else []
+    if not pairs:
+        rounds.settle(state, course, now, current)
+        return
     reason = "its contribution is longer than it says"
     for owner, member in pairs:
         state.outlet.trace(PoisonedTrace(peer=owner, peers=(member,), reason=reason))

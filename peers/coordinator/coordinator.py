@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from peers.coordinator import accusations, adoption, places, rounds, state_sync
+from peers.coordinator import accusations, adoption, places, rounds, spot_checks, state_sync
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.hearing import Hearing
@@ -52,6 +53,7 @@ from peers.protocol.messages import (
     Withdraw,
 )
 from peers.protocol.signing import NO_IDENTITY
+from peers.protocol.spots import Spotted
 from peers.protocol.traces import (
     CertifiedTrace,
     EnteredTrace,
@@ -100,6 +102,7 @@ class Coordinator:
             Unusable: self._unusable,
             Report: self._report,
             Leave: self._leave,
+            Spotted: partial(spot_checks.hear, self.state),
         }
 
     # -- life ---------------------------------------------------------------------------------
@@ -446,11 +449,7 @@ class Coordinator:
         current = course.round_of(message.serial)
         if current and message.attempt == current.attempt and entry.key in current.members:
             current.done[entry.key], current.squares[entry.key] = message.digest, message.squares
-            disputes = current.disputes() if current.agreement() is not None else []
-            if disputes:
-                accusations.dispute(self.state, course, now, current, disputes)
-            else:
-                rounds.settle(self.state, course, now, current)  # if they differ, see `_advance`
+            accusations.settle(self.state, course, now, current)  # if they differ, see `_advance`
 
     def _stuck(self, now: float, course: Course, entry: Entry, message: Stuck) -> None:
         current = course.round_of(message.serial)

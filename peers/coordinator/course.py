@@ -53,6 +53,8 @@ class Course:
     opens_at: float = 0.0
     """No round opens before: there is nobody left of whom nobody speaks ill."""
     suspicion: Suspicion = field(default_factory=Suspicion)
+    spots: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    """By serial of a round of which a mean is checked: who does so, and who owns it."""
     told_behind: int = 0
     """The newest record that members hold and the journal lacks, as the owner was told."""
     seed: bytes | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from peers.coordinator import spot_checks
 from peers.coordinator.agreement import disputed
 from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
@@ -307,6 +308,7 @@ def _commit(
         result=digest,
         course=course.number,
     )
+    spot_checks.draw(state, course, now, current, record)
     head = state.commit(now, course, record)
     for member in members:
         entry = state.roster.entries[member]

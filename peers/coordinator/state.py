@@ -63,6 +63,8 @@ class RunState:
         """Courses by number; there is always number 0."""
         self.term = 0
         self.tickets = Tickets(limits)
+        self.secret = b""
+        """Of this process: what is drawn with it nobody else can tell beforehand."""
         self.stopped = False
         """The owner ended the run."""
         self.adopting = False

@@ -13,7 +13,7 @@ from functools import partial
 
 from peers.member.outlet import MemberOutlet
 from peers.member.patience import Owing, Patience
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
 from transport.effects import Payload
 from transport.errors import BadFrame
 from transport.limits import LIMITS, Limits
@@ -34,6 +34,8 @@ class RunningExchange:
     told_done: int = -1
     """The last attempt that this member reported as done; -1 for none."""
     told_stuck: int = -1
+    plan: Plan | None = None
+    """Of the present attempt, if it is a round's."""
 
 
 _Held = tuple[bytes, PartChunk | MeanChunk, Payload, int]

@@ -20,6 +20,7 @@ from peers.member.notary import MemberNotary
 from peers.member.outlet import MemberOutlet
 from peers.member.results import KeptResults
 from peers.member.rounds import Rounds
+from peers.member.spot_checks import SpotChecks
 from peers.member.swaps import Swaps
 from peers.member.versions import Versions
 from peers.protocol import commands
@@ -58,6 +59,7 @@ from peers.protocol.messages import (
 )
 from peers.protocol.profile import Profile
 from peers.protocol.signing import Signer, Verify, run_of
+from peers.protocol.spots import Spot, SpotPart
 from transport.collectives.direct_reduce import MeanChunk, PartChunk
 from transport.collectives.fetch import Lack, Piece, Want
 from transport.effects import Payload
@@ -97,6 +99,7 @@ class Member:
                 me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits
             )
         results = KeptResults(app, limits.history_rounds * num_fragments)
+        self._spot_checks = SpotChecks(me, coordinator, app, self.exchanges, limits.members, outlet)
         self._donor = Donor(app, outlet, limits, failure_timeout_s, num_fragments, self.versions, results)
         self._fetches = Fetches(
             me,
@@ -147,6 +150,7 @@ class Member:
             Refused: lambda now, message: deliver(EntryRefused(message.code, message.detail)),
             Pace: lambda now, message: deliver(PaceSet(message.fastest)),
             Wanted: self._wanted,
+            Spot: self._spot_checks.begin,
             Finished: lambda now, message: deliver(RunFinished(message.rounds)),
         }
 
@@ -235,6 +239,7 @@ class Member:
         self.exchanges.resume_link(peer)
         self._donor.drop_waiting(peer)
         self._fetches.drop_donor(now, peer)
+        self._spot_checks.drop(peer)
         self._follower.advance(now)
 
     def supersede(self) -> None:
@@ -261,6 +266,9 @@ class Member:
             self.averaging.take_chunk(now, peer, message, payload, cost)
             return
         self._outlet.consumed(now, peer, cost)
+        if isinstance(message, SpotPart):
+            self._spot_checks.take_part(now, peer, message, payload)
+            return
         if not isinstance(message, Piece):
             raise BadFrame(f"a payload beside {type(message).__name__}")
         self._fetches.take_piece(now, peer, message, payload)

@@ -70,6 +70,7 @@ class Rounds:
         running = self._exchanges.running.get(message.serial) or self._join(now, message)
         if running is None or self._me not in plan.members:
             return
+        running.plan = plan
         running.exchange.begin(now, plan)
         self._outlet.deliver(RoundOpened(message.serial, message.attempt, message.fragment, plan.members))
         self._exchanges.replay_early(now, message.serial)

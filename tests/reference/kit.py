@@ -170,7 +170,7 @@ def simulated(
         seen[index].outer = values(model)
         seen[index].bytes_sent = worker.bytes_sent
         sent = worker.process.sent
-        seen[index].bulk_bytes = sum(sent[purpose] for purpose in sent if purpose != "control")
+        seen[index].bulk_bytes = sum(sent[purpose] for purpose in sent if purpose not in ("control", "check"))
     return seen
 
 
@@ -195,7 +195,7 @@ def assert_bytes(
     as often as ``outer_steps`` (by fragment): of M members each sends its part of every chunk to the chunk's
     owner, and the owner sends the mean to the others, so 2 (M - 1) times the payload. Besides that there are
     `HEADER_BYTES` for each of ``chunks`` on its way between two members, and `CONTROL_BYTES` for each
-    worker."""
+    worker; and of a chunk that is checked, up to M - 2 parts once more, which are not counted as bulk."""
     others = len(seen) - 1
     exact = sum(2 * others * n * size for n, size in zip(outer_steps, payload_bytes, strict=True))
     headers = HEADER_BYTES * chunks * sum(2 * len(seen) * others * n for n in outer_steps)
@@ -203,7 +203,8 @@ def assert_bytes(
     if bulk:
         assert exact <= bulk <= exact + headers
     sent = sum(each.bytes_sent for each in seen)
-    assert exact <= sent <= exact + headers + CONTROL_BYTES * len(seen)
+    checks = sum((others - 1) * n * size for n, size in zip(outer_steps, payload_bytes, strict=True))
+    assert exact <= sent <= exact + headers + checks + CONTROL_BYTES * len(seen)
 
 
 def assert_same(found: Sequence[Seen], expected: Sequence[Seen]) -> None:

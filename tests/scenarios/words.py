@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peers.coordinator import journal
-from peers.protocol import events, evidence, messages, traces
+from peers.protocol import events, evidence, messages, spots, traces
 from peers.protocol.record import Record
 from transport import effects
 from transport.collectives import direct_reduce, fetch
@@ -22,6 +22,7 @@ from transport.link import messages as link
 MODULES = {
     messages: "messages",
     evidence: "messages",
+    spots: "messages",
     direct_reduce: "chunks",
     fetch: "state",
     link: "links",
@@ -169,6 +170,8 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     messages.CatchUp: lambda n, m: (
         f"CatchUp: fetch the state of {n.commit(m.version)} from {n.all(m.donors)}"
     ),
+    spots.Spot: lambda n, m: f"Spot: {n.all([m.checker])} computes a mean again, send it your part",
+    spots.Spotted: lambda n, m: f"Spotted: that mean {'may be' if m.agrees else 'cannot be'} right",
     messages.Serve: lambda n, m: "Serve: keep your state, somebody comes for it",
     messages.Open: _open,
     evidence.Roots: lambda n, m: f"Roots: by whose word I have the means of {n.round(m.serial)}",

@@ -17,6 +17,7 @@ from peers.coordinator.open_round import OpenRound
 from peers.member.contributions import Contribution, Contributions
 from peers.protocol.commands import Offer
 from peers.protocol.record import Record
+from peers.protocol.traces import PoisonedTrace
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
 from tests.sim.trainer import VectorReplica, contribution_of
@@ -25,7 +26,7 @@ from tests.sim.world import World
 from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.norms import NO_LIMITS
 from transport.collectives.reducer import Reducer
-from transport.effects import Payload
+from transport.effects import Effect, Payload
 
 LIAR = 0
 HONEST_WEIGHT = 32.0
@@ -151,3 +152,39 @@ def test_without_limits_a_mean_that_its_owner_made_up_is_caught_by_the_checkers(
     monkeypatch.setattr("peers.member.rounds.NormLimits", lambda *limits: NO_LIMITS)
     with pytest.raises(Violation, match="S3"):
         Records(5).run(30.0)
+
+
+class MakesUpModestMeans(DirectReduce):
+    """The liar's means are made up, and no longer than a contribution."""
+
+    def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
+        if owner == self._me == key_of(LIAR):
+            mean = np.full(len(mean) // 4, 2.0, np.float32).tobytes()
+        super()._take(owner, chunk, mean)
+
+
+def distrusted(seconds: float) -> set[int]:
+    """Owners whose means a checker could not confirm, of a swarm that nobody else looks at."""
+    world, found = World(5, 5), set()
+
+    def observe(now: float, key: bytes, effect: Effect) -> None:
+        if isinstance(effect, PoisonedTrace) and "not that of its parts" in effect.reason:
+            found.update(index_of(peer) for peer in effect.peers)
+
+    world.observers.append(observe)
+    world.net.run(seconds)
+    return found
+
+
+def test_a_made_up_mean_is_found_by_a_spot_check_and_an_honest_one_never_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert distrusted(120.0) == set()
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", MakesUpModestMeans)
+    assert distrusted(120.0) == {LIAR}
+
+
+def test_without_spot_checks_a_made_up_mean_is_never_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", MakesUpModestMeans)
+    monkeypatch.setattr("peers.coordinator.spot_checks.draw", lambda *round: None)
+    assert distrusted(60.0) == set()

@@ -63,6 +63,11 @@ class Reducer(Protocol):
     def accept(self, chunk: int, payload: Payload) -> float:
         """Decode a result into the output. Returns its squared norm. Raises `Poisoned` with member -1."""
 
+    def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
+        """How far a mean is from the weighted sum of these parts, which may be some of its own; how far that
+        sum, encoded as a mean, is from itself; and how long the mean is: norms. Needs no contribution and
+        leaves the output as it is. Raises `Poisoned`."""
+
 
 class _Chunked:
     """Where chunks begin and end."""
@@ -126,6 +131,13 @@ class NumpyReducer(_Chunked):
         self.output[self._span(chunk)] = values
         return _squared_norm(values)
 
+    def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
+        off = _floats(mean, -1, self._length(chunk)).astype(np.float64)
+        length = math.sqrt(_squared_norm(off))
+        for part in parts:
+            off -= self._values_of(chunk, part) * np.float64(part.weight)
+        return math.sqrt(_squared_norm(off)), 0.0, length
+
     def _values_of(self, chunk: int, part: Part) -> npt.NDArray[np.float32]:
         if part.payload is not None:
             return _floats(part.payload, part.member, self._length(chunk))
@@ -147,7 +159,7 @@ def _finite(values: npt.NDArray[np.float32], member: int) -> npt.NDArray[np.floa
     return values
 
 
-def _squared_norm(values: npt.NDArray[np.float32]) -> float:
+def _squared_norm(values: npt.NDArray[np.floating]) -> float:
     return float(np.square(values, dtype=np.float64).sum())
 
 
@@ -187,3 +199,6 @@ class PhantomReducer(_Chunked):
         if not isinstance(payload, Phantom) or len(payload) != self.mean_size_bytes(chunk):
             raise Poisoned(-1, "no phantom of the size that a mean has")
         return 0.0
+
+    def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
+        return 0.0, 0.0, 0.0

@@ -139,3 +139,24 @@ def test_an_honest_worker_is_within_its_claim_by_every_method(parts: dict[str, A
                 assert each.accept(0, mean) <= mean_limit(limits, rules.mean_growth)
                 replica.apply(fragment, each, each, 0.5, keep_old=False)
                 replica.land(fragment, each, on_time=not chosen.delay)
+
+
+@pytest.mark.parametrize(("name", "parts"), CODECS, ids=lambda each: str(each))
+@pytest.mark.parametrize("as_sent", [False, True])
+def test_whoever_computes_a_mean_again_without_its_owners_part_is_not_further_off_than_that_part(
+    name: str, parts: dict[str, Any], as_sent: bool
+) -> None:
+    n, shares = 9000, (0.5, 0.3, 0.2)
+    made = [TensorReducer(codec(name, **parts), n, normal(n, seed), as_sent=as_sent) for seed in range(3)]
+    for each in made:
+        each.begin(n, 3)
+    sent = [bytes(each.encode(0)) for each in made]
+    mean = bytes(
+        made[0].reduce(0, [Part(i, share, None if i == 0 else sent[i]) for i, share in enumerate(shares)])
+    )
+    checker = TensorReducer(codec(name, **parts), n)
+    checker.begin(n, 3)
+    off, rounding, length = checker.deviation(0, [Part(i, shares[i], sent[i]) for i in (1, 2)], mean)
+    own = shares[0] * math.sqrt(part_limit(float(normal(n, 0).norm()), n, growth_of(name, **parts)))
+    assert off <= 2 * (own + rounding)
+    assert length > 0.0
