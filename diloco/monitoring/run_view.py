@@ -32,6 +32,7 @@ from peers.protocol.traces import (
     OutlierTrace,
     ParityTrace,
     PoisonedTrace,
+    ProvedWrongTrace,
     RefusedTrace,
     RemovedTrace,
     RepairedTrace,
@@ -63,6 +64,7 @@ _TOLD: dict[type[Trace], str] = {
     SetAsideTrace: "{name} sits out: {reason}",
     OutlierTrace: "{name}: {reason}",
     PoisonedTrace: "{name} says that {others} sent what cannot be added up: {reason}",
+    ProvedWrongTrace: "it was shown who was wrong: {name}; {reason}",
     UnusableTrace: "{name} cannot use what it fetched: {reason}",
     BehindTrace: "{names} hold commit {newest}, and the journal here ends at {index}: it is lost or "
     "an old copy. Nothing is overwritten, and nothing goes on: end this host, and start it with --adopt",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from peers.coordinator.open_round import OpenRound
@@ -22,7 +23,7 @@ from transport.digests import digest_of
 from transport.effects import Payload
 from transport.errors import BadFrame
 
-MAX_CHUNKS = 1 << 20
+MAX_CHUNKS = 1 << 17
 """Of a vector that is judged."""
 
 
@@ -99,16 +100,20 @@ class Court:
         plan, founders = current.plans[current.attempt], current.founders
         verdicts: dict[bytes, Verdict] = {}
         found: dict[tuple[bytes, int], set[bytes]] = {}
-        for member, (num_elements, roots) in sorted(current.roots.items()):
+
+        @cache  # most members show the same
+        def vouched(owner: bytes, group: int, num_elements: int, one: bytes) -> bool:
             terms = self._terms(current, num_elements)
+            statement = terms.statement(one[:32], group, founders, plan.attempt, plan.lost)
+            return self._verify(identities[owner], INDEX_TAG, statement, one[32:])
+
+        for member, (num_elements, roots) in sorted(current.roots.items()):
             for at, (owner, group) in enumerate(mean_groups(current, num_elements)):
                 one = roots[at * ROOT_BYTES : (at + 1) * ROOT_BYTES]
-                statement = terms.statement(one[:32], group, founders, plan.attempt, plan.lost)
-                if self._verify(identities[owner], INDEX_TAG, statement, one[32:]):
-                    found.setdefault((owner, group), set()).add(one[:32])
-                else:
-                    reason = "it showed a root for which nobody vouched"
-                    verdicts.setdefault(member, Verdict(member, reason))
+                if not vouched(owner, group, num_elements, one):
+                    verdicts[member] = Verdict(member, "it showed a root for which nobody vouched")
+                    break
+                found.setdefault((owner, group), set()).add(one[:32])
         for (owner, _), different in found.items():
             if len(different) > 1:
                 reason = "it vouched for different means to different members"

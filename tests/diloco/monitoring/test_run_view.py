@@ -20,6 +20,7 @@ from peers.protocol.traces import (
     OpenedTrace,
     OutlierTrace,
     PoisonedTrace,
+    ProvedWrongTrace,
     RefusedTrace,
     RemovedTrace,
     RepairedTrace,
@@ -146,6 +147,7 @@ def test_old_rounds_notes_and_leavers_make_room() -> None:
         (AbortedTrace(1, 0, "too few"), "the round was given up: too few"),
         (SetAsideTrace(A, 1, "it differs"), "ann sits out: it differs"),
         (OutlierTrace(A, "ann", "its norm is far above"), "ann: its norm is far above"),
+        (ProvedWrongTrace(A, "ann", "it lied"), "it was shown who was wrong: ann; it lied"),
         (PoisonedTrace(A, (B,), "not finite"), "ann says that bea sent what cannot be added up: not finite"),
         (RestoredTrace(C, 1, A), "the last state was lost; the run goes on from an earlier one"),
         (

@@ -270,6 +270,19 @@ def test_whoever_shows_a_root_that_nobody_vouched_for_is_out() -> None:
     assert swarm.put_out() == [key(2)]
 
 
+def test_of_equal_roots_each_is_checked_once_and_of_a_liar_one_at_most() -> None:
+    checked: list[bytes] = []
+
+    def counting(public: bytes, tag: bytes, data: bytes, signature: bytes) -> bool:
+        checked.append(data)
+        return verify(public, tag, data, signature)
+
+    swarm, one = Proving(Court(RUN, counting, FiniteJudge())), b"1" * 32
+    swarm.differ(0, w1=one, w2=one, w3=one, w4=one, w5=one)
+    assert len(checked) == 1
+    assert set_aside(swarm) == [key(2)]
+
+
 def test_roots_have_a_size_and_an_attempt() -> None:
     swarm = Proving()
     for wrong in (bytes(ROOT_BYTES - 1), bytes(2 * ROOT_BYTES), b""):
