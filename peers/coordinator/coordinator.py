@@ -85,6 +85,8 @@ class Coordinator:
         self._lives = Lives(outlet, limits)
         self.began_at = 0.0
         """Second 0 of ours in unix seconds: for what is to be remembered over restarts, not for decisions."""
+        self._looked_at = -math.inf
+        """When it was last seen to what can be done."""
         self._stays_until = 0.0
         """Until then a host that restarted after the last round waits to tell members that come back."""
         self._parting: dict[bytes, float] = {}
@@ -325,9 +327,8 @@ class Coordinator:
             self._advance(now)
 
     def deadline(self) -> float:
-        """When the next grace ends: `tick` is wanted then, besides regularly. Infinity if none runs."""
-        ends = [end for course in self.state.courses.values() for end in course.grace_ends.values()]
-        return math.inf if self.finished else min(ends, default=math.inf)
+        """When the next grace or wait ends: `tick` is wanted then too. Infinity if none runs."""
+        return math.inf if self.finished else rounds.next_opening(self.state, self._looked_at)
 
     def tick(self, now: float) -> None:
         """Time has passed: silent members are out, and waiting ends."""
@@ -345,7 +346,7 @@ class Coordinator:
             rounds.end_gridlock(self.state, course, now)
 
     def _advance(self, now: float) -> None:
-        state = self.state
+        state, self._looked_at = self.state, now
         for course in state.courses.values():
             if adoption.holds_still(state, course, now):
                 continue
@@ -466,10 +467,7 @@ class Coordinator:
 
     def take_evidence(self, now: float, peer: bytes, message: Shown | Roots, payload: Payload) -> None:
         """What a member shows: a chunk that it refuses, or whom it had its means from. Raises `BadFrame`."""
-        if isinstance(message, Shown):
-            self._hearing.take_chunk(now, peer, message, payload)
-        else:
-            self._hearing.take_roots(peer, message, payload)
+        self._hearing.take(now, peer, message, payload)
         self._advance(now)
 
     def _told_two_things(self, now: float, course: Course, entry: Entry, message: ToldTwoThings) -> None:

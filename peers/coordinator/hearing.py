@@ -32,6 +32,13 @@ class Hearing:
         self._court = court
         self._put_out = put_out
 
+    def take(self, now: float, peer: bytes, message: Shown | Roots, payload: Payload) -> None:
+        """What came with a payload. Raises `BadFrame`."""
+        if isinstance(message, Shown):
+            self.take_chunk(now, peer, message, payload)
+        else:
+            self.take_roots(peer, message, payload)
+
     def take_chunk(self, now: float, peer: bytes, message: Shown, payload: Payload) -> None:
         """A chunk that a member refuses; one of the two is wrong. Raises `BadFrame`."""
         found = self._round_of(peer, message)

@@ -7,6 +7,7 @@ same result. Keeps S3, S6, S8, L1, L2, L5 and L7.
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
 from peers.coordinator import spot_checks
@@ -34,6 +35,13 @@ MAX_SPLIT_ATTEMPTS = 3
 """Attempts after which a round whose results differ without a majority is given up."""
 MAX_PENALTIES = 4
 """A member that was set aside n times in a row sits out 2**n - 1 commits, at most 2**4 - 1."""
+
+
+def next_opening(state: RunState, looked_at: float) -> float:
+    """When a grace or a wait ends next; infinity if none runs. What was over when that was last looked at is
+    not waited for: something else keeps those rounds shut."""
+    ends = [max(end, each.opens_at) for each in state.courses.values() for end in each.grace_ends.values()]
+    return min((end for end in ends if end > looked_at), default=math.inf)
 
 
 def open_what_can_be(state: RunState, course: Course, now: float) -> None:

@@ -453,7 +453,8 @@ class DirectReduce:
             reason = "its means are longer than any contribution"
             self.poisoned = Poison(owner, reason, chunk, mean=True, alone=False)
             return False
-        self._digests[chunk] = self.prover.mean_digests[chunk] if self.prover else digest_of(mean)
+        known = self.prover.mean_digests.get(chunk) if self.prover else None
+        self._digests[chunk] = known or digest_of(mean)
         self._missing -= 1
         return bool(self._to_keep)
 

@@ -112,6 +112,21 @@ def test_where_nobody_is_left_to_own_chunks_the_round_is_given_up_and_opens_agai
     assert "again in 4 s" in swarm.told(2, Abort)[-1].reason
 
 
+def test_a_host_that_waits_wakes_at_the_end_of_the_wait_and_not_before() -> None:
+    swarm = trained(3, grace_s=0.5)
+    opened(swarm, 1, 2, 3)
+    swarm.later(1.0)
+    accuse(swarm, 1, 3)
+    swarm.ready(1)
+    swarm.ready(2)
+    swarm.later(0.6)
+    assert swarm.core.deadline() == 3.0, "the grace is over, and the wait is not"
+    num_opens = len(swarm.told(2, Open))
+    swarm.later(1.4)
+    assert len(swarm.told(2, Open)) == num_opens + 1
+    assert swarm.core.deadline() > swarm.now
+
+
 def test_whoever_accuses_one_of_whom_it_got_nothing_sits_out_itself() -> None:
     swarm = trained(5)
     opened(swarm, 1, 2, 3, 4, 5)
