@@ -1,0 +1,88 @@
+"""What attackers of attack_swarm.py do with bare sockets: connections without a key, and huge messages.
+
+Strangers know an address and no key. Whoever sends huge messages has the key of an admitted identity.
+"""
+
+from __future__ import annotations
+
+import resource
+import selectors
+import socket
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import zmq
+
+from peers.admission.identity import Identity
+from peers.admission.ticket import read_ticket
+
+GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\0CURVE" + bytes(47)
+"""How ZMTP 3.0 begins: signature, version, mechanism, role, filler."""
+_CONNECTIONS = {"flood": 1000, "handshakes": 200}
+_PARTS, _PART_BYTES = 64, 1 << 20
+
+
+def connect(role: str, ticket: str) -> None:
+    """Open connections again and again. "flood" says nothing; "handshakes" sends a byte now and then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+    where = urlsplit(read_ticket(ticket, time.time()).addresses[0])
+    waiting: list[tuple[socket.socket, int]] = []
+    while True:
+        while len(waiting) < _CONNECTIONS[role]:
+            try:
+                waiting.append((socket.create_connection((where.hostname, where.port), 2.0), 0))
+            except OSError:
+                time.sleep(0.05)
+                break
+        waiting = [each for each in map(_go_on if role == "handshakes" else _stay, waiting) if each]
+        time.sleep(0.05)
+
+
+def _stay(connection: tuple[socket.socket, int]) -> tuple[socket.socket, int] | None:
+    """Keep a connection until the other end breaks it."""
+    sock, said = connection
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        if not selector.select(0):
+            return connection
+    try:
+        if sock.recv(4096):
+            return sock, said
+    except OSError:
+        pass
+    sock.close()
+    return None
+
+
+def _go_on(connection: tuple[socket.socket, int]) -> tuple[socket.socket, int] | None:
+    """One more byte of a greeting."""
+    sock, said = connection
+    try:
+        sock.send(GREETING[said : said + 1] or b"\0")
+    except OSError:
+        sock.close()
+        return None
+    return _stay((sock, said + 1))
+
+
+def send_huge(ticket: str, home: Path) -> None:
+    """Send messages of 64 parts of 1 MiB with the key of the identity in ``home``."""
+    found, identity = read_ticket(ticket, time.time()), Identity.load_or_create(home / "identity")
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    part = bytes(_PART_BYTES)
+    while True:
+        sock = context.socket(zmq.DEALER)
+        sock.linger, sock.sndtimeo, sock.sndhwm = 0, 500, 2
+        sock.setsockopt(zmq.CURVE_SERVERKEY, found.host)
+        sock.setsockopt(zmq.CURVE_PUBLICKEY, identity.keys.public)
+        sock.setsockopt(zmq.CURVE_SECRETKEY, identity.keys.secret)
+        sock.connect(found.addresses[0])
+        try:
+            for _ in range(4):
+                sock.send_multipart([part] * _PARTS, copy=False)
+        except zmq.ZMQError:
+            pass
+        time.sleep(0.2)
+        sock.close(0)

@@ -1,0 +1,37 @@
+"""One process of attack_swarm.py that means harm: a worker whose node has a role, or a stranger."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from random import Random
+from unittest import mock
+
+from attack_strangers import connect, send_huge
+from death_worker import Role, work
+
+import diloco
+from diloco.simulation.roles.registry import ROLES
+from diloco.simulation.roles.role import Adversary
+
+STRANGERS = ("flood", "handshakes")
+"""Roles of those who know an address and hold no key."""
+NAMES = (*ROLES, *STRANGERS, "multipart")
+
+
+def attack(role: str, worker: Role) -> None:
+    """Do what the role does until the process is killed."""
+    with open(f"{worker.folder}/told", "a", encoding="utf-8") as told:
+        told.write(f"{worker.name},attacks,{time.monotonic()},0\n")
+    if role in STRANGERS:
+        connect(role, worker.ticket)
+    elif role == "multipart":
+        home = Path(worker.folder) / worker.name
+        with diloco.join(worker.ticket, name=worker.name, state=home):
+            pass  # it is admitted, and has a key
+        send_huge(worker.ticket, home)
+    else:
+        node = partial(Adversary, role=ROLES[role](Random(worker.name)))
+        with mock.patch("diloco.swarm.entry.Node", node):
+            work(worker)

@@ -1,0 +1,25 @@
+"""A real swarm is attacked for a few seconds: nobody honest ends or is put out, and commits go on."""
+
+from __future__ import annotations
+
+import attack_strangers
+import attack_worker
+import pytest
+from attack_swarm import main
+
+from diloco.simulation.roles.registry import ROLES
+
+
+@pytest.mark.timeout(400)
+def test_an_attacked_swarm_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    found = main(["--seconds", "7", "--role", "liar", "flood", "multipart"])
+    assert [costs.role for costs in found] == ["liar", "flood", "multipart"]
+    for costs in found:
+        assert (costs.ended, costs.expelled) == ((), ()), costs
+        assert all(rate > 0 for rate in costs.commits_per_s), costs
+    assert "who ended" in capsys.readouterr().out
+
+
+def test_every_role_of_the_simulator_and_every_stranger_can_be_played() -> None:
+    assert {*ROLES, *attack_worker.STRANGERS, "multipart"} == set(attack_worker.NAMES)
+    assert len(attack_strangers.GREETING) == 64
