@@ -32,9 +32,10 @@ def hear(
     if impossible:
         rounds.set_aside(state, course, now, current, [accuser.key], impossible)
         return
-    for key in named:
-        suspicion.accuse(accuser.key, key, index)
-    _go_on(state, course, now, current, cut(f"{accuser.name} accuses another: {message.poison}", 192))
+    pairs = [(accuser.key, key) for key in named]
+    for pair in pairs:
+        suspicion.accuse(*pair, index)
+    _go_on(state, course, now, current, pairs, cut(f"{accuser.name} accuses another: {message.poison}", 192))
 
 
 def settle(state: RunState, course: Course, now: float, current: OpenRound) -> None:
@@ -48,7 +49,7 @@ def settle(state: RunState, course: Course, now: float, current: OpenRound) -> N
     for owner, member in pairs:
         state.outlet.trace(PoisonedTrace(peer=owner, peers=(member,), reason=reason))
         course.suspicion.accuse(owner, member, course.chain.index)
-    _go_on(state, course, now, current, f"an owner says of a member that {reason}")
+    _go_on(state, course, now, current, pairs, f"an owner says of a member that {reason}")
 
 
 def _impossible(current: OpenRound, accuser: bytes, named: list[bytes], attempt: int) -> str:
@@ -60,7 +61,16 @@ def _impossible(current: OpenRound, accuser: bytes, named: list[bytes], attempt:
     return ""
 
 
-def _go_on(state: RunState, course: Course, now: float, current: OpenRound, reason: str) -> None:
+def _go_on(
+    state: RunState,
+    course: Course,
+    now: float,
+    current: OpenRound,
+    pairs: list[tuple[bytes, bytes]],
+    reason: str,
+) -> None:
+    """After these accusations. Where too few are left of whom nobody speaks ill, the first one of a pair
+    costs a wait. If it comes again, one of the two sits out, or one liar had everybody wait for ever."""
     index, members = course.chain.index, current.members
     outvoted = course.suspicion.outvoted(members, index)
     if outvoted:
@@ -68,7 +78,11 @@ def _go_on(state: RunState, course: Course, now: float, current: OpenRound, reas
         rounds.set_aside(state, course, now, current, outvoted, reason)
         return
     wait_s = course.suspicion.wait_s(members, index)
-    if wait_s > 0.0:
+    again = [pair for pair in pairs if course.suspicion.times(*pair) > 1]
+    if wait_s > 0.0 and again and len(members) > state.rules.fewest:
+        worse = course.suspicion.worse_of(*again[0], members, index)
+        rounds.set_aside(state, course, now, current, [worse], "it is at odds with another again and again")
+    elif wait_s > 0.0:
         course.opens_at = max(course.opens_at, now + wait_s)
         state.abort(now, course, current, f"{reason}; it opens again in {wait_s:.0f} s")
     else:

@@ -1,9 +1,10 @@
 """The coordinator comes back without its journal, or with an old copy: members hold newer records.
 
 What a member says it holds counts only until this life has committed something, and only if more members hold
-what the journal does not know than hold what it knows; one that lies alone stops nothing. Then nothing is
-opened, seeded or handed out, members are told, and the owner is. Only the owner can have the members' record
-adopted (`propose` shows whose word that is): the chain then goes on behind it with a restoring record.
+what the journal does not know than hold what it knows, or, while the journal knows of no state, than do not;
+one that lies alone stops nothing. Then nothing is opened, seeded or handed out, members are told, and the
+owner is. Only the owner can have the members' record adopted (`propose` shows whose word that is): the chain
+then goes on behind it with a restoring record.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.protocol.fields import ALL_FRAGMENTS, MAX_TERM
 from peers.protocol.messages import HostBehind, NewestRecord
-from peers.protocol.record import Record, record_in
+from peers.protocol.record import GENESIS, Record, record_in
 from peers.protocol.traces import AdoptedTrace, BehindTrace
 from transport.errors import BadFrame
 
@@ -52,7 +53,12 @@ def holds_still(state: RunState, course: Course, now: float) -> bool:
         return False
     here = state.roster.entered_in(course.number)
     newer = [entry for entry in here if is_newer(course, entry)]
-    at_home = sum(entry.holds_state and course.chain.index_of(entry.head) >= 0 for entry in here)
+    if (
+        course.chain.head == GENESIS
+    ):  # of a run that begins nobody holds anything: all others speak against it
+        at_home = len(here) - len(newer)
+    else:
+        at_home = sum(entry.holds_state and course.chain.index_of(entry.head) >= 0 for entry in here)
     if not state.adopting and len(newer) <= at_home:
         return False
     newest = max((entry.claim.index for entry in newer if entry.claim), default=0)

@@ -59,6 +59,10 @@ class Course:
     """The newest record that members hold and the journal lacks, as the owner was told."""
     seed: bytes | None = None
     """The member that was named to give the first state."""
+    seed_until: float = 0.0
+    """Then another one is named, if it has not said its state."""
+    num_seeds: int = 0
+    """How often one was named."""
     holderless_since: float | None = None
     """When it was first seen that no member holds the head."""
     num_donations: int = 0

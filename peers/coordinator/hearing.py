@@ -1,7 +1,7 @@
 """What members show of open rounds, and what follows from the coordinator's judgement.
 
-One thing per member and round is looked at. Whoever was wrong is put out for good; where nothing can be told,
-what is shown is a word (`peers.coordinator.accusations`). Keeps X10.
+One thing per member and round is looked at; what else it shows is its word. Whoever was wrong is put out for
+good; where nothing can be told, what is shown is a word (`peers.coordinator.accusations`). Keeps X10.
 """
 
 from __future__ import annotations
@@ -46,24 +46,44 @@ class Hearing:
             return
         course, accuser, current = found
         verdict = None
-        if self._court is not None:
+        if self._court is not None and self._is_first(current, peer):
             identity = self._state.roster.entries[message.author].identity
             verdict = self._court.of_shown(current, peer, identity, message, payload)
         if verdict is not None:
             self._carry_out(now, course, current, verdict)
         else:
-            reason = message.reason or "it is refused"
-            word = Stuck(message.serial, message.attempt, (message.author,), reason)
-            accusations.hear(self._state, course, now, current, accuser, word)
+            self._take_for_a_word(now, course, current, accuser, message, message.reason or "it is refused")
 
     def take_two_things(self, now: float, peer: bytes, message: ToldTwoThings) -> None:
         """Two roots that one author signed under one statement. Raises `BadFrame`."""
         found = self._round_of(peer, message)
-        if found is None or self._court is None:
+        if found is None:
             return
-        course, _, current = found
-        identity = self._state.roster.entries[message.author].identity
-        self._carry_out(now, course, current, self._court.of_two_things(current, peer, identity, message))
+        course, accuser, current = found
+        if self._court is not None and self._is_first(current, peer):
+            identity = self._state.roster.entries[message.author].identity
+            self._carry_out(now, course, current, self._court.of_two_things(current, peer, identity, message))
+        else:
+            self._take_for_a_word(now, course, current, accuser, message, "it vouched for two things")
+
+    def _is_first(self, current: OpenRound, peer: bytes) -> bool:
+        """Whether a member shows its first thing in this round. More is a word, for its exchange waits for an
+        answer: another one may have lied to it in an attempt before."""
+        first = peer not in current.shown_by
+        current.shown_by.add(peer)
+        return first
+
+    def _take_for_a_word(
+        self,
+        now: float,
+        course: Course,
+        current: OpenRound,
+        accuser: Entry,
+        message: Shown | ToldTwoThings,
+        reason: str,
+    ) -> None:
+        word = Stuck(message.serial, message.attempt, (message.author,), reason)
+        accusations.hear(self._state, course, now, current, accuser, word)
 
     def take_roots(self, peer: bytes, message: Roots, payload: Payload) -> None:
         """Under which roots a member got the means of an attempt. Raises `BadFrame`."""
@@ -111,9 +131,8 @@ class Hearing:
         self, peer: bytes, message: Shown | ToldTwoThings
     ) -> tuple[Course, Entry, OpenRound] | None:
         found = self._round_in(peer, message.serial)
-        if found is None or message.author not in found[2].members or peer in found[2].shown_by:
+        if found is None or message.author not in found[2].members:
             return None
-        found[2].shown_by.add(peer)
         return found
 
     def _round_in(self, peer: bytes, serial: int) -> tuple[Course, Entry, OpenRound] | None:

@@ -98,6 +98,10 @@ class Entry:
     """The others could not use the first state that it gave: another one is asked before it."""
     num_penalties: int = 0
     """How often in a row it was set aside or rejected."""
+    num_dissents: int = 0
+    """How often it held another result than most, and nobody could be shown to be wrong."""
+    dissented_at: int = 0
+    """Index of the last commit before the last time."""
     invite: bytes = b""
     """The ticket that it came with, last."""
     certified_at: float = NEVER

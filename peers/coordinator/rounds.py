@@ -18,6 +18,7 @@ from peers.coordinator.measured import mean_limit, part_limit
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
+from peers.coordinator.suspicion import FORGIVEN_AFTER
 from peers.protocol.fields import MAX_SQUARE, cut
 from peers.protocol.messages import Abort, Open, Rejected, Wanted
 from peers.protocol.record import Record
@@ -241,6 +242,15 @@ def _penalize(course: Course, entry: Entry) -> None:
     entry.sits_out_until = course.chain.index + 2**entry.num_penalties - 1
 
 
+def _remember_dissent(course: Course, entry: Entry) -> None:
+    """It says that it holds what no other does, which costs the others an attempt and a wait. Commits between
+    do not excuse it: it sits out longer each time, until it did so for `FORGIVEN_AFTER` commits no more."""
+    index = course.chain.index
+    kept = entry.num_dissents if index < entry.dissented_at + FORGIVEN_AFTER else 0
+    entry.num_dissents, entry.dissented_at = kept + 1, index
+    entry.num_penalties = max(entry.num_penalties, min(MAX_PENALTIES, kept))
+
+
 def set_aside(
     state: RunState, course: Course, now: float, current: OpenRound, victims: list[bytes], reason: str
 ) -> None:
@@ -281,6 +291,8 @@ def part_with_dissenters(state: RunState, course: Course, now: float, current: O
     """Set aside who differs from most of the others; nobody could show who is wrong."""
     dissenters = current.dissenters()
     if dissenters:
+        for key in dissenters:
+            _remember_dissent(course, state.roster.entries[key])
         set_aside(state, course, now, current, dissenters, "its result differs from the others'")
     elif current.attempt >= MAX_SPLIT_ATTEMPTS:
         state.abort(now, course, current, "members keep holding different results, and none is held by most")
@@ -320,7 +332,8 @@ def _commit(
     head = state.commit(now, course, record)
     for member in members:
         entry = state.roster.entries[member]
-        entry.num_penalties = 0
+        if current.done.get(member) == digest:  # whoever was just set aside may be in the record all the same
+            entry.num_penalties = 0
         _history(entry, current.fragment).commit(current.norm_of(member))
         entry.pace.accepted(now, record.fragment, state.rules.overlap)
         if member in current.done and entry.entered:

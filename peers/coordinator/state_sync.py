@@ -15,7 +15,7 @@ from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
-from peers.coordinator.unusable import note, of_no_use, usable
+from peers.coordinator.unusable import MAX_DOUBLINGS, note, of_no_use, usable
 from peers.protocol.fields import ALL_FRAGMENTS, cut
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve, Unusable
 from peers.protocol.record import GENESIS, Record
@@ -154,13 +154,18 @@ def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sour
 def _name_seed(state: RunState, course: Course, now: float, waiting: list[Entry]) -> None:
     seed = state.roster.entries.get(course.seed) if course.seed else None
     here = [entry for entry in waiting if not entry.out_of_sight]
-    here.sort(key=lambda entry: entry.gave_no_state)
+    here.sort(key=lambda entry: (entry.gave_no_state, is_newer(course, entry)))
     if not here:
         return
     if seed is not None and seed.entered and not seed.waits_for_state:
-        if not seed.out_of_sight:
+        if not seed.out_of_sight and now < course.seed_until:
             return  # the one that was named is at it
+        seed.gave_no_state |= not seed.out_of_sight
         seed.give_up_state()  # should it come back, it gets the state as all others do
+    # A slow one may be the fastest: each has twice as long as the one before.
+    patience_s = state.rules.grace_s + 2 * state.rules.failure_timeout_s
+    course.seed_until = now + patience_s * 2 ** min(MAX_DOUBLINGS, course.num_seeds)
+    course.num_seeds += 1
     course.seed = here[0].key
     here[0].begin_seeding()
     state.outlet.trace(SeedTrace(peer=course.seed, peer_name=here[0].name))

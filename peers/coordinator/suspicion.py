@@ -90,13 +90,30 @@ class Suspicion:
     def outvoted(self, members: Sequence[bytes], index: int) -> list[bytes]:
         """Members who are at odds, accused or accusing, with more than half of an attempt's members. One liar
         makes nobody but itself one of them."""
+        against = self._against(members, index)
+        return [each for each in members if 2 * len(against.get(each, ())) > len(members)]
+
+    def worse_of(self, accuser: bytes, accused: bytes, members: Sequence[bytes], index: int) -> bytes:
+        """Who of a pair is at odds with more of an attempt's members. The accuser, if it is the same: these
+        rounds are proved, and it shows nothing."""
+        against = self._against(members, index)
+        more = len(against.get(accused, ())) > len(against.get(accuser, ()))
+        return accused if more else accuser
+
+    def times(self, accuser: bytes, accused: bytes) -> int:
+        """How often that pair was marked, and is not forgiven."""
+        mark = self._marks.get((accuser, accused))
+        return mark.times if mark else 0
+
+    def _against(self, members: Sequence[bytes], index: int) -> dict[bytes, set[bytes]]:
+        """By member, with whom it is at odds."""
         against: dict[bytes, set[bytes]] = {}
         here = set(members)
         for accuser, accused in self._live(index):
             if accuser in here and accused in here:
                 against.setdefault(accuser, set()).add(accused)
                 against.setdefault(accused, set()).add(accuser)
-        return [each for each in members if 2 * len(against.get(each, ())) > len(members)]
+        return against
 
     def wait_s(self, members: Iterable[bytes], index: int) -> float:
         """Seconds before a round opens again in which fewer than two unmarked members are left to own chunks;

@@ -95,7 +95,7 @@ def test_the_same_word_about_an_earlier_attempt_counts_once() -> None:
 
 
 def test_where_nobody_is_left_to_own_chunks_the_round_is_given_up_and_opens_again_after_a_wait() -> None:
-    swarm = trained(3)
+    swarm = trained(3, min_peers=3)
     opened(swarm, 1, 2, 3)
     accuse(swarm, 1, 3)
     assert swarm.told(2, Abort)[-1].again
@@ -110,6 +110,36 @@ def test_where_nobody_is_left_to_own_chunks_the_round_is_given_up_and_opens_agai
     assert (again.attempt, again.idle, again.proved) == (0, (), True)
     accuse(swarm, 1, 3)
     assert "again in 4 s" in swarm.told(2, Abort)[-1].reason
+
+
+def rounds_of_three(swarm: Swarm) -> None:
+    for index in (1, 2, 3):
+        swarm.ready(index)
+    swarm.later(3.0)
+
+
+def test_a_liar_of_three_members_makes_the_others_wait_once_and_then_sits_out() -> None:
+    swarm = trained(3)
+    opened(swarm, 1, 2, 3)
+    accuse(swarm, 1, 3)
+    assert set_aside(swarm) == []
+    rounds_of_three(swarm)
+    accuse(swarm, 1, 3)
+    assert set_aside(swarm) == [key(1)]
+    finish(swarm, 2, 3)
+    assert swarm.told(2, Committed)
+
+
+def test_of_a_pair_whoever_is_at_odds_with_more_sits_out_though_the_other_accuses() -> None:
+    swarm = trained(4)
+    opened(swarm, 1, 2, 3, 4)
+    accuse(swarm, 2, 1)
+    accuse(swarm, 3, 1, attempt=0)
+    for index in (1, 2, 3, 4):
+        swarm.ready(index)
+    swarm.later(3.0)
+    accuse(swarm, 2, 1)
+    assert set_aside(swarm) == [key(1)]
 
 
 def test_a_host_that_waits_wakes_at_the_end_of_the_wait_and_not_before() -> None:

@@ -181,3 +181,13 @@ def test_nothing_happens_until_the_owner_chose_and_then_the_journal_may_stand() 
     assert said(swarm, Open) == []
     swarm.core.adopt_nothing(swarm.now)
     assert said(swarm, Open) != []
+
+
+def test_one_that_claims_a_record_does_not_keep_a_new_run_from_beginning() -> None:
+    _, record = before()
+    swarm = after()
+    come_back(swarm, 1, record)
+    swarm.enter(2)
+    assert swarm.told(2, Seed)
+    swarm.hold(2)
+    assert swarm.chain.head == ROOT

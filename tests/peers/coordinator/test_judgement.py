@@ -16,7 +16,7 @@ from peers.coordinator.open_round import OpenRound
 from peers.protocol.evidence import ROOT_BYTES, Roots, Shown, ToldTwoThings
 from peers.protocol.messages import Done, Open, Refused, Stuck
 from peers.protocol.signing import INDEX_TAG
-from peers.protocol.traces import PoisonedTrace, ProvedWrongTrace, SetAsideTrace
+from peers.protocol.traces import ProvedWrongTrace, SetAsideTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened
 from transport.collectives.direct_reduce import Plan
 from transport.collectives.proofs import Index, Terms
@@ -202,12 +202,25 @@ def test_evidence_about_a_round_that_is_over_is_passed_over() -> None:
     assert put_out == [key(2)], "nobody vouched for that"
 
 
-def test_a_member_shows_one_thing_in_a_round() -> None:
-    swarm = Proving(Court(RUN, verify, None))
+def test_of_what_a_member_shows_in_a_round_one_thing_is_judged_and_the_next_is_a_word() -> None:
+    swarm = Proving()
     swarm.show(BAD, 2)
-    assert len([t for t in swarm.traces if isinstance(t, PoisonedTrace)]) == 1
+    assert swarm.told(4, Open)[-1].lost == (0,)
     swarm.show(BAD, 2, author=3)
-    assert len([t for t in swarm.traces if isinstance(t, PoisonedTrace)]) == 1
+    assert swarm.put_out() == [key(1)]
+    again = swarm.told(4, Open)[-1]
+    assert (again.attempt, again.lost, again.idle) == (2, (0,), (1, 2)), "or it would wait for ever"
+
+
+def test_two_roots_that_are_shown_second_are_a_word_too() -> None:
+    swarm = Proving()
+    swarm.show(BAD, 2)
+    two = ToldTwoThings(
+        swarm.open.serial, 0, key(3), False, 100, 0, b"1" * 32, bytes(64), b"2" * 32, bytes(64)
+    )
+    swarm.hear(2, two)
+    assert swarm.put_out() == [key(1)]
+    assert swarm.told(4, Open)[-1].idle == (1, 2)
 
 
 def test_of_a_host_that_cannot_decode_what_is_shown_is_a_word() -> None:

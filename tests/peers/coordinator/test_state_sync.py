@@ -77,6 +77,24 @@ def test_a_seed_that_leaves_before_it_said_its_state_is_replaced() -> None:
     assert swarm.told(2, Seed)
 
 
+def test_a_seed_that_says_nothing_is_replaced_after_a_while_and_the_next_one_has_longer() -> None:
+    swarm = Swarm(grace_s=4.0, failure_timeout_s=2.0)
+    for index in (1, 2, 3):
+        swarm.enter(index)
+    swarm.later(7.9)
+    assert not swarm.told(2, Seed)
+    swarm.later(0.2)
+    assert swarm.told(2, Seed)
+    swarm.later(15.9)
+    assert not swarm.told(3, Seed)
+    swarm.later(0.2)
+    assert swarm.told(3, Seed)
+    swarm.hold(3)
+    swarm.hold(1, b"x" * 32)
+    assert swarm.chain.head == ROOT, "who was asked before is too late"
+    assert swarm.told(1, CatchUp)[-1].donors == (key(3),)
+
+
 def test_who_is_no_further_behind_than_records_are_kept_follows_them_and_others_wait() -> None:
     swarm = trained(1)
     state, course = swarm.core.state, swarm.core.state.courses[0]
