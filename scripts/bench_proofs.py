@@ -28,7 +28,9 @@ from peers.coordinator.suspicion import Suspicion
 from peers.node import Node
 from peers.protocol.signing import INDEX_TAG
 from peers.protocol.traces import CommittedTrace
-from transport.collectives.direct_reduce import DirectReduce, PartChunk, Plan, chunk_elements_for
+from transport.collectives.chunks import PartChunk
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan, chunk_elements_for
 from transport.collectives.proofs import Terms
 from transport.collectives.prover import Prover
 from transport.effects import Trace

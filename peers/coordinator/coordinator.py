@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from peers.coordinator import accusations, adoption, places, rounds, spot_checks, state_sync
+from peers.coordinator import adoption, places, round_messages, rounds, spot_checks, state_sync
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.hearing import Hearing
@@ -92,16 +92,16 @@ class Coordinator:
         self._parting: dict[bytes, float] = {}
         """Who was just put out, and until when it may connect to hear so; nothing that it says counts."""
         self._handlers: dict[type, Callable[[float, Course, Entry, Any], None]] = {
-            Ready: self._ready,
-            Withdraw: self._withdraw,
-            Done: self._done,
-            Stuck: self._stuck,
-            Decline: self._decline,
+            Ready: partial(round_messages.ready, self.state),
+            Withdraw: partial(round_messages.withdraw, self.state),
+            Done: partial(round_messages.done, self.state),
+            Stuck: partial(round_messages.stuck, self.state),
+            Decline: partial(round_messages.decline, self.state),
             ToldTwoThings: self._told_two_things,
-            Applied: self._applied,
-            CaughtUp: self._caught_up,
-            NeedState: self._needs_state,
-            Unusable: self._unusable,
+            Applied: partial(state_sync.applied, self.state),
+            CaughtUp: partial(state_sync.caught_up, self.state),
+            NeedState: partial(state_sync.needs_state, self.state),
+            Unusable: partial(state_sync.unusable, self.state),
             Report: self._report,
             Leave: self._leave,
             Spotted: partial(spot_checks.hear, self.state),
@@ -419,51 +419,7 @@ class Coordinator:
     def _leave(self, now: float, course: Course, entry: Entry, message: Leave) -> None:
         self.remove(now, entry, "left", forget=True)
 
-    # -- state --------------------------------------------------------------------------------
-
-    def _applied(self, now: float, course: Course, entry: Entry, message: Applied) -> None:
-        state_sync.applied(self.state, course, now, entry, message)
-
-    def _caught_up(self, now: float, course: Course, entry: Entry, message: CaughtUp) -> None:
-        state_sync.caught_up(self.state, course, now, entry, message)
-
-    def _unusable(self, now: float, course: Course, entry: Entry, message: Unusable) -> None:
-        state_sync.unusable(self.state, course, now, entry, message)
-
-    def _needs_state(self, now: float, course: Course, entry: Entry, message: NeedState) -> None:
-        state_sync.needs_state(self.state, course, now, entry, message)
-
-    # -- rounds -------------------------------------------------------------------------------
-
-    def _ready(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
-        if message.weight == 0:
-            return  # nothing was trained, so there is nothing to weigh it with
-        entry.pace.offered(now, message.fragment, message.number, message.tokens)
-        self._mode.offered(now, course, entry, message)
-
-    def _withdraw(self, now: float, course: Course, entry: Entry, message: Withdraw) -> None:
-        held = entry.ready.get(message.fragment)
-        if held is not None and held.number == message.number:
-            del entry.ready[message.fragment]
-
-    def _done(self, now: float, course: Course, entry: Entry, message: Done) -> None:
-        current = course.round_of(message.serial)
-        if current and message.attempt == current.attempt and entry.key in current.members:
-            current.done[entry.key], current.squares[entry.key] = message.digest, message.squares
-            accusations.settle(self.state, course, now, current)  # if they differ, see `_advance`
-
-    def _stuck(self, now: float, course: Course, entry: Entry, message: Stuck) -> None:
-        current = course.round_of(message.serial)
-        if not current or message.attempt > current.attempt or entry.key not in current.members:
-            return
-        if message.poison:
-            accusations.hear(self.state, course, now, current, entry, message)
-            return
-        if message.attempt != current.attempt:
-            return
-        current.stuck[entry.key] = message.peers
-        if current.judge_at is None:
-            current.judge_at = now + self._rules.failure_timeout_s / 4
+    # -- what members show -----------------------------------------------------------------
 
     def take_evidence(self, now: float, peer: bytes, message: Shown | Roots, payload: Payload) -> None:
         """What a member shows: a chunk that it refuses, or whom it had its means from. Raises `BadFrame`."""
@@ -472,12 +428,6 @@ class Coordinator:
 
     def _told_two_things(self, now: float, course: Course, entry: Entry, message: ToldTwoThings) -> None:
         self._hearing.take_two_things(now, entry.key, message)
-
-    def _decline(self, now: float, course: Course, entry: Entry, message: Decline) -> None:
-        current = course.round_of(message.serial)
-        if current and entry.key in current.members:
-            reason = cut(f"declined: {message.reason}")  # what it offers by now is another contribution
-            rounds.lose(self.state, course, now, current, [entry.key], reason)
 
     # -- reports ------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from peers.coordinator.open_round import OpenRound
 from peers.protocol.evidence import ROOT_BYTES, Shown, ToldTwoThings
 from peers.protocol.signing import INDEX_TAG, Verify
-from transport.collectives.direct_reduce import Plan
+from transport.collectives.plan import Plan
 from transport.collectives.proofs import Terms, num_groups, place_of, root_of
 from transport.digests import digest_of
 from transport.effects import Payload

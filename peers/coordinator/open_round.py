@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from peers.coordinator.measured import witnesses
 from peers.protocol.fields import MAX_SQUARE
-from transport.collectives.direct_reduce import Plan
+from transport.collectives.plan import Plan
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from peers.protocol.traces import (
     RepairedTrace,
     SetAsideTrace,
 )
-from transport.collectives.direct_reduce import Plan, chunk_elements_for
+from transport.collectives.plan import Plan, chunk_elements_for
 
 MAX_SPLIT_ATTEMPTS = 3
 """Attempts after which a round whose results differ without a majority is given up."""

@@ -17,7 +17,7 @@ from peers.coordinator.state import RunState
 from peers.protocol.record import Record
 from peers.protocol.spots import Spot, Spotted
 from peers.protocol.traces import PoisonedTrace
-from transport.collectives.direct_reduce import Plan
+from transport.collectives.plan import Plan
 
 MAX_ASKED = 16
 """Checks that may still be answered; the oldest makes room."""

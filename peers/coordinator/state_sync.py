@@ -47,7 +47,7 @@ def start_following(state: RunState, course: Course, now: float, entry: Entry) -
         state.outlet.send(now, entry.key, Committed(pack(record)))
 
 
-def applied(state: RunState, course: Course, now: float, entry: Entry, message: Applied) -> None:
+def applied(state: RunState, now: float, course: Course, entry: Entry, message: Applied) -> None:
     """A member tells the digest of a version that it holds; a minority is repaired (S1)."""
     entry.digests[message.fragment] = (message.version, message.state)
     if message.version != course.chain.base(message.fragment):
@@ -56,7 +56,7 @@ def applied(state: RunState, course: Course, now: float, entry: Entry, message: 
         _repair(state, course, now, other, message.fragment)
 
 
-def caught_up(state: RunState, course: Course, now: float, entry: Entry, message: CaughtUp) -> None:
+def caught_up(state: RunState, now: float, course: Course, entry: Entry, message: CaughtUp) -> None:
     """A member's head. Once it is at most one commit per fragment behind, with no digest that differs
     from the agreed one, it is active: rounds wait for it now (for the grace at most), so that it can
     reach a head that would otherwise move away from it for ever."""
@@ -78,7 +78,7 @@ def caught_up(state: RunState, course: Course, now: float, entry: Entry, message
     state.outlet.trace(ActiveTrace(peer=entry.key, peer_name=entry.name, index=course.chain.index))
 
 
-def needs_state(state: RunState, course: Course, now: float, entry: Entry, message: NeedState) -> None:
+def needs_state(state: RunState, now: float, course: Course, entry: Entry, message: NeedState) -> None:
     """A member says that it cannot follow."""
     state.outlet.trace(NeedsStateTrace(peer=entry.key, reason=message.reason))
     rounds.leave_all(state, course, now, entry, message.reason)
@@ -87,7 +87,7 @@ def needs_state(state: RunState, course: Course, now: float, entry: Entry, messa
     entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
 
 
-def unusable(state: RunState, course: Course, now: float, entry: Entry, message: Unusable) -> None:
+def unusable(state: RunState, now: float, course: Course, entry: Entry, message: Unusable) -> None:
     """A member cannot use what it fetched, and says so before it asks for another state."""
     note(entry, now, state.rules.failure_timeout_s, message)
     known = state.roster.entries

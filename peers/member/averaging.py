@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from peers.protocol.commands import Swap
 from peers.protocol.messages import NoSwap
-from transport.collectives.direct_reduce import MeanChunk, PartChunk
+from transport.collectives.chunks import MeanChunk, PartChunk
 from transport.effects import Payload
 
 Handler = Callable[[float, Any], None]

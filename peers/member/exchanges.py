@@ -13,7 +13,9 @@ from functools import partial
 
 from peers.member.outlet import MemberOutlet
 from peers.member.patience import Owing, Patience
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
+from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan
 from transport.effects import Payload
 from transport.errors import BadFrame
 from transport.limits import LIMITS, Limits

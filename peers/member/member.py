@@ -60,7 +60,7 @@ from peers.protocol.messages import (
 from peers.protocol.profile import Profile
 from peers.protocol.signing import Signer, Verify, run_of
 from peers.protocol.spots import Spot, SpotPart
-from transport.collectives.direct_reduce import MeanChunk, PartChunk
+from transport.collectives.chunks import MeanChunk, PartChunk
 from transport.collectives.fetch import Lack, Piece, Want
 from transport.effects import Payload
 from transport.errors import BadFrame

@@ -15,8 +15,10 @@ from peers.protocol.commands import Swap
 from peers.protocol.events import Fate, RoundAborted, RoundOpened
 from peers.protocol.fields import MAX_SQUARE, cut
 from peers.protocol.messages import Abort, Decline, Done, Missing, NoSwap, Open, Stuck
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan, Poison
+from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce, Poison
 from transport.collectives.norms import NormLimits
+from transport.collectives.plan import Plan
 from transport.collectives.proofs import Notary, Terms
 from transport.collectives.prover import Prover
 from transport.effects import Payload

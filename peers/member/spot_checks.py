@@ -15,7 +15,8 @@ from peers.member.exchanges import Exchanges
 from peers.member.outlet import MemberOutlet
 from peers.protocol.application import Application
 from peers.protocol.spots import Spot, SpotPart, Spotted
-from transport.collectives.direct_reduce import DirectReduce, Plan
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan
 from transport.collectives.reducer import Part
 from transport.effects import Payload, Phantom
 from transport.errors import Poisoned

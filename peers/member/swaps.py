@@ -21,7 +21,9 @@ from peers.protocol.commands import Swap
 from peers.protocol.events import SwapFailed, Swapped
 from peers.protocol.messages import NoSwap
 from peers.protocol.profile import Matching
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan, chunk_elements_for
+from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan, chunk_elements_for
 from transport.effects import Payload
 from transport.limits import Limits
 

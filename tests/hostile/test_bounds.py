@@ -39,7 +39,7 @@ from tests.peers.member.fakes import BASE, HOST, ME, OTHER, SIZE, FakeApp, FakeO
 from tests.peers.member.test_follower import NUM_FRAGMENTS, FollowingMember
 from tests.peers.test_node import HOST as HOST_KEY
 from tests.peers.test_node import header_of, host_node
-from transport.collectives.direct_reduce import PartChunk
+from transport.collectives.chunks import PartChunk
 from transport.collectives.fetch import Piece, Want
 from transport.counters import MAX_PEERS, Counters
 from transport.effects import Effect

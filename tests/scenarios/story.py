@@ -13,7 +13,7 @@ from typing import Any
 
 from peers.node import Node
 from tests.scenarios.words import Names, sentence_of, topic_of
-from transport.collectives.direct_reduce import MeanChunk
+from transport.collectives.chunks import MeanChunk
 from transport.effects import CONTROL_LANE, Deliver, Effect, Payload, Phantom, Send, Store
 from transport.frames import from_items, unpack, unpack_items
 from transport.link.messages import Ack, Hello, Stale

@@ -15,7 +15,7 @@ from peers.coordinator import journal
 from peers.protocol import events, evidence, messages, spots, traces
 from peers.protocol.record import Record
 from transport import effects
-from transport.collectives import direct_reduce, fetch
+from transport.collectives import chunks, fetch
 from transport.frames import unpack
 from transport.link import messages as link
 
@@ -23,7 +23,7 @@ MODULES = {
     messages: "messages",
     evidence: "messages",
     spots: "messages",
-    direct_reduce: "chunks",
+    chunks: "chunks",
     fetch: "state",
     link: "links",
     effects: "links",
@@ -179,8 +179,8 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     messages.Committed: lambda n, m: f"Committed: {_record(n, unpack(m.record))}",
     messages.Counted: lambda n, m: f"Counted: {n.commit(m.record)} counts your part in {n.round(m.serial)}",
     messages.NoSwap: lambda n, m: f"NoSwap: I am not in swap {m.serial} with you",
-    direct_reduce.PartChunk: lambda n, m: f"PartChunk: my part of chunk {m.chunk}, {n.round(m.serial)}",
-    direct_reduce.MeanChunk: lambda n, m: f"MeanChunk: the mean of chunk {m.chunk}, {n.round(m.serial)}",
+    chunks.PartChunk: lambda n, m: f"PartChunk: my part of chunk {m.chunk}, {n.round(m.serial)}",
+    chunks.MeanChunk: lambda n, m: f"MeanChunk: the mean of chunk {m.chunk}, {n.round(m.serial)}",
     fetch.Want: _piece,
     fetch.Piece: _piece,
     link.Hello: _hello,

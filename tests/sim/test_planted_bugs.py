@@ -24,8 +24,10 @@ from tests.sim.faults import KINDS_OF_CLONES, Fault
 from tests.sim.run import run_seed
 from tests.sim.trainer import VectorReplica
 from tests.sim.violation import Violation
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
+from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.norms import NO_LIMITS
+from transport.collectives.plan import Plan
 from transport.collectives.reducer import NumpyReducer, Part
 from transport.frames import from_items
 from transport.link.link import Link

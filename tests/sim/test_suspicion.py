@@ -22,14 +22,8 @@ from tests.sim.run import run_seed
 from tests.sim.suspicious import SuspiciousNode
 from tests.sim.violation import Violation
 from tests.sim.world import World
-from transport.collectives.direct_reduce import (
-    DirectReduce,
-    MeanChunk,
-    PartChunk,
-    Poison,
-    ProvedMean,
-    ProvedPart,
-)
+from transport.collectives.chunks import MeanChunk, PartChunk, ProvedMean, ProvedPart
+from transport.collectives.direct_reduce import DirectReduce, Poison
 from transport.collectives.proofs import GROUP, Index, Notary, Terms, place_of
 from transport.collectives.prover import Prover
 from transport.digests import digest_of

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import peers.coordinator.journal
 import peers.protocol.messages  # they register their kinds
-import transport.collectives.direct_reduce
+import transport.collectives.chunks
 import transport.collectives.fetch
 import transport.link.messages
 from transport.errors import BadFrame
@@ -21,7 +21,7 @@ from transport.limits import LIMITS
 HOMES = (
     peers.coordinator.journal,
     peers.protocol.messages,
-    transport.collectives.direct_reduce,
+    transport.collectives.chunks,
     transport.collectives.fetch,
     transport.link.messages,
 )

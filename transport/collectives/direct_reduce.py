@@ -17,56 +17,16 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from transport.collectives.fields import Attempt, ChunkIndex, Serial
-from transport.collectives.norms import NO_LIMITS, MeasuredNorms, NormLimits
-from transport.collectives.proofs import Path, Signature
+from transport.collectives.chunks import MeanChunk, PartChunk, ProvedMean, ProvedPart
+from transport.collectives.norms import NO_LIMITS, MeasuredNorms
+from transport.collectives.plan import Plan
 from transport.collectives.prover import Proof, Prover
 from transport.collectives.reducer import Part, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload, size_bytes
 from transport.errors import BadFrame, Poisoned
-from transport.frames import kind
-
-
-@kind(10)
-@dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
-class PartChunk:
-    """One member's encoded part of one chunk, for its owner."""
-
-    serial: Serial
-    attempt: Attempt
-    chunk: ChunkIndex
-
-
-@kind(11)
-@dataclass(slots=True)  # made for every frame, and a frozen one takes twice as long to make
-class MeanChunk:
-    """The encoded mean of one chunk, from its owner."""
-
-    serial: Serial
-    attempt: Attempt
-    chunk: ChunkIndex
-
-
-@kind(110)
-@dataclass(slots=True)
-class ProvedPart(PartChunk):
-    """A part with what shows that its author vouched for it."""
-
-    path: Path
-    signature: Signature
-
-
-@kind(111)
-@dataclass(slots=True)
-class ProvedMean(MeanChunk):
-    """A mean with the same."""
-
-    path: Path
-    signature: Signature
 
 
 class Poison(NamedTuple):
@@ -81,59 +41,6 @@ class Poison(NamedTuple):
     """Its bytes alone show it, whatever the others are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Who takes part in an attempt, with which weights; owners follow from it."""
-
-    attempt: int
-    founders: tuple[bytes, ...]
-    """The members of the first attempt, in the order in which parts are added."""
-    weights: tuple[float, ...]
-    lost: frozenset[bytes] = frozenset()
-    """Founders who are no longer in."""
-    idle: frozenset[bytes] = frozenset()
-    """Members who own no chunks: they contribute, and others reduce."""
-    proved: bool = False
-    """Nothing is used that its author did not vouch for."""
-    limits: NormLimits = NO_LIMITS
-    members: tuple[bytes, ...] = field(init=False)
-    owners: tuple[bytes, ...] = field(init=False)
-    """Members who reduce; all, where none is left to."""
-    shares: tuple[tuple[int, bytes, float], ...] = field(init=False)
-    """Of each member: its index among the founders, and its weight over the sum of the members'."""
-
-    def __post_init__(self) -> None:
-        present = [(i, m, self.weights[i]) for i, m in enumerate(self.founders) if m not in self.lost]
-        total = sum(weight for _, _, weight in present)
-        members = tuple(m for _, m, _ in present)
-        object.__setattr__(self, "members", members)
-        object.__setattr__(self, "owners", tuple(m for m in members if m not in self.idle) or members)
-        object.__setattr__(self, "shares", tuple((i, m, weight / total) for i, m, weight in present))
-
-    def owner(self, chunk: int, num_chunks: int) -> bytes:
-        """Contiguous runs of chunks by founder; only those of the lost and the idle move to others."""
-        founder = self.founders[chunk * len(self.founders) // num_chunks]
-        if founder not in self.lost and founder not in self.idle:
-            return founder
-        return self.owners[chunk % len(self.owners)]
-
-
-BLOCK_ELEMENTS = 4096
-"""Chunks begin at multiples of this (unless the limit on chunks is smaller): codecs may share scales, and
-choose the largest, within such blocks."""
-
-
-def chunk_elements_for(num_elements: int, num_members: int, max_elements: int, per_owner: int = 16) -> int:
-    """Chunks small enough that every member owns some and the pipeline fills, and no smaller than pays
-    for handling one; in blocks of 4096 elements (so that what codecs share among elements does
-    not straddle chunks)."""
-    members = max(1, num_members)
-    wanted = max(-(-num_elements // (per_owner * members)), min(_LEAST_ELEMENTS, -(-num_elements // members)))
-    return max(1, min(max_elements, -(-wanted // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, max(1, num_elements)))
-
-
-_LEAST_ELEMENTS = 64 * 1024
-"""Below this a chunk's fixed costs outweigh what overlapping more of them gains."""
 KEPT_BYTES = 64 << 20
 """Of encoded parts that are vouched for and not sent yet; beyond that they are encoded again."""
 SendBulk = Callable[[bytes, object, Payload], None]

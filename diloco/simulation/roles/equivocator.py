@@ -10,7 +10,7 @@ import numpy as np
 
 from diloco.simulation.roles.role import Adversary, Role
 from peers.protocol.messages import Done
-from transport.collectives.direct_reduce import MeanChunk
+from transport.collectives.chunks import MeanChunk
 from transport.effects import Payload, Phantom, Send
 from transport.errors import BadFrame
 from transport.frames import from_items, unpack_items

@@ -18,7 +18,7 @@ from peers.protocol.messages import Done, Open, Refused, Stuck
 from peers.protocol.signing import INDEX_TAG
 from peers.protocol.traces import ProvedWrongTrace, SetAsideTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened
-from transport.collectives.direct_reduce import Plan
+from transport.collectives.plan import Plan
 from transport.collectives.proofs import Index, Terms
 from transport.digests import digest_of
 from transport.effects import Payload

@@ -11,7 +11,9 @@ import numpy as np
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import MemberIs
 from peers.protocol.record import Record
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
+from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan
 from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload

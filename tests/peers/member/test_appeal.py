@@ -31,7 +31,9 @@ from tests.peers.member.fakes import (
     entry,
     vector,
 )
-from transport.collectives.direct_reduce import DirectReduce, PartChunk, Plan
+from transport.collectives.chunks import PartChunk
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan
 from transport.collectives.proofs import Terms
 from transport.collectives.prover import Prover
 from transport.effects import Payload

@@ -16,7 +16,9 @@ from tests.peers.member.fakes import (
     Partner,
     vector,
 )
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
+from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan
 from transport.errors import BadFrame
 
 PAIR = Plan(0, (ME, OTHER), (1.0, 1.0))

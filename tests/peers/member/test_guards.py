@@ -37,8 +37,9 @@ from tests.peers.member.fakes import (
 )
 from tests.peers.member.test_member import Training
 from tests.peers.member.test_rounds import Offering, round_of
-from transport.collectives.direct_reduce import DirectReduce, Plan
+from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.fetch import Piece, Want, index_page
+from transport.collectives.plan import Plan
 from transport.digests import digest_of
 from transport.frames import pack
 

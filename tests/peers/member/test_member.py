@@ -92,8 +92,9 @@ from tests.peers.member.fakes import (
     state_of,
     vector,
 )
-from transport.collectives.direct_reduce import PartChunk, Plan
+from transport.collectives.chunks import PartChunk
 from transport.collectives.fetch import Lack, Piece, Want, index_page
+from transport.collectives.plan import Plan
 from transport.digests import digest_of
 from transport.errors import BadFrame
 from transport.frames import pack, to_items

@@ -23,8 +23,10 @@ from tests.peers.member.fakes import (
     Partner,
     vector,
 )
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, Plan
+from transport.collectives.chunks import MeanChunk
+from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.norms import NormLimits
+from transport.collectives.plan import Plan
 
 MEMBERS = (ME, OTHER, THIRD)
 CHUNK = 2

@@ -26,7 +26,8 @@ from tests.peers.member.fakes import (
     Partner,
     vector,
 )
-from transport.collectives.direct_reduce import PartChunk, Plan
+from transport.collectives.chunks import PartChunk
+from transport.collectives.plan import Plan
 
 STEP = 4
 SERIAL = STEP + 1

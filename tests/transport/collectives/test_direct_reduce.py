@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan, chunk_elements_for
+from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan, chunk_elements_for
 from transport.collectives.reducer import NumpyReducer, PhantomReducer
 from transport.effects import Payload
 from transport.errors import BadFrame

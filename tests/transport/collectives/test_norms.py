@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from tests.transport.collectives.test_direct_reduce import key
-from transport.collectives.direct_reduce import DirectReduce, MeanChunk, PartChunk, Plan
+from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.norms import MeasuredNorms, NormLimits
+from transport.collectives.plan import Plan
 from transport.collectives.reducer import NumpyReducer, Part, PhantomReducer
 
 KEYS = (key(0), key(1), key(2))

@@ -11,14 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport.collectives.direct_reduce import (
-    DirectReduce,
-    MeanChunk,
-    PartChunk,
-    Plan,
-    ProvedMean,
-    ProvedPart,
-)
+from transport.collectives.chunks import MeanChunk, PartChunk, ProvedMean, ProvedPart
+from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.plan import Plan
 from transport.collectives.proofs import GROUP, Index, Terms, num_groups, place_of, root_of
 from transport.collectives.prover import Prover
 from transport.collectives.reducer import NumpyReducer
