@@ -57,6 +57,8 @@ class Refusals:
     by_blob: dict[bytes, tuple[tuple[bytes, ...], float]] = field(default_factory=dict)
     """From which members (none named: from anybody), and until when it is not offered again."""
     num_in_a_row: int = 0
+    num_in_vain: int = 0
+    """How often it was told donors, and had no state from them."""
 
 
 @dataclass(slots=True, eq=False)

@@ -82,9 +82,12 @@ def needs_state(state: RunState, now: float, course: Course, entry: Entry, messa
     """A member says that it cannot follow."""
     state.outlet.trace(NeedsStateTrace(peer=entry.key, reason=message.reason))
     rounds.leave_all(state, course, now, entry, message.reason)
+    if entry.member_state is MemberState.FOLLOWING and not entry.holds_state:
+        entry.refusals.num_in_vain += 1
     held = entry.holds_state
     entry.give_up_state()
     entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
+    _doubt_first_state(state, course, now)
 
 
 def unusable(state: RunState, now: float, course: Course, entry: Entry, message: Unusable) -> None:
@@ -101,6 +104,11 @@ def unusable(state: RunState, now: float, course: Course, entry: Entry, message:
             reason=cut(f"{message.reason}: {names}" if names else message.reason),
         )
     )
+    _doubt_first_state(state, course, now)
+
+
+def _doubt_first_state(state: RunState, course: Course, now: float) -> None:
+    """Ask another member for the first state, if that is of no use to most."""
     entered, seed = state.roster.entered_in(course.number), course.seed
     first = course.chain.index == 0 and course.chain.head != GENESIS and not state.rules.gossips
     if first and seed is not None and of_no_use(seed, entered):

@@ -14,6 +14,8 @@ from peers.protocol.fields import MAX_FRAGMENTS, MAX_MEMBERS
 from peers.protocol.messages import Unusable
 
 MAX_DOUBLINGS = 6
+MAX_IN_VAIN = 3
+"""Fetches of the whole state without an end after which the first one counts as of no use."""
 
 
 def note(entry: Entry, now: float, timeout_s: float, message: Unusable) -> None:
@@ -29,12 +31,14 @@ def note(entry: Entry, now: float, timeout_s: float, message: Unusable) -> None:
 
 
 def of_no_use(seed: bytes, entered: list[Entry]) -> bool:
-    """Whether more than half of the others could not use the first state, or not from the one who gave it."""
+    """Whether more than half of the others could not use the first state, or did not get it from the one who
+    gave it, however often they were told to fetch it."""
     others = [entry for entry in entered if entry.key != seed]
     against = [
         entry
         for entry in others
-        if any(seed in peers or not peers for peers, _ in entry.refusals.by_blob.values())
+        if entry.refusals.num_in_vain >= MAX_IN_VAIN
+        or any(seed in peers or not peers for peers, _ in entry.refusals.by_blob.values())
     ]
     return 2 * len(against) > len(others)
 

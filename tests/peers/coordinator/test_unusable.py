@@ -109,3 +109,15 @@ def test_where_few_cannot_use_the_first_state_it_stands() -> None:
     swarm.hear(3, Unusable(0, STATE, (), "it does not load"))
     swarm.hear(3, NeedState("it does not load"))
     assert swarm.chain.head == ROOT
+
+
+def test_where_most_never_get_the_first_state_another_member_gives_it() -> None:
+    swarm = trained(1)
+    for index in (2, 3, 4):
+        swarm.enter(index)
+    for _ in range(unusable.MAX_IN_VAIN):
+        assert not any(swarm.told(index, Seed) for index in (2, 3, 4))
+        for index in (2, 3):
+            swarm.hear(index, NeedState("no donor has the state any more"))
+    assert [index for index in (2, 3, 4) if swarm.told(index, Seed)] == [2]
+    assert swarm.chain.head == GENESIS
