@@ -352,6 +352,7 @@ class Coordinator:
                 continue
             for current in list(course.rounds.values()):
                 rounds.judge(state, course, now, current)
+                rounds.part_with_laggards(state, course, now, current)
                 self._hearing.settle_dissent(now, course, current)
             state_sync.serve_waiting(state, course, now)
             rounds.open_what_can_be(state, course, now)

@@ -47,6 +47,8 @@ class OpenRound:
     """Who is reported by whom, in this attempt."""
     judge_at: float | None = None
     attempt_at: float = 0.0
+    done_at: float = 0.0
+    """When the last of those who are done said so."""
     norms: tuple[float, ...] = ()
     """Of the founders' contributions, as they claim."""
     part_limits: tuple[float, ...] = ()

@@ -32,6 +32,8 @@ def done(state: RunState, now: float, course: Course, entry: Entry, message: Don
     """A member holds the whole result of an attempt."""
     current = course.round_of(message.serial)
     if current and message.attempt == current.attempt and entry.key in current.members:
+        if entry.key not in current.done:
+            current.done_at = now
         current.done[entry.key], current.squares[entry.key] = message.digest, message.squares
         accusations.settle(state, course, now, current)  # if they differ, the coordinator asks who is right
 

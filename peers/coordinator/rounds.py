@@ -243,8 +243,8 @@ def _penalize(course: Course, entry: Entry) -> None:
 
 
 def _remember_dissent(course: Course, entry: Entry) -> None:
-    """It says that it holds what no other does, which costs the others an attempt and a wait. Commits between
-    do not excuse it: it sits out longer each time, until it did so for `FORGIVEN_AFTER` commits no more."""
+    """It says that it holds what no other does, or says nothing, which costs the others an attempt or a wait.
+    Commits between do not excuse it: it sits out longer each time, until `FORGIVEN_AFTER` commits without."""
     index = course.chain.index
     kept = entry.num_dissents if index < entry.dissented_at + FORGIVEN_AFTER else 0
     entry.num_dissents, entry.dissented_at = kept + 1, index
@@ -298,6 +298,20 @@ def part_with_dissenters(state: RunState, course: Course, now: float, current: O
         state.abort(now, course, current, "members keep holding different results, and none is held by most")
     else:  # who is wrong cannot be told: all do it again, as after a loss
         repeat(state, course, now, current)
+
+
+def part_with_laggards(state: RunState, course: Course, now: float, current: OpenRound) -> None:
+    """Most are done, and the others are not long after: they may have got nothing, or say nothing. What they
+    contributed stands if all the others hold the same."""
+    missing = [member for member in current.members if member not in current.done]
+    patience_s = state.rules.failure_timeout_s + 2 * (current.done_at - current.attempt_at)
+    most = 2 * len(missing) <= len(current.members)
+    is_open = course.rounds.get(current.fragment) is current
+    if not missing or not most or not is_open or now < current.done_at + patience_s:
+        return
+    for key in missing:
+        _remember_dissent(course, state.roster.entries[key])
+    set_aside(state, course, now, current, missing, "it does not say that it holds the result")
 
 
 def judge(state: RunState, course: Course, now: float, current: OpenRound) -> None:

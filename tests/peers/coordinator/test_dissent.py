@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from peers.coordinator.suspicion import FORGIVEN_AFTER
-from peers.protocol.messages import Done, Open
-from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, trained
+from peers.protocol.messages import Committed, Done, Open
+from peers.protocol.record import record_in
+from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained
 
 MEMBERS = (1, 2, 3, 4)
 OTHER = b"o" * 32
@@ -50,3 +51,27 @@ def test_what_was_long_ago_is_forgiven() -> None:
         assert next_round(swarm)
     assert next_round(swarm, lies=True)
     assert sits_out(swarm) == 0
+
+
+def test_one_that_never_says_that_it_is_done_holds_a_round_up_once_and_then_sits_out() -> None:
+    swarm = trained(4, failure_timeout_s=2.0)
+    first = opened(swarm, *MEMBERS)
+    swarm.later(3.0)
+    for index in (1, 3, 4):
+        swarm.hear(index, Done(first.serial, 0, RESULT))
+    swarm.later(7.9)
+    swarm.hear(1, Done(first.serial, 0, RESULT))  # to say it again gains no time
+    assert not swarm.told(1, Committed)
+    swarm.later(0.2)
+    assert key(2) in record_in(swarm.told(1, Committed)[-1].record).members, "what it sent is in the mean"
+    assert swarm.core.roster.entries[key(2)].num_penalties == 1
+
+
+def test_where_no_more_than_half_are_done_the_others_have_time() -> None:
+    swarm = trained(5, failure_timeout_s=2.0)
+    first = opened(swarm, *MEMBERS, 5)
+    for index in (1, 2):
+        swarm.hear(index, Done(first.serial, 0, RESULT))
+    swarm.later(100.0)
+    assert swarm.core.state.courses[0].rounds
+    assert swarm.told(1, Open)[-1].attempt == 0
