@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 FEWEST_JUDGES = 4
 """Members from which on most of them can judge one."""
@@ -58,16 +59,31 @@ class NormHistory:
     """The norms of a member's last committed contributions to one fragment, and how it went on since."""
 
     committed: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    """When that was, by our own clock."""
     num_refused: int = 0
     """Contributions that were refused since the last commit. Each makes the next bound wider: who has really
     changed comes in after a few, and nobody faster than by `GROWTH` each."""
 
-    def bound(self) -> float:
-        """The largest norm that is taken now; infinity if there is nothing to compare with."""
+    def bound(self, now: float) -> float:
+        """The largest norm that is taken now; infinity if there is nothing to compare with. Who was not
+        committed for n times as long as usual, as while the host was away, trained on, and may have come n
+        times as far."""
         largest = max(self.committed, default=0.0)
-        return largest * GROWTH ** (1 + min(self.num_refused, 300)) if largest > 0.0 else math.inf
+        if largest <= 0.0:
+            return math.inf
+        return largest * self._pause(now) * GROWTH ** (1 + min(self.num_refused, 300))
 
-    def commit(self, norm: float) -> None:
+    def commit(self, now: float, norm: float) -> None:
         """A contribution of that norm is in a record."""
         self.committed.append(norm)
+        self.times.append(now)
         self.num_refused = 0
+
+    def _pause(self, now: float) -> float:
+        """How many times the usual time between two commits passed since the last one, or before it: what
+        waited for the host is committed first, and what came of the wait next."""
+        gaps = [later - earlier for earlier, later in pairwise(self.times)]
+        if not gaps or (usual := _lower_median(gaps)) <= 0.0:
+            return 1.0
+        return max(1.0, gaps[-1] / usual, (now - self.times[-1]) / usual)

@@ -125,7 +125,7 @@ def _refuse_leaps(state: RunState, course: Course, now: float, fragment: int, ch
     if anything was refused."""
     if not 0 < len(chosen) < FEWEST_JUDGES or not state.rules.max_influence:
         return False
-    leaping = [e for e in chosen if e.ready[fragment].norm > _history(e, fragment).bound()]
+    leaping = [e for e in chosen if e.ready[fragment].norm > _history(e, fragment).bound(now)]
     for entry in leaping:
         history = _history(entry, fragment)
         norm, last = entry.ready[fragment].norm, max(history.committed)
@@ -348,7 +348,7 @@ def _commit(
         entry = state.roster.entries[member]
         if current.done.get(member) == digest:  # whoever was just set aside may be in the record all the same
             entry.num_penalties = 0
-        _history(entry, current.fragment).commit(current.norm_of(member))
+        _history(entry, current.fragment).commit(now, current.norm_of(member))
         entry.pace.accepted(now, record.fragment, state.rules.overlap)
         if member in current.done and entry.entered:
             entry.will_hold = head

@@ -106,19 +106,33 @@ def test_what_an_honest_mix_of_speeds_pays_is_what_the_docs_say(
 
 
 def test_a_norm_may_be_ten_times_the_largest_of_the_last_16() -> None:
-    history = NormHistory()
-    assert history.bound() == math.inf, "there is nothing to compare with"
-    history.commit(0.0)
-    assert history.bound() == math.inf
+    history, now = NormHistory(), 0.0
+    assert history.bound(now) == math.inf, "there is nothing to compare with"
+    history.commit(now, 0.0)
+    assert history.bound(now) == math.inf
     for norm in (5.0, *[1.0] * (REMEMBERED - 1)):
-        history.commit(norm)
-    assert history.bound() == 50.0
-    history.commit(1.0)
-    assert history.bound() == 10.0
+        history.commit(now, norm)
+    assert history.bound(now) == 50.0
+    history.commit(now, 1.0)
+    assert history.bound(now) == 10.0
     history.num_refused += 2
-    assert history.bound() == 1000.0, "who has really changed comes in after a few"
-    history.commit(500.0)
-    assert history.bound() == 5000.0
+    assert history.bound(now) == 1000.0, "who has really changed comes in after a few"
+    history.commit(now, 500.0)
+    assert history.bound(now) == 5000.0
+
+
+def test_who_trained_on_while_nothing_was_committed_may_have_come_as_far_as_that_takes() -> None:
+    history = NormHistory()
+    for second in range(REMEMBERED):
+        history.commit(second, 1.0)
+    last = REMEMBERED - 1
+    assert history.bound(last + 1) == 10.0
+    assert history.bound(last + 100) == 1000.0, "a host that was away loses no work of two workers"
+    history.commit(last + 100, 1.0)
+    assert history.bound(last + 100.5) == 1000.0, "what waited for it is committed before that"
+    history.commit(last + 101, 100.0)
+    history.commit(last + 102, 1.0)
+    assert history.bound(last + 103) == 1000.0, "and then as before: ten times the largest"
 
 
 # -- in rounds --------------------------------------------------------------------------------------
@@ -186,4 +200,4 @@ def test_a_history_is_of_one_identity_and_fragment_and_survives_coming_back() ->
     head = swarm.chain.head
     swarm.enter(2, head=head, holds_state=True)
     swarm.hold(2, version=head, digest=b"e" * 32)
-    assert swarm.core.roster.entries[key(2)].norms[0].bound() == 10.0
+    assert swarm.core.roster.entries[key(2)].norms[0].bound(swarm.now) == 10.0
