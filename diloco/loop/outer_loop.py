@@ -356,9 +356,12 @@ class OuterLoop:
         tokens = each.tokens - (each.offered_tokens if gone else 0)
         lands_now = ours is not None and steps == self._schedule.delay == 0
         self._replica.apply(fragment, event.mean, ours, _share(event), keep_old=not lands_now)
+        missed_before = ours is None and each.in_step
         next_offer = self._period(fragment) if ours else self._next_offer_of_others(fragment)
         self.progress[fragment] = Progress(next_offer, steps, tokens, landing=ours, in_step=ours is None)
         each = self.progress[fragment]
+        if not missed_before:
+            self._align(fragment, self._delay(fragment) if ours is None else steps)
         self._follow(now, event)
         commands: list[Command] = [ConfirmApplied(event.record, self._replica.digest(fragment))]
         if ours is None:
@@ -377,6 +380,19 @@ class OuterLoop:
             return each.next_offer
         # Theirs is as many steps from here as they have not yet trained of the delay.
         return each.steps + max(1, period - self._delay(fragment))
+
+    def _align(self, fragment: int, steps_since: int) -> None:
+        """A commit of one fragment, so many steps after its offer, says when the others are to be offered:
+        their offsets apart. Who came later counts its first ones from elsewhere, and all would wait for each
+        other at each of them, for good; for who began with the others this changes nothing."""
+        periods, offsets = self._schedule.periods, self._schedule.offsets
+        if self._schedule.rebases or self._period(fragment) != periods[fragment]:
+            return  # nobody is waited for, or a pace of its own keeps no steps of others
+        for other, each in enumerate(self.progress):
+            gap = (offsets[other] - offsets[fragment]) % periods[fragment]
+            # Steps that lie behind call for nothing now: its own commit, or the next one, puts it in step.
+            if periods[other] == periods[fragment] and steps_since < gap and not each.has_snapshot:
+                each.next_offer = each.steps + gap - steps_since
 
     def _swapped(self, event: Swapped | SwapFailed, mean: Reducer | None, group_size: int) -> list[Command]:
         fragment, each = event.fragment, self.progress[event.fragment]

@@ -148,6 +148,41 @@ def test_with_a_delay_it_is_in_step_with_the_last_of_the_others(replica: Recorde
     assert not loop.waits(0.0)
 
 
+def test_a_round_without_a_newcomer_puts_all_its_fragments_in_step(replica: Recorder) -> None:
+    loop = active_loop(replica, num_fragments=4)
+    loop.handle(0.0, committed(None, fragment=2))
+    offers = [[each.fragment for each in step(loop, 1) if isinstance(each, Offer)] for _ in range(4)]
+    assert offers == [[3], [0], [1], [2]]
+
+
+def test_a_round_with_a_newcomer_puts_its_other_fragments_in_step(replica: Recorder) -> None:
+    loop = active_loop(replica, num_fragments=2)
+    step(loop, 1)
+    loop.handle(0.0, committed(None, fragment=1))
+    loop.handle(0.0, OfferWanted(0))
+    assert [each.fragment for each in loop.due(0.0) if isinstance(each, Offer)] == [0]
+    loop.handle(0.0, committed(1, fragment=0))
+    assert step(loop, 1) == []
+    assert [each.fragment for each in step(loop, 1) if isinstance(each, Offer)] == [1]
+
+
+def test_with_a_delay_steps_since_its_own_offer_count(replica: Recorder) -> None:
+    loop = active_loop(replica, num_fragments=2, delay=1)
+    loop.handle(0.0, OfferWanted(0))
+    step(loop, 2)
+    assert loop.progress[0].offered_steps == 1
+    loop.handle(0.0, committed(1, fragment=0))
+    assert [each.fragment for each in step(loop, 1) if isinstance(each, Offer)] == [1]
+
+
+def test_a_snapshot_that_is_to_be_offered_again_is_not_put_off(replica: Recorder) -> None:
+    loop = active_loop(replica, num_fragments=2)
+    step(loop, 2)
+    loop.progress[0].keep_snapshot(again_in=1)
+    loop.handle(0.0, committed(None, fragment=1))
+    assert [each.fragment for each in step(loop, 1) if isinstance(each, Offer)] == [0]
+
+
 def test_it_offers_early_what_others_wait_for(replica: Recorder) -> None:
     loop = active_loop(replica, num_fragments=2)
     step(loop, 2)  # the first fragment is offered
