@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,49 @@ def test_without_a_path_nothing_is_written() -> None:
 def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none/w\.jsonl cannot be written: No such file"):
         EventLog(tmp_path / "none" / "w.jsonl")
+
+
+def test_a_full_disk_is_told_once_and_training_goes_on_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    room, write = [1000], os.write
+
+    def full(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(file, data[: room[0]])
+        room[0] -= written
+        return written
+
+    log = EventLog(tmp_path / "w.jsonl")
+    monkeypatch.setattr(os, "write", full)
+    log.write("step", number=0)
+    room[0] = 5  # of this line a part is written
+    for number in range(1, 5):
+        log.write("step", number=number)
+    assert [each.getMessage() for each in caplog.records] == [
+        f"{tmp_path}/w.jsonl cannot be written: No space left on device; training goes on without it"
+    ]
+    room[0] = 1000
+    log.write("step", number=5)
+    log.close()
+    assert (
+        caplog.records[1:][0].getMessage() == f"{tmp_path}/w.jsonl is written again; 3 of its lines are lost"
+    )
+    lines = [json.loads(line)["number"] for line in (tmp_path / "w.jsonl").read_text().splitlines()]
+    assert lines == [0, 1, 5]
+    assert len(caplog.records) == 2
+
+
+def test_lines_that_are_lost_at_the_end_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = EventLog(tmp_path / "w.jsonl")
+    monkeypatch.setattr(os, "write", full)
+    log.write("step")
+    log.write("end")
+    log.close()
+    assert caplog.records[-1].getMessage() == f"{tmp_path}/w.jsonl lacks its last 2 lines"
