@@ -203,10 +203,10 @@ class DirectReduce:
         if peer not in self._others or peer in parts:
             return False
         proof = self._proof_beside(message)
-        if proof and self.prover and not self.prover.take_part(peer, message.chunk, proof, payload):
-            return self._told_two_things(peer, message.chunk, mean=False)
-        if self.prover and not proof:
-            return False
+        if self.prover and not proof and message.attempt != self.attempt:
+            return False  # of an attempt that was not proved
+        if self.prover and not (proof and self.prover.take_part(peer, message.chunk, proof, payload)):
+            return self._refuse(peer, message.chunk, mean=False)
         parts[peer] = payload
         self._note(now, peer)
         if self._has_all_parts(message.chunk):
@@ -223,8 +223,8 @@ class DirectReduce:
         if self._owners[message.chunk] != peer:
             raise BadFrame("a mean from someone who does not own the chunk")
         proof = self._proof_beside(message)
-        if proof and self.prover and not self.prover.take_mean(peer, message.chunk, proof, payload):
-            return self._told_two_things(peer, message.chunk, mean=True)
+        if self.prover and not (proof and self.prover.take_mean(peer, message.chunk, proof, payload)):
+            return self._refuse(peer, message.chunk, mean=True)
         self._note(now, peer)
         self._take(peer, message.chunk, payload)
         return True
@@ -394,14 +394,17 @@ class DirectReduce:
         self.prover.begin(plan.attempt, plan.founders, plan.lost, self._owners)
 
     def _proof_beside(self, message: PartChunk | MeanChunk) -> Proof | None:
-        """Raises `BadFrame` if there is one where none is due, or none where one is."""
-        proof = None
-        if isinstance(message, ProvedPart | ProvedMean):
-            proof = message.path, message.signature
-        if (proof is None) is not (self.prover is None) and message.attempt == self.attempt:
-            raise BadFrame("a chunk without its proof" if self.prover else "a proof where none is due")
-        return proof
+        """Raises `BadFrame` if there is one where none is due."""
+        if not isinstance(message, ProvedPart | ProvedMean):
+            return None
+        if self.prover is None and message.attempt == self.attempt:
+            raise BadFrame("a proof where none is due")
+        return message.path, message.signature
 
-    def _told_two_things(self, peer: bytes, chunk: int, *, mean: bool) -> bool:
-        self.poisoned = Poison(peer, "it vouched for two different things", chunk, mean, alone=False)
+    def _refuse(self, peer: bytes, chunk: int, *, mean: bool) -> bool:
+        """It is not what its sender vouched for: that is said at once, for the right one may never come."""
+        found = self.prover.equivocation if self.prover else None
+        two = found is not None and found.author == peer
+        reason = "it vouched for two different things" if two else "it sent what it did not vouch for"
+        self.poisoned = Poison(peer, reason, chunk, mean, alone=False)
         return False

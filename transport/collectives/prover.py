@@ -142,8 +142,8 @@ class Prover:
     # -- what others vouched for --------------------------------------------------------------
 
     def take_part(self, author: bytes, chunk: int, proof: Proof, payload: Payload) -> bool:
-        """Whether a part is of the index that its author signed; False for a second index. Raises `BadFrame`
-        if nobody signed that."""
+        """Whether a part is of the one index that its author signed; not if it signed another one too (see
+        `equivocation`), or none that the part is in."""
         place = place_of(chunk, self._num_chunks)
         signature = self._check(self._part_roots, author, -1, place, proof, digest_of(payload))
         if signature is None:
@@ -165,14 +165,17 @@ class Prover:
     def _check(
         self, roots: _Roots, author: bytes, attempt: int, place: Place, proof: Proof, digest: bytes
     ) -> bytes | None:
-        """The signature under which a chunk came."""
-        found = Signed(root_of(digest, place, proof[0]), proof[1])
+        """The signature under which a chunk came; None if that is not as it should be."""
+        try:
+            found = Signed(root_of(digest, place, proof[0]), proof[1])
+        except BadFrame:
+            return None
         known = roots.get((author, place.group))
         if known is not None and known.root == found.root:
             return known.signature
         statement = self._statement(found.root, place.group, attempt)
         if not self._notary.verify(author, statement, found.signature):
-            raise BadFrame("a chunk of no index that its sender signed")
+            return None
         if known is None:
             roots[author, place.group] = found
             return found.signature

@@ -129,6 +129,20 @@ def test_without_room_it_is_shown_later() -> None:
     assert [message for message, _ in outlet.shown] == [message for message, _ in shown]
 
 
+def test_a_sender_of_what_it_did_not_vouch_for_is_accused_at_once_with_a_word() -> None:
+    outlet, rounds, _ = offering()
+    rounds.open(0.0, OPEN)
+    for message, payload in sent_by(partner(1.0)):
+        assert isinstance(payload, bytes | memoryview)
+        rounds.take_chunk(0.0, OTHER, message, bytes(len(payload)), 10)
+    rounds.pump(0.0)
+    rounds.tick(0.0)
+    assert [(s.peers, s.poison) for s in outlet.told(HOST, Stuck)] == [
+        ((OTHER,), "it sent what it did not vouch for")
+    ]
+    assert outlet.shown == []
+
+
 @pytest.mark.parametrize("value", [1.0, 3.0])
 def test_of_what_can_be_added_only_the_roots_of_means_are_shown(value: float) -> None:
     outlet, rounds, exchanges = offering()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,18 +220,39 @@ def first(group: Proving, sort: type, sender: bytes, to: bytes) -> Frame:
     return next(f for f in group.wire if isinstance(f[2], sort) and f[:2] == (sender, to))
 
 
-def test_a_chunk_that_its_author_did_not_vouch_for_is_no_chunk() -> None:
+def refused(group: Proving, sender: bytes, message: PartChunk | MeanChunk, payload: Payload) -> bool:
+    """Whether member 0 takes no such chunk, and blames its sender at once, with its word alone."""
+    member = group.members[key(0)]
+    take = member.part if isinstance(message, PartChunk) else member.mean
+    before = member.num_heard(sender)
+    if take(0.0, sender, message, payload) or member.num_heard(sender) != before:
+        return False
+    found, member.poisoned = member.poisoned, None
+    return found is not None and (found.peer, found.alone) == (sender, False)
+
+
+@pytest.mark.parametrize("sort", [ProvedPart, ProvedMean])
+def test_whoever_sends_what_it_did_not_vouch_for_is_blamed_at_once(sort: type) -> None:
+    group = Proving(3)
+    group.begin(0)
+    while not any(isinstance(f[2], sort) and f[:2] == (key(1), key(0)) for f in group.wire):
+        group.deliver(1)
+    _, _, message, payload = first(group, sort, key(1), key(0))
+    assert isinstance(message, ProvedPart | ProvedMean)
+    bare = PartChunk if sort is ProvedPart else MeanChunk
+    assert refused(group, key(1), message, bytes(len(payload)))
+    assert refused(group, key(1), bare(1, 0, message.chunk), payload)
+    assert refused(group, key(1), replace(message, path=(*message.path, bytes(32))), payload)
+    assert refused(group, key(1), replace(message, signature=bytes(64)), payload)
+    group.deliver()
+    group.check()
+
+
+def test_a_chunk_is_of_its_author_only() -> None:
     group = Proving(3)
     group.begin(0)
     _, _, message, payload = first(group, ProvedPart, key(1), key(0))
-    assert isinstance(message, ProvedPart)
-    forged = bytes(len(payload))
-    with pytest.raises(BadFrame, match="no index"):
-        group.members[key(0)].part(0.0, key(1), message, forged)
-    with pytest.raises(BadFrame, match="without its proof"):
-        group.members[key(0)].part(0.0, key(1), PartChunk(1, 0, message.chunk), payload)
-    with pytest.raises(BadFrame, match="no index"):
-        group.members[key(0)].part(0.0, key(2), message, payload)
+    assert refused(group, key(2), message, payload)
     group.deliver()
     group.check()
 
@@ -248,8 +270,7 @@ def test_a_proof_of_another_round_or_attempt_is_none() -> None:
         proof = other.part(message.chunk)
         assert proof is not None
         elsewhere = ProvedPart(1, 0, message.chunk, *proof)
-        with pytest.raises(BadFrame, match="no index"):
-            group.members[key(0)].part(0.0, key(1), elsewhere, payload)
+        assert refused(group, key(1), elsewhere, payload)
 
 
 def test_two_roots_under_one_statement_stop_the_attempt_and_can_be_shown() -> None:
