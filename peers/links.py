@@ -18,7 +18,12 @@ from transport.effects import NEVER, Close, Effect, Payload
 from transport.limits import Limits
 from transport.link.link import Link
 from transport.link.messages import GENERATIONS, Session
+from transport.redial import Bars
 
+NUM_FREE = 2
+"""So many frames that are no messages cost a peer nothing but a new link: they may come from a bug."""
+FREE_S = 300.0
+"""If they are no more than that, they are forgotten after so long."""
 MAX_IDLE_TIMEOUTS = 8
 """Failure timeouts after which a gossip link that nothing used is given up."""
 
@@ -30,6 +35,8 @@ class LinkTable:
         self.by_peer: dict[bytes, Link] = {}
         self.absences = Absences()
         """Peers whose links ended and are not back."""
+        self.bars = Bars(limits, NUM_FREE, FREE_S)
+        """Peers that sent the coordinator what is no message again and again."""
         self.changed = False
         """A link was dropped, or the roster is not what it was when links were last compared with it."""
         self._incarnation = incarnation

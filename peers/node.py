@@ -29,9 +29,9 @@ from peers.protocol.evidence import Roots, Shown
 from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, NoSwap, RosterBatch
 from peers.protocol.profile import Profile
 from peers.protocol.signing import NO_IDENTITY, Signer, run_of
-from peers.protocol.traces import BadFrameTrace
+from peers.protocol.traces import BadFrameTrace, PeerBarredTrace
 from transport.collectives.fetch import Lack, Want
-from transport.effects import Close, Deliver, Effect, Payload, Probe, Store, Trace, size_bytes
+from transport.effects import NEVER, Close, Deliver, Effect, Payload, Probe, Store, Trace, size_bytes
 from transport.errors import BadFrame
 from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
@@ -99,6 +99,8 @@ class Node:
         self._self: deque[Any] = deque()
         """What coordinator and member say to each other."""
         self._next_tick = 0.0
+        self._now = NEVER
+        """When the last frame or tick was: `admits` is given no time."""
         self._stopped = False
         self._succession = Succession()
         self.coordinator: Coordinator | None = None
@@ -152,7 +154,8 @@ class Node:
 
     def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
         """One frame of an authenticated peer; rubbish closes that peer and changes nothing."""
-        if self._stopped:
+        self._now = now
+        if self._stopped or self.links.bars.is_barred(now, peer):
             return
         link = self.links.by_peer.get(peer)
         if link is None:
@@ -170,6 +173,7 @@ class Node:
                 self._handle(now, peer, result)
         except BadFrame as error:
             self.trace(BadFrameTrace(peer=peer, reason=str(error)))
+            self._bar(now, peer, str(error))
             self._expel(now, peer, str(error))
         if self.member:
             self.member.use_credit(now)
@@ -192,7 +196,7 @@ class Node:
 
     def admits(self, key: bytes) -> str | None:
         """ "member", "invite" or "owner" for a key whose connection may stand, else None. Changes nothing."""
-        if self._stopped:
+        if self._stopped or self.links.bars.is_barred(self._now, key):
             return None
         if self.door is not None and key == self.door.owner:
             return "owner"
@@ -202,6 +206,7 @@ class Node:
 
     def tick(self, now: float) -> None:
         """Time has passed, or exchanges have work that waits for nothing."""
+        self._now = now
         if self._stopped:
             self._next_tick = now + self._timeout_s
             return
@@ -420,6 +425,15 @@ class Node:
                 self._update_links(now)
         if self.coordinator:
             self.coordinator.receive(now, peer, message)
+
+    def _bar(self, now: float, peer: bytes, reason: str) -> None:
+        """One more frame of this peer is no message. The coordinator alone bars, for all: whom it bars is in
+        no round, and a member that heard another no more would fail every round that has both."""
+        if self.coordinator is None:
+            return
+        barred_s = self.links.bars.bar(now, peer)
+        if barred_s:
+            self.trace(PeerBarredTrace(peer, barred_s, reason))
 
     def _expel(self, now: float, peer: bytes, reason: str) -> None:
         link = self.links.by_peer.get(peer)

@@ -116,16 +116,19 @@ class _Offender:
 
 class Bars:
     """The peers that one process refuses, and until when: longer each time. The first ``num_free`` times of
-    a peer cost it nothing."""
+    a peer cost it nothing, and are forgotten ``free_s`` after the last of them."""
 
-    def __init__(self, limits: Limits = LIMITS, num_free: int = 0) -> None:
-        self._max_peers, self._num_free = limits.barred, num_free
+    def __init__(self, limits: Limits = LIMITS, num_free: int = 0, free_s: float = FORGIVEN_S) -> None:
+        self._max_peers, self._num_free, self._free_s = limits.barred, num_free, free_s
         self._offenders: dict[bytes, _Offender] = {}
 
     def bar(self, now: float, peer: bytes) -> float:
         """Refuse a peer that broke the rules, for the seconds that are returned."""
         known = self._offenders.pop(peer, None)
-        times = known.times + 1 if known and now - max(known.last, known.until) < FORGIVEN_S else 1
+        times = 1
+        if known is not None:
+            kept_s = self._free_s if known.times <= self._num_free else FORGIVEN_S
+            times += known.times if now - max(known.last, known.until) < kept_s else 0
         bars = times - self._num_free
         seconds = min(MAX_BARRED_S, BARRED_S * 2.0 ** min(bars - 1, 16)) if bars > 0 else 0.0
         self._offenders[peer] = _Offender(times, now, now + seconds)

@@ -31,6 +31,7 @@ from peers.protocol.traces import (
     OpenedTrace,
     OutlierTrace,
     ParityTrace,
+    PeerBarredTrace,
     PoisonedTrace,
     ProvedWrongTrace,
     RefusedTrace,
@@ -77,6 +78,7 @@ _TOLD: dict[type[Trace], str] = {
     StoreRecoveredTrace: "the journal is written again, and the run goes on",
     StateLostTrace: "nobody here holds the run's state: waiting for a member that does",
     BadFrameTrace: "{name} sent what is no message: {reason}",
+    PeerBarredTrace: "{name} did so again and again: it is not let in for {barred_s:.0f} s",
     InputLostTrace: "what came from {name} failed here and was lost: {error}",
     RefusedTrace: "{name} was refused: {detail}",
 }

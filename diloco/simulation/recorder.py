@@ -39,6 +39,7 @@ from peers.protocol.traces import (
     CommittedTrace,
     OpenedTrace,
     ParityTrace,
+    PeerBarredTrace,
     RemovedTrace,
     RepairedTrace,
     RestoredTrace,
@@ -59,6 +60,7 @@ _TOLD: dict[type[Trace], str] = {
     RestoredTrace: "the last state was lost; the run goes on from an earlier one",
     StateLostTrace: "nobody here holds the run's state",
     BadFrameTrace: "sent what is no message: {reason}",
+    PeerBarredTrace: "is not let in for {barred_s} s, after messages that are none",
 }
 
 

@@ -151,7 +151,9 @@ class ScenarioRun:
         coordinator = self.engine.host.coordinator
         if coordinator is None or not coordinator.finished:
             return False
-        return all(w.session.finished or not w.runs for w in self.engine.workers.values())
+        # Whoever means harm may stay away for long: nobody waits for it.
+        workers = (w for w in self.engine.workers.values() if w.name not in self.engine.roles)
+        return all(w.session.finished or not w.runs for w in workers)
 
     def _check_progress(self, now: float) -> None:
         """L1: commits go on, some time after the last disturbance, if enough members are there."""

@@ -286,3 +286,13 @@ class BadFrameTrace(Trace):
 
     peer: bytes
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerBarredTrace(Trace):
+    """A peer was closed for what is no message again and again, and is not let in for a while."""
+
+    peer: bytes
+    barred_s: float
+    reason: str
+    """What it sent last."""

@@ -27,7 +27,7 @@ from peers.protocol.events import (
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import PROTOCOL, AskStatus, Kick, Obeyed, Refused, StatusFollows, Stop, Wanted
 from peers.protocol.profile import Matching, Profile
-from peers.protocol.traces import BadFrameTrace, EnteredTrace, RemovedTrace
+from peers.protocol.traces import BadFrameTrace, EnteredTrace, PeerBarredTrace, RemovedTrace
 from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of, vector
 from transport.collectives.fetch import Piece
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
@@ -307,6 +307,32 @@ def test_a_peer_of_which_an_input_failed_begins_anew_and_enters_again() -> None:
     swarm.nodes[LOW].expel(swarm.now, HOST, "an input of it failed here")
     swarm.run()
     assert [entries[key].entered for key in (LOW, HIGH)] == [True, True]
+
+
+def test_who_sends_rubbish_to_the_host_a_third_time_stays_away_for_a_while_and_is_told_of_once() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    host = swarm.nodes[HOST]
+    for number in range(2):
+        host.receive(float(number), LOW, 0, b"rubbish", None)
+        assert host.admits(LOW) == "member"  # it may be a bug: it is back at once
+    host.receive(2.0, LOW, 0, b"rubbish", None)
+    effects = host.drain()
+    barred = [each for each in effects if isinstance(each, PeerBarredTrace)]
+    assert [(each.peer, each.barred_s) for each in barred] == [(LOW, 10.0)]
+    assert (host.admits(LOW), host.admits(HIGH)) == (None, "member")
+    host.receive(3.0, LOW, 0, b"rubbish", None)
+    assert host.drain() == []
+    assert LOW not in host.links.by_peer
+    host.tick(12.0)
+    assert host.admits(LOW) == "member"
+
+
+def test_a_member_bars_nobody() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    for _ in range(5):
+        swarm.nodes[LOW].receive(0.0, HIGH, 0, b"rubbish", None)
+        swarm.nodes[LOW].receive(0.0, HOST, 0, b"rubbish", None)
+        assert [swarm.nodes[LOW].admits(key) for key in (HIGH, HOST)] == ["member", "member"]
 
 
 def test_whoever_has_no_link_here_is_not_expelled() -> None:

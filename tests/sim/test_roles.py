@@ -18,7 +18,6 @@ from tests.sim.roles import RoleOutcome, outcomes_of, report_of, role_of, table_
 
 NUM_SEEDS = 200
 NOT_YET = {
-    "rubbish": "who is closed and comes back in the midst of a round costs it; seed 83 keeps 0.76",
     "dripper": "in runs of a few minutes the times that it is waited for, each longer apart, cost too much",
 }
 

@@ -210,3 +210,9 @@ def test_a_socket_lane_and_a_simulated_lane_that_fail_alike_dial_at_the_same_tim
 def test_a_new_lane_has_no_connection_and_nothing_that_waits() -> None:
     lane = Lane(B, 1, Redial(("a",), Latest()), Outbox(LIMITS))
     assert (lane.dialer, lane.broken, len(lane.outbox), lane.redial.up) == (None, None, 0, False)
+
+
+def test_free_times_are_forgotten_sooner_than_those_that_cost() -> None:
+    bars = Bars(num_free=1, free_s=300.0)
+    assert [bars.bar(now, A) for now in (0.0, 300.0, 599.0)] == [0.0, 0.0, BARRED_S]
+    assert bars.bar(599.0 + BARRED_S + 301.0, A) == 2 * BARRED_S
