@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,13 +35,14 @@ from diloco.cli.operate import (
 )
 from diloco.cli.plan import plan_command
 from diloco.cli.simulate import simulate_command
-from diloco.errors import DilocoError, TrainingDiverged, UserError
+from diloco.errors import DilocoError, SwarmClosed, TrainingDiverged, UserError
 from diloco.monitoring.run_view import RunView, Screen
 from diloco.rules import num_commits
 from diloco.settings import commented_toml, load_settings
 from diloco.swarm.entry import TICKET_HOURS
 from diloco.swarm.handshake import ask_status
 from diloco.swarm.repair import truncate_journal
+from diloco.swarm.waits import WaitWatch
 from diloco.terminal import printable
 from peers.admission.ticket import Ticket, read_ticket
 from peers.errors import PeersError
@@ -182,7 +183,7 @@ def host(
         if adopt:
             adopt_record(swarm, yes=yes)
         outcome: TrainingOutcome | TrainingDiverged | None = None
-        with screen:
+        with screen, closing(WaitWatch(lambda now: _wait_of(swarm), screen.note, every_s=1.0)):
             if train:
                 outcome = _train_beside_others(
                     screen, lambda: _train(swarm, recipe, data, device, save, threads, None, interrupts)
@@ -276,6 +277,8 @@ def status(
             f"open: fragment {open_round.fragment} with {open_round.num_members} members, "
             f"attempt {open_round.attempt + 1}"
         )
+    if found.waits:
+        console.print(Text(printable(f"waits: {found.waits}")))
     if found.stopped:
         console.print("stopped by its owner")
     for each_ticket in found.tickets:
@@ -347,6 +350,13 @@ def _train(
         return train(swarm, job, log=log, interrupts=interrupts, save=save)
     finally:
         log.close()
+
+
+def _wait_of(swarm: diloco.Swarm) -> str:
+    try:
+        return str(swarm.status()["waits"])
+    except SwarmClosed:
+        return ""
 
 
 def _train_beside_others(

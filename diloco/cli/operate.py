@@ -56,7 +56,7 @@ def ticket_command(
 def ticket_line(ticket: TicketStatus, now: float) -> str:
     """What a status says of a ticket; ``now`` is in unix seconds."""
     left = f"{max(0, ticket.uses - ticket.num_used)} of {ticket.uses} uses left" if ticket.uses else ""
-    used = left or f"{ticket.num_used} workers came with it"
+    used = left or f"{ticket.num_used} worker{'s' * (ticket.num_used != 1)} came with it"
     hours = (ticket.expires_at - now) / 3600
     good = "revoked" if ticket.revoked else f"good for {hours:.3g} h" if hours > 0 else "expired"
     return f"ticket {ticket.name}: {used}, {good}"

@@ -67,7 +67,7 @@ _TOLD: dict[type[Trace], str] = {
     PoisonedTrace: "{name} says that {others} sent what cannot be added up: {reason}",
     ProvedWrongTrace: "it was shown who was wrong: {name}; {reason}",
     UnusableTrace: "{name} cannot use what it fetched: {reason}",
-    BehindTrace: "{names} hold commit {newest}, and the journal here ends at {index}: it is lost or "
+    BehindTrace: "commit {newest} is held by {names}, and the journal here ends at {index}: it is lost or "
     "an old copy. Nothing is overwritten, and nothing goes on: end this host, and start it with --adopt",
     AdoptedTrace: "the run goes on from the workers' commit {index}; the journal ended at {journal_index}",
     DisputedTrace: "workers hold different states after commit {index}, none held by more than half "
@@ -139,7 +139,7 @@ class RunView:
                 return self._committed(trace)
             case SwappedTrace():
                 self.rounds_done = trace.index
-                return f"outer step {trace.index}: taken by {len(trace.members)} workers"
+                return f"outer step {trace.index}: taken by {_workers(len(trace.members))}"
         return self._tell(trace, worker)
 
     def _worker(self, trace: Trace) -> _Worker | None:
@@ -184,7 +184,7 @@ class RunView:
         self.rounds.append(found)
         self.rounds_done = trace.index
         self._first_commit = self._first_commit or (time.monotonic(), self.rounds_done)
-        return f"round {found.index}: {found.participants} workers, {found.seconds:.2f} s"
+        return f"round {found.index}: {_workers(found.participants)}, {found.seconds:.2f} s"
 
     def _tell(self, trace: Trace, worker: _Worker | None) -> str | None:
         told = _TOLD.get(type(trace))
@@ -260,6 +260,10 @@ class RunView:
                 f"{each.num_bytes / 1e6:.1f}",
             )
         return table
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _loss_of(report: Report) -> str:

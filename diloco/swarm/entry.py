@@ -5,6 +5,7 @@ Shell code: files, tickets and addresses are read here, and nothing is decided a
 
 from __future__ import annotations
 
+import logging
 import queue
 import secrets
 import socket
@@ -18,7 +19,7 @@ from diloco.errors import UserError
 from diloco.rules import judge_of, rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.failure_log import FailureLog
-from diloco.swarm.handshake import KNOCK_S, knock_for_settings
+from diloco.swarm.handshake import KNOCK_S, ask_status, knock_for_settings
 from diloco.swarm.host_watch import HostWatch
 from diloco.swarm.state_dir import (
     HostLock,
@@ -31,6 +32,8 @@ from diloco.swarm.state_dir import (
     same_port,
 )
 from diloco.swarm.swarm import Swarm
+from diloco.swarm.waits import WaitWatch
+from diloco.swarm.worker_waits import WorkerWaits
 from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
@@ -45,6 +48,7 @@ from transport.effects import Trace
 from transport.frames import pack
 from transport.sockets.driver import SocketDriver
 
+_LOG = logging.getLogger("diloco")
 TICKET_HOURS = 24.0
 
 
@@ -154,7 +158,21 @@ def join(
 
     driver, _ = _start(node, identity, listen, _no_journal, note, events)
     addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
-    return Swarm(settings, node, driver, name=name, addresses=addresses, events=events, home=home)
+    waits = WorkerWaits(
+        settings.run.min_peers, time.monotonic(), lambda: ask_status(found.encode(), KNOCK_S).waits
+    )
+    telling = WaitWatch(waits.reason, lambda line: _LOG.warning("%s", line), every_s=1.0)
+    return Swarm(
+        settings,
+        node,
+        driver,
+        name=name,
+        addresses=addresses,
+        events=events,
+        home=home,
+        on_close=telling.close,
+        on_event=lambda event: waits.hear(time.monotonic(), event),
+    )
 
 
 def solo(run: RunSettings | None = None) -> Swarm:

@@ -109,8 +109,14 @@ def _first_secret(identity: Identity, run: bytes) -> bytes:
 
 
 def same_port(home: Path, listen: str) -> str:
-    """With port 0, the port of this host's earlier life, so that members find it again."""
+    """With port 0, the port of this host's earlier life, so that members find it again. Raises `UserError`
+    where that is kept and cannot be read: at another port no worker would look."""
     known = _addresses(home)
+    if listen.endswith(":0") and not known and (home / "address").exists():
+        raise UserError(
+            f"{home / 'address'} is damaged, so the port at which workers look for this host is not known: "
+            "name it (--listen tcp://0.0.0.0:PORT), or delete the file for another port and a new ticket"
+        )
     return f"{listen[:-1]}{known[0].rpartition(':')[2]}" if listen.endswith(":0") and known else listen
 
 

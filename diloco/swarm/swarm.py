@@ -72,6 +72,7 @@ class Swarm:
         ticket: Ticket | None = None,
         home: Path | None = None,
         on_close: Callable[[], None] = lambda: None,
+        on_event: Callable[[object], None] = lambda event: None,
     ) -> None:
         self.settings = settings
         self.name = name
@@ -84,6 +85,8 @@ class Swarm:
         self._events = events
         self._ticket = ticket
         self._on_close = on_close
+        self._on_event = on_event
+        self._told_behind = -1
         self._closed = False
         self._process = os.getpid()
         atexit.register(self._close_at_exit)
@@ -192,12 +195,14 @@ class Swarm:
         return event
 
     def _note(self, event: object) -> None:
+        self._on_event(event)
         match event:
             case PeersJoined():
                 self.view.peers.update(event.members)
             case PeerLeft():
                 self.view.peers.pop(event.key, None)
-            case HostIsBehind():
+            case HostIsBehind() if event.index != self._told_behind:  # once for each state of the host
+                self._told_behind = event.index
                 _LOG.warning(
                     "the host's journal ends at commit %d, and this worker holds commit %d: the host lost "
                     "its state or runs from an old copy. This worker keeps its own; the host's owner can go "

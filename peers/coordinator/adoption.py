@@ -47,8 +47,8 @@ def is_newer(course: Course, entry: Entry) -> bool:
     return claim.head == entry.head and claim.index >= max(1, chain.index)
 
 
-def holds_still(state: RunState, course: Course, now: float) -> bool:
-    """Whether the coordinator may be behind its members, so that it is to change nothing."""
+def is_behind(state: RunState, course: Course) -> bool:
+    """Whether the journal may end before what members hold, or its owner is about to choose."""
     if state.committed:
         return False
     here = state.roster.entered_in(course.number)
@@ -59,8 +59,14 @@ def holds_still(state: RunState, course: Course, now: float) -> bool:
         at_home = len(here) - len(newer)
     else:
         at_home = sum(entry.holds_state and course.chain.index_of(entry.head) >= 0 for entry in here)
-    if not state.adopting and len(newer) <= at_home:
+    return state.adopting or len(newer) > at_home
+
+
+def holds_still(state: RunState, course: Course, now: float) -> bool:
+    """Whether the coordinator is to change nothing, since it may be behind its members: they are told."""
+    if not is_behind(state, course):
         return False
+    newer = [entry for entry in state.roster.entered_in(course.number) if is_newer(course, entry)]
     newest = max((entry.claim.index for entry in newer if entry.claim), default=0)
     if newest > course.told_behind and not state.adopting:
         course.told_behind = newest

@@ -37,7 +37,10 @@ def refusal(
     of_ticket = [entry for entry in roster.entries.values() if entry.invite == invite]
     if key not in roster.entries:
         if uses and roster.num_invited[invite] >= uses:
-            return Refused("spent", f"the ticket was good for {uses} workers: ask the host for a new one")
+            return Refused(
+                "spent",
+                f"the ticket was good for {uses} worker{'s' * (uses != 1)}: ask the host for a new one",
+            )
         lately = sum(now - entry.certified_at < _HOUR_S for entry in of_ticket)
         if not uses and lately >= limits.identities_per_hour:
             return Refused("often", f"the ticket let {lately} new workers in within an hour: try again later")

@@ -15,6 +15,7 @@ from peers.coordinator.course import CommitSummary
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.coordinator.tickets import TicketStatus
+from peers.coordinator.waiting import waits_for
 from transport.errors import BadFrame
 from transport.limits import LIMITS
 
@@ -94,6 +95,8 @@ class RunStatus:
     stopped: bool = False
     """The owner ended the run."""
     tickets: tuple[TicketStatus, ...] = ()
+    waits: str = ""
+    """For whom the run waits, and what to do; empty while it waits for nobody."""
 
     @property
     def num_members(self) -> int:
@@ -142,6 +145,7 @@ class RunStatus:
             "marks": [[each.accuser, each.accused, each.num_commits] for each in self.marks],
             "stopped": self.stopped,
             "tickets": [each.plain() for each in self.tickets],
+            "waits": self.waits,
         }
 
     @classmethod
@@ -169,6 +173,7 @@ class RunStatus:
             tickets=tuple(
                 TicketStatus.from_plain(each) for each in table.rows("tickets", 2 * LIMITS.invites)
             ),
+            waits=table.text("waits"),
         )
 
 
@@ -195,6 +200,7 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
         marks=tuple(_marks_of(state)),
         stopped=state.stopped,
         tickets=state.tickets.status(state.roster),
+        waits=waits_for(state, now),
     )
 
 

@@ -104,7 +104,7 @@ def test_a_ticket_is_made_shown_and_revoked_in_one_line_each(tmp_path: Path) -> 
         assert (made.exit_code, made.output.count("\n")) == (0, 1)
         word = made.output.strip()
         diloco.join(word, listen=None).close()
-        with pytest.raises(diloco.JoinError, match="good for 1 workers"):
+        with pytest.raises(diloco.JoinError, match="good for 1 worker:"):
             diloco.join(word, listen=None)
         shown = CliRunner().invoke(app, ["ticket", "show", word])
         assert shown.output.startswith("ticket to run ")

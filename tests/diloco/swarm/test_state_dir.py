@@ -76,7 +76,9 @@ def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_pat
     assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:5123"
     assert same_port(tmp_path, "tcp://0.0.0.0:99") == "tcp://0.0.0.0:99", "a port that is named is taken"
     (tmp_path / "address").write_text("rubbish")
-    assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:0"
+    with pytest.raises(UserError, match=r"address is damaged.*--listen"):
+        same_port(tmp_path, "tcp://0.0.0.0:0")
+    assert same_port(tmp_path, "tcp://0.0.0.0:99") == "tcp://0.0.0.0:99"
 
 
 def test_a_host_is_found_from_its_own_machine_by_the_address_that_it_listened_at(tmp_path: Path) -> None:

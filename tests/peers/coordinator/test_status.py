@@ -33,6 +33,7 @@ STATUS = RunStatus(
     marks=(MarkStatus("v", "w", 4),),
     stopped=True,
     tickets=(TicketStatus("t1", 5, 2, 1_800_000_000, True),),
+    waits="too few workers",
 )
 PLAIN: dict[str, Any] = {
     "members": [
@@ -65,6 +66,7 @@ PLAIN: dict[str, Any] = {
     "marks": [["v", "w", 4]],
     "stopped": True,
     "tickets": [["t1", 5, 2, 1_800_000_000, True]],
+    "waits": "too few workers",
 }
 
 

@@ -1,0 +1,87 @@
+"""For whom a run waits, and what its owner or workers can do: one line of text from the coordinator's state.
+
+Pure: it changes nothing, and is told the time. `diloco status` shows the line, and host and workers log it
+when the wait lasts (`diloco.swarm.waits`). Empty while nothing is waited for but training itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from peers.coordinator.adoption import is_behind
+from peers.coordinator.course import Course
+from peers.coordinator.roster import Entry
+from peers.coordinator.state import RunState
+from peers.protocol.fields import cut
+from peers.protocol.record import GENESIS
+
+MAX_BYTES = 256
+_NAMES_SHOWN = 3
+
+
+def waits_for(state: RunState, now: float) -> str:
+    """The most important wait of the run, at most `MAX_BYTES` long; empty without any."""
+    if state.finished:
+        return ""
+    found = (_wait_of(state, course, now) for course in state.courses.values())
+    return cut(next((line for line in found if line), ""), MAX_BYTES)
+
+
+def too_few(num_here: int, wanted: int) -> str:
+    """What to say where less than ``wanted`` workers are here."""
+    return f"too few workers: {num_here} of {wanted} (min_peers); start more with diloco join"
+
+
+def _wait_of(state: RunState, course: Course, now: float) -> str:
+    here, chain, wanted = state.roster.entered_in(course.number), course.chain, state.rules.min_peers
+    if is_behind(state, course):
+        return (
+            f"the host's journal ends at commit {chain.index}, before what workers hold: nothing goes on "
+            "until its owner starts it with diloco host --adopt"
+        )
+    holders = [entry for entry in here if entry.holds_state and chain.index_of(entry.head) >= 0]
+    if here and not holders and chain.index > 0:
+        return (
+            f"no worker here holds the run's state (commit {chain.index}): start one that still holds it, or "
+            "begin a new run"
+        )
+    if len(here) < wanted:
+        return too_few(len(here), wanted)
+    if course.disputes:
+        return (
+            f"workers hold different states after commit {chain.index}, none held by most: end who is wrong, "
+            "or put it out (diloco kick)"
+        )
+    return _wait_for_some(state, course, now, here)
+
+
+def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry]) -> str:
+    """Of what is waited for by itself: it ends without anybody's doing."""
+    seed = state.roster.entries.get(course.seed) if course.seed else None
+    if course.chain.head == GENESIS and seed is not None and seed.entered:
+        return f"the first state is awaited from {seed.name}; another worker is asked if it does not come"
+    active = [entry for entry in here if entry.active]
+    if len(active) < state.rules.min_peers:
+        joining = _names(entry.name for entry in here if not entry.active)
+        return (
+            f"{joining} must get the shared state first; if that lasts, look whether workers reach each other"
+        )
+    for current in course.rounds.values():
+        missing = [m for m in current.members if m not in current.done]
+        if missing and now - current.attempt_at > state.rules.failure_timeout_s:
+            who = _names(state.roster.entries[m].name for m in missing)
+            return f"an open round waits for {who}; diloco kick puts a worker out that never comes"
+    if course.ready_since and now < course.opens_at:
+        return "workers accuse each other, and the next round is put off for at most a minute"
+    if course.ready_since and not course.rounds:
+        late = _names(e.name for e in active if not e.ready and not e.out_of_sight)
+        return late and (
+            f"the next round waits for {late}, for {state.rules.grace_s:g} s (grace_s) after the first offer"
+        )
+    return ""
+
+
+def _names(found: Iterable[str]) -> str:
+    names = sorted(found)
+    rest = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

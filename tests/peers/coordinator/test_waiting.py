@@ -1,0 +1,55 @@
+"""The line that says for whom a run waits, and what to do."""
+
+from __future__ import annotations
+
+from peers.coordinator.waiting import waits_for
+from tests.peers.coordinator.coordinator_kit import Swarm, opened, trained
+from tests.peers.coordinator.test_adoption import after, before, come_back
+
+
+def line(swarm: Swarm, now: float = 0.0) -> str:
+    return waits_for(swarm.core.state, now)
+
+
+def test_too_few_workers_are_counted_with_what_to_do() -> None:
+    said = line(Swarm())
+    assert said.startswith("too few workers: 0 of ")
+    assert "diloco join" in said
+
+
+def test_a_run_whose_workers_train_waits_for_nobody() -> None:
+    assert line(trained(3)) == ""
+
+
+def test_a_host_behind_its_workers_says_so() -> None:
+    _, record = before()
+    swarm = after()
+    for index in (1, 2):
+        come_back(swarm, index, record)
+    assert "--adopt" in line(swarm)
+
+
+def test_a_state_that_nobody_holds_is_told() -> None:
+    swarm, _ = before()
+    assert line(swarm) == ""
+    for entry in swarm.core.state.roster.entered():
+        entry.holds_state = False
+    assert "no worker here holds the run's state" in line(swarm)
+    assert "new run" in line(swarm)
+
+
+def test_an_open_round_names_whom_it_waits_for() -> None:
+    swarm = trained(3)
+    opened(swarm, 1, 2, 3)
+    assert "w1, w2, w3" in line(swarm, 1e6)
+    assert line(swarm, swarm.core.state.courses[0].round_of(opened_serial(swarm)).attempt_at) == ""  # type: ignore[union-attr]
+
+
+def opened_serial(swarm: Swarm) -> int:
+    return next(iter(swarm.core.state.courses[0].rounds.values())).serial
+
+
+def test_a_finished_run_waits_for_nobody() -> None:
+    swarm = Swarm()
+    swarm.core.stop(0.0)
+    assert line(swarm) == ""
