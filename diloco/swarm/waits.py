@@ -1,6 +1,7 @@
 """Tells of waits that last: one line after some ten seconds, and again at growing intervals.
 
-`WaitTeller` is pure: time and reasons in, lines out. `WaitWatch` asks for the reason on a thread of its own,
+`WaitTeller` is pure: time and reasons in, lines out; reasons hold names from other machines, so lines are
+plain characters. `WaitWatch` asks for the reason on a thread of its own,
 since that may block. Neither decides anything about a run.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+
+from diloco.terminal import printable
 
 FIRST_S = 8.0
 MAX_EVERY_S = 600.0
@@ -36,7 +39,7 @@ class WaitTeller:
             return None
         self._every_s = min(MAX_EVERY_S, 2 * self._every_s)
         self._due = now + self._every_s
-        return f"waiting for {now - self._since:.0f} s: {reason}"
+        return printable(f"waiting for {now - self._since:.0f} s: {reason}")
 
 
 class WaitWatch:

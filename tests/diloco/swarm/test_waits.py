@@ -74,3 +74,9 @@ def test_a_worker_whose_host_tells_nothing_says_what_it_knows_itself() -> None:
     assert "shared state" in waits.reason(11.0)
     waits.hear(12.0, PeerLeft(b"b" * 32, "b", "silent"))
     assert "1 of 2" in waits.reason(12.0)
+
+
+def test_a_name_from_another_machine_cannot_steer_the_terminal() -> None:
+    teller = WaitTeller()
+    teller.line(0.0, "for \x1b[2J")
+    assert "\x1b" not in str(teller.line(10.0, "for \x1b[2J"))
