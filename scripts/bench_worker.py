@@ -114,11 +114,11 @@ class Worker:
                 case (_, BecameActive()):
                     return
 
-    def round(self, fragment: int, reducer: Reducer, barrier: Any) -> tuple[float, float]:
+    def round(self, fragment: int, reducer: Reducer, norm: float, barrier: Any) -> tuple[float, float]:
         """Seconds of one round and of its exchange, in this process."""
         barrier.wait()
         began = time.perf_counter()
-        if not self._command(Offer(fragment, 1, 1, reducer, 1.0)):
+        if not self._command(Offer(fragment, 1, 1, reducer, norm)):
             raise RuntimeError("the member is not in the swarm any more")
         opened = began
         while True:
@@ -163,12 +163,12 @@ def measure(worker: Worker, fragment: int, name: str, rank: int, barrier: Any, t
     plan = worker.plan
     num_elements = plan.sizes[fragment] // 4
     vector = torch.randn(num_elements, generator=torch.Generator().manual_seed(rank))
-    output, wire = torch.zeros(num_elements), codec(name)
+    output, wire, norm = torch.zeros(num_elements), codec(name), float(vector.norm())
     found: list[tuple[float, float]] = []
     until = time.perf_counter() + plan.budget_s
     for _ in range(1 + plan.repeats):
         reducer = TensorReducer(wire, num_elements, vector, output)
-        own = worker.round(fragment, reducer, barrier)
+        own = worker.round(fragment, reducer, norm, barrier)
         found.append(slowest(times, barrier, rank, own))
         over, _ = slowest(times, barrier, rank, (float(time.perf_counter() > until), 0.0))
         if over and len(found) > 2:

@@ -203,7 +203,7 @@ def assert_bytes(
     if bulk:
         assert exact <= bulk <= exact + headers
     sent = sum(each.bytes_sent for each in seen)
-    checks = sum((others - 1) * n * size for n, size in zip(outer_steps, payload_bytes, strict=True))
+    checks = sum(max(0, others - 1) * n * size for n, size in zip(outer_steps, payload_bytes, strict=True))
     assert exact <= sent <= exact + headers + checks + CONTROL_BYTES * len(seen)
 
 
