@@ -104,10 +104,11 @@ NEVER_TOGETHER = {
     ("seeding", "offers wait"),
     ("seeding", "a round without it is open"),
     ("waiting for state", "a round without it is open"),
+    ("waiting for state", "offers wait"),
     *((state, phase) for state in STATES[:4] for phase in ("its round is open", "some are done")),
 }
 """No round has a member that is not active; none is open before the first state is there, and from then on
-nobody waits for donors: they are named at once."""
+nobody waits for donors: they are named at once, for in these worlds nobody disputes a state."""
 PHASES = ("no round", "offers wait", "a round without it is open", "its round is open", "some are done")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from diloco.simulation.roles.registry import ROLES
-from peers.coordinator import accusations, rounds
 from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.open_round import OpenRound
 from peers.node import Node
@@ -70,15 +69,6 @@ class TakesAnyWord(Node):
 
 def test_a_liar_whose_stale_is_believed_ends_others() -> None:
     assert "is told IdentitySuperseded" in broken("liar", TakesAnyWord, range(1))
-
-
-def test_a_liar_whose_claims_of_poison_are_believed_stops_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    def believe(state: Any, course: Any, now: float, current: OpenRound, accuser: Any, message: Any) -> None:
-        if message.attempt == current.attempt:
-            rounds.set_aside(state, course, now, current, list(message.peers), message.poison)
-
-    monkeypatch.setattr(accusations, "hear", believe)
-    assert "of the rate without" in broken("liar")
 
 
 def test_a_liar_whose_weight_counts_as_offered_moves_the_mean_alone() -> None:
