@@ -338,12 +338,14 @@ def test_after_a_flood_of_connections_that_go_at_once_those_that_stay_are_counte
     host.admit(member.key)
     with running(host, member):
         member.dial(host)
+        member.do(Send(host.key, 0, b"echo"), Send(host.key, 1, b"echo"))
+        eventually(lambda: len(member.core.received) == 2)  # over these something came
         port = int(host.address.rpartition(":")[2])
         for number in range(400):
             with socket.create_connection(("127.0.0.1", port)) as sock:
                 sock.sendall(b"\xff" * (number % 20))
         member.do(Send(host.key, 0, b"echo"), Send(host.key, 1, b"echo"))
-        eventually(lambda: len(member.core.received) == 2)
+        eventually(lambda: len(member.core.received) == 4)
         eventually(lambda: half_open(host) == 0)
         stuck = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
         try:
