@@ -15,6 +15,7 @@ from functools import lru_cache
 from diloco.methods.cost import basis_values, element_bytes, elements_sent, mean_bytes, state_vectors
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
+from diloco.simulation.no_live_model import NoLiveModel
 from peers.protocol.application import piece_sizes
 from transport.collectives.reducer import PhantomReducer, Reducer
 from transport.digests import digest_of, tree_digest
@@ -60,7 +61,7 @@ class PhantomState:
         return Phantom(self.sizes[index], _piece(self.name, index))
 
 
-class PhantomReplica:
+class PhantomReplica(NoLiveModel):
     """`loop.replica.Replica` and `Application` of one worker of a model with so many parameters."""
 
     def __init__(
@@ -94,9 +95,6 @@ class PhantomReplica:
         label = _hash(self._name.encode(), bytes([fragment % 256]), self._states[fragment])
         return PhantomVector(self._method, self.elements[fragment], label), 1.0
 
-    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
-        return self.contribution(fragment)
-
     def apply(
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
     ) -> None:
@@ -105,21 +103,6 @@ class PhantomReplica:
         self._commits[fragment] += 1
         count = self._commits[fragment].to_bytes(8, "little")
         self._states[fragment] = _hash(count, self._states[fragment], moved_by.mean_digest())
-
-    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
-        """There are no local parameters."""
-
-    def discard(self, fragment: int) -> None:
-        """There are no local parameters to give up."""
-
-    def is_finite(self, fragment: int) -> bool:
-        return True
-
-    def reset(self, fragment: int, offered: Reducer | None) -> None:
-        """There are no local parameters to give up."""
-
-    def mend(self) -> list[str]:
-        return []
 
     def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
         assert isinstance(data, PhantomBlob), "a state of bytes"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from diloco.simulation.no_live_model import NoLiveModel
 from peers.protocol.application import piece_sizes
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import digest_of, tree_digest
@@ -51,7 +52,7 @@ class VectorBlob:
         return self.data[index * self.piece_bytes : (index + 1) * self.piece_bytes]
 
 
-class VectorReplica:
+class VectorReplica(NoLiveModel):
     """`loop.replica.Replica` and `Application` of one worker whose model is ``sizes`` vectors."""
 
     def __init__(self, name: str, sizes: tuple[int, ...], sync_every: int, piece_bytes: int) -> None:
@@ -77,30 +78,12 @@ class VectorReplica:
         values = contribution_of(self._name, fragment, self.states[fragment])
         return NumpyReducer(len(values), values), float(np.linalg.norm(values.astype(np.float64)))
 
-    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
-        return self.contribution(fragment)
-
     def apply(
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
     ) -> None:
         assert isinstance(mean, NumpyReducer)
         self._commits[fragment] += 1
         self.states[fragment] = step_of(self.states[fragment], mean.output)
-
-    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
-        """There are no local parameters."""
-
-    def discard(self, fragment: int) -> None:
-        """There are no local parameters to give up."""
-
-    def is_finite(self, fragment: int) -> bool:
-        return True
-
-    def reset(self, fragment: int, offered: Reducer | None) -> None:
-        """There are no local parameters to give up."""
-
-    def mend(self) -> list[str]:
-        return []
 
     def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
         assert isinstance(data, bytearray), "a phantom where bytes are due"

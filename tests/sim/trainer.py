@@ -15,6 +15,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from diloco.simulation.no_live_model import NoLiveModel
+from diloco.simulation.vectors import VectorBlob
 from peers.protocol.application import piece_sizes
 from peers.protocol.record import GENESIS
 from transport.collectives.reducer import NumpyReducer, Reducer
@@ -67,16 +69,6 @@ def digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
     return [digest_of(data[a:b]) for a, b in pairwise(starts)]
 
 
-@dataclass
-class Blob:
-    digests: list[bytes]
-    data: bytes
-    piece_bytes: int
-
-    def piece(self, index: int) -> bytes:
-        return self.data[index * self.piece_bytes : (index + 1) * self.piece_bytes]
-
-
 class VectorJudge:
     """Tells whether a chunk is finite, by what members decode with."""
 
@@ -90,7 +82,7 @@ class VectorJudge:
 
 
 @dataclass
-class VectorReplica:
+class VectorReplica(NoLiveModel):
     """`loop.replica.Replica` and `peers.protocol.application.Application` of one simulated worker."""
 
     index: int
@@ -123,9 +115,6 @@ class VectorReplica:
             values[-1] = np.nan
         return NumpyReducer(len(values), values), norm
 
-    def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
-        return self.contribution(fragment)
-
     def sketches(self, fragment: int) -> bool:
         sketch = self.states[fragment][2 * self.sizes[fragment] :]
         return len(sketch) > 0 and not sketch.any()
@@ -142,21 +131,6 @@ class VectorReplica:
             self.corrupt = False
             self.states[fragment][0] = np.nextafter(self.states[fragment][0], np.float32(9.0))
 
-    def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
-        """There are no local parameters."""
-
-    def discard(self, fragment: int) -> None:
-        """There are no local parameters to give up."""
-
-    def is_finite(self, fragment: int) -> bool:
-        return True
-
-    def reset(self, fragment: int, offered: Reducer | None) -> None:
-        """There are no local parameters to give up."""
-
-    def mend(self) -> list[str]:
-        return []
-
     def load(self, fragment: int, data: bytearray) -> None:
         self.states[fragment] = np.frombuffer(bytes(data), dtype=np.float32).copy()
 
@@ -171,8 +145,8 @@ class VectorReplica:
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * len(self.states[fragment]))
 
-    def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
+    def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
         digests = digests_of(self.states[fragment], self.limits.payload_bytes)
         if tree_digest(digests) != blob:
             return None
-        return Blob(digests, self.states[fragment].tobytes(), self.limits.payload_bytes)
+        return VectorBlob(digests, self.states[fragment].tobytes(), self.limits.payload_bytes)
