@@ -20,7 +20,7 @@ MAX_FUNCTION_LINES = 70
 
 GROUND = (
     "transport/{limits,effects,errors,keys,counters,frames,digests,addresses}"
-    " transport/{redial,guarded,in_order,log_limit}"
+    " transport/{redial,guarded,in_order,log_limit,disk}"
 )
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
@@ -54,8 +54,9 @@ ARROWS = {
     "diloco/loop": f"{SET_UP} {SAID}",
     "diloco/compression": f"{PLAIN} diloco/methods",
     "diloco/outer": f"{PLAIN} diloco/methods diloco/compression {CARRIED}",
+    "diloco/checkpoints": f"{SET_UP} diloco/compression diloco/outer {SAID}",
     "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",
-    "diloco/training": f"{SET_UP} diloco/loop diloco/outer diloco/swarm {PEERS}",
+    "diloco/training": f"{SET_UP} diloco/loop diloco/outer diloco/checkpoints diloco/swarm {PEERS}",
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
     "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models",
     "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",
