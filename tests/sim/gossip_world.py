@@ -15,13 +15,14 @@ import numpy.typing as npt
 from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.session import Terms, WorkerSession
 from diloco.methods.schedule import Schedule
+from diloco.simulation.vectors import VectorBlob
 from peers.admission.door import Door
 from peers.coordinator.rules import Rules
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, Swap
 from peers.protocol.events import SwapFailed, Swapped
 from peers.protocol.profile import Matching
-from tests.sim.trainer import Blob, digests_of
+from tests.sim.trainer import digests_of
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import tree_digest
 from transport.limits import Limits
@@ -93,9 +94,13 @@ class GossipReplica:
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * SIZE)
 
-    def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
+    def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
         found = digests_of(self.state, LIMITS.payload_bytes)
-        return Blob(found, self.state.tobytes(), LIMITS.payload_bytes) if tree_digest(found) == blob else None
+        return (
+            VectorBlob(found, self.state.tobytes(), LIMITS.payload_bytes)
+            if tree_digest(found) == blob
+            else None
+        )
 
 
 @dataclass

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from diloco.errors import StateError
+from diloco.simulation.vectors import VectorBlob
 from peers.member.donor import Donor
 from tests.sim.run import run_seed
-from tests.sim.trainer import Blob, VectorReplica
+from tests.sim.trainer import VectorReplica
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.effects import Payload
 from transport.errors import Poisoned
@@ -68,12 +69,12 @@ class LyingApp:
     def __init__(self, replica: VectorReplica) -> None:
         self._replica = replica
 
-    def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
+    def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
         found = self._replica.state_blob(fragment, blob)
         if found is None:
             return None
         LyingApp.num_lies += 1
-        return Blob(found.digests, bytes(len(found.data)), found.piece_bytes)
+        return VectorBlob(found.digests, bytes(len(found.data)), found.piece_bytes)
 
 
 class LyingDonor(Donor):
