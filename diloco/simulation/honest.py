@@ -22,7 +22,13 @@ from peers.coordinator.journal import CommitWritten
 from peers.protocol.commands import Command
 from peers.protocol.events import EntryRefused, IdentitySuperseded, RoundCommitted, RunFinished
 from peers.protocol.record import Record
-from peers.protocol.traces import CommittedTrace, RefusedTrace, RemovedTrace, SetAsideTrace
+from peers.protocol.traces import (
+    CommittedTrace,
+    ProvedWrongTrace,
+    RefusedTrace,
+    RemovedTrace,
+    SetAsideTrace,
+)
 from transport.collectives.reducer import NumpyReducer, Part
 from transport.effects import Effect, Store
 from transport.frames import unpack
@@ -44,6 +50,8 @@ class HonestPeers:
         self.num_forged = 0
         """Records with a chunk that is not the sum of its parts."""
         self.num_set_aside = 0
+        self.proved: dict[str, str] = {}
+        """Who was put out because it was shown to be wrong, and of what."""
         self.last_commit_s = 0.0
         self._roles = roles
         self._honest = {name: key_of(name) for name in names if name not in roles}
@@ -79,6 +87,8 @@ class HonestPeers:
                 self._broken(now, f"{who} is off the roster: {effect.reason}")
             case RefusedTrace() if effect.peer in self._honest.values():
                 self._broken(now, f"{self._names[effect.peer]} is refused: {effect.detail}")
+            case ProvedWrongTrace():
+                self.proved[self._names[effect.peer]] = effect.reason
             case SetAsideTrace() if effect.peer in self._honest.values():
                 self.num_set_aside += 1
             case CommittedTrace():

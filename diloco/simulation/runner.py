@@ -138,7 +138,8 @@ class ScenarioRun:
         report.num_forged, report.num_set_aside = honest.num_forged, honest.num_set_aside
         for name, role in self.engine.roles.items():
             if "~" not in name:
-                report.roles.append(RoleReport(name, role.name, dict(sorted(role.deeds.items()))))
+                deeds, put_out = dict(sorted(role.deeds.items())), honest.proved.get(name, "")
+                report.roles.append(RoleReport(name, role.name, deeds, put_out))
 
     def _num_parameters(self) -> int:
         model = self._scenario.timed_model()

@@ -11,6 +11,7 @@ import pytest
 
 from diloco.simulation.roles.registry import ROLES
 from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.judgement import Court, Verdict
 from peers.coordinator.open_round import OpenRound
 from peers.node import Node
 from tests.sim.roles import RoleOutcome, outcomes_of, report_of, role_of, table_of
@@ -43,6 +44,15 @@ def test_every_role_does_something_in_every_seed(outcomes: list[RoleOutcome]) ->
     idle = [each.seed for each in outcomes if not each.deeds and not each.problem]
     assert not idle
     assert {each.role for each in outcomes} == set(ROLES) == {role_of(seed) for seed in range(6)}
+
+
+def test_an_equivocator_that_signs_two_roots_is_put_out_and_no_honest_peer_is_touched() -> None:
+    for seed in range(1, 8):  # in which one of the others gets another mean
+        report = report_of("equivocator", seed)
+        role = report.roles[0]
+        assert role.deeds["signed two roots under one statement"] > 0
+        assert role.put_out == "it vouched for two different things in one round", seed
+        assert (report.violations, report.num_forged, report.num_set_aside) == ([], 0, 0), seed
 
 
 def test_the_same_seed_gives_the_same_run_twice() -> None:
@@ -85,6 +95,20 @@ class AnyDigest(OpenRound):
 def test_an_equivocator_whose_results_are_not_compared_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peers.coordinator.rounds.OpenRound", AnyDigest)
     assert broken("equivocator")
+
+
+class BelievesTheAuthor(Court):
+    """It takes whoever shows two signed roots for a liar."""
+
+    def of_two_things(self, current: Any, accuser: bytes, identity: bytes, told: Any) -> Verdict:
+        return Verdict(accuser, "it says that somebody vouched for two things")
+
+
+def test_an_equivocator_whose_two_roots_are_not_looked_at_has_its_victim_put_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.node.Court", BelievesTheAuthor)
+    assert "is put out for good" in broken("equivocator", seeds=range(1, 2))
 
 
 def never_lose_sight(self: Coordinator, now: float, peer: bytes) -> None:

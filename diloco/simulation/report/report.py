@@ -117,6 +117,8 @@ class RoleReport:
     role: str
     deeds: dict[str, int]
     """How often, by what it did."""
+    put_out: str = ""
+    """What the host found it guilty of, and put it out for; nothing if it never did."""
 
 
 @dataclass(slots=True)

@@ -30,11 +30,11 @@ def render(report: SimulationReport) -> Group:
 
 def _roles(report: SimulationReport) -> Group:
     table = plain_table("peers with a role")
-    for name in ("peer", "role", "what it did"):
+    for name in ("peer", "role", "what it did", "put out, because"):
         table.add_column(name)
     for each in report.roles:
         deeds = ", ".join(f"{deed} ({count})" for deed, count in each.deeds.items())
-        table.add_row(printable(each.peer), each.role, printable(deeds) or "nothing")
+        table.add_row(printable(each.peer), each.role, printable(deeds) or "nothing", printable(each.put_out))
     share = report.honest_rate / report.honest_rate_alone if report.honest_rate_alone else 0.0
     text = (
         f"honest peers commit at {share:.2f} of the rate without these;"

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from peers.node import Node
 from peers.protocol.commands import Command
+from peers.protocol.signing import Signer
 from transport.effects import CONTROL_LANE, Effect, Send
 from transport.errors import BadFrame
 from transport.frames import from_items, pack_items, to_items, unpack_items
@@ -51,6 +52,10 @@ class Role:
     def live(self, lives: Lives) -> None:
         """Called once, before anything happens."""
 
+    def signer(self, signer: Signer) -> Signer:
+        """What its node signs with in place of its identity."""
+        return signer
+
     def command(self, node: Adversary, command: Command) -> Command:
         """What the node is told in place of what training says."""
         return command
@@ -74,8 +79,8 @@ class Role:
 class Adversary(Node):
     """A production node whose peer has a role."""
 
-    def __init__(self, *args: Any, role: Role, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, *args: Any, role: Role, signer: Signer | None = None, **more: Any) -> None:
+        super().__init__(*args, signer=signer and role.signer(signer), **more)
         self._role = role
         self._acts_at = 0.0
         self._raw: list[Send] = []

@@ -11,7 +11,7 @@ import pytest
 from diloco.errors import SettingsError
 from diloco.simulation.honest import HonestPeers
 from diloco.simulation.report.tables import render
-from diloco.simulation.roles import dripper, equivocator, flapper, liar, rubbish, sybil
+from diloco.simulation.roles import dripper, equivocator, flapper, liar, rubbish, sybil, two_roots
 from diloco.simulation.roles.lying_reducer import LyingReducer, true_values
 from diloco.simulation.roles.registry import ROLES
 from diloco.simulation.roles.role import Role
@@ -19,8 +19,12 @@ from diloco.simulation.runner import simulate
 from diloco.simulation.scenario import parse_scenario
 from diloco.simulation.vectors import VectorReplica, contribution_of, step_of
 from diloco.terminal import wide_console
+from peers.admission.identity import Identity, verify
+from peers.protocol.signing import INDEX_TAG
 from tests.sim.roles import report_of, scenario_of, table_of
+from transport.collectives.proofs import Index, Terms
 from transport.collectives.reducer import NumpyReducer, Part
+from transport.digests import digest_of
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -69,6 +73,7 @@ def test_the_report_tells_what_a_role_did_and_what_the_checker_says() -> None:
     assert ("X12 holds" in shown.get()) is not any("X12" in line for line in report.violations)
     assert "honest peers commit at" in shown.get()
     assert "liar" in shown.get()
+    assert "put out, because" in shown.get()
 
 
 def test_without_roles_nothing_is_compared() -> None:
@@ -84,6 +89,22 @@ def test_a_lying_reducer_sends_other_numbers_and_calls_other_numbers_the_mean() 
     mean = np.frombuffer(bytes(lying.reduce(0, [Part(0, 1.0, None)])), np.float32)
     assert np.array_equal(mean, values * 20)
     assert np.array_equal(true_values(NumpyReducer(4, values)), values)
+
+
+def test_a_signer_that_keeps_its_statements_makes_one_about_another_root() -> None:
+    identity, terms = Identity(b"1" * 32), Terms(b"r" * 32, 7, b"b" * 32, 0, 12)
+    keeps, chunks = two_roots.KeepsStatements(identity), [b"one", b"two", b"three"]
+    index = Index([digest_of(chunk) for chunk in chunks])
+    signature = keeps.sign(INDEX_TAG, terms.statement(index.root, 0, (b"a" * 32,), 1))
+    again = keeps.sign_another(signature, index.path(2), b"three", b"other")
+    changed = Index([digest_of(chunk) for chunk in (b"one", b"two", b"other")])
+    assert again is not None
+    assert verify(keeps.public, INDEX_TAG, terms.statement(changed.root, 0, (b"a" * 32,), 1), again)
+    assert keeps.sign_another(identity.sign(b"tag", b"data"), index.path(2), b"three", b"other") is None
+    assert keeps.sign_another(signature, index.path(2), b"not what it was", b"other") is None
+    for number in range(300):
+        keeps.sign(INDEX_TAG, terms.statement(digest_of(b"%d" % number), 0, ()))
+    assert keeps.sign_another(signature, index.path(2), b"three", b"other") is None, "forgotten"
 
 
 def test_a_vector_replica_steps_by_the_mean_of_contributions_that_anyone_can_recompute() -> None:
