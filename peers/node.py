@@ -26,12 +26,25 @@ from peers.member.succession import Succession
 from peers.protocol.application import Application
 from peers.protocol.commands import Command, LeaveRun
 from peers.protocol.evidence import Roots, Shown
+from peers.protocol.held import Held
 from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, NoSwap, RosterBatch
 from peers.protocol.profile import Profile
 from peers.protocol.signing import NO_IDENTITY, Signer, run_of
 from peers.protocol.traces import BadFrameTrace, PeerBarredTrace
 from transport.collectives.fetch import Lack, Want
-from transport.effects import NEVER, Close, Deliver, Effect, Payload, Probe, Store, Trace, size_bytes
+from transport.effects import (
+    NEVER,
+    Close,
+    Deliver,
+    Effect,
+    EncodedResult,
+    KeepResult,
+    Payload,
+    Probe,
+    Store,
+    Trace,
+    size_bytes,
+)
 from transport.errors import BadFrame
 from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
@@ -70,6 +83,10 @@ class Training:
     app: Application
     patience_s: float = 60.0
     """How long a member with a living link may move nothing in an exchange."""
+    held: Held | None = None
+    """What ``app`` loaded from a checkpoint; without it the state comes from others, or it is a first one."""
+    keeps: bool = False
+    """Results of rounds are kept on this machine's disk: the driver was given a function for that."""
 
 
 class Node:
@@ -258,7 +275,8 @@ class Node:
     # -- the program's side -------------------------------------------------------------------
 
     def train(self, now: float, training: Training) -> None:
-        """Take part: from here on this node has a member, which enters as soon as it can."""
+        """Take part: from here on this node has a member, which enters as soon as it can. Raises `BadFrame`
+        for a checkpoint that does not fit the model."""
         assert self.member is None, "this node trains already"
         contact, profile = self._contact.key, training.profile
         self.member = Member(
@@ -271,6 +289,8 @@ class Node:
             patience_s=training.patience_s,
             limits=self.limits,
             signing=(self._signer, verify) if self._signer else None,
+            held=training.held,
+            keeps=training.keeps,
         )
         roster, lose = self.member.membership.others, self.member.lose_peer
         ends = (self.links, self.key, contact, profile.addresses, roster, lose)
@@ -333,6 +353,11 @@ class Node:
         """Append one entry to the journal. Raises `BadFrame` for one that could not be read again."""
         read_entry(entry)
         self._out.append(Store(entry))
+
+    def keep(self, serial: int, result: bytes, encoded: EncodedResult) -> None:
+        """Keep a result on the disk, if the member does that."""
+        if self.member is not None and self.member.keeps:
+            self._out.append(KeepResult(serial, result, encoded.digests, encoded.chunks))
 
     def deliver(self, event: object) -> None:
         """Hand an event to the training loop."""

@@ -24,6 +24,7 @@ from peers.protocol.manifest import Manifest
 from peers.protocol.profile import Profile
 from transport.collectives.reducer import Reducer
 from transport.digests import digest_of, tree_digest
+from transport.effects import EncodedResult
 from transport.keys import KeyPair
 from transport.sockets.driver import SocketDriver
 
@@ -65,6 +66,9 @@ class Untrained:
 
     def state_blob(self, fragment: int, blob: bytes) -> Untrained | None:
         return self if blob == STATE_NAME else None
+
+    def kept_result(self, result: bytes) -> EncodedResult | None:
+        return None
 
     def piece(self, index: int) -> bytes:
         return STATE

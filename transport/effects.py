@@ -87,6 +87,26 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedResult:
+    """An encoded result by chunk."""
+
+    digests: list[bytes]
+    chunks: list[Payload]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepResult:
+    """Keep the result of a round on this machine's disk, whole, before any later effect is carried out; it
+    need not outlive the machine. If that fails, the program is told by a trace, and all goes on."""
+
+    serial: int
+    result: bytes
+    """Its name: the tree digest of ``digests``."""
+    digests: list[bytes]
+    chunks: list[Payload]
+
+
+@dataclass(frozen=True, slots=True)
 class Deliver:
     """Hand an event to the application above the core."""
 
@@ -104,7 +124,15 @@ class Trace:
         cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Trace")).lower()
 
 
-Effect = Send | Connect | Probe | Close | Store | Deliver | Trace
+Effect = Send | Connect | Probe | Close | Store | KeepResult | Deliver | Trace
+
+
+@dataclass(frozen=True, slots=True)
+class KeepFailedTrace(Trace):
+    """A result could not be kept on the disk. The round goes on without that."""
+
+    serial: int
+    error: str
 
 
 class Core(Protocol):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from transport.collectives.reducer import Reducer
+from transport.effects import EncodedResult
 
 
 class NoLiveModel:
-    """The methods of `loop.replica.Replica` that are about local parameters."""
+    """The methods of `loop.replica.Replica` that are about local parameters, and what a disk would have."""
 
     def contribution(self, fragment: int) -> tuple[Reducer, float]:
         raise NotImplementedError
@@ -29,3 +30,7 @@ class NoLiveModel:
 
     def mend(self) -> list[str]:
         return []
+
+    def kept_result(self, result: bytes) -> EncodedResult | None:
+        """It has no disk either."""
+        return None

@@ -166,6 +166,20 @@ class Adopted:
         return record_in(self.restoring_packed)
 
 
+@kind(140)
+@dataclass(frozen=True, slots=True)
+class StateSaved:
+    """This member's disk has the shared state at that head, and it is the one that was agreed on."""
+
+    key: Key
+    index: fields.RecordIndex
+    head: fields.Head
+    state: fields.Digest
+    """As in `peers.protocol.messages.Saved`."""
+    keeps: bool
+    """It keeps the results of later rounds too."""
+
+
 def read_entry(packed: bytes) -> Any:
     """One entry, what it carries included. Raises `BadFrame`."""
     entry = unpack(packed)

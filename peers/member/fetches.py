@@ -12,13 +12,13 @@ from itertools import islice
 
 from peers.member.liars import Liars
 from peers.member.outlet import MemberOutlet
-from peers.member.results import EncodedResult, KeptResults
+from peers.member.results import KeptResults
 from peers.protocol.application import Application, piece_sizes
 from peers.protocol.messages import CatchUp
 from peers.protocol.record import Record
 from transport.collectives.fetch import Fetch, Lack, Piece
 from transport.digests import digest_of
-from transport.effects import Payload, Phantom, PhantomBlob
+from transport.effects import EncodedResult, Payload, Phantom, PhantomBlob
 from transport.limits import Limits
 
 MAX_RESULTS_AT_ONCE = 4
@@ -99,6 +99,7 @@ class Fetches:
             if each.fetch.done:
                 chunks = [each.chunks[i] for i in range(len(each.chunks))]
                 result = EncodedResult([digest_of(chunk) for chunk in chunks], chunks)
+                self._outlet.keep(each.record.serial, each.record.result, result)
                 self._kept.keep(each.record.result, result, wanted)
             elif each.fetch.failed and wanted[:1] == [each.record.result]:
                 return False

@@ -14,7 +14,7 @@ from peers.member.exchanges import Exchanges
 from peers.member.fetches import Fetches
 from peers.member.membership import Membership
 from peers.member.outlet import MemberOutlet
-from peers.member.results import EncodedResult, KeptResults
+from peers.member.results import KeptResults
 from peers.member.versions import Versions
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved, RefuseLoaded
 from peers.protocol.events import (
@@ -28,9 +28,11 @@ from peers.protocol.events import (
     StateFetched,
 )
 from peers.protocol.fields import cut
+from peers.protocol.held import Held
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Unusable
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record, genesis_head, record_in
+from transport.effects import EncodedResult
 from transport.errors import BadFrame, Poisoned
 
 
@@ -89,6 +91,15 @@ class Follower:
         return any(each.fragment == fragment and each != self.applying for each in self._records)
 
     # -- in and out of the run ----------------------------------------------------------------
+
+    def begin_with(self, held: Held) -> None:
+        """The application has loaded a checkpoint: enter with its head, and follow from there. Raises
+        `BadFrame` for one of another model."""
+        num_fragments = self._profile.manifest.num_fragments
+        if not len(held.versions) == len(held.digests) == num_fragments:
+            raise BadFrame(f"a checkpoint of {len(held.versions)} fragments, of a model with {num_fragments}")
+        self._versions.begin_with(held)
+        self._digests = dict(enumerate(held.digests))
 
     def enter(self, now: float) -> None:
         """The coordinator has let this member in."""

@@ -38,6 +38,7 @@ from peers.protocol.events import (
     VersionExpected,
 )
 from peers.protocol.fields import cut
+from peers.protocol.held import Held
 from peers.protocol.messages import (
     CatchUp,
     Committed,
@@ -53,6 +54,7 @@ from peers.protocol.messages import (
     Refused,
     Rejected,
     RosterBatch,
+    Saved,
     Seed,
     Serve,
     Wanted,
@@ -82,9 +84,15 @@ class Member:
         patience_s: float,
         limits: Limits,
         signing: tuple[Signer, Verify] | None = None,
+        held: Held | None = None,
+        keeps: bool = False,
     ) -> None:
+        """It begins with what the application loaded from a checkpoint, if it is ``held``, and ``keeps``
+        results of rounds on this machine's disk. Raises `BadFrame` for a checkpoint of another model."""
         num_fragments = profile.manifest.num_fragments
         self.profile = profile
+        self.keeps = keeps
+        """Whether results of rounds are to be on this machine's disk before it is said that they are held."""
         self.versions = Versions()
         self.membership = Membership(me, outlet, self._partner_left)
         self.contributions = Contributions(me, coordinator, outlet)
@@ -98,7 +106,7 @@ class Member:
             self.averaging = Swaps(
                 me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits
             )
-        results = KeptResults(app, limits.history_rounds * num_fragments)
+        results = KeptResults(app, limits.history_rounds * num_fragments, outlet)
         self._spot_checks = SpotChecks(me, coordinator, app, self.exchanges, limits.members, outlet)
         self._donor = Donor(app, outlet, limits, failure_timeout_s, num_fragments, self.versions, results)
         self._fetches = Fetches(
@@ -124,12 +132,15 @@ class Member:
             contributions=self.contributions,
             exchanges=self.exchanges,
         )
+        if held is not None:
+            self._follower.begin_with(held)
         self._me = me
         self._coordinator = coordinator
         self._outlet = outlet
         self._timeout_s = failure_timeout_s
-        self._lost = False
-        self._started_at = 0.0
+        self._saved = held
+        """The newest state on this machine's disk of which the coordinator is to know."""
+        self._lost, self._started_at = False, 0.0
         self._handlers: dict[type, Handler] = {**self._handlers_of_its_parts(), **self.averaging.handlers}
 
     def _handlers_of_its_parts(self) -> dict[type, Handler]:
@@ -191,6 +202,8 @@ class Member:
                 self._follower.confirm_captured(now, command)
             case commands.ConfirmMoved():
                 self._follower.confirm_moved(now, command)
+            case commands.ConfirmSaved():
+                self._confirm_saved(now, command)
             case commands.ReportProgress() if self._follower.entered:
                 self._outlet.send(now, self._coordinator, command.report)
             case commands.LeaveRun():
@@ -208,6 +221,15 @@ class Member:
         if self._follower.entered:
             self.contributions.send_offer(now, fragment)
         return True
+
+    def _confirm_saved(self, now: float, saved: commands.ConfirmSaved) -> None:
+        self.keeps, self._saved = saved.keeps, saved.held
+        if self._follower.entered:
+            self._say_saved(now, saved.held)
+
+    def _say_saved(self, now: float, held: Held) -> None:
+        said = Saved(held.index, held.head, held.digest(), self.keeps)
+        self._outlet.send(now, self._coordinator, said)
 
     def _leave(self, now: float, reason: str) -> None:
         self.contributions.end_decided(Fate.REJECTED, reason)
@@ -231,7 +253,7 @@ class Member:
             self._follower.begin_session()
             if self.versions.holds_state and self.versions.index:
                 self._outlet.send(now, peer, self.versions.newest())
-            enter = self.profile.enter(self.versions.head, self.versions.holds_state)
+            enter = self.profile.enter(self.versions.head, self.versions.holds_state, self.keeps)
             self._outlet.send(now, peer, enter)
 
     def lose_peer(self, now: float, peer: bytes) -> None:
@@ -299,6 +321,8 @@ class Member:
     def _entered(self, now: float, message: Entered) -> None:
         self.averaging.entered(now)
         self._follower.enter(now)
+        if self._saved is not None:
+            self._say_saved(now, self._saved)
 
     def _partner_left(self, now: float, peer: bytes, reason: str) -> None:
         self.averaging.partner_left(now, peer, reason)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from transport.effects import Payload
+from transport.effects import EncodedResult, Payload
 
 
 class MemberOutlet(Protocol):
@@ -28,6 +28,9 @@ class MemberOutlet(Protocol):
 
     def show(self, now: float, message: Any, payload: Payload) -> bool:
         """Let the coordinator have a payload; False if there is no room for it now."""
+
+    def keep(self, serial: int, result: bytes, encoded: EncodedResult) -> None:
+        """Have a result on the disk before anything else is said; nothing for a member that keeps none."""
 
     def deliver(self, event: object) -> None:
         """Hand an event to the training loop."""

@@ -1,38 +1,44 @@
-"""The last few encoded results of rounds, kept for this member and for others who lack them.
+"""The encoded results of rounds that this member has at hand: the last few in memory, more on its own disk.
 
-A result is named by its digest. A result that a record to come needs is never given up.
+A result is named by its digest. In memory a result that a record to come needs is never given up. What the
+disk gives is hashed before it is used: what is not what it is named for is told, and not asked for again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container
-from dataclasses import dataclass
 
+from peers.member.outlet import MemberOutlet
 from peers.protocol.application import Application
+from peers.protocol.events import KeptResultDamaged
 from peers.protocol.record import Record
 from transport.collectives.reducer import Reducer
-from transport.effects import Payload
+from transport.digests import digest_of, tree_digest
+from transport.effects import EncodedResult
 
-
-@dataclass(frozen=True, slots=True)
-class EncodedResult:
-    """An encoded result by chunk."""
-
-    digests: list[bytes]
-    chunks: list[Payload]
+_MAX_NAMES = 1024
+"""Results of the disk of which it is remembered whether they can be used."""
 
 
 class KeptResults:
-    """At most ``max_results`` results, but for those that are needed."""
+    """At most ``max_results`` results of rounds, but for those that are needed, and as many that were read
+    from the disk last."""
 
-    def __init__(self, app: Application, max_results: int) -> None:
+    def __init__(self, app: Application, max_results: int, outlet: MemberOutlet) -> None:
         self._app = app
         self._max_results = max_results
+        self._outlet = outlet
         self._kept: OrderedDict[bytes, EncodedResult] = OrderedDict()
+        self._read: OrderedDict[bytes, EncodedResult] = OrderedDict()
+        self._on_disk: dict[bytes, bool] = {}
+        """By name: whether what the disk has can be used. What it does not have is asked for each time."""
 
-    def __contains__(self, digest: object) -> bool:
-        return digest in self._kept
+    def __contains__(self, digest: bytes) -> bool:
+        if digest in self._kept:
+            return True
+        usable = self._on_disk.get(digest)
+        return self._from_disk(digest) is not None if usable is None else usable
 
     def keep(self, digest: bytes, result: EncodedResult, needed: Container[bytes]) -> None:
         """Keep a result; the oldest ones that are not ``needed`` make room."""
@@ -42,16 +48,18 @@ class KeptResults:
             del self._kept[old]
 
     def find(self, digest: bytes) -> EncodedResult | None:
-        """The result of that name, if it is kept."""
-        return self._kept.get(digest)
+        """The result of that name, if it is at hand."""
+        return self._kept.get(digest) or self._from_disk(digest)
 
     def drop(self, digest: bytes) -> None:
         """Hand a result out no more."""
         self._kept.pop(digest, None)
+        self._read.pop(digest, None)
+        self._note(digest, usable=False)
 
     def decode(self, record: Record) -> Reducer | None:
-        """The record's result, decoded, if it is kept. Raises `Poisoned`."""
-        found = self._kept.get(record.result)
+        """The record's result, decoded, if it is at hand. Raises `Poisoned`."""
+        found = self.find(record.result)
         if found is None:
             return None
         reducer = self._app.receiver(record.fragment)
@@ -59,3 +67,28 @@ class KeptResults:
         for chunk, payload in enumerate(found.chunks):
             reducer.accept(chunk, payload)
         return reducer
+
+    def _from_disk(self, digest: bytes) -> EncodedResult | None:
+        if digest in self._read:
+            self._read.move_to_end(digest)
+            return self._read[digest]
+        if self._on_disk.get(digest) is False:
+            return None
+        found = self._app.kept_result(digest)
+        if found is None:
+            self._on_disk.pop(digest, None)  # a checkpoint may have passed it since
+            return None
+        usable = tree_digest(found.digests) == digest and found.digests == list(map(digest_of, found.chunks))
+        self._note(digest, usable=usable)
+        if not usable:
+            self._outlet.deliver(KeptResultDamaged(digest))
+            return None
+        self._read[digest] = found
+        if len(self._read) > self._max_results:
+            self._read.popitem(last=False)
+        return found
+
+    def _note(self, digest: bytes, *, usable: bool) -> None:
+        if len(self._on_disk) >= _MAX_NAMES:
+            self._on_disk.clear()
+        self._on_disk[digest] = usable

@@ -21,7 +21,7 @@ from transport.collectives.norms import NormLimits
 from transport.collectives.plan import Plan
 from transport.collectives.proofs import Notary, Terms
 from transport.collectives.prover import Prover
-from transport.effects import Payload
+from transport.effects import EncodedResult, Payload
 from transport.errors import BadFrame
 
 
@@ -147,6 +147,8 @@ class Rounds:
             roots = roots_held(exchange)
             if roots is not None:
                 self._outlet.show(now, *roots)
+            encoded = EncodedResult(exchange.digests(), exchange.means())
+            self._outlet.keep(serial, exchange.digest(), encoded)
             squares = tuple(min(square, MAX_SQUARE) for square in exchange.norms.parts)
             done = Done(serial, exchange.attempt, exchange.digest(), squares)
             self._outlet.send(now, self._coordinator, done)

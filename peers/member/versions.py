@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from peers.protocol.held import Held
 from peers.protocol.messages import CatchUp, NewestRecord
-from peers.protocol.record import GENESIS, Record
+from peers.protocol.record import GENESIS, Record, record_in
 from transport.frames import pack
 
 
@@ -35,6 +36,13 @@ class Versions:
         self.head, self.index = head, 0
         self._common_base = head
         self._bases = {}
+        self.holds_state = True
+
+    def begin_with(self, held: Held) -> None:
+        """A checkpoint's state is loaded. Raises `BadFrame` for one whose record is none."""
+        record = record_in(held.record) if held.record else None
+        self.head, self.index, self._record = held.head, held.index, record
+        self._bases = dict(enumerate(held.versions))
         self.holds_state = True
 
     def move(self, record: Record) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from transport.collectives.reducer import Reducer
-from transport.effects import Payload, PhantomBlob
+from transport.effects import EncodedResult, Payload, PhantomBlob
 
 
 class StateBlob(Protocol):
@@ -34,6 +34,9 @@ class Application(Protocol):
 
     def state_blob(self, fragment: int, blob: bytes) -> StateBlob | None:
         """The snapshot with that digest, if the fragment is at it now."""
+
+    def kept_result(self, result: bytes) -> EncodedResult | None:
+        """The result of that name, if this worker's disk has it; it need not have been checked."""
 
 
 def piece_sizes(size: int, piece_bytes: int) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peers.protocol.held import Held
 from peers.protocol.messages import Report
 from peers.protocol.record import Record
 from transport.collectives.reducer import Reducer
@@ -84,6 +85,15 @@ class ConfirmMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmSaved:
+    """The shared state that ``held`` names is on this worker's disk for good. ``keeps``: results of later
+    rounds are kept there too; without it no more of them are handed to the disk."""
+
+    held: Held
+    keeps: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ReportProgress:
     """Tell the coordinator how training goes."""
 
@@ -106,6 +116,7 @@ Command = (
     | RefuseLoaded
     | ConfirmCaptured
     | ConfirmMoved
+    | ConfirmSaved
     | ReportProgress
     | LeaveRun
 )

@@ -171,6 +171,13 @@ class GotUnusable:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptResultDamaged:
+    """A result on this member's own disk is not what it is named for: it is fetched from others."""
+
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CoordinatorLost:
     """Silence from the coordinator: train on."""
 

@@ -13,7 +13,7 @@ from peers.protocol import fields
 from peers.protocol.signing import NO_IDENTITY
 from transport.frames import Between, Key, Small, kind
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of everything below; members of one run speak the same."""
 
 
@@ -135,6 +135,8 @@ class Enter:
     elements: fields.Elements
     model: fields.Description
     """Readable summary of the model, shown when something differs."""
+    keeps: bool = False
+    """Results of rounds are kept on my disk before I say that I hold them."""
 
 
 @kind(137)
@@ -220,6 +222,19 @@ class CaughtUp:
     """My head is this record."""
 
     head: fields.Head
+
+
+@kind(139)
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The shared state at this head is on my disk for good."""
+
+    index: fields.RecordIndex
+    head: fields.Head
+    state: fields.Digest
+    """Of all of it, as `peers.protocol.held.state_name` gives it."""
+    keeps: bool
+    """Results of later rounds are on it too, before I say that I hold them."""
 
 
 @kind(58)

@@ -40,8 +40,9 @@ class Profile:
     adapts: bool = False
     """How long a contribution is depends on the state that it builds on."""
 
-    def enter(self, head: bytes, holds_state: bool) -> Enter:
-        """The word with which this member enters, holding the state of ``head`` or none."""
+    def enter(self, head: bytes, holds_state: bool, keeps: bool = False) -> Enter:
+        """The word with which this member enters, holding the state of ``head`` or none, and whether it keeps
+        results."""
         m = self.manifest
         return Enter(
             PROTOCOL,
@@ -56,4 +57,5 @@ class Profile:
             m.codec,
             m.elements,
             m.model,
+            keeps,
         )

@@ -209,7 +209,7 @@ class AnyVersion(FakeApp):
 def donor(app: FakeApp, outlet: FakeOutlet) -> Donor:
     versions = Versions()
     versions.begin_at(BASE)
-    return Donor(app, outlet, SMALL, 10.0, 1, versions, KeptResults(app, 4))
+    return Donor(app, outlet, SMALL, 10.0, 1, versions, KeptResults(app, 4, outlet))
 
 
 @bound

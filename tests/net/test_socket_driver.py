@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.net.swarm_kit import EchoCore, Node, eventually, never, running
-from transport.effects import Close, Connect, Deliver, Send, Store, Trace
+from transport.effects import Close, Connect, Deliver, KeepFailedTrace, KeepResult, Send, Store, Trace
 from transport.errors import DriverStopped, KnockRefused, KnockTimeout, TransportError
 from transport.guarded import InputLostTrace
 from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
@@ -258,6 +258,27 @@ def test_while_the_journal_cannot_be_written_nothing_is_said_or_taken_and_then_i
         assert (disk.entries, host.events) == ([b"decided"], ["told"])
         assert host.traced(StoreRecoveredTrace)
         assert host.driver.unwritten is None
+
+
+def test_a_result_is_kept_before_what_follows_and_a_full_disk_is_told_and_holds_up_nothing() -> None:
+    member, kept = Node(bind=None), []
+
+    def keep(effect: KeepResult) -> None:
+        if effect.serial == 2:
+            raise OSError(28, "No space left on device")
+        kept.append(("kept", effect.serial, list(member.events)))
+
+    member.driver = SocketDriver(
+        member.core, member.keys, None, member.events.append, member.traces.append, Disk().store, keep=keep
+    )
+    with running(member):
+        results = [KeepResult(serial, bytes([serial]) * 32, [b"d" * 32], [b"chunk"]) for serial in (1, 2, 3)]
+        for result in results:
+            member.do(result, Deliver(f"said of {result.serial}"))
+        eventually(lambda: len(member.events) == 3)
+    assert kept == [("kept", 1, []), ("kept", 3, ["said of 1", "said of 2"])]
+    (failed,) = member.traced(KeepFailedTrace)
+    assert (failed.serial, "No space left" in failed.error) == (2, True)
 
 
 def test_an_answer_to_a_knock_waits_for_what_was_decided_for_it() -> None:

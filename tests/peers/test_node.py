@@ -24,13 +24,15 @@ from peers.protocol.events import (
     RunFinished,
     StateFetched,
 )
+from peers.protocol.held import Held
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import PROTOCOL, AskStatus, Kick, Obeyed, Refused, StatusFollows, Stop, Wanted
 from peers.protocol.profile import Matching, Profile
 from peers.protocol.traces import BadFrameTrace, EnteredTrace, PeerBarredTrace, RemovedTrace
 from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of, vector
 from transport.collectives.fetch import Piece
-from transport.effects import Close, Connect, Deliver, Send, Store, Trace
+from transport.effects import Close, Connect, Deliver, EncodedResult, KeepResult, Send, Store, Trace
+from transport.errors import BadFrame
 from transport.frames import pack, pack_items, to_items, unpack
 from transport.limits import Limits
 from transport.link.messages import Stale
@@ -504,3 +506,23 @@ def test_the_owner_ends_the_run_for_all_members() -> None:
     swarm.nodes[HOST].knock(0.0, OWNER, pack(Stop(PROTOCOL)))
     swarm.run()
     assert swarm.seen(LOW, RunFinished) == [RunFinished(0)]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_results_go_to_the_disk_of_a_member_that_keeps_them(keeps: bool) -> None:
+    node = member_node(b"k" * 32, 1)
+    node.start(0.0)
+    node.train(0.0, replace(training(b"k" * 32, None, FakeApp()), keeps=keeps))
+    node.drain()
+    node.keep(3, b"r" * 32, EncodedResult([b"d" * 32], [b"chunk"]))
+    kept = [effect for effect in node.drain() if isinstance(effect, KeepResult)]
+    assert kept == ([KeepResult(3, b"r" * 32, [b"d" * 32], [b"chunk"])] if keeps else [])
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_anything_begins() -> None:
+    node = member_node(b"k" * 32, 1)
+    node.start(0.0)
+    held = Held(b"h" * 32, 1, (b"v" * 32,) * 9, (b"d" * 32,) * 9)
+    with pytest.raises(BadFrame, match="9 fragments"):
+        node.train(0.0, replace(training(b"k" * 32, None, FakeApp()), held=held))
+    assert node.member is None

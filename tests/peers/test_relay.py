@@ -44,6 +44,7 @@ SAID = [
     said.Decline,
     said.Applied,
     said.CaughtUp,
+    said.Saved,
     said.NeedState,
     said.NewestRecord,
     said.Unusable,

@@ -25,6 +25,7 @@ from peers.protocol.profile import Matching
 from tests.sim.trainer import digests_of
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import tree_digest
+from transport.effects import EncodedResult
 from transport.limits import Limits
 from transport.simnet.links import Access
 from transport.simnet.network import SimNetwork
@@ -96,11 +97,12 @@ class GossipReplica:
 
     def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
         found = digests_of(self.state, LIMITS.payload_bytes)
-        return (
-            VectorBlob(found, self.state.tobytes(), LIMITS.payload_bytes)
-            if tree_digest(found) == blob
-            else None
-        )
+        if tree_digest(found) != blob:
+            return None
+        return VectorBlob(found, self.state.tobytes(), LIMITS.payload_bytes)
+
+    def kept_result(self, result: bytes) -> EncodedResult | None:
+        return None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from transport.effects import Core
+from transport.effects import Core, KeepResult
 from transport.guarded import Guarded
 from transport.redial import Bars, Redial
 
@@ -63,6 +63,8 @@ class Endpoint:
     """Where it listens; nothing means wherever its key is dialled."""
     journal: list[bytes]
     """Shared by all lives of one key."""
+    keep: Callable[[KeepResult], None] | None = None
+    """Puts a result on the disk; raises `OSError` where that takes none."""
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes of headers and payloads that all lives of the key sent, by purpose."""
     received: Counter[str] = field(default_factory=Counter)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from transport.effects import Close, Connect, Core, Effect, Probe, Send
+from transport.effects import Close, Connect, Core, Effect, KeepResult, Probe, Send
 from transport.simnet.connections import Connections
 from transport.simnet.links import NS, Endpoint, Faults, Who, key_of
 from transport.simnet.links import Access as Access
@@ -100,10 +100,12 @@ class SimNetwork:
         access: Access,
         on_event: Callable[[float, object], None],
         address: str = "",
+        keep: Callable[[KeepResult], None] | None = None,
     ) -> Endpoint:
         """A process of a peer begins; the journal of its earlier ones is kept. If one of them still runs, it
-        is a clone: each has its own connections, and who dials an ``address`` reaches the one there."""
-        peer = Endpoint(key, core, access, on_event, address, self.journal(key))
+        is a clone: each has its own connections, and who dials an ``address`` reaches the one there. ``keep``
+        puts results on its disk."""
+        peer = Endpoint(key, core, access, on_event, address, self.journal(key), keep)
         if key in self.peers:
             peer.sent, peer.received = self.peers[key].sent, self.peers[key].received
         self._living.setdefault(key, []).append(peer)

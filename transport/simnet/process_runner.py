@@ -12,7 +12,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from transport.effects import Close, Connect, Deliver, Effect, Probe, Send, Store, Trace
+from transport.effects import (
+    Close,
+    Connect,
+    Deliver,
+    Effect,
+    KeepFailedTrace,
+    KeepResult,
+    Probe,
+    Send,
+    Store,
+    Trace,
+)
 from transport.simnet.links import NS, Endpoint
 from transport.simnet.timeline import Timeline
 from transport.simnet.trace_log import TraceLog
@@ -115,6 +126,9 @@ class ProcessRunner:
             case Store():
                 self._log(key, f"store {hashlib.sha256(effect.entry).hexdigest()[:8]}")
                 peer.journal.append(effect.entry)
+            case KeepResult():
+                self._log(key, f"keep {effect.result.hex()[:8]}")
+                self._keep(peer, effect)
             case Deliver():
                 self._log(key, type(effect.event).__name__)
                 peer.events.append(effect.event)
@@ -123,6 +137,16 @@ class ProcessRunner:
                 self._log(key, "trace", effect.name)
             case _:
                 self._use_network(peer, effect)
+
+    def _keep(self, peer: Endpoint, effect: KeepResult) -> None:
+        try:
+            if peer.keep is not None:
+                peer.keep(effect)
+        except OSError as error:
+            failed = KeepFailedTrace(effect.serial, str(error))
+            self._log(peer.key, "trace", failed.name)
+            if self._observe is not None:
+                self._observe(self._timeline.now_ns / NS, peer.key, failed)
 
     def _deliver(self, peer: Endpoint) -> None:
         if not peer.alive:

@@ -22,7 +22,20 @@ from contextlib import suppress
 from random import Random
 from typing import Any, TypeVar
 
-from transport.effects import Close, Connect, Core, Deliver, Effect, Phantom, Probe, Send, Store, Trace
+from transport.effects import (
+    Close,
+    Connect,
+    Core,
+    Deliver,
+    Effect,
+    KeepFailedTrace,
+    KeepResult,
+    Phantom,
+    Probe,
+    Send,
+    Store,
+    Trace,
+)
 from transport.errors import DriverStopped, TransportError
 from transport.keys import KeyPair, short
 from transport.limits import LIMITS, Limits
@@ -51,7 +64,8 @@ _MAX_CALLBACK_S = 10.0
 class SocketDriver:
     """Runs one core. ``on_event`` and ``on_trace`` are called on its thread and must not block; an error in
     either is logged, and loses that call. ``store`` must be durable when it returns; where it raises
-    `OSError`, it must have left the journal as it was, and is called again."""
+    `OSError`, it must have left the journal as it was, and is called again. ``keep`` puts a result on the
+    disk before anything is said of it; where it raises `OSError`, a trace tells so and all goes on."""
 
     def __init__(
         self,
@@ -64,10 +78,11 @@ class SocketDriver:
         limits: Limits = LIMITS,
         clock: Callable[[], float] = time.monotonic,
         resolve: Resolve = resolve_name,
+        keep: Callable[[KeepResult], None] | None = None,
     ) -> None:
         self._core, self._keys, self._bind = core, keys, bind
         self._store, self._limits, self._clock, self._resolve = store, limits, clock, resolve
-        self._callbacks = Callbacks(on_event, on_trace, clock)
+        self._callbacks, self._keep = Callbacks(on_event, on_trace, clock), keep
         self._runner = CoreRunner(core, clock, self._callbacks.trace, self._carry_out)
         self.counters = self._runner.counters
         self.address: str | None = None
@@ -235,10 +250,21 @@ class SocketDriver:
                 self._probes.begin(effect)
             case Store():
                 self._store(effect.entry)
+            case KeepResult():
+                self._keep_result(effect)
             case Deliver():
                 self._callbacks.event(effect.event)
             case Trace():
                 self._callbacks.trace(effect)
+
+    def _keep_result(self, effect: KeepResult) -> None:
+        """On the disk if it takes it; the round needs it in memory alone."""
+        if self._keep is None:
+            return
+        try:
+            self._keep(effect)
+        except OSError as error:
+            self._callbacks.trace(KeepFailedTrace(effect.serial, f"{type(error).__name__}: {error}"))
 
     def _use_sockets(self, effect: Send | Connect | Close) -> None:
         match effect:

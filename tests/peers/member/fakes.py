@@ -16,7 +16,7 @@ from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.plan import Plan
 from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of, tree_digest
-from transport.effects import Payload
+from transport.effects import EncodedResult, Payload
 from transport.limits import Limits
 
 ME, OTHER, THIRD, HOST = b"m" * 32, b"o" * 32, b"t" * 32, b"h" * 32
@@ -60,6 +60,9 @@ class FakeOutlet:
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
         self.returned.append((peer, cost))
 
+    def keep(self, serial: int, result: bytes, encoded: EncodedResult) -> None:
+        self.said.append((b"disk", (serial, result, encoded)))
+
     def deliver(self, event: object) -> None:
         self.events.append(event)
 
@@ -93,10 +96,13 @@ class FakeBlob:
 
 
 class FakeApp:
-    """Holds the states that it is given, by fragment."""
+    """Holds the states that it is given, by fragment, and the results on its ``disk``."""
 
     def __init__(self, *states: bytes) -> None:
         self.states = list(states)
+        self.disk: dict[bytes, EncodedResult] = {}
+        self.asked: list[bytes] = []
+        """Results that its disk was asked for."""
 
     def receiver(self, fragment: int) -> NumpyReducer:
         return NumpyReducer(SIZE)
@@ -109,6 +115,10 @@ class FakeApp:
         if held is None or name_of(held) != blob:
             return None
         return FakeBlob(pieces_of(held))
+
+    def kept_result(self, result: bytes) -> EncodedResult | None:
+        self.asked.append(result)
+        return self.disk.get(result)
 
 
 def state_of(fragment: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peers.member.donor import Donor
-from peers.member.results import EncodedResult, KeptResults
+from peers.member.results import KeptResults
 from peers.member.versions import Versions
 from tests.peers.member.fakes import (
     BASE,
@@ -23,6 +23,7 @@ from tests.peers.member.fakes import (
 )
 from transport.collectives.fetch import Lack, Piece, Want
 from transport.digests import digest_of
+from transport.effects import EncodedResult
 from transport.errors import BadFrame
 
 
@@ -33,7 +34,7 @@ class Giving:
         self.outlet = FakeOutlet()
         self.app = FakeApp(state_of(0), state_of(1))
         self.versions = Versions(holds_state=True)
-        results = KeptResults(self.app, 4)
+        results = KeptResults(self.app, 4, self.outlet)
         chunk = result_of(1)
         results.keep(record_on(BASE).result, EncodedResult([digest_of(chunk)], [chunk]), ())
         self.donor = Donor(self.app, self.outlet, LIMITS, TIMEOUT_S, 2, self.versions, results)

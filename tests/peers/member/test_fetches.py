@@ -15,7 +15,7 @@ from peers.protocol.record import Record
 from transport.collectives.fetch import Lack, Piece, Want, index_page
 from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of, tree_digest
-from transport.effects import Payload, Phantom, PhantomBlob
+from transport.effects import EncodedResult, Payload, Phantom, PhantomBlob
 from transport.limits import Limits
 
 LIMITS = Limits(payload_bytes=1000, pieces_in_flight=8)
@@ -61,16 +61,23 @@ class App:
         matches = fragment in self.held and blob == tree_digest(digests_of(fragment))
         return Blob(fragment) if matches else None
 
+    def kept_result(self, result: bytes) -> EncodedResult | None:
+        return None
+
 
 class Wire:
     """Notes what is asked of whom."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, Want]] = []
+        self.disk: list[tuple[int, bytes, EncodedResult]] = []
         self.heard = 0.0
 
     def send(self, now: float, peer: bytes, message: Any) -> None:
         self.asked.append((peer, message))
+
+    def keep(self, serial: int, result: bytes, encoded: EncodedResult) -> None:
+        self.disk.append((serial, result, encoded))
 
     def last_heard(self, now: float, peer: bytes) -> float:
         return self.heard
@@ -81,7 +88,7 @@ class Wire:
 
 def catching_up(wire: Wire, app: App) -> Fetches:
     me = hashlib.sha256(b"me").digest()
-    kept = KeptResults(app, 4)
+    kept = KeptResults(app, 4, wire)  # type: ignore[arg-type]
     fetches = Fetches(me, app, wire, LIMITS, 10.0, 60.0, NUM_FRAGMENTS, kept)  # type: ignore[arg-type]
     for fragment in range(NUM_FRAGMENTS):
         state = tree_digest(digests_of(fragment))
@@ -142,7 +149,7 @@ class Behind:
     def __init__(self, wire: Wire, count: int, adapts: bool = False) -> None:
         app = Receiving()
         self.records: deque[Record] = deque()
-        self.kept = KeptResults(app, 4)
+        self.kept = KeptResults(app, 4, wire)  # type: ignore[arg-type]
         self.fetches = Fetches(
             b"m" * 32,
             app,
@@ -217,6 +224,7 @@ def test_a_result_that_has_come_whole_is_kept_and_can_be_decoded() -> None:
     behind.fetches.take_piece(2.0, DONOR, Piece(record.result, 0, False), content_of(0))
     assert behind.fetches.finish_results(behind.records)
     assert not behind.fetches.results
+    assert wire.disk == [(record.serial, record.result, EncodedResult(digests, [content_of(0)]))]
     decoded = behind.kept.decode(record)
     assert isinstance(decoded, NumpyReducer)
     assert decoded.output.tobytes() == content_of(0)
@@ -241,7 +249,8 @@ def test_what_one_donor_owes_is_asked_of_another_when_it_lacks_it_or_is_gone() -
     for why in ("lacks", "gone", "silent"):
         wire = Wire()
         me, state = b"m" * 32, tree_digest(digests_of(0))
-        fetches = Fetches(me, App(), wire, LIMITS, 10.0, 60.0, 1, KeptResults(App(), 4))  # type: ignore[arg-type]
+        kept = KeptResults(App(), 4, wire)  # type: ignore[arg-type]
+        fetches = Fetches(me, App(), wire, LIMITS, 10.0, 60.0, 1, kept)  # type: ignore[arg-type]
         fetches.fetch_state(0.0, CatchUp(0, b"v" * 32, state, (DONOR, b"e" * 32), HEAD, 7, 0))
         asked = [want for _, want in wire.asked]
         assert [peer for peer, _ in wire.asked] == [DONOR]

@@ -9,7 +9,7 @@ from peers.member.exchanges import Exchanges
 from peers.member.fetches import Fetches
 from peers.member.follower import Follower
 from peers.member.membership import Membership
-from peers.member.results import EncodedResult, KeptResults
+from peers.member.results import KeptResults
 from peers.member.versions import Versions
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved, Offer
 from peers.protocol.events import (
@@ -46,6 +46,7 @@ from tests.peers.member.fakes import (
 )
 from transport.collectives.fetch import Lack, Want
 from transport.digests import digest_of
+from transport.effects import EncodedResult
 from transport.errors import BadFrame
 from transport.frames import pack
 
@@ -60,7 +61,7 @@ class FollowingMember:
         self.outlet = FakeOutlet()
         self.app = FakeApp()
         self.versions = Versions()
-        self.results = KeptResults(self.app, 8)
+        self.results = KeptResults(self.app, 8, self.outlet)
         self.contributions = Contributions(ME, HOST, self.outlet)
         manifest = Manifest(BASE, BASE, BASE, "fp32", (SIZE,) * NUM_FRAGMENTS, "a model")
         self.fetches = Fetches(

@@ -60,7 +60,7 @@ class KeepsOne:
 
     def __init__(self) -> None:
         self.outlet, app = FakeOutlet(), FakeApp()
-        self.results = KeptResults(app, 1)
+        self.results = KeptResults(app, 1, self.outlet)
         self.exchanges = Exchanges(self.outlet, TIMEOUT_S, PATIENCE_S)
         self.fetches = Fetches(ME, app, self.outlet, LIMITS, TIMEOUT_S, PATIENCE_S, 1, self.results)
         versions = Versions()

@@ -1,17 +1,19 @@
-"""Kept results: the last few, and all that are needed."""
+"""Kept results: the last few, all that are needed, and what the disk has if it is what it is named for."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from peers.member.results import EncodedResult, KeptResults
-from tests.peers.member.fakes import BASE, SIZE, FakeApp, record_on, result_of
+from peers.member.results import KeptResults
+from peers.protocol.events import KeptResultDamaged
+from tests.peers.member.fakes import BASE, SIZE, FakeApp, FakeOutlet, record_on, result_of
 from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of
+from transport.effects import EncodedResult
 
 
 def kept_of(*indexes: int, needed: frozenset[bytes] = frozenset(), max_results: int = 2) -> KeptResults:
-    results = KeptResults(FakeApp(), max_results)
+    results = KeptResults(FakeApp(), max_results, FakeOutlet())
     for index in indexes:
         chunk = result_of(index)
         results.keep(record_on(BASE, index).result, EncodedResult([digest_of(chunk)], [chunk]), needed)
@@ -38,7 +40,7 @@ def test_a_kept_result_is_decoded_for_its_record() -> None:
 
 
 def test_a_result_of_several_chunks_is_decoded_chunk_by_chunk() -> None:
-    results, record = KeptResults(FakeApp(), 2), record_on(BASE, 1, chunk_elements=SIZE // 2)
+    results, record = KeptResults(FakeApp(), 2, FakeOutlet()), record_on(BASE, 1, chunk_elements=SIZE // 2)
     chunks = [np.full(SIZE // 2, value, np.float32).tobytes() for value in (1, 2)]
     results.keep(record.result, EncodedResult([digest_of(chunk) for chunk in chunks], [*chunks]), ())
     decoded = results.decode(record)
@@ -53,3 +55,80 @@ def test_a_result_that_is_not_kept_is_not_found() -> None:
     found = results.find(record_on(BASE, 5).result)
     assert found is not None
     assert found.chunks == [result_of(5)]
+
+
+class WithDisk:
+    """Two results at most in memory, and some on the disk."""
+
+    def __init__(self, *indexes: int) -> None:
+        self.app, self.outlet = FakeApp(), FakeOutlet()
+        for index in indexes:
+            self.put(index, result_of(index))
+        self.results = KeptResults(self.app, 2, self.outlet)
+
+    def put(self, index: int, chunk: bytes) -> None:
+        self.app.disk[name(index)] = EncodedResult([digest_of(chunk)], [chunk])
+
+
+def name(index: int) -> bytes:
+    return record_on(BASE, index).result
+
+
+def test_what_memory_lacks_the_disk_gives() -> None:
+    disk = WithDisk(1)
+    assert held(disk.results, 1, 2) == [True, False]
+    decoded = disk.results.decode(record_on(BASE, 1))
+    assert isinstance(decoded, NumpyReducer)
+    assert decoded.output.tobytes() == result_of(1)
+    found = disk.results.find(name(1))
+    assert found is not None
+    assert found.chunks == [result_of(1)]
+
+
+def test_a_result_is_read_from_the_disk_once_while_it_is_handed_out_piece_by_piece() -> None:
+    disk = WithDisk(1, 2, 3)
+    assert all(disk.results.find(name(1)) and disk.results.find(name(2)) for _ in range(9))
+    assert disk.app.asked == [name(1), name(2)]
+    disk.results.find(name(3))  # there is room for two
+    disk.results.find(name(1))
+    assert disk.app.asked == [name(1), name(2), name(3), name(1)]
+
+
+def test_what_is_known_to_be_on_the_disk_is_not_read_to_be_looked_for() -> None:
+    disk = WithDisk(1, 2, 3)
+    assert all(held(disk.results, 1, 2, 3) == [True] * 3 for _ in range(9))
+    assert len(disk.app.asked) == 3
+
+
+def test_a_result_that_a_checkpoint_has_passed_is_on_the_disk_no_more() -> None:
+    disk = WithDisk(1, 2, 3)
+    assert held(disk.results, 1, 2, 3) == [True] * 3
+    disk.app.disk.clear()
+    assert disk.results.decode(record_on(BASE, 1)) is None
+    assert held(disk.results, 1) == [False]
+
+
+def test_a_result_on_the_disk_that_is_another_one_is_told_once_and_not_used() -> None:
+    disk = WithDisk()
+    disk.put(1, result_of(2))
+    torn = EncodedResult([digest_of(result_of(3))], [result_of(3)[:-1]])  # under the true digest
+    disk.app.disk[name(3)] = torn
+    assert held(disk.results, 1, 3) == held(disk.results, 1, 3) == [False, False]
+    assert disk.results.decode(record_on(BASE, 1)) is None
+    assert disk.outlet.seen(KeptResultDamaged) == [KeptResultDamaged(name(1)), KeptResultDamaged(name(3))]
+
+
+def test_what_was_damaged_on_the_disk_is_good_once_others_gave_it() -> None:
+    disk = WithDisk()
+    disk.put(1, result_of(2))
+    assert held(disk.results, 1) == [False]
+    disk.results.keep(name(1), EncodedResult([digest_of(result_of(1))], [result_of(1)]), ())
+    assert disk.results.decode(record_on(BASE, 1)) is not None
+
+
+def test_what_did_not_decode_is_not_read_from_the_disk_again() -> None:
+    disk = WithDisk(1)
+    assert held(disk.results, 1) == [True]
+    disk.results.drop(name(1))
+    assert held(disk.results, 1) == [False]
+    assert disk.results.find(name(1)) is None

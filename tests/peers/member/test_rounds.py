@@ -189,3 +189,13 @@ def test_a_round_goes_on_without_the_lost_and_one_who_is_lost_takes_no_part() ->
 def test_there_is_nothing_to_swap() -> None:
     with pytest.raises(AssertionError, match="rounds"):
         Offering().rounds.swap(0.0, Swap(0, 0, 1, vector(1.0)))
+
+
+def test_a_result_is_on_the_disk_before_it_is_said_that_it_is_held() -> None:
+    member, partner = Offering(), partner_in((100.0, 50.0))
+    member.rounds.open(0.0, round_of((100.0, 50.0)))
+    member.exchange_with(partner)
+    said = [what for peer, what in member.outlet.said if peer == b"disk" or isinstance(what, Done)]
+    (serial, result, encoded), done = said
+    assert (serial, result) == (1, done.digest) == (1, partner.exchange.digest())
+    assert (encoded.digests, encoded.chunks) == (partner.exchange.digests(), partner.exchange.means())

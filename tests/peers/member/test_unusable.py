@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from peers.member.results import EncodedResult
 from peers.protocol.commands import ConfirmLoaded, RefuseLoaded
 from peers.protocol.events import FellBehind, GotUnusable, RoundCommitted, StateFetched
 from peers.protocol.messages import CatchUp, CaughtUp, NeedState, Unusable
@@ -12,7 +11,7 @@ from tests.peers.member.fakes import BASE, HOST, LIMITS, OTHER, SIZE, THIRD, pie
 from tests.peers.member.test_follower import FollowingMember
 from transport.collectives.fetch import Piece, Want, index_page
 from transport.digests import digest_of, tree_digest
-from transport.effects import Payload
+from transport.effects import EncodedResult, Payload
 
 NAN = np.full(SIZE, np.nan, np.float32).tobytes()
 

@@ -7,7 +7,20 @@ from itertools import pairwise
 
 import pytest
 
-from transport.effects import Close, Connect, Core, Deliver, Effect, Payload, Phantom, Send, Store, Trace
+from transport.effects import (
+    Close,
+    Connect,
+    Core,
+    Deliver,
+    Effect,
+    KeepFailedTrace,
+    KeepResult,
+    Payload,
+    Phantom,
+    Send,
+    Store,
+    Trace,
+)
 from transport.guarded import InputLostTrace
 from transport.redial import SILENCE_S
 from transport.simnet.network import Access, SimNetwork
@@ -322,6 +335,45 @@ def test_a_crash_may_come_between_any_two_effects_and_the_journal_survives(effec
         net.run(4.0)
         assert len(again.ups) == 2
         assert net.journal(A) == [bytes([i]) for i in range((effects + 1) // 2)]
+
+
+def test_a_result_is_on_the_disk_before_anything_later_leaves_and_a_full_disk_holds_up_nothing() -> None:
+    kept: list[KeepResult] = []
+    seen: list[Effect] = []
+
+    def keep(effect: KeepResult) -> None:
+        if len(kept) == 1:
+            raise OSError(28, "No space left on device")
+        kept.append(effect)
+
+    net = SimNetwork(1, lambda now, key, effect: seen.append(effect))
+    b = Talker()
+    net.add(B, b, access(), lambda now, event: None)
+    a = Talker((B,))
+    net.add(A, a, access(), lambda now, event: None, keep=keep)
+    net.run(1.0)
+    results = [KeepResult(serial, bytes([serial]) * 32, [b"d" * 32], [b"chunk"]) for serial in (1, 2)]
+    for result in results:
+        net.command(A, lambda core, now, result=result: a.out.extend([result, Send(B, 0, b"done")]))
+    net.run(2.0)
+    assert kept == results[:1]
+    assert [frame[3] for frame in b.got] == [b"done", b"done"]
+    assert [each for each in seen if isinstance(each, KeepFailedTrace)] == [
+        KeepFailedTrace(2, "[Errno 28] No space left on device")
+    ]
+
+
+def test_a_crash_before_a_result_is_kept_leaves_neither_it_nor_what_was_to_be_said_of_it() -> None:
+    kept: list[KeepResult] = []
+    net = Net(1)
+    b, a = net.join(B, Talker()), Talker((B,))
+    process = net.add(A, a, access(), lambda now, event: None, keep=kept.append)
+    net.run(1.0)
+    net.crash_after(process, 0)
+    a.out += [KeepResult(1, b"r" * 32, [], []), Send(B, 0, b"done")]
+    net.command(process, lambda core, now: None)
+    net.run(2.0)
+    assert (kept, b.got) == ([], [])
 
 
 def test_a_frozen_peer_gets_its_inputs_in_order_when_it_thaws() -> None:

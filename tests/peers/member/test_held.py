@@ -1,0 +1,142 @@
+"""A member that begins with a checkpoint: it enters with its head, and follows by what its disk has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peers.member.member import Member
+from peers.protocol.commands import ConfirmApplied, ConfirmSaved
+from peers.protocol.events import BecameActive, RoundCommitted
+from peers.protocol.held import Held
+from peers.protocol.manifest import Manifest
+from peers.protocol.messages import Applied, CaughtUp, Committed, Enter, Entered, NewestRecord, Saved
+from peers.protocol.profile import Profile
+from peers.protocol.record import Record, record_in
+from tests.peers.member.fakes import (
+    BASE,
+    HOST,
+    LIMITS,
+    ME,
+    OTHER,
+    PATIENCE_S,
+    SIZE,
+    TIMEOUT_S,
+    FakeApp,
+    FakeOutlet,
+    entry,
+    record_on,
+    result_of,
+)
+from transport.collectives.fetch import Want
+from transport.digests import digest_of
+from transport.effects import EncodedResult
+from transport.errors import BadFrame
+from transport.frames import pack
+
+STATE = b"s" * 32
+RECORD = record_on(BASE, 7)
+HELD = Held(RECORD.hash(), 7, (RECORD.hash(),), (STATE,), pack(RECORD))
+
+
+class Resumed:
+    """A member of a run with one fragment, which loaded ``held``."""
+
+    def __init__(self, held: Held = HELD, *, keeps: bool = True, on_disk: tuple[Record, ...] = ()) -> None:
+        self.outlet = FakeOutlet()
+        self.app = FakeApp()
+        for record in on_disk:
+            chunk = result_of(record.index)
+            self.app.disk[record.result] = EncodedResult([digest_of(chunk)], [chunk])
+        self.member = Member(
+            ME,
+            HOST,
+            Profile("me", (), Manifest(BASE, BASE, BASE, "fp32", (SIZE,), "a model")),
+            self.app,
+            self.outlet,
+            failure_timeout_s=TIMEOUT_S,
+            patience_s=PATIENCE_S,
+            limits=LIMITS,
+            held=held,
+            keeps=keeps,
+        )
+        self.member.start(0.0)
+        self.member.begin_session(0.0, HOST)
+
+    def hear(self, message: Any) -> None:
+        self.member.take_control(0.0, HOST, message)
+
+    def said(self, kind: type) -> list[Any]:
+        return self.outlet.told(HOST, kind)
+
+
+def test_it_shows_its_record_and_enters_with_its_head() -> None:
+    resumed = Resumed()
+    (shown,), (enter,) = resumed.said(NewestRecord), resumed.said(Enter)
+    assert (shown.head, record_in(shown.shown)) == (RECORD.hash(), RECORD)
+    assert (enter.head, enter.holds_state, enter.keeps) == (RECORD.hash(), True, True)
+
+
+def test_without_a_checkpoint_a_member_enters_with_nothing_and_keeps_nothing() -> None:
+    resumed = Resumed(Held(BASE, 0, (BASE,), (STATE,)), keeps=False)
+    assert (resumed.said(Enter)[0].head, resumed.said(Enter)[0].keeps) == (BASE, False)
+    assert resumed.said(NewestRecord) == []
+
+
+def test_once_it_is_in_it_tells_what_it_holds_and_that_its_disk_has_it() -> None:
+    resumed = Resumed()
+    resumed.hear(Entered(1))
+    assert resumed.said(Applied) == [Applied(0, RECORD.hash(), STATE)]
+    assert resumed.said(CaughtUp) == [CaughtUp(RECORD.hash())]
+    assert resumed.said(Saved) == [Saved(7, RECORD.hash(), HELD.digest(), True)]
+    assert resumed.outlet.seen(BecameActive) == [BecameActive(RECORD.hash(), 7)]
+
+
+def test_it_follows_by_the_results_on_its_disk_and_asks_nobody_for_them() -> None:
+    first = record_on(RECORD.hash(), 8)
+    second = record_on(first.hash(), 9)
+    resumed = Resumed(on_disk=(first, second))
+    resumed.hear(Committed(pack(first)))
+    resumed.hear(Committed(pack(second)))
+    resumed.hear(Entered(1))
+    resumed.member.do(0.0, ConfirmApplied(first, STATE))
+    handed = [event.record.index for event in resumed.outlet.seen(RoundCommitted)]
+    assert handed == [8, 9]
+    assert not resumed.outlet.told(OTHER, Want)
+
+
+def test_a_result_that_its_disk_lacks_comes_from_others() -> None:
+    resumed = Resumed()
+    resumed.hear(entry(OTHER))
+    record = record_on(RECORD.hash(), 8)
+    resumed.hear(Committed(pack(record)))
+    resumed.hear(Entered(1))
+    assert resumed.outlet.seen(RoundCommitted) == []
+    assert resumed.outlet.told(OTHER, Want)[0].blob == record.result
+
+
+def test_what_is_saved_is_told_at_once_and_again_when_it_enters_again() -> None:
+    resumed = Resumed()
+    resumed.hear(Entered(1))
+    later = Held(b"n" * 32, 9, (b"n" * 32,), (STATE,))
+    resumed.member.do(0.0, ConfirmSaved(later, keeps=False))
+    assert resumed.said(Saved)[-1] == Saved(9, later.head, later.digest(), False)
+    assert resumed.member.keeps is False
+    resumed.member.begin_session(1.0, HOST)
+    assert resumed.said(Enter)[-1].keeps is False
+    resumed.hear(Entered(2))
+    assert [each.index for each in resumed.said(Saved)] == [7, 9, 9]
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        Held(BASE, 7, (BASE, BASE), (STATE, STATE)),
+        Held(BASE, 7, (BASE,), ()),
+        Held(BASE, 7, (BASE,), (STATE,), b"rubbish"),
+    ],
+)
+def test_a_checkpoint_of_another_model_or_with_no_record_is_refused(held: Held) -> None:
+    with pytest.raises(BadFrame):
+        Resumed(held)
