@@ -121,10 +121,14 @@ class OpenRound:
         reported = {peer for peers in self.stuck.values() for peer in peers}
         return len(self.stuck) > 1 and all(m in self.stuck or m in reported for m in self.members)
 
-    def whom_to_set_aside(self, last_heard: dict[bytes, float], order: dict[bytes, int]) -> list[bytes]:
-        """Fewest members whose leaving settles all reports, greedily: the one in most reports first;
-        then the one unheard for longest, by whole seconds; then whoever came last."""
+    def whom_to_set_aside(
+        self, silent_s: dict[bytes, float], order: dict[bytes, int], timeout_s: float
+    ) -> list[bytes]:
+        """Fewest members whose leaving settles all reports, greedily: the one in most reports first; then the
+        one unheard for longest, by halves of the failure timeout (a live link is heard every quarter of it);
+        then whoever came last."""
         members = set(self.members)
+        halves = {member: int(2 * min(1.0, silent_s[member] / timeout_s)) for member in members}
         edges = {
             frozenset((reporter, peer))
             for reporter, peers in self.stuck.items()
@@ -134,7 +138,7 @@ class OpenRound:
         victims: list[bytes] = []
         while edges:
             degree = Counter(member for edge in edges for member in edge)
-            worst = max(degree, key=lambda m: (degree[m], -int(max(-1.0, last_heard[m])), order[m]))
+            worst = max(degree, key=lambda m: (degree[m], halves[m], order[m]))
             victims.append(worst)
             edges = {edge for edge in edges if worst not in edge}
         return victims

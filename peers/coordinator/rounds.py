@@ -319,9 +319,9 @@ def judge(state: RunState, course: Course, now: float, current: OpenRound) -> No
     if current.judge_at is None or (now < current.judge_at and not current.all_have_reported()):
         return
     current.judge_at = None
-    heard = {m: state.outlet.last_heard(now, m) for m in current.members}
+    silent_s = {m: now - state.outlet.last_heard(now, m) for m in current.members}
     order = {m: state.roster.entries[m].order for m in current.members}
-    victims = current.whom_to_set_aside(heard, order)
+    victims = current.whom_to_set_aside(silent_s, order, state.rules.failure_timeout_s)
     if victims:
         set_aside(state, course, now, current, victims, "it and another member do not reach each other")
 

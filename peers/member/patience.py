@@ -1,10 +1,10 @@
 """How long a member waits in an exchange for one that owes it something, before it reports it.
 
 A silent link is a cut one, and gets the failure timeout. Of a link that lives, the other end must move the
-exchange on: within the failure timeout and the time that one chunk for everybody takes on the slowest upload
-that a run is made for, and on the whole no slower than such an upload. So an honest slow link is waited for
-as long as it moves, and neither one that sends nothing nor one that sends a chunk now and then holds up a
-round. Pure arithmetic. Keeps L2.
+exchange on: within the failure timeout, or longer where one chunk for everybody takes most of that on the
+slowest upload that a run is made for, and on the whole no slower than such an upload. So an honest slow link
+is waited for as long as it moves, and neither one that sends nothing nor one that sends a chunk now and then
+holds up a round. Pure arithmetic. Keeps L2.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Patience:
         if owing.may_be_late and not owing.num_chunks:
             return owing.idle_s > factor * max(self.timeout_s, self.longest_s)
         chunk_s = chunk_bytes * max(1, num_members - 1) / self.limits.least_upload
-        idle_s = max(self.timeout_s, min(self.longest_s, self.timeout_s + chunk_s))
-        whole_s = self.timeout_s + chunk_s * (owing.num_chunks + 1)
+        # Beside the time of a chunk half a failure timeout is left, and never more than a whole one.
+        first_s = max(self.timeout_s, min(2 * chunk_s, self.timeout_s + chunk_s))
+        idle_s = max(self.timeout_s, min(self.longest_s, first_s))
+        whole_s = first_s + chunk_s * owing.num_chunks
         return owing.idle_s > factor * idle_s or owing.elapsed_s > factor * whole_s

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
+
 from peers.coordinator.open_round import OpenRound
 
 A, B, C, D = b"a", b"b", b"c", b"d"
@@ -47,21 +51,31 @@ def test_whoever_differs_from_more_than_half_dissents_and_half_is_not_enough() -
 def test_the_one_in_most_reports_is_set_aside_alone() -> None:
     current = opened(A, B, C, D)
     current.stuck.update({A: (C,), B: (C,), C: (D,)})
-    assert current.whom_to_set_aside(dict.fromkeys(current.members, 0.0), {A: 1, B: 2, C: 3, D: 4}) == [C]
+    assert current.whom_to_set_aside(dict.fromkeys(current.members, 0.0), {A: 1, B: 2, C: 3, D: 4}, 10.0) == [
+        C
+    ]
 
 
 def test_of_two_in_equal_reports_the_longest_unheard_goes_then_whoever_came_last() -> None:
     current = opened(A, B)
     current.stuck[A] = (B,)
     order = {A: 1, B: 2}
-    assert current.whom_to_set_aside({A: 1.0, B: 9.0}, order) == [A]
-    assert current.whom_to_set_aside({A: 9.2, B: 9.8}, order) == [B], "less than a second is no difference"
+    assert current.whom_to_set_aside({A: 9.0, B: 1.0}, order, 10.0) == [A]
+    assert current.whom_to_set_aside({A: math.inf, B: 1.0}, order, 10.0) == [A], "it has no link"
+
+
+@pytest.mark.parametrize("heard_before_s", [0.0, 0.3, 0.9, 1.1, 1.9, 2.4])
+def test_when_a_live_link_was_heard_last_makes_no_difference(heard_before_s: float) -> None:
+    current = opened(A, B)
+    current.stuck[A] = (B,)
+    for silent_s in ({A: heard_before_s, B: 0.0}, {A: 2.4, B: heard_before_s}):
+        assert current.whom_to_set_aside(silent_s, {A: 1, B: 2}, 10.0) == [B]
 
 
 def test_reports_about_strangers_set_nobody_aside() -> None:
     current = opened(A, B)
     current.stuck.update({A: (D, A), D: (B,)})
-    assert current.whom_to_set_aside(dict.fromkeys((A, B), 0.0), {A: 1, B: 2}) == []
+    assert current.whom_to_set_aside(dict.fromkeys((A, B), 0.0), {A: 1, B: 2}, 10.0) == []
 
 
 def test_all_have_reported_once_only_the_accused_are_left() -> None:
