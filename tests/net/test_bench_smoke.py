@@ -1,4 +1,4 @@
-"""The benchmark of the exchange runs, checks its own results and prints what it says."""
+"""The benchmarks run, check their own results and print what they say."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import bench_codecs
+import bench_death
 import bench_line
 import pytest
 from bench_exchange import CODECS, main, of_the_line
@@ -57,3 +58,18 @@ def test_the_benchmark_of_codecs_times_each_beside_a_copy(
     assert "copies' time" in capsys.readouterr().out
     bench_codecs.main(["--outer-step", "--elements", "5000", "--codecs", "int8,fp32", "--repeats", "1"])
     assert "pseudo_gradient_s" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_deaths_goes_on_where_its_log_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "deaths.jsonl"
+    log.write_text('{"kind": "dataloader", "wait_s": 999.0, "load": 3.0}\n')
+    (found,) = bench_death.main(["2", "--kinds", "dataloader", "--log", str(log)]).values()
+    before, death = found
+    assert before.wait_s == 999.0
+    assert 0 < death.wait_s < bench_death.LONGEST_S
+    assert len(log.read_text().splitlines()) == 2
+    capsys.readouterr()
+    bench_death.main(["2", "--kinds", "dataloader", "--log", str(log)])
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["dataloader", "2"]
