@@ -25,6 +25,7 @@ from typing import Any
 from attack_worker import NAMES, attack
 from bench_death import host_process
 from death_worker import Role, work
+from process_usage import num_descriptors, resident_mib
 
 from diloco.simulation.roles.registry import ROLES
 
@@ -33,7 +34,6 @@ _PARAMETERS = 20_000
 _TURN_S = {"flapper": 1.0, "sybil": 2.5}
 """Roles whose process is killed and started again so often; a sybil's under another name."""
 _PATIENCE_S = 120.0
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Swarm:
     def look(self) -> tuple[float, float, int]:
         """Resident MiB of the host and of an honest worker, and descriptors of the host."""
         host, worker = self.host.pid, self.honest[self.names[0]].pid
-        return _mib(host), _mib(worker), _descriptors(host)
+        return resident_mib(host), resident_mib(worker), num_descriptors(host)
 
     def ended(self) -> tuple[str, ...]:
         gone = [name for name, process in self.honest.items() if not process.is_alive()]
@@ -149,22 +149,6 @@ class Swarm:
         for process in self.honest.values():
             process.kill()
             process.join()
-
-
-def _mib(pid: int) -> float:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
-    return int(found[0]) * 1024 / _MIB if found else 0.0
-
-
-def _descriptors(pid: int) -> int:
-    try:
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    except OSError:
-        return 0
 
 
 def costs_of(role: str, seconds: float) -> Costs:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from link_options import Address, LinkSpec, add_link_arguments, address, pair, spec_from
@@ -39,6 +39,10 @@ class Direction:
         self._spec = spec
         self._free_at = 0.0
         self.num_bytes = 0
+
+    def use(self, spec: LinkSpec) -> None:
+        """From here on pieces leave at another rate; those that were admitted arrive as was said."""
+        self._spec = spec
 
     def wait_s(self, now: float) -> float:
         """Seconds until the queue has room again; 0 when it has."""
@@ -129,6 +133,12 @@ class Link:
     def restore(self) -> None:
         """End a `cut`."""
         self._is_cut = False
+
+    def set_rate(self, rate_bps: float) -> None:
+        """Carry what comes from here on at another rate, in each direction."""
+        self.spec = replace(self.spec, rate_bps=rate_bps)
+        for direction in (self.there, self.back):
+            direction.use(self.spec)
 
     async def close(self) -> None:
         """Break every connection and stop listening."""

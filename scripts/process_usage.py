@@ -1,0 +1,34 @@
+"""What a process of this machine takes just now, as the kernel tells; zero for one that has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory."""
+    return _number(pid, "VmRSS:") * 1024 / MIB
+
+
+def num_threads(pid: int) -> int:
+    """Threads, the main one too."""
+    return _number(pid, "Threads:")
+
+
+def num_descriptors(pid: int) -> int:
+    """Open files and sockets."""
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return 0
+
+
+def _number(pid: int, field: str) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in status.splitlines() if line.startswith(field)]
+    return int(found[0]) if found else 0
