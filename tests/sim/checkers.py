@@ -248,6 +248,8 @@ class Checkers:
     def _committed(self, worker: Worker, seen: RoundCommitted) -> None:
         heads = self.applied.setdefault((worker.index, worker.life), [])
         head = seen.record.hash()
+        if head not in self.versions:
+            raise Violation("S2", f"worker {worker.index} is handed a record that the host did not store")
         if head in heads:
             raise Violation("S3", f"worker {worker.index} was handed record {seen.record.index} twice")
         heads.append(head)

@@ -33,6 +33,10 @@ KINDS = (
 )
 
 
+FULL_DISK = "full_disk"
+"""Of the host, which alone stores anything. It is drawn by itself: a seed keeps its other faults."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault: when, what, whom; ``number`` means what the kind makes of it."""
@@ -58,6 +62,14 @@ def draw_faults(rng: random.Random, num_workers: int, until_s: float) -> list[Fa
         faults.append(Fault(at, rng.choice(kinds), who, other, rng.random()))
         at += rng.expovariate(rate)
     return faults
+
+
+def draw_full_disks(rng: random.Random, until_s: float) -> list[Fault]:
+    """In one seed of four the host's disk is full now and then."""
+    if rng.random() >= 0.25:
+        return []
+    moments = [rng.uniform(0.5, until_s) for _ in range(rng.randint(1, 3))]
+    return [Fault(at, FULL_DISK, HOST, number=rng.random()) for at in sorted(moments)]
 
 
 class Injector:
@@ -202,10 +214,17 @@ class Injector:
         self.world.net.at(4.0 + 4 * fault.number, lambda: self._make_sure(HOST, process))
         return True
 
+    def _full_disk(self, fault: Fault) -> bool:
+        """Most of the time longer than it takes until the host seems dead to others."""
+        self.world.net.fill_disk(key_of(HOST))
+        self.world.net.at(0.5 + 7 * fault.number, lambda: self.world.net.empty_disk(key_of(HOST)))
+        return True
+
     def quiet(self) -> None:
-        """All faults stop: links mend, the frozen thaw, the dead restart."""
+        """All faults stop: links mend, the frozen thaw, the dead restart, disks have room."""
         net = self.world.net
         net.heal()
+        net.empty_disk(key_of(HOST))
         for peer in [each for key in net.peers for each in net.processes(key)]:
             peer.factor = 1.0
             peer.effects_left = None

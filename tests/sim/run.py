@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from peers.node import Node
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
-from tests.sim.faults import Fault, Injector, draw_faults
+from tests.sim.faults import Fault, Injector, draw_faults, draw_full_disks
 from tests.sim.trainer import SYNC_EVERY
 from tests.sim.violation import Violation
 from tests.sim.world import GRACE_S, TIMEOUT_S, World
@@ -49,7 +49,8 @@ def plan(seed: int, exchanges: int = 1) -> tuple[World, list[Fault]]:
     elif num_workers > 3 and probe.random() < 0.15:
         world.exploded.add(num_workers - 1)
     until = FAULTS_UNTIL_S if num_workers < 16 else FAULTS_UNTIL_S / 3
-    return world, draw_faults(probe, num_workers, until)
+    disks = draw_full_disks(world.net.stream("disks"), until)
+    return world, sorted([*draw_faults(probe, num_workers, until), *disks], key=lambda fault: fault.at_s)
 
 
 def run_seed(

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.sim.faults import KINDS
+from tests.sim.faults import FULL_DISK, KINDS
 from tests.sim.run import Outcome, outcomes_of, run_seed
 
 NUM_SEEDS = 320
@@ -45,10 +45,10 @@ def test_every_kind_of_fault_fires_and_every_kind_of_recovery_happens(
         if isinstance(found, Outcome):
             fired.update(found.fired)
             seen.update(found.seen)
-    rare = {kind: fired[kind] for kind in KINDS if fired[kind] < 50}
+    rare = {kind: fired[kind] for kind in (*KINDS, FULL_DISK) if fired[kind] < 50}
     assert not rare, f"too rare: {rare}"
     recoveries = ("repaired", "set_aside", "aborted", "poisoned", "proved_wrong", "outlier", "needs_state")
-    recoveries += ("superseded",)
+    recoveries += ("superseded", "store_recovered")
     unseen = [name for name in recoveries if seen[name] < 10]
     assert not unseen, f"never reached: {unseen}"
     assert seen["restored"] >= 1

@@ -111,7 +111,7 @@ class Connections:
             lanes = peer.dialling.get(to, [])
             if not peer.alive or lane >= len(lanes) or lanes[lane] is not redial:
                 return
-            if peer.frozen:
+            if peer.stands_still:
                 peer.backlog.append(dial)
             else:
                 self._dial(peer, to, lane, redial, waited)
@@ -127,7 +127,7 @@ class Connections:
 
     def _is_silent(self, there: Endpoint, peer: Endpoint) -> bool:
         """Whether a process says neither yes nor no to another one now."""
-        return there.frozen or self._faults.is_cut(peer, there)
+        return there.stands_still or self._faults.is_cut(peer, there)
 
     def _answers(self, there: Endpoint, peer: Endpoint) -> bool:
         """Whether a process lets another one connect to it now."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from transport.effects import Core, KeepResult
 from transport.guarded import Guarded
+from transport.in_order import InOrder
 from transport.redial import Bars, Redial
 
 NS = 1_000_000_000
@@ -75,6 +76,10 @@ class Endpoint:
     down: Pipe = field(init=False)
     alive: bool = True
     frozen: bool = False
+    order: InOrder | None = None
+    """Its effects over a journal that failed once; one that never did needs none."""
+    retries_at: float = 0.0
+    """When it tries the journal again, in seconds."""
     backlog: deque[Callable[[], None]] = field(default_factory=deque)
     events: deque[object] = field(default_factory=deque)
     """For the program above, which is called for each at the time at which it came."""
@@ -97,6 +102,11 @@ class Endpoint:
     def __post_init__(self) -> None:
         self.guarded = Guarded(self.core)
         self.up, self.down = Pipe(self.access.up), Pipe(self.access.down)
+
+    @property
+    def stands_still(self) -> bool:
+        """It takes no input: it is stopped, or what it decided cannot be stored."""
+        return self.frozen or (self.order is not None and self.order.is_held)
 
 
 Who = bytes | Endpoint

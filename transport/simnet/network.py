@@ -149,6 +149,17 @@ class SimNetwork:
         self._runner.run_backlog(peer)
         self._runner.set_timer(peer)
 
+    def fill_disk(self, key: bytes) -> None:
+        """No process with this key can store anything: from the next try on it stands still."""
+        self._runner.full_disks.add(key)
+        self._log(key, "disk full")
+
+    def empty_disk(self, key: bytes) -> None:
+        """There is room again; the process finds that out when it tries next."""
+        if key in self._runner.full_disks:
+            self._runner.full_disks.discard(key)
+            self._log(key, "disk has room")
+
     def command(self, who: Who, run: Callable[[Core, float], Any]) -> Any:
         """Run a command of the program above a living core; None for one that is dead or frozen."""
         peer = self._of(who)
@@ -191,7 +202,7 @@ class SimNetwork:
 
     def can_run(self, who: Who) -> bool:
         peer = self._of(who)
-        return peer.alive and not peer.frozen
+        return peer.alive and not peer.stands_still
 
     # -- the network's faults -----------------------------------------------------------------
 

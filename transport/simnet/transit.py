@@ -104,7 +104,7 @@ class Transit:
             return
         if self._trace_log is not None:
             self._trace_log.add(self._timeline.now_ns, to.key, ("recv", effect.lane))
-        if to.frozen:
+        if to.stands_still:
             to.backlog.append(lambda: self._take(connection, to, effect))
         else:
             self._take(connection, to, effect)

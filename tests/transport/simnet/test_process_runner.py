@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.transport.simnet.test_network import A, B, Talker, access
 from transport.effects import Close, Connect, Deliver, Effect, Send, Store, Trace
+from transport.in_order import RETRY_S
 from transport.simnet.links import Endpoint
 from transport.simnet.process_runner import ProcessRunner
 from transport.simnet.timeline import Timeline
@@ -119,3 +120,63 @@ def test_traces_are_observed_and_change_nothing() -> None:
     trace = SeenTrace()
     world.feed(trace)
     assert (world.observed, world.wanted, world.end.journal) == ([trace], [], [])
+
+
+def test_a_process_whose_disk_is_full_stands_still_and_goes_on_in_its_order() -> None:
+    world = World()
+    followed: list[str] = []
+    world.runner.full_disks.add(A)
+    world.runner.feed(
+        world.end, lambda: world.core.out.extend(EFFECTS), "input", lambda: followed.append("1")
+    )
+    world.runner.feed(world.end, lambda: world.core.out.append(SEND), "input", lambda: followed.append("2"))
+    world.run(3.5)
+    assert (world.wanted, world.end.journal, world.events, followed) == ([EFFECTS[0], SEND], [], [], [])
+    assert [type(each).__name__ for each in world.observed] == ["Connect", "StoreFailedTrace"]
+    world.runner.full_disks.clear()
+    world.run(RETRY_S)
+    assert (world.wanted, followed) == ([EFFECTS[0], SEND, EFFECTS[4], SEND], ["1", "2"])
+    assert (world.end.journal, world.events) == ([b"entry"], ["event"])
+    assert not world.end.stands_still
+
+
+def test_a_store_that_fails_again_among_the_inputs_that_waited_holds_back_the_rest() -> None:
+    world = World()
+    world.runner.full_disks.add(A)
+    world.feed(Store(b"first"))
+    world.runner.feed(world.end, lambda: world.runner.full_disks.add(A), "the disk is full again")
+    world.feed(Store(b"second"), SEND)
+    world.feed(Deliver("third"))
+    world.runner.full_disks.clear()
+    world.run(RETRY_S)
+    assert (world.end.journal, world.wanted, world.events) == ([b"first"], [], [])
+    world.runner.full_disks.clear()
+    world.run(RETRY_S)
+    assert (world.end.journal, world.wanted, world.events) == ([b"first", b"second"], [SEND], ["third"])
+
+
+def test_a_process_that_dies_while_its_disk_is_full_has_stored_nothing_and_says_nothing() -> None:
+    world = World()
+    followed: list[str] = []
+    world.runner.full_disks.add(A)
+    world.runner.feed(
+        world.end, lambda: world.core.out.extend(EFFECTS), "input", lambda: followed.append("1")
+    )
+    world.crash(world.end)
+    world.runner.full_disks.clear()
+    world.run(2 * RETRY_S)
+    assert (world.wanted, world.end.journal, world.events) == ([EFFECTS[0], SEND], [], [])
+    assert followed == ["1"], "whoever waits for an answer learns that there is none"
+
+
+def test_a_frozen_process_tries_its_disk_again_when_it_thaws() -> None:
+    world = World()
+    world.runner.full_disks.add(A)
+    world.feed(Store(b"entry"))
+    world.end.frozen = True
+    world.runner.full_disks.clear()
+    world.run(3 * RETRY_S)
+    assert world.end.journal == []
+    world.end.frozen = False
+    world.run(RETRY_S)
+    assert world.end.journal == [b"entry"]
