@@ -178,9 +178,11 @@ class Follower:
         self._versions.move(record)
         self._digests[record.fragment] = applied.state
         if self.entered and self._follows:  # it may have fallen behind meanwhile
-            self._say_applied(now, record.fragment)
-            self._outlet.send(now, self._coordinator, CaughtUp(self._versions.head))
-            self._become_active(now)  # if it entered while the application was applying
+            if self.active:
+                self._say_applied(now, record.fragment)
+                self._outlet.send(now, self._coordinator, CaughtUp(self._versions.head))
+            else:  # it entered while the application was applying, and said nothing of what it holds
+                self._say_head(now)
         self.advance(now)
 
     def confirm_loaded(self, now: float, loaded: ConfirmLoaded) -> None:

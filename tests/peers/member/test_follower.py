@@ -398,6 +398,22 @@ def test_one_who_enters_while_the_application_applies_says_its_head_afterwards()
     assert member.outlet.told(HOST, CaughtUp)[-1] == CaughtUp(record.hash())
 
 
+def test_one_who_enters_while_the_application_applies_says_what_it_holds_of_every_fragment() -> None:
+    """Or it would be the donor of none but that fragment, and those who wait for the state had none."""
+    member = FollowingMember()
+    before = record_on(BASE, 1, fragment=1)
+    member.commit(before)
+    member.applied(before)
+    record = record_on(before.hash(), 2)
+    member.commit(record)
+    member.follower.begin_session()
+    member.follower.enter(0.0)
+    member.outlet.said.clear()
+    member.applied(record)
+    held = [(each.fragment, each.version) for each in member.outlet.told(HOST, Applied)]
+    assert held == [(0, record.hash()), (1, before.hash())]
+
+
 def test_gossip_tells_the_digest_of_a_state_that_moved() -> None:
     member = FollowingMember()
     member.follower.confirm_moved(0.0, ConfirmMoved(1, STATE))
