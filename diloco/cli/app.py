@@ -23,7 +23,7 @@ from rich.text import Text
 
 import diloco
 from diloco.cli.adopt import adopt_record
-from diloco.cli.interrupts import EXIT_CODE, Interrupts, interruptible
+from diloco.cli.interrupts import EXIT_CODE, Interrupts, end_at_once, interruptible
 from diloco.cli.methods import compare_command, methods_command
 from diloco.cli.operate import (
     TicketArgument,
@@ -102,6 +102,8 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"diloco: {printable(line)}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        end_at_once()
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM for the command line: the first one leaves in order, a second one stops at once.
+"""Ctrl-C and SIGTERM for the command line: the first one leaves in order, a second one stops at once, also
+while the interpreter ends.
 
 What "in order" means is up to whoever is at work: a worker ends between two inner steps, so that what it
 saves is whole; by default the main thread gets `KeyboardInterrupt`. Installs no handler for a signal
@@ -7,6 +8,7 @@ that is ignored, so that nohup keeps its meaning. Decides nothing about runs.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -64,3 +66,23 @@ def interruptible() -> Iterator[Interrupts]:
     finally:
         for each in mine:
             signal.signal(each, earlier[each])
+
+
+def end_at_once() -> None:
+    """The command is over: until the interpreter has ended a signal ends the process with `EXIT_CODE`."""
+    for each in _SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os._exit(EXIT_CODE)
+
+
+@atexit.register
+def _ignore_the_rest() -> None:
+    """What was registered first is called last. From here on nothing can hang, and the interpreter takes its
+    handlers away: a signal would kill the process by itself, and hide how the command ended."""
+    for each in _SIGNALS:
+        if signal.getsignal(each) is _end:
+            signal.signal(each, signal.SIG_IGN)
