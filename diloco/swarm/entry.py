@@ -101,10 +101,13 @@ def host(
         assert node.coordinator is not None
         node.coordinator.state.tickets.replay(InviteMade(invite.key, int(invite.expires_at), invite.uses))
         driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
+        with ExitStack() as unkept:
+            unkept.callback(driver.stop)
+            assert driver.address is not None
+            address = advertise or _reachable(driver.address)
+            remember_address(home, driver.address, address)
+            unkept.pop_all()
         on_close = undone.pop_all().close
-    assert driver.address is not None
-    address = advertise or _reachable(driver.address)
-    remember_address(home, driver.address, address)
     return Swarm(
         settings,
         node,

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from diloco.errors import UserError
 from diloco.settings import RunSettings
-from peers.admission.identity import Identity, next_incarnation
+from peers.admission.identity import Identity, next_incarnation, replace_private
 from transport.addresses import valid_address
 
 DEFAULT_STATE = Path.home() / ".local" / "state" / "diloco"
@@ -121,8 +121,13 @@ def same_port(home: Path, listen: str) -> str:
 
 
 def remember_address(home: Path, address: str, advertised: str) -> None:
-    """Keep where this host listens, and what others are told of that."""
-    (home / "address").write_text(f"{address}\n{advertised}\n")
+    """Keep where this host listens, and what others are told of that. Raises `UserError`; then what was kept
+    before stands."""
+    path = home / "address"
+    try:
+        replace_private(path, lambda aside: aside.write_text(f"{address}\n{advertised}\n"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def advertised_address(home: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,21 @@ def test_a_host_that_cannot_listen_leaves_no_journal_open(
         monkeypatch.undo()
     assert len(closed) == 1
     closed[0].close()
+
+
+def test_a_host_that_cannot_keep_its_address_runs_no_longer_and_leaves_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*told: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("diloco.swarm.entry.remember_address", full)
+    before = threading.active_count()
+    with pytest.raises(UserError, match="the disk is full"):
+        host(RUN, listen=LOCAL, state=tmp_path)
+    assert threading.active_count() == before
+    monkeypatch.undo()
+    host(RUN, listen=LOCAL, state=tmp_path).close()
 
 
 def test_a_hosts_journal_is_closed_once_also_if_its_loop_failed(

@@ -81,6 +81,22 @@ def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_pat
     assert same_port(tmp_path, "tcp://0.0.0.0:99") == "tcp://0.0.0.0:99"
 
 
+def test_an_address_that_a_full_disk_does_not_take_leaves_the_earlier_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember_address(tmp_path, "tcp://127.0.0.1:5123", "tcp://192.0.2.9:80")
+
+    def half(path: Path, text: str) -> int:
+        path.write_bytes(text[:9].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(UserError, match="address cannot be written: No space left on device"):
+        remember_address(tmp_path, "tcp://127.0.0.1:6000", "tcp://192.0.2.9:81")
+    assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:5123"
+    assert [path.name for path in tmp_path.iterdir()] == ["address"]
+
+
 def test_a_host_is_found_from_its_own_machine_by_the_address_that_it_listened_at(tmp_path: Path) -> None:
     assert local_address(tmp_path) == []
     for listens, found in [("0.0.0.0", "127.0.0.1"), ("192.0.2.7", "192.0.2.7")]:
