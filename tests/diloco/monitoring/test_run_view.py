@@ -28,6 +28,7 @@ from peers.protocol.traces import (
     RestoredTrace,
     SeedTrace,
     SetAsideTrace,
+    StateLostTrace,
     SwappedTrace,
 )
 from transport.effects import Trace
@@ -157,6 +158,7 @@ def test_old_rounds_notes_and_leavers_make_room() -> None:
         (RefusedTrace(A, "codec", "another codec"), "ann was refused: another codec"),
         (SwappedTrace(4, (A, B)), "outer step 4: taken by 2 workers"),
         (CertifiedTrace(A, "ann"), None),
+        (StateLostTrace(C, 1), None),  # the wait tells of it, ever less often
         (OpenedTrace(1, 0, (A,)), None),
     ],
 )

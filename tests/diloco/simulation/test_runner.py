@@ -147,6 +147,20 @@ def test_a_dead_host_comes_back_and_a_partition_heals() -> None:
     assert {"crash host for 6 s", "restart", "heal"} <= {mark.text for mark in report.marks}
 
 
+@pytest.mark.parametrize(
+    ("role", "ended"), [({"role": "liar"}, "the run is finished"), ({}, "the scenario's end")]
+)
+def test_a_run_ends_with_its_honest_peers_and_waits_for_nobody_that_means_harm(
+    role: dict[str, str], ended: str
+) -> None:
+    peers = [*scenario()["peers"], {"name": "other", "step": "1s", "up": "100Mbps", **role}]
+    events = [{"do": "partition", "peers": "other", "at": "25s", "for": "500s"}]
+    parsed = parse_scenario(scenario(peers=peers, events=events, end="200s"))
+    report = ScenarioRun(parsed, faults_of(parsed), Node).run()
+    assert report.ended == ended
+    assert len(report.rounds) == 4
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_others() -> None:
     base = scenario(
         peers=[{"name": "p", "count": 4, "step": "1s", "step_jitter": 0.1, "spread": 0.1, "up": "100Mbps"}],
