@@ -20,7 +20,8 @@ from peers.admission.ticket import read_ticket
 GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\0CURVE" + bytes(47)
 """How ZMTP 3.0 begins: signature, version, mechanism, role, filler."""
 _CONNECTIONS = {"flood": 1000, "handshakes": 200}
-_PARTS, _PART_BYTES = 64, 1 << 20
+HUGE = {"multipart": (64, 1 << 20, 4, 0.2), "parts": (3_000_000, 0, 1, 10.0)}
+"""By role: parts of a message, bytes of each, messages of one connection, and seconds before it is closed."""
 
 
 def connect(role: str, ticket: str) -> None:
@@ -67,11 +68,12 @@ def _go_on(connection: tuple[socket.socket, int]) -> tuple[socket.socket, int] |
     return _stay((sock, said + 1))
 
 
-def send_huge(ticket: str, home: Path) -> None:
-    """Send messages of 64 parts of 1 MiB with the key of the identity in ``home``."""
+def send_huge(role: str, ticket: str, home: Path) -> None:
+    """Send messages as those of the role in `HUGE`, with the key of the identity in ``home``."""
+    num_parts, part_bytes, num_messages, stays_s = HUGE[role]
     found, identity = read_ticket(ticket, time.time()), Identity.load_or_create(home / "identity")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    part = bytes(_PART_BYTES)
+    parts = [bytes(part_bytes)] * num_parts
     while True:
         sock = context.socket(zmq.DEALER)
         sock.linger, sock.sndtimeo, sock.sndhwm = 0, 500, 2
@@ -80,9 +82,9 @@ def send_huge(ticket: str, home: Path) -> None:
         sock.setsockopt(zmq.CURVE_SECRETKEY, identity.keys.secret)
         sock.connect(found.addresses[0])
         try:
-            for _ in range(4):
-                sock.send_multipart([part] * _PARTS, copy=False)
+            for _ in range(num_messages):
+                sock.send_multipart(parts, copy=not part_bytes)
         except zmq.ZMQError:
             pass
-        time.sleep(0.2)
+        time.sleep(stays_s)
         sock.close(0)

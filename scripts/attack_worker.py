@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from attack_strangers import connect, send_huge
+from attack_strangers import HUGE, connect, send_huge
 from death_worker import Role, work
 
 import diloco
@@ -17,7 +17,7 @@ from diloco.simulation.roles.role import Adversary
 
 STRANGERS = ("flood", "handshakes")
 """Roles of those who know an address and hold no key."""
-NAMES = (*ROLES, *STRANGERS, "multipart")
+NAMES = (*ROLES, *STRANGERS, *HUGE)
 
 
 def attack(role: str, worker: Role) -> None:
@@ -26,11 +26,11 @@ def attack(role: str, worker: Role) -> None:
         told.write(f"{worker.name},attacks,{time.monotonic()},0\n")
     if role in STRANGERS:
         connect(role, worker.ticket)
-    elif role == "multipart":
+    elif role in HUGE:
         home = Path(worker.folder) / worker.name
         with diloco.join(worker.ticket, name=worker.name, state=home):
             pass  # it is admitted, and has a key
-        send_huge(worker.ticket, home)
+        send_huge(role, worker.ticket, home)
     else:
         node = partial(Adversary, role=ROLES[role](Random(worker.name)))
         with mock.patch("diloco.swarm.entry.Node", node):

@@ -75,6 +75,7 @@ SHELLS = {
     "transport/sockets/callbacks.py",
     "transport/sockets/descriptors.py",
     "transport/sockets/forks.py",
+    "transport/sockets/kernel.py",
     "transport/sockets/names.py",
     "transport/sockets/probes.py",
     "peers/admission/identity.py",

@@ -52,6 +52,7 @@ from transport.link.streams import FRAME_COST, Streams
 from transport.log_limit import LogLimit
 from transport.redial import Bars
 from transport.sockets.half_open import HalfOpen, HalfOpenBounds
+from transport.sockets.unread import Unread
 from transport.sockets.wire import FORGOTTEN, AcceptedConnection, AcceptedConnections, Outbox, Outgoing
 
 SMALL = replace(
@@ -400,7 +401,7 @@ def records_by_member_and_fragment() -> SIZE_AND_BOUND:
 def connections_of_one_address_over_which_nothing_came() -> SIZE_AND_BOUND:
     half_open = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda descriptor: None)
     for descriptor in range(500):
-        half_open.opened(descriptor, "10.0.0.1")
+        half_open.opened((descriptor, (("10.0.0.0", 1), ("10.0.0.1", descriptor))))
     return len(half_open), SMALL.half_open_per_address
 
 
@@ -408,8 +409,17 @@ def connections_of_one_address_over_which_nothing_came() -> SIZE_AND_BOUND:
 def connections_of_all_addresses_over_which_nothing_came() -> SIZE_AND_BOUND:
     half_open = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda descriptor: None)
     for descriptor in range(500):
-        half_open.opened(descriptor, f"10.0.0.{descriptor}")
+        half_open.opened((descriptor, (("10.0.0.0", 1), (f"10.0.0.{descriptor}", 1))))
     return len(half_open), SMALL.half_open
+
+
+@bound
+def fresh_connections_of_which_it_is_known_what_they_hold() -> SIZE_AND_BOUND:
+    half_open, unread = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda handle: None), Unread(SMALL)
+    for descriptor in range(500):
+        half_open.opened((descriptor, (("10.0.0.0", 1), (f"10.0.0.{descriptor}", 1))))
+        unread.excess(dict.fromkeys(half_open.handles(), 1), half_open.handles(), is_behind=False)
+    return unread.num_fresh, SMALL.half_open
 
 
 @bound

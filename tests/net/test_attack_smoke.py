@@ -21,5 +21,5 @@ def test_an_attacked_swarm_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_role_of_the_simulator_and_every_stranger_can_be_played() -> None:
-    assert {*ROLES, *attack_worker.STRANGERS, "multipart"} == set(attack_worker.NAMES)
+    assert {*ROLES, *attack_worker.STRANGERS, *attack_strangers.HUGE} == set(attack_worker.NAMES)
     assert len(attack_strangers.GREETING) == 64

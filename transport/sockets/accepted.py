@@ -7,6 +7,7 @@ question and its answer, at a bounded rate; the owner's key opens the same at an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,19 +16,13 @@ from transport.errors import BadMessage
 from transport.keys import short
 from transport.limits import Limits
 from transport.redial import Bars
+from transport.sockets.accounts import Account, Accounts
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.half_open import HalfOpen, HalfOpenBounds
-from transport.sockets.libzmq import (
-    FRAMES_PER_ROUND,
-    Handle,
-    Listener,
-    Poll,
-    ReceivedMessage,
-    address_of,
-    remote,
-    shut_down,
-)
+from transport.sockets.kernel import Handle, address_of, remote, shut_down, taken_in
+from transport.sockets.libzmq import FRAMES_PER_ROUND, Listener, Poll, ReceivedMessage
 from transport.sockets.traces import PeerClosedTrace, StrangerRefusedTrace
+from transport.sockets.unread import LOOK_S, Unread
 from transport.sockets.wire import (
     AcceptedConnection,
     AcceptedConnections,
@@ -64,12 +59,12 @@ class AcceptedLanes:
         self.bars = Bars(limits)
         self._runner, self._limits = runner, limits
         self._doomed: list[_Doomed] = []
-        self._comers: dict[int, Handle] = {}
-        """Who holds a half-open connection, by descriptor."""
         self._ended: list[AcceptedConnection] = []
         """Connections that ended by themselves, and of which the core does not know it yet."""
-        self._is_drained = True
-        self.half_open = HalfOpen(bounds, self._break_comer)
+        self._accounts = Accounts()
+        self._unread = Unread(limits)
+        self._looked_at = runner.clock()
+        self.half_open = HalfOpen(bounds, shut_down)
         self._knocks = RateLimiter(limits.knocks_per_minute)
         self._invites = RateLimiter(2 * limits.knocks_per_minute)
         self._poll = poll
@@ -113,24 +108,32 @@ class AcceptedLanes:
     def dues(self) -> list[float]:
         """When `serve_due` has something to do, beside sending what waits."""
         now = self._runner.clock()
-        look_again = [] if self._look_again is None else [self._look_again]
-        return [doomed.due for doomed in self._doomed] + [now] * bool(self._ended) + look_again
+        dues = [doomed.due for doomed in self._doomed] + [now] * bool(self._ended)
+        if self._look_again is not None:
+            dues.append(self._look_again)
+        if len(self.half_open) or len(self._accounts):
+            dues.append(self._looked_at + LOOK_S)
+        return dues
 
     def serve_due(self, now: float) -> None:
         """Hand over what waits, and break what had its time."""
         self.flush()
-        self.look_again(now)
         if self._ended:
             self._tell_of_ends()
-        for doomed in [each for each in self._doomed if each.due <= now]:
-            self._doomed.remove(doomed)
-            shut_down(doomed.handle)
+        self.guard(now, self._serve_messages)
 
-    def look_again(self, now: float) -> None:
-        """Look at comings as they come again, once the pause after many of them is over."""
+    def guard(self, now: float, read: Callable[[], bool] = lambda: False) -> None:
+        """Keep what others can make us hold in bounds, which goes on while the core gets nothing. ``read``
+        reads what came, and says whether that was all."""
         if self._look_again is not None and self._look_again <= now:
             self._look_again = None
             self._poll.watch(self.listener.monitor, 1, self._serve_comings)
+        if self._looked_at + LOOK_S <= now:
+            self._looked_at = now
+            self._look(read)
+        for doomed in [each for each in self._doomed if each.due <= now]:
+            self._doomed.remove(doomed)
+            shut_down(doomed.handle)
 
     # -- inside: what comes -------------------------------------------------------------------
 
@@ -141,7 +144,7 @@ class AcceptedLanes:
                 came[descriptor] = None
                 continue
             came.pop(descriptor, None)  # who came and went meanwhile is not looked at
-            self._settled(descriptor)
+            self.half_open.closed(descriptor)
             if descriptor in held and (gone := self.connections.held_by(descriptor)) is not None:
                 self._ended.append(gone)
         for descriptor in came:
@@ -153,18 +156,9 @@ class AcceptedLanes:
     def _came(self, descriptor: int) -> None:
         handle = remote(descriptor)
         if handle is None:
-            self._settled(descriptor)
-        elif not self.connections.holds(handle):  # its first message may be read before we learn of it
-            self._comers[descriptor] = handle
-            self.half_open.opened(descriptor, address_of(handle))
-
-    def _settled(self, descriptor: int) -> None:
-        """A connection went, or something came over it."""
-        if self._comers.pop(descriptor, None) is not None:
             self.half_open.closed(descriptor)
-
-    def _break_comer(self, descriptor: int) -> None:
-        shut_down(self._comers.pop(descriptor))
+        elif not self.connections.holds(handle):  # its first message may be read before we learn of it
+            self.half_open.opened(handle)
 
     def _serve_handshakes(self) -> None:
         for verdict in self.listener.answer(self._admits_connection, FRAMES_PER_ROUND):
@@ -178,22 +172,22 @@ class AcceptedLanes:
             return None if kind is None else "later"
         return kind
 
-    def _serve_messages(self) -> None:
+    def _serve_messages(self) -> bool:
+        """Read what came, up to a bound; whether that was all."""
         for _ in range(FRAMES_PER_ROUND):
             if (arrived := self.listener.read()) is None:
-                self._is_drained = True
-                return
-            self._settled(arrived.descriptor)
-            # What has no sender has no parts either: there is nothing to take, and nobody to close.
-            if arrived.parts and not self.connections.is_gone(arrived.route):
+                return self.listener.reader.is_drained
+            self.half_open.closed(arrived.descriptor)
+            if not arrived.parts:  # it has no sender either: there is nothing to take, and nobody to close
+                continue
+            self._accounts.read(arrived.descriptor, arrived.route, arrived.sender, arrived.wire_bytes)
+            if not self.connections.is_gone(arrived.route):
                 self._accept(arrived)
-
-        self._is_drained = False
+        return False
 
     def _tell_of_ends(self) -> None:
         """Tell the core which connections ended, after everything that came over them."""
-        self._serve_messages()
-        if not self._is_drained:
+        if not self._serve_messages():
             return
         ended, self._ended = self._ended, []
         for gone in ended:
@@ -247,6 +241,28 @@ class AcceptedLanes:
     def _connection(self, lane: int, arrived: ReceivedMessage) -> AcceptedConnection:
         handle = remote(arrived.descriptor)
         return AcceptedConnection(arrived.sender, lane, arrived.route, handle, Outbox(self._limits))
+
+    # -- inside: what libzmq holds ------------------------------------------------------------
+
+    def _look(self, read: Callable[[], bool]) -> None:
+        """Cut those of whom libzmq holds too much."""
+        turn = self._unread.next_ones([*self.half_open.handles(), *self._accounts.handles()])
+        taken = {handle: taken_in(handle) for handle in turn}
+        is_behind = not read()
+        fresh = set(self.half_open.handles())
+        held = self._accounts.held(taken, fresh)
+        for handle in self._unread.excess(held, fresh, is_behind=is_behind):
+            self._cut(handle, self._accounts.find(handle))
+
+    def _cut(self, handle: Handle, account: Account | None) -> None:
+        reason = "too much came over it that is no whole message"
+        if account is None:
+            self._runner.trace(PeerClosedTrace(f"somebody at {address_of(handle)}", reason))
+            self.half_open.closed(handle[0])
+        elif not self.connections.is_gone(account.route):
+            offender = AcceptedConnection(account.peer, 0, account.route, handle, Outbox(self._limits))
+            self._refuse(offender, reason)
+        shut_down(handle)
 
     # -- inside: what ends and what leaves ----------------------------------------------------
 

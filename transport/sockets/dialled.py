@@ -7,6 +7,7 @@ broke is lost, and links send it again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from transport.addresses import is_numeric, parts
@@ -16,10 +17,12 @@ from transport.keys import KeyPair, short
 from transport.limits import Limits
 from transport.redial import REFUSAL_S, Redial
 from transport.sockets.core_runner import CoreRunner
+from transport.sockets.kernel import taken_in
 from transport.sockets.lane import Lane
 from transport.sockets.libzmq import FRAMES_PER_ROUND, NOBODY, Context, Dialer, Poll
 from transport.sockets.names import LOOKUP_S, Lookup, Names
 from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
+from transport.sockets.unread import LOOK_S, Unread
 from transport.sockets.wire import Outbox, Outgoing, parse
 
 
@@ -42,6 +45,8 @@ class DialledLanes:
         self._keys, self._limits = keys, limits
         self._lanes: dict[bytes, list[Lane]] = {}
         self._random = random
+        self._unread = Unread(limits)
+        self._looked_at = runner.clock()
 
     def connect(self, wanted: Connect) -> None:
         """Dial a peer on every lane; connections to it that we dialled before are closed."""
@@ -95,11 +100,14 @@ class DialledLanes:
 
     def dues(self) -> list[float]:
         """When `serve_due` has something to do."""
-        return [lane.redial.due for lane in self._all() if not lane.redial.up]
+        lanes = self._all()
+        look = [self._looked_at + LOOK_S] * any(lane.dialer is not None for lane in lanes)
+        return [lane.redial.due for lane in lanes if not lane.redial.up] + look
 
     def serve_due(self, now: float) -> None:
         """Dial what is due, give up what was not answered, and tell the core of what broke."""
         self._names.serve()
+        self.guard(now, self._serve_messages)
         for lane in self._all():
             if lane.broken is None and not lane.redial.up and lane.redial.due <= now:
                 if lane.lookup is not None:
@@ -110,6 +118,22 @@ class DialledLanes:
                     lane.broken = "nobody answers there"
             if lane.broken is not None:
                 self._redial_later(lane, lane.broken, now)
+
+    def guard(self, now: float, read: Callable[[Lane, Dialer], bool] = lambda lane, dialer: False) -> None:
+        """Hang up on those of whom libzmq holds too much, which goes on while the core gets nothing. ``read``
+        reads what came, and says whether that was all."""
+        if now < self._looked_at + LOOK_S:
+            return
+        self._looked_at = now
+        up = {lane.dialer.handle: lane for lane in self._all() if lane.dialer and lane.dialer.handle}
+        for handle in self._unread.next_ones(up):
+            lane, taken = up[handle], taken_in(handle)
+            if taken is None or (dialer := lane.dialer) is None:
+                continue
+            is_behind = not read(lane, dialer)
+            held = {handle: taken - dialer.num_read}
+            if lane.dialer is dialer and self._unread.excess(held, (), is_behind=is_behind):
+                self._give_up(lane, "too much came over it that is no whole message")
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -173,22 +197,28 @@ class DialledLanes:
                 lane.redial.came_up()
                 self._runner.feed(lambda now: self._runner.core.connected(now, lane.peer, lane.lane))
 
-    def _serve_messages(self, lane: Lane, dialer: Dialer) -> None:
+    def _serve_messages(self, lane: Lane, dialer: Dialer) -> bool:
+        """Read what came, up to a bound; whether that was all."""
         self._flush_lane(lane)
         for _ in range(FRAMES_PER_ROUND):
             # None also when the core closed the connection in between.
             if (parts := dialer.read()) is None:
-                return
+                return dialer.reader.is_drained
             try:
                 number, header, payload = parse(parts, self._limits)
                 if number != lane.lane:
                     raise BadMessage("a connection changed its lane")
             except BadMessage as error:
-                self._runner.trace(PeerClosedTrace(short(lane.peer), str(error)))
-                lane.broken = str(error)
-                self._hang_up(lane, 0.0)
-                return
+                self._give_up(lane, str(error))
+                break
             self._runner.receive(lane.peer, lane.lane, header, payload)
+        return False
+
+    def _give_up(self, lane: Lane, reason: str) -> None:
+        """The other end broke the rules."""
+        self._runner.trace(PeerClosedTrace(short(lane.peer), reason))
+        lane.broken = reason
+        self._hang_up(lane, 0.0)
 
     def _redial_later(self, lane: Lane, reason: str, now: float) -> None:
         was_up, address = lane.redial.up, lane.redial.address

@@ -50,6 +50,7 @@ from transport.sockets.libzmq import Listener, Poll, check_libzmq, new_context
 from transport.sockets.names import Names, Resolve, resolve_name
 from transport.sockets.probes import Probes
 from transport.sockets.traces import PeerClosedTrace, SocketFailedTrace, TransportFailedTrace
+from transport.sockets.unread import LOOK_S
 from transport.sockets.wire import Outgoing
 
 T = TypeVar("T")
@@ -215,11 +216,12 @@ class SocketDriver:
             self.accepted.serve_due(now)
 
     def _turn_held(self, wait_s: float, retry_at: float) -> None:
-        """The journal cannot be written: the core gets nothing, and strangers are still counted."""
+        """The journal cannot be written: the core gets nothing, and what others make us hold has bounds."""
         self._poll.wait(wait_s, early_only=True)
         now = self._clock()
         if self.accepted is not None:
-            self.accepted.look_again(now)
+            self.accepted.guard(now)
+        self._dialled.guard(now)
         if now >= retry_at:
             self._runner.order.retry(now)
             self._serve_calls()
@@ -227,7 +229,7 @@ class SocketDriver:
     def _wait_s(self) -> float:
         now = self._clock()
         if (retry_at := self._runner.order.due) is not None:
-            return min(max(0.0, retry_at - now), 1.0)
+            return min(max(0.0, retry_at - now), LOOK_S)
         dues = self._dialled.dues() + self._probes.dues()
         deadline = self._runner.core.deadline()
         if deadline is not None:

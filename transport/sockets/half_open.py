@@ -7,10 +7,11 @@ key needs milliseconds, and one that was unlucky dials again. State only; it own
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from transport.limits import Limits
+from transport.sockets.kernel import Handle, address_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +35,43 @@ class HalfOpen:
     """The half-open connections by descriptor, the oldest first. ``break_it`` ends one."""
 
     bounds: HalfOpenBounds
-    break_it: Callable[[int], None]
+    break_it: Callable[[Handle], None]
     num_broken: int = 0
-    _address_of: dict[int, str] = field(default_factory=dict)
+    _handles: dict[int, Handle] = field(default_factory=dict)
     _by_address: dict[str, dict[int, None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._address_of)
+        return len(self._handles)
 
-    def opened(self, descriptor: int, address: str) -> None:
-        """Somebody at this address connected; the oldest connection is broken if there are too many."""
+    def handles(self) -> Collection[Handle]:
+        """All of them."""
+        return self._handles.values()
+
+    def opened(self, handle: Handle) -> None:
+        """Somebody connected; the oldest connection is broken if there are too many."""
+        descriptor = handle[0]
         self.closed(descriptor)  # a descriptor that is given out anew belongs to nobody else any more
-        self._address_of[descriptor] = address
-        same = self._by_address.setdefault(address, {})
+        self._handles[descriptor] = handle
+        same = self._by_address.setdefault(address_of(handle), {})
         same[descriptor] = None
         if len(same) > self.bounds.per_address:
             self._break(next(iter(same)))
-        elif len(self._address_of) > self.bounds.in_all:
-            self._break(next(iter(self._address_of)))
+        elif len(self._handles) > self.bounds.in_all:
+            self._break(next(iter(self._handles)))
 
     def closed(self, descriptor: int) -> None:
         """The connection is gone, or something came over it: it is not half open any more."""
-        address = self._address_of.pop(descriptor, None)
-        if address is None:
+        handle = self._handles.pop(descriptor, None)
+        if handle is None:
             return
+        address = address_of(handle)
         same = self._by_address[address]
         del same[descriptor]
         if not same:
             del self._by_address[address]
 
     def _break(self, descriptor: int) -> None:
+        handle = self._handles[descriptor]
         self.closed(descriptor)
         self.num_broken += 1
-        self.break_it(descriptor)
+        self.break_it(handle)

@@ -5,19 +5,18 @@ that handler is gone. `Dialer` dials: one DEALER for one connection. `knock` ask
 invite's key. Who sent a message is the ZAP User-Id, or on a `Dialer` the server's key; routing ids are
 trusted for nothing. The loop and the core are `transport.sockets.driver`'s. Keeps R4, X1, X2 and X4.
 
-Known rest: libzmq buffers a message until its last part came, so an admitted peer can make it hold
-many small parts before we see them and close that peer; run a host under a memory limit.
+libzmq keeps a message until its last part came, and bounds neither the number of parts nor their sum: what
+it holds of a connection is bounded by `transport.sockets.unread`, and parts beyond the first few are dropped
+here.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,19 +29,21 @@ from transport.keys import KeyPair
 from transport.limits import LIMITS, Limits
 from transport.redial import SILENCE_S
 from transport.sockets import zap
+from transport.sockets.kernel import Handle, remote
 from transport.sockets.names import LOOKUP_S, numeric_address
+from transport.sockets.unread import wire_bytes
 from transport.sockets.wire import Outgoing, parse
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
-Handle = tuple[int, object]
-"""Descriptor and both ends of an accepted connection."""
 
 _MIN_LIBZMQ = (4, 3, 5)
 _ZERO_COPY_BYTES = 64 * 1024
 FRAMES_PER_ROUND = 64
 """Messages that are read from one socket before others have their turn."""
 _KEPT_PARTS = 5
+_DROPPED_AT_ONCE = 1024
+"""Parts of a message with too many that are dropped before others have their turn."""
 EARLY_RANK = 1
 """Sources up to this rank are served also while the core gets nothing."""
 REFUSED = "the peer does not admit our key"
@@ -56,7 +57,7 @@ _FAILURES: dict[int, str] = {
     zmq.EVENT_DISCONNECTED: "the connection broke",
     zmq.EVENT_CLOSED: NOBODY,
 }
-_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_FAILURES)
+_WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_FAILURES)
 _MONITOR_EVENT = struct.Struct("=Hi")
 _ACCEPTED = "inproc://accepted"
 
@@ -91,6 +92,47 @@ class ReceivedMessage:
     """The authenticated key, in a `Listener`."""
     descriptor: int
 
+    @property
+    def wire_bytes(self) -> int:
+        """What its parts took on the wire."""
+        return sum(wire_bytes(part.nbytes) for part in self.parts)
+
+
+class Reader:
+    """The messages of one socket, in order. Of one with too many parts only the first few are kept, and the
+    rest are dropped some at a time."""
+
+    def __init__(self, sock: Socket) -> None:
+        self.is_drained = False
+        """Whether nothing was left when it was read last."""
+        self._sock = sock
+        self._is_dropping = False
+
+    def read(self) -> list[zmq.Frame] | None:
+        """The next message; None when there is none, or when there is more to drop first."""
+        self.is_drained = False
+        if self._is_dropping:
+            self._drop()
+            if self._is_dropping:
+                return None
+        try:
+            part = self._sock.recv(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            self.is_drained = True
+            return None
+        parts = [part]
+        while part.more and len(parts) < _KEPT_PARTS:
+            part = self._sock.recv(copy=False)
+            parts.append(part)
+        self._is_dropping = part.more
+        return parts
+
+    def _drop(self) -> None:
+        for _ in range(_DROPPED_AT_ONCE):
+            if not self._sock.recv(copy=False).more:
+                self._is_dropping = False
+                return
+
 
 class Poll:
     """What to wait for, and what to do then; sources of a lower rank are served first."""
@@ -98,9 +140,9 @@ class Poll:
     def __init__(self) -> None:
         self._poller = zmq.Poller()
         self._early = zmq.Poller()
-        self._sources: dict[Any, tuple[int, Callable[[], None]]] = {}
+        self._sources: dict[Any, tuple[int, Callable[[], object]]] = {}
 
-    def watch(self, source: Socket | int, rank: int, serve: Callable[[], None]) -> None:
+    def watch(self, source: Socket | int, rank: int, serve: Callable[[], object]) -> None:
         """Serve a source whenever it is readable."""
         self._poller.register(source, zmq.POLLIN)
         if rank <= EARLY_RANK:
@@ -145,6 +187,7 @@ class Listener:
             why = os.strerror(error.errno or 0)
             raise TransportError(f"cannot listen on {bind}: {why}; choose another address or port") from None
         self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.reader = Reader(self.socket)
 
     def answer(self, admits: Callable[[bytes], str | None], max_requests: int) -> Iterator[zap.Verdict]:
         """Answer up to ``max_requests`` handshakes that wait."""
@@ -170,7 +213,7 @@ class Listener:
 
     def read(self) -> ReceivedMessage | None:
         """The next message, without waiting."""
-        frames = _read(self.socket)
+        frames = self.reader.read()
         if frames is None or len(frames) < 2:
             return None if frames is None else ReceivedMessage([], frames[0].bytes, b"", -1)
         sender = bytes.fromhex(str(frames[1].get("User-Id")))
@@ -212,6 +255,11 @@ class Dialer:
             self.socket.disable_monitor()
             self.socket.close(0)
             raise _dial_failed("no socket can be made", error) from None
+        self.reader = Reader(self.socket)
+        self.handle: Handle | None = None
+        """Its connection, once there is one."""
+        self.num_read = 0
+        """Bytes of messages that were read over it, as on the wire."""
         try:
             self.socket.connect(address)
         except zmq.ZMQError as error:
@@ -223,6 +271,9 @@ class Dialer:
         while not self.monitor.closed and self.monitor.poll(0):
             message = recv_monitor_message(self.monitor)
             event = message["event"]
+            if event == zmq.EVENT_CONNECTED:
+                self.handle = remote(int(message["value"]))
+                continue
             if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and message["value"] == errno.EAGAIN:
                 yield SILENT  # a process that stands still, whose system takes connections
                 continue
@@ -231,8 +282,12 @@ class Dialer:
 
     def read(self) -> list[memoryview] | None:
         """The parts of the next message, without waiting."""
-        frames = None if self.socket.closed else _read(self.socket)
-        return None if frames is None else [frame.buffer for frame in frames]
+        frames = None if self.socket.closed else self.reader.read()
+        if frames is None:
+            return None
+        parts = [frame.buffer for frame in frames]
+        self.num_read += sum(wire_bytes(part.nbytes) for part in parts)
+        return parts
 
     def send(self, message: Outgoing) -> bool:
         """Hand over a message; False when there is no room."""
@@ -296,20 +351,6 @@ def _harden_dealer(sock: Socket, keys: KeyPair, server: bytes, limits: Limits) -
     sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
 
 
-def _read(sock: Socket) -> list[zmq.Frame] | None:
-    """The next message, or None. Of one with too many parts only the first few are kept."""
-    try:
-        part = sock.recv(zmq.NOBLOCK, copy=False)
-    except zmq.Again:
-        return None
-    parts = [part]
-    while part.more:
-        part = sock.recv(copy=False)
-        if len(parts) < _KEPT_PARTS:
-            parts.append(part)
-    return parts
-
-
 def _transmit(sock: Socket, message: Outgoing, route: bytes | None = None) -> bool:
     """Hand one message to the socket; False when it is full."""
     more = zmq.NOBLOCK | zmq.SNDMORE
@@ -324,42 +365,6 @@ def _transmit(sock: Socket, message: Outgoing, route: bytes | None = None) -> bo
     except zmq.Again:
         return False
     return True
-
-
-def remote(descriptor: int) -> Handle | None:
-    """What identifies an accepted connection of libzmq's; None when it is gone already, and its descriptor
-    belongs to nothing or to something else."""
-    try:
-        with _borrowed(descriptor) as sock:
-            ends = sock.getsockname(), sock.getpeername()
-    except (OSError, ValueError):  # closed, no socket, or none at all
-        return None
-    return (descriptor, ends) if all(isinstance(end, tuple) for end in ends) else None
-
-
-def address_of(handle: Handle) -> str:
-    """Where the other end of an accepted connection is, without its port."""
-    ends = handle[1]
-    assert isinstance(ends, tuple)
-    return str(ends[1][0])
-
-
-@contextmanager
-def _borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """A descriptor of libzmq's as a socket. It is not duplicated: there may be no other one left."""
-    sock = socket.socket(fileno=descriptor)
-    try:
-        yield sock
-    finally:
-        sock.detach()
-
-
-def shut_down(handle: Handle) -> None:
-    """Break an accepted connection: a ROUTER has no call for it. libzmq then sees a reset. The two ends
-    are compared, as the descriptor may belong to another connection by now."""
-    if remote(handle[0]) == handle:
-        with suppress(OSError), _borrowed(handle[0]) as sock:
-            sock.shutdown(socket.SHUT_RDWR)
 
 
 def knock(

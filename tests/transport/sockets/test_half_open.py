@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from transport.limits import LIMITS
 from transport.sockets.half_open import HalfOpen, HalfOpenBounds
+from transport.sockets.kernel import Handle
 
 
 class Door:
@@ -13,11 +14,14 @@ class Door:
 
     def __init__(self, per_address: int, in_all: int) -> None:
         self.broken: list[int] = []
-        self.half_open = HalfOpen(HalfOpenBounds(per_address, in_all), self.broken.append)
+        self.half_open = HalfOpen(HalfOpenBounds(per_address, in_all), self._break)
+
+    def _break(self, handle: Handle) -> None:
+        self.broken.append(handle[0])
 
     def open(self, address: str, *descriptors: int) -> None:
         for each in descriptors:
-            self.half_open.opened(each, address)
+            self.half_open.opened((each, (("127.0.0.1", 1), (address, each))))
 
 
 def test_of_too_many_of_one_address_its_oldest_is_broken_and_nobody_elses() -> None:

@@ -1,0 +1,86 @@
+"""What the operating system knows of a connection of libzmq's, by its descriptor, and the end of one.
+
+libzmq says neither to whom a connection of a ROUTER goes, nor how much of it is in memory, and has no call
+that breaks one. Descriptors are borrowed: they stay libzmq's, and one that is closed or belongs to another
+connection by now is found out by its two ends.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+import struct
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+Handle = tuple[int, object]
+"""Descriptor and both ends of a connection."""
+
+_BYTES_RECEIVED = struct.Struct("=128xQ")
+"""Where Linux has ``tcpi_bytes_received`` in its TCP_INFO, from 4.1 on."""
+
+
+def remote(descriptor: int) -> Handle | None:
+    """What identifies a connection of libzmq's; None when it is gone already, and its descriptor belongs to
+    nothing or to something else."""
+    try:
+        with _borrowed(descriptor) as sock:
+            return _handle(descriptor, sock)
+    except (OSError, ValueError):  # closed, no socket, or none at all
+        return None
+
+
+def address_of(handle: Handle) -> str:
+    """Where the other end of a connection is, without its port."""
+    ends = handle[1]
+    assert isinstance(ends, tuple)
+    return str(ends[1][0])
+
+
+def taken_in(handle: Handle) -> int | None:
+    """How many bytes libzmq has taken from the kernel over a connection since it began. None when it is gone,
+    and wherever the system is not Linux, which alone is asked how many came.
+
+    Never too many, but for one at the end of a connection: what comes in between two questions to the kernel
+    counts as waiting there."""
+    if sys.platform != "linux":
+        return None
+    try:
+        with _borrowed(handle[0]) as sock:
+            if _handle(handle[0], sock) != handle:
+                return None
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
+            waiting = array.array("i", [0])
+            fcntl.ioctl(sock, termios.FIONREAD, waiting)
+    except (OSError, ValueError):
+        return None
+    if len(info) < _BYTES_RECEIVED.size:
+        return None
+    received: int = _BYTES_RECEIVED.unpack(info)[0]
+    return received - waiting[0]
+
+
+def shut_down(handle: Handle) -> None:
+    """Break a connection: a ROUTER has no call for it. libzmq then sees a reset. The two ends are compared,
+    as the descriptor may belong to another connection by now."""
+    if remote(handle[0]) == handle:
+        with suppress(OSError), _borrowed(handle[0]) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def _handle(descriptor: int, sock: socket.socket) -> Handle | None:
+    ends = sock.getsockname(), sock.getpeername()
+    return (descriptor, ends) if all(isinstance(end, tuple) for end in ends) else None
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """A descriptor of libzmq's as a socket. It is not duplicated: there may be no other one left."""
+    sock = socket.socket(fileno=descriptor)
+    try:
+        yield sock
+    finally:
+        sock.detach()
