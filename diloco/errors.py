@@ -12,6 +12,7 @@
     │   ├── EntryError       the run trains something else than this member
     │   ├── SwarmTimeout     nobody handed out the shared state in time
     │   └── TrainingDiverged    what a worker trains to is not finite again and again: it left the run
+    ├── DeviceFailed         a worker's device is out of memory, or lost: it left the run
     ├── SwarmClosed          the swarm is closed, or its network thread has ended
     └── CodecError           numbers or bytes that a codec cannot take; a ValueError too
         ├── NonFinite        values that are infinite, not a number or too large
@@ -86,6 +87,10 @@ class SwarmTimeout(UserError):
 
 class TrainingDiverged(UserError):
     """What this worker trains to was not finite so many times in a row that it left the run."""
+
+
+class DeviceFailed(DilocoError):
+    """The device that a worker trains on is out of memory, or lost: it has left the run, with the reason."""
 
 
 class SwarmClosed(DilocoError):

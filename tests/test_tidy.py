@@ -48,6 +48,7 @@ ARROWS = {
     "diloco/errors": "",
     "diloco/units": PLAIN,
     "diloco/terminal": PLAIN,
+    "diloco/interrupts": "",
     "diloco/methods": f"{PLAIN} {GROUND}",
     "diloco/settings": f"{PLAIN} diloco/methods {GROUND}",
     "diloco/rules": f"{PLAIN} diloco/methods diloco/settings {PEERS}",
@@ -56,7 +57,8 @@ ARROWS = {
     "diloco/outer": f"{PLAIN} diloco/methods diloco/compression {CARRIED}",
     "diloco/checkpoints": f"{SET_UP} diloco/compression diloco/outer {SAID}",
     "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",
-    "diloco/training": f"{SET_UP} diloco/loop diloco/outer diloco/checkpoints diloco/swarm {PEERS}",
+    "diloco/training": f"{SET_UP} diloco/loop diloco/outer diloco/checkpoints diloco/swarm"
+    f" diloco/interrupts {PEERS}",
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
     "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models",
     "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",

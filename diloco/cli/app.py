@@ -1,7 +1,7 @@
 """The command line: thin. Flags become settings, errors become one line, and work is done elsewhere.
 
 What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves the swarm and ends with 130
-(`diloco.cli.interrupts`). Torch is imported only by commands that train.
+(`diloco.interrupts`). Torch is imported only by commands that train.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,7 @@ from rich.text import Text
 
 import diloco
 from diloco.cli.adopt import adopt_record
-from diloco.cli.interrupts import EXIT_CODE, Interrupts, end_at_once, interruptible
+from diloco.cli.interrupts import end_at_once, leaving_in_order
 from diloco.cli.methods import compare_command, methods_command
 from diloco.cli.operate import (
     TicketArgument,
@@ -35,7 +35,8 @@ from diloco.cli.operate import (
 )
 from diloco.cli.plan import plan_command
 from diloco.cli.simulate import simulate_command
-from diloco.errors import DilocoError, SwarmClosed, TrainingDiverged, UserError
+from diloco.errors import DeviceFailed, DilocoError, SwarmClosed, TrainingDiverged, UserError
+from diloco.interrupts import Interrupts
 from diloco.monitoring.run_view import RunView, Screen
 from diloco.rules import num_commits
 from diloco.settings import commented_toml, load_settings
@@ -184,7 +185,7 @@ def host(
         _show_ticket(swarm.ticket, ticket_file)
         if adopt:
             adopt_record(swarm, yes=yes)
-        outcome: TrainingOutcome | TrainingDiverged | None = None
+        outcome: TrainingOutcome | TrainingDiverged | DeviceFailed | None = None
         with screen, closing(WaitWatch(lambda now: _wait_of(swarm), screen.note, every_s=1.0)):
             if train:
                 outcome = _train_beside_others(
@@ -196,7 +197,7 @@ def host(
             done = min(swarm.status()["rounds"], view.rounds_wanted)
         wanted = view.rounds_wanted
         print(f"done: {done} rounds" if done == wanted else f"stopped after {done} of {wanted} rounds")
-        if isinstance(outcome, TrainingDiverged):
+        if isinstance(outcome, TrainingDiverged | DeviceFailed):
             raise outcome
         if outcome is not None:
             print(outcome.line())
@@ -363,24 +364,13 @@ def _wait_of(swarm: diloco.Swarm) -> str:
 
 def _train_beside_others(
     screen: Screen, train: Callable[[], TrainingOutcome]
-) -> TrainingOutcome | TrainingDiverged:
-    """A host whose own training diverges goes on for the others."""
+) -> TrainingOutcome | TrainingDiverged | DeviceFailed:
+    """A host whose own training diverges, or whose device fails, goes on for the others."""
     try:
         return train()
-    except TrainingDiverged as error:
+    except (TrainingDiverged, DeviceFailed) as error:
         screen.note(f"this host trains no longer, and goes on for the others: {error}")
         return error
-
-
-@contextmanager
-def leaving_in_order() -> Iterator[Interrupts]:
-    """An interrupted command says so in one line, and ends with the exit code that stands for it."""
-    try:
-        with interruptible() as interrupts:
-            yield interrupts
-    except KeyboardInterrupt:
-        print("diloco: interrupted, left the run", file=sys.stderr)
-        raise typer.Exit(EXIT_CODE) from None
 
 
 def _show_ticket(ticket: str, file: Path | None) -> None:

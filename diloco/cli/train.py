@@ -7,20 +7,24 @@ anything was trained.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from diloco.cli.interrupts import Interrupts
-from diloco.errors import SwarmClosed, UserError
+from diloco.errors import DeviceFailed, SwarmClosed, UserError
+from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
 from diloco.recipe import Job, Recipe
 from diloco.swarm.swarm import Swarm
 from diloco.training.attach import Outer, attach
+from diloco.training.device_errors import device_fault
 from diloco.training.residual_file import ResidualFile
+from peers.protocol.commands import LeaveRun
 
+_LOG = logging.getLogger("diloco")
 _LOG_EVERY_S = 0.5
 
 
@@ -67,8 +71,8 @@ def train(
 ) -> TrainingOutcome:
     """Train until the run has all its rounds. At Ctrl-C the step at hand is finished, what is held is saved,
     and `KeyboardInterrupt` follows; if a step fails, or the network thread ends by an error (`SwarmClosed`),
-    what is held is saved too. ``save`` must be in a folder that exists. In the swarm's home, if it has one,
-    this worker's own state is kept over restarts."""
+    what is held is saved too. A device that fails ends this worker, by `DeviceFailed`. ``save`` must be in a
+    folder that exists. In the swarm's home, if it has one, this worker's own state is kept over restarts."""
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
     residual_file = ResidualFile.of(swarm.home, swarm.settings.digest())
@@ -91,6 +95,9 @@ def train(
             # A newer process of this identity keeps the files from now on, and whoever is refused needs none.
             if swarm.failed or not isinstance(error, SwarmClosed | UserError):
                 _keep(outer, residual_file, save, log, error)
+            if fault := device_fault(error):
+                swarm.command(LeaveRun(f"its device failed: {fault}"))  # a host's process goes on without
+                raise DeviceFailed(f"the device failed, and this worker left the run: {fault}") from error
             raise
         if save is not None:
             outer.save(save)
@@ -119,7 +126,12 @@ def _keep(
     """Something failed, here or on the network thread: what is held is right still."""
     residual_file.write()
     if save is not None:
-        outer.save(save)
+        try:
+            outer.save(save)
+        except RuntimeError as unreadable:
+            if device_fault(unreadable) is None:
+                raise
+            _LOG.warning("%s is not written: the device cannot be read any more", save)
     log.write("failed", reason=str(error), round=outer.round, step=outer.step, tokens=outer.tokens)
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 from diloco.errors import SwarmClosed
@@ -249,5 +250,16 @@ class Swarm:
     def __enter__(self) -> Swarm:
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self.close("interrupted" if kind else "done")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(_reason_of(error))
+
+
+def _reason_of(error: BaseException | None) -> str:
+    """What others are told of why this process leaves."""
+    if error is None:
+        return "done"
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        return "interrupted"
+    return f"failed: {error}".partition("\n")[0]

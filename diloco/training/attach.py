@@ -8,6 +8,7 @@ happens on the training thread, inside the hook; between two steps nothing touch
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diloco.errors import EntryError, SwarmTimeout, UserError
+from diloco.interrupts import NOTICE_S, handled
 from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
@@ -57,6 +59,7 @@ class Outer:
         self._resumed = time.monotonic()
         self._session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
         self._stopping = False
+        self._leaving: BaseException | None = None
         self._hook = None
         if optimizer is not None:
             self._hook = optimizer.register_step_post_hook(lambda *_: self.step_done())
@@ -119,6 +122,8 @@ class Outer:
     def until_finished(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, until the run has all its rounds or `stop` was called."""
         for batch in batches:
+            if self._leaving is not None:
+                raise self._leaving
             if self.finished or self._stopping:
                 return
             yield batch
@@ -127,6 +132,27 @@ class Outer:
         """Train no further: `until_finished` ends after the step at hand, and no wait for the network holds
         that up. It may be called from a signal handler or another thread."""
         self._stopping = True
+
+    @contextmanager
+    def notice(self, seconds: float = NOTICE_S) -> Iterator[None]:
+        """Within, Ctrl-C and SIGTERM end training behind the inner step at hand, whose numbers are whole
+        then: `KeyboardInterrupt`, for SIGTERM and SIGHUP `SystemExit`, is raised out of `optimizer.step` (or
+        `step_done`, or `until_finished`), so that what is saved and said at the end of `with` blocks is. A
+        machine that is about to be taken away sends SIGTERM and waits for some ``seconds``: if a step takes
+        longer the process ends, whatever it does then. A second signal ends it at once. On the main thread
+        only; without this, signals do what they did before."""
+        with handled(seconds) as interrupts:
+
+            def leave() -> None:
+                first = interrupts.requested
+                code = None if first in (None, signal.SIGINT) else 128 + first
+                self._leaving = KeyboardInterrupt() if code is None else SystemExit(code)
+                self.stop()
+
+            with interrupts.ending_with(leave):
+                yield
+            if self._leaving is not None:
+                raise self._leaving  # it came where no step followed
 
     def log(self, *, loss: float) -> None:
         """Tell the swarm's status how training goes."""
@@ -228,6 +254,8 @@ class Outer:
         self._wait()
         self._report_if_due()
         self._resumed = time.monotonic()
+        if self._leaving is not None:
+            raise self._leaving
 
     def _wait(self) -> None:
         began, session = time.monotonic(), self._session

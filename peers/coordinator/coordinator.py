@@ -418,7 +418,8 @@ class Coordinator:
             rounds.lose(self.state, course, now, current, [entry.key], reason)
 
     def _leave(self, now: float, course: Course, entry: Entry, message: Leave) -> None:
-        self.remove(now, entry, "left", forget=True)
+        why = "" if message.reason in ("", "done", "left") else f": {message.reason}"
+        self.remove(now, entry, cut(f"left{why}"), forget=True)
 
     # -- what members show -----------------------------------------------------------------
 

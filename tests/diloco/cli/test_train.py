@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 import diloco
-from diloco.cli.interrupts import Interrupts
 from diloco.cli.train import TrainingOutcome, make_job, train
-from diloco.errors import SwarmClosed, UserError
+from diloco.errors import DeviceFailed, SwarmClosed, UserError
+from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
 from diloco.recipe import Job
 from diloco.settings import RunSettings
+from peers.protocol.traces import RemovedTrace
 
 SETTINGS = RunSettings.model_validate({"run": {"rounds": 3, "min_peers": 1}, "method": {"sync_every": 4}})
 
@@ -158,3 +159,25 @@ def test_an_outcome_is_one_line_that_leaves_out_fates_that_nothing_met() -> None
         " validation loss 0.5000"
     )
     assert "none applied" in TrainingOutcome(0, 0, {"applied": 0}, 0, 0, 0.0, 0.5).line()
+
+
+def test_a_device_that_fails_ends_the_worker_with_its_reason_and_the_run_hears_it(tmp_path: Path) -> None:
+    def lose() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1 GiB")
+
+    steps: list[int] = []
+    save, log = tmp_path / "model.safetensors", EventLog(tmp_path / "w.jsonl")
+    traces: list[object] = []
+    with diloco.host(
+        SETTINGS, listen="tcp://127.0.0.1:0", state=tmp_path / "host", on_trace=traces.append
+    ) as swarm:
+        broken = replace(job(steps), batches=breaking_at(5, lose))
+        with pytest.raises(DeviceFailed) as caught:
+            train(swarm, broken, log=log, interrupts=Interrupts(), save=save)
+        assert swarm.status()["members"] == [], "nobody waits for it, and its process coordinates on"
+    log.close()
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert str(caught.value) == f"the device failed, and this worker left the run: {said}"
+    assert load_file(save)["weight"].item() != 0.0
+    left = [each for each in traces if isinstance(each, RemovedTrace)]
+    assert [each.reason for each in left] == [f"left: its device failed: {said}"]

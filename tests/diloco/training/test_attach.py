@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -352,3 +356,59 @@ def backward(model: nn.Module, optimizer: torch.optim.Optimizer, factor: float) 
 def train_until_it_stops(model: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
     for _ in range(num_steps):
         spoil(model, optimizer)
+
+
+def own_loop(ending: str) -> subprocess.CompletedProcess[str]:
+    """A script of a user's own, which gets a signal in the midst of its seventh step."""
+    program = f"""
+import os, signal, torch, diloco
+settings = diloco.RunSettings.model_validate(
+    {{"run": {{"rounds": 1000}}, "method": {{"preset": "local_sgd", "sync_every": 4}}}}
+)
+model = torch.nn.Linear(1, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+steps = 0
+with diloco.solo(settings) as swarm, diloco.attach(model, optimizer, swarm) as outer:
+    {ending}
+    try:
+        with notice:
+            while True:
+                for each in model.parameters():
+                    each.grad = torch.ones_like(each)
+                if outer.step == 6:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                optimizer.step()
+    finally:
+        print(outer.step, swarm.failed, flush=True)
+"""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+
+
+def test_with_a_notice_sigterm_ends_a_script_behind_the_step_at_hand_and_in_order() -> None:
+    done = own_loop("notice = outer.notice(30)")
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "7 False\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_notice_signals_do_what_they_did_before() -> None:
+    done = own_loop("import contextlib; notice = contextlib.nullcontext()")
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
+
+
+def test_ctrl_c_within_a_notice_ends_the_batches_too(swarm: diloco.Swarm) -> None:
+    model, optimizer, outer = worker(swarm)
+    handler = signal.getsignal(signal.SIGINT)
+    seen: list[int] = []
+
+    def loop() -> None:
+        for batch in outer.until_finished(range(1000)):
+            seen.append(batch)
+            if batch == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                continue  # no step follows, whose end would raise
+            step(model, optimizer)
+
+    with pytest.raises(KeyboardInterrupt), outer.notice():
+        loop()
+    assert seen == [0, 1, 2]
+    assert signal.getsignal(signal.SIGINT) == handler
