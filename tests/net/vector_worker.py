@@ -40,6 +40,31 @@ class InExchangeTrace(Trace):
     """The first frames of an exchange have left, and others have not."""
 
 
+class Suspended:
+    """The clocks of a machine that sleeps: the one that counts stands still, and that of the wall is ahead by
+    a year after."""
+
+    _GAP_S = 1.9
+    """The network thread looks at the clock each second at least."""
+
+    def __init__(self) -> None:
+        self._count, self._wall = time.monotonic, time.time
+        self._last, self._slept_s = self._count(), 0.0
+
+    def begin(self) -> None:
+        time.monotonic, time.time = self.count, self.wall
+
+    def count(self) -> float:
+        now = self._count()
+        if now - self._last > self._GAP_S:
+            self._slept_s += now - self._last
+        self._last = now
+        return now - self._slept_s
+
+    def wall(self) -> float:
+        return self._wall() + (365 * 24 * 3600.0 if self._slept_s else 0.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("ticket")
@@ -48,10 +73,13 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--in-exchange", choices=("SIGKILL", "SIGSTOP"))
     parser.add_argument("--step-s", type=float, default=0.02)
+    parser.add_argument("--suspends", action="store_true", help="being stopped is a laptop's sleep")
     parser.add_argument("--nan-after", type=int, default=0)
     parser.add_argument("--nan-stays", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.suspends:
+        Suspended().begin()
     with open(args.out, "a", encoding="utf-8") as out:
         train(args, lambda what, **fields: write(out, what, fields))
 
