@@ -42,4 +42,4 @@ def test_a_script_that_ends_without_closing_says_goodbye(how: str, tmp_path: Pat
         assert workers.processes["w0"].wait(80) == (how == "error"), workers.words("w0")
         # With a failure timeout of five minutes it would still be here.
         gone = eventually(lambda: [each for each in traces if isinstance(each, RemovedTrace)])
-        assert [each.reason for each in gone] == ["left"]
+        assert [each.reason for each in gone] == ["left: the interpreter ends"]
