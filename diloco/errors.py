@@ -6,6 +6,7 @@
     │   ├── MethodError      a method that cannot work
     │   ├── LayoutError      a model that cannot be shared as it is
     │   ├── StateError       state that does not fit this model
+    │   ├── CheckpointError  files that hold no checkpoint, or none that can be used here
     │   ├── TextError        training text that cannot be read
     │   ├── RecipeError      a recipe that cannot be loaded
     │   ├── JoinError        the host of a ticket refuses
@@ -54,6 +55,10 @@ class LayoutError(UserError):
 
 class StateError(UserError):
     """Outer state that does not fit this model or is not finite."""
+
+
+class CheckpointError(UserError):
+    """Files that hold no checkpoint, are damaged, or are of another format, run or model."""
 
 
 class TextError(UserError):

@@ -8,6 +8,7 @@ driver's thread). What both touch is guarded by `OuterState`'s own lock, or repl
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,8 @@ class TensorReplica:
         self._inner = inner
         self.last_norm = 0.0
         """Euclidean norm of the last contribution that was offered."""
+        self.find_result: Callable[[bytes], EncodedResult | None] = lambda result: None
+        """Where results lie that were kept on this machine's disk; for the network's thread."""
         self._method = method
         self._schedule = Schedule.of(method)
         self._gossips = method.gossips
@@ -304,7 +307,7 @@ class TensorReplica:
         return Snapshot(view, named.digests) if view.version == named.version else None
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
-        return None
+        return self.find_result(result)
 
 
 def _averaged(mean: Reducer | None, ours: Reducer | None) -> Tensor:

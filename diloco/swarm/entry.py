@@ -117,6 +117,7 @@ def host(
         events=events,
         ticket=Ticket(run_id, identity.keys.public, secret, int(invite.expires_at), (address,)),
         home=home,
+        run=run_id,
         on_close=on_close,
     )
 
@@ -173,6 +174,7 @@ def join(
         addresses=addresses,
         events=events,
         home=home,
+        run=found.run,
         on_close=telling.close,
         on_event=lambda event: waits.hear(time.monotonic(), event),
     )

@@ -13,7 +13,7 @@ import os
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ from peers.protocol.events import (
     RoundOpened,
 )
 from transport.counters import Direction
+from transport.effects import KeepResult
 from transport.errors import DriverStopped
 from transport.sockets.driver import SocketDriver
 
@@ -72,6 +73,7 @@ class Swarm:
         events: queue.SimpleQueue[object],
         ticket: Ticket | None = None,
         home: Path | None = None,
+        run: bytes = bytes(16),
         on_close: Callable[[], None] = lambda: None,
         on_event: Callable[[object], None] = lambda event: None,
     ) -> None:
@@ -81,12 +83,15 @@ class Swarm:
         self.view = View()
         self.home = home
         """Directory that keeps what is this worker's over restarts."""
+        self.run = run
+        """16 bytes that name the run; zeros for a swarm of one."""
         self._node = node
         self._driver = driver
         self._events = events
         self._ticket = ticket
         self._on_close = on_close
         self._on_event = on_event
+        self._on_left: list[Callable[[], None]] = []
         self._told_behind = -1
         self._closed = False
         self._process = os.getpid()
@@ -154,6 +159,14 @@ class Swarm:
             return True
 
         return self.call(choose)
+
+    def keep_results(self, keep: Callable[[KeepResult], None]) -> None:
+        """Have results of rounds kept from now on, on the network's thread."""
+        self._driver.keep_results(keep)
+
+    def on_left(self, act: Callable[[], None]) -> None:
+        """To be called once this process has left the run, while its state directory is still its own."""
+        self._on_left.append(act)
 
     # -- the thread seam ----------------------------------------------------------------------
 
@@ -237,10 +250,11 @@ class Swarm:
                 with suppress(SwarmClosed):  # it ended in this moment
                     self.command(LeaveRun(reason))
         finally:
-            try:
+            with ExitStack() as undone:
+                undone.callback(self._on_close)
+                for act in self._on_left:
+                    undone.callback(act)
                 self._driver.stop(linger_s)
-            finally:
-                self._on_close()
 
     def _close_at_exit(self) -> None:
         """A script that ends without `close` says goodbye all the same; a forked child has nothing to say."""

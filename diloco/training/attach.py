@@ -20,6 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diloco.checkpoints.keeper import Hooks, Keeper
+from diloco.checkpoints.local_disk import LocalDisk
 from diloco.errors import EntryError, SwarmTimeout, UserError
 from diloco.interrupts import NOTICE_S, handled
 from diloco.loop.session import Terms, WorkerSession
@@ -58,6 +60,7 @@ class Outer:
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
         self._resumed = time.monotonic()
         self._session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
+        self._keeper = self._keeper_of(swarm) if swarm.home is not None else None
         self._stopping = False
         self._leaving: BaseException | None = None
         self._hook = None
@@ -212,6 +215,7 @@ class Outer:
 
     def enter(self, timeout_s: float) -> None:
         """Take part, and wait until the model holds the swarm's state."""
+        held = self._keeper.begin() if self._keeper is not None else None
         layout = self.replica.layout
         found = layout.manifest()
         profile = self._session.profile(
@@ -222,7 +226,7 @@ class Outer:
             shapes=found.shapes_sha256,
             model=f"{sum(map(len, layout.fragments))} tensors of {self.num_parameters:,} values",
         )
-        self.swarm.train(Training(profile, self.replica))
+        self.swarm.train(Training(profile, self.replica, held=held, keeps=self._keeper is not None))
         give_up = time.monotonic() + timeout_s
         while not self._session.active:
             self._take_event(_POLL_S)
@@ -253,6 +257,8 @@ class Outer:
         self._do_what_is_due()
         self._wait()
         self._report_if_due()
+        if self._keeper is not None:
+            self._keeper.poll(time.monotonic())
         self._resumed = time.monotonic()
         if self._leaving is not None:
             raise self._leaving
@@ -278,14 +284,20 @@ class Outer:
         event = self.swarm.next_event(timeout_s)
         if event is None:
             return False
-        self._run(self._session.event(time.monotonic(), event))
+        commands = self._session.event(time.monotonic(), event)
+        self._run(commands)
+        if self._keeper is not None:
+            self._keeper.hear(time.monotonic(), event, commands)
         if isinstance(event, GotUnusable):
             _LOG.warning("what was fetched cannot be used, training goes on: %s", event.reason)
         if isinstance(event, RoundCommitted):
             self.pseudo_grad_norm = self.replica.last_norm
+        self._tell(event)
+        return True
+
+    def _tell(self, event: object) -> None:
         if self._on_event is not None:
             self._on_event(event)
-        return True
 
     def _do_what_is_due(self) -> None:
         commands, losses = self._session.due(time.monotonic()), self._session.progress_lost()
@@ -294,9 +306,24 @@ class Outer:
         self._run(commands)
         for lost in losses:
             _LOG.warning(_text_of(lost))
-            if self._on_event is not None:
-                self._on_event(lost)
+            self._tell(lost)
         self._raise_dismissal()
+
+    def _keeper_of(self, swarm: Swarm) -> Keeper | None:
+        """Who keeps this worker's state on disk. With gossip replicas differ, and nobody does."""
+        if self.method.gossips or swarm.home is None:
+            return None
+        keeper = Keeper(
+            LocalDisk(swarm.home),
+            swarm.run,
+            lambda: swarm.settings.to_bytes().decode(),
+            self.replica,
+            Hooks(lambda command: self._run([command]), self._tell),
+        )
+        self.replica.find_result = keeper.shelf.find
+        swarm.keep_results(keeper.shelf.keep)
+        swarm.on_left(lambda: keeper.close(time.monotonic()))
+        return keeper
 
     def _run(self, commands: list[Command]) -> None:
         for command in commands:

@@ -178,6 +178,35 @@ class KeptResultDamaged:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointWritten:
+    """The shared state behind this head is on this worker's disk for good. No member tells this and the two
+    that follow, the worker itself."""
+
+    index: int
+    head: bytes
+    size_bytes: int
+    seconds: float
+    """From when the state was taken; most of it is rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFailed:
+    """No checkpoint was written, and training goes on without it."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRestored:
+    """This worker goes on from a checkpoint; records that follow come from its disk and from others."""
+
+    index: int
+    head: bytes
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class CoordinatorLost:
     """Silence from the coordinator: train on."""
 

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -22,6 +23,7 @@ from torch import nn
 import diloco
 from peers.node import Node
 from peers.protocol.events import (
+    CheckpointRestored,
     ContributionEnded,
     CoordinatorBack,
     CoordinatorLost,
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--suspends", action="store_true", help="being stopped is a laptop's sleep")
     parser.add_argument("--nan-after", type=int, default=0)
     parser.add_argument("--nan-stays", action="store_true")
+    parser.add_argument("--state", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.suspends:
@@ -114,6 +117,8 @@ def train(args: argparse.Namespace, tell: Any) -> None:
                 tell("fate", fate=event.fate.value, reason=event.reason)
             case ProgressLost():
                 tell("lost", tokens=event.tokens, in_a_row=event.in_a_row)
+            case CheckpointRestored():
+                tell("restored", index=event.index)
             case CoordinatorLost() | CoordinatorBack():
                 tell(type(event).__name__, step=outer.step)
 
@@ -124,7 +129,9 @@ def train(args: argparse.Namespace, tell: Any) -> None:
             tell("thawed")
 
     where, name = "tcp://127.0.0.1:0", f"w{args.index}"
-    with diloco.join(f"@{args.ticket}", listen=where, name=name, on_trace=on_trace) as swarm:
+    with diloco.join(
+        f"@{args.ticket}", listen=where, name=name, state=args.state, on_trace=on_trace
+    ) as swarm:
         if args.in_exchange:
             swarm.call(lambda now, node: trace_the_exchange(node))
         outer = diloco.Outer(model, optimizer, swarm, 1, on_event)

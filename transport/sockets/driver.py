@@ -259,6 +259,10 @@ class SocketDriver:
             case Trace():
                 self._callbacks.trace(effect)
 
+    def keep_results(self, keep: Callable[[KeepResult], None]) -> None:
+        """Results are handed to this function from now on; on any thread."""
+        self._keep = keep
+
     def _keep_result(self, effect: KeepResult) -> None:
         """On the disk if it takes it; the round needs it in memory alone."""
         if self._keep is None:

@@ -1,0 +1,60 @@
+"""At which records a worker writes a checkpoint: pure, and the same on every worker that keeps up.
+
+Boundaries are records whose index is a multiple of ``every`` times the number of fragments. Whoever is not
+done at a boundary doubles ``every`` for itself, so that the heads of all still coincide; whoever has long
+been done halves it again. Never two at a time, and no queue.
+"""
+
+from __future__ import annotations
+
+import math
+
+MAX_RECORDS = 256
+"""Records between two boundaries at the most: the coordinator knows twice as many, and who holds a checkpoint
+must be sent all that follow it."""
+
+
+class Boundaries:
+    """When one worker writes."""
+
+    def __init__(self, num_fragments: int, least_s: float = 10.0) -> None:
+        """Between two checkpoints there are at least ``least_s`` seconds."""
+        self.every = 1
+        self._max_every = max(1, MAX_RECORDS // num_fragments)
+        self._num_fragments = num_fragments
+        self._least_s = least_s
+        self._busy = False
+        self._doubled = False
+        self._free_at = -math.inf
+        """When the next one may begin."""
+        self._last_boundary = math.nan
+        self._written_index = -1
+
+    def begin(self, now: float, index: int) -> None:
+        """One is being written, of the record ``index``."""
+        assert not self._busy, "one at a time"
+        self._busy, self._doubled, self._written_index = True, False, index
+        self._free_at = now + self._least_s
+
+    def end(self, now: float) -> None:
+        """It is written, or has failed."""
+        self._busy = False
+        self._free_at = max(self._free_at, now)
+
+    def is_due(self, now: float, index: int) -> bool:
+        """Whether one is to be written now that record ``index`` is applied. To be asked at every record."""
+        if index % (self.every * self._num_fragments):
+            return False
+        since, self._last_boundary = now - self._last_boundary, now
+        if self._busy or now < self._free_at:
+            self._double()
+            return False
+        if now - self._free_at > 0.75 * since and self.every > 1 and index > self._written_index:
+            self.every //= 2
+        return index != self._written_index
+
+    def _double(self) -> None:
+        """Once for each that was not done in time: records may come fast for a moment."""
+        if not self._doubled:
+            self._doubled = True
+            self.every = min(2 * self.every, self._max_every)

@@ -1,0 +1,203 @@
+"""A worker's checkpoints: what it begins with, when it writes, and what it says of that.
+
+Glue on the training thread: `position` knows what is held, `boundaries` when to write, `writer` does so
+beside the training, `store` and `shelf` own the files. A disk that fails costs checkpoints and no training:
+that is told once, until one is written again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from diloco.checkpoints.boundaries import Boundaries
+from diloco.checkpoints.fragment_files import read_body, require_fit
+from diloco.checkpoints.position import Position
+from diloco.checkpoints.shared import SharedState
+from diloco.checkpoints.shelf import Shelf
+from diloco.checkpoints.store import Saved, Store, folder_of
+from diloco.checkpoints.writer import Writer
+from diloco.errors import CheckpointError
+from diloco.outer.replica import TensorReplica
+from peers.protocol.commands import Command, ConfirmSaved
+from peers.protocol.events import (
+    BecameActive,
+    CheckpointFailed,
+    CheckpointRestored,
+    CheckpointWritten,
+    RoundCommitted,
+)
+from peers.protocol.held import Held
+from transport.disk import Disk
+
+_LOG = logging.getLogger("diloco")
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a keeper asks of the worker whose state it keeps."""
+
+    command: Callable[[Command], None]
+    """Carry out a command on the member."""
+    tell: Callable[[object], None]
+    """Hand an event on."""
+
+
+class Keeper:
+    """Keeps the state of one worker of the run ``run`` on ``disk``."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        run: bytes,
+        settings: Callable[[], str],
+        replica: TensorReplica,
+        hooks: Hooks,
+        *,
+        least_s: float = 10.0,
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._replica = replica
+        self._hooks = hooks
+        folder = folder_of(run)
+        self._store = Store(disk, folder)
+        self.shelf = Shelf(disk, folder)
+        """Results of rounds; its `keep` and `find` are for the network's thread."""
+        self.writer: Writer[Saved] = Writer()
+        self._position = Position(replica.num_fragments)
+        self._boundaries = Boundaries(replica.num_fragments, least_s)
+        self._saved: Saved | None = None
+        """The newest."""
+        self._began_s = 0.0
+        self._failing = False
+
+    # -- the beginning ------------------------------------------------------------------------
+
+    def begin(self) -> Held | None:
+        """Load the newest checkpoint that is whole into the replica; what the member enters with. Raises
+        `CheckpointError` if the newest is another model's, or the disk cannot be read."""
+        try:
+            self._store.begin()
+        except OSError as error:
+            raise CheckpointError(f"{self._store.folder} cannot be used: {error}") from None
+        for saved in self._store.newest(self._warn_of_damage):
+            require_fit(saved.manifest, self._replica)
+            try:
+                self._load(saved)
+            except CheckpointError as error:
+                self._warn_of_damage(error)
+                continue
+            manifest = saved.manifest
+            self._saved, held = saved, manifest.held()
+            self._position = Position(self._replica.num_fragments, held)
+            self._position.begin_after(tuple(each.serial for each in manifest.fragments))
+            self._hooks.tell(CheckpointRestored(held.index, held.head, saved.path))
+            return held
+        return None
+
+    def _load(self, saved: Saved) -> None:
+        """All files are read before anything changes: half a state is worse than none."""
+        disk, every = self._store.disk, range(self._replica.num_fragments)
+        bodies = [read_body(disk, saved, fragment) for fragment in every]
+        for fragment, body in enumerate(bodies):
+            self._replica.load(fragment, body)
+
+    def _warn_of_damage(self, error: CheckpointError) -> None:
+        _LOG.warning("%s; an older checkpoint is looked for", error)
+
+    # -- while it trains ----------------------------------------------------------------------
+
+    def hear(self, now: float, event: object, answers: Sequence[Command]) -> None:
+        """An event of the member, and what the worker answered."""
+        for command in answers:
+            self._position.answer(command)
+        self._position.event(event)
+        match event:
+            case BecameActive() if self._saved is None and not self.writer.is_busy:
+                self._begin_write(now)  # so that results count from here on
+            case RoundCommitted() if not event.behind and self._boundaries.is_due(now, event.record.index):
+                self._begin_write(now)
+        self.poll(now)
+
+    def poll(self, now: float) -> None:
+        """Say what became of a checkpoint that was being written."""
+        outcome = self.writer.take()
+        if outcome is not None:
+            self.end_write(now, outcome)
+        if self.shelf.failed and self._saved is not None:
+            self.shelf.failed = False
+            self._hooks.command(ConfirmSaved(self._saved.manifest.held(), keeps=False))
+
+    def close(self, now: float) -> None:
+        """Training is over: write what is held now, if it is not on the disk yet."""
+        outcome = self.writer.finish()
+        if outcome is not None:
+            self.end_write(now, outcome, is_over=True)
+        held = self._position.held
+        if held is None or (self._saved is not None and self._saved.manifest.head == held.head.hex()):
+            return
+        self._begin_write(now)
+        outcome = self.writer.finish()
+        if outcome is not None:
+            self.end_write(now, outcome, is_over=True)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _begin_write(self, now: float) -> None:
+        held = self._position.held
+        if held is None:
+            return
+        self._boundaries.begin(now, held.index)
+        self._began_s = now
+        shared = SharedState.pin(self._replica, held, self._position.serials)
+        settings = self._settings()  # some may change while the run goes on
+        previous = self._saved.manifest.sha256() if self._saved else None
+
+        def job(pause: Callable[[], None]) -> Saved:
+            saved = self._store.write(
+                held.head,
+                held.index,
+                shared.contents,
+                lambda files: shared.manifest(
+                    self._replica,
+                    files,
+                    run=self._run,
+                    settings=settings,
+                    own=None,
+                    previous=previous,
+                ),
+                pause,
+            )
+            oldest = self._store.prune()
+            if oldest is not None:
+                self.shelf.prune(oldest.serial_floor)
+            return saved
+
+        self.writer.begin(job)
+
+    def end_write(self, now: float, outcome: Saved | Exception, is_over: bool = False) -> None:
+        """What was being written is done. Who has left (``is_over``) tells the swarm nothing of it."""
+        self._boundaries.end(now)
+        if isinstance(outcome, Exception):
+            reason = outcome.strerror or str(outcome) if isinstance(outcome, OSError) else repr(outcome)
+            if not self._failing:
+                _LOG.warning("no checkpoint could be written: %s; training goes on", reason)
+            self._failing = True
+            self._hooks.tell(CheckpointFailed(self._position_index, reason))
+            return
+        self._saved, self._failing = outcome, False
+        manifest = outcome.manifest
+        if not is_over:
+            self._hooks.command(ConfirmSaved(manifest.held()))
+        self._hooks.tell(
+            CheckpointWritten(
+                manifest.index, bytes.fromhex(manifest.head), manifest.size_bytes, now - self._began_s
+            )
+        )
+
+    @property
+    def _position_index(self) -> int:
+        held = self._position.held
+        return held.index if held is not None else 0

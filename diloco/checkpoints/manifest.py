@@ -1,0 +1,163 @@
+"""What a checkpoint's ``manifest.json`` says: which state of which run its files hold, and how to check them.
+
+Pure: text in, text out, no torch. A manifest is written last, so whoever finds one finds all the files that
+it names; it carries a checksum of its own, and the size and SHA-256 of each file. It holds no secret (X7).
+Another format than today's is refused by its number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from diloco.errors import CheckpointError
+from peers.protocol.fields import MAX_FRAGMENTS
+from peers.protocol.held import Held
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(\.[a-z0-9]+)+$", max_length=64)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FileEntry(_Part):
+    """A file beside the manifest."""
+
+    name: _FileName
+    size_bytes: int = Field(ge=0)
+    sha256: _Sha256
+
+
+class FragmentEntry(_Part):
+    """One fragment of the shared state."""
+
+    version: _Sha256
+    """The record that moved it last, or the head that the run began with."""
+    digest: _Sha256
+    """Names its state, as all members told the coordinator."""
+    serial: int = Field(ge=0)
+    """Of the last record that moved it; 0 if that is not known."""
+    count: int = Field(ge=0)
+    """Outer steps."""
+    vectors: tuple[str, ...]
+    """What its state is made of, in this order, each of the fragment's length."""
+    projection: int = Field(ge=0)
+    """Values of the projection's state behind them."""
+
+
+class TensorEntry(_Part):
+    """One parameter of the model."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    fragment: int = Field(ge=-1)
+    """-1: it is frozen."""
+
+
+class OwnEntry(_Part):
+    """What the worker that wrote the checkpoint keeps of its own."""
+
+    step: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+
+
+class Manifest(_Part):
+    """One checkpoint."""
+
+    format: int = FORMAT
+    written_by: str
+    """The version of this program."""
+    written_at: float
+    """Unix seconds, by the clock of the machine that wrote it."""
+    run: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    settings: str
+    """The run's settings as the host gives them to who joins."""
+    index: int = Field(ge=0)
+    head: _Sha256
+    record: str = ""
+    """The head's record, packed, in hex; empty if it is not known."""
+    fragments: tuple[FragmentEntry, ...] = Field(min_length=1, max_length=MAX_FRAGMENTS)
+    tensors: tuple[TensorEntry, ...]
+    own: OwnEntry | None
+    files: tuple[FileEntry, ...]
+    previous: _Sha256 | None
+    """SHA-256 of the manifest that was the newest before."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(each.size_bytes for each in self.files)
+
+    @property
+    def serial_floor(self) -> int:
+        """No round with this serial or a lower one is to be committed after this checkpoint."""
+        return min(each.serial for each in self.fragments)
+
+    def held(self) -> Held:
+        """What a member that loads it tells the coordinator that it holds."""
+        return Held(
+            head=bytes.fromhex(self.head),
+            index=self.index,
+            versions=tuple(bytes.fromhex(each.version) for each in self.fragments),
+            digests=tuple(bytes.fromhex(each.digest) for each in self.fragments),
+            record=bytes.fromhex(self.record),
+        )
+
+    def file(self, name: str) -> FileEntry:
+        """A file by its name. Raises `CheckpointError` if it is not listed."""
+        for each in self.files:
+            if each.name == name:
+                return each
+        raise CheckpointError(f"the checkpoint lists no file {name}")
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        fields = self.model_dump(mode="json")
+        return json.dumps({"sha256": _checksum(fields), **fields}, indent=1).encode() + b"\n"
+
+    def sha256(self) -> str:
+        """Of the file's content: names this manifest in the next one."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str) -> Manifest:
+        """Read it back; ``where`` is its place, for people. Raises `CheckpointError`."""
+        try:
+            fields = json.loads(content)
+        except (ValueError, RecursionError):
+            raise CheckpointError(f"{where} is damaged: it is no JSON text") from None
+        if not isinstance(fields, dict) or type(fields.get("format")) is not int:
+            raise CheckpointError(f"{where} is no manifest of a checkpoint")
+        if fields["format"] != FORMAT:
+            age = "an older" if fields["format"] < FORMAT else "a newer"
+            raise CheckpointError(
+                f"{where} has format {fields['format']}, of {age} version of this program: {FORMAT} is read"
+            )
+        if fields.pop("sha256", None) != _checksum(fields):
+            raise CheckpointError(f"{where} is damaged: its checksum is another one")
+        try:
+            return cls.model_validate_json(json.dumps(fields))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise CheckpointError(f"{where} is not valid: {place}: {first['msg']}") from None
+
+
+def fragment_file(fragment: int) -> str:
+    """The name of a fragment's file."""
+    return f"outer.{fragment:03}.safetensors"
+
+
+OWN_FILE = "own.safetensors"
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,113 @@
+"""Results of rounds since the oldest checkpoint, each in a file: what leads from there to the head.
+
+    checkpoints/RUN16/results/SERIAL12-RESULT16
+
+A file is written before this worker says that it holds the result, so whatever was committed is on the disk
+of every member that said so; it is not synced, for it need outlive the process alone. Whoever reads one must
+check that it is what it is named for (`peers.member.results` does). The driver's thread keeps and finds, the
+writer's removes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Lock
+
+from transport.digests import digest_of
+from transport.disk import Disk
+from transport.effects import EncodedResult, KeepResult, Payload, Phantom
+
+_NAME = re.compile(r"^(\d{12,20})-([0-9a-f]{16})$")
+_NUMBER_BYTES = 4
+_MAX_CHUNKS = 1 << 20
+
+
+class Shelf:
+    """The results of one run, whose checkpoints are in ``folder``."""
+
+    def __init__(self, disk: Disk, folder: str) -> None:
+        self._disk = disk
+        self._folder = f"{folder}/results"
+        self._lock = Lock()
+        self.failed = False
+        """A result could not be kept since this was looked at last."""
+        self._serials: dict[str, int] = {}
+        """By the name that a result has in its file's name."""
+        for name in disk.list(self._folder):
+            if found := _NAME.match(name):
+                self._serials[found[2]] = int(found[1])
+
+    def __len__(self) -> int:
+        return len(self._serials)
+
+    def keep(self, effect: KeepResult) -> None:
+        """Write a result. Raises `OSError`; nothing is left of it then."""
+        short = effect.result.hex()[:16]
+        path = self._path(effect.serial, short)
+        try:
+            self._disk.write(path, _content(effect.chunks), sync=False)
+        except OSError:
+            self.failed = True
+            with suppress(OSError):
+                self._disk.remove(path)
+            raise
+        with self._lock:
+            self._serials[short] = effect.serial
+
+    def find(self, result: bytes) -> EncodedResult | None:
+        """The result of that name as it was read, if there is a file that looks whole."""
+        short = result.hex()[:16]
+        with self._lock:
+            serial = self._serials.get(short)
+        if serial is None:
+            return None
+        try:
+            chunks = _chunks(self._disk.read(self._path(serial, short)))
+        except OSError:
+            return None
+        return None if chunks is None else EncodedResult([digest_of(chunk) for chunk in chunks], chunks)
+
+    def prune(self, serial_floor: int) -> None:
+        """Remove results of rounds up to this serial: every checkpoint that is left has them in it, or they
+        were never committed."""
+        with self._lock:
+            old = [(short, serial) for short, serial in self._serials.items() if serial <= serial_floor]
+            for short, _ in old:
+                del self._serials[short]
+        for short, serial in old:
+            with suppress(OSError):
+                self._disk.remove(self._path(serial, short))
+
+    def _path(self, serial: int, short: str) -> str:
+        return f"{self._folder}/{serial:012}-{short}"
+
+
+def _content(chunks: list[Payload]) -> Iterator[bytes | memoryview]:
+    """The number of chunks, the size of each, and the chunks."""
+    numbers = [len(chunks), *map(len, chunks)]
+    yield b"".join(number.to_bytes(_NUMBER_BYTES, "little") for number in numbers)
+    for chunk in chunks:
+        assert not isinstance(chunk, Phantom), "a phantom has no bytes"
+        yield memoryview(chunk)
+
+
+def _chunks(content: bytes) -> list[Payload] | None:
+    """What `_content` gave, or None if that is not whole."""
+    view = memoryview(content)
+    count = int.from_bytes(view[:_NUMBER_BYTES], "little")
+    start = _NUMBER_BYTES * (1 + count)
+    if count > _MAX_CHUNKS or len(view) < start:
+        return None
+    sizes = [
+        int.from_bytes(view[at : at + _NUMBER_BYTES], "little")
+        for at in range(_NUMBER_BYTES, start, _NUMBER_BYTES)
+    ]
+    if start + sum(sizes) != len(view):
+        return None
+    chunks: list[Payload] = []
+    for size in sizes:
+        chunks.append(view[start : start + size])
+        start += size
+    return chunks

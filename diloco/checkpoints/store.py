@@ -1,0 +1,167 @@
+"""The checkpoints of one run in one state directory: where they lie, which is the newest, which may go.
+
+    checkpoints/RUN16/INDEX12-HEAD16/    a checkpoint: whole, for it gets this name once all of it is synced
+    checkpoints/RUN16/.partial-*         one that is being written, or was when its process ended
+    checkpoints/RUN16/results/           see `shelf`
+
+A second checkpoint of the same head has ``.1`` behind its name, and so on. Owns names and the order of what
+makes a checkpoint durable (DU1); what is in its files is `writer`'s and `reader`'s. Any `Disk` will do.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from diloco.checkpoints.manifest import FILE_NAME, FileEntry, Manifest
+from diloco.checkpoints.streaming import Hashed
+from diloco.errors import CheckpointError
+from transport.disk import Disk
+
+ROOT = "checkpoints"
+KEPT = 3
+"""Checkpoints that stay."""
+_PARTIAL = ".partial-"
+_NAME = re.compile(r"^(\d{12})-([0-9a-f]{16})(?:\.(\d{1,6}))?$")
+_MARGIN = 1.1
+"""So many times its size must be free before a checkpoint is begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one file of a checkpoint is to hold."""
+
+    name: str
+    size_bytes: int
+    pieces: Callable[[], Iterator[bytes | memoryview]]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint on the disk."""
+
+    path: str
+    manifest: Manifest
+
+
+def runs_on(disk: Disk) -> list[str]:
+    """The folders of runs on a disk, which hold checkpoints."""
+    return [f"{ROOT}/{name}" for name in disk.list(ROOT) if re.fullmatch(r"[0-9a-f]{16}", name)]
+
+
+def folder_of(run: bytes) -> str:
+    """Where a run's checkpoints lie."""
+    return f"{ROOT}/{run.hex()[:16]}"
+
+
+class Store:
+    """The checkpoints of the run whose files are in ``folder``."""
+
+    def __init__(self, disk: Disk, folder: str, kept: int = KEPT) -> None:
+        self.disk = disk
+        self.folder = folder
+        self._kept = kept
+
+    # -- what is there ------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Folders that are named like checkpoints, the oldest first."""
+        found = [name for name in self.disk.list(self.folder) if _NAME.match(name)]
+        return sorted(found, key=_age)
+
+    def read(self, name: str) -> Saved:
+        """One checkpoint, whose files have the sizes that its manifest says. Raises `CheckpointError`."""
+        path = f"{self.folder}/{name}"
+        where = f"{path}/{FILE_NAME}"
+        try:
+            manifest = Manifest.from_bytes(self.disk.read(where), where)
+            for each in manifest.files:
+                size = self.disk.size(f"{path}/{each.name}")
+                if size != each.size_bytes:
+                    raise CheckpointError(
+                        f"{path}/{each.name} has {size} bytes instead of {each.size_bytes}: it is damaged"
+                    )
+        except OSError as error:
+            raise CheckpointError(f"{path} is no whole checkpoint: {error.strerror or error}") from None
+        return Saved(path, manifest)
+
+    def newest(self, refused: Callable[[CheckpointError], None] = lambda error: None) -> Iterator[Saved]:
+        """Checkpoints that look whole, the newest first; ``refused`` is told of others on the way."""
+        for name in reversed(self.names()):
+            try:
+                yield self.read(name)
+            except CheckpointError as error:
+                refused(error)
+
+    # -- a new one ----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Remove what earlier processes left unfinished."""
+        for name in self.disk.list(self.folder):
+            if name.startswith(_PARTIAL):
+                self.disk.remove(f"{self.folder}/{name}")
+
+    def write(
+        self,
+        head: bytes,
+        index: int,
+        contents: Iterable[Content],
+        finish: Callable[[tuple[FileEntry, ...]], Manifest],
+        pause: Callable[[], None] = lambda: None,
+    ) -> Saved:
+        """Make one checkpoint durable, and only then give it its name; ``finish`` makes the manifest once the
+        files are written, ``pause`` is called between pieces. Raises `OSError` for a disk that is full or
+        fails: nothing is left of it then, and what was there before is as it was."""
+        name, contents = self._free_name(head, index), list(contents)
+        partial, path = f"{self.folder}/{_PARTIAL}{name}", f"{self.folder}/{name}"
+        need = int(_MARGIN * sum(each.size_bytes for each in contents))
+        if (free := self.disk.free_bytes()) < need:
+            raise OSError(errno.ENOSPC, f"{need:,} bytes are needed and {free:,} are free")
+        self.disk.remove(partial)
+        try:
+            entries = tuple(self._write_file(partial, each, pause) for each in contents)
+            manifest = finish(entries)
+            self.disk.write(f"{partial}/{FILE_NAME}", [manifest.to_bytes()])
+            self.disk.sync_dir(partial)
+            self.disk.rename(partial, path)
+            for folder in _above(path):
+                self.disk.sync_dir(folder)
+        except OSError:
+            with suppress(OSError):
+                self.disk.remove(partial)
+            raise
+        return Saved(path, manifest)
+
+    def _write_file(self, partial: str, content: Content, pause: Callable[[], None]) -> FileEntry:
+        hashed = Hashed(content.pieces(), pause)
+        self.disk.write(f"{partial}/{content.name}", hashed)
+        return FileEntry(name=content.name, size_bytes=hashed.size_bytes, sha256=hashed.hexdigest())
+
+    def prune(self) -> Manifest | None:
+        """Remove all but the newest checkpoints; the manifest of the oldest that is left."""
+        whole = list(self.newest())
+        for each in whole[self._kept :]:
+            self.disk.remove(each.path)
+        left = whole[: self._kept]
+        return left[-1].manifest if left else None
+
+    def _free_name(self, head: bytes, index: int) -> str:
+        name = f"{index:012}-{head.hex()[:16]}"
+        taken = [found for found in map(_NAME.match, self.names()) if found and found[0].startswith(name)]
+        return f"{name}.{1 + max(int(found[3] or 0) for found in taken)}" if taken else name
+
+
+def _age(name: str) -> tuple[int, int, str]:
+    found = _NAME.match(name)
+    assert found is not None, "only such names are asked about"
+    return int(found[1]), int(found[3] or 0), found[2]
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders above a path, the root last."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path

@@ -1,0 +1,222 @@
+"""What a worker keeps and begins with, told by the events that it would have in a run of one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torn_saves import FOLDER, RUN, make_replica
+
+from diloco.checkpoints.keeper import Hooks, Keeper
+from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.shared import SharedState
+from diloco.checkpoints.store import Store
+from diloco.errors import CheckpointError
+from diloco.outer.replica import TensorReplica
+from peers.protocol.commands import Command, ConfirmApplied, ConfirmCaptured, ConfirmSaved
+from peers.protocol.events import (
+    BecameActive,
+    CheckpointFailed,
+    CheckpointRestored,
+    CheckpointWritten,
+    RoundCommitted,
+)
+from peers.protocol.held import Held
+from peers.protocol.record import Record
+from tests.diloco.checkpoints.kit import FullDisk
+from transport.digests import digest_of, tree_digest
+from transport.effects import KeepResult
+
+FIRST = b"f" * 32
+
+
+class Worker:
+    """A replica, its keeper, and commits that move it."""
+
+    def __init__(self, disk: LocalDisk, replica: TensorReplica | None = None, least_s: float = 10.0) -> None:
+        self.replica = replica or make_replica()
+        self.told: list[object] = []
+        self.commands: list[Command] = []
+        hooks = Hooks(self.commands.append, self.told.append)
+        self.keeper = Keeper(disk, RUN, lambda: '{"run": 1}', self.replica, hooks, least_s=least_s)
+        self.now = 0.0
+        self.held = self.keeper.begin()
+        self.head = self.held.head if self.held else FIRST
+        self.index = self.held.index if self.held else 0
+        captured = [] if self.held else [ConfirmCaptured(0, self.replica.digest(0))]
+        self._hear(BecameActive(self.head, self.index), captured)
+
+    def commit(self, seconds: float = 60.0, behind: int = 0) -> Record:
+        """One more round that moved the replica, so many seconds later; what is written meanwhile is done."""
+        self.settle()
+        self.now += seconds
+        self.index += 1
+        record = Record(self.head, self.index, 0, 1, 100 + self.index, 4, (b"m" * 32,), (1.0,), FIRST)
+        self.head = record.hash()
+        self.replica.outer.step(0, torch.full((self.replica.num_elements(0),), 0.1 * self.index))
+        event = RoundCommitted(record, self.replica.receiver(0), None, 0, 0.0, 0.0, behind)
+        self._hear(event, [ConfirmApplied(record, self.replica.digest(0))])
+        return record
+
+    def settle(self) -> None:
+        """What is being written is written, and told."""
+        if self.keeper.writer.is_busy:
+            outcome = self.keeper.writer.finish()
+            assert outcome is not None
+            self.keeper.end_write(self.now, outcome)
+
+    def close(self) -> None:
+        self.keeper.close(self.now)
+
+    def _hear(self, event: object, answers: list[Command]) -> None:
+        self.keeper.hear(self.now, event, answers)
+
+    def of(self, kind: type) -> list[int]:
+        return [each.index for each in self.told if isinstance(each, kind)]
+
+
+def test_the_first_checkpoint_is_written_as_soon_as_the_worker_is_active(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    assert worker.held is None
+    worker.settle()
+    assert worker.of(CheckpointWritten) == [0]
+    held = Held(FIRST, 0, (FIRST,), (worker.replica.digest(0),))
+    assert worker.commands == [ConfirmSaved(held)]
+
+
+def test_later_ones_are_written_after_commits_and_hold_the_state_behind_them(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    records = [worker.commit() for _ in range(5)]
+    worker.settle()
+    assert worker.of(CheckpointWritten) == [0, 1, 2, 3, 4, 5]
+    newest = next(Store(LocalDisk(tmp_path), FOLDER).newest()).manifest
+    assert newest.head == records[-1].hash().hex()
+    assert newest.fragments[0].digest == worker.replica.digest(0).hex()
+    assert newest.serial_floor == records[-1].serial
+    assert newest.settings == '{"run": 1}'
+    assert len(list((tmp_path / FOLDER).glob("0*"))) == 3
+
+
+def test_a_checkpoint_names_the_one_before(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    worker.commit()
+    worker.settle()
+    newest, before = (saved.manifest for saved in Store(LocalDisk(tmp_path), FOLDER).newest())
+    assert newest.previous == before.sha256()
+    assert before.previous is None
+
+
+def test_while_more_commits_are_known_to_follow_none_is_written(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    for behind in (2, 1):
+        worker.commit(behind=behind)
+    worker.settle()
+    assert worker.of(CheckpointWritten) == [0]
+
+
+def test_what_was_trained_since_is_written_at_the_end_and_a_later_process_begins_with_it(
+    tmp_path: Path,
+) -> None:
+    first = Worker(LocalDisk(tmp_path))
+    first.settle()
+    record = first.commit(seconds=1.0)  # too soon after the first
+    first.close()
+    later = Worker(LocalDisk(tmp_path), make_replica(seed=99))
+    assert later.held is not None
+    assert (later.held.head, later.held.index) == (record.hash(), 1)
+    assert later.held.digests == (first.replica.digest(0),) == (later.replica.digest(0),)
+    assert later.of(CheckpointRestored) == [1]
+    later.close()
+    assert later.of(CheckpointWritten) == [], "it is on the disk as it is"
+    after = later.commit()
+    assert after.parent == record.hash()
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_loaded_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    worker.commit()
+    worker.settle()
+    path = next((tmp_path / FOLDER).glob("000000000001-*")) / "outer.000.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+    with caplog.at_level(logging.WARNING, "diloco"):
+        later = Worker(LocalDisk(tmp_path), make_replica(seed=99))
+    assert later.held is not None
+    assert later.held.index == 0
+    assert "is damaged: its SHA-256" in caplog.text
+
+
+def test_where_all_are_damaged_the_replica_is_as_it_was(tmp_path: Path) -> None:
+    """It may become the run's first state; half of another one must not."""
+    replica = make_replica(fragments=2)
+    held = Held(FIRST, 3, (FIRST, FIRST), (replica.digest(0), replica.digest(1)))
+    shared = SharedState.pin(replica, held, (1, 1))
+    Store(LocalDisk(tmp_path), FOLDER).write(
+        FIRST,
+        3,
+        shared.contents,
+        lambda files: shared.manifest(replica, files, run=RUN, settings="", own=None, previous=None),
+    )
+    path = next((tmp_path / FOLDER).glob("0*")) / "outer.001.safetensors"
+    path.write_bytes(bytes(len(path.read_bytes())))
+    other = make_replica(fragments=2, seed=5)
+    before = [other.digest(0), other.digest(1)]
+    keeper = Keeper(LocalDisk(tmp_path), RUN, str, other, Hooks(print, print))
+    assert keeper.begin() is None
+    assert [other.digest(0), other.digest(1)] == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    Worker(LocalDisk(tmp_path)).settle()
+    with pytest.raises(CheckpointError, match=r"of another model: 1\.weight differs"):
+        Worker(LocalDisk(tmp_path), make_replica(frozen=True))
+
+
+def test_a_full_disk_costs_checkpoints_and_no_training_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = FullDisk(tmp_path, room=1 << 20)
+    worker = Worker(disk)
+    worker.settle()
+    disk.room = 100
+    with caplog.at_level(logging.WARNING, "diloco"):
+        for _ in range(3):
+            worker.commit()
+        worker.settle()
+    assert worker.of(CheckpointFailed) == [1, 2, 3]
+    assert caplog.text.count("no checkpoint could be written: No space left on device") == 1
+    disk.room = 1 << 20
+    worker.commit()
+    worker.settle()
+    assert worker.of(CheckpointWritten) == [0, 4]
+
+
+def test_a_result_that_cannot_be_kept_is_told_to_the_coordinator(tmp_path: Path) -> None:
+    disk = FullDisk(tmp_path, room=1 << 20)
+    worker = Worker(disk)
+    worker.settle()
+    disk.room = 0
+    digests = [digest_of(b"chunk")]
+    with pytest.raises(OSError, match="No space left"):
+        worker.keeper.shelf.keep(KeepResult(101, tree_digest(digests), digests, [b"chunk"]))
+    worker.keeper.poll(1.0)
+    worker.keeper.poll(2.0)
+    held = Held(FIRST, 0, (FIRST,), (worker.replica.digest(0),))
+    assert worker.commands[1:] == [ConfirmSaved(held, keeps=False)]
+
+
+def test_results_that_every_checkpoint_has_in_it_are_removed(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    for _ in range(6):
+        record = worker.commit()
+        digests = [digest_of(bytes([record.index]))]
+        chunks = [bytes([record.index])]
+        worker.keeper.shelf.keep(KeepResult(record.serial, tree_digest(digests), digests, list(chunks)))
+    worker.settle()
+    left = sorted(path.name[:12] for path in (tmp_path / FOLDER / "results").iterdir())
+    assert left == ["000000000105", "000000000106"]
