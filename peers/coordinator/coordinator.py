@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from peers.coordinator import adoption, places, round_messages, rounds, spot_checks, state_sync
+from peers.coordinator import adoption, places, round_messages, rounds, spot_checks, stalls, state_sync
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.hearing import Hearing
@@ -351,7 +351,7 @@ class Coordinator:
             if adoption.holds_still(state, course, now):
                 continue
             for current in list(course.rounds.values()):
-                rounds.judge(state, course, now, current)
+                stalls.judge(state, course, now, current)
                 rounds.part_with_laggards(state, course, now, current)
                 self._hearing.settle_dissent(now, course, current)
             state_sync.serve_waiting(state, course, now)

@@ -121,6 +121,10 @@ class OpenRound:
         reported = {peer for peers in self.stuck.values() for peer in peers}
         return len(self.stuck) > 1 and all(m in self.stuck or m in reported for m in self.members)
 
+    def reporters_of(self, member: bytes) -> list[bytes]:
+        """Members of this attempt who wait for that one."""
+        return [m for m in self.members if m != member and member in self.stuck.get(m, ())]
+
     def whom_to_set_aside(
         self, silent_s: dict[bytes, float], order: dict[bytes, int], timeout_s: float
     ) -> list[bytes]:

@@ -104,6 +104,8 @@ class Entry:
     """How often it held another result than most, and nobody could be shown to be wrong."""
     dissented_at: int = 0
     """Index of the last commit before the last time."""
+    num_stalls: int = 0
+    """How often others waited for it in vain, and it is not forgiven."""
     invite: bytes = b""
     """The ticket that it came with, last."""
     certified_at: float = NEVER

@@ -8,6 +8,7 @@ same result. Keeps S3, S6, S8, L1, L2, L5 and L7.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from statistics import median
 
 from peers.coordinator import spot_checks
@@ -36,6 +37,8 @@ MAX_SPLIT_ATTEMPTS = 3
 """Attempts after which a round whose results differ without a majority is given up."""
 MAX_PENALTIES = 4
 """A member that was set aside n times in a row sits out 2**n - 1 commits, at most 2**4 - 1."""
+MAX_COMMITS_OUT = 63
+"""One for which several others wait in vain sits out 5**n - 1, at most so many."""
 
 
 def next_opening(state: RunState, looked_at: float) -> float:
@@ -236,10 +239,11 @@ def lose(
     _say_open(state, course, now, current)
 
 
-def _penalize(course: Course, entry: Entry) -> None:
+def _penalize(course: Course, entry: Entry, growth: int = 2) -> None:
     """Nobody waits for this member for a while, longer each time, until it is in a commit again."""
     entry.num_penalties = min(MAX_PENALTIES, entry.num_penalties + 1)
-    entry.sits_out_until = course.chain.index + 2**entry.num_penalties - 1
+    commits_out = min(MAX_COMMITS_OUT, growth**entry.num_penalties - 1)
+    entry.sits_out_until = course.chain.index + commits_out
 
 
 def _remember_dissent(course: Course, entry: Entry) -> None:
@@ -252,13 +256,19 @@ def _remember_dissent(course: Course, entry: Entry) -> None:
 
 
 def set_aside(
-    state: RunState, course: Course, now: float, current: OpenRound, victims: list[bytes], reason: str
+    state: RunState,
+    course: Course,
+    now: float,
+    current: OpenRound,
+    victims: list[bytes],
+    reason: str,
+    by_several: Collection[bytes] = (),
 ) -> None:
     """Leave live members out of this round, and do not wait for them for a while: they keep their membership
-    and follow."""
+    and follow. Those of whom several others say so sit out for longer."""
     for key in victims:
         if key in current.members:
-            _penalize(course, state.roster.entries[key])
+            _penalize(course, state.roster.entries[key], 5 if key in by_several else 2)
             state.outlet.trace(SetAsideTrace(peer=key, serial=current.serial, reason=reason))
     _leave_out(state, course, now, current, victims, reason)
 
@@ -312,18 +322,6 @@ def part_with_laggards(state: RunState, course: Course, now: float, current: Ope
     for key in missing:
         _remember_dissent(course, state.roster.entries[key])
     set_aside(state, course, now, current, missing, "it does not say that it holds the result")
-
-
-def judge(state: RunState, course: Course, now: float, current: OpenRound) -> None:
-    """Some members report others: after a short wait for more reports, set the fewest aside."""
-    if current.judge_at is None or (now < current.judge_at and not current.all_have_reported()):
-        return
-    current.judge_at = None
-    silent_s = {m: now - state.outlet.last_heard(now, m) for m in current.members}
-    order = {m: state.roster.entries[m].order for m in current.members}
-    victims = current.whom_to_set_aside(silent_s, order, state.rules.failure_timeout_s)
-    if victims:
-        set_aside(state, course, now, current, victims, "it and another member do not reach each other")
 
 
 def _commit(

@@ -91,8 +91,15 @@ class RoundsMode:
 
     def offered(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
         """Keep a contribution until a round takes it, or the member takes it back."""
-        entry.ready[message.fragment] = message
-        course.ready_since.setdefault(message.fragment, now)
+        fragment, index = message.fragment, course.chain.index
+        is_first = fragment not in entry.ready
+        entry.ready[fragment] = message
+        here = [each for each in self._roster.active_in(course.number) if fragment in each.ready]
+        if is_first and [each for each in here if each.sits_out_until <= index] == [entry]:
+            # Who sits out is not waited for, and its offer uses up nobody's grace.
+            course.ready_since.pop(fragment, None)
+            course.grace_ends.pop(fragment, None)
+        course.ready_since.setdefault(fragment, now)
 
     def reported(self, now: float, course: Course, message: Report) -> list[Entry]:
         """Nobody: a run with rounds ends by its commits, not by what members report."""

@@ -17,9 +17,6 @@ from peers.node import Node
 from tests.sim.roles import RoleOutcome, outcomes_of, report_of, role_of, table_of
 
 NUM_SEEDS = 200
-NOT_YET = {
-    "dripper": "in runs of a few minutes the times that it is waited for, each longer apart, cost too much",
-}
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +24,8 @@ def outcomes() -> list[RoleOutcome]:
     return outcomes_of(range(NUM_SEEDS))
 
 
-def _role(name: str) -> Any:
-    marks = [pytest.mark.xfail(strict=True, reason=NOT_YET[name])] if name in NOT_YET else []
-    return pytest.param(name, marks=[*marks, pytest.mark.timeout(900)])
-
-
-@pytest.mark.parametrize("role", [_role(name) for name in ROLES])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("role", ROLES)
 def test_honest_peers_go_on_with_one_that_means_harm(role: str, outcomes: list[RoleOutcome]) -> None:
     mine = [each for each in outcomes if each.role == role]
     assert len(mine) >= NUM_SEEDS // len(ROLES)
@@ -126,6 +119,11 @@ def test_whoever_dies_again_and_again_is_waited_for_if_deaths_are_not_noticed(
 ) -> None:
     monkeypatch.setattr(Coordinator, "lose_sight", never_lose_sight)
     assert "of the rate without" in broken(role, rounds=40)
+
+
+def test_a_dripper_that_never_sits_out_is_waited_for_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.coordinator.rounds.MAX_COMMITS_OUT", 0)
+    assert "of the rate without" in broken("dripper", seeds=range(1))
 
 
 class BlamesAll(Node):
