@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from diloco.errors import RecipeError
 from diloco.models.gpt import GPT
-from diloco.models.inner_optimizers import inner_optimizers, lr_share, step_all
+from diloco.models.inner_optimizers import inner_optimizers, lr_share, set_weight_decay, step_all
 from diloco.models.text import Text, load_text
 from diloco.settings import RunSettings, Train
 
@@ -45,6 +45,9 @@ class Job:
     """Validation loss; the same batches each time, and on every worker."""
     sample: Callable[[], str]
     """Something to look at."""
+    follow: Callable[[RunSettings], None] | None = None
+    """Told the run's settings when some of them change while it trains; without it they change at its next
+    start."""
 
 
 Recipe = Callable[[RunSettings, Path | None, torch.device, str], Job]
@@ -58,14 +61,16 @@ def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, wor
     text = load_text(data_path)
     model = GPT(sizes.layers, sizes.heads, sizes.width, sizes.context, settings.run.seed).to(device)
     optimizers = inner_optimizers(settings.method.resolved().inner, model, train)
+    steps = InnerSteps(model, optimizers, train)
     return Job(
         model=model,
         optimizer=optimizers[-1],
-        step=inner_step(model, optimizers, train),
+        step=steps,
         batches=text.batches(settings.run.seed, worker_salt, train.batch_size, sizes.context, device),
         tokens_per_step=train.batch_size * sizes.context,
         evaluate=evaluation(model, text, settings, device),
         sample=lambda: model.generate(b"def ", SAMPLE_BYTES, temperature=0.8).decode("utf-8", "replace"),
+        follow=steps.follow,
     )
 
 
@@ -89,19 +94,32 @@ def load_recipe(name: str) -> Recipe:
     return function
 
 
-def inner_step(model: GPT, optimizers: list[torch.optim.Optimizer], train: Train) -> Callable[[Any], Tensor]:
-    """One inner step on a batch (inputs, targets) int64 [B, T]; returns the detached loss."""
-    steps = itertools.count()
+class InnerSteps:
+    """Called with a batch (inputs, targets) int64 [B, T] it takes one inner step, and returns the detached
+    loss. ``train`` may change between two steps (see `follow`)."""
 
-    def step(batch: Any) -> Tensor:
-        model.zero_grad(set_to_none=True)
-        loss = model.loss(*batch)
+    def __init__(self, model: GPT, optimizers: list[torch.optim.Optimizer], train: Train) -> None:
+        self.count = 0
+        """Steps so far, from which the learning rate follows."""
+        self._model = model
+        self._optimizers = optimizers
+        self._train = train
+
+    def __call__(self, batch: Any) -> Tensor:
+        train = self._train
+        self._model.zero_grad(set_to_none=True)
+        loss = self._model.loss(*batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-        step_all(optimizers, train.inner_lr * lr_share(next(steps), train.warmup_steps, train.decay_steps))
+        nn.utils.clip_grad_norm_(self._model.parameters(), train.clip_norm)
+        share = lr_share(self.count, train.warmup_steps, train.decay_steps)
+        self.count += 1
+        step_all(self._optimizers, train.inner_lr * share)
         return loss.detach()
 
-    return step
+    def follow(self, settings: RunSettings) -> None:
+        """From the next step on, train as these settings say."""
+        self._train = settings.train
+        set_weight_decay(self._optimizers, settings.train.weight_decay)
 
 
 def evaluation(

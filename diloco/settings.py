@@ -32,6 +32,21 @@ from transport.limits import LIMITS
 
 VOCABULARY = 256
 """The built-in model reads bytes."""
+CHANGEABLE = {
+    "run.min_peers": "the host alone opens rounds",
+    "run.rounds": "the host says when a run is over",
+    "run.grace_s": "the host alone waits for stragglers; workers learn it for their own patience",
+    "run.outlier_factor": "the host alone refuses outliers",
+    "run.max_influence": "the host alone bounds weights",
+    "train.inner_lr": "a worker's own step, which others never see",
+    "train.warmup_steps": "likewise",
+    "train.decay_steps": "likewise",
+    "train.weight_decay": "likewise",
+    "train.clip_norm": "likewise",
+}
+"""Settings that may change while a run goes on, and why members need not have begun with the same. With all
+others states, contributions or outer steps would differ between members; links with two timeouts would take
+the living for dead."""
 
 
 class _Section(BaseModel):
@@ -212,7 +227,7 @@ class Train(_Section):
 
 
 class RunSettings(_Section):
-    """One run. Equal settings have equal bytes and an equal digest."""
+    """One run. Equal settings have equal bytes; those that differ only in what may change have one digest."""
 
     run: Run = Run()
     method: MethodSection = MethodSection()
@@ -222,9 +237,15 @@ class RunSettings(_Section):
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, ASCII. The method is spelt out, so that a joiner whose
         presets differ does what the host does."""
+        plain = self.meaning()
+        plain["method"]["preset"] = self.method.preset
+        return _canonical(plain)
+
+    def meaning(self) -> dict[str, dict[str, Any]]:
+        """By section and key, the method by its parts: the preset is but a name for them."""
         plain = self.model_dump()
-        plain["method"] |= {key: getattr(self.method.resolved(), key) for key in METHOD_FIELDS}
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+        plain["method"] = {key: getattr(self.method.resolved(), key) for key in METHOD_FIELDS}
+        return plain
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RunSettings:
@@ -240,8 +261,9 @@ class RunSettings(_Section):
         return parse_settings(plain, "settings")
 
     def digest(self) -> bytes:
-        """SHA-256 of the bytes: peers of one run compare it."""
-        return hashlib.sha256(self.to_bytes()).digest()
+        """SHA-256 of what cannot change while a run goes on (all but `CHANGEABLE`): peers of one run compare
+        it."""
+        return hashlib.sha256(_canonical(_fixed_part(self.meaning()))).digest()
 
 
 def load_settings(path: Path) -> RunSettings:
@@ -294,6 +316,18 @@ def _telling(chosen: Method, part: str) -> bool:
 def _toml(value: object) -> str:
     # JSON writes these types as TOML does, but for floats like 1e-05, which both read.
     return json.dumps(value)
+
+
+def _fixed_part(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings, by section, without what may change."""
+    return {
+        section: {key: value for key, value in keys.items() if f"{section}.{key}" not in CHANGEABLE}
+        for section, keys in plain.items()
+    }
+
+
+def _canonical(plain: Mapping[str, Any]) -> bytes:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def _refuse_constant(name: str) -> NoReturn:

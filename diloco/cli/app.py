@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 import diloco
-from diloco.cli.adopt import adopt_record
+from diloco.cli import options
+from diloco.cli.host import host_command
 from diloco.cli.interrupts import end_at_once, leaving_in_order
 from diloco.cli.methods import compare_command, methods_command
 from diloco.cli.operate import (
@@ -35,26 +33,20 @@ from diloco.cli.operate import (
 )
 from diloco.cli.plan import plan_command
 from diloco.cli.simulate import simulate_command
-from diloco.errors import DeviceFailed, DilocoError, SwarmClosed, TrainingDiverged, UserError
-from diloco.interrupts import Interrupts
-from diloco.monitoring.run_view import RunView, Screen
-from diloco.rules import num_commits
-from diloco.settings import commented_toml, load_settings
-from diloco.swarm.entry import TICKET_HOURS
+from diloco.cli.work import Work
+from diloco.errors import DilocoError, UserError
+from diloco.settings import commented_toml
 from diloco.swarm.handshake import ask_status
-from diloco.swarm.repair import truncate_journal
-from diloco.swarm.waits import WaitWatch
 from diloco.terminal import printable
-from peers.admission.ticket import Ticket, read_ticket
+from peers.admission.ticket import read_ticket
 from peers.errors import PeersError
 from transport.errors import TransportError
 from transport.keys import short
 
 if TYPE_CHECKING:
-    from diloco.cli.train import TrainingOutcome
+    pass
 
 FAULTS_OF_PEOPLE = (DilocoError, PeersError, TransportError)
-_LINGER_S = 2.0
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,25 +61,6 @@ app.command("methods")(methods_command)
 app.command("compare")(compare_command)
 app.command("simulate")(simulate_command)
 app.command("plan")(plan_command)
-
-Recipe = Annotated[
-    str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")
-]
-Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
-Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
-Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")]
-Adopt = Annotated[
-    bool, typer.Option("--adopt", help="The journal is lost or old: go on from the workers' newest record.")
-]
-TruncateAt = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Cut off entry N of a journal that cannot be read, and all behind it."
-    ),
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Adopt without asking.")]
-Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]
 
 
 def _examples(*lines: str) -> str:
@@ -127,80 +100,16 @@ def init(path: Annotated[Path, typer.Argument()] = Path("RUN.toml")) -> None:
     print(f"wrote {path}; next: diloco host {path}")
 
 
-@app.command(
+app.command(
+    "host",
     epilog=_examples(
         "diloco host RUN.toml --ticket-file ticket    # then: diloco join @ticket",
         "diloco host RUN.toml --train --state ~/runs/one",
+        "diloco host RUN.toml --set run.rounds=200    # the run goes on, and is longer",
         "diloco host RUN.toml --adopt    # its journal is lost, its identity is not, and workers still train",
         "diloco host RUN.toml --listen tcp://0.0.0.0:7000 --advertise tcp://203.0.113.5:7000",
-    )
-)
-def host(
-    run: Annotated[Path, typer.Argument(metavar="RUN.toml", show_default=False)],
-    train: Annotated[bool, typer.Option("--train", help="Train here too.")] = False,
-    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
-    advertise: Advertise = None,
-    state: Annotated[
-        Path | None, typer.Option(help="Keeps identity, journal and residuals over restarts.")
-    ] = None,
-    name: Annotated[str, typer.Option(help="How others see this host.")] = "host",
-    ticket_file: Annotated[Path | None, typer.Option(help="Write the ticket here (mode 0600).")] = None,
-    ticket_hours: Annotated[
-        float, typer.Option(min=0.01, help="How long the ticket is good.")
-    ] = TICKET_HOURS,
-    ticket_uses: Annotated[
-        int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
-    ] = 0,
-    truncate_at: TruncateAt = None,
-    adopt: Adopt = False,
-    yes: Yes = False,
-    recipe: Recipe = "gpt",
-    data: Data = None,
-    device: Device = "cpu",
-    save: Save = None,
-    threads: Threads = None,
-) -> None:
-    """Coordinate a run: print a ticket, admit who holds it, commit rounds until the run is done.
-
-    Without --train no torch is needed. Restarted with the same --state, it goes on with the run. If that is
-    lost but for the identity, or an old copy, workers keep their newer state, and --adopt goes on from it."""
-    settings = load_settings(run)
-    if truncate_at is not None:
-        print(truncate_journal(settings, state, truncate_at), flush=True)
-    view = RunView(f"run {settings.run.name}", num_commits(settings))
-    screen = Screen(view, Console())
-    swarm = diloco.host(
-        settings,
-        listen=listen,
-        advertise=advertise,
-        state=state,
-        name=name,
-        ticket_hours=ticket_hours,
-        ticket_uses=ticket_uses,
-        adopt=adopt,
-        on_trace=screen.on_trace,
-    )
-    with leaving_in_order() as interrupts, swarm:
-        print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
-        _show_ticket(swarm.ticket, ticket_file)
-        if adopt:
-            adopt_record(swarm, yes=yes)
-        outcome: TrainingOutcome | TrainingDiverged | DeviceFailed | None = None
-        with screen, closing(WaitWatch(lambda now: _wait_of(swarm), screen.note, every_s=1.0)):
-            if train:
-                outcome = _train_beside_others(
-                    screen, lambda: _train(swarm, recipe, data, device, save, threads, None, interrupts)
-                )
-            while not swarm.status()["over"]:
-                time.sleep(0.2)
-            time.sleep(_LINGER_S)  # so that what was told arrives
-            done = min(swarm.status()["rounds"], view.rounds_wanted)
-        wanted = view.rounds_wanted
-        print(f"done: {done} rounds" if done == wanted else f"stopped after {done} of {wanted} rounds")
-        if isinstance(outcome, TrainingDiverged | DeviceFailed):
-            raise outcome
-        if outcome is not None:
-            print(outcome.line())
+    ),
+)(host_command)
 
 
 @app.command(
@@ -216,14 +125,14 @@ def join(
     name: Annotated[str | None, typer.Option(help="How others see this worker.")] = None,
     listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
     no_listen: Annotated[bool, typer.Option("--no-listen", help="Accept no connections; dial only.")] = False,
-    advertise: Advertise = None,
+    advertise: options.Advertise = None,
     state: Annotated[Path | None, typer.Option(help="Keeps identity and residuals over restarts.")] = None,
     events: Annotated[Path | None, typer.Option(help="Write what happens as JSON lines.")] = None,
-    recipe: Recipe = "gpt",
-    data: Data = None,
-    device: Device = "cpu",
-    save: Save = None,
-    threads: Threads = None,
+    recipe: options.Recipe = "gpt",
+    data: options.Data = None,
+    device: options.Device = "cpu",
+    save: options.Save = None,
+    threads: options.Threads = None,
 ) -> None:
     """Join the run of a ticket and train until it is done. Its settings come from the host."""
     if ticket.startswith("dlc"):
@@ -232,9 +141,10 @@ def join(
     swarm = diloco.join(
         ticket, listen=None if no_listen else listen, advertise=advertise, state=state, name=name
     )
+    work = Work(recipe, data, device, save, threads, events)
     with leaving_in_order() as interrupts, swarm:
         print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
-        print(_train(swarm, recipe, data, device, save, threads, events, interrupts).line())
+        print(work.train(swarm, interrupts).line())
 
 
 @app.command(epilog=_examples("diloco status @ticket", "diloco status @ticket --json | jq .rounds"))
@@ -327,66 +237,3 @@ def demo(
     with leaving_in_order():
         code = run_demo(workers, rounds, kill, out, run, capture)
     raise typer.Exit(code)
-
-
-def _train(
-    swarm: diloco.Swarm,
-    recipe: str,
-    data: Path | None,
-    device: str,
-    save: Path | None,
-    threads: int | None,
-    events: Path | None,
-    interrupts: Interrupts,
-) -> TrainingOutcome:
-    import torch
-
-    from diloco.cli.train import make_job, train
-    from diloco.monitoring.event_log import EventLog
-    from diloco.recipe import load_recipe
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    log = EventLog(events)
-    try:
-        job = make_job(load_recipe(recipe), swarm, data, device)
-        return train(swarm, job, log=log, interrupts=interrupts, save=save)
-    finally:
-        log.close()
-
-
-def _wait_of(swarm: diloco.Swarm) -> str:
-    try:
-        return str(swarm.status()["waits"])
-    except SwarmClosed:
-        return ""
-
-
-def _train_beside_others(
-    screen: Screen, train: Callable[[], TrainingOutcome]
-) -> TrainingOutcome | TrainingDiverged | DeviceFailed:
-    """A host whose own training diverges, or whose device fails, goes on for the others."""
-    try:
-        return train()
-    except (TrainingDiverged, DeviceFailed) as error:
-        screen.note(f"this host trains no longer, and goes on for the others: {error}")
-        return error
-
-
-def _show_ticket(ticket: str, file: Path | None) -> None:
-    if file is None:
-        hours = (Ticket.parse(ticket).expiry - time.time()) / 3600  # it may be an earlier life's
-        print(f"ticket (it lets its holder join; good for {hours:.3g} h):\n{ticket}", flush=True)
-    else:
-        _write_secret(file, ticket)
-        print(f"ticket in {file}: diloco join @{file}", flush=True)
-
-
-def _write_secret(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None

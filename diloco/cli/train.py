@@ -23,6 +23,7 @@ from diloco.training.attach import Outer, attach
 from diloco.training.device_errors import device_fault
 from diloco.training.residual_file import ResidualFile
 from peers.protocol.commands import LeaveRun
+from peers.protocol.events import SettingsChanged
 
 _LOG = logging.getLogger("diloco")
 _LOG_EVERY_S = 0.5
@@ -80,6 +81,8 @@ def train(
     def on_event(event: object) -> None:
         residual_file.swarm_event(event)
         log.swarm_event(event)
+        if isinstance(event, SettingsChanged) and job.follow is not None:
+            job.follow(swarm.settings)
 
     with attach(
         job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=on_event

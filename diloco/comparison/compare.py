@@ -27,7 +27,7 @@ from diloco.models.inner_optimizers import inner_optimizers
 from diloco.models.text import Text, load_text
 from diloco.outer.model_tensors import ModelTensors
 from diloco.outer.replica import TensorReplica
-from diloco.recipe import evaluation, inner_step
+from diloco.recipe import InnerSteps, evaluation
 from diloco.settings import RunSettings, Train, parse_settings
 from diloco.simulation.tensor_trainer import trainer_of
 from diloco.simulation.virtual_training import SimulatedTraining
@@ -191,7 +191,7 @@ class _Start:
 def _start(settings: RunSettings, seed: int, budget: Budget, text: Text) -> _Start:
     model = _fresh_model(budget, seed)
     train = settings.train.model_copy(update={"inner_lr": budget.inner_lr})
-    step = inner_step(model, inner_optimizers("adamw", model, train), train)
+    step = InnerSteps(model, inner_optimizers("adamw", model, train), train)
     start = _Start(budget, text, seed, {})
     streams = [start.batches(f"start {index}") for index in range(budget.workers)]
     for _ in range(budget.start_tokens // (budget.workers * budget.tokens_per_step)):
@@ -303,7 +303,7 @@ def _baseline(name: str, kind: str, settings: RunSettings, start: _Start) -> Run
     together = budget.workers if kind == "data_parallel" else 1
     steps = budget.steps * budget.workers // together
     model = start.model()
-    step = inner_step(model, inner_optimizers("adamw", model, settings.train), _decaying(settings, steps))
+    step = InnerSteps(model, inner_optimizers("adamw", model, settings.train), _decaying(settings, steps))
     streams = [start.batches(f"worker {index}") for index in range(together)]
     evaluate = start.evaluation(model, settings)
     # A ring: everyone sends 2 (M - 1) / M of the gradient in fp32.

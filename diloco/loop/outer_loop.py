@@ -80,6 +80,10 @@ class OuterLoop:
 
     # -- the training loop's side -------------------------------------------------------------
 
+    def follow(self, wait_s: float, rounds: int) -> None:
+        """The run's settings say otherwise from now on."""
+        self._wait_s, self._rounds = wait_s, rounds
+
     def count(self, tokens: int, steps: int = 1) -> None:
         """Inner steps of ``tokens`` tokens together are done, all but the last of them `quiet_steps`. They
         count before the events that came meanwhile are handled: one that wipes out what a fragment learned

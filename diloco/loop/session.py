@@ -88,6 +88,11 @@ class WorkerSession:
         self._tokens_ended = dict.fromkeys(Fate, 0)
         """By fate, over all fragments: each counts the tokens that moved it."""
 
+    def follow(self, settings: RunSettings) -> None:
+        """The run's settings changed, in what may change while it goes on."""
+        self._terms = Terms.of(settings)
+        self.loop.follow(self._terms.wait_s, self._terms.rounds)
+
     # -- what it says of itself ---------------------------------------------------------------
 
     def profile(

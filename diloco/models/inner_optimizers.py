@@ -55,6 +55,14 @@ def step_all(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
         optimizer.step()
 
 
+def set_weight_decay(optimizers: list[torch.optim.Optimizer], weight_decay: float) -> None:
+    """Change the weight decay of matrices; SGD has none here."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if not isinstance(optimizer, torch.optim.SGD) and all(p.dim() >= 2 for p in group["params"]):
+                group["weight_decay"] = weight_decay
+
+
 FINAL_SHARE = 0.1
 """What is left of the learning rate after its decay."""
 

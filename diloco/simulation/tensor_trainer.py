@@ -12,7 +12,7 @@ from diloco.models.gpt import GPT
 from diloco.models.inner_optimizers import inner_optimizers
 from diloco.models.text import load_text
 from diloco.outer.replica import TensorReplica
-from diloco.recipe import inner_step
+from diloco.recipe import InnerSteps
 from diloco.settings import RunSettings, Train
 from diloco.simulation.pace import Peer
 from diloco.simulation.worker import Trainer
@@ -24,7 +24,7 @@ def trainer_of(
     """What a worker with ``model`` and ``batches`` trains by the method of ``settings``."""
     method = settings.method.resolved()
     optimizers = inner_optimizers(method.inner, model, train)
-    step = inner_step(model, optimizers, train)
+    step = InnerSteps(model, optimizers, train)
     replica = TensorReplica.of(model, method, optimizers[-1])
     found = replica.layout.manifest()
     elements = tuple(replica.max_sent(f) for f in range(replica.num_fragments))

@@ -10,7 +10,7 @@ import queue
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,31 +21,25 @@ from diloco.settings import RunSettings, load_settings
 from diloco.swarm.failure_log import FailureLog
 from diloco.swarm.handshake import KNOCK_S, ask_status, knock_for_settings
 from diloco.swarm.host_watch import HostWatch
+from diloco.swarm.hosted_run import HostedRun
 from diloco.swarm.state_dir import (
-    HostLock,
     home_of,
-    invite_secret,
-    journal_of,
     load_identity,
     remember_address,
-    run_id_of,
     same_port,
 )
 from diloco.swarm.swarm import Swarm
 from diloco.swarm.waits import WaitWatch
 from diloco.swarm.worker_waits import WorkerWaits
-from peers.admission.door import Door, Invite
+from peers.admission.door import Door
 from peers.admission.identity import Identity
-from peers.admission.ticket import Ticket, invite_pair, read_ticket
+from peers.admission.ticket import Ticket, read_ticket
 from peers.coordinator.journal import InviteMade
-from peers.coordinator.journal_file import Journal
-from peers.coordinator.places import invites_in
 from peers.errors import BadEntry
 from peers.node import Contact, Hosting, Node
 from peers.protocol.fields import NAME_BYTES, cut
 from transport.addresses import valid_address
 from transport.effects import Trace
-from transport.frames import pack
 from transport.sockets.driver import SocketDriver
 
 _LOG = logging.getLogger("diloco")
@@ -62,13 +56,18 @@ def host(
     ticket_hours: float = TICKET_HOURS,
     ticket_uses: int = 0,
     adopt: bool = False,
+    fresh: bool = False,
+    changes: Mapping[str, Any] | None = None,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
 
     ``run`` is settings or the path of a RUN.toml. ``state`` is the directory with this host's identity
     and journal: with the same one, a restarted host goes on with the run; while it lives, a second one there
-    is refused. ``advertise`` is the address in the ticket if it differs from ``listen``, as behind a router.
+    is refused. The run in that directory goes on; ``run`` may differ from how it began in what
+    `diloco.settings.CHANGEABLE` lists, and ``changes`` gives new values of such settings by key
+    (``run.rounds``). With ``fresh`` the run's files are put aside and a new one begins. ``advertise`` is the
+    address in the ticket if it differs from ``listen``, as behind a router.
     With ``adopt`` nothing goes on until `Swarm.adopt` chose the record from which it does: for a host that
     lost its journal and still has its identity.
     The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
@@ -77,30 +76,28 @@ def host(
     _check_advertised(advertise)
     settings, name = run if isinstance(run, RunSettings) else load_settings(Path(run)), _checked_name(name)
     home = home_of(settings, state)
+    if adopt and not (home / "identity").exists():
+        raise UserError(
+            f"{home} holds no identity, without which no worker knows this host: name the right folder "
+            "(--state), or start a new run without --adopt and give out its ticket"
+        )
+    hosted = HostedRun(home, settings, changes or {}, fresh=fresh)
     with ExitStack() as undone:
-        if adopt and not (home / "identity").exists():
-            raise UserError(
-                f"{home} holds no identity, without which no worker knows this host: name the right folder "
-                "(--state), or start a new run without --adopt and give out its ticket"
-            )
-        lock = HostLock(home)
-        undone.callback(lock.release)
-        identity, incarnation = load_identity(home)
-        run_id = run_id_of(identity, settings)
-        journal = Journal(journal_of(home, run_id))
-        undone.callback(journal.close)
-        entries = journal.entries()
-        door = Door(run_id, settings.to_bytes(), settings.digest(), {})
+        undone.callback(hosted.close)
+        settings, identity = hosted.settings, hosted.identity
+        door = Door(hosted.run_id, settings.to_bytes(), settings.digest(), {})
         door.owner, door.began_at = identity.control.public, time.time() - time.monotonic()
         try:
-            node = _hosting_node(settings, identity, incarnation, entries, door, adopt)
+            node = _hosting_node(settings, identity, hosted.incarnation, hosted.entries, door, adopt)
         except BadEntry as error:
-            raise journal.unusable(error.number, error.reason) from None
-        secret, invite = _ticket(home, run_id, identity, journal, entries, ticket_hours, ticket_uses)
+            raise hosted.journal.unusable(error.number, error.reason) from None
+        hosted.keep_changes()
+        secret, invite = hosted.ticket(ticket_hours, ticket_uses)
         door.invites[invite.key] = invite
         assert node.coordinator is not None
         node.coordinator.state.tickets.replay(InviteMade(invite.key, int(invite.expires_at), invite.uses))
-        driver, events = _start(node, identity, same_port(home, listen), journal.append, on_trace)
+        store = hosted.journal.append
+        driver, events = _start(node, identity, same_port(home, listen), store, on_trace)
         with ExitStack() as unkept:
             unkept.callback(driver.stop)
             assert driver.address is not None
@@ -115,9 +112,9 @@ def host(
         name=name,
         addresses=(address,),
         events=events,
-        ticket=Ticket(run_id, identity.keys.public, secret, int(invite.expires_at), (address,)),
+        ticket=Ticket(hosted.run_id, identity.keys.public, secret, int(invite.expires_at), (address,)),
         home=home,
-        run=run_id,
+        run=hosted.run_id,
         on_close=on_close,
     )
 
@@ -222,30 +219,6 @@ def _reachable(address: str) -> str:
             return f"tcp://{probe.getsockname()[0]}:{port}"
         except OSError:
             return f"tcp://127.0.0.1:{port}"
-
-
-def _ticket(
-    home: Path,
-    run_id: bytes,
-    identity: Identity,
-    journal: Journal,
-    entries: list[Any],
-    hours: float,
-    uses: int,
-) -> tuple[bytes, Invite]:
-    """The secret of the ticket that this host prints, and its invite: that of an earlier life as it was,
-    unless it expired or was revoked."""
-    known, now = invites_in(entries), time.time()
-    secret = invite_secret(home, run_id, identity)
-    key = invite_pair(secret).public
-    made = known.get(key)
-    if made is None or now > made.expires_at:
-        if key in known:
-            secret = invite_secret(home, run_id, identity, fresh=True)
-            key = invite_pair(secret).public
-        made = InviteMade(key, int(now + 3600 * hours), uses)
-        journal.append(pack(made))
-    return secret, Invite(key, made.expires_at, made.uses)
 
 
 def _no_journal(entry: bytes) -> None:

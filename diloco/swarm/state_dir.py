@@ -8,11 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import socket
-from contextlib import suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from diloco.errors import UserError
 from diloco.settings import RunSettings
@@ -31,41 +27,6 @@ def make_home(home: Path) -> None:
         raise UserError(f"state folder {home} cannot be made: {error.strerror}") from None
 
 
-class HostLock:
-    """A host's hold on its state directory: of two hosts the second is refused, since both would append to
-    one journal and commit under one identity. The lock ends with the process, however that ends."""
-
-    def __init__(self, home: Path) -> None:
-        """Take it. Raises `UserError`, which names the process that has it."""
-        make_home(home)
-        # Whoever closes the swarm may be on another thread than whoever made it.
-        self._lock = FileLock(home / "host.lock", mode=0o600, thread_local=False)
-        self._process = home / "host.process"
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            detail = f"state folder {home} is in use by the host {self._holder()}"
-            raise UserError(f"{detail}: end that one first, or name another folder (--state)") from None
-        except OSError as error:
-            raise UserError(f"state folder {home} cannot be locked: {error.strerror}") from None
-        try:
-            self._process.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
-        except OSError as error:
-            self._lock.release()
-            raise UserError(f"{self._process} cannot be written: {error.strerror}") from None
-
-    def _holder(self) -> str:
-        # The other one writes its name right after it has the lock.
-        with suppress(OSError):
-            if found := self._process.read_text(errors="replace").strip()[:100]:
-                return f"with process {found}"
-        return "that starts at this moment"
-
-    def release(self) -> None:
-        """Let another host have it; more than once changes nothing."""
-        self._lock.release()
-
-
 def load_identity(home: Path) -> tuple[Identity, int]:
     """The identity that lives in ``home``, made there on first use, and the number of this life of it, which
     rises with every call. Raises `UserError` for a folder that cannot be made."""
@@ -73,9 +34,10 @@ def load_identity(home: Path) -> tuple[Identity, int]:
     return Identity.load_or_create(home / "identity"), next_incarnation(home / "incarnation")
 
 
-def run_id_of(identity: Identity, settings: RunSettings) -> bytes:
-    """16 bytes that name the run of these settings under this host: with other settings it is another run."""
-    return hashlib.sha256(b"diloco run\0" + identity.public + settings.digest()).digest()[:16]
+def run_id_of(identity: Identity) -> bytes:
+    """16 bytes that name the run of this host. They derive from its identity alone: where all else is lost,
+    workers still know the run that they were in."""
+    return hashlib.sha256(b"diloco run\0" + identity.public).digest()[:16]
 
 
 def home_of(settings: RunSettings, state: Path | None) -> Path:

@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from diloco.errors import SwarmClosed
+from diloco.errors import SettingsError, SwarmClosed
 from diloco.settings import RunSettings
+from diloco.swarm.setting_changes import changes_between, told, unpack_values, with_values
 from peers.admission.ticket import Ticket
 from peers.coordinator.adoption import Proposal
 from peers.node import Node, Training
@@ -32,6 +33,7 @@ from peers.protocol.events import (
     PeersJoined,
     RoundCommitted,
     RoundOpened,
+    SettingsChanged,
 )
 from transport.counters import Direction
 from transport.effects import KeepResult
@@ -78,6 +80,7 @@ class Swarm:
         on_event: Callable[[object], None] = lambda event: None,
     ) -> None:
         self.settings = settings
+        """Of the run, as they are now."""
         self.name = name
         self.addresses = addresses
         self.view = View()
@@ -224,6 +227,8 @@ class Swarm:
                     event.index,
                     event.ours,
                 )
+            case SettingsChanged():
+                self._follow(event.values)
             case BecameActive():
                 self.view.round = event.index
             case RoundOpened():
@@ -236,6 +241,17 @@ class Swarm:
                 total = sum(record.weights)
                 mine = dict(zip(record.members, record.weights, strict=True)).get(self._node.key, 0.0)
                 self.view.weight = mine / total if total else 0.0
+
+    def _follow(self, packed: bytes) -> None:
+        try:
+            settings = with_values(self.settings, unpack_values(packed))
+        except SettingsError as error:
+            _LOG.warning("the host changed settings in a way that means nothing here: %s", error)
+            return
+        changes = changes_between(self.settings, settings)
+        if changes:
+            _LOG.warning("the run's settings are changed: %s", told(changes))
+        self.settings = settings
 
     # -- the end ------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
 from peers.node import Training
 from peers.protocol.commands import Command
-from peers.protocol.events import GotUnusable, ProgressLost, RoundCommitted
+from peers.protocol.events import GotUnusable, ProgressLost, RoundCommitted, SettingsChanged
 
 T = TypeVar("T")
 _LOG = logging.getLogger("diloco")
@@ -288,6 +288,8 @@ class Outer:
         self._run(commands)
         if self._keeper is not None:
             self._keeper.hear(time.monotonic(), event, commands)
+        if isinstance(event, SettingsChanged):
+            self._session.follow(self.swarm.settings)
         if isinstance(event, GotUnusable):
             _LOG.warning("what was fetched cannot be used, training goes on: %s", event.reason)
         if isinstance(event, RoundCommitted):

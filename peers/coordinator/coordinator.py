@@ -48,6 +48,7 @@ from peers.protocol.messages import (
     Ready,
     Refused,
     Report,
+    SettingsAre,
     Stuck,
     Unusable,
     Withdraw,
@@ -378,6 +379,8 @@ class Coordinator:
         self._outlet.trace(EnteredTrace(peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch))
         self._mode.tell_entered(now, entry)
         state_sync.start_following(self.state, course, now, entry)
+        if self.state.changed_settings:
+            self._outlet.send(now, entry.key, SettingsAre(self.state.changed_settings))
         self._outlet.send(now, entry.key, Entered(self.roster.epoch))
         if self.finished and self._mode.tells_end_on_entering(entry):
             self.state.tell_finished(now, entry)

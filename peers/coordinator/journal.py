@@ -104,6 +104,19 @@ class RunStopped:
     rounds: fields.Rounds
 
 
+@kind(151)
+@dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """The owner changed some of the run's settings; all that may change are told."""
+
+    values: fields.SettingValues
+    """As they are from here on."""
+    read: fields.SettingValues
+    """As the owner's file has them: what differs from that in a later file is changed again."""
+    goes_on: bool
+    """The run got more rounds: that it was stopped before counts no more."""
+
+
 @kind(95)
 @dataclass(frozen=True, slots=True)
 class ModelAgreed:

@@ -23,6 +23,7 @@ from peers.coordinator.journal import (
     PlaceGivenBack,
     RunBegan,
     RunStopped,
+    SettingsChanged,
     TermBegan,
 )
 from peers.coordinator.open_round import OpenRound
@@ -67,6 +68,8 @@ class RunState:
         """Of this process: what is drawn with it nobody else can tell beforehand."""
         self.stopped = False
         """The owner ended the run."""
+        self.changed_settings = b""
+        """What was changed in the run's settings, as members are told; nothing while all is as it began."""
         self.adopting = False
         """The owner is about to choose a record of the members to go on from."""
         self.committed = False
@@ -102,6 +105,9 @@ class RunState:
                 self._known(entry.key).kicked = True
             case RunStopped():
                 self.stopped = True
+            case SettingsChanged():
+                self.changed_settings = entry.values
+                self.stopped = self.stopped and not entry.goes_on
             case ModelAgreed():
                 self.courses[0].manifest = entry.manifest()
             case RunBegan() if self.courses[0].chain.index:

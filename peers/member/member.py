@@ -35,6 +35,7 @@ from peers.protocol.events import (
     OfferWanted,
     PaceSet,
     RunFinished,
+    SettingsChanged,
     VersionExpected,
 )
 from peers.protocol.fields import cut
@@ -57,6 +58,7 @@ from peers.protocol.messages import (
     Saved,
     Seed,
     Serve,
+    SettingsAre,
     Wanted,
 )
 from peers.protocol.profile import Profile
@@ -162,6 +164,7 @@ class Member:
             Pace: lambda now, message: deliver(PaceSet(message.fastest)),
             Wanted: self._wanted,
             Spot: self._spot_checks.begin,
+            SettingsAre: lambda now, message: deliver(SettingsChanged(message.values)),
             Finished: lambda now, message: deliver(RunFinished(message.rounds)),
         }
 

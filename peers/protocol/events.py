@@ -262,6 +262,14 @@ class PaceSet:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """Some of the run's settings are not as they were when it began."""
+
+    values: bytes
+    """By key, all that may change, as the host packed them."""
+
+
+@dataclass(frozen=True, slots=True)
 class OfferWanted:
     """The others have offered this fragment and wait: offer what there is."""
 

@@ -101,6 +101,11 @@ Loss = Number
 Steps = Count
 Bytes = Count
 
+# -- settings -----------------------------------------------------------------------------------
+
+SettingValues = Annotated[bytes, Between(1, 1024)]
+"""By key, those of a run's settings that may change, as the program above packs them."""
+
 # -- tickets ------------------------------------------------------------------------------------
 
 MAX_UNIX_SECONDS = (1 << 32) - 1

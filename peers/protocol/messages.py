@@ -298,6 +298,14 @@ class Entered:
     epoch: fields.Epoch
 
 
+@kind(150)
+@dataclass(frozen=True, slots=True)
+class SettingsAre:
+    """Some of the run's settings were changed after it began. Told just before you are in."""
+
+    values: fields.SettingValues
+
+
 @kind(71)
 @dataclass(frozen=True, slots=True)
 class MemberIs:

@@ -79,6 +79,17 @@ def test_the_learning_rate_follows_the_inner_step(text_file: Path) -> None:
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
 
 
+def test_settings_that_change_count_from_the_next_step_on(text_file: Path) -> None:
+    made = job(text_file, inner_lr=1e-3, warmup_steps=0)
+    made.step(next(made.batches))
+    assert made.follow is not None
+    made.follow(parse_settings({"train": {"inner_lr": 5e-3, "warmup_steps": 4, "weight_decay": 0.3}}, ""))
+    made.step(next(made.batches))
+    decayed, plain = made.optimizer.param_groups
+    assert decayed["lr"] == pytest.approx(5e-3 * 2 / 4), "the second step of four that warm up"
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+
+
 def test_gradients_are_clipped(text_file: Path) -> None:
     made = job(text_file, clip_norm=1e-3)
     made.step(next(made.batches))

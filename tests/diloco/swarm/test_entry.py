@@ -12,6 +12,7 @@ import diloco
 from diloco.errors import SettingsError, SwarmClosed, UserError
 from diloco.settings import commented_toml, parse_settings
 from diloco.swarm.entry import host, join, solo
+from diloco.swarm.setting_changes import with_values
 from peers.admission.ticket import Ticket
 from peers.coordinator.journal_file import Journal
 from transport.effects import Trace
@@ -162,3 +163,50 @@ def test_a_swarm_of_one_opens_rounds_alone_and_has_no_ticket() -> None:
 
 def test_the_package_hands_out_these_entries() -> None:
     assert (diloco.host, diloco.join, diloco.solo) == (host, join, solo)
+
+
+def test_a_run_goes_on_with_settings_that_its_file_or_a_person_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host(RUN, listen=LOCAL, state=tmp_path) as swarm:
+        first = swarm.run
+    longer = with_values(RUN, {"run.rounds": 9})
+    with host(longer, listen=LOCAL, state=tmp_path, changes={"train.inner_lr": 0.5}) as swarm:
+        assert (swarm.run, swarm.settings.run.rounds, swarm.settings.train.inner_lr) == (first, 9, 0.5)
+        assert swarm.status()["rounds_wanted"] == 9
+        assert "the run's settings are changed: run.rounds 3 -> 9, train.inner_lr 0.002 -> 0.5" in caplog.text
+        with join(swarm.ticket, listen=None, name="guest") as there:
+            assert there.settings == swarm.settings
+            assert there.run == first
+    caplog.clear()
+    with host(longer, listen=LOCAL, state=tmp_path) as swarm:
+        assert swarm.settings.train.inner_lr == 0.5, "what was given stays"
+    assert caplog.text == ""
+
+
+def test_what_cannot_change_is_refused_by_name_and_the_run_is_as_it_was(tmp_path: Path) -> None:
+    with host(RUN, listen=LOCAL, state=tmp_path):
+        pass
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("journal-*")}
+    other = parse_settings({"run": {"name": "entry", "rounds": 4}, "model": {"width": 64}}, "")
+    with pytest.raises(UserError, match=r"cannot change: model\.width 128 -> 64; put it back, or .*--fresh"):
+        host(other, listen=LOCAL, state=tmp_path)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("journal-*")}
+    host(RUN, listen=LOCAL, state=tmp_path).close()
+
+
+def test_a_fresh_run_has_a_new_ticket_and_the_old_ones_files_are_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host(RUN, listen=LOCAL, state=tmp_path) as swarm:
+        old, address = Ticket.parse(swarm.ticket), swarm.addresses
+    other = parse_settings({"run": {"name": "entry"}, "model": {"width": 64}}, "")
+    with host(other, listen=LOCAL, state=tmp_path, fresh=True) as swarm:
+        new = Ticket.parse(swarm.ticket)
+        assert swarm.addresses == address
+        assert swarm.settings == other
+    assert not {old.run, old.host, old.secret} & {new.run, new.host, new.secret}
+    (kept,) = (tmp_path / "before").iterdir()
+    assert str(kept) in caplog.text
+    with host(RUN, listen=LOCAL, state=kept) as swarm:
+        assert Ticket.parse(swarm.ticket).run == old.run, "what was put aside is whole"

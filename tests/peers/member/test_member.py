@@ -37,6 +37,7 @@ from peers.protocol.events import (
     RoundCommitted,
     RoundOpened,
     RunFinished,
+    SettingsChanged,
     StateFetched,
     SwapFailed,
     VersionExpected,
@@ -65,6 +66,7 @@ from peers.protocol.messages import (
     RosterBatch,
     Seed,
     Serve,
+    SettingsAre,
     Wanted,
     Withdraw,
 )
@@ -292,10 +294,16 @@ def test_gossip_tells_of_every_state() -> None:
 
 def test_what_the_coordinator_says_for_people_becomes_an_event() -> None:
     training = Training()
-    for message in (Refused("codec", "another"), Pace(7.0), Wanted(0), Finished(12)):
+    said = (Refused("codec", "another"), Pace(7.0), Wanted(0), SettingsAre(b"{}"), Finished(12))
+    for message in said:
         training.hear(message)
-    expected = [EntryRefused("codec", "another"), PaceSet(7.0), OfferWanted(0), RunFinished(12)]
-    assert training.outlet.events[-4:] == expected
+    assert training.outlet.events[-5:] == [
+        EntryRefused("codec", "another"),
+        PaceSet(7.0),
+        OfferWanted(0),
+        SettingsChanged(b"{}"),
+        RunFinished(12),
+    ]
 
 
 NOWHERE = [
@@ -322,7 +330,7 @@ def test_only_the_coordinator_is_believed() -> None:
     training = Training()
     num_events = len(training.outlet.events)
     training.offer()
-    for message in (Pace(7.0), Finished(1), Rejected(0, 1, "no"), entry(THIRD)):
+    for message in (Pace(7.0), SettingsAre(b"{}"), Finished(1), Rejected(0, 1, "no"), entry(THIRD)):
         training.hear(message, OTHER)
     assert len(training.outlet.events) == num_events
     assert list(training.member.contributions.offered) == [0]

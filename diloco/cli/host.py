@@ -1,0 +1,152 @@
+"""`diloco host`: coordinate a run in the foreground, show it, and train too if asked. Flags in, lines out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+import diloco
+from diloco.cli import options
+from diloco.cli.adopt import adopt_record
+from diloco.cli.interrupts import leaving_in_order
+from diloco.cli.work import Work
+from diloco.errors import DeviceFailed, SwarmClosed, TrainingDiverged, UserError
+from diloco.interrupts import Interrupts
+from diloco.monitoring.run_view import RunView, Screen
+from diloco.rules import num_commits
+from diloco.settings import load_settings
+from diloco.swarm.entry import TICKET_HOURS
+from diloco.swarm.repair import truncate_journal
+from diloco.swarm.setting_changes import given_values
+from diloco.swarm.waits import WaitWatch
+from peers.admission.ticket import Ticket
+
+if TYPE_CHECKING:
+    from diloco.cli.train import TrainingOutcome
+
+_LINGER_S = 2.0
+
+
+def host_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN.toml", show_default=False)],
+    train: Annotated[bool, typer.Option("--train", help="Train here too.")] = False,
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
+    advertise: options.Advertise = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Keeps identity, journal and residuals over restarts.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="How others see this host.")] = "host",
+    ticket_file: Annotated[Path | None, typer.Option(help="Write the ticket here (mode 0600).")] = None,
+    ticket_hours: Annotated[
+        float, typer.Option(min=0.01, help="How long the ticket is good.")
+    ] = TICKET_HOURS,
+    ticket_uses: Annotated[
+        int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
+    ] = 0,
+    truncate_at: options.TruncateAt = None,
+    adopt: options.Adopt = False,
+    yes: options.Yes = False,
+    fresh: options.Fresh = False,
+    given: options.Set = None,
+    recipe: options.Recipe = "gpt",
+    data: options.Data = None,
+    device: options.Device = "cpu",
+    save: options.Save = None,
+    threads: options.Threads = None,
+) -> None:
+    """Coordinate a run: print a ticket, admit who holds it, commit rounds until the run is done.
+
+    Without --train no torch is needed. Restarted with the same --state, it goes on with the run. If that is
+    lost but for the identity, or an old copy, workers keep their newer state, and --adopt goes on from it."""
+    settings = load_settings(run)
+    if fresh and adopt:
+        raise UserError("--fresh begins a new run, --adopt goes on with one: give one of them")
+    if truncate_at is not None:
+        print(truncate_journal(settings, state, truncate_at), flush=True)
+    view = RunView(f"run {settings.run.name}", 0)
+    screen = Screen(view, Console())
+    swarm = diloco.host(
+        settings,
+        listen=listen,
+        advertise=advertise,
+        state=state,
+        name=name,
+        ticket_hours=ticket_hours,
+        ticket_uses=ticket_uses,
+        adopt=adopt,
+        fresh=fresh,
+        changes=given_values(given or ()),
+        on_trace=screen.on_trace,
+    )
+    work = Work(recipe, data, device, save, threads) if train else None
+    with leaving_in_order() as interrupts, swarm:
+        view.rounds_wanted = num_commits(swarm.settings)
+        print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
+        if done := swarm.status()["rounds"]:
+            print(f"the run goes on after round {done} of {view.rounds_wanted}")
+        _show_ticket(swarm.ticket, ticket_file)
+        if adopt:
+            adopt_record(swarm, yes=yes)
+        _coordinate(swarm, screen, work, interrupts)
+
+
+def _coordinate(swarm: diloco.Swarm, screen: Screen, work: Work | None, interrupts: Interrupts) -> None:
+    """Until the run is over, and train meanwhile if there is work."""
+    outcome: TrainingOutcome | TrainingDiverged | DeviceFailed | None = None
+    wanted = screen.view.rounds_wanted
+    with screen, closing(WaitWatch(lambda now: _wait_of(swarm), screen.note, every_s=1.0)):
+        if work is not None:
+            outcome = _train_beside_others(screen, lambda: work.train(swarm, interrupts))
+        while not swarm.status()["over"]:
+            time.sleep(0.2)
+        time.sleep(_LINGER_S)  # so that what was told arrives
+        done = min(swarm.status()["rounds"], wanted)
+    print(f"done: {done} rounds" if done == wanted else f"stopped after {done} of {wanted} rounds")
+    if isinstance(outcome, TrainingDiverged | DeviceFailed):
+        raise outcome
+    if outcome is not None:
+        print(outcome.line())
+
+
+def _wait_of(swarm: diloco.Swarm) -> str:
+    try:
+        return str(swarm.status()["waits"])
+    except SwarmClosed:
+        return ""
+
+
+def _train_beside_others(
+    screen: Screen, train: Callable[[], TrainingOutcome]
+) -> TrainingOutcome | TrainingDiverged | DeviceFailed:
+    """A host whose own training diverges, or whose device fails, goes on for the others."""
+    try:
+        return train()
+    except (TrainingDiverged, DeviceFailed) as error:
+        screen.note(f"this host trains no longer, and goes on for the others: {error}")
+        return error
+
+
+def _show_ticket(ticket: str, file: Path | None) -> None:
+    if file is None:
+        hours = (Ticket.parse(ticket).expiry - time.time()) / 3600  # it may be an earlier life's
+        print(f"ticket (it lets its holder join; good for {hours:.3g} h):\n{ticket}", flush=True)
+    else:
+        _write_secret(file, ticket)
+        print(f"ticket in {file}: diloco join @{file}", flush=True)
+
+
+def _write_secret(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,36 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[
+    str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")
+]
+Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
+Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
+Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")]
+Adopt = Annotated[
+    bool, typer.Option("--adopt", help="The journal is lost or old: go on from the workers' newest record.")
+]
+TruncateAt = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Cut off entry N of a journal that cannot be read, and all behind it."
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Adopt without asking.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Begin a new run; the files of the one in the folder are kept aside.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting of the run that goes on, such as run.rounds=50."
+    ),
+]
+Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]
