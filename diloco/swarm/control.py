@@ -16,7 +16,8 @@ from diloco.swarm.handshake import KNOCK_S, ask_at, understood
 from diloco.swarm.state_dir import DEFAULT_STATE, advertised_address, local_address
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
-from peers.protocol.messages import PROTOCOL, Kick, MakeInvite, Obeyed, RevokeInvite, Stop, Welcome
+from peers.protocol.messages import PROTOCOL, Welcome
+from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, Stop
 from transport.frames import pack
 
 

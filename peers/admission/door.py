@@ -13,19 +13,8 @@ from typing import Any, Protocol
 
 from peers.admission.card import checked_card
 from peers.protocol.fields import cut
-from peers.protocol.messages import (
-    PROTOCOL,
-    AskStatus,
-    Kick,
-    Knock,
-    MakeInvite,
-    Obeyed,
-    Refused,
-    RevokeInvite,
-    StatusFollows,
-    Stop,
-    Welcome,
-)
+from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
+from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, Stop
 from transport.errors import BadFrame
 from transport.frames import pack, pack_items, unpack
 from transport.limits import LIMITS

@@ -43,7 +43,6 @@ from peers.protocol.messages import (
     MemberGone,
     NeedState,
     NewestRecord,
-    Obeyed,
     Pace,
     Ready,
     Refused,
@@ -53,6 +52,7 @@ from peers.protocol.messages import (
     Unusable,
     Withdraw,
 )
+from peers.protocol.orders import Obeyed
 from peers.protocol.signing import NO_IDENTITY
 from peers.protocol.spots import Spotted
 from peers.protocol.traces import (

@@ -64,56 +64,6 @@ class Refused:
     detail: fields.Detail
 
 
-# -- the owner's orders, through the door with the key that its identity alone derives -----------
-
-
-@kind(46)
-@dataclass(frozen=True, slots=True)
-class Kick:
-    """Put a worker out of the run for good: its name, with or without the part that no other has."""
-
-    protocol: fields.Protocol
-    who: fields.Who
-
-
-@kind(47)
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End the run for all members, as if it had all its rounds."""
-
-    protocol: fields.Protocol
-
-
-@kind(49)
-@dataclass(frozen=True, slots=True)
-class MakeInvite:
-    """Let holders of another ticket in; a welcome is the answer."""
-
-    protocol: fields.Protocol
-    key: Key
-    """The public half of what its secret derives."""
-    expires_at: fields.UnixSeconds
-    uses: fields.Uses
-
-
-@kind(39)
-@dataclass(frozen=True, slots=True)
-class RevokeInvite:
-    """That ticket opens nothing any more."""
-
-    protocol: fields.Protocol
-    key: Key
-
-
-@kind(48)
-@dataclass(frozen=True, slots=True)
-class Obeyed:
-    """The order is carried out, and journaled."""
-
-    detail: fields.Detail
-    """What was done, for people."""
-
-
 # -- member to coordinator ----------------------------------------------------------------------
 
 

@@ -26,7 +26,8 @@ from peers.protocol.events import (
 )
 from peers.protocol.held import Held
 from peers.protocol.manifest import Manifest
-from peers.protocol.messages import PROTOCOL, AskStatus, Kick, Obeyed, Refused, StatusFollows, Stop, Wanted
+from peers.protocol.messages import PROTOCOL, AskStatus, Refused, StatusFollows, Wanted
+from peers.protocol.orders import Kick, Obeyed, Stop
 from peers.protocol.profile import Matching, Profile
 from peers.protocol.traces import BadFrameTrace, EnteredTrace, PeerBarredTrace, RemovedTrace
 from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of, vector

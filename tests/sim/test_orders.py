@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from peers.protocol.messages import PROTOCOL, Kick, Obeyed, RevokeInvite, Stop
+from peers.protocol.messages import PROTOCOL
+from peers.protocol.orders import Kick, Obeyed, RevokeInvite, Stop
 from tests.sim.checkers import Checkers
 from tests.sim.doors import HOST, identity_of, invite_of, key_of
 from tests.sim.world import World

@@ -14,7 +14,8 @@ from diloco.settings import parse_settings
 from diloco.swarm import control
 from diloco.swarm.state_dir import local_address
 from peers.admission.ticket import Ticket, invite_pair
-from peers.protocol.messages import PROTOCOL, Kick, MakeInvite, Refused, RevokeInvite, Stop
+from peers.protocol.messages import PROTOCOL, Refused
+from peers.protocol.orders import Kick, MakeInvite, RevokeInvite, Stop
 from transport.errors import KnockRefused, KnockTimeout
 from transport.frames import pack, unpack
 from transport.sockets.libzmq import knock

@@ -10,20 +10,8 @@ import pytest
 from peers.admission.card import CARD_TAG, Card
 from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
-from peers.protocol.messages import (
-    PROTOCOL,
-    AskStatus,
-    Kick,
-    Knock,
-    Leave,
-    MakeInvite,
-    Obeyed,
-    Refused,
-    RevokeInvite,
-    StatusFollows,
-    Stop,
-    Welcome,
-)
+from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Leave, Refused, StatusFollows, Welcome
+from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, Stop
 from transport.frames import pack, unpack, unpack_items
 
 RUN, SETTINGS = b"r" * 16, b"s" * 32

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from peers.coordinator.agreement import agreement_on
 from peers.coordinator.roster import Entry, MemberState
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Leave, Obeyed, Open, Ready
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Leave, Open, Ready
+from peers.protocol.orders import Obeyed
 from peers.protocol.traces import DisputedTrace
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, trained
 

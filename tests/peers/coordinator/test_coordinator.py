@@ -13,13 +13,13 @@ from peers.protocol.messages import (
     Done,
     Finished,
     MemberGone,
-    Obeyed,
     Open,
     Pace,
     Ready,
     Refused,
     Withdraw,
 )
+from peers.protocol.orders import Obeyed
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, speed, trained
 from transport.errors import BadFrame
 from transport.frames import unpack
