@@ -22,6 +22,7 @@ from diloco.swarm.failure_log import FailureLog
 from diloco.swarm.handshake import KNOCK_S, ask_status, knock_for_settings
 from diloco.swarm.host_watch import HostWatch
 from diloco.swarm.hosted_run import HostedRun
+from diloco.swarm.setting_changes import with_values
 from diloco.swarm.state_dir import (
     home_of,
     load_identity,
@@ -31,7 +32,7 @@ from diloco.swarm.state_dir import (
 from diloco.swarm.swarm import Swarm
 from diloco.swarm.waits import WaitWatch
 from diloco.swarm.worker_waits import WorkerWaits
-from peers.admission.door import Door
+from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, read_ticket
 from peers.coordinator.journal import InviteMade
@@ -81,23 +82,13 @@ def host(
             f"{home} holds no identity, without which no worker knows this host: name the right folder "
             "(--state), or start a new run without --adopt and give out its ticket"
         )
+    with_values(settings, changes or {})  # refused before anything is made
     hosted = HostedRun(home, settings, changes or {}, fresh=fresh)
     with ExitStack() as undone:
         undone.callback(hosted.close)
-        settings, identity = hosted.settings, hosted.identity
-        door = Door(hosted.run_id, settings.to_bytes(), settings.digest(), {})
-        door.owner, door.began_at = identity.control.public, time.time() - time.monotonic()
-        try:
-            node = _hosting_node(settings, identity, hosted.incarnation, hosted.entries, door, adopt)
-        except BadEntry as error:
-            raise hosted.journal.unusable(error.number, error.reason) from None
-        hosted.keep_changes()
-        secret, invite = hosted.ticket(ticket_hours, ticket_uses)
-        door.invites[invite.key] = invite
-        assert node.coordinator is not None
-        node.coordinator.state.tickets.replay(InviteMade(invite.key, int(invite.expires_at), invite.uses))
+        node, secret, invite = _node_of(hosted, ticket_hours, ticket_uses, adopt)
         store = hosted.journal.append
-        driver, events = _start(node, identity, same_port(home, listen), store, on_trace)
+        driver, events = _start(node, hosted.identity, same_port(home, listen), store, on_trace)
         with ExitStack() as unkept:
             unkept.callback(driver.stop)
             assert driver.address is not None
@@ -106,13 +97,13 @@ def host(
             unkept.pop_all()
         on_close = undone.pop_all().close
     return Swarm(
-        settings,
+        hosted.settings,
         node,
         driver,
         name=name,
         addresses=(address,),
         events=events,
-        ticket=Ticket(hosted.run_id, identity.keys.public, secret, int(invite.expires_at), (address,)),
+        ticket=Ticket(hosted.run_id, hosted.identity.keys.public, secret, int(invite.expires_at), (address,)),
         home=home,
         run=hosted.run_id,
         on_close=on_close,
@@ -223,6 +214,23 @@ def _reachable(address: str) -> str:
 
 def _no_journal(entry: bytes) -> None:
     raise AssertionError("a member stores nothing")
+
+
+def _node_of(hosted: HostedRun, hours: float, uses: int, adopting: bool) -> tuple[Node, bytes, Invite]:
+    """The node that goes on with a run, and the secret and the invite of its ticket."""
+    settings, identity = hosted.settings, hosted.identity
+    door = Door(hosted.run_id, settings.to_bytes(), settings.digest(), {})
+    door.owner, door.began_at = identity.control.public, time.time() - time.monotonic()
+    try:
+        node = _hosting_node(settings, identity, hosted.incarnation, hosted.entries, door, adopting)
+    except BadEntry as error:
+        raise hosted.journal.unusable(error.number, error.reason) from None
+    hosted.keep_changes()
+    secret, invite = hosted.ticket(hours, uses)
+    door.invites[invite.key] = invite
+    assert node.coordinator is not None
+    node.coordinator.state.tickets.replay(InviteMade(invite.key, int(invite.expires_at), invite.uses))
+    return node, secret, invite
 
 
 def _hosting_node(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from peers.protocol import messages
+from peers.protocol import messages, orders
 from peers.protocol.fields import MAX_MEMBERS
 from peers.protocol.messages import Committed, Knock, Open, Ready
 from peers.protocol.record import Record
@@ -18,8 +18,9 @@ LINK_HEADER_BYTES = 80
 """At most, beside each message."""
 KINDS = [
     each
-    for each in vars(messages).values()
-    if isinstance(each, type) and each.__module__ == messages.__name__
+    for module in (messages, orders)
+    for each in vars(module).values()
+    if isinstance(each, type) and each.__module__ == module.__name__
 ]
 
 

@@ -1,0 +1,56 @@
+"""`diloco host`: flags that do not go together, changes of settings, and a run that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import diloco
+from diloco.cli import host, options
+from diloco.cli.app import app
+from diloco.cli.work import Work
+from diloco.errors import UserError
+from diloco.settings import commented_toml, parse_settings
+
+LOCAL = ("--listen", "tcp://127.0.0.1:0")
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    path = tmp_path / "RUN.toml"
+    path.write_text(commented_toml(parse_settings({"run": {"rounds": 3, "failure_timeout_s": 0.5}}, "")))
+    return path
+
+
+def refused(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["host", *arguments])
+    assert isinstance(done.exception, UserError), done.output
+    return str(done.exception)
+
+
+def test_a_new_run_and_the_old_one_are_not_had_at_once(run_file: Path) -> None:
+    assert "give one of them" in refused(str(run_file), "--fresh", "--adopt")
+
+
+def test_what_is_set_is_checked_before_anything_is_touched(run_file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for given in ("run.rounds", "model.width=4", "run.rounds=0"):
+        assert given.partition("=")[0] in refused(str(run_file), "--state", str(home), "--set", given, *LOCAL)
+    assert not home.exists()
+
+
+def test_what_cannot_change_is_named_with_what_to_do(run_file: Path, tmp_path: Path) -> None:
+    home = ("--state", str(tmp_path / "home"))
+    diloco.host(run_file, listen=LOCAL[1], state=tmp_path / "home").close()
+    run_file.write_text(run_file.read_text().replace("width = 128", "width = 64"))
+    said = refused(str(run_file), *home, *LOCAL)
+    assert "model.width 128 -> 64" in said
+    assert "--fresh" in said
+
+
+def test_flags_of_training_are_the_same_for_host_and_join() -> None:
+    assert set(Work.__dataclass_fields__) >= {"recipe", "data", "device", "save", "threads"}
+    assert {name.capitalize() for name in Work.__dataclass_fields__ if name != "events"} <= set(vars(options))
+    assert host.host_command.__doc__
