@@ -4,6 +4,7 @@
     ├── IdentityError       the identity file cannot be used; the text says what to do
     ├── JournalError        the journal is no journal of ours, or cannot be used
     │   └── BadEntry        one entry of it does not follow from those before
+    ├── ResumeError         the run cannot go on from the record that its owner named
     └── TicketError         a ticket that cannot be used; never contains the ticket
         ├── NotATicket      the text is something else
         ├── MistypedTicket  characters are missing or changed
@@ -36,6 +37,10 @@ class BadEntry(JournalError):
         self.number = number
         """The first entry is number 1."""
         self.reason = reason
+
+
+class ResumeError(PeersError):
+    """The run cannot go on from the record that its owner named."""
 
 
 class TicketError(PeersError):

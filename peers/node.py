@@ -69,6 +69,9 @@ class Hosting:
     door: Door
     adopting: bool = False
     """The owner is about to choose a record of the members to go on from."""
+    resume: int | None = None
+    """The owner wants the run to go on from the record of this index: as soon as a member that holds it is
+    here. Records after it are told to nobody before."""
     judge: Judge | None = None
     """Decodes what members show; without one their word is all there is."""
     secret: bytes = b""
@@ -131,6 +134,8 @@ class Node:
             self.coordinator.began_at = hosting.door.began_at
             self.coordinator.restore(hosting.journal)
             self.coordinator.state.adopting = hosting.adopting
+            if hosting.resume is not None:
+                self.coordinator.resume_from(hosting.resume)
             self.coordinator.state.secret = hosting.secret
             self.links.newest.update(newest_in(hosting.journal))
             for invite, made in invites_in(hosting.journal).items():

@@ -51,8 +51,11 @@ class Limits:
     """Chunks that each member of an exchange owns, if they are not too small for that: the pipeline fills."""
     history_rounds: int = 4
     """Committed results that a member keeps, so that one who lacks them can fetch them."""
-    history_records: int = 64
-    """Commit records that the coordinator keeps in memory for members that were away."""
+    history_records: int = 512
+    """Commit records that the coordinator keeps in memory for members that were away. Disks keep the results
+    since their last checkpoint, of half as many records at most."""
+    follow_records: int = 64
+    """A member that lacks the results of more records than these fetches the whole state, if there is one."""
     served_states: int = 8
     """Versions of a fragment's state that a donor keeps for those who fetch them."""
     least_upload: int = 125_000

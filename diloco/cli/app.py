@@ -192,6 +192,10 @@ def status(
         )
     if found.waits:
         console.print(Text(printable(f"waits: {found.waits}")))
+    if found.saved_by:
+        disks = "1 disk" if len(found.saved_by) == 1 else f"{len(found.saved_by)} disks"
+        line = f"saved: commit {found.saved_index}, on {disks} ({', '.join(found.saved_by)})"
+        console.print(Text(printable(line)))
     if found.stopped:
         console.print("stopped by its owner")
     for each_ticket in found.tickets:

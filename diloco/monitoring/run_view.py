@@ -39,6 +39,7 @@ from peers.protocol.traces import (
     RepairedTrace,
     ReportTrace,
     RestoredTrace,
+    SavedOtherTrace,
     SeedTrace,
     SetAsideTrace,
     SwappedTrace,
@@ -72,7 +73,8 @@ _TOLD: dict[type[Trace], str] = {
     DisputedTrace: "workers hold different states after commit {index}, none held by more than half "
     "({camps}): the run waits and overwrites nothing; end who is wrong, or put it out (diloco kick)",
     ParityTrace: "{name} held another state and fetches it again",
-    RestoredTrace: "the last state was lost; the run goes on from an earlier one",
+    SavedOtherTrace: "what {name} saved or loaded of commit {index} is not the run's state, and counts not",
+    RestoredTrace: "nobody here holds commit {index}: the run goes on from commit {to_index} of {name}",
     StoreFailedTrace: "the journal cannot be written ({error}): nothing is decided until it can",
     StoreRecoveredTrace: "the journal is written again, and the run goes on",
     BadFrameTrace: "{name} sent what is no message: {reason}",
@@ -80,7 +82,15 @@ _TOLD: dict[type[Trace], str] = {
     InputLostTrace: "what came from {name} failed here and was lost: {error}",
     RefusedTrace: "{name} was refused: {detail}",
 }
-_FAULTS = (BadFrameTrace, InputLostTrace, PoisonedTrace, OutlierTrace, RefusedTrace, UnusableTrace)
+_FAULTS = (
+    BadFrameTrace,
+    InputLostTrace,
+    PoisonedTrace,
+    OutlierTrace,
+    RefusedTrace,
+    SavedOtherTrace,
+    UnusableTrace,
+)
 """What a peer can make us tell as often as it likes: a few lines of that a minute."""
 
 _STYLES = {"gone": "red dim", "exchanging": "cyan", "training": "green", "waiting": "blue"}

@@ -14,7 +14,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from peers.coordinator import adoption, places, round_messages, rounds, spot_checks, stalls, state_sync
+from peers.coordinator import (
+    adoption,
+    places,
+    restoring,
+    round_messages,
+    rounds,
+    saving,
+    spot_checks,
+    stalls,
+    state_sync,
+)
 from peers.coordinator.course import Course
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.hearing import Hearing
@@ -29,6 +39,7 @@ from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
 from peers.coordinator.tickets import remember_when_invited
+from peers.errors import ResumeError
 from peers.protocol.evidence import Roots, Shown, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, MAX_UNIX_SECONDS, cut
 from peers.protocol.manifest import difference, manifest_in
@@ -47,6 +58,7 @@ from peers.protocol.messages import (
     Ready,
     Refused,
     Report,
+    Saved,
     SettingsAre,
     Stuck,
     Unusable,
@@ -103,6 +115,7 @@ class Coordinator:
             CaughtUp: partial(state_sync.caught_up, self.state),
             NeedState: partial(state_sync.needs_state, self.state),
             Unusable: partial(state_sync.unusable, self.state),
+            Saved: partial(saving.saved, self.state),
             Report: self._report,
             Leave: self._leave,
             Spotted: partial(spot_checks.hear, self.state),
@@ -115,6 +128,19 @@ class Coordinator:
         self.state.restore(entries)
         remember_when_invited(self.roster, entries, self.began_at)
         self._lives.restore(entries)
+
+    def resume_from(self, index: int) -> None:
+        """The owner wants the run to go on from that record, though there are later ones. Raises
+        `ResumeError`."""
+        chain = self.state.courses[0].chain
+        if not 0 <= index <= chain.index:
+            raise ResumeError(f"the run cannot go on from commit {index}: it has {chain.index} commits")
+        if chain.head_at(index) is None:
+            raise ResumeError(
+                f"the run cannot go on from commit {index}: of commits so old only those are known that a "
+                "worker's disk has"
+            )
+        self.state.resume = index if index < chain.index else None
 
     def start(self, now: float) -> None:
         """Begin a life."""
@@ -349,7 +375,7 @@ class Coordinator:
     def _advance(self, now: float) -> None:
         state, self._looked_at = self.state, now
         for course in state.courses.values():
-            if adoption.holds_still(state, course, now):
+            if adoption.holds_still(state, course, now) or restoring.resumes(state, course, now):
                 continue
             for current in list(course.rounds.values()):
                 stalls.judge(state, course, now, current)

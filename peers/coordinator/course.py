@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from peers.coordinator.chain import Chain
 from peers.coordinator.open_round import OpenRound
+from peers.coordinator.saves import Saves
 from peers.coordinator.suspicion import Suspicion
 from peers.protocol.manifest import Manifest
 
@@ -64,12 +65,22 @@ class Course:
     num_seeds: int = 0
     """How often one was named."""
     holderless_since: float | None = None
-    """When it was first seen that no member holds the head."""
+    """Since when no member holds the head, or has come nearer to it."""
+    best_here: int = -1
+    """Index of the newest state that a member held then."""
+    told_lost: bytes = b""
+    """The head that nobody holds, and nobody an earlier one, as it was told."""
+    saves: Saves = field(default_factory=Saves)
     num_donations: int = 0
     recent: deque[CommitSummary] = field(default_factory=_no_summaries)
     """The last commits."""
     num_steps: int = 0
     """Gossip: outer steps that all members which hold a state have taken."""
+
+    def begin(self, head: bytes) -> None:
+        """Name the first state, or another one in its place: what was saved of that is of no use."""
+        self.chain.begin(head)
+        self.saves = Saves()
 
     def round_of(self, serial: int) -> OpenRound | None:
         """The open round of that serial."""

@@ -54,6 +54,10 @@ class ExchangeMode(Protocol):
         """The first fragment of which a member holds other bits than are agreed on."""
         ...
 
+    def agreed(self, course: Course, fragment: int) -> bytes:
+        """The digest of a fragment's newest version that members agree on; empty where they do not."""
+        ...
+
     def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
         """Names of members by the state that they hold, where none is held by most; else empty."""
         ...

@@ -69,6 +69,10 @@ class GossipMode:
         """None, since every member has a state of its own."""
         return None
 
+    def agreed(self, course: Course, fragment: int) -> bytes:
+        """Empty, since every member has a state of its own."""
+        return b""
+
     def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
         """Nothing is disputed, since every member has a state of its own."""
         return ()

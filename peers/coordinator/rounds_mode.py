@@ -66,6 +66,10 @@ class RoundsMode:
                 return fragment
         return None
 
+    def agreed(self, course: Course, fragment: int) -> bytes:
+        """Of the newest version of a fragment, the digest that most members report; empty without one."""
+        return self._agreement(course, fragment).digest
+
     def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
         """Who holds which state, where none is held by more than half."""
         return self._agreement(course, fragment).camps

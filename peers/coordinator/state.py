@@ -24,6 +24,7 @@ from peers.coordinator.journal import (
     RunBegan,
     RunStopped,
     SettingsChanged,
+    StateSaved,
     TermBegan,
 )
 from peers.coordinator.open_round import OpenRound
@@ -72,6 +73,8 @@ class RunState:
         """What was changed in the run's settings, as members are told; nothing while all is as it began."""
         self.adopting = False
         """The owner is about to choose a record of the members to go on from."""
+        self.resume: int | None = None
+        """The owner wants the run to go on from the record of this index."""
         self.committed = False
         """This life has written a record: what members claim of others counts no more."""
         self._num_serials = 0
@@ -113,7 +116,10 @@ class RunState:
             case RunBegan() if self.courses[0].chain.index:
                 raise BadFrame("it names a first state, and there are commits already")
             case RunBegan():
-                self.courses[0].chain.begin(entry.head)
+                self.courses[0].begin(entry.head)
+            case StateSaved():
+                self._known(entry.key)
+                self.courses[0].saves.replay(self.courses[0].chain, entry)
             case CommitWritten():
                 self._replay_commit(entry.commit())
             case Adopted():
@@ -188,7 +194,7 @@ class RunState:
     def begin_run(self, course: Course, head: bytes) -> None:
         """Name a course's first state, or with `GENESIS` say that it is lost."""
         self.outlet.store(pack(RunBegan(head)))
-        course.chain.begin(head)
+        course.begin(head)
 
     def kick(self, entry: Entry) -> None:
         """That identity may enter no more."""

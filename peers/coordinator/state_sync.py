@@ -2,31 +2,28 @@
 
 The very first state comes from one member that is named to seed the run. Everyone else follows
 commit records if they are close enough, or fetches the state from donors: active members that
-report the agreed digest (so one that has not caught up is never a donor). When nobody who holds the
-head is left, the swarm goes on from the furthest state that a live member holds, and a record says
-so; if no such member is here, it waits. Keeps S1, S9, L3 and L4.
+report the agreed digest (so one that has not caught up is never a donor). What happens when nobody who
+holds the head is left is in `restoring`. Keeps S1, S9, L3 and L4.
 """
 
 from __future__ import annotations
 
-from peers.coordinator import rounds
+from peers.coordinator import restoring, rounds, saving
 from peers.coordinator.adoption import is_newer
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
 from peers.coordinator.unusable import MAX_DOUBLINGS, note, of_no_use, usable
-from peers.protocol.fields import ALL_FRAGMENTS, cut
+from peers.protocol.fields import cut
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve, Unusable
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
     ActiveTrace,
     NeedsStateTrace,
     ParityTrace,
-    RestoredTrace,
-    SeedLostTrace,
+    SavedOtherTrace,
     SeedTrace,
-    StateLostTrace,
     UnusableTrace,
 )
 from transport.frames import pack
@@ -35,7 +32,7 @@ from transport.frames import pack
 def start_following(state: RunState, course: Course, now: float, entry: Entry) -> None:
     """A member entered: send it the records that follow its head, or let it wait for the state. Either way it
     knows by then which of its contributions are in a record (S4)."""
-    following = course.chain.after(entry.head) if entry.holds_state else None
+    following = _records_for(state, course, entry)
     if following is None and is_newer(course, entry) and not state.committed:
         return  # it may be the coordinator that is behind
     if following is None:
@@ -47,11 +44,25 @@ def start_following(state: RunState, course: Course, now: float, entry: Entry) -
         state.outlet.send(now, entry.key, Committed(pack(record)))
 
 
+def _records_for(state: RunState, course: Course, entry: Entry) -> list[Record] | None:
+    """The records that lead from a member's state to the head; None if it is better to fetch the whole state,
+    or if it must. What its own disk leads to it need not fetch."""
+    following = course.chain.after(entry.head) if entry.holds_state else None
+    if following is None:
+        return None
+    if state.resume is not None:
+        return [record for record in following if record.index <= state.resume]
+    known = max(course.chain.index_of(entry.head), course.saves.reach(course.chain, entry.key))
+    far = course.chain.index - known > state.limits.follow_records
+    return None if far and state.roster.active_in(course.number) else following
+
+
 def applied(state: RunState, now: float, course: Course, entry: Entry, message: Applied) -> None:
     """A member tells the digest of a version that it holds; a minority is repaired (S1)."""
     entry.digests[message.fragment] = (message.version, message.state)
     if message.version != course.chain.base(message.fragment):
         return
+    saving.applied(state, course, message.fragment)
     for other in state.mode.dissenters(course, message.fragment):
         _repair(state, course, now, other, message.fragment)
 
@@ -63,6 +74,12 @@ def caught_up(state: RunState, now: float, course: Course, entry: Entry, message
     entry.head, entry.holds_state = message.head, True
     if course.chain.head == GENESIS and entry.key == course.seed and message.head != GENESIS:
         state.begin_run(course, message.head)
+        for fragment in entry.digests:
+            saving.applied(state, course, fragment)
+    if saving.holds_another(course, entry):
+        state.outlet.trace(SavedOtherTrace(entry.key, entry.name, course.chain.index_of(message.head)))
+        _give_up(state, course, now, entry, "its state is not the one that was saved at its head")
+        return
     if entry.active or course.manifest is None or course.chain.index_of(message.head) < 0:
         return
     if course.chain.index - course.chain.index_of(message.head) > course.manifest.num_fragments:
@@ -115,13 +132,17 @@ def _doubt_first_state(state: RunState, course: Course, now: float) -> None:
         state.roster.entries[seed].gave_no_state = True
         for current in list(course.rounds.values()):
             state.abort(now, course, current, "the first state is of no use")
-        _ask_for_another_first_state(state, course)
+        restoring.ask_for_another_first_state(state, course)
 
 
 def _repair(state: RunState, course: Course, now: float, entry: Entry, fragment: int) -> None:
     """A member holds other bits than the others at the same commit: have it fetch the state again (S1)."""
     state.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=course.chain.index))
-    rounds.leave_all(state, course, now, entry, "its state differs from the others'")
+    _give_up(state, course, now, entry, "its state differs from the others'")
+
+
+def _give_up(state: RunState, course: Course, now: float, entry: Entry, reason: str) -> None:
+    rounds.leave_all(state, course, now, entry, reason)
     entry.give_up_state()
 
 
@@ -142,7 +163,7 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
                 _send_donors(state, course, now, entry, found)
     elif waiting and course.chain.head == GENESIS:
         _name_seed(state, course, now, waiting)
-    _restore_if_lost(state, course, now)
+    restoring.restore_if_lost(state, course, now)
 
 
 def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sources: FragmentSources) -> None:
@@ -178,51 +199,3 @@ def _name_seed(state: RunState, course: Course, now: float, waiting: list[Entry]
     here[0].begin_seeding()
     state.outlet.trace(SeedTrace(peer=course.seed, peer_name=here[0].name))
     state.outlet.send(now, course.seed, Seed(state.roster.epoch))
-
-
-def _ask_for_another_first_state(state: RunState, course: Course) -> None:
-    """Nothing is built on the first state yet, and it is lost or of no use."""
-    state.outlet.trace(SeedLostTrace(head=course.chain.head))
-    state.begin_run(course, GENESIS)
-    course.holderless_since = course.seed = None
-    for entry in state.roster.entered_in(course.number):
-        entry.give_up_state()
-
-
-def _restore_if_lost(state: RunState, course: Course, now: float) -> None:
-    head = course.chain.head
-    entered = state.roster.entered_in(course.number)
-    held = any(e.holds_state and head in (e.head, e.will_hold) for e in entered)
-    if held or head == GENESIS or not entered:
-        course.holderless_since = None
-        return
-    if course.holderless_since is None:
-        course.holderless_since = now
-    candidates = [e for e in entered if e.holds_state and course.chain.index_of(e.head) >= 0]
-    if now - course.holderless_since < 2 * state.rules.failure_timeout_s:
-        return
-    if course.chain.index == 0:
-        _ask_for_another_first_state(state, course)
-        return
-    if len(candidates) < 1:
-        state.outlet.trace(StateLostTrace(head=head, index=course.chain.index))
-        course.holderless_since = now
-        return
-    best = max(candidates, key=lambda e: course.chain.index_of(e.head))
-    state.outlet.trace(RestoredTrace(lost=head, index=course.chain.index, peer=best.key))
-    for current in list(course.rounds.values()):
-        state.abort(now, course, current, "the state that it builds on is lost")
-    course.holderless_since = None
-    record = Record(
-        parent=head,
-        index=course.chain.index + 1,
-        fragment=ALL_FRAGMENTS,
-        epoch=state.roster.epoch,
-        serial=state.next_serial(),
-        chunk_elements=0,
-        members=(),
-        weights=(),
-        result=best.head,
-        course=course.number,
-    )
-    state.commit(now, course, record)

@@ -97,6 +97,10 @@ class RunStatus:
     tickets: tuple[TicketStatus, ...] = ()
     waits: str = ""
     """For whom the run waits, and what to do; empty while it waits for nobody."""
+    saved_index: int = -1
+    """The newest commit whose state is on somebody's disk; -1 without any."""
+    saved_by: tuple[str, ...] = ()
+    """Names of those whose disks have it."""
 
     @property
     def num_members(self) -> int:
@@ -146,6 +150,8 @@ class RunStatus:
             "stopped": self.stopped,
             "tickets": [each.plain() for each in self.tickets],
             "waits": self.waits,
+            "saved": self.saved_index,
+            "saved_by": list(self.saved_by),
         }
 
     @classmethod
@@ -174,12 +180,17 @@ class RunStatus:
                 TicketStatus.from_plain(each) for each in table.rows("tickets", 2 * LIMITS.invites)
             ),
             waits=table.text("waits"),
+            saved_index=table.count("saved", least=-1),
+            saved_by=tuple(
+                _checked_text(each, "saved_by") for each in table.rows("saved_by", LIMITS.gossip_members)
+            ),
         )
 
 
 def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
     """The run as its coordinator knows it at this moment."""
     first = state.courses[0]
+    saved_index, saved_by = first.saves.newest(first.chain)
     return RunStatus(
         members=tuple(_status_of(state, now, entry) for entry in state.roster.entered()),
         epoch=state.roster.epoch,
@@ -201,6 +212,8 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
         stopped=state.stopped,
         tickets=state.tickets.status(state.roster),
         waits=waits_for(state, now),
+        saved_index=saved_index,
+        saved_by=tuple(state.roster.entries[key].name for key in saved_by[: LIMITS.gossip_members]),
     )
 
 
@@ -252,8 +265,8 @@ class _Table:
         found: object = self._plain[name]
         return found
 
-    def count(self, name: str) -> int:
-        return _checked_count(self._value(name), name)
+    def count(self, name: str, least: int = 0) -> int:
+        return _checked_count(self._value(name), name, least)
 
     def number(self, name: str) -> float:
         return _checked_number(self._value(name), name)
@@ -265,10 +278,7 @@ class _Table:
         return value
 
     def text(self, name: str) -> str:
-        value = self._value(name)
-        if not isinstance(value, str) or len(value) > _MAX_TEXT:
-            raise BadFrame(f"{name} is no text of at most {_MAX_TEXT} characters")
-        return value
+        return _checked_text(self._value(name), name)
 
     def key(self, name: str) -> bytes:
         value = self._value(name)
@@ -283,8 +293,14 @@ class _Table:
         return value
 
 
-def _checked_count(value: object, name: str) -> int:
-    if type(value) is not int or not 0 <= value <= _MAX_COUNT:
+def _checked_text(value: object, name: str) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise BadFrame(f"{name} is no text of at most {_MAX_TEXT} characters")
+    return value
+
+
+def _checked_count(value: object, name: str, least: int = 0) -> int:
+    if type(value) is not int or not least <= value <= _MAX_COUNT:
         raise BadFrame(f"{name} is no count")
     return value
 

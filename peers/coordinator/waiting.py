@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from peers.coordinator import restoring
 from peers.coordinator.adoption import is_behind
 from peers.coordinator.course import Course
 from peers.coordinator.roster import Entry
@@ -39,12 +40,15 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
             f"the host's journal ends at commit {chain.index}, before what workers hold: nothing goes on "
             "until its owner starts it with diloco host --adopt"
         )
-    holders = [entry for entry in here if entry.holds_state and chain.index_of(entry.head) >= 0]
-    if here and not holders and chain.index > 0:
+    if state.resume is not None:
         return (
-            f"no worker here holds the run's state (commit {chain.index}): start one that still holds it, or "
-            "begin a new run"
+            f"the run goes on from commit {state.resume} of {chain.index} as soon as a worker that has it is "
+            f"here: start one with diloco join --resume {state.resume}"
         )
+    if here and restoring.is_lost(course, here):
+        lost = _lost(state, course, here)
+        if lost:
+            return lost
     if len(here) < wanted:
         return too_few(len(here), wanted)
     if course.disputes:
@@ -53,6 +57,28 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
             "or put it out (diloco kick)"
         )
     return _wait_for_some(state, course, now, here)
+
+
+def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
+    """Nobody who is here holds the newest state. Empty where that ends by itself."""
+    best, newest = restoring.furthest(course, here), course.chain.index
+    index = course.chain.index_of(best.head) if best else -1
+    away = restoring.away_with_more(state, course, index)
+    who = _names((entry.name for entry in away), " or ")
+    if best is None and newest > 0:
+        whom = f"start {who}, whose disk has it" if who else "start one that still holds it"
+        return (
+            f"no worker here holds the run's state (commit {newest}): {whom}, or begin a new run "
+            "(diloco host --fresh or --from)"
+        )
+    if not away:
+        return ""
+    else_ = f"; diloco host --resume {index} goes on from there at once" if best else ""
+    here_is = f"commit {index} is the best here" if best else "nobody here has it"
+    return (
+        f"waiting for {who}, whose disk has more ({here_is}), for at most "
+        f"{restoring.restore_wait_s(state):.0f} s{else_}"
+    )
 
 
 def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry]) -> str:
@@ -81,7 +107,7 @@ def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry
     return ""
 
 
-def _names(found: Iterable[str]) -> str:
+def _names(found: Iterable[str], separator: str = ", ") -> str:
     names = sorted(found)
     rest = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return separator.join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -158,12 +158,31 @@ class StateLostTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class SavedTrace(Trace):
+    """A member's disk has the shared state of commit ``index``."""
+
+    peer: bytes
+    peer_name: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SavedOtherTrace(Trace):
+    """What a member says it saved, or what it loaded, is not the shared state of commit ``index``."""
+
+    peer: bytes
+    peer_name: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class RestoredTrace(Trace):
     """The state of head ``lost`` is gone; the run goes on from the one that ``peer`` holds."""
 
     lost: bytes
     index: int
     peer: bytes
+    to_index: int
 
 
 # -- rounds -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 from peers.admission.door import Door, Invite
 from peers.coordinator.coordinator import Rules
+from peers.errors import ResumeError
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import ConfirmCaptured, ConfirmLoaded, Offer
 from peers.protocol.events import (
@@ -527,3 +528,10 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_begins() -> No
     with pytest.raises(BadFrame, match="9 fragments"):
         node.train(0.0, replace(training(b"k" * 32, None, FakeApp()), held=held))
     assert node.member is None
+
+
+def test_a_host_that_cannot_go_on_from_where_its_owner_says_does_not_begin() -> None:
+    door = Door(bytes(16), b"{}", DIGEST, {}, OWNER)
+    hosting = Hosting(Rules(DIGEST), [], door, resume=3)
+    with pytest.raises(ResumeError, match="commit 3: it has 0 commits"):
+        Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting)

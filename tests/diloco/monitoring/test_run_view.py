@@ -26,6 +26,7 @@ from peers.protocol.traces import (
     RepairedTrace,
     ReportTrace,
     RestoredTrace,
+    SavedOtherTrace,
     SeedTrace,
     SetAsideTrace,
     StateLostTrace,
@@ -150,7 +151,14 @@ def test_old_rounds_notes_and_leavers_make_room() -> None:
         (OutlierTrace(A, "ann", "its norm is far above"), "ann: its norm is far above"),
         (ProvedWrongTrace(A, "ann", "it lied"), "it was shown who was wrong: ann; it lied"),
         (PoisonedTrace(A, (B,), "not finite"), "ann says that bea sent what cannot be added up: not finite"),
-        (RestoredTrace(C, 1, A), "the last state was lost; the run goes on from an earlier one"),
+        (
+            RestoredTrace(C, 3, A, 1),
+            "nobody here holds commit 3: the run goes on from commit 1 of ann",
+        ),
+        (
+            SavedOtherTrace(A, "ann", 3),
+            "what ann saved or loaded of commit 3 is not the run's state, and counts not",
+        ),
         (
             InputLostTrace(A, "KeyError: 'gone'", "Traceback", 1),
             "what came from ann failed here and was lost: KeyError: 'gone'",

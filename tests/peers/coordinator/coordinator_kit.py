@@ -20,7 +20,7 @@ from peers.protocol.messages import (
 from peers.protocol.record import GENESIS
 from transport.effects import Trace
 from transport.frames import unpack
-from transport.limits import LIMITS
+from transport.limits import LIMITS, Limits
 
 SETTINGS = b"s" * 32
 ROOT = b"0" * 32
@@ -34,13 +34,19 @@ def key(index: int) -> bytes:
 class Swarm:
     """A coordinator, and what it says to imagined members."""
 
-    def __init__(self, journal: list[bytes] | None = None, court: Court | None = None, **rules: Any) -> None:
+    def __init__(
+        self,
+        journal: list[bytes] | None = None,
+        court: Court | None = None,
+        limits: Limits = LIMITS,
+        **rules: Any,
+    ) -> None:
         self.said: list[tuple[bytes, Any]] = []
         self.journal = journal if journal is not None else []
         self.silent: dict[bytes, float] = {}
         self.traces: list[Trace] = []
         self.now = 0.0
-        self.core = Coordinator(key(255), Rules(SETTINGS, **rules), LIMITS, self, court)
+        self.core = Coordinator(key(255), Rules(SETTINGS, **rules), limits, self, court)
         self.core.restore([unpack(entry) for entry in self.journal])
         self.core.start(0.0)
 

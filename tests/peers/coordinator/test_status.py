@@ -34,6 +34,8 @@ STATUS = RunStatus(
     stopped=True,
     tickets=(TicketStatus("t1", 5, 2, 1_800_000_000, True),),
     waits="too few workers",
+    saved_index=3,
+    saved_by=("v", "w"),
 )
 PLAIN: dict[str, Any] = {
     "members": [
@@ -67,6 +69,8 @@ PLAIN: dict[str, Any] = {
     "stopped": True,
     "tickets": [["t1", 5, 2, 1_800_000_000, True]],
     "waits": "too few workers",
+    "saved": 3,
+    "saved_by": ["v", "w"],
 }
 
 
@@ -104,6 +108,8 @@ def test_names_of_a_newer_host_are_passed_over() -> None:
         (("open", 0, "members"), 2.0, "members is no count"),
         (("open",), [PLAIN["open"][0]] * 257, "open is no list"),
         (("elements", 1), "28", "elements is no count"),
+        (("saved",), -2, "saved is no count"),
+        (("saved_by", 1), 7, "saved_by is no text"),
         (("recent", 0), [1, 2], "a recent commit is no list"),
         (("recent", 0, 2), None, "a recent commit's seconds is no finite number"),
     ],

@@ -1,0 +1,63 @@
+"""How the coordinator takes members' word for what their disks have (`peers.coordinator.saves`).
+
+What differs from what was agreed on is told and not noted. A member that comes back with another state than
+was noted at its head fetches the state anew: it loaded something else (DU2).
+"""
+
+from __future__ import annotations
+
+from peers.coordinator.course import Course
+from peers.coordinator.journal import StateSaved
+from peers.coordinator.roster import Entry
+from peers.coordinator.saves import SavedState
+from peers.coordinator.state import RunState
+from peers.protocol.held import state_name
+from peers.protocol.messages import Saved
+from peers.protocol.traces import SavedOtherTrace, SavedTrace
+from transport.frames import pack
+
+
+def saved(state: RunState, now: float, course: Course, entry: Entry, message: Saved) -> None:
+    """A member says what its disk has. With gossip each has a state of its own, and nobody can tell."""
+    if not state.rules.gossips:
+        said = SavedState(message.index, message.head, message.state, message.keeps)
+        course.saves.claims[entry.key] = said
+        _look_at_claim(state, course, entry.key)
+
+
+def applied(state: RunState, course: Course, fragment: int) -> None:
+    """Another member told its digest of a fragment's newest version: remember what most say."""
+    if state.rules.gossips:
+        return
+    digest = state.mode.agreed(course, fragment)
+    if digest and course.saves.agree(fragment, course.chain.base(fragment), digest):
+        for member in list(course.saves.claims):
+            _look_at_claim(state, course, member)
+
+
+def holds_another(course: Course, entry: Entry) -> bool:
+    """Whether a member told other digests than are noted of the head that it is at."""
+    noted = course.saves.noted(entry.head)
+    if noted is None or course.manifest is None or len(entry.digests) < course.manifest.num_fragments:
+        return False
+    versions, digests = zip(*(told for _, told in sorted(entry.digests.items())), strict=True)
+    return state_name(course.chain.index_of(entry.head), entry.head, versions, digests) != noted
+
+
+def _look_at_claim(state: RunState, course: Course, member: bytes) -> None:
+    claim, saves, chain = course.saves.claims[member], course.saves, course.chain
+    if course.manifest is None or chain.index_of(claim.head) < 0:
+        del saves.claims[member]
+        return
+    name = saves.name_of(chain, claim.head, course.manifest.num_fragments)
+    if name is None:
+        return
+    del saves.claims[member]
+    who = state.roster.entries[member].name
+    if (name, chain.index_of(claim.head)) != (claim.state, claim.index):
+        state.outlet.trace(SavedOtherTrace(peer=member, peer_name=who, index=claim.index))
+    elif claim.is_news_after(saves.by_member.get(member)):
+        noted = StateSaved(member, claim.index, claim.head, claim.state, claim.keeps)
+        state.outlet.store(pack(noted))
+        saves.replay(chain, noted)
+        state.outlet.trace(SavedTrace(peer=member, peer_name=who, index=claim.index))
