@@ -9,6 +9,7 @@
     │   ├── CheckpointError  files that hold no checkpoint, or none that can be used here
     │   ├── TextError        training text that cannot be read
     │   ├── RecipeError      a recipe that cannot be loaded
+    │   ├── StateInUse       another process has the state directory
     │   ├── JoinError        the host of a ticket refuses
     │   ├── EntryError       the run trains something else than this member
     │   ├── SwarmTimeout     nobody handed out the shared state in time
@@ -67,6 +68,14 @@ class TextError(UserError):
 
 class RecipeError(UserError):
     """A recipe that cannot be found or loaded from this machine."""
+
+
+class StateInUse(UserError):
+    """Another process has the state directory: ``who`` says which, the text what to do as well."""
+
+    def __init__(self, who: str, otherwise: str) -> None:
+        super().__init__(f"{who}: {otherwise}")
+        self.who = who
 
 
 class JoinError(UserError):

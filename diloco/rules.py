@@ -21,6 +21,7 @@ def rules_of(settings: RunSettings) -> Rules:
     returned = method.codec if method.mean_codec == "same" else method.mean_codec
     return Rules(
         settings=settings.digest(),
+        name=run.name,
         min_peers=run.min_peers,
         rounds=num_commits(settings),
         failure_timeout_s=run.failure_timeout_s,

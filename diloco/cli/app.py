@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 import diloco
-from diloco.cli import options
 from diloco.cli.host import host_command
 from diloco.cli.interrupts import end_at_once, leaving_in_order
+from diloco.cli.join import join_command
 from diloco.cli.methods import compare_command, methods_command
 from diloco.cli.operate import (
     TicketArgument,
@@ -33,7 +33,6 @@ from diloco.cli.operate import (
 )
 from diloco.cli.plan import plan_command
 from diloco.cli.simulate import simulate_command
-from diloco.cli.work import Work
 from diloco.errors import DilocoError, UserError
 from diloco.settings import commented_toml
 from diloco.swarm.handshake import ask_status
@@ -112,39 +111,16 @@ app.command(
 )(host_command)
 
 
-@app.command(
+app.command(
+    "join",
     epilog=_examples(
         "diloco join @ticket",
         "diloco join - < ticket",
+        "diloco join @ticket --name second    # another worker on this machine",
         "diloco join @ticket --device cuda --recipe mine.py:recipe --save model.safetensors",
         "diloco join @ticket --no-listen    # behind a router that forwards nothing",
-    )
-)
-def join(
-    ticket: TicketArgument,
-    name: Annotated[str | None, typer.Option(help="How others see this worker.")] = None,
-    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
-    no_listen: Annotated[bool, typer.Option("--no-listen", help="Accept no connections; dial only.")] = False,
-    advertise: options.Advertise = None,
-    state: Annotated[Path | None, typer.Option(help="Keeps identity and residuals over restarts.")] = None,
-    events: Annotated[Path | None, typer.Option(help="Write what happens as JSON lines.")] = None,
-    recipe: options.Recipe = "gpt",
-    data: options.Data = None,
-    device: options.Device = "cpu",
-    save: options.Save = None,
-    threads: options.Threads = None,
-) -> None:
-    """Join the run of a ticket and train until it is done. Its settings come from the host."""
-    if ticket.startswith("dlc"):
-        warning = "a ticket on the command line can be seen by others on this machine: prefer - or @FILE"
-        print(f"diloco: {warning}", file=sys.stderr)
-    swarm = diloco.join(
-        ticket, listen=None if no_listen else listen, advertise=advertise, state=state, name=name
-    )
-    work = Work(recipe, data, device, save, threads, events)
-    with leaving_in_order() as interrupts, swarm:
-        print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
-        print(work.train(swarm, interrupts).line())
+    ),
+)(join_command)
 
 
 @app.command(epilog=_examples("diloco status @ticket", "diloco status @ticket --json | jq .rounds"))
@@ -157,7 +133,8 @@ def status(
     if as_json:
         print(json.dumps(found.plain(), default=bytes.hex))
         return
-    title = f"round {found.num_rounds} of {found.max_rounds}, {found.model or 'no model yet'}"
+    how_far = f"round {found.num_rounds} of {found.max_rounds}"
+    title = f"run {found.run_name}, {how_far}, {found.model or 'no model yet'}"
     table = Table(title=Text(printable(title)))
     for heading in (
         "worker",

@@ -47,6 +47,7 @@ class Workers:
     def start(self, name: str, save: Path | None = None) -> None:
         command = [sys.executable, "-m", "diloco.cli", "join", f"@{self.ticket}", "--name", name]
         command += [
+            "--no-state",
             "--listen",
             "tcp://127.0.0.1:0",
             "--threads",

@@ -8,6 +8,7 @@ anything was trained.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,7 +86,12 @@ def train(
             job.follow(swarm.settings)
 
     with attach(
-        job.model, job.optimizer, swarm, tokens_per_step=job.tokens_per_step, on_event=on_event
+        job.model,
+        job.optimizer,
+        swarm,
+        tokens_per_step=job.tokens_per_step,
+        timeout_s=math.inf,  # what is waited for is told
+        on_event=on_event,
     ) as outer:
         residual_file.begin(outer)
         log.write(

@@ -22,10 +22,10 @@ from diloco.swarm.failure_log import FailureLog
 from diloco.swarm.handshake import KNOCK_S, ask_status, knock_for_settings
 from diloco.swarm.host_watch import HostWatch
 from diloco.swarm.hosted_run import HostedRun
+from diloco.swarm.joined_run import JoinedRun
 from diloco.swarm.setting_changes import with_values
 from diloco.swarm.state_dir import (
     home_of,
-    load_identity,
     remember_address,
     same_port,
 )
@@ -124,36 +124,41 @@ def join(
 
     The run's settings come from the host. ``listen=None`` accepts no connections (behind a router
     that forwards none, say): then this member dials everyone. ``state`` is a directory that keeps
-    the identity over restarts (`diloco join` keeps residuals there too); without it a fresh one lives as
-    long as the process. Raises `TicketError`, `JoinError` when the host refuses, `KnockTimeout` when it
-    cannot be reached."""
+    the identity and what else is this worker's over restarts; without it a fresh one lives as long as the
+    process. With it, a worker that was in the run before waits for a host that is not there, and does not
+    need a ticket that is still good. Raises `TicketError`, `StateInUse`, `JoinError` when the host refuses,
+    `KnockTimeout` when it cannot be reached."""
     _check_advertised(advertise)
     found = read_ticket(ticket, None)  # whether it expired is the host's to say: clocks differ
     home = state.expanduser() if state else None
-    identity, incarnation = load_identity(home) if home else _fresh_identity()
     name = _checked_name(name) if name else cut(socket.gethostname(), NAME_BYTES)
-    settings = knock_for_settings(found, identity, name, timeout_s)
-    node = Node(
-        identity.keys.public,
-        incarnation,
-        Contact(found.host, found.addresses),
-        failure_timeout_s=settings.run.failure_timeout_s,
-        signer=identity,
-    )
-    events: queue.SimpleQueue[object] = queue.SimpleQueue()
-    watch = HostWatch(found.host, lambda: knock_for_settings(found, identity, name, KNOCK_S), events.put)
+    joined = JoinedRun(found, name, home, timeout_s)
+    identity, settings = joined.identity, joined.settings
+    with ExitStack() as undone:
+        undone.callback(joined.close)
+        node = Node(
+            identity.keys.public,
+            joined.incarnation,
+            Contact(found.host, found.addresses),
+            failure_timeout_s=settings.run.failure_timeout_s,
+            signer=identity,
+        )
+        events: queue.SimpleQueue[object] = queue.SimpleQueue()
+        watch = HostWatch(found.host, lambda: knock_for_settings(found, identity, name, KNOCK_S), events.put)
 
-    def note(trace: Trace) -> None:
-        watch.trace(trace)
-        if on_trace is not None:
-            on_trace(trace)
+        def note(trace: Trace) -> None:
+            watch.trace(trace)
+            if on_trace is not None:
+                on_trace(trace)
 
-    driver, _ = _start(node, identity, listen, _no_journal, note, events)
-    addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
-    waits = WorkerWaits(
-        settings.run.min_peers, time.monotonic(), lambda: ask_status(found.encode(), KNOCK_S).waits
-    )
-    telling = WaitWatch(waits.reason, lambda line: _LOG.warning("%s", line), every_s=1.0)
+        driver, _ = _start(node, identity, listen, _no_journal, note, events)
+        addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
+        waits = WorkerWaits(
+            settings.run.min_peers, time.monotonic(), lambda: ask_status(found.encode(), KNOCK_S).waits
+        )
+        telling = WaitWatch(waits.reason, lambda line: _LOG.warning("%s", line), every_s=1.0)
+        undone.callback(telling.close)
+        on_close = undone.pop_all().close
     return Swarm(
         settings,
         node,
@@ -163,7 +168,7 @@ def join(
         events=events,
         home=home,
         run=found.run,
-        on_close=telling.close,
+        on_close=on_close,
         on_event=lambda event: waits.hear(time.monotonic(), event),
     )
 

@@ -44,40 +44,56 @@ _OF_A_RUN = (
 
 
 def begun_with(home: Path, run: bytes, settings: RunSettings) -> RunSettings:
-    """The settings with which the run in ``home`` began: these, if there is none yet. Raises `UserError` for
-    a file that is damaged, of a later version, or about another identity's run."""
+    """The settings with which the run in a host's ``home`` began: these, if there is none yet. Raises
+    `UserError` for a file that is damaged, of a later version, or about another identity's run."""
+    found = kept_run(home)
+    if found is None:
+        keep_run(home, run, settings)
+        return settings
+    if found[0] != run:
+        raise UserError(
+            f"{home / 'run.json'} is about a run of another identity than {home / 'identity'}: put that file "
+            f"back, or {FRESH_OR_FROM}"
+        )
+    return found[1]
+
+
+def keep_run(home: Path, run: bytes, settings: RunSettings) -> None:
+    """Write down which run this folder is about. Raises `UserError`."""
+    path = home / "run.json"
+    plain = {"format": FORMAT, "run": run.hex(), "settings": json.loads(settings.to_bytes())}
+    text = json.dumps(plain, indent=1, sort_keys=True) + "\n"
+    try:
+        replace_private(path, lambda aside: aside.write_text(text, "utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def kept_run(home: Path) -> tuple[bytes, RunSettings] | None:
+    """The run that this folder is about, if any. Raises `UserError` as `begun_with`."""
     path = home / "run.json"
     try:
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        plain = {"format": FORMAT, "run": run.hex(), "settings": json.loads(settings.to_bytes())}
-        text = json.dumps(plain, indent=1, sort_keys=True) + "\n"
-        try:
-            replace_private(path, lambda aside: aside.write_text(text, "utf-8"))
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from None
-        return settings
+        return None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         found = None
-    return _read(path, run, found)
+    return _read(path, found)
 
 
-def _read(path: Path, run: bytes, found: Any) -> RunSettings:
-    if not isinstance(found, dict) or not {"format", "run", "settings"} <= found.keys():
-        raise UserError(f"{path} is damaged: put a copy back, or {FRESH_OR_FROM}")
-    if found["format"] != FORMAT:
+def _read(path: Path, found: Any) -> tuple[bytes, RunSettings]:
+    if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
         raise UserError(
             f"{path} has format {found['format']}, this program reads {FORMAT}: install the version that "
             "wrote it"
         )
-    if found["run"] != run.hex():
-        raise UserError(
-            f"{path} is about a run of another identity than {path.parent / 'identity'}: put that file back, "
-            f"or {FRESH_OR_FROM}"
-        )
-    return parse_settings(found["settings"], str(path))
+    try:
+        run = bytes.fromhex(found["run"])
+        return run, parse_settings(found["settings"], str(path))
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{path} is damaged: put a copy back, or {FRESH_OR_FROM}") from None
 
 
 def settle(

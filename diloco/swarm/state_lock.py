@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from diloco.errors import UserError
+from diloco.errors import StateInUse, UserError
 from diloco.swarm.state_dir import make_home
 
 LOCK_FILES = ("state.lock", "state.process")
@@ -22,9 +22,9 @@ LOCK_FILES = ("state.lock", "state.process")
 class StateLock:
     """A process's hold on its state directory."""
 
-    def __init__(self, home: Path, who: str, otherwise: str = "name another folder (--state)") -> None:
-        """Take it for ``who`` (host, or worker). Raises `UserError`, which names the process that has it, and
-        what to do ``otherwise`` than to end that."""
+    def __init__(self, home: Path, who: str) -> None:
+        """Take it for ``who`` (host, or worker). Raises `StateInUse`, which names the process that has it,
+        and `UserError` for a folder that cannot be used."""
         make_home(home)
         # Whoever closes the swarm may be on another thread than whoever made it.
         self._lock = FileLock(home / LOCK_FILES[0], mode=0o600, thread_local=False)
@@ -32,8 +32,10 @@ class StateLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            detail = f"state folder {home} is in use by the {self._holder()}"
-            raise UserError(f"{detail}: end that one first, or {otherwise}") from None
+            raise StateInUse(
+                f"state folder {home} is in use by the {self._holder()}",
+                "end that one first, or name another folder (--state)",
+            ) from None
         except OSError as error:
             raise UserError(f"state folder {home} cannot be locked: {error.strerror}") from None
         try:

@@ -14,6 +14,8 @@ class Rules:
 
     settings: bytes
     """Digest of the run's settings."""
+    name: str = ""
+    """What people call the run."""
     min_peers: int = 2
     rounds: int = 1 << 40
     """Commits after which the run is finished."""

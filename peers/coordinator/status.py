@@ -92,6 +92,8 @@ class RunStatus:
     recent: tuple[CommitSummary, ...]
     """The last commits, the latest at the end."""
     marks: tuple[MarkStatus, ...] = ()
+    run_name: str = ""
+    """What people call the run."""
     stopped: bool = False
     """The owner ended the run."""
     tickets: tuple[TicketStatus, ...] = ()
@@ -127,6 +129,7 @@ class RunStatus:
                 }
                 for each in self.members
             ],
+            "run": self.run_name,
             "epoch": self.epoch,
             "term": self.term,
             "head": self.head,
@@ -161,6 +164,7 @@ class RunStatus:
         table = _Table(plain, "the status")
         return cls(
             members=tuple(_member(each) for each in table.rows("members", LIMITS.gossip_members)),
+            run_name=table.text("run"),
             epoch=table.count("epoch"),
             term=table.count("term"),
             head=table.key("head"),
@@ -193,6 +197,7 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
     saved_index, saved_by = first.saves.newest(first.chain)
     return RunStatus(
         members=tuple(_status_of(state, now, entry) for entry in state.roster.entered()),
+        run_name=state.rules.name,
         epoch=state.roster.epoch,
         term=state.term,
         head=first.chain.head,

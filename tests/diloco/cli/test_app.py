@@ -97,7 +97,8 @@ def test_a_host_and_two_workers_train_a_tiny_run_to_its_end(tmp_path: Path) -> N
         assert stat.S_IMODE(os.stat(ticket).st_mode) == 0o600
         for index in range(2):
             save = ["--save", str(tmp_path / "model.safetensors")] if index == 0 else []
-            command = [*cli, "join", f"@{ticket}", "--name", f"w{index}", *listen, "--data", str(text), *save]
+            named = ["--name", f"w{index}", "--no-state"]
+            command = [*cli, "join", f"@{ticket}", *named, *listen, "--data", str(text), *save]
             workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         told = [worker.communicate(timeout=90)[0] for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0]
@@ -185,7 +186,7 @@ def test_a_worker_that_diverges_ends_with_one_line_and_a_host_goes_on_for_the_ot
         assert host.stdout is not None
         while "ticket in" not in host.stdout.readline():
             assert host.poll() is None
-        processes.append(subprocess.Popen([*cli, "join", f"@{ticket}", *listen, "--name", "w"], **piped))
+        processes.append(subprocess.Popen([*cli, "join", f"@{ticket}", *listen, "--no-state"], **piped))
         (worker_said, worker_erred), (host_said, host_erred) = (
             process.communicate(timeout=60) for process in reversed(processes)
         )

@@ -19,6 +19,7 @@ from transport.frames import pack_items, unpack_items
 
 STATUS = RunStatus(
     members=(MemberStatus("w", key(1), True, 0.25, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3),),
+    run_name="demo",
     epoch=3,
     term=1,
     head=b"h" * 32,
@@ -54,6 +55,7 @@ PLAIN: dict[str, Any] = {
             "non_finite": 3,
         }
     ],
+    "run": "demo",
     "epoch": 3,
     "term": 1,
     "head": b"h" * 32,

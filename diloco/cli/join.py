@@ -1,0 +1,74 @@
+"""`diloco join`: train in the run of a ticket, with a folder that makes its second start go on. Thin."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import diloco
+from diloco.cli import options
+from diloco.cli.interrupts import leaving_in_order
+from diloco.cli.operate import TicketArgument
+from diloco.cli.work import Work
+from diloco.errors import StateInUse, UserError
+from diloco.swarm.handshake import ask_status
+from diloco.swarm.worker_home import free_name, worker_home
+from peers.admission.ticket import read_ticket
+from peers.protocol.fields import NAME_BYTES, cut
+
+
+def join_command(
+    ticket: TicketArgument,
+    name: Annotated[
+        str | None, typer.Option(help="How others see this worker; by default this machine's name.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
+    no_listen: Annotated[bool, typer.Option("--no-listen", help="Accept no connections; dial only.")] = False,
+    advertise: options.Advertise = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder for what this worker keeps; by default one by run and name.")
+    ] = None,
+    no_state: Annotated[bool, typer.Option("--no-state", help="Keep nothing for a later start.")] = False,
+    events: Annotated[Path | None, typer.Option(help="Write what happens as JSON lines.")] = None,
+    recipe: options.Recipe = "gpt",
+    data: options.Data = None,
+    device: options.Device = "cpu",
+    save: options.Save = None,
+    threads: options.Threads = None,
+) -> None:
+    """Join the run of a ticket and train until it is done. Its settings come from the host.
+
+    The same command again goes on as the same worker, whether the host is there already or comes later."""
+    if ticket.startswith("dlc"):
+        warning = "a ticket on the command line can be seen by others on this machine: prefer - or @FILE"
+        print(f"diloco: {warning}", file=sys.stderr)
+    if no_state and state is not None:
+        raise UserError("--no-state keeps nothing, --state names where to keep it: give one of them")
+    found = read_ticket(ticket, None).encode()  # standard input can be read once
+    name = name or cut(socket.gethostname(), NAME_BYTES)
+    home = None if no_state else state or _default_home(found, name)
+    try:
+        swarm = diloco.join(
+            found, listen=None if no_listen else listen, advertise=advertise, state=home, name=name
+        )
+    except StateInUse as error:
+        if home is None or state is not None:
+            raise
+        other = free_name(home, name)
+        raise UserError(
+            f"{error.who}: another worker on this machine needs a name of its own: --name {other}"
+        ) from None
+    work = Work(recipe, data, device, save, threads, events)
+    with leaving_in_order() as interrupts, swarm:
+        print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
+        if home is not None:
+            print(f"it keeps its state in {home}", flush=True)
+        print(work.train(swarm, interrupts).line())
+
+
+def _default_home(ticket: str, name: str) -> Path:
+    return worker_home(read_ticket(ticket, None).run, name, lambda: ask_status(ticket).run_name)

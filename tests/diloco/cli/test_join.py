@@ -1,0 +1,95 @@
+"""`diloco join`: where it keeps what is the worker's, and what a second worker on one machine is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import diloco
+from diloco.cli import join
+from diloco.cli.app import app
+from diloco.cli.work import Work
+from diloco.errors import UserError
+from diloco.settings import parse_settings
+from diloco.swarm.worker_home import worker_home
+
+LOCAL = "tcp://127.0.0.1:0"
+RUN = parse_settings({"run": {"name": "joining", "rounds": 3}}, "")
+Worker = tuple[diloco.Swarm, Path]
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[diloco.Swarm]:
+    monkeypatch.setattr(join, "worker_home", partial(worker_home, state=tmp_path / "state"))
+    with diloco.host(RUN, listen=LOCAL, state=tmp_path / "host") as swarm:
+        yield swarm
+
+
+def joined(monkeypatch: pytest.MonkeyPatch, host: diloco.Swarm, *flags: str, meanwhile: Any = None) -> Any:
+    """What the command printed, and the swarm that it trained in."""
+    seen: list[diloco.Swarm] = []
+
+    def train(work: Work, swarm: diloco.Swarm, interrupts: object) -> object:
+        seen.append(swarm)
+        if meanwhile is not None:
+            meanwhile()
+        return SimpleNamespace(line=lambda: "trained")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Work, "train", train)
+        done = CliRunner().invoke(app, ["join", host.ticket, "--listen", LOCAL, *flags])
+    if done.exception is not None:
+        raise done.exception
+    return done.output, seen[0]
+
+
+def test_the_same_command_again_is_the_same_worker(
+    host: diloco.Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, first = joined(monkeypatch, host, "--name", "ann")
+    home = tmp_path / "state" / f"joining-{first.run.hex()[:8]}" / "ann"
+    assert f"it keeps its state in {home}" in said
+    assert joined(monkeypatch, host, "--name", "ann")[1].peer_name == first.peer_name
+    other = joined(monkeypatch, host, "--name", "bob")[1]
+    assert other.home == home.parent / "bob"
+    assert other.peer_name != first.peer_name
+
+
+def test_without_state_nothing_is_kept(
+    host: diloco.Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, first = joined(monkeypatch, host, "--no-state")
+    assert "state in" not in said
+    assert first.home is None
+    assert not (tmp_path / "state").exists()
+    with pytest.raises(UserError, match="give one of them"):
+        joined(monkeypatch, host, "--no-state", "--state", str(tmp_path / "mine"))
+
+
+def test_a_second_worker_with_the_same_command_is_told_which_name_to_give(
+    host: diloco.Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again() -> None:
+        with pytest.raises(UserError, match=r"in use by the worker with process .*: --name ann-2$"):
+            joined(monkeypatch, host, "--name", "ann")
+        joined(monkeypatch, host, "--name", "ann-2")
+
+    joined(monkeypatch, host, "--name", "ann", meanwhile=again)
+
+
+def test_a_folder_that_was_named_and_is_in_use_needs_another_one(
+    host: diloco.Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ("--state", str(tmp_path / "mine"))
+
+    def again() -> None:
+        with pytest.raises(UserError, match=r"or name another folder \(--state\)"):
+            joined(monkeypatch, host, *named)
+
+    joined(monkeypatch, host, *named, meanwhile=again)
