@@ -47,6 +47,8 @@ class HonestPeers:
         self.violations: list[str] = []
         self.counted = 0
         """Contributions of honest peers in records."""
+        self.weight = 0.0
+        """Of these."""
         self.num_forged = 0
         """Records with a chunk that is not the sum of its parts."""
         self.num_set_aside = 0
@@ -65,10 +67,15 @@ class HonestPeers:
         """Contributions of an honest peer in records, per second."""
         return self.counted / max(1, len(self._honest)) / max(until_s, 1e-9)
 
-    def compare(self, now: float, rate: float, alone: float) -> None:
-        """The rate with and without those who have a role."""
+    def work(self, until_s: float) -> float:
+        """Weight of the contributions of an honest peer in records, per second: a rate of commits alone would
+        rise where each has next to no steps behind it."""
+        return self.weight / max(1, len(self._honest)) / max(until_s, 1e-9)
+
+    def compare(self, now: float, rate: float, alone: float, what: str = "commit") -> None:
+        """A rate with and without those who have a role."""
         if rate < FLOOR * alone:
-            self._broken(now, f"honest peers commit at {rate / alone:.2f} of the rate without the others")
+            self._broken(now, f"honest peers {what} at {rate / alone:.2f} of the rate without the others")
 
     def _broken(self, now: float, text: str) -> None:
         if len(self.violations) < 20:
@@ -97,7 +104,9 @@ class HonestPeers:
     def _stored(self, now: float, entry: object) -> None:
         if isinstance(entry, CommitWritten):
             record = entry.commit()
-            self.counted += sum(key in self._honest.values() for key in record.members)
+            honest = set(self._honest.values())
+            weights = [w for key, w in zip(record.members, record.weights, strict=True) if key in honest]
+            self.counted, self.weight = self.counted + len(weights), self.weight + sum(weights)
             if record.restores:
                 self._broken(now, "the run went back to an earlier state")
             return

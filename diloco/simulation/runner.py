@@ -133,6 +133,8 @@ class ScenarioRun:
         what these did."""
         honest, rate = self.honest, alone.honest.rate(without.seconds)
         honest.compare(report.seconds, honest.rate(report.seconds), rate)
+        alone_s = without.seconds
+        honest.compare(report.seconds, honest.work(report.seconds), alone.honest.work(alone_s), "train")
         report.violations += honest.violations
         report.honest_rate, report.honest_rate_alone = honest.rate(report.seconds), rate
         report.num_forged, report.num_set_aside = honest.num_forged, honest.num_set_aside

@@ -22,10 +22,18 @@ from diloco.simulation.scenario import Scenario, parse_scenario
 from peers.node import Node
 
 ROUNDS = 24
+NAMES = ("other", "guest", "visitor", "stranger")
+"""Of the one with a role: each has another key, and of two members the one with the lower key dials."""
 
 
-def scenario_of(role: str, seed: int, rounds: int = ROUNDS, run: dict[str, Any] | None = None) -> Scenario:
-    """A small swarm with one peer of that role; ``run`` replaces settings of [run]."""
+def scenario_of(
+    role: str,
+    seed: int,
+    rounds: int = ROUNDS,
+    run: dict[str, Any] | None = None,
+    method: dict[str, Any] | None = None,
+) -> Scenario:
+    """A small swarm with one peer of that role; ``run`` and ``method`` replace settings of these."""
     rng = Random(f"roles {seed}")
     link = {"up": rng.choice(["50Mbps", "100Mbps", "1Gbps"]), "latency": f"{rng.randint(2, 40)}ms"}
     step = {"step": "250ms", "spread": 0.05, **link}
@@ -42,11 +50,16 @@ def scenario_of(role: str, seed: int, rounds: int = ROUNDS, run: dict[str, Any] 
                 "grace_s": 5.0,
                 **(run or {}),
             },
-            "method": {"preset": "local_sgd", "sync_every": 20, "num_fragments": fragments},
+            "method": {
+                "preset": "local_sgd",
+                "sync_every": 20,
+                "num_fragments": fragments,
+                **(method or {}),
+            },
             "model": {"parameters": rng.choice([300, 900, 1500]), "tokens_per_step": 64},
             "peers": [
                 {"name": "honest", "count": rng.randint(4, 7), **step},
-                {"name": "other", "role": role, **step},
+                {"name": rng.choice(NAMES), "role": role, **step},
             ],
         }
     )

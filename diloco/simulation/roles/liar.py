@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 from diloco.simulation.roles.lying_reducer import LyingReducer, true_values
@@ -20,6 +21,11 @@ class Liar(Role):
 
     name = "liar"
     about = "weights, norms, values, means, tokens, speed, digests, addresses, claims of poison, Stale"
+
+    def __init__(self, rng: Random) -> None:
+        super().__init__(rng)
+        self._attempts: dict[int, int] = {}
+        """In which attempt of each round it took part when it last heard something."""
 
     def command(self, node: Adversary, command: Command) -> Command:
         """Other numbers than training says."""
@@ -68,20 +74,23 @@ class Liar(Role):
             return replace(message, addresses=_ADDRESSES)
         return message
 
+    def heard(self, now: float, node: Adversary) -> None:
+        """In every second attempt of a round it accuses somebody, as soon as it takes part."""
+        running = node.member.exchanges.running if node.member else {}
+        before, self._attempts = (
+            self._attempts,
+            {serial: each.exchange.attempt for serial, each in running.items()},
+        )
+        for serial, attempt in self._attempts.items():
+            others = sorted(set(running[serial].exchange.members) - {node.key})
+            if before.get(serial) != attempt and others and self.rng.random() < 0.5:
+                self.did("claimed that another one sends poison")
+                victims = (self.rng.choice(others),) if self.rng.random() < 0.5 else tuple(others)
+                node.send(now, node.host, Stuck(serial, attempt, victims, "a value is not finite"))
+
     def act(self, now: float, node: Adversary) -> None:
-        """Accuse somebody, or tell somebody to stop."""
-        member = node.member
-        if member is None:
-            return
-        host = node.host
-        if self.rng.random() < 0.3:
+        """Tell somebody to stop."""
+        if node.member is not None and self.rng.random() < 0.3:
             for peer in sorted(node.links.by_peer):
                 self.did("told others that they are stale")
                 node.say_part(now, peer, Stale(1 << 61))
-        for serial, running in member.exchanges.running.items():
-            others = sorted(set(running.exchange.members) - {node.key})
-            if others and self.rng.random() < 0.5:
-                self.did("claimed that another one sends poison")
-                victims = (self.rng.choice(others),) if self.rng.random() < 0.5 else tuple(others)
-                attempt = running.exchange.attempt
-                node.send(now, host, Stuck(serial, attempt, victims, "a value is not finite"))

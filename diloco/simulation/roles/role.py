@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 from peers.node import Node
 from peers.protocol.commands import Command
 from peers.protocol.signing import Signer
-from transport.effects import CONTROL_LANE, Effect, Send
+from transport.effects import CONTROL_LANE, Effect, Payload, Send
 from transport.errors import BadFrame
 from transport.frames import from_items, pack_items, to_items, unpack_items
 
@@ -68,6 +68,9 @@ class Role:
         """The frames that leave in place of one."""
         return (effect,)
 
+    def heard(self, now: float, node: Adversary) -> None:
+        """Called after each frame that came."""
+
     def act(self, now: float, node: Adversary) -> None:
         """Called now and then: speak up."""
 
@@ -88,6 +91,11 @@ class Adversary(Node):
     def command(self, now: float, command: Command) -> bool:
         """As the role would have it."""
         return super().command(now, self._role.command(self, command))
+
+    def receive(self, now: float, peer: bytes, lane: int, header: bytes, payload: Payload | None) -> None:
+        """The role learns that something came."""
+        super().receive(now, peer, lane, header, payload)
+        self._role.heard(now, self)
 
     def tick(self, now: float) -> None:
         """The role speaks up now and then."""
