@@ -74,8 +74,8 @@ class Limits:
     unread_bytes: int = 16 * MIB
     """Bytes of one connection that libzmq may hold while we have not read all that came; more closes it.
     Eight messages of full size wait there at most, and a ninth is under way."""
-    unfinished_bytes: int = 4 * MIB
-    """The same once all messages were read that are whole: of one of full size a fourth of this."""
+    unfinished_bytes: int = 2 * MIB
+    """The same once all messages were read that are whole: one of full size takes half of this."""
     fresh_bytes: int = 32 * MIB
     """The same over all connections from which nothing has been read yet, together."""
     lookups: int = 16
