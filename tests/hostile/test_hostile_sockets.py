@@ -100,7 +100,7 @@ def test_plain_clients_wrong_keys_and_garbage_deliver_nothing(swarm: tuple[Node,
     with (
         client(host.address, None) as plain,
         client(host.address, random_pair().public) as lost,
-        socket.create_connection(("127.0.0.1", int(host.address.rpartition(":")[2]))) as raw,
+        socket.create_connection(("127.0.0.1", port_of(host))) as raw,
     ):
         for sock in (plain, lost):
             with suppress(zmq.Again):  # it has been thrown out already, and has nobody to send to
@@ -304,10 +304,32 @@ def is_cut(sock: socket.socket) -> bool:
     return True
 
 
+def port_of(node: Node) -> int:
+    return int(node.address.rpartition(":")[2])
+
+
 def half_open(node: Node) -> int:
     accepted = node.driver.accepted
     assert accepted is not None
     return node.driver.call(lambda core, now: len(accepted.half_open)).result(5)
+
+
+def test_a_handshake_that_goes_on_and_on_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transport.sockets.libzmq.SILENCE_S", 0.3)
+    host, greeting = Node(), b"\xff\0\0\0\0\0\0\0\1\x7f\3\0CURVE" + bytes(47)
+    hello = b"\4\xc8\5HELLO\1\0" + bytes(100)  # of 200
+    with running(host), socket.create_connection(("127.0.0.1", port_of(host))) as slow:
+        eventually(lambda: half_open(host) == 1)
+        left = list(greeting + hello)
+
+        def is_cut_after_one_more_byte() -> bool:
+            with suppress(OSError):
+                slow.send(bytes(left[:1]))
+            del left[:1]
+            return is_cut(slow)
+
+        eventually(is_cut_after_one_more_byte)
+        eventually(lambda: half_open(host) == 0)
 
 
 def test_of_too_many_half_open_connections_of_an_address_the_oldest_are_broken_and_members_stay() -> None:
@@ -318,7 +340,7 @@ def test_of_too_many_half_open_connections_of_an_address_the_oldest_are_broken_a
         member.do(Send(host.key, 0, b"echo"), Send(host.key, 1, b"echo"))
         eventually(lambda: len(member.core.received) == 2)
         assert half_open(host) == 0, "something came over each of a member's"
-        port = int(host.address.rpartition(":")[2])
+        port = port_of(host)
         stuck = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
         try:
             eventually(lambda: sum(map(is_cut, stuck)) == 22)
@@ -340,7 +362,7 @@ def test_after_a_flood_of_connections_that_go_at_once_those_that_stay_are_counte
         member.dial(host)
         member.do(Send(host.key, 0, b"echo"), Send(host.key, 1, b"echo"))
         eventually(lambda: len(member.core.received) == 2)  # over these something came
-        port = int(host.address.rpartition(":")[2])
+        port = port_of(host)
         for number in range(400):
             with socket.create_connection(("127.0.0.1", port)) as sock:
                 sock.sendall(b"\xff" * (number % 20))
@@ -361,7 +383,7 @@ def test_half_open_connections_do_not_keep_a_member_out(swarm: tuple[Node, Node]
     host, _ = swarm
     late = Node(bind=None)
     host.admit(late.key)
-    port = int(host.address.rpartition(":")[2])
+    port = port_of(host)
     stuck = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
     try:
         with running(late):

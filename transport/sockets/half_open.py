@@ -1,8 +1,9 @@
 """Connections that others opened and over which nothing came yet: how many there may be.
 
-Whoever connects holds a descriptor of ours until its handshake succeeds or has run out of time, and needs no
-key for that. Beyond a bound for one address, and one for all, the oldest of them is broken: a peer with a
-key needs milliseconds, and one that was unlucky dials again. State only; it owns no socket. Keeps R4 and X1.
+Whoever connects holds a descriptor of ours, and needs no key for that, until its handshake succeeds or has
+run out of time (`SILENCE_S`, which libzmq keeps). A key that says nothing after that keeps its connection.
+Beyond a bound for one address, and one for all, the oldest of them is broken: a peer with a key needs
+milliseconds, and one that was unlucky dials again. State only; it owns no socket. Keeps R4 and X1.
 """
 
 from __future__ import annotations
