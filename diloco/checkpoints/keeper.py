@@ -75,14 +75,17 @@ class Keeper:
 
     # -- the beginning ------------------------------------------------------------------------
 
-    def begin(self) -> Held | None:
-        """Load the newest checkpoint that is whole into the replica; what the member enters with. Raises
-        `CheckpointError` if the newest is another model's, or the disk cannot be read."""
+    def begin(self, at_most: int | None = None) -> Held | None:
+        """Load the newest checkpoint that is whole into the replica, or the newest of the commit ``at_most``
+        or an earlier one; what the member enters with. Raises `CheckpointError` if it is another model's, if
+        the disk cannot be read, or if none is that old."""
         try:
             self._store.begin()
         except OSError as error:
             raise CheckpointError(f"{self._store.folder} cannot be used: {error}") from None
         for saved in self._store.newest(self._warn_of_damage):
+            if at_most is not None and saved.manifest.index > at_most:
+                continue
             require_fit(saved.manifest, self._replica)
             try:
                 self._load(saved)
@@ -95,6 +98,12 @@ class Keeper:
             self._position.begin_after(tuple(each.serial for each in manifest.fragments))
             self._hooks.tell(CheckpointRestored(held.index, held.head, saved.path))
             return held
+        if at_most is not None:
+            there = ", ".join(name.partition("-")[0].lstrip("0") or "0" for name in self._store.names())
+            raise CheckpointError(
+                f"no checkpoint of commit {at_most} or before is whole here; there are those of commit "
+                f"{there or 'none'}"
+            )
         return None
 
     def _load(self, saved: Saved) -> None:

@@ -55,6 +55,7 @@ def host_command(
     yes: options.Yes = False,
     fresh: options.Fresh = False,
     given: options.Set = None,
+    resume: options.Resume = None,
     recipe: options.Recipe = "gpt",
     data: options.Data = None,
     device: options.Device = "cpu",
@@ -66,8 +67,8 @@ def host_command(
     Without --train no torch is needed. Restarted with the same --state, it goes on with the run. If that is
     lost but for the identity, or an old copy, workers keep their newer state, and --adopt goes on from it."""
     settings = load_settings(run)
-    if fresh and adopt:
-        raise UserError("--fresh begins a new run, --adopt goes on with one: give one of them")
+    if fresh + adopt + (resume is not None) > 1:
+        raise UserError("--fresh begins a new run, --adopt and --resume go on with one: give one of them")
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", 0)
@@ -83,6 +84,7 @@ def host_command(
         adopt=adopt,
         fresh=fresh,
         changes=given_values(given or ()),
+        resume=resume,
         on_trace=screen.on_trace,
     )
     work = Work(recipe, data, device, save, threads) if train else None

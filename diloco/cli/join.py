@@ -33,6 +33,7 @@ def join_command(
         Path | None, typer.Option(help="Folder for what this worker keeps; by default one by run and name.")
     ] = None,
     no_state: Annotated[bool, typer.Option("--no-state", help="Keep nothing for a later start.")] = False,
+    resume: options.Resume = None,
     events: Annotated[Path | None, typer.Option(help="Write what happens as JSON lines.")] = None,
     recipe: options.Recipe = "gpt",
     data: options.Data = None,
@@ -48,12 +49,19 @@ def join_command(
         print(f"diloco: {warning}", file=sys.stderr)
     if no_state and state is not None:
         raise UserError("--no-state keeps nothing, --state names where to keep it: give one of them")
+    if no_state and resume is not None:
+        raise UserError("--resume begins with what an earlier start has kept: leave --no-state out")
     found = read_ticket(ticket, None).encode()  # standard input can be read once
     name = name or cut(socket.gethostname(), NAME_BYTES)
     home = None if no_state else state or _default_home(found, name)
     try:
         swarm = diloco.join(
-            found, listen=None if no_listen else listen, advertise=advertise, state=home, name=name
+            found,
+            listen=None if no_listen else listen,
+            advertise=advertise,
+            state=home,
+            name=name,
+            resume=resume,
         )
     except StateInUse as error:
         if home is None or state is not None:

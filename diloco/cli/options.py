@@ -33,4 +33,8 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting of the run that goes on, such as run.rounds=50."
     ),
 ]
+Resume = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="INDEX", help="Go on from that commit, though there are later ones."),
+]
 Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]

@@ -59,6 +59,7 @@ def host(
     adopt: bool = False,
     fresh: bool = False,
     changes: Mapping[str, Any] | None = None,
+    resume: int | None = None,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
@@ -69,6 +70,8 @@ def host(
     `diloco.settings.CHANGEABLE` lists, and ``changes`` gives new values of such settings by key
     (``run.rounds``). With ``fresh`` the run's files are put aside and a new one begins. ``advertise`` is the
     address in the ticket if it differs from ``listen``, as behind a router.
+    With ``resume`` it goes on from the commit of that index, as soon as a worker that has it is here; later
+    ones are given up.
     With ``adopt`` nothing goes on until `Swarm.adopt` chose the record from which it does: for a host that
     lost its journal and still has its identity.
     The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
@@ -86,7 +89,7 @@ def host(
     hosted = HostedRun(home, settings, changes or {}, fresh=fresh)
     with ExitStack() as undone:
         undone.callback(hosted.close)
-        node, secret, invite = _node_of(hosted, ticket_hours, ticket_uses, adopt)
+        node, secret, invite = _node_of(hosted, ticket_hours, ticket_uses, adopt, resume)
         store = hosted.journal.append
         driver, events = _start(node, hosted.identity, same_port(home, listen), store, on_trace)
         with ExitStack() as unkept:
@@ -106,6 +109,7 @@ def host(
         ticket=Ticket(hosted.run_id, hosted.identity.keys.public, secret, int(invite.expires_at), (address,)),
         home=home,
         run=hosted.run_id,
+        resume=resume,
         on_close=on_close,
     )
 
@@ -118,6 +122,7 @@ def join(
     state: Path | None = None,
     name: str | None = None,
     timeout_s: float = KNOCK_S,
+    resume: int | None = None,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Join the run of a ticket (the word itself, ``-`` for standard input, or ``@file``).
@@ -168,6 +173,7 @@ def join(
         events=events,
         home=home,
         run=found.run,
+        resume=resume,
         on_close=on_close,
         on_event=lambda event: waits.hear(time.monotonic(), event),
     )
@@ -221,13 +227,15 @@ def _no_journal(entry: bytes) -> None:
     raise AssertionError("a member stores nothing")
 
 
-def _node_of(hosted: HostedRun, hours: float, uses: int, adopting: bool) -> tuple[Node, bytes, Invite]:
+def _node_of(
+    hosted: HostedRun, hours: float, uses: int, adopting: bool, resume: int | None
+) -> tuple[Node, bytes, Invite]:
     """The node that goes on with a run, and the secret and the invite of its ticket."""
     settings, identity = hosted.settings, hosted.identity
     door = Door(hosted.run_id, settings.to_bytes(), settings.digest(), {})
     door.owner, door.began_at = identity.control.public, time.time() - time.monotonic()
     try:
-        node = _hosting_node(settings, identity, hosted.incarnation, hosted.entries, door, adopting)
+        node = _hosting_node(settings, identity, hosted.incarnation, hosted.entries, door, adopting, resume)
     except BadEntry as error:
         raise hosted.journal.unusable(error.number, error.reason) from None
     hosted.keep_changes()
@@ -245,6 +253,7 @@ def _hosting_node(
     journal: list[Any],
     door: Door,
     adopting: bool = False,
+    resume: int | None = None,
 ) -> Node:
     """The node of a process that coordinates, and so needs to find nobody."""
     return Node(
@@ -258,6 +267,7 @@ def _hosting_node(
             door,
             judge=judge_of(settings),
             adopting=adopting,
+            resume=resume,
             secret=secrets.token_bytes(32),
         ),
         signer=identity,

@@ -76,6 +76,7 @@ class Swarm:
         ticket: Ticket | None = None,
         home: Path | None = None,
         run: bytes = bytes(16),
+        resume: int | None = None,
         on_close: Callable[[], None] = lambda: None,
         on_event: Callable[[object], None] = lambda event: None,
     ) -> None:
@@ -88,6 +89,8 @@ class Swarm:
         """Directory that keeps what is this worker's over restarts."""
         self.run = run
         """16 bytes that name the run; zeros for a swarm of one."""
+        self.resume = resume
+        """This worker begins with its checkpoint of that commit or the newest before; None for the newest."""
         self._node = node
         self._driver = driver
         self._events = events

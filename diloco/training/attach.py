@@ -215,7 +215,7 @@ class Outer:
 
     def enter(self, timeout_s: float) -> None:
         """Take part, and wait until the model holds the swarm's state."""
-        held = self._keeper.begin() if self._keeper is not None else None
+        held = self._keeper.begin(self.swarm.resume) if self._keeper is not None else None
         layout = self.replica.layout
         found = layout.manifest()
         profile = self._session.profile(

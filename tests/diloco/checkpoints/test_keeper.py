@@ -220,3 +220,22 @@ def test_results_that_every_checkpoint_has_in_it_are_removed(tmp_path: Path) -> 
     worker.settle()
     left = sorted(path.name[:12] for path in (tmp_path / FOLDER / "results").iterdir())
     assert left == ["000000000105", "000000000106"]
+
+
+def test_a_worker_begins_with_the_checkpoint_of_a_commit_or_the_newest_before_it(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    worker = Worker(disk)
+    for _ in range(2):
+        worker.commit()
+    worker.close()
+    indexes = [saved.manifest.index for saved in Store(disk, FOLDER).newest()]
+    assert indexes == [2, 1, 0]
+    for at_most, found in ((2, 2), (1, 1), (0, 0), (9, 2), (None, 2)):
+        keeper = Worker(disk).keeper
+        held = keeper.begin(at_most)
+        assert held is not None
+        assert held.index == found
+    for path in (tmp_path / FOLDER).glob("000000000000-*"):
+        disk.remove(path.relative_to(tmp_path).as_posix())
+    with pytest.raises(CheckpointError, match=r"no checkpoint of commit 0 or before .* of commit 1, 2"):
+        Worker(disk).keeper.begin(0)

@@ -15,6 +15,7 @@ from diloco.swarm.entry import host, join, solo
 from diloco.swarm.setting_changes import with_values
 from peers.admission.ticket import Ticket
 from peers.coordinator.journal_file import Journal
+from peers.errors import ResumeError
 from transport.effects import Trace
 from transport.errors import TransportError
 
@@ -210,3 +211,10 @@ def test_a_fresh_run_has_a_new_ticket_and_the_old_ones_files_are_kept(
     assert str(kept) in caplog.text
     with host(RUN, listen=LOCAL, state=kept) as swarm:
         assert Ticket.parse(swarm.ticket).run == old.run, "what was put aside is whole"
+
+
+def test_a_run_resumes_from_no_commit_that_it_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(ResumeError, match="cannot go on from commit 7: it has 0 commits"):
+        host(RUN, listen=LOCAL, state=tmp_path, resume=7)
+    with host(RUN, listen=LOCAL, state=tmp_path, resume=0) as swarm:
+        assert swarm.resume == 0
