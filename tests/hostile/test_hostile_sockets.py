@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -352,6 +353,25 @@ def test_of_too_many_half_open_connections_of_an_address_the_oldest_are_broken_a
             for sock in stuck:
                 sock.close()
         eventually(lambda: half_open(host) == 0)
+        assert member.core.down == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there has loopback more addresses")
+def test_a_flood_from_other_addresses_cuts_no_fresh_connection_of_a_member() -> None:
+    limits = replace(LIMITS, half_open_per_address=16, half_open=40)
+    host, member = Node(limits=limits), Node(bind=None)
+    host.admit(member.key)
+    with running(host, member), ExitStack() as stack:
+        member.dial(host)
+        assert half_open(host) == 2, "nothing came over the member's"
+        where = ("127.0.0.1", port_of(host))
+        for number in range(120):
+            source = (f"127.0.0.{2 + number % 4}", 0)
+            stack.enter_context(socket.create_connection(where, source_address=source))
+        eventually(lambda: half_open(host) == 40)
+        eventually(lambda: accepted(host).half_open.num_broken == 82)
+        member.do(Send(host.key, 0, b"echo"), Send(host.key, 1, b"echo"))
+        eventually(lambda: len(member.core.received) == 2)
         assert member.core.down == []
 
 

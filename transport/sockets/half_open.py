@@ -2,7 +2,9 @@
 
 Whoever connects holds a descriptor of ours, and needs no key for that, until its handshake succeeds or has
 run out of time (`SILENCE_S`, which libzmq keeps). A key that says nothing after that keeps its connection.
-Beyond a bound for one address, and one for all, the oldest of them is broken: a peer with a key needs
+Beyond a bound for one address its oldest is broken, and beyond one for all the oldest of the address that
+has most of them. So a flood from elsewhere breaks none of a member's, unless it comes from more addresses
+than the bound has room for with a few each: then the oldest of all is broken. A peer with a key needs
 milliseconds, and one that was unlucky dials again. State only; it owns no socket. Keeps R4 and X1.
 """
 
@@ -13,6 +15,9 @@ from dataclasses import dataclass, field
 
 from transport.limits import Limits
 from transport.sockets.kernel import Handle, address_of
+
+FEW = 8
+"""So many of one address are not broken for those of addresses that have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class HalfOpen:
     num_broken: int = 0
     _handles: dict[int, Handle] = field(default_factory=dict)
     _by_address: dict[str, dict[int, None]] = field(default_factory=dict)
+    _by_number: dict[int, dict[str, None]] = field(default_factory=dict)
+    """Addresses by the number of their connections, so that the fullest is found at once in a flood."""
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -49,16 +56,17 @@ class HalfOpen:
         return self._handles.values()
 
     def opened(self, handle: Handle) -> None:
-        """Somebody connected; the oldest connection is broken if there are too many."""
-        descriptor = handle[0]
+        """Somebody connected; an older connection is broken if there are too many."""
+        descriptor, address = handle[0], address_of(handle)
         self.closed(descriptor)  # a descriptor that is given out anew belongs to nobody else any more
         self._handles[descriptor] = handle
-        same = self._by_address.setdefault(address_of(handle), {})
+        same = self._by_address.setdefault(address, {})
+        self._count(address, len(same), len(same) + 1)
         same[descriptor] = None
         if len(same) > self.bounds.per_address:
             self._break(next(iter(same)))
         elif len(self._handles) > self.bounds.in_all:
-            self._break(next(iter(self._handles)))
+            self._break(next(iter(self._of_the_fullest() or self._handles)))
 
     def closed(self, descriptor: int) -> None:
         """The connection is gone, or something came over it: it is not half open any more."""
@@ -67,9 +75,25 @@ class HalfOpen:
             return
         address = address_of(handle)
         same = self._by_address[address]
+        self._count(address, len(same), len(same) - 1)
         del same[descriptor]
         if not same:
             del self._by_address[address]
+
+    def _of_the_fullest(self) -> dict[int, None] | None:
+        """Those of the address that has most of them; None if no address has more than a few."""
+        most = max(self._by_number)
+        return self._by_address[next(iter(self._by_number[most]))] if most > FEW else None
+
+    def _count(self, address: str, before: int, after: int) -> None:
+        """An address has one more, or one less."""
+        if before:
+            same = self._by_number[before]
+            del same[address]
+            if not same:
+                del self._by_number[before]
+        if after:
+            self._by_number.setdefault(after, {})[address] = None
 
     def _break(self, descriptor: int) -> None:
         handle = self._handles[descriptor]

@@ -1,11 +1,11 @@
-"""Half-open connections: the oldest is broken, first of the address that has most, and nobody else's."""
+"""Half-open connections: the oldest of the address that has most is broken, and nobody else's."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from transport.limits import LIMITS
-from transport.sockets.half_open import HalfOpen, HalfOpenBounds
+from transport.sockets.half_open import FEW, HalfOpen, HalfOpenBounds
 from transport.sockets.kernel import Handle
 
 
@@ -39,6 +39,31 @@ def test_of_too_many_in_all_the_oldest_is_broken() -> None:
         door.open(f"address {each}", each)
     assert door.broken == [0, 1]
     assert len(door.half_open) == 4
+
+
+def test_a_flood_from_several_addresses_breaks_its_own_and_not_the_few_of_another() -> None:
+    door = Door(40, 100)
+    door.open("member", *range(FEW))
+    for each in range(100, 1000):
+        door.open(f"loud {each % 4}", each)
+    assert len(door.half_open) == 100
+    assert set(door.broken) == set(range(100, 1000 - 100 + FEW))
+
+
+def test_of_addresses_with_a_few_each_the_oldest_of_all_is_broken() -> None:
+    door = Door(40, 4 * FEW)
+    for each in range(100):
+        door.open(f"address {each // FEW}", each)
+    assert door.broken == list(range(100 - 4 * FEW))
+
+
+def test_an_address_that_has_few_left_is_not_the_fullest_any_more() -> None:
+    door = Door(20, 20)
+    door.open("left", *range(12))
+    for each in range(9):
+        door.half_open.closed(each)
+    door.open("loud", *range(100, 120))
+    assert door.broken == [100, 101, 102]
 
 
 def test_one_over_which_something_came_does_not_count_any_more() -> None:
