@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -32,6 +32,7 @@ from diloco.cli.operate import (
     ticket_line,
 )
 from diloco.cli.plan import plan_command
+from diloco.cli.replay import replay_command
 from diloco.cli.simulate import simulate_command
 from diloco.errors import DilocoError, UserError
 from diloco.settings import commented_toml
@@ -41,9 +42,6 @@ from peers.admission.ticket import read_ticket
 from peers.errors import PeersError
 from transport.errors import TransportError
 from transport.keys import short
-
-if TYPE_CHECKING:
-    pass
 
 FAULTS_OF_PEOPLE = (DilocoError, PeersError, TransportError)
 
@@ -182,6 +180,7 @@ def status(
         console.print(Text(printable(f"{line}for {mark.num_commits} more commits")))
 
 
+app.command("replay", epilog=_examples("diloco replay host.jsonl ann.jsonl bob.jsonl | less"))(replay_command)
 app.command("kick", epilog=_examples("diloco kick ann @ticket", "diloco kick ann-0123456789abcdef @ticket"))(
     kick_command
 )

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,8 @@ from diloco.cli.adopt import adopt_record
 from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.work import Work
 from diloco.errors import DeviceFailed, SwarmClosed, TrainingDiverged, UserError
-from diloco.interrupts import Interrupts
+from diloco.interrupts import NOTICE_S
+from diloco.monitoring.event_log import EventLog
 from diloco.monitoring.run_view import RunView, Screen
 from diloco.rules import num_commits
 from diloco.settings import load_settings
@@ -56,6 +58,8 @@ def host_command(
     fresh: options.Fresh = False,
     given: options.Set = None,
     resume: options.Resume = None,
+    events: options.Events = None,
+    notice: options.Notice = NOTICE_S,
     recipe: options.Recipe = "gpt",
     data: options.Data = None,
     device: options.Device = "cpu",
@@ -72,7 +76,8 @@ def host_command(
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", 0)
-    screen = Screen(view, Console())
+    log = EventLog(events, name)
+    screen = Screen(view, Console(), log)
     swarm = diloco.host(
         settings,
         listen=listen,
@@ -88,7 +93,7 @@ def host_command(
         on_trace=screen.on_trace,
     )
     work = Work(recipe, data, device, save, threads) if train else None
-    with leaving_in_order() as interrupts, swarm:
+    with closing(log), leaving_in_order(notice) as interrupts, swarm:
         view.rounds_wanted = num_commits(swarm.settings)
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
         if done := swarm.status()["rounds"]:
@@ -96,16 +101,16 @@ def host_command(
         _show_ticket(swarm.ticket, ticket_file)
         if adopt:
             adopt_record(swarm, yes=yes)
-        _coordinate(swarm, screen, work, interrupts)
+        _coordinate(swarm, screen, partial(work.train, swarm, interrupts, log) if work else None)
 
 
-def _coordinate(swarm: diloco.Swarm, screen: Screen, work: Work | None, interrupts: Interrupts) -> None:
-    """Until the run is over, and train meanwhile if there is work."""
+def _coordinate(swarm: diloco.Swarm, screen: Screen, train: Callable[[], TrainingOutcome] | None) -> None:
+    """Until the run is over, and train meanwhile if asked to."""
     outcome: TrainingOutcome | TrainingDiverged | DeviceFailed | None = None
     wanted = screen.view.rounds_wanted
     with screen, closing(WaitWatch(lambda now: _wait_of(swarm), screen.note, every_s=1.0)):
-        if work is not None:
-            outcome = _train_beside_others(screen, lambda: work.train(swarm, interrupts))
+        if train is not None:
+            outcome = _train_beside_others(screen, train)
         while not swarm.status()["over"]:
             time.sleep(0.2)
         time.sleep(_LINGER_S)  # so that what was told arrives

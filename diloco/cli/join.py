@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,8 @@ from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.operate import TicketArgument
 from diloco.cli.work import Work
 from diloco.errors import StateInUse, UserError
+from diloco.interrupts import NOTICE_S
+from diloco.monitoring.event_log import EventLog
 from diloco.swarm.handshake import ask_status
 from diloco.swarm.worker_home import free_name, worker_home
 from peers.admission.ticket import read_ticket
@@ -34,7 +37,8 @@ def join_command(
     ] = None,
     no_state: Annotated[bool, typer.Option("--no-state", help="Keep nothing for a later start.")] = False,
     resume: options.Resume = None,
-    events: Annotated[Path | None, typer.Option(help="Write what happens as JSON lines.")] = None,
+    events: options.Events = None,
+    notice: options.Notice = NOTICE_S,
     recipe: options.Recipe = "gpt",
     data: options.Data = None,
     device: options.Device = "cpu",
@@ -70,12 +74,12 @@ def join_command(
         raise UserError(
             f"{error.who}: another worker on this machine needs a name of its own: --name {other}"
         ) from None
-    work = Work(recipe, data, device, save, threads, events)
-    with leaving_in_order() as interrupts, swarm:
+    work = Work(recipe, data, device, save, threads)
+    with closing(EventLog(events, name)) as log, leaving_in_order(notice) as interrupts, swarm:
         print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
         if home is not None:
             print(f"it keeps its state in {home}", flush=True)
-        print(work.train(swarm, interrupts).line())
+        print(work.train(swarm, interrupts, log).line())
 
 
 def _default_home(ticket: str, name: str) -> Path:

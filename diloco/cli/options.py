@@ -13,6 +13,13 @@ Recipe = Annotated[
 Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
 Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
 Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
+Events = Annotated[
+    Path | None,
+    typer.Option(help="Write what happens as JSON lines, behind those that are there: see diloco replay."),
+]
+Notice = Annotated[
+    float, typer.Option(min=1.0, help="Seconds from SIGTERM until this process ends, whatever it does.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")]
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="The journal is lost or old: go on from the workers' newest record.")

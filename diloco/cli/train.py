@@ -95,7 +95,11 @@ def train(
     ) as outer:
         residual_file.begin(outer)
         log.write(
-            "active", round=outer.round, validation_loss=job.evaluate(), parameters=outer.num_parameters
+            "active",
+            text="trains",
+            round=outer.round,
+            validation_loss=job.evaluate(),
+            parameters=outer.num_parameters,
         )
         try:
             with interrupts.ending_with(outer.stop):
@@ -125,7 +129,9 @@ def train(
             waited_s=round(outer.waited_s, 2),
             loss=loss,
         )
-        log.write("end", tokens=outer.tokens, sample=sample, **asdict(outcome))
+        log.write(
+            "end", text=f"ends: {outcome.line()}", tokens=outer.tokens, sample=sample, **asdict(outcome)
+        )
     return outcome
 
 
@@ -141,7 +147,14 @@ def _keep(
             if device_fault(unreadable) is None:
                 raise
             _LOG.warning("%s is not written: the device cannot be read any more", save)
-    log.write("failed", reason=str(error), round=outer.round, step=outer.step, tokens=outer.tokens)
+    log.write(
+        "failed",
+        text=f"ends by an error: {error}",
+        reason=str(error),
+        round=outer.round,
+        step=outer.step,
+        tokens=outer.tokens,
+    )
 
 
 def _steps(outer: Outer, job: Job, log: EventLog) -> None:

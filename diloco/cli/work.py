@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import diloco
 from diloco.interrupts import Interrupts
+from diloco.monitoring.event_log import EventLog
 
 if TYPE_CHECKING:
     from diloco.cli.train import TrainingOutcome
@@ -22,21 +23,15 @@ class Work:
     device: str
     save: Path | None
     threads: int | None
-    events: Path | None = None
 
-    def train(self, swarm: diloco.Swarm, interrupts: Interrupts) -> TrainingOutcome:
+    def train(self, swarm: diloco.Swarm, interrupts: Interrupts, log: EventLog) -> TrainingOutcome:
         """Train until the run is done."""
         import torch
 
         from diloco.cli.train import make_job, train
-        from diloco.monitoring.event_log import EventLog
         from diloco.recipe import load_recipe
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        log = EventLog(self.events)
-        try:
-            job = make_job(load_recipe(self.recipe), swarm, self.data, self.device)
-            return train(swarm, job, log=log, interrupts=interrupts, save=self.save)
-        finally:
-            log.close()
+        job = make_job(load_recipe(self.recipe), swarm, self.data, self.device)
+        return train(swarm, job, log=log, interrupts=interrupts, save=self.save)

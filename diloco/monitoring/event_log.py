@@ -1,6 +1,9 @@
-"""The record of a worker's run: one JSON object per line, for programs.
+"""The record of a process in a run: one JSON object per line, for programs and for `diloco replay`.
 
-Owns the names and fields of its events; knows nothing of tensors.
+Each has its ``event``, the time of the wall (``wall``, which may jump) and that since the process began
+(``seconds``, which does not), the newest commit that it knew (``index``) and in which term of the host that
+was (``term``), and for what people should read a ``text``. Owns the file; words are in `event_text` and
+`run_view`.
 """
 
 from __future__ import annotations
@@ -9,31 +12,31 @@ import contextlib
 import json
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from diloco.errors import UserError
-from peers.protocol.events import (
-    ContributionEnded,
-    CoordinatorBack,
-    CoordinatorLost,
-    FellBehind,
-    GotUnusable,
-    HostIsBehind,
-    ProgressLost,
-    RoundCommitted,
-)
+from diloco.monitoring.event_text import plain_fields, told
+from peers.protocol.record import term_of
+from peers.protocol.traces import CommittedTrace, fields_of
+from transport.effects import Trace
 
 _LOG = logging.getLogger("diloco")
+_COMMITS = ("round", "committed")
+"""Names of the events of a member and of a host that tell of a commit."""
 
 
 class EventLog:
-    """What happened, one JSON object per line; nothing at all without a path. While the disk is full, say,
-    lines are lost and training goes on: that is told when it begins and when it ends."""
+    """What happened, one JSON object per line, behind what an earlier process told; nothing at all without a
+    path. While the disk is full, say, lines are lost and training goes on: that is told when it begins and
+    when it ends. Any thread may write."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, who: str = "") -> None:
         self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._known = {"term": 0, "index": 0}
         self._path = path
         self._file: int | None = None
         self._num_lost = 0
@@ -42,16 +45,23 @@ class EventLog:
         """What is missing of a line that was written in part."""
         try:
             if path:
-                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        self.write("began", text="begins", who=who, process=os.getpid())
 
     def write(self, what: str, **fields: Any) -> None:
-        if self._file is None:
-            return
-        seconds = round(time.monotonic() - self._began, 3)
+        """One line. Fields of an event come after those that all have, and replace them."""
+        with self._lock:
+            if self._file is not None:
+                self._write(what, fields)
+
+    def _write(self, what: str, fields: dict[str, Any]) -> None:
+        if what in _COMMITS:
+            self._known = {"term": fields["term"], "index": fields["index"]}
+        times = {"wall": round(time.time(), 3), "seconds": round(time.monotonic() - self._began, 3)}
         try:
-            self._append(json.dumps({"event": what, "seconds": seconds, **fields}) + "\n")
+            self._append(json.dumps({"event": what, **times, **self._known, **fields}) + "\n")
         except OSError as error:
             self._num_lost += 1
             if self._num_lost == 1:
@@ -63,34 +73,16 @@ class EventLog:
             _LOG.warning("%s is written again; %d of its lines are lost", self._path, lost)
 
     def swarm_event(self, event: object) -> None:
-        """The swarm's events that tell the story of a run."""
-        match event:
-            case RoundCommitted():
-                self.write(
-                    "round",
-                    index=event.record.index,
-                    commit=event.record.hash().hex(),
-                    result=event.record.result.hex(),
-                    participants=len(event.record.members),
-                    contributed=event.number is not None,
-                    sync_seconds=round(event.seconds, 4),
-                )
-            case ContributionEnded():
-                self.write("fate", fate=event.fate.value, tokens=event.tokens, reason=event.reason)
-            case ProgressLost():
-                self.write(
-                    "non_finite",
-                    fragment=event.fragment,
-                    fragments=event.fragments,
-                    tokens=event.tokens,
-                    reason=event.reason,
-                    in_a_row=event.in_a_row,
-                    mended=event.mended,
-                )
-            case GotUnusable():
-                self.write("unusable", fragment=event.fragment, reason=event.reason)
-            case FellBehind() | CoordinatorLost() | CoordinatorBack() | HostIsBehind():
-                self.write(type(event).__name__)
+        """A member's event, if it is of the run's story."""
+        if (found := told(event)) is not None:
+            self.write(found.name, text=found.text, **found.fields)
+
+    def trace(self, trace: Trace, text: str) -> None:
+        """A host's trace, and the line that tells of it."""
+        given = plain_fields(fields_of(trace))
+        if isinstance(trace, CommittedTrace):
+            given["term"] = term_of(trace.serial)
+        self.write(trace.name, text=text, **given)
 
     def close(self) -> None:
         if self._file is not None:

@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from diloco.monitoring.event_log import EventLog
 from diloco.terminal import printable
 from peers.protocol.messages import Report
 from peers.protocol.traces import (
@@ -279,12 +280,13 @@ def _loss_of(report: Report) -> str:
 
 
 class Screen:
-    """Shows a view: live on a terminal, line by line elsewhere. A context manager.
+    """Shows a view: live on a terminal, line by line elsewhere and in the record of events. A context.
 
     The view changes on the driver's thread and is drawn on another: a lock keeps them apart."""
 
-    def __init__(self, view: RunView, console: Console) -> None:
+    def __init__(self, view: RunView, console: Console, log: EventLog | None = None) -> None:
         self.view = view
+        self._log = log
         self._console = console
         self._lock = threading.Lock()
         self._live: Live | None = None
@@ -297,6 +299,8 @@ class Screen:
             line = self.view.trace(trace)
         if line is not None:
             self._say(line)
+            if self._log is not None:
+                self._log.trace(trace, line)
 
     def note(self, line: str) -> None:
         """Tell something that no trace tells."""

@@ -61,6 +61,8 @@ def read_log(path: Path) -> WorkerLog:
             break
         entry = json.loads(line)
         match entry["event"]:
+            case "began":  # what an earlier process wrote is of another run
+                log = WorkerLog(path.stem)
             case "step":
                 log.steps.append((entry["tokens"], entry["loss"]))
             case "active":

@@ -35,7 +35,7 @@ from peers.coordinator.tickets import Tickets
 from peers.errors import BadEntry
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Abort, Committed, Finished
-from peers.protocol.record import Record
+from peers.protocol.record import TERM_BITS, Record
 from peers.protocol.traces import AbortedTrace
 from transport.errors import BadFrame
 from transport.frames import pack
@@ -152,12 +152,12 @@ class RunState:
         """Begin this life: its epochs and serials never meet those of an earlier one."""
         self.term += 1
         self.outlet.store(pack(TermBegan(self.term)))
-        self.roster.epoch = self.term << 32
+        self.roster.epoch = self.term << TERM_BITS
 
     def next_serial(self) -> int:
         """A number that no other round of this run has."""
         self._num_serials += 1
-        return (self.term << 32) + self._num_serials
+        return (self.term << TERM_BITS) + self._num_serials
 
     # -- courses ------------------------------------------------------------------------------
 

@@ -20,10 +20,19 @@ GENESIS = hashlib.sha256(b"diloco genesis").digest()
 """Head of a run whose first state nobody has named yet."""
 
 
+TERM_BITS = 32
+"""Serials of a term are below its number and this many bits; so they rise over all terms."""
+
+
 def genesis_head(states: Sequence[bytes]) -> bytes:
     """The head that a run begins with: named by the digests of its first state by fragment, so that
     the state of a seed that was replaced is never mistaken for the run's."""
     return hashlib.sha256(GENESIS + b"".join(states)).digest()
+
+
+def term_of(serial: int) -> int:
+    """The term of the coordinator, of which each of its starts is one, that gave this serial."""
+    return serial >> TERM_BITS
 
 
 @kind(30)
@@ -48,6 +57,10 @@ class Record:
     @property
     def restores(self) -> bool:
         return self.fragment == ALL_FRAGMENTS
+
+    @property
+    def term(self) -> int:
+        return term_of(self.serial)
 
     def hash(self) -> bytes:
         """SHA-256 over the packed record: the name of the state after it."""
