@@ -37,6 +37,8 @@ LONGEST_S = 120.0
 """More than any wait that is measured here."""
 STORY_S = {"mute": 15.0, "drip": 20.0}
 """By kind, else 3: of a death that took longer, what everybody told since is printed."""
+STEP_S = 0.04
+"""Of training: rounds come twice a second, and leave the processors to what is measured."""
 BATCH = 20
 """Deaths in one run: a ticket has 32 places, and who dies keeps its place for a day."""
 VICTIMS = {
@@ -74,7 +76,7 @@ class Bench:
 
     def start(self, ticket: str, role: Role) -> None:
         """One more worker."""
-        told = replace(role, folder=self.folder, ticket=ticket, parameters=self.parameters)
+        told = replace(role, folder=self.folder, ticket=ticket, parameters=self.parameters, step_s=STEP_S)
         worker = self._context.Process(target=work, args=(told,))
         worker.start()
         self._workers.append(worker)

@@ -46,6 +46,7 @@ class Role:
     ticket: str
     name: str
     parameters: int
+    step_s: float = 0.01
     listens: bool = True
     dies: str = ""
     """When: "exchange", "joining", or never. "mute" lives on and holds bulk back, "drip" lets a frame of it
@@ -97,7 +98,7 @@ def work(role: Role) -> None:
                 arm()
                 is_armed = True
             next(numbers)
-            time.sleep(0.01)
+            time.sleep(role.step_s)
             model.values.grad = torch.full((role.parameters,), 1e-3)
             optimizer.step()
 
