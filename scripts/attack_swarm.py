@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 
 from attack_worker import NAMES, attack
 from bench_death import host_process
-from death_worker import Role, work
+from death_worker import Role, fork_server, work
 from process_usage import num_descriptors, resident_mib
 
 from diloco.simulation.roles.registry import ROLES
@@ -77,8 +76,7 @@ class Swarm:
     def __init__(self, folder: Path, host: subprocess.Popen[bytes]) -> None:
         self.folder, self.host = folder, host
         self.ticket = f"@{folder / 'ticket'}"
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["death_worker"])
+        self._context = fork_server()
         self._told = folder / "told"
         self._told.touch()
         self.honest = {name: self._start(work, self._role(name)) for name in self.names}

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -29,7 +28,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from death_worker import MEMBERS, Role, Tell, work
+from death_worker import MEMBERS, Role, Tell, fork_server, work
 
 import diloco
 
@@ -67,8 +66,7 @@ class Bench:
 
     def __init__(self, folder: str, parameters: int) -> None:
         self.folder, self.parameters = folder, parameters
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["death_worker"])
+        self._context = fork_server()
         self._told = Path(folder) / "told"
         self._told.touch()
         self._read = 0

@@ -1,11 +1,12 @@
 """One process of bench_death.py: a worker that trains a vector, tells of commits, and may kill itself.
 
-The fork server has imported torch, so that a worker starts at once. Times are of CLOCK_MONOTONIC, which is
-one clock for all processes of a machine.
+The fork server has imported what a worker needs, so that one starts at once. Times are of CLOCK_MONOTONIC,
+which is one clock for all processes of a machine.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,8 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -28,6 +32,8 @@ from peers.protocol.events import RoundCommitted, RoundOpened
 from peers.protocol.messages import CaughtUp
 from transport.effects import Trace
 
+torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)  # imports for a second; so does the next name
+Outer = diloco.Outer
 MEMBERS = 3
 _ROUNDS = 2
 """The second round in a row with everyone is the one to die in."""
@@ -65,6 +71,18 @@ class Numbers(torch.utils.data.Dataset[int]):
         return index
 
 
+def fork_server() -> ForkServerContext:
+    """Makes processes that have imported this module when they begin."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    # The server looks for modules where a new interpreter does, and not where this one does.
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    where = os.pathsep.join([str(Path(__file__).parent), *filter(None, known)])
+    with mock.patch.dict(os.environ, PYTHONPATH=where):
+        forkserver.ensure_running()
+    return context
+
+
 def work(role: Role) -> None:
     """Train until the run ends, and tell what happens as lines of name, what, when, members."""
     torch.set_num_threads(1)
@@ -86,7 +104,7 @@ def work(role: Role) -> None:
         arm = partial(swarm.call, lambda now, node: Fate(node, role.dies, tell).arm(swarm))
         if role.dies == "joining":
             arm()
-        outer = diloco.Outer(model, optimizer, swarm, 1, on_event)
+        outer = Outer(model, optimizer, swarm, 1, on_event)
         outer.enter(120.0)
         tell(f"active {swarm.peer_name}")
         numbers: Iterator[Any] = repeat(0)
