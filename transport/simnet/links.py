@@ -91,6 +91,8 @@ class Endpoint:
     """It crashes after this many more effects."""
     factor: float = 1.0
     """Slows its link by this."""
+    stalled_until: int = 0
+    """Until then its link carries nothing, in ns."""
     dialling: dict[bytes, list[Redial]] = field(default_factory=dict)
     """By key, the lanes that are dialled."""
     connections: dict[SimConnection, None] = field(default_factory=dict)

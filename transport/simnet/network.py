@@ -242,6 +242,10 @@ class SimNetwork:
         """The peer's link is ``factor`` times slower from now on."""
         self._of(who).factor = factor
 
+    def stall(self, who: Who, seconds: float) -> None:
+        """The peer's link carries nothing for a while, and loses no connection."""
+        self._of(who).stalled_until = self.now_ns + round(seconds * NS)
+
     # -- time ---------------------------------------------------------------------------------
 
     def at(self, delay_s: float, run: Callable[[], None]) -> None:

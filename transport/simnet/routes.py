@@ -63,12 +63,16 @@ class Paths:
             total += route.latency_s * (1 + self._jitter.random() * route.jitter)
         return round(total * NS)
 
-    def resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int) -> int:
-        """What lost packets delay a frame by: TCP sends them again a round trip later."""
+    def resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int, now: int = 0) -> int:
+        """What lost packets, and a link that stalls at ``now``, delay a frame by. TCP sends a lost packet
+        again after a round trip. It doubles its wait from try to try: the first try after a stall comes up to
+        as long after its end as the stall took, and if that is lost, the next one twice as late."""
         loss = self._loss(one, two)
-        if loss <= 0.0 or self._losses.random() >= any_lost(size_bytes, loss):
-            return 0
-        return round(self._round_trip_s(one, two) * NS)
+        is_lost = loss > 0.0 and self._losses.random() < any_lost(size_bytes, loss)
+        stalled = max(one.stalled_until, two.stalled_until) - now
+        if stalled > 0:
+            return round(stalled * (1 + self._losses.random()) * (1 + is_lost))
+        return round(self._round_trip_s(one, two) * NS) if is_lost else 0
 
     def pipes(self, one: Endpoint, two: Endpoint) -> list[Pipe]:
         """The lines that bulk passes, in order."""

@@ -60,7 +60,7 @@ class Transit:
             # Flows share a link, so control on its own connection never waits for all queued bulk.
             ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
             ns += sum(pipe.time(size, 1.0) for pipe in pipes)
-            ns += self._delay_ns(connection, peer, other, size)
+            ns += self._delay_ns(connection, peer, other, size, now)
             lands = connection.in_order(other, now + ns)
             self._timeline.push(lands, self._arrive, connection, other, effect)
             return
@@ -86,12 +86,16 @@ class Transit:
 
     def _cross(self, connection: SimConnection, to: Endpoint, effect: Send, size: int, left: int) -> None:
         sender = connection.acceptor if to is connection.dialer else connection.dialer
-        reaches = connection.in_order(to, left + self._delay_ns(connection, sender, to, size))
+        reaches = connection.in_order(to, left + self._delay_ns(connection, sender, to, size, left))
         self._timeline.push(reaches, self._reach, connection, to, effect, size)
 
-    def _delay_ns(self, connection: SimConnection, sender: Endpoint, to: Endpoint, size: int) -> int:
+    def _delay_ns(
+        self, connection: SimConnection, sender: Endpoint, to: Endpoint, size: int, now: int
+    ) -> int:
         latency = self._paths.latency_ns(sender, to)
-        return latency if connection.plain else latency + self._paths.resent_ns(sender, to, size)
+        if connection.plain and now >= sender.stalled_until and now >= to.stalled_until:
+            return latency
+        return latency + self._paths.resent_ns(sender, to, size, now)
 
     def _reach(self, connection: SimConnection, to: Endpoint, effect: Send, size: int) -> None:
         """A bulk frame comes to the receiver's access link, and waits for what came there before it."""

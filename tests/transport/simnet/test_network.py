@@ -319,6 +319,23 @@ def test_a_degraded_link_is_slower() -> None:
     assert b.got[0][0] == pytest.approx(1.0 + 0.01 + 0.001 + 0.5 + 0.05, abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_leaves_in_a_stall_comes_in_order_after_its_end_and_breaks_nothing(seed: int) -> None:
+    net, a, b = pair(seed)
+    net.stall(B, 2.0)
+    net.tell(A, Send(B, 0, b"one", b""))
+    net.run(2.0)
+    net.tell(A, Send(B, 0, b"two", b""))
+    net.run(9.0)
+    net.tell(A, Send(B, 0, b"three", b""))
+    net.run(10.0)
+    (one, two, three), came = [at for at, *_ in b.got], b.headers()
+    assert came == [b"one", b"two", b"three"]
+    assert 3.0 < one <= two < 5.2
+    assert three < 9.2
+    assert not a.downs
+
+
 @pytest.mark.parametrize("effects", range(6))
 def test_a_crash_may_come_between_any_two_effects_and_the_journal_survives(effects: int) -> None:
     net, _, b = pair()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.transport.simnet.test_network import FRAME, A, B, C, Net, Talker, access
 from transport.effects import Phantom, Send
-from transport.simnet.links import Endpoint, Pipe
+from transport.simnet.links import NS, Endpoint, Pipe
 from transport.simnet.routes import Paths, Route, any_lost, mathis_rate
 
 D = b"d" * 32
@@ -52,6 +52,20 @@ def test_without_loss_nothing_is_drawn_for_it() -> None:
     assert paths.resent_ns(one, two, 10**9) == 0
     assert paths.pipes(one, two) == []
     assert losses.getstate() == before
+
+
+def test_what_a_stall_swallows_comes_up_to_its_rest_later_and_twice_as_late_if_that_is_lost() -> None:
+    one, two = (Endpoint(key, Talker(), access(), lambda now, event: None, "", []) for key in (A, B))
+    two.stalled_until = 3 * NS
+    spared = Paths(None, random.Random(0), random.Random(1))
+    late = sorted(spared.resent_ns(one, two, 100, 1 * NS) / NS for _ in range(200))
+    assert 2.0 <= late[0] < 2.1
+    assert 3.9 < late[-1] <= 4.0
+    assert spared.resent_ns(one, two, 100, 3 * NS) == 0
+    lost = Paths(lambda one, two: Route(0.0, 0.0, loss=0.999999), random.Random(0), random.Random(1))
+    late = sorted(lost.resent_ns(one, two, 100, 1 * NS) / NS for _ in range(200))
+    assert 4.0 <= late[0] < 4.2
+    assert 7.8 < late[-1] <= 8.0
 
 
 def test_with_loss_a_flow_reaches_what_tcp_does() -> None:
