@@ -28,9 +28,10 @@ def waits_for(state: RunState, now: float) -> str:
     return cut(next((line for line in found if line), ""), MAX_BYTES)
 
 
-def too_few(num_here: int, wanted: int) -> str:
-    """What to say where less than ``wanted`` workers are here."""
-    return f"too few workers: {num_here} of {wanted} (min_peers); start more with diloco join"
+def too_few(num_here: int, wanted: int, away: str = "") -> str:
+    """What to say where less than ``wanted`` workers are here. ``away`` are names of who took part last."""
+    others = f"{away} took part last: start it again, or others" if away else "start more"
+    return f"too few workers: {num_here} of {wanted} (min_peers); {others} with diloco join"
 
 
 def _wait_of(state: RunState, course: Course, now: float) -> str:
@@ -50,7 +51,7 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
         if lost:
             return lost
     if len(here) < wanted:
-        return too_few(len(here), wanted)
+        return too_few(len(here), wanted, _names(_took_part_last(state, course)))
     if course.disputes:
         return (
             f"workers hold different states after commit {chain.index}, none held by most: end who is wrong, "
@@ -79,6 +80,13 @@ def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
         f"waiting for {who}, whose disk has more ({here_is}), for at most "
         f"{restoring.restore_wait_s(state):.0f} s{else_}"
     )
+
+
+def _took_part_last(state: RunState, course: Course) -> list[str]:
+    """Names of members that are away and were in one of the newest records, one for each fragment."""
+    since = course.chain.index - (course.manifest.num_fragments if course.manifest else 1)
+    away = [entry for entry in state.roster.entries.values() if not entry.entered and not entry.kicked]
+    return [entry.name for entry in away if course.chain.newest_of(entry.key) > since]
 
 
 def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from peers.coordinator.waiting import waits_for
-from tests.peers.coordinator.coordinator_kit import Swarm, opened, trained
+from peers.protocol.messages import Done, Leave
+from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, opened, trained
 from tests.peers.coordinator.test_adoption import after, before, come_back
 
 
@@ -15,6 +16,19 @@ def test_too_few_workers_are_counted_with_what_to_do() -> None:
     said = line(Swarm())
     assert said.startswith("too few workers: 0 of ")
     assert "diloco join" in said
+
+
+def test_whoever_took_part_last_and_is_away_is_named_over_restarts_too() -> None:
+    swarm = trained(3)
+    serial = opened(swarm, 1, 2, 3).serial
+    for index in (1, 2, 3):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    for each in (1, 2, 3):
+        swarm.hear(each, Leave("done"))
+    assert "w1, w2, w3 took part last: start it again" in line(swarm)
+    again = Swarm(journal=swarm.journal)
+    again.enter(2, head=swarm.chain.head, holds_state=True)
+    assert "1 of 2 (min_peers); w1, w3 took part last" in line(again)
 
 
 def test_a_run_whose_workers_train_waits_for_nobody() -> None:
