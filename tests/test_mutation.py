@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from mutation.__main__ import core_files, draw, read_results
+from mutation.__main__ import SHELLS, core_files, draw, read_results
 from mutation.lines import Table
 from mutation.operators import Mutant, mutants_of, mutated
+from mutation.runner import Child, start, waited_s
 from mutation.score import Equivalent, Result, equivalents_in, summary, wilson
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +87,32 @@ def test_the_interval_of_a_share() -> None:
     assert wilson(85, 100) == pytest.approx((0.7672, 0.9069), abs=1e-4)
     assert wilson(0, 10)[0] == pytest.approx(0.0)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_child_that_does_nothing_for_long_hangs_and_one_that_waits_for_a_processor_does_not(
+    tmp_path: Path,
+) -> None:
+    is_ready, ready = os.pipe()
+
+    def work() -> int:
+        os.write(ready, b"!")
+        signal.pause()
+        return 0
+
+    pid = start(tmp_path, "none.py", ast.parse(""), tmp_path / "told", 1000.0, work).pid
+    os.read(is_ready, 1)
+    long_ago = -1e6
+    assert Child(pid, long_ago, 10.0, tmp_path / "told", lambda pid: 1e9).outcome() is None
+    assert Child(pid, long_ago, 10.0, tmp_path / "told").outcome() == ("timeout", "more than 50 s")
+
+
+def test_the_time_without_a_processor_is_known_of_this_process_and_of_none_that_is_gone() -> None:
+    assert waited_s(os.getpid()) >= 0.0
+    assert waited_s(1 << 30) == 0.0
+
+
+def test_every_shell_is_a_file_that_there_is() -> None:
+    assert [name for name in sorted(SHELLS) if not (ROOT / name).exists()] == []
 
 
 def mutant(change: str = "3 -> 4", text: str = "x = 3") -> Mutant:

@@ -36,7 +36,7 @@ CORES = ("peers", "transport")
 UNIT_TESTS = ("tests/transport", "tests/peers", "tests/scenarios")
 SHELLS = {
     f"transport/sockets/{name}.py"
-    for name in ("accepted", "descriptors", "dialled", "driver", "lane", "libzmq", "resolver", "traces")
+    for name in ("accepted", "descriptors", "dialled", "driver", "lane", "libzmq", "traces")
 } | {"peers/protocol/traces.py"}
 """What `tests/net` and `tests/hostile` run with real sockets, and what only names facts for people."""
 FAULT_RICH = (7, 198, 203, 224, 10, 11, 14, 28, 35, 36, 38, 53, 61, 80, 81, 90, 101, 120, 62, 104, 145, 174)
