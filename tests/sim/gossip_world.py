@@ -139,7 +139,14 @@ class GossipWorld:
         self.net = SimNetwork(seed)
         self.rng: random.Random = self.net.stream("gossip world")
         self.matching = Matching(kind, seed, group_size, min_peers=1)  # type: ignore[arg-type]
-        rules = Rules(SETTINGS, 1, 1 << 30, TIMEOUT_S, GRACE_S, gossips=True)
+        rules = Rules(
+            SETTINGS,
+            min_peers=1,
+            rounds=1 << 30,
+            failure_timeout_s=TIMEOUT_S,
+            grace_s=GRACE_S,
+            gossips=True,
+        )
         self.host = make_node(
             HOST,
             1,

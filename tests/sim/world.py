@@ -151,7 +151,13 @@ class World:
         key = key_of(HOST)
         journal = [unpack(entry) for entry in self.net.journal(key)]
         self.host_lives += 1
-        rules = Rules(SETTINGS, self.min_peers, self.rounds, TIMEOUT_S, GRACE_S)
+        rules = Rules(
+            SETTINGS,
+            min_peers=self.min_peers,
+            rounds=self.rounds,
+            failure_timeout_s=TIMEOUT_S,
+            grace_s=GRACE_S,
+        )
         self.host = self.make_node(
             key,
             1000 + self.host_lives,
