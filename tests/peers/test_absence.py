@@ -71,6 +71,7 @@ def test_a_member_is_probed_once_in_five_seconds_whoever_asks() -> None:
     asked = [second for second in range(20) if absences.may_probe(float(second), A)]
     assert asked == [0, 5, 10, 15]
     assert absences.may_probe(19.0, B)
+    assert not absences.may_probe(19.5, A), "what is known of one outlasts the probe of another"
 
 
 INPUTS = st.lists(

@@ -86,6 +86,11 @@ def test_every_bound_is_kept(items: object) -> None:
         unpack(msgpack.packb(items))
 
 
+def test_of_a_number_that_is_not_finite_that_is_said() -> None:
+    with pytest.raises(BadFrame, match="not finite"):
+        unpack(msgpack.packb([1000, 1, [], [float("inf"), ""], True]))
+
+
 def test_bombs_are_refused_before_they_are_unpacked() -> None:
     bombs = [
         b"\x90" * 1_000_000,

@@ -55,6 +55,15 @@ def test_a_signature_holds_for_its_key_tag_and_data_only() -> None:
     assert not verify(one.public, b"card", b"data", b"")
 
 
+def test_a_tag_has_1_to_255_bytes() -> None:
+    identity = Identity.ephemeral()
+    for tag in (b"t", b"t" * 255):
+        assert verify(identity.public, tag, b"data", identity.sign(tag, b"data"))
+    for tag in (b"", b"t" * 256):
+        with pytest.raises(ValueError, match="1 to 255 bytes"):
+            identity.sign(tag, b"data")
+
+
 def test_an_identity_never_shows_its_secret(tmp_path: Path) -> None:
     identity = Identity(bytes(range(32)))
     shown = repr(identity) + str(identity) + repr(identity.keys) + f"{identity.keys}"

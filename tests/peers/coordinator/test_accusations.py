@@ -94,6 +94,18 @@ def test_the_same_word_about_an_earlier_attempt_counts_once() -> None:
     assert swarm.core.status(0.0).marks == (MarkStatus("w1", "w5", 2),)
 
 
+def test_who_is_accused_again_stays_where_two_others_are_left_to_own_chunks() -> None:
+    swarm = trained(5)
+    opened(swarm, 1, 2, 3, 4, 5)
+    accuse(swarm, 1, 5)
+    for _ in range(3):
+        finish(swarm, 1, 2, 3, 4, 5)
+        assert opened(swarm, 1, 2, 3, 4, 5)
+    accuse(swarm, 1, 5)
+    assert swarm.told(2, Open)[-1].idle == (0, 4), "for longer than the first time, and that is all"
+    assert set_aside(swarm) == []
+
+
 def test_where_nobody_is_left_to_own_chunks_the_round_is_given_up_and_opens_again_after_a_wait() -> None:
     swarm = trained(3, min_peers=3)
     opened(swarm, 1, 2, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peers.coordinator.agreement import agreement_on
+from peers.coordinator.agreement import agreement_on, disputed
 from peers.coordinator.roster import Entry, MemberState
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Leave, Open, Ready
 from peers.protocol.orders import Obeyed
@@ -60,6 +60,15 @@ def test_in_a_tie_nobody_fetches_no_round_opens_and_the_host_says_so_once() -> N
     assert sorted(told.camps.split(" against ")) == sorted(
         swarm.core.roster.entries[key(i)].full_name for i in (1, 2)
     )
+
+
+def test_a_tie_that_ended_and_is_back_at_the_same_commit_is_told_again() -> None:
+    swarm = trained(2)
+    state = swarm.core.state
+    for said, expected in ((LIE, True), (LIE, True), (b"d" * 32, False), (LIE, True)):
+        swarm.hear(1, Applied(0, ROOT, said))
+        assert disputed(state, state.courses[0], 0) is expected
+    assert len([each for each in swarm.traces if isinstance(each, DisputedTrace)]) == 2
 
 
 def test_a_tie_ends_when_most_agree_or_one_is_put_out() -> None:

@@ -191,6 +191,19 @@ def test_whoever_was_wrong_is_out_for_good_and_the_round_goes_on() -> None:
         assert swarm.core.certify(key(right), "again") is None
 
 
+def test_who_signed_two_roots_is_out_at_the_word_of_one_member_that_shows_both() -> None:
+    swarm = Proving()
+    terms = Terms(RUN, swarm.open.serial, swarm.open.base, 0, 100)
+    roots = [b"1" * 32, b"2" * 32]
+    signed = [WHO_IN_RUN.sign(INDEX_TAG, terms.statement(root, 0, swarm.open.founders)) for root in roots]
+    told = ToldTwoThings(
+        swarm.open.serial, 0, AUTHOR, False, 100, 0, roots[0], signed[0], roots[1], signed[1]
+    )
+    swarm.hear(2, told)
+    assert swarm.put_out() == [AUTHOR]
+    assert swarm.told(3, Open)[-1].lost == (0,)
+
+
 def test_evidence_about_a_round_that_is_over_is_passed_over() -> None:
     swarm = Proving()
     put_out: list[bytes] = []

@@ -62,6 +62,18 @@ def test_who_was_away_for_a_day_gives_its_place_back_over_restarts_too_and_may_a
     assert refused.code == "absent", "a link that stood all the time is no place"
 
 
+def test_who_came_late_and_never_entered_keeps_its_place_for_a_day_from_then_on() -> None:
+    swarm = Swarm()
+    swarm.later(LIMITS.absence_s)
+    assert asks(swarm, 1, TICKET, 1) == ""
+    swarm.later(LIMITS.absence_s - 1.0)
+    give_back(swarm.core.state, swarm.now)
+    assert swarm.core.roster.entries[key(1)].has_place
+    swarm.later(2.0)
+    give_back(swarm.core.state, swarm.now)
+    assert not swarm.core.roster.entries[key(1)].has_place
+
+
 def test_a_place_that_is_given_back_and_asked_for_anew_is_no_new_identity() -> None:
     swarm = Swarm()
     assert asks(swarm, 1, TICKET, 1) == ""

@@ -170,3 +170,5 @@ def test_an_entry_that_does_not_follow_from_those_before_is_named(entries: list[
     with pytest.raises(BadEntry, match=reason) as raised:
         state.restore([TermBegan(1), *entries])
     assert raised.value.number == 1 + len(entries)
+    assert raised.value.reason in str(raised.value)
+    assert str(raised.value).startswith(f"entry {1 + len(entries)} of the journal cannot be used: ")

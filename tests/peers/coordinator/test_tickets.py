@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.journal import InviteMade, InviteRevoked
 from peers.coordinator.rules import Rules
 from peers.coordinator.tickets import TicketStatus
 from peers.protocol.messages import Refused
 from tests.peers.coordinator.coordinator_kit import SETTINGS, Swarm, key
+from transport.errors import BadFrame
 from transport.frames import unpack
 from transport.keys import short
 from transport.limits import LIMITS
@@ -29,6 +32,16 @@ def test_a_status_tells_of_each_ticket_its_uses_and_end_and_of_a_stop() -> None:
     )
     assert swarm.core.status(0.0).tickets == found.tickets == expected
     assert (swarm.core.status(0.0).stopped, found.stopped) == (True, True)
+
+
+@pytest.mark.parametrize("size", [64, 65])
+def test_a_name_of_a_ticket_has_64_characters_at_most(size: int) -> None:
+    plain = ["n" * size, 3, 1, 2_000_000_000, False]
+    if size > 64:
+        with pytest.raises(BadFrame, match="no name"):
+            TicketStatus.from_plain(plain)
+    else:
+        assert TicketStatus.from_plain(plain).name == plain[0]
 
 
 def test_tickets_that_a_status_shows_are_bounded() -> None:

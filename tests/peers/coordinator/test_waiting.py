@@ -31,6 +31,16 @@ def test_whoever_took_part_last_and_is_away_is_named_over_restarts_too() -> None
     assert "1 of 2 (min_peers); w1, w3 took part last" in line(again)
 
 
+def test_a_round_that_waits_for_nobody_any_more_is_not_spoken_of() -> None:
+    swarm = trained(3)
+    course = swarm.core.state.courses[0]
+    course.ready_since[0] = 1.0
+    assert "the next round waits for w1, w2, w3" in line(swarm)
+    for entry in swarm.core.roster.entered():
+        entry.out_of_sight = True
+    assert line(swarm) == ""
+
+
 def test_a_run_whose_workers_train_waits_for_nobody() -> None:
     assert line(trained(3)) == ""
 

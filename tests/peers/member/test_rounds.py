@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,14 @@ def test_a_round_has_a_weight_above_nothing_for_each_member() -> None:
         member.rounds.open(1.0, round_of((100.0,), attempt=1))
     assert member.exchanges.running[1].exchange.attempt == 0
     assert member.exchanges.partners() == {ME, OTHER}
+
+
+def test_a_member_beyond_the_last_is_neither_lost_nor_idle() -> None:
+    member = Offering()
+    member.rounds.open(0.0, replace(round_of((100.0, 50.0)), lost=(2, 99), idle=(2, 99)))
+    plan = member.exchanges.running[1].plan
+    assert plan is not None
+    assert (plan.lost, plan.idle) == (frozenset(), frozenset())
 
 
 def test_a_round_about_something_else_than_was_offered_is_declined() -> None:

@@ -140,12 +140,16 @@ def test_one_who_is_matched_with_somebody_else_is_refused_early_and_late() -> No
     assert not member.refuse_chunk(OTHER, SERIAL + 1)
 
 
-@pytest.mark.parametrize("why", ["left", "refused", "silent", "poisoned"])
+@pytest.mark.parametrize("why", ["left", "out of sight", "refused", "silent", "poisoned"])
 def test_a_swap_that_cannot_end_fails_once_and_its_partner_is_told(why: str) -> None:
     member = Gossiping(OTHER)
     member.swap()
     if why == "left":
         member.membership.gone(1.0, MemberGone(1, OTHER, "it crashed"))
+    elif why == "out of sight":
+        member.swaps.lose_sight(1.0, THIRD)
+        assert not member.outlet.seen(SwapFailed)
+        member.swaps.lose_sight(1.0, OTHER)
     elif why == "refused":
         member.swaps.refused(1.0, OTHER, NoSwap(SERIAL))
         member.swaps.refused(1.0, OTHER, NoSwap(SERIAL))

@@ -176,6 +176,15 @@ def test_a_chunk_of_another_size_is_refused() -> None:
         group.members[key(0)].part(0.0, key(1), PartChunk(1, 0, 99), b"x" * 16)
 
 
+def test_a_mean_of_another_size_or_outside_the_vector_is_refused() -> None:
+    group = Group(3, 24, 4)
+    member, chunk = group.members[key(0)], group.chunk_of(key(1))
+    with pytest.raises(BadFrame, match="bytes instead of"):
+        member.mean(0.0, key(1), MeanChunk(1, 0, chunk), b"x" * 15)
+    with pytest.raises(BadFrame, match="outside"):
+        member.mean(0.0, key(1), MeanChunk(1, 0, 99), b"x" * 16)
+
+
 def test_a_mean_from_someone_who_does_not_own_the_chunk_is_refused() -> None:
     group = Group(3, 24, 4)
     chunk = group.chunk_of(key(1))
