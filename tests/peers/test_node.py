@@ -530,6 +530,14 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_begins() -> No
     assert node.member is None
 
 
+def test_a_hosts_draws_are_made_with_the_secret_that_it_is_given() -> None:
+    door = Door(bytes(16), b"{}", DIGEST, {}, OWNER)
+    hosting = Hosting(Rules(DIGEST), [], door, secret=b"s" * 32)
+    node = Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting)
+    assert node.coordinator is not None
+    assert node.coordinator.state.secret == b"s" * 32
+
+
 def test_a_host_that_cannot_go_on_from_where_its_owner_says_does_not_begin() -> None:
     door = Door(bytes(16), b"{}", DIGEST, {}, OWNER)
     hosting = Hosting(Rules(DIGEST), [], door, resume=3)

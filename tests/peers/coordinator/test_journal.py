@@ -12,12 +12,22 @@ from typing import Any
 
 import pytest
 
-from peers.coordinator.journal import CommitWritten, ModelAgreed, PeerCertified, RunBegan, TermBegan
+from peers.coordinator.journal import (
+    Adopted,
+    CommitWritten,
+    ModelAgreed,
+    PeerCertified,
+    RunBegan,
+    TermBegan,
+    read_entry,
+)
 from peers.coordinator.journal_file import Journal
+from peers.coordinator.journal_scan import MAX_BYTES
 from peers.errors import JournalError
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Open
 from peers.protocol.record import GENESIS, Record
+from transport.errors import BadFrame
 from transport.frames import pack, unpack
 
 RECORD = Record(GENESIS, 1, 0, 5, 9, 256, (b"k" * 32,), (8.0,), b"r" * 32)
@@ -85,6 +95,24 @@ WRITTEN = bytes.fromhex(
     "727272727272727272727272727272727272727272727272727200"
 )
 """A journal as the first version wrote it."""
+
+
+def test_the_end_of_a_long_journal_that_a_crash_cut_off_is_dropped_too(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "journal"
+    journal = Journal(path)
+    for number in range(600):
+        journal.append(pack(TermBegan(number)))
+    journal.close()
+    data = path.read_bytes()
+    assert len(data) > MAX_BYTES
+    for cut in (1, 5, 12):
+        path.write_bytes(data[:-cut])
+        assert entries(path) == [TermBegan(number) for number in range(599)]
+
+
+def test_an_adoption_whose_second_record_is_none_is_no_entry() -> None:
+    with pytest.raises(BadFrame, match="record"):
+        read_entry(pack(Adopted(pack(RECORD), pack(TermBegan(1)))))
 
 
 def test_a_journal_of_the_first_version_is_read_and_would_be_written_the_same(tmp_path: Path) -> None:
