@@ -25,7 +25,7 @@ from transport.limits import LIMITS
 
 def fragment_content(replica: TensorReplica, fragment: int, view: StateView) -> Content:
     """The file of a fragment, whose state ``view`` shows."""
-    header = header_bytes(_places(replica, fragment))
+    header = header_bytes(places(replica, fragment))
 
     def pieces() -> Iterator[bytes | memoryview]:
         yield header
@@ -41,7 +41,8 @@ def vectors_of(replica: TensorReplica, fragment: int) -> tuple[str, ...]:
     return ("theta", *buffers, *(["shared"] if components.feedback.shared else []))
 
 
-def _places(replica: TensorReplica, fragment: int) -> Iterator[TensorPlace]:
+def places(replica: TensorReplica, fragment: int) -> Iterator[TensorPlace]:
+    """What a fragment's state is made of, in the order of its bytes."""
     yield TensorPlace("count", torch.int64, ())
     specs = replica.layout.fragments[fragment]
     for vector in vectors_of(replica, fragment):

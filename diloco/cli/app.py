@@ -103,6 +103,7 @@ app.command(
         "diloco host RUN.toml --ticket-file ticket    # then: diloco join @ticket",
         "diloco host RUN.toml --train --state ~/runs/one",
         "diloco host RUN.toml --set run.rounds=200    # the run goes on, and is longer",
+        "diloco host RUN.toml --train --from model.safetensors    # begins with that",
         "diloco host RUN.toml --adopt    # its journal is lost, its identity is not, and workers still train",
         "diloco host RUN.toml --listen tcp://0.0.0.0:7000 --advertise tcp://203.0.113.5:7000",
     ),

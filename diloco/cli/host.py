@@ -58,6 +58,7 @@ def host_command(
     fresh: options.Fresh = False,
     given: options.Set = None,
     resume: options.Resume = None,
+    origin: options.From = None,
     events: options.Events = None,
     notice: options.Notice = NOTICE_S,
     recipe: options.Recipe = "gpt",
@@ -71,8 +72,9 @@ def host_command(
     Without --train no torch is needed. Restarted with the same --state, it goes on with the run. If that is
     lost but for the identity, or an old copy, workers keep their newer state, and --adopt goes on from it."""
     settings = load_settings(run)
-    if fresh + adopt + (resume is not None) > 1:
-        raise UserError("--fresh begins a new run, --adopt and --resume go on with one: give one of them")
+    _require_one_way(fresh, adopt, resume is not None, origin is not None)
+    if origin is not None and not train:
+        raise UserError("--from needs --train: the host's own worker brings the state")
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", 0)
@@ -90,6 +92,7 @@ def host_command(
         fresh=fresh,
         changes=given_values(given or ()),
         resume=resume,
+        begin_from=origin,
         on_trace=screen.on_trace,
     )
     work = Work(recipe, data, device, save, threads) if train else None
@@ -102,6 +105,13 @@ def host_command(
         if adopt:
             adopt_record(swarm, yes=yes)
         _coordinate(swarm, screen, partial(work.train, swarm, interrupts, log) if work else None)
+
+
+def _require_one_way(*asked: bool) -> None:
+    if sum(asked) > 1:
+        raise UserError(
+            "--fresh and --from begin a new run, --adopt and --resume go on with one: give one of them"
+        )
 
 
 def _coordinate(swarm: diloco.Swarm, screen: Screen, train: Callable[[], TrainingOutcome] | None) -> None:

@@ -44,4 +44,12 @@ Resume = Annotated[
     int | None,
     typer.Option(min=0, metavar="INDEX", help="Go on from that commit, though there are later ones."),
 ]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="CHECKPOINT_OR_SAFETENSORS",
+        help="Begin a new run with that state; an old run's files are kept aside. Needs --train.",
+    ),
+]
 Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]

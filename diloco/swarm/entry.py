@@ -60,6 +60,7 @@ def host(
     fresh: bool = False,
     changes: Mapping[str, Any] | None = None,
     resume: int | None = None,
+    begin_from: Path | None = None,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
@@ -71,7 +72,8 @@ def host(
     (``run.rounds``). With ``fresh`` the run's files are put aside and a new one begins. ``advertise`` is the
     address in the ticket if it differs from ``listen``, as behind a router.
     With ``resume`` it goes on from the commit of that index, as soon as a worker that has it is here; later
-    ones are given up.
+    ones are given up. With ``begin_from`` a new run begins with the state of a checkpoint or of a model as
+    safetensors, which the worker that is attached here brings; the same again goes on with that run.
     With ``adopt`` nothing goes on until `Swarm.adopt` chose the record from which it does: for a host that
     lost its journal and still has its identity.
     The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
@@ -86,7 +88,7 @@ def host(
             "(--state), or start a new run without --adopt and give out its ticket"
         )
     with_values(settings, changes or {})  # refused before anything is made
-    hosted = HostedRun(home, settings, changes or {}, fresh=fresh)
+    hosted = HostedRun(home, settings, changes or {}, fresh=fresh, origin=begin_from)
     with ExitStack() as undone:
         undone.callback(hosted.close)
         node, secret, invite = _node_of(hosted, ticket_hours, ticket_uses, adopt, resume)
@@ -110,6 +112,7 @@ def host(
         home=home,
         run=hosted.run_id,
         resume=resume,
+        origin=hosted.first_state,
         on_close=on_close,
     )
 

@@ -10,19 +10,22 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diloco.settings import RunSettings
-from diloco.swarm.run_file import begun_with, put_aside, settle
+from diloco.swarm.origin_file import OriginFile, origin_of
+from diloco.swarm.run_file import KeptRun, begun_with, kept_run, put_aside, settle
 from diloco.swarm.setting_changes import told
 from diloco.swarm.state_dir import invite_secret, journal_of, load_identity, run_id_of
 from diloco.swarm.state_lock import StateLock
 from peers.admission.door import Invite
 from peers.admission.ticket import invite_pair
-from peers.coordinator.journal import InviteMade
+from peers.coordinator.journal import Forked, InviteMade, RunBegan
 from peers.coordinator.journal_file import Journal
 from peers.coordinator.places import invites_in
+from peers.protocol.record import GENESIS
 from transport.frames import pack
 
 _LOG = logging.getLogger("diloco")
@@ -31,33 +34,54 @@ _LOG = logging.getLogger("diloco")
 class HostedRun:
     """Made by a host, which closes it; a second host is refused meanwhile."""
 
-    def __init__(self, home: Path, read: RunSettings, given: Mapping[str, Any], *, fresh: bool) -> None:
-        """``read`` is the owner's file, ``given`` are changes; with ``fresh`` what is there is put aside.
-        Raises `UserError`, and `JournalError` for a journal that cannot be read."""
+    def __init__(
+        self,
+        home: Path,
+        read: RunSettings,
+        given: Mapping[str, Any],
+        *,
+        fresh: bool,
+        origin: Path | None = None,
+    ) -> None:
+        """``read`` is the owner's file, ``given`` are changes; with ``fresh``, and for another ``origin``
+        than that of the run in the folder, what is there is put aside. Raises `UserError`, and
+        `JournalError` for a journal that cannot be read."""
         self.home = home
+        start = origin_of(origin) if origin else None
         with ExitStack() as undone:
             lock = StateLock(home, "host")
             undone.callback(lock.release)
-            if fresh and (aside := put_aside(home, time.time())):
-                _LOG.warning("a new run begins; the files of the old one are in %s", aside)
+            if fresh or not _goes_on(home, start):
+                start = _begin_anew(home, start)
             self.identity, self.incarnation = load_identity(home)
             self.run_id = run_id_of(self.identity)
-            began = begun_with(home, self.run_id, read)
+            began = begun_with(home, KeptRun(self.run_id, read, start))
+            self.origin = start or began.origin
+            """Where the run's first state comes from, if that is an earlier one."""
             self.journal = Journal(journal_of(home, self.run_id))
             undone.callback(self.journal.close)
             self._entries = self.journal.entries()
-            self.settings, self._changed, self._changes = settle(began, self._entries, read, given)
+            self.settings, changed, self._changes = settle(began.settings, self._entries, read, given)
+            is_forked = any(isinstance(each, Forked) for each in self._entries)
+            forked = Forked(self.origin.digest) if self.origin and not is_forked else None
+            self._decided = [each for each in (forked, changed) if each is not None]
             self.close = undone.pop_all().close
 
     @property
+    def first_state(self) -> Path | None:
+        """Where the first state is to come from, as long as the run has none."""
+        began = [each.head for each in self._entries if isinstance(each, RunBegan)]
+        return self.origin.path if self.origin and (not began or began[-1] == GENESIS) else None
+
+    @property
     def entries(self) -> list[Any]:
-        """Of the journal, with the change of settings that this start makes."""
-        return [*self._entries, self._changed] if self._changed else self._entries
+        """Of the journal, with what this start decides."""
+        return [*self._entries, *self._decided]
 
     def keep_changes(self) -> None:
-        """Journal what this start changes, once it is known that the run can go on."""
-        if self._changed:
-            self.journal.append(pack(self._changed))
+        """Journal what this start decides, once it is known that the run can go on."""
+        for each in self._decided:
+            self.journal.append(pack(each))
         if self._changes:
             _LOG.warning("the run's settings are changed: %s", told(self._changes))
 
@@ -75,3 +99,22 @@ class HostedRun:
             made = InviteMade(key, int(now + 3600 * hours), uses)
             self.journal.append(pack(made))
         return secret, Invite(key, made.expires_at, made.uses)
+
+
+def _goes_on(home: Path, start: OriginFile | None) -> bool:
+    """Whether the run in the folder is the one that is asked for."""
+    if start is None:
+        return True
+    found = kept_run(home)
+    return found is not None and found.origin is not None and found.origin.digest == start.digest
+
+
+def _begin_anew(home: Path, start: OriginFile | None) -> OriginFile | None:
+    """Put a run's files aside; what the new one starts from may be among them."""
+    aside = put_aside(home, time.time())
+    if aside is None:
+        return start
+    _LOG.warning("a new run begins; the files of the old one are in %s", aside)
+    if start is not None and start.path.is_relative_to(home.resolve()):
+        return replace(start, path=aside.resolve() / start.path.relative_to(home.resolve()))
+    return start

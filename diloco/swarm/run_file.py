@@ -11,11 +11,13 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diloco.errors import SettingsError, UserError
 from diloco.settings import CHANGEABLE, RunSettings, parse_settings
+from diloco.swarm.origin_file import OriginFile
 from diloco.swarm.setting_changes import (
     Changes,
     changes_between,
@@ -29,7 +31,9 @@ from peers.admission.identity import replace_private
 from peers.coordinator.journal import SettingsChanged
 
 FORMAT = 1
-FRESH_OR_FROM = "begin a new run (--fresh; the old one's files are kept)"
+FRESH_OR_FROM = (
+    "begin a new run (--fresh, or --from CHECKPOINT with its state; the files of this one are kept)"
+)
 _OF_A_RUN = (
     "identity",
     "incarnation",
@@ -43,25 +47,42 @@ _OF_A_RUN = (
 """What `put_aside` takes along; whatever else a person keeps there stays."""
 
 
-def begun_with(home: Path, run: bytes, settings: RunSettings) -> RunSettings:
-    """The settings with which the run in a host's ``home`` began: these, if there is none yet. Raises
-    `UserError` for a file that is damaged, of a later version, or about another identity's run."""
+@dataclass(frozen=True, slots=True)
+class KeptRun:
+    """Which run a folder is about."""
+
+    run: bytes
+    settings: RunSettings
+    """As the run began; of a worker's folder as they were when it joined last."""
+    origin: OriginFile | None = None
+    """Where its first state comes from, if that is an earlier one."""
+
+
+def begun_with(home: Path, new: KeptRun) -> KeptRun:
+    """How the run in a host's ``home`` began: as ``new``, if there is none yet. Raises `UserError` for a file
+    that is damaged, of a later version, or about another identity's run."""
     found = kept_run(home)
     if found is None:
-        keep_run(home, run, settings)
-        return settings
-    if found[0] != run:
+        keep_run(home, new)
+        return new
+    if found.run != new.run:
         raise UserError(
             f"{home / 'run.json'} is about a run of another identity than {home / 'identity'}: put that file "
             f"back, or {FRESH_OR_FROM}"
         )
-    return found[1]
+    return found
 
 
-def keep_run(home: Path, run: bytes, settings: RunSettings) -> None:
+def keep_run(home: Path, kept: KeptRun) -> None:
     """Write down which run this folder is about. Raises `UserError`."""
     path = home / "run.json"
-    plain = {"format": FORMAT, "run": run.hex(), "settings": json.loads(settings.to_bytes())}
+    plain: dict[str, Any] = {
+        "format": FORMAT,
+        "run": kept.run.hex(),
+        "settings": json.loads(kept.settings.to_bytes()),
+    }
+    if kept.origin is not None:
+        plain["from"] = {"path": str(kept.origin.path), "digest": kept.origin.digest.hex()}
     text = json.dumps(plain, indent=1, sort_keys=True) + "\n"
     try:
         replace_private(path, lambda aside: aside.write_text(text, "utf-8"))
@@ -69,7 +90,7 @@ def keep_run(home: Path, run: bytes, settings: RunSettings) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def kept_run(home: Path) -> tuple[bytes, RunSettings] | None:
+def kept_run(home: Path) -> KeptRun | None:
     """The run that this folder is about, if any. Raises `UserError` as `begun_with`."""
     path = home / "run.json"
     try:
@@ -83,16 +104,17 @@ def kept_run(home: Path) -> tuple[bytes, RunSettings] | None:
     return _read(path, found)
 
 
-def _read(path: Path, found: Any) -> tuple[bytes, RunSettings]:
+def _read(path: Path, found: Any) -> KeptRun:
     if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
         raise UserError(
             f"{path} has format {found['format']}, this program reads {FORMAT}: install the version that "
             "wrote it"
         )
     try:
-        run = bytes.fromhex(found["run"])
-        return run, parse_settings(found["settings"], str(path))
-    except (TypeError, KeyError, ValueError):
+        run, start = bytes.fromhex(found["run"]), found.get("from")
+        origin = OriginFile(Path(start["path"]), bytes.fromhex(start["digest"])) if start else None
+        return KeptRun(run, parse_settings(found["settings"], str(path)), origin)
+    except (AttributeError, TypeError, KeyError, ValueError):
         raise UserError(f"{path} is damaged: put a copy back, or {FRESH_OR_FROM}") from None
 
 
@@ -134,7 +156,9 @@ def put_aside(home: Path, now: float) -> Path | None:
     found = [path for pattern in _OF_A_RUN for path in home.glob(pattern)]
     if not found or found == [home / "address"]:
         return None
-    aside = home / "before" / time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+    name = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+    names = (name, *(f"{name}-{number}" for number in range(2, 100)))
+    aside = next(path for each in names if not (path := home / "before" / each).exists())
     try:
         aside.mkdir(parents=True, mode=0o700)
         for path in found:

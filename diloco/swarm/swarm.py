@@ -77,6 +77,7 @@ class Swarm:
         home: Path | None = None,
         run: bytes = bytes(16),
         resume: int | None = None,
+        origin: Path | None = None,
         on_close: Callable[[], None] = lambda: None,
         on_event: Callable[[object], None] = lambda event: None,
     ) -> None:
@@ -91,6 +92,8 @@ class Swarm:
         """16 bytes that name the run; zeros for a swarm of one."""
         self.resume = resume
         """This worker begins with its checkpoint of that commit or the newest before; None for the newest."""
+        self.origin = origin
+        """What a worker here begins with, as the first of a run that is about to begin."""
         self._node = node
         self._driver = driver
         self._events = events

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from diloco.checkpoints.keeper import Hooks, Keeper
 from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.origin import open_origin
+from diloco.checkpoints.regroup import plan, take_over
 from diloco.errors import EntryError, SwarmTimeout, UserError
 from diloco.interrupts import NOTICE_S, handled
 from diloco.loop.session import Terms, WorkerSession
@@ -216,6 +218,8 @@ class Outer:
     def enter(self, timeout_s: float) -> None:
         """Take part, and wait until the model holds the swarm's state."""
         held = self._keeper.begin(self.swarm.resume) if self._keeper is not None else None
+        if held is None and self.swarm.origin is not None:
+            self._begin_from(self.swarm.origin)
         layout = self.replica.layout
         found = layout.manifest()
         profile = self._session.profile(
@@ -238,6 +242,13 @@ class Outer:
                     f"no shared state after {timeout_s:.0f} s: is another member training, and reachable?"
                 )
         self._resumed = time.monotonic()
+
+    def _begin_from(self, path: Path) -> None:
+        origin = open_origin(path)
+        found = plan(origin, self.replica, self.method)
+        take_over(origin, self.replica, found)
+        for line in found.lines():
+            _LOG.warning("%s", line)
 
     def step_done(self, tokens: int | None = None) -> None:
         """One inner step is done: take what the swarm says, offer and land what is due, and wait if the

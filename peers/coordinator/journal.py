@@ -117,6 +117,15 @@ class SettingsChanged:
     """The run got more rounds: that it was stopped before counts no more."""
 
 
+@kind(152)
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """The run begins from an earlier state, which its host's own worker brings."""
+
+    origin: fields.Digest
+    """Names what that was read from."""
+
+
 @kind(95)
 @dataclass(frozen=True, slots=True)
 class ModelAgreed:

@@ -15,6 +15,7 @@ from peers.coordinator.exchange_mode import ExchangeMode
 from peers.coordinator.journal import (
     Adopted,
     CommitWritten,
+    Forked,
     ModelAgreed,
     PeerCertified,
     PeerInvited,
@@ -69,6 +70,8 @@ class RunState:
         """Of this process: what is drawn with it nobody else can tell beforehand."""
         self.stopped = False
         """The owner ended the run."""
+        self.forked = False
+        """The first state is an earlier one, which the worker of this process brings: no other may seed."""
         self.changed_settings = b""
         """What was changed in the run's settings, as members are told; nothing while all is as it began."""
         self.adopting = False
@@ -108,6 +111,8 @@ class RunState:
                 self._known(entry.key).kicked = True
             case RunStopped():
                 self.stopped = True
+            case Forked():
+                self.forked = True
             case SettingsChanged():
                 self.changed_settings = entry.values
                 self.stopped = self.stopped and not entry.goes_on

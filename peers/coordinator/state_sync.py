@@ -183,6 +183,8 @@ def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sour
 def _name_seed(state: RunState, course: Course, now: float, waiting: list[Entry]) -> None:
     seed = state.roster.entries.get(course.seed) if course.seed else None
     here = [entry for entry in waiting if not entry.out_of_sight]
+    if state.forked:
+        here = [entry for entry in here if entry.key == state.me]
     here.sort(key=lambda entry: (entry.gave_no_state, is_newer(course, entry)))
     if not here:
         return

@@ -46,6 +46,11 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
             f"the run goes on from commit {state.resume} of {chain.index} as soon as a worker that has it is "
             f"here: start one with diloco join --resume {state.resume}"
         )
+    if state.forked and chain.head == GENESIS and state.me not in {entry.key for entry in here}:
+        return (
+            "the first state is that of an earlier run, which the host's own worker brings: start the host "
+            "with --train"
+        )
     if here and restoring.is_lost(course, here):
         lost = _lost(state, course, here)
         if lost:

@@ -31,7 +31,9 @@ def refused(*arguments: str) -> str:
 
 
 def test_a_new_run_and_the_old_one_are_not_had_at_once(run_file: Path) -> None:
-    assert "give one of them" in refused(str(run_file), "--fresh", "--adopt")
+    for two in (("--fresh", "--adopt"), ("--from", "x", "--fresh"), ("--resume", "1", "--adopt")):
+        assert "give one of them" in refused(str(run_file), *two)
+    assert "--from needs --train" in refused(str(run_file), "--from", "x")
 
 
 def test_what_is_set_is_checked_before_anything_is_touched(run_file: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from diloco.errors import SettingsError, UserError
 from diloco.settings import RunSettings, parse_settings
 from diloco.swarm.hosted_run import HostedRun
-from peers.coordinator.journal import InviteMade, SettingsChanged
+from peers.coordinator.journal import Forked, InviteMade, RunBegan, SettingsChanged
+from transport.frames import pack
 
 RUN = parse_settings({}, "")
 OTHER = parse_settings({"model": {"width": 64}}, "")
@@ -56,3 +57,45 @@ def test_a_ticket_is_kept_as_it_was_made(tmp_path: Path) -> None:
     with opened(tmp_path) as again:
         assert again.ticket(9.0, 1) == made
         assert [type(each) for each in again.entries] == [InviteMade]
+
+
+def forked(home: Path, origin: Path | None = None) -> HostedRun:
+    return HostedRun(home, RUN, {}, fresh=False, origin=origin)
+
+
+def test_a_run_from_an_earlier_state_begins_once_and_goes_on_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, model, other = tmp_path / "home", tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    model.write_bytes(b"a")
+    other.write_bytes(b"b")
+    with closing(forked(home)) as plain:
+        assert plain.first_state is None
+    with closing(forked(home, model)) as first:
+        assert first.first_state == model
+        assert first.run_id != plain.run_id, "it is another run"
+        assert [type(each) for each in first.entries] == [Forked]
+        first.keep_changes()
+    assert "the files of the old one are in" in caplog.text
+    for origin in (model, None):
+        with closing(forked(home, origin)) as again:
+            assert (again.run_id, again.first_state, again.entries) == (first.run_id, model, first.entries)
+    again = forked(home)
+    again.journal.append(pack(RunBegan(b"h" * 32)))
+    again.close()
+    with closing(forked(home, model)) as later:
+        assert later.first_state is None, "the run has its first state"
+    with closing(forked(home, other)) as another:
+        assert another.run_id != first.run_id
+
+
+def test_a_run_may_begin_from_a_file_in_its_own_folder(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "run" / "commit"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    with closing(forked(tmp_path)):
+        pass
+    with closing(forked(tmp_path, checkpoint)) as hosted:
+        assert hosted.first_state is not None
+        assert hosted.first_state != checkpoint
+        assert (hosted.first_state / "manifest.json").exists(), "it was put aside, and is known there"

@@ -13,7 +13,7 @@ import diloco
 from diloco.errors import JoinError, StateInUse, UserError
 from diloco.settings import parse_settings
 from diloco.swarm.joined_run import JoinedRun
-from diloco.swarm.run_file import kept_run
+from diloco.swarm.run_file import KeptRun, kept_run
 from peers.admission.ticket import Ticket
 from transport.errors import KnockTimeout
 
@@ -60,7 +60,7 @@ def test_settings_are_kept_as_the_host_has_them_now(host: diloco.Swarm, tmp_path
         closing(JoinedRun(ticket, "ann", home, 20.0)) as again,
     ):
         assert again.settings.run.rounds == 9
-    assert kept_run(home) == (ticket.run, again.settings)
+    assert kept_run(home) == KeptRun(ticket.run, again.settings)
 
 
 def test_an_expired_ticket_lets_those_in_who_were_in_the_run(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from diloco.errors import SettingsError, UserError
 from diloco.settings import RunSettings, parse_settings
-from diloco.swarm.run_file import begun_with, put_aside, settle
+from diloco.swarm.origin_file import OriginFile
+from diloco.swarm.run_file import KeptRun, begun_with, put_aside, settle
 from diloco.swarm.setting_changes import unpack_values, with_values
 from peers.coordinator.journal import RunStopped
 
@@ -23,8 +24,11 @@ def file_with(**run: Any) -> RunSettings:
 
 
 def test_a_run_keeps_the_settings_of_its_beginning(tmp_path: Path) -> None:
-    assert begun_with(tmp_path, ID, RUN) == RUN
-    assert begun_with(tmp_path, ID, file_with(rounds=7, seed=3)).to_bytes() == RUN.to_bytes()
+    origin = OriginFile(tmp_path / "model.safetensors", b"d" * 32)
+    assert begun_with(tmp_path, KeptRun(ID, RUN, origin)).settings == RUN
+    later = begun_with(tmp_path, KeptRun(ID, file_with(rounds=7, seed=3)))
+    assert later.settings.to_bytes() == RUN.to_bytes()
+    assert later.origin == origin
     assert (tmp_path / "run.json").stat().st_mode & 0o077 == 0
 
 
@@ -34,17 +38,18 @@ def test_a_run_keeps_the_settings_of_its_beginning(tmp_path: Path) -> None:
         ({"format": 9}, "has format 9, this program reads 1: install the version that wrote it"),
         ({"run": "00" * 16}, "another identity than .*identity: put that file back, or .*--fresh"),
         ({"settings": {"run": {"rounds": 0}}}, r"run\.rounds = 0"),
+        ({"from": {"path": 3}}, "is damaged: put a copy back"),
         (None, "is damaged: put a copy back, or begin a new run"),
     ],
 )
 def test_a_run_file_that_cannot_be_used_is_refused_in_one_line(
     tmp_path: Path, change: dict[str, Any] | None, refused: str
 ) -> None:
-    begun_with(tmp_path, ID, RUN)
+    begun_with(tmp_path, KeptRun(ID, RUN))
     path = tmp_path / "run.json"
     path.write_text("[" if change is None else json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=refused) as caught:
-        begun_with(tmp_path, ID, RUN)
+        begun_with(tmp_path, KeptRun(ID, RUN))
     assert "\n" not in str(caught.value)
 
 
@@ -109,5 +114,4 @@ def test_an_old_run_is_kept_aside_and_what_is_not_of_it_stays(tmp_path: Path) ->
     }
     assert put_aside(tmp_path, 0.0) is None, "nothing but the address is left"
     (tmp_path / "identity").write_text("new")
-    with pytest.raises(UserError, match="cannot be put aside"):
-        put_aside(tmp_path, 0.0)
+    assert put_aside(tmp_path, 0.0) == tmp_path / "before" / "19700101-000000-2", "at the same second"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import diloco
@@ -412,3 +412,21 @@ def test_ctrl_c_within_a_notice_ends_the_batches_too(swarm: diloco.Swarm) -> Non
         loop()
     assert seen == [0, 1, 2]
     assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_a_run_begins_with_an_earlier_state_that_its_host_brings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "model.safetensors"
+    weight = torch.arange(6.0).reshape(2, 3)
+    save_file({"weight": weight, "bias": torch.tensor([7.0, 8.0])}, path)
+    how = {"listen": "tcp://127.0.0.1:0", "state": tmp_path / "host"}
+    for begin_from in (path, None):  # the second start goes on with the run
+        with diloco.host(settings(min_peers=1), **how, begin_from=begin_from) as made:
+            model, optimizer, outer = worker(made)
+            with outer.outer_parameters():
+                assert torch.equal(model.weight, weight) == (begin_from is not None)
+            for _ in range(EVERY):
+                step(model, optimizer)
+            assert outer.round == (1 if begin_from else 2)
+    assert caplog.text.count("kept: 2 tensors of 8 values") == 1

@@ -1,0 +1,133 @@
+"""The state that a new run may begin from: a checkpoint of another run, or a model as safetensors.
+
+Reads files and checks them; what of it a new run takes is `regroup`'s. Tensors go by the names of the model's
+parameters, whatever fragments they were in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diloco.checkpoints.fragment_files import read_body
+from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.manifest import FILE_NAME, Manifest, fragment_file
+from diloco.checkpoints.store import Saved, Store
+from diloco.checkpoints.tensor_file import read_header, read_tensor
+from diloco.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What there is, before it is read."""
+
+    name: str
+    """For people."""
+    shapes: dict[str, tuple[int, ...]]
+    """By parameter."""
+    vectors: tuple[str, ...]
+    """What is known of each trained parameter: theta (its value), and the vectors of an outer optimizer."""
+    outer: str
+    """The outer optimizer that those are of; empty for a model."""
+    feedback: str
+    """The error feedback whose shared mean is among them."""
+    count: int
+    """Outer steps."""
+    read: Callable[[str, str], Tensor | None]
+    """A vector of a parameter; None where there is none (a frozen one has but its value)."""
+
+
+def open_origin(path: Path) -> Origin:
+    """What lies at ``path``: a checkpoint's folder, or a safetensors file. Raises `CheckpointError`."""
+    if path.is_dir() and not (path / FILE_NAME).is_file():
+        raise CheckpointError(f"{path} is no checkpoint: it has no {FILE_NAME}")
+    try:
+        return _of_checkpoint(path) if path.is_dir() else _of_model(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _of_checkpoint(path: Path) -> Origin:
+    path = path.resolve()
+    disk = LocalDisk(path.parent.parent)
+    saved = Store(disk, path.parent.name).read(path.name)
+    manifest = saved.manifest
+    method = _method_of(manifest)
+    first = manifest.fragments[0].vectors
+    return Origin(
+        name=f"commit {manifest.index} of run {manifest.run[:8]}",
+        shapes={each.name: each.shape for each in manifest.tensors},
+        vectors=tuple(v for v in first if all(v in each.vectors for each in manifest.fragments)),
+        outer=str(method.get("outer", "")),
+        feedback=str(method.get("error_feedback", "")),
+        count=max(each.count for each in manifest.fragments),
+        read=_Bodies(disk, saved).read,
+    )
+
+
+def _method_of(manifest: Manifest) -> dict[str, object]:
+    """As the settings of that run spell it out; nothing where they are of another version."""
+    try:
+        found = json.loads(manifest.settings)["method"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class _Bodies:
+    """The fragments of a checkpoint, each read and checked once, when the first of its tensors is wanted."""
+
+    def __init__(self, disk: LocalDisk, saved: Saved) -> None:
+        self._disk, self._saved = disk, saved
+        self._fragments = {each.name: each.fragment for each in saved.manifest.tensors}
+        self._read: dict[int, tuple[dict[str, tuple[int, torch.dtype, tuple[int, ...]]], bytearray]] = {}
+
+    def read(self, vector: str, name: str) -> Tensor | None:
+        frozen = self._fragments[name] < 0
+        if frozen and vector != "theta":
+            return None
+        last = len(self._saved.manifest.fragments) - 1
+        places, body = self._body(last if frozen else self._fragments[name])
+        found = places.get(f"frozen/{name}" if frozen else f"{vector}/{name}")
+        if found is None:
+            return None
+        start, dtype, shape = found
+        count = torch.Size(shape).numel()
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        data = body[start : start + count * dtype.itemsize]
+        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+
+    def _body(self, fragment: int) -> tuple[dict[str, tuple[int, torch.dtype, tuple[int, ...]]], bytearray]:
+        if fragment not in self._read:
+            header = read_header(self._disk, f"{self._saved.path}/{fragment_file(fragment)}")
+            found = {
+                name: (start - header.body, place.dtype, place.shape)
+                for name, (place, start) in header.places.items()
+            }
+            self._read[fragment] = found, read_body(self._disk, self._saved, fragment)
+        return self._read[fragment]
+
+
+def _of_model(path: Path) -> Origin:
+    path = path.resolve()
+    disk, name = LocalDisk(path.parent), path.name
+    header = read_header(disk, name)
+
+    def read(vector: str, tensor: str) -> Tensor | None:
+        return read_tensor(disk, name, header, tensor) if vector == "theta" else None
+
+    return Origin(
+        name=f"the model {name}",
+        shapes={tensor: place.shape for tensor, (place, _) in header.places.items()},
+        vectors=("theta",),
+        outer="",
+        feedback="",
+        count=0,
+        read=read,
+    )

@@ -1,0 +1,140 @@
+"""What a new run takes over of an earlier state: by the names of tensors, never by position (DU5).
+
+A plan says it, and is what a person is shown; `take_over` does it. The outer optimizer's vectors come along
+where the new run has the same one; projections begin anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diloco.checkpoints.fragment_files import places, vectors_of
+from diloco.checkpoints.origin import Origin
+from diloco.compression.vectors import bytes_of
+from diloco.errors import CheckpointError
+from diloco.methods.spec import Method
+from diloco.outer.replica import TensorReplica
+
+_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What becomes of an earlier state in a new run."""
+
+    origin: str
+    kept: tuple[str, ...]
+    """Parameters that both have."""
+    num_values: int
+    """Of those."""
+    dropped: tuple[str, ...]
+    """In the origin only."""
+    new: tuple[str, ...]
+    """In the new run only: they are as its model has them."""
+    vectors: tuple[str, ...]
+    """What is taken over of each, theta first."""
+    anew: tuple[str, ...]
+    """What the new run's outer optimizer keeps and begins at zero."""
+    lost: tuple[str, ...]
+    """What the origin has beside theta, and the new run does not take."""
+    outer: tuple[str, str]
+    """The two outer optimizers."""
+    num_fragments: int
+    count: int
+    """Outer steps that the new run counts as taken."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        said = [
+            f"from {self.origin}",
+            f"kept: {len(self.kept)} tensors of {self.num_values:,} values, grouped by name into "
+            f"{self.num_fragments} fragment{'s' * (self.num_fragments != 1)}; {self.count} outer steps",
+        ]
+        if len(self.vectors) > 1:
+            said.append(f"kept: {', '.join(self.vectors[1:])} of the outer optimizer {self.outer[1]}")
+        if self.lost:
+            said.append(f"dropped: {', '.join(self.lost)} of the outer optimizer {self.outer[0]}")
+        if self.anew:
+            first = "begins at zero, so its first steps are of another size"
+            said.append(f"anew: {', '.join(self.anew)} of the outer optimizer {self.outer[1]} {first}")
+        if self.dropped:
+            said.append(f"dropped: {_names(self.dropped)}, which the new model does not have")
+        if self.new:
+            said.append(f"anew: {_names(self.new)}, which are not there: as the new model has them")
+        return said
+
+
+def plan(origin: Origin, replica: TensorReplica, method: Method) -> Plan:
+    """What ``replica``, of a run with ``method``, takes over. Raises `CheckpointError` where a tensor has
+    another shape, or nothing fits."""
+    specs = [spec for specs in (*replica.layout.fragments, replica.layout.frozen) for spec in specs]
+    for spec in specs:
+        there = origin.shapes.get(spec.name, spec.shape)
+        if there != spec.shape:
+            raise CheckpointError(
+                f"{spec.name} has shape {_shape(there)} in {origin.name}, and {_shape(spec.shape)} in this "
+                "run"
+            )
+    kept = [spec for spec in specs if spec.name in origin.shapes]
+    if not kept:
+        raise CheckpointError(f"{origin.name} and this run's model have no tensor of the same name")
+    names = {spec.name for spec in specs}
+    ours = vectors_of(replica, 0)
+    vectors = tuple(v for v in ours if v in origin.vectors and (v == "theta" or _goes_on(v, origin, method)))
+    return Plan(
+        origin=origin.name,
+        kept=tuple(spec.name for spec in kept),
+        num_values=sum(spec.num_elements for spec in kept),
+        dropped=tuple(sorted(origin.shapes.keys() - names)),
+        new=tuple(spec.name for spec in specs if spec.name not in origin.shapes),
+        vectors=vectors,
+        anew=tuple(v for v in ours if v not in vectors),
+        lost=tuple(v for v in origin.vectors if v not in vectors),
+        outer=(origin.outer, method.outer),
+        num_fragments=method.num_fragments,
+        count=origin.count,
+    )
+
+
+def _goes_on(vector: str, origin: Origin, method: Method) -> bool:
+    if vector == "shared":
+        return origin.feedback == method.error_feedback
+    return origin.outer == method.outer
+
+
+def take_over(origin: Origin, replica: TensorReplica, found: Plan) -> None:
+    """Put what the plan keeps into ``replica``, whose run has not begun. Raises `CheckpointError` for files
+    that are damaged; nothing has changed then, but for fragments before the damaged one."""
+    for fragment in range(replica.num_fragments):
+        body = bytearray(b"".join(replica.pin(fragment).pieces()))
+        at = 0
+        for place in places(replica, fragment):
+            vector, _, name = place.name.partition("/")
+            if place.name == "count" and found.count:
+                body[at : at + place.size_bytes] = found.count.to_bytes(place.size_bytes, "little")
+            elif (value := _value(origin, found, vector, name)) is not None:
+                body[at : at + place.size_bytes] = bytes_of(value.to(place.dtype).contiguous())
+            at += place.size_bytes
+        replica.load(fragment, body)
+
+
+def _value(origin: Origin, found: Plan, vector: str, name: str) -> Tensor | None:
+    if name not in found.kept:
+        return None
+    if vector == "frozen":
+        return origin.read("theta", name)
+    return origin.read(vector, name) if vector in found.vectors else None
+
+
+def _names(names: Collection[str]) -> str:
+    shown = sorted(names)[:_NAMES_SHOWN]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def _shape(shape: torch.Size | tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

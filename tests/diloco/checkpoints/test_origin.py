@@ -1,0 +1,58 @@
+"""What may be a run's beginning, and what is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torn_saves import FOLDER, make_replica, save
+
+from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.origin import open_origin
+from diloco.checkpoints.store import Store
+from diloco.errors import CheckpointError
+
+
+def test_a_checkpoint_is_read_by_the_names_of_its_tensors(tmp_path: Path) -> None:
+    made = make_replica(fragments=2, frozen=True)
+    origin = open_origin(tmp_path / save(Store(LocalDisk(tmp_path), FOLDER), made, 4).path)
+    assert origin.name.startswith("commit 4 of run ")
+    assert origin.shapes["0.weight"] == (5, 6)
+    first = made.layout.fragments[0][0]
+    found = origin.read("theta", first.name)
+    assert found is not None
+    assert torch.equal(found.flatten(), made.outer.outer_parameters(0)[first.span])
+    frozen = origin.read("theta", "1.weight")
+    assert frozen is not None
+    assert frozen.shape == (4, 5)
+    assert origin.read("buffer0", "1.weight") is None, "a frozen parameter has no momentum"
+
+
+def test_a_model_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.arange(6.0).reshape(2, 3)}, path)
+    origin = open_origin(path)
+    assert (origin.shapes, origin.vectors, origin.count) == ({"a": (2, 3)}, ("theta",), 0)
+    found = origin.read("theta", "a")
+    assert found is not None
+    assert torch.equal(found, torch.arange(6.0).reshape(2, 3))
+
+
+def test_what_is_damaged_or_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no checkpoint: it has no manifest"):
+        open_origin(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+        open_origin(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("no tensors here, but a text that is long enough")
+    with pytest.raises(CheckpointError, match="is no safetensors file"):
+        open_origin(tmp_path / "text.safetensors")
+    made = make_replica()
+    path = tmp_path / save(Store(LocalDisk(tmp_path), FOLDER), made, 4).path
+    file = path / "outer.000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged: its SHA-256"):
+        open_origin(path).read("theta", "0.weight")
