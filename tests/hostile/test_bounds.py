@@ -51,6 +51,7 @@ from transport.link.messages import NOBODY, Ack, Hello, Session
 from transport.link.streams import FRAME_COST, Streams
 from transport.log_limit import LogLimit
 from transport.redial import Bars
+from transport.sockets.admissions import REMEMBERED, Admissions
 from transport.sockets.half_open import HalfOpen, HalfOpenBounds
 from transport.sockets.unread import Unread
 from transport.sockets.wire import FORGOTTEN, AcceptedConnection, AcceptedConnections, Outbox, Outgoing
@@ -401,7 +402,7 @@ def records_by_member_and_fragment() -> SIZE_AND_BOUND:
 def connections_of_one_address_over_which_nothing_came() -> SIZE_AND_BOUND:
     half_open = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda descriptor: None)
     for descriptor in range(500):
-        half_open.opened((descriptor, (("10.0.0.0", 1), ("10.0.0.1", descriptor))))
+        half_open.opened((descriptor, (("10.0.0.0", 1), ("10.0.0.1", descriptor))), 0.0)
     return len(half_open), SMALL.half_open_per_address
 
 
@@ -409,15 +410,24 @@ def connections_of_one_address_over_which_nothing_came() -> SIZE_AND_BOUND:
 def connections_of_all_addresses_over_which_nothing_came() -> SIZE_AND_BOUND:
     half_open = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda descriptor: None)
     for descriptor in range(500):
-        half_open.opened((descriptor, (("10.0.0.0", 1), (f"10.0.0.{descriptor}", 1))))
+        half_open.opened((descriptor, (("10.0.0.0", 1), (f"10.0.0.{descriptor}", 1))), 0.0)
     return len(half_open), SMALL.half_open
+
+
+@bound
+def admissions_that_are_remembered() -> SIZE_AND_BOUND:
+    admissions = Admissions()
+    for number, each in zip(range(REMEMBERED + 1), keys(), strict=False):
+        admissions.admitted(float(number), f"address {number}", each)
+    first = admissions.only_key("address 0", 0.0)
+    return REMEMBERED + (first is not None), REMEMBERED
 
 
 @bound
 def fresh_connections_of_which_it_is_known_what_they_hold() -> SIZE_AND_BOUND:
     half_open, unread = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda handle: None), Unread(SMALL)
     for descriptor in range(500):
-        half_open.opened((descriptor, (("10.0.0.0", 1), (f"10.0.0.{descriptor}", 1))))
+        half_open.opened((descriptor, (("10.0.0.0", 1), (f"10.0.0.{descriptor}", 1))), 0.0)
         unread.excess(dict.fromkeys(half_open.handles(), 1), half_open.handles(), is_behind=False)
     return unread.num_fresh, SMALL.half_open
 

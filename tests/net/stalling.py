@@ -28,10 +28,10 @@ class _Way:
 class Line:
     """Where clients connect instead; made by `line`."""
 
-    def __init__(self, address: str, up: int, down: int) -> None:
+    def __init__(self, address: str, up: int, down: int, source: str) -> None:
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         self._target = host, int(port)
-        self._up, self._down = up, down
+        self._up, self._down, self._source = up, down, source
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
         self.num_broken = 0
@@ -70,7 +70,7 @@ class Line:
 
     def _accept(self) -> None:
         client, _ = self._listening.accept()
-        server = socket.create_connection(self._target)
+        server = socket.create_connection(self._target, source_address=(self._source, 0))
         for each in (client, server):
             each.settimeout(5.0)
         self._ways += [_Way(client, server, self._up), _Way(server, client, self._down)]
@@ -106,9 +106,9 @@ def _is_over(sock: socket.socket) -> bool:
 
 
 @contextmanager
-def line(address: str, up: int = ALL, down: int = ALL) -> Iterator[Line]:
-    """A line to an address that carries ``up`` bytes of each client, and ``down`` bytes to it."""
-    made = Line(address, up, down)
+def line(address: str, up: int = ALL, down: int = ALL, source: str = "127.0.0.1") -> Iterator[Line]:
+    """A line from ``source`` to an address that carries ``up`` bytes of each client, ``down`` bytes to it."""
+    made = Line(address, up, down, source)
     thread = threading.Thread(target=made.run)
     thread.start()
     try:

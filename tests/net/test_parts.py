@@ -96,15 +96,34 @@ def test_a_peer_that_was_closed_while_it_sends_bulk_is_not_kept_out_for_that() -
         assert not was_barred(host, member.keys)
 
 
-def test_a_message_without_end_as_the_first_of_a_connection_is_cut_off_too(
+def test_a_message_without_end_as_the_first_of_a_connection_is_cut_off_and_its_key_refused_too(
     swarm: tuple[Node, Node, KeyPair],
 ) -> None:
-    host, _, rogue = swarm
-    with line(host.address, up=MIB) as stalling, client(stalling.address, host.key, rogue) as sock:
+    host, member, rogue = swarm
+    with (
+        line(host.address, up=MIB, source="127.0.0.2") as stalling,
+        client(stalling.address, host.key, rogue) as sock,
+    ):
         sock.send_multipart(parts_of(MIB))
         eventually(lambda: stalling.num_broken)
+        eventually(lambda: was_barred(host, rogue))
     assert reasons(host)[0] == TOO_MUCH
+    assert not was_barred(host, member.keys)
     eventually(lambda: half_open(host) == 2)  # the member's, over which nothing came either
+
+
+def test_where_it_is_not_known_whose_a_fresh_connection_is_it_is_cut_and_no_key_is_refused(
+    swarm: tuple[Node, Node, KeyPair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transport.sockets.admissions.LAG_S", 600.0)
+    host, member, rogue = swarm
+    with line(host.address, up=MIB) as stalling, client(stalling.address, host.key, rogue) as sock:
+        sock.setsockopt(zmq.RECONNECT_IVL, -1)
+        sock.send_multipart(parts_of(MIB))
+        eventually(lambda: stalling.num_broken)
+    assert reasons(host) == [TOO_MUCH]
+    assert not was_barred(host, rogue), "the member came from the same address at about the same time"
+    assert not was_barred(host, member.keys)
 
 
 def test_connections_over_which_nothing_came_yet_share_one_bound_and_the_largest_go_first(

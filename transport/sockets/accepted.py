@@ -8,7 +8,6 @@ question and its answer, at a bounded rate; the owner's key opens the same at an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from transport.counters import OTHERS
@@ -17,6 +16,7 @@ from transport.keys import short
 from transport.limits import Limits
 from transport.redial import Bars
 from transport.sockets.accounts import Account, Accounts
+from transport.sockets.admissions import Admissions
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.half_open import HalfOpen, HalfOpenBounds
 from transport.sockets.kernel import Handle, address_of, remote, shut_down, taken_in
@@ -40,14 +40,6 @@ _PAUSE_S = 0.02
 each of its connections."""
 
 
-@dataclass(slots=True)
-class _Doomed:
-    """An accepted connection to be broken once its last frames had time to leave."""
-
-    due: float
-    handle: Handle
-
-
 class AcceptedLanes:
     """The listening side of a driver; all of it runs on the driver's thread."""
 
@@ -58,10 +50,11 @@ class AcceptedLanes:
         self.connections = AcceptedConnections(limits)
         self.bars = Bars(limits)
         self._runner, self._limits = runner, limits
-        self._doomed: list[_Doomed] = []
+        self._doomed: list[tuple[float, Handle]] = []
+        """Connections to be broken, and when: their last frames have time to leave."""
         self._ended: list[AcceptedConnection] = []
         """Connections that ended by themselves, and of which the core does not know it yet."""
-        self._accounts = Accounts()
+        self._accounts, self._admissions = Accounts(), Admissions()
         self._unread = Unread(limits)
         self._looked_at = runner.clock()
         self.half_open = HalfOpen(bounds, shut_down)
@@ -108,7 +101,7 @@ class AcceptedLanes:
     def dues(self) -> list[float]:
         """When `serve_due` has something to do, beside sending what waits."""
         now = self._runner.clock()
-        dues = [doomed.due for doomed in self._doomed] + [now] * bool(self._ended)
+        dues = [due for due, _ in self._doomed] + [now] * bool(self._ended)
         if self._look_again is not None:
             dues.append(self._look_again)
         if len(self.half_open) or len(self._accounts):
@@ -131,9 +124,9 @@ class AcceptedLanes:
         if self._looked_at + LOOK_S <= now:
             self._looked_at = now
             self._look(read)
-        for doomed in [each for each in self._doomed if each.due <= now]:
+        for doomed in [each for each in self._doomed if each[0] <= now]:
             self._doomed.remove(doomed)
-            shut_down(doomed.handle)
+            shut_down(doomed[1])
 
     # -- inside: what comes -------------------------------------------------------------------
 
@@ -158,12 +151,14 @@ class AcceptedLanes:
         if handle is None:
             self.half_open.closed(descriptor)
         elif not self.connections.holds(handle):  # its first message may be read before we learn of it
-            self.half_open.opened(handle)
+            self.half_open.opened(handle, self._runner.clock())
 
     def _serve_handshakes(self) -> None:
         for verdict in self.listener.answer(self._admits_connection, FRAMES_PER_ROUND):
             if verdict.kind is None:
                 self._runner.trace(StrangerRefusedTrace(short(verdict.key), verdict.address))
+            else:
+                self._admissions.admitted(self._runner.clock(), verdict.address, verdict.key)
 
     def _admits_connection(self, key: bytes) -> str | None:
         now = self._runner.clock()
@@ -251,18 +246,27 @@ class AcceptedLanes:
         is_behind = not read()
         fresh = set(self.half_open.handles())
         held = self._accounts.held(taken, fresh)
-        for handle in self._unread.excess(held, fresh, is_behind=is_behind):
-            self._cut(handle, self._accounts.find(handle))
+        for handle, is_alone in self._unread.excess(held, fresh, is_behind=is_behind).items():
+            self._cut(handle, self._accounts.find(handle), is_alone=is_alone)
 
-    def _cut(self, handle: Handle, account: Account | None) -> None:
+    def _cut(self, handle: Handle, account: Account | None, *, is_alone: bool) -> None:
         reason = "too much came over it that is no whole message"
         if account is None:
-            self._runner.trace(PeerClosedTrace(f"somebody at {address_of(handle)}", reason))
-            self.half_open.closed(handle[0])
+            self._cut_fresh(handle, reason, is_alone=is_alone)
         elif not self.connections.is_gone(account.route):
             offender = AcceptedConnection(account.peer, 0, account.route, handle, Outbox(self._limits))
             self._refuse(offender, reason)
         shut_down(handle)
+
+    def _cut_fresh(self, handle: Handle, reason: str, *, is_alone: bool) -> None:
+        """Nothing came over it: whose it is may be known. Strangers cannot hold so much alone."""
+        address = address_of(handle)
+        key = self._admissions.only_key(address, self.half_open.heard_at(handle)) if is_alone else None
+        if key is not None:
+            self.bars.bar(self._runner.clock(), key)
+            self.close_peer(key, 0.0)
+        self._runner.trace(PeerClosedTrace(short(key) if key else f"somebody at {address}", reason))
+        self.half_open.closed(handle[0])
 
     # -- inside: what ends and what leaves ----------------------------------------------------
 
@@ -279,7 +283,7 @@ class AcceptedLanes:
 
     def _doom(self, connection: AcceptedConnection, grace_s: float) -> None:
         if connection.handle is not None:
-            self._doomed.append(_Doomed(self._runner.clock() + grace_s, connection.handle))
+            self._doomed.append((self._runner.clock() + grace_s, connection.handle))
 
     def _flush_connection(self, connection: AcceptedConnection) -> None:
         while len(connection.outbox):

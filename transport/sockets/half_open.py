@@ -44,6 +44,7 @@ class HalfOpen:
     break_it: Callable[[Handle], None]
     num_broken: int = 0
     _handles: dict[int, Handle] = field(default_factory=dict)
+    _heard_at: dict[int, float] = field(default_factory=dict)
     _by_address: dict[str, dict[int, None]] = field(default_factory=dict)
     _by_number: dict[int, dict[str, None]] = field(default_factory=dict)
     """Addresses by the number of their connections, so that the fullest is found at once in a flood."""
@@ -55,11 +56,15 @@ class HalfOpen:
         """All of them."""
         return self._handles.values()
 
-    def opened(self, handle: Handle) -> None:
+    def heard_at(self, handle: Handle) -> float:
+        """When it was heard of a connection that is half open."""
+        return self._heard_at[handle[0]]
+
+    def opened(self, handle: Handle, now: float) -> None:
         """Somebody connected; an older connection is broken if there are too many."""
         descriptor, address = handle[0], address_of(handle)
         self.closed(descriptor)  # a descriptor that is given out anew belongs to nobody else any more
-        self._handles[descriptor] = handle
+        self._handles[descriptor], self._heard_at[descriptor] = handle, now
         same = self._by_address.setdefault(address, {})
         self._count(address, len(same), len(same) + 1)
         same[descriptor] = None
@@ -74,6 +79,7 @@ class HalfOpen:
         if handle is None:
             return
         address = address_of(handle)
+        del self._heard_at[descriptor]
         same = self._by_address[address]
         self._count(address, len(same), len(same) - 1)
         del same[descriptor]

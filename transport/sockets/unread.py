@@ -54,18 +54,18 @@ class Unread:
 
     def excess(
         self, held: Mapping[Handle, int], fresh: Collection[Handle], *, is_behind: bool
-    ) -> list[Handle]:
-        """Whom to cut, of those that were looked at and of all fresh ones.
+    ) -> dict[Handle, bool]:
+        """Whom to cut, of those that were looked at and of all fresh ones; true if it alone holds too much.
 
         ``held`` is what libzmq held of those that were looked at, less what was read since then; with
         ``is_behind``, messages that were whole by then have not all been read."""
         most = self.limits.unread_bytes if is_behind else self.limits.unfinished_bytes
-        cut = [handle for handle, num_bytes in held.items() if num_bytes > most]
+        cut = {handle: True for handle, num_bytes in held.items() if num_bytes > most}
         self._fresh = {each: held.get(each, self._fresh.get(each, 0)) for each in fresh if each not in cut}
         in_all = sum(self._fresh.values())
         for handle in sorted(self._fresh, key=self._fresh.__getitem__, reverse=True):
             if in_all <= self.limits.fresh_bytes:
                 break
             in_all -= self._fresh.pop(handle)
-            cut.append(handle)
+            cut[handle] = False
         return cut

@@ -21,7 +21,7 @@ class Door:
 
     def open(self, address: str, *descriptors: int) -> None:
         for each in descriptors:
-            self.half_open.opened((each, (("127.0.0.1", 1), (address, each))))
+            self.half_open.opened((each, (("127.0.0.1", 1), (address, each))), 0.0)
 
 
 def test_of_too_many_of_one_address_its_oldest_is_broken_and_nobody_elses() -> None:

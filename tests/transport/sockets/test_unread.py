@@ -27,27 +27,27 @@ def test_the_largest_honest_messages_are_far_below_the_bounds() -> None:
 
 def test_what_is_no_whole_message_has_a_lower_bound_than_what_waits_to_be_read() -> None:
     unread, held = Unread(SMALL), {connection(1): 100, connection(2): 101, connection(3): 1001}
-    assert unread.excess(held, (), is_behind=True) == [connection(3)]
-    assert unread.excess(held, (), is_behind=False) == [connection(2), connection(3)]
+    assert unread.excess(held, (), is_behind=True) == {connection(3): True}
+    assert unread.excess(held, (), is_behind=False) == {connection(2): True, connection(3): True}
 
 
 def test_of_fresh_connections_that_hold_too_much_together_the_largest_are_cut() -> None:
     unread = Unread(SMALL)
     fresh = [connection(each) for each in range(4)]
-    assert unread.excess({fresh[0]: 90, fresh[1]: 10}, fresh, is_behind=False) == []
-    assert unread.excess({fresh[2]: 99, fresh[3]: 80}, fresh, is_behind=False) == [fresh[2]]
+    assert unread.excess({fresh[0]: 90, fresh[1]: 10}, fresh, is_behind=False) == {}
+    assert unread.excess({fresh[2]: 99, fresh[3]: 80}, fresh, is_behind=False) == {fresh[2]: False}
 
 
 def test_a_fresh_connection_that_ended_or_gave_a_message_holds_nothing_of_their_share() -> None:
     unread = Unread(SMALL)
     first, second = [connection(1), connection(2), connection(3)], [connection(4), connection(5)]
-    assert unread.excess(dict.fromkeys(first, 80), first, is_behind=False) == []
-    assert unread.excess(dict.fromkeys(second, 80), second, is_behind=False) == []
+    assert unread.excess(dict.fromkeys(first, 80), first, is_behind=False) == {}
+    assert unread.excess(dict.fromkeys(second, 80), second, is_behind=False) == {}
 
 
 def test_one_that_is_cut_by_itself_does_not_count_among_the_fresh() -> None:
     unread, fresh = Unread(SMALL), [connection(1), connection(2)]
-    assert unread.excess({fresh[0]: 300, fresh[1]: 100}, fresh, is_behind=False) == [fresh[0]]
+    assert unread.excess({fresh[0]: 300, fresh[1]: 100}, fresh, is_behind=False) == {fresh[0]: True}
 
 
 def test_of_many_connections_each_has_its_turn() -> None:
