@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from mutation.__main__ import SHELLS, core_files, draw, read_results
+from mutation.__main__ import SHELLS, core_files, draw, for_seeds, read_results
 from mutation.lines import Table
 from mutation.operators import Mutant, mutants_of, mutated
 from mutation.runner import Child, start, waited_s
@@ -124,15 +124,32 @@ def test_the_score_counts_no_equivalents_and_tells_seeds_apart() -> None:
         Result(mutant("a"), "killed", "a test", 1.0),
         Result(mutant("b"), "timeout", "", 30.0),
         Result(mutant("c"), "killed by seeds", "seed 7", 9.0),
-        Result(mutant("d"), "survived", "", 1.0),
+        Result(mutant("d"), "survived", "22 seeds", 1.0),
         Result(mutant("e"), "survived", "", 1.0),
+        Result(mutant("f"), "uncovered", "", 1.0),
     ]
     lines = summary(results, [Equivalent("a.py", "x = 3", "e", "the same at all times")])
     told = "\n".join(lines)
-    assert "by unit tests: 2 of 4, 50.0%" in told
-    assert "with simulated seeds: 3 of 4, 75.0%" in told
+    assert "by unit tests: 2 of 5, 40.0%" in told
+    assert "with simulated seeds: 3 of 5, 60.0%" in told
+    assert "2 of the 3 others were tried against simulated seeds" in told
     assert "a.py:1:4 d" in told
     assert "a.py:1:4 e" not in told
+
+
+def test_seeds_are_run_against_what_no_unit_test_told_apart_and_only_once() -> None:
+    outcomes = {
+        "a": ("killed", "a test"),
+        "b": ("survived", ""),
+        "c": ("survived", "22 seeds"),
+        "d": ("uncovered", ""),
+        "e": ("survived", ""),
+        "f": ("killed by seeds", "seed 7"),
+    }
+    drawn = [mutant(change) for change in (*outcomes, "never run")]
+    done = {m.name: Result(m, *outcomes[m.change], 1.0) for m in drawn if m.change in outcomes}
+    listed = [Equivalent("a.py", "x = 3", "e", "the same at all times")]
+    assert [m.change for m in for_seeds(drawn, done, listed)] == ["b", "d"]
 
 
 def test_results_about_a_file_that_has_changed_are_void(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 from mutation.lines import Table
 from mutation.operators import Mutant, mutants_of, mutated
 from mutation.runner import Child, import_heavy_modules, run_seeds, run_tests, start
-from mutation.score import BY_SEEDS, Result, equivalents_in, summary
+from mutation.score import ALIVE, BY_SEEDS, Equivalent, Result, equivalents_in, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 CORES = ("peers", "transport")
@@ -41,6 +41,8 @@ SHELLS = {
 """What `tests/net` and `tests/hostile` run with real sockets, and what only names facts for people."""
 FAULT_RICH = (7, 198, 203, 224, 10, 11, 14, 28, 35, 36, 38, 53, 61, 80, 81, 90, 101, 120, 62, 104, 145, 174)
 """Seeds of `tests/sim` in which much goes wrong."""
+SEEDS_TRIED = f"{len(FAULT_RICH)} seeds"
+"""Beside a mutant that lived through them, so that they are not run again."""
 LIMIT_S, SEEDS_LIMIT_S = 30.0, 240.0
 
 
@@ -54,7 +56,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
             run_all(copy_of_checkout(Path(folder)), sources, drawn, wanted, done, args)
     results = [done[mutant.name] for mutant in drawn if mutant.name in done]
-    print("\n".join(summary(results, equivalents_in(Path(__file__).with_name("equivalent.toml")))))
+    print("\n".join(summary(results, listed())))
     return 0
 
 
@@ -94,9 +96,25 @@ def draw(sources: dict[str, str], sample: int, seed: int) -> list[Mutant]:
     return drawn
 
 
+def for_seeds(drawn: list[Mutant], done: dict[str, Result], listed: list[Equivalent]) -> list[Mutant]:
+    """Those that no unit test told apart, that no seed was tried against, and that are not listed."""
+    return [
+        mutant
+        for mutant in drawn
+        if (found := done.get(mutant.name)) is not None
+        and found.outcome in ALIVE
+        and not found.by
+        and not any(each.is_of(mutant) for each in listed)
+    ]
+
+
+def listed() -> list[Equivalent]:
+    return equivalents_in(Path(__file__).with_name("equivalent.toml"))
+
+
 def to_be_run(mutant: Mutant, done: dict[str, Result], again: bool) -> bool:
     found = done.get(mutant.name)
-    return found is None or (again and found.outcome in ("survived", "uncovered"))
+    return found is None or (again and found.outcome in ALIVE)
 
 
 # -- results on disk ------------------------------------------------------------------------------
@@ -173,8 +191,7 @@ def run_all(
         check_without_mutant(root, sources, table)
         run_pool(root, sources, wanted, done, out, args.jobs, chosen)
     if args.seeds:
-        alive = [m for m in drawn if m.name in done and done[m.name].outcome in ("survived", "uncovered")]
-        run_pool(root, sources, alive, done, out, args.jobs, None)
+        run_pool(root, sources, for_seeds(drawn, done, listed()), done, out, args.jobs, None)
 
 
 def check_without_mutant(root: Path, sources: dict[str, str], table: Table) -> None:
@@ -231,7 +248,9 @@ def run_pool(
             del running[child.pid]
             outcome, by = found
             if chosen is None:
-                outcome = BY_SEEDS if outcome == "killed" else "survived"
+                survived = outcome == "survived"
+                outcome = done[mutant.name].outcome if survived else BY_SEEDS
+                by = SEEDS_TRIED if survived else by
             finish(mutant, outcome, by, time.monotonic() - child.began_at, sources, done, out)
         time.sleep(0.02)
 

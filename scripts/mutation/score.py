@@ -12,6 +12,7 @@ from mutation.operators import Mutant
 
 KILLED = ("killed", "timeout")
 """A test failed; or the mutant ran for ever."""
+ALIVE = ("survived", "uncovered")
 BY_SEEDS = "killed by seeds"
 """No unit test failed, but a simulated swarm broke an invariant."""
 
@@ -24,7 +25,7 @@ class Result:
     outcome: str
     """killed, timeout, killed by seeds, survived, or uncovered: no test runs its line."""
     by: str
-    """The test, or the seed."""
+    """The test, or the seed; of one that lived, how many seeds it lived through."""
     seconds: float
 
 
@@ -64,19 +65,21 @@ def summary(results: list[Result], equivalents: list[Equivalent]) -> list[str]:
     real, alike = [], []
     for result in results:
         is_alike = any(each.is_of(result.mutant) for each in equivalents)
-        (alike if is_alike and result.outcome in ("survived", "uncovered") else real).append(result)
+        (alike if is_alike and result.outcome in ALIVE else real).append(result)
     counts = Counter(result.outcome for result in real)
+    tried = sum(bool(result.by) for result in real if result.outcome in ALIVE) + counts[BY_SEEDS]
     by_units = sum(counts[each] for each in KILLED)
     lines = [
         f"{result.outcome:<10} {result.mutant.name}\n           {result.mutant.text}"
         for result in real
-        if result.outcome not in (*KILLED, BY_SEEDS)
+        if result.outcome in ALIVE
     ]
     lines.append("")
     for told, hits in (("by unit tests", by_units), ("with simulated seeds", by_units + counts[BY_SEEDS])):
         low, high = wilson(hits, len(real))
         share = hits / len(real) if real else 0.0
         lines.append(f"killed {told}: {hits} of {len(real)}, {share:.1%} (95 %: {low:.1%} to {high:.1%})")
+    lines.append(f"{tried} of the {len(real) - by_units} others were tried against simulated seeds")
     lines.append(
         f"{counts['timeout']} of them ran for ever; {counts['uncovered']} that no unit test runs; "
         f"{len(alike)} more listed as equivalent"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transport.effects import NEVER, Phantom, PhantomBlob, size_bytes
+from transport.effects import NEVER, Phantom, PhantomBlob, Trace, size_bytes
 
 
 def test_the_size_of_a_payload_is_in_bytes_whatever_its_buffer_holds() -> None:
@@ -24,3 +24,10 @@ def test_a_phantom_blob_has_a_size_and_the_digests_of_its_pieces() -> None:
 
 def test_never_is_before_everything() -> None:
     assert NEVER < -1e300
+
+
+def test_a_trace_is_named_after_its_class() -> None:
+    class SomethingHappenedTrace(Trace):
+        """A fact."""
+
+    assert SomethingHappenedTrace.name == "something_happened"

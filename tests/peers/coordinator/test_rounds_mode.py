@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peers.coordinator.exchange_mode import ExchangeMode
+from peers.coordinator.open_round import OpenRound
 from peers.coordinator.rounds_mode import RoundsMode
 from peers.protocol.messages import Done, Finished, Leave, MemberGone, MemberIs
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
@@ -28,6 +29,15 @@ def test_the_end_of_a_run_is_told_once_all_hold_the_last_result() -> None:
     swarm.hold(2, head)
     assert [len(swarm.told(index, Finished)) for index in (1, 2)] == [1, 1]
     assert swarm.core.over(swarm.now)
+
+
+def test_a_round_that_is_open_when_the_last_one_is_committed_delays_no_end() -> None:
+    swarm, head = finished_run(2)
+    course = swarm.core.state.courses[0]
+    course.rounds[1] = OpenRound(9, 1, head, 4, (key(1), key(2)), (1.0, 1.0), opened_at=0.0)
+    for index in (1, 2):
+        swarm.hold(index, head)
+    assert [len(swarm.told(index, Finished)) for index in (1, 2)] == [1, 1]
 
 
 def test_a_host_that_died_at_the_end_waits_for_members_to_come_back_and_hear_of_it() -> None:
