@@ -45,6 +45,16 @@ class Sample:
     descriptors: int
 
 
+@dataclass(frozen=True, slots=True)
+class LostDisk:
+    """A disk that lacks what was committed between two moments: since it was made where it is gone, and since
+    it was full."""
+
+    key: str
+    since: float
+    until: float
+
+
 @dataclass(slots=True)
 class Story:
     """All that is known of a run."""
@@ -57,6 +67,7 @@ class Story:
     """By what is measured, most that a process may take of it."""
     column_of: dict[str, int] = field(default_factory=dict)
     """By the first digits of a worker's key."""
+    lost_disks: Sequence[LostDisk] = ()
 
 
 @dataclass(slots=True)
@@ -78,6 +89,7 @@ def judge(story: Story) -> Verdict:
     """Look at everything."""
     verdict = Verdict(rounds=len(story.records), restored=sum(record.restores for record in story.records))
     verdict.broken += _broken_chain(story.records)
+    verdict.broken += _lost_for_nothing(story)
     states = _States(story.columns)
     for line in story.lines:
         verdict.broken += states.told(line)
@@ -98,6 +110,28 @@ def _broken_chain(records: Sequence[Record]) -> Iterable[str]:
     for before, record in pairwise(records):
         if record.parent != before.hash() or record.index != before.index + 1:
             yield f"S2: record {record.index} does not follow record {before.index}"
+
+
+def _lost_for_nothing(story: Story) -> Iterable[str]:
+    """DU3: no committed round is lost while the disks of all who were in it live."""
+    told = {line["head"]: line["at"] for line in reversed(story.lines) if line["event"] == "committed"}
+    for before, record in pairwise(story.records):
+        at = told.get(before.hash().hex())
+        if not record.restores or before.restores or at is None:
+            continue
+        if not any(_is_lost(story, key.hex()[:KEY_DIGITS], at) for key in before.members):
+            yield f"DU3: commit {before.index} is lost, and the disks of all its members live"
+
+
+def _is_lost(story: Story, key: str, at: float) -> bool:
+    """Whether a worker's disk may lack what was committed then: what a full one lacked is there with
+    the next checkpoint."""
+    for lost in story.lost_disks:
+        if lost.key == key and lost.since <= at:
+            saves = (x["at"] for x in story.lines if x["event"] == "saved" and x["key"] == key)
+            if not lost.until < min((saved for saved in saves if saved > lost.until), default=math.inf) <= at:
+                return True
+    return False
 
 
 def _unknown(lines: Sequence[Line], known: Mapping[str, Record]) -> Iterable[str]:

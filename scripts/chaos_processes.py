@@ -6,19 +6,21 @@ Starts, kills, stops and looks; what happens when is chaos_swarm.py's. Ends noth
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from chaos_oracle import Sample
+from chaos_oracle import LostDisk, Sample
 from chaos_worker import Part, work
 from emulate_link import BackgroundLink, running_link
 from link_options import LinkSpec
@@ -31,6 +33,7 @@ from peers.protocol.record import Record
 LINE = LinkSpec(rate_bps=400e6, rtt_s=0.002, queue_bytes=1_250_000)
 HOST = -1
 """In the place of a worker's column."""
+_FULL_BYTES = 4096
 _RUN = """\
 [run]
 rounds = 1000000
@@ -59,8 +62,11 @@ class Processes:
         """By column: where it listens, and where its link does."""
         self.workers: dict[int, Any] = {}
         self.host: subprocess.Popen[bytes] | None = None
+        self._saying: list[subprocess.Popen[bytes]] = []
         self.frozen: set[int] = set()
         self.told = Told(folder)
+        self.lost_disks: list[LostDisk] = []
+        self._leaving: set[int] = set()
         self._num_names = 0
         self._ticket = ""
 
@@ -76,6 +82,8 @@ class Processes:
         for column in list(self.workers):
             self.kill(column)
         self.kill_host()
+        for says in self._saying:
+            says.wait()
         self._open.close()
 
     # -- starting and ending --------------------------------------------------------------------
@@ -89,7 +97,12 @@ class Processes:
         command += ["--listen", f"tcp://127.0.0.1:{port}", "--advertise", f"tcp://127.0.0.1:{outside}"]
         command += ["--state", str(self.folder / "host"), "--ticket-file", str(ticket)]
         with (self.folder / "host.log").open("ab") as log:
-            self.host = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # Through a pipe: what it says does not lie on the disk that may be full.
+            says = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
+        self.host = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=says.stdin, stderr=says.stdin)
+        assert says.stdin is not None
+        says.stdin.close()
+        self._saying.append(says)
 
     def kill_host(self) -> None:
         if self.host is not None:
@@ -111,6 +124,7 @@ class Processes:
         if fresh:
             self._num_names += 1
             home = self.folder / f"w{column}"
+            self._lose_disk(column, -math.inf, math.inf)
             if home.exists():
                 shutil.move(home, self.folder / f"w{column}.before{self._num_names}")
         port, outside = self._ports[column]
@@ -134,7 +148,29 @@ class Processes:
         process.kill()
         process.join()
         self.frozen.discard(column)
+        self._leaving.discard(column)
         self.told.forget_life(f"w{column}")
+
+    def ask_to_leave(self, column: int) -> None:
+        """By SIGTERM; it ends by itself, soon."""
+        self._leaving.add(column)
+        os.kill(self._pid(column), signal.SIGTERM)
+
+    def fill_disk(self, column: int) -> None:
+        """From here on the kernel refuses what would make a file of this process larger than a few bytes."""
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(self._pid(column), resource.RLIMIT_FSIZE, (_FULL_BYTES, hard))
+
+    def empty_disk(self, column: int, full_since: float) -> None:
+        self._lose_disk(column, full_since, time.monotonic())
+        if column in self.workers or (column == HOST and self.host is not None):
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            with suppress(ProcessLookupError):
+                resource.prlimit(self._pid(column), resource.RLIMIT_FSIZE, (hard, hard))
+
+    def _lose_disk(self, column: int, since: float, until: float) -> None:
+        keys = [key for key, of in self.told.column_of.items() if of == column]
+        self.lost_disks += [LostDisk(key, since, until) for key in keys]
 
     def freeze(self, column: int) -> None:
         os.kill(self._pid(column), signal.SIGSTOP)
@@ -157,7 +193,8 @@ class Processes:
         found = []
         for column, process in list(self.workers.items()):
             if process.exitcode is not None:
-                found.append(f"w{column} has ended by itself, exit code {process.exitcode}")
+                if column not in self._leaving or process.exitcode != 128 + signal.SIGTERM:
+                    found.append(f"w{column} has ended by itself, exit code {process.exitcode}")
                 self.kill(column)
         if self.host is not None and self.host.poll() is not None:
             found.append(f"the host has ended by itself, exit code {self.host.poll()}")

@@ -10,39 +10,34 @@ workers tell is judged by an oracle that recomputes every mean (chaos_oracle.py)
 from __future__ import annotations
 
 import argparse
-import heapq
 import math
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from chaos_faults import Fault, draw
+from chaos_faults import KINDS, Fault, draw
+from chaos_injector import Injector
 from chaos_oracle import (
     DESCRIPTORS,
     GROWN,
     MEMORY,
     THREADS,
-    Sample,
     Story,
     Verdict,
     judge,
     recoveries,
 )
-from chaos_processes import HOST, LINE, Processes, wait_until
+from chaos_processes import Processes, wait_until
 
 _START_S = 120.0
 _QUIET_S = 120.0
 """Until all are in one commit, before the faults and after them; a busy machine is slow."""
-_LOOK_EVERY_S = 2.0
-_SLOW_BPS = 2e6
-_UNDISTURBED = 2
-"""Workers that hold the state and are left alone at any moment, so that rounds can go on."""
 
 
 @dataclass(slots=True)
@@ -56,138 +51,15 @@ class Outcome:
     skipped: int = 0
 
 
-class Chaos:
-    """Carries faults out, each with its end."""
-
-    def __init__(self, processes: Processes) -> None:
-        self.processes = processes
-        self.faults: list[tuple[str, str, float]] = []
-        self.skipped = 0
-        self.broken: list[str] = []
-        self.samples: list[Sample] = []
-        self._ends: list[tuple[float, int, Callable[[], None]]] = []
-        self._busy: set[str] = set()
-        """Processes and lines that something is wrong with."""
-        self._looked = -math.inf
-        self._restarted_at = math.inf
-
-    def run(self, faults: Sequence[Fault], until: float, began: float) -> None:
-        """Until a moment of the monotonic clock."""
-        waiting = list(reversed(faults))
-        while (now := time.monotonic()) < until:
-            self._turn(now)
-            while waiting and began + waiting[-1].at_s <= now:
-                fault = waiting.pop()
-                self.skipped += not self._fire(now, fault)
-            time.sleep(0.05)
-
-    def heal(self) -> None:
-        """End all that is wrong now."""
-        while self._ends:
-            heapq.heappop(self._ends)[2]()
-
-    def wait_for_everyone(self, seconds: float) -> bool:
-        """Whether all come to be in one commit, and hold it."""
-        told, since = self.processes.told, time.monotonic()
-
-        def together() -> bool:
-            self._turn(time.monotonic())
-            whole = {
-                line["index"]
-                for line in told.last.values()
-                if line["members"] == self.processes.peers and line["at"] > since
-            }
-            return (
-                bool(whole)
-                and len(told.last) == self.processes.peers
-                and min(whole) <= min(line["index"] for line in told.last.values())
-            )
-
-        return wait_until(together, seconds)
-
-    # -- inside -----------------------------------------------------------------------------------
-
-    def _turn(self, now: float) -> None:
-        self.processes.told.read()
-        self.broken += self.processes.ended()
-        if self._restarted_at < now and self.processes.host_listens:
-            self._restarted_at = math.inf
-            self.faults.append(("host kill", "host", now))
-        while self._ends and self._ends[0][0] <= now:
-            heapq.heappop(self._ends)[2]()
-        if now - self._looked > _LOOK_EVERY_S:
-            self._looked = now
-            self.samples += self.processes.look(now)
-
-    def _fire(self, now: float, fault: Fault) -> bool:
-        """False if it makes no sense just now."""
-        kind = fault.kind.removeprefix("host ")
-        column = HOST if kind != fault.kind else fault.who
-        name = "host" if column == HOST else f"w{column}"
-        target = f"line of {name}" if kind in ("cut", "stall", "throttle", "reset") else name
-        if target in self._busy or not self._may_be_disturbed(name, kind):
-            return False
-        action, end = self._actions(kind, column)
-        action()
-        self._busy.add(target)
-
-        def ends() -> None:
-            self._busy.discard(target)
-            end()
-
-        heapq.heappush(self._ends, (now + fault.seconds, len(self.faults) + self.skipped, ends))
-        if fault.kind == "host kill":
-            return True  # counted from the moment at which the new process listens
-        # Without its host no round is committed: what counts is how soon it goes on after.
-        self.faults.append((fault.kind, name, now + fault.seconds if column == HOST else now))
-        return True
-
-    def _may_be_disturbed(self, name: str, kind: str) -> bool:
-        if name == "host" or kind in ("reset", "throttle"):
-            return name == "host" or self.processes.told.active.get(name) is not None
-        disturbed = {each.removeprefix("line of ") for each in self._busy}
-        left = [each for each in self.processes.told.active if each not in disturbed and each != name]
-        return len(left) >= _UNDISTURBED and name in self.processes.told.active
-
-    def _actions(self, kind: str, column: int) -> tuple[Callable[[], None], Callable[[], None]]:
-        processes = self.processes
-        link = processes.links[column]
-        match kind:
-            case "kill" if column == HOST:
-                return processes.kill_host, self._restart_host
-            case "kill" | "replace":
-                return (
-                    lambda: processes.kill(column),
-                    lambda: processes.start(column, fresh=kind == "replace"),
-                )
-            case "stop":
-                return lambda: processes.freeze(column), lambda: processes.thaw(column)
-            case "cut":
-                return lambda: link.do(lambda it: it.cut()), lambda: link.do(lambda it: it.restore())
-            case "stall":
-                return lambda: link.do(lambda it: it.pause()), lambda: link.do(lambda it: it.resume())
-            case "throttle":
-                return (
-                    lambda: link.do(lambda it: it.set_rate(_SLOW_BPS)),
-                    lambda: link.do(lambda it: it.set_rate(LINE.rate_bps)),
-                )
-        return lambda: link.do(lambda it: it.reset()), lambda: None
-
-    def _restart_host(self) -> None:
-        self.processes.start_host()
-        self._restarted_at = time.monotonic()
-
-
-def run_chaos(folder: Path, minutes: float, peers: int, seed: int, mean_s: float) -> Outcome:
+def run_chaos(folder: Path, minutes: float, peers: int, faults: Sequence[Fault]) -> Outcome:
     """A swarm under faults for so long, and what the oracle says."""
-    faults = list(draw(seed, peers, 60 * minutes, mean_s))
     with Processes(folder, peers, elements=2500 * peers, step_s=0.08) as processes:
         processes.start_host()
         if not wait_until(lambda: processes.host_listens, _START_S):
             raise SystemExit("chaos: the host does not start")
         for column in range(peers):
             processes.start(column)
-        chaos = Chaos(processes)
+        chaos = Injector(processes)
         if not chaos.wait_for_everyone(_START_S):
             raise SystemExit(f"chaos: not everyone came into one commit in the beginning: {chaos.broken}")
         began = time.monotonic()
@@ -204,6 +76,7 @@ def run_chaos(folder: Path, minutes: float, peers: int, seed: int, mean_s: float
             chaos.samples,
             {GROWN: 64.0, MEMORY: 800.0, THREADS: 24.0, DESCRIPTORS: 60.0 + 10 * peers},
             processes.told.column_of,
+            processes.lost_disks,
         )
     verdict = judge(story)
     verdict.broken += chaos.broken
@@ -244,12 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> Outcome:
     parser.add_argument(
         "--mean", type=float, default=1.5, help="seconds from a fault to the next, on average"
     )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
     parser.add_argument("--keep", type=Path, help="a new folder for what everyone told")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as passing:
         folder = args.keep or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = run_chaos(folder, args.minutes, args.peers, args.seed, args.mean)
+        faults = list(draw(args.seed, args.peers, 60 * args.minutes, args.mean, args.kinds))
+        outcome = run_chaos(folder, args.minutes, args.peers, faults)
     print(report(outcome), flush=True)
     return outcome
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 import diloco
 from peers.protocol.events import (
     BecameActive,
+    CheckpointWritten,
     ContributionEnded,
     CoordinatorBack,
     CoordinatorLost,
@@ -58,9 +60,14 @@ def work(part: Part) -> None:
     life = time.monotonic_ns()
     key = ""
 
+    untold = b""
+
     def tell(what: str, **fields: Any) -> None:
+        nonlocal untold
         line = {"event": what, "at": time.monotonic(), "name": part.name, "key": key, "life": life, **fields}
-        os.write(told, (json.dumps(line) + "\n").encode())
+        untold += (json.dumps(line) + "\n").encode()
+        with suppress(OSError):  # while the disk is full it waits
+            untold = untold[os.write(told, untold) :]
 
     while True:
         try:
@@ -115,16 +122,19 @@ def _train(part: Part, swarm: diloco.Swarm, tell: Any) -> None:
             case ContributionEnded():
                 fate = event.fate.value
                 tell("fate", number=event.number, fate=fate, tokens=event.tokens, reason=event.reason)
+            case CheckpointWritten():
+                tell("saved", index=event.index)
             case FellBehind() | Restored() | CoordinatorLost() | CoordinatorBack():
                 tell(type(event).__name__)
 
     outer = diloco.Outer(model, optimizer, swarm, 1, on_event)
     outer.enter(3600.0)
-    while not outer.finished:
-        _end_with(part.parent)
-        time.sleep(part.step_s)
-        model.values.grad = step
-        optimizer.step()
+    with outer.notice():
+        while not outer.finished:
+            _end_with(part.parent)
+            time.sleep(part.step_s)
+            model.values.grad = step
+            optimizer.step()
 
 
 def _end_with(parent: int) -> None:

@@ -16,6 +16,7 @@ from chaos_oracle import (
     KEY_DIGITS,
     MEMORY,
     THREADS,
+    LostDisk,
     Sample,
     Story,
     judge,
@@ -67,7 +68,7 @@ def story() -> Story:
     samples = [Sample("ann", 1, at, 300.0, 9, 30) for at in (0.0, 70.0, 80.0)]
     bounds = {GROWN: 20.0, MEMORY: 400.0, THREADS: 10.0, DESCRIPTORS: 40.0}
     columns = {key.hex()[:KEY_DIGITS]: column for column, key in enumerate(NAMES)}
-    return Story(2, records, lines, samples, bounds, columns)
+    return Story(2, records, lines, samples, bounds, columns, [LostDisk(BOB.hex()[:KEY_DIGITS], 2.0, 3.0)])
 
 
 def held(state: str, values: list[float]) -> dict[str, Any]:
@@ -120,6 +121,7 @@ def stranger_in_a_record(of: Story) -> None:
 LIES: dict[str, tuple[str, Callable[[Story], None]]] = {
     "a record without the one before": ("S2", lambda of: setattr(of, "records", of.records[1:])),
     "a gap in the chain": ("S2", lambda of: setattr(of, "records", [*of.records[:1], *of.records[2:]])),
+    "a round that was lost for nothing": ("DU3", lambda of: setattr(of, "lost_disks", ())),
     "a state of its own": ("S1", lambda of: told(of, "committed", BOB).update(state="other")),
     "elements that differ": ("S1", lambda of: told(of, "committed", BOB).update(even=False)),
     "a sum that lacks one": (
@@ -154,6 +156,20 @@ def test_a_lie_is_found(lie: str) -> None:
     plant(lied)
     broken = judge(lied).broken
     assert any(each.startswith(number) for each in broken), broken
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "saved_at", "may_lack_it"),
+    [(2.0, 3.0, None, True), (2.0, 3.0, 4.0, True), (1.0, 2.0, 2.2, False), (2.6, 9.0, None, False)],
+)
+def test_a_disk_that_was_full_lacks_commits_until_the_next_checkpoint(
+    since: float, until: float, saved_at: float | None, may_lack_it: bool
+) -> None:
+    """Commit 2, at 2.5, is lost."""
+    of = story()
+    of.lost_disks = [LostDisk(BOB.hex()[:KEY_DIGITS], since, until)]
+    of.lines = [*of.lines, *([line("saved", BOB, saved_at)] if saved_at else [])]
+    assert any(each.startswith("DU3") for each in judge(of).broken) is not may_lack_it
 
 
 def test_recovery_is_until_the_next_commit_of_somebody_else() -> None:
