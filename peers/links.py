@@ -163,6 +163,11 @@ class LinkTable:
         if peer in self.by_peer:
             self.by_peer[peer].ask(now)
 
+    def say_disk_full(self, now: float) -> None:
+        """Tell everybody that what was decided here cannot be stored: nothing goes on until it can."""
+        for link in self.by_peer.values():
+            link.say_disk_full(now)
+
     def is_back(self, now: float, peer: bytes) -> bool:
         """Whether a peer that was absent gave a sign of life just now."""
         return bool(self.absences) and self.last_heard(peer) >= now and self.absences.heard(peer)

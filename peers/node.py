@@ -48,7 +48,7 @@ from transport.effects import (
 from transport.errors import BadFrame
 from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
-from transport.link.messages import Arrival, Started, Superseded
+from transport.link.messages import Arrival, DiskFull, Started, Superseded
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +386,7 @@ class Node:
             self.member is not None and peer in self.member.membership.others
         )
 
-    def _handle(self, now: float, peer: bytes, result: Arrival | Started | Superseded) -> None:
+    def _handle(self, now: float, peer: bytes, result: Arrival | Started | Superseded | DiskFull) -> None:
         if isinstance(result, Arrival):
             if result.payload is None:
                 self._dispatch(now, peer, result.message)
@@ -399,6 +399,9 @@ class Node:
                 self.member.take_bulk(now, peer, result.message, result.payload, result.cost)
         elif isinstance(result, Superseded):
             self._told_to_stop(now, peer)
+        elif isinstance(result, DiskFull):
+            if self.member and peer == self._contact.key:
+                self.member.coordinator_watch.disk_full(now)
         else:
             if peer == self._contact.key:
                 self._succession.greeted()

@@ -294,6 +294,8 @@ def _start(
         if on_trace is not None:
             on_trace(trace)
 
-    driver = SocketDriver(node, identity.keys, bind, events.put, note, store)
+    driver = SocketDriver(
+        node, identity.keys, bind, events.put, note, store, say_disk_full=node.links.say_disk_full
+    )
     driver.start()
     return driver, events

@@ -14,6 +14,7 @@ from peers.errors import PeersError
 from peers.protocol.events import (
     BecameActive,
     CoordinatorBack,
+    CoordinatorDiskFull,
     CoordinatorLost,
     FellBehind,
     PeerLeft,
@@ -34,7 +35,7 @@ class WorkerWaits:
     def __init__(self, min_peers: int, now: float, ask: Callable[[], str]) -> None:
         self._min_peers, self._ask = min_peers, ask
         self._moved_at = self._ask_at = now
-        self._lost = self._active = False
+        self._lost = self._disk_full = self._active = False
         self._others: frozenset[bytes] = frozenset()
         self._answer = ""
 
@@ -49,8 +50,10 @@ class WorkerWaits:
                 self._active = False
             case CoordinatorLost():
                 self._lost = True
+            case CoordinatorDiskFull():
+                self._disk_full = True
             case CoordinatorBack():
-                self._lost, self._ask_at = False, now
+                self._lost, self._disk_full, self._ask_at = False, False, now
             case PeersJoined():
                 self._others |= {key for key, _ in event.members}
             case PeerLeft():
@@ -58,8 +61,10 @@ class WorkerWaits:
 
     def reason(self, now: float) -> str:
         """The reason in words; empty while nothing is waited for, as far as this worker can know."""
+        rest = "this worker trains on" if self._active else "this worker stands still without its state"
+        if self._disk_full:
+            return f"the host's disk is full, or fails; {rest}. The run goes on once the host can write again"
         if self._lost:
-            rest = "this worker trains on" if self._active else "this worker stands still without its state"
             return f"the host is silent; {rest}. The run goes on when diloco host runs again with its state"
         quiet_s = now - self._moved_at
         if quiet_s < QUIET_S:

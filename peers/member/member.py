@@ -11,6 +11,7 @@ from typing import Any
 
 from peers.member.averaging import Averaging, Handler
 from peers.member.contributions import Contributions
+from peers.member.coordinator_watch import CoordinatorWatch
 from peers.member.donor import Donor
 from peers.member.exchanges import Exchanges
 from peers.member.fetches import Fetches
@@ -26,8 +27,6 @@ from peers.member.versions import Versions
 from peers.protocol import commands
 from peers.protocol.application import Application
 from peers.protocol.events import (
-    CoordinatorBack,
-    CoordinatorLost,
     EntryRefused,
     Fate,
     HostIsBehind,
@@ -142,7 +141,7 @@ class Member:
         self._timeout_s = failure_timeout_s
         self._saved = held
         """The newest state on this machine's disk of which the coordinator is to know."""
-        self._lost, self._started_at = False, 0.0
+        self.coordinator_watch = CoordinatorWatch(failure_timeout_s, outlet.deliver)
         self._handlers: dict[type, Handler] = {**self._handlers_of_its_parts(), **self.averaging.handlers}
 
     def _handlers_of_its_parts(self) -> dict[type, Handler]:
@@ -244,7 +243,7 @@ class Member:
 
     def start(self, now: float) -> None:
         """First input: silence of the coordinator counts from here."""
-        self._started_at = now
+        self.coordinator_watch.start(now)
 
     def begin_session(self, now: float, peer: bytes) -> None:
         """A peer began a new session with this member; the coordinator does so whenever it greets."""
@@ -307,13 +306,8 @@ class Member:
 
     def tick(self, now: float) -> None:
         """Time has passed: look for those who are silent."""
-        silent = now - max(self._outlet.last_heard(now, self._coordinator), self._started_at)
-        if silent > self._timeout_s and not self._lost and self._coordinator != self._me:
-            self._lost = True
-            self._outlet.deliver(CoordinatorLost(silent))
-        elif silent <= self._timeout_s and self._lost:
-            self._lost = False
-            self._outlet.deliver(CoordinatorBack())
+        if self._coordinator != self._me:
+            self.coordinator_watch.look(now, self._outlet.last_heard(now, self._coordinator))
         self.averaging.tick(now)
         self._fetches.tick(now)
         self._donor.tick(now)

@@ -214,6 +214,11 @@ class CoordinatorLost:
 
 
 @dataclass(frozen=True, slots=True)
+class CoordinatorDiskFull:
+    """The coordinator cannot write its journal, and decides nothing until it can: train on."""
+
+
+@dataclass(frozen=True, slots=True)
 class HostIsBehind:
     """The coordinator's journal ends before the record that this member holds, which keeps its state."""
 

@@ -15,6 +15,8 @@ from peers.protocol.commands import ConfirmCaptured, ConfirmLoaded, Offer
 from peers.protocol.events import (
     BecameActive,
     BecomeSeed,
+    CoordinatorBack,
+    CoordinatorDiskFull,
     CoordinatorLost,
     EntryRefused,
     IdentitySuperseded,
@@ -203,6 +205,22 @@ def test_whoever_is_silent_is_missed_on_both_sides() -> None:
     assert LOW not in swarm.nodes[HIGH].links.by_peer
     events = [effect.event for effect in away.drain() if isinstance(effect, Deliver)]
     assert [type(event) for event in events].count(CoordinatorLost) == 1
+
+
+def test_a_host_whose_disk_is_full_tells_its_members_and_only_the_host_is_believed() -> None:
+    swarm = Swarm(host_node(), LOW, HIGH)
+    for _ in range(3):
+        swarm.nodes[HOST].links.say_disk_full(swarm.now)
+        swarm.nodes[LOW].links.say_disk_full(swarm.now)
+        swarm.carry(HOST, swarm.nodes[HOST])
+        swarm.carry(LOW, swarm.nodes[LOW])
+        swarm.now += 1.0
+    swarm.run()
+    assert len(swarm.seen(LOW, CoordinatorDiskFull)) == len(swarm.seen(HIGH, CoordinatorDiskFull)) == 1
+    assert not swarm.seen(HIGH, CoordinatorBack)
+    swarm.run(TIMEOUT_S / 2)
+    swarm.run(TIMEOUT_S / 2)
+    assert len(swarm.seen(HIGH, CoordinatorBack)) == 1
 
 
 def test_a_process_that_restarts_is_out_before_it_says_a_word() -> None:

@@ -215,6 +215,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     events.BecameActive: lambda n, e: f"you hold {n.commit(e.head)}, what you train counts",
     events.FellBehind: lambda n, e: "you must fetch the state",
     events.CoordinatorLost: lambda n, e: "the coordinator is silent, train on",
+    events.CoordinatorDiskFull: lambda n, e: "the coordinator cannot write, train on",
     events.CoordinatorBack: lambda n, e: "the coordinator is back",
     events.IdentitySuperseded: lambda n, e: "a newer process has your identity, stop",
 }

@@ -27,6 +27,7 @@ from transport.link.messages import (
     Ack,
     Arrival,
     Ask,
+    DiskFull,
     Hello,
     Session,
     Stale,
@@ -141,6 +142,12 @@ class Link:
         if self.up:
             self.streams.send_ask(now)
 
+    def say_disk_full(self, now: float) -> None:
+        """Tell the other end, if it is there, that nothing is decided here now. It goes beside the stream of
+        messages: those wait until the decision before them is stored."""
+        if self.up:
+            self.streams.transmit(now, CONTROL_LANE, [to_items(DiskFull())], None)
+
     def send_control(self, now: float, message: Any) -> None:
         """Queue one ordered message; it is dropped with the session if the session ends."""
         self.streams.send_control(now, message)
@@ -161,12 +168,15 @@ class Link:
 
     def receive(
         self, now: float, lane: int, items: Any, payload: Payload | None
-    ) -> Sequence[Arrival | Started | Superseded]:
+    ) -> Sequence[Arrival | Started | Superseded | DiskFull]:
         """What one frame amounts to. Raises `BadFrame`."""
         if not isinstance(items, list) or not 1 <= len(items) <= 2:
             raise BadFrame("a frame is not a link header and at most one message")
         link_header, streams = from_items(items[0]), self.streams
         if not isinstance(link_header, (Ack, Hello)):
+            if isinstance(link_header, DiskFull):
+                self._charge_rate(now)
+                return [link_header]
             if not isinstance(link_header, Stale):
                 raise BadFrame("a frame does not start with a link header")
             return [Superseded()] if link_header.incarnation > streams.session.incarnation else []

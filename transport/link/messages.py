@@ -94,6 +94,12 @@ class Stale:
     incarnation: Count
 
 
+@kind(5)
+@dataclass(frozen=True, slots=True)
+class DiskFull:
+    """My disk takes no decision: until it does I say nothing else and hear nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """The other end began a session; unless it is our ``first``, whatever was under way is void."""

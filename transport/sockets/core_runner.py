@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transport.counters import OTHERS, Counters
-from transport.effects import Core, Effect, Trace, size_bytes
+from transport.effects import Core, Effect, Store, Trace, size_bytes
 from transport.guarded import Guarded
 from transport.in_order import InOrder
 from transport.sockets.wire import Outgoing
@@ -30,7 +30,7 @@ class CoreRunner:
         self.core = Guarded(core)
         self.clock = clock
         self.counters = Counters()
-        self._on_trace = on_trace
+        self._on_trace, self._carry_out = on_trace, carry_out
         self.order = InOrder(carry_out, on_trace)
 
     def feed(self, run: Callable[[float], Any], then: Callable[[Any], None] | None = None) -> Any:
@@ -40,6 +40,13 @@ class CoreRunner:
         result = run(now)
         self.order.take(now, self.core.drain(), None if then is None else lambda: then(result))
         return result
+
+    def say_beside(self, say: Callable[[float], None]) -> None:
+        """Have the core say something that follows from no decision: it leaves before what is held."""
+        say(self.clock())
+        for effect in self.core.drain():
+            assert not isinstance(effect, Store), "that is a decision"
+            self._carry_out(effect)
 
     def receive(self, peer: bytes, lane: int, header: bytes, payload: memoryview | None) -> None:
         """One frame came from ``peer``."""

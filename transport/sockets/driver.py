@@ -66,7 +66,8 @@ class SocketDriver:
     """Runs one core. ``on_event`` and ``on_trace`` are called on its thread and must not block; an error in
     either is logged, and loses that call. ``store`` must be durable when it returns; where it raises
     `OSError`, it must have left the journal as it was, and is called again. ``keep`` puts a result on the
-    disk before anything is said of it; where it raises `OSError`, a trace tells so and all goes on."""
+    disk before anything is said of it; where it raises `OSError`, a trace tells so and all goes on. While
+    ``store`` fails ``say_disk_full(now)`` is called about once a second: the core may tell others."""
 
     def __init__(
         self,
@@ -80,10 +81,12 @@ class SocketDriver:
         clock: Callable[[], float] = time.monotonic,
         resolve: Resolve = resolve_name,
         keep: Callable[[KeepResult], None] | None = None,
+        say_disk_full: Callable[[float], None] = lambda now: None,
     ) -> None:
         self._core, self._keys, self._bind = core, keys, bind
         self._store, self._limits, self._clock, self._resolve = store, limits, clock, resolve
         self._callbacks, self._keep = Callbacks(on_event, on_trace, clock), keep
+        self._say_disk_full = say_disk_full
         self._runner = CoreRunner(core, clock, self._callbacks.trace, self._carry_out)
         self.counters = self._runner.counters
         self.address: str | None = None
@@ -225,6 +228,8 @@ class SocketDriver:
         if now >= retry_at:
             self._runner.order.retry(now)
             self._serve_calls()
+            if self._runner.order.is_held:
+                self._runner.say_beside(self._say_disk_full)
 
     def _wait_s(self) -> float:
         now = self._clock()

@@ -38,6 +38,11 @@ STORY = [
     ),
     (events.SettingsChanged(b"x"), "settings_changed", "takes settings that the host changed"),
     (events.CoordinatorLost(3.14), "coordinator_lost", "does not hear the host for 3.1 s, and trains on"),
+    (
+        events.CoordinatorDiskFull(),
+        "coordinator_disk_full",
+        "hears that the host's disk is full, or fails, and trains on",
+    ),
     (events.CoordinatorBack(), "coordinator_back", "hears the host again"),
     (events.HostIsBehind(3, 5), "host_is_behind", "holds commit 5, and the host's journal ends at 3"),
     (events.EntryRefused("model", "another model"), "entry_refused", "is refused: another model"),

@@ -6,7 +6,14 @@ import itertools
 
 from diloco.swarm.waits import MAX_EVERY_S, WaitTeller
 from diloco.swarm.worker_waits import WorkerWaits
-from peers.protocol.events import BecameActive, CoordinatorBack, CoordinatorLost, PeerLeft, PeersJoined
+from peers.protocol.events import (
+    BecameActive,
+    CoordinatorBack,
+    CoordinatorDiskFull,
+    CoordinatorLost,
+    PeerLeft,
+    PeersJoined,
+)
 from transport.errors import TransportError
 
 
@@ -65,6 +72,17 @@ def test_a_silent_host_is_told_with_what_this_worker_does_meanwhile() -> None:
     assert "trains on" in waits.reason(2.0)
     waits.hear(3.0, CoordinatorBack())
     assert waits.reason(3.0) == ""
+
+
+def test_a_host_whose_disk_is_full_is_told_apart_from_a_silent_one() -> None:
+    waits = worker([])
+    waits.hear(1.0, BecameActive(b"h" * 32, 1))
+    waits.hear(2.0, CoordinatorDiskFull())
+    waits.hear(9.0, CoordinatorLost(5.0))
+    assert "the host's disk is full" in waits.reason(9.0)
+    assert "trains on" in waits.reason(9.0)
+    waits.hear(10.0, CoordinatorBack())
+    assert "disk" not in waits.reason(10.0)
 
 
 def test_a_worker_whose_host_tells_nothing_says_what_it_knows_itself() -> None:

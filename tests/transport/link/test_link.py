@@ -16,7 +16,18 @@ from transport.errors import BadFrame
 from transport.frames import Between, Count, from_items, kind, pack_items, to_items, unpack_items
 from transport.limits import Limits
 from transport.link.link import Link
-from transport.link.messages import NOBODY, Ack, Arrival, Ask, Hello, Session, Stale, Started, Superseded
+from transport.link.messages import (
+    NOBODY,
+    Ack,
+    Arrival,
+    Ask,
+    DiskFull,
+    Hello,
+    Session,
+    Stale,
+    Started,
+    Superseded,
+)
 from transport.link.streams import FRAME_COST
 
 LIMITS = Limits(window_bytes=8 * 1024, buffer_bytes=64 * 1024, payload_bytes=1024, control_per_second=50)
@@ -346,6 +357,31 @@ def test_what_was_acknowledged_beside_bulk_is_not_acknowledged_again() -> None:
         pair.now += 1.0
 
 
+def test_that_a_disk_is_full_is_told_beside_the_stream_and_is_no_sign_of_life() -> None:
+    pair = Pair()
+    pair.a.link.say_disk_full(pair.now)
+    assert not pair.a.out, "nobody greeted yet"
+    pair.settle()
+    pair.deliver()
+    heard_at = pair.b.link.last_heard
+    pair.now += 1.0
+    pair.a.link.send_control(pair.now, Note(7, ""))
+    pair.wire.clear()
+    pair.a.out.clear()  # a message that waits for a decision
+    pair.a.link.say_disk_full(pair.now)
+    pair.deliver()
+    assert pair.b.events[-1] == DiskFull()
+    assert pair.b.control == []
+    assert pair.b.link.last_heard == heard_at
+
+    def flood() -> None:
+        for _ in range(11 * LIMITS.control_per_second):
+            pair.b.link.receive(pair.now, 0, [to_items(DiskFull())], None)
+
+    with pytest.raises(BadFrame, match="per second"):
+        flood()
+
+
 def test_a_flood_of_questions_is_a_bad_frame() -> None:
     pair = Pair()
     pair.settle()
@@ -428,6 +464,7 @@ PARTS = st.one_of(
     st.builds(lambda ends, *rest: Ack(*ends[0], *ends[1], *rest), PAIRS, *[NUMBERS] * 4),
     st.builds(lambda ends, *rest: Ask(*ends[0], *ends[1], *rest), PAIRS, *[NUMBERS] * 4),
     st.builds(Stale, NUMBERS),
+    st.just(DiskFull()),
     st.builds(Note, NUMBERS, st.just("x")),
 ).map(to_items)
 RUBBISH = st.recursive(

@@ -6,7 +6,7 @@ import pytest
 
 from transport.errors import BadFrame
 from transport.frames import pack, unpack
-from transport.link.messages import GENERATIONS, NOBODY, Ack, Ask, Hello, Session, Stale
+from transport.link.messages import GENERATIONS, NOBODY, Ack, Ask, DiskFull, Hello, Session, Stale
 
 
 def test_a_session_grows_with_the_incarnation_first_and_then_with_the_generation() -> None:
@@ -37,6 +37,7 @@ def test_a_generation_beyond_the_last_is_no_word_of_ours() -> None:
         Ack(1, 2, 3, 4, 5, 6, 7, 8),
         Ask(1, 2, 3, 4, 5, 6, 7, 8),
         Stale(1),
+        DiskFull(),
     ],
 )
 def test_what_is_said_is_understood_as_what_it_is(said: object) -> None:
