@@ -27,6 +27,7 @@ from peers.protocol.events import (
     CheckpointRestored,
     CheckpointWritten,
     RoundCommitted,
+    SaveWanted,
 )
 from peers.protocol.held import Held
 from transport.disk import Disk
@@ -72,6 +73,8 @@ class Keeper:
         """The newest."""
         self._began_s = 0.0
         self._failing = False
+        self._wanted: int | None = None
+        """The run's owner wants a checkpoint of that commit or a later one."""
 
     # -- the beginning ------------------------------------------------------------------------
 
@@ -124,6 +127,8 @@ class Keeper:
             self._position.answer(command)
         self._position.event(event)
         match event:
+            case SaveWanted():
+                self._wanted = event.index
             case BecameActive() if self._saved is None and not self.writer.is_busy:
                 self._begin_write(now)  # so that results count from here on
             case RoundCommitted() if not event.behind and self._boundaries.is_due(now, event.record.index):
@@ -135,9 +140,18 @@ class Keeper:
         outcome = self.writer.take()
         if outcome is not None:
             self.end_write(now, outcome)
+        self._save_if_wanted(now)
         if self.shelf.failed and self._saved is not None:
             self.shelf.failed = False
             self._hooks.command(ConfirmSaved(self._saved.manifest.held(), keeps=False))
+
+    def _save_if_wanted(self, now: float) -> None:
+        held = self._position.held
+        if self._wanted is None or held is None or held.index < self._wanted or self.writer.is_busy:
+            return
+        self._wanted = None
+        if self._saved is None or self._saved.manifest.head != held.head.hex():
+            self._begin_write(now)
 
     def close(self, now: float) -> None:
         """Training is over: write what is held now, if it is not on the disk yet."""

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 import diloco
+from diloco.cli import checkpoint_plan
 from diloco.cli.host import host_command
 from diloco.cli.interrupts import end_at_once, leaving_in_order
 from diloco.cli.join import join_command
@@ -27,6 +28,7 @@ from diloco.cli.operate import (
     TicketArgument,
     kick_command,
     revoke_command,
+    save_command,
     stop_command,
     ticket_command,
     ticket_line,
@@ -54,6 +56,10 @@ app = typer.Typer(
 )
 ticket_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(ticket_app, name="ticket")
+checkpoint_app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Checkpoints on this machine, and of a run."
+)
+app.add_typer(checkpoint_app, name="checkpoint")
 app.command("methods")(methods_command)
 app.command("compare")(compare_command)
 app.command("simulate")(simulate_command)
@@ -195,6 +201,12 @@ ticket_app.callback(
     epilog=_examples("diloco ticket --uses 1 --hours 2 > ticket", "diloco ticket revoke @ticket"),
 )(ticket_command)
 ticket_app.command("revoke", epilog=_examples("diloco ticket revoke @ticket"))(revoke_command)
+
+
+checkpoint_app.command("now", epilog=_examples("diloco checkpoint now @ticket"))(save_command)
+checkpoint_app.command("plan", epilog=_examples("diloco checkpoint plan model.safetensors RUN.toml"))(
+    checkpoint_plan.plan_command
+)
 
 
 @ticket_app.command("show", epilog=_examples("diloco ticket show @ticket"))

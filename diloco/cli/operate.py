@@ -38,6 +38,11 @@ def stop_command(ticket: TicketArgument, state: _State = None) -> None:
     print(printable(control.stop(ticket, state)))
 
 
+def save_command(ticket: TicketArgument, state: _State = None) -> None:
+    """Have all workers write a checkpoint of the newest commit now, before a machine goes away, say."""
+    print(printable(control.save_now(ticket, state)))
+
+
 def ticket_command(
     context: typer.Context,
     uses: Annotated[

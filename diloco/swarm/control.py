@@ -17,7 +17,7 @@ from diloco.swarm.state_dir import DEFAULT_STATE, advertised_address, local_addr
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
 from peers.protocol.messages import PROTOCOL, Welcome
-from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, Stop
+from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, SaveState, Stop
 from transport.frames import pack
 
 
@@ -33,6 +33,11 @@ def kick(ticket: str, who: str, state: Path | None = None, timeout_s: float = KN
 def stop(ticket: str, state: Path | None = None, timeout_s: float = KNOCK_S) -> str:
     """End the run of a ticket for all its members, in order. Returns and raises as `kick`."""
     return _order(ticket, pack(Stop(PROTOCOL)), state, timeout_s)
+
+
+def save_now(ticket: str, state: Path | None = None, timeout_s: float = KNOCK_S) -> str:
+    """Have the workers of a run write a checkpoint of its newest commit. Returns and raises as `kick`."""
+    return _order(ticket, pack(SaveState(PROTOCOL)), state, timeout_s)
 
 
 def new_ticket(uses: int, hours: float, state: Path | None = None, timeout_s: float = KNOCK_S) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from peers.admission.card import checked_card
 from peers.protocol.fields import cut
 from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Refused, StatusFollows, Welcome
-from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, Stop
+from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, SaveState, Stop
 from transport.errors import BadFrame
 from transport.frames import pack, pack_items, unpack
 from transport.limits import LIMITS
@@ -60,6 +60,10 @@ class Admitting(Protocol):
 
     def stop(self, now: float) -> Obeyed:
         """End the run for all."""
+        ...
+
+    def save_now(self, now: float) -> Refused | Obeyed:
+        """Have members write a checkpoint, or say why not."""
         ...
 
 
@@ -127,7 +131,7 @@ class Door:
 
     def _obey(self, now: float, coordinator: Admitting, message: object) -> Refused | Obeyed | Welcome:
         """Carry out one of the owner's orders."""
-        if not isinstance(message, Kick | Stop | MakeInvite | RevokeInvite):
+        if not isinstance(message, Kick | Stop | SaveState | MakeInvite | RevokeInvite):
             raise BadFrame(f"{type(message).__name__} is no order")
         if message.protocol != PROTOCOL:
             return _other_protocol(message.protocol)
@@ -136,6 +140,8 @@ class Door:
                 return coordinator.kick(now, message.who)
             case Stop():
                 return coordinator.stop(now)
+            case SaveState():
+                return coordinator.save_now(now)
             case MakeInvite():
                 return self._make_invite(now, coordinator, message)
             case RevokeInvite():

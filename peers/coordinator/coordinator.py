@@ -288,6 +288,10 @@ class Coordinator:
         # What was just sent may be lost with its connection: for a while it may come back and hear it.
         self._parting[entry.key] = now + 2 * self._rules.failure_timeout_s
 
+    def save_now(self, now: float) -> Refused | Obeyed:
+        """Have members write a checkpoint of the newest commit."""
+        return saving.ask_for_checkpoints(self.state, now)
+
     def stop(self, now: float) -> Obeyed:
         """End the run in order: what is open is finished, no round opens, and all members are told."""
         if self.finished:

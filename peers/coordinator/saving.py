@@ -11,8 +11,10 @@ from peers.coordinator.journal import StateSaved
 from peers.coordinator.roster import Entry
 from peers.coordinator.saves import SavedState
 from peers.coordinator.state import RunState
+from peers.protocol.fields import DETAIL_BYTES, cut
 from peers.protocol.held import state_name
-from peers.protocol.messages import Saved
+from peers.protocol.messages import Refused, Saved, SaveNow
+from peers.protocol.orders import Obeyed
 from peers.protocol.traces import SavedOtherTrace, SavedTrace
 from transport.frames import pack
 
@@ -61,3 +63,18 @@ def _look_at_claim(state: RunState, course: Course, member: bytes) -> None:
         state.outlet.store(pack(noted))
         saves.replay(chain, noted)
         state.outlet.trace(SavedTrace(peer=member, peer_name=who, index=claim.index))
+
+
+def ask_for_checkpoints(state: RunState, now: float) -> Refused | Obeyed:
+    """The owner wants the newest commit on the members' disks: ask all who hold the run's state."""
+    if state.rules.gossips:
+        return Refused("gossip", "replicas of a run that gossips differ: it keeps no checkpoints")
+    names = []
+    for course in state.courses.values():
+        for entry in state.roster.active_in(course.number):
+            state.outlet.send(now, entry.key, SaveNow(course.chain.index))
+            names.append(entry.name)
+    if not names:
+        return Refused("none", "no worker here holds the run's state, so none can save it")
+    told = f"asked to save commit {state.courses[0].chain.index}: {', '.join(names)}"
+    return Obeyed(cut(f"{told}; diloco status tells on whose disks it is", DETAIL_BYTES))

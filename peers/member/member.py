@@ -34,6 +34,7 @@ from peers.protocol.events import (
     OfferWanted,
     PaceSet,
     RunFinished,
+    SaveWanted,
     SettingsChanged,
     VersionExpected,
 )
@@ -55,6 +56,7 @@ from peers.protocol.messages import (
     Rejected,
     RosterBatch,
     Saved,
+    SaveNow,
     Seed,
     Serve,
     SettingsAre,
@@ -163,6 +165,7 @@ class Member:
             Pace: lambda now, message: deliver(PaceSet(message.fastest)),
             Wanted: self._wanted,
             Spot: self._spot_checks.begin,
+            SaveNow: lambda now, message: deliver(SaveWanted(message.index)),
             SettingsAre: lambda now, message: deliver(SettingsChanged(message.values)),
             Finished: lambda now, message: deliver(RunFinished(message.rounds)),
         }

@@ -275,6 +275,13 @@ class SettingsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveWanted:
+    """The run's owner wants a checkpoint of that commit, or of the next one that this member has."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class OfferWanted:
     """The others have offered this fragment and wait: offer what there is."""
 

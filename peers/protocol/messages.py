@@ -256,6 +256,14 @@ class SettingsAre:
     values: fields.SettingValues
 
 
+@kind(154)
+@dataclass(frozen=True, slots=True)
+class SaveNow:
+    """The owner wants the state behind that record, or the next one that you have, on your disk now."""
+
+    index: fields.RecordIndex
+
+
 @kind(71)
 @dataclass(frozen=True, slots=True)
 class MemberIs:

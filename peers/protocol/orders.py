@@ -28,6 +28,14 @@ class Stop:
     protocol: fields.Protocol
 
 
+@kind(153)
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Have all members that keep checkpoints write one of the newest commit."""
+
+    protocol: fields.Protocol
+
+
 @kind(49)
 @dataclass(frozen=True, slots=True)
 class MakeInvite:

@@ -22,6 +22,7 @@ from peers.protocol.events import (
     CheckpointRestored,
     CheckpointWritten,
     RoundCommitted,
+    SaveWanted,
 )
 from peers.protocol.held import Held
 from peers.protocol.record import Record
@@ -239,3 +240,22 @@ def test_a_worker_begins_with_the_checkpoint_of_a_commit_or_the_newest_before_it
         disk.remove(path.relative_to(tmp_path).as_posix())
     with pytest.raises(CheckpointError, match=r"no checkpoint of commit 0 or before .* of commit 1, 2"):
         Worker(disk).keeper.begin(0)
+
+
+def test_what_the_owner_wants_saved_is_saved_once_and_as_soon_as_it_is_held(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    worker.commit()
+    worker.commit(seconds=1.0)
+    worker.settle()
+    assert worker.of(CheckpointWritten) == [0, 1], "it is too soon for another one"
+    for wanted in (2, 2):
+        worker.keeper.hear(worker.now, SaveWanted(wanted), [])
+        worker.settle()
+    assert worker.of(CheckpointWritten) == [0, 1, 2]
+    worker.keeper.hear(worker.now, SaveWanted(4), [])
+    worker.commit(seconds=1.0)
+    worker.settle()
+    assert worker.of(CheckpointWritten) == [0, 1, 2], "commit 4 is not there yet"
+    worker.commit(seconds=1.0)
+    worker.settle()
+    assert worker.of(CheckpointWritten) == [0, 1, 2, 4]

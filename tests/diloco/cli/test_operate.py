@@ -113,3 +113,23 @@ def test_a_ticket_is_made_shown_and_revoked_in_one_line_each(tmp_path: Path) -> 
             0,
             "the ticket opens nothing any more; workers that came with it stay\n",
         )
+
+
+def test_the_owner_has_workers_save_a_checkpoint_now(tmp_path: Path) -> None:
+    home = tmp_path / "host"
+    with (
+        diloco.host(RUN, listen=LOCAL, state=home) as host,
+        diloco.join(host.ticket, listen=LOCAL, name="ann", state=tmp_path / "ann") as swarm,
+    ):
+        model, optimizer, _ = attached(swarm)
+        train(model, optimizer, 6)
+        done = CliRunner().invoke(app, ["checkpoint", "now", host.ticket, "--state", str(home)])
+        assert done.exit_code == 0, done.output
+        assert done.output.startswith("asked to save commit ")
+        assert "ann" in done.output
+        saved = tmp_path / "ann" / "checkpoints" / swarm.run.hex()[:16]
+        for _ in range(2000):
+            train(model, optimizer, 1)
+            if any(not path.name.startswith((".", "000000000000", "results")) for path in saved.iterdir()):
+                return
+    raise AssertionError("nothing was saved")

@@ -11,7 +11,7 @@ from peers.admission.card import CARD_TAG, Card
 from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
 from peers.protocol.messages import PROTOCOL, AskStatus, Knock, Leave, Refused, StatusFollows, Welcome
-from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, Stop
+from peers.protocol.orders import Kick, MakeInvite, Obeyed, RevokeInvite, SaveState, Stop
 from transport.frames import pack, unpack, unpack_items
 
 RUN, SETTINGS = b"r" * 16, b"s" * 32
@@ -60,6 +60,10 @@ class Behind:
         self.orders.append("stop")
         return Obeyed("over")
 
+    def save_now(self, now: float) -> Obeyed:
+        self.orders.append("save")
+        return Obeyed("asked")
+
     def status(self, now: float) -> Told:
         return Told()
 
@@ -101,6 +105,7 @@ def test_a_refusal_from_behind_is_handed_on() -> None:
         (Leave("done"), OWNER, "rubbish"),
         (Kick(PROTOCOL, "w"), LIVE, "rubbish"),
         (Stop(PROTOCOL), LIVE, "rubbish"),
+        (SaveState(PROTOCOL), LIVE, "rubbish"),
         (Stop(PROTOCOL), EXPIRED, "expired"),
         (replace(Stop(PROTOCOL), protocol=PROTOCOL + 1), OWNER, "protocol"),
         (b"\xc1", LIVE, "rubbish"),
@@ -117,7 +122,8 @@ def test_orders_are_the_owners_and_what_the_run_says_to_them_is_handed_on() -> N
     behind = Behind()
     assert answer(Kick(PROTOCOL, "w"), behind, OWNER) == (Obeyed("out"), b"")
     assert answer(Stop(PROTOCOL), behind, OWNER) == (Obeyed("over"), b"")
-    assert behind.orders == ["w", "stop"]
+    assert answer(SaveState(PROTOCOL), behind, OWNER) == (Obeyed("asked"), b"")
+    assert behind.orders == ["w", "stop", "save"]
     refusal = Refused("unknown", "no such worker")
     assert answer(Kick(PROTOCOL, "w"), Behind(refusal), OWNER) == (refusal, b"")
 

@@ -10,7 +10,8 @@ from peers.coordinator import saving
 from peers.coordinator.journal import StateSaved
 from peers.coordinator.saves import SavedState
 from peers.protocol.held import state_name
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Done, Leave, Saved
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Done, Leave, Refused, Saved, SaveNow
+from peers.protocol.orders import Obeyed
 from peers.protocol.record import GENESIS
 from peers.protocol.traces import SavedOtherTrace, SavedTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
@@ -197,3 +198,22 @@ def test_of_a_head_that_nobody_noted_a_member_may_hold_what_it_says() -> None:
     assert saving.holds_another(course, entry)
     entry.digests.clear()
     assert not saving.holds_another(course, entry), "it told nothing yet"
+
+
+def test_the_owner_has_all_who_hold_the_state_save_the_newest_commit() -> None:
+    swarm = trained(2)
+    serial = opened(swarm, 1, 2).serial
+    for index in (1, 2):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    swarm.enter(3)
+    answer = swarm.core.save_now(0.0)
+    assert isinstance(answer, Obeyed)
+    assert "save commit 1: w1, w2" in answer.detail
+    assert [swarm.told(index, SaveNow) for index in (1, 2, 3)] == [[SaveNow(1)], [SaveNow(1)], []]
+
+
+def test_where_nobody_has_a_state_or_states_differ_none_is_saved() -> None:
+    for swarm, code in ((Swarm(), "none"), (Swarm(gossips=True), "gossip")):
+        answer = swarm.core.save_now(0.0)
+        assert isinstance(answer, Refused)
+        assert answer.code == code

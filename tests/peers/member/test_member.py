@@ -37,6 +37,7 @@ from peers.protocol.events import (
     RoundCommitted,
     RoundOpened,
     RunFinished,
+    SaveWanted,
     SettingsChanged,
     StateFetched,
     SwapFailed,
@@ -64,6 +65,7 @@ from peers.protocol.messages import (
     Rejected,
     Report,
     RosterBatch,
+    SaveNow,
     Seed,
     Serve,
     SettingsAre,
@@ -294,14 +296,15 @@ def test_gossip_tells_of_every_state() -> None:
 
 def test_what_the_coordinator_says_for_people_becomes_an_event() -> None:
     training = Training()
-    said = (Refused("codec", "another"), Pace(7.0), Wanted(0), SettingsAre(b"{}"), Finished(12))
+    said = (Refused("codec", "another"), Pace(7.0), Wanted(0), SettingsAre(b"{}"), SaveNow(3), Finished(12))
     for message in said:
         training.hear(message)
-    assert training.outlet.events[-5:] == [
+    assert training.outlet.events[-6:] == [
         EntryRefused("codec", "another"),
         PaceSet(7.0),
         OfferWanted(0),
         SettingsChanged(b"{}"),
+        SaveWanted(3),
         RunFinished(12),
     ]
 
