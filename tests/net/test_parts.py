@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import zmq
@@ -18,16 +19,16 @@ from tests.net.stalling import line
 from tests.net.swarm_kit import Node, eventually, never, running
 from tests.net.test_socket_driver import Disk
 from transport.effects import Connect, Send, Store
+from transport.errors import KnockTimeout
 from transport.keys import KeyPair, random_pair
 from transport.limits import KIB, LIMITS, MIB
 from transport.sockets.driver import SocketDriver
-from transport.sockets.libzmq import Reader
+from transport.sockets.libzmq import Reader, knock
 from transport.sockets.traces import PeerClosedTrace
-from transport.sockets.unread import wire_bytes
+from transport.sockets.unread import TOO_MUCH, wire_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what came")
 
-TOO_MUCH = "too much came over it that is no whole message"
 SMALL = replace(LIMITS, unfinished_bytes=256 * KIB, fresh_bytes=512 * KIB)
 
 
@@ -234,6 +235,30 @@ def test_whoever_dials_hangs_up_on_an_acceptor_that_sends_a_message_without_end(
             sock.send_multipart([sock.recv_multipart()[0], *parts_of(MIB)])
             eventually(lambda: member.core.down)
             assert reasons(member) == [TOO_MUCH]
+    finally:
+        context.destroy(0)
+
+
+def test_whoever_asks_a_host_that_answers_without_end_hangs_up() -> None:
+    keys, context = random_pair(), zmq.Context[zmq.Socket[bytes]]()
+    sock = context.socket(zmq.ROUTER)
+    sock.linger, sock.curve_server, sock.curve_secretkey = 0, 1, keys.secret
+    port = sock.bind_to_random_port("tcp://127.0.0.1")
+
+    def ask(address: str) -> None:
+        with suppress(KnockTimeout):
+            knock(address, keys.public, random_pair(), b"me", 8.0, SMALL)
+
+    try:
+        with line(f"tcp://127.0.0.1:{port}", down=MIB) as stalling:
+            thread = Thread(target=ask, args=(stalling.address,))
+            thread.start()
+            for _ in range(2):
+                assert sock.poll(6_000), "it hangs up and asks again"
+                sock.send_multipart([sock.recv_multipart()[0], *parts_of(MIB)])
+            eventually(lambda: stalling.num_broken >= 2)
+        context.destroy(0)
+        thread.join()
     finally:
         context.destroy(0)
 

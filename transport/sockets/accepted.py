@@ -22,7 +22,7 @@ from transport.sockets.half_open import HalfOpen, HalfOpenBounds
 from transport.sockets.kernel import Handle, address_of, remote, shut_down, taken_in
 from transport.sockets.libzmq import FRAMES_PER_ROUND, Listener, Poll, ReceivedMessage
 from transport.sockets.traces import PeerClosedTrace, StrangerRefusedTrace
-from transport.sockets.unread import LOOK_S, Unread
+from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread
 from transport.sockets.wire import (
     AcceptedConnection,
     AcceptedConnections,
@@ -250,22 +250,21 @@ class AcceptedLanes:
             self._cut(handle, self._accounts.find(handle), is_alone=is_alone)
 
     def _cut(self, handle: Handle, account: Account | None, *, is_alone: bool) -> None:
-        reason = "too much came over it that is no whole message"
         if account is None:
-            self._cut_fresh(handle, reason, is_alone=is_alone)
+            self._cut_fresh(handle, is_alone=is_alone)
         elif not self.connections.is_gone(account.route):
             offender = AcceptedConnection(account.peer, 0, account.route, handle, Outbox(self._limits))
-            self._refuse(offender, reason)
+            self._refuse(offender, TOO_MUCH)
         shut_down(handle)
 
-    def _cut_fresh(self, handle: Handle, reason: str, *, is_alone: bool) -> None:
+    def _cut_fresh(self, handle: Handle, *, is_alone: bool) -> None:
         """Nothing came over it: whose it is may be known. Strangers cannot hold so much alone."""
         address = address_of(handle)
         key = self._admissions.only_key(address, self.half_open.heard_at(handle)) if is_alone else None
         if key is not None:
             self.bars.bar(self._runner.clock(), key)
             self.close_peer(key, 0.0)
-        self._runner.trace(PeerClosedTrace(short(key) if key else f"somebody at {address}", reason))
+        self._runner.trace(PeerClosedTrace(short(key) if key else f"somebody at {address}", TOO_MUCH))
         self.half_open.closed(handle[0])
 
     # -- inside: what ends and what leaves ----------------------------------------------------

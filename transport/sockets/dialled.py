@@ -22,7 +22,7 @@ from transport.sockets.lane import Lane
 from transport.sockets.libzmq import FRAMES_PER_ROUND, NOBODY, Context, Dialer, Poll
 from transport.sockets.names import LOOKUP_S, Lookup, Names
 from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
-from transport.sockets.unread import LOOK_S, Unread
+from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread
 from transport.sockets.wire import Outbox, Outgoing, parse
 
 
@@ -133,7 +133,7 @@ class DialledLanes:
             is_behind = not read(lane, dialer)
             held = {handle: taken - dialer.num_read}
             if lane.dialer is dialer and self._unread.excess(held, (), is_behind=is_behind):
-                self._give_up(lane, "too much came over it that is no whole message")
+                self._give_up(lane, TOO_MUCH)
 
     # -- inside -------------------------------------------------------------------------------
 

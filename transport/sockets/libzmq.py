@@ -29,9 +29,9 @@ from transport.keys import KeyPair
 from transport.limits import LIMITS, Limits
 from transport.redial import SILENCE_S
 from transport.sockets import zap
-from transport.sockets.kernel import Handle, remote
+from transport.sockets.kernel import Handle, remote, taken_in
 from transport.sockets.names import LOOKUP_S, numeric_address
-from transport.sockets.unread import wire_bytes
+from transport.sockets.unread import LOOK_S, TOO_MUCH, wire_bytes
 from transport.sockets.wire import Outgoing, parse
 
 Socket = zmq.Socket[bytes]
@@ -289,6 +289,11 @@ class Dialer:
         self.num_read += sum(wire_bytes(part.nbytes) for part in parts)
         return parts
 
+    def num_unread(self) -> int:
+        """Bytes that libzmq holds of what came over it, as far as that is known."""
+        taken = None if self.handle is None else taken_in(self.handle)
+        return 0 if taken is None else taken - self.num_read
+
     def send(self, message: Outgoing) -> bool:
         """Hand over a message; False when there is no room."""
         return _transmit(self.socket, message)
@@ -421,9 +426,11 @@ def _knock_once(
         while (left_s := until - time.monotonic()) > 0:
             # Just after the handshake, the socket may not know yet that it can send.
             asked = asked or (up and dialer.send(question))
-            poller.poll(1 if up and not asked else int(left_s * 1000) + 1)
+            poller.poll(1 if up and not asked else int(min(left_s, LOOK_S) * 1000) + 1)
             if (parts := dialer.read()) is not None:
                 return _reply(parts, limits), None
+            if dialer.num_unread() > limits.unfinished_bytes:
+                return None, TOO_MUCH
             for failure in dialer.events():
                 if failure == REFUSED:
                     raise KnockRefused(

@@ -17,6 +17,7 @@ LOOK_S = 0.1
 """Connections are looked at so often."""
 LOOKS = 128
 """Connections that are looked at in one turn."""
+TOO_MUCH = "too much came over it that is no whole message"
 _LONGEST_SHORT = 222
 """Of parts up to this, ZMTP's frame has a length of one byte."""
 _CURVE_BYTES = 33
