@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,6 +48,14 @@ class Job:
     follow: Callable[[RunSettings], None] | None = None
     """Told the run's settings when some of them change while it trains; without it they change at its next
     start."""
+    keep: Mapping[str, Any] = field(default_factory=dict)
+    """What a later process goes on from beside the model and ``optimizer``: objects with `state_dict` and
+    `load_state_dict`, by name. ``batches`` are among them if they have these."""
+
+    def kept(self) -> dict[str, Any]:
+        """All of that, for `attach`."""
+        data = {"batches": self.batches} if hasattr(self.batches, "load_state_dict") else {}
+        return {**data, **self.keep}
 
 
 Recipe = Callable[[RunSettings, Path | None, torch.device, str], Job]
@@ -71,6 +79,7 @@ def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, wor
         evaluate=evaluation(model, text, settings, device),
         sample=lambda: model.generate(b"def ", SAMPLE_BYTES, temperature=0.8).decode("utf-8", "replace"),
         follow=steps.follow,
+        keep={"steps": steps, **{f"optimizer {i}": each for i, each in enumerate(optimizers[:-1])}},
     )
 
 
@@ -115,6 +124,14 @@ class InnerSteps:
         self.count += 1
         step_all(self._optimizers, train.inner_lr * share)
         return loss.detach()
+
+    def state_dict(self) -> dict[str, int]:
+        """How far it is."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there."""
+        self.count = state["count"]
 
     def follow(self, settings: RunSettings) -> None:
         """From the next step on, train as these settings say."""

@@ -30,11 +30,11 @@ class Boundaries:
         self._last_boundary = math.nan
         self._written_index = -1
 
-    def begin(self, now: float, index: int) -> None:
-        """One is being written, of the record ``index``."""
+    def begin(self, now: float, index: int, least_s: float = 0.0) -> None:
+        """One is being written, of the record ``index``; the next one is to be so many seconds later."""
         assert not self._busy, "one at a time"
         self._busy, self._doubled, self._written_index = True, False, index
-        self._free_at = now + self._least_s
+        self._free_at = now + max(least_s, self._least_s)
 
     def end(self, now: float) -> None:
         """It is written, or has failed."""

@@ -8,17 +8,20 @@ that is told once, until one is written again.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from diloco.checkpoints.boundaries import Boundaries
 from diloco.checkpoints.fragment_files import read_body, require_fit
+from diloco.checkpoints.manifest import FileEntry, Manifest, OwnEntry
 from diloco.checkpoints.position import Position
 from diloco.checkpoints.shared import SharedState
 from diloco.checkpoints.shelf import Shelf
-from diloco.checkpoints.store import Saved, Store, folder_of
+from diloco.checkpoints.store import Content, Saved, Store, folder_of
 from diloco.checkpoints.writer import Writer
-from diloco.errors import CheckpointError
+from diloco.errors import CheckpointError, StateError
 from diloco.outer.replica import TensorReplica
 from peers.protocol.commands import Command, ConfirmSaved
 from peers.protocol.events import (
@@ -33,6 +36,26 @@ from peers.protocol.held import Held
 from transport.disk import Disk
 
 _LOG = logging.getLogger("diloco")
+
+
+LEAST_S = 10.0
+"""Seconds between two checkpoints at the least."""
+_MAX_SHARE = 0.01
+"""Share of the time that training may stand still for them."""
+
+
+class Own(Protocol):
+    """What is the worker's own."""
+
+    @property
+    def entry(self) -> OwnEntry | None:
+        """How far it is; None while it should not be kept."""
+
+    def take(self) -> Content:
+        """A copy of it. Raises `StateError` for what cannot be kept."""
+
+    def take_up(self, disk: Disk, saved: Saved) -> None:
+        """Go on from that of a checkpoint. Raises `CheckpointError`, before anything changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +78,15 @@ class Keeper:
         settings: Callable[[], str],
         replica: TensorReplica,
         hooks: Hooks,
+        own: Own,
         *,
-        least_s: float = 10.0,
+        least_s: float = LEAST_S,
     ) -> None:
         self._run = run
         self._settings = settings
         self._replica = replica
         self._hooks = hooks
+        self._own = own
         folder = folder_of(run)
         self._store = Store(disk, folder)
         self.shelf = Shelf(disk, folder)
@@ -75,6 +100,8 @@ class Keeper:
         self._failing = False
         self._wanted: int | None = None
         """The run's owner wants a checkpoint of that commit or a later one."""
+        self._due = False
+        self._own_failed = False
 
     # -- the beginning ------------------------------------------------------------------------
 
@@ -99,7 +126,8 @@ class Keeper:
             self._saved, held = saved, manifest.held()
             self._position = Position(self._replica.num_fragments, held)
             self._position.begin_after(tuple(each.serial for each in manifest.fragments))
-            self._hooks.tell(CheckpointRestored(held.index, held.head, saved.path))
+            step = self._take_up_own(saved)
+            self._hooks.tell(CheckpointRestored(held.index, held.head, saved.path, step))
             return held
         if at_most is not None:
             there = ", ".join(name.partition("-")[0].lstrip("0") or "0" for name in self._store.names())
@@ -116,6 +144,16 @@ class Keeper:
         for fragment, body in enumerate(bodies):
             self._replica.load(fragment, body)
 
+    def _take_up_own(self, saved: Saved) -> int | None:
+        if saved.manifest.own is None:
+            return None
+        try:
+            self._own.take_up(self._store.disk, saved)
+        except CheckpointError as error:
+            _LOG.warning("%s; this worker begins anew with all that is its own", error)
+            return None
+        return saved.manifest.own.step
+
     def _warn_of_damage(self, error: CheckpointError) -> None:
         _LOG.warning("%s; an older checkpoint is looked for", error)
 
@@ -130,38 +168,46 @@ class Keeper:
             case SaveWanted():
                 self._wanted = event.index
             case BecameActive() if self._saved is None and not self.writer.is_busy:
-                self._begin_write(now)  # so that results count from here on
+                self._due = True  # so that results count from here on
             case RoundCommitted() if not event.behind and self._boundaries.is_due(now, event.record.index):
-                self._begin_write(now)
+                self._due = True
         self.poll(now)
+
+    def between_steps(self, now: float) -> None:
+        """All of the worker is as it is between two inner steps: take it, if that is due."""
+        if self._due and not self.writer.is_busy:
+            self._due = False
+            self._begin_write(now)
 
     def poll(self, now: float) -> None:
         """Say what became of a checkpoint that was being written."""
         outcome = self.writer.take()
         if outcome is not None:
             self.end_write(now, outcome)
-        self._save_if_wanted(now)
+        self._note_what_is_wanted()
         if self.shelf.failed and self._saved is not None:
             self.shelf.failed = False
             self._hooks.command(ConfirmSaved(self._saved.manifest.held(), keeps=False))
 
-    def _save_if_wanted(self, now: float) -> None:
+    def _note_what_is_wanted(self) -> None:
         held = self._position.held
         if self._wanted is None or held is None or held.index < self._wanted or self.writer.is_busy:
             return
         self._wanted = None
-        if self._saved is None or self._saved.manifest.head != held.head.hex():
-            self._begin_write(now)
+        self._due |= self._saved is None or self._saved.manifest.head != held.head.hex()
 
     def close(self, now: float) -> None:
         """Training is over: write what is held now, if it is not on the disk yet."""
-        outcome = self.writer.finish()
-        if outcome is not None:
-            self.end_write(now, outcome, is_over=True)
-        held = self._position.held
-        if held is None or (self._saved is not None and self._saved.manifest.head == held.head.hex()):
+        self._finish(now)
+        held, saved = self._position.held, self._saved
+        if held is None:
+            return
+        if saved and saved.manifest.head == held.head.hex() and self._own.entry in (None, saved.manifest.own):
             return
         self._begin_write(now)
+        self._finish(now)
+
+    def _finish(self, now: float) -> None:
         outcome = self.writer.finish()
         if outcome is not None:
             self.end_write(now, outcome, is_over=True)
@@ -172,33 +218,39 @@ class Keeper:
         held = self._position.held
         if held is None:
             return
-        self._boundaries.begin(now, held.index)
-        self._began_s = now
+        began = time.perf_counter()
         shared = SharedState.pin(self._replica, held, self._position.serials)
+        own, entry = self._taken()
+        self._boundaries.begin(now, held.index, (time.perf_counter() - began) / _MAX_SHARE)
+        self._began_s = now
         settings = self._settings()  # some may change while the run goes on
         previous = self._saved.manifest.sha256() if self._saved else None
 
-        def job(pause: Callable[[], None]) -> Saved:
-            saved = self._store.write(
-                held.head,
-                held.index,
-                shared.contents,
-                lambda files: shared.manifest(
-                    self._replica,
-                    files,
-                    run=self._run,
-                    settings=settings,
-                    own=None,
-                    previous=previous,
-                ),
-                pause,
+        def finish(files: tuple[FileEntry, ...]) -> Manifest:
+            return shared.manifest(
+                self._replica, files, run=self._run, settings=settings, own=entry, previous=previous
             )
+
+        def job(pause: Callable[[], None]) -> Saved:
+            saved = self._store.write(held.head, held.index, [*shared.contents, *own], finish, pause)
             oldest = self._store.prune()
             if oldest is not None:
                 self.shelf.prune(oldest.serial_floor)
             return saved
 
         self.writer.begin(job)
+
+    def _taken(self) -> tuple[list[Content], OwnEntry | None]:
+        entry = self._own.entry
+        if entry is None:
+            return [], None
+        try:
+            return [self._own.take()], entry
+        except (StateError, RuntimeError) as error:  # of a device that failed, say
+            if not self._own_failed:
+                _LOG.warning("what is this worker's own is not kept: %s", error)
+            self._own_failed = True
+            return [], None
 
     def end_write(self, now: float, outcome: Saved | Exception, is_over: bool = False) -> None:
         """What was being written is done. Who has left (``is_over``) tells the swarm nothing of it."""

@@ -22,9 +22,8 @@ from diloco.recipe import Job, Recipe
 from diloco.swarm.swarm import Swarm
 from diloco.training.attach import Outer, attach
 from diloco.training.device_errors import device_fault
-from diloco.training.residual_file import ResidualFile
 from peers.protocol.commands import LeaveRun
-from peers.protocol.events import SettingsChanged
+from peers.protocol.events import CheckpointRestored, SettingsChanged
 
 _LOG = logging.getLogger("diloco")
 _LOG_EVERY_S = 0.5
@@ -77,10 +76,10 @@ def train(
     folder that exists. In the swarm's home, if it has one, this worker's own state is kept over restarts."""
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
-    residual_file = ResidualFile.of(swarm.home, swarm.settings.digest())
 
     def on_event(event: object) -> None:
-        residual_file.swarm_event(event)
+        if isinstance(event, CheckpointRestored):
+            print(_restored(event, swarm.home), flush=True)
         log.swarm_event(event)
         if isinstance(event, SettingsChanged) and job.follow is not None:
             job.follow(swarm.settings)
@@ -92,8 +91,8 @@ def train(
         tokens_per_step=job.tokens_per_step,
         timeout_s=math.inf,  # what is waited for is told
         on_event=on_event,
+        keep=job.kept(),
     ) as outer:
-        residual_file.begin(outer)
         log.write(
             "active",
             text="trains",
@@ -105,9 +104,9 @@ def train(
             with interrupts.ending_with(outer.stop):
                 _steps(outer, job, log)
         except Exception as error:
-            # A newer process of this identity keeps the files from now on, and whoever is refused needs none.
+            # A newer process of this identity saves from now on, and whoever is refused has nothing to save.
             if swarm.failed or not isinstance(error, SwarmClosed | UserError):
-                _keep(outer, residual_file, save, log, error)
+                _keep(outer, save, log, error)
             if fault := device_fault(error):
                 swarm.command(LeaveRun(f"its device failed: {fault}"))  # a host's process goes on without
                 raise DeviceFailed(f"the device failed, and this worker left the run: {fault}") from error
@@ -115,9 +114,7 @@ def train(
         if save is not None:
             outer.save(save)
         if interrupts.requested:
-            residual_file.write()
             raise KeyboardInterrupt
-        residual_file.remove()
         with outer.outer_parameters():
             loss, sample = job.evaluate(), job.sample()
         outcome = TrainingOutcome(
@@ -135,11 +132,15 @@ def train(
     return outcome
 
 
-def _keep(
-    outer: Outer, residual_file: ResidualFile, save: Path | None, log: EventLog, error: Exception
-) -> None:
+def _restored(event: CheckpointRestored, home: Path | None) -> str:
+    """For people."""
+    own = "all that is its own begins anew" if event.step is None else f"inner step {event.step}"
+    where = home / event.path if home is not None else event.path
+    return f"this worker goes on from record {event.index}, {own} ({where})"
+
+
+def _keep(outer: Outer, save: Path | None, log: EventLog, error: Exception) -> None:
     """Something failed, here or on the network thread: what is held is right still."""
-    residual_file.write()
     if save is not None:
         try:
             outer.save(save)

@@ -9,6 +9,8 @@ waits for the network only where the method says so, and never without bound.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from diloco.errors import NonFiniteContribution, StateError
 from diloco.loop.progress import Progress
@@ -210,6 +212,45 @@ class OuterLoop:
             case IdentitySuperseded():
                 self.superseded = True
         return []
+
+    # -- over restarts ------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later process of this worker goes on from, at the same head."""
+        before = self._schedule.offers_before_landing
+        kept = [each.kept(before, self._period(fragment)) for fragment, each in enumerate(self.progress)]
+        lost = [each.offered_tokens for each in self.progress if before and each.has_snapshot]
+        return {
+            "progress": kept,
+            "rounds_applied": self.rounds_applied,
+            "tokens_unoffered": self.tokens_unoffered + sum(lost),
+            "non_finite": [self.setbacks.count, self.setbacks.tokens],
+        }
+
+    def load_state_dict(self, state: dict[str, Any], landing: Callable[[int], Reducer]) -> None:
+        """Go on from there, before the first event; ``landing`` stands for a fragment's contribution whose
+        result is still to land. Raises `StateError` for that of another method."""
+        if len(state["progress"]) != len(self.progress):
+            raise StateError(f"it has {len(state['progress'])} fragments instead of {len(self.progress)}")
+        self.progress = [
+            Progress(
+                next_offer=each["next_offer"],
+                steps=each["steps"],
+                tokens=each["tokens"],
+                landing=landing(fragment) if each["lands"] else None,
+                in_step=each["in_step"],
+            )
+            for fragment, each in enumerate(state["progress"])
+        ]
+        self.rounds_applied, self.tokens_unoffered = state["rounds_applied"], state["tokens_unoffered"]
+        self.setbacks.count, self.setbacks.tokens = state["non_finite"]
+
+    def forget(self, fragment: int) -> None:
+        """What is held of a fragment is in a record that is about to be applied, by an earlier life: it must
+        not count twice."""
+        self.tokens_unoffered += self.progress[fragment].tokens
+        self._replica.discard(fragment)
+        self._restart(fragment)
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -59,6 +59,22 @@ class Progress:
         self.offered, self.in_round, self.keeps = None, False, True
         self.next_offer = self.steps + again_in
 
+    def kept(self, offers_before_landing: bool, period: int) -> dict[str, int | bool]:
+        """What a later process goes on from. An offer that is on its way is not in it: what it is about is as
+        good as not offered yet, or is lost where the live model has gone on without it."""
+        steps, tokens, next_offer = self.steps, self.tokens, self.next_offer
+        if self.has_snapshot and offers_before_landing:
+            steps, tokens, next_offer = steps - self.offered_steps, tokens - self.offered_tokens, period
+        elif self.has_snapshot:
+            next_offer = max(1, steps)
+        return {
+            "steps": steps,
+            "tokens": tokens,
+            "next_offer": next_offer,
+            "lands": self.landing is not None,
+            "in_step": self.in_step,
+        }
+
     def lose_snapshot(self) -> int:
         """The snapshot is over, and the live model has gone on without it. Its tokens."""
         lost = self.offered_tokens

@@ -10,7 +10,9 @@ training side: every token is counted once.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from diloco.errors import DilocoError, EntryError, SwarmClosed
 from diloco.loop.outer_loop import OuterLoop
@@ -25,6 +27,7 @@ from peers.protocol.events import BecameActive, ContributionEnded, Fate, Progres
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Report
 from peers.protocol.profile import Matching, Profile
+from transport.collectives.reducer import Reducer
 from transport.effects import NEVER
 
 _MAX_LOSS = 1e300
@@ -70,6 +73,8 @@ class WorkerSession:
         self.steps = 0
         """Inner steps of this worker."""
         self.tokens = 0
+        self._tokens_before = 0
+        """Those of earlier lives."""
         self.loss = 0.0
         """Loss of the last step, which the driver sets."""
         self._finite_loss = 0.0
@@ -157,7 +162,7 @@ class WorkerSession:
 
     def tokens_per_second(self, now: float) -> float:
         """Tokens per second since the session began, waiting included."""
-        return self.tokens / max(1e-9, now - self._began_s)
+        return (self.tokens - self._tokens_before) / max(1e-9, now - self._began_s)
 
     @property
     def round(self) -> int:
@@ -168,6 +173,27 @@ class WorkerSession:
     def lag(self) -> int:
         """Inner steps since the last offer, of the fragment that waits longest."""
         return max(each.steps_since_offer for each in self.loop.progress)
+
+    # -- over restarts ------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later process of this worker goes on from, at the same head."""
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "loss": self.loss,
+            "waited_s": self.waited_s,
+            "tokens_ended": {fate.value: tokens for fate, tokens in self._tokens_ended.items()},
+            "loop": self.loop.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], landing: Callable[[int], Reducer]) -> None:
+        """Go on from there, before the first event; see `OuterLoop.load_state_dict`."""
+        self.loop.load_state_dict(state["loop"], landing)
+        self.steps, self.tokens = state["steps"], state["tokens"]
+        self._tokens_before = self.tokens
+        self.loss, self.waited_s = state["loss"], state["waited_s"]
+        self._tokens_ended |= {Fate(fate): tokens for fate, tokens in state["tokens_ended"].items()}
 
     # -- what happens -------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class Text:
         device: torch.device | str = "cpu",
         *,
         validation: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Batches:
         """Endless pairs (inputs, targets) of int64 [batch_size, context], drawn with a generator of its own:
         the same ``seed`` and ``worker_salt`` give the same batches. Raises `TextError` if too short."""
         data = self.validation if validation else self.train
@@ -54,7 +53,35 @@ class Text:
             raise TextError(
                 f"{self.name} has {len(data)} bytes for {part}: a context of {context} needs more"
             )
-        return _draw(data, _generator(seed, worker_salt), batch_size, context, torch.device(device))
+        return Batches(data, _generator(seed, worker_salt), batch_size, context, torch.device(device))
+
+
+class Batches:
+    """Pairs (inputs, targets) of int64 [batch_size, context] of windows of ``data`` at drawn places, without
+    end. Its state is the generator's: a later process draws on where this one was."""
+
+    def __init__(
+        self, data: Tensor, generator: torch.Generator, batch_size: int, context: int, device: torch.device
+    ) -> None:
+        self._data, self._generator, self._device = data, generator, device
+        self._shape, self._reach = (batch_size, 1), torch.arange(context + 1)
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        last = len(self._data) - len(self._reach) + 1
+        starts = torch.randint(last, self._shape, generator=self._generator)
+        window = self._data[starts + self._reach].long().to(self._device)
+        return window[:, :-1], window[:, 1:]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where it is."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Draw on from there."""
+        self._generator.set_state(state["generator"])
 
 
 def load_text(path: Path | None = None) -> Text:
@@ -128,13 +155,3 @@ def _tensor(data: bytes) -> Tensor:
 def _generator(seed: int, worker_salt: str) -> torch.Generator:
     name = hashlib.sha256(f"{seed}\n{worker_salt}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(name[:8], "big") >> 1)
-
-
-def _draw(
-    data: Tensor, generator: torch.Generator, batch_size: int, context: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    reach = torch.arange(context + 1)
-    while True:
-        starts = torch.randint(len(data) - context, (batch_size, 1), generator=generator)
-        window = data[starts + reach].long().to(device)
-        yield window[:, :-1], window[:, 1:]

@@ -9,6 +9,7 @@ Residuals move only when the contribution that they belong to is in a commit (S5
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class PendingContribution:
     """The committed pseudo-gradient [n], for eager landing."""
     share: float = 1.0
     """Share of the weights in its round."""
+
+    def fields(self) -> dict[str, Any]:
+        """Its fields by name."""
+        return {"delta": self.delta, "residuals": self.residuals, "mean": self.mean, "share": self.share}
 
 
 @dataclass(slots=True)
@@ -189,6 +194,37 @@ class LocalState:
             raise StateError("there are more tensors than this method has")
         for fragment, own in enumerate(self._own):
             own.residuals = [state[f"{fragment}.residual.{i}"].clone() for i in range(len(own.residuals))]
+
+    def forget_residuals(self, fragment: int) -> bool:
+        """What was dropped before is sent by now. Whether there was any."""
+        had = any(bool(each.any()) for each in self._own[fragment].residuals)
+        self._own[fragment].residuals = self._no_residuals(fragment)
+        return had
+
+    def fragment_state(self, fragment: int) -> dict[str, Any]:
+        """All that is this worker's own of a fragment beside its live parameters, for `load_fragment_state`.
+        The tensors are the ones that are used."""
+        own = self._own[fragment]
+        twin = own.twin and {
+            "theta": own.twin.theta,
+            "buffers": list(own.twin.buffers),
+            "added": own.twin.added,
+            "count": own.twin.count,
+        }
+        return {"residuals": list(own.residuals), "anchor": own.anchor, "twin": twin}
+
+    def load_fragment_state(self, fragment: int, state: dict[str, Any]) -> None:
+        """Take that up, at the same outer parameters. Raises `StateError`, before anything changes, for that
+        of another model or method."""
+        residuals, anchor, twin = state["residuals"], state["anchor"], state["twin"]
+        vectors = [*residuals, *([] if anchor is None else [anchor])]
+        if twin is not None:
+            vectors += [twin["theta"], *twin["buffers"], twin["added"]]
+        own, n = self._own[fragment], self.outer.num_elements(fragment)
+        if len(residuals) != len(own.residuals) or any(each.shape != (n,) for each in vectors):
+            raise StateError(f"fragment {fragment} has other vectors of its own")
+        own.residuals, own.anchor = list(residuals), anchor
+        own.twin = twin and _Twin(twin["theta"], list(twin["buffers"]), twin["added"], twin["count"])
 
     # -- inside -------------------------------------------------------------------------------
 

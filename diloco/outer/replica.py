@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diloco.compression.vectors import count_non_finite, squared_norm
-from diloco.errors import LayoutError, NonFinite, NonFiniteContribution
+from diloco.errors import LayoutError, NonFinite, NonFiniteContribution, StateError
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.methods.wire_formats import WIRE_FORMATS
@@ -232,6 +233,24 @@ class TensorReplica:
             digests = view.followed_by(self.model.frozen_bytes(fragment)).digests()
         self._named[fragment] = _Named(tree_digest(digests), view.version, digests)
         return tree_digest(digests)
+
+    def own_state(self) -> list[dict[str, Any]]:
+        """By fragment, what is this worker's own beside the live model, with what is still to land. The
+        tensors are the ones that are used."""
+        return [
+            {**self.local.fragment_state(fragment), "landing": landing and landing.fields()}
+            for fragment, landing in enumerate(self._committed)
+        ]
+
+    def load_own_state(self, state: list[dict[str, Any]]) -> None:
+        """Take that up, at the same outer parameters. Raises `StateError` for that of another model or
+        method."""
+        if len(state) != self.num_fragments:
+            raise StateError(f"it has {len(state)} fragments instead of {self.num_fragments}")
+        for fragment, each in enumerate(state):
+            self.local.load_fragment_state(fragment, each)
+            landing = each["landing"]
+            self._committed[fragment] = None if landing is None else PendingContribution(**landing)
 
     def _pending_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
         held, self._pending[fragment] = self._pending[fragment], None

@@ -121,6 +121,11 @@ class Swarm:
         return f"{self.name}-{self._node.key.hex()[:16]}"
 
     @property
+    def key(self) -> bytes:
+        """The public key of this peer, by which records name it."""
+        return self._node.key
+
+    @property
     def is_host(self) -> bool:
         """Whether this process coordinates the run: then it has a `ticket` (but for `solo`) and `status`."""
         return self._node.coordinator is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,15 +20,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diloco.checkpoints.keeper import Hooks, Keeper
-from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.keeper import Hooks
 from diloco.checkpoints.origin import open_origin
+from diloco.checkpoints.own import Stateful
 from diloco.checkpoints.regroup import plan, take_over
 from diloco.errors import EntryError, SwarmTimeout, UserError
 from diloco.interrupts import NOTICE_S, handled
 from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
+from diloco.training.keeping import Keeping
 from peers.node import Training
 from peers.protocol.commands import Command
 from peers.protocol.events import GotUnusable, ProgressLost, RoundCommitted, SettingsChanged
@@ -50,6 +51,7 @@ class Outer:
         swarm: Swarm,
         tokens_per_step: int,
         on_event: Callable[[object], None] | None,
+        keep: Mapping[str, Stateful] | None = None,
     ) -> None:
         self.swarm = swarm
         self.model = model
@@ -62,7 +64,10 @@ class Outer:
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
         self._resumed = time.monotonic()
         self._session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
-        self._keeper = self._keeper_of(swarm) if swarm.home is not None else None
+        self._keeping: Keeping | None = None
+        if swarm.home is not None and not self.method.gossips:  # replicas that gossip differ
+            hooks = Hooks(lambda command: self._run([command]), self._tell)
+            self._keeping = Keeping(swarm, model, optimizer, self.replica, self._session, keep or {}, hooks)
         self._stopping = False
         self._leaving: BaseException | None = None
         self._hook = None
@@ -126,10 +131,17 @@ class Outer:
 
     def until_finished(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, until the run has all its rounds or `stop` was called."""
-        for batch in batches:
+        drawn = iter(batches)
+        while True:
+            if self._keeping is not None:
+                self._keeping.between_steps()
             if self._leaving is not None:
                 raise self._leaving
             if self.finished or self._stopping:
+                return  # before another batch is drawn, which nobody would train on
+            try:
+                batch = next(drawn)
+            except StopIteration:
                 return
             yield batch
 
@@ -217,7 +229,7 @@ class Outer:
 
     def enter(self, timeout_s: float) -> None:
         """Take part, and wait until the model holds the swarm's state."""
-        held = self._keeper.begin(self.swarm.resume) if self._keeper is not None else None
+        held = self._keeping.begin(self.swarm.resume) if self._keeping is not None else None
         if held is None and self.swarm.origin is not None:
             self._begin_from(self.swarm.origin)
         layout = self.replica.layout
@@ -230,7 +242,7 @@ class Outer:
             shapes=found.shapes_sha256,
             model=f"{sum(map(len, layout.fragments))} tensors of {self.num_parameters:,} values",
         )
-        self.swarm.train(Training(profile, self.replica, held=held, keeps=self._keeper is not None))
+        self.swarm.train(Training(profile, self.replica, held=held, keeps=self._keeping is not None))
         give_up = time.monotonic() + timeout_s
         while not self._session.active:
             self._take_event(_POLL_S)
@@ -268,8 +280,8 @@ class Outer:
         self._do_what_is_due()
         self._wait()
         self._report_if_due()
-        if self._keeper is not None:
-            self._keeper.poll(time.monotonic())
+        if self._keeping is not None:
+            self._keeping.poll()
         self._resumed = time.monotonic()
         if self._leaving is not None:
             raise self._leaving
@@ -295,10 +307,12 @@ class Outer:
         event = self.swarm.next_event(timeout_s)
         if event is None:
             return False
+        if self._keeping is not None:
+            self._keeping.before(event)
         commands = self._session.event(time.monotonic(), event)
         self._run(commands)
-        if self._keeper is not None:
-            self._keeper.hear(time.monotonic(), event, commands)
+        if self._keeping is not None:
+            self._keeping.after(time.monotonic(), event, commands)
         if isinstance(event, SettingsChanged):
             self._session.follow(self.swarm.settings)
         if isinstance(event, GotUnusable):
@@ -322,25 +336,12 @@ class Outer:
             self._tell(lost)
         self._raise_dismissal()
 
-    def _keeper_of(self, swarm: Swarm) -> Keeper | None:
-        """Who keeps this worker's state on disk. With gossip replicas differ, and nobody does."""
-        if self.method.gossips or swarm.home is None:
-            return None
-        keeper = Keeper(
-            LocalDisk(swarm.home),
-            swarm.run,
-            lambda: swarm.settings.to_bytes().decode(),
-            self.replica,
-            Hooks(lambda command: self._run([command]), self._tell),
-        )
-        self.replica.find_result = keeper.shelf.find
-        swarm.keep_results(keeper.shelf.keep)
-        swarm.on_left(lambda: keeper.close(time.monotonic()))
-        return keeper
-
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
-            self._session.told(command, self.swarm.command(command))
+            taken = self.swarm.command(command)
+            self._session.told(command, taken)
+            if self._keeping is not None:
+                self._keeping.told(command, taken)
 
     def _report_if_due(self) -> None:
         if self._session.report_is_due(time.monotonic()):
@@ -381,6 +382,7 @@ def attach(
     tokens_per_step: int = 1,
     timeout_s: float = 600.0,
     on_event: Callable[[object], None] | None = None,
+    keep: Mapping[str, Stateful] | None = None,
 ) -> Outer:
     """Bring ``model`` to the swarm's state and keep it there: every `optimizer.step` from now on counts
     as one inner step of ``tokens_per_step`` tokens (the weight of this worker in a round). Without an
@@ -389,10 +391,16 @@ def attach(
     What is not finite is never offered: `ProgressLost` and a warning of the logger "diloco" tell of it, the
     model goes back to the outer parameters, and state of ``optimizer`` that is not finite begins anew.
 
+    Where the swarm has a state directory, this worker's state is kept there and taken up again: the shared
+    one, and its own: live parameters and buffers, ``optimizer``, random generators, counts, and what ``keep``
+    names: anything with `state_dict` and `load_state_dict`, such as a learning rate's scheduler, a scaler, a
+    StatefulDataLoader. All of it is equally far where the loop goes through `Outer.until_finished`. Raises
+    `StateError` for a state dict of something else than tensors and plain values.
+
     Trainable parameters are exchanged, each storage once; frozen ones come with the state; buffers stay
     local. Returns when the model holds the shared state. Raises `EntryError` if the run trains another
     model, `SwarmTimeout` if nobody hands out the state within ``timeout_s``."""
-    outer = Outer(model, optimizer, swarm, tokens_per_step, on_event)
+    outer = Outer(model, optimizer, swarm, tokens_per_step, on_event, keep)
     try:
         outer.enter(timeout_s)
     except BaseException:

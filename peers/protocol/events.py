@@ -204,6 +204,8 @@ class CheckpointRestored:
     index: int
     head: bytes
     path: str
+    step: int | None = None
+    """The inner step at which its own state is; None if that begins anew."""
 
 
 @dataclass(frozen=True, slots=True)

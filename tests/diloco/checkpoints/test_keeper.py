@@ -11,9 +11,11 @@ from torn_saves import FOLDER, RUN, make_replica
 
 from diloco.checkpoints.keeper import Hooks, Keeper
 from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.manifest import OwnEntry
+from diloco.checkpoints.own import OwnState
 from diloco.checkpoints.shared import SharedState
-from diloco.checkpoints.store import Store
-from diloco.errors import CheckpointError
+from diloco.checkpoints.store import Content, Saved, Store
+from diloco.errors import CheckpointError, StateError
 from diloco.outer.replica import TensorReplica
 from peers.protocol.commands import Command, ConfirmApplied, ConfirmCaptured, ConfirmSaved
 from peers.protocol.events import (
@@ -28,9 +30,37 @@ from peers.protocol.held import Held
 from peers.protocol.record import Record
 from tests.diloco.checkpoints.kit import FullDisk
 from transport.digests import digest_of, tree_digest
+from transport.disk import Disk
 from transport.effects import KeepResult
 
 FIRST = b"f" * 32
+
+
+class Steps:
+    """What is the worker's own: a count of its steps."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.fails = False
+        self.is_sound = True
+
+    @property
+    def entry(self) -> OwnEntry | None:
+        return OwnEntry(step=self.taken, tokens=10 * self.taken) if self.is_sound else None
+
+    def take(self) -> Content:
+        if self.fails:
+            raise StateError("a lambda cannot be kept")
+        return OwnState({"steps": self}).take()
+
+    def take_up(self, disk: Disk, saved: Saved) -> None:
+        OwnState({"steps": self}).take_up(disk, saved)
+
+    def state_dict(self) -> int:
+        return self.taken
+
+    def load_state_dict(self, state: int) -> None:
+        self.taken = state
 
 
 class Worker:
@@ -38,16 +68,17 @@ class Worker:
 
     def __init__(self, disk: LocalDisk, replica: TensorReplica | None = None, least_s: float = 10.0) -> None:
         self.replica = replica or make_replica()
+        self.own = Steps()
         self.told: list[object] = []
         self.commands: list[Command] = []
         hooks = Hooks(self.commands.append, self.told.append)
-        self.keeper = Keeper(disk, RUN, lambda: '{"run": 1}', self.replica, hooks, least_s=least_s)
+        self.keeper = Keeper(disk, RUN, lambda: '{"run": 1}', self.replica, hooks, self.own, least_s=least_s)
         self.now = 0.0
         self.held = self.keeper.begin()
         self.head = self.held.head if self.held else FIRST
         self.index = self.held.index if self.held else 0
         captured = [] if self.held else [ConfirmCaptured(0, self.replica.digest(0))]
-        self._hear(BecameActive(self.head, self.index), captured)
+        self.hear(BecameActive(self.head, self.index), captured)
 
     def commit(self, seconds: float = 60.0, behind: int = 0) -> Record:
         """One more round that moved the replica, so many seconds later; what is written meanwhile is done."""
@@ -56,9 +87,10 @@ class Worker:
         self.index += 1
         record = Record(self.head, self.index, 0, 1, 100 + self.index, 4, (b"m" * 32,), (1.0,), FIRST)
         self.head = record.hash()
+        self.own.taken += 4
         self.replica.outer.step(0, torch.full((self.replica.num_elements(0),), 0.1 * self.index))
         event = RoundCommitted(record, self.replica.receiver(0), None, 0, 0.0, 0.0, behind)
-        self._hear(event, [ConfirmApplied(record, self.replica.digest(0))])
+        self.hear(event, [ConfirmApplied(record, self.replica.digest(0))])
         return record
 
     def settle(self) -> None:
@@ -71,8 +103,9 @@ class Worker:
     def close(self) -> None:
         self.keeper.close(self.now)
 
-    def _hear(self, event: object, answers: list[Command]) -> None:
+    def hear(self, event: object, answers: list[Command]) -> None:
         self.keeper.hear(self.now, event, answers)
+        self.keeper.between_steps(self.now)
 
     def of(self, kind: type) -> list[int]:
         return [each.index for each in self.told if isinstance(each, kind)]
@@ -167,7 +200,7 @@ def test_where_all_are_damaged_the_replica_is_as_it_was(tmp_path: Path) -> None:
     path.write_bytes(bytes(len(path.read_bytes())))
     other = make_replica(fragments=2, seed=5)
     before = [other.digest(0), other.digest(1)]
-    keeper = Keeper(LocalDisk(tmp_path), RUN, str, other, Hooks(print, print))
+    keeper = Keeper(LocalDisk(tmp_path), RUN, str, other, Hooks(print, print), Steps())
     assert keeper.begin() is None
     assert [other.digest(0), other.digest(1)] == before
 
@@ -242,6 +275,65 @@ def test_a_worker_begins_with_the_checkpoint_of_a_commit_or_the_newest_before_it
         Worker(disk).keeper.begin(0)
 
 
+def test_the_workers_own_state_is_kept_beside_the_shared_one_and_taken_up_with_it(tmp_path: Path) -> None:
+    first = Worker(LocalDisk(tmp_path))
+    first.commit()
+    first.close()
+    later = Worker(LocalDisk(tmp_path), make_replica(seed=99))
+    assert later.own.taken == 4
+    (restored,) = (each for each in later.told if isinstance(each, CheckpointRestored))
+    assert (restored.index, restored.step) == (1, 4)
+
+
+def test_steps_since_the_last_commit_are_written_at_the_end_though_the_shared_state_is_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    first = Worker(LocalDisk(tmp_path))
+    first.settle()
+    first.own.taken = 3
+    first.close()
+    assert Worker(LocalDisk(tmp_path)).own.taken == 3
+
+
+def test_what_is_not_finite_is_not_kept_and_the_shared_state_is(tmp_path: Path) -> None:
+    first = Worker(LocalDisk(tmp_path))
+    first.settle()
+    first.commit(seconds=1.0)
+    first.own.is_sound = False
+    first.close()
+    later = Worker(LocalDisk(tmp_path))
+    assert later.held is not None
+    assert (later.held.index, later.own.taken) == (1, 0)
+
+
+def test_own_state_that_cannot_be_kept_is_said_once_and_the_shared_one_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    worker.own.fails = True
+    with caplog.at_level(logging.WARNING, "diloco"):
+        for _ in range(3):
+            worker.commit()
+        worker.settle()
+    assert worker.of(CheckpointWritten) == [0, 1, 2, 3]
+    assert caplog.text.count("own is not kept: a lambda cannot be kept") == 1
+
+
+def test_where_the_own_state_is_damaged_the_shared_one_is_loaded_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Worker(LocalDisk(tmp_path))
+    first.commit()
+    first.close()
+    path = next((tmp_path / FOLDER).glob("000000000001-*")) / "own.safetensors"
+    path.write_bytes(bytes(len(path.read_bytes())))
+    with caplog.at_level(logging.WARNING, "diloco"):
+        later = Worker(LocalDisk(tmp_path), make_replica(seed=99))
+    assert later.held is not None
+    assert (later.held.index, later.own.taken) == (1, 0)
+    assert "begins anew with all that is its own" in caplog.text
+
+
 def test_what_the_owner_wants_saved_is_saved_once_and_as_soon_as_it_is_held(tmp_path: Path) -> None:
     worker = Worker(LocalDisk(tmp_path))
     worker.commit()
@@ -249,10 +341,10 @@ def test_what_the_owner_wants_saved_is_saved_once_and_as_soon_as_it_is_held(tmp_
     worker.settle()
     assert worker.of(CheckpointWritten) == [0, 1], "it is too soon for another one"
     for wanted in (2, 2):
-        worker.keeper.hear(worker.now, SaveWanted(wanted), [])
+        worker.hear(SaveWanted(wanted), [])
         worker.settle()
     assert worker.of(CheckpointWritten) == [0, 1, 2]
-    worker.keeper.hear(worker.now, SaveWanted(4), [])
+    worker.hear(SaveWanted(4), [])
     worker.commit(seconds=1.0)
     worker.settle()
     assert worker.of(CheckpointWritten) == [0, 1, 2], "commit 4 is not there yet"

@@ -106,8 +106,8 @@ def test_a_worker_whose_network_thread_ends_by_an_error_saves_what_it_holds_and_
     log.close()
     assert "\n" not in str(caught.value)
     assert load_file(save)["weight"].item() != 0.0
-    (residuals,) = tmp_path.glob("residuals-*")
-    assert "0.residual.0" in load_file(residuals)
+    (own,) = max((tmp_path / "checkpoints").glob("*/0*")).glob("own.safetensors")
+    assert "the worker.own.0.residuals.0" in load_file(own)
     events = [json.loads(line)["event"] for line in (tmp_path / "w.jsonl").read_text().splitlines()]
     assert events.count("failed") == 1
 

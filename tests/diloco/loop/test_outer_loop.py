@@ -37,6 +37,7 @@ from peers.protocol.events import (
 )
 from peers.protocol.record import GENESIS
 from tests.diloco.loop.kit import WAIT_S, Recorder, active_loop, committed, record, schedule, step
+from transport.collectives.reducer import NumpyReducer
 
 
 def test_it_offers_after_h_steps_with_their_tokens(loop: OuterLoop) -> None:
@@ -495,3 +496,21 @@ def test_a_state_that_does_not_load_is_refused_and_the_worker_trains_on(
     assert told == [RefuseLoaded(0, GENESIS, "3 values are not finite")]
     assert loop.tokens_unoffered == 0
     assert step(loop, 2), "what was trained before is offered with the rest"
+
+
+def test_a_later_process_goes_on_where_this_one_is(loop: OuterLoop, replica: Recorder) -> None:
+    step(loop, 3)
+    later = OuterLoop(schedule(), WAIT_S, replica)
+    later.load_state_dict(loop.state_dict(), lambda fragment: NumpyReducer(1))
+    later.handle(0.0, BecameActive(GENESIS, 0))
+    offer = step(later, 1)[0]
+    assert isinstance(offer, Offer)
+    assert offer.tokens == 8
+
+
+def test_what_an_earlier_life_has_in_a_record_counts_once(loop: OuterLoop, replica: Recorder) -> None:
+    step(loop, 3)
+    loop.forget(0)
+    assert loop.tokens_unoffered == 6
+    assert loop.progress[0].steps == 0
+    assert ("discard", 0) in replica.calls

@@ -38,3 +38,24 @@ def test_a_snapshot_that_is_kept_is_offered_again_as_it_was() -> None:
     each.offer(NumpyReducer(1))
     assert not each.is_new
     assert (each.offered_steps, each.offered_tokens, each.steps_since_offer) == (4, 8, 3)
+
+
+def test_what_is_kept_of_an_offer_on_its_way_is_offered_again_with_what_came_after() -> None:
+    kept = offered().kept(offers_before_landing=False, period=4)
+    assert (kept["steps"], kept["tokens"], kept["next_offer"]) == (7, 14, 7)
+
+
+def test_what_is_kept_of_an_offer_that_the_live_model_has_gone_on_without_is_what_came_after() -> None:
+    kept = offered().kept(offers_before_landing=True, period=4)
+    assert (kept["steps"], kept["tokens"], kept["next_offer"]) == (3, 6, 4)
+
+
+def test_what_is_kept_between_offers_is_as_it_is() -> None:
+    each = Progress(next_offer=8, steps=3, tokens=30, landing=NumpyReducer(1), in_step=True)
+    assert each.kept(offers_before_landing=False, period=8) == {
+        "steps": 3,
+        "tokens": 30,
+        "next_offer": 8,
+        "lands": True,
+        "in_step": True,
+    }

@@ -1,0 +1,168 @@
+"""A worker's state on disk: which parts of it there are, and what becomes of what an earlier life left.
+
+Ties a session, a model and what its loop hands over to `checkpoints.keeper`. Keeps S4 and S7 over restarts:
+what a record counts that an earlier life sent is not sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from diloco.checkpoints.keeper import Hooks, Keeper
+from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.manifest import OwnEntry
+from diloco.checkpoints.own import OwnState, Stateful
+from diloco.checkpoints.rng import GlobalGenerators
+from diloco.checkpoints.sources import InnerOptimizer, LiveModel
+from diloco.checkpoints.store import Content, Saved
+from diloco.loop.session import WorkerSession
+from diloco.outer.replica import TensorReplica
+from diloco.swarm.swarm import Swarm
+from peers.protocol.commands import Command, Offer
+from peers.protocol.events import RoundCommitted
+from peers.protocol.held import Held
+from transport.disk import Disk
+
+_LOG = logging.getLogger("diloco")
+
+
+class Worker:
+    """One worker's live model, its own side of the shared state, and its counts, which belong together."""
+
+    def __init__(self, model: nn.Module, replica: TensorReplica, session: WorkerSession) -> None:
+        known = dict(model.named_parameters(remove_duplicate=False))
+        names = [spec.name for specs in replica.layout.fragments for spec in specs if spec.name in known]
+        self.live = LiveModel(model, names)
+        self._replica = replica
+        self._session = session
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "live": self.live.state_dict(),
+            "own": self._replica.own_state(),
+            "session": self._session.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, at the same outer parameters; if it does not fit, from these alone."""
+        try:
+            self._replica.load_own_state(state["own"])
+            self.live.load_state_dict(state["live"])
+            self._session.load_state_dict(state["session"], self._replica.receiver)
+        except Exception:
+            for fragment in range(self._replica.num_fragments):
+                self._replica.local.loaded(fragment)
+                self._replica.discard(fragment)
+            raise
+
+
+class Keeping:
+    """What `attach` asks where the swarm has a state directory."""
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        replica: TensorReplica,
+        session: WorkerSession,
+        keep: Mapping[str, Stateful],
+        hooks: Hooks,
+    ) -> None:
+        assert swarm.home is not None, "it is kept there"
+        self._key = swarm.key
+        self._replica = replica
+        self._session = session
+        self._worker = Worker(model, replica, session)
+        sources: dict[str, Stateful] = {"the worker": self._worker}
+        if optimizer is not None:
+            sources["the inner optimizer"] = InnerOptimizer(optimizer)
+        sources |= {f"keep[{name!r}]": each for name, each in keep.items()}
+        sources["random generators"] = GlobalGenerators()
+        self._own = OwnState(sources)
+        self._own.check()
+        self._keeper = Keeper(
+            LocalDisk(swarm.home),
+            swarm.run,
+            lambda: swarm.settings.to_bytes().decode(),
+            replica,
+            hooks,
+            self,
+        )
+        self._from_before: set[int] = set()
+        """Fragments of which this life has offered nothing yet: what is held of them may have been sent."""
+        self._in_loop = False
+        replica.find_result = self._keeper.shelf.find
+        swarm.keep_results(self._keeper.shelf.keep)
+        swarm.on_left(lambda: self._keeper.close(time.monotonic()))
+
+    def begin(self, up_to: int | None) -> Held | None:
+        """See `Keeper.begin`."""
+        return self._keeper.begin(up_to)
+
+    # -- the worker's own (checkpoints.keeper.Own) --------------------------------------------
+
+    @property
+    def entry(self) -> OwnEntry | None:
+        """How far the worker is; None if what it trained to is not finite."""
+        try:
+            finite = self._worker.live.is_finite
+        except RuntimeError:  # its device cannot be read any more
+            return None
+        return OwnEntry(step=self._session.steps, tokens=self._session.tokens) if finite else None
+
+    def take(self) -> Content:
+        """A copy of what is its own."""
+        return self._own.take()
+
+    def take_up(self, disk: Disk, saved: Saved) -> None:
+        """Go on from what is kept."""
+        self._own.take_up(disk, saved)
+        self._from_before = set(range(self._replica.num_fragments))
+
+    # -- on the way ---------------------------------------------------------------------------
+
+    def before(self, event: object) -> None:
+        """An event that the session is about to take."""
+        if not isinstance(event, RoundCommitted) or event.number is not None:
+            return
+        record = event.record
+        if record.fragment in self._from_before and self._key in record.members:
+            self._session.loop.forget(record.fragment)
+            if self._replica.local.forget_residuals(record.fragment):
+                _LOG.warning(
+                    "record %d counts what this worker sent before it ended: residuals are dropped",
+                    record.index,
+                )
+
+    def after(self, now: float, event: object, answers: Sequence[Command]) -> None:
+        """The event is taken, and answered."""
+        self._keeper.hear(now, event, answers)
+        self._write_if_due(now)
+
+    def told(self, command: Command, taken: bool) -> None:
+        """A command was carried out."""
+        if isinstance(command, Offer) and taken:
+            self._from_before.discard(command.fragment)
+
+    def poll(self) -> None:
+        """Say what became of a checkpoint."""
+        self._keeper.poll(time.monotonic())
+        self._write_if_due(time.monotonic())
+
+    def _write_if_due(self, now: float) -> None:
+        if not self._in_loop:  # it says by itself when it is between two steps
+            self._keeper.between_steps(now)
+
+    def between_steps(self) -> None:
+        """The loop is between two inner steps, and says so from now on: then is the moment to take a copy in
+        which schedulers, data and model are equally far."""
+        self._in_loop = True
+        self._keeper.between_steps(time.monotonic())
