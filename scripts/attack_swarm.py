@@ -43,30 +43,30 @@ class Costs:
     role: str
     commits_per_s: tuple[float, float, float]
     """As an honest worker sees them: before, during and after."""
-    host_mib: tuple[float, float]
-    """Resident memory before and at its most."""
-    worker_mib: tuple[float, float]
-    descriptors: tuple[int, int]
-    """Of the host, before and at their most."""
+    host_mib: tuple[float, float, float]
+    """Resident memory before, at its most, and at the end, a while after the attack."""
+    worker_mib: tuple[float, float, float]
+    descriptors: tuple[int, int, int]
+    """Of the host, at the same moments."""
     ended: tuple[str, ...]
     """Honest processes that have ended."""
     expelled: tuple[str, ...]
     """Honest workers that are not in the run at the end."""
 
     def row(self) -> str:
-        before, during, after = self.commits_per_s
+        rates = "".join(f"{rate:>8.1f}" for rate in self.commits_per_s)
+        figures = (*self.host_mib, *self.worker_mib, *self.descriptors)
         return (
-            f"{self.role:<12}{before:>9.1f}{during:>8.1f}{after:>8.1f}"
-            f"{self.host_mib[0]:>9.0f}{self.host_mib[1]:>6.0f}{self.worker_mib[0]:>10.0f}"
-            f"{self.worker_mib[1]:>6.0f}{self.descriptors[0]:>8}{self.descriptors[1]:>6}  "
-            f"{', '.join(self.ended) or 'nobody'}; {', '.join(self.expelled) or 'nobody'}"
+            f"{self.role:<12}{rates}{''.join(f'{figure:>8.0f}' for figure in figures)}"
+            f"  {', '.join(self.ended) or 'nobody'}; {', '.join(self.expelled) or 'nobody'}"
         )
 
 
+_MOMENTS = f"{'before':>8}{'most':>8}{'after':>8}"
 HEAD = (
-    f"{'':<12}{'commits/s':>25}{'host MiB':>15}{'worker MiB':>16}{'host fds':>14}\n"
-    f"{'role':<12}{'before':>9}{'during':>8}{'after':>8}{'before':>9}{'most':>6}{'before':>10}{'most':>6}"
-    f"{'before':>8}{'most':>6}  who ended; who was put out"
+    f"{'':<12}{'commits/s':>24}{'host MiB':>24}{'worker MiB':>24}{'host descriptors':>24}\n"
+    f"{'role':<12}{'before':>8}{'during':>8}{'after':>8}{_MOMENTS * 3}"
+    "  who ended; who was put out"
 )
 
 
@@ -193,9 +193,9 @@ def _attacked(swarm: Swarm, role: str, phase_s: float) -> Costs:
     return Costs(
         role,
         (rates[0], rates[1], rates[2]),
-        (hosts[0], max(hosts)),
-        (workers[0], max(workers)),
-        (descriptors[0], max(descriptors)),
+        (hosts[0], max(hosts), hosts[-1]),
+        (workers[0], max(workers), workers[-1]),
+        (descriptors[0], max(descriptors), descriptors[-1]),
         swarm.ended(),
         swarm.expelled(),
     )

@@ -17,6 +17,8 @@ def test_an_attacked_swarm_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     for costs in found:
         assert (costs.ended, costs.expelled) == ((), ()), costs
         assert all(rate > 0 for rate in costs.commits_per_s), costs
+        before, most, after = costs.descriptors
+        assert after <= before + 10, f"connections of one that is gone stay: {before}, {most}, {after}"
     assert "who ended" in capsys.readouterr().out
 
 
