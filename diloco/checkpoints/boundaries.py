@@ -30,6 +30,11 @@ class Boundaries:
         self._last_boundary = math.nan
         self._written_index = -1
 
+    @property
+    def is_busy(self) -> bool:
+        """One is being written."""
+        return self._busy
+
     def begin(self, now: float, index: int, least_s: float = 0.0) -> None:
         """One is being written, of the record ``index``; the next one is to be so many seconds later."""
         assert not self._busy, "one at a time"

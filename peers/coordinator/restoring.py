@@ -1,9 +1,10 @@
 """How a run goes on when nobody holds its head: from whom, after which wait, or from where its owner says.
 
-As long as somebody comes nearer to the head, by results of a disk or of others, nothing is decided. Then the
-furthest state that a live member holds is restored, and a record says so; but where a member that is away is
-known to have more on its disk, it is waited for, for `RESTORE_WAIT_TIMEOUTS`. Where nobody holds any state
-the run waits for ever, for nothing is given up that its owner did not give up. Keeps S2, L4 and DU3.
+As long as somebody comes nearer to the head, by results of a disk or of others, or has just come back,
+nothing is decided. Then the furthest state that a live member holds is restored, and a record says so; but
+where a member that is away is known to have more on its disk, it is waited for, for `RESTORE_WAIT_TIMEOUTS`.
+Where nobody holds any state the run waits for ever, for nothing is given up that its owner did not give up.
+Keeps S2, L4 and DU3.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from peers.coordinator.course import Course
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.protocol.fields import ALL_FRAGMENTS
+from peers.protocol.messages import Committed
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import RestoredTrace, SeedLostTrace, StateLostTrace
+from transport.frames import pack
 
 RESTORE_WAIT_TIMEOUTS = 30
 """Failure timeouts for which a member is waited for whose disk is known to have more than all who are here
@@ -31,12 +34,15 @@ def restore_if_lost(state: RunState, course: Course, now: float) -> None:
     if not entered or not is_lost(course, entered):
         course.holderless_since, course.best_here = None, -1
         return
+    _tell_again(state, course, now, entered)
     best = furthest(course, entered)
     index = course.chain.index_of(best.head) if best else -1
     if course.holderless_since is None or index > course.best_here:
         course.holderless_since, course.best_here = now, index
     waited_s = now - course.holderless_since
-    if waited_s < 2 * state.rules.failure_timeout_s:
+    arrived_at = max((entry.entered_at for entry in entered if entry.holds_state), default=0.0)
+    settled_s = min(waited_s, now - arrived_at)
+    if settled_s < 2 * state.rules.failure_timeout_s and waited_s < restore_wait_s(state):
         return
     if best is None and course.chain.index:
         _tell_lost(state, course)
@@ -46,6 +52,16 @@ def restore_if_lost(state: RunState, course: Course, now: float) -> None:
         ask_for_another_first_state(state, course)
     else:
         restore(state, course, now, best)
+
+
+def _tell_again(state: RunState, course: Course, now: float, entered: list[Entry]) -> None:
+    """Who lacked a result is told once more what follows its head, once somebody entered who may have it."""
+    newest = max(entry.order for entry in entered)
+    for entry in entered:
+        if entry.stranded and entry.holds_state and entry.told_order < newest:
+            entry.stranded, entry.told_order = False, newest
+            for record in course.chain.after(entry.head) or ():
+                state.outlet.send(now, entry.key, Committed(pack(record)))
 
 
 def is_lost(course: Course, entered: list[Entry]) -> bool:

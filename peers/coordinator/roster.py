@@ -117,6 +117,10 @@ class Entry:
     """The owner put this identity out: it may not even connect. The entry stays, for records name it."""
     out_of_sight: bool = False
     """Its link ended and is not back: no round counts on it, and it is a member all the same."""
+    stranded: bool = False
+    """It lacked something that follows its head, and was told nothing of that since."""
+    told_order: int = 0
+    """Order of the member that had entered last when it was told what follows its head."""
     came_without_state: bool = False
     """It had nothing to go on from when it entered: it begins anew in the midst of the others' training."""
     awaited_from: int = 0
@@ -158,7 +162,8 @@ class Entry:
         self.order, self.entered_at, self.course = order, now, course
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.digests, self.ready, self.report, self.pace = {}, {}, None, MemberPace()
-        self.told_finished = self.out_of_sight = False
+        self.told_finished = self.out_of_sight = self.stranded = False
+        self.told_order = order
         self.refusals = Refusals()
         self.came_without_state, self.awaited_from = not message.holds_state, 0
 
@@ -179,6 +184,7 @@ class Entry:
 
     def follow_donors(self) -> None:
         """The member was told which donors have the state."""
+        self.stranded = False
         self._make("follow_donors")
 
     def become_active(self) -> None:

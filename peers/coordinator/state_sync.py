@@ -104,6 +104,7 @@ def needs_state(state: RunState, now: float, course: Course, entry: Entry, messa
     held = entry.holds_state
     entry.give_up_state()
     entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
+    entry.stranded = True
     _doubt_first_state(state, course, now)
 
 

@@ -154,7 +154,9 @@ class Follower:
         self._contributions.mark_committed(record)
         if record.restores:
             self._go_back(record)
-        if self._stranded and not (record.restores and record.result == self._versions.head):
+        # Stranded, it lacked a result that somebody may have by now, or the others go back to where it is.
+        continues = (record.result if record.restores else record.parent) == self._versions.head
+        if (self._stranded and not continues) or record == self.applying or record in self._records:
             return
         self._stranded = False
         self._records.append(record)
@@ -163,10 +165,14 @@ class Follower:
         self.advance(now)
 
     def _go_back(self, restoring: Record) -> None:
-        """No round is open any more; of records that are to come here, those up to the restored one stand."""
-        heads = [record.hash() for record in self._records]
-        kept = heads[: heads.index(restoring.result) + 1] if restoring.result in heads else []
-        self._contributions.supersede(kept, "the swarm goes on from another state")
+        """No round is open any more; of records that are to come here, those up to the restored one stand,
+        and the others are not followed."""
+        reached = self.applying.hash() if self.applying else self._versions.head
+        heads = [reached, *(record.hash() for record in self._records)]
+        num_kept = heads.index(restoring.result) if restoring.result in heads else 0
+        self._contributions.supersede(heads[1 : num_kept + 1], "the swarm goes on from another state")
+        if restoring.result in heads:
+            self._records = deque(list(self._records)[:num_kept])
 
     # -- the training loop's word -------------------------------------------------------------
 

@@ -5,6 +5,7 @@ scripts/sim --seed 17 --shrink       the shortest list of faults that still brea
 scripts/sim --seeds 0:1000           many, in parallel
 scripts/sim --seeds 0:100 --hashes   the hash of each trace, to compare two checkouts
 scripts/sim --seeds 0:40 --exchanges 2   outer steps of two exchanges each
+scripts/sim --seeds 0:100 --disks        workers have disks, and now and then everybody dies
 scripts/sim --seeds 0:200 --roles    one peer of each swarm means harm; it goes on where roles.jsonl ends
 """
 
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--wire", action="store_true", help="with --trace: frames and ticks too")
     parser.add_argument("--hashes", action="store_true", help="with --seeds: print the hash of each trace")
     parser.add_argument("--exchanges", type=int, choices=(1, 2), default=1, help="commits per outer step")
+    parser.add_argument("--disks", action="store_true", help="workers have disks, and everybody may die")
     about = "with --seeds: one peer of each swarm means harm; go on where FILE ends (roles.jsonl)"
     kept = Path("roles.jsonl")
     parser.add_argument("--roles", metavar="FILE", type=Path, nargs="?", const=kept, help=about)
@@ -39,26 +41,30 @@ def main() -> int:
     if args.seeds and args.roles:
         return roles(*(int(part) for part in args.seeds.split(":")), args.roles)
     if args.seeds:
-        return many(*(int(part) for part in args.seeds.split(":")), args.hashes, args.exchanges)
+        return many(*(int(part) for part in args.seeds.split(":")), args.hashes, args.exchanges, args.disks)
     lines: list[str] | None = [] if args.trace else None
-    problem = problem_of(args.seed, args.exchanges, None, lines)
+    problem = problem_of(args.seed, args.exchanges, args.disks, None, lines)
     if lines is not None:
         print_table(lines, args.wire)
     print(f"seed {args.seed}: {problem or 'all invariants hold'}")
     if problem and args.shrink:
-        shrink(args.seed, args.exchanges)
+        shrink(args.seed, args.exchanges, args.disks)
     return 1 if problem else 0
 
 
 def problem_of(
-    seed: int, exchanges: int, faults: list[Fault] | None = None, lines: list[str] | None = None
+    seed: int,
+    exchanges: int,
+    disks: bool,
+    faults: list[Fault] | None = None,
+    lines: list[str] | None = None,
 ) -> str:
-    found = outcome_of(seed, faults, lines, exchanges)
+    found = outcome_of(seed, faults, lines, exchanges, disks)
     return found if isinstance(found, str) else ""
 
 
-def many(first: int, last: int, hashes: bool, exchanges: int) -> int:
-    outcomes = outcomes_of(list(range(first, last)), exchanges)
+def many(first: int, last: int, hashes: bool, exchanges: int, disks: bool) -> int:
+    outcomes = outcomes_of(list(range(first, last)), exchanges, disks)
     problems = {seed: found for seed, found in outcomes.items() if isinstance(found, str)}
     for seed, found in outcomes.items():
         if hashes and not isinstance(found, str):
@@ -80,17 +86,17 @@ def roles(first: int, last: int, kept: Path) -> int:
     return 1 if broken else 0
 
 
-def shrink(seed: int, exchanges: int) -> None:
+def shrink(seed: int, exchanges: int, disks: bool) -> None:
     """Drop faults one by one, as long as the run still fails."""
-    faults = plan(seed)[1]
+    faults = plan(seed, exchanges, disks)[1]
     index = 0
     while index < len(faults):
         fewer = faults[:index] + faults[index + 1 :]
-        if problem_of(seed, exchanges, fewer):
+        if problem_of(seed, exchanges, disks, fewer):
             faults = fewer
         else:
             index += 1
-    print(f"still fails with {len(faults)} faults: {problem_of(seed, exchanges, faults)}")
+    print(f"still fails with {len(faults)} faults: {problem_of(seed, exchanges, disks, faults)}")
     for fault in faults:
         print(f"    {fault}")
 

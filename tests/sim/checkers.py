@@ -22,10 +22,11 @@ from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentityS
 from peers.protocol.record import GENESIS, Record, genesis_head
 from peers.protocol.traces import ProvedWrongTrace
 from tests.sim.doors import HOST, STRANGER, key_of
+from tests.sim.durable import Durable
 from tests.sim.fates import Contribution, Fates
 from tests.sim.trainer import Vector, contribution_of, digests_of, initial_state, outer_step
 from tests.sim.violation import Violation
-from tests.sim.world import Answered, Worker, World
+from tests.sim.world import Answered, Loaded, Worker, World
 from transport.digests import digest_of, tree_digest
 from transport.effects import Effect, Store, Trace
 from transport.frames import unpack
@@ -54,6 +55,9 @@ class Checkers:
 
     def __post_init__(self) -> None:
         self.fates = Fates(self.world.hostile)
+        self.durable = Durable(self.world)
+        self.standing: list[Record] = []
+        """Of the records those that no restoring one has undone."""
         self.world.notes.append(self.note)
         self.world.observers.append(self.observe)
         for entry in self.world.net.journal(key_of(HOST)):
@@ -71,10 +75,12 @@ class Checkers:
 
     def _put_out(self, index: int, reason: str) -> None:
         """X10: nobody is put out who did nothing wrong."""
+        self.durable.put_out.add(index)
         if index not in self.world.poisoned | self.world.hostile:
             raise Violation("X10", f"worker {index} was put out: {reason}")
 
     def note(self, now: float, worker: Worker, seen: object) -> None:
+        self.durable.note(worker, seen)
         match seen:
             case BecomeSeed():
                 self.seeds += 1
@@ -94,6 +100,9 @@ class Checkers:
                 self._check_state(worker, seen.record.fragment, seen.record.hash())
             case ConfirmLoaded():
                 self._check_state(worker, seen.fragment, seen.version)
+            case Loaded(held) if held is not None:
+                for fragment, version in enumerate(held.versions):
+                    self._check_state(worker, fragment, version)
 
     # -- S2: one chain ------------------------------------------------------------------------
 
@@ -108,6 +117,7 @@ class Checkers:
             if self.records:
                 raise Violation("S2", "the run began twice")
             self.root = message.head
+            self.durable.root_changed()
         if isinstance(message, PeerInvited) and message.key not in self.world.peer_names:
             raise Violation("X1", f"{message.name} is let in, and is nobody whom we know")
         if not isinstance(message, CommitWritten):
@@ -118,6 +128,7 @@ class Checkers:
             raise Violation("S2", f"record {record.index} does not follow the head")
         self._expect(record)
         self.records.append(record)
+        self.standing.append(record)
 
     def _expect(self, record: Record) -> None:
         versions = list(self.versions[record.parent])
@@ -127,6 +138,9 @@ class Checkers:
             self.versions[record.hash()] = [record.hash()] * len(versions)
             heads = [self.root, *(each.hash() for each in self.records)]
             self.fates.went_back(heads[heads.index(record.result) + 1 :])
+            if self.world.with_disks:
+                self.durable.went_back(self.standing, self.root, heads.index(record.result))
+            self.standing = [each for each in self.standing if each.index <= heads.index(record.result)]
             return
         base = versions[record.fragment]
         self._check_members(record, base)
@@ -182,6 +196,8 @@ class Checkers:
                 )
             self.newest_counted[index] = life
         self.counted[record.hash()] = lives
+        if self.world.with_disks:
+            self.durable.committed(record, lives)
         self.fates.counted(record, base, lives)
 
     def _check_members(self, record: Record, base: bytes) -> None:

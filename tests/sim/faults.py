@@ -36,6 +36,9 @@ KINDS = (
 FULL_DISK = "full_disk"
 """Of the host, which alone stores anything. It is drawn by itself: a seed keeps its other faults."""
 
+KINDS_OF_DISKS = ("all_die", "power_fails", "dies_in_save", "worker_disk_full")
+"""In worlds with disks alone, beside the others."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -70,6 +73,19 @@ def draw_full_disks(rng: random.Random, until_s: float) -> list[Fault]:
         return []
     moments = [rng.uniform(0.5, until_s) for _ in range(rng.randint(1, 3))]
     return [Fault(at, FULL_DISK, HOST, number=rng.random()) for at in sorted(moments)]
+
+
+def draw_disk_faults(rng: random.Random, num_workers: int, until_s: float) -> list[Fault]:
+    """Once or twice everybody dies; the rest is drawn as other faults are."""
+    kinds = [kind for kind in KINDS_OF_DISKS if rng.random() < 0.7]
+    faults = [
+        Fault(rng.uniform(4.0, until_s), "all_die", 0, 0, rng.random()) for _ in range(rng.choice([1, 1, 2]))
+    ]
+    at, rate = rng.uniform(2.0, 5.0), rng.choice([0.05, 0.2])
+    while kinds and at < until_s:
+        faults.append(Fault(at, rng.choice(kinds), rng.randrange(num_workers), 0, rng.random()))
+        at += rng.expovariate(rate)
+    return sorted(faults, key=lambda fault: fault.at_s)
 
 
 class Injector:
@@ -107,6 +123,8 @@ class Injector:
     def _last_holder(self, who: int) -> bool:
         """Without checkpoints, a swarm that loses its last holder of the state has lost it: that is
         no fault to recover from, so two are left alive."""
+        if self.world.with_disks:
+            return False
         holders = []
         for index in self.world.living():
             member = self.world.workers[index].node.member
@@ -220,11 +238,69 @@ class Injector:
         self.world.net.at(0.5 + 7 * fault.number, lambda: self.world.net.empty_disk(key_of(HOST)))
         return True
 
+    # -- disks --------------------------------------------------------------------------------
+
+    def _all_die(self, fault: Fault) -> bool:
+        """Every process is killed at once, the host's too in some; power fails in others. They come back in
+        any order, one of them much later."""
+        net, rng = self.world.net, random.Random(fault.number)
+        everybody = sorted(self.world.lives)
+        power, host_too = rng.random() < 0.3, rng.random() < 0.7
+        for index in [*everybody, *([HOST] if host_too else [])]:
+            for process in net.processes(key_of(index)):
+                net.crash(process)
+            if power and index in self.world.disks:
+                self.world.disks[index].lose_power()
+        late = rng.choice(everybody)
+        for index in [*everybody, *([HOST] if host_too else [])]:
+            after = rng.uniform(0.2, 4.0) + (rng.uniform(3.0, 12.0) if index == late else 0.0)
+            net.at(after, lambda index=index: self.world.restart(index))
+        return True
+
+    def _power_fails(self, fault: Fault) -> bool:
+        """Of one machine, whose disk lies in some."""
+        if not self._crash(fault) or fault.who not in self.world.disks:
+            return False
+        disk, lies = self.world.disks[fault.who], fault.number < 0.2
+        if lies:
+            self.world.lied.add(disk)
+        disk.lose_power(lie=lies)
+        return True
+
+    def _dies_in_save(self, fault: Fault) -> bool:
+        """Killed at some byte of what it writes next."""
+        disk = self.world.disks.get(fault.who)
+        if disk is None or not self.world.alive(fault.who):
+            return False
+        disk.kill_in = int(fault.number * 8000)
+        process = self.world.workers[fault.who].process
+
+        def make_sure() -> None:
+            disk.kill_in = None
+            self._make_sure(fault.who, process)
+
+        self.world.net.at(4.0 + 6 * fault.number, make_sure)
+        return True
+
+    def _worker_disk_full(self, fault: Fault) -> bool:
+        disk = self.world.disks.get(fault.who)
+        if disk is None:
+            return False
+        room, disk.room_bytes = disk.room_bytes, int(fault.number * 20_000)
+
+        def empty() -> None:
+            disk.room_bytes = room
+
+        self.world.net.at(1.0 + 8 * fault.number, empty)
+        return True
+
     def quiet(self) -> None:
         """All faults stop: links mend, the frozen thaw, the dead restart, disks have room."""
         net = self.world.net
         net.heal()
         net.empty_disk(key_of(HOST))
+        for disk in self.world.disks.values():
+            disk.room_bytes, disk.kill_in = 1 << 40, None
         for peer in [each for key in net.peers for each in net.processes(key)]:
             peer.factor = 1.0
             peer.effects_left = None

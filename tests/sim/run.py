@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from peers.node import Node
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
-from tests.sim.faults import Fault, Injector, draw_faults, draw_full_disks
+from tests.sim.faults import Fault, Injector, draw_disk_faults, draw_faults, draw_full_disks
 from tests.sim.trainer import SYNC_EVERY
 from tests.sim.violation import Violation
 from tests.sim.world import GRACE_S, TIMEOUT_S, World
@@ -36,21 +36,23 @@ class Outcome:
     seen: Counter[str]
 
 
-def plan(seed: int, exchanges: int = 1) -> tuple[World, list[Fault]]:
-    """The world and the faults of a seed; outer steps are so many exchanges."""
+def plan(seed: int, exchanges: int = 1, disks: bool = False) -> tuple[World, list[Fault]]:
+    """The world and the faults of a seed; outer steps are so many exchanges, and workers may have disks."""
     probe = World(seed, 0).net.stream("plan")
     num_workers = probe.choice([2, 3, 4, 5, 8]) if seed % 25 else probe.choice([16, 32])
     sizes = probe.choice([(300,), (45,), (700, 130), (64, 64, 64)])
     delay = probe.choice([0, 0, SYNC_EVERY // 2, SYNC_EVERY])
     world = World(seed, num_workers, min_peers=probe.choice([1, 2, 2]), sizes=sizes, delay=delay)
-    world.exchanges = exchanges
+    world.exchanges, world.with_disks = exchanges, disks
     if num_workers > 3 and probe.random() < 0.15:
         world.poisoned.add(num_workers - 1)
     elif num_workers > 3 and probe.random() < 0.15:
         world.exploded.add(num_workers - 1)
     until = FAULTS_UNTIL_S if num_workers < 16 else FAULTS_UNTIL_S / 3
-    disks = draw_full_disks(world.net.stream("disks"), until)
-    return world, sorted([*draw_faults(probe, num_workers, until), *disks], key=lambda fault: fault.at_s)
+    drawn = [*draw_faults(probe, num_workers, until), *draw_full_disks(world.net.stream("disks"), until)]
+    if disks:
+        drawn += draw_disk_faults(world.net.stream("faults of disks"), num_workers, until)
+    return world, sorted(drawn, key=lambda fault: fault.at_s)
 
 
 def run_seed(
@@ -59,9 +61,10 @@ def run_seed(
     make_node: Callable[..., Node] = Node,
     trace: list[str] | None = None,
     exchanges: int = 1,
+    disks: bool = False,
 ) -> Outcome:
     """Run a seed, with its own faults or given ones. Raises `Violation`."""
-    world, drawn = plan(seed, exchanges)
+    world, drawn = plan(seed, exchanges, disks)
     if make_node is not Node:
         world = remake(world, make_node)
     world.net.trace_log.lines = trace
@@ -79,23 +82,29 @@ def run_seed(
     checkers.check_ledger()
     checkers.check_clones()
     rounds = len(checkers.records)
+    world.seen["given_up"] += checkers.durable.num_given_up
     return Outcome(seed, world.net.trace_hash(), world.net.num_events, rounds, injector.fired, world.seen)
 
 
 def outcome_of(
-    seed: int, faults: list[Fault] | None = None, trace: list[str] | None = None, exchanges: int = 1
+    seed: int,
+    faults: list[Fault] | None = None,
+    trace: list[str] | None = None,
+    exchanges: int = 1,
+    disks: bool = False,
 ) -> Outcome | str:
     """The outcome, or what went wrong and the command that replays it."""
     try:
-        return run_seed(seed, faults, trace=trace, exchanges=exchanges)
+        return run_seed(seed, faults, trace=trace, exchanges=exchanges, disks=disks)
     except Exception as error:
         how = f"--seed {seed} --trace" + (f" --exchanges {exchanges}" if exchanges > 1 else "")
+        how += " --disks" if disks else ""
         return f"{type(error).__name__}: {error}\n    replay: scripts/sim {how}"
 
 
-def outcomes_of(seeds: list[int], exchanges: int = 1) -> dict[int, Outcome | str]:
+def outcomes_of(seeds: list[int], exchanges: int = 1, disks: bool = False) -> dict[int, Outcome | str]:
     """Many seeds, in parallel processes."""
-    run = partial(outcome_of, exchanges=exchanges)
+    run = partial(outcome_of, exchanges=exchanges, disks=disks)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         return dict(zip(seeds, pool.map(run, seeds, chunksize=4), strict=True))
 
@@ -109,6 +118,7 @@ def remake(world: World, make_node: Callable[..., Node]) -> World:
         sizes=world.sizes,
         delay=world.delay,
         exchanges=world.exchanges,
+        with_disks=world.with_disks,
         make_node=make_node,
     )
     again.poisoned, again.exploded = world.poisoned, world.exploded

@@ -15,13 +15,14 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from diloco.checkpoints.shelf import Shelf
 from diloco.simulation.no_live_model import NoLiveModel
 from diloco.simulation.vectors import VectorBlob
 from peers.protocol.application import piece_sizes
 from peers.protocol.record import GENESIS
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import digest_of, tree_digest
-from transport.effects import Payload
+from transport.effects import EncodedResult, Payload
 from transport.errors import Poisoned
 from transport.limits import Limits
 
@@ -97,6 +98,8 @@ class VectorReplica(NoLiveModel):
     """Its training diverged: everything is a million times too large."""
     states: list[Vector] = field(default_factory=list)
     bases: list[bytes] = field(default_factory=list)
+    shelf: Shelf | None = None
+    """Results on this worker's disk, if it has one."""
     corrupt: bool = False
     """The next outer step of this worker goes wrong by one bit, as a broken build's would."""
 
@@ -150,3 +153,6 @@ class VectorReplica(NoLiveModel):
         if tree_digest(digests) != blob:
             return None
         return VectorBlob(digests, self.states[fragment].tobytes(), self.limits.payload_bytes)
+
+    def kept_result(self, result: bytes) -> EncodedResult | None:
+        return self.shelf.find(result) if self.shelf is not None else None

@@ -19,7 +19,9 @@ from peers.coordinator.rules import Rules
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
 from peers.protocol.events import Restored, RoundCommitted
+from peers.protocol.held import Held
 from peers.protocol.messages import Refused, Welcome
+from tests.sim.disks import Pinned, SimKeeper
 from tests.sim.doors import (
     HOST,
     SETTINGS,
@@ -33,10 +35,11 @@ from tests.sim.doors import (
 )
 from tests.sim.trainer import SYNC_EVERY, VectorJudge, VectorReplica
 from tests.sim.violation import Violation
-from transport.effects import Effect
+from transport.effects import Effect, KeepResult
 from transport.frames import unpack
 from transport.guarded import InputLostTrace
 from transport.limits import Limits
+from transport.simnet.disk import Killed, SimDisk
 from transport.simnet.links import Endpoint
 from transport.simnet.network import Access, SimNetwork
 
@@ -58,6 +61,7 @@ class Worker:
     step_s: float
     node: Node
     process: Endpoint
+    keeper: SimKeeper | None = None
     busy_until: float = 0.0
     inbox: deque[object] = field(default_factory=deque)
 
@@ -76,6 +80,13 @@ class Answered:
 
     command: Command
     taken: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A process of a worker with a disk begins, with what that had."""
+
+    held: Held | None
 
 
 Note = Callable[[float, Worker, object], None]
@@ -101,11 +112,18 @@ class World:
     """Inner steps that a result may take; SYNC_EVERY overlaps a whole outer step."""
     exchanges: int = 1
     """Commits that make one outer step: 1 or 2."""
+    with_disks: bool = False
+    """Workers write checkpoints and keep results; they begin with what their disk has."""
 
     def __post_init__(self) -> None:
         self.net = SimNetwork(self.seed, self.observe)
         self.rng = self.net.stream("world")
         self.delays = self.net.stream("delays")
+        self.writes = self.net.stream("writes")
+        self.disks: dict[int, SimDisk] = {}
+        """By worker: the disk of its newest process."""
+        self.lied: set[SimDisk] = set()
+        """Disks that lost what they had said was sure."""
         self.workers: dict[int, Worker] = {}
         """The newest of each index."""
         self.older: list[Worker] = []
@@ -210,14 +228,27 @@ class World:
         )
         replica = VectorReplica(index, list(self.sizes), self.limits, life=life, exchanges=self.exchanges)
         replica.poison, replica.explode = index in self.poisoned, index in self.exploded
+        before = self.workers.get(index)
+        is_clone = before is not None and before.process.alive
+        keeper = self._keeper(index, replica, is_clone) if self.with_disks else None
+        held = keeper.load() if keeper else None
         session = WorkerSession(self.terms(), replica, self.net.now)
         address = self._free_address(index)
-        process = self.net.add(key, node, access, lambda _, event: self._event_later(worker, event), address)
-        worker = Worker(index, key, life, session, replica, self.rng.uniform(0.05, 0.2), node, process)
-        before = self.workers.get(index)
-        if before is not None and before.process.alive:
+        process = self.net.add(
+            key,
+            node,
+            access,
+            lambda _, event: self._event_later(worker, event),
+            address,
+            lambda effect: self._keep_result(worker, effect),
+        )
+        step_s = self.rng.uniform(0.05, 0.2)
+        worker = Worker(index, key, life, session, replica, step_s, node, process, keeper)
+        if before is not None and is_clone:
             self.older.append(before)
         self.workers[index] = worker
+        for note in self.notes if self.with_disks else ():
+            note(self.net.now, worker, Loaded(held))
         profile = session.profile(
             f"w{index}",
             (address,),
@@ -226,9 +257,53 @@ class World:
             shapes=SETTINGS,
             model=f"vectors of {sum(self.sizes)}",
         )
-        training = Training(profile, replica, patience_s=2 * GRACE_S)
+        keeps = keeper is not None
+        training = Training(profile, replica, patience_s=2 * GRACE_S, held=held, keeps=keeps)
         self.net.command(process, lambda core, now: core.train(now, training))
         self.net.at(worker.step_s, lambda: self._step(worker))
+
+    # -- disks --------------------------------------------------------------------------------
+
+    def _keeper(self, index: int, replica: VectorReplica, is_clone: bool) -> SimKeeper:
+        """A clone has a copy of the files: two processes do not share a folder."""
+        rng = self.net.stream(f"disk {index} {self.lives[index]}")
+        if index not in self.disks:
+            self.disks[index] = SimDisk(rng)
+        elif is_clone:
+            self.disks[index] = self.disks[index].copy(rng)
+        keeper = SimKeeper(self.disks[index], replica)
+        replica.shelf = keeper.shelf
+        return keeper
+
+    def _keep_result(self, worker: Worker, effect: KeepResult) -> None:
+        if worker.keeper is None:
+            return
+        try:
+            worker.keeper.shelf.keep(effect)
+        except Killed:
+            self.net.crash(worker.process)
+        except OSError:
+            worker.keeper.has_failed = True
+            raise
+
+    def _hear(self, worker: Worker, now: float, event: object, answers: list[Command]) -> None:
+        """Tell the keeper of an event, and write later what it wants written."""
+        pinned = worker.keeper.hear(now, event, answers) if worker.keeper else None
+        if pinned is not None:
+            self.net.at(self.writes.choice([0.0, 0.2, 2.0]), lambda: self._write(worker, pinned))
+
+    def _write(self, worker: Worker, pinned: Pinned) -> None:
+        if not worker.process.alive or worker.keeper is None:
+            return
+        if worker.process.frozen:
+            self.net.at(0.1, lambda: self._write(worker, pinned))
+            return
+        try:
+            told = worker.keeper.write(self.net.now, pinned)
+        except Killed:
+            self.net.crash(worker.process)
+        else:
+            self._run(worker, [told])
 
     def _free_address(self, index: int) -> str:
         """A restarted process listens where it did; a clone cannot, as that port is taken."""
@@ -281,6 +356,7 @@ class World:
             worker.replica.bases[event.record.fragment] = event.record.hash()
         for note in self.notes:
             note(now, worker, event)
+        self._hear(worker, now, event, commands)
         self._run(worker, commands)
 
     def _run(self, worker: Worker, commands: list[Command]) -> None:

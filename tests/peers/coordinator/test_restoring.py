@@ -99,6 +99,42 @@ def test_one_that_is_away_and_whose_disk_has_more_is_waited_for() -> None:
     assert [record.result for record in restored(swarm)][:1] == [heads[2]]
 
 
+def test_who_has_just_come_back_has_time_to_hand_out_its_results_before_anything_is_given_up() -> None:
+    swarm, heads = all_died((1, 1, False), (2, 2, False))
+    come(swarm, 2, heads[2])
+    wait(swarm, 1.5)
+    come(swarm, 1, heads[1])
+    wait(swarm, 1.5)
+    assert not restored(swarm)
+    wait(swarm, 1)
+    assert [record.result for record in restored(swarm)] == [heads[2]]
+
+
+def test_one_that_comes_back_again_and_again_puts_nothing_off_for_longer_than_is_said() -> None:
+    swarm, heads = all_died((1, 2, False))
+    for _ in range(RESTORE_WAIT_TIMEOUTS - 1):
+        come(swarm, 1, heads[2])
+        wait(swarm, 1)
+        assert not restored(swarm)
+    come(swarm, 1, heads[2])
+    wait(swarm, 1)
+    assert [record.result for record in restored(swarm)] == [heads[2]]
+
+
+def test_who_lacked_a_result_is_told_again_when_somebody_comes_who_may_have_it_and_else_not() -> None:
+    swarm, heads = all_died((1, 1, True), (2, 1, True))
+    come(swarm, 1, heads[1])
+    swarm.hear(1, NeedState("no member has a committed result any more"))
+    wait(swarm, 3)
+    assert [record_in(message.record).index for message in swarm.told(1, Committed)] == [2, 3]
+    come(swarm, 2, heads[1])
+    wait(swarm, 0.5)
+    assert [record_in(message.record).index for message in swarm.told(1, Committed)] == [2, 3, 2, 3]
+    swarm.hear(1, NeedState("no member has a committed result any more"))
+    wait(swarm, 1)
+    assert len(swarm.told(1, Committed)) == 4
+
+
 def test_who_does_not_come_is_waited_for_no_longer_than_is_said() -> None:
     swarm, heads = all_died((1, 1, False), (2, 2, False))
     come(swarm, 1, heads[1])
@@ -121,8 +157,7 @@ def test_nobody_is_waited_for_who_may_not_come_or_has_less(gone: str) -> None:
     if gone == "kicked":
         swarm.core.kick(0.0, "w2")
     come(swarm, 1, heads[1])
-    assert line(swarm) != ""
-    assert "w2" not in line(swarm)
+    assert "whose disk" not in line(swarm)
     wait(swarm, 3)
     assert [record.result for record in restored(swarm)] == [heads[1]]
 

@@ -192,8 +192,36 @@ def test_nothing_is_offered_on_a_state_from_which_the_swarm_is_about_to_go_back(
     member = FollowingMember()
     record = record_on(BASE, 1)
     member.commit(record, with_result=False)
-    member.commit(record_on(record.hash(), 2, fragment=ALL_FRAGMENTS, result=BASE))
+    member.commit(record_on(record.hash(), 2, fragment=ALL_FRAGMENTS, result=record.hash()))
     assert not member.follower.may_offer(1)
+
+
+def test_who_is_where_the_swarm_goes_back_to_follows_none_of_the_records_that_are_undone() -> None:
+    member = FollowingMember()
+    undone = [record_on(BASE, 1)]
+    undone.append(record_on(undone[0].hash(), 2))
+    for record in undone:
+        member.commit(record, with_result=False)
+    restoring = record_on(undone[1].hash(), 3, fragment=ALL_FRAGMENTS, result=BASE)
+    member.commit(restoring)
+    assert member.versions.head == restoring.hash()
+    assert member.outlet.told(HOST, NeedState) == []
+
+
+def test_of_the_records_to_come_those_up_to_where_the_swarm_goes_back_are_followed() -> None:
+    member = FollowingMember()
+    records = [record_on(BASE, 1)]
+    for index in (2, 3):
+        records.append(record_on(records[-1].hash(), index))
+    member.commit(records[0])  # it is with the application
+    for record in records[1:]:
+        member.commit(record)
+    restoring = record_on(records[2].hash(), 4, fragment=ALL_FRAGMENTS, result=records[1].hash())
+    member.commit(restoring)
+    member.applied(records[0])
+    member.applied(records[1])
+    assert member.handed() == [1, 2]
+    assert member.versions.head == restoring.hash()
 
 
 def test_a_record_waits_for_its_result_which_is_asked_of_its_members() -> None:
@@ -255,12 +283,27 @@ def test_one_who_falls_too_far_behind_needs_the_state() -> None:
     assert len(member.outlet.seen(FellBehind)) == 1
 
 
+def test_a_stranded_member_that_is_told_again_what_follows_its_head_goes_on() -> None:
+    member = FollowingMember()
+    member.commit(record_on(b"x" * 32, 7))
+    record = record_on(BASE, 1)
+    later = record_on(record.hash(), 2)
+    member.commit(later)
+    assert member.handed() == [], "that does not follow"
+    for each in (record, later, record, later):
+        member.commit(each)
+    member.applied(record)
+    member.applied(later)
+    assert member.handed() == [1, 2]
+    assert len(member.outlet.told(HOST, NeedState)) == 1
+
+
 def test_a_stranded_member_goes_on_only_from_the_head_that_it_holds() -> None:
     member = FollowingMember()
     member.contributions.offer(BASE, Offer(1, 100, 40, vector(1.0), 1.0))
     member.commit(record_on(b"x" * 32, 7))
     assert [each.fate for each in member.outlet.seen(ContributionEnded)] == [Fate.LATE]
-    member.commit(record_on(BASE, 8))
+    member.commit(record_on(b"y" * 32, 8))
     member.commit(record_on(b"l" * 32, 8, fragment=ALL_FRAGMENTS, result=b"y" * 32))
     assert member.handed() == []
     restoring = record_on(b"l" * 32, 8, fragment=ALL_FRAGMENTS, result=BASE)

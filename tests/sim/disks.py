@@ -1,0 +1,169 @@
+"""Disks of simulated workers, and what keeps their states there: the production store, shelf and boundaries.
+
+A worker's disk outlives its processes. At boundaries it pins its state and writes it a while later, all files
+at one instant, within which the process may die at any byte. What is confirmed to the coordinator must be
+there after whatever crash (DU1), and what is loaded must be what the records made (DU2): checkers see both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diloco.checkpoints.boundaries import Boundaries
+from diloco.checkpoints.manifest import FragmentEntry, Manifest
+from diloco.checkpoints.position import Position
+from diloco.checkpoints.shelf import Shelf
+from diloco.checkpoints.store import Content, Saved, Store, folder_of
+from diloco.errors import CheckpointError
+from peers.protocol.commands import Command, ConfirmSaved
+from peers.protocol.events import BecameActive, RoundCommitted, StateFetched
+from peers.protocol.held import Held
+from tests.sim.doors import SETTINGS
+from tests.sim.trainer import VectorReplica
+from transport.digests import tree_digest
+from transport.disk import Disk
+
+LEAST_S = 1.0
+"""Between two checkpoints of one worker."""
+
+
+class Damaged(Exception):
+    """A checkpoint is not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A state as it was at one record."""
+
+    held: Held
+    serials: tuple[int, ...]
+    states: tuple[bytes, ...]
+
+
+class SimKeeper:
+    """What keeps the state of one life of a worker; see `diloco.checkpoints.keeper`, which it stands for."""
+
+    def __init__(self, disk: Disk, replica: VectorReplica) -> None:
+        self._replica = replica
+        self.store = Store(disk, folder_of(SETTINGS[:16]))
+        self.store.begin()
+        self.shelf = Shelf(disk, self.store.folder)
+        self._position = Position(len(replica.sizes))
+        self._boundaries = Boundaries(len(replica.sizes), LEAST_S)
+        self._saved: Held | None = None
+        self.has_failed = False
+        """The disk took something not, once: results may be missing."""
+        self._is_due = True
+        """A state of its own or of others' was taken on: results count from the next checkpoint on."""
+
+    def load(self) -> Held | None:
+        """Put the newest whole state into the replica."""
+        found = newest_on(self.store)
+        if found is None:
+            return None
+        manifest, states = found
+        self._saved = held = manifest.held()
+        self._replica.states = [np.frombuffer(state, dtype=np.float32).copy() for state in states]
+        self._replica.bases = list(held.versions)
+        self._position = Position(len(states), held)
+        self._position.begin_after(tuple(each.serial for each in manifest.fragments))
+        self._is_due = False
+        return held
+
+    def hear(self, now: float, event: object, answers: Sequence[Command]) -> Pinned | None:
+        """An event and what was answered; what is to be written now, if anything."""
+        for command in answers:
+            self._position.answer(command)
+        self._position.event(event)
+        due = False
+        match event:
+            case StateFetched():
+                self._is_due = True
+            case BecameActive():
+                due = self._is_due
+            case RoundCommitted() if not event.behind:
+                due = self._boundaries.is_due(now, event.record.index) or self._is_due
+        held = self._position.held
+        if not due or held is None or self._boundaries.is_busy:
+            return None
+        self._is_due = False
+        self._boundaries.begin(now, held.index)
+        return Pinned(held, self._position.serials, tuple(s.tobytes() for s in self._replica.states))
+
+    def write(self, now: float, pinned: Pinned) -> ConfirmSaved:
+        """Write it; what is to be told of that. The process may die in it."""
+        try:
+            self.store.write(
+                pinned.held.head, pinned.held.index, contents(pinned), lambda f: manifest_of(pinned, f)
+            )
+            oldest = self.store.prune()
+        except OSError:
+            self.has_failed = True
+            self._boundaries.end(now)
+            self._is_due = self._saved is None
+            return ConfirmSaved(self._saved or pinned.held, keeps=False)
+        if oldest is not None:
+            self.shelf.prune(oldest.serial_floor)
+        self._boundaries.end(now)
+        self._saved = pinned.held
+        return ConfirmSaved(pinned.held)
+
+
+def contents(pinned: Pinned) -> list[Content]:
+    def pieces(state: bytes) -> Iterator[bytes]:
+        for start in range(0, len(state), 500):
+            yield state[start : start + 500]
+
+    return [
+        Content(f"outer.{fragment:03}.bin", len(state), lambda state=state: pieces(state))  # type: ignore[misc]
+        for fragment, state in enumerate(pinned.states)
+    ]
+
+
+def manifest_of(pinned: Pinned, files: tuple) -> Manifest:  # type: ignore[type-arg]
+    held = pinned.held
+    return Manifest(
+        written_by="sim",
+        written_at=0.0,
+        run=SETTINGS[:16].hex(),
+        settings="",
+        index=held.index,
+        head=held.head.hex(),
+        record=held.record.hex(),
+        fragments=tuple(
+            FragmentEntry(version=v.hex(), digest=d.hex(), serial=s, count=0, vectors=(), projection=0)
+            for v, d, s in zip(held.versions, held.digests, pinned.serials, strict=True)
+        ),
+        tensors=(),
+        own=None,
+        files=files,
+        previous=None,
+    )
+
+
+def newest_on(store: Store) -> tuple[Manifest, list[bytes]] | None:
+    """The newest checkpoint whose files are what its manifest says, and its states."""
+    for saved in store.newest():
+        try:
+            return saved.manifest, states_of(store, saved)
+        except (Damaged, CheckpointError, OSError):
+            continue
+    return None
+
+
+def states_of(store: Store, saved: Saved) -> list[bytes]:
+    states = [store.disk.read(f"{saved.path}/{each.name}") for each in saved.manifest.files]
+    for each, state in zip(saved.manifest.files, states, strict=True):
+        if hashlib.sha256(state).hexdigest() != each.sha256:
+            raise Damaged(each.name)
+    return states
+
+
+def has_result(shelf: Shelf, result: bytes) -> bool:
+    """Whether a shelf has a result that is what it is named for."""
+    found = shelf.find(result)
+    return found is not None and tree_digest(found.digests) == result
