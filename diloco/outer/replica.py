@@ -31,6 +31,7 @@ from diloco.outer.tensor_reducer import TensorReducer
 from transport.collectives.reducer import Reducer
 from transport.digests import tree_digest
 from transport.effects import EncodedResult, Payload, PhantomBlob
+from transport.errors import Poisoned
 from transport.limits import LIMITS
 
 _LARGEST_NORM = 1.8e19
@@ -252,6 +253,21 @@ class TensorReplica:
             landing = each["landing"]
             self._committed[fragment] = None if landing is None else PendingContribution(**landing)
 
+    def recomputed(
+        self, fragment: int, former: bytes, result: EncodedResult, chunk_elements: int, num_parts: int
+    ) -> bytes | None:
+        frozen = self.model.frozen_bytes(fragment)
+        for version in self.outer.at_hand(fragment):
+            if version.view().followed_by(frozen).digest() == former:
+                reducer = self._reducer(self.outer.length_after(fragment, version), None)
+                reducer.begin(chunk_elements, num_parts)
+                mean = _decoded(reducer, result)
+                if mean is None:
+                    return None
+                after = self.outer.stepped_again(fragment, version, mean)
+                return after.view().followed_by(frozen).digest()
+        return None
+
     def _pending_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
         held, self._pending[fragment] = self._pending[fragment], None
         return held[1] if held is not None and held[0] is ours else None
@@ -338,3 +354,13 @@ def _averaged(mean: Reducer | None, ours: Reducer | None) -> Tensor:
     assert isinstance(ours, TensorReducer)
     assert ours.contribution is not None, "this worker has offered a contribution"
     return ours.contribution
+
+
+def _decoded(reducer: TensorReducer, result: EncodedResult) -> Tensor | None:
+    """A result's mean [k]; None for one that does not decode."""
+    try:
+        for chunk, payload in enumerate(result.chunks):
+            reducer.accept(chunk, payload)
+    except Poisoned:
+        return None
+    return reducer.output

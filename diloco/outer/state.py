@@ -46,9 +46,12 @@ class _Fragment:
     """A view of ``state`` was given away: it must not change any more."""
     readers: int = 0
     """Threads that read ``state`` just now."""
+    former: tuple[Tensor, int] | None = None
+    """What the last commit moved, and its count, where that is kept."""
 
     def replace(self, state: Tensor, count: int) -> None:
         """Put another state in place; readers of the old one keep it."""
+        self.former = None
         if state is not self.state:
             self.state, self.pinned, self.readers = state, False, 0
         self.count = count
@@ -63,6 +66,46 @@ class _Fragment:
         return state[self.num_vectors * self.num_elements :]
 
 
+@dataclass(frozen=True, slots=True)
+class OuterVersion:
+    """One version of a fragment's state, which does not change: ``state`` as in a fragment, and its count of
+    outer steps."""
+
+    state: Tensor
+    count: int
+
+    def view(self, version: int = 0) -> StateView:
+        """Its bytes."""
+        count = memoryview(self.count.to_bytes(_COUNT_BYTES, "little"))
+        return StateView(version, [count, bytes_of(self.state)])
+
+
+def _step(held: _Fragment, old: Tensor, count: int, mean: Tensor, new: Tensor) -> Tensor:
+    """Write into ``new`` what a mean makes of ``old``, which may be the same; the pseudo-gradient [n]."""
+    components = held.components
+    theta, *buffers = held.vectors(old)
+    shared = buffers.pop() if components.feedback.shared else None
+    projection = held.projection_state(old)
+    lifted = components.projection.lift(mean, projection, count)
+    delta, new_shared = components.feedback.update(lifted, shared)
+    next_projection = components.projection.next_state(mean, projection, count)
+    new_theta, *new_buffers = held.vectors(new)
+    if new_shared is not None:
+        new_buffers.pop().copy_(new_shared)
+    optimizer = components.optimizers.at(count, components.projection.momentum_scale(mean, projection))
+    optimizer.step(theta, buffers, delta, count, new_theta, new_buffers)
+    held.projection_state(new).copy_(next_projection)
+    return delta
+
+
+def _take_sketch(held: _Fragment, old: Tensor, count: int, mean: Tensor, new: Tensor) -> None:
+    """Write into ``new`` what the first of two exchanges makes of ``old``, which may be the same."""
+    after = held.components.projection.next_state(mean, held.projection_state(old), count)
+    if new is not old:
+        new.copy_(old)
+    held.projection_state(new).copy_(after)
+
+
 class OuterState:
     """Outer parameters and outer optimizer of a model, fragment by fragment.
 
@@ -74,6 +117,9 @@ class OuterState:
     def __init__(self, layout: Layout, method: Method, device: VectorDevice | None = None) -> None:
         self.layout = layout
         self.method = method
+        self.keeps_former = False
+        """Whether the state before the last commit is kept too, of each fragment: see `stepped_again`. That
+        takes as much memory as the state."""
         self._device = device or VectorDevice()
         self._fragments = [self._new_fragment(f) for f in range(len(layout.fragments))]
         self._lock = Lock()
@@ -126,23 +172,10 @@ class OuterState:
         held = self._fragments[fragment]
         self._require_mean(fragment, mean)
         with self._lock:
-            old, components = held.state, held.components
-            theta, *buffers = held.vectors(old)
-            shared = buffers.pop() if components.feedback.shared else None
-            projection = held.projection_state(old)
-            lifted = components.projection.lift(mean, projection, held.count)
-            delta, new_shared = components.feedback.update(lifted, shared)
-            next_projection = components.projection.next_state(mean, projection, held.count)
-            new = self._device.empty(len(old)) if held.pinned or held.readers else old
-            new_theta, *new_buffers = held.vectors(new)
-            if new_shared is not None:
-                new_buffers.pop().copy_(new_shared)
-            optimizer = components.optimizers.at(
-                held.count, components.projection.momentum_scale(mean, projection)
-            )
-            optimizer.step(theta, buffers, delta, held.count, new_theta, new_buffers)
-            held.projection_state(new).copy_(next_projection)
-            held.replace(new, held.count + 1)
+            old, count = held.state, held.count
+            new = self._room_for_next(held)
+            delta = _step(held, old, count, mean, new)
+            self._replace(held, new, count + 1)
         return delta
 
     def sketches(self, fragment: int) -> bool:
@@ -154,13 +187,11 @@ class OuterState:
         changes, the parameters and their count do not. Raises ValueError as `step` does."""
         held = self._fragments[fragment]
         self._require_mean(fragment, mean)
-        projection = held.components.projection
         with self._lock:
-            old = held.state
-            after = projection.next_state(mean, held.projection_state(old), held.count)
-            new = self._device.empty(len(old)).copy_(old) if held.pinned or held.readers else old
-            held.projection_state(new).copy_(after)
-            held.replace(new, held.count)
+            old, count = held.state, held.count
+            new = self._room_for_next(held)
+            _take_sketch(held, old, count, mean, new)
+            self._replace(held, new, count)
 
     def _require_mean(self, fragment: int, mean: Tensor) -> None:
         length = self.components(fragment).projection.length(self.projection_state(fragment))
@@ -185,13 +216,46 @@ class OuterState:
             moved.add_((theta - mean_theta).mul_(method.gamma))
             if buffers:
                 moved.add_(buffers[0] * value_at(method.outer_momentum, held.count))
-            new = self._device.empty(len(held.state)) if held.pinned or held.readers else held.state
+            new = self._room_for_next(held)
             new_theta, *new_buffers = held.vectors(new)
             torch.sub(theta, moved, out=new_theta)
             for buffer in new_buffers:
                 buffer.copy_(moved)
             held.replace(new, held.count + 1)
         return mean_delta
+
+    def at_hand(self, fragment: int) -> list[OuterVersion]:
+        """The fragment's present state, and the one before the last commit if that is kept."""
+        held = self._fragments[fragment]
+        with self._lock:
+            held.pinned = True
+            present = OuterVersion(held.state, held.count)
+            return [present] if held.former is None else [present, OuterVersion(*held.former)]
+
+    def length_after(self, fragment: int, version: OuterVersion) -> int:
+        """Values that a contribution on top of that version has."""
+        held = self._fragments[fragment]
+        return held.components.projection.length(held.projection_state(version.state))
+
+    def stepped_again(self, fragment: int, version: OuterVersion, mean: Tensor) -> OuterVersion:
+        """What a commit with that ``mean`` [k] fp32 makes of a version; nothing of this fragment changes."""
+        held, old, count = self._fragments[fragment], version.state, version.count
+        new = self._device.empty(len(old))
+        if held.components.projection.sketches(held.projection_state(old)):
+            _take_sketch(held, old, count, mean, new)
+            return OuterVersion(new, count)
+        _step(held, old, count, mean, new)
+        return OuterVersion(new, count + 1)
+
+    def _room_for_next(self, held: _Fragment) -> Tensor:
+        """Where the next state is written: over the present one, if nobody needs that any more."""
+        needed = held.pinned or held.readers or self.keeps_former
+        return self._device.empty(len(held.state)) if needed else held.state
+
+    def _replace(self, held: _Fragment, new: Tensor, count: int) -> None:
+        old = (held.state, held.count)
+        held.replace(new, count)
+        held.former = old if self.keeps_former else None
 
     # -- as bytes -----------------------------------------------------------------------------
 
@@ -241,8 +305,7 @@ class OuterState:
 
     def _view(self, fragment: int) -> StateView:
         held = self._fragments[fragment]
-        count = memoryview(held.count.to_bytes(_COUNT_BYTES, "little"))
-        return StateView(held.version, [count, bytes_of(held.state)])
+        return OuterVersion(held.state, held.count).view(held.version)
 
     def _new_fragment(self, fragment: int) -> _Fragment:
         shapes = [spec.shape for spec in self.layout.fragments[fragment]]

@@ -131,6 +131,11 @@ class Swarm:
         return self._node.coordinator is not None
 
     @property
+    def judges(self) -> bool:
+        """Whether this process is to find out which of several workers' states is right."""
+        return self._ticket is not None
+
+    @property
     def bytes_sent(self) -> int:
         """Bytes of ours on the wire since the start, all purposes, retransmissions included."""
         return self._bytes("sent")

@@ -62,6 +62,7 @@ class Outer:
         self.replica = TensorReplica.of(model, self.method, optimizer)
         """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
+        self.replica.outer.keeps_former = swarm.judges
         self._resumed = time.monotonic()
         self._session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
         self._keeping: Keeping | None = None

@@ -114,6 +114,10 @@ class Chain:
         """How far along ``head`` is; -1 if it is too old or not ours."""
         return self._indexes.get(head, self._noted.get(head, -1))
 
+    def record_of(self, head: bytes) -> Record | None:
+        """The record of that hash, if it is still kept."""
+        return next((record for at, record in self._recent if at == head), None)
+
     def head_at(self, index: int) -> bytes | None:
         """The head of that index, if it is known."""
         found = (head for known in (self._indexes, self._noted) for head, at in known.items() if at == index)

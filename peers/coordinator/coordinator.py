@@ -56,6 +56,7 @@ from peers.protocol.messages import (
     NewestRecord,
     Pace,
     Ready,
+    Recomputed,
     Refused,
     Report,
     Saved,
@@ -116,6 +117,7 @@ class Coordinator:
             NeedState: partial(state_sync.needs_state, self.state),
             Unusable: partial(state_sync.unusable, self.state),
             Saved: partial(saving.saved, self.state),
+            Recomputed: partial(state_sync.recomputed, self.state),
             Report: self._report,
             Leave: self._leave,
             Spotted: partial(spot_checks.hear, self.state),
@@ -385,6 +387,7 @@ class Coordinator:
                 stalls.judge(state, course, now, current)
                 rounds.part_with_laggards(state, course, now, current)
                 self._hearing.settle_dissent(now, course, current)
+            state_sync.end_waits(state, course, now)
             state_sync.serve_waiting(state, course, now)
             rounds.open_what_can_be(state, course, now)
         self._mode.flush(now)

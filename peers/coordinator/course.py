@@ -33,6 +33,18 @@ def _no_summaries() -> deque[CommitSummary]:
     return deque(maxlen=_MAX_SUMMARIES)
 
 
+@dataclass(slots=True)
+class Recomputation:
+    """A disputed version of a fragment that the host's own worker computes once more."""
+
+    version: bytes
+    until: float
+    """So long its answer is waited for."""
+    answered: bool = False
+    state: bytes = b""
+    """The digest that it found; empty if it found none."""
+
+
 @dataclass(slots=True, eq=False)
 class Course:
     """One chain of commits, and what is under way to lengthen it."""
@@ -51,6 +63,8 @@ class Course:
     """By fragment: the value of ``ready_since`` for which the other members were asked to offer it too."""
     disputes: dict[int, bytes] = field(default_factory=dict)
     """By fragment: the version of which members hold different states, none of them most."""
+    recomputations: dict[int, Recomputation] = field(default_factory=dict)
+    """By fragment: the newest version of which different states were told."""
     opens_at: float = 0.0
     """No round opens before: there is nobody left of whom nobody speaks ill."""
     suspicion: Suspicion = field(default_factory=Suspicion)

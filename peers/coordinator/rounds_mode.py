@@ -89,7 +89,8 @@ class RoundsMode:
             behind = chain.index - chain.index_of(entry.head)
             return not self._rules.quorum and behind <= num_fragments
 
-        return agreement_on(self._roster.entered_in(course.number), fragment, chain.base(fragment), awaited)
+        here, computed = self._roster.entered_in(course.number), course.recomputations.get(fragment)
+        return agreement_on(here, fragment, chain.base(fragment), awaited, computed)
 
     # -- contributions and the end ------------------------------------------------------------
 

@@ -69,6 +69,10 @@ class Saves:
             self._agreed.popitem(last=False)
         return True
 
+    def agreed(self, fragment: int, version: bytes) -> bytes | None:
+        """The digest that was agreed on of a version, as far as it is remembered."""
+        return self._agreed.get((fragment, version))
+
     def name_of(self, chain: Chain, head: bytes, num_fragments: int) -> bytes | None:
         """The name of the run's state at a head, as far as it is known: as it was noted, or as agreed on."""
         if head in self._names:

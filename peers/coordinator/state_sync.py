@@ -8,7 +8,7 @@ holds the head is left is in `restoring`. Keeps S1, S9, L3 and L4.
 
 from __future__ import annotations
 
-from peers.coordinator import restoring, rounds, saving
+from peers.coordinator import recomputing, restoring, rounds, saving
 from peers.coordinator.adoption import is_newer
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
@@ -16,7 +16,17 @@ from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
 from peers.coordinator.unusable import MAX_DOUBLINGS, note, of_no_use, usable
 from peers.protocol.fields import cut
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve, Unusable
+from peers.protocol.messages import (
+    Applied,
+    CatchUp,
+    CaughtUp,
+    Committed,
+    NeedState,
+    Recomputed,
+    Seed,
+    Serve,
+    Unusable,
+)
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
     ActiveTrace,
@@ -62,9 +72,27 @@ def applied(state: RunState, now: float, course: Course, entry: Entry, message: 
     entry.digests[message.fragment] = (message.version, message.state)
     if message.version != course.chain.base(message.fragment):
         return
-    saving.applied(state, course, message.fragment)
-    for other in state.mode.dissenters(course, message.fragment):
-        _repair(state, course, now, other, message.fragment)
+    recomputing.look_at(state, course, now, message.fragment)
+    _settle(state, course, now, message.fragment)
+
+
+def recomputed(state: RunState, now: float, course: Course, entry: Entry, message: Recomputed) -> None:
+    """The host's own worker has computed a disputed state once more."""
+    if recomputing.take_answer(state, course, entry.key, message):
+        _settle(state, course, now, message.fragment)
+
+
+def end_waits(state: RunState, course: Course, now: float) -> None:
+    """Time has passed: what the host's own worker did not compute by now is decided without it."""
+    for fragment in recomputing.overdue(course, now):
+        _settle(state, course, now, fragment)
+
+
+def _settle(state: RunState, course: Course, now: float, fragment: int) -> None:
+    """Remember what was agreed on, and repair who differs from it."""
+    saving.applied(state, course, fragment)
+    for other in state.mode.dissenters(course, fragment):
+        _repair(state, course, now, other, fragment)
 
 
 def caught_up(state: RunState, now: float, course: Course, entry: Entry, message: CaughtUp) -> None:

@@ -33,6 +33,7 @@ from peers.protocol.events import (
     IdentitySuperseded,
     OfferWanted,
     PaceSet,
+    RecomputeWanted,
     RunFinished,
     SaveWanted,
     SettingsChanged,
@@ -52,6 +53,8 @@ from peers.protocol.messages import (
     MemberIs,
     NoSwap,
     Pace,
+    Recompute,
+    Recomputed,
     Refused,
     Rejected,
     RosterBatch,
@@ -63,6 +66,7 @@ from peers.protocol.messages import (
     Wanted,
 )
 from peers.protocol.profile import Profile
+from peers.protocol.record import Record, record_in
 from peers.protocol.signing import Signer, Verify, run_of
 from peers.protocol.spots import Spot, SpotPart
 from transport.collectives.chunks import MeanChunk, PartChunk
@@ -109,7 +113,7 @@ class Member:
             self.averaging = Swaps(
                 me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits
             )
-        results = KeptResults(app, limits.history_rounds * num_fragments, outlet)
+        results = self._results = KeptResults(app, limits.history_rounds * num_fragments, outlet)
         self._spot_checks = SpotChecks(me, coordinator, app, self.exchanges, limits.members, outlet)
         self._donor = Donor(app, outlet, limits, failure_timeout_s, num_fragments, self.versions, results)
         self._fetches = Fetches(
@@ -166,6 +170,7 @@ class Member:
             Wanted: self._wanted,
             Spot: self._spot_checks.begin,
             SaveNow: lambda now, message: deliver(SaveWanted(message.index)),
+            Recompute: self._recompute,
             SettingsAre: lambda now, message: deliver(SettingsChanged(message.values)),
             Finished: lambda now, message: deliver(RunFinished(message.rounds)),
         }
@@ -209,6 +214,8 @@ class Member:
                 self._follower.confirm_moved(now, command)
             case commands.ConfirmSaved():
                 self._confirm_saved(now, command)
+            case commands.ConfirmRecomputed():
+                self._say_recomputed(now, command.record, command.state)
             case commands.ReportProgress() if self._follower.entered:
                 self._outlet.send(now, self._coordinator, command.report)
             case commands.LeaveRun():
@@ -235,6 +242,22 @@ class Member:
     def _say_saved(self, now: float, held: Held) -> None:
         said = Saved(held.index, held.head, held.digest(), self.keeps)
         self._outlet.send(now, self._coordinator, said)
+
+    def _recompute(self, now: float, message: Recompute) -> None:
+        """The coordinator of this process wants to know which of several states is right. Raises
+        `BadFrame`."""
+        record = record_in(message.record)
+        self.profile.manifest.check_fragment(record)
+        result = self._results.find(record.result) if self._me == self._coordinator else None
+        if result is None:
+            self._say_recomputed(now, record, None)
+        else:
+            self._outlet.deliver(RecomputeWanted(record, message.former, result))
+
+    def _say_recomputed(self, now: float, record: Record, state: bytes | None) -> None:
+        if self._follower.entered:
+            said = Recomputed(record.fragment, record.hash(), state is not None, state or bytes(32))
+            self._outlet.send(now, self._coordinator, said)
 
     def _leave(self, now: float, reason: str) -> None:
         self.contributions.end_decided(Fate.REJECTED, reason)

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from peers.protocol.record import Record
 from transport.collectives.reducer import Reducer
-from transport.effects import PhantomBlob
+from transport.effects import EncodedResult, PhantomBlob
 
 
 class Fate(StrEnum):
@@ -168,6 +168,16 @@ class GotUnusable:
 
     fragment: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecomputeWanted:
+    """Members hold different states: compute once more what this record makes of the fragment's state with
+    the digest ``former``, and answer with `ConfirmRecomputed`. The host's own worker alone is asked."""
+
+    record: Record
+    former: bytes
+    result: EncodedResult
 
 
 @dataclass(frozen=True, slots=True)

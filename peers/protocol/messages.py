@@ -187,6 +187,19 @@ class Saved:
     """Results of later rounds are on it too, before I say that I hold them."""
 
 
+@kind(147)
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """The host's own worker has computed a disputed state once more."""
+
+    fragment: fields.Fragment
+    version: fields.Head
+    found: bool
+    """Whether it could."""
+    state: fields.Digest
+    """Of what it is."""
+
+
 @kind(58)
 @dataclass(frozen=True, slots=True)
 class NeedState:
@@ -371,6 +384,16 @@ class Committed:
     """A record was written."""
 
     record: fields.Packed
+
+
+@kind(146)
+@dataclass(frozen=True, slots=True)
+class Recompute:
+    """Members tell different states behind this record: compute it once more from the state before it, whose
+    digest was agreed on. Said to the host's own worker alone."""
+
+    record: fields.Packed
+    former: fields.Digest
 
 
 @kind(85)

@@ -123,6 +123,15 @@ class AdoptedTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class RecomputedTrace(Trace):
+    """The host's own worker computed a disputed state once more, or could not."""
+
+    fragment: int
+    index: int
+    found: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DisputedTrace(Trace):
     """Members hold different states after the same commit, and none is held by more than half of them: no
     round of that fragment opens, and nothing is overwritten."""

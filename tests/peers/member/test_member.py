@@ -15,6 +15,7 @@ from peers.protocol.commands import (
     ConfirmCaptured,
     ConfirmLoaded,
     ConfirmMoved,
+    ConfirmRecomputed,
     LeaveRun,
     Offer,
     ReportProgress,
@@ -34,6 +35,7 @@ from peers.protocol.events import (
     PaceSet,
     PeerLeft,
     PeersJoined,
+    RecomputeWanted,
     RoundCommitted,
     RoundOpened,
     RunFinished,
@@ -61,6 +63,8 @@ from peers.protocol.messages import (
     Open,
     Pace,
     Ready,
+    Recompute,
+    Recomputed,
     Refused,
     Rejected,
     Report,
@@ -100,6 +104,7 @@ from transport.collectives.chunks import PartChunk
 from transport.collectives.fetch import Lack, Piece, Want, index_page
 from transport.collectives.plan import Plan
 from transport.digests import digest_of
+from transport.effects import EncodedResult
 from transport.errors import BadFrame
 from transport.frames import pack, to_items
 
@@ -471,3 +476,31 @@ def test_of_what_is_in_a_round_nothing_is_said_to_who_will_not_learn_what_became
         training.member.supersede()
     assert training.outlet.seen(ContributionEnded) == []
     assert training.member.contributions.offered[0].tokens == 100, "it is under way"
+
+
+def test_the_hosts_own_worker_is_asked_to_take_a_step_again_and_says_what_it_found() -> None:
+    training = Training(coordinator=ME)
+    training.hear(Entered(1), ME)
+    record = record_on(HEAD)
+    chunk = result_of(record.index)
+    training.app.disk[record.result] = EncodedResult([digest_of(chunk)], [chunk])
+    training.hear(Recompute(pack(record), STATE), ME)
+    (wanted,) = training.outlet.seen(RecomputeWanted)
+    assert (wanted.record, wanted.former, wanted.result.chunks) == (record, STATE, [chunk])
+    training.do(ConfirmRecomputed(record, b"n" * 32))
+    assert training.outlet.told(ME, Recomputed) == [Recomputed(0, record.hash(), True, b"n" * 32)]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_without_the_result_or_elsewhere_than_at_the_host_it_cannot(own: bool) -> None:
+    coordinator = ME if own else HOST
+    training = Training(coordinator=coordinator)
+    training.hear(Entered(1), coordinator)
+    record = record_on(HEAD)
+    if not own:
+        chunk = result_of(record.index)
+        training.app.disk[record.result] = EncodedResult([digest_of(chunk)], [chunk])
+    training.hear(Recompute(pack(record), STATE), coordinator)
+    assert training.outlet.seen(RecomputeWanted) == []
+    (said,) = training.outlet.told(coordinator, Recomputed)
+    assert not said.found
