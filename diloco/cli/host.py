@@ -72,7 +72,7 @@ def host_command(
     Without --train no torch is needed. Restarted with the same --state, it goes on with the run. If that is
     lost but for the identity, or an old copy, workers keep their newer state, and --adopt goes on from it."""
     settings = load_settings(run)
-    _require_one_way(fresh, adopt, resume is not None, origin is not None)
+    _require_one_way(fresh or origin is not None, adopt, resume is not None)
     if origin is not None and not train:
         raise UserError("--from needs --train: the host's own worker brings the state")
     if truncate_at is not None:

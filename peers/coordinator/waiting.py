@@ -48,8 +48,8 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
         )
     if state.forked and chain.head == GENESIS and state.me not in {entry.key for entry in here}:
         return (
-            "the first state is that of an earlier run, which the host's own worker brings: start the host "
-            "with --train"
+            "the first state is that of an earlier run, and the host's own worker is awaited, which brings "
+            "it (diloco host --train)"
         )
     if here and restoring.is_lost(course, here):
         lost = _lost(state, course, here)

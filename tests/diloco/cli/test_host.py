@@ -31,7 +31,7 @@ def refused(*arguments: str) -> str:
 
 
 def test_a_new_run_and_the_old_one_are_not_had_at_once(run_file: Path) -> None:
-    for two in (("--fresh", "--adopt"), ("--from", "x", "--fresh"), ("--resume", "1", "--adopt")):
+    for two in (("--fresh", "--adopt"), ("--from", "x", "--adopt"), ("--resume", "1", "--fresh")):
         assert "give one of them" in refused(str(run_file), *two)
     assert "--from needs --train" in refused(str(run_file), "--from", "x")
 

@@ -17,7 +17,7 @@ def test_only_the_hosts_own_worker_is_asked_for_the_first_state() -> None:
         swarm.enter(index)
     swarm.later(1000.0)
     assert not swarm.told(1, Seed) + swarm.told(2, Seed)
-    assert "start the host with --train" in waits_for(swarm.core.state, swarm.now)
+    assert "host --train" in waits_for(swarm.core.state, swarm.now)
     swarm.enter(HOST)
     assert swarm.told(HOST, Seed)
     assert "--train" not in waits_for(swarm.core.state, swarm.now)
