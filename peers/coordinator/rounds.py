@@ -350,6 +350,7 @@ def _commit(
         entry.pace.accepted(now, record.fragment, state.rules.overlap)
         if member in current.done and entry.entered:
             entry.will_hold = head
+    _begin_grace_anew(state, course, now)
     seconds = now - current.opened_at
     course.recent.append(CommitSummary(record.fragment, len(members), round(seconds, 6)))
     state.outlet.trace(
@@ -363,3 +364,15 @@ def _commit(
             seconds=seconds,
         )
     )
+
+
+def _begin_grace_anew(state: RunState, course: Course, now: float) -> None:
+    """Of a fragment that nobody offers but those who sit out no more since this commit: their offers are of a
+    time in which nobody waited for them, and the grace of the others is yet to come."""
+    index = course.chain.index
+    for fragment in course.ready_since:
+        here = [e for e in state.roster.active_in(course.number) if fragment in e.ready]
+        willing = [e.sits_out_until for e in here if e.sits_out_until <= index]
+        if willing and min(willing) == index:
+            course.ready_since[fragment] = now
+            course.grace_ends.pop(fragment, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peers.coordinator.stalls import FORGIVEN_AFTER
 from peers.protocol.messages import Done, Open, Ready, Stuck
-from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained
+from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
 
 MEMBERS = (1, 2, 3, 4, 5)
 
@@ -89,3 +89,20 @@ def test_where_only_they_are_left_a_round_takes_those_who_sit_out() -> None:
     swarm.later(swarm.core.state.rules.failure_timeout_s)
     assert swarm.core.roster.entries[key(2)].sits_out_until > swarm.chain.index
     assert opened(swarm, 1, 2).serial > serial
+
+
+def test_an_offer_of_a_time_in_which_it_sat_out_uses_up_no_grace_once_it_sits_out_no_more() -> None:
+    swarm = trained(5, grace_s=10.0)
+    next_round(swarm, 1, 2)
+    course, late = swarm.core.state.courses[0], swarm.core.roster.entries[key(5)]
+    for fragment, members in ((1, (5,)), (2, (1, 5))):  # which commits of fragment 0 leave as they are
+        for index in members:
+            swarm.core.roster.entries[key(index)].ready[fragment] = Ready(fragment, ROOT, 1, 9, 9, 1.0)
+        course.ready_since[fragment], course.grace_ends[fragment] = swarm.now, swarm.now + 10.0
+    offered_at = swarm.now
+    while late.sits_out_until > swarm.chain.index:
+        assert course.ready_since[1] == offered_at
+        next_round(swarm)
+    assert course.ready_since[1] > offered_at
+    assert course.grace_ends.get(1, swarm.now) > offered_at + 10.0
+    assert course.ready_since[2] == offered_at, "somebody else began that grace"
