@@ -114,6 +114,8 @@ class World:
     """Commits that make one outer step: 1 or 2."""
     with_disks: bool = False
     """Workers write checkpoints and keep results; they begin with what their disk has."""
+    resume: int | None = None
+    """The owner has the next life of the host go on from that commit."""
 
     def __post_init__(self) -> None:
         self.net = SimNetwork(self.seed, self.observe)
@@ -181,7 +183,7 @@ class World:
             1000 + self.host_lives,
             Contact(key, ()),
             failure_timeout_s=TIMEOUT_S,
-            hosting=Hosting(rules, journal, open_door(), judge=VectorJudge()),
+            hosting=Hosting(rules, journal, open_door(), judge=VectorJudge(), resume=self.resume),
             limits=self.limits,
         )
         self.net.add(key, self.host, Access(latency_s=0.01), self._host_event)
