@@ -71,6 +71,8 @@ class Outer:
             self._keeping = Keeping(swarm, model, optimizer, self.replica, self._session, keep or {}, hooks)
         self._stopping = False
         self._leaving: BaseException | None = None
+        self._draws = False
+        """The loop goes through `until_finished`, which knows when all of a step is done."""
         self._hook = None
         if optimizer is not None:
             self._hook = optimizer.register_step_post_hook(lambda *_: self.step_done())
@@ -132,19 +134,22 @@ class Outer:
 
     def until_finished(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, until the run has all its rounds or `stop` was called."""
-        drawn = iter(batches)
-        while True:
-            if self._keeping is not None:
-                self._keeping.between_steps()
-            if self._leaving is not None:
-                raise self._leaving
-            if self.finished or self._stopping:
-                return  # before another batch is drawn, which nobody would train on
-            try:
-                batch = next(drawn)
-            except StopIteration:
-                return
-            yield batch
+        drawn, self._draws = iter(batches), True
+        try:
+            while True:
+                if self._keeping is not None:
+                    self._keeping.between_steps()
+                if self._leaving is not None:
+                    raise self._leaving
+                if self.finished or self._stopping:
+                    return  # before another batch is drawn, which nobody would train on
+                try:
+                    batch = next(drawn)
+                except StopIteration:
+                    return
+                yield batch
+        finally:
+            self._draws = False
 
     def stop(self) -> None:
         """Train no further: `until_finished` ends after the step at hand, and no wait for the network holds
@@ -154,11 +159,12 @@ class Outer:
     @contextmanager
     def notice(self, seconds: float = NOTICE_S) -> Iterator[None]:
         """Within, Ctrl-C and SIGTERM end training behind the inner step at hand, whose numbers are whole
-        then: `KeyboardInterrupt`, for SIGTERM and SIGHUP `SystemExit`, is raised out of `optimizer.step` (or
-        `step_done`, or `until_finished`), so that what is saved and said at the end of `with` blocks is. A
-        machine that is about to be taken away sends SIGTERM and waits for some ``seconds``: if a step takes
-        longer the process ends, whatever it does then. A second signal ends it at once. On the main thread
-        only; without this, signals do what they did before."""
+        then: `KeyboardInterrupt`, for SIGTERM and SIGHUP `SystemExit`, is raised out of `until_finished`, or
+        of `optimizer.step` (or `step_done`) in a loop without that, so that what is saved and said at the end
+        of `with` blocks is: this worker's state too, where the swarm has a state directory. A machine that is
+        about to be taken away sends SIGTERM and waits for some ``seconds``: if a step takes longer the
+        process ends, whatever it does then. A second signal ends it at once. On the main thread only; without
+        this, signals do what they did before."""
         with handled(seconds) as interrupts:
 
             def leave() -> None:
@@ -284,7 +290,7 @@ class Outer:
         if self._keeping is not None:
             self._keeping.poll()
         self._resumed = time.monotonic()
-        if self._leaving is not None:
+        if self._leaving is not None and not self._draws:
             raise self._leaving
 
     def _wait(self) -> None:
