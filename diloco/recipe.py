@@ -46,8 +46,8 @@ class Job:
     sample: Callable[[], str]
     """Something to look at."""
     follow: Callable[[RunSettings], None] | None = None
-    """Told the run's settings when some of them change while it trains; without it they change at its next
-    start."""
+    """Told the run's settings when it begins to train, and when some of them change; without it they change
+    at its next start, but for what an optimizer keeps of them."""
     keep: Mapping[str, Any] = field(default_factory=dict)
     """What a later process goes on from beside the model and ``optimizer``: objects with `state_dict` and
     `load_state_dict`, by name. ``batches`` are among them if they have these."""

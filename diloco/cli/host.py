@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -99,12 +99,19 @@ def host_command(
     with closing(log), leaving_in_order(notice) as interrupts, swarm:
         view.rounds_wanted = num_commits(swarm.settings)
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
-        if done := swarm.status()["rounds"]:
-            print(f"the run goes on after round {done} of {view.rounds_wanted}")
+        if line := _where_it_goes_on(swarm.status()):
+            print(line)
         _show_ticket(swarm.ticket, ticket_file)
         if adopt:
             adopt_record(swarm, yes=yes)
         _coordinate(swarm, screen, partial(work.train, swarm, interrupts, log) if work else None)
+
+
+def _where_it_goes_on(status: dict[str, Any]) -> str:
+    done, wanted = status["rounds"], status["rounds_wanted"]
+    if status["stopped"] or done >= wanted:
+        return f"the run is over, with {done} of {wanted} rounds: --set run.rounds=N makes it longer"
+    return f"the run goes on after round {done} of {wanted}" if done else ""
 
 
 def _require_one_way(*asked: bool) -> None:

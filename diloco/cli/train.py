@@ -159,6 +159,8 @@ def _keep(outer: Outer, save: Path | None, log: EventLog, error: Exception) -> N
 
 
 def _steps(outer: Outer, job: Job, log: EventLog) -> None:
+    if job.follow is not None:
+        job.follow(outer.swarm.settings)  # what an optimizer kept may be of settings before these
     logged = 0.0
     for batch in outer.until_finished(job.batches):
         loss = float(job.step(batch))

@@ -13,6 +13,7 @@ from diloco.cli.app import app
 from diloco.cli.work import Work
 from diloco.errors import UserError
 from diloco.settings import commented_toml, parse_settings
+from diloco.swarm import control
 
 LOCAL = ("--listen", "tcp://127.0.0.1:0")
 
@@ -56,3 +57,14 @@ def test_flags_of_training_are_the_same_for_host_and_join() -> None:
     assert set(Work.__dataclass_fields__) >= {"recipe", "data", "device", "save", "threads"}
     assert {name.capitalize() for name in Work.__dataclass_fields__ if name != "events"} <= set(vars(options))
     assert host.host_command.__doc__
+
+
+def test_a_run_that_is_over_says_how_it_goes_on(run_file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with diloco.host(run_file, listen=LOCAL[1], state=home) as swarm:
+        control.stop(swarm.ticket, home)
+    done = CliRunner().invoke(app, ["host", str(run_file), "--state", str(home), *LOCAL])
+    assert done.exit_code == 0, done.output
+    assert "the run is over, with 0 of 3 rounds: --set run.rounds=N makes it longer" in done.output
+    with diloco.host(run_file, listen=LOCAL[1], state=home, changes={"run.rounds": 9}) as swarm:
+        assert not swarm.status()["stopped"]

@@ -70,6 +70,21 @@ def test_a_run_ends_with_its_rounds_a_saved_model_and_a_record(tmp_path: Path) -
     assert (events[-1]["event"], events[-1]["sample"], events[-1]["steps"]) == ("end", "a sample", len(steps))
 
 
+def test_a_recipe_follows_the_settings_over_what_its_optimizer_kept_of_them(tmp_path: Path) -> None:
+    """A later start has the settings of then, and the optimizer's state of before."""
+    home = tmp_path / "host"
+    for rate in (0.1, 0.2):
+        changes = {"train.weight_decay": rate, "run.rounds": round(30 * rate)}
+        with diloco.host(SETTINGS, listen="tcp://127.0.0.1:0", state=home, changes=changes) as swarm:
+            made = job([])
+
+            def follow(settings: RunSettings, made: Job = made) -> None:
+                made.optimizer.param_groups[0]["weight_decay"] = settings.train.weight_decay
+
+            train(swarm, replace(made, follow=follow), log=EventLog(None), interrupts=Interrupts())
+        assert made.optimizer.param_groups[0]["weight_decay"] == rate
+
+
 def test_an_interrupted_worker_ends_after_its_step_and_saves_what_it_holds(tmp_path: Path) -> None:
     steps: list[int] = []
     save = tmp_path / "model.safetensors"
