@@ -31,6 +31,7 @@ from peers.protocol.events import (
     CheckpointWritten,
     RoundCommitted,
     SaveWanted,
+    StateFetched,
 )
 from peers.protocol.held import Held
 from transport.disk import Disk
@@ -101,6 +102,8 @@ class Keeper:
         self._wanted: int | None = None
         """The run's owner wants a checkpoint of that commit or a later one."""
         self._due = False
+        self._fetched = False
+        """The state is of others: no results lead to it from the newest checkpoint."""
         self._own_failed = False
 
     # -- the beginning ------------------------------------------------------------------------
@@ -167,8 +170,10 @@ class Keeper:
         match event:
             case SaveWanted():
                 self._wanted = event.index
-            case BecameActive() if self._saved is None and not self.writer.is_busy:
-                self._due = True  # so that results count from here on
+            case StateFetched():
+                self._fetched = True
+            case BecameActive() if self._fetched or (self._saved is None and not self.writer.is_busy):
+                self._due, self._fetched = True, False  # so that results count from here on
             case RoundCommitted() if not event.behind and self._boundaries.is_due(now, event.record.index):
                 self._due = True
         self.poll(now)

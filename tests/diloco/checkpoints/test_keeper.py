@@ -25,6 +25,7 @@ from peers.protocol.events import (
     CheckpointWritten,
     RoundCommitted,
     SaveWanted,
+    StateFetched,
 )
 from peers.protocol.held import Held
 from peers.protocol.record import Record
@@ -118,6 +119,20 @@ def test_the_first_checkpoint_is_written_as_soon_as_the_worker_is_active(tmp_pat
     assert worker.of(CheckpointWritten) == [0]
     held = Held(FIRST, 0, (FIRST,), (worker.replica.digest(0),))
     assert worker.commands == [ConfirmSaved(held)]
+
+
+def test_a_state_that_came_from_others_is_written_at_once_for_no_results_lead_to_it(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    worker.commit()
+    worker.settle()
+    worker.head, worker.index = b"n" * 32, 40
+    worker.hear(StateFetched(0, worker.head, bytearray()), [])
+    worker.hear(BecameActive(worker.head, worker.index), [])
+    worker.settle()
+    assert worker.of(CheckpointWritten)[-1] == 40
+    worker.hear(BecameActive(worker.head, worker.index), [])
+    worker.settle()
+    assert worker.of(CheckpointWritten).count(40) == 1, "the link began anew, and nothing was fetched"
 
 
 def test_later_ones_are_written_after_commits_and_hold_the_state_behind_them(tmp_path: Path) -> None:
