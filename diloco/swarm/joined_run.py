@@ -13,7 +13,7 @@ from pathlib import Path
 from diloco.errors import JoinError
 from diloco.settings import RunSettings
 from diloco.swarm.handshake import knock_for_settings
-from diloco.swarm.run_file import KeptRun, keep_run, kept_run
+from diloco.swarm.run_file import JOINED, KeptRun, keep_run, kept_run
 from diloco.swarm.state_dir import load_identity
 from diloco.swarm.state_lock import StateLock
 from peers.admission.identity import Identity
@@ -43,7 +43,7 @@ class JoinedRun:
     def _ask(self, name: str, timeout_s: float) -> RunSettings:
         """The run's settings as its host has them, or as they were at this worker's last start: where the
         host is not there yet, or the ticket lets nobody new in."""
-        found = kept_run(self._home) if self._home else None
+        found = kept_run(self._home, JOINED) if self._home else None
         kept = found.settings if found and found.run == self._ticket.run else None
         patience_s = min(timeout_s, KNOWN_S) if kept else timeout_s
         try:
@@ -54,5 +54,5 @@ class JoinedRun:
             _LOG.warning("%s; this worker was in the run before, and goes on looking for its host", error)
             return kept
         if self._home:
-            keep_run(self._home, KeptRun(self._ticket.run, settings))
+            keep_run(self._home, KeptRun(self._ticket.run, settings), JOINED)
         return settings

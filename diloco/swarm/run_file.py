@@ -31,13 +31,15 @@ from peers.admission.identity import replace_private
 from peers.coordinator.journal import SettingsChanged
 
 FORMAT = 1
+HOSTED, JOINED = "run.json", "joined.json"
+"""Of a host's folder, and of a worker's: one that somebody gives to both keeps both."""
 FRESH_OR_FROM = (
     "begin a new run (--fresh, or --from CHECKPOINT with its state; the files of this one are kept)"
 )
 _OF_A_RUN = (
     "identity",
     "incarnation",
-    "run.json",
+    HOSTED,
     "address",
     "journal-*",
     "invite-*",
@@ -67,15 +69,15 @@ def begun_with(home: Path, new: KeptRun) -> KeptRun:
         return new
     if found.run != new.run:
         raise UserError(
-            f"{home / 'run.json'} is about a run of another identity than {home / 'identity'}: put that file "
+            f"{home / HOSTED} is about a run of another identity than {home / 'identity'}: put that file "
             f"back, or {FRESH_OR_FROM}"
         )
     return found
 
 
-def keep_run(home: Path, kept: KeptRun) -> None:
+def keep_run(home: Path, kept: KeptRun, name: str = HOSTED) -> None:
     """Write down which run this folder is about. Raises `UserError`."""
-    path = home / "run.json"
+    path = home / name
     plain: dict[str, Any] = {
         "format": FORMAT,
         "run": kept.run.hex(),
@@ -90,9 +92,9 @@ def keep_run(home: Path, kept: KeptRun) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def kept_run(home: Path) -> KeptRun | None:
+def kept_run(home: Path, name: str = HOSTED) -> KeptRun | None:
     """The run that this folder is about, if any. Raises `UserError` as `begun_with`."""
-    path = home / "run.json"
+    path = home / name
     try:
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -115,7 +117,8 @@ def _read(path: Path, found: Any) -> KeptRun:
         origin = OriginFile(Path(start["path"]), bytes.fromhex(start["digest"])) if start else None
         return KeptRun(run, parse_settings(found["settings"], str(path)), origin)
     except (AttributeError, TypeError, KeyError, ValueError):
-        raise UserError(f"{path} is damaged: put a copy back, or {FRESH_OR_FROM}") from None
+        otherwise = FRESH_OR_FROM if path.name == HOSTED else "delete it, and ask for a ticket that is good"
+        raise UserError(f"{path} is damaged: put a copy back, or {otherwise}") from None
 
 
 def settle(

@@ -20,6 +20,7 @@ from peers.protocol.events import (
     RoundCommitted,
     RunFinished,
     StateFetched,
+    SwapFailed,
 )
 from peers.protocol.messages import Report
 from peers.protocol.profile import Matching
@@ -224,6 +225,26 @@ def test_with_gossip_the_round_is_its_own_outer_steps() -> None:
     assert session.round == 0
     session.event(100.0, RoundCommitted(record(), NumpyReducer(1), None, 8, 0.0, 0.1, 0))
     assert session.round == session.loop.rounds_applied == 1
+
+
+def swaps_until_done(session: WorkerSession) -> int:
+    """Outer steps with gossip, until the worker is done; ten at most."""
+    for number in range(10):
+        if session.finished:
+            return number
+        step(session, 4)
+        session.event(100.0, SwapFailed(0, number, 8, (), "nobody is there", alone=True))
+    return 10
+
+
+def test_gossip_goes_on_for_as_many_outer_steps_as_the_changed_settings_say() -> None:
+    assert swaps_until_done(session_of(gossips=True)) == 10
+    for rounds in (2, 5):
+        session = session_of(gossips=True)
+        session.follow(
+            RunSettings.model_validate({"run": {"rounds": rounds}, "method": {"preset": "noloco"}})
+        )
+        assert swaps_until_done(session) == rounds
 
 
 def test_lag_is_the_steps_since_the_last_offer_of_what_waits_longest() -> None:

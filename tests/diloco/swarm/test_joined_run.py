@@ -13,7 +13,7 @@ import diloco
 from diloco.errors import JoinError, StateInUse, UserError
 from diloco.settings import parse_settings
 from diloco.swarm.joined_run import JoinedRun
-from diloco.swarm.run_file import KeptRun, kept_run
+from diloco.swarm.run_file import JOINED, KeptRun, kept_run
 from peers.admission.ticket import Ticket
 from transport.errors import KnockTimeout
 
@@ -60,7 +60,7 @@ def test_settings_are_kept_as_the_host_has_them_now(host: diloco.Swarm, tmp_path
         closing(JoinedRun(ticket, "ann", home, 20.0)) as again,
     ):
         assert again.settings.run.rounds == 9
-    assert kept_run(home) == KeptRun(ticket.run, again.settings)
+    assert kept_run(home, JOINED) == KeptRun(ticket.run, again.settings)
 
 
 def test_an_expired_ticket_lets_those_in_who_were_in_the_run(tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_one_folder_has_one_worker_and_a_damaged_one_is_named(host: diloco.Swarm
         pytest.raises(StateInUse, match="in use by the worker with process"),
     ):
         JoinedRun(ticket, "ann", home, 20.0)
-    (home / "run.json").write_text("{")
-    with pytest.raises(UserError, match=r"run\.json is damaged"):
+    (home / "joined.json").write_text("{")
+    with pytest.raises(UserError, match=r"joined\.json is damaged: put a copy back, or delete it"):
         JoinedRun(ticket, "ann", home, 20.0)
     with closing(JoinedRun(ticket, "ann", None, 20.0)):
         pass
