@@ -77,7 +77,7 @@ class OwnState:
     def take_up(self, disk: Disk, saved: Saved) -> None:
         """Go on from what a checkpoint keeps. What it lacks, or what does not fit, begins anew, and that is
         said. Raises `CheckpointError`, before anything changes, for a file that is damaged."""
-        kept = _read(disk, saved)
+        kept = read_own(disk, saved)
         for name, source in self._sources.items():
             if name not in kept:
                 _LOG.warning("the checkpoint does not keep %s: it begins anew", name)
@@ -90,7 +90,8 @@ class OwnState:
             _LOG.warning("the checkpoint keeps %s, which is not asked for here: it is left out", name)
 
 
-def _read(disk: Disk, saved: Saved) -> dict[str, Any]:
+def read_own(disk: Disk, saved: Saved) -> dict[str, Any]:
+    """What a checkpoint keeps of its worker, by the names of its parts. Raises `CheckpointError`."""
     path, entry = f"{saved.path}/{OWN_FILE}", saved.manifest.file(OWN_FILE)
     whole = hashlib.sha256()
     try:

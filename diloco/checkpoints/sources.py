@@ -25,18 +25,23 @@ class LiveModel:
         """Whether it can be gone on from: a loop that ended by an error may have come to anything."""
         return all(bool(torch.isfinite(each).all()) for each in self._parameters().values())
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors themselves, by name."""
-        return {"parameters": self._parameters(), "buffers": dict(self._model.named_buffers())}
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors themselves, by name, and which buffers the model's own state dict has."""
+        tensors = self._tensors()
+        named = self._model.state_dict().keys()
+        return {**tensors, "persistent": [name for name in tensors["buffers"] if name in named]}
 
-    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy them back. Raises `StateError`, before anything changes, where names or shapes differ."""
-        for kind, ours in self.state_dict().items():
+        for kind, ours in self._tensors().items():
             _require_alike(kind, ours, state.get(kind, {}))
-        for kind, ours in self.state_dict().items():
+        for kind, ours in self._tensors().items():
             for name, tensor in ours.items():
                 with torch.no_grad():
                     tensor.copy_(state[kind][name])
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        return {"parameters": self._parameters(), "buffers": dict(self._model.named_buffers())}
 
     def _parameters(self) -> dict[str, Tensor]:
         known = dict(self._model.named_parameters(remove_duplicate=False))

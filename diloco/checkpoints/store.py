@@ -52,6 +52,11 @@ def runs_on(disk: Disk) -> list[str]:
     return [f"{ROOT}/{name}" for name in disk.list(ROOT) if re.fullmatch(r"[0-9a-f]{16}", name)]
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a folder of this name is a checkpoint's."""
+    return _NAME.match(name) is not None
+
+
 def folder_of(run: bytes) -> str:
     """Where a run's checkpoints lie."""
     return f"{ROOT}/{run.hex()[:16]}"
@@ -65,16 +70,19 @@ class Store:
         self.folder = folder
         self._kept = kept
 
+    def at(self, name: str) -> str:
+        """The path of what is named so in the folder."""
+        return f"{self.folder}/{name}" if self.folder else name
+
     # -- what is there ------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Folders that are named like checkpoints, the oldest first."""
-        found = [name for name in self.disk.list(self.folder) if _NAME.match(name)]
-        return sorted(found, key=_age)
+        return sorted(filter(is_checkpoint, self.disk.list(self.folder)), key=_age)
 
     def read(self, name: str) -> Saved:
         """One checkpoint, whose files have the sizes that its manifest says. Raises `CheckpointError`."""
-        path = f"{self.folder}/{name}"
+        path = self.at(name)
         where = f"{path}/{FILE_NAME}"
         try:
             manifest = Manifest.from_bytes(self.disk.read(where), where)
@@ -102,7 +110,7 @@ class Store:
         """Remove what earlier processes left unfinished."""
         for name in self.disk.list(self.folder):
             if name.startswith(_PARTIAL):
-                self.disk.remove(f"{self.folder}/{name}")
+                self.disk.remove(self.at(name))
 
     def write(
         self,
@@ -116,7 +124,7 @@ class Store:
         files are written, ``pause`` is called between pieces. Raises `OSError` for a disk that is full or
         fails: nothing is left of it then, and what was there before is as it was."""
         name, contents = self._free_name(head, index), list(contents)
-        partial, path = f"{self.folder}/{_PARTIAL}{name}", f"{self.folder}/{name}"
+        partial, path = self.at(f"{_PARTIAL}{name}"), self.at(name)
         need = int(_MARGIN * sum(each.size_bytes for each in contents))
         if (free := self.disk.free_bytes()) < need:
             raise OSError(errno.ENOSPC, f"{need:,} bytes are needed and {free:,} are free")

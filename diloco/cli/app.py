@@ -20,6 +20,7 @@ from rich.text import Text
 
 import diloco
 from diloco.cli import checkpoint_plan
+from diloco.cli.checkpoints import export_command, list_command, verify_command
 from diloco.cli.host import host_command
 from diloco.cli.interrupts import end_at_once, leaving_in_order
 from diloco.cli.join import join_command
@@ -203,6 +204,19 @@ ticket_app.callback(
 ticket_app.command("revoke", epilog=_examples("diloco ticket revoke @ticket"))(revoke_command)
 
 
+checkpoint_app.command("list", epilog=_examples("diloco checkpoint list ~/.local/state/diloco/mine"))(
+    list_command
+)
+checkpoint_app.command("verify", epilog=_examples("diloco checkpoint verify ~/.local/state/diloco/mine"))(
+    verify_command
+)
+app.command(
+    "export",
+    epilog=_examples(
+        "diloco export ~/.local/state/diloco/mine -o model.safetensors",
+        "diloco export CHECKPOINT -o out/model.safetensors --like ~/models/smollm    # loads as that one",
+    ),
+)(export_command)
 checkpoint_app.command("now", epilog=_examples("diloco checkpoint now @ticket"))(save_command)
 checkpoint_app.command("plan", epilog=_examples("diloco checkpoint plan model.safetensors RUN.toml"))(
     checkpoint_plan.plan_command

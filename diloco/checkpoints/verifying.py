@@ -1,0 +1,54 @@
+"""Whether a checkpoint's files are what was written, and what the members agreed on (DU2).
+
+Reads; changes nothing, and needs no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from diloco.checkpoints.fragment_files import read_body
+from diloco.checkpoints.manifest import OWN_FILE
+from diloco.checkpoints.own import read_own
+from diloco.checkpoints.store import Saved, Store
+from diloco.errors import CheckpointError
+from peers.protocol.record import record_in
+from transport.disk import Disk
+from transport.errors import BadFrame
+
+
+def faults_of(disk: Disk, saved: Saved) -> Iterator[str]:
+    """What is wrong with the files of one checkpoint, each in one line that names the file."""
+    manifest = saved.manifest
+    for fragment in range(len(manifest.fragments)):
+        try:
+            read_body(disk, saved, fragment)
+        except CheckpointError as error:
+            yield str(error)
+    if any(each.name == OWN_FILE for each in manifest.files):
+        try:
+            read_own(disk, saved)
+        except CheckpointError as error:
+            yield str(error)
+    if manifest.record:
+        yield from _faults_of_record(saved)
+
+
+def _faults_of_record(saved: Saved) -> Iterator[str]:
+    manifest = saved.manifest
+    try:
+        record = record_in(bytes.fromhex(manifest.record))
+    except BadFrame as error:
+        yield f"{saved.path}/manifest.json: its record is damaged: {error}"
+        return
+    if record.hash().hex() != manifest.head or record.index != manifest.index:
+        yield f"{saved.path}/manifest.json: its record is not that of its head"
+
+
+def faults_between(store: Store) -> Iterator[str]:
+    """Checkpoints of one run that do not name the one before them: one of the two was changed, or brought
+    here from elsewhere."""
+    for later, earlier in pairwise(store.newest()):
+        if later.manifest.previous not in (None, earlier.manifest.sha256()):
+            yield f"{later.path}/manifest.json names another checkpoint before it than {earlier.path}"

@@ -1,0 +1,132 @@
+"""`diloco checkpoint list|verify` and `diloco export`: what is on this machine. Flags in, lines out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diloco.checkpoints.exporting import export
+from diloco.checkpoints.finding import find_checkpoint, place_of, stores_in
+from diloco.checkpoints.manifest import FILE_NAME
+from diloco.checkpoints.store import Store
+from diloco.checkpoints.verifying import faults_between, faults_of
+from diloco.errors import CheckpointError
+from diloco.terminal import plain_table, printable, wide_console
+from peers.coordinator.journal_scan import scan
+from peers.protocol.record import Record
+
+Where = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER", help="A state directory, or one checkpoint's folder in it.", show_default=False
+    ),
+]
+
+
+def list_command(where: Where) -> None:
+    """Show the checkpoints below a state directory, the newest first."""
+    found = stores_in(where)
+    if not found:
+        raise CheckpointError(f"{where} holds no checkpoints")
+    for _, store in found:
+        table = plain_table(f"run {printable(store.folder.rpartition('/')[2] or where.name)}")
+        for heading in ("record", "written", "MB", "own step", "folder"):
+            table.add_column(heading)
+        damaged: list[CheckpointError] = []
+        for saved in store.newest(damaged.append):
+            manifest = saved.manifest
+            table.add_row(
+                f"{manifest.index:,}",
+                datetime.fromtimestamp(manifest.written_at).strftime("%Y-%m-%d %H:%M:%S"),
+                f"{manifest.size_bytes / 1e6:,.1f}",
+                "-" if manifest.own is None else f"{manifest.own.step:,}",
+                saved.path.rpartition("/")[2],
+            )
+        wide_console().print(table)
+        for error in damaged:
+            print(printable(f"not whole: {error}"))
+
+
+def verify_command(where: Where) -> None:
+    """Read checkpoints whole, and compare with what was written and what the members agreed on. Exit code 1
+    if a file is not right."""
+    if (where / FILE_NAME).exists():
+        disk, saved = find_checkpoint(where)
+        faults = list(faults_of(disk, saved))
+        num_whole = int(not faults)
+    else:
+        faults, num_whole = _faults_below(where)
+    for fault in faults:
+        print(printable(fault))
+    print(f"{num_whole} checkpoint{'s' * (num_whole != 1)} as they were written")
+    if faults:
+        raise typer.Exit(1)
+
+
+def export_command(
+    where: Where,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HF_DIR",
+            help="A model's folder as Hugging Face has it: take over its dtypes, and put its "
+            "configuration and tokenizer beside.",
+        ),
+    ] = None,
+) -> None:
+    """Write a checkpoint's model, the outer parameters, as one safetensors file by the names of its state
+    dict."""
+    if not output.parent.is_dir():
+        raise CheckpointError(f"{output} cannot be written: there is no folder {output.parent}")
+    disk, saved = find_checkpoint(where)
+    for fault in faults_of(disk, saved):
+        raise CheckpointError(f"{fault}; it is not exported")
+    try:
+        done = export(disk, saved, output, like)
+    except OSError as error:
+        raise CheckpointError(f"{output} cannot be written: {error.strerror or error}") from None
+    print(
+        f"wrote {output}: {done.num_tensors} tensors, {done.num_bytes / 1e6:,.1f} MB, of record "
+        f"{saved.manifest.index:,} ({place_of(disk, saved)})"
+    )
+    if done.left_out:
+        print(
+            f"{len(done.left_out)} tensors of {like} are not in it, as tied ones are: {done.left_out[0]}"
+            + (", ..." if len(done.left_out) > 1 else "")
+        )
+
+
+def _faults_below(where: Path) -> tuple[list[str], int]:
+    """What is wrong with all checkpoints below a state directory, and how many are right."""
+    faults: list[str] = []
+    num_whole = 0
+    found = stores_in(where)
+    if not found:
+        raise CheckpointError(f"{where} holds no checkpoints")
+    for disk, store in found:
+        heads = _journaled(where, store)
+        for name in store.names():
+            try:
+                saved = store.read(name)
+            except CheckpointError as error:
+                faults.append(str(error))
+                continue
+            wrong = list(faults_of(disk, saved))
+            if heads is not None and saved.manifest.index and saved.manifest.head not in heads:
+                wrong.append(f"{saved.path} is of a record that the journal does not have")
+            faults += wrong
+            num_whole += not wrong
+        faults += faults_between(store)
+    return faults, num_whole
+
+
+def _journaled(where: Path, store: Store) -> set[str] | None:
+    """The heads that the host's journal knows, if it lies beside."""
+    journal = where / f"journal-{store.folder.rpartition('/')[2]}"
+    if not journal.exists():
+        return None
+    return {each.hash().hex() for each in scan(journal.read_bytes()).entries if isinstance(each, Record)}

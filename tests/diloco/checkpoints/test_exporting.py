@@ -1,0 +1,134 @@
+"""The exported model: outer parameters by the names of its state dict, or like a given one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torn_saves import FOLDER, RUN, held_by, make_replica, save
+
+from diloco.checkpoints.exporting import export
+from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.manifest import OwnEntry
+from diloco.checkpoints.own import OwnState
+from diloco.checkpoints.shared import SharedState
+from diloco.checkpoints.sources import LiveModel
+from diloco.checkpoints.store import Saved, Store
+from diloco.errors import CheckpointError
+from diloco.methods.presets import method
+from diloco.outer.replica import TensorReplica
+from tests.diloco.checkpoints.kit import FullDisk
+
+
+class Tied(nn.Module):
+    """A head tied to the embedding, a buffer that is saved and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("cache", torch.ones(2), persistent=False)
+
+
+class Whole:
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        self._live = LiveModel(model, names)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"live": self._live.state_dict()}
+
+    def load_state_dict(self, state: object) -> None:
+        raise AssertionError("it is written only")
+
+
+def checkpoint_of(model: nn.Module, disk: LocalDisk) -> tuple[TensorReplica, Saved]:
+    """A checkpoint of a model that was moved since, with what is the worker's own."""
+    replica = TensorReplica.of(model, method("diloco", codec="fp32"))
+    replica.outer.step(0, torch.ones(replica.num_elements(0)))
+    names = [spec.name for spec in replica.layout.fragments[0]]
+    shared = SharedState.pin(replica, held_by(replica, 7), (1,))
+    saved = Store(disk, FOLDER).write(
+        shared.held.head,
+        7,
+        [*shared.contents, OwnState({"the worker": Whole(model, names)}).take()],
+        lambda files: shared.manifest(
+            replica, files, run=RUN, settings="", own=OwnEntry(step=1, tokens=1), previous=None
+        ),
+    )
+    return replica, saved
+
+
+def test_it_loads_strictly_into_the_model_with_the_outer_parameters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, disk = Tied(), LocalDisk(tmp_path)
+    replica, saved = checkpoint_of(model, disk)
+    done = export(disk, saved, tmp_path / "model.safetensors")
+    found = load_file(tmp_path / "model.safetensors")
+    assert done.num_tensors == len(found) == 6, "tied ones once, buffers that are not saved not at all"
+    other = Tied()
+    missing, unexpected = other.load_state_dict(found, strict=False)
+    assert (missing, unexpected) == (["head.weight"], [])
+    flat = torch.cat([p.detach().flatten() for p in other.parameters()])
+    assert torch.equal(flat, replica.outer.outer_parameters(0))
+    assert not torch.equal(other.embed.weight, model.embed.weight), "not the live ones"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model.safetensors"]
+
+
+def test_parameters_have_the_models_own_dtypes_and_frozen_ones_come_along(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    saved = save(Store(disk, FOLDER), make_replica(frozen=True, fragments=2), 4)
+    export(disk, saved, tmp_path / "m")
+    assert set(load_file(tmp_path / "m")) == {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight"}
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2)).bfloat16()
+    _, half = checkpoint_of(model, LocalDisk(tmp_path / "half"))
+    export(LocalDisk(tmp_path / "half"), half, tmp_path / "h")
+    assert {each.dtype for each in load_file(tmp_path / "h").values()} == {torch.bfloat16}
+
+
+def test_like_a_model_of_hugging_face_it_has_its_dtypes_and_what_lies_beside(tmp_path: Path) -> None:
+    model, disk, like, out = Tied(), LocalDisk(tmp_path), tmp_path / "hf", tmp_path / "out"
+    _, saved = checkpoint_of(model, disk)
+    like.mkdir()
+    out.mkdir()
+    halves = {name: each.clone().to(torch.float16) for name, each in model.state_dict().items()}
+    save_file(halves, like / "model-00001-of-00001.safetensors")
+    (like / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    (like / "tokenizer.json").write_text("{}")
+    (like / "pytorch_model.bin").write_bytes(b"old")
+    done = export(disk, saved, out / "model.safetensors", like)
+    assert done.left_out == ("head.weight",)
+    assert {each.dtype for each in load_file(out / "model.safetensors").values()} == {torch.float16}
+    beside = ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in out.iterdir()) == beside
+
+
+def test_another_model_and_a_folder_without_one_are_refused(tmp_path: Path) -> None:
+    disk, like = LocalDisk(tmp_path), tmp_path / "hf"
+    _, saved = checkpoint_of(Tied(), disk)
+    like.mkdir()
+    with pytest.raises(CheckpointError, match="has no safetensors file"):
+        export(disk, saved, tmp_path / "m", like)
+    save_file({"other": torch.zeros(1)}, like / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"another model: it lacks 6 of 6 tensors, embed\.weight say"):
+        export(disk, saved, tmp_path / "m", like)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_full_disk_leaves_nothing_of_it_and_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = LocalDisk(tmp_path)
+    _, saved = checkpoint_of(Tied(), disk)
+    (tmp_path / "m").write_text("before")
+    monkeypatch.setattr("diloco.checkpoints.exporting.LocalDisk", lambda root: FullDisk(root, room=300))
+    with pytest.raises(OSError, match="No space left"):
+        export(disk, saved, tmp_path / "m")
+    assert (tmp_path / "m").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["m"]

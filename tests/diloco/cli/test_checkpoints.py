@@ -1,0 +1,96 @@
+"""`diloco checkpoint list|verify` and `diloco export` on folders as workers leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from safetensors.torch import load_file
+from torn_saves import FOLDER, make_replica, save
+from typer.testing import CliRunner
+
+from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.store import Store
+from diloco.cli.app import app
+from diloco.cli.checkpoints import verify_command
+from diloco.errors import CheckpointError
+from peers.coordinator.journal_scan import framed
+from peers.protocol.record import Record
+from transport.frames import pack
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    store = Store(LocalDisk(tmp_path), FOLDER)
+    for index in (2, 4):
+        save(store, make_replica(), index)
+    return tmp_path
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    outcome = CliRunner().invoke(app, [str(each) for each in arguments])
+    if isinstance(outcome.exception, CheckpointError):
+        return 2, str(outcome.exception)
+    return outcome.exit_code, outcome.output
+
+
+def test_list_shows_the_newest_first_and_what_is_not_whole(home: Path) -> None:
+    code, output = run("checkpoint", "list", home)
+    assert code == 0
+    assert output.index("000000000004-") < output.index("000000000002-")
+    (min((home / FOLDER).iterdir()) / "outer.000.safetensors").unlink()
+    _, output = run("checkpoint", "list", home)
+    assert "not whole: " in output
+    assert "000000000002-" in output
+
+
+def test_verify_says_how_many_are_right_and_exits_with_1_for_a_file_that_is_not(home: Path) -> None:
+    assert run("checkpoint", "verify", home) == (0, "2 checkpoints as they were written\n")
+    path = max((home / FOLDER).iterdir()) / "outer.000.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    code, output = run("checkpoint", "verify", home)
+    assert code == 1
+    assert "outer.000.safetensors is damaged" in output
+    assert "1 checkpoint as they were written" in output
+    code, output = run("checkpoint", "verify", path.parent)
+    assert (code, output.count("is damaged")) == (1, 1)
+
+
+def test_verify_ends_with_1_where_a_checkpoint_is_missing_a_file(home: Path) -> None:
+    (max((home / FOLDER).iterdir()) / "outer.000.safetensors").unlink()
+    with pytest.raises(typer.Exit) as ended:
+        verify_command(home)
+    assert ended.value.exit_code == 1
+
+
+def test_verify_compares_with_the_journal_beside(home: Path) -> None:
+    record = Record(b"p" * 32, 2, 0, 1, 1, 4, (b"m" * 32,), (1.0,), b"r" * 32)
+    (home / f"journal-{FOLDER.rpartition('/')[2]}").write_bytes(framed(pack(record)))
+    code, output = run("checkpoint", "verify", home)
+    assert code == 1
+    assert output.count("is of a record that the journal does not have") == 2
+
+
+def test_export_writes_the_newest(home: Path) -> None:
+    code, output = run("export", home, "-o", home / "m.safetensors")
+    assert code == 0
+    assert "5 tensors" in output
+    assert "of record 4" in output
+    assert len(load_file(home / "m.safetensors")) == 5
+
+
+def test_what_cannot_be_read_or_written_is_one_line(home: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("checkpoint", "list", tmp_path / "none"),
+        ("checkpoint", "verify", tmp_path / "none"),
+        ("export", tmp_path / "none", "-o", tmp_path / "m"),
+        ("export", home, "-o", tmp_path / "no" / "folder"),
+    ):
+        code, output = run(*arguments)
+        assert code == 2, arguments
+        assert "\n" not in output.strip()
+    path = max((home / FOLDER).iterdir()) / "outer.000.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    code, output = run("export", path.parent, "-o", tmp_path / "m")
+    assert (code, "it is not exported" in output) == (2, True)
