@@ -31,6 +31,8 @@ from peers.protocol.events import (
     RoundCommitted,
     RunFinished,
     SettingsChanged,
+    SwapFailed,
+    Swapped,
 )
 
 _TEXTS: dict[type, str] = {
@@ -48,6 +50,7 @@ _TEXTS: dict[type, str] = {
     EntryRefused: "is refused: {detail}",
     IdentitySuperseded: "stops, since a newer process has its identity",
     ProgressLost: "gives up {tokens} tokens: {reason}",
+    SwapFailed: "has no partner for outer step {step}: {reason}",
     RunFinished: "the run has all its {rounds} rounds",
 }
 _NAMES: dict[type, str] = {ProgressLost: "non_finite", GotUnusable: "unusable"}
@@ -71,6 +74,10 @@ def told(event: object) -> Told | None:
             record = event.record
             text = "the last state was lost: goes on from the one that it holds"
             return Told("restored", text, {"index": record.index, "commit": record.hash().hex()})
+        case Swapped():
+            text = f"takes outer step {event.step} with {len(event.partners)} others"
+            given = {"fragment": event.fragment, "step": event.step, "tokens": event.tokens}
+            return Told("swapped", text, {**given, "partners": plain(event.partners)})
         case SettingsChanged():
             return Told("settings_changed", "takes settings that the host changed", {})
         case ContributionEnded():

@@ -28,6 +28,7 @@ from peers.protocol.traces import (
     BehindTrace,
     CommittedTrace,
     DisputedTrace,
+    DissentTrace,
     EnteredTrace,
     OpenedTrace,
     OutlierTrace,
@@ -35,14 +36,18 @@ from peers.protocol.traces import (
     PeerBarredTrace,
     PoisonedTrace,
     ProvedWrongTrace,
+    RecomputedTrace,
     RefusedTrace,
     RemovedTrace,
     RepairedTrace,
     ReportTrace,
     RestoredTrace,
     SavedOtherTrace,
+    SavedTrace,
+    SeedLostTrace,
     SeedTrace,
     SetAsideTrace,
+    StateLostTrace,
     SwappedTrace,
     UnusableTrace,
     fields_of,
@@ -93,6 +98,9 @@ _FAULTS = (
     UnusableTrace,
 )
 """What a peer can make us tell as often as it likes: a few lines of that a minute."""
+
+_FOR_PROGRAMS = (SavedTrace, DissentTrace, RecomputedTrace, SeedLostTrace, StateLostTrace)
+"""Of the story, and shown in another way: by status, by waits, or by what follows."""
 
 _STYLES = {"gone": "red dim", "exchanging": "cyan", "training": "green", "waiting": "blue"}
 
@@ -299,8 +307,8 @@ class Screen:
             line = self.view.trace(trace)
         if line is not None:
             self._say(line)
-            if self._log is not None:
-                self._log.trace(trace, line)
+        if self._log is not None and (line is not None or isinstance(trace, _FOR_PROGRAMS)):
+            self._log.trace(trace, line or "")
 
     def note(self, line: str) -> None:
         """Tell something that no trace tells."""

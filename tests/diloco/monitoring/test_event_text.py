@@ -10,6 +10,7 @@ import pytest
 from diloco.monitoring.event_text import plain, plain_fields, told
 from peers.protocol import events
 from peers.protocol.record import GENESIS, Record
+from transport.collectives.reducer import PhantomReducer
 
 RESTORING = Record(GENESIS, 7, (1 << 16) - 1, 1, 5, 4, (), (), b"r" * 32)
 STORY = [
@@ -35,6 +36,16 @@ STORY = [
         events.CheckpointRestored(4, b"h" * 32, "/somewhere"),
         "checkpoint_restored",
         "goes on from its checkpoint of commit 4",
+    ),
+    (
+        events.Swapped(0, 5, 640, PhantomReducer(4, 4.0, b""), (b"p" * 32,)),
+        "swapped",
+        "takes outer step 5 with 1 others",
+    ),
+    (
+        events.SwapFailed(0, 5, 640, (b"p" * 32,), "silent", False),
+        "swap_failed",
+        "has no partner for outer step 5: silent",
     ),
     (events.SettingsChanged(b"x"), "settings_changed", "takes settings that the host changed"),
     (events.CoordinatorLost(3.14), "coordinator_lost", "does not hear the host for 3.1 s, and trains on"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
+from diloco.monitoring.event_log import EventLog
 from diloco.monitoring.run_view import RunView, Screen
 from peers.protocol.messages import Report
 from peers.protocol.traces import (
@@ -27,6 +30,7 @@ from peers.protocol.traces import (
     ReportTrace,
     RestoredTrace,
     SavedOtherTrace,
+    SavedTrace,
     SeedTrace,
     SetAsideTrace,
     StateLostTrace,
@@ -207,6 +211,24 @@ def test_off_a_terminal_each_line_is_printed_once_and_markup_is_left_alone() -> 
     assert [line.split(" s  ")[1][:20] for line in lines] == ["[red]ann[/red] enter", "a note that is longe"]
     assert lines[1].endswith("all the same")
     assert row(screen.view, "[red]ann[/red]") == ["[red]ann[/red]", "joining"]
+
+
+def test_what_is_shown_is_recorded_and_so_is_what_only_programs_are_told(tmp_path: Path) -> None:
+    console, log = (
+        Console(file=io.StringIO(), force_terminal=False),
+        EventLog(tmp_path / "host.jsonl", "host"),
+    )
+    with Screen(RunView("run", 10), console, log) as screen:
+        screen.on_trace(EnteredTrace(A, "ann", 1))
+        screen.on_trace(CertifiedTrace(A, "ann"))
+        screen.on_trace(SavedTrace(A, "ann", 4))
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "host.jsonl").read_text().splitlines()]
+    assert [(each["event"], each["text"]) for each in lines[1:]] == [
+        ("entered", "ann entered"),
+        ("saved", ""),
+    ]
+    assert len(console.file.getvalue().splitlines()) == 1  # type: ignore[attr-defined]
 
 
 def test_how_long_it_may_take_is_known_from_the_second_commit_on_and_not_at_the_end() -> None:
