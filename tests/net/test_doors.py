@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,7 +182,11 @@ def test_of_two_processes_with_one_identity_the_older_is_told_to_stop(
     ):
         worker(kept, first)
         _, optimizer = worker(model, older)
-        with diloco.join(host.ticket, listen=LOCAL, state=state, name="newer") as newer:
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for name in ("identity", "incarnation"):
+            shutil.copy(state / name, copy)
+        with diloco.join(host.ticket, listen=LOCAL, state=copy, name="newer") as newer:
             worker(clone, newer)
             give_up = time.monotonic() + 30.0
             with pytest.raises(diloco.SwarmClosed, match="newer process"):
