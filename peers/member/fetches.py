@@ -18,7 +18,7 @@ from peers.protocol.messages import CatchUp
 from peers.protocol.record import Record
 from transport.collectives.fetch import Fetch, Lack, Piece
 from transport.digests import digest_of
-from transport.effects import EncodedResult, Payload, Phantom, PhantomBlob
+from transport.effects import NEVER, EncodedResult, Payload, Phantom, PhantomBlob
 from transport.limits import Limits
 
 MAX_RESULTS_AT_ONCE = 4
@@ -153,7 +153,7 @@ class Fetches:
 
     def donors(self) -> set[bytes]:
         """Members from which something is fetched."""
-        return {donor for fetch in self._all() for donor in fetch.donors}
+        return {donor for fetch in self._all() for donor in (*fetch.donors, *fetch.later)}
 
     def take_piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
         """An answer of a donor."""
@@ -209,6 +209,7 @@ class Fetches:
         """Ask for more, of each donor only so much at a time over all fetches."""
         fetches = self._all()
         for fetch in fetches:
+            fetch.put_off(lambda donor: self._outlet.last_heard(now, donor) > NEVER)
             others = [each for each in fetches if each is not fetch]
 
             def elsewhere(donor: bytes, others: list[Fetch] = others) -> int:

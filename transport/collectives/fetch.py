@@ -66,6 +66,8 @@ class Fetch:
     ) -> None:
         self.blob = blob
         self.donors = list(donors)
+        self.later: list[bytes] = []
+        """Donors that are asked once they are heard of, or if nobody else is left."""
         self.last_progress = now
         self.bad_donors: list[bytes] = []
         self._sizes = sizes
@@ -87,18 +89,26 @@ class Fetch:
     @property
     def failed(self) -> bool:
         """Nobody is left to ask."""
-        return not self.donors and not self.done
+        return not self.donors and not self.later and not self.done
 
     def add_donors(self, donors: Sequence[bytes]) -> None:
         """More peers who have the blob."""
         self.donors += [d for d in donors if d not in self.donors and d not in self.bad_donors]
 
+    def put_off(self, is_heard: Callable[[bytes], bool]) -> None:
+        """Ask only donors that are heard of, if there is one: another may be dead and not be known to be."""
+        everyone = [*self.donors, *self.later]
+        heard = [donor for donor in everyone if is_heard(donor) or self._asked.get(donor)]
+        self.donors = heard or everyone
+        self.later = [donor for donor in everyone if donor not in self.donors]
+
     def drop(self, donor: bytes, *, bad: bool = False) -> None:
         """Do not ask ``donor`` (again); what it owed is asked of others."""
         if bad and donor not in self.bad_donors:
             self.bad_donors.append(donor)
-        if donor in self.donors:
-            self.donors.remove(donor)
+        for donors in (self.donors, self.later):
+            if donor in donors:
+                donors.remove(donor)
         self.ask_again(donor)
 
     def ask_again(self, donor: bytes) -> None:

@@ -15,7 +15,7 @@ from peers.protocol.record import Record
 from transport.collectives.fetch import Lack, Piece, Want, index_page
 from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of, tree_digest
-from transport.effects import EncodedResult, Payload, Phantom, PhantomBlob
+from transport.effects import NEVER, EncodedResult, Payload, Phantom, PhantomBlob
 from transport.limits import Limits
 
 LIMITS = Limits(payload_bytes=1000, pieces_in_flight=8)
@@ -95,6 +95,19 @@ def catching_up(wire: Wire, app: App) -> Fetches:
         remaining = NUM_FRAGMENTS - fragment - 1
         fetches.fetch_state(0.0, CatchUp(fragment, b"v" * 32, state, (b"donor",), b"h" * 32, 7, remaining))
     return fetches
+
+
+def test_a_donor_that_was_never_heard_of_is_not_asked_before_one_that_is() -> None:
+    wire = Wire()
+    wire.last_heard = lambda now, peer: NEVER if peer == b"dead" else 0.0  # type: ignore[method-assign]
+    kept = KeptResults(App(), 4, wire)  # type: ignore[arg-type]
+    fetches = Fetches(HEAD, App(), wire, LIMITS, 10.0, 60.0, 1, kept)  # type: ignore[arg-type]
+    state = tree_digest(digests_of(0))
+    fetches.fetch_state(0.0, CatchUp(0, b"v" * 32, state, (b"dead", b"lives"), HEAD, 7, 0))
+    assert {peer for peer, _ in wire.asked} == {b"lives"}
+    assert fetches.donors() == {b"dead", b"lives"}
+    fetches.drop_donor(1.0, b"lives")
+    assert wire.asked[-1][0] == b"dead", "nobody else is left"
 
 
 def answer(fetches: Fetches, wire: Wire, now: float) -> None:

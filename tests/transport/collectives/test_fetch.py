@@ -69,6 +69,27 @@ def test_a_donor_that_lies_is_named_and_the_blob_still_arrives(liar: bytes) -> N
     assert b"".join(download.got[i] for i in range(8)) == DATA
 
 
+def test_donors_that_were_never_heard_of_are_asked_once_they_are_or_if_nobody_else_is_left() -> None:
+    download, heard = Download([b"a", b"b", b"c"]), {b"b"}
+    fetch = download.fetch
+    fetch.put_off(heard.__contains__)
+    assert (fetch.donors, fetch.later) == ([b"b"], [b"a", b"c"])
+    download.pump()
+    assert {donor for donor, _ in download.asked} == {b"b"}
+    heard.add(b"c")
+    fetch.put_off(heard.__contains__)
+    assert (fetch.donors, fetch.later) == ([b"b", b"c"], [b"a"])
+    fetch.put_off(lambda donor: False)
+    assert fetch.donors == [b"b"], "it was asked already"
+    for donor in (b"b", b"c"):
+        fetch.drop(donor)
+    assert not fetch.failed
+    fetch.put_off(lambda donor: False)
+    assert (fetch.donors, fetch.later) == ([b"a"], [])
+    fetch.drop(b"a")
+    assert fetch.failed
+
+
 def test_silent_donors_are_found_and_others_asked() -> None:
     download = Download([b"a", b"b"])
     download.run(silent=frozenset([b"a"]))
