@@ -44,7 +44,7 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
-RoleName = Literal["liar", "equivocator", "sybil", "flapper", "dripper", "rubbish"]
+RoleName = Literal["liar", "equivocator", "sybil", "flapper", "dripper", "rubbish", "mute"]
 
 
 class _Section(BaseModel):

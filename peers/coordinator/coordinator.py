@@ -285,6 +285,7 @@ class Coordinator:
         self.state.kick(entry)
         for course in self.state.courses.values():
             course.suspicion.forget(entry.key)
+            course.apart.forget(entry.key)
         self._outlet.send(now, entry.key, why)
         self.remove(now, entry, cut(why.detail), forget=False)
         # What was just sent may be lost with its connection: for a while it may come back and hear it.

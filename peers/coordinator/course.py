@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from peers.coordinator.chain import Chain
+from peers.coordinator.marks import Marks
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.saves import Saves
 from peers.coordinator.suspicion import Suspicion
@@ -68,6 +69,8 @@ class Course:
     opens_at: float = 0.0
     """No round opens before: there is nobody left of whom nobody speaks ill."""
     suspicion: Suspicion = field(default_factory=Suspicion)
+    apart: Marks = field(default_factory=lambda: Marks(first=16))
+    """Pairs that did not reach each other in a round."""
     spots: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     """By serial of a round of which a mean is checked: who does so, and who owns it."""
     told_behind: int = 0

@@ -121,28 +121,21 @@ class OpenRound:
         reported = {peer for peers in self.stuck.values() for peer in peers}
         return len(self.stuck) > 1 and all(m in self.stuck or m in reported for m in self.members)
 
-    def reporters_of(self, member: bytes) -> list[bytes]:
-        """Members of this attempt who wait for that one."""
-        return [m for m in self.members if m != member and member in self.stuck.get(m, ())]
-
-    def whom_to_set_aside(
-        self, silent_s: dict[bytes, float], order: dict[bytes, int], timeout_s: float
-    ) -> list[bytes]:
-        """Fewest members whose leaving settles all reports, greedily: the one in most reports first; then the
-        one unheard for longest, by halves of the failure timeout (a live link is heard every quarter of it);
-        then whoever came last."""
+    def reported_pairs(self) -> list[tuple[bytes, bytes]]:
+        """Members of whom one reports the other, whichever it is; each pair once, in order."""
         members = set(self.members)
-        halves = {member: int(2 * min(1.0, silent_s[member] / timeout_s)) for member in members}
-        edges = {
-            frozenset((reporter, peer))
+        found = {
+            (min(reporter, peer), max(reporter, peer))
             for reporter, peers in self.stuck.items()
             for peer in peers
             if reporter in members and peer in members and reporter != peer
         }
-        victims: list[bytes] = []
-        while edges:
-            degree = Counter(member for edge in edges for member in edge)
-            worst = max(degree, key=lambda m: (degree[m], halves[m], order[m]))
-            victims.append(worst)
-            edges = {edge for edge in edges if worst not in edge}
-        return victims
+        return sorted(found)
+
+    def reports_of_idle(self) -> list[bytes]:
+        """Members who own no chunks and report one that owns none either: neither needs the other."""
+        return [
+            member
+            for member in self.members
+            if member in self.idle and self.idle.intersection(self.stuck.get(member, ())) - {member}
+        ]

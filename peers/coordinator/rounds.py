@@ -8,18 +8,18 @@ same result. Keeps S3, S6, S8, L1, L2, L5 and L7.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from statistics import median
 
 from peers.coordinator import spot_checks
 from peers.coordinator.agreement import disputed
 from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
+from peers.coordinator.marks import FORGIVEN_AFTER
 from peers.coordinator.measured import mean_limit, part_limit
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
-from peers.coordinator.suspicion import FORGIVEN_AFTER
 from peers.protocol.fields import MAX_SQUARE, cut
 from peers.protocol.messages import Abort, Open, Rejected, Wanted
 from peers.protocol.record import Record
@@ -188,8 +188,18 @@ def repeat(state: RunState, course: Course, now: float, current: OpenRound) -> N
     _say_open(state, course, now, current)
 
 
+def idle_of(course: Course, members: Sequence[bytes]) -> frozenset[bytes]:
+    """Who owns no chunks in an attempt of these members: those under suspicion, and pairs that do not reach
+    each other, as far as two are left to own some."""
+    index = course.chain.index
+    suspected = course.suspicion.idle(members, index)
+    here = set(members)
+    apart = {each for pair in course.apart.live(index) if here.issuperset(pair) for each in pair}
+    return suspected | apart if len(here - suspected - apart) >= 2 else suspected
+
+
 def _say_open(state: RunState, course: Course, now: float, current: OpenRound) -> None:
-    current.idle = course.suspicion.idle(current.members, course.chain.index)
+    current.idle = idle_of(course, current.members)
     current.proved = current.proved or course.suspicion.proves(current.members, course.chain.index)
     lost = frozenset(current.lost)
     current.plans[current.attempt] = Plan(

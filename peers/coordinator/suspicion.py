@@ -10,45 +10,27 @@ Pure; what follows for an open round is in `peers.coordinator.accusations`. Keep
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-MAX_POWER = 10
-"""A pair is marked for at most two to the power of this commits."""
-FORGIVEN_AFTER = 64
-"""Commits without a mark after which a pair is forgotten."""
+from peers.coordinator.marks import Marks
+
 DISTRUSTED_FOR = 16
 """Commits for which the rounds of a distrusted member are proved."""
 MAX_WAIT_S = 60.0
 
 
-@dataclass(slots=True)
-class Mark:
-    """One pair that is, or was, marked."""
-
-    times: int
-    until: int
-    """Index of the commit from which on it is marked no more."""
-
-
 class Suspicion:
-    """The marks of one course. At most ``max_pairs`` are kept; the one that ends first makes room."""
+    """The marks of one course: pairs of accuser and accused, and at most ``max_pairs`` of them."""
 
     def __init__(self, max_pairs: int = 4096) -> None:
         self._max_pairs = max_pairs
-        self._marks: dict[tuple[bytes, bytes], Mark] = {}
+        self._marks = Marks(first=2, max_pairs=max_pairs)
         self._distrusted: dict[bytes, int] = {}
 
     # -- what is said -------------------------------------------------------------------------
 
     def accuse(self, accuser: bytes, accused: bytes, index: int) -> None:
         """Mark a pair at the commit of that index, longer each time."""
-        self._forgive(index)
-        pair = (accuser, accused)
-        if pair not in self._marks and len(self._marks) >= self._max_pairs:
-            del self._marks[min(self._marks, key=lambda each: self._marks[each].until)]
-        mark = self._marks.setdefault(pair, Mark(0, 0))
-        mark.times = min(MAX_POWER, mark.times + 1)
-        mark.until = index + 2**mark.times
+        self._marks.add((accuser, accused), index)
 
     def distrust(self, member: bytes, index: int) -> None:
         """Have the next rounds of a member proved; it still owns chunks."""
@@ -58,19 +40,18 @@ class Suspicion:
 
     def forget(self, member: bytes) -> None:
         """A member is out for good, so nothing that was said by it or of it matters any more."""
-        self._marks = {pair: mark for pair, mark in self._marks.items() if member not in pair}
+        self._marks.forget(member)
         self._distrusted.pop(member, None)
 
     # -- what follows -------------------------------------------------------------------------
 
     def is_marked(self, accuser: bytes, accused: bytes, index: int) -> bool:
         """Whether that accusation holds now."""
-        mark = self._marks.get((accuser, accused))
-        return mark is not None and index < mark.until
+        return self._marks.holds((accuser, accused), index)
 
     def marked(self, members: Iterable[bytes], index: int) -> set[bytes]:
         """Those of the members who own no chunks, with whomever they are marked."""
-        return set(members) & {each for pair in self._live(index) for each in pair}
+        return set(members) & {each for pair in self._marks.live(index) for each in pair}
 
     def idle(self, members: Sequence[bytes], index: int) -> frozenset[bytes]:
         """Members of an attempt who own no chunks. Nobody, where fewer than two would be left to own any."""
@@ -102,14 +83,13 @@ class Suspicion:
 
     def times(self, accuser: bytes, accused: bytes) -> int:
         """How often that pair was marked, and is not forgiven."""
-        mark = self._marks.get((accuser, accused))
-        return mark.times if mark else 0
+        return self._marks.times((accuser, accused))
 
     def _against(self, members: Sequence[bytes], index: int) -> dict[bytes, set[bytes]]:
         """By member, with whom it is at odds."""
         against: dict[bytes, set[bytes]] = {}
         here = set(members)
-        for accuser, accused in self._live(index):
+        for accuser, accused in self._marks.live(index):
             if accuser in here and accused in here:
                 against.setdefault(accuser, set()).add(accused)
                 against.setdefault(accused, set()).add(accuser)
@@ -121,17 +101,9 @@ class Suspicion:
         here = set(members)
         if len(here - self.marked(here, index)) >= 2:
             return 0.0
-        times = [self._marks[pair].times for pair in self._live(index) if here & set(pair)]
+        times = [self._marks.times(pair) for pair in self._marks.live(index) if here & set(pair)]
         return min(MAX_WAIT_S, 2.0 ** max(times, default=0))
 
     def pairs(self, index: int) -> list[tuple[bytes, bytes, int]]:
         """Accuser, accused, and how many commits the mark lasts; for people."""
-        return [(*pair, self._marks[pair].until - index) for pair in self._live(index)]
-
-    def _live(self, index: int) -> list[tuple[bytes, bytes]]:
-        return [pair for pair, mark in self._marks.items() if index < mark.until]
-
-    def _forgive(self, index: int) -> None:
-        self._marks = {
-            pair: mark for pair, mark in self._marks.items() if index < mark.until + FORGIVEN_AFTER
-        }
+        return [(*pair, self._marks.until(pair) - index) for pair in self._marks.live(index)]

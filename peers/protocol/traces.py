@@ -226,6 +226,14 @@ class SetAsideTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class PartedTrace(Trace):
+    """Two members do not reach each other; both go on, and own no chunks for a while."""
+
+    serial: int
+    peers: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DissentTrace(Trace):
     """Members hold different results; ``peers`` are those who differ from most, if there is a most."""
 

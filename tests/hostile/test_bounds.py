@@ -18,6 +18,7 @@ import pytest
 
 from peers.coordinator.chain import Chain
 from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.marks import Marks
 from peers.coordinator.rules import Rules
 from peers.coordinator.suspicion import Suspicion
 from peers.links import LinksByNeed, LinkTable
@@ -313,6 +314,14 @@ def pairs_that_are_marked() -> SIZE_AND_BOUND:
     for _, accused in zip(range(500), keys(), strict=False):
         suspicion.accuse(ME, accused, 0)
     return len(suspicion.pairs(0)), 50
+
+
+@bound
+def pairs_that_do_not_reach_each_other() -> SIZE_AND_BOUND:
+    marks = Marks(first=16, max_pairs=50)
+    for _, other in zip(range(500), keys(), strict=False):
+        marks.add((ME, other), 0)
+    return len(marks.partners(ME, 0)), 50
 
 
 @bound

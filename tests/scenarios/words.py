@@ -200,6 +200,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     traces.SetAsideTrace: lambda n, t: (
         f"leaves {n.peer(t.peer)} out of {n.round(t.serial)}: {n.plain(t.reason)}"
     ),
+    traces.PartedTrace: lambda n, t: f"lets {n.all(t.peers)} own no chunks: they do not reach each other",
     traces.DissentTrace: lambda n, t: (
         f"finds that the means differ: {n.all(t.peers) or 'nobody'} against most"
     ),

@@ -24,6 +24,8 @@ from peers.node import Node
 ROUNDS = 24
 NAMES = ("other", "guest", "visitor", "stranger")
 """Of the one with a role: each has another key, and of two members the one with the lower key dials."""
+FIRST = ("mute",)
+"""Roles that gain by entering before the others."""
 
 
 def scenario_of(
@@ -38,6 +40,11 @@ def scenario_of(
     link = {"up": rng.choice(["50Mbps", "100Mbps", "1Gbps"]), "latency": f"{rng.randint(2, 40)}ms"}
     step = {"step": "250ms", "spread": 0.05, **link}
     fragments = rng.choice([1, 1, 2])
+    parameters = rng.choice([300, 900, 1500])
+    peers = [
+        {"name": "honest", "count": rng.randint(4, 7), **step},
+        {"name": rng.choice(NAMES), "role": role, **step},
+    ]
     return parse_scenario(
         {
             "name": f"{role} {seed}",
@@ -56,11 +63,8 @@ def scenario_of(
                 "num_fragments": fragments,
                 **(method or {}),
             },
-            "model": {"parameters": rng.choice([300, 900, 1500]), "tokens_per_step": 64},
-            "peers": [
-                {"name": "honest", "count": rng.randint(4, 7), **step},
-                {"name": rng.choice(NAMES), "role": role, **step},
-            ],
+            "model": {"parameters": parameters, "tokens_per_step": 64},
+            "peers": peers if role not in FIRST else peers[::-1],
         }
     )
 

@@ -13,6 +13,7 @@ import pytest
 from peers.coordinator import accusations, rounds, state_sync
 from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.judgement import Court, Verdict
+from peers.coordinator.marks import Marks, Pair
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.pace import MemberPace
 from peers.node import Node
@@ -103,6 +104,20 @@ def test_whoever_comes_back_again_and_again_is_waited_for_if_newcomers_are(
 def test_a_dripper_that_never_sits_out_is_waited_for_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peers.coordinator.rounds.MAX_COMMITS_OUT", 0)
     assert SLOWED in broken("dripper", seeds=range(1))
+
+
+class Forgets(Marks):
+    """It keeps nobody apart, and knows nothing of earlier times."""
+
+    def add(self, pair: Pair, index: int) -> None:
+        """Nothing is marked."""
+
+
+def test_a_mute_one_has_others_sit_out_where_pairs_are_not_kept_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.coordinator.course.Marks", Forgets)
+    assert SLOWED in broken("mute", seeds=range(1, 2))
 
 
 class BlamesAll(Node):

@@ -22,6 +22,7 @@ from peers.protocol.traces import (
     EnteredTrace,
     OpenedTrace,
     OutlierTrace,
+    PartedTrace,
     PoisonedTrace,
     ProvedWrongTrace,
     RefusedTrace,
@@ -152,6 +153,10 @@ def test_old_rounds_notes_and_leavers_make_room() -> None:
         (RepairedTrace(1, 1, (B, C), "silent"), "the round goes on without bea, cid: silent"),
         (AbortedTrace(1, 0, "too few"), "the round was given up: too few"),
         (SetAsideTrace(A, 1, "it differs"), "ann sits out: it differs"),
+        (
+            PartedTrace(1, (B, C)),
+            "bea, cid do not reach each other: both go on, and add nothing up for a while",
+        ),
         (OutlierTrace(A, "ann", "its norm is far above"), "ann: its norm is far above"),
         (ProvedWrongTrace(A, "ann", "it lied"), "it was shown who was wrong: ann; it lied"),
         (PoisonedTrace(A, (B,), "not finite"), "ann says that bea sent what cannot be added up: not finite"),

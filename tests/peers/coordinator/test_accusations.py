@@ -184,13 +184,13 @@ def test_whoever_refuses_its_own_contribution_sits_out() -> None:
     assert set_aside(swarm) == [key(2)]
 
 
-def test_silence_marks_nobody() -> None:
+def test_silence_is_no_suspicion() -> None:
     swarm = trained(4, failure_timeout_s=2.0)
     serial = opened(swarm, 1, 2, 3, 4).serial
     swarm.hear(2, Stuck(serial, 0, (key(4),), ""))
     swarm.later(1.0)
     again = swarm.told(1, Open)[-1]
-    assert (again.attempt, again.idle, again.proved) == (1, (), False)
+    assert (again.attempt, again.idle, again.proved) == (1, (1, 3), False), "these two are kept apart"
     assert swarm.core.status(0.0).marks == ()
 
 

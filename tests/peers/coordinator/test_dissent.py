@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peers.coordinator.suspicion import FORGIVEN_AFTER
+from peers.coordinator.marks import FORGIVEN_AFTER
 from peers.protocol.messages import Committed, Done, Open
 from peers.protocol.record import record_in
 from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained

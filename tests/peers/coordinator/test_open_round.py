@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import pytest
-
 from peers.coordinator.open_round import OpenRound
 
 A, B, C, D = b"a", b"b", b"c", b"d"
@@ -48,34 +44,17 @@ def test_whoever_differs_from_more_than_half_dissents_and_half_is_not_enough() -
     assert current.dissenters() == []
 
 
-def test_the_one_in_most_reports_is_set_aside_alone() -> None:
+def test_a_pair_is_reported_once_whoever_says_so_and_strangers_are_in_none() -> None:
+    current = opened(A, B, C)
+    current.stuck.update({A: (D, A, B), B: (A,), D: (B,), C: (A,)})
+    assert current.reported_pairs() == [(A, B), (A, C)]
+
+
+def test_who_owns_no_chunks_needs_nothing_of_another_who_owns_none() -> None:
     current = opened(A, B, C, D)
-    current.stuck.update({A: (C,), B: (C,), C: (D,)})
-    assert current.whom_to_set_aside(dict.fromkeys(current.members, 0.0), {A: 1, B: 2, C: 3, D: 4}, 10.0) == [
-        C
-    ]
-
-
-def test_of_two_in_equal_reports_the_longest_unheard_goes_then_whoever_came_last() -> None:
-    current = opened(A, B)
-    current.stuck[A] = (B,)
-    order = {A: 1, B: 2}
-    assert current.whom_to_set_aside({A: 9.0, B: 1.0}, order, 10.0) == [A]
-    assert current.whom_to_set_aside({A: math.inf, B: 1.0}, order, 10.0) == [A], "it has no link"
-
-
-@pytest.mark.parametrize("heard_before_s", [0.0, 0.3, 0.9, 1.1, 1.9, 2.4])
-def test_when_a_live_link_was_heard_last_makes_no_difference(heard_before_s: float) -> None:
-    current = opened(A, B)
-    current.stuck[A] = (B,)
-    for silent_s in ({A: heard_before_s, B: 0.0}, {A: 2.4, B: heard_before_s}):
-        assert current.whom_to_set_aside(silent_s, {A: 1, B: 2}, 10.0) == [B]
-
-
-def test_reports_about_strangers_set_nobody_aside() -> None:
-    current = opened(A, B)
-    current.stuck.update({A: (D, A), D: (B,)})
-    assert current.whom_to_set_aside(dict.fromkeys((A, B), 0.0), {A: 1, B: 2}, 10.0) == []
+    current.idle = frozenset((A, B))
+    current.stuck.update({A: (B,), B: (B, C), C: (A,)})
+    assert current.reports_of_idle() == [A]
 
 
 def test_all_have_reported_once_only_the_accused_are_left() -> None:

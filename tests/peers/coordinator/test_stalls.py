@@ -1,9 +1,14 @@
-"""Who holds a round up is out of it, and of the next ones for longer each time, whatever it does between."""
+"""Who holds a round up is out of it, and of the next ones for longer each time, whatever it does between.
+
+Of two of whom only the other one speaks nobody is: they are kept apart.
+"""
 
 from __future__ import annotations
 
+from peers.coordinator.marks import FORGIVEN_AFTER as PARTED_FOR
 from peers.coordinator.stalls import FORGIVEN_AFTER
 from peers.protocol.messages import Done, Open, Ready, Stuck
+from peers.protocol.traces import PartedTrace, SetAsideTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
 
 MEMBERS = (1, 2, 3, 4, 5)
@@ -42,11 +47,6 @@ def stall_once(swarm: Swarm, *reporters: int) -> int:
 def test_one_for_whom_several_wait_in_vain_sits_out_for_longer_each_time_whatever_it_does_between() -> None:
     swarm = trained(5)
     assert [stall_once(swarm, 1, 2) for _ in range(4)] == [3, 23, 62, 62]
-
-
-def test_one_members_word_alone_sets_another_aside_for_less() -> None:
-    swarm = trained(5)
-    assert [stall_once(swarm, 1) for _ in range(5)] == [0, 2, 6, 14, 14]
 
 
 def test_who_stalled_is_forgiven_after_some_commits_without() -> None:
@@ -106,3 +106,151 @@ def test_an_offer_of_a_time_in_which_it_sat_out_uses_up_no_grace_once_it_sits_ou
     assert course.ready_since[1] > offered_at
     assert course.grace_ends.get(1, swarm.now) > offered_at + 10.0
     assert course.ready_since[2] == offered_at, "somebody else began that grace"
+
+
+# -- two of whom only the other one speaks ---------------------------------------------------------
+
+
+def stuck(swarm: Swarm, reporter: int, *peers: int) -> None:
+    """In the present attempt of the round that is open."""
+    (current,) = swarm.core.state.courses[0].rounds.values()
+    swarm.hear(reporter, Stuck(current.serial, current.attempt, tuple(map(key, peers)), ""))
+
+
+def judged(swarm: Swarm) -> None:
+    swarm.later(swarm.core.state.rules.failure_timeout_s / 4)
+
+
+def finish(swarm: Swarm, *indexes: int) -> None:
+    (current,) = swarm.core.state.courses[0].rounds.values()
+    for index in indexes:
+        swarm.hear(index, Done(current.serial, current.attempt, RESULT))
+    assert not swarm.core.state.courses[0].rounds
+
+
+def all_offer(swarm: Swarm) -> Open:
+    for index in MEMBERS:
+        swarm.ready(index)
+    swarm.later(swarm.core.state.rules.grace_s)
+    found = swarm.told(2, Open)[-1]
+    assert isinstance(found, Open)
+    return found
+
+
+def sat_out(swarm: Swarm) -> list[bytes]:
+    return [trace.peer for trace in swarm.traces if isinstance(trace, SetAsideTrace)]
+
+
+def test_two_that_do_not_reach_each_other_both_stay_and_own_no_chunks() -> None:
+    swarm = trained(5)
+    serial = opened(swarm, *MEMBERS).serial
+    stuck(swarm, 1, 5)
+    stuck(swarm, 5, 1)
+    judged(swarm)
+    again = swarm.told(5, Open)[-1]
+    assert (again.serial, again.attempt, again.idle, again.lost) == (serial, 1, (0, 4), ())
+    assert not again.proved
+    assert not sat_out(swarm)
+    assert [trace.peers for trace in swarm.traces if isinstance(trace, PartedTrace)] == [(key(1), key(5))]
+    finish(swarm, *MEMBERS)
+    assert all_offer(swarm).idle == (0, 4), "the next rounds do not find out anew"
+
+
+def test_the_pair_owns_chunks_again_after_a_while_and_where_only_one_of_it_is_there() -> None:
+    swarm = trained(5)
+    opened(swarm, *MEMBERS)
+    stuck(swarm, 1, 5)
+    judged(swarm)
+    finish(swarm, *MEMBERS)
+    for index in (2, 3, 4, 5):
+        swarm.ready(index)
+    swarm.later(swarm.core.state.rules.grace_s)
+    assert swarm.told(5, Open)[-1].idle == ()
+    finish(swarm, 2, 3, 4, 5)
+    for _ in range(14):
+        assert all_offer(swarm).idle == (0, 4)
+        finish(swarm, *MEMBERS)
+    assert all_offer(swarm).idle == ()
+
+
+def test_one_that_speaks_of_another_and_then_of_a_third_sits_out_and_neither_of_them_does() -> None:
+    swarm = trained(5)
+    opened(swarm, *MEMBERS)
+    stuck(swarm, 1, 5)
+    judged(swarm)
+    stuck(swarm, 1, 4)
+    judged(swarm)
+    assert sat_out(swarm) == [key(1)], "though it came first"
+    finish(swarm, 2, 3, 4, 5)
+    assert swarm.core.roster.entries[key(1)].sits_out_until - swarm.chain.index == 23
+
+
+def test_what_it_did_is_remembered_over_rounds_and_forgiven_in_the_end() -> None:
+    for clean, culprits in ((0, [key(1)]), (16 + PARTED_FOR, [])):
+        swarm = trained(5)
+        opened(swarm, *MEMBERS)
+        stuck(swarm, 5, 1)
+        judged(swarm)
+        finish(swarm, *MEMBERS)
+        for _ in range(clean):
+            all_offer(swarm)
+            finish(swarm, *MEMBERS)
+        all_offer(swarm)
+        stuck(swarm, 4, 1)
+        judged(swarm)
+        assert sat_out(swarm) == culprits
+
+
+def test_whoever_reports_one_of_whom_it_needs_nothing_sits_out() -> None:
+    swarm = trained(5)
+    opened(swarm, *MEMBERS)
+    stuck(swarm, 1, 5)
+    judged(swarm)
+    stuck(swarm, 1, 5)
+    judged(swarm)
+    assert sat_out(swarm) == [key(1)]
+
+
+def test_a_pair_of_whom_one_is_silent_to_the_host_too_loses_that_one() -> None:
+    swarm = trained(5)
+    opened(swarm, *MEMBERS)
+    swarm.silent[key(1)] = swarm.now
+    swarm.later(3.0)
+    stuck(swarm, 5, 1)
+    judged(swarm)
+    assert sat_out(swarm) == [key(1)]
+
+
+def test_of_three_there_is_nobody_else_to_own_chunks_so_they_take_turns_and_the_last_to_come_begins() -> None:
+    swarm = trained(3)
+    for _ in range(6):
+        for index in (1, 2, 3):
+            swarm.ready(index)
+        swarm.later(swarm.core.state.rules.grace_s)
+        (current,) = swarm.core.state.courses[0].rounds.values()
+        if {key(1), key(3)} <= set(current.members):
+            stuck(swarm, 1, 3)
+            judged(swarm)
+        finish(swarm, *(index for index in (1, 2, 3) if key(index) in current.members))
+    assert sat_out(swarm) == [key(3), key(1), key(3)]
+
+
+def test_two_pairs_of_four_leave_nobody_to_own_chunks_so_one_of_each_goes_until_enough_are_left() -> None:
+    swarm = trained(4)
+    opened(swarm, 1, 2, 3, 4)
+    stuck(swarm, 1, 2)
+    stuck(swarm, 3, 4)
+    judged(swarm)
+    again = swarm.told(1, Open)[-1]
+    owners = {0, 1, 2, 3} - {*again.lost, *again.idle}
+    assert len(owners) >= 2
+    assert len(sat_out(swarm)) == 1
+
+
+def test_one_that_is_put_out_leaves_nobody_parted() -> None:
+    swarm = trained(5)
+    opened(swarm, *MEMBERS)
+    stuck(swarm, 1, 5)
+    judged(swarm)
+    swarm.core.kick(swarm.now, "w1")
+    assert not swarm.core.state.courses[0].apart

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.coordinator.suspicion import FORGIVEN_AFTER, MAX_WAIT_S, Suspicion
+from peers.coordinator.marks import FORGIVEN_AFTER
+from peers.coordinator.suspicion import MAX_WAIT_S, Suspicion
 
 A, B, C, D, LIAR = b"a", b"b", b"c", b"d", b"l"
 
