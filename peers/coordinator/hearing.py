@@ -97,12 +97,15 @@ class Hearing:
         current.roots[peer] = message.num_elements, bytes(payload)
 
     def settle_dissent(self, now: float, course: Course, current: OpenRound) -> None:
-        """Members hold different results. The attempt is repeated proved; if they still differ, who vouched
-        for different means is out, and if nobody did, who differs from most sits out."""
+        """Members hold different results. The attempt is repeated proved, and so are the next rounds, for one
+        that lies only where it need not vouch for it would cost each of them an attempt. If members differ in
+        a proved attempt, who vouched for different means is out, and if nobody did, who differs from most
+        sits out."""
         if not current.differ() or course.rounds.get(current.fragment) is not current:
             return
         if not current.proved:
             current.proved = True
+            course.suspicion.distrust_all(course.chain.index)
             self._trace_dissent(current)
             rounds.repeat(self._state, course, now, current)
             return

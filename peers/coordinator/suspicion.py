@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from peers.coordinator.marks import Marks
 
 DISTRUSTED_FOR = 16
-"""Commits for which the rounds of a distrusted member are proved."""
+"""Commits for which the rounds of a distrusted member, or of all, are proved."""
 MAX_WAIT_S = 60.0
 
 
@@ -25,6 +25,7 @@ class Suspicion:
         self._max_pairs = max_pairs
         self._marks = Marks(first=2, max_pairs=max_pairs)
         self._distrusted: dict[bytes, int] = {}
+        self._all_distrusted_until = 0
 
     # -- what is said -------------------------------------------------------------------------
 
@@ -37,6 +38,10 @@ class Suspicion:
         self._distrusted = {each: until for each, until in self._distrusted.items() if index < until}
         if member in self._distrusted or len(self._distrusted) < self._max_pairs:
             self._distrusted[member] = index + DISTRUSTED_FOR
+
+    def distrust_all(self, index: int) -> None:
+        """Have the next rounds proved, whoever is in them: somebody lied, and it is not known who."""
+        self._all_distrusted_until = index + DISTRUSTED_FOR
 
     def forget(self, member: bytes) -> None:
         """A member is out for good, so nothing that was said by it or of it matters any more."""
@@ -62,6 +67,8 @@ class Suspicion:
 
     def proves(self, members: Iterable[bytes], index: int) -> bool:
         """Whether a round of these members is to be proved."""
+        if index < self._all_distrusted_until:
+            return True
         if not self._marks and not self._distrusted:
             return False
         here = set(members)

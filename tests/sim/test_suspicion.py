@@ -11,6 +11,7 @@ import pytest
 
 from peers.coordinator import accusations, rounds
 from peers.coordinator.judgement import Court, Verdict
+from peers.coordinator.suspicion import DISTRUSTED_FOR, Suspicion
 from peers.member.rounds import Rounds
 from peers.protocol.evidence import Shown
 from peers.protocol.messages import Open, Stuck
@@ -147,6 +148,38 @@ def test_an_owner_that_sends_different_means_is_put_out_and_its_victim_is_not_pu
     assert world.seen["dissent"] >= 2
     assert not set_aside
     assert {key_of(index) for index in range(1, 5)} == set(checkers.records[-1].members)
+
+
+class Sly(DirectReduce):
+    """Worker 0 sends worker 1 other means than the rest, where it need not vouch for them."""
+
+    def _send_mean(self, peer: bytes, room: Any, send: Any) -> bool:
+        def send_other(to: bytes, message: MeanChunk, payload: Any) -> None:
+            send(to, message, other_than(payload))
+
+        lies = self.prover is None and self._me == key_of(0) and peer == key_of(1)
+        return super()._send_mean(peer, room, send_other if lies else send)
+
+
+def dissents_and_commits(seconds: float) -> tuple[int, int]:
+    world = World(5, 5)
+    world.hostile.add(0)
+    checkers = Checkers(world)
+    world.net.run(seconds)
+    checkers.sweep()
+    return world.seen["dissent"], len(checkers.records)
+
+
+def test_one_that_lies_only_where_it_need_not_vouch_for_it_costs_one_attempt_in_sixteen_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", Sly)
+    dissents, commits = dissents_and_commits(60.0)
+    assert commits > 2 * DISTRUSTED_FOR
+    assert 1 <= dissents <= 1 + commits / DISTRUSTED_FOR
+    monkeypatch.setattr(Suspicion, "distrust_all", lambda *_: None)
+    dissents, commits = dissents_and_commits(60.0)
+    assert dissents > commits / 2
 
 
 class FalseWitness(DirectReduce):

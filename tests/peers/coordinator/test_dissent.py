@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peers.coordinator.marks import FORGIVEN_AFTER
+from peers.coordinator.suspicion import DISTRUSTED_FOR
 from peers.protocol.messages import Committed, Done, Open
 from peers.protocol.record import record_in
 from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained
@@ -75,3 +76,34 @@ def test_where_no_more_than_half_are_done_the_others_have_time() -> None:
     swarm.later(100.0)
     assert swarm.core.state.courses[0].rounds
     assert swarm.told(1, Open)[-1].attempt == 0
+
+
+def test_after_results_that_differ_the_next_rounds_are_proved_and_then_no_more() -> None:
+    swarm = trained(4)
+    assert not opened(swarm, *MEMBERS).proved
+    (current,) = swarm.core.state.courses[0].rounds.values()
+    for index in MEMBERS:
+        swarm.hear(index, Done(current.serial, 0, OTHER if index == 2 else RESULT))
+    assert swarm.told(1, Open)[-1].proved, "the same round again"
+    for index in MEMBERS:
+        swarm.hear(index, Done(current.serial, 1, RESULT))
+    proved = []
+    for _ in range(DISTRUSTED_FOR + 1):
+        next_round(swarm)
+        proved.append(swarm.told(1, Open)[-1].proved)
+    assert proved == [True] * (DISTRUSTED_FOR - 1) + [False, False]
+
+
+def test_whoever_lies_in_the_next_round_too_is_found_at_once() -> None:
+    swarm = trained(4)
+    opened(swarm, *MEMBERS)
+    for attempt in range(2):
+        (current,) = swarm.core.state.courses[0].rounds.values()
+        for index in MEMBERS:
+            lies = index == 2 and attempt == 0
+            swarm.hear(index, Done(current.serial, attempt, OTHER if lies else RESULT))
+    assert not swarm.core.state.courses[0].rounds, "in the proved attempt it did as the others"
+    num_opened = len(swarm.told(1, Open))
+    assert next_round(swarm, lies=True)
+    assert len(swarm.told(1, Open)) == num_opened + 1, "no attempt is repeated for it"
+    assert swarm.core.roster.entries[key(2)].num_dissents == 1

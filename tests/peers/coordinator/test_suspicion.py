@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peers.coordinator.marks import FORGIVEN_AFTER
-from peers.coordinator.suspicion import MAX_WAIT_S, Suspicion
+from peers.coordinator.suspicion import DISTRUSTED_FOR, MAX_WAIT_S, Suspicion
 
 A, B, C, D, LIAR = b"a", b"b", b"c", b"d", b"l"
 
@@ -53,6 +53,14 @@ def test_more_than_half_outvote_one() -> None:
     suspicion.accuse(C, LIAR, 0)
     assert suspicion.outvoted((A, B, C, LIAR), 0) == [LIAR]
     assert suspicion.outvoted((A, B, C, D, b"e", b"f", LIAR), 0) == []
+
+
+def test_where_somebody_lied_and_nobody_knows_who_all_rounds_are_proved_for_a_while() -> None:
+    suspicion = Suspicion()
+    suspicion.distrust_all(3)
+    assert suspicion.proves((A, B), 3 + DISTRUSTED_FOR - 1)
+    assert not suspicion.idle((A, B, C), 3)
+    assert not suspicion.proves((A, B), 3 + DISTRUSTED_FOR)
 
 
 def test_a_distrusted_member_owns_chunks_and_its_rounds_are_proved_for_a_while() -> None:
