@@ -121,7 +121,8 @@ class Court:
         return list(verdicts.values())
 
     def _terms(self, current: OpenRound, num_elements: int) -> Terms:
-        return Terms(self._run, current.serial, current.base, current.fragment, num_elements)
+        about = current.serial, current.base, current.fragment, num_elements, current.life
+        return Terms(self._run, *about)
 
     def _signed(
         self,

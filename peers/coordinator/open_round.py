@@ -32,6 +32,8 @@ class OpenRound:
     """Members who own no chunks in this attempt."""
     proved: bool = False
     """Members sign what they send."""
+    life: bytes = bytes(16)
+    """Of this process; members name it in what they sign."""
     plans: dict[int, Plan] = field(default_factory=dict)
     """Attempts so far."""
     roots: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)

@@ -173,6 +173,7 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
         mean_limit=min(MAX_SQUARE, mean_limit(limits, state.rules.mean_growth)),
         opened_at=now,
         attempt_at=now,
+        life=state.life,
     )
     for entry in chosen:
         del entry.ready[fragment]
@@ -219,6 +220,7 @@ def _say_open(state: RunState, course: Course, now: float, current: OpenRound) -
         course.number,
         current.part_limits,
         current.mean_limit,
+        current.life,
     )
     for member in current.members:
         state.outlet.send(now, member, message)

@@ -7,6 +7,7 @@ coordinator finds here again what its journal says, and serials that never meet 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from peers.coordinator.chain import Chain
@@ -158,6 +159,11 @@ class RunState:
         self.term += 1
         self.outlet.store(pack(TermBegan(self.term)))
         self.roster.epoch = self.term << TERM_BITS
+
+    @property
+    def life(self) -> bytes:
+        """What no other process of the host has, whatever journal it began with."""
+        return hashlib.sha256(b"diloco life\0" + self.secret).digest()[:16]
 
     def next_serial(self) -> int:
         """A number that no other round of this run has."""

@@ -103,7 +103,8 @@ class Rounds:
     def _prover(self, message: Open, num_elements: int) -> Prover | None:
         if self._notary is None:
             return None
-        terms = Terms(self._run, message.serial, message.base, message.fragment, num_elements)
+        about = message.serial, message.base, message.fragment, num_elements, message.life
+        terms = Terms(self._run, *about)
         return Prover(self._me, self._notary, terms)
 
     def abort(self, now: float, message: Abort) -> None:

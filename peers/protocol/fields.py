@@ -69,6 +69,8 @@ CourseNumber = Small
 
 # -- rounds and records -------------------------------------------------------------------------
 
+Life = Annotated[bytes, Between(16, 16)]
+"""Of a process of the host: no two have the same, also where one begins with an old copy of the journal."""
 Epoch = Count
 MAX_TERM = 1 << 29
 Term = Annotated[int, Between(0, MAX_TERM)]

@@ -356,6 +356,8 @@ class Open:
     """By founder: the largest squared norm that its contribution may have, by what it claims."""
     mean_limit: fields.Square = fields.MAX_SQUARE
     """The same of the means of any owner."""
+    life: fields.Life = bytes(16)
+    """The host's, which members name in what they sign."""
 
 
 @kind(76)

@@ -65,6 +65,8 @@ class Terms:
     base: bytes
     fragment: int
     num_elements: int
+    life: bytes = bytes(16)
+    """Of the process that opened the round: a host that begins again from an old copy gives serials again."""
 
     def statement(
         self,
@@ -78,7 +80,7 @@ class Terms:
         once per round: for it there is neither ``attempt`` nor ``lost``."""
         parties = hashlib.sha256(b"".join([*founders, b"lost", *sorted(lost)])).digest()
         role = "mean" if attempt >= 0 else "part"
-        about = [self.run, role, self.serial, self.base, self.fragment, self.num_elements]
+        about = [self.run, self.life, role, self.serial, self.base, self.fragment, self.num_elements]
         return pack_items([*about, parties, max(0, attempt), group, root])
 
 

@@ -137,7 +137,8 @@ def test_a_journal_of_the_first_version_is_read_and_would_be_written_the_same(tm
 def test_an_open_says_its_course_where_the_first_version_had_a_zero() -> None:
     said = Open(9, 1, 0, b"0" * 32, 256, (b"k" * 32,), (8.0,), ())
     first = (
-        f"9e4b090100c420{'30' * 32}cd010091c420{'6b' * 32}91cb40200000000000009090c20090cb5f138d352e5096af"
+        f"9f4b090100c420{'30' * 32}cd010091c420{'6b' * 32}91cb40200000000000009090c20090cb5f138d352e5096af"
+        f"c410{'00' * 16}"
     )
     assert pack(said).hex() == first
     assert unpack(pack(replace(said, course=3))).course == 3

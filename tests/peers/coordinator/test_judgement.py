@@ -154,7 +154,7 @@ class Proving(Swarm):
 
     def show(self, payload: bytes, accuser: int = 2, author: int = 1) -> None:
         index = Index([digest_of(payload)])
-        terms = Terms(RUN, self.open.serial, self.open.base, 0, 100)
+        terms = Terms(RUN, self.open.serial, self.open.base, 0, 100, self.open.life)
         signature = Identity(bytes([author]) * 32).sign(
             INDEX_TAG, terms.statement(index.root, 0, self.open.founders)
         )
@@ -164,7 +164,7 @@ class Proving(Swarm):
     def differ(self, attempt: int, **roots: bytes) -> None:
         """Members 1 to 5 are done, the second with another result; each shows the root by ``w1`` to ``w5``
         under which it had the author's means."""
-        terms = Terms(RUN, self.open.serial, self.open.base, 0, 100)
+        terms = Terms(RUN, self.open.serial, self.open.base, 0, 100, self.open.life)
         plan = self.core.state.courses[0].rounds[0].plans[attempt]
         for index in range(1, 6):
             root = roots.get(f"w{index}")
@@ -193,7 +193,7 @@ def test_whoever_was_wrong_is_out_for_good_and_the_round_goes_on() -> None:
 
 def test_who_signed_two_roots_is_out_at_the_word_of_one_member_that_shows_both() -> None:
     swarm = Proving()
-    terms = Terms(RUN, swarm.open.serial, swarm.open.base, 0, 100)
+    terms = Terms(RUN, swarm.open.serial, swarm.open.base, 0, 100, swarm.open.life)
     roots = [b"1" * 32, b"2" * 32]
     signed = [WHO_IN_RUN.sign(INDEX_TAG, terms.statement(root, 0, swarm.open.founders)) for root in roots]
     told = ToldTwoThings(

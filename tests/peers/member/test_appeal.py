@@ -59,9 +59,9 @@ def offering(signs: bool = True) -> tuple[FakeOutlet, Rounds, Exchanges]:
     return outlet, Rounds(ME, HOST, contributions, exchanges, outlet, RUN, notary), exchanges
 
 
-def partner(value: float) -> DirectReduce:
+def partner(value: float, life: bytes = OPEN.life) -> DirectReduce:
     roster = {ME: replace(entry(ME), identity=MINE.public)}
-    prover = Prover(OTHER, MemberNotary(THEIRS, verify, roster), Terms(RUN, 1, BASE, 0, SIZE))
+    prover = Prover(OTHER, MemberNotary(THEIRS, verify, roster), Terms(RUN, 1, BASE, 0, SIZE, life))
     made = DirectReduce(1, OTHER, vector(value), SIZE // 2, 0.0, prover)
     made.begin(0.0, PLAN)
     return made
@@ -154,3 +154,14 @@ def test_of_what_can_be_added_only_the_roots_of_means_are_shown(value: float) ->
     assert (message, roots) == roots_held(exchange)
     assert message == Roots(1, 0, SIZE)
     assert len(roots) == 2 * ROOT_BYTES
+
+
+def test_what_was_vouched_for_in_another_life_of_the_host_is_not_taken_and_is_no_proof() -> None:
+    for life, num_parts in ((OPEN.life, 1), (b"the life before.", 0)):
+        outlet, rounds, exchanges = offering()
+        rounds.open(0.0, OPEN)
+        carry(outlet, rounds, partner(1.0, life))
+        prover = exchanges.running[1].exchange.prover
+        assert prover is not None
+        assert (prover.proof_of(OTHER, 0, mean=False) is not None) == bool(num_parts)
+        assert not any(isinstance(message, Shown) for message, _ in outlet.shown)

@@ -29,6 +29,7 @@ OTHER_TERMS = [
     Terms(b"run", 1, b"basE", 0, 40),
     Terms(b"run", 1, b"base", 1, 40),
     Terms(b"run", 1, b"base", 0, 41),
+    Terms(b"run", 1, b"base", 0, 40, b"another life 123"),
 ]
 
 
