@@ -8,11 +8,9 @@ connection by now is found out by its two ends.
 from __future__ import annotations
 
 import array
-import fcntl
 import socket
 import struct
 import sys
-import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -48,6 +46,9 @@ def taken_in(handle: Handle) -> int | None:
     counts as waiting there."""
     if sys.platform != "linux":
         return None
+    import fcntl
+    import termios
+
     try:
         with _borrowed(handle[0]) as sock:
             if _handle(handle[0], sock) != handle:
