@@ -24,7 +24,8 @@ from typing import Any
 
 from attack_worker import NAMES, attack
 from bench_death import host_process
-from death_worker import Role, fork_server, work
+from death_worker import Role, work
+from fork_server import fork_server
 from process_usage import num_descriptors, resident_mib
 
 from diloco.simulation.roles.registry import ROLES
@@ -76,7 +77,7 @@ class Swarm:
     def __init__(self, folder: Path, host: subprocess.Popen[bytes]) -> None:
         self.folder, self.host = folder, host
         self.ticket = f"@{folder / 'ticket'}"
-        self._context = fork_server()
+        self._context = fork_server("death_worker")
         self._told = folder / "told"
         self._told.touch()
         self.honest = {name: self._start(work, self._role(name)) for name in self.names}

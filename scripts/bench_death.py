@@ -28,7 +28,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from death_worker import MEMBERS, Role, Tell, fork_server, work
+from death_worker import MEMBERS, Role, Tell, work
+from fork_server import fork_server
 
 import diloco
 
@@ -66,7 +67,7 @@ class Bench:
 
     def __init__(self, folder: str, parameters: int) -> None:
         self.folder, self.parameters = folder, parameters
-        self._context = fork_server()
+        self._context = fork_server("death_worker")
         self._told = Path(folder) / "told"
         self._told.touch()
         self._read = 0

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +20,8 @@ from typing import Any
 
 from chaos_oracle import LostDisk, Sample
 from chaos_worker import Part, work
-from emulate_link import BackgroundLink, running_link
+from emulate_link import BackgroundLink, free_port, running_link
+from fork_server import fork_server
 from link_options import LinkSpec
 from process_usage import num_descriptors, num_threads, resident_mib
 
@@ -54,8 +53,7 @@ class Processes:
     def __init__(self, folder: Path, peers: int, elements: int, step_s: float) -> None:
         self.folder, self.peers = folder, peers
         self._elements, self._step_s = elements, step_s
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["chaos_worker"])
+        self._context = fork_server("chaos_worker")
         self._open = ExitStack()
         self.links: dict[int, BackgroundLink] = {}
         self._ports: dict[int, tuple[int, int]] = {}
@@ -73,7 +71,7 @@ class Processes:
     def __enter__(self) -> Processes:
         (self.folder / "RUN.toml").write_text(_RUN)
         for column in (HOST, *range(self.peers)):
-            link, port = self._open.enter_context(running_link(LINE)), _free_port()
+            link, port = self._open.enter_context(running_link(LINE)), free_port()
             self.links[column] = link
             self._ports[column] = port, link.map(("127.0.0.1", 0), ("127.0.0.1", port))[1]
         return self
@@ -259,13 +257,6 @@ class Told:
                 self.active[line["name"]] = line["key"]
             case "committed":
                 self.last[line["name"]] = line
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Any, seconds: float) -> bool:

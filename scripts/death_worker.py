@@ -6,7 +6,6 @@ which is one clock for all processes of a machine.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,13 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+from in_exchange import InExchangeTrace, trace_the_exchange
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -36,9 +33,7 @@ torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)  # imports for a second;
 Outer = diloco.Outer
 MEMBERS = 3
 _ROUNDS = 2
-"""The second round in a row with everyone is the one to die in."""
-_FRAMES = 3
-"""Frames of bulk that leave before that. Nobody can have a whole result by then."""
+"""The second round with everyone is the one to be silent in."""
 _DRIP_S = 8.0
 """Between two frames of one that drips: less than the failure timeout."""
 
@@ -71,18 +66,6 @@ class Numbers(torch.utils.data.Dataset[int]):
         return index
 
 
-def fork_server() -> ForkServerContext:
-    """Makes processes that have imported this module when they begin."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    # The server looks for modules where a new interpreter does, and not where this one does.
-    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    where = os.pathsep.join([str(Path(__file__).parent), *filter(None, known)])
-    with mock.patch.dict(os.environ, PYTHONPATH=where):
-        forkserver.ensure_running()
-    return context
-
-
 def work(role: Role) -> None:
     """Train until the run ends, and tell what happens as lines of name, what, when, members."""
     torch.set_num_threads(1)
@@ -100,8 +83,17 @@ def work(role: Role) -> None:
 
     listen = "tcp://127.0.0.1:0" if role.listens else None
     home = Path(role.folder) / role.name
-    with diloco.join(role.ticket, listen=listen, name=role.name, state=home, on_trace=tell.trace) as swarm:
-        arm = partial(swarm.call, lambda now, node: Fate(node, role.dies, tell).arm(swarm))
+
+    def on_trace(trace: Trace) -> None:
+        tell.trace(trace)
+        if isinstance(trace, InExchangeTrace):
+            die(tell)
+
+    with diloco.join(role.ticket, listen=listen, name=role.name, state=home, on_trace=on_trace) as swarm:
+        if role.dies == "exchange":
+            arm = partial(swarm.call, lambda now, node: trace_the_exchange(node, MEMBERS))
+        else:
+            arm = partial(swarm.call, lambda now, node: Fate(node, role.dies, tell).arm(swarm))
         if role.dies == "joining":
             arm()
         outer = Outer(model, optimizer, swarm, 1, on_event)
@@ -147,12 +139,18 @@ class Tell:
             self(f"trace {trace.name} {peer[:6]}", len(getattr(trace, "members", ())))
 
 
+def die(tell: Tell) -> None:
+    """At once, as nobody expects."""
+    tell("fault")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Fate:
-    """What becomes of a worker, on its network thread."""
+    """What becomes of a worker outside the middle of an exchange, on its network thread."""
 
     def __init__(self, node: Node, when: str, tell: Tell) -> None:
         self._node, self._when, self._tell = node, when, tell
-        self._rounds_left, self._frames_left = _ROUNDS, _FRAMES
+        self._rounds_left = _ROUNDS
         self._held: list[Any] = []
         self._send_bulk, self._send, self._deliver = node.send_bulk, node.send, node.deliver
 
@@ -166,18 +164,13 @@ class Fate:
     def send_bulk(self, now: float, *what: Any, **named: Any) -> None:
         if self._rounds_left > 0 or self._when == "joining":
             self._send_bulk(now, *what, **named)
-        elif self._when == "exchange":
-            self._frames_left -= 1
-            self._send_bulk(now, *what, **named)
-            if self._frames_left == 0:
-                self._die()
         else:
             self._held.append((what, named))
 
     def send(self, now: float, peer: bytes, message: Any) -> None:
         self._send(now, peer, message)
         if self._when == "joining" and isinstance(message, CaughtUp):
-            self._die()
+            die(self._tell)
 
     def deliver(self, event: object) -> None:
         self._deliver(event)
@@ -197,7 +190,3 @@ class Fate:
             what, named = self._held.pop(0)
             self._send_bulk(now, *what, **named)
             self._tell("drip")
-
-    def _die(self) -> None:
-        self._tell("fault")
-        os.kill(os.getpid(), signal.SIGKILL)

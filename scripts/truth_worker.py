@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from emulate_link import BackgroundLink, running_link
+from emulate_link import BackgroundLink, free_port, running_link
 from link_options import LinkSpec
 from torch import nn
 
@@ -26,14 +25,6 @@ from peers.protocol.events import RoundCommitted
 from transport.effects import Connect, Effect
 
 LOCAL = "127.0.0.1"
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def dial_through(link: BackgroundLink) -> None:

@@ -58,7 +58,7 @@ class Processes:
 
     @staticmethod
     def _environment() -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT)}
+        return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}"}
 
     def lines(self, index: int, event: str | None = None) -> list[dict[str, Any]]:
         path = self.folder / f"w{index}.jsonl"

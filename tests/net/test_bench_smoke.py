@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import bench_codecs
@@ -73,3 +76,22 @@ def test_the_benchmark_of_deaths_goes_on_where_its_log_ends(
     capsys.readouterr()
     bench_death.main(["2", "--kinds", "dataloader", "--log", str(log)])
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["dataloader", "2"]
+
+
+def test_processes_of_a_benchmark_begin_with_their_module_imported_wherever_it_is_started(
+    tmp_path: Path,
+) -> None:
+    scripts = str(Path(bench_death.__file__).parent)
+    program = f"""
+import sys
+sys.path.insert(0, {scripts!r})
+from fork_server import fork_server
+look = "import sys; sys.exit(7 * ('link_options' in sys.modules))"
+process = fork_server("link_options").Process(target=exec, args=(look,))
+process.start()
+process.join()
+sys.exit(process.exitcode)
+"""
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=plain, timeout=50, check=False)
+    assert done.returncode == 7

@@ -12,16 +12,14 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+from in_exchange import InExchangeTrace, trace_the_exchange
 from torch import nn
 
 import diloco
-from peers.node import Node
 from peers.protocol.events import (
     CheckpointRestored,
     ContributionEnded,
@@ -31,15 +29,7 @@ from peers.protocol.events import (
     RoundCommitted,
     RoundOpened,
 )
-from transport.effects import Deliver, Effect, Send, Trace
-
-_FRAMES = 3
-"""Nobody can have a whole result by then: it takes a part and a reduced part for each of two others."""
-
-
-@dataclass(frozen=True, slots=True)
-class InExchangeTrace(Trace):
-    """The first frames of an exchange have left, and others have not."""
+from transport.effects import Trace
 
 
 class Suspended:
@@ -133,7 +123,7 @@ def train(args: argparse.Namespace, tell: Any) -> None:
         f"@{args.ticket}", listen=where, name=name, state=args.state, on_trace=on_trace
     ) as swarm:
         if args.in_exchange:
-            swarm.call(lambda now, node: trace_the_exchange(node))
+            swarm.call(lambda now, node: trace_the_exchange(node, 3))
         outer = diloco.Outer(model, optimizer, swarm, 1, on_event)
         outer.enter(60.0)
         every = swarm.settings.method.resolved().sync_every
@@ -151,34 +141,6 @@ def train(args: argparse.Namespace, tell: Any) -> None:
                 tell("diverged", reason=str(error))
                 return
         tell("end", step=outer.step, round=outer.round)
-
-
-def trace_the_exchange(node: Node) -> None:
-    """Have a node hand back one `InExchangeTrace` after the first frames of the second in a row of rounds
-    with all three. The driver's thread carries it out between two frames; the training thread hears of a
-    round when it may be over. By then each of the three was in the round before, so that what it contributes
-    is four steps."""
-    whole_rounds, frames_left, drain = 0, -1, node.drain
-
-    def with_trace() -> list[Effect]:
-        nonlocal whole_rounds, frames_left
-        out: list[Effect] = []
-        for effect in drain():
-            out.append(effect)
-            match effect:
-                case Deliver(RoundOpened() as opened):
-                    whole_rounds = whole_rounds + 1 if len(opened.members) == 3 else 0
-                    if whole_rounds == 2:
-                        frames_left = _FRAMES
-                case Send():
-                    frames_left -= 1
-                    if frames_left == 0:
-                        out.append(InExchangeTrace())
-                        patched.stop()
-        return out
-
-    patched = mock.patch.object(node, "drain", with_trace)
-    patched.start()
 
 
 if __name__ == "__main__":
