@@ -133,7 +133,8 @@ def settle(
     fixed = {key: each for key, each in changes_between(began, read).items() if key not in CHANGEABLE}
     if fixed:
         what = f"the run goes on as it began, and this cannot change: {told(fixed)}"
-        raise SettingsError([f"{what}; put it back, or {FRESH_OR_FROM}"])
+        elsewhere = "for another run beside it take another run.name, or folder (--state)"
+        raise SettingsError([f"{what}; put it back, or {FRESH_OR_FROM}; {elsewhere}"])
     last = next((each for each in reversed(entries) if isinstance(each, SettingsChanged)), None)
     now = values_of(began) | (unpack_values(last.values) if last else {})
     before = values_of(began) | (unpack_values(last.read) if last else {})

@@ -63,7 +63,9 @@ def test_a_later_file_changes_what_may_change_and_is_refused_by_name_for_the_res
     with pytest.raises(SettingsError, match=r"seed 0 -> 4, model\.width 128 -> 256; put it back") as caught:
         settle(RUN, [entry], other, {})
     assert "run.rounds" not in str(caught.value)
-    assert "--fresh" in str(caught.value)
+    for way_out in ("--fresh", "--from", "run.name", "--state"):
+        assert way_out in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_was_given_once_stays_until_the_file_itself_says_otherwise() -> None:
