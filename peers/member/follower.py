@@ -160,7 +160,7 @@ class Follower:
             return
         self._stranded = False
         self._records.append(record)
-        if len(self._records) > self._max_records:
+        if len(self._records) > self._max_records and not self.applying:
             self._need_state(now, "too many commits came while it was catching up")
         self.advance(now)
 
@@ -300,7 +300,8 @@ class Follower:
             self._held_before = self._versions.holds_state
             self._versions.holds_state = False  # until now this may be the last who has the earlier one
             self._outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
-        if not self._fetches.finish_results(self._records):
+        # What it applies just now it first tells: the others may have to go back to where it is.
+        if not self._fetches.finish_results(self._records) and not self.applying:
             self._need_state(now, "no member has a committed result any more")
 
     def _take_records(self, now: float) -> None:

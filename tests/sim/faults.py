@@ -122,8 +122,8 @@ class Injector:
 
     def _last_holder(self, who: int) -> bool:
         """Without checkpoints, a swarm that loses its last holder of the state has lost it: that is
-        no fault to recover from, so two are left alive."""
-        if self.world.with_disks:
+        no fault to recover from, so two are left alive until a disk has it."""
+        if self.world.disks_with_state():
             return False
         holders = []
         for index in self.world.living():
@@ -243,6 +243,8 @@ class Injector:
     def _all_die(self, fault: Fault) -> bool:
         """Every process is killed at once, the host's too in some; power fails in others. They come back in
         any order, one of them much later."""
+        if not self.world.disks_with_state():
+            return False
         net, rng = self.world.net, random.Random(fault.number)
         everybody = sorted(self.world.lives)
         power, host_too = rng.random() < 0.3, rng.random() < 0.7
@@ -258,10 +260,11 @@ class Injector:
         return True
 
     def _power_fails(self, fault: Fault) -> bool:
-        """Of one machine, whose disk lies in some."""
-        if not self._crash(fault) or fault.who not in self.world.disks:
+        """Of one machine, whose disk lies in some, if it is not the only one that has the state."""
+        if fault.who not in self.world.disks or not self._crash(fault):
             return False
-        disk, lies = self.world.disks[fault.who], fault.number < 0.2
+        disk, others = self.world.disks[fault.who], self.world.disks_with_state()
+        lies = fault.number < 0.2 and any(other is not disk for other in others)
         if lies:
             self.world.lied.add(disk)
         disk.lose_power(lie=lies)
@@ -270,7 +273,7 @@ class Injector:
     def _dies_in_save(self, fault: Fault) -> bool:
         """Killed at some byte of what it writes next."""
         disk = self.world.disks.get(fault.who)
-        if disk is None or not self.world.alive(fault.who):
+        if disk is None or not self.world.alive(fault.who) or self._last_holder(fault.who):
             return False
         disk.kill_in = int(fault.number * 8000)
         process = self.world.workers[fault.who].process

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
+from diloco.checkpoints.store import Store, folder_of
 from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.session import Terms, WorkerSession
 from diloco.methods.schedule import Schedule
@@ -21,7 +22,7 @@ from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
 from peers.protocol.events import Restored, RoundCommitted
 from peers.protocol.held import Held
 from peers.protocol.messages import Refused, Welcome
-from tests.sim.disks import Pinned, SimKeeper
+from tests.sim.disks import Pinned, SimKeeper, newest_on
 from tests.sim.doors import (
     HOST,
     SETTINGS,
@@ -265,6 +266,11 @@ class World:
         self.net.at(worker.step_s, lambda: self._step(worker))
 
     # -- disks --------------------------------------------------------------------------------
+
+    def disks_with_state(self) -> list[SimDisk]:
+        """Those on which a whole checkpoint is."""
+        stores = [(disk, Store(disk, folder_of(SETTINGS[:16]))) for disk in self.disks.values()]
+        return [disk for disk, store in stores if newest_on(store) is not None]
 
     def _keeper(self, index: int, replica: VectorReplica, is_clone: bool) -> SimKeeper:
         """A clone has a copy of the files: two processes do not share a folder."""

@@ -298,6 +298,25 @@ def test_a_stranded_member_that_is_told_again_what_follows_its_head_goes_on() ->
     assert len(member.outlet.told(HOST, NeedState)) == 1
 
 
+def test_who_lacks_the_next_result_first_tells_the_head_that_it_is_coming_to() -> None:
+    member = FollowingMember()
+    first = record_on(BASE, 1)
+    second = record_on(first.hash(), 2)
+    member.commit(first)
+    member.commit(second, with_result=False)
+    member.fetches.drop_lacking(0.0, OTHER, Lack(second.result))
+    member.follower.advance(0.0)
+    assert member.outlet.told(HOST, NeedState) == [], "it is applying"
+    member.applied(first)
+    said = [
+        type(what)
+        for to, what in member.outlet.said
+        if to == HOST and isinstance(what, (CaughtUp, NeedState))
+    ]
+    assert said[-2:] == [CaughtUp, NeedState]
+    assert member.outlet.told(HOST, CaughtUp)[-1].head == first.hash()
+
+
 def test_a_stranded_member_goes_on_only_from_the_head_that_it_holds() -> None:
     member = FollowingMember()
     member.contributions.offer(BASE, Offer(1, 100, 40, vector(1.0), 1.0))
