@@ -136,7 +136,7 @@ def _restored(event: CheckpointRestored, home: Path | None) -> str:
     """For people."""
     own = "all that is its own begins anew" if event.step is None else f"inner step {event.step}"
     where = home / event.path if home is not None else event.path
-    return f"this worker goes on from commit {event.index}, {own} ({where})"
+    return f"this worker begins with its checkpoint of commit {event.index}, {own} ({where})"
 
 
 def _keep(outer: Outer, save: Path | None, log: EventLog, error: Exception) -> None:
@@ -159,6 +159,7 @@ def _keep(outer: Outer, save: Path | None, log: EventLog, error: Exception) -> N
 
 
 def _steps(outer: Outer, job: Job, log: EventLog) -> None:
+    print(f"it trains from commit {outer.round} on", flush=True)
     if job.follow is not None:
         job.follow(outer.swarm.settings)  # what an optimizer kept may be of settings before these
     logged = 0.0

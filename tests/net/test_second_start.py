@@ -141,10 +141,11 @@ def test_the_same_commands_go_on_in_another_order_with_one_missing_and_from_a_co
         person.until("ann", "goes on looking for its host")
         person.host("--state", "story", "--set", "run.grace_s=7")
         person.until("host", "the run goes on after round ")
-        person.until("ann", "this worker goes on from commit ")
+        person.until("ann", "this worker begins with its checkpoint of commit ")
         person.until("host", "1 worker, ")
         assert "run.grace_s 30.0 -> 7.0" in person.said("host")
         done = int(re.findall(r"goes on after round (\d+) of", person.said("host"))[0])
+        person.until("ann", f"it trains from commit {done} on")
         rounds = [int(each) for each in re.findall(r"round (\d+): 1 worker", person.said("host"))]
         assert rounds[0] == done + 1, "no round was lost"
         person.interrupt("ann", "host")
