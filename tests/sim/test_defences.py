@@ -78,6 +78,7 @@ def never_lose_sight(self: Coordinator, now: float, peer: bytes) -> None:
     """A death is noticed by silence alone."""
 
 
+@pytest.mark.timeout(300)  # four long runs
 def test_whoever_dies_again_and_again_is_waited_for_if_deaths_are_not_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
