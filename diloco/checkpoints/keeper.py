@@ -93,6 +93,8 @@ class Keeper:
         self.shelf = Shelf(disk, folder)
         """Results of rounds; its `keep` and `find` are for the network's thread."""
         self.writer: Writer[Saved] = Writer()
+        self.blocked_s = 0.0
+        """Seconds for which the training thread took copies, by its own clock."""
         self._position = Position(replica.num_fragments)
         self._boundaries = Boundaries(replica.num_fragments, least_s)
         self._saved: Saved | None = None
@@ -223,10 +225,12 @@ class Keeper:
         held = self._position.held
         if held is None:
             return
-        began = time.perf_counter()
+        began, ran = time.perf_counter(), time.thread_time()
         shared = SharedState.pin(self._replica, held, self._position.serials)
         own, entry = self._taken()
-        self._boundaries.begin(now, held.index, (time.perf_counter() - began) / _MAX_SHARE)
+        took = time.perf_counter() - began
+        self.blocked_s += time.thread_time() - ran
+        self._boundaries.begin(now, held.index, took / _MAX_SHARE)
         self._began_s = now
         settings = self._settings()  # some may change while the run goes on
         previous = self._saved.manifest.sha256() if self._saved else None

@@ -25,7 +25,7 @@ from diloco.outer.inner_state import InnerState
 from diloco.outer.layout import Layout
 from diloco.outer.local_state import LocalState, PendingContribution
 from diloco.outer.model_tensors import ModelTensors
-from diloco.outer.snapshot import StateView, require_size
+from diloco.outer.snapshot import FrozenTail, StateView, require_size
 from diloco.outer.state import OuterState
 from diloco.outer.tensor_reducer import TensorReducer
 from transport.collectives.reducer import Reducer
@@ -83,6 +83,7 @@ class TensorReplica:
         self._codecs = codecs_of(method)
         self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
         self._named: list[_Named | None] = [None] * outer.num_fragments
+        self._frozen: list[FrozenTail | None] = [None] * outer.num_fragments
         self._pending: list[tuple[Reducer, PendingContribution] | None] = [None] * outer.num_fragments
         self._committed: list[PendingContribution | None] = [None] * outer.num_fragments
 
@@ -224,6 +225,7 @@ class TensorReplica:
         self.outer.load_state(fragment, view[:num_outer])  # or nothing has changed
         self._pending[fragment] = self._committed[fragment] = None
         self.model.load_frozen(fragment, view[num_outer:])
+        self._frozen[fragment] = None
         self.local.loaded(fragment)
         if self.outer.averages_values(fragment) and self._inner is not None:
             # The moments that came are as old as the run: their bias is corrected accordingly.
@@ -231,7 +233,7 @@ class TensorReplica:
 
     def digest(self, fragment: int) -> bytes:
         with self.outer.reading(fragment) as view:
-            digests = view.followed_by(self.model.frozen_bytes(fragment)).digests()
+            digests = self._frozen_tail(fragment).digests_of(view)
         self._named[fragment] = _Named(tree_digest(digests), view.version, digests)
         return tree_digest(digests)
 
@@ -267,6 +269,14 @@ class TensorReplica:
                 after = self.outer.stepped_again(fragment, version, mean)
                 return after.view().followed_by(frozen).digest()
         return None
+
+    def _frozen_tail(self, fragment: int) -> FrozenTail:
+        """Frozen parameters never change, but with a state that is loaded: they are hashed once."""
+        tail = self._frozen[fragment]
+        if tail is None:
+            before = self.outer.state_size(fragment)
+            tail = self._frozen[fragment] = FrozenTail.of(before, self.model.frozen_bytes(fragment))
+        return tail
 
     def _pending_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
         held, self._pending[fragment] = self._pending[fragment], None
@@ -334,9 +344,9 @@ class TensorReplica:
         """The fragment's state as it is now, frozen parameters included; see `OuterState.pin`."""
         return self.outer.pin(fragment).followed_by(self.model.frozen_bytes(fragment))
 
-    def state_blob(self, fragment: int, blob: bytes) -> Snapshot | None:
+    def state_blob(self, fragment: int, blob: bytes | None) -> Snapshot | None:
         named = self._named[fragment]
-        if named is None or named.name != blob:
+        if named is None or blob not in (None, named.name):
             return None
         view = self.pin(fragment)
         return Snapshot(view, named.digests) if view.version == named.version else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from diloco.errors import StateError
 from transport.digests import tree_digest
@@ -52,6 +53,30 @@ class StateView:
     def digest(self, piece_bytes: int = LIMITS.payload_bytes) -> bytes:
         """`tree_digest` over the SHA-256 of each piece: names the whole."""
         return tree_digest(self.digests(piece_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenTail:
+    """What follows a fragment's outer state and never changes: as many of its bytes as fill up the piece in
+    which that state ends, and the digests of the pieces behind."""
+
+    head: bytes
+    digests: list[bytes]
+
+    @classmethod
+    def of(
+        cls, before: int, segments: list[memoryview], piece_bytes: int = LIMITS.payload_bytes
+    ) -> FrozenTail:
+        """Of the bytes in ``segments``, which follow ``before`` other ones."""
+        whole = StateView(0, segments)
+        split = min(-before % piece_bytes, whole.size_bytes)
+        pieces = range(split, whole.size_bytes, piece_bytes)
+        digests = [hashlib.sha256(whole.read(start, piece_bytes)).digest() for start in pieces]
+        return cls(bytes(whole.read(0, split)), digests)
+
+    def digests_of(self, view: StateView, piece_bytes: int = LIMITS.payload_bytes) -> list[bytes]:
+        """Those of all pieces of ``view`` and this behind it."""
+        return [*view.followed_by([memoryview(self.head)]).digests(piece_bytes), *self.digests]
 
 
 def require_size(data: memoryview, size: int, fragment: int) -> None:

@@ -121,8 +121,8 @@ class PhantomReplica(NoLiveModel):
     def state_buffer(self, fragment: int) -> PhantomBlob:
         return PhantomBlob(state_bytes(self._method, self._sizes[fragment]))
 
-    def state_blob(self, fragment: int, blob: bytes) -> PhantomState | None:
-        if self.digest(fragment) != blob:
+    def state_blob(self, fragment: int, blob: bytes | None) -> PhantomState | None:
+        if blob not in (None, self.digest(fragment)):
             return None
         return PhantomState(self._full_name(fragment), self._piece_sizes(fragment))
 

@@ -100,8 +100,8 @@ class VectorReplica(NoLiveModel):
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * self.sizes[fragment])
 
-    def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
-        if self.digest(fragment) != blob:
+    def state_blob(self, fragment: int, blob: bytes | None) -> VectorBlob | None:
+        if blob not in (None, self.digest(fragment)):
             return None
         return VectorBlob(self._digests(fragment), self.states[fragment].tobytes(), self._piece_bytes)
 

@@ -29,7 +29,7 @@ from diloco.interrupts import NOTICE_S, handled
 from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
-from diloco.training.keeping import Keeping
+from diloco.training.keeping import CheckpointCost, Keeping
 from peers.node import Training
 from peers.protocol.commands import Command
 from peers.protocol.events import GotUnusable, ProgressLost, RoundCommitted, SettingsChanged
@@ -98,6 +98,11 @@ class Outer:
     def waited_s(self) -> float:
         """Seconds that training waited for the network."""
         return self._session.waited_s
+
+    @property
+    def checkpoint_cost(self) -> CheckpointCost:
+        """What this worker's checkpoints took so far."""
+        return self._keeping.cost if self._keeping is not None else CheckpointCost()
 
     @property
     def tokens_by_fate(self) -> dict[str, int]:

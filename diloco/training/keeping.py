@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,6 +64,16 @@ class Worker:
             raise
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointCost:
+    """What checkpoints took of this process."""
+
+    blocked_s: float = 0.0
+    """Seconds for which the training thread took copies, by its own clock."""
+    writer_cpu_s: float = 0.0
+    """Seconds of a processor beside it, of the checkpoints that are done."""
+
+
 class Keeping:
     """What `attach` asks where the swarm has a state directory."""
 
@@ -106,6 +117,11 @@ class Keeping:
     def begin(self, up_to: int | None) -> Held | None:
         """See `Keeper.begin`."""
         return self._keeper.begin(up_to)
+
+    @property
+    def cost(self) -> CheckpointCost:
+        """What checkpoints took so far."""
+        return CheckpointCost(self._keeper.blocked_s, self._keeper.writer.cpu_s)
 
     # -- the worker's own (checkpoints.keeper.Own) --------------------------------------------
 

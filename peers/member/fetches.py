@@ -138,9 +138,9 @@ class Fetches:
         donors = self.liars.without(order.state, [d for d in order.donors if d != self._me])
         fetch = Fetch(order.state, sizes, donors, take, self._limits, now)
         self.states.append(StateFetch(order, data, fetch))
-        own = self._app.state_blob(order.fragment, order.state)
+        own = self._app.state_blob(order.fragment, None)
         if own is not None:
-            # All began alike, say: what has this digest need not travel.
+            # All began alike, say, or have the same frozen parameters: that need not travel.
             fetch.have(own.digests, own.piece)
         self._pump(now)
 

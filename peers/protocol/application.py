@@ -32,8 +32,9 @@ class Application(Protocol):
     def state_buffer(self, fragment: int) -> bytearray | PhantomBlob:
         """As long as a fragment's state: where one that is fetched is put together."""
 
-    def state_blob(self, fragment: int, blob: bytes) -> StateBlob | None:
-        """The snapshot with that digest, if the fragment is at it now."""
+    def state_blob(self, fragment: int, blob: bytes | None) -> StateBlob | None:
+        """The snapshot with that digest, if the fragment is at it now; with None what it is at, if that is
+        known."""
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         """The result of that name, if this worker's disk has it; it need not have been checked."""

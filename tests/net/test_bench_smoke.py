@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_checkpoint
 import bench_codecs
 import bench_death
 import bench_line
@@ -95,3 +96,9 @@ sys.exit(process.exitcode)
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=plain, timeout=50, check=False)
     assert done.returncode == 7
+
+
+def test_the_benchmark_of_checkpoints_compares_training_with_them_and_without() -> None:
+    lines = bench_checkpoint.main(["--sizes", "8k", "--pairs", "2", "--seconds", "0.3", "--sync-every", "4"])
+    assert "of those without" in lines["8k"]
+    assert "2 pairs" in lines["8k"]

@@ -81,6 +81,7 @@ class Fetch:
         self._todo = list(range(len(sizes) - 1, -1, -1))
         self._asked: dict[bytes, set[tuple[int, bool]]] = {}
         self._left = len(sizes)
+        self._at_hand: tuple[Sequence[bytes], Callable[[int], Payload]] | None = None
 
     @property
     def done(self) -> bool:
@@ -127,10 +128,12 @@ class Fetch:
         return sorted(donor for donor, asked in self._asked.items() if asked)
 
     def have(self, digests: Sequence[bytes], piece: Callable[[int], Payload]) -> None:
-        """The blob is here already, under the same name."""
-        self._digests, self._todo, self._left = list(digests), [], 0
-        for index in range(len(self._sizes)):
-            self._take(index, piece(index))
+        """Pieces like these are here already: of the blob's, those of equal digest need not travel. Under the
+        blob's own name nothing needs to."""
+        self._at_hand = digests, piece
+        if tree_digest(digests) == self.blob:
+            self._digests = list(digests)
+            self._take_at_hand(self._digests)
 
     def num_asked(self, donor: bytes) -> int:
         """Pieces that ``donor`` owes."""
@@ -189,7 +192,17 @@ class Fetch:
             self.drop(donor, bad=True)
             return False
         self._digests = digests
+        self._take_at_hand(digests)
         return True
+
+    def _take_at_hand(self, digests: Sequence[bytes]) -> None:
+        if self._at_hand is None:
+            return
+        (ours, piece), self._at_hand = self._at_hand, None
+        for index in [i for i in self._todo if i < len(ours) and ours[i] == digests[i]]:
+            self._take(index, piece(index))
+            self._todo.remove(index)
+            self._left -= 1
 
 
 def index_page(digests: Sequence[bytes], page: int, limits: Limits) -> bytes:

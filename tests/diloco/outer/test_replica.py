@@ -304,3 +304,26 @@ def test_averaged_moments_that_are_not_finite_go_back_to_the_averaged_ones() -> 
         replica.reset(fragment, None)
     assert all(replica.is_finite(fragment) for fragment in range(3))
     assert replica.mend() == []
+
+
+def test_frozen_parameters_that_two_have_alike_are_pieces_of_equal_digest() -> None:
+    """So that of a large base only the trained part travels to a joiner that has it from the same file."""
+
+    def adapted(seed: int) -> TensorReplica:
+        torch.manual_seed(0)
+        base, adapter = nn.Linear(1024, 1024, bias=False), nn.Linear(8, 8)
+        base.weight.requires_grad_(False)
+        made = TensorReplica.of(nn.ModuleList([base, adapter]), DILOCO)
+        made.outer.step(0, normal(made.num_elements(0), seed))
+        return made
+
+    ours, theirs = adapted(1), adapted(2)
+    assert ours.digest(0) != theirs.digest(0)
+    assert ours.digest(0) == ours.pin(0).digest()
+    mine, other = ours.state_blob(0, None), theirs.state_blob(0, None)
+    assert mine is not None
+    assert other is not None
+    differ = [a != b for a, b in zip(mine.digests, other.digests, strict=True)]
+    assert differ == [True, False, False, False, False]
+    theirs.load(0, bytearray(b"".join(ours.pin(0).pieces())))
+    assert theirs.digest(0) == ours.digest(0) == theirs.pin(0).digest()

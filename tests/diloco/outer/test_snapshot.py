@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from diloco.errors import StateError
-from diloco.outer.snapshot import StateView, require_size
+from diloco.outer.snapshot import FrozenTail, StateView, require_size
 from transport.digests import tree_digest
 
 
@@ -40,3 +40,15 @@ def test_bytes_of_another_size_are_refused_with_both_sizes() -> None:
     require_size(memoryview(b"1234"), 4, 0)
     with pytest.raises(StateError, match="state of fragment 2 has 3 bytes instead of 4: another model"):
         require_size(memoryview(b"123"), 4, 2)
+
+
+@pytest.mark.parametrize("before", [0, 1, 7, 8, 9, 16, 23])
+@pytest.mark.parametrize("after", [0, 1, 5, 8, 40])
+def test_what_never_changes_is_hashed_once_and_the_digests_are_those_of_the_whole(
+    before: int, after: int
+) -> None:
+    moving, frozen = memoryview(bytes(range(before))), memoryview(bytes(range(100, 100 + after)))
+    view = StateView(1, [moving])
+    tail = FrozenTail.of(before, [frozen[: after // 2], frozen[after // 2 :]], piece_bytes=8)
+    assert tail.digests_of(view, piece_bytes=8) == view.followed_by([frozen]).digests(piece_bytes=8)
+    assert len(tail.head) < 8

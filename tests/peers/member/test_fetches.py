@@ -57,8 +57,8 @@ class App:
     def state_buffer(self, fragment: int) -> PhantomBlob:
         return PhantomBlob(1000 * NUM_PIECES)
 
-    def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
-        matches = fragment in self.held and blob == tree_digest(digests_of(fragment))
+    def state_blob(self, fragment: int, blob: bytes | None) -> Blob | None:
+        matches = fragment in self.held and blob in (None, tree_digest(digests_of(fragment)))
         return Blob(fragment) if matches else None
 
     def kept_result(self, result: bytes) -> EncodedResult | None:

@@ -23,6 +23,8 @@ class Download:
     def __init__(self, donors: list[bytes]) -> None:
         self.got: dict[int, bytes] = {}
         self.asked: list[tuple[bytes, Want]] = []
+        self.travelled: list[int] = []
+        """Pieces that donors were asked for."""
         self.fetch = Fetch(
             tree_digest(DIGESTS),
             [64] * 8,
@@ -43,6 +45,7 @@ class Download:
         self.pump()
         while self.asked:
             donor, want = self.asked.pop(0)
+            self.travelled += [] if want.index else [want.piece]
             if donor not in silent:
                 payload = index_page(DIGESTS, want.piece, LIMITS) if want.index else PIECES[want.piece]
                 if donor in liars:
@@ -218,6 +221,17 @@ def test_what_other_fetches_ask_of_a_donor_counts_against_its_limit() -> None:
     download.asked.clear()
     download.fetch.pump(lambda donor, want: download.asked.append((donor, want)), lambda donor: 1)
     assert len(download.asked) == download.fetch.num_asked(b"a") == 1
+
+
+def test_of_a_blob_that_is_here_in_part_only_the_other_pieces_travel() -> None:
+    """Frozen parameters, say, which all have from the same file."""
+    download = Download([b"a"])
+    ours = [digest if index in (2, 5, 7) else b"-" * 32 for index, digest in enumerate(DIGESTS)]
+    download.fetch.have([*ours, b"+" * 32], lambda index: PIECES[index])
+    download.run()
+    assert download.fetch.done
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+    assert sorted(download.travelled) == [0, 1, 3, 4, 6]
 
 
 def test_what_is_here_already_is_not_asked_for() -> None:
