@@ -64,9 +64,9 @@ class HostWatch:
         self._num_others[trace.address] = another * (self._num_others[trace.address] + 1)
         if self._num_others[trace.address] >= _SURE_AFTER:
             self._say(
-                f"another host than that of the ticket answers at {trace.address}, with another key. This "
-                "worker keeps its state and looks for its host; if that has a new identity, join with its "
-                "new ticket"
+                f"what answers at {trace.address} ends each handshake: it is another host than that of the "
+                "ticket, with another key, or a proxy whose host is away. This worker keeps its state and "
+                "looks for its host; if that has a new identity, join with its new ticket"
             )
         if trace.reason == REFUSED and self._clock() - self._asked_at >= ASK_EVERY_S:
             self._asked_at = self._clock()
