@@ -40,6 +40,8 @@ class Turn:
     """One turn of training."""
 
     tokens_per_s: float
+    tokens_per_cpu_s: float
+    """By the process's own clock, the writing thread's work included."""
     blocked: float
     """Share of the time."""
     writer: float
@@ -76,16 +78,18 @@ def turn(size: dict[str, int], options: argparse.Namespace, keeps: bool, folder:
             timeout_s=600.0,
             on_event=on_event,
         )
-        before, began, ran = outer.checkpoint_cost, time.perf_counter(), time.thread_time()
+        before, began = outer.checkpoint_cost, time.perf_counter()
+        ran, all_ran = time.thread_time(), time.process_time()
         for inputs, targets in outer.until_finished(random_batches(batch, size["context"])):
             optimizer.zero_grad(set_to_none=True)
             model.loss(inputs, targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if time.perf_counter() - began > options.seconds:
                 outer.stop()
+        all_ran = time.process_time() - all_ran
         took, ran, cost = time.perf_counter() - began, time.thread_time() - ran, outer.checkpoint_cost
         blocked, writer = cost.blocked_s - before.blocked_s, cost.writer_cpu_s - before.writer_cpu_s
-        return Turn(outer.tokens / took, blocked / ran, writer / took, len(written))
+        return Turn(outer.tokens / took, outer.tokens / all_ran, blocked / ran, writer / took, len(written))
 
 
 def random_batches(batch: int, context: int) -> Any:
@@ -127,16 +131,22 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
 
 def summary(name: str, pairs: list[dict[bool, Turn]]) -> str:
     """One line."""
-    ratios = sorted(found[True].tokens_per_s / found[False].tokens_per_s for found in pairs)
-    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+    by_wall, by_own = (_ratios(pairs, what) for what in ("tokens_per_s", "tokens_per_cpu_s"))
     kept = [found[True] for found in pairs]
     blocked, writer = [each.blocked for each in kept], [each.writer for each in kept]
     return (
-        f"{name}: tokens/s {statistics.median(ratios):.3f} of those without ({low:.3f} to {high:.3f}, "
-        f"{len(pairs)} pairs), blocked {100 * statistics.median(blocked):.2f} % (at most "
+        f"{name}: tokens/s {by_wall} of those without, per processor second {by_own}, {len(pairs)} pairs; "
+        f"blocked {100 * statistics.median(blocked):.2f} % (at most "
         f"{100 * max(blocked):.2f} %), writer {100 * statistics.median(writer):.1f} % of a processor, "
         f"{sum(each.written for each in kept)} checkpoints"
     )
+
+
+def _ratios(pairs: list[dict[bool, Turn]], what: str) -> str:
+    """With over without: the median, and the middle half."""
+    found = sorted(getattr(each[True], what) / getattr(each[False], what) for each in pairs)
+    low, high = found[len(found) // 4], found[-1 - len(found) // 4]
+    return f"{statistics.median(found):.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":
