@@ -1,4 +1,7 @@
-"""`diloco checkpoint list|verify` and `diloco export`: what is on this machine. Flags in, lines out."""
+"""`diloco checkpoint list|verify` and `diloco export`: what is on this machine. Flags in, lines out.
+
+Torch is imported when one of them reads tensors: a host has none.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,9 @@ from typing import Annotated
 
 import typer
 
-from diloco.checkpoints.exporting import export
 from diloco.checkpoints.finding import find_checkpoint, place_of, stores_in
 from diloco.checkpoints.manifest import FILE_NAME
 from diloco.checkpoints.store import Store
-from diloco.checkpoints.verifying import faults_between, faults_of
 from diloco.errors import CheckpointError
 from diloco.terminal import plain_table, printable, wide_console
 from peers.coordinator.journal_scan import scan
@@ -53,6 +54,8 @@ def list_command(where: Where) -> None:
 def verify_command(where: Where) -> None:
     """Read checkpoints whole, and compare with what was written and what the members agreed on. Exit code 1
     if a file is not right."""
+    from diloco.checkpoints.verifying import faults_of
+
     if (where / FILE_NAME).exists():
         disk, saved = find_checkpoint(where)
         faults = list(faults_of(disk, saved))
@@ -80,6 +83,9 @@ def export_command(
 ) -> None:
     """Write a checkpoint's model, the outer parameters, as one safetensors file by the names of its state
     dict."""
+    from diloco.checkpoints.exporting import export
+    from diloco.checkpoints.verifying import faults_of
+
     if not output.parent.is_dir():
         raise CheckpointError(f"{output} cannot be written: there is no folder {output.parent}")
     disk, saved = find_checkpoint(where)
@@ -102,6 +108,8 @@ def export_command(
 
 def _faults_below(where: Path) -> tuple[list[str], int]:
     """What is wrong with all checkpoints below a state directory, and how many are right."""
+    from diloco.checkpoints.verifying import faults_between, faults_of
+
     faults: list[str] = []
     num_whole = 0
     found = stores_in(where)
