@@ -14,7 +14,7 @@ from diloco.checkpoints.store import Store, folder_of
 from peers.protocol.commands import ConfirmSaved
 from peers.protocol.record import Record
 from tests.sim.disks import has_result, newest_on
-from tests.sim.doors import SETTINGS
+from tests.sim.doors import SETTINGS, key_of
 from tests.sim.violation import Violation
 from tests.sim.world import Loaded, Worker, World
 from transport.simnet.disk import SimDisk
@@ -82,7 +82,8 @@ class Durable:
 
     def reach(self, standing: list[Record], root: bytes) -> int:
         """The index to which the disks of all who may come back lead together; -1 for nothing."""
-        disks = [disk for index, disk in self.world.disks.items() if index not in self.put_out]
+        may_come = [index for index in self.world.disks if index not in self.put_out]
+        disks = [self.world.disks[index] for index in may_come]
         stores = [Store(disk, folder_of(SETTINGS[:16])) for disk in disks]
         shelves = [Shelf(disk, store.folder) for disk, store in zip(disks, stores, strict=True)]
         heads = {root: 0} | {record.hash(): record.index for record in standing}
@@ -91,7 +92,13 @@ class Durable:
         for record in standing if reach >= 0 else ():
             if record.index <= reach:
                 continue
-            if not record.restores and not any(has_result(shelf, record.result) for shelf in shelves):
+            # Of one that is away and only followed nobody knows that its disk has the result.
+            known = [
+                shelf
+                for index, shelf in zip(may_come, shelves, strict=True)
+                if key_of(index) in record.members or self.world.alive(index)
+            ]
+            if not record.restores and not any(has_result(shelf, record.result) for shelf in known):
                 break
             reach = record.index
         return reach
