@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 
 from peers.coordinator.influence import FEWEST_JUDGES
-from peers.coordinator.journal import CommitWritten, PeerInvited, RunBegan, TermBegan
+from peers.coordinator.journal import CommitWritten, PeerInvited, RunBegan, StateSaved, TermBegan
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
 from peers.protocol.record import GENESIS, Record, genesis_head
@@ -113,6 +113,8 @@ class Checkers:
                 raise Violation("S2", f"term {message.term} after {self.terms[-1]}")
             self.terms.append(message.term)
             self.newest_counted.clear()  # a host that restarts has not met anybody's newer process
+        if isinstance(message, StateSaved):
+            self.durable.noted[self.world.peer_names[message.key]] = message.index
         if isinstance(message, RunBegan):
             if self.records:
                 raise Violation("S2", "the run began twice")

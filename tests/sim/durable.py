@@ -27,6 +27,8 @@ class Durable:
     world: World
     put_out: set[int] = field(default_factory=set)
     """Workers that may not come back."""
+    noted: dict[int, int] = field(default_factory=dict)
+    """By worker: the newest commit that its disk has, as the coordinator knows."""
     num_given_up: int = 0
     """Commits that were undone because no disk led to them."""
     _confirmed: dict[SimDisk, int] = field(default_factory=dict)
@@ -87,7 +89,12 @@ class Durable:
         stores = [Store(disk, folder_of(SETTINGS[:16])) for disk in disks]
         shelves = [Shelf(disk, store.folder) for disk, store in zip(disks, stores, strict=True)]
         heads = {root: 0} | {record.hash(): record.index for record in standing}
-        saved = [found[0].held().head for store in stores if (found := newest_on(store)) is not None]
+        saved = []
+        for index, store in zip(may_come, stores, strict=True):
+            found = newest_on(store)
+            known_of = self.world.alive(index) or (found and found[0].index <= self.noted.get(index, -1))
+            if found is not None and known_of:
+                saved.append(found[0].held().head)
         reach = max((heads[head] for head in saved if head in heads), default=-1)
         for record in standing if reach >= 0 else ():
             if record.index <= reach:
