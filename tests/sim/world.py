@@ -345,6 +345,10 @@ class World:
 
     def _event_later(self, worker: Worker, event: object) -> None:
         """The training thread takes events in order, each when it comes to it."""
+        if isinstance(
+            event, Restored
+        ):  # the state is as it was; only its name is new, and the member goes by it
+            worker.replica.bases = [event.record.hash()] * len(self.sizes)
         worker.busy_until = max(worker.busy_until, self.net.now) + self.delays.uniform(0.0, 0.06)
 
         def take() -> None:
@@ -357,8 +361,6 @@ class World:
         self.net.at(worker.busy_until - self.net.now, take)
 
     def _event(self, worker: Worker, now: float, event: object) -> None:
-        if isinstance(event, Restored):
-            worker.replica.bases = [event.record.hash()] * len(self.sizes)
         commands = worker.session.event(now, event)
         if isinstance(event, RoundCommitted):
             worker.replica.bases[event.record.fragment] = event.record.hash()
