@@ -16,8 +16,8 @@ from diloco.checkpoints.manifest import FILE_NAME
 from diloco.checkpoints.store import Store
 from diloco.errors import CheckpointError
 from diloco.terminal import plain_table, printable, wide_console
+from peers.coordinator.journal import CommitWritten
 from peers.coordinator.journal_scan import scan
-from peers.protocol.record import Record
 
 Where = Annotated[
     Path,
@@ -137,4 +137,5 @@ def _journaled(where: Path, store: Store) -> set[str] | None:
     journal = where / f"journal-{store.folder.rpartition('/')[2]}"
     if not journal.exists():
         return None
-    return {each.hash().hex() for each in scan(journal.read_bytes()).entries if isinstance(each, Record)}
+    entries = scan(journal.read_bytes()).entries
+    return {each.commit().hash().hex() for each in entries if isinstance(each, CommitWritten)}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
 from safetensors.torch import load_file
-from torn_saves import FOLDER, make_replica, save
+from torn_saves import FOLDER, RUN, held_by, make_replica, save
 from typer.testing import CliRunner
 
 from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.shared import SharedState
 from diloco.checkpoints.store import Store
 from diloco.cli.app import app
 from diloco.cli.checkpoints import verify_command
 from diloco.errors import CheckpointError
+from peers.coordinator.journal import CommitWritten
 from peers.coordinator.journal_scan import framed
 from peers.protocol.record import Record
 from transport.frames import pack
@@ -66,10 +69,23 @@ def test_verify_ends_with_1_where_a_checkpoint_is_missing_a_file(home: Path) -> 
 
 def test_verify_compares_with_the_journal_beside(home: Path) -> None:
     record = Record(b"p" * 32, 2, 0, 1, 1, 4, (b"m" * 32,), (1.0,), b"r" * 32)
-    (home / f"journal-{FOLDER.rpartition('/')[2]}").write_bytes(framed(pack(record)))
+    (home / f"journal-{FOLDER.rpartition('/')[2]}").write_bytes(framed(pack(CommitWritten.of(record))))
     code, output = run("checkpoint", "verify", home)
     assert code == 1
     assert output.count("is of a record that the journal does not have") == 2
+    store = Store(LocalDisk(home), FOLDER)
+    made = make_replica()
+    held = replace(held_by(made, 2), head=record.hash())
+    shared = SharedState.pin(made, held, (1,) * made.num_fragments)
+    store.write(
+        held.head,
+        2,
+        shared.contents,
+        lambda files: shared.manifest(made, files, run=RUN, settings="{}", own=None, previous=None),
+    )
+    code, output = run("checkpoint", "verify", home)
+    assert output.count("is of a record that the journal does not have") == 2, "the third one it has"
+    assert "1 checkpoint as they were written" in output
 
 
 def test_export_writes_the_newest(home: Path) -> None:
