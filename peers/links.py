@@ -233,8 +233,12 @@ class LinksToAll(MemberLinks):
     """Rounds: every member has a link to every other."""
 
     def meet(self, now: float, peer: bytes) -> bool:
-        """Nothing is to be done: the roster alone decides which links there are."""
-        return False
+        """The roster alone decides which links there are; True if this one is to be and was not yet."""
+        entry = self.roster.get(peer)
+        if entry is None or peer == self.coordinator or peer in self.table.by_peer:
+            return False
+        self.table.open(now, peer, entry.addresses, dials=self._should_dial(entry))
+        return True
 
     def drop_idle(self, now: float, needed: set[bytes]) -> None:
         """A link to a member is never given up."""
@@ -246,8 +250,7 @@ class LinksToAll(MemberLinks):
             link = self.table.by_peer.get(peer)
             if link is not None and link.addresses != entry.addresses:
                 self._drop_moved(now, peer)
-            if peer not in self.table.by_peer:
-                self.table.open(now, peer, entry.addresses, dials=self._should_dial(entry))
+            self.meet(now, peer)
 
     def _should_dial(self, entry: MemberIs) -> bool:
         """Of two members the one that cannot be reached dials; of two that can, the lower key."""

@@ -155,7 +155,7 @@ class Member:
         deliver = self._outlet.deliver
         return {
             Entered: self._entered,
-            MemberIs: lambda now, message: self.membership.welcome((message,)),
+            MemberIs: self._welcome,
             MemberGone: self.membership.gone,
             RosterBatch: self._apply_roster_batch,
             Seed: lambda now, message: self._follower.begin_seeding(message),
@@ -349,6 +349,14 @@ class Member:
 
     def _partner_left(self, now: float, peer: bytes, reason: str) -> None:
         self.averaging.partner_left(now, peer, reason)
+
+    def _welcome(self, now: float, message: MemberIs) -> None:
+        """Somebody entered. What it was asked for before, by its name in a record, is lost: there was no link
+        to it, or no member behind that."""
+        self.membership.welcome((message,))
+        if message.key in self._fetches.donors():
+            self._outlet.meet(now, message.key)
+            self._fetches.ask_again(now, message.key)
 
     def _apply_roster_batch(self, now: float, message: RosterBatch) -> None:
         self.membership.apply_batch(now, message)

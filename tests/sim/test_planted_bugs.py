@@ -133,7 +133,7 @@ class NotLoaded(VectorReplica):
 
 
 def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def whoever_speaks(entries: Any, fragment: int, version: bytes, awaited: Any) -> Agreement:
+    def whoever_speaks(entries: Any, fragment: int, version: bytes, *unheeded: Any) -> Agreement:
         held = [(e.digests[fragment][1], e.key) for e in entries if fragment in e.digests]
         return Agreement(held[-1][0], (held[-1][1],), (), ()) if held else Agreement(b"", (), (), ())
 

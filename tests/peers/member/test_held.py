@@ -140,3 +140,17 @@ def test_what_is_saved_is_told_at_once_and_again_when_it_enters_again() -> None:
 def test_a_checkpoint_of_another_model_or_with_no_record_is_refused(held: Held) -> None:
     with pytest.raises(BadFrame):
         Resumed(held)
+
+
+def test_who_enters_is_asked_again_for_what_it_was_asked_before_it_was_there() -> None:
+    """It is known by a record that it is in; what is said to who is not there is lost."""
+    first = record_on(RECORD.hash(), 8)
+    resumed = Resumed()
+    resumed.hear(Committed(pack(first)))
+    asked = resumed.outlet.told(OTHER, Want)
+    assert asked
+    resumed.hear(entry(b"q" * 32))
+    assert resumed.outlet.told(OTHER, Want) == asked, "somebody else is no reason"
+    resumed.hear(entry(OTHER))
+    assert resumed.outlet.told(OTHER, Want) == asked * 2
+    assert resumed.outlet.met == [OTHER], "a link comes first"
