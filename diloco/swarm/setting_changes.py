@@ -56,14 +56,14 @@ def given_values(given: Iterable[str]) -> dict[str, Any]:
     for each in given:
         name, _, text = each.partition("=")
         key = name.strip()
+        if text and key not in CHANGEABLE:
+            raise SettingsError([f"--set {key}: only {', '.join(CHANGEABLE)} can change in a run"])
         try:
             read = tomllib.loads(f"value = {text}")
         except (ValueError, RecursionError):
             read = {}
         if list(read) != ["value"]:
             raise SettingsError([f"--set {each}: give it as --set run.rounds=50"])
-        if key not in CHANGEABLE:
-            raise SettingsError([f"--set {key}: only {', '.join(CHANGEABLE)} can change in a run"])
         values[key] = read["value"]
     return values
 

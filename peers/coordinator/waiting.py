@@ -91,6 +91,7 @@ def _took_part_last(state: RunState, course: Course) -> list[str]:
     """Names of members that are away and were in one of the newest records, one for each fragment."""
     since = course.chain.index - (course.manifest.num_fragments if course.manifest else 1)
     away = [entry for entry in state.roster.entries.values() if not entry.entered and not entry.kicked]
+    away = [entry for entry in away if entry.key != state.me]  # it comes by itself
     return [entry.name for entry in away if course.chain.newest_of(entry.key) > since]
 
 

@@ -84,6 +84,9 @@ def test_a_person_gives_key_and_value() -> None:
             given_values([wrong])
     with pytest.raises(SettingsError, match=r"--set model\.width: only run\.min_peers, .* can change"):
         given_values(["model.width=256"])
+    for what in ("run.name=x", "rubbish=3"):  # what cannot change need not be written well either
+        with pytest.raises(SettingsError, match=r"only run\.min_peers, .* can change"):
+            given_values([what])
 
 
 def test_changes_are_told_in_a_line() -> None:

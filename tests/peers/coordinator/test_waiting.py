@@ -77,3 +77,14 @@ def test_a_finished_run_waits_for_nobody() -> None:
     swarm = Swarm()
     swarm.core.stop(0.0)
     assert line(swarm) == ""
+
+
+def test_the_hosts_own_worker_is_not_asked_for_since_it_comes_by_itself() -> None:
+    swarm = trained(1)
+    swarm.enter(255)
+    swarm.hold(255)
+    serial = opened(swarm, 1, 255).serial
+    for index in (1, 255):
+        swarm.hear(index, Done(serial, 0, RESULT))
+    again = Swarm(journal=swarm.journal)
+    assert "0 of 2 (min_peers); w1 took part last" in line(again)
