@@ -1,11 +1,14 @@
 """A checkpoint's outer parameters as one safetensors file by the names of the model's `state_dict`.
 
-One tensor at a time is in memory. With a folder of a model in the layout of Hugging Face, tensors get the
-dtypes that they have there, and its configuration and tokenizer are put beside, so that it loads as that one.
+Frozen parameters are written where all are wanted; those that the checkpoint only names come from the folder
+of the base model, and must be what it was trained with. One tensor at a time is in memory. With a folder of a
+model in the layout of Hugging Face, tensors get the dtypes that they have there, and its configuration and
+tokenizer are put beside, so that it loads as that one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -33,6 +36,7 @@ _MAX_COPIED_BYTES = 256 << 20
 class _Source:
     """Where a tensor of the export is, and as what it is written."""
 
+    disk: Disk
     path: str
     name: str
     header: Header
@@ -47,12 +51,21 @@ class Exported:
     num_bytes: int
     left_out: tuple[str, ...]
     """Tensors of the model that it is to be like, which the checkpoint lacks: tied ones, as a rule."""
+    frozen: tuple[str, ...]
+    """Frozen parameters that were not wanted."""
 
 
-def export(disk: Disk, saved: Saved, target: Path, like: Path | None = None) -> Exported:
-    """Write ``target``. Raises `CheckpointError`, `OSError` for a disk that is full or fails."""
-    dtypes = _dtypes_in(like) if like is not None else {}
+def export(
+    disk: Disk, saved: Saved, target: Path, like: Path | None = None, *, full: bool = False
+) -> Exported:
+    """Write ``target``; ``full``: frozen parameters too. Raises `CheckpointError`, `OSError` for a disk that
+    is full or fails."""
+    alike = _headers_in(like) if like is not None else {}
+    dtypes = {name: header.places[name][0].dtype for name, (_, header) in alike.items()}
     sources = list(_sources(disk, saved, dtypes))
+    frozen = tuple(each.name for each in saved.manifest.tensors if each.fragment < 0)
+    if full:
+        sources += _frozen_sources(disk, saved, like, alike)
     if like is not None:
         _require_alike(sources, dtypes, like)
     metadata = {"record": str(saved.manifest.index), "run": saved.manifest.run}
@@ -61,7 +74,7 @@ def export(disk: Disk, saved: Saved, target: Path, like: Path | None = None) -> 
     def pieces() -> Iterator[bytes | memoryview]:
         yield header_bytes([each.place for each in sources], metadata)
         for each in sources:
-            tensor = read_tensor(disk, each.path, each.header, each.name)
+            tensor = read_tensor(each.disk, each.path, each.header, each.name)
             yield bytes_of(tensor.to(each.place.dtype).contiguous())
 
     try:
@@ -73,11 +86,12 @@ def export(disk: Disk, saved: Saved, target: Path, like: Path | None = None) -> 
         _copy_beside(like, target.parent)
     have = {each.place.name for each in sources}
     size = sum(each.place.size_bytes for each in sources)
-    return Exported(len(sources), size, tuple(sorted(dtypes.keys() - have)))
+    left_out = frozen if not full else ()
+    return Exported(len(sources), size, tuple(sorted(dtypes.keys() - have - {*left_out})), left_out)
 
 
 def _sources(disk: Disk, saved: Saved, dtypes: dict[str, torch.dtype]) -> Iterator[_Source]:
-    """Trained and frozen parameters in the model's own dtypes, and buffers that its state dict has."""
+    """Trained parameters in the model's own dtypes, and buffers that its state dict has."""
     headers: dict[str, Header] = {}
 
     def source(file: str, kept_as: str, name: str, dtype: torch.dtype | None) -> _Source:
@@ -87,17 +101,14 @@ def _sources(disk: Disk, saved: Saved, dtypes: dict[str, torch.dtype]) -> Iterat
             raise CheckpointError(f"{path} has no tensor {kept_as}")
         place, _ = header.places[kept_as]
         wanted = dtypes.get(name) or dtype or place.dtype
-        return _Source(path, kept_as, header, TensorPlace(name, wanted, place.shape))
+        return _Source(disk, path, kept_as, header, TensorPlace(name, wanted, place.shape))
 
     manifest = saved.manifest
     for each in manifest.tensors:
-        if each.name.partition("/")[0] in MOMENTS:
-            continue  # AdamW's, which some methods average
-        frozen = each.fragment < 0
-        fragment = len(manifest.fragments) - 1 if frozen else each.fragment
-        kind = "frozen" if frozen else "theta"
+        if each.fragment < 0 or each.name.partition("/")[0] in MOMENTS:
+            continue  # frozen, or AdamW's, which some methods average
         dtype: torch.dtype = getattr(torch, each.dtype)
-        yield source(fragment_file(fragment), f"{kind}/{each.name}", each.name, dtype)
+        yield source(fragment_file(each.fragment), f"theta/{each.name}", each.name, dtype)
     if manifest.own is None:
         return
     for name in _persistent_buffers(disk, saved):
@@ -113,15 +124,45 @@ def _persistent_buffers(disk: Disk, saved: Saved) -> list[str]:
         raise CheckpointError(f"{saved.path}/{OWN_FILE} keeps no state of a worker") from None
 
 
-def _dtypes_in(like: Path) -> dict[str, torch.dtype]:
-    """By name, the dtypes of a model's tensors in its folder."""
+def _frozen_sources(
+    disk: Disk, saved: Saved, like: Path | None, alike: dict[str, tuple[str, Header]]
+) -> Iterator[_Source]:
+    """Frozen parameters, from the checkpoint if it holds them, else from the base model's folder."""
+    file = f"{saved.path}/{fragment_file(len(saved.manifest.fragments) - 1)}"
+    header = read_header(disk, file)
+    for each in saved.manifest.tensors:
+        dtype: torch.dtype = getattr(torch, each.dtype)
+        if each.fragment >= 0:
+            continue
+        if each.sha256 is None:
+            wanted = alike[each.name][1].places[each.name][0].dtype if each.name in alike else dtype
+            place = TensorPlace(each.name, wanted, each.shape)
+            yield _Source(disk, file, f"frozen/{each.name}", header, place)
+            continue
+        if like is None:
+            raise CheckpointError(
+                f"{saved.path} only names frozen parameters, {each.name} say: say where the base model is "
+                "(--like FOLDER)"
+            )
+        if each.name not in alike:
+            raise CheckpointError(f"{like} is another model: it lacks the frozen parameter {each.name}")
+        path, of_base = alike[each.name]
+        value = read_tensor(LocalDisk(like), path, of_base, each.name).to(dtype).contiguous()
+        if tuple(value.shape) != each.shape or hashlib.sha256(bytes_of(value)).hexdigest() != each.sha256:
+            raise CheckpointError(f"{like} is another base model: its {each.name} has other values")
+        yield _Source(LocalDisk(like), path, each.name, of_base, of_base.places[each.name][0])
+
+
+def _headers_in(like: Path) -> dict[str, tuple[str, Header]]:
+    """By name, the file in a model's folder that holds a tensor, and its header."""
     disk = LocalDisk(like)
-    found: dict[str, torch.dtype] = {}
+    found: dict[str, tuple[str, Header]] = {}
     files = [name for name in disk.list("") if name.endswith(".safetensors")]
     if not files:
         raise CheckpointError(f"{like} has no safetensors file: name the folder of a model (--like)")
     for name in files:
-        found |= {key: place.dtype for key, (place, _) in read_header(disk, name).places.items()}
+        header = read_header(disk, name)
+        found |= dict.fromkeys(header.places, (name, header))
     return found
 
 

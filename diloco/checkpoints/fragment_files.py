@@ -1,37 +1,54 @@
 """A fragment's shared state as a safetensors file, and back into a replica.
 
 The tensors' bytes in the file are those of the fragment's `StateView`, in the same order, so that its agreed
-digest is the tree digest of the file's body. Owns the names: ``count``, ``theta/NAME``, ``buffer0/NAME``,
-``shared/NAME``, ``projection``, ``frozen/NAME``.
+digest is the tree digest of the file's body. Frozen parameters that are the base model's own are left out:
+in their place are the bytes that fill up the piece before them, and the digests of the pieces that they are.
+Owns the names: ``count``, ``theta/NAME``, ``buffer0/NAME``, ``shared/NAME``, ``projection``, ``frozen/NAME``
+or ``frozen_head`` and ``frozen_digests``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 
 from diloco.checkpoints.manifest import Manifest, TensorEntry, fragment_file
 from diloco.checkpoints.store import Content, Saved
-from diloco.checkpoints.tensor_file import TensorPlace, header_bytes, read_header
+from diloco.checkpoints.tensor_file import Header, TensorPlace, header_bytes, read_header
 from diloco.errors import CheckpointError
 from diloco.outer.replica import TensorReplica
-from diloco.outer.snapshot import StateView
+from diloco.outer.snapshot import FrozenTail, StateView
 from transport.digests import tree_digest
 from transport.disk import Disk
 from transport.limits import LIMITS
 
+_HEAD, _DIGESTS = "frozen_head", "frozen_digests"
 
-def fragment_content(replica: TensorReplica, fragment: int, view: StateView) -> Content:
-    """The file of a fragment, whose state ``view`` shows."""
-    header = header_bytes(places(replica, fragment))
+
+def fragment_content(replica: TensorReplica, fragment: int, *, whole: bool) -> Content:
+    """The file of a fragment as it is now; ``whole``: with the frozen parameters' values."""
+    if whole or not _has_frozen(replica, fragment):
+        made, view = places(replica, fragment), replica.pin(fragment)
+    else:
+        tail = replica.frozen_tail(fragment)
+        named = {_HEAD: tail.head, _DIGESTS: b"".join(tail.digests)}
+        made = [*_trained_places(replica, fragment)]
+        made += [TensorPlace(name, torch.uint8, (len(each),)) for name, each in named.items()]
+        view = replica.outer.pin(fragment).followed_by([memoryview(each) for each in named.values()])
+    header = header_bytes(made)
 
     def pieces() -> Iterator[bytes | memoryview]:
         yield header
         yield from view.pieces()
 
     return Content(fragment_file(fragment), len(header) + view.size_bytes, pieces)
+
+
+def _has_frozen(replica: TensorReplica, fragment: int) -> bool:
+    return fragment == replica.num_fragments - 1 and bool(replica.layout.frozen)
 
 
 def vectors_of(replica: TensorReplica, fragment: int) -> tuple[str, ...]:
@@ -41,8 +58,14 @@ def vectors_of(replica: TensorReplica, fragment: int) -> tuple[str, ...]:
     return ("theta", *buffers, *(["shared"] if components.feedback.shared else []))
 
 
-def places(replica: TensorReplica, fragment: int) -> Iterator[TensorPlace]:
+def places(replica: TensorReplica, fragment: int) -> list[TensorPlace]:
     """What a fragment's state is made of, in the order of its bytes."""
+    frozen = replica.layout.frozen if _has_frozen(replica, fragment) else ()
+    behind = [TensorPlace(f"frozen/{spec.name}", spec.dtype, spec.shape) for spec in frozen]
+    return [*_trained_places(replica, fragment), *behind]
+
+
+def _trained_places(replica: TensorReplica, fragment: int) -> Iterator[TensorPlace]:
     yield TensorPlace("count", torch.int64, ())
     specs = replica.layout.fragments[fragment]
     for vector in vectors_of(replica, fragment):
@@ -50,40 +73,66 @@ def places(replica: TensorReplica, fragment: int) -> Iterator[TensorPlace]:
             yield TensorPlace(f"{vector}/{spec.name}", torch.float32, spec.shape)
     projection = len(replica.outer.projection_state(fragment))
     yield TensorPlace("projection", torch.float32, (projection,))
-    if fragment == replica.num_fragments - 1:
-        for spec in replica.layout.frozen:
-            yield TensorPlace(f"frozen/{spec.name}", spec.dtype, spec.shape)
 
 
-def load_fragment(disk: Disk, saved: Saved, fragment: int, replica: TensorReplica) -> None:
-    """Put a fragment's saved state into ``replica``. Raises `CheckpointError` if the file is damaged, and
-    `StateError` if it is another model's; nothing has changed then."""
-    data = read_body(disk, saved, fragment)
-    replica.load(fragment, data)
+def load_state(saved: Saved, bodies: list[bytearray], replica: TensorReplica) -> None:
+    """Put a saved state into ``replica``, the bodies of whose files are given. Raises `OtherBase` if frozen
+    parameters that no file holds are others in ``replica``, and `StateError` if the state is another
+    model's; nothing has changed then."""
+    named, last = saved.manifest.named_only, replica.num_fragments - 1
+    trained = replica.outer.state_size(last)
+    if named:
+        tail = replica.frozen_tail(last)
+        if bodies[last][trained:] != tail.head + b"".join(tail.digests):
+            ours = replica.model.frozen_digests.by_name()
+            raise OtherBase(saved.path, [name for name in named if named[name] != ours.get(name)])
+    for fragment, body in enumerate(bodies):
+        if named and fragment == last:
+            replica.load_trained(fragment, memoryview(body)[:trained])
+        else:
+            replica.load(fragment, body)
+
+
+class OtherBase(CheckpointError):
+    """A checkpoint names frozen parameters that this model has otherwise."""
+
+    def __init__(self, path: str, names: list[str]) -> None:
+        which = f"{len(names)} frozen parameters, {names[0]} say," if names else "frozen parameters"
+        super().__init__(f"{path} is of another base model: {which} differ from those of this model")
 
 
 def read_body(disk: Disk, saved: Saved, fragment: int) -> bytearray:
-    """A fragment's state as its donors hand it out, checked against the file's SHA-256 and the agreed digest.
-    Raises `CheckpointError`."""
+    """A fragment's state as its donors hand it out, but for frozen parameters that are only named; checked
+    against the file's SHA-256 and the agreed digest. Raises `CheckpointError`."""
     name = fragment_file(fragment)
     path, entry = f"{saved.path}/{name}", saved.manifest.file(name)
     try:
-        body = read_header(disk, path).body
+        header = read_header(disk, path)
+        body = header.body
         whole = hashlib.sha256(disk.read(path, 0, body))
         data = bytearray(entry.size_bytes - body)
-        digests, piece_bytes = [], LIMITS.payload_bytes
+        piece_bytes = LIMITS.payload_bytes
         for offset in range(0, len(data), piece_bytes):
             piece = disk.read(path, body + offset, piece_bytes)
             whole.update(piece)
-            digests.append(hashlib.sha256(piece).digest())
             data[offset : offset + len(piece)] = piece
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if whole.hexdigest() != entry.sha256:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is another one than the manifest says")
-    if tree_digest(digests).hex() != saved.manifest.fragments[fragment].digest:
+    if _agreed(data, header).hex() != saved.manifest.fragments[fragment].digest:
         raise CheckpointError(f"{path} holds another state than the members agreed on")
     return data
+
+
+def _agreed(data: bytearray, header: Header) -> bytes:
+    """The digest of the state whose file has this body."""
+    if not {_HEAD, _DIGESTS} <= header.places.keys():
+        return StateView(0, [memoryview(data)]).digest()
+    head, digests = (header.places[name][1] - header.body for name in (_HEAD, _DIGESTS))
+    listed = [bytes(data[at : at + 32]) for at in range(digests, len(data), 32)]
+    tail = FrozenTail(bytes(data[head:digests]), listed)
+    return tree_digest(tail.digests_of(StateView(0, [memoryview(data)[:head]])))
 
 
 def require_fit(manifest: Manifest, replica: TensorReplica) -> None:
@@ -99,14 +148,16 @@ def require_fit(manifest: Manifest, replica: TensorReplica) -> None:
                 f" has {', '.join(found)}"
             )
     ours = {each.name: each for each in tensor_entries(replica)}
-    theirs = {each.name: each for each in manifest.tensors}
+    theirs = {each.name: each.model_copy(update={"sha256": None}) for each in manifest.tensors}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise CheckpointError(f"the checkpoint is of another model: {name} differs")
 
 
-def tensor_entries(replica: TensorReplica) -> tuple[TensorEntry, ...]:
-    """The model's parameters, for a manifest."""
+def tensor_entries(
+    replica: TensorReplica, named: Mapping[str, str] = MappingProxyType({})
+) -> tuple[TensorEntry, ...]:
+    """The model's parameters, for a manifest; ``named`` are digests of those that the files do not hold."""
     layout = replica.layout
     of_fragments = [
         TensorEntry(
@@ -117,7 +168,11 @@ def tensor_entries(replica: TensorReplica) -> tuple[TensorEntry, ...]:
     ]
     frozen = [
         TensorEntry(
-            name=each.name, shape=each.shape, dtype=str(each.dtype).removeprefix("torch."), fragment=-1
+            name=each.name,
+            shape=each.shape,
+            dtype=str(each.dtype).removeprefix("torch."),
+            fragment=-1,
+            sha256=named.get(each.name),
         )
         for each in layout.frozen
     ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from diloco.checkpoints.boundaries import Boundaries
-from diloco.checkpoints.fragment_files import read_body, require_fit
+from diloco.checkpoints.fragment_files import OtherBase, load_state, read_body, require_fit
 from diloco.checkpoints.manifest import FileEntry, Manifest, OwnEntry
 from diloco.checkpoints.position import Position
 from diloco.checkpoints.shared import SharedState
@@ -124,6 +124,11 @@ class Keeper:
             require_fit(saved.manifest, self._replica)
             try:
                 self._load(saved)
+            except OtherBase as error:
+                if at_most is not None:
+                    raise
+                _LOG.warning("%s; this worker enters without it: give the model that it was of", error)
+                break
             except CheckpointError as error:
                 self._warn_of_damage(error)
                 continue
@@ -145,9 +150,7 @@ class Keeper:
     def _load(self, saved: Saved) -> None:
         """All files are read before anything changes: half a state is worse than none."""
         disk, every = self._store.disk, range(self._replica.num_fragments)
-        bodies = [read_body(disk, saved, fragment) for fragment in every]
-        for fragment, body in enumerate(bodies):
-            self._replica.load(fragment, body)
+        load_state(saved, [read_body(disk, saved, fragment) for fragment in every], self._replica)
 
     def _take_up_own(self, saved: Saved) -> int | None:
         if saved.manifest.own is None:

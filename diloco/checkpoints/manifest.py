@@ -17,7 +17,7 @@ from diloco.errors import CheckpointError
 from peers.protocol.fields import MAX_FRAGMENTS
 from peers.protocol.held import Held
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(\.[a-z0-9]+)+$", max_length=64)]
@@ -60,6 +60,8 @@ class TensorEntry(_Part):
     dtype: str
     fragment: int = Field(ge=-1)
     """-1: it is frozen."""
+    sha256: _Sha256 | None = None
+    """Of the bytes of a frozen one that no file holds: it is the base model's."""
 
 
 class OwnEntry(_Part):
@@ -100,6 +102,11 @@ class Manifest(_Part):
     def serial_floor(self) -> int:
         """No round with this serial or a lower one is to be committed after this checkpoint."""
         return min(each.serial for each in self.fragments)
+
+    @property
+    def named_only(self) -> dict[str, str]:
+        """By name, the SHA-256 of frozen parameters that no file holds."""
+        return {each.name: each.sha256 for each in self.tensors if each.sha256 is not None}
 
     def held(self) -> Held:
         """What a member that loads it tells the coordinator that it holds."""

@@ -30,6 +30,8 @@ class Origin:
     """For people."""
     shapes: dict[str, tuple[int, ...]]
     """By parameter."""
+    named: dict[str, str]
+    """By name, the SHA-256 of frozen parameters whose values are not here: they are the base model's."""
     vectors: tuple[str, ...]
     """What is known of each trained parameter: theta (its value), and the vectors of an outer optimizer."""
     outer: str
@@ -62,6 +64,7 @@ def _of_checkpoint(path: Path) -> Origin:
     return Origin(
         name=f"commit {manifest.index} of run {manifest.run[:8]}",
         shapes={each.name: each.shape for each in manifest.tensors},
+        named=manifest.named_only,
         vectors=tuple(v for v in first if all(v in each.vectors for each in manifest.fragments)),
         outer=str(method.get("outer", "")),
         feedback=str(method.get("error_feedback", "")),
@@ -125,6 +128,7 @@ def _of_model(path: Path) -> Origin:
     return Origin(
         name=f"the model {name}",
         shapes={tensor: place.shape for tensor, (place, _) in header.places.items()},
+        named={},
         vectors=("theta",),
         outer="",
         feedback="",

@@ -82,6 +82,12 @@ def plan(origin: Origin, replica: TensorReplica, method: Method) -> Plan:
     kept = [spec for spec in specs if spec.name in origin.shapes]
     if not kept:
         raise CheckpointError(f"{origin.name} and this run's model have no tensor of the same name")
+    for name in origin.named.keys() & {spec.name for spec in kept}:
+        if origin.named[name] != replica.model.sha256_of(name):
+            raise CheckpointError(
+                f"{name} was frozen in {origin.name}, which does not hold its values, and this run's model "
+                "has other ones: begin with the same base model, or with what diloco export --full writes"
+            )
     names = {spec.name for spec in specs}
     ours = vectors_of(replica, 0)
     vectors = tuple(v for v in ours if v in origin.vectors and (v == "theta" or _goes_on(v, origin, method)))

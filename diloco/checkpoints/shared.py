@@ -12,6 +12,7 @@ from importlib import metadata
 from diloco.checkpoints.fragment_files import fragment_content, tensor_entries, vectors_of
 from diloco.checkpoints.manifest import FileEntry, FragmentEntry, Manifest, OwnEntry
 from diloco.checkpoints.store import Content
+from diloco.outer.model_tensors import FrozenDigests
 from diloco.outer.replica import TensorReplica
 from peers.protocol.held import Held
 
@@ -24,14 +25,19 @@ class SharedState:
     contents: tuple[Content, ...]
     """One file for each fragment."""
     fragments: tuple[FragmentEntry, ...]
+    base: FrozenDigests | None
+    """Of the frozen parameters, where the files hold none: they are the model's own, which whoever starts it
+    again has. Those that came from others of the run are kept, for here is nothing else that has them."""
 
     @classmethod
     def pin(cls, replica: TensorReplica, held: Held, serials: tuple[int, ...]) -> SharedState:
         """The state as it is now, which is that of ``held``."""
         every = range(replica.num_fragments)
+        whole = replica.model.has_other_frozen
         return cls(
             held=held,
-            contents=tuple(fragment_content(replica, f, replica.pin(f)) for f in every),
+            contents=tuple(fragment_content(replica, f, whole=whole) for f in every),
+            base=None if whole else replica.model.frozen_digests,
             fragments=tuple(
                 FragmentEntry(
                     version=held.versions[f].hex(),
@@ -65,7 +71,7 @@ class SharedState:
             head=self.held.head.hex(),
             record=self.held.record.hex(),
             fragments=self.fragments,
-            tensors=tensor_entries(replica),
+            tensors=tensor_entries(replica, self.base.by_name() if self.base is not None else {}),
             own=own,
             files=files,
             previous=previous,

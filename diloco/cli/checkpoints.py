@@ -80,6 +80,13 @@ def export_command(
             "configuration and tokenizer beside.",
         ),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Frozen parameters too: from --like, if the checkpoint only names them.",
+        ),
+    ] = False,
 ) -> None:
     """Write a checkpoint's model, the outer parameters, as one safetensors file by the names of its state
     dict."""
@@ -92,13 +99,15 @@ def export_command(
     for fault in faults_of(disk, saved):
         raise CheckpointError(f"{fault}; it is not exported")
     try:
-        done = export(disk, saved, output, like)
+        done = export(disk, saved, output, like, full=full)
     except OSError as error:
         raise CheckpointError(f"{output} cannot be written: {error.strerror or error}") from None
     print(
         f"wrote {output}: {done.num_tensors} tensors, {done.num_bytes / 1e6:,.1f} MB, of record "
         f"{saved.manifest.index:,} ({place_of(disk, saved)})"
     )
+    if done.frozen:
+        print(f"without {len(done.frozen)} frozen parameters, {done.frozen[0]} say: --full writes them too")
     if done.left_out:
         print(
             f"{len(done.left_out)} tensors of {like} are not in it, as tied ones are: {done.left_out[0]}"

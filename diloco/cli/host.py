@@ -65,6 +65,7 @@ def host_command(
     data: options.Data = None,
     device: options.Device = "cpu",
     save: options.Save = None,
+    full: options.Full = False,
     threads: options.Threads = None,
 ) -> None:
     """Coordinate a run: print a ticket, admit who holds it, commit rounds until the run is done.
@@ -80,6 +81,7 @@ def host_command(
     view = RunView(f"run {settings.run.name}", 0)
     log = EventLog(events, name)
     screen = Screen(view, Console(), log)
+    work = Work(recipe, data, device, save, threads, full) if train else None
     swarm = diloco.host(
         settings,
         listen=listen,
@@ -95,7 +97,6 @@ def host_command(
         begin_from=origin,
         on_trace=screen.on_trace,
     )
-    work = Work(recipe, data, device, save, threads) if train else None
     with closing(log), leaving_in_order(notice) as interrupts, swarm:
         view.rounds_wanted = num_commits(swarm.settings)
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")

@@ -43,6 +43,7 @@ def join_command(
     data: options.Data = None,
     device: options.Device = "cpu",
     save: options.Save = None,
+    full: options.Full = False,
     threads: options.Threads = None,
 ) -> None:
     """Join the run of a ticket and train until it is done. Its settings come from the host.
@@ -51,6 +52,7 @@ def join_command(
     if ticket.startswith("dlc"):
         warning = "a ticket on the command line can be seen by others on this machine: prefer - or @FILE"
         print(f"diloco: {warning}", file=sys.stderr)
+    work = Work(recipe, data, device, save, threads, full)
     if no_state and state is not None:
         raise UserError("--no-state keeps nothing, --state names where to keep it: give one of them")
     if no_state and resume is not None:
@@ -74,7 +76,6 @@ def join_command(
         raise UserError(
             f"{error.who}: another worker on this machine needs a name of its own: --name {other}"
         ) from None
-    work = Work(recipe, data, device, save, threads)
     with closing(EventLog(events, name)) as log, leaving_in_order(notice) as interrupts, swarm:
         print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
         if home is not None:

@@ -13,6 +13,7 @@ Recipe = Annotated[
 Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
 Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
 Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
+Full = Annotated[bool, typer.Option("--full", help="--save writes frozen parameters too.")]
 Events = Annotated[
     Path | None,
     typer.Option(help="Write what happens as JSON lines, behind those that are there: see diloco replay."),

@@ -69,11 +69,13 @@ def train(
     log: EventLog,
     interrupts: Interrupts,
     save: Path | None = None,
+    full: bool = False,
 ) -> TrainingOutcome:
     """Train until the run has all its rounds. At Ctrl-C the step at hand is finished, what is held is saved,
     and `KeyboardInterrupt` follows; if a step fails, or the network thread ends by an error (`SwarmClosed`),
     what is held is saved too. A device that fails ends this worker, by `DeviceFailed`. ``save`` must be in a
-    folder that exists. In the swarm's home, if it has one, this worker's own state is kept over restarts."""
+    folder that exists, and gets frozen parameters too if it is to be ``full``. In the swarm's home, if it has
+    one, this worker's own state is kept over restarts."""
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
 
@@ -106,13 +108,13 @@ def train(
         except Exception as error:
             # A newer process of this identity saves from now on, and whoever is refused has nothing to save.
             if swarm.failed or not isinstance(error, SwarmClosed | UserError):
-                _keep(outer, save, log, error)
+                _keep(outer, save, full, log, error)
             if fault := device_fault(error):
                 swarm.command(LeaveRun(f"its device failed: {fault}"))  # a host's process goes on without
                 raise DeviceFailed(f"the device failed, and this worker left the run: {fault}") from error
             raise
         if save is not None:
-            outer.save(save)
+            outer.save(save, full=full)
         if interrupts.requested:
             raise KeyboardInterrupt
         with outer.outer_parameters():
@@ -139,11 +141,11 @@ def _restored(event: CheckpointRestored, home: Path | None) -> str:
     return f"this worker begins with its checkpoint of commit {event.index}, {own} ({where})"
 
 
-def _keep(outer: Outer, save: Path | None, log: EventLog, error: Exception) -> None:
+def _keep(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exception) -> None:
     """Something failed, here or on the network thread: what is held is right still."""
     if save is not None:
         try:
-            outer.save(save)
+            outer.save(save, full=full)
         except RuntimeError as unreadable:
             if device_fault(unreadable) is None:
                 raise

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import diloco
+from diloco.errors import UserError
 from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
 
@@ -23,6 +24,11 @@ class Work:
     device: str
     save: Path | None
     threads: int | None
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        if self.full and self.save is None:
+            raise UserError("--full says what --save writes: give --save FILE too")
 
     def train(self, swarm: diloco.Swarm, interrupts: Interrupts, log: EventLog) -> TrainingOutcome:
         """Train until the run is done."""
@@ -34,4 +40,4 @@ class Work:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         job = make_job(load_recipe(self.recipe), swarm, self.data, self.device)
-        return train(swarm, job, log=log, interrupts=interrupts, save=self.save)
+        return train(swarm, job, log=log, interrupts=interrupts, save=self.save, full=self.full)

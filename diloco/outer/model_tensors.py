@@ -8,7 +8,10 @@ Buffers of the model are never touched: see `layout`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
@@ -27,6 +30,10 @@ class ModelTensors:
     def __init__(self, layout: Layout, tensors: dict[str, Tensor], frozen: list[Parameter]) -> None:
         self.layout = layout
         self._frozen = frozen
+        self._tensors = tensors
+        self.frozen_digests = FrozenDigests(layout, frozen)
+        self.has_other_frozen = False
+        """Frozen parameters are not those that the model had by itself: others of the run were loaded."""
         self._places = [[(s.span, _matching(s, tensors)) for s in specs] for specs in layout.fragments]
         """By fragment: where each tensor lies in the vector, and the tensor."""
         self.device = VectorDevice.beside(tensor for held in self._places for _, tensor in held)
@@ -74,14 +81,36 @@ class ModelTensors:
     def load_frozen(self, fragment: int, data: memoryview) -> None:
         """Write bytes that `frozen_bytes` gave into the frozen parameters."""
         for parameter in self._frozen_in(fragment):
+            piece, data = data[: parameter.nbytes], data[parameter.nbytes :]
+            if np.array_equal(np.asarray(bytes_of(parameter)), np.asarray(piece)):
+                continue
             values = torch.empty(parameter.shape, dtype=parameter.dtype)
-            bytes_of(values)[:] = data[: values.nbytes]
-            data = data[values.nbytes :]
+            bytes_of(values)[:] = piece
             with torch.no_grad():
                 parameter.copy_(values)
+            self.has_other_frozen = True
+            self.frozen_digests = FrozenDigests(self.layout, self._frozen)
+
+    def sha256_of(self, name: str) -> str:
+        """Of the bytes of one parameter as they are now."""
+        return hashlib.sha256(bytes_of(self._tensors[name])).hexdigest()
 
     def _frozen_in(self, fragment: int) -> list[Parameter]:
         return self._frozen if fragment == len(self.layout.fragments) - 1 else []
+
+
+class FrozenDigests:
+    """SHA-256 of each frozen parameter, hashed once, by the first thread that asks."""
+
+    def __init__(self, layout: Layout, frozen: list[Parameter]) -> None:
+        self._named = [(spec.name, each) for spec, each in zip(layout.frozen, frozen, strict=True)]
+        self._found: dict[str, str] | None = None
+
+    def by_name(self) -> Mapping[str, str]:
+        """In hex."""
+        if self._found is None:
+            self._found = {name: hashlib.sha256(bytes_of(each)).hexdigest() for name, each in self._named}
+        return self._found
 
 
 def with_moments(layout: Layout) -> Layout:

@@ -222,10 +222,16 @@ class TensorReplica:
         view = memoryview(data)
         require_size(view, self.state_size(fragment), fragment)
         num_outer = self.outer.state_size(fragment)
-        self.outer.load_state(fragment, view[:num_outer])  # or nothing has changed
-        self._pending[fragment] = self._committed[fragment] = None
+        self.load_trained(fragment, view[:num_outer])  # or nothing has changed
         self.model.load_frozen(fragment, view[num_outer:])
         self._frozen[fragment] = None
+
+    def load_trained(self, fragment: int, data: memoryview) -> None:
+        """Load a state whose frozen parameters are those of this model, and are not in ``data``. Raises
+        `StateError`, before anything changes, if it does not fit."""
+        require_size(data, self.outer.state_size(fragment), fragment)
+        self.outer.load_state(fragment, data)
+        self._pending[fragment] = self._committed[fragment] = None
         self.local.loaded(fragment)
         if self.outer.averages_values(fragment) and self._inner is not None:
             # The moments that came are as old as the run: their bias is corrected accordingly.
@@ -233,7 +239,7 @@ class TensorReplica:
 
     def digest(self, fragment: int) -> bytes:
         with self.outer.reading(fragment) as view:
-            digests = self._frozen_tail(fragment).digests_of(view)
+            digests = self.frozen_tail(fragment).digests_of(view)
         self._named[fragment] = _Named(tree_digest(digests), view.version, digests)
         return tree_digest(digests)
 
@@ -270,8 +276,9 @@ class TensorReplica:
                 return after.view().followed_by(frozen).digest()
         return None
 
-    def _frozen_tail(self, fragment: int) -> FrozenTail:
-        """Frozen parameters never change, but with a state that is loaded: they are hashed once."""
+    def frozen_tail(self, fragment: int) -> FrozenTail:
+        """The frozen parameters behind a fragment's outer state. They never change, but with a state that is
+        loaded: they are hashed once."""
         tail = self._frozen[fragment]
         if tail is None:
             before = self.outer.state_size(fragment)

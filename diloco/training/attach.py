@@ -201,8 +201,16 @@ class Outer:
                 for parameter, local in zip(self.model.parameters(), held, strict=True):
                     parameter.copy_(local)
 
-    def save(self, path: Path) -> None:
-        """Write the model with the outer parameters as safetensors, tied tensors once."""
+    def save(self, path: Path, *, full: bool = False) -> None:
+        """Write the model with the outer parameters as safetensors, tied tensors once; frozen parameters,
+        which the base model has, only if it is to be ``full``."""
+        frozen = {spec.name for spec in self.replica.layout.frozen}
+        if self.replica.model.has_other_frozen and not full:
+            _LOG.warning(
+                "%s lacks the frozen parameters, and the run's are other ones than this model had by itself: "
+                "save(full=True) or --full writes them too",
+                path,
+            )
         with self.outer_parameters():
             seen: set[int] = set()
             tensors = {}
@@ -210,6 +218,8 @@ class Outer:
                 if tensor.numel() and tensor.data_ptr() in seen:
                     continue
                 seen.add(tensor.data_ptr())
+                if name in frozen and not full:
+                    continue
                 tensors[name] = tensor.detach().cpu().contiguous()
             save_file(tensors, str(path), metadata={"round": str(self.round), "format": "pt"})
 

@@ -125,10 +125,30 @@ def test_tied_weights_are_exchanged_and_saved_once_and_frozen_and_buffers_stay(t
         outer.save(tmp_path / "model.safetensors")
     assert model.head.weight is model.embed.weight
     saved = load_file(tmp_path / "model.safetensors")
-    assert set(saved) == {"embed.weight", "frozen", "seen"}
+    assert set(saved) == {"embed.weight", "seen"}, "the base model has what is frozen"
+    outer.save(tmp_path / "full.safetensors", full=True)
+    full = load_file(tmp_path / "full.safetensors")
+    assert set(full) == {"embed.weight", "frozen", "seen"}
+    assert torch.equal(full["frozen"], torch.ones(3))
     with outer.outer_parameters():
         assert torch.equal(saved["embed.weight"], model.embed.weight.detach())
     assert torch.equal(model.frozen, torch.ones(3))
+
+
+def test_a_model_that_is_saved_without_others_frozen_parameters_is_said_to_lack_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Tied()
+    with diloco.solo(settings(2, 2)) as swarm:
+        outer = diloco.attach(model, torch.optim.SGD([model.embed.weight], lr=0.1), swarm)
+        outer.save(tmp_path / "m.safetensors")
+        assert not caplog.text
+        outer.replica.model.load_frozen(0, memoryview(bytearray(12)))
+        outer.save(tmp_path / "m.safetensors")
+        assert caplog.text.count("lacks the frozen parameters, and the run's are other ones") == 1
+        outer.save(tmp_path / "m.safetensors", full=True)
+        assert caplog.text.count("lacks the frozen parameters") == 1
+    assert torch.equal(load_file(tmp_path / "m.safetensors")["frozen"], torch.zeros(3))
 
 
 def test_evaluating_the_outer_parameters_leaves_the_local_ones_as_they_were() -> None:

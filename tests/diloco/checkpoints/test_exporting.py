@@ -80,11 +80,46 @@ def test_it_loads_strictly_into_the_model_with_the_outer_parameters(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model.safetensors"]
 
 
-def test_parameters_have_the_models_own_dtypes_and_frozen_ones_come_along(tmp_path: Path) -> None:
-    disk = LocalDisk(tmp_path)
-    saved = save(Store(disk, FOLDER), make_replica(frozen=True, fragments=2), 4)
-    export(disk, saved, tmp_path / "m")
-    assert set(load_file(tmp_path / "m")) == {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight"}
+TRAINED = {"0.weight", "0.bias", "1.bias", "2.weight"}
+
+
+def test_frozen_parameters_are_left_out_but_in_full_and_then_are_those_of_the_base(tmp_path: Path) -> None:
+    disk, like, made = LocalDisk(tmp_path), tmp_path / "base", make_replica(frozen=True, fragments=2)
+    saved = save(Store(disk, FOLDER), made, 4)
+    done = export(disk, saved, tmp_path / "m")
+    assert (set(load_file(tmp_path / "m")), done.frozen) == (TRAINED, ("1.weight",))
+    with pytest.raises(CheckpointError, match=r"only names frozen parameters, 1\.weight say: .*--like"):
+        export(disk, saved, tmp_path / "f", full=True)
+    like.mkdir()
+    (frozen,) = (
+        torch.frombuffer(bytearray(each), dtype=torch.float32) for each in made.model.frozen_bytes(1)
+    )
+    shapes = {each.name: each.shape for each in saved.manifest.tensors}
+    base = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    save_file(base, like / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"another base model: its 1\.weight has other values"):
+        export(disk, saved, tmp_path / "f", like, full=True)
+    assert not (tmp_path / "f").exists()
+    save_file({name: base[name] for name in TRAINED}, like / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks the frozen parameter 1\.weight"):
+        export(disk, saved, tmp_path / "f", like, full=True)
+    save_file(base | {"1.weight": frozen.reshape(4, 5)}, like / "model.safetensors")
+    done = export(disk, saved, tmp_path / "f", like, full=True)
+    found = load_file(tmp_path / "f")
+    assert (set(found), done.frozen, done.left_out) == (TRAINED | {"1.weight"}, (), ())
+    assert torch.equal(found["1.weight"].flatten(), frozen)
+
+
+def test_frozen_parameters_that_the_checkpoint_holds_need_no_base(tmp_path: Path) -> None:
+    disk, made, donor = LocalDisk(tmp_path), make_replica(frozen=True, seed=9), make_replica(frozen=True)
+    made.load(0, bytearray(b"".join(donor.pin(0).pieces())))
+    export(disk, save(Store(disk, FOLDER), made, 4), tmp_path / "m", full=True)
+    found = load_file(tmp_path / "m")
+    assert set(found) == TRAINED | {"1.weight"}
+    assert found["1.weight"].numpy().tobytes() == b"".join(donor.model.frozen_bytes(0))
+
+
+def test_parameters_have_the_models_own_dtypes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2)).bfloat16()
     _, half = checkpoint_of(model, LocalDisk(tmp_path / "half"))

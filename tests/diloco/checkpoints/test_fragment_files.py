@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torn_saves import FOLDER, make_replica, save
 
-from diloco.checkpoints.fragment_files import load_fragment, read_body, require_fit
+from diloco.checkpoints.fragment_files import OtherBase, load_state, read_body, require_fit
 from diloco.checkpoints.local_disk import LocalDisk
 from diloco.checkpoints.store import Saved, Store
 from diloco.errors import CheckpointError
-from diloco.methods.presets import PRESETS
+from diloco.methods.presets import PRESETS, method
+from diloco.outer.replica import TensorReplica
 
 
 @pytest.fixture
@@ -27,16 +29,78 @@ def test_a_state_of_any_method_is_loaded_as_it_was_saved(disk: LocalDisk, preset
     saved = save(Store(disk, FOLDER), made, 4)
     other = make_replica(preset, fragments=1, seed=9)
     require_fit(saved.manifest, other)
+    load_state(saved, [read_body(disk, saved, f) for f in range(made.num_fragments)], other)
     for fragment in range(made.num_fragments):
-        load_fragment(disk, saved, fragment, other)
         assert other.digest(fragment) == made.digest(fragment)
         assert other.count(fragment) == made.count(fragment)
 
 
-def test_the_file_holds_each_tensor_by_its_name_and_frozen_ones_with_the_last_fragment(
+def with_others_frozen(replica: TensorReplica, donor: TensorReplica) -> TensorReplica:
+    """A replica that took its state, frozen parameters with it, from another member."""
+    for fragment in range(donor.num_fragments):
+        replica.load(fragment, bytearray(b"".join(donor.pin(fragment).pieces())))
+    return replica
+
+
+def test_frozen_parameters_of_the_base_model_are_named_and_the_state_is_the_agreed_one_with_them(
     disk: LocalDisk,
 ) -> None:
     made = make_replica(fragments=2, frozen=True)
+    saved = save(Store(disk, FOLDER), made, 4)
+    assert list(saved.manifest.named_only) == ["1.weight"]
+    kept = load_file(disk.root / saved.path / "outer.001.safetensors")
+    assert "frozen/1.weight" not in kept
+    assert sum(each.nbytes for each in kept.values()) < made.state_size(1) + 32
+    require_fit(saved.manifest, made)
+    digests = [made.digest(f) for f in range(2)]
+    for fragment in range(2):
+        made.outer.step(fragment, torch.ones(made.num_elements(fragment)))
+    assert [made.digest(f) for f in range(2)] != digests
+    load_state(saved, [read_body(disk, saved, f) for f in range(2)], made)
+    assert [made.digest(f) for f in range(2)] == digests
+
+
+def test_a_base_of_several_pieces_is_no_part_of_the_file(disk: LocalDisk) -> None:
+    base, adapter = nn.Linear(1024, 1024, bias=False), nn.Linear(8, 8)
+    base.weight.requires_grad_(False)
+    made = TensorReplica.of(nn.ModuleList([base, adapter]), method("diloco", codec="fp32"))
+    saved = save(Store(disk, FOLDER), made, 4)
+    digest = made.digest(0)
+    assert saved.manifest.size_bytes < 1.01 * (1 << 20), "what fills up a piece, and not four of them"
+    made.outer.step(0, torch.ones(made.num_elements(0)))
+    load_state(saved, [read_body(disk, saved, 0)], made)
+    assert made.digest(0) == digest
+
+
+def test_a_model_with_another_base_takes_nothing_of_the_state(disk: LocalDisk) -> None:
+    saved = save(Store(disk, FOLDER), make_replica(frozen=True, fragments=2), 4)
+    other = make_replica(frozen=True, fragments=2, seed=9)
+    digests = [other.digest(f) for f in range(2)]
+    with pytest.raises(OtherBase, match=r"another base model: 1 frozen parameters, 1\.weight say, differ"):
+        load_state(saved, [read_body(disk, saved, f) for f in range(2)], other)
+    assert [other.digest(f) for f in range(2)] == digests
+
+
+def test_frozen_parameters_that_came_from_other_members_are_kept_for_this_model_has_them_not(
+    disk: LocalDisk,
+) -> None:
+    donor = make_replica(frozen=True, fragments=2)
+    alike = with_others_frozen(make_replica(frozen=True, fragments=2), donor)
+    assert save(Store(disk, FOLDER), alike, 3).manifest.named_only
+    taken = with_others_frozen(make_replica(frozen=True, fragments=2, seed=9), donor)
+    saved = save(Store(disk, FOLDER), taken, 4)
+    assert saved.manifest.named_only == {}
+    again = make_replica(frozen=True, fragments=2, seed=9)
+    load_state(saved, [read_body(disk, saved, f) for f in range(2)], again)
+    assert [again.digest(f) for f in range(2)] == [donor.digest(f) for f in range(2)]
+    assert save(Store(disk, FOLDER), again, 5).manifest.named_only == {}, "and so after a restart"
+
+
+def test_the_file_holds_each_tensor_by_its_name_and_others_frozen_ones_with_the_last_fragment(
+    disk: LocalDisk,
+) -> None:
+    donor = make_replica(fragments=2, frozen=True)
+    made = with_others_frozen(make_replica(fragments=2, frozen=True, seed=9), donor)
     saved = save(Store(disk, FOLDER), made, 4)
     first, last = (load_file(disk.root / saved.path / f"outer.00{f}.safetensors") for f in range(2))
     assert "frozen/1.weight" not in first
@@ -49,8 +113,9 @@ def test_the_file_holds_each_tensor_by_its_name_and_frozen_ones_with_the_last_fr
     assert int(first["count"]) == 1
 
 
-def test_a_flipped_bit_anywhere_is_found_and_the_file_named(disk: LocalDisk) -> None:
-    saved = save(Store(disk, FOLDER), make_replica(), 4)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_flipped_bit_anywhere_is_found_and_the_file_named(disk: LocalDisk, frozen: bool) -> None:
+    saved = save(Store(disk, FOLDER), make_replica(frozen=frozen), 4)
     path = disk.root / saved.path / "outer.000.safetensors"
     whole = path.read_bytes()
     for at in range(0, len(whole), 11):
@@ -59,8 +124,11 @@ def test_a_flipped_bit_anywhere_is_found_and_the_file_named(disk: LocalDisk) -> 
             read_body(disk, saved, 0)
 
 
-def test_files_that_are_whole_and_hold_another_state_than_was_agreed_are_refused(disk: LocalDisk) -> None:
-    saved = save(Store(disk, FOLDER), make_replica(), 4)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_files_that_are_whole_and_hold_another_state_than_was_agreed_are_refused(
+    disk: LocalDisk, frozen: bool
+) -> None:
+    saved = save(Store(disk, FOLDER), make_replica(frozen=frozen), 4)
     agreed = saved.manifest.fragments[0].model_copy(update={"digest": "00" * 32})
     other = Saved(saved.path, saved.manifest.model_copy(update={"fragments": (agreed,)}))
     with pytest.raises(CheckpointError, match="holds another state than the members agreed on"):

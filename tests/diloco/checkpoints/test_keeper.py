@@ -226,6 +226,29 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         Worker(LocalDisk(tmp_path), make_replica(frozen=True))
 
 
+def test_a_worker_with_another_base_model_enters_without_the_checkpoint_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = LocalDisk(tmp_path)
+    first = Worker(disk, make_replica(frozen=True))
+    first.commit()
+    first.close()
+    other = make_replica(frozen=True, seed=9)
+    digest = other.digest(0)
+    keeper = Keeper(disk, RUN, str, other, Hooks(print, print), Steps())
+    with caplog.at_level(logging.WARNING, "diloco"):
+        assert keeper.begin() is None
+    (said,) = (each.getMessage() for each in caplog.records)
+    assert "is of another base model: 1 frozen parameters, 1.weight say, differ" in said
+    assert "enters without it" in said
+    assert other.digest(0) == digest
+    with pytest.raises(CheckpointError, match="is of another base model"):
+        keeper.begin(1)
+    again = Worker(disk, make_replica(frozen=True))
+    assert again.held is not None
+    assert again.replica.digest(0) == again.held.digests[0] == first.replica.digest(0)
+
+
 def test_a_full_disk_costs_checkpoints_and_no_training_and_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

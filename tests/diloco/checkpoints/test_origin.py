@@ -24,9 +24,19 @@ def test_a_checkpoint_is_read_by_the_names_of_its_tensors(tmp_path: Path) -> Non
     found = origin.read("theta", first.name)
     assert found is not None
     assert torch.equal(found.flatten(), made.outer.outer_parameters(0)[first.span])
+    assert list(origin.named) == ["1.weight"]
+    assert origin.read("theta", "1.weight") is None, "a frozen parameter is named and not kept"
+
+
+def test_frozen_parameters_that_a_checkpoint_holds_are_read(tmp_path: Path) -> None:
+    made, donor = make_replica(frozen=True, seed=9), make_replica(frozen=True)
+    made.load(0, bytearray(b"".join(donor.pin(0).pieces())))
+    origin = open_origin(tmp_path / save(Store(LocalDisk(tmp_path), FOLDER), made, 4).path)
     frozen = origin.read("theta", "1.weight")
     assert frozen is not None
     assert frozen.shape == (4, 5)
+    assert frozen.numpy().tobytes() == b"".join(donor.model.frozen_bytes(0))
+    assert origin.named == {}
     assert origin.read("buffer0", "1.weight") is None, "a frozen parameter has no momentum"
 
 

@@ -105,6 +105,8 @@ def test_a_plain_model_gives_its_parameters_and_what_it_lacks_is_named(tmp_path:
 
 def test_frozen_parameters_come_along_and_may_be_trained_from_then_on(tmp_path: Path) -> None:
     made = make_replica(seed=1, frozen=True)
+    donor = make_replica(seed=5, frozen=True)
+    made.load(0, bytearray(b"".join(donor.pin(0).pieces())))
     frozen = made.model.frozen_bytes(made.num_fragments - 1)
     path = saved(tmp_path, made)
     still, trained = make_replica(seed=2, frozen=True), make_replica(seed=3)
@@ -112,6 +114,26 @@ def test_frozen_parameters_come_along_and_may_be_trained_from_then_on(tmp_path: 
     taken(path, trained, method("diloco"))
     assert b"".join(still.model.frozen_bytes(0)) == b"".join(frozen)
     assert values(trained, 0)["1.weight"].numpy().tobytes() == b"".join(frozen)
+
+
+def test_frozen_parameters_that_are_only_named_must_be_those_of_the_new_model(tmp_path: Path) -> None:
+    made = make_replica(seed=1, frozen=True)
+    path = saved(tmp_path, made)
+    same = make_replica(seed=1, frozen=True)
+    same.outer.step(0, torch.ones(same.num_elements(0)))
+    taken(path, same, method("diloco"))
+    assert equal(values(same, 0), values(made, 0))
+    assert bytes(same.model.frozen_bytes(0)[0]) == bytes(made.model.frozen_bytes(0)[0])
+    with pytest.raises(CheckpointError, match=r"1\.weight was frozen in commit 4 .* has other ones"):
+        taken(path, make_replica(seed=2, frozen=True), method("diloco"))
+    with pytest.raises(CheckpointError, match=r"1\.weight was frozen"):
+        taken(path, make_replica(seed=2), method("diloco"))
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3, bias=False))
+    base = model[1].weight.detach().clone()
+    trained = TensorReplica.of(model, method("diloco"))
+    taken(path, trained, method("diloco"))
+    assert torch.equal(values(trained, 0)["1.weight"], base.flatten()), "trained from the base on"
 
 
 def test_other_shapes_and_other_models_are_refused_before_anything_changes(tmp_path: Path) -> None:

@@ -96,6 +96,17 @@ def test_export_writes_the_newest(home: Path) -> None:
     assert len(load_file(home / "m.safetensors")) == 5
 
 
+def test_export_leaves_frozen_parameters_to_the_base_model_and_says_so(tmp_path: Path) -> None:
+    save(Store(LocalDisk(tmp_path), FOLDER), make_replica(frozen=True), 4)
+    assert run("checkpoint", "verify", tmp_path) == (0, "1 checkpoint as they were written\n")
+    code, output = run("export", tmp_path, "-o", tmp_path / "m.safetensors")
+    assert code == 0
+    assert "without 1 frozen parameters, 1.weight say: --full writes them too" in output
+    code, output = run("export", tmp_path, "-o", tmp_path / "f.safetensors", "--full")
+    assert (code, "--like FOLDER" in output) == (2, True)
+    assert "\n" not in output.strip()
+
+
 def test_what_cannot_be_read_or_written_is_one_line(home: Path, tmp_path: Path) -> None:
     for arguments in (
         ("checkpoint", "list", tmp_path / "none"),

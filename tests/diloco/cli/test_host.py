@@ -54,9 +54,15 @@ def test_what_cannot_change_is_named_with_what_to_do(run_file: Path, tmp_path: P
 
 
 def test_flags_of_training_are_the_same_for_host_and_join() -> None:
-    assert set(Work.__dataclass_fields__) >= {"recipe", "data", "device", "save", "threads"}
+    assert set(Work.__dataclass_fields__) >= {"recipe", "data", "device", "save", "full", "threads"}
     assert {name.capitalize() for name in Work.__dataclass_fields__ if name != "events"} <= set(vars(options))
     assert host.host_command.__doc__
+
+
+def test_full_without_save_is_refused_before_anything_is_touched(run_file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert "give --save FILE too" in refused(str(run_file), "--train", "--full", "--state", str(home), *LOCAL)
+    assert not home.exists()
 
 
 def test_a_run_that_is_over_says_how_it_goes_on(run_file: Path, tmp_path: Path) -> None:

@@ -85,6 +85,16 @@ def test_a_recipe_follows_the_settings_over_what_its_optimizer_kept_of_them(tmp_
         assert made.optimizer.param_groups[0]["weight_decay"] == rate
 
 
+def test_the_saved_model_has_frozen_parameters_only_in_full(tmp_path: Path) -> None:
+    for full, names in ((False, {"weight"}), (True, {"weight", "base"})):
+        made = job([])
+        made.model.base = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+        save = tmp_path / f"{full}.safetensors"
+        with diloco.solo(SETTINGS) as swarm:
+            train(swarm, made, log=EventLog(None), interrupts=Interrupts(), save=save, full=full)
+        assert set(load_file(save)) == names
+
+
 def test_an_interrupted_worker_ends_after_its_step_and_saves_what_it_holds(tmp_path: Path) -> None:
     steps: list[int] = []
     save = tmp_path / "model.safetensors"

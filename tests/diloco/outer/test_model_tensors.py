@@ -40,7 +40,13 @@ def test_frozen_parameters_are_bytes_of_the_last_fragment_only(dtype: torch.dtyp
     assert mine.frozen_bytes(0) == []
     data = b"".join(mine.frozen_bytes(1))
     assert (mine.frozen_size(0), mine.frozen_size(1)) == (0, len(data)) == (0, 4 * dtype.itemsize)
+    mine.load_frozen(1, memoryview(data))
+    assert not mine.has_other_frozen, "the same bytes are its own ones"
+    before = yours.frozen_digests.by_name()
     yours.load_frozen(1, memoryview(data))
+    assert yours.has_other_frozen
+    assert yours.frozen_digests.by_name() == mine.frozen_digests.by_name() != before
+    assert yours.sha256_of("more") == mine.frozen_digests.by_name()["more"]
     assert torch.equal(there.extra, here.extra)
     assert torch.equal(there.more, here.more)
 
