@@ -117,8 +117,8 @@ class Processes:
         self._ticket = found.strip()
         return True
 
-    def start(self, column: int, fresh: bool = False) -> None:
-        """A worker, as who it was before or with a new identity."""
+    def start(self, column: int, fresh: bool = False, stops_in_exchange: bool = False) -> None:
+        """A worker, as who it was before or with a new identity; it may be told to stop in an exchange."""
         if fresh:
             self._num_names += 1
             home = self.folder / f"w{column}"
@@ -137,6 +137,7 @@ class Processes:
             f"tcp://127.0.0.1:{port}",
             f"tcp://127.0.0.1:{outside}",
             os.getpid(),
+            stops_in_exchange,
         )
         self.workers[column] = self._context.Process(target=work, args=(part,))
         self.workers[column].start()

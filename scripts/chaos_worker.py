@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from in_exchange import InExchangeTrace, trace_the_exchange
 from torch import nn
 
 import diloco
@@ -29,6 +31,7 @@ from peers.protocol.events import (
     Restored,
     RoundCommitted,
 )
+from transport.effects import Trace
 from transport.errors import KnockTimeout
 
 
@@ -49,6 +52,8 @@ class Part:
     advertise: str
     parent: int
     """The process without which it ends."""
+    stops_in_exchange: bool = False
+    """Whether it stops itself in the middle of one, for good."""
 
 
 def work(part: Part) -> None:
@@ -79,6 +84,7 @@ def work(part: Part) -> None:
                 advertise=part.advertise,
                 name=part.name,
                 state=Path(part.folder) / part.name,
+                on_trace=_stop_at,
             )
             break
         except KnockTimeout:
@@ -87,6 +93,8 @@ def work(part: Part) -> None:
         with swarm:
             key = swarm.peer_name.rpartition("-")[2]
             tell("life", column=part.column)
+            if part.stops_in_exchange:
+                swarm.call(lambda _, node: trace_the_exchange(node, part.columns))
             _train(part, swarm, tell)
     except diloco.DilocoError as error:
         tell("failed", reason=f"{type(error).__name__}: {error}")
@@ -136,6 +144,11 @@ def _train(part: Part, swarm: diloco.Swarm, tell: Any) -> None:
             time.sleep(part.step_s)
             model.values.grad = step
             optimizer.step()
+
+
+def _stop_at(trace: Trace) -> None:
+    if isinstance(trace, InExchangeTrace):
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _end_with(parent: int) -> None:
