@@ -108,3 +108,32 @@ def test_a_loop_without_until_finished_is_kept_too(swarm: diloco.Swarm, tmp_path
     swarm.close()
     (folder,) = (tmp_path / "checkpoints").iterdir()
     assert [path.name[:12] for path in sorted(folder.glob("0*"))] == ["000000000000", "000000000002"]
+
+
+def test_a_run_with_a_frozen_base_goes_on_with_the_same_base_and_without_its_values_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    settings = SETTINGS.model_copy(update={"run": SETTINGS.run.model_copy(update={"rounds": 9})})
+
+    def life(base: float, timeout_s: float) -> int:
+        """Trains two rounds more; the commit that it began with."""
+        model = nn.Sequential(nn.Linear(3, 64), nn.Linear(64, 2))
+        for parameter in model[0].parameters():
+            nn.init.constant_(parameter.requires_grad_(False), base)
+        optimizer = torch.optim.SGD(model[1].parameters(), lr=0.001)
+        with diloco.host(settings, listen="tcp://127.0.0.1:0", state=tmp_path) as swarm:
+            outer = diloco.attach(model, optimizer, swarm, timeout_s=timeout_s)
+            first = outer.round
+            while outer.round < first + 2:
+                optimizer.zero_grad()
+                model(torch.ones(1, 3)).square().sum().backward()
+                optimizer.step()
+        return first
+
+    assert life(0.5, 30.0) == 0
+    kept = [path.read_bytes() for path in tmp_path.glob("checkpoints/*/0*/*.safetensors")]
+    assert kept
+    assert not any(b"frozen/" in content for content in kept)
+    with pytest.raises(diloco.SwarmTimeout):
+        life(0.25, 1.0)
+    assert life(0.5, 30.0) == 2
