@@ -111,7 +111,6 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
     parser.add_argument("--folder", type=Path, help="a folder on the disk to write to")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    logging.getLogger("diloco").setLevel(logging.ERROR)
     lines = {}
     for name in options.sizes:
         pairs = []
@@ -150,4 +149,5 @@ def _ratios(pairs: list[dict[bool, Turn]], what: str) -> str:
 
 
 if __name__ == "__main__":
+    logging.getLogger("diloco").setLevel(logging.ERROR)
     main()
