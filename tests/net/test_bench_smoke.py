@@ -12,6 +12,7 @@ import bench_checkpoint
 import bench_codecs
 import bench_death
 import bench_line
+import bench_round
 import pytest
 from bench_exchange import CODECS, main, of_the_line
 from link_options import LinkSpec
@@ -102,3 +103,12 @@ def test_the_benchmark_of_checkpoints_compares_training_with_them_and_without() 
     lines = bench_checkpoint.main(["--sizes", "8k", "--pairs", "2", "--seconds", "0.3", "--sync-every", "4"])
     assert "of those without" in lines["8k"]
     assert "2 pairs" in lines["8k"]
+
+
+def test_the_benchmark_of_rounds_counts_what_the_training_thread_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = bench_round.main(["--elements", "70000", "--rounds", "2"])
+    assert min(rows["contribution"], rows["apply"], rows["digest"], rows["land"]) > 0
+    assert rows["pseudo-gradient"] < rows["contribution"] < rows["training thread"] < rows["process"]
+    assert "rounds; a copy takes" in capsys.readouterr().out
