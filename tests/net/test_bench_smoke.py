@@ -11,6 +11,7 @@ from pathlib import Path
 import bench_checkpoint
 import bench_codecs
 import bench_death
+import bench_join
 import bench_line
 import bench_round
 import pytest
@@ -112,3 +113,9 @@ def test_the_benchmark_of_rounds_counts_what_the_training_thread_does(
     assert min(rows["contribution"], rows["apply"], rows["digest"], rows["land"]) > 0
     assert rows["pseudo-gradient"] < rows["contribution"] < rows["training thread"] < rows["process"]
     assert "rounds; a copy takes" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_joining_moves_the_state_beside_raw_tcp(capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = bench_join.main(["--elements", "300000", "--repeats", "1"])
+    assert min(found.attach_s, found.cpu_s, found.raw_s) > 0
+    assert "raw TCP" in capsys.readouterr().out
