@@ -15,6 +15,7 @@ pair: the median, and the middle half of the pairs.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import statistics
 import tempfile
@@ -119,6 +120,7 @@ def main(arguments: list[str] | None = None) -> dict[str, str]:
             for keeps in (True, False) if number % 2 == 0 else (False, True):
                 with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                     found[keeps] = turn(SIZES[name], options, keeps, Path(folder))
+                gc.collect()  # a turn's model is large, and few objects hold it
             pairs.append(found)
             print(
                 f"  {name} pair {number}: {found[True]} {found[False].tokens_per_s:.0f} without", flush=True
