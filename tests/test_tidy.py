@@ -20,7 +20,7 @@ MAX_FUNCTION_LINES = 70
 
 GROUND = (
     "transport/{limits,effects,errors,keys,counters,frames,digests,addresses}"
-    " transport/{redial,guarded,in_order,log_limit,disk}"
+    " transport/{redial,guarded,in_order,log_limit,disk,floods}"
 )
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
@@ -80,6 +80,7 @@ SHELLS = {
     "transport/sockets/kernel.py",
     "transport/sockets/names.py",
     "transport/sockets/probes.py",
+    "transport/sockets/syn_filter.py",
     "peers/admission/identity.py",
     "peers/coordinator/journal_file.py",
     "peers/coordinator/truncation.py",

@@ -71,6 +71,9 @@ class Limits:
     """Connections of one address over which nothing came yet; one more breaks the oldest of them."""
     half_open: int = 1024
     """The same over all addresses."""
+    comings_per_second: int = 200
+    """Connections that one address may open per second: beyond that a part of them is let in. All others
+    together may open four times as many."""
     unread_bytes: int = 16 * MIB
     """Bytes of one connection that libzmq may hold while we have not read all that came; more closes it.
     Eight messages of full size wait there at most, and a ninth is under way."""

@@ -54,6 +54,7 @@ from peers.protocol.traces import (
     fields_of,
 )
 from transport.effects import Trace
+from transport.floods import FloodOverTrace, FloodTrace
 from transport.guarded import InputLostTrace
 from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.keys import short
@@ -89,9 +90,13 @@ _TOLD: dict[type[Trace], str] = {
     PeerBarredTrace: "{name} did so again and again: it is not let in for {barred_s:.0f} s",
     InputLostTrace: "what came from {name} failed here and was lost: {error}",
     RefusedTrace: "{name} was refused: {detail}",
+    FloodTrace: "connections come without end ({whence}): a part of them is let in",
+    FloodOverTrace: "the flood of connections is over",
 }
 _FAULTS = (
     BadFrameTrace,
+    FloodOverTrace,
+    FloodTrace,
     InputLostTrace,
     PoisonedTrace,
     OutlierTrace,

@@ -45,6 +45,7 @@ from transport.collectives.fetch import Piece, Want
 from transport.counters import MAX_PEERS, Counters
 from transport.effects import Effect
 from transport.errors import BadFrame
+from transport.floods import MOST_SEEN, WINDOW_S, Floods
 from transport.frames import to_items
 from transport.limits import LIMITS
 from transport.link.link import Link
@@ -413,6 +414,17 @@ def connections_of_one_address_over_which_nothing_came() -> SIZE_AND_BOUND:
     for descriptor in range(500):
         half_open.opened((descriptor, (("10.0.0.0", 1), ("10.0.0.1", descriptor))), 0.0)
     return len(half_open), SMALL.half_open_per_address
+
+
+@bound
+def addresses_that_are_let_in_by_a_share() -> SIZE_AND_BOUND:
+    floods = Floods(1)
+    for address in range(5000):
+        for _ in range(2):
+            floods.came(0.0, str(address))
+    size = floods.num_seen - MOST_SEEN
+    floods.decide(WINDOW_S)
+    return size + len(floods.shares), 33
 
 
 @bound

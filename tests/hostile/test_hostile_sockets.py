@@ -376,7 +376,10 @@ def test_a_flood_from_other_addresses_cuts_no_fresh_connection_of_a_member() -> 
 
 
 def test_after_a_flood_of_connections_that_go_at_once_those_that_stay_are_counted_as_ever() -> None:
-    host, member = Node(limits=replace(LIMITS, half_open_per_address=8)), Node(bind=None)
+    host, member = (
+        Node(limits=replace(LIMITS, half_open_per_address=8, comings_per_second=10_000)),
+        Node(bind=None),
+    )
     host.admit(member.key)
     with running(host, member):
         member.dial(host)

@@ -18,6 +18,7 @@ from transport.redial import Bars
 from transport.sockets.accounts import Account, Accounts
 from transport.sockets.admissions import Admissions
 from transport.sockets.core_runner import CoreRunner
+from transport.sockets.flood_gate import FloodGate
 from transport.sockets.half_open import HalfOpen, HalfOpenBounds
 from transport.sockets.kernel import Handle, address_of, remote, shut_down, taken_in
 from transport.sockets.libzmq import FRAMES_PER_ROUND, Listener, Poll, ReceivedMessage
@@ -58,6 +59,7 @@ class AcceptedLanes:
         self._unread = Unread(limits)
         self._looked_at = runner.clock()
         self.half_open = HalfOpen(bounds, shut_down)
+        self._gate = FloodGate(listener.descriptor, limits.comings_per_second, runner.trace)
         self._knocks = RateLimiter(limits.knocks_per_minute)
         self._invites = RateLimiter(2 * limits.knocks_per_minute)
         self._poll = poll
@@ -106,7 +108,7 @@ class AcceptedLanes:
             dues.append(self._look_again)
         if len(self.half_open) or len(self._accounts):
             dues.append(self._looked_at + LOOK_S)
-        return dues
+        return dues if self._gate.due is None else [*dues, self._gate.due]
 
     def serve_due(self, now: float) -> None:
         """Hand over what waits, and break what had its time."""
@@ -124,6 +126,7 @@ class AcceptedLanes:
         if self._looked_at + LOOK_S <= now:
             self._looked_at = now
             self._look(read)
+        self._gate.serve_due(now)
         for doomed in [each for each in self._doomed if each[0] <= now]:
             self._doomed.remove(doomed)
             shut_down(doomed[1])
@@ -131,27 +134,31 @@ class AcceptedLanes:
     # -- inside: what comes -------------------------------------------------------------------
 
     def _serve_comings(self) -> None:
-        held, came, number = self.connections.descriptors(), dict[int, None](), 0
+        now, held = self._runner.clock(), self.connections.descriptors()
+        came, number = dict[int, None](), 0
         for number, (is_coming, descriptor) in enumerate(self.listener.comings(_COMINGS_PER_ROUND), 1):  # noqa: B007
             if is_coming:
                 came[descriptor] = None
                 continue
-            came.pop(descriptor, None)  # who came and went meanwhile is not looked at
+            if descriptor in came:  # who came and went meanwhile is not looked at
+                del came[descriptor]
+                self._gate.came(now, None)
             self.half_open.closed(descriptor)
             if descriptor in held and (gone := self.connections.held_by(descriptor)) is not None:
                 self._ended.append(gone)
         for descriptor in came:
-            self._came(descriptor)
+            self._came(now, descriptor)
         if _MANY_COMINGS <= number < _COMINGS_PER_ROUND:
             self._poll.unwatch(self.listener.monitor)
-            self._look_again = self._runner.clock() + _PAUSE_S
+            self._look_again = now + _PAUSE_S
 
-    def _came(self, descriptor: int) -> None:
+    def _came(self, now: float, descriptor: int) -> None:
         handle = remote(descriptor)
+        self._gate.came(now, None if handle is None else address_of(handle))
         if handle is None:
             self.half_open.closed(descriptor)
         elif not self.connections.holds(handle):  # its first message may be read before we learn of it
-            self.half_open.opened(handle, self._runner.clock())
+            self.half_open.opened(handle, now)
 
     def _serve_handshakes(self) -> None:
         for verdict in self.listener.answer(self._admits_connection, FRAMES_PER_ROUND):

@@ -25,7 +25,7 @@ def remote(descriptor: int) -> Handle | None:
     """What identifies a connection of libzmq's; None when it is gone already, and its descriptor belongs to
     nothing or to something else."""
     try:
-        with _borrowed(descriptor) as sock:
+        with borrowed(descriptor) as sock:
             return _handle(descriptor, sock)
     except (OSError, ValueError):  # closed, no socket, or none at all
         return None
@@ -50,7 +50,7 @@ def taken_in(handle: Handle) -> int | None:
     import termios
 
     try:
-        with _borrowed(handle[0]) as sock:
+        with borrowed(handle[0]) as sock:
             if _handle(handle[0], sock) != handle:
                 return None
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
@@ -68,7 +68,7 @@ def shut_down(handle: Handle) -> None:
     """Break a connection: a ROUTER has no call for it. libzmq then sees a reset. The two ends are compared,
     as the descriptor may belong to another connection by now."""
     if remote(handle[0]) == handle:
-        with suppress(OSError), _borrowed(handle[0]) as sock:
+        with suppress(OSError), borrowed(handle[0]) as sock:
             sock.shutdown(socket.SHUT_RDWR)
 
 
@@ -78,8 +78,9 @@ def _handle(descriptor: int, sock: socket.socket) -> Handle | None:
 
 
 @contextmanager
-def _borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """A descriptor of libzmq's as a socket. It is not duplicated: there may be no other one left."""
+def borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """A descriptor of libzmq's as a socket. It is not duplicated: there may be no other one left. Raises
+    `OSError` or `ValueError` where it is none."""
     sock = socket.socket(fileno=descriptor)
     try:
         yield sock

@@ -174,7 +174,7 @@ class Listener:
         self.asking = context.socket(zmq.REP)
         self.socket = _router(context, keys, limits)
         self.asking.linger = 0
-        self.socket.monitor(_ACCEPTED, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self.socket.monitor(_ACCEPTED, zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self.monitor = context.socket(zmq.PAIR)
         self.monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's own thread would wait where this is full
         self.monitor.connect(_ACCEPTED)
@@ -188,6 +188,10 @@ class Listener:
             raise TransportError(f"cannot listen on {bind}: {why}; choose another address or port") from None
         self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.reader = Reader(self.socket)
+        number, self.descriptor = _MONITOR_EVENT.unpack(self.monitor.recv())
+        """The listening socket, which stays libzmq's."""
+        self.monitor.recv()
+        assert number == zmq.EVENT_LISTENING, "that is said before anybody can come"
 
     def answer(self, admits: Callable[[bytes], str | None], max_requests: int) -> Iterator[zap.Verdict]:
         """Answer up to ``max_requests`` handshakes that wait."""
