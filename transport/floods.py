@@ -3,8 +3,9 @@
 Taking a connection and parting from it costs a processor most of what a stranger can cost, and libzmq takes
 whatever comes. So of an address that opens more than a bound per second a part is let in, as many as the
 bound; the others wait in their own kernel and try again. Whoever has gone before it was looked at counts for
-the addresses that were seen at that time, or where none was seen for all. Connections that stand are not
-touched, and no address is shut out: a member behind a loud one comes in later. Keeps X1.
+the addresses that were seen often at that time, or where none was for all that have no share of their own.
+Connections that stand are not touched, and no address is shut out: a member behind a loud one comes in later.
+Keeps X1.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ LEAST = 1 / 64
 """Of any address at least this share is let in."""
 MOST_ADDRESSES = 32
 """Addresses with a share of their own."""
+_OFTEN = 16
+"""An address that was seen less often is not blamed for those of which it is not known whence they came."""
 OTHERS = ""
 """Stands for all addresses that have none."""
 _ALL_TOGETHER = 4
@@ -89,11 +92,11 @@ class Floods:
 
     def _rates(self, seconds: float) -> dict[str, float]:
         """Connections per second, of each loud address and of all others."""
-        seen = sum(self._seen.values())
-        each = (1 + self._gone / seen if seen else 1.0) / seconds
-        rates = {address: number * each for address, number in self._seen.items()}
+        often = sum(number for number in self._seen.values() if number >= _OFTEN)
+        each = (1 + self._gone / often if often else 1.0) / seconds
+        rates = {a: number * (each if number >= _OFTEN else 1 / seconds) for a, number in self._seen.items()}
         loud = {a: rate for a, rate in rates.items() if rate > self._bounds[0] or a in self.shares}
-        others = sum(rates.values()) - sum(loud.values()) + (0 if seen else self._gone / seconds)
+        others = sum(rates.values()) - sum(loud.values()) + (0 if often else self._gone / seconds)
         return {**loud, OTHERS: others}
 
     def _share(self, address: str, excess: float) -> None:

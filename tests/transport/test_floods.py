@@ -47,6 +47,16 @@ def test_what_has_gone_counts_for_those_who_were_seen() -> None:
     assert floods.shares == {"10.0.0.1": PER_S / 2000}
 
 
+def test_who_was_seen_now_and_then_is_not_blamed_for_what_has_gone() -> None:
+    floods = Floods(PER_S)
+    for _ in range(2):
+        floods.came(0.0, "10.0.0.2")
+    for each in range(3000):
+        floods.came(0.0, "10.0.0.1" if each < 16 else None)
+    assert floods.decide(WINDOW_S)
+    assert set(floods.shares) == {"10.0.0.1"}
+
+
 def test_where_nobody_was_seen_all_are_held_back_and_a_part_comes_in_still() -> None:
     floods = Floods(PER_S)
     windows(floods, 20, {None: 1e5})
