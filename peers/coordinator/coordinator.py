@@ -39,6 +39,7 @@ from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
 from peers.coordinator.tickets import remember_when_invited
+from peers.coordinator.waiting import AFTER_THE_END_TIMEOUTS
 from peers.errors import ResumeError
 from peers.protocol.evidence import Roots, Shown, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, MAX_UNIX_SECONDS, cut
@@ -101,8 +102,6 @@ class Coordinator:
         """Second 0 of ours in unix seconds: for what is to be remembered over restarts, not for decisions."""
         self._looked_at = -math.inf
         """When it was last seen to what can be done."""
-        self._stays_until = 0.0
-        """Until then a host that restarted after the last round waits to tell members that come back."""
         self._parting: dict[bytes, float] = {}
         """Who was just put out, and until when it may connect to hear so; nothing that it says counts."""
         self._handlers: dict[type, Callable[[float, Course, Entry, Any], None]] = {
@@ -151,7 +150,7 @@ class Coordinator:
             entry.certified_at = min(entry.certified_at, now)  # the clock may have been put back
         self.state.begin_term()
         if self.finished:
-            self._stays_until = now + 2 * self._rules.failure_timeout_s
+            self.state.stays_until = now + AFTER_THE_END_TIMEOUTS * self._rules.failure_timeout_s
 
     @property
     def finished(self) -> bool:
@@ -161,7 +160,7 @@ class Coordinator:
     def over(self, now: float) -> bool:
         """Whether the run has all its rounds, and all members that are here were told."""
         told = all(entry.told_finished for entry in self.roster.entered())
-        return self.finished and told and now >= self._stays_until
+        return self.finished and told and now >= self.state.stays_until
 
     def status(self, now: float) -> RunStatus:
         """The roster and the rounds, for whoever holds a ticket."""
@@ -289,7 +288,7 @@ class Coordinator:
         self._outlet.send(now, entry.key, why)
         self.remove(now, entry, cut(why.detail), forget=False)
         # What was just sent may be lost with its connection: for a while it may come back and hear it.
-        self._parting[entry.key] = now + 2 * self._rules.failure_timeout_s
+        self._parting[entry.key] = now + AFTER_THE_END_TIMEOUTS * self._rules.failure_timeout_s
 
     def save_now(self, now: float) -> Refused | Obeyed:
         """Have members write a checkpoint of the newest commit."""

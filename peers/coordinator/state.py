@@ -79,6 +79,8 @@ class RunState:
         """The owner is about to choose a record of the members to go on from."""
         self.resume: int | None = None
         """The owner wants the run to go on from the record of this index."""
+        self.stays_until = 0.0
+        """Until then a host that restarted after the last round waits to tell members that come back."""
         self.committed = False
         """This life has written a record: what members claim of others counts no more."""
         self._num_serials = 0

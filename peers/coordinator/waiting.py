@@ -17,15 +17,26 @@ from peers.protocol.fields import cut
 from peers.protocol.record import GENESIS
 
 MAX_BYTES = 256
+AFTER_THE_END_TIMEOUTS = 2
+"""Failure timeouts for which a host that starts again after the last round is there for who comes back."""
 _NAMES_SHOWN = 3
 
 
 def waits_for(state: RunState, now: float) -> str:
     """The most important wait of the run, at most `MAX_BYTES` long; empty without any."""
     if state.finished:
-        return ""
+        return _after_the_end(state, now)
     found = (_wait_of(state, course, now) for course in state.courses.values())
     return cut(next((line for line in found if line), ""), MAX_BYTES)
+
+
+def _after_the_end(state: RunState, now: float) -> str:
+    if now >= state.stays_until:
+        return ""
+    return (
+        "the run is over, and a host that starts again tells so to workers that come back within "
+        f"{AFTER_THE_END_TIMEOUTS * state.rules.failure_timeout_s:.0f} s; then it ends (Ctrl-C: at once)"
+    )
 
 
 def too_few(num_here: int, wanted: int, away: str = "") -> str:

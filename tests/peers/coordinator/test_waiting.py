@@ -79,6 +79,14 @@ def test_a_finished_run_waits_for_nobody() -> None:
     assert line(swarm) == ""
 
 
+def test_a_host_that_starts_after_the_end_says_how_long_it_stays_and_why() -> None:
+    swarm = Swarm()
+    swarm.core.stop(0.0)
+    again = Swarm(journal=swarm.journal)
+    assert "workers that come back within 12 s" in line(again)
+    assert line(again, 12.0) == ""
+
+
 def test_the_hosts_own_worker_is_not_asked_for_since_it_comes_by_itself() -> None:
     swarm = trained(1)
     swarm.enter(255)
