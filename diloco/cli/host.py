@@ -110,9 +110,8 @@ def host_command(
 
 def _where_it_goes_on(status: dict[str, Any]) -> str:
     done, wanted = status["rounds"], status["rounds_wanted"]
-    if status["stopped"] or done >= wanted:
-        return f"the run is over, with {done} of {wanted} rounds: --set run.rounds=N makes it longer"
-    return f"the run goes on after round {done} of {wanted}" if done else ""
+    is_over = status["stopped"] or done >= wanted  # which is logged
+    return f"the run goes on after round {done} of {wanted}" if done and not is_over else ""
 
 
 def _require_one_way(*asked: bool) -> None:

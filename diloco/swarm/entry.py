@@ -245,6 +245,13 @@ def _node_of(
     secret, invite = hosted.ticket(hours, uses)
     door.invites[invite.key] = invite
     assert node.coordinator is not None
+    if node.coordinator.finished:
+        _LOG.warning(
+            "the run is over, with %d of %d rounds: --set run.rounds=N (changes=) makes it longer, --fresh "
+            "(fresh=True) begins a new one",
+            node.coordinator.state.num_rounds,
+            node.coordinator.state.rules.rounds,
+        )
     node.coordinator.state.tickets.replay(InviteMade(invite.key, int(invite.expires_at), invite.uses))
     return node, secret, invite
 

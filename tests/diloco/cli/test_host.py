@@ -65,12 +65,14 @@ def test_full_without_save_is_refused_before_anything_is_touched(run_file: Path,
     assert not home.exists()
 
 
-def test_a_run_that_is_over_says_how_it_goes_on(run_file: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_over_says_how_it_goes_on(
+    run_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     home = tmp_path / "home"
     with diloco.host(run_file, listen=LOCAL[1], state=home) as swarm:
         control.stop(swarm.ticket, home)
     done = CliRunner().invoke(app, ["host", str(run_file), "--state", str(home), *LOCAL])
     assert done.exit_code == 0, done.output
-    assert "the run is over, with 0 of 3 rounds: --set run.rounds=N makes it longer" in done.output
+    assert "the run is over, with 0 of 3 rounds: --set run.rounds=N (changes=) makes it longer" in caplog.text
     with diloco.host(run_file, listen=LOCAL[1], state=home, changes={"run.rounds": 9}) as swarm:
         assert not swarm.status()["stopped"]
