@@ -1,9 +1,9 @@
 """Attacks a real swarm with each role in turn, and prints what it cost the honest ones.
 
 A host and three workers are processes on loopback and train a small vector. For a third of the time they are
-alone, then one more process attacks, then it is killed. Beside roles of the simulator (`diloco.simulation.
-roles`) there are a flood of connections without a key, slow handshakes, huge messages, and messages of very
-many parts.
+alone, then one more process attacks, then it is killed, and the next one comes. Beside roles of the simulator
+(`diloco.simulation.roles`) there are a flood of connections without a key, slow handshakes, huge messages,
+and messages of very many parts.
 
     scripts/attack --seconds 30
     scripts/attack --role liar flood --seconds 60
@@ -12,12 +12,12 @@ many parts.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,23 @@ from death_worker import Role, work
 from fork_server import fork_server
 from process_usage import num_descriptors, resident_mib
 
+import diloco
 from diloco.simulation.roles.registry import ROLES
 
 NUM_HONEST = 3
 _PARAMETERS = 20_000
-_TURN_S = {"flapper": 1.0, "sybil": 2.5}
-"""Roles whose process is killed and started again so often; a sybil's under another name."""
-_PATIENCE_S = 120.0
+_TURNS = {"flapper": 4, "sybil": 3}
+"""Roles whose process is killed and started again, and how often they begin; a sybil under another name."""
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How the honest ones did for a while."""
+
+    commits_per_s: float
+    looks: list[tuple[float, float, int]]
+    """Resident MiB of the host and of a worker, and descriptors of the host, again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +52,29 @@ class Costs:
     """What one role cost."""
 
     role: str
-    commits_per_s: tuple[float, float, float]
+    commits_per_s: tuple[float, ...]
     """As an honest worker sees them: before, during and after."""
-    host_mib: tuple[float, float, float]
+    host_mib: tuple[float, ...]
     """Resident memory before, at its most, and at the end, a while after the attack."""
-    worker_mib: tuple[float, float, float]
-    descriptors: tuple[int, int, int]
+    worker_mib: tuple[float, ...]
+    descriptors: tuple[float, ...]
     """Of the host, at the same moments."""
     ended: tuple[str, ...]
     """Honest processes that have ended."""
     expelled: tuple[str, ...]
     """Honest workers that are not in the run at the end."""
+
+    @classmethod
+    def of(
+        cls, role: str, phases: tuple[Phase, Phase, Phase], ended: tuple[str, ...], expelled: tuple[str, ...]
+    ) -> Costs:
+        """From before, during and after."""
+        before, during, after = (phase.looks for phase in phases)
+        looks = [before[-1], *during, *after]
+        host, worker = [look[0] for look in looks], [look[1] for look in looks]
+        descriptors = [look[2] for look in looks]
+        rates = tuple(phase.commits_per_s for phase in phases)
+        return cls(role, rates, _moments(host), _moments(worker), _moments(descriptors), ended, expelled)
 
     def row(self) -> str:
         rates = "".join(f"{rate:>8.1f}" for rate in self.commits_per_s)
@@ -61,6 +83,11 @@ class Costs:
             f"{self.role:<12}{rates}{''.join(f'{figure:>8.0f}' for figure in figures)}"
             f"  {', '.join(self.ended) or 'nobody'}; {', '.join(self.expelled) or 'nobody'}"
         )
+
+
+def _moments(seen: Sequence[float]) -> tuple[float, float, float]:
+    """Before, at most, and after."""
+    return seen[0], max(seen), seen[-1]
 
 
 _MOMENTS = f"{'before':>8}{'most':>8}{'after':>8}"
@@ -97,17 +124,29 @@ class Swarm:
         return process
 
     def attack(self, role: str) -> None:
-        """Start the attacker, or its next process."""
+        """Start the attacker, or its next process, and wait until it attacks: a member once it is active."""
         self._turn += 1
         name = f"{role}{self._turn}" if role == "sybil" else role
-        before = self._attacks()
-        self.attackers.append(self._start(attack, role, self._role(name)))
+        begins = f"{name},active " if role in ROLES else f"{name},attacks,"
+        before = self._told.read_text().count(begins)
+        process = self._start(attack, role, self._role(name))
+        self.attackers.append(process)
         give_up = time.monotonic() + _PATIENCE_S
-        while self._attacks() == before and time.monotonic() < give_up:
+        while self._told.read_text().count(begins) == before and time.monotonic() < give_up:
+            if not process.is_alive():
+                return  # it was put out
             time.sleep(0.02)
 
-    def _attacks(self) -> int:
-        return self._told.read_text().count(",attacks,")
+    def watch(self, seconds: float, turn: Callable[[], None] = lambda: None) -> Phase:
+        """How the honest ones do for so long, and longer on a busy machine: until somebody commits."""
+        began, commits, looks = time.monotonic(), self.commits(), [self.look()]
+        while (now := time.monotonic()) < began + seconds or (
+            self.commits() == commits and now < began + _PATIENCE_S
+        ):
+            time.sleep(0.1)
+            turn()
+            looks.append(self.look())
+        return Phase((self.commits() - commits) / (now - began), looks)
 
     def stop_attack(self) -> None:
         for process in self.attackers:
@@ -137,11 +176,11 @@ class Swarm:
 
     def expelled(self) -> tuple[str, ...]:
         """Who is not in the run, as the host tells whoever holds a ticket."""
-        command = [sys.executable, "-m", "diloco.cli", "status", self.ticket, "--json"]
-        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        if found.returncode:
+        try:
+            found = diloco.status((self.folder / "ticket").read_text().strip())
+        except diloco.DilocoError:
             return ("the host does not answer",)
-        here = {each["name"] for each in json.loads(found.stdout)["members"]}
+        here = {each["name"] for each in found["members"]}
         return tuple(name for name in self.names if name not in here)
 
     def close(self) -> None:
@@ -151,9 +190,11 @@ class Swarm:
             process.join()
 
 
-def costs_of(role: str, seconds: float) -> Costs:
-    """Attack one swarm with one role, for a third of ``seconds``."""
+@contextmanager
+def running_swarm() -> Iterator[Swarm]:
+    """A host and the honest workers, all of them in one commit."""
     with tempfile.TemporaryDirectory() as folder:
+        fork_server("death_worker")  # it imports while the host starts
         toml, ticket = Path(folder) / "RUN.toml", Path(folder) / "ticket"
         toml.write_text(
             "[run]\nrounds = 1000000\nfailure_timeout_s = 3\ngrace_s = 3\nmin_peers = 2\n"
@@ -162,44 +203,44 @@ def costs_of(role: str, seconds: float) -> Costs:
         with host_process(toml, ticket) as host:
             swarm = Swarm(Path(folder), host)
             try:
-                return _attacked(swarm, role, seconds / 3)
+                swarm.wait_until_all_commit()
+                yield swarm
             finally:
                 swarm.close()
 
 
-def _attacked(swarm: Swarm, role: str, phase_s: float) -> Costs:
-    swarm.wait_until_all_commit()
-    rates, seen = [], [swarm.look()]
-    for phase in ("before", "during", "after"):
-        if phase == "during":
-            swarm.attack(role)
-        began, commits, turned = time.monotonic(), swarm.commits(), time.monotonic()
-        while (now := time.monotonic()) < began + phase_s:
-            time.sleep(0.1)
-            if phase == "before":
-                seen[0] = swarm.look()
-                continue
-            seen.append(swarm.look())
-            if phase == "during" and now - turned > _TURN_S.get(role, phase_s):
-                turned = now
-                if role == "flapper" or len(swarm.attackers) > 2:
-                    swarm.attackers[0].kill()
-                    swarm.attackers.pop(0).join()
-                swarm.attack(role)
-        rates.append((swarm.commits() - commits) / phase_s)
-        if phase == "during" and role not in ROLES and not swarm.attackers[0].is_alive():
-            raise SystemExit(f"attack: the {role} has ended by itself")
-        swarm.stop_attack()
-    hosts, workers, descriptors = zip(*seen, strict=True)
-    return Costs(
-        role,
-        (rates[0], rates[1], rates[2]),
-        (hosts[0], max(hosts), hosts[-1]),
-        (workers[0], max(workers), workers[-1]),
-        (descriptors[0], max(descriptors), descriptors[-1]),
-        swarm.ended(),
-        swarm.expelled(),
-    )
+def play(roles: Sequence[str], seconds: float) -> Iterator[Costs]:
+    """Attack one swarm with each role in turn, for a third of ``seconds``; what comes after one role is what
+    was before the next."""
+    with running_swarm() as swarm:
+        before = swarm.watch(seconds / 3)
+        for role in roles:
+            during = _attacked(swarm, role, seconds / 3)
+            after = swarm.watch(seconds / 3)
+            yield Costs.of(role, (before, during, after), swarm.ended(), swarm.expelled())
+            before = after
+
+
+def _attacked(swarm: Swarm, role: str, phase_s: float) -> Phase:
+    swarm.attack(role)
+    turn_s = phase_s / _TURNS.get(role, 1)
+    turned = time.monotonic()
+
+    def turn() -> None:
+        nonlocal turned
+        if role not in _TURNS or time.monotonic() < turned + turn_s:
+            return
+        if role == "flapper" or len(swarm.attackers) > 2:
+            swarm.attackers[0].kill()
+            swarm.attackers.pop(0).join()
+        swarm.attack(role)
+        turned = time.monotonic()
+
+    phase = swarm.watch(phase_s, turn)
+    if role not in ROLES and not swarm.attackers[0].is_alive():
+        raise SystemExit(f"attack: the {role} has ended by itself")
+    swarm.stop_attack()
+    return phase
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Costs]:
@@ -211,9 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Costs]:
     args = parser.parse_args(arguments)
     print(HEAD, flush=True)
     found = []
-    for role in args.role:
-        found.append(costs_of(role, args.seconds))
-        print(found[-1].row(), flush=True)
+    for costs in play(args.role, args.seconds):
+        found.append(costs)
+        print(costs.row(), flush=True)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from random import Random
 from unittest import mock
 
 from attack_strangers import HUGE, connect, send_huge
-from death_worker import Role, work
+from death_worker import Role, Tell, work
 
 import diloco
 from diloco.errors import EntryError
@@ -24,14 +23,14 @@ NAMES = (*ROLES, *STRANGERS, *HUGE)
 
 def attack(role: str, worker: Role) -> None:
     """Do what the role does until the process is killed."""
-    with open(f"{worker.folder}/told", "a", encoding="utf-8") as told:
-        told.write(f"{worker.name},attacks,{time.monotonic()},0\n")
+    tell = Tell(worker.folder, worker.name)
     if role in STRANGERS:
+        tell("attacks")
         connect(role, worker.ticket)
     elif role in HUGE:
         home = Path(worker.folder) / worker.name
         with diloco.join(worker.ticket, name=worker.name, state=home):
-            pass  # it is admitted, and has a key
+            tell("attacks")  # it is admitted, and has a key
         send_huge(role, worker.ticket, home)
     else:
         node = partial(Adversary, role=ROLES[role](Random(worker.name)))
