@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from chaos_faults import Fault
-from chaos_oracle import Sample
 from chaos_processes import HOST, LINE, Processes, wait_until
+from chaos_story import Sample
 
-_LOOK_EVERY_S = 2.0
+_LOOK_EVERY_S = 1.0
 _SLOW_BPS = 2e6
 _UNDISTURBED = 2
 """Workers that hold the state and are left alone at any moment, so that rounds can go on."""
@@ -74,6 +74,12 @@ class Injector:
             return everyone and bool(whole) and min(whole) <= min(x["index"] for x in told.last.values())
 
         return wait_until(together, seconds)
+
+    def rest(self, seconds: float) -> tuple[float, float]:
+        """Look at processes while nothing goes wrong; from when to when."""
+        since = time.monotonic()
+        self.run((), since + seconds, since)
+        return since, time.monotonic()
 
     # -- inside -----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from chaos_oracle import LostDisk, Sample
+from chaos_story import LostDisk, Sample
 from chaos_worker import Part, work
 from emulate_link import BackgroundLink, free_port, running_link
 from fork_server import fork_server
@@ -33,6 +33,8 @@ LINE = LinkSpec(rate_bps=400e6, rtt_s=0.002, queue_bytes=1_250_000)
 HOST = -1
 """In the place of a worker's column."""
 _FULL_BYTES = 4096
+_IDENTITIES = 1024
+"""That may come in an hour, as disks are lost; a ticket lets in half of a run's places if nothing is said."""
 _RUN = """\
 [run]
 rounds = 1000000
@@ -94,6 +96,7 @@ class Processes:
         command = [sys.executable, "-m", "diloco.cli", "host", str(self.folder / "RUN.toml")]
         command += ["--listen", f"tcp://127.0.0.1:{port}", "--advertise", f"tcp://127.0.0.1:{outside}"]
         command += ["--state", str(self.folder / "host"), "--ticket-file", str(ticket)]
+        command += ["--ticket-uses", str(_IDENTITIES)]
         with (self.folder / "host.log").open("ab") as log:
             # Through a pipe: what it says does not lie on the disk that may be full.
             says = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)

@@ -24,21 +24,33 @@ from pathlib import Path
 
 from chaos_faults import KINDS, Fault, draw
 from chaos_injector import Injector
-from chaos_oracle import (
+from chaos_oracle import STANDSTILL, commit_times, judge, recoveries
+from chaos_processes import Processes, wait_until
+from chaos_story import Story, Verdict
+from chaos_usage import (
     DESCRIPTORS,
     GROWN,
     MEMORY,
+    RESTING_DESCRIPTORS,
+    RESTING_MEMORY,
+    RESTING_THREADS,
     THREADS,
-    Story,
-    Verdict,
-    judge,
-    recoveries,
 )
-from chaos_processes import Processes, wait_until
 
 _START_S = 600.0
 _QUIET_S = 300.0
 """Until all are in one commit, before the faults and after them; a busy machine is slow."""
+_REST_S = 1.5
+"""Before the faults and after them, to compare what processes take."""
+_BOUNDS = {
+    STANDSTILL: 120.0,
+    MEMORY: 800.0,
+    GROWN: 64.0,
+    RESTING_MEMORY: 64.0,
+    THREADS: 24.0,
+    RESTING_THREADS: 2.0,
+    RESTING_DESCRIPTORS: 6.0,
+}
 
 
 @dataclass(slots=True)
@@ -63,11 +75,13 @@ def run_chaos(folder: Path, minutes: float, peers: int, faults: Sequence[Fault])
         chaos = Injector(processes)
         if not chaos.wait_for_everyone(_START_S):
             raise SystemExit(f"chaos: not everyone came into one commit in the beginning: {chaos.broken}")
+        rests = [chaos.rest(_REST_S)]
         began = time.monotonic()
         chaos.run(faults, began + 60 * minutes, began)
         chaos.heal()
         if not chaos.wait_for_everyone(_QUIET_S):
             chaos.broken.append(f"L1: not everyone was in one commit {_QUIET_S:.0f} s after the last fault")
+        rests.append(chaos.rest(_REST_S))
         processes.kill_host()
         processes.told.read()
         story = Story(
@@ -75,9 +89,10 @@ def run_chaos(folder: Path, minutes: float, peers: int, faults: Sequence[Fault])
             processes.records(),
             processes.told.lines,
             chaos.samples,
-            {GROWN: 64.0, MEMORY: 800.0, THREADS: 24.0, DESCRIPTORS: 60.0 + 10 * peers},
+            {**_BOUNDS, DESCRIPTORS: 60.0 + 10 * peers},
             processes.told.column_of,
             processes.lost_disks,
+            rests,
         )
     verdict = judge(story)
     verdict.broken += chaos.broken
@@ -92,18 +107,17 @@ def report(outcome: Outcome) -> str:
     for kind, count in sorted(Counter(kind for kind, _, _ in faults).items()):
         median, worst = statistics.median(waits[kind]), max(waits[kind])
         lines.append(f"{kind:<12}{count:>7}{median:>10.2f}{worst:>9.2f}")
-    commits = {
-        line["index"]: line["at"] for line in reversed(outcome.story.lines) if line["event"] == "committed"
-    }
-    gaps = [b - a for a, b in pairwise(sorted(commits.values()))]
+    gaps = [b - a for a, b in pairwise(commit_times(outcome.story.lines))]
     usual = statistics.median(gaps) if gaps else math.inf
+    told = Counter(line["event"] for line in outcome.story.lines)
     fates = ", ".join(f"{count} {fate}" for fate, count in sorted(verdict.fates.items()))
     lines += [
         f"{len(faults)} faults, {outcome.skipped} more made no sense when they were due",
         f"{verdict.rounds} rounds ({verdict.restored} restoring), {usual:.2f} s apart as a rule; "
-        f"{verdict.means} means recomputed",
+        f"{verdict.means} means recomputed, {verdict.unheard} at the end unheard of",
         f"{verdict.lives} lives of workers; contributions: {fates or 'none'}",
-        "most that a process took: "
+        "told: " + ", ".join(f"{count} {what}" for what, count in sorted(told.items())),
+        "at most: "
         + ", ".join(f"{found:.0f} {what.partition(': ')[2]}" for what, found in verdict.most.items()),
         *(f"BROKEN {each}" for each in verdict.broken),
     ]

@@ -24,8 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from chaos_oracle import Line, Story, Verdict, judge
+from chaos_history import undone
+from chaos_oracle import judge
 from chaos_processes import HOST, Processes, wait_until
+from chaos_story import Line, Story, Verdict
 
 from peers.protocol.record import Record
 
@@ -83,13 +85,8 @@ def lost_rounds(before: Sequence[Record], after: Sequence[Record]) -> int:
     known = {record.hash() for record in after}
     lost = sum(not record.restores and record.hash() not in known for record in before)
     old = {record.hash() for record in before}
-    standing: list[Record] = []
-    for record in after:
-        while record.restores and standing and standing[-1].hash() != record.result:
-            given_up = standing.pop()
-            lost += not given_up.restores and record.hash() not in old
-        standing.append(record)
-    return lost
+    given_up = (gone for record, gone in undone(after) if record.hash() not in old)
+    return lost + sum(not gone.restores for gone in given_up)
 
 
 def seconds_to_commit(lines: Sequence[Line], killed_at: float, above: int) -> float:
