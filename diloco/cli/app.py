@@ -37,6 +37,7 @@ from diloco.cli.operate import (
 from diloco.cli.plan import plan_command
 from diloco.cli.replay import replay_command
 from diloco.cli.simulate import simulate_command
+from diloco.cli.usage import run_app
 from diloco.errors import DilocoError, UserError
 from diloco.settings import commented_toml
 from diloco.swarm.handshake import ask_status
@@ -75,7 +76,7 @@ def main() -> None:
     """Entry point of the `diloco` command."""
     logging.basicConfig(format="%(name)s: %(message)s")
     try:
-        app()
+        sys.exit(run_app(app))
     except FAULTS_OF_PEOPLE as error:
         for line in str(error).splitlines():
             print(f"diloco: {printable(line)}", file=sys.stderr)

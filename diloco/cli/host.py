@@ -46,12 +46,8 @@ def host_command(
     ] = None,
     name: Annotated[str, typer.Option(help="How others see this host.")] = "host",
     ticket_file: Annotated[Path | None, typer.Option(help="Write the ticket here (mode 0600).")] = None,
-    ticket_hours: Annotated[
-        float, typer.Option(min=0.01, help="How long the ticket is good.")
-    ] = TICKET_HOURS,
-    ticket_uses: Annotated[
-        int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
-    ] = 0,
+    ticket_hours: options.TicketHours = TICKET_HOURS,
+    ticket_uses: options.TicketUses = 0,
     truncate_at: options.TruncateAt = None,
     adopt: options.Adopt = False,
     yes: options.Yes = False,

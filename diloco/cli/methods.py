@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from diloco.cli import options
+from diloco.cli.usage import finite
 from diloco.errors import UserError
 from diloco.methods.cost import cost_of, data_parallel_bytes
 from diloco.methods.presets import PRESETS, method
@@ -58,10 +60,13 @@ def compare_command(
     width: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 64,
     context: Annotated[int, typer.Option(min=8, help="Bytes that it sees at once.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per inner step and worker.")] = 8,
-    inner_lr: Annotated[float, typer.Option(help="Learning rate of the inner optimizer.")] = 2e-3,
-    sync_every: Annotated[int | None, typer.Option(help="H of methods that do not name theirs.")] = None,
+    inner_lr: Annotated[
+        float,
+        typer.Option(min=0.0, max=10.0, callback=finite, help="Learning rate of the inner optimizer."),
+    ] = 2e-3,
+    sync_every: Annotated[int | None, typer.Option(min=1, help="H of methods that name none.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")] = None,
+    threads: options.Threads = None,
     data: Annotated[
         Path | None, typer.Option(help="Text to train on; by default Python's own source.")
     ] = None,

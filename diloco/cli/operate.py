@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from diloco.cli import options
 from diloco.swarm import control
 from diloco.swarm.entry import TICKET_HOURS
 from diloco.terminal import printable
@@ -45,12 +46,8 @@ def save_command(ticket: TicketArgument, state: _State = None) -> None:
 
 def ticket_command(
     context: typer.Context,
-    uses: Annotated[
-        int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
-    ] = 0,
-    hours: Annotated[
-        float, typer.Option(min=0.01, max=90 * 24.0, help="How long it is good.")
-    ] = TICKET_HOURS,
+    uses: options.TicketUses = 0,
+    hours: options.TicketHours = TICKET_HOURS,
     state: _State = None,
 ) -> None:
     """Print another ticket to the run that is hosted here; or show or revoke one."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from diloco.cli.usage import finite
+
 Recipe = Annotated[
     str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")
 ]
@@ -19,9 +21,21 @@ Events = Annotated[
     typer.Option(help="Write what happens as JSON lines, behind those that are there: see diloco replay."),
 ]
 Notice = Annotated[
-    float, typer.Option(min=1.0, help="Seconds from SIGTERM until this process ends, whatever it does.")
+    float,
+    typer.Option(
+        min=1.0,
+        max=86_400.0,
+        callback=finite,
+        help="Seconds from SIGTERM until this process ends, whatever it does.",
+    ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads for torch on the CPU.")]
+TicketHours = Annotated[
+    float, typer.Option(min=0.01, max=90 * 24.0, callback=finite, help="How long the ticket is good.")
+]
+TicketUses = Annotated[
+    int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="Threads for torch on the CPU.")]
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="The journal is lost or old: go on from the workers' newest record.")
 ]

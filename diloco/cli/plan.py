@@ -17,6 +17,7 @@ from rich.text import Text
 
 from diloco.cli.methods import codec_text
 from diloco.cli.papers import by_target, print_paper
+from diloco.cli.usage import finite
 from diloco.errors import UserError
 from diloco.methods.cost import element_bytes
 from diloco.methods.presets import PRESETS
@@ -63,7 +64,9 @@ def plan_command(
     rtt: Annotated[str | None, typer.Option(help="Round trip between any two. [default: 60ms]")] = None,
     step: Annotated[str | None, typer.Option(help="Seconds of an inner step: 0.8s, 300ms.")] = None,
     flops: Annotated[str | None, typer.Option(help="Or peak FLOP/s of a peer: 300T, 8P.")] = None,
-    mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of --flops that is reached.")] = 0.4,
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1.0, callback=finite, help="Share of --flops that is reached.")
+    ] = 0.4,
     tokens_per_step: Annotated[str, typer.Option(help="Tokens of a peer's inner step.")] = "16k",
     tokens: Annotated[str | None, typer.Option(help="Token budget of the run: 200B.")] = None,
     price: Annotated[str | None, typer.Option(help="Of a peer: 2.5/h.")] = None,
