@@ -17,9 +17,8 @@ import diloco
 from diloco.cli import options
 from diloco.cli.adopt import adopt_record
 from diloco.cli.interrupts import leaving_in_order
-from diloco.cli.work import Work
+from diloco.cli.work import Work, with_work
 from diloco.errors import DeviceFailed, SwarmClosed, TrainingDiverged, UserError
-from diloco.interrupts import NOTICE_S
 from diloco.monitoring.event_log import EventLog
 from diloco.monitoring.run_view import RunView, Screen
 from diloco.rules import num_commits
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 _LINGER_S = 2.0
 
 
+@with_work
 def host_command(
     run: Annotated[Path, typer.Argument(metavar="RUN.toml", show_default=False)],
     train: Annotated[bool, typer.Option("--train", help="Train here too.")] = False,
@@ -55,14 +55,8 @@ def host_command(
     given: options.Set = None,
     resume: options.Resume = None,
     origin: options.From = None,
-    events: options.Events = None,
-    notice: options.Notice = NOTICE_S,
-    recipe: options.Recipe = "gpt",
-    data: options.Data = None,
-    device: options.Device = "cpu",
-    save: options.Save = None,
-    full: options.Full = False,
-    threads: options.Threads = None,
+    *,
+    work: Work,
 ) -> None:
     """Coordinate a run: print a ticket, admit who holds it, commit rounds until the run is done.
 
@@ -75,9 +69,8 @@ def host_command(
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", 0)
-    log = EventLog(events, name)
+    log = EventLog(work.events, name)
     screen = Screen(view, Console(), log)
-    work = Work(recipe, data, device, save, threads, full) if train else None
     swarm = diloco.host(
         settings,
         listen=listen,
@@ -93,7 +86,7 @@ def host_command(
         begin_from=origin,
         on_trace=screen.on_trace,
     )
-    with closing(log), leaving_in_order(notice) as interrupts, swarm:
+    with closing(log), leaving_in_order(work.notice) as interrupts, swarm:
         view.rounds_wanted = num_commits(swarm.settings)
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
         if line := _where_it_goes_on(swarm.status()):
@@ -101,7 +94,7 @@ def host_command(
         _show_ticket(swarm.ticket, ticket_file)
         if adopt:
             adopt_record(swarm, yes=yes)
-        _coordinate(swarm, screen, partial(work.train, swarm, interrupts, log) if work else None)
+        _coordinate(swarm, screen, partial(work.train, swarm, interrupts, log) if train else None)
 
 
 def _where_it_goes_on(status: dict[str, Any]) -> str:

@@ -14,9 +14,8 @@ import diloco
 from diloco.cli import options
 from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.operate import TicketArgument
-from diloco.cli.work import Work
+from diloco.cli.work import Work, with_work
 from diloco.errors import StateInUse, UserError
-from diloco.interrupts import NOTICE_S
 from diloco.monitoring.event_log import EventLog
 from diloco.swarm.handshake import ask_status
 from diloco.swarm.worker_home import free_name, worker_home
@@ -24,6 +23,7 @@ from peers.admission.ticket import read_ticket
 from peers.protocol.fields import NAME_BYTES, cut
 
 
+@with_work
 def join_command(
     ticket: TicketArgument,
     name: Annotated[
@@ -37,14 +37,8 @@ def join_command(
     ] = None,
     no_state: Annotated[bool, typer.Option("--no-state", help="Keep nothing for a later start.")] = False,
     resume: options.Resume = None,
-    events: options.Events = None,
-    notice: options.Notice = NOTICE_S,
-    recipe: options.Recipe = "gpt",
-    data: options.Data = None,
-    device: options.Device = "cpu",
-    save: options.Save = None,
-    full: options.Full = False,
-    threads: options.Threads = None,
+    *,
+    work: Work,
 ) -> None:
     """Join the run of a ticket and train until it is done. Its settings come from the host.
 
@@ -52,7 +46,6 @@ def join_command(
     if ticket.startswith("dlc"):
         warning = "a ticket on the command line can be seen by others on this machine: prefer - or @FILE"
         print(f"diloco: {warning}", file=sys.stderr)
-    work = Work(recipe, data, device, save, threads, full)
     if no_state and state is not None:
         raise UserError("--no-state keeps nothing, --state names where to keep it: give one of them")
     if no_state and resume is not None:
@@ -76,7 +69,7 @@ def join_command(
         raise UserError(
             f"{error.who}: another worker on this machine needs a name of its own: --name {other}"
         ) from None
-    with closing(EventLog(events, name)) as log, leaving_in_order(notice) as interrupts, swarm:
+    with closing(EventLog(work.events, name)) as log, leaving_in_order(work.notice) as interrupts, swarm:
         print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
         if home is not None:
             print(f"it keeps its state in {home}", flush=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import diloco
+from diloco.cli import options
 from diloco.errors import UserError
-from diloco.interrupts import Interrupts
+from diloco.interrupts import NOTICE_S, Interrupts
 from diloco.monitoring.event_log import EventLog
 
 if TYPE_CHECKING:
@@ -17,14 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Flags of training."""
+    """Flags of commands that train; see `with_work`."""
 
-    recipe: str
-    data: Path | None
-    device: str
-    save: Path | None
-    threads: int | None
-    full: bool = False
+    events: options.Events = None
+    notice: options.Notice = NOTICE_S
+    recipe: options.Recipe = "gpt"
+    data: options.Data = None
+    device: options.Device = "cpu"
+    save: options.Save = None
+    full: options.Full = False
+    threads: options.Threads = None
 
     def __post_init__(self) -> None:
         if self.full and self.save is None:
@@ -41,3 +46,26 @@ class Work:
             torch.set_num_threads(self.threads)
         job = make_job(load_recipe(self.recipe), swarm, self.data, self.device)
         return train(swarm, job, log=log, interrupts=interrupts, save=self.save, full=self.full)
+
+
+def with_work(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer that has the options of `Work` in the place of its parameter ``work``."""
+    hints = get_type_hints(Work, include_extras=True)
+    flags = [
+        inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name]
+        )
+        for each in fields(Work)
+    ]
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    kept = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own if each.name != "work"]
+
+    @wraps(command)
+    def made(**given: Any) -> None:
+        work = Work(**{each.name: given.pop(each.name) for each in flags})
+        command(**given, work=work)
+
+    every = [*kept, *flags]
+    made.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    made.__annotations__ = {each.name: each.annotation for each in every}
+    return made

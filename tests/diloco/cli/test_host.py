@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import diloco
-from diloco.cli import host, options
+from diloco.cli import host, join
 from diloco.cli.app import app
 from diloco.cli.work import Work
 from diloco.errors import UserError
+from diloco.interrupts import NOTICE_S
 from diloco.settings import commented_toml, parse_settings
 from diloco.swarm import control
 
@@ -54,9 +56,14 @@ def test_what_cannot_change_is_named_with_what_to_do(run_file: Path, tmp_path: P
 
 
 def test_flags_of_training_are_the_same_for_host_and_join() -> None:
-    assert set(Work.__dataclass_fields__) >= {"recipe", "data", "device", "save", "full", "threads"}
-    assert {name.capitalize() for name in Work.__dataclass_fields__ if name != "events"} <= set(vars(options))
-    assert host.host_command.__doc__
+    flags = set(Work.__dataclass_fields__)
+    assert flags >= {"recipe", "data", "device", "save", "full", "threads", "events", "notice"}
+    for command in (host.host_command, join.join_command):
+        given = inspect.signature(command).parameters
+        assert flags <= given.keys()
+        assert "work" not in given
+        assert given["notice"].default == NOTICE_S
+        assert command.__doc__
 
 
 def test_full_without_save_is_refused_before_anything_is_touched(run_file: Path, tmp_path: Path) -> None:
