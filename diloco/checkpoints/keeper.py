@@ -118,7 +118,8 @@ class Keeper:
             self._store.begin()
         except OSError as error:
             raise CheckpointError(f"{self._store.folder} cannot be used: {error}") from None
-        for saved in self._store.newest(self._warn_of_damage):
+        damaged: list[CheckpointError] = []
+        for saved in self._store.newest(damaged.append):
             if at_most is not None and saved.manifest.index > at_most:
                 continue
             require_fit(saved.manifest, self._replica)
@@ -127,25 +128,33 @@ class Keeper:
             except OtherBase as error:
                 if at_most is not None:
                     raise
+                _warn_of(damaged, "it is left out")
                 _LOG.warning("%s; this worker enters without it: give the model that it was of", error)
-                break
+                return None
             except CheckpointError as error:
-                self._warn_of_damage(error)
+                damaged.append(error)
                 continue
-            manifest = saved.manifest
-            self._saved, held = saved, manifest.held()
-            self._position = Position(self._replica.num_fragments, held)
-            self._position.begin_after(tuple(each.serial for each in manifest.fragments))
-            step = self._take_up_own(saved)
-            self._hooks.tell(CheckpointRestored(held.index, held.head, saved.path, step))
-            return held
+            _warn_of(damaged, "an older checkpoint is taken")
+            return self._begin_with(saved)
         if at_most is not None:
+            _warn_of(damaged, "it is left out")
             there = ", ".join(name.partition("-")[0].lstrip("0") or "0" for name in self._store.names())
             raise CheckpointError(
                 f"no checkpoint of commit {at_most} or before is whole here; there are those of commit "
                 f"{there or 'none'}"
             )
+        _warn_of(damaged, "there is no older one: this worker enters without, and fetches the run's state")
         return None
+
+    def _begin_with(self, saved: Saved) -> Held:
+        """Its shared state is loaded: so is the rest."""
+        manifest = saved.manifest
+        self._saved, held = saved, manifest.held()
+        self._position = Position(self._replica.num_fragments, held)
+        self._position.begin_after(tuple(each.serial for each in manifest.fragments))
+        step = self._take_up_own(saved)
+        self._hooks.tell(CheckpointRestored(held.index, held.head, saved.path, step))
+        return held
 
     def _load(self, saved: Saved) -> None:
         """All files are read before anything changes: half a state is worse than none."""
@@ -161,9 +170,6 @@ class Keeper:
             _LOG.warning("%s; this worker begins anew with all that is its own", error)
             return None
         return saved.manifest.own.step
-
-    def _warn_of_damage(self, error: CheckpointError) -> None:
-        _LOG.warning("%s; an older checkpoint is looked for", error)
 
     # -- while it trains ----------------------------------------------------------------------
 
@@ -288,3 +294,9 @@ class Keeper:
     def _position_index(self) -> int:
         held = self._position.held
         return held.index if held is not None else 0
+
+
+def _warn_of(damaged: list[CheckpointError], then: str) -> None:
+    """Name each checkpoint that cannot be used, and say what follows from that."""
+    for error in damaged:
+        _LOG.warning("%s; %s", error, then)

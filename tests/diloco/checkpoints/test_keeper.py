@@ -183,21 +183,46 @@ def test_what_was_trained_since_is_written_at_the_end_and_a_later_process_begins
     assert after.parent == record.hash()
 
 
+def damage(folder: Path, index: int) -> None:
+    """One bit of the checkpoint of that commit."""
+    path = next((folder / FOLDER).glob(f"{index:012}-*")) / "outer.000.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
 def test_of_a_damaged_checkpoint_the_one_before_is_loaded_and_that_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker(LocalDisk(tmp_path))
     worker.commit()
     worker.settle()
-    path = next((tmp_path / FOLDER).glob("000000000001-*")) / "outer.000.safetensors"
-    whole = bytearray(path.read_bytes())
-    whole[-1] ^= 1
-    path.write_bytes(whole)
+    damage(tmp_path, 1)
     with caplog.at_level(logging.WARNING, "diloco"):
         later = Worker(LocalDisk(tmp_path), make_replica(seed=99))
     assert later.held is not None
     assert later.held.index == 0
-    assert "is damaged: its SHA-256" in caplog.text
+    (said,) = (each.getMessage() for each in caplog.records)
+    assert "is damaged: its SHA-256" in said
+    assert said.endswith("; an older checkpoint is taken")
+
+
+def test_where_no_older_one_is_whole_it_is_said_what_the_worker_does_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(LocalDisk(tmp_path))
+    worker.commit()
+    worker.settle()
+    for index in (0, 1):
+        damage(tmp_path, index)
+    other = make_replica(seed=99)
+    keeper = Keeper(LocalDisk(tmp_path), RUN, str, other, Hooks(print, print), Steps())
+    with caplog.at_level(logging.WARNING, "diloco"):
+        assert keeper.begin() is None
+    said = [each.getMessage() for each in caplog.records]
+    assert [each.count("is damaged: its SHA-256") for each in said] == [1, 1]
+    assert all(each.endswith("this worker enters without, and fetches the run's state") for each in said)
+    assert "older checkpoint is taken" not in caplog.text
 
 
 def test_where_all_are_damaged_the_replica_is_as_it_was(tmp_path: Path) -> None:
