@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.local_disk import ANYWHERE, LocalDisk, reading
 from diloco.checkpoints.manifest import OWN_FILE, fragment_file
 from diloco.checkpoints.store import Saved
 from diloco.checkpoints.tensor_file import Header, TensorPlace, header_bytes, read_header, read_tensor
@@ -74,7 +74,8 @@ def export(
     def pieces() -> Iterator[bytes | memoryview]:
         yield header_bytes([each.place for each in sources], metadata)
         for each in sources:
-            tensor = read_tensor(each.disk, each.path, each.header, each.name)
+            with reading(each.path):
+                tensor = read_tensor(each.disk, each.path, each.header, each.name)
             yield bytes_of(tensor.to(each.place.dtype).contiguous())
 
     try:
@@ -96,7 +97,8 @@ def _sources(disk: Disk, saved: Saved, dtypes: dict[str, torch.dtype]) -> Iterat
 
     def source(file: str, kept_as: str, name: str, dtype: torch.dtype | None) -> _Source:
         path = f"{saved.path}/{file}"
-        header = headers.get(path) or headers.setdefault(path, read_header(disk, path))
+        with reading(path):
+            header = headers.get(path) or headers.setdefault(path, read_header(disk, path))
         if kept_as not in header.places:
             raise CheckpointError(f"{path} has no tensor {kept_as}")
         place, _ = header.places[kept_as]
@@ -147,22 +149,24 @@ def _frozen_sources(
         if each.name not in alike:
             raise CheckpointError(f"{like} is another model: it lacks the frozen parameter {each.name}")
         path, of_base = alike[each.name]
-        value = read_tensor(LocalDisk(like), path, of_base, each.name).to(dtype).contiguous()
+        with reading(path):
+            value = read_tensor(ANYWHERE, path, of_base, each.name).to(dtype).contiguous()
         if tuple(value.shape) != each.shape or hashlib.sha256(bytes_of(value)).hexdigest() != each.sha256:
             raise CheckpointError(f"{like} is another base model: its {each.name} has other values")
-        yield _Source(LocalDisk(like), path, each.name, of_base, of_base.places[each.name][0])
+        yield _Source(ANYWHERE, path, each.name, of_base, of_base.places[each.name][0])
 
 
 def _headers_in(like: Path) -> dict[str, tuple[str, Header]]:
     """By name, the file in a model's folder that holds a tensor, and its header."""
-    disk = LocalDisk(like)
     found: dict[str, tuple[str, Header]] = {}
-    files = [name for name in disk.list("") if name.endswith(".safetensors")]
+    with reading(like):
+        files = sorted(str(path) for path in like.iterdir() if path.suffix == ".safetensors")
     if not files:
         raise CheckpointError(f"{like} has no safetensors file: name the folder of a model (--like)")
-    for name in files:
-        header = read_header(disk, name)
-        found |= dict.fromkeys(header.places, (name, header))
+    for path in files:
+        with reading(path):
+            header = read_header(ANYWHERE, path)
+        found |= dict.fromkeys(header.places, (path, header))
     return found
 
 
@@ -180,4 +184,8 @@ def _copy_beside(like: Path, folder: Path) -> None:
         small = path.is_file() and path.stat().st_size <= _MAX_COPIED_BYTES
         wanted = small and not path.name.startswith(".") and not path.name.endswith(_NOT_COPIED)
         if wanted and path.resolve().parent != folder.resolve():
-            shutil.copyfile(path, folder / path.name)
+            try:
+                shutil.copyfile(path, folder / path.name)
+            except OSError as error:
+                reason = error.strerror or error
+                raise CheckpointError(f"{path} cannot be copied to {folder}: {reason}") from None

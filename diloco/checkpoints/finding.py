@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.local_disk import ANYWHERE, LocalDisk, reading
 from diloco.checkpoints.manifest import FILE_NAME
 from diloco.checkpoints.store import Saved, Store, is_checkpoint, runs_on
 from diloco.errors import CheckpointError
@@ -16,9 +16,10 @@ def find_checkpoint(path: Path) -> tuple[Disk, Saved]:
     """The checkpoint in the folder ``path``, or the newest whole one of the run, or of the state directory,
     that is there. Raises `CheckpointError`."""
     path = path.expanduser()
-    if (path / FILE_NAME).exists():
-        disk = LocalDisk(path.parent)
-        return disk, Store(disk, "").read(path.name)
+    with reading(path):
+        is_one = (path / FILE_NAME).exists()
+    if is_one:
+        return ANYWHERE, Store(ANYWHERE, str(path.parent)).read(path.name)
     newest = [(disk, saved) for disk, store in stores_in(path) for saved in _first(store)]
     if not newest:
         raise CheckpointError(f"{path} holds no checkpoint that is whole: diloco checkpoint list {path}")
@@ -28,9 +29,10 @@ def find_checkpoint(path: Path) -> tuple[Disk, Saved]:
 def stores_in(path: Path) -> list[tuple[Disk, Store]]:
     """The runs whose checkpoints are below a state directory, or in the folder of one run."""
     disk = LocalDisk(path.expanduser())
-    folders = runs_on(disk)
-    if not folders and any(map(is_checkpoint, disk.list(""))):
-        folders = [""]
+    with reading(path):
+        folders = runs_on(disk)
+        if not folders and any(map(is_checkpoint, disk.list(""))):
+            folders = [""]
     return [(disk, Store(disk, folder)) for folder in folders]
 
 

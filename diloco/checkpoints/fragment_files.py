@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import torch
 
+from diloco.checkpoints.local_disk import reading
 from diloco.checkpoints.manifest import Manifest, TensorEntry, fragment_file
 from diloco.checkpoints.store import Content, Saved
 from diloco.checkpoints.tensor_file import Header, TensorPlace, header_bytes, read_header
@@ -106,7 +107,7 @@ def read_body(disk: Disk, saved: Saved, fragment: int) -> bytearray:
     against the file's SHA-256 and the agreed digest. Raises `CheckpointError`."""
     name = fragment_file(fragment)
     path, entry = f"{saved.path}/{name}", saved.manifest.file(name)
-    try:
+    with reading(path):
         header = read_header(disk, path)
         body = header.body
         whole = hashlib.sha256(disk.read(path, 0, body))
@@ -116,8 +117,6 @@ def read_body(disk: Disk, saved: Saved, fragment: int) -> bytearray:
             piece = disk.read(path, body + offset, piece_bytes)
             whole.update(piece)
             data[offset : offset + len(piece)] = piece
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if whole.hexdigest() != entry.sha256:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is another one than the manifest says")
     if _agreed(data, header).hex() != saved.manifest.fragments[fragment].digest:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from diloco.errors import CheckpointError
 
 
 class LocalDisk:
@@ -73,6 +76,20 @@ class LocalDisk:
         while not there.exists():
             there = there.parent
         return shutil.disk_usage(there).free
+
+
+ANYWHERE = LocalDisk(Path())
+"""Paths on it are as people write them, so that what is said of a file names it whole."""
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """What cannot be read within is a `CheckpointError` with its name, or that of ``path``."""
+    try:
+        yield
+    except OSError as error:
+        name = path if error.filename is None else error.filename
+        raise CheckpointError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
 def _write_all(descriptor: int, piece: bytes | memoryview) -> None:

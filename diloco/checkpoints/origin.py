@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diloco.checkpoints.fragment_files import read_body
-from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.local_disk import ANYWHERE, reading
 from diloco.checkpoints.manifest import FILE_NAME, Manifest, fragment_file
 from diloco.checkpoints.store import Saved, Store
 from diloco.checkpoints.tensor_file import read_header, read_tensor
@@ -46,18 +46,16 @@ class Origin:
 
 def open_origin(path: Path) -> Origin:
     """What lies at ``path``: a checkpoint's folder, or a safetensors file. Raises `CheckpointError`."""
-    if path.is_dir() and not (path / FILE_NAME).is_file():
-        raise CheckpointError(f"{path} is no checkpoint: it has no {FILE_NAME}")
-    try:
+    path = path.expanduser()
+    with reading(path):
+        if path.is_dir() and not (path / FILE_NAME).is_file():
+            raise CheckpointError(f"{path} is no checkpoint: it has no {FILE_NAME}")
         return _of_checkpoint(path) if path.is_dir() else _of_model(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _of_checkpoint(path: Path) -> Origin:
-    path = path.resolve()
-    disk = LocalDisk(path.parent.parent)
-    saved = Store(disk, path.parent.name).read(path.name)
+    path = path.absolute()
+    saved = Store(ANYWHERE, str(path.parent)).read(path.name)
     manifest = saved.manifest
     method = _method_of(manifest)
     first = manifest.fragments[0].vectors
@@ -69,7 +67,7 @@ def _of_checkpoint(path: Path) -> Origin:
         outer=str(method.get("outer", "")),
         feedback=str(method.get("error_feedback", "")),
         count=max(each.count for each in manifest.fragments),
-        read=_Bodies(disk, saved).read,
+        read=_Bodies(saved).read,
     )
 
 
@@ -85,8 +83,8 @@ def _method_of(manifest: Manifest) -> dict[str, object]:
 class _Bodies:
     """The fragments of a checkpoint, each read and checked once, when the first of its tensors is wanted."""
 
-    def __init__(self, disk: LocalDisk, saved: Saved) -> None:
-        self._disk, self._saved = disk, saved
+    def __init__(self, saved: Saved) -> None:
+        self._saved = saved
         self._fragments = {each.name: each.fragment for each in saved.manifest.tensors}
         self._read: dict[int, tuple[dict[str, tuple[int, torch.dtype, tuple[int, ...]]], bytearray]] = {}
 
@@ -108,25 +106,27 @@ class _Bodies:
 
     def _body(self, fragment: int) -> tuple[dict[str, tuple[int, torch.dtype, tuple[int, ...]]], bytearray]:
         if fragment not in self._read:
-            header = read_header(self._disk, f"{self._saved.path}/{fragment_file(fragment)}")
+            file = f"{self._saved.path}/{fragment_file(fragment)}"
+            with reading(file):
+                header = read_header(ANYWHERE, file)
             found = {
                 name: (start - header.body, place.dtype, place.shape)
                 for name, (place, start) in header.places.items()
             }
-            self._read[fragment] = found, read_body(self._disk, self._saved, fragment)
+            self._read[fragment] = found, read_body(ANYWHERE, self._saved, fragment)
         return self._read[fragment]
 
 
 def _of_model(path: Path) -> Origin:
-    path = path.resolve()
-    disk, name = LocalDisk(path.parent), path.name
-    header = read_header(disk, name)
+    file = str(path.absolute())
+    header = read_header(ANYWHERE, file)
 
     def read(vector: str, tensor: str) -> Tensor | None:
-        return read_tensor(disk, name, header, tensor) if vector == "theta" else None
+        with reading(file):
+            return read_tensor(ANYWHERE, file, header, tensor) if vector == "theta" else None
 
     return Origin(
-        name=f"the model {name}",
+        name=f"the model {path.name}",
         shapes={tensor: place.shape for tensor, (place, _) in header.places.items()},
         named={},
         vectors=("theta",),

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from diloco.checkpoints.local_disk import reading
 from diloco.checkpoints.manifest import OWN_FILE
 from diloco.checkpoints.store import Content, Saved
 from diloco.checkpoints.tensor_file import TensorPlace, header_bytes, read_header, read_tensor
@@ -94,15 +95,13 @@ def read_own(disk: Disk, saved: Saved) -> dict[str, Any]:
     """What a checkpoint keeps of its worker, by the names of its parts. Raises `CheckpointError`."""
     path, entry = f"{saved.path}/{OWN_FILE}", saved.manifest.file(OWN_FILE)
     whole = hashlib.sha256()
-    try:
+    with reading(path):
         for at in range(0, entry.size_bytes, LIMITS.payload_bytes):
             whole.update(disk.read(path, at, LIMITS.payload_bytes))
         if whole.hexdigest() != entry.sha256:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is another one than the manifest says")
         header = read_header(disk, path)
         tensors = {name: read_tensor(disk, path, header, name) for name in header.places}
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     packed = json.loads(header.metadata.get("state", "null"))
     if not isinstance(packed, dict):
         raise CheckpointError(f"{path} keeps no state of a worker")

@@ -80,20 +80,21 @@ class Store:
         """Folders that are named like checkpoints, the oldest first."""
         return sorted(filter(is_checkpoint, self.disk.list(self.folder)), key=_age)
 
-    def read(self, name: str) -> Saved:
+    def read(self, folder: str) -> Saved:
         """One checkpoint, whose files have the sizes that its manifest says. Raises `CheckpointError`."""
-        path = self.at(name)
-        where = f"{path}/{FILE_NAME}"
+        path, name = self.at(folder), FILE_NAME
         try:
-            manifest = Manifest.from_bytes(self.disk.read(where), where)
+            manifest = Manifest.from_bytes(self.disk.read(f"{path}/{name}"), f"{path}/{name}")
             for each in manifest.files:
-                size = self.disk.size(f"{path}/{each.name}")
+                name = each.name
+                size = self.disk.size(f"{path}/{name}")
                 if size != each.size_bytes:
                     raise CheckpointError(
                         f"{path}/{each.name} has {size} bytes instead of {each.size_bytes}: it is damaged"
                     )
         except OSError as error:
-            raise CheckpointError(f"{path} is no whole checkpoint: {error.strerror or error}") from None
+            reason = error.strerror or error
+            raise CheckpointError(f"{path} is no whole checkpoint: its {name}: {reason}") from None
         return Saved(path, manifest)
 
     def newest(self, refused: Callable[[CheckpointError], None] = lambda error: None) -> Iterator[Saved]:

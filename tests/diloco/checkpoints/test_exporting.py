@@ -167,3 +167,38 @@ def test_a_full_disk_leaves_nothing_of_it_and_what_was_there(
         export(disk, saved, tmp_path / "m")
     assert (tmp_path / "m").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["m"]
+
+
+def test_what_cannot_be_read_of_the_other_model_is_named_and_not_the_file_that_was_to_be_written(
+    tmp_path: Path,
+) -> None:
+    disk, like = LocalDisk(tmp_path), tmp_path / "like"
+    saved = save(Store(disk, FOLDER), make_replica(), 4)
+    with pytest.raises(CheckpointError, match=f"^{like} cannot be read: No such file"):
+        export(disk, saved, tmp_path / "m", like)
+    like.mkdir()
+    with pytest.raises(CheckpointError, match=f"^{like} has no safetensors file"):
+        export(disk, saved, tmp_path / "m", like)
+    shard = like / "b.safetensors"
+    shard.mkdir()
+    with pytest.raises(CheckpointError, match=f"^{shard} cannot be read: Is a directory"):
+        export(disk, saved, tmp_path / "m", like)
+    shard.rmdir()
+    shard.write_text("no tensors here, but a text that is long enough")
+    with pytest.raises(CheckpointError, match=f"^{shard} is no safetensors file"):
+        export(disk, saved, tmp_path / "m", like)
+    export(disk, saved, shard)
+    config = like / "config.json"
+    config.write_text("{}")
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=f"^{config} cannot be copied to {tmp_path}: Is a directory"):
+        export(disk, saved, tmp_path / "m", like)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "like", "config.json", "m"}
+
+
+def test_a_file_of_the_checkpoint_that_is_gone_is_named(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    saved = save(Store(disk, FOLDER), make_replica(), 4)
+    (tmp_path / saved.path / "outer.000.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"outer\.000\.safetensors cannot be read: No such file"):
+        export(disk, saved, tmp_path / "m")

@@ -44,3 +44,11 @@ def test_where_there_is_none_or_the_named_one_is_damaged_that_is_said(home: Path
     with pytest.raises(CheckpointError, match="is no whole checkpoint"):
         find_checkpoint(newest)
     assert find_checkpoint(home)[1].manifest.index == 2
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for find in (find_checkpoint, stores_in):
+        with pytest.raises(CheckpointError, match=f"^{loop}.* cannot be read: "):
+            find(loop)

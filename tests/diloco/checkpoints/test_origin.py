@@ -53,7 +53,7 @@ def test_a_model_is_read_as_it_is(tmp_path: Path) -> None:
 def test_what_is_damaged_or_something_else_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no checkpoint: it has no manifest"):
         open_origin(tmp_path)
-    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors cannot be read: No such file"):
         open_origin(tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors here, but a text that is long enough")
     with pytest.raises(CheckpointError, match="is no safetensors file"):
@@ -66,3 +66,23 @@ def test_what_is_damaged_or_something_else_is_refused_by_name(tmp_path: Path) ->
     file.write_bytes(data)
     with pytest.raises(CheckpointError, match="is damaged: its SHA-256"):
         open_origin(path).read("theta", "0.weight")
+
+
+def test_a_file_of_a_checkpoint_that_is_missing_or_unreadable_is_named_whole(tmp_path: Path) -> None:
+    path = tmp_path / save(Store(LocalDisk(tmp_path), FOLDER), make_replica(fragments=2), 4).path
+    file = path / "outer.001.safetensors"
+    origin = open_origin(path)
+    file.unlink()
+    with pytest.raises(
+        CheckpointError, match=f"^{path} is no whole checkpoint: its {file.name}: No such file"
+    ):
+        open_origin(path)
+    with pytest.raises(CheckpointError, match=f"^{file} cannot be read: No such file"):
+        origin.read("theta", sorted(origin.shapes)[-1])
+    (path / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match=f"^{path}/manifest.json is damaged: it is no JSON text"):
+        open_origin(path)
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(CheckpointError, match=f"^{loop} cannot be read: "):
+        open_origin(loop)
