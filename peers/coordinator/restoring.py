@@ -85,6 +85,18 @@ def away_with_more(state: RunState, course: Course, index: int) -> list[Entry]:
     return sorted(away, key=lambda entry: -reach[entry.key])
 
 
+def coming_nearer(course: Course, entered: list[Entry], index: int) -> tuple[list[Entry], int]:
+    """Members that are here and follow the records by what their own disks are known to have, beyond that
+    index, and how far the furthest comes."""
+    reach = {
+        entry: course.saves.reach(course.chain, entry.key)
+        for entry in entered
+        if entry.holds_state and not entry.stranded
+    }
+    upto = max(reach.values(), default=-1)
+    return [entry for entry, there in reach.items() if there == upto > index], upto
+
+
 def resumes(state: RunState, course: Course, now: float) -> bool:
     """Whether the owner wants the run to go on from an earlier record, which nobody who is here holds yet."""
     if state.resume is None or course.number:

@@ -80,7 +80,8 @@ def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
     """Nobody who is here holds the newest state. Empty where that ends by itself."""
     best, newest = restoring.furthest(course, here), course.chain.index
     index = course.chain.index_of(best.head) if best else -1
-    away = restoring.away_with_more(state, course, index)
+    coming, upto = restoring.coming_nearer(course, here, index)
+    away = restoring.away_with_more(state, course, max(index, upto))
     who = _names((entry.name for entry in away), " or ")
     if best is None and newest > 0:
         whom = f"start {who}, whose disk has it" if who else "start one that still holds it"
@@ -88,6 +89,8 @@ def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
             f"no worker here holds the run's state (commit {newest}): {whom}, or begin a new run "
             "(diloco host --fresh or --from)"
         )
+    if coming and not away:
+        return f"{_names(e.name for e in coming)} goes on to commit {upto} by the results on its disk"
     if not away:
         return ""
     else_ = f"; diloco host --resume {index} goes on from there at once" if best else ""
@@ -110,7 +113,8 @@ def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry
     """Of what is waited for by itself: it ends without anybody's doing."""
     seed = state.roster.entries.get(course.seed) if course.seed else None
     if course.chain.head == GENESIS and seed is not None and seed.entered:
-        return f"the first state is awaited from {seed.name}; another worker is asked if it does not come"
+        else_ = "nobody else may bring it" if state.forked else "another worker is asked if it does not come"
+        return f"the first state is awaited from {seed.name}; {else_}"
     active = [entry for entry in here if entry.active]
     if len(active) < state.rules.min_peers:
         joining = _names(entry.name for entry in here if not entry.active)

@@ -99,6 +99,23 @@ def test_one_that_is_away_and_whose_disk_has_more_is_waited_for() -> None:
     assert [record.result for record in restored(swarm)][:1] == [heads[2]]
 
 
+def test_whoever_is_here_and_has_as_much_on_its_own_disk_is_named_and_not_one_that_is_away() -> None:
+    swarm, heads = all_died((1, 1, True), (2, 1, True))
+    come(swarm, 1, heads[1])
+    wait(swarm, 1)
+    assert line(swarm) == "w1 goes on to commit 3 by the results on its disk"
+    swarm.hear(1, NeedState("no member has a committed result any more"))
+    assert line(swarm).startswith("waiting for w2, whose disk has more (commit 1 is the best here)")
+
+
+def test_one_that_is_away_and_has_more_than_who_comes_nearer_is_named() -> None:
+    swarm, heads = all_died((1, 1, False), (2, 3, False))
+    come(swarm, 1, heads[1])
+    assert line(swarm).startswith("waiting for w2, ")
+    swarm.hold(1, heads[2])
+    assert line(swarm).startswith("waiting for w2, whose disk has more (commit 2 is the best here)")
+
+
 def test_who_has_just_come_back_has_time_to_hand_out_its_results_before_anything_is_given_up() -> None:
     swarm, heads = all_died((1, 1, False), (2, 2, False))
     come(swarm, 2, heads[2])
