@@ -22,10 +22,9 @@ from diloco.swarm.state_dir import invite_secret, journal_of, load_identity, run
 from diloco.swarm.state_lock import StateLock
 from peers.admission.door import Invite
 from peers.admission.ticket import invite_pair
-from peers.coordinator.journal import Forked, InviteMade, RunBegan
+from peers.coordinator.journal import Adopted, CommitWritten, Forked, InviteMade
 from peers.coordinator.journal_file import Journal
 from peers.coordinator.places import invites_in
-from peers.protocol.record import GENESIS
 from transport.frames import pack
 
 _LOG = logging.getLogger("diloco")
@@ -69,9 +68,10 @@ class HostedRun:
 
     @property
     def first_state(self) -> Path | None:
-        """Where the first state is to come from, as long as the run has none."""
-        began = [each.head for each in self._entries if isinstance(each, RunBegan)]
-        return self.origin.path if self.origin and (not began or began[-1] == GENESIS) else None
+        """Where the first state is to come from, as long as nothing is built on it: until then it may be lost
+        and brought again, and from then on the run is what its workers hold."""
+        built = any(isinstance(each, CommitWritten | Adopted) for each in self._entries)
+        return self.origin.path if self.origin and not built else None
 
     @property
     def entries(self) -> list[Any]:

@@ -11,7 +11,8 @@ import pytest
 from diloco.errors import SettingsError, UserError
 from diloco.settings import RunSettings, parse_settings
 from diloco.swarm.hosted_run import HostedRun
-from peers.coordinator.journal import Forked, InviteMade, RunBegan, SettingsChanged
+from peers.coordinator.journal import CommitWritten, Forked, InviteMade, RunBegan, SettingsChanged
+from peers.protocol.record import Record
 from transport.frames import pack
 
 RUN = parse_settings({}, "")
@@ -83,8 +84,13 @@ def test_a_run_from_an_earlier_state_begins_once_and_goes_on_then(
     again = forked(home)
     again.journal.append(pack(RunBegan(b"h" * 32)))
     again.close()
+    with closing(forked(home, model)) as begun:
+        assert begun.first_state == model, "nothing is built on it: if it is lost it is brought again"
+        begun.journal.append(
+            pack(CommitWritten.of(Record(b"h" * 32, 1, 0, 1, 1, 4, (b"m" * 32,), (1.0,), b"r" * 32)))
+        )
     with closing(forked(home, model)) as later:
-        assert later.first_state is None, "the run has its first state"
+        assert later.first_state is None, "a run that has commits is never begun anew"
     with closing(forked(home, other)) as another:
         assert another.run_id != first.run_id
 
