@@ -16,7 +16,10 @@ import torch
 
 import diloco
 from diloco.settings import parse_settings
+from peers.coordinator.journal import CommitWritten
+from peers.coordinator.journal_scan import scan
 from peers.protocol.events import SettingsChanged
+from peers.protocol.record import Record
 
 RUN = parse_settings(
     {
@@ -149,3 +152,29 @@ def test_the_same_commands_go_on_in_another_order_with_one_missing_and_from_a_co
         rounds = [int(each) for each in re.findall(r"round (\d+): 1 worker", person.said("host"))]
         assert rounds[0] == done + 1, "no round was lost"
         person.interrupt("ann", "host")
+
+
+def records_in(home: Path) -> list[Record]:
+    """Those of the only journal in a host's folder."""
+    (journal,) = home.glob("journal-*")
+    return [each.commit() for each in scan(journal.read_bytes()).entries if isinstance(each, CommitWritten)]
+
+
+@pytest.mark.timeout(120)
+def test_a_host_goes_back_to_an_earlier_commit_where_its_owner_says_so(tmp_path: Path) -> None:
+    """Its worker takes the checkpoint before that commit, and follows to it by the results on its disk."""
+    train = ("--train", "--state", "story", "--recipe", "mine.py:recipe")
+    with Commands(tmp_path) as person:
+        person.host(*train)
+        person.until("host", "round 4: 1 worker")
+        person.interrupt("host")
+        before = records_in(tmp_path / "story")
+        person.host(*train, "--resume", "2")
+        person.until("host", "this worker begins with its checkpoint of commit 0")
+        person.until("host", f"round {len(before) + 2}: 1 worker")
+        person.interrupt("host")
+    after = records_in(tmp_path / "story")
+    assert after[: len(before)] == before
+    restoring, following = after[len(before) : len(before) + 2]
+    assert (restoring.restores, restoring.result) == (True, before[1].hash())
+    assert (following.parent, following.restores) == (restoring.hash(), False)
