@@ -21,6 +21,8 @@ SETTINGS = hashlib.sha256(b"settings").digest()
 RUN = hashlib.sha256(b"run").digest()[:16]
 HOST = 255
 STRANGER = 254
+MAX_WORKERS = 40
+"""Of one swarm, for so many have a place with the ticket."""
 
 
 @lru_cache(None)
@@ -53,7 +55,8 @@ def knock_of(index: int, run: bytes = RUN, signer: int | None = None) -> bytes:
 def open_door() -> Door:
     """The host's door: one invite is live, one has expired, one was revoked."""
     ends = {"live": 1e9, "expired": 0.0, "revoked": 1e9}
-    door = Door(RUN, b"{}", SETTINGS, {invite_of(n): Invite(invite_of(n), at) for n, at in ends.items()})
+    invites = {invite_of(name): Invite(invite_of(name), at, MAX_WORKERS) for name, at in ends.items()}
+    door = Door(RUN, b"{}", SETTINGS, invites)
     door.owner = identity_of(HOST).control.public
     door.revoke(invite_of("revoked"))
     return door

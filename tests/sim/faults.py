@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from peers.protocol.messages import Refused
-from tests.sim.doors import HOST, STRANGER, attempts, key_of
+from tests.sim.doors import HOST, MAX_WORKERS, STRANGER, attempts, key_of
 from tests.sim.world import World
 from transport.frames import unpack
 from transport.simnet.links import Endpoint
@@ -206,7 +206,7 @@ class Injector:
 
     def _join(self, fault: Fault) -> bool:
         new = max([self.world.num_workers - 1, *self.world.lives]) + 1
-        if new >= min(40, 2 * self.world.num_workers + 2) or new in self.world.lives:
+        if new >= min(MAX_WORKERS, 2 * self.world.num_workers + 2) or new in self.world.lives:
             return False
         self.world.start_worker(new)
         return True

@@ -109,6 +109,17 @@ def outcomes_of(seeds: list[int], exchanges: int = 1, disks: bool = False) -> di
         return dict(zip(seeds, pool.map(run, seeds, chunksize=4), strict=True))
 
 
+def failures_in(outcomes: dict[int, Outcome | str]) -> str:
+    """Seeds that failed, each with what went wrong; empty if none did."""
+    return "\n".join(f"seed {seed}: {found}" for seed, found in outcomes.items() if isinstance(found, str))
+
+
+def counts_in(outcomes: dict[int, Outcome | str]) -> tuple[Counter[str], Counter[str]]:
+    """Faults that fired, and what was seen, over all seeds."""
+    whole = [found for found in outcomes.values() if isinstance(found, Outcome)]
+    return sum((each.fired for each in whole), Counter()), sum((each.seen for each in whole), Counter())
+
+
 def remake(world: World, make_node: Callable[..., Node]) -> World:
     """The same world on other (broken) nodes."""
     again = World(

@@ -6,7 +6,6 @@ and L4 over it all). How many ran longer stands in the commands of `scripts/sim`
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from peers.node import Node
 from peers.protocol.commands import ConfirmSaved
 from tests.sim.disks import Pinned, SimKeeper
 from tests.sim.faults import KINDS_OF_DISKS
-from tests.sim.run import Outcome, outcomes_of, run_seed
+from tests.sim.run import Outcome, counts_in, failures_in, outcomes_of, run_seed
 from tests.sim.violation import Violation
 from transport.effects import Effect, KeepResult
 from transport.simnet.disk import SimDisk
@@ -37,19 +36,14 @@ def outcomes() -> dict[int, Outcome | str]:
 def test_every_seed_goes_on_from_the_newest_commit_that_disks_lead_to(
     outcomes: dict[int, Outcome | str],
 ) -> None:
-    failed = [f"seed {seed}: {found}" for seed, found in outcomes.items() if isinstance(found, str)]
-    assert not failed, "\n".join(failed)
+    failures = failures_in(outcomes)
+    assert not failures, failures
 
 
 def test_everybody_died_often_enough_and_workers_came_back_with_what_they_had(
     outcomes: dict[int, Outcome | str],
 ) -> None:
-    fired: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
-    for found in outcomes.values():
-        if isinstance(found, Outcome):
-            fired.update(found.fired)
-            seen.update(found.seen)
+    fired, seen = counts_in(outcomes)
     assert all(fired[kind] >= 40 for kind in KINDS_OF_DISKS), fired
     assert seen["resumed"] >= 300
     assert seen["restored"] >= 5, "where power failed something is lost"

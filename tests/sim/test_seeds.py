@@ -6,12 +6,10 @@ L1-L4, L7, X1). A failure prints the command that replays it.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from tests.sim.faults import FULL_DISK, KINDS
-from tests.sim.run import Outcome, outcomes_of, run_seed
+from tests.sim.run import Outcome, counts_in, failures_in, outcomes_of, run_seed
 
 NUM_SEEDS = 320
 FAILED_ONCE = (7, 198, 203, 224, 10, 11, 14, 28, 35, 36, 38, 53, 61, 80, 81, 90, 101, 120, 62, 104, 145, 174)
@@ -25,26 +23,20 @@ def outcomes() -> dict[int, Outcome | str]:
 
 @pytest.mark.timeout(900)
 def test_every_seed_keeps_all_invariants_and_converges(outcomes: dict[int, Outcome | str]) -> None:
-    failed = [f"seed {seed}: {found}" for seed, found in outcomes.items() if isinstance(found, str)]
-    assert not failed, "\n".join(failed)
+    failures = failures_in(outcomes)
+    assert not failures, failures
 
 
 @pytest.mark.timeout(600)
 def test_seeds_whose_outer_steps_are_two_exchanges_keep_all_invariants_and_converge_too() -> None:
-    outcomes = outcomes_of(list(range(40)), exchanges=2)
-    failed = [f"seed {seed}: {found}" for seed, found in outcomes.items() if isinstance(found, str)]
-    assert not failed, "\n".join(failed)
+    failures = failures_in(outcomes_of(list(range(40)), exchanges=2))
+    assert not failures, failures
 
 
 def test_every_kind_of_fault_fires_and_every_kind_of_recovery_happens(
     outcomes: dict[int, Outcome | str],
 ) -> None:
-    fired: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
-    for found in outcomes.values():
-        if isinstance(found, Outcome):
-            fired.update(found.fired)
-            seen.update(found.seen)
+    fired, seen = counts_in(outcomes)
     rare = {kind: fired[kind] for kind in (*KINDS, FULL_DISK) if fired[kind] < 50}
     assert not rare, f"too rare: {rare}"
     recoveries = ("repaired", "set_aside", "aborted", "poisoned", "proved_wrong", "outlier", "needs_state")
