@@ -89,7 +89,9 @@ class Training:
     held: Held | None = None
     """What ``app`` loaded from a checkpoint; without it the state comes from others, or it is a first one."""
     keeps: bool = False
-    """Results of rounds are kept on this machine's disk: the driver was given a function for that."""
+    """Results of rounds go to this machine's disk: the driver was given a function for that."""
+    leads_on: bool = True
+    """If so: whether they are there, of all rounds after what is ``held``, as far as they were had."""
 
 
 class Node:
@@ -296,6 +298,7 @@ class Node:
             signing=(self._signer, verify) if self._signer else None,
             held=training.held,
             keeps=training.keeps,
+            leads_on=training.leads_on,
         )
         roster, lose = self.member.membership.others, self.member.lose_peer
         ends = (self.links, self.key, contact, profile.addresses, roster, lose)

@@ -143,7 +143,7 @@ class TornSaves:
         self._first_save(DyingDisk(root))
         with suppress(Killed):  # a time of fewer digits makes a manifest a byte shorter, and it may live
             self._second_save(DyingDisk(root, self._draw(Random(seed))))
-        survivor = Store(LocalDisk(root), FOLDER, kept=1)
+        survivor = Store(LocalDisk(root), FOLDER)
         survivor.begin()
         left = [name for name in survivor.disk.list(FOLDER) if name.startswith(".")]
         assert not left, f"seed {seed}: {left} stayed"
@@ -161,12 +161,12 @@ class TornSaves:
         return self._steps - 1 - few if random.random() < 0.5 else random.randrange(self._steps)
 
     def _first_save(self, disk: LocalDisk) -> None:
-        save(Store(disk, FOLDER, kept=1), self._before, 4)
+        save(Store(disk, FOLDER), self._before, 4)
 
     def _second_save(self, disk: LocalDisk) -> None:
-        store = Store(disk, FOLDER, kept=1)
+        store = Store(disk, FOLDER)
         save(store, self._after, 8)
-        store.prune()
+        store.prune(1)
 
 
 def main() -> None:

@@ -2,25 +2,25 @@
 
 Boundaries are records whose index is a multiple of ``every`` times the number of fragments. Whoever is not
 done at a boundary doubles ``every`` for itself, so that the heads of all still coincide; whoever has long
-been done halves it again. Never two at a time, and no queue.
+been done halves it again, down to what the run's settings say. Never two at a time, and no queue.
 """
 
 from __future__ import annotations
 
 import math
 
-MAX_RECORDS = 256
-"""Records between two boundaries at the most: the coordinator knows twice as many, and who holds a checkpoint
-must be sent all that follow it."""
+from diloco.settings.sections import MAX_COMMITS_BETWEEN
 
 
 class Boundaries:
     """When one worker writes."""
 
-    def __init__(self, num_fragments: int, least_s: float = 10.0) -> None:
-        """Between two checkpoints there are at least ``least_s`` seconds."""
-        self.every = 1
-        self._max_every = max(1, MAX_RECORDS // num_fragments)
+    def __init__(self, num_fragments: int, least_s: float = 10.0, least_every: int = 1) -> None:
+        """Between two checkpoints there are at least ``least_s`` seconds, and ``least_every`` commits of each
+        fragment."""
+        self.every = least_every
+        self._least_every = least_every
+        self._max_every = max(1, MAX_COMMITS_BETWEEN // num_fragments)
         self._num_fragments = num_fragments
         self._least_s = least_s
         self._busy = False
@@ -34,6 +34,11 @@ class Boundaries:
     def is_busy(self) -> bool:
         """One is being written."""
         return self._busy
+
+    def follow(self, least_every: int) -> None:
+        """There are to be so many commits of each fragment between two from now on."""
+        if least_every != self._least_every:
+            self.every = self._least_every = least_every
 
     def begin(self, now: float, index: int, least_s: float = 0.0) -> None:
         """One is being written, of the record ``index``; the next one is to be so many seconds later."""
@@ -54,7 +59,8 @@ class Boundaries:
         if self._busy or now < self._free_at:
             self._double()
             return False
-        if now - self._free_at > 0.75 * since and self.every > 1 and index > self._written_index:
+        is_slowed, is_new = self.every > self._least_every, index > self._written_index
+        if now - self._free_at > 0.75 * since and is_slowed and is_new:
             self.every //= 2
         return index != self._written_index
 
@@ -62,4 +68,5 @@ class Boundaries:
         """Once for each that was not done in time: records may come fast for a moment."""
         if not self._doubled:
             self._doubled = True
-            self.every = min(2 * self.every, self._max_every)
+            if 2 * self.every <= self._max_every:
+                self.every *= 2

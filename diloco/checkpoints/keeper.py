@@ -23,6 +23,7 @@ from diloco.checkpoints.store import Content, Saved, Store, folder_of
 from diloco.checkpoints.writer import Writer
 from diloco.errors import CheckpointError, StateError
 from diloco.outer.replica import TensorReplica
+from diloco.settings import Checkpoint
 from peers.protocol.commands import Command, ConfirmSaved
 from peers.protocol.events import (
     BecameActive,
@@ -81,22 +82,27 @@ class Keeper:
         hooks: Hooks,
         own: Own,
         *,
+        wanted: Checkpoint | None = None,
         least_s: float = LEAST_S,
     ) -> None:
+        """``wanted`` is what the run's settings say of checkpoints; see `follow`."""
         self._run = run
+        self._terms = wanted = wanted or Checkpoint()
         self._settings = settings
         self._replica = replica
         self._hooks = hooks
         self._own = own
         folder = folder_of(run)
         self._store = Store(disk, folder)
-        self.shelf = Shelf(disk, folder)
+        self.shelf = Shelf(disk, folder, keeps=wanted.results)
         """Results of rounds; its `keep` and `find` are for the network's thread."""
+        self.leads_on = wanted.results
+        """Whether the swarm is to count on results of rounds after the newest checkpoint."""
         self.writer: Writer[Saved] = Writer()
         self.blocked_s = 0.0
         """Seconds for which the training thread took copies, by its own clock."""
         self._position = Position(replica.num_fragments)
-        self._boundaries = Boundaries(replica.num_fragments, least_s)
+        self._boundaries = Boundaries(replica.num_fragments, least_s, wanted.every)
         self._saved: Saved | None = None
         """The newest."""
         self._began_s = 0.0
@@ -173,6 +179,11 @@ class Keeper:
 
     # -- while it trains ----------------------------------------------------------------------
 
+    def follow(self, wanted: Checkpoint) -> None:
+        """The run's settings say something else of checkpoints from now on."""
+        self._terms, self.shelf.keeps = wanted, wanted.results
+        self._boundaries.follow(wanted.every)
+
     def hear(self, now: float, event: object, answers: Sequence[Command]) -> None:
         """An event of the member, and what the worker answered."""
         for command in answers:
@@ -201,9 +212,12 @@ class Keeper:
         if outcome is not None:
             self.end_write(now, outcome)
         self._note_what_is_wanted()
-        if self.shelf.failed and self._saved is not None:
-            self.shelf.failed = False
+        if self.leads_on and self._saved is not None and not self._shelf_leads_on(self._saved.manifest):
+            self.leads_on = False
             self._hooks.command(ConfirmSaved(self._saved.manifest.held(), keeps=False))
+
+    def _shelf_leads_on(self, newest: Manifest) -> bool:
+        return self.shelf.leads_on_from(newest.serial_floor)
 
     def _note_what_is_wanted(self) -> None:
         held = self._position.held
@@ -218,7 +232,7 @@ class Keeper:
         held, saved = self._position.held, self._saved
         if held is None:
             return
-        if saved and saved.manifest.head == held.head.hex() and self._own.entry in (None, saved.manifest.own):
+        if saved and saved.manifest.head == held.head.hex() and self._entry in (None, saved.manifest.own):
             return
         self._begin_write(now)
         self._finish(now)
@@ -243,6 +257,7 @@ class Keeper:
         self._began_s = now
         settings = self._settings()  # some may change while the run goes on
         previous = self._saved.manifest.sha256() if self._saved else None
+        keep = self._terms.keep
 
         def finish(files: tuple[FileEntry, ...]) -> Manifest:
             return shared.manifest(
@@ -251,15 +266,20 @@ class Keeper:
 
         def job(pause: Callable[[], None]) -> Saved:
             saved = self._store.write(held.head, held.index, [*shared.contents, *own], finish, pause)
-            oldest = self._store.prune()
+            oldest = self._store.prune(keep)
             if oldest is not None:
                 self.shelf.prune(oldest.serial_floor)
             return saved
 
         self.writer.begin(job)
 
+    @property
+    def _entry(self) -> OwnEntry | None:
+        """How far the worker is; None if what is its own is not to be kept."""
+        return self._own.entry if self._terms.own else None
+
     def _taken(self) -> tuple[list[Content], OwnEntry | None]:
-        entry = self._own.entry
+        entry = self._entry
         if entry is None:
             return [], None
         try:
@@ -282,8 +302,10 @@ class Keeper:
             return
         self._saved, self._failing = outcome, False
         manifest = outcome.manifest
+        # Results went missing before it: only a checkpoint that has those rounds in it is led on from again.
+        self.leads_on = self._shelf_leads_on(manifest)
         if not is_over:
-            self._hooks.command(ConfirmSaved(manifest.held()))
+            self._hooks.command(ConfirmSaved(manifest.held(), keeps=self.leads_on))
         self._hooks.tell(
             CheckpointWritten(
                 manifest.index, bytes.fromhex(manifest.head), manifest.size_bytes, now - self._began_s

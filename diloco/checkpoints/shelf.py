@@ -3,9 +3,10 @@
     checkpoints/RUN16/results/SERIAL12-RESULT16
 
 A file is written before this worker says that it holds the result, so whatever was committed is on the disk
-of every member that said so; it is not synced, for it need outlive the process alone. Whoever reads one must
-check that it is what it is named for (`peers.member.results` does). The driver's thread keeps and finds, the
-writer's removes.
+of every member that said so; it is not synced, for it need outlive the process alone. Where one could not be
+written, or none are wanted, the shelf knows up to which round some are missing: it leads on only from a
+checkpoint that has all of those rounds in it. Whoever reads one must check that it is what it is named for
+(`peers.member.results` does). The driver's thread keeps and finds, the writer's removes.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ _MAX_CHUNKS = 1 << 20
 class Shelf:
     """The results of one run, whose checkpoints are in ``folder``."""
 
-    def __init__(self, disk: Disk, folder: str) -> None:
+    def __init__(self, disk: Disk, folder: str, *, keeps: bool = True) -> None:
+        self.keeps = keeps
+        """Whether results are wanted here."""
         self._disk = disk
         self._folder = f"{folder}/results"
         self._lock = Lock()
-        self.failed = False
-        """A result could not be kept since this was looked at last."""
+        self._missing = 0
+        """The serial of the latest round whose result this process had, and the disk has not."""
         self._serials: dict[str, int] = {}
         """By the name that a result has in its file's name."""
         for name in disk.list(self._folder):
@@ -43,18 +46,25 @@ class Shelf:
         return len(self._serials)
 
     def keep(self, effect: KeepResult) -> None:
-        """Write a result. Raises `OSError`; nothing is left of it then."""
+        """Write a result, if they are wanted. Raises `OSError`; nothing is left of it then."""
+        if not self.keeps:
+            self._missing = max(self._missing, effect.serial)
+            return
         short = effect.result.hex()[:16]
         path = self._path(effect.serial, short)
         try:
             self._disk.write(path, _content(effect.chunks), sync=False)
         except OSError:
-            self.failed = True
+            self._missing = max(self._missing, effect.serial)
             with suppress(OSError):
                 self._disk.remove(path)
             raise
         with self._lock:
             self._serials[short] = effect.serial
+
+    def leads_on_from(self, serial_floor: int) -> bool:
+        """Whether whatever this process had of rounds after that serial is here, and is going to be."""
+        return self.keeps and self._missing <= serial_floor
 
     def find(self, result: bytes) -> EncodedResult | None:
         """The result of that name as it was read, if there is a file that looks whole."""

@@ -22,8 +22,6 @@ from diloco.errors import CheckpointError
 from transport.disk import Disk
 
 ROOT = "checkpoints"
-KEPT = 3
-"""Checkpoints that stay."""
 _PARTIAL = ".partial-"
 _NAME = re.compile(r"^(\d{12})-([0-9a-f]{16})(?:\.(\d{1,6}))?$")
 _MARGIN = 1.1
@@ -65,10 +63,9 @@ def folder_of(run: bytes) -> str:
 class Store:
     """The checkpoints of the run whose files are in ``folder``."""
 
-    def __init__(self, disk: Disk, folder: str, kept: int = KEPT) -> None:
+    def __init__(self, disk: Disk, folder: str) -> None:
         self.disk = disk
         self.folder = folder
-        self._kept = kept
 
     def at(self, name: str) -> str:
         """The path of what is named so in the folder."""
@@ -149,12 +146,12 @@ class Store:
         self.disk.write(f"{partial}/{content.name}", hashed)
         return FileEntry(name=content.name, size_bytes=hashed.size_bytes, sha256=hashed.hexdigest())
 
-    def prune(self) -> Manifest | None:
-        """Remove all but the newest checkpoints; the manifest of the oldest that is left."""
+    def prune(self, keep: int) -> Manifest | None:
+        """Remove all but the ``keep`` newest checkpoints; the manifest of the oldest that is left."""
         whole = list(self.newest())
-        for each in whole[self._kept :]:
+        for each in whole[keep:]:
             self.disk.remove(each.path)
-        left = whole[: self._kept]
+        left = whole[:keep]
         return left[-1].manifest if left else None
 
     def _free_name(self, head: bytes, index: int) -> str:

@@ -42,7 +42,7 @@ def host_command(
     listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
     advertise: options.Advertise = None,
     state: Annotated[
-        Path | None, typer.Option(help="Keeps identity, journal and checkpoints over restarts.")
+        Path | None, typer.Option(help="Keeps identity, journal and checkpoints ([checkpoint] in RUN.toml).")
     ] = None,
     name: Annotated[str, typer.Option(help="How others see this host.")] = "host",
     ticket_file: Annotated[Path | None, typer.Option(help="Write the ticket here (mode 0600).")] = None,

@@ -52,7 +52,9 @@ Fresh = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting of the run that goes on, such as run.rounds=50."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the run that goes on, such as run.rounds=50 or checkpoint.keep=10.",
     ),
 ]
 Resume = Annotated[

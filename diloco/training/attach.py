@@ -264,7 +264,11 @@ class Outer:
             shapes=found.shapes_sha256,
             model=f"{sum(map(len, layout.fragments))} tensors of {self.num_parameters:,} values",
         )
-        self.swarm.train(Training(profile, self.replica, held=held, keeps=self._keeping is not None))
+        kept = self._keeping
+        training = Training(
+            profile, self.replica, held=held, keeps=kept is not None, leads_on=bool(kept and kept.leads_on)
+        )
+        self.swarm.train(training)
         give_up = time.monotonic() + timeout_s
         while not self._session.active:
             self._take_event(_POLL_S)
@@ -337,6 +341,8 @@ class Outer:
             self._keeping.after(time.monotonic(), event, commands)
         if isinstance(event, SettingsChanged):
             self._session.follow(self.swarm.settings)
+            if self._keeping is not None:
+                self._keeping.follow(self.swarm.settings.checkpoint)
         if isinstance(event, GotUnusable):
             _LOG.warning("what was fetched cannot be used, training goes on: %s", event.reason)
         if isinstance(event, RoundCommitted):

@@ -24,6 +24,7 @@ from diloco.checkpoints.sources import InnerOptimizer, LiveModel
 from diloco.checkpoints.store import Content, Saved
 from diloco.loop.session import WorkerSession
 from diloco.outer.replica import TensorReplica
+from diloco.settings import Checkpoint
 from diloco.swarm.swarm import Swarm
 from peers.protocol.commands import Command, Offer
 from peers.protocol.events import RoundCommitted
@@ -106,6 +107,7 @@ class Keeping:
             replica,
             hooks,
             self,
+            wanted=swarm.settings.checkpoint,
         )
         self._from_before: set[int] = set()
         """Fragments of which this life has offered nothing yet: what is held of them may have been sent."""
@@ -117,6 +119,15 @@ class Keeping:
     def begin(self, up_to: int | None) -> Held | None:
         """See `Keeper.begin`."""
         return self._keeper.begin(up_to)
+
+    @property
+    def leads_on(self) -> bool:
+        """Whether the swarm may count on results of rounds on this disk."""
+        return self._keeper.leads_on
+
+    def follow(self, wanted: Checkpoint) -> None:
+        """The run's settings changed."""
+        self._keeper.follow(wanted)
 
     @property
     def cost(self) -> CheckpointCost:

@@ -93,13 +93,18 @@ class Member:
         signing: tuple[Signer, Verify] | None = None,
         held: Held | None = None,
         keeps: bool = False,
+        leads_on: bool = True,
     ) -> None:
         """It begins with what the application loaded from a checkpoint, if it is ``held``, and ``keeps``
-        results of rounds on this machine's disk. Raises `BadFrame` for a checkpoint of another model."""
+        results of rounds on this machine's disk, which ``leads_on`` from there by them. Raises `BadFrame` for
+        a checkpoint of another model."""
         num_fragments = profile.manifest.num_fragments
         self.profile = profile
         self.keeps = keeps
-        """Whether results of rounds are to be on this machine's disk before it is said that they are held."""
+        """Whether results of rounds go to this machine's disk before it is said that they are held."""
+        self.leads_on = keeps and leads_on
+        """Whether those of all rounds after the newest checkpoint are there: the disk may have taken some
+        not."""
         self.versions = Versions()
         self.membership = Membership(me, outlet, self._partner_left)
         self.contributions = Contributions(me, coordinator, outlet)
@@ -116,16 +121,9 @@ class Member:
         results = self._results = KeptResults(app, limits.history_rounds * num_fragments, outlet)
         self._spot_checks = SpotChecks(me, coordinator, app, self.exchanges, limits.members, outlet)
         self._donor = Donor(app, outlet, limits, failure_timeout_s, num_fragments, self.versions, results)
+        waits = (failure_timeout_s, patience_s)
         self._fetches = Fetches(
-            me,
-            app,
-            outlet,
-            limits,
-            failure_timeout_s,
-            patience_s,
-            num_fragments,
-            results,
-            adapts=profile.adapts,
+            me, app, outlet, limits, *waits, num_fragments, results, adapts=profile.adapts
         )
         self._follower = Follower(
             coordinator,
@@ -235,12 +233,12 @@ class Member:
         return True
 
     def _confirm_saved(self, now: float, saved: commands.ConfirmSaved) -> None:
-        self.keeps, self._saved = saved.keeps, saved.held
+        self.leads_on, self._saved = saved.keeps, saved.held
         if self._follower.entered:
             self._say_saved(now, saved.held)
 
     def _say_saved(self, now: float, held: Held) -> None:
-        said = Saved(held.index, held.head, held.digest(), self.keeps)
+        said = Saved(held.index, held.head, held.digest(), self.leads_on)
         self._outlet.send(now, self._coordinator, said)
 
     def _recompute(self, now: float, message: Recompute) -> None:
@@ -281,7 +279,7 @@ class Member:
             self._follower.begin_session()
             if self.versions.holds_state and self.versions.index:
                 self._outlet.send(now, peer, self.versions.newest())
-            enter = self.profile.enter(self.versions.head, self.versions.holds_state, self.keeps)
+            enter = self.profile.enter(self.versions.head, self.versions.holds_state, self.leads_on)
             self._outlet.send(now, peer, enter)
 
     def lose_peer(self, now: float, peer: bytes) -> None:

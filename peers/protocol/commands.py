@@ -86,8 +86,8 @@ class ConfirmMoved:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmSaved:
-    """The shared state that ``held`` names is on this worker's disk for good. ``keeps``: results of later
-    rounds are kept there too; without it no more of them are handed to the disk."""
+    """The shared state that ``held`` names is on this worker's disk for good. ``keeps``: whatever this worker
+    had of results of later rounds is there too."""
 
     held: Held
     keeps: bool = True

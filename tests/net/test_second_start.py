@@ -37,10 +37,10 @@ def test_a_worker_that_trains_on_learns_what_its_host_changed_while_it_was_away(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     seen: list[object] = []
     host = diloco.host(RUN, listen=LOCAL, state=tmp_path)
-    with diloco.join(host.ticket, listen=None, name="guest") as swarm:
+    with diloco.join(host.ticket, listen=None, state=tmp_path / "guest", name="guest") as swarm:
         outer = diloco.attach(model, optimizer, swarm, timeout_s=30.0, on_event=seen.append)
         host.close()
-        changes = {"run.rounds": 5, "train.inner_lr": 0.5}
+        changes = {"run.rounds": 5, "train.inner_lr": 0.5, "checkpoint.keep": 1}
         with diloco.host(RUN, listen=LOCAL, state=tmp_path, changes=changes) as again:
             for _ in outer.until_finished(range(100_000)):
                 for parameter in model.parameters():
@@ -49,6 +49,7 @@ def test_a_worker_that_trains_on_learns_what_its_host_changed_while_it_was_away(
             assert again.status()["rounds"] == 5
     assert outer.round == 5
     assert (swarm.settings.run.rounds, swarm.settings.train.inner_lr) == (5, 0.5)
+    assert len(list((tmp_path / "guest").glob("checkpoints/*/0*"))) == 1
     assert sum(isinstance(each, SettingsChanged) for each in seen) == 1
 
 

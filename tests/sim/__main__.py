@@ -6,6 +6,7 @@ scripts/sim --seeds 0:1000           many, in parallel
 scripts/sim --seeds 0:100 --hashes   the hash of each trace, to compare two checkouts
 scripts/sim --seeds 0:40 --exchanges 2   outer steps of two exchanges each
 scripts/sim --seeds 0:100 --disks        workers have disks, and now and then everybody dies
+scripts/sim --seeds 10000:10100 --disks  the same, and what is kept there is drawn too
 scripts/sim --seeds 0:200 --roles    one peer of each swarm means harm; it goes on where roles.jsonl ends
 """
 

@@ -114,7 +114,7 @@ class Checkers:
             self.terms.append(message.term)
             self.newest_counted.clear()  # a host that restarts has not met anybody's newer process
         if isinstance(message, StateSaved):
-            self.durable.noted[self.world.peer_names[message.key]] = message.index
+            self.durable.noted[self.world.peer_names[message.key]] = message
         if isinstance(message, RunBegan):
             if self.records:
                 raise Violation("S2", "the run began twice")
@@ -343,6 +343,7 @@ class Checkers:
         self.check_all_states()
         self.check_memory()
         self.check_strangers()
+        self.durable.sweep()
 
 
 def expected_digest(state: Vector, piece_bytes: int) -> bytes:

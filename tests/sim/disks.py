@@ -19,6 +19,7 @@ from diloco.checkpoints.position import Position
 from diloco.checkpoints.shelf import Shelf
 from diloco.checkpoints.store import Content, Saved, Store, folder_of
 from diloco.errors import CheckpointError
+from diloco.settings import Checkpoint
 from peers.protocol.commands import Command, ConfirmSaved
 from peers.protocol.events import BecameActive, RoundCommitted, StateFetched
 from peers.protocol.held import Held
@@ -47,16 +48,17 @@ class Pinned:
 class SimKeeper:
     """What keeps the state of one life of a worker; see `diloco.checkpoints.keeper`, which it stands for."""
 
-    def __init__(self, disk: Disk, replica: VectorReplica) -> None:
+    def __init__(self, disk: Disk, replica: VectorReplica, wanted: Checkpoint) -> None:
         self._replica = replica
         self.store = Store(disk, folder_of(SETTINGS[:16]))
         self.store.begin()
-        self.shelf = Shelf(disk, self.store.folder)
+        self.shelf = Shelf(disk, self.store.folder, keeps=wanted.results)
+        self._keep = wanted.keep
         self._position = Position(len(replica.sizes))
-        self._boundaries = Boundaries(len(replica.sizes), LEAST_S)
-        self._saved: Held | None = None
-        self.has_failed = False
-        """The disk took something not, once: results may be missing."""
+        self._boundaries = Boundaries(len(replica.sizes), LEAST_S, wanted.every)
+        self._saved: Manifest | None = None
+        self.leads_on = wanted.results
+        """Whether the swarm is to count on results of rounds after the newest checkpoint."""
         self._is_due = True
         """A state of its own or of others' was taken on: results count from the next checkpoint on."""
 
@@ -66,7 +68,7 @@ class SimKeeper:
         if found is None:
             return None
         manifest, states = found
-        self._saved = held = manifest.held()
+        self._saved, held = manifest, manifest.held()
         self._replica.states = [np.frombuffer(state, dtype=np.float32).copy() for state in states]
         self._replica.bases = list(held.versions)
         self._position = Position(len(states), held)
@@ -94,23 +96,32 @@ class SimKeeper:
         self._boundaries.begin(now, held.index)
         return Pinned(held, self._position.serials, tuple(s.tobytes() for s in self._replica.states))
 
-    def write(self, now: float, pinned: Pinned) -> ConfirmSaved:
+    def poll(self) -> ConfirmSaved | None:
+        """What is to be told of results that the disk did not take."""
+        if not self.leads_on or self._saved is None or self._shelf_leads_on(self._saved):
+            return None
+        self.leads_on = False
+        return ConfirmSaved(self._saved.held(), keeps=False)
+
+    def write(self, now: float, pinned: Pinned) -> ConfirmSaved | None:
         """Write it; what is to be told of that. The process may die in it."""
+        self._boundaries.end(now)
         try:
-            self.store.write(
+            saved = self.store.write(
                 pinned.held.head, pinned.held.index, contents(pinned), lambda f: manifest_of(pinned, f)
             )
-            oldest = self.store.prune()
+            oldest = self.store.prune(self._keep)
         except OSError:
-            self.has_failed = True
-            self._boundaries.end(now)
-            self._is_due = self._saved is None
-            return ConfirmSaved(self._saved or pinned.held, keeps=False)
+            self._is_due |= self._saved is None
+            return None
         if oldest is not None:
             self.shelf.prune(oldest.serial_floor)
-        self._boundaries.end(now)
-        self._saved = pinned.held
-        return ConfirmSaved(pinned.held)
+        self._saved = saved.manifest
+        self.leads_on = self._shelf_leads_on(saved.manifest)
+        return ConfirmSaved(pinned.held, keeps=self.leads_on)
+
+    def _shelf_leads_on(self, newest: Manifest) -> bool:
+        return self.shelf.leads_on_from(newest.serial_floor)
 
 
 def contents(pinned: Pinned) -> list[Content]:

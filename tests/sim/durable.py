@@ -2,7 +2,8 @@
 
 DU1: what a worker confirmed to have saved is on its disk after whatever crash. DU2: what it loads is what the
 records made. DU3: no commit is given up to which the disks lead, all of them together, of workers that may
-come back. Disks that lied are left out of DU1.
+come back; and while a worker says that results lead on from its checkpoint, they do. DU32: a disk keeps what
+the settings say. Disks that lied are left out of DU1.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass, field
 
 from diloco.checkpoints.shelf import Shelf
 from diloco.checkpoints.store import Store, folder_of
+from peers.coordinator.journal import StateSaved
 from peers.protocol.commands import ConfirmSaved
+from peers.protocol.events import BecameActive, RoundCommitted
 from peers.protocol.record import Record
 from tests.sim.disks import has_result, newest_on
 from tests.sim.doors import SETTINGS, key_of
@@ -21,24 +24,72 @@ from transport.simnet.disk import SimDisk
 
 
 @dataclass
+class Life:
+    """What one process of a worker said and did."""
+
+    saved_index: int = -1
+    """Of its newest checkpoint."""
+    leads_on: bool = False
+    """It says that it keeps all results since."""
+    applied: list[Record] = field(default_factory=list)
+    may_save_at: list[int] = field(default_factory=list)
+    """Commits at which it came to the run's state: then or later one checkpoint may be of any commit."""
+
+
+@dataclass
 class Durable:
     """What was said of the disks of one world."""
 
     world: World
     put_out: set[int] = field(default_factory=set)
     """Workers that may not come back."""
-    noted: dict[int, int] = field(default_factory=dict)
-    """By worker: the newest commit that its disk has, as the coordinator knows."""
+    noted: dict[int, StateSaved] = field(default_factory=dict)
+    """By worker: what its disk has, as the coordinator knows."""
     num_given_up: int = 0
     """Commits that were undone because no disk led to them."""
     _confirmed: dict[SimDisk, int] = field(default_factory=dict)
+    _lives: dict[tuple[int, int], Life] = field(default_factory=dict)
 
     def note(self, worker: Worker, seen: object) -> None:
+        if worker.keeper is None:
+            return
+        life = self._lives.setdefault((worker.index, worker.life), Life())
         match seen:
-            case ConfirmSaved(held, keeps=True):
-                self._confirmed[self._disk_of(worker)] = held.index
-            case Loaded():
+            case ConfirmSaved():
+                self._saved(worker, life, seen)
+            case BecameActive():
+                life.may_save_at.append(seen.index)
+            case RoundCommitted():
+                life.applied.append(seen.record)
+            case Loaded(held):
+                life.leads_on = held is not None and worker.keeper.leads_on
+                life.saved_index = held.index if held is not None else -1
                 self._loaded(worker, seen)
+
+    def _saved(self, worker: Worker, life: Life, said: ConfirmSaved) -> None:
+        is_new, life.saved_index = said.held.index != life.saved_index, said.held.index
+        life.leads_on = said.keeps
+        self._confirmed[self._disk_of(worker)] = said.held.index
+        self._check_results(worker, life)
+        if is_new:
+            self._check_settings(worker, life)
+
+    # -- DU32 ---------------------------------------------------------------------------------
+
+    def _check_settings(self, worker: Worker, life: Life) -> None:
+        wanted, keeper = self.world.checkpoint, worker.keeper
+        assert keeper is not None
+        num_kept = len(list(keeper.store.newest()))
+        if num_kept > wanted.keep:
+            raise Violation("DU32", f"worker {worker.index} keeps {num_kept} checkpoints, not {wanted.keep}")
+        if len(keeper.shelf) and not wanted.results:
+            raise Violation("DU32", f"worker {worker.index} keeps results, which nobody wants")
+        if life.saved_index % (wanted.every * len(self.world.sizes)) == 0:
+            return
+        because = next((index for index in life.may_save_at if index <= life.saved_index), None)
+        if because is None:
+            raise Violation("DU32", f"worker {worker.index} wrote a checkpoint of commit {life.saved_index}")
+        life.may_save_at.remove(because)  # it had just come to the run's state
 
     def _disk_of(self, worker: Worker) -> SimDisk:
         assert worker.keeper is not None
@@ -70,9 +121,25 @@ class Durable:
             if worker.life != life or not worker.process.alive or member is None or keeper is None:
                 continue
             held = member.exchanges.find_result(record.serial, record.result) is not None
-            keeps = member.keeps and not keeper.has_failed
-            if held and keeps and not has_result(keeper.shelf, record.result):
+            kept = keeper.shelf.leads_on_from(record.serial - 1)
+            if held and kept and not has_result(keeper.shelf, record.result):
                 raise Violation("DU3", f"worker {index} holds commit {record.index}, and its disk does not")
+
+    def sweep(self) -> None:
+        """Whoever says that results lead on from its checkpoint has all of them."""
+        for worker in self.world.processes():
+            if worker.keeper is not None:
+                self._check_results(worker, self._lives[worker.index, worker.life])
+
+    def _check_results(self, worker: Worker, life: Life) -> None:
+        assert worker.keeper is not None
+        for record in life.applied if life.leads_on else ():
+            if record.index > life.saved_index and not has_result(worker.keeper.shelf, record.result):
+                raise Violation(
+                    "DU3",
+                    f"results lead on from commit {life.saved_index}, says worker {worker.index}, and that of"
+                    f" commit {record.index} is missing",
+                )
 
     def went_back(self, standing: list[Record], root: bytes, to_index: int) -> None:
         """A restoring record goes back to the commit of that index, of those that stood until now."""
@@ -92,20 +159,26 @@ class Durable:
         saved = []
         for index, store in zip(may_come, stores, strict=True):
             found = newest_on(store)
-            known_of = self.world.alive(index) or (found and found[0].index <= self.noted.get(index, -1))
+            noted = self.noted.get(index)
+            known_of = self.world.alive(index) or (found and noted and found[0].index <= noted.index)
             if found is not None and known_of:
                 saved.append(found[0].held().head)
         reach = max((heads[head] for head in saved if head in heads), default=-1)
         for record in standing if reach >= 0 else ():
             if record.index <= reach:
                 continue
-            # Of one that is away and only followed nobody knows that its disk has the result.
             known = [
                 shelf
                 for index, shelf in zip(may_come, shelves, strict=True)
-                if key_of(index) in record.members or self.world.alive(index)
+                if self.world.alive(index) or self._is_known_to_keep(index, record)
             ]
             if not record.restores and not any(has_result(shelf, record.result) for shelf in known):
                 break
             reach = record.index
         return reach
+
+    def _is_known_to_keep(self, index: int, record: Record) -> bool:
+        """Of one that only followed nobody knows that its disk has the result, nor of one that said that
+        results are missing."""
+        noted = self.noted.get(index)
+        return key_of(index) in record.members and not (noted and not noted.keeps)

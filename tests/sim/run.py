@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 
+from diloco.settings import Checkpoint
 from peers.node import Node
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
@@ -22,6 +24,9 @@ FAULTS_UNTIL_S = 30.0
 SETTLE_S = 12 * TIMEOUT_S + 2 * GRACE_S
 """Time after the last fault in which the swarm must be whole again: detection, judging, fetching the
 state anew once, and two rounds, with everybody's patience used up once each."""
+
+DRAW_SETTINGS_FROM = 10_000
+"""Seeds of worlds with disks from here on draw what is kept there."""
 
 
 @dataclass
@@ -51,8 +56,17 @@ def plan(seed: int, exchanges: int = 1, disks: bool = False) -> tuple[World, lis
     until = FAULTS_UNTIL_S if num_workers < 16 else FAULTS_UNTIL_S / 3
     drawn = [*draw_faults(probe, num_workers, until), *draw_full_disks(world.net.stream("disks"), until)]
     if disks:
+        world.checkpoint = draw_checkpoint(seed, world.net.stream("settings of checkpoints"))
         drawn += draw_disk_faults(world.net.stream("faults of disks"), num_workers, until)
     return world, sorted(drawn, key=lambda fault: fault.at_s)
+
+
+def draw_checkpoint(seed: int, rng: random.Random) -> Checkpoint:
+    """What the owner wants kept; as it is by default in the seeds that were before there was a choice."""
+    if seed < DRAW_SETTINGS_FROM:
+        return Checkpoint()
+    every, keep = rng.choice([1, 2, 3, 8]), rng.choice([1, 2, 5])
+    return Checkpoint(every=every, keep=keep, results=rng.random() < 0.8)
 
 
 def run_seed(
@@ -130,6 +144,7 @@ def remake(world: World, make_node: Callable[..., Node]) -> World:
         delay=world.delay,
         exchanges=world.exchanges,
         with_disks=world.with_disks,
+        checkpoint=world.checkpoint,
         make_node=make_node,
     )
     again.poisoned, again.exploded = world.poisoned, world.exploded

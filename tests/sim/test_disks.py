@@ -17,19 +17,22 @@ from peers.node import Node
 from peers.protocol.commands import ConfirmSaved
 from tests.sim.disks import Pinned, SimKeeper
 from tests.sim.faults import KINDS_OF_DISKS
-from tests.sim.run import Outcome, counts_in, failures_in, outcomes_of, run_seed
+from tests.sim.run import DRAW_SETTINGS_FROM, Outcome, counts_in, failures_in, outcomes_of, run_seed
 from tests.sim.violation import Violation
 from transport.effects import Effect, KeepResult
 from transport.simnet.disk import SimDisk
 
-NUM_SEEDS = 60
+NUM_SEEDS = 40
+NUM_DRAWN = 20
+"""Seeds that draw besides what is kept."""
 FAILED_ONCE = (2, 7, 14, 142, 465, 2008, 2013, 5033, 6010)
 """Every seed that ever failed, kept for ever."""
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[int, Outcome | str]:
-    return outcomes_of(sorted({*range(NUM_SEEDS), *FAILED_ONCE}), disks=True)
+    drawn = range(DRAW_SETTINGS_FROM, DRAW_SETTINGS_FROM + NUM_DRAWN)
+    return outcomes_of(sorted({*range(NUM_SEEDS), *FAILED_ONCE, *drawn}), disks=True)
 
 
 @pytest.mark.timeout(900)

@@ -16,6 +16,7 @@ from diloco.checkpoints.store import Store, folder_of
 from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.session import Terms, WorkerSession
 from diloco.methods.schedule import Schedule
+from diloco.settings import Checkpoint
 from peers.coordinator.rules import Rules
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
@@ -115,6 +116,8 @@ class World:
     """Commits that make one outer step: 1 or 2."""
     with_disks: bool = False
     """Workers write checkpoints and keep results; they begin with what their disk has."""
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    """What the run's settings say of them."""
     resume: int | None = None
     """The owner has the next life of the host go on from that commit."""
 
@@ -260,8 +263,14 @@ class World:
             shapes=SETTINGS,
             model=f"vectors of {sum(self.sizes)}",
         )
-        keeps = keeper is not None
-        training = Training(profile, replica, patience_s=2 * GRACE_S, held=held, keeps=keeps)
+        training = Training(
+            profile,
+            replica,
+            patience_s=2 * GRACE_S,
+            held=held,
+            keeps=keeper is not None,
+            leads_on=keeper is not None and keeper.leads_on,
+        )
         self.net.command(process, lambda core, now: core.train(now, training))
         self.net.at(worker.step_s, lambda: self._step(worker))
 
@@ -279,7 +288,7 @@ class World:
             self.disks[index] = SimDisk(rng)
         elif is_clone:
             self.disks[index] = self.disks[index].copy(rng)
-        keeper = SimKeeper(self.disks[index], replica)
+        keeper = SimKeeper(self.disks[index], replica, self.checkpoint)
         replica.shelf = keeper.shelf
         return keeper
 
@@ -290,13 +299,14 @@ class World:
             worker.keeper.shelf.keep(effect)
         except Killed:
             self.net.crash(worker.process)
-        except OSError:
-            worker.keeper.has_failed = True
-            raise
 
     def _hear(self, worker: Worker, now: float, event: object, answers: list[Command]) -> None:
         """Tell the keeper of an event, and write later what it wants written."""
-        pinned = worker.keeper.hear(now, event, answers) if worker.keeper else None
+        if worker.keeper is None:
+            return
+        pinned = worker.keeper.hear(now, event, answers)
+        if told := worker.keeper.poll():
+            self._run(worker, [told])
         if pinned is not None:
             self.net.at(self.writes.choice([0.0, 0.2, 2.0]), lambda: self._write(worker, pinned))
 
@@ -311,7 +321,7 @@ class World:
         except Killed:
             self.net.crash(worker.process)
         else:
-            self._run(worker, [told])
+            self._run(worker, [told] if told else [])
 
     def _free_address(self, index: int) -> str:
         """A restarted process listens where it did; a clone cannot, as that port is taken."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from diloco.checkpoints.boundaries import MAX_RECORDS, Boundaries
+from diloco.checkpoints.boundaries import Boundaries
+from diloco.settings.sections import MAX_COMMITS_BETWEEN
 
 
 def written(boundaries: Boundaries, records: int, seconds: float, takes_s: float) -> list[int]:
@@ -69,8 +70,47 @@ def test_who_has_long_been_done_writes_more_often_again() -> None:
 def test_however_long_writing_takes_a_boundary_comes_before_the_coordinator_forgets() -> None:
     for num_fragments in (1, 3, 7, 256):
         boundaries = Boundaries(num_fragments)
-        written(boundaries, 8 * MAX_RECORDS, seconds=0.001, takes_s=1.7)
-        assert boundaries.every * num_fragments <= MAX_RECORDS
+        written(boundaries, 8 * MAX_COMMITS_BETWEEN, seconds=0.001, takes_s=1.7)
+        assert boundaries.every * num_fragments <= MAX_COMMITS_BETWEEN
+
+
+def test_of_whoever_cannot_keep_up_the_boundaries_are_some_of_the_others_however_slow_it_is() -> None:
+    slow = Boundaries(3)
+    found = written(slow, 6000, seconds=1.0, takes_s=400.0)
+    assert slow.every == 64, "85 would meet nobody else's"
+    assert all(index % 3 == 0 for index in found)
+
+
+def test_the_owner_says_how_many_commits_there_are_between_two_at_the_least() -> None:
+    assert written(Boundaries(2, least_every=3), 24, seconds=60.0, takes_s=1.0) == [6, 12, 18, 24]
+    slow = written(Boundaries(1, least_every=3), 60, seconds=60.0, takes_s=250.0)
+    assert set(slow) <= set(range(0, 61, 3))
+    assert slow[1] - slow[0] >= 6
+
+
+def test_who_keeps_up_again_goes_back_to_what_the_owner_says_and_no_further() -> None:
+    boundaries = Boundaries(1, least_every=3)
+    written(boundaries, 60, seconds=60.0, takes_s=500.0)
+    assert boundaries.every > 3
+    boundaries.end(60 * 60.0 + 500.0)
+    for index in range(120, 400):
+        now = 60.0 * index
+        if boundaries.is_due(now, index):
+            boundaries.begin(now, index)
+            boundaries.end(now + 1.0)
+    assert boundaries.every == 3
+
+
+def test_what_the_owner_says_may_change_meanwhile() -> None:
+    boundaries = Boundaries(1)
+    written(boundaries, 64, seconds=1.0, takes_s=20.0)
+    slow = boundaries.every
+    assert slow > 1
+    boundaries.follow(1)
+    assert boundaries.every == slow, "nothing was changed"
+    boundaries.follow(5)
+    boundaries.end(1000.0)
+    assert [index for index in range(65, 76) if boundaries.is_due(1000.0 + index, index)] == [65, 70, 75]
 
 
 def test_no_record_has_two() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from diloco.checkpoints.shared import SharedState
 from diloco.checkpoints.store import Content, Saved, Store
 from diloco.errors import CheckpointError, StateError
 from diloco.outer.replica import TensorReplica
+from diloco.settings import Checkpoint
 from peers.protocol.commands import Command, ConfirmApplied, ConfirmCaptured, ConfirmSaved
 from peers.protocol.events import (
     BecameActive,
@@ -67,13 +69,28 @@ class Steps:
 class Worker:
     """A replica, its keeper, and commits that move it."""
 
-    def __init__(self, disk: LocalDisk, replica: TensorReplica | None = None, least_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        disk: LocalDisk,
+        replica: TensorReplica | None = None,
+        least_s: float = 10.0,
+        wanted: Checkpoint | None = None,
+    ) -> None:
         self.replica = replica or make_replica()
         self.own = Steps()
         self.told: list[object] = []
         self.commands: list[Command] = []
         hooks = Hooks(self.commands.append, self.told.append)
-        self.keeper = Keeper(disk, RUN, lambda: '{"run": 1}', self.replica, hooks, self.own, least_s=least_s)
+        self.keeper = Keeper(
+            disk,
+            RUN,
+            lambda: '{"run": 1}',
+            self.replica,
+            hooks,
+            self.own,
+            wanted=wanted,
+            least_s=least_s,
+        )
         self.now = 0.0
         self.held = self.keeper.begin()
         self.head = self.held.head if self.held else FIRST
@@ -93,6 +110,17 @@ class Worker:
         event = RoundCommitted(record, self.replica.receiver(0), None, 0, 0.0, 0.0, behind)
         self.hear(event, [ConfirmApplied(record, self.replica.digest(0))])
         return record
+
+    def hold(self, serial: int) -> None:
+        """The network's thread has the result of a round, and says so once the disk has it, or was asked."""
+        digests = [digest_of(bytes([serial]))]
+        with suppress(OSError):
+            self.keeper.shelf.keep(KeepResult(serial, tree_digest(digests), digests, [bytes([serial])]))
+
+    def claims(self) -> list[tuple[int, bool]]:
+        """What it told of its disk: the commit that is saved, and whether all later results are."""
+        saved = [each for each in self.commands if isinstance(each, ConfirmSaved)]
+        return [(each.held.index, each.keeps) for each in saved]
 
     def settle(self) -> None:
         """What is being written is written, and told."""
@@ -298,22 +326,101 @@ def test_a_result_that_cannot_be_kept_is_told_to_the_coordinator(tmp_path: Path)
     worker = Worker(disk)
     worker.settle()
     disk.room = 0
-    digests = [digest_of(b"chunk")]
-    with pytest.raises(OSError, match="No space left"):
-        worker.keeper.shelf.keep(KeepResult(101, tree_digest(digests), digests, [b"chunk"]))
+    worker.hold(101)
     worker.keeper.poll(1.0)
     worker.keeper.poll(2.0)
     held = Held(FIRST, 0, (FIRST,), (worker.replica.digest(0),))
     assert worker.commands[1:] == [ConfirmSaved(held, keeps=False)]
 
 
+def test_results_are_counted_on_again_only_from_a_checkpoint_that_has_all_missing_ones_in_it(
+    tmp_path: Path,
+) -> None:
+    """Round 102 is held before commit 1 is applied, and the disk is full for just that moment."""
+    disk = FullDisk(tmp_path, room=1 << 20)
+    worker = Worker(disk)
+    worker.settle()
+    room, disk.room = disk.room, 0
+    worker.hold(102)
+    disk.room = room
+    worker.commit()  # of serial 101
+    worker.hold(103)
+    worker.settle()
+    assert worker.claims() == [(0, True), (0, False), (1, False)]
+    worker.commit()
+    worker.settle()
+    worker.commit()
+    worker.settle()
+    assert worker.claims()[3:] == [(2, True), (3, True)]
+
+
+def test_a_result_that_goes_missing_while_a_checkpoint_is_written_is_not_in_it(tmp_path: Path) -> None:
+    disk = FullDisk(tmp_path, room=1 << 20)
+    worker = Worker(disk)
+    worker.commit()
+    disk.room = 0
+    worker.hold(102)
+    disk.room = 1 << 20
+    worker.settle()
+    worker.keeper.poll(worker.now)
+    assert worker.claims() == [(0, True), (1, False)]
+
+
+# -- what the settings say --------------------------------------------------------------------------
+
+
+def test_as_many_checkpoints_stay_and_as_far_apart_as_the_owner_says(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path), wanted=Checkpoint(every=2, keep=2))
+    for _ in range(7):
+        worker.commit()
+    worker.settle()
+    assert worker.of(CheckpointWritten) == [0, 2, 4, 6]
+    store = Store(LocalDisk(tmp_path), FOLDER)
+    assert [saved.manifest.index for saved in store.newest()] == [6, 4]
+    worker.keeper.follow(Checkpoint(every=3, keep=1))
+    for _ in range(3):
+        worker.commit()
+    worker.settle()
+    assert worker.of(CheckpointWritten)[4:] == [9]
+    assert [saved.manifest.index for saved in store.newest()] == [9]
+
+
+def test_without_results_none_are_on_the_disk_and_nobody_is_to_count_on_them(tmp_path: Path) -> None:
+    worker = Worker(LocalDisk(tmp_path), wanted=Checkpoint(results=False))
+    assert not worker.keeper.leads_on
+    worker.hold(101)
+    worker.commit()
+    worker.settle()
+    assert worker.claims() == [(0, False), (1, False)]
+    assert not list((tmp_path / FOLDER).glob("results/*"))
+    worker.hold(102)
+    worker.keeper.follow(Checkpoint())
+    worker.hold(103)
+    worker.commit()
+    worker.settle()
+    assert worker.claims()[2:] == [(2, True)]
+    worker.keeper.follow(Checkpoint(results=False))
+    worker.keeper.poll(worker.now)
+    assert worker.claims()[3:] == [(2, False)]
+
+
+def test_without_what_is_its_own_a_worker_begins_that_anew(tmp_path: Path) -> None:
+    first = Worker(LocalDisk(tmp_path), wanted=Checkpoint(own=False))
+    first.commit()
+    first.close()
+    assert first.of(CheckpointWritten) == [0, 1]
+    assert not list(tmp_path.rglob("own.safetensors"))
+    first.close()
+    assert first.of(CheckpointWritten) == [0, 1], "nothing of what is kept has changed"
+    later = Worker(LocalDisk(tmp_path), make_replica(seed=99))
+    assert later.held is not None
+    assert (later.held.index, later.own.taken) == (1, 0)
+
+
 def test_results_that_every_checkpoint_has_in_it_are_removed(tmp_path: Path) -> None:
     worker = Worker(LocalDisk(tmp_path))
     for _ in range(6):
-        record = worker.commit()
-        digests = [digest_of(bytes([record.index]))]
-        chunks = [bytes([record.index])]
-        worker.keeper.shelf.keep(KeepResult(record.serial, tree_digest(digests), digests, list(chunks)))
+        worker.hold(worker.commit().serial)
     worker.settle()
     left = sorted(path.name[:12] for path in (tmp_path / FOLDER / "results").iterdir())
     assert left == ["000000000105", "000000000106"]

@@ -69,10 +69,10 @@ def test_what_every_checkpoint_has_in_it_goes_and_what_is_later_stays(tmp_path: 
 def test_of_a_result_for_which_there_is_no_room_nothing_stays(tmp_path: Path) -> None:
     kept = Shelf(FullDisk(tmp_path, room=50), "checkpoints/run")
     kept.keep(result(1, b"x" * 30))
-    assert not kept.failed
+    assert kept.leads_on_from(0)
     with pytest.raises(OSError, match="No space left"):
         kept.keep(result(2, b"y" * 10, b"y" * 100))
-    assert kept.failed
+    assert not kept.leads_on_from(1)
     assert kept.find(result(2, b"y" * 10, b"y" * 100).result) is None
     assert len(list((tmp_path / "checkpoints/run/results").iterdir())) == 1
 
@@ -87,3 +87,27 @@ def test_serials_of_later_terms_are_in_order_too(tmp_path: Path) -> None:
     again.prune((1999 << 32) + 99)
     assert again.find(old.result) is None
     assert again.find(new.result) is not None
+
+
+def test_after_one_is_missing_it_leads_on_only_from_a_checkpoint_that_has_that_round_in_it(
+    tmp_path: Path,
+) -> None:
+    disk = FullDisk(tmp_path, room=0)
+    kept = Shelf(disk, "checkpoints/run")
+    for serial in (7, 5):
+        with pytest.raises(OSError, match="No space left"):
+            kept.keep(result(serial, b"x"))
+    disk.room = 1 << 20
+    kept.keep(result(8, b"y"))
+    assert [kept.leads_on_from(floor) for floor in (0, 5, 6, 7, 8)] == [False, False, False, True, True]
+
+
+def test_where_none_are_wanted_none_are_written_and_it_leads_on_from_nowhere(tmp_path: Path) -> None:
+    kept = Shelf(LocalDisk(tmp_path), "checkpoints/run", keeps=False)
+    kept.keep(result(4, b"x"))
+    assert len(kept) == 0
+    assert not (tmp_path / "checkpoints").exists()
+    assert not kept.leads_on_from(4)
+    kept.keeps = True
+    kept.keep(result(5, b"y"))
+    assert [kept.leads_on_from(floor) for floor in (3, 4)] == [False, True]

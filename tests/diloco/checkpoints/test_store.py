@@ -13,8 +13,8 @@ from diloco.errors import CheckpointError
 from tests.diloco.checkpoints.kit import FullDisk
 
 
-def store(disk: LocalDisk, kept: int = 3) -> Store:
-    return Store(disk, FOLDER, kept)
+def store(disk: LocalDisk) -> Store:
+    return Store(disk, FOLDER)
 
 
 def indexes(found: Store) -> list[int]:
@@ -45,14 +45,15 @@ def test_of_checkpoints_of_one_head_the_later_is_the_newer_and_neither_is_in_the
 
 
 def test_all_but_the_newest_are_removed(tmp_path: Path) -> None:
-    kept = store(LocalDisk(tmp_path), kept=3)
+    kept = store(LocalDisk(tmp_path))
     for index in (1, 2, 4, 8, 16):
         save(kept, make_replica(), index, serial=index)
-    oldest = kept.prune()
-    assert indexes(kept) == [16, 8, 4]
-    assert oldest is not None
-    assert (oldest.index, oldest.serial_floor) == (4, 4)
-    assert store(LocalDisk(tmp_path / "empty")).prune() is None
+    for keep, left in ((9, [16, 8, 4, 2, 1]), (3, [16, 8, 4]), (1, [16])):
+        oldest = kept.prune(keep)
+        assert indexes(kept) == left
+        assert oldest is not None
+        assert (oldest.index, oldest.serial_floor) == (left[-1], left[-1])
+    assert store(LocalDisk(tmp_path / "empty")).prune(3) is None
 
 
 def test_a_save_that_is_killed_at_any_byte_leaves_the_checkpoint_before_it_whole(tmp_path: Path) -> None:
@@ -140,6 +141,6 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / FOLDER / "notes.txt").write_text("mine")
     (tmp_path / FOLDER / "results").mkdir()
     kept.begin()
-    kept.prune()
+    kept.prune(3)
     assert indexes(kept) == [4]
     assert (tmp_path / FOLDER / "notes.txt").read_text() == "mine"

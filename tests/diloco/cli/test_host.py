@@ -41,7 +41,7 @@ def test_a_new_run_and_the_old_one_are_not_had_at_once(run_file: Path) -> None:
 
 def test_what_is_set_is_checked_before_anything_is_touched(run_file: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    for given in ("run.rounds", "model.width=4", "run.rounds=0"):
+    for given in ("run.rounds", "model.width=4", "run.rounds=0", "checkpoint.keep=0", "checkpoint.to=3"):
         assert given.partition("=")[0] in refused(str(run_file), "--state", str(home), "--set", given, *LOCAL)
     assert not home.exists()
 

@@ -13,6 +13,7 @@ import diloco
 from diloco.errors import StateError
 from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
+from diloco.settings import Checkpoint
 from diloco.training.keeping import Worker
 
 SETTINGS = diloco.RunSettings.model_validate(
@@ -108,6 +109,22 @@ def test_a_loop_without_until_finished_is_kept_too(swarm: diloco.Swarm, tmp_path
     swarm.close()
     (folder,) = (tmp_path / "checkpoints").iterdir()
     assert [path.name[:12] for path in sorted(folder.glob("0*"))] == ["000000000000", "000000000002"]
+
+
+def test_a_worker_keeps_what_the_settings_of_its_run_say(tmp_path: Path) -> None:
+    wanted = Checkpoint(keep=1, results=False, own=False)
+    settings = SETTINGS.model_copy(update={"checkpoint": wanted})
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diloco.host(settings, listen="tcp://127.0.0.1:0", state=tmp_path) as swarm:
+        outer = diloco.attach(model, optimizer, swarm, timeout_s=30.0)
+        while not outer.finished:
+            model.weight.grad, model.bias.grad = torch.ones(2, 3), torch.ones(2)
+            optimizer.step()
+        assert swarm.call(lambda now, node: node.member and node.member.leads_on) is False
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    assert [path.name[:12] for path in folder.iterdir()] == ["000000000002"]
+    assert not list(folder.rglob("own.safetensors"))
 
 
 def test_a_run_with_a_frozen_base_goes_on_with_the_same_base_and_without_its_values_on_the_disk(

@@ -43,7 +43,14 @@ HELD = Held(RECORD.hash(), 7, (RECORD.hash(),), (STATE,), pack(RECORD))
 class Resumed:
     """A member of a run with one fragment, which loaded ``held``."""
 
-    def __init__(self, held: Held = HELD, *, keeps: bool = True, on_disk: tuple[Record, ...] = ()) -> None:
+    def __init__(
+        self,
+        held: Held = HELD,
+        *,
+        keeps: bool = True,
+        leads_on: bool = True,
+        on_disk: tuple[Record, ...] = (),
+    ) -> None:
         self.outlet = FakeOutlet()
         self.app = FakeApp()
         for record in on_disk:
@@ -60,6 +67,7 @@ class Resumed:
             limits=LIMITS,
             held=held,
             keeps=keeps,
+            leads_on=leads_on,
         )
         self.member.start(0.0)
         self.member.begin_session(0.0, HOST)
@@ -116,13 +124,20 @@ def test_a_result_that_its_disk_lacks_comes_from_others() -> None:
     assert resumed.outlet.told(OTHER, Want)[0].blob == record.result
 
 
+def test_one_that_wants_no_results_kept_says_at_once_that_none_lead_on_from_its_checkpoint() -> None:
+    resumed = Resumed(leads_on=False)
+    resumed.hear(Entered(1))
+    assert resumed.said(Enter)[0].keeps is False
+    assert resumed.said(Saved) == [Saved(7, RECORD.hash(), HELD.digest(), False)]
+
+
 def test_what_is_saved_is_told_at_once_and_again_when_it_enters_again() -> None:
     resumed = Resumed()
     resumed.hear(Entered(1))
     later = Held(b"n" * 32, 9, (b"n" * 32,), (STATE,))
     resumed.member.do(0.0, ConfirmSaved(later, keeps=False))
     assert resumed.said(Saved)[-1] == Saved(9, later.head, later.digest(), False)
-    assert resumed.member.keeps is False
+    assert (resumed.member.keeps, resumed.member.leads_on) == (True, False), "more of them go to the disk"
     resumed.member.begin_session(1.0, HOST)
     assert resumed.said(Enter)[-1].keeps is False
     resumed.hear(Entered(2))

@@ -1,8 +1,9 @@
 """Settings: everything that peers of one run must agree on, which is RUN.toml.
 
-Owns the typed tree, its limits and reasons, its file with comments, and the bytes and digest that a host
-sends to joiners. Unknown keys are refused with a suggestion. Refuses to know what a machine decides for
-itself (device, data path, addresses). Needs no torch, so that a coordinator starts at once.
+Owns the typed tree of all tables, what may change while a run goes on, the file with comments, and the bytes
+and digest that a host sends to joiners. Unknown keys are refused with a suggestion. Refuses to know what a
+machine decides for itself (device, data path, addresses). Needs no torch, so that a coordinator starts at
+once.
 """
 
 from __future__ import annotations
@@ -13,25 +14,23 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ValidationError, model_validator
 
-from diloco.errors import MethodError, SettingsError
-from diloco.methods.presets import PRESETS, method
+from diloco.errors import SettingsError
 from diloco.methods.spec import METHOD_FIELDS, Method
+from diloco.settings.sections import (
+    MAX_COMMITS_BETWEEN,
+    Checkpoint,
+    MethodSection,
+    Model,
+    Run,
+    Section,
+    Train,
+)
 from transport.limits import LIMITS
 
-VOCABULARY = 256
-"""The built-in model reads bytes."""
 CHANGEABLE = {
     "run.min_peers": "the host alone opens rounds",
     "run.rounds": "the host says when a run is over",
@@ -43,196 +42,39 @@ CHANGEABLE = {
     "train.decay_steps": "likewise",
     "train.weight_decay": "likewise",
     "train.clip_norm": "likewise",
+    "checkpoint.every": "a worker's own disk, which others only hear of",
+    "checkpoint.keep": "likewise",
+    "checkpoint.results": "likewise",
+    "checkpoint.own": "likewise",
 }
 """Settings that may change while a run goes on, and why members need not have begun with the same. With all
 others states, contributions or outer steps would differ between members; links with two timeouts would take
 the living for dead."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Run(_Section):
-    """Who takes part, and for how long."""
-
-    name: str = Field(
-        default="demo",
-        min_length=1,
-        max_length=64,
-        pattern=r"^[A-Za-z0-9._-]+$",
-        description="Name of the run: letters, digits, dot, dash and underscore; it names files and logs.",
-    )
-    min_peers: int = Field(
-        default=2,
-        ge=1,
-        le=LIMITS.members,
-        description="Fewest workers that commit a round; fewer wait, so that nobody trains alone unnoticed.",
-    )
-    rounds: int = Field(
-        default=100,
-        ge=1,
-        le=10**9,
-        description="Rounds until the run is done.",
-    )
-    failure_timeout_s: float = Field(
-        default=10.0,
-        ge=0.5,
-        le=600.0,
-        description="Seconds of silence until a peer counts as dead; all other timeouts derive from it.",
-    )
-    grace_s: float = Field(
-        default=30.0,
-        ge=0.0,
-        le=86_400.0,
-        description="Seconds that an open round waits for a live but slow worker, then goes on without.",
-    )
-    outlier_factor: float = Field(
-        default=100.0,
-        ge=0.0,
-        le=1e9,
-        description="A contribution with a norm this many times the others' median is refused; 0: never.",
-    )
-    max_influence: float = Field(
-        default=12.0,
-        ge=0.0,
-        le=1e9,
-        description="One of 4 workers or more moves a mean by this many times a median one's share at most;"
-        " 0: any.",
-    )
-    seed: int = Field(
-        default=0,
-        ge=0,
-        lt=2**63,
-        description="Seed of the initial model and the data order; each worker draws other data from it.",
-    )
-
-    @field_validator("max_influence")
-    @classmethod
-    def _leaves_the_median_alone(cls, value: float) -> float:
-        if 0.0 < value < 2.0:
-            raise ValueError("less than 2 would cut workers that are like most others: take 2 or more, or 0")
-        return value
-
-
-class _MethodSection(_Section):
-    """How workers exchange. What is left out comes from the preset."""
-
-    preset: str = Field(
-        default="diloco",
-        description=f"Method to start from: {', '.join(PRESETS)}; `diloco methods` describes them and all"
-        f" parts.",
-    )
-
-    @field_validator("fragment_modules", mode="before", check_fields=False)
-    @classmethod
-    def _tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    @model_validator(mode="after")
-    def _can_work(self) -> _MethodSection:
-        try:
-            self.resolved()
-        except MethodError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    def resolved(self) -> Method:
-        """The preset with this section's overrides."""
-        overrides = self.model_dump(exclude={"preset"}, exclude_none=True)
-        return method(self.preset, **overrides)
-
-
-def _optional(name: str) -> Any:
-    field = Method.model_fields[name]
-    bounded: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    return (bounded | None, Field(default=None, description=field.description))
-
-
-if TYPE_CHECKING:
-    MethodSection = _MethodSection
-else:  # every part of a method can be left out, and is described once: where methods are
-    MethodSection = create_model(
-        "MethodSection",
-        __base__=_MethodSection,
-        __doc__=_MethodSection.__doc__,
-        **{name: _optional(name) for name in METHOD_FIELDS},
-    )
-
-
-class Model(_Section):
-    """Sizes of the built-in model, a byte-level decoder; a recipe of your own may ignore them."""
-
-    layers: int = Field(default=4, ge=1, le=1000, description="Transformer blocks.")
-    heads: int = Field(default=4, ge=1, le=1024, description="Attention heads; they divide the width.")
-    width: int = Field(
-        default=128,
-        ge=8,
-        le=65_536,
-        description="Width of the residual stream, a multiple of 2 * heads; 4 layers of 128 are 0.8 M.",
-    )
-    context: int = Field(default=128, ge=8, le=1_048_576, description="Bytes that the model sees at once.")
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Model:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width is {self.width} and heads is {self.heads}: width must be a multiple of 2 * heads,"
-                " since position is encoded in pairs of channels of each head"
-            )
-        return self
-
-
-class Train(_Section):
-    """The inner optimizer, AdamW, and its batches; the same on every worker."""
-
-    batch_size: int = Field(
-        default=16, ge=1, le=1_048_576, description="Sequences per inner step and worker."
-    )
-    inner_lr: float = Field(
-        default=2e-3,
-        gt=0.0,
-        le=10.0,
-        description="Learning rate of the inner optimizer after warmup.",
-    )
-    warmup_steps: int = Field(
-        default=100,
-        ge=0,
-        le=10**9,
-        description="Inner steps over which the inner learning rate rises from 0, counted on each worker.",
-    )
-    decay_steps: int = Field(
-        default=0,
-        ge=0,
-        le=10**9,
-        description="Inner steps after which the learning rate has fallen, as a cosine, to a tenth; 0 keeps"
-        " it.",
-    )
-    weight_decay: float = Field(
-        default=0.1,
-        ge=0.0,
-        le=10.0,
-        description="Decoupled weight decay, on matrices only.",
-    )
-    clip_norm: float = Field(
-        default=1.0,
-        gt=0.0,
-        le=1e6,
-        description="Largest gradient norm of a step; tames the steps right after an outer one.",
-    )
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0, description="Decay of AdamW's mean of gradients.")
-    beta2: float = Field(
-        default=0.99, ge=0.0, lt=1.0, description="Decay of AdamW's mean of squared gradients."
-    )
-
-
-class RunSettings(_Section):
+class RunSettings(Section):
     """One run. Equal settings have equal bytes; those that differ only in what may change have one digest."""
 
     run: Run = Run()
     method: MethodSection = MethodSection()
     model: Model = Model()
     train: Train = Train()
+    checkpoint: Checkpoint = Checkpoint()
+
+    @model_validator(mode="after")
+    def _checkpoints_can_be(self) -> RunSettings:
+        resolved, wanted = self.method.resolved(), self.checkpoint
+        if resolved.gossips and wanted != Checkpoint():
+            raise ValueError(
+                "[checkpoint] means nothing with gossip, whose replicas differ on purpose: leave it out"
+            )
+        most = max(1, MAX_COMMITS_BETWEEN // resolved.num_fragments)
+        if wanted.every > most:
+            raise ValueError(
+                f"checkpoint.every = {wanted.every}: with {resolved.num_fragments} fragments {most} at most,"
+                " or the host would forget commits that a checkpoint has to be followed by"
+            )
+        return self
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, ASCII. The method is spelt out, so that a joiner whose
@@ -319,11 +161,12 @@ def _toml(value: object) -> str:
 
 
 def _fixed_part(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Settings, by section, without what may change."""
-    return {
+    """Settings, by section, without what may change, and without sections of which nothing is left."""
+    fixed = {
         section: {key: value for key, value in keys.items() if f"{section}.{key}" not in CHANGEABLE}
         for section, keys in plain.items()
     }
+    return {section: keys for section, keys in fixed.items() if keys}
 
 
 def _canonical(plain: Mapping[str, Any]) -> bytes:

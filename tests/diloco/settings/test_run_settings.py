@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from diloco.errors import SettingsError
 from diloco.methods.presets import method
 from diloco.methods.spec import Method
-from diloco.settings import RunSettings, commented_toml, load_settings, parse_settings
+from diloco.settings.run_settings import RunSettings, commented_toml, load_settings, parse_settings
 
 
 def refused(text: str, folder: Path) -> str:
@@ -41,8 +41,10 @@ def test_the_commented_file_of_changed_settings_loads_back_to_them() -> None:
 
 
 def test_every_setting_is_described_in_the_file() -> None:
-    lines = commented_toml().splitlines()
-    for section in RunSettings.model_fields:
+    tables = commented_toml().split("\n\n")
+    for section, table in zip(RunSettings.model_fields, tables, strict=True):
+        lines = table.splitlines()
+        assert f"[{section}]" in lines
         fields = type(getattr(RunSettings(), section)).model_fields
         for key, field in fields.items():
             if section == "method" and not any(
@@ -84,6 +86,17 @@ def test_the_method_section_overrides_its_preset() -> None:
             '[method] method diloco: outer = "nesterov" needs an outer_momentum above 0',
         ),
         ("[model]\nwidth = 100\nheads = 3", "[model] width is 100 and heads is 3: width must be a multiple"),
+        ("[checkpoint]\nkeep = 0", "checkpoint.keep = 0: input should be greater than or equal to 1"),
+        ("[checkpoint]\nkeep = 1001", "checkpoint.keep = 1001: input should be less than or equal to 1000"),
+        ("[checkpoint]\nresults = 1", "checkpoint.results = 1: input should be a valid boolean"),
+        (
+            "[checkpoint]\nevery = 100\n[method]\npreset = 'streaming'\nnum_fragments = 4",
+            "checkpoint.every = 100: with 4 fragments 64 at most, or the host would forget commits",
+        ),
+        (
+            "[checkpoint]\nkeep = 2\n[method]\npreset = 'noloco'",
+            "[checkpoint] means nothing with gossip, whose replicas differ on purpose: leave it out",
+        ),
         ("[run", "is not valid TOML"),
     ],
 )
@@ -171,6 +184,6 @@ def test_any_json_is_settings_or_a_settings_error(plain: dict[str, Any]) -> None
 def test_settings_and_methods_need_no_torch() -> None:
     check = "import sys, diloco.settings, diloco.methods, diloco.errors; sys.exit('torch' in sys.modules)"
     assert (
-        subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode
+        subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[3], check=False).returncode
         == 0
     )
