@@ -26,6 +26,8 @@ def adopt_record(swarm: Swarm, *, yes: bool, settles_s: float | None = None) -> 
     if settles_s is None:  # redials take up to 2 s, and a worker may have to ask with its ticket first
         settles_s = 5.0 + swarm.settings.run.failure_timeout_s
     found = _settled(swarm, settles_s)
+    if found is None and (ahead := swarm.members_ahead()):
+        raise UserError(_held_by_few(ahead))
     if found is None:
         print("no worker here holds anything newer than the journal: the run goes on from that", flush=True)
         swarm.adopt(None)
@@ -52,6 +54,16 @@ def _settled(swarm: Swarm, settles_s: float) -> Proposal | None:
         elif time.monotonic() - since >= settles_s:
             return now[0]
         time.sleep(_ASK_EVERY_S)
+
+
+def _held_by_few(ahead: dict[str, int]) -> str:
+    """Workers that come back from their disks may have checkpoints of different commits."""
+    held = ", ".join(f"{printable(name)} commit {index}" for name, index in sorted(ahead.items()))
+    return (
+        f"{held}: no record is held by more than half of its workers that are here, so none can be gone on "
+        "from. Start more of them, or those that are further once more with diloco join --resume "
+        f"{min(ahead.values())}"
+    )
 
 
 def _lines(found: Proposal) -> list[str]:

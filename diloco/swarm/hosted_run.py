@@ -16,7 +16,7 @@ from typing import Any
 
 from diloco.settings import RunSettings
 from diloco.swarm.origin_file import OriginFile, origin_of
-from diloco.swarm.run_file import KeptRun, begun_with, kept_run, put_aside, settle
+from diloco.swarm.run_file import JOINED, KeptRun, begun_with, kept_run, put_aside, settle
 from diloco.swarm.setting_changes import told
 from diloco.swarm.state_dir import invite_secret, journal_of, load_identity, run_id_of
 from diloco.swarm.state_lock import StateLock
@@ -52,8 +52,11 @@ class HostedRun:
             undone.callback(lock.release)
             if fresh or not _goes_on(home, start):
                 start = _begin_anew(home, start)
+            was_hosted = (home / "identity").exists() and not (home / JOINED).exists()
             self.identity, self.incarnation = load_identity(home)
             self.run_id = run_id_of(self.identity)
+            if was_hosted and not journal_of(home, self.run_id).exists():
+                _LOG.warning("%s", _without_journal(journal_of(home, self.run_id)))
             began = begun_with(home, KeptRun(self.run_id, read, start))
             self.origin = start or began.origin
             """Where the run's first state comes from, if that is an earlier one."""
@@ -99,6 +102,14 @@ class HostedRun:
             made = InviteMade(key, int(now + 3600 * hours), uses)
             self.journal.append(pack(made))
         return secret, Invite(key, made.expires_at, made.uses)
+
+
+def _without_journal(path: Path) -> str:
+    return (
+        f"{path} is not there: without its journal the run goes on from what workers hold, or their newest "
+        "checkpoints (--adopt); the results of rounds after a checkpoint, which their disks have too, are "
+        "not followed, for the journal alone knew which were committed: put a copy back if there is one"
+    )
 
 
 def _goes_on(home: Path, start: OriginFile | None) -> bool:

@@ -165,6 +165,11 @@ class Swarm:
         """The record that `adopt` could choose now, for a host that was started to adopt one."""
         return self.call(lambda now, node: node.coordinator.proposal() if node.coordinator else None)
 
+    def members_ahead(self) -> dict[str, int]:
+        """By full name: the commits that workers here say they hold, if the journal is to be taken for
+        older."""
+        return self.call(lambda now, node: node.coordinator.members_ahead() if node.coordinator else {})
+
     def adopt(self, head: bytes | None) -> bool:
         """Have the host go on from a record that was proposed, or with None from its journal as it is. False
         if the record cannot be adopted any more."""

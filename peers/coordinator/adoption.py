@@ -49,24 +49,32 @@ def is_newer(course: Course, entry: Entry) -> bool:
 
 def is_behind(state: RunState, course: Course) -> bool:
     """Whether the journal may end before what members hold, or its owner is about to choose."""
-    if state.committed:
-        return False
+    return not state.committed and (state.adopting or bool(members_ahead(state, course)))
+
+
+def members_ahead(state: RunState, course: Course) -> list[Entry]:
+    """Members that say they hold a record which the journal does not know, if these are more than hold what
+    it knows."""
     here = state.roster.entered_in(course.number)
-    newer = [entry for entry in here if is_newer(course, entry)]
+    newer = _newer_members(state, course)
     if (
         course.chain.head == GENESIS
     ):  # of a run that begins nobody holds anything: all others speak against it
         at_home = len(here) - len(newer)
     else:
         at_home = sum(entry.holds_state and course.chain.index_of(entry.head) >= 0 for entry in here)
-    return state.adopting or len(newer) > at_home
+    return newer if len(newer) > at_home else []
+
+
+def _newer_members(state: RunState, course: Course) -> list[Entry]:
+    return [entry for entry in state.roster.entered_in(course.number) if is_newer(course, entry)]
 
 
 def holds_still(state: RunState, course: Course, now: float) -> bool:
     """Whether the coordinator is to change nothing, since it may be behind its members: they are told."""
     if not is_behind(state, course):
         return False
-    newer = [entry for entry in state.roster.entered_in(course.number) if is_newer(course, entry)]
+    newer = _newer_members(state, course)
     newest = max((entry.claim.index for entry in newer if entry.claim), default=0)
     if newest > course.told_behind and not state.adopting:
         course.told_behind = newest
@@ -81,7 +89,7 @@ def holds_still(state: RunState, course: Course, now: float) -> bool:
 
 def propose(state: RunState, course: Course) -> Proposal | None:
     """The newest record that more than half of its members who are here hold; None without any."""
-    here = [entry for entry in state.roster.entered_in(course.number) if is_newer(course, entry)]
+    here = _newer_members(state, course)
     records = {record.hash(): record for entry in here if (record := _record_of(entry.claim)) is not None}
     for head, record in sorted(records.items(), key=lambda each: (-each[1].index, each[0])):
         proposal = _proposal(state, course, head, record)

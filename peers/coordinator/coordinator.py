@@ -268,6 +268,11 @@ class Coordinator:
         """The record that could be adopted now."""
         return adoption.propose(self.state, self.state.courses[0])
 
+    def members_ahead(self) -> dict[str, int]:
+        """By full name: the commits that members say they hold, if the journal is to be taken for older."""
+        ahead = adoption.members_ahead(self.state, self.state.courses[0])
+        return {entry.full_name: entry.claim.index for entry in ahead if entry.claim is not None}
+
     def adopt_nothing(self, now: float) -> None:
         """Go on with the journal as it is."""
         self.state.adopting = False

@@ -23,6 +23,10 @@ class Host:
         self.settings = diloco.RunSettings()
         self.found = found
         self.adopted: list[bytes | None] = []
+        self.ahead: dict[str, int] = {}
+
+    def members_ahead(self) -> dict[str, int]:
+        return self.ahead
 
     def proposed_adoption(self) -> Proposal | None:
         return self.found
@@ -70,6 +74,14 @@ def test_a_person_decides(answer: bool, monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(UserError, match="nothing was adopted"):
             record(host, yes=False)
     assert host.adopted == ([FOUND.head] if answer else [])
+
+
+def test_where_workers_hold_newer_records_and_most_none_of_them_it_is_said_what_to_do() -> None:
+    host = Host(None)
+    host.ahead = {"bob-02": 120, "ann-01": 112}
+    with pytest.raises(UserError, match=r"ann-01 commit 112, bob-02 commit 120: .* join --resume 112"):
+        record(host, yes=True)
+    assert host.adopted == []
 
 
 def test_where_the_journal_is_the_newest_the_run_goes_on_from_it() -> None:

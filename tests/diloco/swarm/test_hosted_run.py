@@ -52,6 +52,22 @@ def test_a_run_that_cannot_be_opened_is_free_for_another_host(tmp_path: Path) ->
         pass
 
 
+def test_a_host_whose_journal_is_gone_says_what_the_run_can_go_on_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        with opened(tmp_path):
+            pass
+    assert caplog.text == ""
+    (journal,) = tmp_path.glob("journal-*")
+    journal.unlink()
+    with opened(tmp_path):
+        pass
+    (said,) = (each.getMessage() for each in caplog.records)
+    assert said.startswith(f"{journal} is not there: ")
+    assert "results of rounds after a checkpoint" in said
+
+
 def test_a_ticket_is_kept_as_it_was_made(tmp_path: Path) -> None:
     with opened(tmp_path) as hosted:
         made = hosted.ticket(2.0, 7)

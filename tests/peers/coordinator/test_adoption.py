@@ -162,6 +162,21 @@ def test_a_record_that_its_own_members_do_not_hold_is_not_proposed() -> None:
     assert not swarm.core.adopt(swarm.now, forged.hash())
 
 
+def test_of_different_records_none_is_proposed_and_it_is_told_who_holds_which() -> None:
+    """They come from their disks, with checkpoints of different commits."""
+    old, record = before()
+    swarm = after(adopting=True)
+    first = next(entry for entry in map(unpack, old.journal) if isinstance(entry, CommitWritten)).commit()
+    come_back(swarm, 1, first)
+    come_back(swarm, 2, record)
+    assert swarm.core.proposal() is None
+    names = [swarm.core.roster.entries[key(index)].full_name for index in (1, 2)]
+    assert swarm.core.members_ahead() == {names[0]: 1, names[1]: 2}
+    alone = after(old.journal, adopting=True)
+    come_back(alone, 1, record)
+    assert alone.core.members_ahead() == {}
+
+
 def test_a_record_that_is_not_what_it_is_called_is_not_looked_at() -> None:
     _, record = before()
     swarm = after(adopting=True)
