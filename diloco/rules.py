@@ -55,12 +55,21 @@ class JudgeOnDemand:
 
     def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
         """What is wrong with a chunk, as `peers.coordinator.judgement.Judge` says."""
+        judge = self._found()
+        return judge.fault(payload, num_elements, num_parts) if judge else None
+
+    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+        """How long it is, squared, as `Judge` says."""
+        judge = self._found()
+        return judge.square(payload, num_elements, num_parts) if judge else None
+
+    def _found(self) -> Judge | None:
         if self._judge is None:
             try:
                 self._judge = make(_JudgeRow(), method=self._method)
             except ImportError:
                 return None
-        return self._judge.fault(payload, num_elements, num_parts)
+        return self._judge
 
 
 def judge_of(settings: RunSettings) -> Judge:

@@ -1,4 +1,6 @@
-"""Whether an encoded chunk can be used, as every member of a run finds it: for a coordinator that judges.
+"""Whether an encoded chunk can be used and how long it is, as every member of a run finds it.
+
+For a coordinator that judges.
 
 Decodes with the codecs of the method and keeps nothing. It takes the way that `TensorReducer` takes, so that
 it refuses what members refuse (S12).
@@ -6,8 +8,11 @@ it refuses what members refuse (S12).
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from diloco.compression.vectors import Buffer, squared_norm
 from diloco.errors import CodecError
 from diloco.methods.spec import Method
 from diloco.outer.components import codecs_of
@@ -25,11 +30,23 @@ class CodecJudge:
         if isinstance(payload, Phantom):
             return None
         try:
-            if num_parts is None:
-                self._codec.add(torch.empty(num_elements), payload, 1.0, True)
-            else:
-                means = self._mean_codec or self._codec.for_mean(num_parts)
-                means.decode(payload, num_elements)
+            self._measure(payload, num_elements, num_parts)
         except CodecError as error:
             return str(error)
         return ""
+
+    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+        """The squared norm of the same, as members measure it; infinity for one that cannot be used."""
+        if isinstance(payload, Phantom):
+            return None
+        try:
+            return self._measure(payload, num_elements, num_parts)
+        except CodecError:
+            return math.inf
+
+    def _measure(self, payload: Buffer, num_elements: int, num_parts: int | None) -> float:
+        """Raises `CodecError`."""
+        if num_parts is None:
+            return self._codec.add(torch.empty(num_elements), payload, 1.0, True)
+        means = self._mean_codec or self._codec.for_mean(num_parts)
+        return squared_norm(means.decode(payload, num_elements))

@@ -20,7 +20,8 @@ def hear(
     state: RunState, course: Course, now: float, current: OpenRound, accuser: Entry, message: Stuck
 ) -> None:
     """A member of the round says that others sent what must not be added up. What it found in an earlier
-    attempt still counts, once."""
+    attempt still counts, once. If that was not proved, the present one is, and this host decodes what it is
+    shown, it goes on all the same: whoever is wrong is found there."""
     index, suspicion = course.chain.index, course.suspicion
     named = [key for key in dict.fromkeys(message.peers) if key in current.members]
     if message.attempt < current.attempt:
@@ -35,6 +36,8 @@ def hear(
     pairs = [(accuser.key, key) for key in named]
     for pair in pairs:
         suspicion.accuse(*pair, index)
+    if state.judges and current.proved and not current.plans[message.attempt].proved:
+        return
     _go_on(state, course, now, current, pairs, cut(f"{accuser.name} accuses another: {message.poison}", 192))
 
 

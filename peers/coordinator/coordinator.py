@@ -93,6 +93,7 @@ class Coordinator:
         self.roster = Roster()
         mode = (GossipMode if rules.gossips else RoundsMode)(rules, limits, outlet, self.roster)
         self.state = RunState(me, rules, limits, outlet, self.roster, mode)
+        self.state.judges = court is not None and court.decodes
         self._hearing = Hearing(self.state, court, self._put_out)
         self._rules = rules
         self._outlet = outlet

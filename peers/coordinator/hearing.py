@@ -1,7 +1,8 @@
 """What members show of open rounds, and what follows from the coordinator's judgement.
 
-One thing per member and round is looked at; what else it shows is its word. Whoever was wrong is put out for
-good; where nothing can be told, what is shown is a word (`peers.coordinator.accusations`). Keeps X10.
+One thing per member and round is looked at, or the chunks of one author that together are too long; what
+else it shows is its word. Whoever was wrong is put out for good; where nothing can be told, what is shown is
+a word (`peers.coordinator.accusations`). Keeps X10.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from peers.coordinator import accusations, rounds
 from peers.coordinator.course import Course
 from peers.coordinator.judgement import Court, Verdict, mean_groups
+from peers.coordinator.measured import LengthsShown
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
@@ -45,6 +47,9 @@ class Hearing:
         if found is None:
             return
         course, accuser, current = found
+        if message.num_long:
+            self._take_long(now, course, current, accuser, message, payload)
+            return
         verdict = None
         if self._court is not None and self._is_first(current, peer):
             identity = self._state.roster.entries[message.author].identity
@@ -53,6 +58,35 @@ class Hearing:
             self._carry_out(now, course, current, verdict)
         else:
             self._take_for_a_word(now, course, current, accuser, message, message.reason or "it is refused")
+
+    def _take_long(
+        self,
+        now: float,
+        course: Course,
+        current: OpenRound,
+        accuser: Entry,
+        message: Shown,
+        payload: Payload,
+    ) -> None:
+        """One of the chunks that together are longer than their author says."""
+        peer = accuser.key
+        if self._court is not None and peer not in current.lengths and self._is_first(current, peer):
+            current.lengths[peer] = LengthsShown(message)
+        shown, square = current.lengths.get(peer), None
+        if self._court is not None and shown is not None and shown.takes(message):
+            identity = self._state.roster.entries[message.author].identity
+            square = self._court.square_of(current, peer, identity, message, payload)
+        if isinstance(square, Verdict):
+            self._carry_out(now, course, current, square)
+            return
+        if shown is not None and square is not None:
+            shown.squares[message.chunk] = square
+            too_long = shown.too_long(current.limit_of(message.author, message.mean))
+            if too_long is not None:
+                self._carry_out(now, course, current, _on_length(accuser.key, message, too_long))
+            if too_long is not None or not shown.complete:
+                return
+        self._take_for_a_word(now, course, current, accuser, message, message.reason or "it is too long")
 
     def take_two_things(self, now: float, peer: bytes, message: ToldTwoThings) -> None:
         """Two roots that one author signed under one statement. Raises `BadFrame`."""
@@ -155,3 +189,10 @@ class Hearing:
             rounds.set_aside(self._state, course, now, current, [entry.key], cut(verdict.reason))
         else:
             self._put_out(now, entry, Refused("proved", cut(f"this worker was put out: {verdict.reason}")))
+
+
+def _on_length(accuser: bytes, shown: Shown, too_long: bool) -> Verdict:
+    what = "means that are longer than any contribution" if shown.mean else "more than it says that it sent"
+    if too_long:
+        return Verdict(shown.author, f"it vouched for {what}")
+    return Verdict(accuser, f"it said of another that it vouched for {what}")

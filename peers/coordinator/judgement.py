@@ -35,6 +35,10 @@ class Judge(Protocol):
         for None. Nothing if it can be used, and None if that cannot be told here."""
         ...
 
+    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+        """The squared norm of the same; infinity if it cannot be decoded, and None if it cannot be told."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -48,6 +52,7 @@ class Court:
     """Judges by signatures, and by decoding where it can."""
 
     def __init__(self, run: bytes, verify: Verify, judge: Judge | None) -> None:
+        self.decodes = judge is not None
         self._run = run
         self._verify = verify
         self._judge = judge
@@ -57,6 +62,31 @@ class Court:
     ) -> Verdict | None:
         """Who is wrong about a chunk whose author has that ``identity``; None if it cannot be told. Raises
         `BadFrame` for what no member can have got."""
+        found = self._sized(current, accuser, identity, shown, payload)
+        if isinstance(found, Verdict):
+            return found
+        fault = self._judge.fault(payload, *found) if self._judge else None
+        if fault is None:
+            return None
+        what = "the mean" if shown.mean else "a contribution"
+        if fault:
+            return Verdict(shown.author, f"it vouched for {what} that cannot be used: {fault}")
+        return Verdict(accuser, f"it refused {what} that is all right")
+
+    def square_of(
+        self, current: OpenRound, accuser: bytes, identity: bytes, shown: Shown, payload: Payload
+    ) -> float | Verdict | None:
+        """How long a chunk is, squared, that is one of several; or who is wrong if nobody vouched for it.
+        None if it cannot be told. Raises `BadFrame`."""
+        found = self._sized(current, accuser, identity, shown, payload)
+        if isinstance(found, Verdict):
+            return found
+        return self._judge.square(payload, *found) if self._judge else None
+
+    def _sized(
+        self, current: OpenRound, accuser: bytes, identity: bytes, shown: Shown, payload: Payload
+    ) -> tuple[int, int | None] | Verdict:
+        """The elements of a chunk for which its author vouched, and of how many parts it is a mean."""
         plan = _plan_of(current, shown.attempt, shown.author, accuser)
         num_chunks = _num_chunks(current, shown.num_elements)
         if shown.chunk >= num_chunks:
@@ -73,14 +103,7 @@ class Court:
             return Verdict(accuser, "it showed a chunk for which nobody vouched")
         start = shown.chunk * current.chunk_elements
         length = min(current.chunk_elements, shown.num_elements - start)
-        num_parts = len(plan.members) if shown.mean else None
-        fault = self._judge.fault(payload, length, num_parts) if self._judge else None
-        if fault is None:
-            return None
-        what = "the mean" if shown.mean else "a contribution"
-        if fault:
-            return Verdict(shown.author, f"it vouched for {what} that cannot be used: {fault}")
-        return Verdict(accuser, f"it refused {what} that is all right")
+        return length, len(plan.members) if shown.mean else None
 
     def of_two_things(
         self, current: OpenRound, accuser: bytes, identity: bytes, told: ToldTwoThings

@@ -8,10 +8,15 @@ believed more than an author: see `witnesses`. Pure. Part of S12.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from peers.protocol.evidence import Shown
 
 SLACK = 1.001
 """For sums in fp32 that are made in another order."""
 MEAN_SLACK = 1.1
+BAND = 1e-3
+"""So far above or below a limit is clear: two who decode the same bytes add squares up in other orders."""
 _ELEMENT = 2.0**-48
 """What an element may add to a squared norm beside that: float16 rounds values below 2^-24 up to that."""
 
@@ -43,3 +48,30 @@ def witnesses(measured: Mapping[bytes, float], limit: float) -> list[bytes]:
         total -= measured[owner]
         found.append(owner)
     return found if len(found) > 1 else []
+
+
+@dataclass(slots=True)
+class LengthsShown:
+    """Chunks of one author that an accuser shows one after another, for together they are too long."""
+
+    first: Shown
+    """The others are of the same author and kind, and as many in all."""
+    squares: dict[int, float] = field(default_factory=dict)
+    """By chunk, as the coordinator measured it."""
+
+    def takes(self, shown: Shown) -> bool:
+        """Whether a chunk is one of these, and new."""
+        one, other = ((s.author, s.attempt, s.mean, s.num_elements, s.num_long) for s in (self.first, shown))
+        return one == other and shown.chunk not in self.squares
+
+    @property
+    def complete(self) -> bool:
+        """Whether all were shown."""
+        return len(self.squares) >= self.first.num_long
+
+    def too_long(self, limit: float) -> bool | None:
+        """Whether they are; None while more is to come, or if it is too close to tell."""
+        total = sum(self.squares.values())
+        if total > limit * (1 + BAND):
+            return True
+        return False if self.complete and total < limit * (1 - BAND) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from peers.coordinator.measured import witnesses
+from peers.coordinator.measured import LengthsShown, witnesses
 from peers.protocol.fields import MAX_SQUARE
 from transport.collectives.plan import Plan
 
@@ -43,6 +43,8 @@ class OpenRound:
     """Until then the roots of members that differ are waited for."""
     shown_by: set[bytes] = field(default_factory=set)
     """Who has shown something; each member may once."""
+    lengths: dict[bytes, LengthsShown] = field(default_factory=dict)
+    """By member: what it has shown so far of chunks that together are too long."""
     done: dict[bytes, bytes] = field(default_factory=dict)
     """Result digest by member, in this attempt."""
     stuck: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
@@ -69,6 +71,12 @@ class OpenRound:
     def norm_of(self, member: bytes) -> float:
         """What it claims of its contribution."""
         return self.norms[self.founders.index(member)]
+
+    def limit_of(self, author: bytes, mean: bool) -> float:
+        """The largest squared norm that its parts may have together, or its means."""
+        if mean or not self.part_limits:
+            return self.mean_limit
+        return self.part_limits[self.founders.index(author)]
 
     def lost_indexes(self) -> tuple[int, ...]:
         return tuple(i for i, m in enumerate(self.founders) if m in self.lost)

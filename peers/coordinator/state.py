@@ -67,6 +67,8 @@ class RunState:
         """Courses by number; there is always number 0."""
         self.term = 0
         self.tickets = Tickets(limits)
+        self.judges = False
+        """This host can decode what members show it."""
         self.secret = b""
         """Of this process: what is drawn with it nobody else can tell beforehand."""
         self.stopped = False

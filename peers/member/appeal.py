@@ -5,32 +5,37 @@ Functions over an exchange. What becomes of it is the coordinator's affair (`pee
 
 from __future__ import annotations
 
-from peers.protocol.evidence import ROOT_BYTES, Roots, Shown, ToldTwoThings
+from peers.protocol.evidence import MAX_LONG, ROOT_BYTES, Roots, Shown, ToldTwoThings
 from peers.protocol.fields import cut
 from transport.collectives.direct_reduce import DirectReduce
 from transport.effects import Payload
 from transport.limits import LIMITS
 
 
-def shown_by(exchange: DirectReduce) -> tuple[Shown, Payload] | None:
-    """The chunk that this member refuses, as its author vouched for it."""
-    found, prover, payload = exchange.poisoned, exchange.prover, exchange.poison_payload()
-    if found is None or prover is None or payload is None or not found.alone:
-        return None
-    proof = prover.proof_of(found.peer, found.chunk, found.mean)
-    if proof is None:
-        return None
-    message = Shown(
-        exchange.serial,
-        exchange.attempt,
-        found.peer,
-        found.mean,
-        exchange.reducer.num_elements,
-        found.chunk,
-        *proof,
-        cut(found.reason, 64),
-    )
-    return message, payload
+def shown_by(exchange: DirectReduce) -> list[tuple[Shown, Payload]]:
+    """The chunk that this member refuses, or those that together are too long, as their author vouched for
+    them. Nothing if that takes more than may be shown."""
+    found, prover = exchange.poisoned, exchange.prover
+    if found is None or prover is None or not (found.alone or 0 < len(found.long) <= MAX_LONG):
+        return []
+    shown = []
+    for chunk, payload in exchange.refused():
+        proof = prover.proof_of(found.peer, chunk, found.mean)
+        if proof is None:
+            return []
+        message = Shown(
+            exchange.serial,
+            exchange.attempt,
+            found.peer,
+            found.mean,
+            exchange.reducer.num_elements,
+            chunk,
+            *proof,
+            cut(found.reason, 64),
+            len(found.long),
+        )
+        shown.append((message, payload))
+    return shown
 
 
 def two_things_told(exchange: DirectReduce) -> ToldTwoThings | None:

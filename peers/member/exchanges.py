@@ -36,6 +36,8 @@ class RunningExchange:
     told_done: int = -1
     """The last attempt that this member reported as done; -1 for none."""
     told_stuck: int = -1
+    num_shown: int = 0
+    """Chunks that the coordinator was shown of those that this member refuses, in the present attempt."""
     plan: Plan | None = None
     """Of the present attempt, if it is a round's."""
 

@@ -72,7 +72,7 @@ class Rounds:
         running = self._exchanges.running.get(message.serial) or self._join(now, message)
         if running is None or self._me not in plan.members:
             return
-        running.plan = plan
+        running.plan, running.num_shown = plan, 0
         running.exchange.begin(now, plan)
         self._outlet.deliver(RoundOpened(message.serial, message.attempt, message.fragment, plan.members))
         self._exchanges.replay_early(now, message.serial)
@@ -155,21 +155,25 @@ class Rounds:
             self._outlet.send(now, self._coordinator, done)
 
     def _accuse(self, now: float, serial: int, running: RunningExchange, poison: Poison) -> None:
-        """With what can be shown, if anything can; without room for it, at the next tick."""
-        shown, told = shown_by(running.exchange), two_things_told(running.exchange)
-        if told is None and shown is None:
+        """With what can be shown, if anything can; what there is no room for follows at the next tick."""
+        told = two_things_told(running.exchange)
+        shown = shown_by(running.exchange) if told is None else []
+        for each in shown[running.num_shown :]:
+            if not self._outlet.show(now, *each):
+                return
+            running.num_shown += 1
+        if told is None and not shown:
             self._say_stuck(now, serial, running, (poison.peer,), poison.reason)
         elif told is not None:
-            running.told_stuck = running.exchange.attempt
             self._outlet.send(now, self._coordinator, told)
-        elif shown is not None and self._outlet.show(now, *shown):
-            running.told_stuck = running.exchange.attempt
+        running.told_stuck = running.exchange.attempt
 
     def tick(self, now: float) -> None:
         """Report members who owe us something and are silent, and what could not be shown before."""
         for serial, running in list(self._exchanges.running.items()):
             if running.exchange.poisoned:
                 self._report(now, serial, running)
+                continue  # it moves no further, so nobody is silent
             if running.exchange.done or running.told_stuck == running.exchange.attempt:
                 continue
             silent = self._exchanges.silent(now, running.exchange)

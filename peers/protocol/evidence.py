@@ -6,11 +6,15 @@ Bulk messages: a chunk, or many roots, travel beside the header. Decides nothing
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from peers.protocol import fields
 from transport.collectives.fields import ChunkIndex
 from transport.collectives.proofs import Path, Signature
-from transport.frames import Count, kind
+from transport.frames import Between, Count, kind
+
+MAX_LONG = 16
+"""Chunks that a member shows in one round, one after another."""
 
 
 @kind(112)
@@ -29,6 +33,9 @@ class Shown:
     path: Path
     signature: Signature
     reason: fields.Reason
+    num_long: Annotated[int, Between(0, MAX_LONG)] = 0
+    """How many chunks it shows, one after another, that together are longer than they may be; 0 for one that
+    cannot be used as it is."""
 
 
 @kind(113)

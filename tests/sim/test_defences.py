@@ -179,3 +179,13 @@ def test_a_liar_whose_addresses_are_looked_up_where_frames_are_sent_stops_the_ot
 ) -> None:
     monkeypatch.setattr("diloco.simulation.engine.SimNetwork", LooksNamesUp)
     assert "is off the roster: silent" in broken("liar", seeds=range(1))
+
+
+def test_a_liar_that_sends_more_than_it_says_is_put_out_where_the_host_measures_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("diloco.simulation.roles.liar.LIES", ("small norm",))
+    outs = {report_of("liar", seed).roles[0].put_out for seed in (1, 2)}
+    assert outs == {"it vouched for more than it says that it sent"}
+    monkeypatch.setattr(Court, "square_of", lambda *chunk: None)
+    assert {report_of("liar", seed).roles[0].put_out for seed in (1, 2)} == {""}

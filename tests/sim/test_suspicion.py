@@ -21,12 +21,14 @@ from tests.sim.checkers import Checkers
 from tests.sim.doors import identity_of, key_of
 from tests.sim.run import run_seed
 from tests.sim.suspicious import SuspiciousNode
+from tests.sim.trainer import VectorJudge, VectorReplica
 from tests.sim.violation import Violation
 from tests.sim.world import World
 from transport.collectives.chunks import MeanChunk, PartChunk, ProvedMean, ProvedPart
 from transport.collectives.direct_reduce import DirectReduce, Poison
 from transport.collectives.proofs import GROUP, Index, Notary, Terms, place_of
 from transport.collectives.prover import Prover
+from transport.collectives.reducer import Reducer
 from transport.digests import digest_of
 
 
@@ -215,3 +217,42 @@ def test_whoever_shows_what_is_all_right_is_put_out_itself(monkeypatch: pytest.M
     monkeypatch.setattr("peers.node.Court", BelievesWhatIsShown)
     with pytest.raises(Violation, match="X10"):
         run_with_a_false_witness()
+
+
+class CallsItTooLong(DirectReduce):
+    """Worker 0 says of the first proved part that it gets that it is longer than its author says."""
+
+    def part(self, now: float, peer: bytes, message: PartChunk, payload: Any) -> bool:
+        taken = super().part(now, peer, message, payload)
+        if taken and self._me == key_of(0) and isinstance(message, ProvedPart) and not self.poisoned:
+            self.poisoned = Poison(peer, "too long", message.chunk, False, False, (message.chunk,))
+        return taken
+
+
+def test_whoever_calls_too_long_what_is_as_long_as_its_author_says_is_put_out_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.member.rounds.DirectReduce", CallsItTooLong)
+    assert run_with_a_false_witness()["proved_wrong"] == 1, "worker 0: any other is a violation"
+    monkeypatch.setattr(VectorJudge, "square", lambda *chunk: 1e9)
+    with pytest.raises(Violation, match="X10"):
+        run_with_a_false_witness()
+
+
+class SendsMore(VectorReplica):
+    """What worker 0 sends is four times as long as it says: no single chunk is too long, but all that an
+    owner gets of it."""
+
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
+        made, norm = super().contribution(fragment)
+        return made, norm / 4 if self.index == 0 else norm
+
+
+def test_who_sends_more_than_it_says_is_put_out_once_the_host_has_measured_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.sim.world.VectorReplica", SendsMore)
+    seen = run_with_a_false_witness()
+    assert seen["proved_wrong"] == 1, "worker 0: any other is a violation"
+    monkeypatch.setattr(VectorJudge, "square", lambda *chunk: None)
+    assert run_with_a_false_witness()["proved_wrong"] == 0, "without a measure there are words only"

@@ -9,6 +9,7 @@ only kept in the state, and the second one moves it. Below it runs the productio
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -71,15 +72,20 @@ def digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
 
 
 class VectorJudge:
-    """Tells whether a chunk is finite, by what members decode with."""
+    """Tells whether a chunk is finite and how long it is, by what members decode with."""
 
     def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
-        reducer = NumpyReducer(num_elements)
         try:
-            reducer.accept(0, payload)
+            NumpyReducer(num_elements).accept(0, payload)
         except Poisoned as error:
             return error.reason
         return ""
+
+    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+        try:
+            return NumpyReducer(num_elements).accept(0, payload)
+        except Poisoned:
+            return math.inf
 
 
 @dataclass

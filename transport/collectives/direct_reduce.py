@@ -39,6 +39,8 @@ class Poison(NamedTuple):
     mean: bool
     alone: bool
     """Its bytes alone show it, whatever the others are."""
+    long: tuple[int, ...] = ()
+    """The chunks that together are longer than they may be, if that is what is wrong."""
 
 
 KEPT_BYTES = 64 << 20
@@ -332,10 +334,10 @@ class DirectReduce:
             self.poisoned = Poison(blamed, error.reason, chunk, mean=False, alone=error.alone)
             return
         members = [part.member for part in parts]
-        too_long = self.norms.add_parts(zip(members, self.reducer.part_squares, strict=True))
+        too_long = self.norms.add_parts(chunk, zip(members, self.reducer.part_squares, strict=True))
         if too_long is not None:  # its share of the mean would be more than it should
-            reason = "its contribution is longer than it says"
-            self.poisoned = Poison(plan.founders[too_long], reason, chunk, mean=False, alone=False)
+            reason, long = "its contribution is longer than it says", self.norms.long_parts(too_long)
+            self.poisoned = Poison(plan.founders[too_long], reason, chunk, False, False, long)
             return
         self._take(self._me, chunk, mean)
         self._reduced.append(chunk)
@@ -356,9 +358,9 @@ class DirectReduce:
         except Poisoned as error:
             self.poisoned = Poison(owner, error.reason, chunk, mean=True, alone=error.alone)
             return False
-        if not self.norms.add_mean(owner, square) and owner != self._me:
-            reason = "its means are longer than any contribution"
-            self.poisoned = Poison(owner, reason, chunk, mean=True, alone=False)
+        if not self.norms.add_mean(owner, chunk, square) and owner != self._me:
+            reason, long = "its means are longer than any contribution", self.norms.long_means(owner)
+            self.poisoned = Poison(owner, reason, chunk, True, False, long)
             return False
         known = self.prover.mean_digests.get(chunk) if self.prover else None
         self._digests[chunk] = known or digest_of(mean)
@@ -367,12 +369,15 @@ class DirectReduce:
 
     # -- proofs -------------------------------------------------------------------------------
 
-    def poison_payload(self) -> Payload | None:
-        """The bytes of the chunk that must not be used, if they came from another."""
-        found = self.poisoned
-        if found is None or found.peer == self._me:
-            return None
-        return self._means[found.chunk] if found.mean else self._parts[found.chunk].get(found.peer)
+    def refused(self) -> list[tuple[int, Payload]]:
+        """The chunk that must not be used, or those that together are too long, as they came from another."""
+        found, held = self.poisoned, []
+        if found is not None and found.peer != self._me:
+            for chunk in found.long or (found.chunk,):
+                payload = self._means[chunk] if found.mean else self._parts[chunk].get(found.peer)
+                if payload is not None:
+                    held.append((chunk, payload))
+        return held
 
     def _encode(self, chunk: int) -> Payload:
         """A part that is about to be vouched for, and then to be sent: kept so long, as far as that goes."""

@@ -13,7 +13,8 @@ from peers.protocol.messages import Enter, Stuck
 from transport.link.messages import Stale
 
 _ADDRESSES = ("tcp://no-such-host.invalid:1", "tcp://192.0.2.1:1")
-_LIES = ("weight", "small norm", "large values", "mean", "tokens", "nothing")
+LIES = ("weight", "small norm", "large values", "mean", "tokens", "nothing")
+"""What it lies about in one offer after another."""
 
 
 class Liar(Role):
@@ -41,7 +42,7 @@ class Liar(Role):
         return command
 
     def _offer(self, offer: Offer) -> Offer:
-        values, lie = true_values(offer.reducer), self.rng.choice(_LIES)
+        values, lie = true_values(offer.reducer), self.rng.choice(LIES)
         if values is None and lie in ("small norm", "large values", "mean"):
             lie = "weight"
         match lie:

@@ -19,6 +19,7 @@ from diloco.compression.codecs import codec
 from diloco.compression.vectors import squared_norm
 from diloco.methods.presets import PRESETS
 from diloco.methods.wire_formats import WIRE_FORMATS
+from diloco.outer.judge import CodecJudge
 from diloco.outer.replica import TensorReplica
 from diloco.outer.tensor_reducer import TensorReducer
 from diloco.rules import rules_of
@@ -135,6 +136,10 @@ def test_an_honest_worker_is_within_its_claim_by_every_method(parts: dict[str, A
             assert made[0].part_squares[0] == 0.0
             assert made[0].part_squares[1] <= limits[1]
             assert made[0].part_squares[1] > 0.0 or not norm
+            sent, judge = bytes(made[1].encode(0)), CodecJudge(chosen)
+            measured_by_the_host = judge.square(sent, made[1].num_elements, None)
+            assert measured_by_the_host is not None
+            assert measured_by_the_host <= limits[1], "no owner could show anything that puts it out"
             for replica, each in zip(replicas, made, strict=True):
                 assert each.accept(0, mean) <= mean_limit(limits, rules.mean_growth)
                 replica.apply(fragment, each, each, 0.5, keep_old=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.components import codecs_of
 from diloco.outer.judge import CodecJudge
 from diloco.outer.tensor_reducer import TensorReducer
+from peers.coordinator.measured import BAND
 from transport.collectives.reducer import Part
 from transport.effects import Phantom
 from transport.errors import Poisoned
@@ -65,8 +67,21 @@ def test_a_mean_is_judged_by_the_format_of_means(codec: str) -> None:
     assert judge.fault(payload[:-1], SIZE, 3)
 
 
+@pytest.mark.parametrize("codec", sorted(WIRE_FORMATS))
+def test_a_judge_measures_what_members_measure(codec: str) -> None:
+    judge, whole = CodecJudge(method(codec)), bytes(encoded(codec))
+    reducer = TensorReducer(codecs_of(method(codec))[0], SIZE, torch.zeros(SIZE))
+    reducer.begin(SIZE, 2)
+    mean = bytes(reducer.reduce(0, [Part(0, 0.5, None), Part(1, 0.5, whole)]))
+    found = judge.square(whole, SIZE, None)
+    assert found == pytest.approx(reducer.part_squares[1], rel=BAND / 10)
+    assert judge.square(mean, SIZE, 2) == pytest.approx(reducer.accept(0, mean), rel=BAND / 10)
+    assert judge.square(whole[:-1], SIZE, None) == math.inf
+
+
 def test_of_a_phantom_nothing_can_be_told() -> None:
     assert CodecJudge(method("fp32")).fault(Phantom(16), SIZE, None) is None
+    assert CodecJudge(method("fp32")).square(Phantom(16), SIZE, None) is None
 
 
 def test_a_host_imports_torch_for_its_first_judgement_only_and_cannot_tell_without() -> None:
@@ -77,7 +92,7 @@ from diloco.settings import RunSettings
 judge = judge_of(RunSettings())
 assert "torch" not in sys.modules
 sys.modules["torch"] = None
-assert judge.fault(b"", 0, None) is None
+assert judge.fault(b"", 0, None) is judge.square(b"", 0, None) is None
 del sys.modules["torch"]
 assert judge.fault(bytes(7), 4, None)
 assert "torch" in sys.modules

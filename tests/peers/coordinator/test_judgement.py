@@ -39,6 +39,10 @@ class FiniteJudge:
         assert isinstance(payload, bytes)
         return "" if np.isfinite(np.frombuffer(payload, np.float32)).all() else "a value is not finite"
 
+    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+        assert isinstance(payload, bytes)
+        return float(np.square(np.frombuffer(payload, np.float32), dtype=np.float64).sum())
+
 
 def current() -> OpenRound:
     """A proved attempt, of 12 elements in three chunks; the author owns the first."""
@@ -99,6 +103,9 @@ def test_a_mean_is_vouched_for_in_one_attempt_and_a_part_in_all() -> None:
 def test_where_nothing_can_be_decoded_nobody_is_judged() -> None:
     class CannotTell:
         def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+            return None
+
+        def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
             return None
 
     for judge in (None, CannotTell()):

@@ -10,6 +10,7 @@ import pytest
 
 from peers.admission.identity import Identity, verify
 from peers.coordinator.judgement import Court
+from peers.coordinator.measured import LengthsShown
 from peers.coordinator.open_round import OpenRound
 from peers.member.appeal import roots_held, shown_by, two_things_told
 from peers.member.contributions import Contributions
@@ -17,7 +18,7 @@ from peers.member.exchanges import Exchanges
 from peers.member.notary import MemberNotary
 from peers.member.rounds import Rounds
 from peers.protocol.commands import Offer
-from peers.protocol.evidence import ROOT_BYTES, Roots, Shown
+from peers.protocol.evidence import MAX_LONG, ROOT_BYTES, Roots, Shown
 from peers.protocol.messages import Decline, Open, Stuck
 from tests.peers.member.fakes import (
     BASE,
@@ -32,7 +33,7 @@ from tests.peers.member.fakes import (
     vector,
 )
 from transport.collectives.chunks import PartChunk
-from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.direct_reduce import DirectReduce, Poison
 from transport.collectives.plan import Plan
 from transport.collectives.proofs import Terms
 from transport.collectives.prover import Prover
@@ -49,6 +50,10 @@ class Finite:
         assert not isinstance(payload, int)
         return "" if np.isfinite(np.frombuffer(payload, np.float32)).all() else "not finite"  # type: ignore[arg-type]
 
+    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+        assert not isinstance(payload, int)
+        return float(np.square(np.frombuffer(payload, np.float32)).sum())  # type: ignore[arg-type]
+
 
 def offering(signs: bool = True) -> tuple[FakeOutlet, Rounds, Exchanges]:
     outlet = FakeOutlet()
@@ -59,10 +64,10 @@ def offering(signs: bool = True) -> tuple[FakeOutlet, Rounds, Exchanges]:
     return outlet, Rounds(ME, HOST, contributions, exchanges, outlet, RUN, notary), exchanges
 
 
-def partner(value: float, life: bytes = OPEN.life) -> DirectReduce:
+def partner(value: float, life: bytes = OPEN.life, chunk_elements: int = SIZE // 2) -> DirectReduce:
     roster = {ME: replace(entry(ME), identity=MINE.public)}
     prover = Prover(OTHER, MemberNotary(THEIRS, verify, roster), Terms(RUN, 1, BASE, 0, SIZE, life))
-    made = DirectReduce(1, OTHER, vector(value), SIZE // 2, 0.0, prover)
+    made = DirectReduce(1, OTHER, vector(value), chunk_elements, 0.0, prover)
     made.begin(0.0, PLAN)
     return made
 
@@ -106,8 +111,76 @@ def test_what_cannot_be_added_is_shown_once_and_the_coordinator_can_judge_it() -
     verdict = Court(RUN, verify, Finite()).of_shown(current, ME, THEIRS.public, message, payload)
     assert verdict is not None
     assert verdict.guilty == OTHER
-    assert shown_by(exchanges.running[1].exchange) == (message, payload)
+    assert shown_by(exchanges.running[1].exchange) == [(message, payload)]
     assert two_things_told(exchanges.running[1].exchange) is None
+
+
+LIMITED = replace(OPEN, chunk_elements=1, part_limits=(20.0, 20.0), mean_limit=1e9)
+"""Eight chunks of one element, four of them this member's."""
+
+
+def judged(shown: list[tuple[Any, Payload]]) -> bool | None:
+    """Whether the coordinator finds too long what it is shown."""
+    current = OpenRound(1, 0, BASE, 1, PLAN.founders, PLAN.weights, opened_at=0.0)
+    current.plans, found = {0: PLAN}, LengthsShown(shown[0][0])
+    court = Court(RUN, verify, Finite())
+    for message, payload in shown:
+        square = court.square_of(current, ME, THEIRS.public, message, payload)
+        assert isinstance(square, float)
+        assert found.takes(message)
+        found.squares[message.chunk] = square
+    assert found.complete
+    return found.too_long(20.0)
+
+
+def test_of_a_part_that_is_too_long_the_chunks_are_shown_that_make_it_so() -> None:
+    for value, count in ((5.0, 1), (4.0, 2), (2.5, 4)):
+        outlet, rounds, _ = offering()
+        rounds.open(0.0, LIMITED)
+        carry(outlet, rounds, partner(value, chunk_elements=1))
+        rounds.tick(2.0)
+        assert [message.num_long for message, _ in outlet.shown] == [count] * count
+        assert {(message.author, message.mean) for message, _ in outlet.shown} == {(OTHER, False)}
+        assert judged(outlet.shown) is True
+        assert not outlet.told(HOST, Stuck)
+
+
+def test_means_that_are_too_long_are_shown_too() -> None:
+    outlet, rounds, _ = offering()
+    rounds.open(0.0, replace(LIMITED, part_limits=(1e9, 1e9), mean_limit=20.0))
+    carry(outlet, rounds, partner(5.0, chunk_elements=1))  # means of 3
+    ((first, _), *others) = outlet.shown
+    assert (first.author, first.mean, first.num_long, len(others)) == (OTHER, True, 3, 2)
+    assert judged(outlet.shown) is True
+
+
+def test_chunks_for_which_there_is_no_room_follow_and_nobody_is_called_silent() -> None:
+    outlet, rounds, _ = offering()
+    rounds.open(0.0, LIMITED)
+    outlet.room_bytes = 0
+    other = partner(2.5, chunk_elements=1)
+    for message, payload in sent_by(other):
+        rounds.take_chunk(1.0, OTHER, message, payload, 10)
+    for _ in range(9):
+        rounds.pump(1.0)
+    rounds.tick(1.0 + 2 * PATIENCE_S)
+    assert outlet.shown == []
+    assert not outlet.told(HOST, Stuck)
+    outlet.room_bytes = 1 << 30
+    for _ in range(3):
+        rounds.tick(2.0 + 2 * PATIENCE_S)
+    assert len(outlet.shown) == 4, "each once"
+
+
+def test_what_takes_more_chunks_than_may_be_shown_is_a_word() -> None:
+    outlet, rounds, exchanges = offering()
+    rounds.open(0.0, LIMITED)
+    carry(outlet, rounds, partner(5.0, chunk_elements=1))
+    exchange = exchanges.running[1].exchange
+    exchange.poisoned = Poison(OTHER, "too long", 0, False, False, (0,) * MAX_LONG)
+    assert len(shown_by(exchange)) == MAX_LONG
+    exchange.poisoned = Poison(OTHER, "too long", 0, False, False, (0,) * (MAX_LONG + 1))
+    assert shown_by(exchange) == []
 
 
 def test_without_room_it_is_shown_later() -> None:

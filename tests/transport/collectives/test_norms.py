@@ -19,18 +19,28 @@ KEYS = (key(0), key(1), key(2))
 
 def test_squares_add_up_over_chunks_until_they_are_above_the_limit() -> None:
     norms = MeasuredNorms(3, NormLimits((4.0, 4.0, 4.0), 9.0))
-    assert norms.add_parts([(0, 1.0), (2, 4.0)]) is None
-    assert norms.add_parts([(0, 1.0), (2, 0.1)]) == 2
+    assert norms.add_parts(0, [(0, 1.0), (2, 4.0)]) is None
+    assert norms.add_parts(1, [(0, 1.0), (2, 0.1)]) == 2
     assert norms.parts == [2.0, 0.0, 4.1]
-    assert norms.add_mean(KEYS[0], 9.0)
-    assert norms.add_mean(KEYS[1], 9.0)
-    assert not norms.add_mean(KEYS[0], 0.1)
+    assert norms.add_mean(KEYS[0], 2, 9.0)
+    assert norms.add_mean(KEYS[1], 3, 9.0)
+    assert not norms.add_mean(KEYS[0], 4, 0.1)
+
+
+def test_of_what_is_too_long_the_fewest_chunks_are_named_that_show_it_clearly() -> None:
+    norms = MeasuredNorms(2, NormLimits((9.0, 9.0), 9.0))
+    for chunk, square in enumerate((1.0, 5.0, 0.5, 4.5)):
+        norms.add_parts(chunk, [(0, square), (1, 2.2505)])
+        norms.add_mean(KEYS[0], chunk, 2.0 * square)
+    assert norms.long_parts(0) == (1, 3), "together 9.5"
+    assert norms.long_parts(1) == (0, 1, 2, 3), "9.002 is above 9 and not clearly"
+    assert norms.long_means(KEYS[0]) == (1,), "alone 10"
 
 
 def test_without_limits_anything_is_taken() -> None:
     norms = MeasuredNorms(1, NormLimits())
-    assert norms.add_parts([(0, math.inf)]) is None
-    assert norms.add_mean(KEYS[0], 1e300)
+    assert norms.add_parts(0, [(0, math.inf)]) is None
+    assert norms.add_mean(KEYS[0], 1, 1e300)
 
 
 def test_a_reducer_measures_what_others_sent_and_what_it_accepts() -> None:
@@ -72,6 +82,7 @@ def test_an_owner_refuses_a_part_that_is_longer_than_its_author_says_before_anyb
     owner.hear(2, PartChunk(1, 0, 0), 1.5, 1.0)
     assert owner.exchange.poisoned
     assert owner.exchange.poisoned[:2] == (KEYS[2], "its contribution is longer than it says")
+    assert owner.exchange.refused() == [(0, np.array([1.5, 1.0], np.float32).tobytes())]
     assert owner.means_sent == 0
 
 

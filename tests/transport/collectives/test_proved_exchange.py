@@ -323,7 +323,7 @@ def test_what_must_not_be_added_up_is_kept_with_its_proof(role: str) -> None:
         assert found is not None
         assert member.prover is not None
         assert (found.peer, found.mean, found.alone) == (key(1), role == "mean", True)
-        proof, payload = member.prover.proof_of(found.peer, found.chunk, found.mean), member.poison_payload()
-        assert proof is not None
-        assert payload is not None
+        ((chunk, payload),) = member.refused()
+        assert chunk == found.chunk
+        assert member.prover.proof_of(found.peer, chunk, found.mean) is not None
         assert np.isnan(np.frombuffer(payload, dtype=np.float32)).all()
