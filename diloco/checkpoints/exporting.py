@@ -68,7 +68,8 @@ def export(
         sources += _frozen_sources(disk, saved, like, alike)
     if like is not None:
         _require_alike(sources, dtypes, like)
-    metadata = {"record": str(saved.manifest.index), "run": saved.manifest.run}
+    place = {saved.manifest.unit.replace(" ", "_"): str(saved.manifest.index)}
+    metadata = {**place, "run": saved.manifest.run}
     out, aside = LocalDisk(target.parent), f".{target.name}.partial"
 
     def pieces() -> Iterator[bytes | memoryview]:

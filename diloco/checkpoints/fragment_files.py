@@ -120,7 +120,8 @@ def read_body(disk: Disk, saved: Saved, fragment: int) -> bytearray:
     if whole.hexdigest() != entry.sha256:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is another one than the manifest says")
     if _agreed(data, header).hex() != saved.manifest.fragments[fragment].digest:
-        raise CheckpointError(f"{path} holds another state than the members agreed on")
+        named = "its manifest names" if saved.manifest.replica else "the members agreed on"
+        raise CheckpointError(f"{path} holds another state than {named}")
     return data
 
 

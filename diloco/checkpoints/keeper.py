@@ -2,7 +2,8 @@
 
 Glue on the training thread: `position` knows what is held, `boundaries` when to write, `writer` does so
 beside the training, `store` and `shelf` own the files. A disk that fails costs checkpoints and no training:
-that is told once, until one is written again.
+that is told once, until one is written again. Where a run gossips the state is this worker's own replica, by
+its outer steps, and no results lead on from it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from diloco.checkpoints.boundaries import Boundaries
 from diloco.checkpoints.fragment_files import OtherBase, load_state, read_body, require_fit
-from diloco.checkpoints.manifest import FileEntry, Manifest, OwnEntry
+from diloco.checkpoints.manifest import FileEntry, Manifest, OwnEntry, unit_of
 from diloco.checkpoints.position import Position
 from diloco.checkpoints.shared import SharedState
 from diloco.checkpoints.shelf import Shelf
@@ -24,7 +25,7 @@ from diloco.checkpoints.writer import Writer
 from diloco.errors import CheckpointError, StateError
 from diloco.outer.replica import TensorReplica
 from diloco.settings import Checkpoint
-from peers.protocol.commands import Command, ConfirmSaved
+from peers.protocol.commands import Command, ConfirmLoaded, ConfirmMoved, ConfirmSaved
 from peers.protocol.events import (
     BecameActive,
     CheckpointFailed,
@@ -96,11 +97,13 @@ class Keeper:
         self._store = Store(disk, folder)
         self.shelf = Shelf(disk, folder, keeps=wanted.results)
         """Results of rounds; its `keep` and `find` are for the network's thread."""
-        self.leads_on = wanted.results
+        self.leads_on = wanted.results and not replica.outer.method.gossips
         """Whether the swarm is to count on results of rounds after the newest checkpoint."""
         self.writer: Writer[Saved] = Writer()
         self.blocked_s = 0.0
         """Seconds for which the training thread took copies, by its own clock."""
+        self._gossips = replica.outer.method.gossips
+        self._unit = unit_of(gossips=self._gossips)
         self._position = Position(replica.num_fragments)
         self._boundaries = Boundaries(replica.num_fragments, least_s, wanted.every)
         self._saved: Saved | None = None
@@ -113,6 +116,8 @@ class Keeper:
         self._fetched = False
         """The state is of others: no results lead to it from the newest checkpoint."""
         self._own_failed = False
+        self._steps: int | None = None
+        """Gossip: outer steps of the replica that is held; None before there is one."""
 
     # -- the beginning ------------------------------------------------------------------------
 
@@ -146,8 +151,8 @@ class Keeper:
             _warn_of(damaged, "it is left out")
             there = ", ".join(name.partition("-")[0].lstrip("0") or "0" for name in self._store.names())
             raise CheckpointError(
-                f"no checkpoint of commit {at_most} or before is whole here; there are those of commit "
-                f"{there or 'none'}"
+                f"no checkpoint of {self._unit} {at_most} or before is whole here; there are those of "
+                f"{self._unit} {there or 'none'}"
             )
         _warn_of(damaged, "there is no older one: this worker enters without, and fetches the run's state")
         return None
@@ -159,7 +164,8 @@ class Keeper:
         self._position = Position(self._replica.num_fragments, held)
         self._position.begin_after(tuple(each.serial for each in manifest.fragments))
         step = self._take_up_own(saved)
-        self._hooks.tell(CheckpointRestored(held.index, held.head, saved.path, step))
+        self._hooks.tell(CheckpointRestored(held.place, held.head, saved.path, step, self._unit))
+        self._steps = held.steps
         return held
 
     def _load(self, saved: Saved) -> None:
@@ -194,11 +200,27 @@ class Keeper:
                 self._wanted = event.index
             case StateFetched():
                 self._fetched = True
+                if self._gossips and any(isinstance(command, ConfirmLoaded) for command in answers):
+                    self._say_what_was_fetched()
             case BecameActive() if self._fetched or (self._saved is None and not self.writer.is_busy):
                 self._due, self._fetched = True, False  # so that results count from here on
             case RoundCommitted() if not event.behind and self._boundaries.is_due(now, event.record.index):
                 self._due = True
+        if any(isinstance(command, ConfirmMoved) for command in answers):
+            self._steps = self._replica.count(0)
+            self._due |= self._boundaries.is_due(now, self._steps)
         self.poll(now)
+
+    def _say_what_was_fetched(self) -> None:
+        """In place of a replica of one's own, if there was one."""
+        before, self._steps = self._steps, self._replica.count(0)
+        if before is not None:
+            _LOG.warning(
+                "the others are far ahead of this worker's replica of outer step %d: it goes on from a copy "
+                "of another one's, of outer step %d, with its own inner optimizer and data",
+                before,
+                self._steps,
+            )
 
     def between_steps(self, now: float) -> None:
         """All of the worker is as it is between two inner steps: take it, if that is due."""
@@ -217,22 +239,22 @@ class Keeper:
             self._hooks.command(ConfirmSaved(self._saved.manifest.held(), keeps=False))
 
     def _shelf_leads_on(self, newest: Manifest) -> bool:
-        return self.shelf.leads_on_from(newest.serial_floor)
+        return not self._gossips and self.shelf.leads_on_from(newest.serial_floor)
 
     def _note_what_is_wanted(self) -> None:
-        held = self._position.held
-        if self._wanted is None or held is None or held.index < self._wanted or self.writer.is_busy:
+        held = self._held
+        if self._wanted is None or held is None or held.place < self._wanted or self.writer.is_busy:
             return
         self._wanted = None
-        self._due |= self._saved is None or self._saved.manifest.head != held.head.hex()
+        self._due |= not self._is_saved(held)
 
     def close(self, now: float) -> None:
         """Training is over: write what is held now, if it is not on the disk yet."""
         self._finish(now)
-        held, saved = self._position.held, self._saved
+        held, saved = self._held, self._saved
         if held is None:
             return
-        if saved and saved.manifest.head == held.head.hex() and self._entry in (None, saved.manifest.own):
+        if saved and self._is_saved(held) and self._entry in (None, saved.manifest.own):
             return
         self._begin_write(now)
         self._finish(now)
@@ -244,8 +266,18 @@ class Keeper:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _begin_write(self, now: float) -> None:
+    @property
+    def _held(self) -> Held | None:
+        """What is held now; None while that is nothing whole."""
         held = self._position.held
+        return replace(held, steps=self._replica.count(0)) if held is not None and self._gossips else held
+
+    def _is_saved(self, held: Held) -> bool:
+        manifest = self._saved.manifest if self._saved is not None else None
+        return manifest is not None and (manifest.head, manifest.index) == (held.head.hex(), held.place)
+
+    def _begin_write(self, now: float) -> None:
+        held = self._held
         if held is None:
             return
         began, ran = time.perf_counter(), time.thread_time()
@@ -253,7 +285,7 @@ class Keeper:
         own, entry = self._taken()
         took = time.perf_counter() - began
         self.blocked_s += time.thread_time() - ran
-        self._boundaries.begin(now, held.index, took / _MAX_SHARE)
+        self._boundaries.begin(now, held.place, took / _MAX_SHARE)
         self._began_s = now
         settings = self._settings()  # some may change while the run goes on
         previous = self._saved.manifest.sha256() if self._saved else None
@@ -265,8 +297,9 @@ class Keeper:
             )
 
         def job(pause: Callable[[], None]) -> Saved:
-            saved = self._store.write(held.head, held.index, [*shared.contents, *own], finish, pause)
-            oldest = self._store.prune(keep)
+            saved = self._store.write(held.head, held.place, [*shared.contents, *own], finish, pause)
+            # Who went back, or copied a replica with fewer steps, is not to begin with what it left.
+            oldest = self._store.prune(keep, held.steps)
             if oldest is not None:
                 self.shelf.prune(oldest.serial_floor)
             return saved
@@ -298,7 +331,8 @@ class Keeper:
             if not self._failing:
                 _LOG.warning("no checkpoint could be written: %s; training goes on", reason)
             self._failing = True
-            self._hooks.tell(CheckpointFailed(self._position_index, reason))
+            held = self._held
+            self._hooks.tell(CheckpointFailed(held.place if held else 0, reason, self._unit))
             return
         self._saved, self._failing = outcome, False
         manifest = outcome.manifest
@@ -308,14 +342,13 @@ class Keeper:
             self._hooks.command(ConfirmSaved(manifest.held(), keeps=self.leads_on))
         self._hooks.tell(
             CheckpointWritten(
-                manifest.index, bytes.fromhex(manifest.head), manifest.size_bytes, now - self._began_s
+                manifest.index,
+                bytes.fromhex(manifest.head),
+                manifest.size_bytes,
+                now - self._began_s,
+                self._unit,
             )
         )
-
-    @property
-    def _position_index(self) -> int:
-        held = self._position.held
-        return held.index if held is not None else 0
 
 
 def _warn_of(damaged: list[CheckpointError], then: str) -> None:

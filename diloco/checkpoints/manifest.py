@@ -17,7 +17,7 @@ from diloco.errors import CheckpointError
 from peers.protocol.fields import MAX_FRAGMENTS
 from peers.protocol.held import Held
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "manifest.json"
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(\.[a-z0-9]+)+$", max_length=64)]
@@ -41,7 +41,7 @@ class FragmentEntry(_Part):
     version: _Sha256
     """The record that moved it last, or the head that the run began with."""
     digest: _Sha256
-    """Names its state, as all members told the coordinator."""
+    """Names its state, as all members told the coordinator; of a replica, as its worker did."""
     serial: int = Field(ge=0)
     """Of the last record that moved it; 0 if that is not known."""
     count: int = Field(ge=0)
@@ -82,8 +82,12 @@ class Manifest(_Part):
     run: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     settings: str
     """The run's settings as the host gives them to who joins."""
+    replica: bool = False
+    """It is of a run that gossips: one worker's replica, and others have other ones."""
     index: int = Field(ge=0)
+    """Of the head's record; of a replica, its outer steps."""
     head: _Sha256
+    """Of a replica, the first state of its run."""
     record: str = ""
     """The head's record, packed, in hex; empty if it is not known."""
     fragments: tuple[FragmentEntry, ...] = Field(min_length=1, max_length=MAX_FRAGMENTS)
@@ -108,14 +112,20 @@ class Manifest(_Part):
         """By name, the SHA-256 of frozen parameters that no file holds."""
         return {each.name: each.sha256 for each in self.tensors if each.sha256 is not None}
 
+    @property
+    def unit(self) -> str:
+        """What the index counts."""
+        return unit_of(gossips=self.replica)
+
     def held(self) -> Held:
         """What a member that loads it tells the coordinator that it holds."""
         return Held(
             head=bytes.fromhex(self.head),
-            index=self.index,
+            index=0 if self.replica else self.index,
             versions=tuple(bytes.fromhex(each.version) for each in self.fragments),
             digests=tuple(bytes.fromhex(each.digest) for each in self.fragments),
             record=bytes.fromhex(self.record),
+            steps=self.index if self.replica else None,
         )
 
     def file(self, name: str) -> FileEntry:
@@ -156,6 +166,11 @@ class Manifest(_Part):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise CheckpointError(f"{where} is not valid: {place}: {first['msg']}") from None
+
+
+def unit_of(*, gossips: bool) -> str:
+    """What counts how far a run's state is, for people."""
+    return "outer step" if gossips else "commit"
 
 
 def fragment_file(fragment: int) -> str:

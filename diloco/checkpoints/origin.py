@@ -59,16 +59,23 @@ def _of_checkpoint(path: Path) -> Origin:
     manifest = saved.manifest
     method = _method_of(manifest)
     first = manifest.fragments[0].vectors
+    what = "the replica at " if manifest.replica else ""
     return Origin(
-        name=f"commit {manifest.index} of run {manifest.run[:8]}",
+        name=f"{what}{manifest.unit} {manifest.index} of run {manifest.run[:8]}",
         shapes={each.name: each.shape for each in manifest.tensors},
         named=manifest.named_only,
         vectors=tuple(v for v in first if all(v in each.vectors for each in manifest.fragments)),
-        outer=str(method.get("outer", "")),
+        outer=outer_kind(str(method.get("outer", "")), gossips=manifest.replica),
         feedback=str(method.get("error_feedback", "")),
         count=max(each.count for each in manifest.fragments),
         read=_Bodies(saved).read,
     )
+
+
+def outer_kind(outer: str, *, gossips: bool) -> str:
+    """What the vectors of an outer optimizer go by: those of gossip hold steps, with the learning rate and
+    the pull of the group in them, and others means of pseudo-gradients."""
+    return f"{outer} of gossip" if gossips and outer else outer
 
 
 def _method_of(manifest: Manifest) -> dict[str, object]:

@@ -6,7 +6,13 @@ record further: what is pinned for a checkpoint is named by what the training th
 
 from __future__ import annotations
 
-from peers.protocol.commands import Command, ConfirmApplied, ConfirmCaptured, ConfirmLoaded
+from peers.protocol.commands import (
+    Command,
+    ConfirmApplied,
+    ConfirmCaptured,
+    ConfirmLoaded,
+    ConfirmMoved,
+)
 from peers.protocol.events import BecameActive, Restored
 from peers.protocol.held import Held
 from peers.protocol.record import Record
@@ -58,6 +64,8 @@ class Position:
             case ConfirmApplied():
                 self._move(command.record)
                 self._digests[command.record.fragment] = command.state
+            case ConfirmMoved():
+                self._digests[command.fragment] = command.state
             case ConfirmLoaded():
                 self._whole = False  # until all are loaded, which `BecameActive` says
                 self._versions[command.fragment] = command.version

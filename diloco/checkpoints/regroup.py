@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diloco.checkpoints.fragment_files import places, vectors_of
-from diloco.checkpoints.origin import Origin
+from diloco.checkpoints.origin import Origin, outer_kind
 from diloco.compression.vectors import bytes_of
 from diloco.errors import CheckpointError
 from diloco.methods.spec import Method
@@ -45,14 +45,15 @@ class Plan:
     """The two outer optimizers."""
     num_fragments: int
     count: int
-    """Outer steps that the new run counts as taken."""
+    """Outer steps that the new run counts as taken; none with gossip, where the run ends by that count."""
 
     def lines(self) -> list[str]:
         """For people."""
+        counted = f"{self.count} outer steps" if self.count else "outer steps are counted from 0"
         said = [
             f"from {self.origin}",
             f"kept: {len(self.kept)} tensors of {self.num_values:,} values, grouped by name into "
-            f"{self.num_fragments} fragment{'s' * (self.num_fragments != 1)}; {self.count} outer steps",
+            f"{self.num_fragments} fragment{'s' * (self.num_fragments != 1)}; {counted}",
         ]
         if len(self.vectors) > 1:
             said.append(f"kept: {', '.join(self.vectors[1:])} of the outer optimizer {self.outer[1]}")
@@ -100,16 +101,16 @@ def plan(origin: Origin, replica: TensorReplica, method: Method) -> Plan:
         vectors=vectors,
         anew=tuple(v for v in ours if v not in vectors),
         lost=tuple(v for v in origin.vectors if v not in vectors),
-        outer=(origin.outer, method.outer),
+        outer=(origin.outer, outer_kind(method.outer, gossips=method.gossips)),
         num_fragments=method.num_fragments,
-        count=origin.count,
+        count=0 if method.gossips else origin.count,
     )
 
 
 def _goes_on(vector: str, origin: Origin, method: Method) -> bool:
     if vector == "shared":
         return origin.feedback == method.error_feedback
-    return origin.outer == method.outer
+    return origin.outer == outer_kind(method.outer, gossips=method.gossips)
 
 
 def take_over(origin: Origin, replica: TensorReplica, found: Plan) -> None:

@@ -146,12 +146,15 @@ class Store:
         self.disk.write(f"{partial}/{content.name}", hashed)
         return FileEntry(name=content.name, size_bytes=hashed.size_bytes, sha256=hashed.hexdigest())
 
-    def prune(self, keep: int) -> Manifest | None:
-        """Remove all but the ``keep`` newest checkpoints; the manifest of the oldest that is left."""
+    def prune(self, keep: int, upto: int | None = None) -> Manifest | None:
+        """Remove all but the ``keep`` newest checkpoints, and those beyond the index ``upto``, which were
+        given up; the manifest of the oldest that is left."""
         whole = list(self.newest())
-        for each in whole[keep:]:
-            self.disk.remove(each.path)
-        left = whole[:keep]
+        standing = [each for each in whole if upto is None or each.manifest.index <= upto]
+        left = standing[:keep]
+        for each in whole:
+            if each not in left:
+                self.disk.remove(each.path)
         return left[-1].manifest if left else None
 
     def _free_name(self, head: bytes, index: int) -> str:

@@ -178,7 +178,10 @@ def status(
         console.print(Text(printable(f"waits: {found.waits}")))
     if found.saved_by:
         disks = "1 disk" if len(found.saved_by) == 1 else f"{len(found.saved_by)} disks"
-        line = f"saved: commit {found.saved_index}, on {disks} ({', '.join(found.saved_by)})"
+        what = f"commit {found.saved_index}"
+        if found.gossips:
+            what = f"each worker's own replica, the newest of outer step {found.saved_index}"
+        line = f"saved: {what}, on {disks} ({', '.join(found.saved_by)})"
         console.print(Text(printable(line)))
     if found.stopped:
         console.print("stopped by its owner")

@@ -16,7 +16,7 @@ from diloco.checkpoints.manifest import FILE_NAME
 from diloco.checkpoints.store import Store
 from diloco.errors import CheckpointError
 from diloco.terminal import plain_table, printable, wide_console
-from peers.coordinator.journal import CommitWritten
+from peers.coordinator.journal import CommitWritten, RunBegan
 from peers.coordinator.journal_scan import scan
 
 Where = Annotated[
@@ -34,7 +34,9 @@ def list_command(where: Where) -> None:
         raise CheckpointError(f"{where} holds no checkpoints")
     for _, store in found:
         table = plain_table(f"run {printable(store.folder.rpartition('/')[2] or where.name)}")
-        for heading in ("record", "written", "MB", "own step", "folder"):
+        newest = next(store.newest(), None)
+        unit = newest.manifest.unit if newest is not None else "commit"
+        for heading in (unit, "written", "MB", "own step", "folder"):
             table.add_column(heading)
         damaged: list[CheckpointError] = []
         for saved in store.newest(damaged.append):
@@ -102,10 +104,13 @@ def export_command(
         done = export(disk, saved, output, like, full=full)
     except OSError as error:
         raise CheckpointError(f"{output} cannot be written: {error.strerror or error}") from None
+    manifest = saved.manifest
     print(
-        f"wrote {output}: {done.num_tensors} tensors, {done.num_bytes / 1e6:,.1f} MB, of record "
-        f"{saved.manifest.index:,} ({place_of(disk, saved)})"
+        f"wrote {output}: {done.num_tensors} tensors, {done.num_bytes / 1e6:,.1f} MB, of {manifest.unit} "
+        f"{manifest.index:,} ({place_of(disk, saved)})"
     )
+    if manifest.replica:
+        print("it is the replica of the worker that wrote it: in a run that gossips others have other ones")
     if done.frozen:
         print(f"without {len(done.frozen)} frozen parameters, {done.frozen[0]} say: --full writes them too")
     if done.left_out:
@@ -142,9 +147,10 @@ def _faults_below(where: Path) -> tuple[list[str], int]:
 
 
 def _journaled(where: Path, store: Store) -> set[str] | None:
-    """The heads that the host's journal knows, if it lies beside."""
+    """The heads that the host's journal knows, that of a first state too, if it lies beside."""
     journal = where / f"journal-{store.folder.rpartition('/')[2]}"
     if not journal.exists():
         return None
     entries = scan(journal.read_bytes()).entries
-    return {each.commit().hash().hex() for each in entries if isinstance(each, CommitWritten)}
+    heads = {each.commit().hash().hex() for each in entries if isinstance(each, CommitWritten)}
+    return heads | {each.head.hex() for each in entries if isinstance(each, RunBegan)}

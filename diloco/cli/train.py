@@ -138,7 +138,7 @@ def _restored(event: CheckpointRestored, home: Path | None) -> str:
     """For people."""
     own = "all that is its own begins anew" if event.step is None else f"inner step {event.step}"
     where = home / event.path if home is not None else event.path
-    return f"this worker begins with its checkpoint of commit {event.index}, {own} ({where})"
+    return f"this worker begins with its checkpoint of {event.unit} {event.index}, {own} ({where})"
 
 
 def _keep(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exception) -> None:
@@ -161,7 +161,9 @@ def _keep(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exc
 
 
 def _steps(outer: Outer, job: Job, log: EventLog) -> None:
-    print(f"it trains from commit {outer.round} on", flush=True)
+    gossips = outer.method.gossips
+    where = f"its outer step {outer.replica.count(0)}" if gossips else f"commit {outer.round}"
+    print(f"it trains from {where} on", flush=True)
     if job.follow is not None:
         job.follow(outer.swarm.settings)  # what an optimizer kept may be of settings before these
     logged = 0.0

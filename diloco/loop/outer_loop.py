@@ -192,6 +192,8 @@ class OuterLoop:
                 self.active, self.coordinator_lost = True, False
                 for each in self.progress:
                     each.in_round = False
+                # Of gossip nobody else says so: a replica of the disk, or a donor's, may have all steps.
+                self.finished |= self._schedule.gossips and self._replica.count(0) >= self._rounds
             case FellBehind():
                 self.active, self._follows_until = False, 0.0
             case VersionExpected():

@@ -30,6 +30,7 @@ from peers.protocol.traces import (
     DisputedTrace,
     DissentTrace,
     EnteredTrace,
+    LeftBehindTrace,
     OpenedTrace,
     OutlierTrace,
     ParityTrace,
@@ -82,6 +83,8 @@ _TOLD: dict[type[Trace], str] = {
     DisputedTrace: "workers hold different states after commit {index}, none held by more than half "
     "({camps}): the run waits and overwrites nothing; end who is wrong, or put it out (diloco kick)",
     ParityTrace: "{name} held another state and fetches it again",
+    LeftBehindTrace: "{name} came back with a replica of outer step {steps}, far behind the others: it "
+    "fetches one of theirs",
     SavedOtherTrace: "what {name} saved or loaded of commit {index} is not the run's state, and counts not",
     RestoredTrace: "nobody here holds commit {index}: the run goes on from commit {to_index} of {name}",
     StoreFailedTrace: "the journal cannot be written ({error}): nothing is decided until it can",

@@ -22,7 +22,7 @@ from diloco.swarm.state_dir import invite_secret, journal_of, load_identity, run
 from diloco.swarm.state_lock import StateLock
 from peers.admission.door import Invite
 from peers.admission.ticket import invite_pair
-from peers.coordinator.journal import Adopted, CommitWritten, Forked, InviteMade
+from peers.coordinator.journal import Adopted, CommitWritten, Forked, InviteMade, StepsTaken
 from peers.coordinator.journal_file import Journal
 from peers.coordinator.places import invites_in
 from transport.frames import pack
@@ -73,7 +73,7 @@ class HostedRun:
     def first_state(self) -> Path | None:
         """Where the first state is to come from, as long as nothing is built on it: until then it may be lost
         and brought again, and from then on the run is what its workers hold."""
-        built = any(isinstance(each, CommitWritten | Adopted) for each in self._entries)
+        built = any(isinstance(each, CommitWritten | Adopted | StepsTaken) for each in self._entries)
         return self.origin.path if self.origin and not built else None
 
     @property

@@ -66,7 +66,7 @@ class Outer:
         self._resumed = time.monotonic()
         self._session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
         self._keeping: Keeping | None = None
-        if swarm.home is not None and not self.method.gossips:  # replicas that gossip differ
+        if swarm.home is not None:
             hooks = Hooks(lambda command: self._run([command]), self._tell)
             self._keeping = Keeping(swarm, model, optimizer, self.replica, self._session, keep or {}, hooks)
         self._stopping = False
@@ -273,12 +273,14 @@ class Outer:
         while not self._session.active:
             self._take_event(_POLL_S)
             self._raise_dismissal()
-            if self.finished:
+            if self.finished and not self._session.active:
                 raise EntryError("finished", "the run is over: there is nothing left to join")
             if time.monotonic() > give_up:
                 raise SwarmTimeout(
                     f"no shared state after {timeout_s:.0f} s: is another member training, and reachable?"
                 )
+        if self.finished:
+            self._report()  # of gossip nobody else would know
         self._resumed = time.monotonic()
 
     def _begin_from(self, path: Path) -> None:

@@ -135,6 +135,11 @@ class Coordinator:
         """The owner wants the run to go on from that record, though there are later ones. Raises
         `ResumeError`."""
         chain = self.state.courses[0].chain
+        if self._rules.gossips:
+            raise ResumeError(
+                "in a run that gossips each worker goes on from a replica of its own: diloco join --resume "
+                f"{index} begins with that worker's of outer step {index}, or the one before"
+            )
         if not 0 <= index <= chain.index:
             raise ResumeError(f"the run cannot go on from commit {index}: it has {chain.index} commits")
         if chain.head_at(index) is None:

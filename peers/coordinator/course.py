@@ -94,6 +94,11 @@ class Course:
     num_steps: int = 0
     """Gossip: outer steps that all members which hold a state have taken."""
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether anything builds on the first state."""
+        return bool(self.chain.index or self.num_steps)
+
     def begin(self, head: bytes) -> None:
         """Name the first state, or another one in its place: what was saved of that is of no use."""
         self.chain.begin(head)

@@ -66,6 +66,11 @@ class ExchangeMode(Protocol):
         """The members from which a newcomer gets each fragment."""
         ...
 
+    def left_behind(self, course: Course, entry: Entry) -> list[Entry]:
+        """Members whose states are so old that they are to fetch another one, now that ``entry``, which holds
+        one, is about to become active; it may be one of them."""
+        ...
+
     # -- contributions and the end ------------------------------------------------------------
 
     def offered(self, now: float, course: Course, entry: Entry, message: Ready) -> None:

@@ -1,22 +1,31 @@
 """Gossip: members find groups of their own, and every member has a state of its own.
 
 The coordinator opens no rounds. It tells the roster in batches, since there may be a thousand members, names
-one member to copy for each newcomer, and ends the run when all have taken their outer steps.
+one member to copy for each newcomer, and ends the run when all have taken their outer steps. Who comes back
+with a replica of its own goes on from that, unless it is far behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from statistics import median_high
 
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
+from peers.coordinator.journal import StepsTaken
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.roster import Entry, Roster
 from peers.coordinator.rules import Rules
 from peers.protocol.messages import MemberActive, MemberGone, MemberIs, Ready, Report
 from peers.protocol.roster_feed import RosterFeed
 from peers.protocol.traces import SwappedTrace
+from transport.frames import pack
 from transport.limits import Limits
+
+MAX_STEPS_BEHIND = 2
+"""Outer steps that a replica from a disk may be behind the others' median. Its worker goes on from it then,
+and partners wait for it as for a slow one; with more of them it would be matched with nobody for so long that
+a copy of another one's is better."""
 
 
 class GossipMode:
@@ -89,6 +98,20 @@ class GossipMode:
         donor = whole[course.num_donations % len(whole)]
         return [(fragment, donor.digests[fragment][1], [donor.key]) for fragment in fragments]
 
+    def left_behind(self, course: Course, entry: Entry) -> list[Entry]:
+        """Members that came back with a replica from their disks, and are far behind most. One that has gone
+        on from there already has more to lose, and is left to catch up."""
+        here = [*self._roster.active_in(course.number), entry]
+        if not any(each.claim for each in here):
+            return []
+        steps = {each: taken for each in here if (taken := _steps_of(each)) is not None}
+        least = median_high(steps.values()) - MAX_STEPS_BEHIND if steps else 0
+        return [
+            each
+            for each, taken in steps.items()
+            if each.claim is not None and taken < least and taken <= each.claim.index + MAX_STEPS_BEHIND
+        ]
+
     # -- contributions and the end ------------------------------------------------------------
 
     def offered(self, now: float, course: Course, entry: Entry, message: Ready) -> None:
@@ -103,6 +126,7 @@ class GossipMode:
         taken = min((each.report.rounds if each.report else 0 for each in active), default=0)
         if taken > course.num_steps:
             course.num_steps = taken
+            self._outlet.store(pack(StepsTaken(taken)))
             self._outlet.trace(SwappedTrace(index=taken, members=tuple(each.key for each in active)))
         return self._roster.entered_in(course.number) if taken >= self._rules.rounds else []
 
@@ -113,3 +137,9 @@ class GossipMode:
     def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:
         """Everyone who was not told when the last report came: those of a run that its owner ended."""
         return [entry for entry in self._roster.entered() if not entry.told_finished]
+
+
+def _steps_of(entry: Entry) -> int | None:
+    """Outer steps of a member's replica, as far as it has told."""
+    told = [entry.report.rounds] if entry.report else []
+    return max([*told, entry.claim.index] if entry.claim else told, default=None)

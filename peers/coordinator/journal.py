@@ -188,10 +188,19 @@ class Adopted:
         return record_in(self.restoring_packed)
 
 
+@kind(141)
+@dataclass(frozen=True, slots=True)
+class StepsTaken:
+    """Gossip: all members that held a replica had taken so many outer steps."""
+
+    steps: fields.Rounds
+
+
 @kind(140)
 @dataclass(frozen=True, slots=True)
 class StateSaved:
-    """This member's disk has the shared state at that head, and it is the one that was agreed on."""
+    """This member's disk has the shared state at that head, and it is the one that was agreed on. With gossip
+    it is its word that it has a replica, and the index counts outer steps."""
 
     key: Key
     index: fields.RecordIndex

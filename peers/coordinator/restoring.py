@@ -44,7 +44,7 @@ def restore_if_lost(state: RunState, course: Course, now: float) -> None:
     settled_s = min(waited_s, now - arrived_at)
     if settled_s < 2 * state.rules.failure_timeout_s and waited_s < restore_wait_s(state):
         return
-    if best is None and course.chain.index:
+    if best is None and course.has_moved:
         _tell_lost(state, course)
     elif away_with_more(state, course, index) and waited_s < restore_wait_s(state):
         return

@@ -80,6 +80,10 @@ class RoundsMode:
         found = [self._agreement(course, fragment) for fragment in range(course.manifest.num_fragments)]
         return [(fragment, each.digest, list(each.donors)) for fragment, each in enumerate(found)]
 
+    def left_behind(self, course: Course, entry: Entry) -> list[Entry]:
+        """Nobody: who is behind follows the records, or fetches the state when it enters."""
+        return []
+
     def _agreement(self, course: Course, fragment: int) -> Agreement:
         chain, manifest = course.chain, course.manifest
         num_fragments = manifest.num_fragments if manifest else 1

@@ -2,9 +2,11 @@
 
 A member names what it saved by one digest, over the head and all fragments' digests. The coordinator computes
 the same from what most members told of those versions while they were the newest, notes the two if they are
-equal, and journals that, so that it knows after every restart whose disk to wait for. A member that keeps the
-results of rounds may come back with more than it saved: with all up to the last record that counts it. It is
-a word about the disk of whoever says it, and changes no state. Keeps DU2 and DU3 on the coordinator's side.
+equal, and journals that, so that it knows after every restart whose disk to wait for. With gossip each has a
+replica of its own, and is believed: indexes are outer steps then, at the run's first head. A member that
+keeps the results of rounds may come back with more than it saved: with all up to the last record that counts
+it. It is a word about the disk of whoever says it, and changes no state. Keeps DU2 and DU3 on the
+coordinator's side.
 """
 
 from __future__ import annotations
@@ -54,11 +56,15 @@ class Saves:
 
     def replay(self, chain: Chain, entry: StateSaved) -> None:
         """An earlier life, or this one, found that a disk has this state."""
-        self.by_member[entry.key] = SavedState(entry.index, entry.head, entry.state, entry.keeps)
+        self.believe(entry)
         self._names[entry.head] = entry.state
         chain.note(entry.head, entry.index)
         if len(self._names) > _MAX_NAMED:
             self._names.popitem(last=False)
+
+    def believe(self, entry: StateSaved) -> None:
+        """A member's disk has a state. With gossip nobody can tell whether it is the run's."""
+        self.by_member[entry.key] = SavedState(entry.index, entry.head, entry.state, entry.keeps)
 
     def agree(self, fragment: int, version: bytes, digest: bytes) -> bool:
         """Most who hold this version say that this is its state; whether that is new."""
@@ -94,12 +100,16 @@ class Saves:
         """The index up to which a member's disk may lead; -1 if it is not known to have anything that the
         state of now builds on."""
         saved = self.by_member.get(member)
-        if saved is None or not chain.stands(saved.index):
+        if saved is None or not _stands(chain, saved):
             return -1
         return max(saved.index, chain.newest_of(member)) if saved.keeps else saved.index
 
     def newest(self, chain: Chain) -> tuple[int, list[bytes]]:
         """The newest index that is saved, and by whom; -1 and nobody without any."""
-        standing = {m: each.index for m, each in self.by_member.items() if chain.stands(each.index)}
+        standing = {m: each.index for m, each in self.by_member.items() if _stands(chain, each)}
         index = max(standing.values(), default=-1)
         return index, [member for member, at in standing.items() if at == index]
+
+
+def _stands(chain: Chain, saved: SavedState) -> bool:
+    return saved.head == chain.head or chain.stands(saved.index)

@@ -20,11 +20,26 @@ from transport.frames import pack
 
 
 def saved(state: RunState, now: float, course: Course, entry: Entry, message: Saved) -> None:
-    """A member says what its disk has. With gossip each has a state of its own, and nobody can tell."""
-    if not state.rules.gossips:
-        said = SavedState(message.index, message.head, message.state, message.keeps)
-        course.saves.claims[entry.key] = said
-        _look_at_claim(state, course, entry.key)
+    """A member says what its disk has."""
+    if state.rules.gossips:
+        _believe(state, course, entry, message)
+        return
+    said = SavedState(message.index, message.head, message.state, message.keeps)
+    course.saves.claims[entry.key] = said
+    _look_at_claim(state, course, entry.key)
+
+
+def _believe(state: RunState, course: Course, entry: Entry, message: Saved) -> None:
+    """With gossip each has a replica of its own. That a member has one on its disk is journaled, once: it is
+    what a later life must know, for there may be a thousand members who save every ten seconds."""
+    known = course.saves.by_member.get(entry.key)
+    if message.head != course.chain.head or (known is not None and message.index <= known.index):
+        return
+    noted = StateSaved(entry.key, message.index, message.head, message.state, message.keeps)
+    if known is None:
+        state.outlet.store(pack(noted))
+    course.saves.believe(noted)
+    state.outlet.trace(SavedTrace(peer=entry.key, peer_name=entry.name, index=message.index))
 
 
 def applied(state: RunState, course: Course, fragment: int) -> None:
@@ -38,7 +53,8 @@ def applied(state: RunState, course: Course, fragment: int) -> None:
 
 
 def holds_another(course: Course, entry: Entry) -> bool:
-    """Whether a member told other digests than are noted of the head that it is at."""
+    """Whether a member told other digests than are noted of the head that it is at; never with gossip, for
+    nothing is noted then."""
     noted = course.saves.noted(entry.head)
     if noted is None or course.manifest is None or len(entry.digests) < course.manifest.num_fragments:
         return False
@@ -66,9 +82,8 @@ def _look_at_claim(state: RunState, course: Course, member: bytes) -> None:
 
 
 def ask_for_checkpoints(state: RunState, now: float) -> Refused | Obeyed:
-    """The owner wants the newest commit on the members' disks: ask all who hold the run's state."""
-    if state.rules.gossips:
-        return Refused("gossip", "replicas of a run that gossips differ: it keeps no checkpoints")
+    """The owner wants the newest commit on the members' disks, or with gossip the replica of each: ask all
+    who hold a state."""
     names = []
     for course in state.courses.values():
         for entry in state.roster.active_in(course.number):
@@ -76,5 +91,6 @@ def ask_for_checkpoints(state: RunState, now: float) -> Refused | Obeyed:
             names.append(entry.name)
     if not names:
         return Refused("none", "no worker here holds the run's state, so none can save it")
-    told = f"asked to save commit {state.courses[0].chain.index}: {', '.join(names)}"
+    what = "the replica of each" if state.rules.gossips else f"commit {state.courses[0].chain.index}"
+    told = f"asked to save {what}: {', '.join(names)}"
     return Obeyed(cut(f"{told}; diloco status tells on whose disks it is", DETAIL_BYTES))

@@ -27,6 +27,7 @@ from peers.coordinator.journal import (
     RunStopped,
     SettingsChanged,
     StateSaved,
+    StepsTaken,
     TermBegan,
 )
 from peers.coordinator.open_round import OpenRound
@@ -129,7 +130,12 @@ class RunState:
                 self.courses[0].begin(entry.head)
             case StateSaved():
                 self._known(entry.key)
-                self.courses[0].saves.replay(self.courses[0].chain, entry)
+                if self.rules.gossips:
+                    self.courses[0].saves.believe(entry)
+                else:
+                    self.courses[0].saves.replay(self.courses[0].chain, entry)
+            case StepsTaken():
+                self.courses[0].num_steps = entry.steps
             case CommitWritten():
                 self._replay_commit(entry.commit())
             case Adopted():

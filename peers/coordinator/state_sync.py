@@ -30,6 +30,7 @@ from peers.protocol.messages import (
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
     ActiveTrace,
+    LeftBehindTrace,
     NeedsStateTrace,
     ParityTrace,
     SavedOtherTrace,
@@ -42,6 +43,8 @@ from transport.frames import pack
 def start_following(state: RunState, course: Course, now: float, entry: Entry) -> None:
     """A member entered: send it the records that follow its head, or let it wait for the state. Either way it
     knows by then which of its contributions are in a record (S4)."""
+    if state.rules.gossips:
+        _take_first_head(state, course, entry)
     following = _records_for(state, course, entry)
     if following is None and is_newer(course, entry) and not state.committed:
         return  # it may be the coordinator that is behind
@@ -52,6 +55,14 @@ def start_following(state: RunState, course: Course, now: float, entry: Entry) -
         return
     for record in following:
         state.outlet.send(now, entry.key, Committed(pack(record)))
+
+
+def _take_first_head(state: RunState, course: Course, entry: Entry) -> None:
+    """With gossip the first state is but a name, and no records follow it: where the journal that had it is
+    lost, a member that comes back tells it."""
+    unknown = course.chain.head == GENESIS and course.seed is None and not state.forked
+    if unknown and entry.holds_state and entry.head != GENESIS:
+        state.begin_run(course, entry.head)
 
 
 def _records_for(state: RunState, course: Course, entry: Entry) -> list[Record] | None:
@@ -116,11 +127,24 @@ def caught_up(state: RunState, now: float, course: Course, entry: Entry, message
     if differing is not None:
         _repair(state, course, now, entry, differing)
         return
+    if entry in _overtaken(state, course, now, entry):
+        return
     entry.become_active()
     if entry.came_without_state and course.chain.index:
         entry.awaited_from = course.chain.index + course.manifest.num_fragments
     state.mode.tell_active(now, entry)
     state.outlet.trace(ActiveTrace(peer=entry.key, peer_name=entry.name, index=course.chain.index))
+
+
+def _overtaken(state: RunState, course: Course, now: float, entry: Entry) -> list[Entry]:
+    """Members that are to fetch another state, since the others are far ahead of theirs."""
+    behind = state.mode.left_behind(course, entry)
+    for each in behind:
+        claim, each.claim = each.claim, None
+        told = LeftBehindTrace(peer=each.key, peer_name=each.name, steps=claim.index if claim else 0)
+        state.outlet.trace(told)
+        _give_up(state, course, now, each, "the others are far ahead of its replica")
+    return behind
 
 
 def needs_state(state: RunState, now: float, course: Course, entry: Entry, message: NeedState) -> None:

@@ -102,7 +102,9 @@ class RunStatus:
     saved_index: int = -1
     """The newest commit whose state is on somebody's disk; -1 without any."""
     saved_by: tuple[str, ...] = ()
-    """Names of those whose disks have it."""
+    """Names of those whose disks have it; with gossip, of all whose disks have a replica."""
+    gossips: bool = False
+    """Each worker has a replica of its own, and what is saved is counted by outer steps."""
 
     @property
     def num_members(self) -> int:
@@ -155,6 +157,7 @@ class RunStatus:
             "waits": self.waits,
             "saved": self.saved_index,
             "saved_by": list(self.saved_by),
+            "gossips": self.gossips,
         }
 
     @classmethod
@@ -188,6 +191,7 @@ class RunStatus:
             saved_by=tuple(
                 _checked_text(each, "saved_by") for each in table.rows("saved_by", LIMITS.gossip_members)
             ),
+            gossips=table.flag("gossips"),
         )
 
 
@@ -195,6 +199,8 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
     """The run as its coordinator knows it at this moment."""
     first = state.courses[0]
     saved_index, saved_by = first.saves.newest(first.chain)
+    if state.rules.gossips:
+        saved_by = list(first.saves.by_member)
     return RunStatus(
         members=tuple(_status_of(state, now, entry) for entry in state.roster.entered()),
         run_name=state.rules.name,
@@ -219,6 +225,7 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
         waits=waits_for(state, now),
         saved_index=saved_index,
         saved_by=tuple(state.roster.entries[key].name for key in saved_by[: LIMITS.gossip_members]),
+        gossips=state.rules.gossips,
     )
 
 

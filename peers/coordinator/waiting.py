@@ -83,10 +83,11 @@ def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
     coming, upto = restoring.coming_nearer(course, here, index)
     away = restoring.away_with_more(state, course, max(index, upto))
     who = _names((entry.name for entry in away), " or ")
-    if best is None and newest > 0:
+    if best is None and course.has_moved:
+        what = f"outer step {course.num_steps}" if state.rules.gossips else f"commit {newest}"
         whom = f"start {who}, whose disk has it" if who else "start one that still holds it"
         return (
-            f"no worker here holds the run's state (commit {newest}): {whom}, or begin a new run "
+            f"no worker here holds the run's state ({what}): {whom}, or begin a new run "
             "(diloco host --fresh or --from)"
         )
     if coming and not away:
@@ -102,10 +103,13 @@ def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
 
 
 def _took_part_last(state: RunState, course: Course) -> list[str]:
-    """Names of members that are away and were in one of the newest records, one for each fragment."""
+    """Names of members that are away and were in one of the newest records, one for each fragment; with
+    gossip, of those whose disks have a replica."""
     since = course.chain.index - (course.manifest.num_fragments if course.manifest else 1)
     away = [entry for entry in state.roster.entries.values() if not entry.entered and not entry.kicked]
     away = [entry for entry in away if entry.key != state.me]  # it comes by itself
+    if state.rules.gossips:
+        return [entry.name for entry in away if entry.key in course.saves.by_member]
     return [entry.name for entry in away if course.chain.newest_of(entry.key) > since]
 
 

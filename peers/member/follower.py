@@ -224,6 +224,7 @@ class Follower:
     def confirm_moved(self, now: float, moved: ConfirmMoved) -> None:
         """Gossip: our state is another one, under the same head."""
         self._digests[moved.fragment] = moved.state
+        self._versions.steps = None  # from here on it goes on as one that was never away
         self._say_applied(now, moved.fragment)
 
     # -- saying where we are ------------------------------------------------------------------

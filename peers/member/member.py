@@ -238,7 +238,7 @@ class Member:
             self._say_saved(now, saved.held)
 
     def _say_saved(self, now: float, held: Held) -> None:
-        said = Saved(held.index, held.head, held.digest(), self.leads_on)
+        said = Saved(held.place, held.head, held.digest(), self.leads_on)
         self._outlet.send(now, self._coordinator, said)
 
     def _recompute(self, now: float, message: Recompute) -> None:
@@ -277,8 +277,8 @@ class Member:
         if peer == self._coordinator:
             self.membership.forget_active()
             self._follower.begin_session()
-            if self.versions.holds_state and self.versions.index:
-                self._outlet.send(now, peer, self.versions.newest())
+            if (newest := self.versions.newest()) is not None:
+                self._outlet.send(now, peer, newest)
             enter = self.profile.enter(self.versions.head, self.versions.holds_state, self.leads_on)
             self._outlet.send(now, peer, enter)
 

@@ -22,6 +22,8 @@ class Versions:
     """The index of the head's record."""
     holds_state: bool = False
     """Whether this member holds every fragment, each in the version that the head asks for."""
+    steps: int | None = None
+    """Gossip: outer steps of a replica that came from the disk, until it moves."""
     _record: Record | None = None
     """The head's record; None where the state behind it was fetched."""
     _common_base: bytes = GENESIS
@@ -33,7 +35,7 @@ class Versions:
 
     def begin_at(self, head: bytes) -> None:
         """Our own state is the run's first, under this name."""
-        self.head, self.index = head, 0
+        self.head, self.index, self.steps = head, 0, None
         self._common_base = head
         self._bases = {}
         self.holds_state = True
@@ -41,7 +43,7 @@ class Versions:
     def begin_with(self, held: Held) -> None:
         """A checkpoint's state is loaded. Raises `BadFrame` for one whose record is none."""
         record = record_in(held.record) if held.record else None
-        self.head, self.index, self._record = held.head, held.index, record
+        self.head, self.index, self.steps, self._record = held.head, held.index, held.steps, record
         self._bases = dict(enumerate(held.versions))
         self.holds_state = True
 
@@ -60,9 +62,11 @@ class Versions:
     def arrive(self, order: CatchUp) -> None:
         """The whole state that was ordered is here."""
         self.head, self.index, self.holds_state = order.head, order.index, True
-        self._record = None
+        self._record = self.steps = None
 
-    def newest(self) -> NewestRecord:
-        """What the coordinator is told before this member enters."""
+    def newest(self) -> NewestRecord | None:
+        """What the coordinator is told before this member enters; None where that is nothing."""
+        if not self.holds_state or not (self.index or self.steps is not None):
+            return None
         packed = pack(self._record) if self._record is not None else b""
-        return NewestRecord(self.head, self.index, packed)
+        return NewestRecord(self.head, self.index if self.steps is None else self.steps, packed)

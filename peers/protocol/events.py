@@ -197,6 +197,8 @@ class CheckpointWritten:
     size_bytes: int
     seconds: float
     """From when the state was taken; most of it is rest."""
+    unit: str = "commit"
+    """What the index counts: with gossip outer steps, and the state is this worker's own replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ class CheckpointFailed:
 
     index: int
     reason: str
+    unit: str = "commit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,7 @@ class CheckpointRestored:
     path: str
     step: int | None = None
     """The inner step at which its own state is; None if that begins anew."""
+    unit: str = "commit"
 
 
 @dataclass(frozen=True, slots=True)

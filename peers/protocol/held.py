@@ -23,6 +23,13 @@ class Held:
     """By fragment: the digest of its state, as `peers.protocol.messages.Applied` tells it."""
     record: bytes = b""
     """The head's record, packed, where it is known."""
+    steps: int | None = None
+    """Of a run that gossips: outer steps of this replica since the head, which is the run's first state."""
+
+    @property
+    def place(self) -> int:
+        """How far along it is: the index of its record, or with gossip its outer steps."""
+        return self.index if self.steps is None else self.steps
 
     def digest(self) -> bytes:
         """One name for all of it, which everybody who holds this state at this head gives."""

@@ -92,10 +92,12 @@ class Enter:
 @kind(137)
 @dataclass(frozen=True, slots=True)
 class NewestRecord:
-    """Just before I enter: how far I am, in case that you lost your journal."""
+    """Just before I enter: how far I am, in case that you lost your journal; in a run that gossips, how far
+    the replica is that came from my disk."""
 
     head: fields.Head
     index: fields.RecordIndex
+    """Of the head's record; with gossip, the replica's outer steps."""
     shown: fields.MaybePacked
     """The record of that hash; nothing where I fetched the state behind it."""
 
@@ -177,9 +179,10 @@ class CaughtUp:
 @kind(139)
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The shared state at this head is on my disk for good."""
+    """The shared state at this head is on my disk for good; with gossip, my own replica."""
 
     index: fields.RecordIndex
+    """With gossip, outer steps."""
     head: fields.Head
     state: fields.Digest
     """Of all of it, as `peers.protocol.held.state_name` gives it."""

@@ -152,6 +152,16 @@ class ParityTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class LeftBehindTrace(Trace):
+    """Gossip: a member came back with a replica that is far behind the others', and fetches one of theirs."""
+
+    peer: bytes
+    peer_name: str
+    steps: int
+    """Outer steps of its replica when it came."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeedLostTrace(Trace):
     """The first state is lost before anything was built on it."""
 

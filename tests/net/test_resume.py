@@ -143,6 +143,7 @@ METHODS = {
     "int4 with error feedback": settings("diloco", codec="int4", error_feedback="ef14"),
     "streaming": settings("streaming", num_fragments=2, delay=1),
     "eager": settings("eager"),
+    "gossip": settings("noloco"),
 }
 
 

@@ -142,7 +142,8 @@ def manifest_of(pinned: Pinned, files: tuple) -> Manifest:  # type: ignore[type-
         written_at=0.0,
         run=SETTINGS[:16].hex(),
         settings="",
-        index=held.index,
+        replica=held.steps is not None,
+        index=held.place,
         head=held.head.hex(),
         record=held.record.hex(),
         fragments=tuple(

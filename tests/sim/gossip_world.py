@@ -21,11 +21,13 @@ from peers.coordinator.rules import Rules
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, Swap
 from peers.protocol.events import SwapFailed, Swapped
+from peers.protocol.held import Held
 from peers.protocol.profile import Matching
 from tests.sim.trainer import digests_of
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import tree_digest
 from transport.effects import EncodedResult
+from transport.frames import unpack
 from transport.limits import Limits
 from transport.simnet.links import Access
 from transport.simnet.network import SimNetwork
@@ -118,6 +120,8 @@ class Gossiper:
     """By step: what became of it."""
     waiting_since: float | None = None
     longest_wait_s: float = 0.0
+    held: Held | None = None
+    """What its disk had when it began."""
 
     @property
     def loop(self) -> OuterLoop:
@@ -134,33 +138,49 @@ class GossipWorld:
         kind: str = "pair",
         group_size: int = 2,
         make_node: Callable[..., Node] = Node,
+        rounds: int = 1 << 30,
     ) -> None:
         self.make_node = make_node
+        self.rounds = rounds
         self.net = SimNetwork(seed)
         self.rng: random.Random = self.net.stream("gossip world")
         self.matching = Matching(kind, seed, group_size, min_peers=1)  # type: ignore[arg-type]
+        self.workers: dict[int, Gossiper] = {}
+        self.lives: dict[int, int] = {}
+        self.double_ends: list[str] = []
+        self.start_host()
+        for index in range(num_workers):
+            self.net.at(self.rng.uniform(0.0, 1.0), partial(self.start, index))
+
+    def start_host(self) -> None:
+        """A life of the host begins, with the journal of those before."""
         rules = Rules(
             SETTINGS,
             min_peers=1,
-            rounds=1 << 30,
+            rounds=self.rounds,
             failure_timeout_s=TIMEOUT_S,
             grace_s=GRACE_S,
             gossips=True,
         )
-        self.host = make_node(
+        life = self.lives[-1] = self.lives.get(-1, 0) + 1
+        journal = [unpack(entry) for entry in self.net.journal(HOST)]
+        self.host = self.make_node(
             HOST,
-            1,
+            life,
             Contact(HOST, ()),
             failure_timeout_s=TIMEOUT_S,
-            hosting=Hosting(rules, [], Door(bytes(16), b"{}", SETTINGS, {})),
+            hosting=Hosting(rules, journal, Door(bytes(16), b"{}", SETTINGS, {})),
             limits=LIMITS,
         )
-        self.net.add(HOST, self.host, Access(latency_s=0.01), lambda now, event: None)
-        self.workers: dict[int, Gossiper] = {}
-        self.lives: dict[int, int] = {}
-        self.double_ends: list[str] = []
-        for index in range(num_workers):
-            self.net.at(self.rng.uniform(0.0, 1.0), partial(self.start, index))
+        address = "tcp://host:1"
+        self.net.add(HOST, self.host, Access(latency_s=0.01), lambda now, event: None, address)
+
+    def begin_with(self, index: int, replica: GossipReplica) -> Held | None:
+        """Put what the worker's disk has into its replica; here it has none."""
+        return None
+
+    def heard(self, worker: Gossiper, event: object, answers: list[Command]) -> None:
+        """A worker was told of an event, and answered."""
 
     def start(self, index: int) -> None:
         """A worker's life begins."""
@@ -176,9 +196,11 @@ class GossipWorld:
         )
         replica = GossipReplica(index)
         schedule = Schedule((EVERY,), (EVERY,), 0, False, gossips=True)
-        terms = Terms(SETTINGS, schedule, GRACE_S + 2 * TIMEOUT_S, matching=self.matching)
+        held = self.begin_with(index, replica)
+        wait_s = GRACE_S + 2 * TIMEOUT_S
+        terms = Terms(SETTINGS, schedule, wait_s, rounds=self.rounds, matching=self.matching)
         session = WorkerSession(terms, replica, self.net.now)
-        worker = Gossiper(index, node, replica, session, self.rng.uniform(0.08, 0.12))
+        worker = Gossiper(index, node, replica, session, self.rng.uniform(0.08, 0.12), held=held)
         self.workers[index] = worker
         address = f"tcp://g{index}:1"
         access = Access(self.rng.uniform(2e5, 4e6), self.rng.uniform(5e5, 8e6), self.rng.uniform(0.002, 0.05))
@@ -186,7 +208,7 @@ class GossipWorld:
         profile = session.profile(
             f"g{index}", (address,), (SIZE,), tensors=SETTINGS, shapes=SETTINGS, model="vector"
         )
-        training = Training(profile, replica, patience_s=GRACE_S)
+        training = Training(profile, replica, patience_s=GRACE_S, held=held)
         self.net.command(key_of(index), lambda _, now: node.train(now, training))
         self.net.at(worker.step_s, partial(self._step, worker))
 
@@ -200,6 +222,10 @@ class GossipWorld:
         self.net.at(worker.step_s, partial(self._step, worker))
         session = worker.session
         if endpoint.frozen or not session.active:
+            return
+        if session.report_is_due(self.net.now):
+            self._run(worker, session.report(self.net.now, 0, 0))
+        if session.finished:
             return
         now = self.net.now
         if session.waits(now):
@@ -215,7 +241,9 @@ class GossipWorld:
             if worker.swaps.get(event.step) != "begun":
                 self.double_ends.append(f"g{worker.index} step {event.step}: {worker.swaps.get(event.step)}")
             worker.swaps[event.step] = type(event).__name__
-        self._run(worker, worker.session.event(self.net.now, event))
+        answers = worker.session.event(self.net.now, event)
+        self._run(worker, answers)
+        self.heard(worker, event, answers)
 
     def _run(self, worker: Gossiper, commands: list[Command]) -> None:
         for command in commands:

@@ -92,7 +92,7 @@ def test_export_writes_the_newest(home: Path) -> None:
     code, output = run("export", home, "-o", home / "m.safetensors")
     assert code == 0
     assert "5 tensors" in output
-    assert "of record 4" in output
+    assert "of commit 4 (" in output
     assert len(load_file(home / "m.safetensors")) == 5
 
 

@@ -11,7 +11,7 @@ import pytest
 from diloco.errors import SettingsError, UserError
 from diloco.settings import RunSettings, parse_settings
 from diloco.swarm.hosted_run import HostedRun
-from peers.coordinator.journal import CommitWritten, Forked, InviteMade, RunBegan, SettingsChanged
+from peers.coordinator.journal import CommitWritten, Forked, InviteMade, RunBegan, SettingsChanged, StepsTaken
 from peers.protocol.record import Record
 from transport.frames import pack
 
@@ -109,6 +109,18 @@ def test_a_run_from_an_earlier_state_begins_once_and_goes_on_then(
         assert later.first_state is None, "a run that has commits is never begun anew"
     with closing(forked(home, other)) as another:
         assert another.run_id != first.run_id
+
+
+def test_a_run_whose_workers_gossip_is_never_begun_anew_once_they_have_taken_an_outer_step(
+    tmp_path: Path,
+) -> None:
+    home, model = tmp_path / "home", tmp_path / "model.safetensors"
+    model.write_bytes(b"a")
+    with closing(forked(home, model)) as first:
+        assert first.first_state == model
+        first.journal.append(pack(StepsTaken(1)))
+    with closing(forked(home, model)) as later:
+        assert later.first_state is None
 
 
 def test_a_run_may_begin_from_a_file_in_its_own_folder(tmp_path: Path) -> None:

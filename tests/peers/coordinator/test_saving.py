@@ -10,9 +10,8 @@ from peers.coordinator import saving
 from peers.coordinator.journal import StateSaved
 from peers.coordinator.saves import SavedState
 from peers.protocol.held import state_name
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Done, Leave, Refused, Saved, SaveNow
+from peers.protocol.messages import CatchUp, Done, Leave, Refused, Saved, SaveNow
 from peers.protocol.orders import Obeyed
-from peers.protocol.record import GENESIS
 from peers.protocol.traces import SavedOtherTrace, SavedTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
 from transport.frames import unpack
@@ -165,15 +164,6 @@ def test_a_member_that_loaded_another_state_than_was_noted_fetches_the_true_one(
     assert swarm.told(2, CatchUp)[-1].donors == (key(1),)
 
 
-def test_with_gossip_nothing_is_noted() -> None:
-    swarm = Swarm(gossips=True)
-    swarm.enter(1)
-    swarm.hear(1, Applied(0, GENESIS, DIGEST))
-    swarm.hear(1, CaughtUp(GENESIS))
-    say_saved(swarm, 1, GENESIS)
-    assert (noted(swarm), swarm.core.state.courses[0].saves.claims) == ([], {})
-
-
 def test_what_was_saved_of_a_first_state_that_is_replaced_counts_no_more() -> None:
     swarm = trained(1, failure_timeout_s=2.0)
     say_saved(swarm, 1, ROOT)
@@ -212,8 +202,8 @@ def test_the_owner_has_all_who_hold_the_state_save_the_newest_commit() -> None:
     assert [swarm.told(index, SaveNow) for index in (1, 2, 3)] == [[SaveNow(1)], [SaveNow(1)], []]
 
 
-def test_where_nobody_has_a_state_or_states_differ_none_is_saved() -> None:
-    for swarm, code in ((Swarm(), "none"), (Swarm(gossips=True), "gossip")):
+def test_where_nobody_has_a_state_none_is_saved() -> None:
+    for swarm in (Swarm(), Swarm(gossips=True)):
         answer = swarm.core.save_now(0.0)
         assert isinstance(answer, Refused)
-        assert answer.code == code
+        assert answer.code == "none"

@@ -37,6 +37,7 @@ STATUS = RunStatus(
     waits="too few workers",
     saved_index=3,
     saved_by=("v", "w"),
+    gossips=True,
 )
 PLAIN: dict[str, Any] = {
     "members": [
@@ -73,6 +74,7 @@ PLAIN: dict[str, Any] = {
     "waits": "too few workers",
     "saved": 3,
     "saved_by": ["v", "w"],
+    "gossips": True,
 }
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from peers.member.member import Member
-from peers.protocol.commands import ConfirmApplied, ConfirmSaved
+from peers.protocol.commands import ConfirmApplied, ConfirmMoved, ConfirmSaved
 from peers.protocol.events import BecameActive, RoundCommitted
 from peers.protocol.held import Held
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Applied, CaughtUp, Committed, Enter, Entered, NewestRecord, Saved
-from peers.protocol.profile import Profile
+from peers.protocol.profile import Matching, Profile
 from peers.protocol.record import Record, record_in
 from tests.peers.member.fakes import (
     BASE,
@@ -50,6 +50,7 @@ class Resumed:
         keeps: bool = True,
         leads_on: bool = True,
         on_disk: tuple[Record, ...] = (),
+        matching: Matching | None = None,
     ) -> None:
         self.outlet = FakeOutlet()
         self.app = FakeApp()
@@ -59,7 +60,7 @@ class Resumed:
         self.member = Member(
             ME,
             HOST,
-            Profile("me", (), Manifest(BASE, BASE, BASE, "fp32", (SIZE,), "a model")),
+            Profile("me", (), Manifest(BASE, BASE, BASE, "fp32", (SIZE,), "a model"), matching=matching),
             self.app,
             self.outlet,
             failure_timeout_s=TIMEOUT_S,
@@ -99,6 +100,19 @@ def test_once_it_is_in_it_tells_what_it_holds_and_that_its_disk_has_it() -> None
     assert resumed.said(CaughtUp) == [CaughtUp(RECORD.hash())]
     assert resumed.said(Saved) == [Saved(7, RECORD.hash(), HELD.digest(), True)]
     assert resumed.outlet.seen(BecameActive) == [BecameActive(RECORD.hash(), 7)]
+
+
+def test_with_gossip_it_tells_how_far_its_replica_is_until_that_moves() -> None:
+    replica = Held(BASE, 0, (BASE,), (STATE,), steps=12)
+    resumed = Resumed(replica, keeps=False, matching=Matching("pair"))
+    assert resumed.said(NewestRecord) == [NewestRecord(BASE, 12, b"")]
+    resumed.hear(Entered(1))
+    assert resumed.said(CaughtUp) == [CaughtUp(BASE)], "it is active at the run's first head, as all are"
+    assert resumed.said(Saved) == [Saved(12, BASE, replica.digest(), False)]
+    resumed.member.do(0.0, ConfirmMoved(0, b"m" * 32))
+    assert resumed.said(Applied)[-1] == Applied(0, BASE, b"m" * 32)
+    resumed.member.begin_session(0.0, HOST)
+    assert len(resumed.said(NewestRecord)) == 1, "the host restarted, and this one never was away"
 
 
 def test_it_follows_by_the_results_on_its_disk_and_asks_nobody_for_them() -> None:
