@@ -63,16 +63,12 @@ class RunSettings(Section):
 
     @model_validator(mode="after")
     def _checkpoints_can_be(self) -> RunSettings:
-        resolved, wanted = self.method.resolved(), self.checkpoint
-        if resolved.gossips and wanted != Checkpoint():
+        count, every = self.method.resolved().num_fragments, self.checkpoint.every
+        most = max(1, MAX_COMMITS_BETWEEN // count)
+        if every > most:
             raise ValueError(
-                "[checkpoint] means nothing with gossip, whose replicas differ on purpose: leave it out"
-            )
-        most = max(1, MAX_COMMITS_BETWEEN // resolved.num_fragments)
-        if wanted.every > most:
-            raise ValueError(
-                f"checkpoint.every = {wanted.every}: with {resolved.num_fragments} fragments {most} at most,"
-                " or the host would forget commits that a checkpoint has to be followed by"
+                f"checkpoint.every = {every}: with {count} fragments {most} at most, or the host would forget"
+                " commits that a checkpoint has to be followed by"
             )
         return self
 

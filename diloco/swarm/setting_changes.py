@@ -63,7 +63,7 @@ def given_values(given: Iterable[str]) -> dict[str, Any]:
         except (ValueError, RecursionError):
             read = {}
         if list(read) != ["value"]:
-            raise SettingsError([f"--set {each}: give it as --set run.rounds=50"])
+            raise SettingsError([f"--set {each}: give it as --set run.rounds=50 or checkpoint.own=false"])
         values[key] = read["value"]
     return values
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diloco.errors import SettingsError
-from diloco.methods.presets import method
+from diloco.methods.presets import PRESETS, method
 from diloco.methods.spec import Method
 from diloco.settings.run_settings import RunSettings, commented_toml, load_settings, parse_settings
 
@@ -93,10 +93,6 @@ def test_the_method_section_overrides_its_preset() -> None:
             "[checkpoint]\nevery = 100\n[method]\npreset = 'streaming'\nnum_fragments = 4",
             "checkpoint.every = 100: with 4 fragments 64 at most, or the host would forget commits",
         ),
-        (
-            "[checkpoint]\nkeep = 2\n[method]\npreset = 'noloco'",
-            "[checkpoint] means nothing with gossip, whose replicas differ on purpose: leave it out",
-        ),
         ("[run", "is not valid TOML"),
     ],
 )
@@ -106,6 +102,12 @@ def test_a_mistake_gets_one_line_that_names_key_value_and_remedy(
     message = refused(text, tmp_path)
     assert line in message
     assert "\n" not in message
+
+
+def test_what_is_kept_may_be_said_for_every_method() -> None:
+    for name in PRESETS:
+        chosen = parse_settings({"checkpoint": {"every": 2, "keep": 9}, "method": {"preset": name}}, "")
+        assert chosen.digest() == parse_settings({"method": {"preset": name}}, "").digest()
 
 
 def test_several_mistakes_get_one_line_each(tmp_path: Path) -> None:
