@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diloco.compression.codecs import Codec, add_weighted
+from diloco.compression.codecs.plain import Fp32
 from diloco.compression.vectors import Buffer, Scratch, spans, squared_norm
 from diloco.errors import CodecError, NonFinite
 from transport.collectives.reducer import Part
@@ -47,6 +48,7 @@ class TensorReducer:
         self._fixed_mean_codec = mean_codec
         self._means = mean_codec or codec
         self._as_sent = as_sent
+        self._plain = Fp32()
         self._num_elements = num_elements
         self._chunk_elements = max(1, num_elements)
         self.contribution = contribution
@@ -93,18 +95,22 @@ class TensorReducer:
             raise Poisoned(-1, str(error)) from None
         return squared_norm(self.output[span])
 
+    def own(self, chunk: int) -> Payload:
+        own = self._own(chunk)
+        added = self._codec.decode(self._codec.encode(own), len(own)) if self._as_sent else own
+        return bytes(self._plain.encode(added))
+
     def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
         span = self._span(chunk)
         n = span.stop - span.start
         total = torch.zeros(n)
-        for part in parts:
-            self._add(total, chunk, part, first=False)
+        self.part_squares = [self._add(total, chunk, part, first=part is parts[0]) for part in parts]
         try:
             held = self._means.decode(_buffer(mean, -1), n)
             rounded = self._means.decode(self._means.encode(total), n)
         except CodecError as error:
             raise Poisoned(-1, str(error)) from None
-        norms = [squared_norm(each) for each in (held - total, rounded - total, held)]
+        norms = [squared_norm(each) for each in (held - rounded, rounded - total, held)]
         return math.sqrt(norms[0]), math.sqrt(norms[1]), math.sqrt(norms[2])
 
     def _add(self, total: Tensor, chunk: int, part: Part, first: bool) -> float:
@@ -112,7 +118,8 @@ class TensorReducer:
         if part.payload is not None or self._as_sent:
             try:
                 payload = self.encode(chunk) if part.payload is None else part.payload
-                square = self._codec.add(total, _buffer(payload, part.member), part.weight, first)
+                coder = self._plain if part.plain else self._codec
+                square = coder.add(total, _buffer(payload, part.member), part.weight, first)
             except CodecError as error:
                 raise Poisoned(part.member, str(error)) from None
             return square if part.payload is not None else 0.0

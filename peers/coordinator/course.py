@@ -73,6 +73,8 @@ class Course:
     """Pairs that did not reach each other in a round."""
     spots: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     """By serial of a round of which a mean is checked: who does so, and who owns it."""
+    unanswered: dict[bytes, int] = field(default_factory=dict)
+    """By owner: to how many of its last checks in a row it sent no part of its own."""
     told_behind: int = 0
     """The newest record that members hold and the journal lacks, as the owner was told."""
     seed: bytes | None = None

@@ -2,8 +2,9 @@
 
 In one round of as many as it has members one chunk is drawn once all are done, so that no owner knew before
 whether its means would be looked at: the draw is a hash of the record with a secret of this host's process.
-The record waits for nothing. A checker's word has the owner's next rounds proved, and nothing else. Keeps
-nothing but who was asked lately. Part of S3.
+The record waits for nothing. A checker's word has the owner's next rounds proved, and nothing else; so do two
+checks in a row for which an owner showed no part of its own. Keeps nothing but who was asked lately, and who
+did not answer. Part of S3.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ from transport.collectives.plan import Plan
 
 MAX_ASKED = 16
 """Checks that may still be answered; the oldest makes room."""
+MAX_UNANSWERED = 2
+"""Checks in a row to which an owner may send no part of its own: a slow line has that happen once."""
+WRONG_MEAN = "a mean is not that of its parts"
+NOT_SHOWN = "it does not show what it added to its means"
+_MAX_SILENT = 64
+"""Owners of whom that is remembered; the first makes room."""
 
 
 def draw(state: RunState, course: Course, now: float, current: OpenRound, record: Record) -> None:
@@ -37,6 +44,8 @@ def draw(state: RunState, course: Course, now: float, current: OpenRound, record
     lost = frozenset(current.lost)
     plan = Plan(current.attempt, current.founders, current.weights, lost, frozenset(current.idle))
     owner = plan.owner(chunk, num_chunks)
+    if owner not in members:
+        return  # it is not done, or gone, and cannot be asked for its part
     checkers = [member for member in members if member != owner]
     checker = checkers[who % len(checkers)]
     while len(course.spots) >= MAX_ASKED:
@@ -52,7 +61,14 @@ def hear(state: RunState, now: float, course: Course, entry: Entry, message: Spo
     if checker != entry.key:
         return
     del course.spots[message.serial]
-    if not message.agrees:
-        reason = "a mean is not that of its parts"
-        state.outlet.trace(PoisonedTrace(peer=checker, peers=(owner,), reason=reason))
-        course.suspicion.distrust(owner, course.chain.index)
+    unanswered = course.unanswered.pop(owner, 0) + 1
+    if message.agrees:
+        return
+    if not message.answered and unanswered < MAX_UNANSWERED:
+        while len(course.unanswered) >= _MAX_SILENT:
+            del course.unanswered[next(iter(course.unanswered))]
+        course.unanswered[owner] = unanswered
+        return
+    reason = WRONG_MEAN if message.answered else NOT_SHOWN
+    state.outlet.trace(PoisonedTrace(peer=checker, peers=(owner,), reason=reason))
+    course.suspicion.distrust(owner, course.chain.index)

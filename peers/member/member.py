@@ -119,7 +119,9 @@ class Member:
                 me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits
             )
         results = self._results = KeptResults(app, limits.history_rounds * num_fragments, outlet)
-        self._spot_checks = SpotChecks(me, coordinator, app, self.exchanges, limits.members, outlet)
+        self._spot_checks = SpotChecks(
+            me, coordinator, app, self.exchanges, limits.members, outlet, patience_s
+        )
         self._donor = Donor(app, outlet, limits, failure_timeout_s, num_fragments, self.versions, results)
         waits = (failure_timeout_s, patience_s)
         self._fetches = Fetches(
@@ -273,6 +275,7 @@ class Member:
         """A peer began a new session with this member; the coordinator does so whenever it greets."""
         self.exchanges.resume_link(peer)
         self._donor.drop_waiting(peer)
+        self._spot_checks.drop(peer)
         self._fetches.ask_again(now, peer)
         if peer == self._coordinator:
             self.membership.forget_active()
@@ -335,6 +338,7 @@ class Member:
         self.averaging.tick(now)
         self._fetches.tick(now)
         self._donor.tick(now)
+        self._spot_checks.tick(now)
         self._follower.advance(now)
 
     # -- the coordinator's word ---------------------------------------------------------------

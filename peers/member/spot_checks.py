@@ -1,14 +1,15 @@
 """Spot checks: whether a mean is that of its parts, computed again by a member that does not own the chunk.
 
-The coordinator draws a chunk when all are done. Every author but its owner sends the checker its part once
-more, the same bytes; the checker adds them up and says whether what the owner called the mean can be that of
-these and of some contribution of the owner's own. The owner's part is not asked for: it could be made up to
-fit, so it may be anything as long as it claims. Nobody waits for any of this, and what is late is forgotten.
+The coordinator draws a chunk when all are done. Every author sends the checker its part once more, the same
+bytes, and the owner what it added of its own, in fp32. The checker adds up what the owner added, as the owner
+did, and says whether that is what the owner called the mean, and whether the owner's part is within the norm
+that it claimed: one made up to fit gives its owner nothing that it could not have contributed. Nobody waits
+for any of this. What does not come is forgotten, but that of an owner alone: whoever never shows its part
+would never be found out. A link that was lost is no such silence. Part of S3.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from peers.member.exchanges import Exchanges
@@ -20,11 +21,17 @@ from transport.collectives.plan import Plan
 from transport.collectives.reducer import Part
 from transport.effects import Payload, Phantom
 from transport.errors import Poisoned
+from transport.limits import LIMITS
 
-_ROOM = 2.0
-"""How many times as far off as it may be a mean has to be before its owner is spoken ill of."""
 _ROUNDING = 1e-4
 """Of the mean's own norm: sums in fp32."""
+_STEPS = 0.25
+"""Of what encoding costs: another machine may round a value here and there to the next step."""
+
+
+def is_same(off: float, rounding: float, length: float) -> bool:
+    """Whether a mean is the one that its parts make, by what `Reducer.deviation` says."""
+    return off <= _STEPS * min(rounding, length) + _ROUNDING * length
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +45,21 @@ class _Check:
     chunk_elements: int
     mean: Payload
     mine: Payload
+    until: float
+    """So long parts are waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A part for which there was no room yet."""
+
+    checker: bytes
+    said: SpotPart
+    part: Payload
 
 
 class SpotChecks:
-    """A member's part in them. It keeps one check, and one part of each peer."""
+    """A member's part in them. It keeps one check, one part of its own, and one of each peer."""
 
     def __init__(
         self,
@@ -51,6 +69,7 @@ class SpotChecks:
         exchanges: Exchanges,
         max_peers: int,
         outlet: MemberOutlet,
+        patience_s: float,
     ) -> None:
         self._me = me
         self._coordinator = coordinator
@@ -58,7 +77,9 @@ class SpotChecks:
         self._exchanges = exchanges
         self._max_peers = max_peers
         self._outlet = outlet
+        self._patience_s = patience_s
         self._check: _Check | None = None
+        self._owed: _Owed | None = None
         self.parts: dict[bytes, tuple[SpotPart, Payload]] = {}
         """The last one of each peer."""
 
@@ -71,15 +92,17 @@ class SpotChecks:
         if spot.chunk >= exchange.num_chunks:
             return
         owner = plan.owner(spot.chunk, exchange.num_chunks)
-        if spot.checker == self._me != owner:
-            self._check = _check(spot, running.fragment, exchange, plan, owner)
+        if spot.checker == self._me:
+            until = now + self._patience_s
+            self._check = None if owner == self._me else _check(spot, running.fragment, exchange, plan, until)
             self._compute(now)
-        elif self._me != owner:
-            # A copy: the contribution may change as soon as the round is committed.
-            part = _copy(exchange.reducer.encode(spot.chunk))
-            if self._outlet.room(spot.checker) >= len(part):
-                said = SpotPart(spot.serial, spot.chunk)
-                self._outlet.send_bulk(now, spot.checker, said, part, "check")
+            return
+        # A copy: the contribution may change as soon as the round is committed.
+        reducer = exchange.reducer
+        part = _copy(reducer.own(spot.chunk) if owner == self._me else reducer.encode(spot.chunk))
+        if len(part) <= LIMITS.payload_bytes:
+            self._owed = _Owed(spot.checker, SpotPart(spot.serial, spot.chunk), part)
+            self._send_owed(now)
 
     def take_part(self, now: float, peer: bytes, message: SpotPart, payload: Payload) -> None:
         """A part of somebody, perhaps before this member was told what to check."""
@@ -88,44 +111,74 @@ class SpotChecks:
             self._compute(now)
 
     def drop(self, peer: bytes) -> None:
-        """The link to a peer is gone: what it sent is not kept."""
+        """The link to a peer is gone, or began anew: what it sent is not kept, and what it was to send, or to
+        get, may be lost."""
         self.parts.pop(peer, None)
+        if self._owed is not None and self._owed.checker == peer:
+            self._owed = None
+        if self._check is not None and peer in self._check.plan.members:
+            self._check = None
+
+    def tick(self, now: float) -> None:
+        """Time has passed: there may be room, and what is late does not come any more."""
+        self._send_owed(now)
+        check = self._check
+        if check is None or now < check.until:
+            return
+        self._check = None
+        if _missing(check, self._payloads(check)) == {check.owner}:
+            said = Spotted(check.spot.serial, agrees=False, answered=False)
+            self._outlet.send(now, self._coordinator, said)
+
+    def _send_owed(self, now: float) -> None:
+        owed = self._owed
+        if owed is not None and self._outlet.room(owed.checker) >= len(owed.part):
+            self._owed = None
+            self._outlet.send_bulk(now, owed.checker, owed.said, owed.part, "check")
+
+    def _payloads(self, check: _Check) -> dict[bytes, Payload]:
+        """What is here of the parts that are to be added up."""
+        wanted = check.spot.serial, check.spot.chunk
+        here = {peer: payload for peer, (m, payload) in self.parts.items() if (m.serial, m.chunk) == wanted}
+        return {**here, self._me: check.mine}
 
     def _compute(self, now: float) -> None:
         check = self._check
         if check is None:
             return
-        spot, payloads = check.spot, {self._me: check.mine}
-        for peer, (message, payload) in self.parts.items():
-            if (message.serial, message.chunk) == (spot.serial, spot.chunk):
-                payloads[peer] = payload
-        shares = [each for each in check.plan.shares if each[1] != check.owner]
-        if any(member not in payloads for _, member, _ in shares):
+        payloads = self._payloads(check)
+        if _missing(check, payloads):
             return
         self._check = None
-        parts = [Part(index, share, payloads[member]) for index, member, share in shares]
         self.parts.clear()
-        agrees = self._agrees(check, parts)
+        agrees = self._agrees(check, payloads)
         if agrees is not None:
-            self._outlet.send(now, self._coordinator, Spotted(spot.serial, agrees))
+            self._outlet.send(now, self._coordinator, Spotted(check.spot.serial, agrees))
 
-    def _agrees(self, check: _Check, parts: list[Part]) -> bool | None:
-        """None if a part cannot be added up, which is not the owner's fault."""
+    def _agrees(self, check: _Check, payloads: dict[bytes, Payload]) -> bool | None:
+        """None if a part of another than the owner cannot be added up, which is not the owner's fault."""
+        shares, owner = check.plan.shares, check.plan.founders.index(check.owner)
+        parts = [Part(i, share, payloads[member], plain=i == owner) for i, member, share in shares]
         reducer = self._app.receiver(check.fragment)
         reducer.begin(check.chunk_elements, len(check.plan.members))
         try:
             off, rounding, length = reducer.deviation(check.spot.chunk, parts, check.mean)
-        except Poisoned:
-            return None
-        index, _, share = next(each for each in check.plan.shares if each[1] == check.owner)
+        except Poisoned as error:
+            return False if error.member == owner else None
         limits = check.plan.limits.parts
-        own = share * math.sqrt(limits[index]) if limits else math.inf
-        return off <= _ROOM * (own + rounding) + _ROUNDING * length
+        square = reducer.part_squares[[part.member for part in parts].index(owner)]
+        return is_same(off, rounding, length) and (not limits or square <= limits[owner])
 
 
-def _check(spot: Spot, fragment: int, exchange: DirectReduce, plan: Plan, owner: bytes) -> _Check:
+def _check(spot: Spot, fragment: int, exchange: DirectReduce, plan: Plan, until: float) -> _Check:
+    owner = plan.owner(spot.chunk, exchange.num_chunks)
     mean, mine = exchange.means()[spot.chunk], exchange.reducer.encode(spot.chunk)
-    return _Check(spot, fragment, plan, owner, exchange.chunk_elements, _copy(mean), _copy(mine))
+    size = exchange.chunk_elements
+    return _Check(spot, fragment, plan, owner, size, _copy(mean), _copy(mine), until)
+
+
+def _missing(check: _Check, payloads: dict[bytes, Payload]) -> set[bytes]:
+    return set(check.plan.members) - payloads.keys()
 
 
 def _copy(payload: Payload) -> Payload:

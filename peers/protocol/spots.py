@@ -15,7 +15,8 @@ from transport.frames import Key, kind
 @kind(120)
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """That chunk of a round that all have done is computed again by one member: send it your part."""
+    """That chunk of a round that all have done is computed again by one member: send it your part. The owner
+    of the chunk does too."""
 
     serial: fields.Serial
     chunk: ChunkIndex
@@ -25,7 +26,8 @@ class Spot:
 @kind(121)
 @dataclass(frozen=True, slots=True)
 class SpotPart:
-    """My part of the chunk that you check, the same bytes as its owner got."""
+    """My part of the chunk that you check: the same bytes as its owner got, and from the owner what it added
+    to them, in fp32."""
 
     serial: fields.Serial
     chunk: ChunkIndex
@@ -34,7 +36,9 @@ class SpotPart:
 @kind(122)
 @dataclass(frozen=True, slots=True)
 class Spotted:
-    """I have computed a mean again: it may be that of its parts, or it cannot be."""
+    """I have computed a mean again: it is that of its parts, or it is not."""
 
     serial: fields.Serial
     agrees: bool
+    answered: bool = True
+    """The owner sent a part of its own. Where it did not, nothing was computed and nothing agrees."""

@@ -171,7 +171,8 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
         f"CatchUp: fetch the state of {n.commit(m.version)} from {n.all(m.donors)}"
     ),
     spots.Spot: lambda n, m: f"Spot: {n.all([m.checker])} computes a mean again, send it your part",
-    spots.Spotted: lambda n, m: f"Spotted: that mean {'may be' if m.agrees else 'cannot be'} right",
+    spots.SpotPart: lambda n, m: f"SpotPart: my part of chunk {m.chunk}, {n.round(m.serial)}",
+    spots.Spotted: lambda n, m: f"Spotted: that mean is {'right' if m.agrees else 'not right'}",
     messages.Serve: lambda n, m: "Serve: keep your state, somebody comes for it",
     messages.Open: _open,
     evidence.Roots: lambda n, m: f"Roots: by whose word I have the means of {n.round(m.serial)}",

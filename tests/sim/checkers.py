@@ -17,10 +17,11 @@ import numpy as np
 
 from peers.coordinator.influence import FEWEST_JUDGES
 from peers.coordinator.journal import CommitWritten, PeerInvited, RunBegan, StateSaved, TermBegan
+from peers.coordinator.spot_checks import NOT_SHOWN, WRONG_MEAN
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
 from peers.protocol.record import GENESIS, Record, genesis_head
-from peers.protocol.traces import ProvedWrongTrace
+from peers.protocol.traces import PoisonedTrace, ProvedWrongTrace
 from tests.sim.doors import HOST, STRANGER, key_of
 from tests.sim.durable import Durable
 from tests.sim.fates import Contribution, Fates
@@ -70,6 +71,8 @@ class Checkers:
             self.world.seen[effect.name] += 1
             if isinstance(effect, ProvedWrongTrace):
                 self._put_out(self.world.peer_names[effect.peer], effect.reason)
+            if isinstance(effect, PoisonedTrace) and effect.reason in (WRONG_MEAN, NOT_SHOWN):
+                self._distrusted([self.world.peer_names[peer] for peer in effect.peers], effect.reason)
         elif isinstance(effect, Store):
             self._stored(effect.entry)
 
@@ -78,6 +81,11 @@ class Checkers:
         self.durable.put_out.add(index)
         if index not in self.world.poisoned | self.world.hostile:
             raise Violation("X10", f"worker {index} was put out: {reason}")
+
+    def _distrusted(self, owners: list[int], reason: str) -> None:
+        """S3: a spot check speaks ill of nobody who did nothing wrong."""
+        if not self.world.hostile.issuperset(owners):
+            raise Violation("S3", f"workers {owners} are distrusted: {reason}")
 
     def note(self, now: float, worker: Worker, seen: object) -> None:
         self.durable.note(worker, seen)

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from peers.coordinator.open_round import OpenRound
+from peers.coordinator.spot_checks import NOT_SHOWN, WRONG_MEAN
 from peers.member.contributions import Contribution, Contributions
+from peers.member.spot_checks import SpotChecks
 from peers.protocol.commands import Offer
 from peers.protocol.record import Record
+from peers.protocol.spots import Spot
 from peers.protocol.traces import PoisonedTrace
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
@@ -163,13 +166,34 @@ class MakesUpModestMeans(DirectReduce):
         super()._take(owner, chunk, mean)
 
 
-def distrusted(seconds: float) -> set[int]:
-    """Owners whose means a checker could not confirm, of a swarm that nobody else looks at."""
+class AddsItselfTwice(DirectReduce):
+    """In the liar's means its own contribution counts two and a half times: off by 1.5 of its share."""
+
+    def _take(self, owner: bytes, chunk: int, mean: Payload) -> None:
+        if owner == self._me == key_of(LIAR):
+            assert self._plan is not None
+            share = next(share for _, member, share in self._plan.shares if member == owner)
+            own = np.frombuffer(self.reducer.encode(chunk), np.float32)  # type: ignore[arg-type]
+            values = np.frombuffer(mean, np.float32)  # type: ignore[arg-type]
+            mean = (values + np.float32(1.5 * share) * own).tobytes()
+        super()._take(owner, chunk, mean)
+
+
+class HidesItsPart(SpotChecks):
+    """The liar sends no checker anything."""
+
+    def begin(self, now: float, spot: Spot) -> None:
+        if self._me != key_of(LIAR):
+            super().begin(now, spot)
+
+
+def distrusted(seconds: float) -> set[tuple[int, str]]:
+    """Owners of whom checkers speak ill, and why, in a swarm that nobody else looks at."""
     world, found = World(5, 5), set()
 
     def observe(now: float, key: bytes, effect: Effect) -> None:
-        if isinstance(effect, PoisonedTrace) and "not that of its parts" in effect.reason:
-            found.update(index_of(peer) for peer in effect.peers)
+        if isinstance(effect, PoisonedTrace):
+            found.update((index_of(peer), effect.reason) for peer in effect.peers)
 
     world.observers.append(observe)
     world.net.run(seconds)
@@ -179,9 +203,17 @@ def distrusted(seconds: float) -> set[int]:
 def test_a_made_up_mean_is_found_by_a_spot_check_and_an_honest_one_never_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert distrusted(120.0) == set()
-    monkeypatch.setattr("peers.member.rounds.DirectReduce", MakesUpModestMeans)
-    assert distrusted(120.0) == {LIAR}
+    assert distrusted(100.0) == set()
+    for lies in (MakesUpModestMeans, AddsItselfTwice):
+        monkeypatch.setattr("peers.member.rounds.DirectReduce", lies)
+        found = distrusted(100.0)
+        assert (LIAR, WRONG_MEAN) in found
+        assert {index for index, _ in found} == {LIAR}
+
+
+def test_an_owner_that_never_shows_what_it_added_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.member.member.SpotChecks", HidesItsPart)
+    assert distrusted(200.0) == {(LIAR, NOT_SHOWN)}
 
 
 def test_without_spot_checks_a_made_up_mean_is_never_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ class Part:
     """Share of this member: its weight over the sum of all weights in the round."""
     payload: Payload | None
     """The encoded contribution; None for the owner's own, which it takes unencoded."""
+    plain: bool = False
+    """It is not encoded: what `Reducer.own` gave."""
 
 
 class Reducer(Protocol):
@@ -63,9 +65,12 @@ class Reducer(Protocol):
     def accept(self, chunk: int, payload: Payload) -> float:
         """Decode a result into the output. Returns its squared norm. Raises `Poisoned` with member -1."""
 
+    def own(self, chunk: int) -> Payload:
+        """What this member's own part is in means that it makes: fp32, as it adds them up."""
+
     def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
-        """How far a mean is from the weighted sum of these parts, which may be some of its own; how far that
-        sum, encoded as a mean, is from itself; and how long the mean is: norms. Needs no contribution and
+        """How far a mean is from the one that these parts make; how far encoding took that one from their
+        sum; and how long the mean is: norms. Measures the parts as `reduce` does. Needs no contribution and
         leaves the output as it is. Raises `Poisoned`."""
 
 
@@ -131,12 +136,13 @@ class NumpyReducer(_Chunked):
         self.output[self._span(chunk)] = values
         return _squared_norm(values)
 
+    def own(self, chunk: int) -> Payload:
+        return self.encode(chunk)
+
     def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
-        off = _floats(mean, -1, self._length(chunk)).astype(np.float64)
-        length = math.sqrt(_squared_norm(off))
-        for part in parts:
-            off -= self._values_of(chunk, part) * np.float64(part.weight)
-        return math.sqrt(_squared_norm(off)), 0.0, length
+        held = _floats(mean, -1, self._length(chunk)).astype(np.float64)
+        off = held - _floats(self.reduce(chunk, parts), -1, self._length(chunk))
+        return math.sqrt(_squared_norm(off)), 0.0, math.sqrt(_squared_norm(held))
 
     def _values_of(self, chunk: int, part: Part) -> npt.NDArray[np.float32]:
         if part.payload is not None:
@@ -200,5 +206,9 @@ class PhantomReducer(_Chunked):
             raise Poisoned(-1, "no phantom of the size that a mean has")
         return 0.0
 
+    def own(self, chunk: int) -> Payload:
+        return Phantom(4 * self._length(chunk), self._label)
+
     def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
+        self.part_squares = [0.0] * len(parts)
         return 0.0, 0.0, 0.0

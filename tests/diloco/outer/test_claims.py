@@ -25,8 +25,10 @@ from diloco.outer.tensor_reducer import TensorReducer
 from diloco.rules import rules_of
 from diloco.settings import RunSettings
 from peers.coordinator.measured import mean_limit, part_limit
+from peers.member.spot_checks import is_same
 from tests.diloco.outer.kit import make, normal, train
 from transport.collectives.reducer import Part
+from transport.errors import Poisoned
 
 CODECS: list[tuple[str, dict[str, Any]]] = [
     *[(name, {}) for name in WIRE_FORMATS if name != "topk"],
@@ -148,20 +150,38 @@ def test_an_honest_worker_is_within_its_claim_by_every_method(parts: dict[str, A
 
 @pytest.mark.parametrize(("name", "parts"), CODECS, ids=lambda each: str(each))
 @pytest.mark.parametrize("as_sent", [False, True])
-def test_whoever_computes_a_mean_again_without_its_owners_part_is_not_further_off_than_that_part(
+def test_whoever_computes_a_mean_again_comes_to_the_same_and_sees_any_other(
     name: str, parts: dict[str, Any], as_sent: bool
 ) -> None:
     n, shares = 9000, (0.5, 0.3, 0.2)
     made = [TensorReducer(codec(name, **parts), n, normal(n, seed), as_sent=as_sent) for seed in range(3)]
     for each in made:
-        each.begin(n, 3)
-    sent = [bytes(each.encode(0)) for each in made]
-    mean = bytes(
-        made[0].reduce(0, [Part(i, share, None if i == 0 else sent[i]) for i, share in enumerate(shares)])
-    )
-    checker = TensorReducer(codec(name, **parts), n)
-    checker.begin(n, 3)
-    off, rounding, length = checker.deviation(0, [Part(i, shares[i], sent[i]) for i in (1, 2)], mean)
-    own = shares[0] * math.sqrt(part_limit(float(normal(n, 0).norm()), n, growth_of(name, **parts)))
-    assert off <= 2 * (own + rounding)
-    assert length > 0.0
+        each.begin(4096, 3)
+    for chunk in range(3):
+        sent = [bytes(each.encode(chunk)) for each in made]
+        whole = [Part(i, share, None if i == 1 else sent[i]) for i, share in enumerate(shares)]
+        mean = bytes(made[1].reduce(chunk, whole))
+        own = bytes(made[1].own(chunk))
+        shown = [Part(i, share, sent[i] if i != 1 else own, plain=i == 1) for i, share in enumerate(shares)]
+        checker = TensorReducer(codec(name, **parts), n)
+        checker.begin(4096, 3)
+        off, rounding, length = checker.deviation(chunk, shown, mean)
+        assert off <= 1e-6 * length, "it is computed in the same way"
+        assert is_same(off, rounding, length)
+        claimed = math.sqrt(squared_norm(normal(n, 1)))
+        assert checker.part_squares[1] <= part_limit(claimed, n, growth_of(name, **parts))
+        # Its own contribution counts two and a half times, or the first member's not at all.
+        for weights in ((0.5, 2.5 * 0.3, 0.2), (0.0, 0.3, 0.2)):
+            lying = [Part(i, weight, whole[i].payload) for i, weight in enumerate(weights)]
+            lie = bytes(made[1].reduce(chunk, lying))
+            assert not is_same(*checker.deviation(chunk, shown, lie))
+
+
+def test_what_an_owner_added_is_as_long_as_its_chunk_and_finite_or_its_own_fault() -> None:
+    checker = TensorReducer(codec("int8"), 100)
+    checker.begin(100, 2)
+    part = bytes(codec("int8").encode(normal(100, 1)))
+    for own in (bytes(4 * 99), bytes(part), normal(100, 1).mul(math.inf).numpy().tobytes()):
+        with pytest.raises(Poisoned) as error:
+            checker.deviation(0, [Part(0, 0.5, part), Part(1, 0.5, own, plain=True)], part)
+        assert error.value.member == 1

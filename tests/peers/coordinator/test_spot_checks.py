@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from peers.coordinator.spot_checks import MAX_ASKED
-from peers.protocol.messages import Committed, Done, Ready
+from peers.protocol.messages import Committed, Done, Leave, Ready
 from peers.protocol.spots import Spot, Spotted
 from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, trained
 
@@ -66,6 +66,50 @@ def test_a_checker_that_disagrees_has_the_owners_next_rounds_proved_and_nobody_e
     swarm.hear(checker, Spotted(spot.serial, False))
     assert suspicion.proves([key(1)], index)
     assert not suspicion.marked([key(1), spot.checker], index), "nobody is marked for it"
+
+
+def test_an_owner_is_distrusted_once_it_did_not_answer_twice_in_a_row() -> None:
+    swarm = trained(4)
+    suspicion = swarm.core.state.courses[0].suspicion
+    for answers, distrusted in ((False, False), (True, False), (False, False), (False, True)):
+        while (spot := committed(swarm, 4)) is None:
+            pass
+        swarm.hear(spot.checker[0], Spotted(spot.serial, agrees=answers, answered=answers))
+        assert suspicion.proves([key(1)], swarm.chain.index) is distrusted
+
+
+def test_owners_that_did_not_answer_are_remembered_up_to_a_bound() -> None:
+    swarm = trained(4)
+    course = swarm.core.state.courses[0]
+    course.unanswered = {bytes([index]) * 32: 1 for index in range(100, 164)}
+    while (spot := committed(swarm, 4)) is None:
+        pass
+    swarm.hear(spot.checker[0], Spotted(spot.serial, agrees=False, answered=False))
+    assert len(course.unanswered) == 64
+    assert course.unanswered[key(1)] == 1
+
+
+def test_nothing_is_drawn_of_an_owner_that_is_not_done() -> None:
+    secrets = [str(number).encode() for number in range(40)]
+    assert any(drawn_first(secret) for secret in secrets)
+    assert any(drawn_first(secret, without=2) for secret in secrets)
+    assert not any(drawn_first(secret, without=1) for secret in secrets), "it owns the only chunk"
+
+
+def drawn_first(secret: bytes, without: int = 0) -> list[Spot]:
+    """What is drawn of a first round that is committed though one member did not say that it is done."""
+    swarm = trained(4)
+    swarm.core.state.secret = secret
+    for index in range(1, 5):
+        swarm.hear(index, Ready(0, swarm.chain.head, 8, 8, 1, 1.0))
+    (current,) = swarm.core.state.courses[0].rounds.values()
+    for index in range(1, 5):
+        if index != without:
+            swarm.hear(index, Done(current.serial, 0, RESULT))
+    if without:
+        swarm.hear(without, Leave("enough"))
+    assert swarm.chain.index == 1
+    return swarm.told(4, Spot)
 
 
 def test_a_checker_that_agrees_changes_nothing_and_is_heard_once() -> None:

@@ -41,15 +41,21 @@ def floats(value: float, count: int = CHUNK) -> bytes:
 class Checking:
     """A member whose round of three is done; all contribute ones, and claim as much."""
 
-    def __init__(self, mean: float = 1.0) -> None:
+    def __init__(
+        self,
+        mean: float = 1.0,
+        weights: tuple[float, ...] = (1.0, 1.0, 1.0),
+        lost: frozenset[bytes] = frozenset(),
+        attempt: int = 0,
+    ) -> None:
         self.outlet = FakeOutlet()
         self.exchanges = Exchanges(self.outlet, TIMEOUT_S, PATIENCE_S)
         limits = NormLimits((float(SIZE),) * 3, 1e9)
-        plan = Plan(0, MEMBERS, (1.0, 1.0, 1.0), limits=limits)
+        plan = Plan(attempt, MEMBERS, weights, lost, limits=limits)
         exchange = DirectReduce(1, ME, vector(1.0), CHUNK, 0.0)
         exchange.begin(0.0, plan)
         self.exchanges.running[1] = RunningExchange(0, exchange, 0.0, 10, plan=plan)
-        partners = [Partner(each, 1, plan, CHUNK, 1.0) for each in (OTHER, THIRD)]
+        partners = [Partner(each, 1, plan, CHUNK, 1.0) for each in plan.members if each != ME]
         for _ in range(4):
             while exchange.pump(lambda peer: 1 << 20, lambda to, m, p: self._carry(partners, ME, to, m, p)):
                 pass
@@ -63,7 +69,7 @@ class Checking:
                     else:
                         self._carry(partners, partner.me, to, message, payload)
         assert exchange.done
-        self.checks = SpotChecks(ME, HOST, FakeApp(), self.exchanges, 3, self.outlet)
+        self.checks = SpotChecks(ME, HOST, FakeApp(), self.exchanges, 3, self.outlet, PATIENCE_S)
         self.outlet.said.clear()
 
     @staticmethod
@@ -73,10 +79,12 @@ class Checking:
     def said(self) -> list[bool]:
         return [message.agrees for message in self.outlet.told(HOST, Spotted)]
 
-    def check(self, value: float = 1.0) -> list[bool]:
-        """It is told to check OTHER's chunk, and gets THIRD's part of it."""
+    def check(self, value: float = 1.0, own: float = 1.0) -> list[bool]:
+        """It is told to check OTHER's chunk, and gets THIRD's part of it, and OTHER's own."""
         self.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
         self.checks.take_part(0.0, THIRD, SpotPart(1, OTHERS_CHUNK), floats(value))
+        assert not self.said()
+        self.checks.take_part(0.0, OTHER, SpotPart(1, OTHERS_CHUNK), floats(own))
         return self.said()
 
 
@@ -84,19 +92,47 @@ def test_a_mean_that_is_that_of_its_parts_is_agreed_with() -> None:
     assert Checking().check() == [True]
 
 
-@pytest.mark.parametrize(("mean", "agrees"), [(1.3, True), (1.9, True), (2.1, False), (-8.0, False)])
-def test_a_mean_may_be_off_by_what_its_owner_may_have_contributed(mean: float, agrees: bool) -> None:
-    # 2 / 3 of the others, and the owner has a third of root of 8: 0.67 in each of 2 elements; twice that
-    assert Checking(mean).check() == [agrees]
+def test_weights_lost_members_and_later_attempts_are_as_in_the_round() -> None:
+    assert Checking(weights=(1.0, 3.0, 0.5)).check() == [True]
+    assert Checking(mean=0.9, weights=(0.1, 3.0, 0.5)).check(value=0.28) == [True]
+    assert Checking(mean=0.9, weights=(0.1, 3.0, 0.5)).check(value=0.4) == [False]
+    member = Checking(lost=frozenset([THIRD]), attempt=3, weights=(1.0, 3.0, 9.0))
+    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+    member.checks.take_part(0.0, OTHER, SpotPart(1, OTHERS_CHUNK), floats(1.0))
+    assert member.said() == [True], "a round of two"
+
+
+@pytest.mark.parametrize("mean", [1.5, 0.5, 1.001, -8.0])
+def test_a_mean_that_is_not_that_of_the_parts_that_are_shown_is_found(mean: float) -> None:
+    assert Checking(mean).check() == [False], "1.5 is off by 1.5 of the owner's share"
+
+
+@pytest.mark.parametrize(("mean", "own", "agrees"), [(1.3, 1.9, True), (1.5, 2.5, False), (0.3, -1.1, True)])
+def test_a_part_that_is_made_up_to_fit_has_to_be_within_what_its_owner_claims(
+    mean: float, own: float, agrees: bool
+) -> None:
+    # 2 / 3 of the others and a third of its own; two elements of 2 are the whole norm that it claims.
+    assert Checking(mean).check(own=own) == [agrees]
+
+
+@pytest.mark.parametrize("own", [b"", bytes(4), bytes(16), floats(float("nan"))])
+def test_an_owners_part_that_cannot_be_added_is_its_own_fault(own: bytes) -> None:
+    member = Checking()
+    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+    member.checks.take_part(0.0, OTHER, SpotPart(1, OTHERS_CHUNK), own)
+    member.checks.take_part(0.0, THIRD, SpotPart(1, OTHERS_CHUNK), floats(1.0))
+    assert member.said() == [False]
 
 
 def test_parts_may_come_before_it_is_told_and_others_do_not_count() -> None:
     member = Checking()
-    member.checks.take_part(0.0, THIRD, SpotPart(1, OTHERS_CHUNK + 1), floats(1.0))
+    for peer in (OTHER, THIRD):
+        member.checks.take_part(0.0, peer, SpotPart(1, OTHERS_CHUNK + 1), floats(1.0))
     member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
     assert member.said() == []
     member = Checking()
-    member.checks.take_part(0.0, THIRD, SpotPart(1, OTHERS_CHUNK), floats(1.0))
+    for peer in (OTHER, THIRD):
+        member.checks.take_part(0.0, peer, SpotPart(1, OTHERS_CHUNK), floats(1.0))
     member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
     assert member.said() == [True]
 
@@ -105,16 +141,67 @@ def test_a_part_that_cannot_be_added_is_not_the_owners_fault() -> None:
     assert Checking().check(float("nan")) == []
 
 
-def test_an_author_sends_the_checker_the_bytes_that_the_owner_got_and_the_owner_sends_nothing() -> None:
+def begun(*senders: bytes) -> Checking:
     member = Checking()
-    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, THIRD))
-    assert [(to, message) for to, message, _ in member.outlet.bulk] == [(THIRD, SpotPart(1, OTHERS_CHUNK))]
-    assert bytes(member.outlet.bulk[0][2]) == floats(1.0)
+    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+    for peer in senders:
+        member.checks.take_part(0.0, peer, SpotPart(1, OTHERS_CHUNK), floats(1.0))
+    return member
+
+
+def test_an_owner_that_alone_sends_nothing_is_named_once_and_anybody_else_is_not() -> None:
+    member = begun(THIRD)
+    member.checks.tick(PATIENCE_S - 0.1)
+    assert member.outlet.told(HOST, Spotted) == []
+    for _ in range(2):
+        member.checks.tick(PATIENCE_S)
+    assert member.outlet.told(HOST, Spotted) == [Spotted(1, agrees=False, answered=False)]
+    for senders in ((), (OTHER,)):
+        member = begun(*senders)
+        member.checks.tick(PATIENCE_S)
+        member.checks.take_part(PATIENCE_S, OTHER, SpotPart(1, OTHERS_CHUNK), floats(1.0))
+        member.checks.take_part(PATIENCE_S, THIRD, SpotPart(1, OTHERS_CHUNK), floats(1.0))
+        assert member.said() == []
+
+
+@pytest.mark.parametrize("lost", [OTHER, THIRD])
+def test_after_the_loss_of_a_link_a_check_comes_to_nothing(lost: bytes) -> None:
+    member = begun(THIRD)
+    member.checks.drop(lost)
+    member.checks.tick(PATIENCE_S)
+    assert member.said() == []
+
+
+def test_an_author_sends_the_checker_the_bytes_that_the_owner_got_and_the_owner_what_it_added() -> None:
+    member = Checking()
+    for chunk in (OTHERS_CHUNK, 0):
+        member.outlet.bulk.clear()
+        member.checks.begin(0.0, Spot(1, chunk, THIRD))
+        assert [(to, message) for to, message, _ in member.outlet.bulk] == [(THIRD, SpotPart(1, chunk))]
+        assert bytes(member.outlet.bulk[0][2]) == floats(1.0)
     member.outlet.bulk.clear()
-    member.checks.begin(0.0, Spot(1, 0, THIRD))
     member.checks.begin(0.0, Spot(1, 99, THIRD))
     member.checks.begin(0.0, Spot(2, 0, THIRD))
+    member.checks.begin(0.0, Spot(1, 0, ME))
     assert not member.outlet.bulk
+
+
+def test_a_part_for_which_there_is_no_room_is_sent_when_there_is_and_not_over_another_link() -> None:
+    member = Checking()
+    member.outlet.room_bytes = 0
+    member.checks.begin(0.0, Spot(1, 0, THIRD))
+    member.checks.tick(1.0)
+    assert not member.outlet.bulk
+    member.outlet.room_bytes = 1 << 20
+    for _ in range(2):
+        member.checks.tick(2.0)
+    assert len(member.outlet.bulk) == 1
+    member.outlet.room_bytes = 0
+    member.checks.begin(0.0, Spot(1, 1, THIRD))
+    member.checks.drop(THIRD)
+    member.outlet.room_bytes = 1 << 20
+    member.checks.tick(3.0)
+    assert len(member.outlet.bulk) == 1
 
 
 def test_one_part_is_kept_of_each_peer_and_none_of_one_that_is_gone() -> None:
