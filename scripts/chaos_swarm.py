@@ -43,7 +43,7 @@ _QUIET_S = 300.0
 _REST_S = 1.5
 """Before the faults and after them, to compare what processes take."""
 _BOUNDS = {
-    STANDSTILL: 120.0,
+    STANDSTILL: 180.0,
     MEMORY: 800.0,
     GROWN: 64.0,
     RESTING_MEMORY: 32.0,
