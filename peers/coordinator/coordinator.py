@@ -481,7 +481,9 @@ class Coordinator:
     # -- reports ------------------------------------------------------------------------------
 
     def _report(self, now: float, course: Course, entry: Entry, message: Report) -> None:
-        entry.report = message
+        is_first, entry.report = entry.report is None, message
+        if is_first:  # of one who lived on while this host was away nobody knew how far it is
+            state_sync.overtaken(self.state, course, now)
         if self._rules.paces:
             self._pace(now, course, entry)
         for other in self._mode.reported(now, course, message):

@@ -66,9 +66,9 @@ class ExchangeMode(Protocol):
         """The members from which a newcomer gets each fragment."""
         ...
 
-    def left_behind(self, course: Course, entry: Entry) -> list[Entry]:
-        """Members whose states are so old that they are to fetch another one, now that ``entry``, which holds
-        one, is about to become active; it may be one of them."""
+    def left_behind(self, course: Course, entry: Entry | None = None) -> list[Entry]:
+        """Active members whose states are so old that they are to fetch another one; and ``entry``, which is
+        about to become active, if its is."""
         ...
 
     # -- contributions and the end ------------------------------------------------------------

@@ -98,18 +98,18 @@ class GossipMode:
         donor = whole[course.num_donations % len(whole)]
         return [(fragment, donor.digests[fragment][1], [donor.key]) for fragment in fragments]
 
-    def left_behind(self, course: Course, entry: Entry) -> list[Entry]:
+    def left_behind(self, course: Course, entry: Entry | None = None) -> list[Entry]:
         """Members that came back with a replica from their disks, and are far behind most. One that has gone
-        on from there already has more to lose, and is left to catch up."""
-        here = [*self._roster.active_in(course.number), entry]
+        on from there by more than it lacks has more to lose, and is left to catch up."""
+        here = [*self._roster.active_in(course.number), *([entry] if entry is not None else [])]
         if not any(each.claim for each in here):
             return []
         steps = {each: taken for each in here if (taken := _steps_of(each)) is not None}
-        least = median_high(steps.values()) - MAX_STEPS_BEHIND if steps else 0
+        most = median_high(steps.values()) if steps else 0
         return [
             each
             for each, taken in steps.items()
-            if each.claim is not None and taken < least and taken <= each.claim.index + MAX_STEPS_BEHIND
+            if each.claim is not None and most - taken > max(MAX_STEPS_BEHIND, taken - each.claim.index)
         ]
 
     # -- contributions and the end ------------------------------------------------------------

@@ -80,7 +80,7 @@ class RoundsMode:
         found = [self._agreement(course, fragment) for fragment in range(course.manifest.num_fragments)]
         return [(fragment, each.digest, list(each.donors)) for fragment, each in enumerate(found)]
 
-    def left_behind(self, course: Course, entry: Entry) -> list[Entry]:
+    def left_behind(self, course: Course, entry: Entry | None = None) -> list[Entry]:
         """Nobody: who is behind follows the records, or fetches the state when it enters."""
         return []
 

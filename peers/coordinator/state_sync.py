@@ -127,7 +127,7 @@ def caught_up(state: RunState, now: float, course: Course, entry: Entry, message
     if differing is not None:
         _repair(state, course, now, entry, differing)
         return
-    if entry in _overtaken(state, course, now, entry):
+    if entry in overtaken(state, course, now, entry):
         return
     entry.become_active()
     if entry.came_without_state and course.chain.index:
@@ -136,8 +136,9 @@ def caught_up(state: RunState, now: float, course: Course, entry: Entry, message
     state.outlet.trace(ActiveTrace(peer=entry.key, peer_name=entry.name, index=course.chain.index))
 
 
-def _overtaken(state: RunState, course: Course, now: float, entry: Entry) -> list[Entry]:
-    """Members that are to fetch another state, since the others are far ahead of theirs."""
+def overtaken(state: RunState, course: Course, now: float, entry: Entry | None = None) -> list[Entry]:
+    """Members that are to fetch another state, since the others are far ahead of theirs: see
+    `ExchangeMode.left_behind`."""
     behind = state.mode.left_behind(course, entry)
     for each in behind:
         claim, each.claim = each.claim, None

@@ -85,13 +85,31 @@ def test_one_that_was_there_first_with_far_less_fetches_when_others_come_with_mo
     assert is_active(swarm, 1)
 
 
-def test_one_that_has_gone_on_from_its_replica_is_left_to_catch_up() -> None:
+@pytest.mark.parametrize(("gone_on", "copies"), [(0, True), (19, True), (20, False), (39, False)])
+def test_one_that_has_gone_on_from_its_replica_by_more_than_it_lacks_is_left_to_catch_up(
+    gone_on: int, copies: bool
+) -> None:
     swarm = Swarm(gossiping(100, 100).journal, gossips=True, rounds=500)
     come_back(swarm, 2, 60)
-    swarm.hear(2, speed(1.0, rounds=60 + MAX_STEPS_BEHIND + 1))
+    swarm.hear(2, speed(1.0, rounds=60 + gone_on))
     come_back(swarm, 1, 100)
-    assert is_active(swarm, 2)
-    assert left_behind(swarm) == []
+    assert is_active(swarm, 2) is not copies
+    assert len(left_behind(swarm)) == copies
+
+
+def test_the_hosts_own_worker_is_compared_with_those_who_lived_on_once_they_tell_how_far_they_are() -> None:
+    """It is the first who is back where the host restarts."""
+    swarm = Swarm(gossiping(100, 100, 100).journal, gossips=True, rounds=500)
+    come_back(swarm, 3, 60)
+    for index in (1, 2):
+        swarm.greet(index, head=ROOT, holds_state=True)
+        swarm.hold(index)
+    assert is_active(swarm, 3)
+    swarm.hear(1, speed(1.0, rounds=100))
+    assert left_behind(swarm) == [("w3", 60)]
+    assert swarm.told(3, CatchUp)[0].donors in ((key(1),), (key(2),))
+    swarm.hear(2, speed(1.0, rounds=100))
+    assert left_behind(swarm) == [("w3", 60)]
 
 
 def test_who_lived_on_while_the_host_was_away_is_compared_with_nobody() -> None:
