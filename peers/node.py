@@ -29,6 +29,7 @@ from peers.protocol.evidence import Roots, Shown
 from peers.protocol.held import Held
 from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, NoSwap, RosterBatch
 from peers.protocol.profile import Profile
+from peers.protocol.record import Record
 from peers.protocol.signing import NO_IDENTITY, Signer, run_of
 from peers.protocol.traces import BadFrameTrace, PeerBarredTrace
 from transport.collectives.fetch import Lack, Want
@@ -92,6 +93,8 @@ class Training:
     """Results of rounds go to this machine's disk: the driver was given a function for that."""
     leads_on: bool = True
     """If so: whether they are there, of all rounds after what is ``held``, as far as they were had."""
+    later: tuple[Record, ...] = ()
+    """Records that lead on from what is ``held``, as this machine's disk has them."""
 
 
 class Node:
@@ -299,6 +302,7 @@ class Node:
             held=training.held,
             keeps=training.keeps,
             leads_on=training.leads_on,
+            later=training.later,
         )
         roster, lose = self.member.membership.others, self.member.lose_peer
         ends = (self.links, self.key, contact, profile.addresses, roster, lose)

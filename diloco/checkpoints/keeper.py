@@ -31,11 +31,13 @@ from peers.protocol.events import (
     CheckpointFailed,
     CheckpointRestored,
     CheckpointWritten,
+    Restored,
     RoundCommitted,
     SaveWanted,
     StateFetched,
 )
 from peers.protocol.held import Held
+from peers.protocol.record import Record
 from transport.disk import Disk
 
 _LOG = logging.getLogger("diloco")
@@ -99,6 +101,8 @@ class Keeper:
         """Results of rounds; its `keep` and `find` are for the network's thread."""
         self.leads_on = wanted.results and not replica.outer.method.gossips
         """Whether the swarm is to count on results of rounds after the newest checkpoint."""
+        self.later: tuple[Record, ...] = ()
+        """Records that lead on from what it begins with."""
         self.writer: Writer[Saved] = Writer()
         self.blocked_s = 0.0
         """Seconds for which the training thread took copies, by its own clock."""
@@ -146,7 +150,9 @@ class Keeper:
                 damaged.append(error)
                 continue
             _warn_of(damaged, "an older checkpoint is taken")
-            return self._begin_with(saved)
+            held = self._begin_with(saved)
+            self.later = self.shelf.records_after(held.head) if at_most is None else ()
+            return held
         if at_most is not None:
             _warn_of(damaged, "it is left out")
             there = ", ".join(name.partition("-")[0].lstrip("0") or "0" for name in self._store.names())
@@ -195,6 +201,8 @@ class Keeper:
         for command in answers:
             self._position.answer(command)
         self._position.event(event)
+        if isinstance(event, RoundCommitted | Restored):
+            self.shelf.note(event.record)
         match event:
             case SaveWanted():
                 self._wanted = event.index

@@ -45,10 +45,10 @@ def adopt_record(swarm: Swarm, *, yes: bool, settles_s: float | None = None) -> 
 def _settled(swarm: Swarm, settles_s: float) -> Proposal | None:
     """What is proposed once it stayed the same for so long, with workers here; None if they hold nothing
     newer."""
-    seen: tuple[Proposal | None, int] = (None, 0)
+    seen: tuple[Proposal | None, int, dict[str, int]] = (None, 0, {})
     since = time.monotonic()
     while True:
-        now = swarm.proposed_adoption(), len(swarm.status()["members"])
+        now = swarm.proposed_adoption(), len(swarm.status()["members"]), swarm.members_ahead()
         if now != seen or not now[1]:
             seen, since = now, time.monotonic()
         elif time.monotonic() - since >= settles_s:
@@ -61,8 +61,8 @@ def _held_by_few(ahead: dict[str, int]) -> str:
     held = ", ".join(f"{printable(name)} commit {index}" for name, index in sorted(ahead.items()))
     return (
         f"{held}: no record is held by more than half of its workers that are here, so none can be gone on "
-        "from. Start more of them, or those that are further once more with diloco join --resume "
-        f"{min(ahead.values())}"
+        "from. Start more of them, those that are further once more with diloco join --resume "
+        f"{min(ahead.values())}, or a new run with one of their checkpoints (--train --from)"
     )
 
 

@@ -106,9 +106,8 @@ class HostedRun:
 
 def _without_journal(path: Path) -> str:
     return (
-        f"{path} is not there: without its journal the run goes on from what workers hold, or their newest "
-        "checkpoints (--adopt); the results of rounds after a checkpoint, which their disks have too, are "
-        "not followed, for the journal alone knew which were committed: put a copy back if there is one"
+        f"{path} is not there: put a copy back if there is one; otherwise --adopt goes on from what workers "
+        "hold, or from where the checkpoints, results and records on their disks lead"
     )
 
 

@@ -266,7 +266,12 @@ class Outer:
         )
         kept = self._keeping
         training = Training(
-            profile, self.replica, held=held, keeps=kept is not None, leads_on=bool(kept and kept.leads_on)
+            profile,
+            self.replica,
+            held=held,
+            keeps=kept is not None,
+            leads_on=bool(kept and kept.leads_on),
+            later=kept.later if kept is not None else (),
         )
         self.swarm.train(training)
         give_up = time.monotonic() + timeout_s

@@ -29,6 +29,7 @@ from diloco.swarm.swarm import Swarm
 from peers.protocol.commands import Command, Offer
 from peers.protocol.events import RoundCommitted
 from peers.protocol.held import Held
+from peers.protocol.record import Record
 from transport.disk import Disk
 
 _LOG = logging.getLogger("diloco")
@@ -124,6 +125,11 @@ class Keeping:
     def leads_on(self) -> bool:
         """Whether the swarm may count on results of rounds on this disk."""
         return self._keeper.leads_on
+
+    @property
+    def later(self) -> tuple[Record, ...]:
+        """Records on this disk that lead on from what the worker begins with."""
+        return self._keeper.later
 
     def follow(self, wanted: Checkpoint) -> None:
         """The run's settings changed."""

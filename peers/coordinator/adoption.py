@@ -32,7 +32,8 @@ class Proposal:
     num_members: int
     """Members that the record counts."""
     voters: tuple[tuple[str, bool], ...]
-    """Those of them who are here, by full name, and whether they hold it: more than half do."""
+    """Those of them who are here, by full name, and whether they hold it or are further: more than half
+    are."""
 
     @property
     def num_holders(self) -> int:
@@ -76,8 +77,9 @@ def holds_still(state: RunState, course: Course, now: float) -> bool:
         return False
     newer = _newer_members(state, course)
     newest = max((entry.claim.index for entry in newer if entry.claim), default=0)
-    if newest > course.told_behind and not state.adopting:
-        course.told_behind = newest
+    is_due = now - course.told_behind_at >= state.rules.failure_timeout_s  # they may go on record by record
+    if newest > course.told_behind and is_due and not state.adopting:
+        course.told_behind, course.told_behind_at = newest, now
         names = ", ".join(entry.full_name for entry in newer)
         state.outlet.trace(BehindTrace(index=course.chain.index, newest=newest, names=names))
     for entry in newer:
@@ -126,7 +128,7 @@ def adopt(state: RunState, course: Course, now: float, head: bytes) -> bool:
 def _proposal(state: RunState, course: Course, head: bytes, record: Record) -> Proposal:
     here = state.roster.entered_in(course.number)
     voters = [entry for entry in here if entry.key in record.members or record.restores]
-    told = tuple((entry.full_name, is_newer(course, entry) and entry.head == head) for entry in voters)
+    told = tuple((entry.full_name, is_newer(course, entry) and head in entry.held) for entry in voters)
     return Proposal(head, record.index, course.chain.index, len(record.members), told)
 
 

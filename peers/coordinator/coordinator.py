@@ -327,7 +327,7 @@ class Coordinator:
         if isinstance(message, Enter):
             self._enter(now, entry, message)
         elif isinstance(message, NewestRecord):
-            entry.claim = message
+            entry.show(message)
         elif entry.entered and (handler := self._handlers.get(type(message))):
             course = self.state.course_of(entry)
             if course.manifest is not None:

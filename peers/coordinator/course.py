@@ -16,6 +16,7 @@ from peers.coordinator.open_round import OpenRound
 from peers.coordinator.saves import Saves
 from peers.coordinator.suspicion import Suspicion
 from peers.protocol.manifest import Manifest
+from transport.effects import NEVER
 
 _MAX_SUMMARIES = 32
 
@@ -77,6 +78,7 @@ class Course:
     """By owner: to how many of its last checks in a row it sent no part of its own."""
     told_behind: int = 0
     """The newest record that members hold and the journal lacks, as the owner was told."""
+    told_behind_at: float = NEVER
     seed: bytes | None = None
     """The member that was named to give the first state."""
     seed_until: float = 0.0

@@ -35,6 +35,8 @@ class MemberState(Enum):
     """It holds the shared state, so it may contribute and be a donor."""
 
 
+_MAX_HELD = 4096
+"""Heads of a member that are remembered."""
 _HERE = frozenset(MemberState) - {MemberState.ABSENT}
 
 TRANSITIONS: dict[str, tuple[frozenset[MemberState], MemberState]] = {
@@ -90,7 +92,10 @@ class Entry:
     norms: dict[int, NormHistory] = field(default_factory=dict)
     """By fragment; it outlives memberships, so that nobody gets rid of it by coming back."""
     claim: NewestRecord | None = None
-    """The newest record that it says it holds; told just before it enters."""
+    """The newest record that it says it holds; told just before it enters, and while it goes on by records
+    of its own."""
+    held: set[bytes] = field(default_factory=set)
+    """All heads that it said so of: it was there, if it is further now."""
     told_behind: bool = False
     refusals: Refusals = field(default_factory=Refusals)
     report: Report | None = None
@@ -167,6 +172,14 @@ class Entry:
         self.refusals = Refusals()
         self.came_without_state, self.awaited_from = not message.holds_state, 0
 
+    def show(self, claim: NewestRecord) -> None:
+        """It says how far it is."""
+        self.claim = claim
+        if len(self.held) < _MAX_HELD:
+            self.held.add(claim.head)
+        if self.entered and self.holds_state:
+            self.head = claim.head
+
     def wait_for_state(self) -> None:
         """The member cannot follow from where it is."""
         self._make("wait_for_state")
@@ -196,6 +209,7 @@ class Entry:
         """The membership is over."""
         self._make("leave")
         self.claim, self.told_behind = None, False
+        self.held.clear()
         self.holds_state, self.will_hold, self.ready = False, b"", {}
 
 

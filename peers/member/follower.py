@@ -2,7 +2,8 @@
 
 A record is applied only on its parent (S2), with the result that it names. One record at a time is with the
 application. A member that cannot follow says so and fetches the whole state; until it holds the head nothing
-is offered. What it fetches is in `peers.member.fetches`.
+is offered. What it fetches is in `peers.member.fetches`. Where the coordinator lost its journal, the member
+goes on by the records that its own disk has, and shows each.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class Follower:
         """Whether a whole state was held when the application was given the fragment that it loads."""
         self._seeding = False
         self._stranded = False
+        self._later: tuple[Record, ...] = ()
+        """Records on this machine's disk that lead on from where it began."""
+        self._alone = False
+        """It follows those, and not the coordinator's word."""
         self._digests: dict[int, bytes] = {}
 
     def may_offer(self, fragment: int) -> bool:
@@ -92,13 +97,14 @@ class Follower:
 
     # -- in and out of the run ----------------------------------------------------------------
 
-    def begin_with(self, held: Held) -> None:
-        """The application has loaded a checkpoint: enter with its head, and follow from there. Raises
-        `BadFrame` for one of another model."""
+    def begin_with(self, held: Held, later: tuple[Record, ...] = ()) -> None:
+        """The application has loaded a checkpoint: enter with its head, and follow from there, if the host
+        has lost its journal by the records that are ``later``. Raises `BadFrame` for one of another model."""
         num_fragments = self._profile.manifest.num_fragments
         if not len(held.versions) == len(held.digests) == num_fragments:
             raise BadFrame(f"a checkpoint of {len(held.versions)} fragments, of a model with {num_fragments}")
         self._versions.begin_with(held)
+        self._later = later
         self._digests = dict(enumerate(held.digests))
 
     def enter(self, now: float) -> None:
@@ -115,10 +121,20 @@ class Follower:
     def begin_session(self) -> None:
         """The coordinator greets, and is about to say anew what follows the head that we name."""
         self.leave()
-        self._stranded = False
+        self._stranded = self._alone = False
         self._records.clear()
         if self._versions.holds_state:
             self._fetches.stop()
+
+    def follow_alone(self, now: float) -> None:
+        """The coordinator's journal ends before our head. An earlier life of it told the records that this
+        machine kept: come as far as they lead, so that its owner can go on from there."""
+        starts = [record.result if record.restores else record.parent for record in self._later]
+        if self._records or self.applying or not self._follows or self._versions.head not in starts:
+            return
+        self._alone = True
+        self._records.extend(self._later[starts.index(self._versions.head) :])
+        self.advance(now)
 
     # -- the coordinator's word ---------------------------------------------------------------
 
@@ -173,6 +189,9 @@ class Follower:
         self._contributions.supersede(heads[1 : num_kept + 1], "the swarm goes on from another state")
         if restoring.result in heads:
             self._records = deque(list(self._records)[:num_kept])
+        elif self._alone:
+            self._records.clear()
+        self._alone = False
 
     # -- the training loop's word -------------------------------------------------------------
 
@@ -186,7 +205,7 @@ class Follower:
         if self.entered and self._follows:  # it may have fallen behind meanwhile
             if self.active:
                 self._say_applied(now, record.fragment)
-                self._outlet.send(now, self._coordinator, CaughtUp(self._versions.head))
+                self._say_caught_up(now)
             else:  # it entered while the application was applying, and said nothing of what it holds
                 self._say_head(now)
         self.advance(now)
@@ -234,8 +253,13 @@ class Follower:
             return
         for fragment in sorted(self._digests):
             self._say_applied(now, fragment)
-        self._outlet.send(now, self._coordinator, CaughtUp(self._versions.head))
+        self._say_caught_up(now)
         self._become_active(now)
+
+    def _say_caught_up(self, now: float) -> None:
+        if self._alone:
+            self._outlet.send(now, self._coordinator, self._versions.newest())
+        self._outlet.send(now, self._coordinator, CaughtUp(self._versions.head))
 
     def _become_active(self, now: float) -> None:
         if not self.active:
@@ -302,7 +326,11 @@ class Follower:
             self._versions.holds_state = False  # until now this may be the last who has the earlier one
             self._outlet.deliver(StateFetched(first.order.fragment, first.order.version, first.data))
         # What it applies just now it first tells: the others may have to go back to where it is.
-        if not self._fetches.finish_results(self._records) and not self.applying:
+        if self._fetches.finish_results(self._records) or self.applying:
+            return
+        if self._alone:
+            self._records.clear()  # they lead no further
+        else:
             self._need_state(now, "no member has a committed result any more")
 
     def _take_records(self, now: float) -> None:
@@ -322,6 +350,7 @@ class Follower:
 
     def _restore(self, now: float, record: Record) -> None:
         if record.result != self._versions.head:
+            self._versions.step_behind(record)
             self._need_state(now, "the swarm went back to an earlier state")
             return
         self._versions.move(record)

@@ -94,17 +94,17 @@ class Member:
         held: Held | None = None,
         keeps: bool = False,
         leads_on: bool = True,
+        later: tuple[Record, ...] = (),
     ) -> None:
         """It begins with what the application loaded from a checkpoint, if it is ``held``, and ``keeps``
-        results of rounds on this machine's disk, which ``leads_on`` from there by them. Raises `BadFrame` for
-        a checkpoint of another model."""
+        results of rounds on this machine's disk, which ``leads_on`` from there by them; ``later`` are records
+        that were kept too. Raises `BadFrame` for a checkpoint of another model."""
         num_fragments = profile.manifest.num_fragments
         self.profile = profile
         self.keeps = keeps
         """Whether results of rounds go to this machine's disk before it is said that they are held."""
         self.leads_on = keeps and leads_on
-        """Whether those of all rounds after the newest checkpoint are there: the disk may have taken some
-        not."""
+        """Whether those of all rounds since the newest checkpoint are there, as far as they were had."""
         self.versions = Versions()
         self.membership = Membership(me, outlet, self._partner_left)
         self.contributions = Contributions(me, coordinator, outlet)
@@ -140,7 +140,7 @@ class Member:
             exchanges=self.exchanges,
         )
         if held is not None:
-            self._follower.begin_with(held)
+            self._follower.begin_with(held, later)
         self._me = me
         self._coordinator = coordinator
         self._outlet = outlet
@@ -366,6 +366,7 @@ class Member:
 
     def _host_behind(self, now: float, message: HostBehind) -> None:
         self._outlet.deliver(HostIsBehind(message.index, self.versions.index))
+        self._follower.follow_alone(now)
 
     def _fetch_state(self, now: float, message: CatchUp) -> None:
         if self.versions.holds_state and message.index < self.versions.index:

@@ -55,6 +55,10 @@ class Versions:
         else:
             self._bases[record.fragment] = self.head
 
+    def step_behind(self, record: Record) -> None:
+        """What is held was undone by that record: however far it is, it is older than the run's state."""
+        self.index = min(self.index, record.index)
+
     def set_base(self, fragment: int, version: bytes) -> None:
         """One fragment of another state was loaded."""
         self._bases[fragment] = version

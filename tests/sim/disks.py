@@ -21,8 +21,9 @@ from diloco.checkpoints.store import Content, Saved, Store, folder_of
 from diloco.errors import CheckpointError
 from diloco.settings import Checkpoint
 from peers.protocol.commands import Command, ConfirmSaved
-from peers.protocol.events import BecameActive, RoundCommitted, StateFetched
+from peers.protocol.events import BecameActive, Restored, RoundCommitted, StateFetched
 from peers.protocol.held import Held
+from peers.protocol.record import Record
 from tests.sim.doors import SETTINGS
 from tests.sim.trainer import VectorReplica
 from transport.digests import tree_digest
@@ -59,6 +60,8 @@ class SimKeeper:
         self._saved: Manifest | None = None
         self.leads_on = wanted.results
         """Whether the swarm is to count on results of rounds after the newest checkpoint."""
+        self.later: tuple[Record, ...] = ()
+        """Records that lead on from what it begins with."""
         self._is_due = True
         """A state of its own or of others' was taken on: results count from the next checkpoint on."""
 
@@ -74,6 +77,7 @@ class SimKeeper:
         self._position = Position(len(states), held)
         self._position.begin_after(tuple(each.serial for each in manifest.fragments))
         self._is_due = False
+        self.later = self.shelf.records_after(held.head)
         return held
 
     def hear(self, now: float, event: object, answers: Sequence[Command]) -> Pinned | None:
@@ -81,6 +85,8 @@ class SimKeeper:
         for command in answers:
             self._position.answer(command)
         self._position.event(event)
+        if isinstance(event, RoundCommitted | Restored):
+            self.shelf.note(event.record)
         due = False
         match event:
             case StateFetched():

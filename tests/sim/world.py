@@ -270,6 +270,7 @@ class World:
             held=held,
             keeps=keeper is not None,
             leads_on=keeper is not None and keeper.leads_on,
+            later=keeper.later if keeper is not None else (),
         )
         self.net.command(process, lambda core, now: core.train(now, training))
         self.net.at(worker.step_s, lambda: self._step(worker))

@@ -423,7 +423,32 @@ def test_results_that_every_checkpoint_has_in_it_are_removed(tmp_path: Path) -> 
         worker.hold(worker.commit().serial)
     worker.settle()
     left = sorted(path.name[:12] for path in (tmp_path / FOLDER / "results").iterdir())
-    assert left == ["000000000105", "000000000106"]
+    assert left == ["000000000105"] * 2 + ["000000000106"] * 2, "with its record each"
+
+
+def test_a_later_process_finds_the_commits_that_lead_on_from_its_checkpoint(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    worker = Worker(disk)
+    worker.commit()
+    records = [worker.commit(seconds=1.0) for _ in range(3)]
+    worker.settle()
+    later = Worker(disk)
+    assert later.held is not None
+    assert (later.held.index, later.keeper.later) == (1, tuple(records))
+    assert later.keeper.begin(0) is not None
+    assert Worker(disk).keeper.later == tuple(records)
+
+
+def test_who_is_to_begin_with_an_earlier_commit_is_led_no_further(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    first = Worker(disk)
+    first.commit(seconds=1.0)
+    first.settle()
+    keeper = Keeper(disk, RUN, str, make_replica(), Hooks(print, print), Steps())
+    keeper.begin(0)
+    assert keeper.later == ()
+    keeper.begin()
+    assert [record.index for record in keeper.later] == [1]
 
 
 def test_a_worker_begins_with_the_checkpoint_of_a_commit_or_the_newest_before_it(tmp_path: Path) -> None:

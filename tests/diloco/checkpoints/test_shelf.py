@@ -8,6 +8,8 @@ import pytest
 
 from diloco.checkpoints.local_disk import LocalDisk
 from diloco.checkpoints.shelf import Shelf
+from peers.protocol.fields import ALL_FRAGMENTS
+from peers.protocol.record import Record
 from tests.diloco.checkpoints.kit import FullDisk
 from transport.digests import digest_of, tree_digest
 from transport.effects import KeepResult, Payload
@@ -111,3 +113,70 @@ def test_where_none_are_wanted_none_are_written_and_it_leads_on_from_nowhere(tmp
     kept.keeps = True
     kept.keep(result(5, b"y"))
     assert [kept.leads_on_from(floor) for floor in (3, 4)] == [False, True]
+
+
+# -- records ----------------------------------------------------------------------------------------
+
+
+def commit(index: int, parent: bytes, goes_back_to: bytes | None = None) -> Record:
+    """A record of that index, which may undo others."""
+    if goes_back_to is not None:
+        return Record(parent, index, ALL_FRAGMENTS, 1, 100 + index, 0, (), (), goes_back_to)
+    return Record(parent, index, 0, 1, 100 + index, 4, (b"m" * 32,), (1.0,), b"r" * 32)
+
+
+def test_records_lead_on_one_after_the_other_also_for_a_later_process(tmp_path: Path) -> None:
+    first = commit(8, b"p" * 32)
+    second = commit(9, first.hash())
+    third = commit(10, second.hash())
+    kept = shelf(tmp_path)
+    for each in (third, first, second, first):
+        kept.note(each)
+    for found in (kept, shelf(tmp_path)):
+        assert found.records_after(b"p" * 32) == (first, second, third)
+        assert found.records_after(second.hash()) == (third,)
+        assert found.records_after(b"x" * 32) == ()
+    assert len(kept) == 0, "they are no results"
+
+
+def test_where_records_were_undone_those_lead_on_that_stand(tmp_path: Path) -> None:
+    first = commit(8, b"p" * 32)
+    undone = commit(9, first.hash())
+    back = commit(10, undone.hash(), goes_back_to=first.hash())
+    after = commit(11, back.hash())
+    kept = shelf(tmp_path)
+    for each in (first, undone, back, after):
+        kept.note(each)
+    assert kept.records_after(b"p" * 32) == (first, back, after)
+    assert kept.records_after(undone.hash()) == ()
+
+
+def test_a_torn_record_ends_the_way_and_old_ones_go_with_their_results(tmp_path: Path) -> None:
+    first = commit(8, b"p" * 32)
+    second = commit(9, first.hash())
+    kept = shelf(tmp_path)
+    kept.note(first)
+    kept.note(second)
+    paths = sorted((tmp_path / "checkpoints/run/results").iterdir())
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[:-3])
+    assert shelf(tmp_path).records_after(b"p" * 32) == (first,)
+    paths[1].write_bytes(whole)
+    later = shelf(tmp_path)
+    later.prune(first.serial)
+    assert later.records_after(b"p" * 32) == ()
+    assert list((tmp_path / "checkpoints/run/results").iterdir()) == [paths[1]]
+
+
+def test_a_disk_that_takes_no_record_costs_that_record_alone(tmp_path: Path) -> None:
+    first = commit(8, b"p" * 32)
+    full = FullDisk(tmp_path, room=0)
+    kept = Shelf(full, "checkpoints/run")
+    kept.note(first)
+    assert kept.records_after(b"p" * 32) == ()
+    full.room = 1 << 20
+    kept.note(first)
+    assert kept.records_after(b"p" * 32) == (first,)
+    unwanted = Shelf(LocalDisk(tmp_path), "checkpoints/other", keeps=False)
+    unwanted.note(first)
+    assert unwanted.records_after(b"p" * 32) == ()

@@ -65,7 +65,7 @@ def test_a_host_whose_journal_is_gone_says_what_the_run_can_go_on_from(
         pass
     (said,) = (each.getMessage() for each in caplog.records)
     assert said.startswith(f"{journal} is not there: ")
-    assert "results of rounds after a checkpoint" in said
+    assert "--adopt goes on from what workers hold" in said
 
 
 def test_a_ticket_is_kept_as_it_was_made(tmp_path: Path) -> None:

@@ -206,3 +206,37 @@ def test_one_that_claims_a_record_does_not_keep_a_new_run_from_beginning() -> No
     assert swarm.told(2, Seed)
     swarm.hold(2)
     assert swarm.chain.head == ROOT
+
+
+def test_whoever_is_further_held_the_record_that_all_came_to() -> None:
+    """Two come back from their disks, and only one had followed the last two commits."""
+    old, _ = before()
+    last = [commit(old, 1, 2, 3) for _ in range(2)][-1]
+    records = [entry.commit() for entry in map(unpack, old.journal) if isinstance(entry, CommitWritten)]
+    assert records[-1] == last
+    swarm = after(adopting=True)
+    come_back(swarm, 1, records[0])
+    come_back(swarm, 2, records[0])
+    for index, reached in ((1, records[1:2]), (2, records[1:])):
+        for record in reached:
+            swarm.hear(index, NewestRecord(record.hash(), record.index, pack(record)))
+            swarm.hear(index, CaughtUp(record.hash()))
+    proposal = swarm.core.proposal()
+    assert proposal is not None
+    assert (proposal.head, [holds for _, holds in proposal.voters]) == (records[1].hash(), [True, True])
+    assert swarm.core.adopt(swarm.now, proposal.head)
+
+
+def test_members_that_go_on_by_themselves_are_no_reason_to_begin_another_run_or_to_tell_each_step() -> None:
+    old, record = before()
+    swarm = after()
+    first = next(entry for entry in map(unpack, old.journal) if isinstance(entry, CommitWritten)).commit()
+    come_back(swarm, 1, first)
+    swarm.hear(1, NewestRecord(record.hash(), record.index, pack(record)))
+    swarm.hear(1, CaughtUp(record.hash()))
+    assert said(swarm, Seed, CatchUp, Open) == []
+    told = [each for each in swarm.traces if isinstance(each, BehindTrace)]
+    assert [each.newest for each in told] == [1]
+    swarm.later(100.0)
+    told = [each for each in swarm.traces if isinstance(each, BehindTrace)]
+    assert [each.newest for each in told] == [1, 2]

@@ -8,10 +8,22 @@ import pytest
 
 from peers.member.member import Member
 from peers.protocol.commands import ConfirmApplied, ConfirmMoved, ConfirmSaved
-from peers.protocol.events import BecameActive, RoundCommitted
+from peers.protocol.events import BecameActive, Restored, RoundCommitted
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.held import Held
 from peers.protocol.manifest import Manifest
-from peers.protocol.messages import Applied, CaughtUp, Committed, Enter, Entered, NewestRecord, Saved
+from peers.protocol.messages import (
+    Applied,
+    CatchUp,
+    CaughtUp,
+    Committed,
+    Enter,
+    Entered,
+    HostBehind,
+    NeedState,
+    NewestRecord,
+    Saved,
+)
 from peers.protocol.profile import Matching, Profile
 from peers.protocol.record import Record, record_in
 from tests.peers.member.fakes import (
@@ -40,6 +52,11 @@ RECORD = record_on(BASE, 7)
 HELD = Held(RECORD.hash(), 7, (RECORD.hash(),), (STATE,), pack(RECORD))
 
 
+def going_back_to(record: Record, index: int) -> Record:
+    head = record.hash()
+    return record_on(head, index, fragment=ALL_FRAGMENTS, result=head)
+
+
 class Resumed:
     """A member of a run with one fragment, which loaded ``held``."""
 
@@ -49,6 +66,7 @@ class Resumed:
         *,
         keeps: bool = True,
         leads_on: bool = True,
+        later: tuple[Record, ...] = (),
         on_disk: tuple[Record, ...] = (),
         matching: Matching | None = None,
     ) -> None:
@@ -69,6 +87,7 @@ class Resumed:
             held=held,
             keeps=keeps,
             leads_on=leads_on,
+            later=later,
         )
         self.member.start(0.0)
         self.member.begin_session(0.0, HOST)
@@ -126,6 +145,48 @@ def test_it_follows_by_the_results_on_its_disk_and_asks_nobody_for_them() -> Non
     handed = [event.record.index for event in resumed.outlet.seen(RoundCommitted)]
     assert handed == [8, 9]
     assert not resumed.outlet.told(OTHER, Want)
+
+
+def test_of_a_host_without_its_journal_it_needs_no_word_and_shows_each_record_that_it_comes_to() -> None:
+    first = record_on(RECORD.hash(), 8)
+    second = record_on(first.hash(), 9)
+    resumed = Resumed(on_disk=(first, second), later=(RECORD, first, second))
+    resumed.hear(Entered(1))
+    assert resumed.outlet.seen(RoundCommitted) == [], "as long as the host tells what follows"
+    resumed.hear(HostBehind(0))
+    for record in (first, second):
+        resumed.member.do(0.0, ConfirmApplied(record, STATE))
+    assert [event.record.index for event in resumed.outlet.seen(RoundCommitted)] == [8, 9]
+    told = [each for peer, each in resumed.outlet.said if isinstance(each, (NewestRecord, CaughtUp))]
+    assert [each.head for each in told[2:]] == [first.hash(), first.hash(), second.hash(), second.hash()]
+    assert [record_in(each.shown) for each in told if isinstance(each, NewestRecord)][1:] == [first, second]
+
+
+def test_where_nobody_has_the_next_result_it_stays_where_it_is_and_holds_its_state() -> None:
+    first = record_on(RECORD.hash(), 8)
+    resumed = Resumed(later=(first,))
+    resumed.hear(Entered(1))
+    resumed.hear(HostBehind(0))
+    resumed.member.tick(1.0)
+    assert resumed.said(NeedState) == []
+    assert (resumed.member.versions.head, resumed.member.versions.holds_state) == (RECORD.hash(), True)
+    resumed.hear(Committed(pack(going_back_to(RECORD, 8))))
+    assert resumed.outlet.seen(Restored)
+
+
+def test_what_the_owner_goes_on_from_is_fetched_by_who_is_further_by_itself() -> None:
+    first = record_on(RECORD.hash(), 8)
+    second = record_on(first.hash(), 9)
+    resumed = Resumed(on_disk=(first, second), later=(first, second))
+    resumed.hear(Entered(1))
+    resumed.hear(HostBehind(0))
+    for record in (first, second):
+        resumed.member.do(0.0, ConfirmApplied(record, STATE))
+    back = going_back_to(RECORD, 8)
+    resumed.hear(Committed(pack(back)))
+    assert resumed.said(NeedState)
+    resumed.hear(CatchUp(0, back.hash(), STATE, (OTHER,), back.hash(), 8, 0))
+    assert resumed.outlet.told(OTHER, Want)[-1].blob == STATE
 
 
 def test_a_result_that_its_disk_lacks_comes_from_others() -> None:
