@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 import secrets
 import stat
@@ -25,8 +26,9 @@ from filelock import FileLock
 from peers.errors import IdentityError
 from transport.keys import KeyPair, curve_pair, short
 
-_MAGIC = "diloco-identity-1"
+_MAGIC = "diloco-identity-2"
 _SEED_BYTES = 32
+_CHECK_DIGITS = 8
 
 
 class Identity:
@@ -108,21 +110,29 @@ def _read(path: Path) -> bytes:
         if mode & 0o077:
             raise IdentityError(f"others may read the identity file {path}; run: chmod 600 {path}")
         text = file.read(256)
-    magic, _, rest = text.decode("ascii", "replace").strip().partition(" ")
+    words = text.decode("ascii", "replace").split()
     try:
-        seed = base64.b32decode(rest.upper() + "=" * (-len(rest) % 8))
-    except (binascii.Error, ValueError):
+        seed = base64.b32decode(words[1].upper() + "=" * (-len(words[1]) % 8))
+    except (IndexError, binascii.Error, ValueError):
         seed = b""
-    if magic != _MAGIC or len(seed) != _SEED_BYTES:
-        raise IdentityError(f"{path} holds no identity; name another file, or remove it to get a new one")
+    # With one bit flipped a seed is another identity, which nobody knows.
+    if len(seed) != _SEED_BYTES or words != _content(seed).split():
+        raise IdentityError(
+            f"{path} holds no identity, or is damaged: put a copy back, name another file, or remove it to "
+            "get a new one"
+        )
     return seed
+
+
+def _content(seed: bytes) -> str:
+    text = base64.b32encode(seed).decode("ascii").rstrip("=").lower()
+    return f"{_MAGIC} {text} {hashlib.sha256(seed).hexdigest()[:_CHECK_DIGITS]}\n"
 
 
 def _create(path: Path, seed: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = base64.b32encode(seed).decode("ascii").rstrip("=").lower()
     with _written_aside(path) as temporary:
-        temporary.write_bytes(f"{_MAGIC} {text}\n".encode("ascii"))
+        temporary.write_bytes(_content(seed).encode("ascii"))
         _sync(temporary)
         with suppress(FileExistsError):
             # A link never replaces: of two processes that start at once, both get the first one's.

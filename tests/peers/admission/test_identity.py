@@ -37,6 +37,22 @@ def test_a_file_that_is_no_identity_is_refused_in_one_line(tmp_path: Path, conte
     assert "\n" not in str(caught.value)
 
 
+def test_with_any_bit_flipped_an_identity_is_the_same_or_refused_and_never_another(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "id"
+    public, whole, num_refused = Identity.load_or_create(path).public, path.read_bytes(), 0
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert Identity.load_or_create(path).public == public
+        except IdentityError:
+            num_refused += 1
+    assert num_refused > 7 * len(whole)
+
+
 def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(IdentityError, match="cannot use the identity file"):
