@@ -32,7 +32,13 @@ from diloco.swarm.swarm import Swarm
 from diloco.training.keeping import CheckpointCost, Keeping
 from peers.node import Training
 from peers.protocol.commands import Command
-from peers.protocol.events import GotUnusable, ProgressLost, RoundCommitted, SettingsChanged
+from peers.protocol.events import (
+    GotUnusable,
+    KeptResultDamaged,
+    ProgressLost,
+    RoundCommitted,
+    SettingsChanged,
+)
 
 T = TypeVar("T")
 _LOG = logging.getLogger("diloco")
@@ -71,6 +77,7 @@ class Outer:
             self._keeping = Keeping(swarm, model, optimizer, self.replica, self._session, keep or {}, hooks)
         self._stopping = False
         self._leaving: BaseException | None = None
+        self._told_of_damage = False
         self._draws = False
         """The loop goes through `until_finished`, which knows when all of a step is done."""
         self._hook = None
@@ -352,6 +359,10 @@ class Outer:
                 self._keeping.follow(self.swarm.settings.checkpoint)
         if isinstance(event, GotUnusable):
             _LOG.warning("what was fetched cannot be used, training goes on: %s", event.reason)
+        if isinstance(event, KeptResultDamaged) and not self._told_of_damage:
+            self._told_of_damage = True  # once: where one file is damaged, more may be
+            found = event.result.hex()[:16]
+            _LOG.warning("a result on the disk, results/*-%s, is damaged: others are asked for it", found)
         if isinstance(event, RoundCommitted):
             self.pseudo_grad_norm = self.replica.last_norm
         self._tell(event)

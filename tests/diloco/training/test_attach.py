@@ -21,7 +21,7 @@ from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.training.attach import Outer, attach
 from peers.protocol.commands import Offer
-from peers.protocol.events import BecameActive, ProgressLost, RoundCommitted, StateFetched
+from peers.protocol.events import BecameActive, KeptResultDamaged, ProgressLost, RoundCommitted, StateFetched
 from peers.protocol.record import GENESIS
 
 EVERY = 4
@@ -137,6 +137,19 @@ def test_the_callback_is_told_of_every_event_once_the_session_has_taken_it(swarm
         step(model, optimizer)
     assert rounds == [1, 2, 3]
     assert outer.pseudo_grad_norm > 0
+
+
+def test_that_a_result_on_the_disk_is_damaged_is_said_once(
+    swarm: diloco.Swarm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer, _ = worker(swarm)
+    damaged = [KeptResultDamaged(b"\x01" * 32), KeptResultDamaged(b"\x02" * 32)]
+    heard = swarm.next_event
+    monkeypatch.setattr(swarm, "next_event", lambda wait: damaged.pop(0) if damaged else heard(wait))
+    step(model, optimizer)
+    (line,) = caplog.messages
+    assert "results/*-0101010101010101, is damaged" in line
+    assert not damaged
 
 
 def test_the_outer_parameters_are_lent_and_saved_and_local_ones_come_back(
