@@ -81,6 +81,12 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"diloco: {printable(line)}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = error.strerror or error
+        print(f"diloco: {printable(f'{error.filename} cannot be used: {reason}')}", file=sys.stderr)
+        sys.exit(2)
     finally:
         end_at_once()
 

@@ -52,7 +52,7 @@ def host(
     *,
     listen: str = "tcp://0.0.0.0:0",
     advertise: str | None = None,
-    state: Path | None = None,
+    state: Path | str | None = None,
     name: str = "host",
     ticket_hours: float = TICKET_HOURS,
     ticket_uses: int = 0,
@@ -60,7 +60,7 @@ def host(
     fresh: bool = False,
     changes: Mapping[str, Any] | None = None,
     resume: int | None = None,
-    begin_from: Path | None = None,
+    begin_from: Path | str | None = None,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
@@ -81,14 +81,15 @@ def host(
     Raises `UserError`."""
     _check_advertised(advertise)
     settings, name = run if isinstance(run, RunSettings) else load_settings(Path(run)), _checked_name(name)
-    home = home_of(settings, state)
+    home = home_of(settings, Path(state) if state else None)
     if adopt and not (home / "identity").exists():
         raise UserError(
             f"{home} holds no identity, without which no worker knows this host: name the right folder "
             "(--state), or start a new run without --adopt and give out its ticket"
         )
     with_values(settings, changes or {})  # refused before anything is made
-    hosted = HostedRun(home, settings, changes or {}, fresh=fresh, origin=begin_from)
+    origin = Path(begin_from) if begin_from else None
+    hosted = HostedRun(home, settings, changes or {}, fresh=fresh, origin=origin)
     with ExitStack() as undone:
         undone.callback(hosted.close)
         node, secret, invite = _node_of(hosted, ticket_hours, ticket_uses, adopt, resume)
@@ -122,7 +123,7 @@ def join(
     *,
     listen: str | None = "tcp://0.0.0.0:0",
     advertise: str | None = None,
-    state: Path | None = None,
+    state: Path | str | None = None,
     name: str | None = None,
     timeout_s: float = KNOCK_S,
     resume: int | None = None,
@@ -138,7 +139,7 @@ def join(
     `KnockTimeout` when it cannot be reached."""
     _check_advertised(advertise)
     found = read_ticket(ticket, None)  # whether it expired is the host's to say: clocks differ
-    home = state.expanduser() if state else None
+    home = Path(state).expanduser() if state else None
     name = _checked_name(name) if name else cut(socket.gethostname(), NAME_BYTES)
     joined = JoinedRun(found, name, home, timeout_s)
     identity, settings = joined.identity, joined.settings

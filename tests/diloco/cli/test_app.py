@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from diloco.settings import load_settings
+from diloco.swarm.entry import host
+
 TINY = """
 [run]
 rounds = 3
@@ -54,6 +57,17 @@ def test_a_mistake_gets_one_clear_line_and_exit_code_2(
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_a_folder_in_the_place_of_a_file_gets_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "RUN.toml").write_text(TINY)
+    host(load_settings(tmp_path / "RUN.toml"), listen="tcp://127.0.0.1:0", state=str(tmp_path / "s")).close()
+    (journal,) = (tmp_path / "s").glob("journal-*")
+    journal.unlink()
+    journal.mkdir()
+    done = diloco("host", "RUN.toml", "--state", "s", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"diloco: s/{journal.name} cannot be used: Is a directory\n"
 
 
 def test_every_wrong_key_of_a_run_file_is_named_with_what_is_allowed(tmp_path: Path) -> None:

@@ -75,6 +75,10 @@ def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_pat
     with pytest.raises(UserError, match=r"address is damaged.*--listen"):
         same_port(tmp_path, "tcp://0.0.0.0:0")
     assert same_port(tmp_path, "tcp://0.0.0.0:99") == "tcp://0.0.0.0:99"
+    (tmp_path / "address").unlink()
+    (tmp_path / "address").mkdir()
+    with pytest.raises(UserError, match=r"address is damaged.*--listen"):
+        same_port(tmp_path, "tcp://0.0.0.0:0")
 
 
 def test_an_address_that_a_full_disk_does_not_take_leaves_the_earlier_one_whole(
