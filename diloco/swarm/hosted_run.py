@@ -16,7 +16,7 @@ from typing import Any
 
 from diloco.settings import RunSettings
 from diloco.swarm.origin_file import OriginFile, origin_of
-from diloco.swarm.run_file import JOINED, KeptRun, begun_with, kept_run, put_aside, settle
+from diloco.swarm.run_file import BEFORE, JOINED, KeptRun, begun_with, kept_run, put_aside, settle
 from diloco.swarm.setting_changes import told
 from diloco.swarm.state_dir import invite_secret, journal_of, load_identity, run_id_of
 from diloco.swarm.state_lock import StateLock
@@ -46,7 +46,7 @@ class HostedRun:
         than that of the run in the folder, what is there is put aside. Raises `UserError`, and
         `JournalError` for a journal that cannot be read."""
         self.home = home
-        start = origin_of(origin) if origin else None
+        start = _asked_for(home, origin, fresh) if origin else None
         with ExitStack() as undone:
             lock = StateLock(home, "host")
             undone.callback(lock.release)
@@ -109,6 +109,27 @@ def _without_journal(path: Path) -> str:
         f"{path} is not there: put a copy back if there is one; otherwise --adopt goes on from what workers "
         "hold, or from where the checkpoints, results and records on their disks lead"
     )
+
+
+def _asked_for(home: Path, path: Path, fresh: bool) -> OriginFile:
+    """What a new run is to begin from. Of the run in the folder that may be gone by now: it was put aside
+    with an earlier run's files, or its own run keeps newer checkpoints only."""
+    found = kept_run(home) if not fresh else None
+    began = found.origin if found is not None else None
+    where = path.expanduser().resolve()
+    if (
+        began is not None
+        and not where.exists()
+        and where in (began.path, _before_put_aside(home, began.path))
+    ):
+        return began
+    return origin_of(path)
+
+
+def _before_put_aside(home: Path, path: Path) -> Path:
+    """Where in the folder something was that is now in ``home/before/DATE``."""
+    aside = home.resolve() / BEFORE
+    return home.resolve().joinpath(*path.relative_to(aside).parts[1:]) if path.is_relative_to(aside) else path
 
 
 def _goes_on(home: Path, start: OriginFile | None) -> bool:

@@ -33,6 +33,8 @@ from peers.coordinator.journal import SettingsChanged
 FORMAT = 1
 HOSTED, JOINED = "run.json", "joined.json"
 """Of a host's folder, and of a worker's: one that somebody gives to both keeps both."""
+BEFORE = "before"
+"""Where the files of earlier runs are, each in a folder of its own."""
 FRESH_OR_FROM = (
     "begin a new run (--fresh, or --from CHECKPOINT with its state; the files of this one are kept)"
 )
@@ -162,7 +164,7 @@ def put_aside(home: Path, now: float) -> Path | None:
         return None
     name = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     names = (name, *(f"{name}-{number}" for number in range(2, 100)))
-    aside = next(path for each in names if not (path := home / "before" / each).exists())
+    aside = next(path for each in names if not (path := home / BEFORE / each).exists())
     try:
         aside.mkdir(parents=True, mode=0o700)
         for path in found:

@@ -133,3 +133,19 @@ def test_a_run_may_begin_from_a_file_in_its_own_folder(tmp_path: Path) -> None:
         assert hosted.first_state is not None
         assert hosted.first_state != checkpoint
         assert (hosted.first_state / "manifest.json").exists(), "it was put aside, and is known there"
+    with closing(forked(tmp_path, checkpoint)) as again:
+        assert (again.run_id, again.first_state) == (hosted.run_id, hosted.first_state), "the same command"
+
+
+def test_a_run_goes_on_by_the_same_command_when_what_it_began_from_is_gone(tmp_path: Path) -> None:
+    home, model = tmp_path / "home", tmp_path / "a.safetensors"
+    model.write_bytes(b"a")
+    with closing(forked(home, model)) as first:
+        pass
+    model.unlink()
+    with closing(forked(home, model)) as again:
+        assert again.run_id == first.run_id
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        forked(home, tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        HostedRun(home, RUN, {}, fresh=True, origin=model)
