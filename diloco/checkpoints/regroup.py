@@ -115,7 +115,8 @@ def _goes_on(vector: str, origin: Origin, method: Method) -> bool:
 
 def take_over(origin: Origin, replica: TensorReplica, found: Plan) -> None:
     """Put what the plan keeps into ``replica``, whose run has not begun. Raises `CheckpointError` for files
-    that are damaged; nothing has changed then, but for fragments before the damaged one."""
+    that are damaged, and for values that are not finite or no fractions; nothing has changed then, but for
+    fragments before the one where that is."""
     for fragment in range(replica.num_fragments):
         body = bytearray(b"".join(replica.pin(fragment).pieces()))
         at = 0
@@ -124,7 +125,7 @@ def take_over(origin: Origin, replica: TensorReplica, found: Plan) -> None:
             if place.name == "count" and found.count:
                 body[at : at + place.size_bytes] = found.count.to_bytes(place.size_bytes, "little")
             elif (value := _value(origin, found, vector, name)) is not None:
-                body[at : at + place.size_bytes] = bytes_of(value.to(place.dtype).contiguous())
+                body[at : at + place.size_bytes] = bytes_of(_usable(value, place.dtype, origin, name))
             at += place.size_bytes
         replica.load(fragment, body)
 
@@ -135,6 +136,16 @@ def _value(origin: Origin, found: Plan, vector: str, name: str) -> Tensor | None
     if vector == "frozen":
         return origin.read("theta", name)
     return origin.read(vector, name) if vector in found.vectors else None
+
+
+def _usable(value: Tensor, dtype: torch.dtype, origin: Origin, name: str) -> Tensor:
+    """As the run has it. Raises `CheckpointError` for what would be another value there."""
+    if dtype.is_floating_point and not value.is_floating_point():
+        raise CheckpointError(f"{name} is of {value.dtype} in {origin.name}, and of {dtype} in this run")
+    found = value.to(dtype).contiguous()
+    if dtype.is_floating_point and not bool(torch.isfinite(found).all()):
+        raise CheckpointError(f"{name} has values in {origin.name} that are not finite in this run's {dtype}")
+    return found
 
 
 def _names(names: Collection[str]) -> str:

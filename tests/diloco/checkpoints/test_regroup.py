@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,26 @@ def test_frozen_parameters_that_are_only_named_must_be_those_of_the_new_model(tm
     trained = TensorReplica.of(model, method("diloco"))
     taken(path, trained, method("diloco"))
     assert torch.equal(values(trained, 0)["1.weight"], base.flatten()), "trained from the base on"
+
+
+@pytest.mark.parametrize(
+    ("planted", "says"),
+    [
+        (lambda value: value.to(torch.int32), "of torch.int32 in the model m.safetensors"),
+        (lambda value: value.fill_(torch.nan), "values in the model m.safetensors that are not finite"),
+        (lambda value: value.double().fill_(1e300), "that are not finite in this run's torch.float32"),
+    ],
+)
+def test_values_that_would_be_others_here_are_refused_by_the_name_of_their_tensor(
+    tmp_path: Path, planted: Callable[[torch.Tensor], torch.Tensor], says: str
+) -> None:
+    into = make_replica()
+    shapes = {spec.name: spec.shape for specs in into.layout.fragments for spec in specs}
+    tensors = {name: value.reshape(shapes[name]) for name, value in values(into, 0).items()}
+    name = max(tensors)
+    save_file({**tensors, name: planted(tensors[name].clone())}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=f"^{re.escape(name)} .*{re.escape(says)}"):
+        taken(tmp_path / "m.safetensors", into, method("diloco"))
 
 
 def test_other_shapes_and_other_models_are_refused_before_anything_changes(tmp_path: Path) -> None:
