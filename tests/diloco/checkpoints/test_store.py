@@ -114,7 +114,7 @@ def test_names_are_synced_up_to_the_root_only_after_all_bytes_are(tmp_path: Path
     ]
 
 
-@pytest.mark.parametrize("wrong", ["shorter", "gone", "no manifest", "torn manifest"])
+@pytest.mark.parametrize("wrong", ["shorter", "gone", "no manifest", "torn manifest", "a device"])
 def test_what_is_not_whole_is_no_checkpoint_and_is_named(tmp_path: Path, wrong: str) -> None:
     kept = store(LocalDisk(tmp_path))
     save(kept, make_replica(), 4)
@@ -129,6 +129,9 @@ def test_what_is_not_whole_is_no_checkpoint_and_is_named(tmp_path: Path, wrong: 
             manifest.unlink()
         case "torn manifest":
             manifest.write_bytes(manifest.read_bytes()[:-40])
+        case "a device":  # which has no end
+            manifest.unlink()
+            manifest.symlink_to("/dev/zero")
     said: list[CheckpointError] = []
     assert [saved.manifest.index for saved in kept.newest(said.append)] == [4]
     assert len(said) == 1
