@@ -49,7 +49,10 @@ def open_origin(path: Path) -> Origin:
     path = path.expanduser()
     with reading(path):
         if path.is_dir() and not (path / FILE_NAME).is_file():
-            raise CheckpointError(f"{path} is no checkpoint: it has no {FILE_NAME}")
+            raise CheckpointError(
+                f"{path} is no checkpoint: it has no {FILE_NAME}; name one, STATE/checkpoints/RUN/INDEX-HEAD "
+                "(diloco checkpoint list STATE)"
+            )
         return _of_checkpoint(path) if path.is_dir() else _of_model(path)
 
 

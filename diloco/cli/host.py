@@ -18,7 +18,7 @@ from diloco.cli import options
 from diloco.cli.adopt import adopt_record
 from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.work import Work, with_work
-from diloco.errors import DeviceFailed, SwarmClosed, TrainingDiverged, UserError
+from diloco.errors import CheckpointError, DeviceFailed, SwarmClosed, TrainingDiverged, UserError
 from diloco.monitoring.event_log import EventLog
 from diloco.monitoring.run_view import RunView, Screen
 from diloco.rules import num_commits
@@ -66,6 +66,8 @@ def host_command(
     _require_one_way(fresh or origin is not None, adopt, resume is not None)
     if origin is not None and not train:
         raise UserError("--from needs --train: the host's own worker brings the state")
+    if origin is not None and origin.exists():  # else the run in the folder may know what it began from
+        _require_whole(origin)
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", 0)
@@ -101,6 +103,17 @@ def _where_it_goes_on(status: dict[str, Any]) -> str:
     done, wanted = status["rounds"], status["rounds_wanted"]
     is_over = status["stopped"] or done >= wanted  # which is logged
     return f"the run goes on after round {done} of {wanted}" if done and not is_over else ""
+
+
+def _require_whole(origin: Path) -> None:
+    """Refuse what no run can begin from before the run that is in the folder is put aside."""
+    from diloco.checkpoints.finding import find_checkpoint
+    from diloco.checkpoints.origin import open_origin
+    from diloco.checkpoints.verifying import faults_of
+
+    open_origin(origin)
+    for fault in faults_of(*find_checkpoint(origin)) if origin.is_dir() else ():
+        raise CheckpointError(fault)
 
 
 def _require_one_way(*asked: bool) -> None:

@@ -12,7 +12,7 @@ import diloco
 from diloco.cli import host, join
 from diloco.cli.app import app
 from diloco.cli.work import Work
-from diloco.errors import UserError
+from diloco.errors import CheckpointError, UserError
 from diloco.interrupts import NOTICE_S
 from diloco.settings import commented_toml, parse_settings
 from diloco.swarm import control
@@ -37,6 +37,21 @@ def test_a_new_run_and_the_old_one_are_not_had_at_once(run_file: Path) -> None:
     for two in (("--fresh", "--adopt"), ("--from", "x", "--adopt"), ("--resume", "1", "--fresh")):
         assert "give one of them" in refused(str(run_file), *two)
     assert "--from needs --train" in refused(str(run_file), "--from", "x")
+
+
+def test_a_run_is_not_put_aside_for_one_from_what_is_damaged(run_file: Path, tmp_path: Path) -> None:
+    home, model, checkpoint = tmp_path / "home", tmp_path / "m.safetensors", tmp_path / "checkpoint"
+    diloco.host(run_file, listen=LOCAL[1], state=home).close()
+    model.write_bytes(b"rubbish")
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").write_text("{}")
+    for origin in (model, checkpoint):
+        done = CliRunner().invoke(
+            app, ["host", str(run_file), "--train", "--state", str(home), "--from", str(origin), *LOCAL]
+        )
+        assert isinstance(done.exception, CheckpointError), done.output
+        assert origin.name in str(done.exception)
+    assert not (home / "before").exists()
 
 
 def test_what_is_set_is_checked_before_anything_is_touched(run_file: Path, tmp_path: Path) -> None:
