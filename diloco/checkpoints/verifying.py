@@ -46,9 +46,14 @@ def _faults_of_record(saved: Saved) -> Iterator[str]:
         yield f"{saved.path}/manifest.json: its record is not that of its head"
 
 
-def faults_between(store: Store) -> Iterator[str]:
-    """Checkpoints of one run that do not name the one before them: one of the two was changed, or brought
-    here from elsewhere."""
-    for later, earlier in pairwise(store.newest()):
-        if later.manifest.previous not in (None, earlier.manifest.sha256()):
-            yield f"{later.path}/manifest.json names another checkpoint before it than {earlier.path}"
+def breaks_between(store: Store) -> Iterator[str]:
+    """Checkpoints of one run that do not name the one before them, nor an earlier one that is here. That is
+    no fault by itself: a run that went back to one which is removed by now has that too."""
+    whole = list(store.newest())
+    for at, (later, earlier) in enumerate(pairwise(whole)):
+        known = {each.manifest.sha256() for each in whole[at + 1 :]}
+        if later.manifest.previous is not None and later.manifest.previous not in known:
+            yield (
+                f"{later.path} follows another checkpoint than {earlier.path}: the run went back to an "
+                "earlier one then, or one of the two was brought here from elsewhere"
+            )

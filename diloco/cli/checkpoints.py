@@ -60,12 +60,12 @@ def verify_command(where: Where) -> None:
 
     if (where / FILE_NAME).exists():
         disk, saved = find_checkpoint(where)
-        faults = list(faults_of(disk, saved))
+        faults, remarks = list(faults_of(disk, saved)), list[str]()
         num_whole = int(not faults)
     else:
-        faults, num_whole = _faults_below(where)
-    for fault in faults:
-        print(printable(fault))
+        faults, remarks, num_whole = _faults_below(where)
+    for line in [*faults, *remarks]:
+        print(printable(line))
     print(f"{num_whole} checkpoint{'s' * (num_whole != 1)} as they were written")
     if faults:
         raise typer.Exit(1)
@@ -120,11 +120,13 @@ def export_command(
         )
 
 
-def _faults_below(where: Path) -> tuple[list[str], int]:
-    """What is wrong with all checkpoints below a state directory, and how many are right."""
-    from diloco.checkpoints.verifying import faults_between, faults_of
+def _faults_below(where: Path) -> tuple[list[str], list[str], int]:
+    """What is wrong with all checkpoints below a state directory, what else to know, and how many are
+    right."""
+    from diloco.checkpoints.verifying import breaks_between, faults_of
 
     faults: list[str] = []
+    remarks: list[str] = []
     num_whole = 0
     found = stores_in(where)
     if not found:
@@ -142,8 +144,8 @@ def _faults_below(where: Path) -> tuple[list[str], int]:
                 wrong.append(f"{saved.path} is of a record that the journal does not have")
             faults += wrong
             num_whole += not wrong
-        faults += faults_between(store)
-    return faults, num_whole
+        remarks += breaks_between(store)
+    return faults, remarks, num_whole
 
 
 def _journaled(where: Path, store: Store) -> set[str] | None:

@@ -9,7 +9,7 @@ from torn_saves import FOLDER, make_replica, save
 
 from diloco.checkpoints.local_disk import LocalDisk
 from diloco.checkpoints.store import Saved, Store
-from diloco.checkpoints.verifying import faults_between, faults_of
+from diloco.checkpoints.verifying import breaks_between, faults_of
 
 
 @pytest.fixture
@@ -42,11 +42,23 @@ def test_a_record_that_is_not_that_of_the_head_is_a_fault(store: Store, record: 
     assert "manifest.json: its record is" in fault
 
 
-def test_a_checkpoint_that_names_another_before_it_is_a_fault(store: Store, tmp_path: Path) -> None:
+def follow(store: Store, later: Saved, previous: str) -> None:
+    """Have ``later`` name another one before it."""
+    named = later.manifest.model_copy(update={"previous": previous})
+    store.disk.write(f"{later.path}/manifest.json", [named.to_bytes()])
+
+
+def test_a_checkpoint_that_follows_none_that_is_here_is_told(store: Store) -> None:
     save(store, make_replica(), 4)
     later = save(store, make_replica(), 8)
-    assert list(faults_between(store)) == [], "one that names none came from another life"
-    wrong = later.manifest.model_copy(update={"previous": "0" * 64})
-    (tmp_path / later.path / "manifest.json").write_bytes(wrong.to_bytes())
-    (fault,) = faults_between(store)
-    assert fault.startswith(f"{later.path}/manifest.json names another checkpoint before it")
+    assert list(breaks_between(store)) == [], "one that names none came from another life"
+    follow(store, later, "0" * 64)
+    (told,) = breaks_between(store)
+    assert told.startswith(f"{later.path} follows another checkpoint than ")
+
+
+def test_a_run_that_went_back_to_an_earlier_checkpoint_is_as_it_should_be(store: Store) -> None:
+    first = save(store, make_replica(), 4)
+    follow(store, save(store, make_replica(), 8), first.manifest.sha256())
+    follow(store, save(store, make_replica(), 12), first.manifest.sha256())
+    assert list(breaks_between(store)) == []
