@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diloco.methods.registry import make
@@ -12,6 +13,7 @@ from diloco.settings import RunSettings
 from peers.coordinator.judgement import Judge
 from peers.coordinator.rules import Rules
 from peers.protocol.profile import Matching
+from transport.collectives.reducer import Part
 from transport.effects import Payload
 
 
@@ -62,6 +64,13 @@ class JudgeOnDemand:
         """How long it is, squared, as `Judge` says."""
         judge = self._found()
         return judge.square(payload, num_elements, num_parts) if judge else None
+
+    def deviation(
+        self, parts: Sequence[Part], mean: Payload, num_elements: int
+    ) -> tuple[float, float, float] | None:
+        """How far a mean is from the one that these parts make, as `Judge` says."""
+        judge = self._found()
+        return judge.deviation(parts, mean, num_elements) if judge else None
 
     def _found(self) -> Judge | None:
         if self._judge is None:

@@ -25,7 +25,7 @@ from peers.member.member import Member
 from peers.member.succession import Succession
 from peers.protocol.application import Application
 from peers.protocol.commands import Command, LeaveRun
-from peers.protocol.evidence import Roots, Shown
+from peers.protocol.evidence import Evidence
 from peers.protocol.held import Held
 from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, NoSwap, RosterBatch
 from peers.protocol.profile import Profile
@@ -397,7 +397,7 @@ class Node:
         if isinstance(result, Arrival):
             if result.payload is None:
                 self._dispatch(now, peer, result.message)
-            elif self.coordinator and isinstance(result.message, Shown | Roots):
+            elif self.coordinator and isinstance(result.message, Evidence):
                 self.consumed(now, peer, result.cost)
                 self.coordinator.take_evidence(now, peer, result.message, result.payload)
             elif self.member is None:

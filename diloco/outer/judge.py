@@ -9,6 +9,7 @@ it refuses what members refuse (S12).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -16,6 +17,8 @@ from diloco.compression.vectors import Buffer, squared_norm
 from diloco.errors import CodecError
 from diloco.methods.spec import Method
 from diloco.outer.components import codecs_of
+from diloco.outer.tensor_reducer import TensorReducer
+from transport.collectives.reducer import Part
 from transport.effects import Payload, Phantom
 
 
@@ -43,6 +46,16 @@ class CodecJudge:
             return self._measure(payload, num_elements, num_parts)
         except CodecError:
             return math.inf
+
+    def deviation(
+        self, parts: Sequence[Part], mean: Payload, num_elements: int
+    ) -> tuple[float, float, float] | None:
+        """How far a mean is from the one that these parts make, as members find it. Raises `Poisoned`."""
+        if isinstance(mean, Phantom):
+            return None
+        reducer = TensorReducer(self._codec, num_elements, mean_codec=self._mean_codec)
+        reducer.begin(max(1, num_elements), len(parts))
+        return reducer.deviation(0, parts, mean)
 
     def _measure(self, payload: Buffer, num_elements: int, num_parts: int | None) -> float:
         """Raises `CodecError`."""

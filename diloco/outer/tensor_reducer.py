@@ -95,9 +95,10 @@ class TensorReducer:
             raise Poisoned(-1, str(error)) from None
         return squared_norm(self.output[span])
 
-    def own(self, chunk: int) -> Payload:
+    def own(self, chunk: int, encoded: bool) -> Payload:
         own = self._own(chunk)
-        added = self._codec.decode(self._codec.encode(own), len(own)) if self._as_sent else own
+        coder = self._codec
+        added = coder.decode(coder.encode(own), len(own)) if encoded or self._as_sent else own
         return bytes(self._plain.encode(added))
 
     def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:

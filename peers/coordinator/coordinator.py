@@ -41,7 +41,7 @@ from peers.coordinator.status import RunStatus, status_of
 from peers.coordinator.tickets import remember_when_invited
 from peers.coordinator.waiting import AFTER_THE_END_TIMEOUTS
 from peers.errors import ResumeError
-from peers.protocol.evidence import Roots, Shown, ToldTwoThings
+from peers.protocol.evidence import Evidence, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, MAX_UNIX_SECONDS, cut
 from peers.protocol.manifest import difference, manifest_in
 from peers.protocol.messages import (
@@ -457,6 +457,8 @@ class Coordinator:
         course = self.state.course_of(entry)
         self.roster.leave(entry)
         entry.absent_since = now
+        if course.mean_case is not None and course.mean_case.owner == entry.key:
+            course.mean_case = None  # what it was to show is lost with its membership
         self._outlet.trace(RemovedTrace(peer=entry.key, peer_name=entry.name, reason=reason))
         self._mode.tell_gone(now, MemberGone(self.roster.epoch, entry.key, reason))
         if forget:
@@ -470,7 +472,7 @@ class Coordinator:
 
     # -- what members show -----------------------------------------------------------------
 
-    def take_evidence(self, now: float, peer: bytes, message: Shown | Roots, payload: Payload) -> None:
+    def take_evidence(self, now: float, peer: bytes, message: Evidence, payload: Payload) -> None:
         """What a member shows: a chunk that it refuses, or whom it had its means from. Raises `BadFrame`."""
         self._hearing.take(now, peer, message, payload)
         self._advance(now)

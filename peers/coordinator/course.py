@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from peers.coordinator.chain import Chain
 from peers.coordinator.marks import Marks
+from peers.coordinator.mean_case import MeanCase
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.saves import Saves
 from peers.coordinator.suspicion import Suspicion
@@ -76,6 +77,8 @@ class Course:
     """By serial of a round of which a mean is checked: who does so, and who owns it."""
     unanswered: dict[bytes, int] = field(default_factory=dict)
     """By owner: to how many of its last checks in a row it sent no part of its own."""
+    mean_case: MeanCase | None = None
+    """The mean of which an owner is to show of what it is made."""
     told_behind: int = 0
     """The newest record that members hold and the journal lacks, as the owner was told."""
     told_behind_at: float = NEVER

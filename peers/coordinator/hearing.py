@@ -16,7 +16,16 @@ from peers.coordinator.measured import LengthsShown
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
-from peers.protocol.evidence import ROOT_BYTES, Roots, Shown, ToldTwoThings
+from peers.protocol.evidence import (
+    ROOT_BYTES,
+    Evidence,
+    Roots,
+    Shown,
+    ShownDigests,
+    ShownMean,
+    ShownPart,
+    ToldTwoThings,
+)
 from peers.protocol.fields import cut
 from peers.protocol.messages import Refused, Stuck
 from peers.protocol.traces import DissentTrace, ProvedWrongTrace
@@ -34,12 +43,36 @@ class Hearing:
         self._court = court
         self._put_out = put_out
 
-    def take(self, now: float, peer: bytes, message: Shown | Roots, payload: Payload) -> None:
+    def take(self, now: float, peer: bytes, message: Evidence, payload: Payload) -> None:
         """What came with a payload. Raises `BadFrame`."""
         if isinstance(message, Shown):
             self.take_chunk(now, peer, message, payload)
-        else:
+        elif isinstance(message, Roots):
             self.take_roots(peer, message, payload)
+        else:
+            self._take_of_mean(now, peer, message, payload)
+
+    def _take_of_mean(
+        self, now: float, peer: bytes, message: ShownPart | ShownMean | ShownDigests, payload: Payload
+    ) -> None:
+        """An owner shows of what it made a mean of a round that is over."""
+        entry = self._state.roster.entries.get(peer)
+        if entry is None or not entry.entered or entry.kicked:
+            return
+        course = self._state.course_of(entry)
+        case = course.mean_case
+        if case is None or (case.owner, case.current.serial) != (peer, message.serial):
+            return
+        case.take(message, payload)
+        if not case.complete:
+            return
+        course.mean_case = None
+        verdict = self._court.of_mean(case) if self._court else None
+        if verdict is None:
+            return
+        self._trace(entry, verdict)
+        if entry.key != self._state.me:
+            self._put_out_for(now, entry, verdict)
 
     def take_chunk(self, now: float, peer: bytes, message: Shown, payload: Payload) -> None:
         """A chunk that a member refuses; one of the two is wrong. Raises `BadFrame`."""
@@ -183,12 +216,18 @@ class Hearing:
 
     def _carry_out(self, now: float, course: Course, current: OpenRound, verdict: Verdict) -> None:
         entry = self._state.roster.entries[verdict.guilty]
-        trace = ProvedWrongTrace(peer=entry.key, peer_name=entry.name, reason=verdict.reason)
-        self._state.outlet.trace(trace)
+        self._trace(entry, verdict)
         if entry.key == self._state.me:  # the host's own worker cannot be parted from the host
             rounds.set_aside(self._state, course, now, current, [entry.key], cut(verdict.reason))
         else:
-            self._put_out(now, entry, Refused("proved", cut(f"this worker was put out: {verdict.reason}")))
+            self._put_out_for(now, entry, verdict)
+
+    def _trace(self, entry: Entry, verdict: Verdict) -> None:
+        trace = ProvedWrongTrace(peer=entry.key, peer_name=entry.name, reason=verdict.reason)
+        self._state.outlet.trace(trace)
+
+    def _put_out_for(self, now: float, entry: Entry, verdict: Verdict) -> None:
+        self._put_out(now, entry, Refused("proved", cut(f"this worker was put out: {verdict.reason}")))
 
 
 def _on_length(accuser: bytes, shown: Shown, too_long: bool) -> Verdict:

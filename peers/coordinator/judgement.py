@@ -9,20 +9,24 @@ that cannot decode takes what it is shown for a word (`peers.coordinator.accusat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
+from peers.coordinator.mean_case import MeanCase
 from peers.coordinator.open_round import OpenRound
 from peers.protocol.evidence import ROOT_BYTES, Shown, ToldTwoThings
 from peers.protocol.signing import INDEX_TAG, Verify
 from transport.collectives.plan import Plan
-from transport.collectives.proofs import Terms, num_groups, place_of, root_of
-from transport.digests import digest_of
-from transport.effects import Payload
-from transport.errors import BadFrame
+from transport.collectives.proofs import Place, Terms, num_groups, place_of, root_of
+from transport.collectives.reducer import Part
+from transport.digests import digest_of, tree_digest
+from transport.effects import Payload, Phantom
+from transport.errors import BadFrame, Poisoned
 
+_CLEAR = 1e-3
+"""Of a mean's length: it has to be so far off, beside what encoding costs, to be proof of anything."""
 MAX_CHUNKS = 1 << 17
 """Of a vector that is judged."""
 
@@ -37,6 +41,13 @@ class Judge(Protocol):
 
     def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
         """The squared norm of the same; infinity if it cannot be decoded, and None if it cannot be told."""
+        ...
+
+    def deviation(
+        self, parts: Sequence[Part], mean: Payload, num_elements: int
+    ) -> tuple[float, float, float] | None:
+        """As `transport.collectives.reducer.Reducer.deviation` of one chunk says; None if it cannot be told.
+        Raises `Poisoned`."""
         ...
 
 
@@ -143,6 +154,47 @@ class Court:
                 verdicts.setdefault(owner, Verdict(owner, reason))
         return list(verdicts.values())
 
+    def of_mean(self, case: MeanCase) -> Verdict | None:
+        """Whether an owner called something else the mean of what it shows; None if it did not, or if that
+        cannot be told. All is complete."""
+        current, plan, wrong = case.current, case.plan, Verdict(case.owner, "it showed what is not so")
+        num_elements = case.parts[case.owner][0].num_elements
+        try:
+            num_chunks = _num_chunks(current, num_elements)
+        except BadFrame:
+            return wrong
+        chunk = plan.drawn_of(case.owner, case.drawn, num_chunks)
+        if chunk is None or not _is_in_result(case, chunk, num_chunks):
+            return wrong
+        place = place_of(chunk, num_chunks)
+        if not all(self._is_part(case, num_elements, place, each) for each in plan.members):
+            return wrong
+        length = min(current.chunk_elements, num_elements - chunk * current.chunk_elements)
+        return self._on_mean(case, length)
+
+    def _is_part(self, case: MeanCase, num_elements: int, place: Place, author: bytes) -> bool:
+        """Whether that author vouched for the part that is shown."""
+        shown, payload = case.parts[author]
+        try:
+            root = root_of(digest_of(payload), place, shown.path)
+        except BadFrame:
+            return False
+        terms, founders = self._terms(case.current, num_elements), case.plan.founders
+        statement = terms.statement(root, place.group, founders)
+        return self._verify(case.identities[author], INDEX_TAG, statement, shown.signature)
+
+    def _on_mean(self, case: MeanCase, length: int) -> Verdict | None:
+        assert case.mean is not None
+        parts = [Part(i, share, case.parts[member][1]) for i, member, share in case.plan.shares]
+        try:
+            found = self._judge.deviation(parts, case.mean, length) if self._judge else None
+        except Poisoned as error:
+            reason = "it made a mean of a part that cannot be used"
+            return Verdict(case.owner, reason) if error.member >= 0 else None
+        if found is None or found[0] <= min(found[1], found[2]) + _CLEAR * found[2]:
+            return None
+        return Verdict(case.owner, "it vouched for a mean that is not that of its parts")
+
     def _terms(self, current: OpenRound, num_elements: int) -> Terms:
         about = current.serial, current.base, current.fragment, num_elements, current.life
         return Terms(self._run, *about)
@@ -168,6 +220,15 @@ def mean_groups(current: OpenRound, num_elements: int) -> list[tuple[bytes, int]
     plan, num_chunks = current.plans[current.attempt], _num_chunks(current, num_elements)
     owned = Counter(plan.owner(chunk, num_chunks) for chunk in range(num_chunks))
     return [(owner, group) for owner in plan.members for group in range(num_groups(owned[owner]))]
+
+
+def _is_in_result(case: MeanCase, chunk: int, num_chunks: int) -> bool:
+    """Whether the mean that is shown is that chunk of what the record names."""
+    if case.mean is None or case.digests is None or isinstance(case.digests, Phantom):
+        return False
+    digests = [bytes(case.digests[at : at + 32]) for at in range(0, len(case.digests), 32)]
+    in_result = len(digests) == num_chunks and tree_digest(digests) == case.result
+    return in_result and digest_of(case.mean) == digests[chunk]
 
 
 def _plan_of(current: OpenRound, attempt: int, author: bytes, accuser: bytes) -> Plan:

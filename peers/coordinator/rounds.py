@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from statistics import median
 
-from peers.coordinator import spot_checks
+from peers.coordinator import mean_proofs, spot_checks
 from peers.coordinator.agreement import disputed
 from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
@@ -353,6 +353,7 @@ def _commit(
         course=course.number,
     )
     spot_checks.draw(state, course, now, current, record)
+    mean_proofs.draw(state, course, now, current, record)
     head = state.commit(now, course, record)
     for member in members:
         entry = state.roster.entries[member]

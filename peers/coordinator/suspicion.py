@@ -25,6 +25,7 @@ class Suspicion:
         self._max_pairs = max_pairs
         self._marks = Marks(first=2, max_pairs=max_pairs)
         self._distrusted: dict[bytes, int] = {}
+        self._owes_proof: dict[bytes, int] = {}
         self._all_distrusted_until = 0
 
     # -- what is said -------------------------------------------------------------------------
@@ -39,6 +40,12 @@ class Suspicion:
         if member in self._distrusted or len(self._distrusted) < self._max_pairs:
             self._distrusted[member] = index + DISTRUSTED_FOR
 
+    def owes_proof(self, member: bytes, index: int) -> None:
+        """A distrusted member did not show of what it made a mean: for as long it owns no chunks."""
+        self._owes_proof = {each: until for each, until in self._owes_proof.items() if index < until}
+        if member in self._owes_proof or len(self._owes_proof) < self._max_pairs:
+            self._owes_proof[member] = index + DISTRUSTED_FOR
+
     def distrust_all(self, index: int) -> None:
         """Have the next rounds proved, whoever is in them: somebody lied, and it is not known who."""
         self._all_distrusted_until = index + DISTRUSTED_FOR
@@ -47,6 +54,7 @@ class Suspicion:
         """A member is out for good, so nothing that was said by it or of it matters any more."""
         self._marks.forget(member)
         self._distrusted.pop(member, None)
+        self._owes_proof.pop(member, None)
 
     # -- what follows -------------------------------------------------------------------------
 
@@ -56,11 +64,16 @@ class Suspicion:
 
     def marked(self, members: Iterable[bytes], index: int) -> set[bytes]:
         """Those of the members who own no chunks, with whomever they are marked."""
-        return set(members) & {each for pair in self._marks.live(index) for each in pair}
+        owing = {each for each, until in self._owes_proof.items() if index < until}
+        return set(members) & ({each for pair in self._marks.live(index) for each in pair} | owing)
+
+    def distrusted(self, members: Iterable[bytes], index: int) -> list[bytes]:
+        """Those of the members whose rounds are proved for what was said of them alone."""
+        return [each for each in members if index < self._distrusted.get(each, 0)]
 
     def idle(self, members: Sequence[bytes], index: int) -> frozenset[bytes]:
         """Members of an attempt who own no chunks. Nobody, where fewer than two would be left to own any."""
-        if not self._marks:
+        if not self._marks and not self._owes_proof:
             return frozenset()
         marked = self.marked(members, index)
         return frozenset(marked if len(members) - len(marked) >= 2 else ())
@@ -69,11 +82,10 @@ class Suspicion:
         """Whether a round of these members is to be proved."""
         if index < self._all_distrusted_until:
             return True
-        if not self._marks and not self._distrusted:
+        if not self._marks and not self._distrusted and not self._owes_proof:
             return False
         here = set(members)
-        distrusted = any(index < self._distrusted.get(each, 0) for each in here)
-        return distrusted or bool(self.marked(here, index))
+        return bool(self.distrusted(here, index) or self.marked(here, index))
 
     def outvoted(self, members: Sequence[bytes], index: int) -> list[bytes]:
         """Members who are at odds, accused or accusing, with more than half of an attempt's members. One liar

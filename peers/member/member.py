@@ -16,6 +16,7 @@ from peers.member.donor import Donor
 from peers.member.exchanges import Exchanges
 from peers.member.fetches import Fetches
 from peers.member.follower import Follower
+from peers.member.mean_proofs import MeanProofs
 from peers.member.membership import Membership
 from peers.member.notary import MemberNotary
 from peers.member.outlet import MemberOutlet
@@ -39,6 +40,7 @@ from peers.protocol.events import (
     SettingsChanged,
     VersionExpected,
 )
+from peers.protocol.evidence import ProveMean
 from peers.protocol.fields import cut
 from peers.protocol.held import Held
 from peers.protocol.messages import (
@@ -119,9 +121,9 @@ class Member:
                 me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits
             )
         results = self._results = KeptResults(app, limits.history_rounds * num_fragments, outlet)
-        self._spot_checks = SpotChecks(
-            me, coordinator, app, self.exchanges, limits.members, outlet, patience_s
-        )
+        about = (me, coordinator, app, self.exchanges, limits.members, outlet, patience_s)
+        self._spot_checks = SpotChecks(*about)
+        self._mean_proofs = MeanProofs(me, self.exchanges, outlet)
         self._donor = Donor(app, outlet, limits, failure_timeout_s, num_fragments, self.versions, results)
         waits = (failure_timeout_s, patience_s)
         self._fetches = Fetches(
@@ -169,6 +171,7 @@ class Member:
             Pace: lambda now, message: deliver(PaceSet(message.fastest)),
             Wanted: self._wanted,
             Spot: self._spot_checks.begin,
+            ProveMean: self._mean_proofs.begin,
             SaveNow: lambda now, message: deliver(SaveWanted(message.index)),
             Recompute: self._recompute,
             SettingsAre: lambda now, message: deliver(SettingsChanged(message.values)),
@@ -278,6 +281,7 @@ class Member:
         self._spot_checks.drop(peer)
         self._fetches.ask_again(now, peer)
         if peer == self._coordinator:
+            self._mean_proofs.drop()
             self.membership.forget_active()
             self._follower.begin_session()
             if (newest := self.versions.newest()) is not None:
@@ -339,6 +343,7 @@ class Member:
         self._fetches.tick(now)
         self._donor.tick(now)
         self._spot_checks.tick(now)
+        self._mean_proofs.tick(now)
         self._follower.advance(now)
 
     # -- the coordinator's word ---------------------------------------------------------------

@@ -98,8 +98,8 @@ class SpotChecks:
             self._compute(now)
             return
         # A copy: the contribution may change as soon as the round is committed.
-        reducer = exchange.reducer
-        part = _copy(reducer.own(spot.chunk) if owner == self._me else reducer.encode(spot.chunk))
+        mine = exchange.added if owner == self._me else exchange.reducer.encode
+        part = _copy(mine(spot.chunk))
         if len(part) <= LIMITS.payload_bytes:
             self._owed = _Owed(spot.checker, SpotPart(spot.serial, spot.chunk), part)
             self._send_owed(now)

@@ -66,5 +66,48 @@ class Roots:
     num_elements: Count
 
 
+@kind(155)
+@dataclass(frozen=True, slots=True)
+class ProveMean:
+    """Show me of what you made one mean in a proved round: each part, the mean, and the digests of all means,
+    by which it is in the result."""
+
+    serial: fields.Serial
+    drawn: Count
+    """Of the chunks that you own, the one at this place, counted round and round."""
+
+
+@kind(156)
+@dataclass(frozen=True, slots=True)
+class ShownPart:
+    """A part that is in a mean, as its author vouched for it."""
+
+    serial: fields.Serial
+    author: fields.Key
+    num_elements: Count
+    """Of the whole vector."""
+    path: Path
+    signature: Signature
+
+
+@kind(157)
+@dataclass(frozen=True, slots=True)
+class ShownMean:
+    """What the parts were made to."""
+
+    serial: fields.Serial
+
+
+@kind(158)
+@dataclass(frozen=True, slots=True)
+class ShownDigests:
+    """The digests of all chunks of the result."""
+
+    serial: fields.Serial
+
+
+Evidence = Shown | Roots | ShownPart | ShownMean | ShownDigests
+"""What comes with a payload."""
+
 ROOT_BYTES = 32 + 64
 """Of one root and its signature."""

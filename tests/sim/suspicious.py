@@ -10,7 +10,11 @@ from peers.node import Node
 
 
 class SuspectsAtRandom(Suspicion):
-    """Has every other round proved, and takes the chunks from somebody now and then."""
+    """Has every other round proved, takes the chunks from somebody now and then; often distrusts all."""
+
+    def distrusted(self, members: Iterable[bytes], index: int) -> list[bytes]:
+        members = list(members)
+        return members if _drawn(b"distrusted", index) % 2 else super().distrusted(members, index)
 
     def proves(self, members: Iterable[bytes], index: int) -> bool:
         return super().proves(members, index) or _drawn(b"proved", index) % 2 == 0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diloco.simulation.roles.lying_reducer import LyingReducer, true_values
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.spot_checks import NOT_SHOWN, WRONG_MEAN
 from peers.member.contributions import Contribution, Contributions
@@ -20,7 +21,7 @@ from peers.member.spot_checks import SpotChecks
 from peers.protocol.commands import Offer
 from peers.protocol.record import Record
 from peers.protocol.spots import Spot
-from peers.protocol.traces import PoisonedTrace
+from peers.protocol.traces import CommittedTrace, PoisonedTrace, ProvedWrongTrace
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
 from tests.sim.trainer import VectorReplica, contribution_of
@@ -214,6 +215,41 @@ def test_a_made_up_mean_is_found_by_a_spot_check_and_an_honest_one_never_is(
 def test_an_owner_that_never_shows_what_it_added_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peers.member.member.SpotChecks", HidesItsPart)
     assert distrusted(200.0) == {(LIAR, NOT_SHOWN)}
+
+
+class CallsHalfTheMean(VectorReplica):
+    """The liar calls half of each mean that it makes the mean, and vouches for that."""
+
+    def contribution(self, fragment: int) -> tuple[Reducer, float]:
+        made, norm = super().contribution(fragment)
+        values = true_values(made) if self.index == LIAR else None
+        return (made if values is None else LyingReducer(values, 1.0, 0.5)), norm
+
+
+def put_out(seconds: float) -> tuple[set[int], bool]:
+    """Who is put out, and whether the liar is in a later record."""
+    world, out, last = World(5, 5), set(), set()
+    world.hostile.add(LIAR)
+
+    def observe(now: float, key: bytes, effect: Effect) -> None:
+        if isinstance(effect, ProvedWrongTrace):
+            out.add(index_of(effect.peer))
+        elif isinstance(effect, CommittedTrace):
+            last.clear()
+            last.update(effect.members)
+
+    world.observers.append(observe)
+    world.net.run(seconds)
+    return out, key_of(LIAR) in last
+
+
+def test_an_owner_that_calls_something_else_the_mean_is_put_out_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.sim.world.VectorReplica", CallsHalfTheMean)
+    assert put_out(100.0) == ({LIAR}, False)
+    monkeypatch.setattr("peers.coordinator.mean_proofs.draw", lambda *round: None)
+    assert put_out(100.0) == (set(), True)
 
 
 def test_without_spot_checks_a_made_up_mean_is_never_found(monkeypatch: pytest.MonkeyPatch) -> None:

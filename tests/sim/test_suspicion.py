@@ -11,6 +11,7 @@ import pytest
 
 from peers.coordinator import accusations, rounds
 from peers.coordinator.judgement import Court, Verdict
+from peers.coordinator.mean_case import MeanCase
 from peers.coordinator.suspicion import DISTRUSTED_FOR, Suspicion
 from peers.member.rounds import Rounds
 from peers.protocol.evidence import Shown
@@ -45,11 +46,18 @@ def test_no_fault_makes_an_honest_member_look_like_a_liar(monkeypatch: pytest.Mo
             taken["mean"] += 1
             return super().take_mean(*mean)
 
+    class CountingCourt(Court):
+        def of_mean(self, case: MeanCase) -> Verdict | None:
+            taken["of mean"] += 1
+            return super().of_mean(case)
+
     monkeypatch.setattr("peers.member.rounds.Prover", Counting)
+    monkeypatch.setattr("peers.node.Court", CountingCourt)
     seen: Counter[str] = Counter()
     for seed in range(1, 9):
         seen.update(run_seed(seed, None, SuspiciousNode).seen)
     assert min(taken["part"], taken["mean"]) > 1000
+    assert taken["of mean"] > 20
     assert seen["proved_wrong"] >= 1, "the worker that sends NaN"
     assert seen["repaired"] >= 5
 

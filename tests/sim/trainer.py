@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -21,7 +22,7 @@ from diloco.simulation.no_live_model import NoLiveModel
 from diloco.simulation.vectors import VectorBlob
 from peers.protocol.application import piece_sizes
 from peers.protocol.record import GENESIS
-from transport.collectives.reducer import NumpyReducer, Reducer
+from transport.collectives.reducer import NumpyReducer, Part, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import EncodedResult, Payload
 from transport.errors import Poisoned
@@ -86,6 +87,11 @@ class VectorJudge:
             return NumpyReducer(num_elements).accept(0, payload)
         except Poisoned:
             return math.inf
+
+    def deviation(
+        self, parts: Sequence[Part], mean: Payload, num_elements: int
+    ) -> tuple[float, float, float] | None:
+        return NumpyReducer(num_elements).deviation(0, parts, mean)
 
 
 @dataclass

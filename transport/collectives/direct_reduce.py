@@ -326,15 +326,18 @@ class DirectReduce:
         plan = self._plan
         assert plan is not None
         got = self._parts[chunk]
-        parts = [Part(i, share, got.get(member)) for i, member, share in plan.shares]
+        # Where it has to be shown of what a mean is made, this member adds what it vouches for too.
+        own = self.reducer.encode(chunk) if self.prover else None
+        parts = [Part(i, share, got.get(member, own)) for i, member, share in plan.shares]
         try:
             mean = self.reducer.reduce(chunk, parts)
         except Poisoned as error:
             blamed = plan.founders[error.member]
             self.poisoned = Poison(blamed, error.reason, chunk, mean=False, alone=error.alone)
             return
-        members = [part.member for part in parts]
-        too_long = self.norms.add_parts(chunk, zip(members, self.reducer.part_squares, strict=True))
+        squares = zip(plan.shares, self.reducer.part_squares, strict=True)
+        of_others = [(i, square) for (i, member, _), square in squares if member != self._me]
+        too_long = self.norms.add_parts(chunk, of_others)
         if too_long is not None:  # its share of the mean would be more than it should
             reason, long = "its contribution is longer than it says", self.norms.long_parts(too_long)
             self.poisoned = Poison(plan.founders[too_long], reason, chunk, False, False, long)
@@ -378,6 +381,23 @@ class DirectReduce:
                 if payload is not None:
                     held.append((chunk, payload))
         return held
+
+    def added(self, chunk: int) -> Payload:
+        """What this member adds of its own to a mean that it makes, in fp32."""
+        return self.reducer.own(chunk, encoded=self.prover is not None)
+
+    def made_of(self, chunk: int) -> list[tuple[bytes, Proof, Payload]]:
+        """Of what a mean of this member is made in a proved attempt: author, proof and part of each member;
+        nothing if it cannot be shown."""
+        if self.prover is None or self._owners[chunk] != self._me:
+            return []
+        found = []
+        for member in self.members:
+            if member == self._me:
+                found.append((member, self.prover.own_part(chunk, self._encode), self.reducer.encode(chunk)))
+            elif (proof := self.prover.proof_of(member, chunk, mean=False)) is not None:
+                found.append((member, proof, self._parts[chunk][member]))
+        return found
 
     def _encode(self, chunk: int) -> Payload:
         """A part that is about to be vouched for, and then to be sent: kept so long, as far as that goes."""

@@ -49,6 +49,11 @@ class Plan:
             return founder
         return self.owners[chunk % len(self.owners)]
 
+    def drawn_of(self, owner: bytes, drawn: int, num_chunks: int) -> int | None:
+        """One of the chunks of an owner, counted round and round; None if it has none."""
+        owned = [chunk for chunk in range(num_chunks) if self.owner(chunk, num_chunks) == owner]
+        return owned[drawn % len(owned)] if owned else None
+
 
 def chunk_elements_for(num_elements: int, num_members: int, max_elements: int, per_owner: int = 16) -> int:
     """Chunks small enough that every member owns some and the pipeline fills, and no smaller than pays

@@ -115,6 +115,14 @@ class Prover:
             return None
         return index.path(place.leaf), self._part_roots[self._me, place.group].signature
 
+    def own_part(self, chunk: int, encode: Callable[[int], Payload]) -> Proof:
+        """The same of any chunk, at once."""
+        proof = self.part(chunk)
+        while proof is None:
+            self.prepare(encode)
+            proof = self.part(chunk)
+        return proof
+
     def reduced(self, chunk: int, mean: Payload) -> None:
         """This member has made a mean."""
         place = self._places[chunk]

@@ -65,8 +65,9 @@ class Reducer(Protocol):
     def accept(self, chunk: int, payload: Payload) -> float:
         """Decode a result into the output. Returns its squared norm. Raises `Poisoned` with member -1."""
 
-    def own(self, chunk: int) -> Payload:
-        """What this member's own part is in means that it makes: fp32, as it adds them up."""
+    def own(self, chunk: int, encoded: bool) -> Payload:
+        """What this member's own part is in means that it makes, in fp32: as it is, or as it is once it was
+        ``encoded`` where that is what was added."""
 
     def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
         """How far a mean is from the one that these parts make; how far encoding took that one from their
@@ -136,7 +137,7 @@ class NumpyReducer(_Chunked):
         self.output[self._span(chunk)] = values
         return _squared_norm(values)
 
-    def own(self, chunk: int) -> Payload:
+    def own(self, chunk: int, encoded: bool) -> Payload:
         return self.encode(chunk)
 
     def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
@@ -206,7 +207,7 @@ class PhantomReducer(_Chunked):
             raise Poisoned(-1, "no phantom of the size that a mean has")
         return 0.0
 
-    def own(self, chunk: int) -> Payload:
+    def own(self, chunk: int, encoded: bool) -> Payload:
         return Phantom(4 * self._length(chunk), self._label)
 
     def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:

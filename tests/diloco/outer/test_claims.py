@@ -142,6 +142,11 @@ def test_an_honest_worker_is_within_its_claim_by_every_method(parts: dict[str, A
             measured_by_the_host = judge.square(sent, made[1].num_elements, None)
             assert measured_by_the_host is not None
             assert measured_by_the_host <= limits[1], "no owner could show anything that puts it out"
+            shown = [Part(i, 0.5, bytes(each.encode(0))) for i, each in enumerate(made)]
+            proved = bytes(made[0].reduce(0, shown))
+            found = judge.deviation(shown, proved, made[0].num_elements)
+            assert found is not None
+            assert found[0] <= 1e-6 * found[2], "nor could anybody call its mean another one"
             for replica, each in zip(replicas, made, strict=True):
                 assert each.accept(0, mean) <= mean_limit(limits, rules.mean_growth)
                 replica.apply(fragment, each, each, 0.5, keep_old=False)
@@ -149,9 +154,9 @@ def test_an_honest_worker_is_within_its_claim_by_every_method(parts: dict[str, A
 
 
 @pytest.mark.parametrize(("name", "parts"), CODECS, ids=lambda each: str(each))
-@pytest.mark.parametrize("as_sent", [False, True])
+@pytest.mark.parametrize(("as_sent", "proved"), [(False, False), (True, False), (False, True)])
 def test_whoever_computes_a_mean_again_comes_to_the_same_and_sees_any_other(
-    name: str, parts: dict[str, Any], as_sent: bool
+    name: str, parts: dict[str, Any], as_sent: bool, proved: bool
 ) -> None:
     n, shares = 9000, (0.5, 0.3, 0.2)
     made = [TensorReducer(codec(name, **parts), n, normal(n, seed), as_sent=as_sent) for seed in range(3)]
@@ -159,9 +164,10 @@ def test_whoever_computes_a_mean_again_comes_to_the_same_and_sees_any_other(
         each.begin(4096, 3)
     for chunk in range(3):
         sent = [bytes(each.encode(chunk)) for each in made]
-        whole = [Part(i, share, None if i == 1 else sent[i]) for i, share in enumerate(shares)]
+        added = sent[1] if proved else None  # see `DirectReduce.added`
+        whole = [Part(i, share, added if i == 1 else sent[i]) for i, share in enumerate(shares)]
         mean = bytes(made[1].reduce(chunk, whole))
-        own = bytes(made[1].own(chunk))
+        own = bytes(made[1].own(chunk, encoded=proved))
         shown = [Part(i, share, sent[i] if i != 1 else own, plain=i == 1) for i, share in enumerate(shares)]
         checker = TensorReducer(codec(name, **parts), n)
         checker.begin(4096, 3)

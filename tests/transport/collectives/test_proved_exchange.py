@@ -327,3 +327,30 @@ def test_what_must_not_be_added_up_is_kept_with_its_proof(role: str) -> None:
         assert chunk == found.chunk
         assert member.prover.proof_of(found.peer, chunk, found.mean) is not None
         assert np.isnan(np.frombuffer(payload, dtype=np.float32)).all()
+
+
+class Halves(NumpyReducer):
+    """Its codec halves what it encodes."""
+
+    def encode(self, chunk: int) -> Payload:
+        return (np.frombuffer(super().encode(chunk), np.float32) / 2).tobytes()  # type: ignore[arg-type]
+
+    def own(self, chunk: int, encoded: bool) -> Payload:
+        return self.encode(chunk) if encoded else super().encode(chunk)
+
+
+@pytest.mark.parametrize("proved", [False, True])
+def test_where_attempts_are_proved_an_owner_adds_its_own_part_as_it_vouches_for_it(proved: bool) -> None:
+    keys = (key(0), key(1))
+    owner = DirectReduce(
+        1, key(0), Halves(8, np.full(8, 4.0, np.float32)), 4, 0.0, Prover(key(0), Seal(key(0)), TERMS)
+    )
+    group = Proving(2, 8, 4)
+    group.values[1][:] = 8.0
+    group.members[key(0)] = owner
+    group.begin(0, proved=proved)
+    group.deliver()
+    assert owner.done
+    assert np.frombuffer(owner.means()[0], np.float32)[0] == ((2.0 if proved else 4.0) + 8.0) / 2  # type: ignore[arg-type]
+    assert np.frombuffer(owner.added(0), np.float32)[0] == (2.0 if proved else 4.0)  # type: ignore[arg-type]
+    assert [each[0] for each in owner.made_of(0)] == (list(keys) if proved else [])
