@@ -151,7 +151,8 @@ class Keeper:
                 continue
             _warn_of(damaged, "an older checkpoint is taken")
             held = self._begin_with(saved)
-            self.later = self.shelf.records_after(held.head) if at_most is None else ()
+            floor = saved.manifest.serial_floor
+            self.later = self.shelf.records_after(held.head, floor) if at_most is None else ()
             return held
         if at_most is not None:
             _warn_of(damaged, "it is left out")

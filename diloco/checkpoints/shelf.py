@@ -116,17 +116,17 @@ class Shelf:
             with self._lock:
                 self._records[name] = record.serial
 
-    def records_after(self, head: bytes) -> tuple[Record, ...]:
-        """The records that lead on from a head, one after the other; of two that do the later one, which says
-        that the other was undone."""
+    def records_after(self, head: bytes, serial_floor: int = 0) -> tuple[Record, ...]:
+        """The records that lead on from a head, one after the other, all with higher serials than
+        ``serial_floor``; of two that do the later one, which says that the other was undone."""
         found: dict[bytes, Record] = {}
-        for name in list(self._records):
+        for name in [name for name, serial in self._records.items() if serial > serial_floor]:
             try:
                 record = record_in(self._disk.read(self._at(name)))
             except (OSError, BadFrame):
                 continue  # torn, as a killed process leaves it
             before = record.result if record.restores else record.parent
-            if before not in found or found[before].index < record.index:
+            if before not in found or found[before].serial < record.serial:
                 found[before] = record
         chain: list[Record] = []
         while record_after := found.pop(head, None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,8 @@ def test_records_lead_on_one_after_the_other_also_for_a_later_process(tmp_path: 
         assert found.records_after(b"p" * 32) == (first, second, third)
         assert found.records_after(second.hash()) == (third,)
         assert found.records_after(b"x" * 32) == ()
+        assert found.records_after(b"p" * 32, first.serial) == (), "it was asked for later ones"
+        assert found.records_after(first.hash(), first.serial) == (second, third)
     assert len(kept) == 0, "they are no results"
 
 
@@ -149,6 +152,18 @@ def test_where_records_were_undone_those_lead_on_that_stand(tmp_path: Path) -> N
         kept.note(each)
     assert kept.records_after(b"p" * 32) == (first, back, after)
     assert kept.records_after(undone.hash()) == ()
+
+
+def test_of_two_that_follow_one_commit_the_later_decision_stands(tmp_path: Path) -> None:
+    """A host without its journal went on from the commit before the last, with a record of its index."""
+    first = commit(8, b"p" * 32)
+    given_up = commit(9, first.hash())
+    back = replace(commit(9, first.hash(), goes_back_to=first.hash()), serial=(1 << 32) + 1)
+    for order in ([given_up, back], [back, given_up]):
+        kept = Shelf(LocalDisk(tmp_path / order[0].hash().hex()[:4]), "checkpoints/run")
+        for each in (first, *order):
+            kept.note(each)
+        assert kept.records_after(b"p" * 32) == (first, back)
 
 
 def test_a_torn_record_ends_the_way_and_old_ones_go_with_their_results(tmp_path: Path) -> None:
