@@ -83,8 +83,9 @@ def commit_times(lines: Iterable[Line]) -> list[float]:
 
 
 def _standstill(story: Story, verdict: Verdict) -> Iterable[str]:
-    """L1: commits go on, whatever happens."""
-    gap = max((after - before for before, after in pairwise(commit_times(story.lines))), default=0.0)
+    """L1: commits go on, whatever happens, until processes are looked at no more."""
+    times = [*commit_times(story.lines), *(sample.at for sample in story.samples[-1:])]
+    gap = max((after - before for before, after in pairwise(times)), default=0.0)
     verdict.most[STANDSTILL] = gap
     if gap > story.bounds.get(STANDSTILL, math.inf):
         yield f"{STANDSTILL}: {gap:.0f}, and {story.bounds[STANDSTILL]:.0f} are enough"

@@ -74,7 +74,7 @@ def story() -> Story:
         MEMORY: 400.0,
         THREADS: 12.0,
         DESCRIPTORS: 40.0,
-        STANDSTILL: 30.0,
+        STANDSTILL: 100.0,
         RESTING_MEMORY: 15.0,
         RESTING_THREADS: 0.0,
         RESTING_DESCRIPTORS: 2.0,
@@ -100,7 +100,7 @@ def test_a_true_story_is_believed_and_all_of_it_is_looked_at() -> None:
     assert (verdict.rounds, verdict.restored, verdict.means, verdict.lives) == (4, 1, 3, 2)
     assert verdict.fates == {"applied": 5}
     nothing = dict.fromkeys((GROWN, RESTING_MEMORY, RESTING_THREADS, RESTING_DESCRIPTORS), 0.0)
-    assert verdict.most == {**nothing, MEMORY: 300.0, THREADS: 9.0, DESCRIPTORS: 30.0, STANDSTILL: 2.0}
+    assert verdict.most == {**nothing, MEMORY: 300.0, THREADS: 9.0, DESCRIPTORS: 30.0, STANDSTILL: 75.5}
     assert verdict.unheard == 0
 
 
@@ -172,9 +172,19 @@ def a_fate_that_is_missing(of: Story) -> None:
     of.lines = [each for each in of.lines if each is not told(of, "fate", ANN, 1)]
 
 
-def a_minute_without_a_commit(of: Story) -> None:
+def long_without_a_commit(of: Story) -> None:
     for key in NAMES:
-        told(of, "committed", key, 2).update(at=70.0)
+        told(of, "committed", key, 2).update(at=110.0)
+
+
+def no_commit_in_the_end(of: Story) -> None:
+    sampled(of, at=120.0)
+
+
+def in_a_record_twice(of: Story) -> None:
+    """A later life of ann's counts what an earlier one gave."""
+    again = [told(of, "fate", ANN, 1), told(of, "committed", ANN, 1)]
+    of.lines = [*of.lines, *({**each, "life": 2} for each in again)]
 
 
 def saved_by_ann(of: Story) -> None:
@@ -189,7 +199,7 @@ LIES: dict[str, tuple[str, Callable[[Story], None]]] = {
     "two histories": ("S2: there are two commits 4", second_history),
     "two histories in the journal": ("S2", second_journal),
     "back to a state that never was": ("S2", back_to_nowhere),
-    "another index": ("S2", lambda of: told(of, "committed", BOB).update(index=2)),
+    "another index": ("S2: 6262", lambda of: told(of, "committed", BOB).update(index=99)),
     "a round that was lost for nothing": ("DU3", lambda of: setattr(of, "lost_disks", ())),
     "a round that another disk has": ("DU3", saved_by_ann),
     "a state of its own": ("S1", lambda of: told(of, "committed", BOB).update(state="other")),
@@ -209,7 +219,8 @@ LIES: dict[str, tuple[str, Callable[[Story], None]]] = {
     "somebody who never lived": ("S3", lambda of: of.column_of.popitem()),
     "a number that is none": ("S3", lambda of: told(of, "committed", ANN)["values"].__setitem__(0, math.nan)),
     "in a record that lists others": ("S3", stranger_in_a_record),
-    "two fates": ("S4", lambda of: told(of, "fate", ANN, 1).update(number=1)),
+    "two fates": ("S4", lambda of: setattr(of, "lines", [*of.lines, told(of, "fate", ANN, 1)])),
+    "in a record twice": ("S3", in_a_record_twice),
     "no fate": ("S4: contribution 2", a_fate_that_is_missing),
     "applied by no record": ("S4", lambda of: told(of, "fate", ANN).update(reason="00" * 32)),
     "applied with other tokens": ("S4", lambda of: told(of, "fate", ANN).update(tokens=6)),
@@ -219,7 +230,8 @@ LIES: dict[str, tuple[str, Callable[[Story], None]]] = {
     "a thread that stays": (RESTING_THREADS, lambda of: sampled(of, threads=10)),
     "descriptors that stay": (RESTING_DESCRIPTORS, lambda of: sampled(of, descriptors=33)),
     "memory that stays": (RESTING_MEMORY, lambda of: sampled(of, mib=316.0)),
-    "nothing for a minute": ("L1", a_minute_without_a_commit),
+    "no commit for long": ("L1", long_without_a_commit),
+    "no commit any more": ("L1", no_commit_in_the_end),
     "too many descriptors": ("R3", lambda of: sampled(of, descriptors=41)),
 }
 
