@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diloco.checkpoints.position import Position
-from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded
+from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved
 from peers.protocol.events import BecameActive, Restored
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.held import Held
@@ -96,3 +96,9 @@ def test_who_begins_with_a_checkpoint_holds_it_at_once() -> None:
     assert position.held is not None
     assert position.held.versions == (first.hash(), after.hash())
     assert position.serials == (3, 4)
+
+
+def test_a_swap_moves_the_state_and_not_the_head() -> None:
+    position = seeded(num_fragments=1)
+    position.answer(ConfirmMoved(0, name("moved")))
+    assert position.held == Held(HEAD, 0, (HEAD,), (name("moved"),))

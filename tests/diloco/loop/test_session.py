@@ -247,6 +247,19 @@ def test_gossip_goes_on_for_as_many_outer_steps_as_the_changed_settings_say() ->
         assert swaps_until_done(session) == rounds
 
 
+@pytest.mark.parametrize(("taken", "done"), [(1, False), (2, True), (3, True)])
+def test_a_replica_from_a_disk_or_a_donor_that_has_all_outer_steps_ends_gossip_at_once(
+    taken: int, done: bool
+) -> None:
+    replica = Counting(shares=[1.0] * taken)
+    session = session_of(active=False, replica=replica, gossips=True)
+    session.follow(RunSettings.model_validate({"run": {"rounds": 2}, "method": {"preset": "noloco"}}))
+    assert not session.finished, "it is not in yet, and may fetch another one"
+    session.event(100.0, BecameActive(GENESIS, 0))
+    assert session.finished is done
+    assert bool(step(session, 4)) is not done
+
+
 def test_lag_is_the_steps_since_the_last_offer_of_what_waits_longest() -> None:
     session = session_of(num_fragments=2)
     step(session, 3)  # fragment 0 was offered after 2
