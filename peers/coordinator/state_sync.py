@@ -145,6 +145,7 @@ def overtaken(state: RunState, course: Course, now: float, entry: Entry | None =
         told = LeftBehindTrace(peer=each.key, peer_name=each.name, steps=claim.index if claim else 0)
         state.outlet.trace(told)
         _give_up(state, course, now, each, "the others are far ahead of its replica")
+        each.holds_state = True  # should all others go before it has copied one, it goes on from its own
     return behind
 
 
@@ -217,6 +218,8 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
                 _send_donors(state, course, now, entry, found)
     elif waiting and course.chain.head == GENESIS:
         _name_seed(state, course, now, waiting)
+    elif waiting and state.rules.gossips:
+        _let_one_go_on(state, now, waiting)
     restoring.restore_if_lost(state, course, now)
 
 
@@ -232,6 +235,14 @@ def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sour
         for donor in donors:
             state.outlet.send(now, donor, Serve(fragment, digest))
         state.outlet.send(now, entry.key, message)
+
+
+def _let_one_go_on(state: RunState, now: float, waiting: list[Entry]) -> None:
+    """With gossip: nobody is left whose replica could be copied. Who was to copy one has its own still."""
+    holder = next((entry for entry in waiting if entry.holds_state and not entry.out_of_sight), None)
+    if holder is not None:
+        holder.begin_seeding()
+        state.outlet.send(now, holder.key, Seed(state.roster.epoch))
 
 
 def _name_seed(state: RunState, course: Course, now: float, waiting: list[Entry]) -> None:

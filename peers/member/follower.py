@@ -138,9 +138,13 @@ class Follower:
 
     # -- the coordinator's word ---------------------------------------------------------------
 
-    def begin_seeding(self, message: Seed) -> None:
-        """Our own state is to be the run's first."""
-        if not self._versions.holds_state and not self._seeding:
+    def begin_seeding(self, now: float, message: Seed) -> None:
+        """Our own state is to be the run's first; or with gossip, to be gone on from: nobody else is left."""
+        if self._profile.matching is not None and self._versions.holds_state:
+            self._stranded = False
+            self._fetches.stop()
+            self._say_head(now)
+        elif not self._versions.holds_state and not self._seeding and self._loading is None:
             self._seeding, self._stranded = True, False
             self._digests.clear()
             self._outlet.deliver(BecomeSeed())

@@ -160,7 +160,7 @@ class Member:
             MemberIs: self._welcome,
             MemberGone: self.membership.gone,
             RosterBatch: self._apply_roster_batch,
-            Seed: lambda now, message: self._follower.begin_seeding(message),
+            Seed: self._follower.begin_seeding,
             CatchUp: self._fetch_state,
             Serve: lambda now, message: self._donor.serve(now, message.fragment, message.state),
             HostBehind: self._host_behind,

@@ -12,6 +12,7 @@ from peers.protocol.traces import LeftBehindTrace
 from tests.sim.gossip_disks import DurableGossip, ReplicaKeeper
 from tests.sim.gossip_world import GRACE_S, HOST, TIMEOUT_S, key_of
 from tests.sim.violation import Violation
+from transport.effects import Trace
 from transport.frames import unpack
 
 BOUND_S = 2 * (GRACE_S + 2 * TIMEOUT_S)
@@ -120,20 +121,42 @@ def test_a_keeper_that_confirms_what_it_has_not_written_is_caught(monkeypatch: p
         world.start(0)
 
 
-def test_a_trace_tells_who_is_too_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[LeftBehindTrace] = []
-    world = DurableGossip(2, 3)
+def until_left_behind(world: DurableGossip, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Worker 1 was away for long and is back: run until the host has found that. Names of whom it found."""
+    told: list[str] = []
     world.net.run(10.0)
     world.net.crash(key_of(1))
     world.net.run(40.0)
-    state = world.host.coordinator.state if world.host.coordinator else None
-    assert state is not None
-    trace = state.outlet.trace
-    monkeypatch.setattr(
-        state.outlet,
-        "trace",
-        lambda each: (told.append(each) if isinstance(each, LeftBehindTrace) else None, trace(each)),
-    )
+    assert world.host.coordinator is not None
+    outlet = world.host.coordinator.state.outlet
+    trace = outlet.trace
+
+    def watch(each: Trace) -> None:
+        told.extend([each.peer_name] if isinstance(each, LeftBehindTrace) else [])
+        trace(each)
+
+    monkeypatch.setattr(outlet, "trace", watch)
     world.start(1)
+    world.net.run(45.0, lambda: bool(told))
+    return told
+
+
+def test_the_host_tells_who_is_too_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = DurableGossip(2, 3)
+    told = until_left_behind(world, monkeypatch)
     world.net.run(45.0)
-    assert [each.peer_name for each in told] == ["g1"]
+    assert told == ["g1"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_was_to_copy_goes_on_from_its_own_replica_if_nobody_is_left(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = DurableGossip(seed, 2)
+    until_left_behind(world, monkeypatch)
+    world.net.crash(key_of(0))
+    world.net.run(world.net.now + BOUND_S)
+    worker = world.workers[1]
+    assert worker.loop.active
+    assert worker.held is not None
+    assert worker.replica.steps > worker.held.place

@@ -9,7 +9,7 @@ from peers.coordinator.gossip import MAX_STEPS_BEHIND
 from peers.coordinator.journal import RunBegan, StateSaved, StepsTaken
 from peers.coordinator.waiting import waits_for
 from peers.errors import ResumeError
-from peers.protocol.messages import CatchUp, Leave, NewestRecord, Saved, SaveNow, Seed
+from peers.protocol.messages import CatchUp, Leave, NeedState, NewestRecord, Saved, SaveNow, Seed
 from peers.protocol.orders import Obeyed
 from peers.protocol.record import GENESIS
 from peers.protocol.traces import LeftBehindTrace, SavedTrace, StateLostTrace
@@ -83,6 +83,18 @@ def test_one_that_was_there_first_with_far_less_fetches_when_others_come_with_mo
     assert left_behind(swarm) == [("w3", 60)]
     assert swarm.told(3, CatchUp)[0].donors == (key(1),)
     assert is_active(swarm, 1)
+
+
+def test_who_was_to_copy_a_replica_goes_on_from_its_own_if_all_others_go_before_it_has() -> None:
+    swarm = gossiping(100)
+    come_back(swarm, 2, 60)
+    assert swarm.told(2, CatchUp)
+    swarm.hear(1, Leave("done"))
+    assert swarm.told(2, Seed) == [], "it is at it, and may have all of it"
+    swarm.hear(2, NeedState("no donor has the state any more"))
+    assert len(swarm.told(2, Seed)) == 1
+    swarm.hold(2)
+    assert is_active(swarm, 2)
 
 
 @pytest.mark.parametrize(("gone_on", "copies"), [(0, True), (19, True), (20, False), (39, False)])

@@ -126,8 +126,8 @@ def test_one_without_a_state_says_nothing_and_offers_nothing() -> None:
 def test_a_seed_gives_the_run_its_head_once_every_fragment_is_captured() -> None:
     member = FollowingMember(at=None)
     member.follower.confirm_captured(0.0, ConfirmCaptured(0, b"x" * 32))  # for an earlier order
-    member.follower.begin_seeding(Seed(1))
-    member.follower.begin_seeding(Seed(1))
+    member.follower.begin_seeding(0.0, Seed(1))
+    member.follower.begin_seeding(0.0, Seed(1))
     assert member.outlet.events == [BecomeSeed()]
     states = [bytes([fragment]) * 32 for fragment in range(NUM_FRAGMENTS)]
     for fragment, state in reversed(list(enumerate(states))):

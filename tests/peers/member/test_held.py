@@ -8,7 +8,7 @@ import pytest
 
 from peers.member.member import Member
 from peers.protocol.commands import ConfirmApplied, ConfirmMoved, ConfirmSaved
-from peers.protocol.events import BecameActive, Restored, RoundCommitted
+from peers.protocol.events import BecameActive, BecomeSeed, Restored, RoundCommitted
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.held import Held
 from peers.protocol.manifest import Manifest
@@ -23,6 +23,7 @@ from peers.protocol.messages import (
     NeedState,
     NewestRecord,
     Saved,
+    Seed,
 )
 from peers.protocol.profile import Matching, Profile
 from peers.protocol.record import Record, record_in
@@ -132,6 +133,17 @@ def test_with_gossip_it_tells_how_far_its_replica_is_until_that_moves() -> None:
     assert resumed.said(Applied)[-1] == Applied(0, BASE, b"m" * 32)
     resumed.member.begin_session(0.0, HOST)
     assert len(resumed.said(NewestRecord)) == 1, "the host restarted, and this one never was away"
+
+
+def test_with_gossip_it_goes_on_from_its_own_replica_if_nobody_is_left_to_copy_from() -> None:
+    resumed = Resumed(Held(BASE, 0, (BASE,), (STATE,), steps=12), matching=Matching("pair"))
+    resumed.hear(Entered(1))
+    resumed.hear(CatchUp(0, BASE, b"o" * 32, (OTHER,), BASE, 0, 0))
+    assert not resumed.member.active
+    resumed.hear(Seed(1))
+    assert resumed.member.active
+    assert resumed.said(CaughtUp) == [CaughtUp(BASE), CaughtUp(BASE)]
+    assert resumed.outlet.seen(BecomeSeed) == []
 
 
 def test_it_follows_by_the_results_on_its_disk_and_asks_nobody_for_them() -> None:
