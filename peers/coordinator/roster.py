@@ -96,6 +96,8 @@ class Entry:
     of its own."""
     held: set[bytes] = field(default_factory=set)
     """All heads that it said so of: it was there, if it is further now."""
+    was_told_donors: bool = False
+    """Since it said so last: it fetches the run's state instead."""
     told_behind: bool = False
     refusals: Refusals = field(default_factory=Refusals)
     report: Report | None = None
@@ -174,7 +176,7 @@ class Entry:
 
     def show(self, claim: NewestRecord) -> None:
         """It says how far it is."""
-        self.claim = claim
+        self.claim, self.was_told_donors = claim, False
         if len(self.held) < _MAX_HELD:
             self.held.add(claim.head)
         if self.entered and self.holds_state:
@@ -197,7 +199,7 @@ class Entry:
 
     def follow_donors(self) -> None:
         """The member was told which donors have the state."""
-        self.stranded = False
+        self.stranded, self.was_told_donors = False, True
         self._make("follow_donors")
 
     def become_active(self) -> None:

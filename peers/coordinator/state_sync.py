@@ -206,7 +206,8 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
     if course.manifest is None:
         return
     for entry in state.roster.entered_in(course.number):
-        if entry.member_state is MemberState.FOLLOWING and is_newer(course, entry):
+        is_following = entry.member_state is MemberState.FOLLOWING and not entry.was_told_donors
+        if is_following and is_newer(course, entry):
             entry.wait_for_state()  # it claimed a record that the run does not have
     waiting = state.roster.waiting_in(course.number)
     sources = state.mode.sources(course) if waiting else []

@@ -14,6 +14,7 @@ from peers.protocol.messages import (
     Committed,
     Done,
     HostBehind,
+    NeedState,
     NewestRecord,
     Open,
     Ready,
@@ -240,3 +241,24 @@ def test_members_that_go_on_by_themselves_are_no_reason_to_begin_another_run_or_
     swarm.later(100.0)
     told = [each for each in swarm.traces if isinstance(each, BehindTrace)]
     assert [each.newest for each in told] == [1, 2]
+
+
+def test_whoever_is_further_than_what_was_adopted_is_told_donors_once_and_when_it_asks() -> None:
+    """Whatever it fetched until then is void each time."""
+    old, _ = before()
+    last = commit(old, 1, 2, 3)
+    records = [entry.commit() for entry in map(unpack, old.journal) if isinstance(entry, CommitWritten)]
+    swarm = after(adopting=True)
+    come_back(swarm, 1, records[1])
+    come_back(swarm, 3, records[1])
+    come_back(swarm, 2, last)
+    assert swarm.core.adopt(swarm.now, records[1].hash())
+    restoring = record_in(swarm.told(1, Committed)[-1].record)
+    for index in (1, 3):
+        swarm.hear(index, Applied(0, restoring.hash(), STATE))
+        swarm.hear(index, CaughtUp(restoring.hash()))
+    for expected in (1, 2):
+        for _ in range(5):
+            swarm.later(1.0)
+        assert [message.head for message in swarm.told(2, CatchUp)] == [restoring.hash()] * expected
+        swarm.hear(2, NeedState("the swarm went back to an earlier state"))
