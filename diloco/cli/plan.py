@@ -96,7 +96,7 @@ def plan_command(
             "say at least how large the model is and how fast a peer uploads:"
             " diloco plan --params 10B --up 500Mbps --step 0.8s"
         )
-    per_step = parse_count(tokens_per_step)
+    per_step = _positive(parse_count(tokens_per_step), "--tokens-per-step")
     if line_efficiency is None:  # what exchanges did is what TCP gets
         line_efficiency = 1.0 if up is None and "up_bps" in measured else LINE_EFFICIENCY
     swarm = UniformSwarm(
@@ -111,7 +111,7 @@ def plan_command(
     if utilization:
         _needed(rows, count, swarm, as_json)
         return
-    budget = parse_count(tokens) if tokens is not None else None
+    budget = _positive(parse_count(tokens), "--tokens") if tokens is not None else None
     per_hour = parse_price(price) if price is not None else None
     plan = _Plan(rows, count, swarm, per_step, budget, per_hour)
     if as_json:

@@ -79,7 +79,7 @@ def host(
     The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
-    _check_advertised(advertise)
+    _check_addresses(listen, advertise)
     settings, name = run if isinstance(run, RunSettings) else load_settings(Path(run)), _checked_name(name)
     home = home_of(settings, Path(state) if state else None)
     if adopt and not (home / "identity").exists():
@@ -137,7 +137,7 @@ def join(
     process. With it, a worker that was in the run before waits for a host that is not there, and does not
     need a ticket that is still good. Raises `TicketError`, `StateInUse`, `JoinError` when the host refuses,
     `KnockTimeout` when it cannot be reached."""
-    _check_advertised(advertise)
+    _check_addresses(listen, advertise)
     found = read_ticket(ticket, None)  # whether it expired is the host's to say: clocks differ
     home = Path(state).expanduser() if state else None
     name = _checked_name(name) if name else cut(socket.gethostname(), NAME_BYTES)
@@ -203,11 +203,13 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _check_advertised(address: str | None) -> None:
-    if address is not None and not valid_address(address):
-        raise UserError(
-            f"others cannot dial {address!r}: give --advertise tcp://HOST:PORT, of a name or an IPv4 address"
-        )
+def _check_addresses(listen: str | None, advertise: str | None) -> None:
+    port = (listen or "").rpartition(":")[2]
+    if port.isdecimal() and int(port) > 65535:  # libzmq would listen at another one
+        raise UserError(f"there is no port {port} to listen on: give --listen one up to 65535, or 0 for any")
+    if advertise is not None and not valid_address(advertise):
+        how = "give --advertise tcp://HOST:PORT, of a name or an IPv4 address"
+        raise UserError(f"others cannot dial {advertise!r}: {how}")
 
 
 def _fresh_identity() -> tuple[Identity, int]:

@@ -108,6 +108,8 @@ def test_a_host_is_measured_by_what_its_members_did() -> None:
     "arguments",
     [
         ("plan",),
+        ("plan", *LINK, "--tokens", "1B", "--tokens-per-step", "0"),
+        ("plan", *LINK, "--tokens", "0"),
         ("plan", "--params", "10B", "--up", "fast", "--step", "1s"),
         ("plan", "--params", "10B", "--up", "1Gbps"),
         ("plan", "--params", "10B", "--up", "1Gbps", "--step", "1s", "--flops", "1T"),

@@ -69,6 +69,12 @@ def test_an_advertised_address_is_what_others_are_told(tmp_path: Path) -> None:
         assert swarm.addresses == Ticket.parse(swarm.ticket).addresses == (there,)
 
 
+def test_a_port_that_there_is_not_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no port 65536 to listen on"):
+        host(RUN, listen="tcp://127.0.0.1:65536", state=tmp_path / "host")
+    assert not (tmp_path / "host").exists()
+
+
 def test_an_address_that_is_taken_is_refused(tmp_path: Path) -> None:
     with host(RUN, listen=LOCAL, state=tmp_path) as swarm:
         (address,) = swarm.addresses
