@@ -45,6 +45,7 @@ class EventLog:
         """What is missing of a line that was written in part."""
         try:
             if path:
+                self._torn = _end_of_last_line(path)
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
@@ -101,3 +102,12 @@ class EventLog:
         data = line.encode()
         written = os.write(self._file, data)
         self._torn = data[written:]
+
+
+def _end_of_last_line(path: Path) -> bytes:
+    """What is missing of the last line of a process that ended before it could write all of it."""
+    if not path.is_file() or not (size := path.stat().st_size):
+        return b""
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return b"" if file.read() == b"\n" else b"\n"

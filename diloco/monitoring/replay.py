@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import bisect
 import json
+import logging
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,6 +20,7 @@ from typing import Any
 
 from diloco.errors import UserError
 
+_LOG = logging.getLogger("diloco")
 _COMMITS = {"round": "member", "committed": "host"}
 _Commit = tuple[int, int]
 """Index and serial: there is one record of both."""
@@ -56,33 +59,41 @@ class Moment:
 
 
 def read_events(path: Path) -> list[Life]:
-    """The lives in one file; a last line that a kill cut short is left out. Raises `UserError`."""
+    """The lives in one file. A last line that a kill cut short is left out, and so is what is no event, which
+    is said. Raises `UserError` for a file that cannot be read, or that is of something else."""
     lives: list[Life] = []
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    damaged = [] if lines or rest[:1] in ("", "{") else [1]
     for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
-            break
         try:
             event = _checked(json.loads(line))
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: not an event that `--events` wrote") from None
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+            damaged.append(number)
+            continue
         if event["event"] == "began" or not lives:
             lives.append(Life(event.get("who") or path.stem))
         lives[-1].events.append(event)
+    if damaged and not lives:
+        raise UserError(f"{path}, line {damaged[0]}: not an event that `--events` wrote")
+    if damaged:
+        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        _LOG.warning("%s, line %d%s: no event, and left out", path, damaged[0], more)
     return lives
 
 
 def _checked(event: Any) -> dict[str, Any]:
-    """An event with what all have, and commits with their names. Raises ValueError, KeyError or TypeError."""
+    """An event with what all have, and commits with their names. Raises ValueError, KeyError, TypeError or
+    OverflowError."""
     numbers = [event["seconds"], event["wall"], event["index"]]
     if event["event"] in _COMMITS:
         numbers.append(event["serial"])
-    if not isinstance(event, dict) or not all(isinstance(each, int | float) for each in numbers):
+    texts = [event["event"], event.get("who") or "", event.get("text") or ""]
+    if not all(map(math.isfinite, numbers)) or not all(isinstance(each, str) for each in texts):
         raise ValueError
-    return event
+    return dict(event)
 
 
 def story(files: Sequence[list[Life]]) -> list[Moment]:

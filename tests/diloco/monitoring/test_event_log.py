@@ -99,6 +99,17 @@ def test_each_line_is_in_the_file_at_once(tmp_path: Path) -> None:
     log.close()
 
 
+def test_a_line_that_an_earlier_process_left_unfinished_is_ended_before_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "w.jsonl"
+    EventLog(path, "first").close()
+    path.write_text(path.read_text() + '{"event": "ste')
+    for who in ("second", "third"):
+        EventLog(path, who).close()
+    first, torn, second, third = path.read_text().splitlines()
+    assert torn == '{"event": "ste'
+    assert [json.loads(line)["who"] for line in (first, second, third)] == ["first", "second", "third"]
+
+
 def test_without_a_path_nothing_is_written() -> None:
     log = EventLog(None)
     log.write("step", loss=1.5)

@@ -104,6 +104,11 @@ def test_no_events_are_no_story(tmp_path: Path) -> None:
         '{"event": "round"}',
         '{"event": "round", "seconds": 1, "wall": 1, "index": 1}',
         '{"event": "x", "seconds": "1", "wall": 1, "index": 1}',
+        '{"event": "x", "seconds": NaN, "wall": 1, "index": 1}',
+        '{"event": "x", "seconds": 1, "wall": 1, "index": 1' + 400 * "0" + "}",
+        '{"event": "began", "seconds": 1, "wall": 1, "index": 1, "who": ["ann"]}',
+        '{"event": "x", "seconds": 1, "wall": 1, "index": 1, "text": {"a": 1}}',
+        100_000 * "[",
     ],
 )
 def test_a_file_of_something_else_is_one_line(tmp_path: Path, line: str) -> None:
@@ -113,3 +118,23 @@ def test_a_file_of_something_else_is_one_line(tmp_path: Path, line: str) -> None
         read_events(path)
     with pytest.raises(UserError, match=r"none\.jsonl cannot be read: No such file"):
         read_events(tmp_path / "none.jsonl")
+
+
+def test_a_file_of_something_else_without_any_line_is_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\x9a\x0bPNG\x85")
+    with pytest.raises(UserError, match=r"x\.jsonl, line 1: not an event that `--events` wrote"):
+        read_events(path)
+
+
+@pytest.mark.parametrize("damage", ["\x0b", "\x85", "\u2028", "?"])
+def test_behind_a_damaged_line_the_story_goes_on_and_that_is_said(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tell(tmp_path, "ann")
+    whole = told(path)
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join([*lines[:2], lines[2] + damage + lines[3], *lines[4:]]))
+    assert told(path) == whole[:2] + whole[4:]
+    (said,) = caplog.messages
+    assert said.endswith("ann.jsonl, line 3: no event, and left out")
