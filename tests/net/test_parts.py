@@ -17,7 +17,7 @@ import zmq
 from tests.hostile.test_hostile_sockets import client, half_open, was_barred
 from tests.net.stalling import line
 from tests.net.swarm_kit import Node, eventually, never, running
-from tests.net.test_socket_driver import Disk
+from tests.net.test_full_journal import Disk
 from transport.effects import Connect, Send, Store
 from transport.errors import KnockTimeout
 from transport.keys import KeyPair, random_pair

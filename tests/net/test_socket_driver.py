@@ -1,4 +1,4 @@
-"""Two drivers over loopback: frames, payloads, reconnects, refusals, knocks, and the end."""
+"""Two drivers over loopback: frames, payloads, reconnects, failures of cores and callbacks, and the end."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from typing import Any
 import pytest
 
 from tests.net.swarm_kit import EchoCore, Node, eventually, never, running
-from transport.effects import Close, Connect, Deliver, KeepFailedTrace, KeepResult, Send, Store, Trace
-from transport.errors import DriverStopped, KnockRefused, KnockTimeout, TransportError
+from transport.effects import Close, Connect, Deliver, Send, Store, Trace
+from transport.errors import DriverStopped, TransportError
 from transport.guarded import InputLostTrace
-from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.keys import random_pair, short
 from transport.limits import LIMITS, Limits
 from transport.sockets.driver import SocketDriver
-from transport.sockets.libzmq import check_libzmq, knock
+from transport.sockets.libzmq import check_libzmq
 from transport.sockets.traces import (
     CallbackFailedTrace,
     LaneLostTrace,
     LaneRefusedTrace,
-    PeerClosedTrace,
     SocketFailedTrace,
     TransportFailedTrace,
 )
@@ -219,107 +217,6 @@ def test_a_deadline_is_kept() -> None:
         assert time.monotonic() - started < 5.0
 
 
-class Disk:
-    """A journal that is on disk, or full."""
-
-    def __init__(self) -> None:
-        self.entries: list[bytes] = []
-        self.room = False
-
-    def store(self, entry: bytes) -> None:
-        if not self.room:
-            raise OSError(28, "No space left on device")
-        self.entries.append(entry)
-
-
-def test_while_the_journal_cannot_be_written_nothing_is_said_or_taken_and_then_it_goes_on_in_order() -> None:
-    host, member, disk = Node(), Node(bind=None), Disk()
-    invite = random_pair()
-    host.admit(member.key)
-    host.admit(invite.public, "invite")
-    host.driver = SocketDriver(
-        host.core,
-        host.keys,
-        "tcp://127.0.0.1:0",
-        host.events.append,
-        host.traces.append,
-        disk.store,
-        say_disk_full=lambda now: host.core.out.append(Send(member.key, 0, b"my disk is full")),
-    )
-    with running(host, member):
-        member.dial(host)
-        member.do(Send(host.key, 0, b"echo 0"))
-        eventually(lambda: member.core.received)
-        host.do(Store(b"decided"), Send(member.key, 0, b"said"), Deliver("told"))
-        assert host.driver.call(lambda core, now: 7).result(20) == 7, "the program's calls go on"
-        member.do(Send(host.key, 0, b"echo 1"))
-        with pytest.raises(KnockTimeout):
-            knock(host.address, host.key, invite, b"me", 0.5)
-        assert (len(host.core.received), host.core.knocks, host.events) == (1, [], [])
-        eventually(lambda: len(member.core.received) > 1)
-        assert {frame[2] for frame in member.core.received[1:]} == {b"my disk is full"}
-        assert host.traced(StoreFailedTrace)[0].error == host.driver.unwritten
-        disk.room = True
-        eventually(lambda: member.core.received[-1][2] == b"back 1")
-        told = [frame[2] for frame in member.core.received if frame[2] != b"my disk is full"]
-        assert told == [b"back 0", b"said", b"back 1"]
-        assert (disk.entries, host.events) == ([b"decided"], ["told"])
-        assert host.traced(StoreRecoveredTrace)
-        assert host.driver.unwritten is None
-
-
-def test_a_result_is_kept_before_what_follows_and_a_full_disk_is_told_and_holds_up_nothing() -> None:
-    member, kept = Node(bind=None), []
-
-    def keep(effect: KeepResult) -> None:
-        if effect.serial == 2:
-            raise OSError(28, "No space left on device")
-        kept.append(("kept", effect.serial, list(member.events)))
-
-    member.driver = SocketDriver(
-        member.core, member.keys, None, member.events.append, member.traces.append, Disk().store, keep=keep
-    )
-    with running(member):
-        results = [KeepResult(serial, bytes([serial]) * 32, [b"d" * 32], [b"chunk"]) for serial in (1, 2, 3)]
-        for result in results:
-            member.do(result, Deliver(f"said of {result.serial}"))
-        eventually(lambda: len(member.events) == 3)
-    assert kept == [("kept", 1, []), ("kept", 3, ["said of 1", "said of 2"])]
-    (failed,) = member.traced(KeepFailedTrace)
-    assert (failed.serial, "No space left" in failed.error) == (2, True)
-
-
-def test_an_answer_to_a_knock_waits_for_what_was_decided_for_it() -> None:
-    class Certifying(EchoCore):
-        def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
-            self.out.append(Store(header))
-            return super().knock(now, invite, header)
-
-    host, disk, invite = Node(core=Certifying()), Disk(), random_pair()
-    host.admit(invite.public, "invite")
-    host.driver = SocketDriver(
-        host.core, host.keys, "tcp://127.0.0.1:0", host.events.append, host.traces.append, disk.store
-    )
-    with running(host):
-        with pytest.raises(KnockTimeout):
-            knock(host.address, host.key, invite, b"me", 0.5)
-        assert host.core.knocks == [(invite.public, b"me")]
-        disk.room = True
-        eventually(lambda: disk.entries == [b"me"])
-        assert knock(host.address, host.key, invite, b"again", 5)[0] == b"welcome again"
-
-
-def test_a_driver_stops_at_once_though_its_journal_cannot_be_written() -> None:
-    member, disk = Node(bind=None), Disk()
-    member.driver = SocketDriver(
-        member.core, member.keys, None, member.events.append, member.traces.append, disk.store
-    )
-    with running(member):
-        member.do(Store(b"decided"), Deliver("told"))
-    assert not member.driver.running
-    assert (member.events, disk.entries) == ([], [])
-
-
 def test_a_core_that_fails_at_one_frame_loses_it_and_that_peer_and_goes_on() -> None:
     host, member = pair()
     other = Node(bind=None)
@@ -402,17 +299,6 @@ def test_a_frame_that_the_socket_cannot_take_costs_its_peer_the_connection_and_n
         other.do(Send(host.key, 0, b"echo 1"))
         eventually(lambda: other.core.received)
         assert other.core.down == []
-
-
-def test_a_question_at_which_the_core_fails_is_hung_up_and_others_are_answered() -> None:
-    host, invite = Node(), random_pair()
-    host.admit(invite.public, "invite")
-    host.core.fails_at = b"poison"
-    with running(host):
-        with pytest.raises(KnockTimeout, match="the connection broke"):
-            knock(host.address, host.key, invite, b"poison", 1.0)
-        assert knock(host.address, host.key, invite, b"hello", 5.0) == (b"welcome hello", b"settings")
-        assert {each.peer for each in host.traced(InputLostTrace)} == {invite.public}
 
 
 def test_a_broken_state_of_the_core_stops_the_driver(caplog: pytest.LogCaptureFixture) -> None:
@@ -504,59 +390,6 @@ def test_a_full_outbox_resets_the_connection_instead_of_losing_frames() -> None:
         lost = [trace for trace in member.traced(LaneLostTrace) if trace.lane == 1]
         assert lost[0].reason == "too much waits to be sent"
         eventually(lambda: member.core.up.count((host.key, 1)) == 2)
-
-
-def test_an_invite_is_answered_and_reaches_nothing_else() -> None:
-    host, invite = Node(), random_pair()
-    host.admit(invite.public, "invite")
-    with running(host):
-        assert knock(host.address, host.key, invite, b"me", 2) == (b"welcome me", b"settings")
-        assert host.core.knocks == [(invite.public, b"me")]
-        assert host.core.received == []
-
-
-def test_an_unknown_invite_is_refused_at_once_with_what_to_do() -> None:
-    host = Node()
-    with running(host):
-        started = time.monotonic()
-        with pytest.raises(KnockRefused, match=r"does not admit this ticket.*ask for a new one"):
-            knock(host.address, host.key, random_pair(), b"me", 20)
-        assert time.monotonic() - started < 20
-        assert host.core.knocks == []
-
-
-def test_nobody_there_and_somebody_else_there_are_timeouts_that_say_so() -> None:
-    with pytest.raises(KnockTimeout, match=r"127\.0\.0\.1:1 within 0\.3 s: nobody answers"):
-        knock("tcp://127.0.0.1:1", random_pair().public, random_pair(), b"me", 0.3)
-    host = Node()
-    with running(host), pytest.raises(KnockTimeout, match="another key"):
-        knock(host.address, random_pair().public, random_pair(), b"me", 0.3)
-
-
-def test_knocks_are_limited() -> None:
-    host, invite = Node(limits=Limits(knocks_per_minute=8)), random_pair()
-    host.admit(invite.public, "invite")
-    with running(host):
-        for _ in range(2):
-            knock(host.address, host.key, invite, b"me", 2)
-        with pytest.raises(KnockTimeout):
-            knock(host.address, host.key, invite, b"me", 0.5)
-        assert len(host.core.knocks) == 2
-        assert host.traced(PeerClosedTrace)[0].reason == "too many join attempts"
-
-
-def test_a_flood_of_knocks_does_not_keep_the_owner_out() -> None:
-    host, invite, owner = Node(limits=Limits(knocks_per_minute=8)), random_pair(), random_pair()
-    host.admit(invite.public, "invite")
-    host.admit(owner.public, "owner")
-    with running(host):
-        for _ in range(2):
-            knock(host.address, host.key, invite, b"me", 2)
-        with pytest.raises(KnockTimeout):
-            knock(host.address, host.key, invite, b"me", 0.5)
-        for _ in range(4):
-            knock(host.address, host.key, owner, b"an order", 2)
-        assert len(host.core.knocks) == 6
 
 
 def test_secrets_are_in_no_repr_trace_or_log(caplog: pytest.LogCaptureFixture) -> None:
