@@ -22,6 +22,7 @@ _UNDISTURBED = 2
 """Workers that hold the state and are left alone at any moment, so that rounds can go on."""
 _LEAVES_S = 40.0
 """Longer than the notice of a worker, on a busy machine."""
+_AGAIN_S = 5.0
 _OF_LINES = ("cut", "stall", "throttle", "reset")
 _Act = Callable[[], None]
 
@@ -85,7 +86,9 @@ class Injector:
 
     def _turn(self, now: float) -> None:
         self.processes.told.read()
-        self.broken += self.processes.ended()
+        for column, what in self.processes.ended():
+            self.broken.append(what)
+            self._start_again(now, column)
         if self._awaited and self.processes.host_listens:
             self.faults += [(kind, "host", now) for kind in self._awaited]
             self._awaited.clear()
@@ -158,6 +161,13 @@ class Injector:
                     lambda: link.do(lambda it: it.set_rate(fast)),
                 )
         return lambda: link.do(lambda it: it.reset()), lambda: None
+
+    def _start_again(self, now: float, column: int) -> None:
+        """Who ended by itself comes back soon, so that one fault does not hide all that would follow."""
+        if column == HOST:
+            self._hold("host", now + _AGAIN_S, lambda: self._start_host("end"))
+        else:
+            self._hold(f"w{column}", now + _AGAIN_S, lambda: self._start(column))
 
     def _start(self, column: int, fresh: bool = False) -> None:
         if column not in self.processes.workers:

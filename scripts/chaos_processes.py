@@ -190,16 +190,16 @@ class Processes:
 
     # -- looking --------------------------------------------------------------------------------
 
-    def ended(self) -> list[str]:
-        """Who has ended by itself, with its exit code; it is forgotten."""
+    def ended(self) -> list[tuple[int, str]]:
+        """Columns of those who have ended by themselves, with a line for each; they are forgotten."""
         found = []
         for column, process in list(self.workers.items()):
             if process.exitcode is not None:
                 if column not in self._leaving or process.exitcode != 128 + signal.SIGTERM:
-                    found.append(f"w{column} has ended by itself, exit code {process.exitcode}")
+                    found.append((column, f"w{column} has ended by itself, exit code {process.exitcode}"))
                 self.kill(column)
         if self.host is not None and self.host.poll() is not None:
-            found.append(f"the host has ended by itself, exit code {self.host.poll()}")
+            found.append((HOST, f"the host has ended by itself, exit code {self.host.poll()}"))
             self.kill_host()
         return found
 

@@ -147,7 +147,7 @@ class Swarm:
     def _all_beyond(self, above: int) -> bool:
         told = self._processes.told
         told.read()
-        self.broken += self._processes.ended()
+        self.broken += [what for _, what in self._processes.ended()]
         newest = [line["index"] for line in told.last.values()]
         return len(newest) == self._processes.peers and min(newest) > above
 
