@@ -67,7 +67,7 @@ def export(
     if full:
         sources += _frozen_sources(disk, saved, like, alike)
     if like is not None:
-        _require_alike(sources, dtypes, like)
+        _require_alike(sources, {name: header.places[name][0] for name, (_, header) in alike.items()}, like)
     place = {saved.manifest.unit.replace(" ", "_"): str(saved.manifest.index)}
     metadata = {**place, "run": saved.manifest.run}
     out, aside = LocalDisk(target.parent), f".{target.name}.partial"
@@ -171,12 +171,24 @@ def _headers_in(like: Path) -> dict[str, tuple[str, Header]]:
     return found
 
 
-def _require_alike(sources: list[_Source], dtypes: dict[str, torch.dtype], like: Path) -> None:
-    unknown = [each.place.name for each in sources if each.place.name not in dtypes]
+def _require_alike(sources: list[_Source], theirs: dict[str, TensorPlace], like: Path) -> None:
+    unknown = [each.place.name for each in sources if each.place.name not in theirs]
     if unknown:
         raise CheckpointError(
             f"{like} is another model: it lacks {len(unknown)} of {len(sources)} tensors, {unknown[0]} say"
         )
+    for each in sources:
+        name, there, here = each.place.name, theirs[each.place.name], each.header.places[each.name][0]
+        if there.shape != here.shape:
+            raise CheckpointError(
+                f"{like} is another model: {name} has shape {list(there.shape)} there, and "
+                f"{list(here.shape)} in the checkpoint"
+            )
+        if here.dtype.is_floating_point and not there.dtype.is_floating_point:
+            raise CheckpointError(
+                f"{like} has {name} as {there.dtype}, which cannot hold it: name a folder whose weights are "
+                "not quantized"
+            )
 
 
 def _copy_beside(like: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,26 @@ def test_another_model_and_a_folder_without_one_are_refused(tmp_path: Path) -> N
         export(disk, saved, tmp_path / "m", like)
     save_file({"other": torch.zeros(1)}, like / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"another model: it lacks 6 of 6 tensors, embed\.weight say"):
+        export(disk, saved, tmp_path / "m", like)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "says"),
+    [
+        (lambda value: value[:-1].clone(), r"has shape \[.*\] there, and \[.*\] in the checkpoint"),
+        (lambda value: value.to(torch.int8), "as torch.int8, which cannot hold it"),
+    ],
+)
+def test_a_model_whose_tensors_cannot_hold_these_is_refused(
+    tmp_path: Path, theirs: Callable[[torch.Tensor], torch.Tensor], says: str
+) -> None:
+    model, disk, like = Tied(), LocalDisk(tmp_path), tmp_path / "hf"
+    _, saved = checkpoint_of(model, disk)
+    like.mkdir()
+    tensors = {name: each.clone() for name, each in model.state_dict().items()}
+    save_file({**tensors, "embed.weight": theirs(tensors["embed.weight"])}, like / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"embed\.weight {says}"):
         export(disk, saved, tmp_path / "m", like)
     assert not (tmp_path / "m").exists()
 
