@@ -143,15 +143,6 @@ def test_one_that_is_slower_than_rounds_comes_to_offer_nevertheless(loop: OuterL
     assert len(step(loop, 1)) == 1
 
 
-def test_with_a_delay_it_is_in_step_with_the_last_of_the_others(replica: Recorder) -> None:
-    loop = active_loop(replica, delay=3)
-    step(loop, 2)
-    loop.handle(0.0, committed(None))
-    assert len(step(loop, 1)) == 1
-    step(loop, 2)
-    assert not loop.waits(0.0)
-
-
 def test_a_round_without_a_newcomer_puts_all_its_fragments_in_step(replica: Recorder) -> None:
     loop = active_loop(replica, num_fragments=4)
     loop.handle(0.0, committed(None, fragment=2))
@@ -167,15 +158,6 @@ def test_a_round_with_a_newcomer_puts_its_other_fragments_in_step(replica: Recor
     assert [each.fragment for each in loop.due(0.0) if isinstance(each, Offer)] == [0]
     loop.handle(0.0, committed(1, fragment=0))
     assert step(loop, 1) == []
-    assert [each.fragment for each in step(loop, 1) if isinstance(each, Offer)] == [1]
-
-
-def test_with_a_delay_steps_since_its_own_offer_count(replica: Recorder) -> None:
-    loop = active_loop(replica, num_fragments=2, delay=1)
-    loop.handle(0.0, OfferWanted(0))
-    step(loop, 2)
-    assert loop.progress[0].offered_steps == 1
-    loop.handle(0.0, committed(1, fragment=0))
     assert [each.fragment for each in step(loop, 1) if isinstance(each, Offer)] == [1]
 
 
@@ -195,16 +177,6 @@ def test_it_offers_early_what_others_wait_for(replica: Recorder) -> None:
     (offer,) = loop.due(0.0)
     assert isinstance(offer, Offer)
     assert (offer.fragment, offer.tokens) == (1, 4)
-
-
-def test_nothing_is_offered_early_before_its_result_has_landed(replica: Recorder) -> None:
-    loop = active_loop(replica, delay=2)
-    loop.handle(0.0, OfferWanted(0))
-    assert loop.due(0.0) == []  # nothing is trained
-    assert len(step(loop, 1)) == 1
-    loop.handle(0.0, committed(1))
-    loop.handle(0.0, OfferWanted(0))
-    assert step(loop, 1) == []
 
 
 def test_far_behind_it_follows_before_it_trains_on(loop: OuterLoop) -> None:
@@ -289,99 +261,6 @@ def test_fragments_are_staggered_over_h_and_applied_each_by_itself(replica: Reco
     assert replica.calls == [("apply", 1, True), ("land", 1, True, False)]
 
 
-def test_with_a_delay_it_trains_on_until_the_result_is_due(replica: Recorder) -> None:
-    loop = active_loop(replica, delay=2)
-    step(loop, 4)
-    assert not loop.waits(0.0)
-    step(loop, 1)
-    loop.handle(0.0, committed(1))
-    assert replica.calls == [("apply", 0, True)]
-    step(loop, 1)
-    assert replica.calls[1:] == [("land", 0, True, True)]
-    assert [type(c) for c in step(loop, 2)] == [Offer], "H counts from the offer, not from the landing"
-
-
-def test_it_waits_for_a_result_only_once_that_is_later_than_its_delay(replica: Recorder) -> None:
-    loop = active_loop(replica, delay=2)
-    step(loop, 5)
-    assert not loop.waits(0.0)
-    step(loop, 1)
-    assert loop.waits(0.0)
-    loop.handle(0.0, committed(1))
-    assert not loop.waits(0.0)
-    assert replica.calls == [("apply", 0, True), ("land", 0, True, True)]
-
-
-def test_an_overlap_of_a_whole_outer_step_offers_before_what_it_offers_is_wiped_out(
-    replica: Recorder,
-) -> None:
-    replica.tells_offers = True
-    loop = active_loop(replica, delay=4, offers_before_landing=True)
-    step(loop, 4)
-    assert replica.calls == [("offer", 0), ("land", 0, False, True)]
-    step(loop, 2)
-    loop.handle(0.0, committed(1))
-    step(loop, 2)
-    assert replica.calls[2:] == [("apply", 0, True), ("offer", 0), ("land", 0, True, True)]
-
-
-@pytest.mark.parametrize("landing", [True, False])
-def test_an_overlapped_offer_that_is_not_taken_lands_nothing_and_loses_nothing(
-    landing: bool, replica: Recorder
-) -> None:
-    replica.tells_offers = True
-    loop = active_loop(replica, delay=4, offers_before_landing=True)
-    step(loop, 3)
-    if landing:
-        step(loop, 1)
-        loop.handle(0.0, committed(1))
-        step(loop, 3)
-    replica.calls.clear()
-    for tokens in (8, 10, 12):
-        loop.count(2)
-        (offer,) = loop.due(0.0)
-        assert isinstance(offer, Offer)
-        assert offer.tokens == tokens
-        assert replica.calls == [("offer", 0)]
-        loop.told(offer, tokens == 12)
-        assert replica.calls[1:] == ([("land", 0, landing, True)] if tokens == 12 else [])
-        replica.calls.clear()
-    assert loop.tokens_unoffered == 0
-    assert loop.progress[0].landing is None
-
-
-def test_an_overlapped_offer_that_a_round_went_on_without_is_counted_and_not_offered_again(
-    replica: Recorder,
-) -> None:
-    loop = active_loop(replica, delay=4, offers_before_landing=True, rebases=True)
-    step(loop, 5)
-    loop.handle(0.0, committed(None))  # the member took the offer back
-    assert loop.tokens_unoffered == 8, "its landing wiped it out"
-    assert [(each.tokens, each.steps) for each in loop.progress] == [(2, 1)]
-
-
-def test_without_a_coordinator_an_overlapped_result_leaves_local_steps_on_top(replica: Recorder) -> None:
-    loop = active_loop(replica, delay=4, offers_before_landing=True)
-    step(loop, 4)
-    loop.handle(0.0, committed(1))
-    loop.handle(0.0, CoordinatorLost(9.0))
-    step(loop, 4)
-    assert replica.calls[-1] == ("land", 0, True, False)
-
-
-def test_a_result_without_it_is_landed_after_what_was_pending(replica: Recorder) -> None:
-    loop = active_loop(replica, delay=3)
-    step(loop, 4)
-    loop.handle(0.0, committed(1))
-    loop.handle(0.0, committed(None))
-    assert replica.calls == [
-        ("apply", 0, True),
-        ("land", 0, True, False),
-        ("apply", 0, False),
-        ("land", 0, False, False),
-    ]
-
-
 def test_where_rounds_do_not_wait_an_offer_that_missed_one_is_made_again_with_all_its_tokens(
     replica: Recorder,
 ) -> None:
@@ -464,25 +343,6 @@ def test_a_contribution_weighs_its_tokens_one_or_tokens_times_tokens_per_step(
 
 def test_a_contribution_without_steps_has_a_weight_too() -> None:
     assert weight_of(Schedule.of(method("decoupled")), tokens=5, steps=0) == 25
-
-
-def test_a_delay_shrinks_with_the_period_of_who_is_slower(replica: Recorder) -> None:
-    replica.every = 20
-    loop = OuterLoop(Schedule((20,), (20,), 15, False), WAIT_S, replica)
-    loop.handle(0.0, BecameActive(GENESIS, 0))
-    replica.every = 14  # H adapts
-    offered, landed = [], []
-    for at in range(1, 60):
-        loop.count(2)
-        commands = [c for c in loop.due(0.0) if isinstance(c, Offer)]
-        for command in commands:
-            loop.told(command, True)
-            loop.handle(0.0, committed(1))
-            offered.append(at)
-        landed += [at] if replica.calls[-1:] == [("land", 0, True, True)] else []
-        replica.calls.clear()
-    assert offered == [20, 34, 48]
-    assert landed == [30, 44, 58], "each before the next offer"
 
 
 def test_a_state_that_does_not_load_is_refused_and_the_worker_trains_on(
