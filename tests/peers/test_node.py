@@ -1,16 +1,15 @@
-"""A node: who is let speak, what reaches whom, and what becomes of whoever sends rubbish."""
+"""A node: what reaches whom, how members enter and leave, and what owner and program may do."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from peers.admission.door import Door, Invite
+from peers.admission.door import Door
 from peers.coordinator.coordinator import Rules
 from peers.errors import ResumeError
-from peers.node import Contact, Hosting, Node, Training
+from peers.node import Contact, Hosting, Node
 from peers.protocol.commands import ConfirmCaptured, ConfirmLoaded, Offer
 from peers.protocol.events import (
     BecameActive,
@@ -28,134 +27,30 @@ from peers.protocol.events import (
     StateFetched,
 )
 from peers.protocol.held import Held
-from peers.protocol.manifest import Manifest
-from peers.protocol.messages import PROTOCOL, AskStatus, Refused, StatusFollows, Wanted
+from peers.protocol.messages import PROTOCOL, AskStatus, Refused, StatusFollows
 from peers.protocol.orders import Kick, Obeyed, Stop
-from peers.protocol.profile import Matching, Profile
-from peers.protocol.traces import BadFrameTrace, EnteredTrace, PeerBarredTrace, RemovedTrace
-from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of, vector
-from transport.collectives.fetch import Piece
-from transport.effects import Close, Connect, Deliver, EncodedResult, KeepResult, Send, Store, Trace
+from peers.protocol.profile import Matching
+from peers.protocol.traces import EnteredTrace, RemovedTrace
+from tests.peers.member.fakes import FakeApp, name_of, state_of, vector
+from tests.peers.node_kit import (
+    DIGEST,
+    HIGH,
+    HOST,
+    INVITE,
+    LOW,
+    OWNER,
+    TIMEOUT_S,
+    Swarm,
+    fetched,
+    header_of,
+    host_node,
+    member_node,
+    training,
+)
+from transport.effects import Deliver, EncodedResult, KeepResult, Store
 from transport.errors import BadFrame
-from transport.frames import pack, pack_items, to_items, unpack
-from transport.limits import Limits
+from transport.frames import pack, unpack
 from transport.link.messages import Stale
-
-HOST, LOW, HIGH = b"h" * 32, b"l" * 32, b"z" * 32
-DIGEST, INVITE, OWNER = b"d" * 32, b"i" * 32, b"o" * 32
-TIMEOUT_S = 4.0
-SMALL = replace(LIMITS, history_records=64, chunk_elements=64)
-CONTACT = Contact(HOST, ("tcp://h:1",))
-
-
-def host_node(journal: list[Any] | None = None, limits: Limits = SMALL, **rules: Any) -> Node:
-    door = Door(bytes(16), b"{}", DIGEST, {INVITE: Invite(INVITE, 100.0)}, OWNER)
-    hosting = Hosting(Rules(DIGEST, **rules), journal or [], door)
-    return Node(HOST, 1, Contact(HOST, ()), failure_timeout_s=TIMEOUT_S, hosting=hosting, limits=limits)
-
-
-def member_node(key: bytes, incarnation: int = 1) -> Node:
-    return Node(key, incarnation, CONTACT, failure_timeout_s=TIMEOUT_S, limits=SMALL)
-
-
-def training(key: bytes, matching: Matching | None = None, app: FakeApp | None = None) -> Training:
-    manifest = Manifest(DIGEST, DIGEST, DIGEST, "fp32", (SIZE,), "a model")
-    name = key[:1].decode()
-    return Training(Profile(name, (f"tcp://{name}:1",), manifest, 0, matching), app or FakeApp())
-
-
-def header_of(link_header: object) -> bytes:
-    """A frame without a message."""
-    return pack_items([to_items(link_header)])
-
-
-class Swarm:
-    """Nodes whose frames arrive at once; `run` carries until all are silent."""
-
-    def __init__(self, host: Node, *members: bytes, matching: Matching | None = None) -> None:
-        self.nodes = {HOST: host}
-        self.now = 0.0
-        self.matching = matching
-        self.apps: dict[bytes, FakeApp] = {}
-        self.deaf: set[bytes] = set()
-        """Members that hear the host only."""
-        self.events: dict[bytes, list[Any]] = {HOST: []}
-        self.traces: list[Trace] = []
-        self.closed: list[tuple[bytes, bytes, str]] = []
-        """By whom, whom, why."""
-        self.sent: list[tuple[bytes, bytes]] = []
-        self.journal: list[bytes] = []
-        host.start(0.0)
-        for key in members:
-            self.join(key)
-
-    def join(self, key: bytes, incarnation: int = 1) -> Node:
-        coordinator = self.nodes[HOST].coordinator
-        assert coordinator is not None
-        coordinator.certify(key, key[:1].decode())
-        node = self.nodes[key] = member_node(key, incarnation)
-        self.events[key] = []
-        node.start(self.now)
-        self.apps[key] = FakeApp()
-        node.train(self.now, training(key, self.matching, self.apps[key]))
-        self.run()
-        return node
-
-    def run(self, seconds: float = 0.0) -> None:
-        self.now += seconds
-        if seconds:
-            for node in self.nodes.values():
-                node.tick(self.now)
-        while sum(self.carry(key, node) for key, node in self.nodes.items()):
-            continue
-
-    def carry(self, key: bytes, node: Node) -> int:
-        effects = node.drain()
-        for effect in effects:
-            match effect:
-                case Connect():
-                    for lane in range(1 + effect.lanes):
-                        node.connected(self.now, effect.peer, lane)
-                case Send() if effect.peer in self.nodes:
-                    self.sent.append((key, effect.peer))
-                    other = self.nodes[effect.peer]
-                    if other.admits(key) and (key == HOST or effect.peer not in self.deaf):
-                        other.receive(self.now, key, effect.lane, effect.header, effect.payload)
-                case Deliver():
-                    self.events[key].append(effect.event)
-                case Close():
-                    self.closed.append((key, effect.peer, effect.reason))
-                case Store():
-                    self.journal.append(effect.entry)
-                case Trace():
-                    self.traces.append(effect)
-        return len(effects)
-
-    def entries(self) -> list[Any]:
-        """The journal, read again."""
-        return [unpack(entry) for entry in self.journal]
-
-    def seen(self, key: bytes, kind: type) -> list[Any]:
-        return [event for event in self.events[key] if isinstance(event, kind)]
-
-    def command(self, key: bytes, command: Any) -> bool:
-        taken = self.nodes[key].command(self.now, command)
-        self.run()
-        return taken
-
-    def seed(self, key: bytes) -> None:
-        """The member gives the run its first state."""
-        assert BecomeSeed() in self.events[key]
-        self.command(key, ConfirmCaptured(0, DIGEST))
-
-
-def fetched(swarm: Swarm) -> Swarm:
-    """The lower member has seeded the run, and the higher one fetches the state from it."""
-    swarm.apps[LOW].states = [state_of(0)]
-    swarm.command(LOW, ConfirmCaptured(0, name_of(state_of(0))))
-    for _ in range(4):
-        swarm.run(TIMEOUT_S / 8)
-    return swarm
 
 
 def test_a_run_from_its_first_state_to_a_commit_passes_through_its_nodes() -> None:
@@ -230,36 +125,6 @@ def test_a_process_that_restarts_is_out_before_it_says_a_word() -> None:
     assert [left.key for left in swarm.seen(LOW, PeerLeft)] == [HIGH]
 
 
-def test_when_an_input_of_a_member_fails_the_member_beside_the_host_hears_of_it_at_once() -> None:
-    host = host_node()
-    swarm = Swarm(host, LOW)
-    host.train(swarm.now, training(HOST))
-    swarm.run()
-    host.expel(swarm.now, LOW, "an input of it failed here")
-    told = [effect.event for effect in host.drain() if isinstance(effect, Deliver)]
-    assert [event.key for event in told if isinstance(event, PeerLeft)] == [LOW]
-
-
-def test_a_donor_that_sends_rubbish_is_asked_no_more() -> None:
-    swarm = Swarm(host_node(min_peers=2), LOW, HIGH)
-    swarm.deaf.add(LOW)
-    fetched(swarm)
-    member = swarm.nodes[HIGH].member
-    assert member is not None
-    assert member.waits_for() == {HOST, LOW}
-    swarm.nodes[HIGH].receive(swarm.now, LOW, 0, b"rubbish", None)
-    assert member.waits_for() == {HOST}
-
-
-def test_a_member_that_sends_the_coordinator_rubbish_is_out_until_it_enters_again() -> None:
-    swarm = Swarm(host_node(), LOW, HIGH)
-    host = swarm.nodes[HOST]
-    host.receive(0.0, LOW, 0, b"rubbish", None)
-    swarm.run()
-    assert [each.peer for each in swarm.traces if isinstance(each, RemovedTrace)] == [LOW]
-    assert LOW not in swarm.nodes[HIGH].links.by_peer
-
-
 def test_a_member_enters_over_the_wire_and_meets_the_others() -> None:
     swarm = Swarm(host_node(), LOW, HIGH)
     assert [each.peer for each in swarm.traces if isinstance(each, EnteredTrace)] == [LOW, HIGH]
@@ -284,90 +149,6 @@ def test_a_host_is_dialled_and_dials_nobody() -> None:
     swarm.join(LOW)
     assert set(swarm.nodes[HOST].links.by_peer) == {LOW}
     assert not swarm.nodes[HOST].links.by_peer[LOW].dials
-
-
-def test_a_stranger_is_closed_and_leaves_no_trace() -> None:
-    swarm = Swarm(host_node(), LOW)
-    for key in (HOST, LOW):
-        node = swarm.nodes[key]
-        before = node.digest()
-        node.receive(0.0, b"x" * 32, 0, pack(Wanted(0)), None)
-        assert node.drain() == [Close(b"x" * 32, "not a member")]
-        assert node.digest() == before
-        assert node.admits(b"x" * 32) is None
-
-
-def test_members_are_admitted_at_every_node_and_invites_at_the_door() -> None:
-    swarm = Swarm(host_node(), LOW, HIGH)
-    assert [swarm.nodes[HOST].admits(key) for key in (LOW, INVITE)] == ["member", "invite"]
-    assert [swarm.nodes[LOW].admits(key) for key in (HOST, HIGH, INVITE)] == ["member", "member", None]
-
-
-def test_rubbish_closes_its_sender_and_whoever_dialled_it_dials_again() -> None:
-    swarm = Swarm(host_node(), LOW)
-    swarm.nodes[LOW].receive(0.0, HOST, 0, b"rubbish", None)
-    effects = swarm.nodes[LOW].drain()
-    assert [each.peer for each in effects if isinstance(each, BadFrameTrace)] == [HOST]
-    assert [each.peer for each in effects if isinstance(each, (Close, Connect))] == [HOST, HOST]
-    swarm.nodes[HOST].receive(0.0, LOW, 0, b"rubbish", None)
-    effects = swarm.nodes[HOST].drain()
-    assert not any(isinstance(each, Connect) for each in effects)
-    assert swarm.nodes[HOST].links.by_peer == {}
-
-
-def test_a_peer_of_which_an_input_failed_begins_anew_and_enters_again() -> None:
-    swarm = Swarm(host_node(), LOW, HIGH)
-    host = swarm.nodes[HOST]
-    assert host.coordinator is not None
-    entries = host.coordinator.roster.entries
-    host.expel(swarm.now, LOW, "an input of it failed here")
-    assert LOW not in host.links.by_peer
-    assert [entries[key].entered for key in (LOW, HIGH)] == [False, True]
-    swarm.nodes[LOW].expel(swarm.now, HOST, "an input of it failed here")
-    swarm.run()
-    assert [entries[key].entered for key in (LOW, HIGH)] == [True, True]
-
-
-def test_who_sends_rubbish_to_the_host_a_third_time_stays_away_for_a_while_and_is_told_of_once() -> None:
-    swarm = Swarm(host_node(), LOW, HIGH)
-    host = swarm.nodes[HOST]
-    for number in range(2):
-        host.receive(float(number), LOW, 0, b"rubbish", None)
-        assert host.admits(LOW) == "member"  # it may be a bug: it is back at once
-    host.receive(2.0, LOW, 0, b"rubbish", None)
-    effects = host.drain()
-    barred = [each for each in effects if isinstance(each, PeerBarredTrace)]
-    assert [(each.peer, each.barred_s) for each in barred] == [(LOW, 10.0)]
-    assert (host.admits(LOW), host.admits(HIGH)) == (None, "member")
-    host.receive(3.0, LOW, 0, b"rubbish", None)
-    assert host.drain() == []
-    assert LOW not in host.links.by_peer
-    host.tick(12.0)
-    assert host.admits(LOW) == "member"
-
-
-def test_a_member_bars_nobody() -> None:
-    swarm = Swarm(host_node(), LOW, HIGH)
-    for _ in range(5):
-        swarm.nodes[LOW].receive(0.0, HIGH, 0, b"rubbish", None)
-        swarm.nodes[LOW].receive(0.0, HOST, 0, b"rubbish", None)
-        assert [swarm.nodes[LOW].admits(key) for key in (HIGH, HOST)] == ["member", "member"]
-
-
-def test_whoever_has_no_link_here_is_not_expelled() -> None:
-    node = host_node()
-    node.start(0.0)
-    node.drain()
-    node.expel(0.0, b"x" * 32, "an input of it failed here")
-    assert node.drain() == []
-
-
-def test_a_payload_to_a_node_that_does_not_train_is_rubbish() -> None:
-    swarm = Swarm(host_node(), LOW)
-    swarm.nodes[LOW].send_bulk(0.0, HOST, Piece(DIGEST, 0, False), b"x", "state")
-    swarm.run()
-    (trace,) = [each for each in swarm.traces if isinstance(each, BadFrameTrace)]
-    assert "does not train" in trace.reason
 
 
 def test_an_older_process_stops_and_says_nothing_more() -> None:
