@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.transport.link.test_link import LIMITS, End, Note, Pair
+from tests.transport.link.kit import LIMITS, End, Note, Pair
 from tests.transport.link.test_streams import THEM, US_ANEW, Ends, Line
 from transport.frames import to_items
 from transport.link.messages import Ack, Hello, Session

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections import deque
-from dataclasses import dataclass
-from typing import Annotated
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transport.effects import Connect, Effect, Send
+from tests.transport.link.kit import LIMITS, End, Note, Pair, grant_everything
 from transport.errors import BadFrame
-from transport.frames import Between, Count, from_items, kind, pack_items, to_items, unpack_items
-from transport.limits import Limits
-from transport.link.link import Link
+from transport.frames import pack_items, to_items, unpack_items
 from transport.link.messages import (
     NOBODY,
     Ack,
@@ -29,104 +24,6 @@ from transport.link.messages import (
     Superseded,
 )
 from transport.link.streams import FRAME_COST
-
-LIMITS = Limits(window_bytes=8 * 1024, buffer_bytes=64 * 1024, payload_bytes=1024, control_per_second=50)
-
-
-@kind(1100)
-@dataclass(frozen=True, slots=True)
-class Note:
-    number: Count
-    text: Annotated[str, Between(0, 16)]
-
-
-class End:
-    """One end of a link and what arrived there."""
-
-    def __init__(
-        self, name: bytes, other: bytes, incarnation: int, generation: int = 1, *, dials: bool
-    ) -> None:
-        self.out: list[Effect] = []
-        self.link = Link(
-            other,
-            Session(incarnation, generation),
-            dials=dials,
-            addresses=(),
-            heartbeat_s=0.5,
-            silence_s=2.0,
-            limits=LIMITS,
-            out=self.out,
-        )
-        self.control: list[int] = []
-        self.bulk: list[int] = []
-        self.events: list[object] = []
-        self.consumes = True
-
-
-class Pair:
-    """Two ends over connections that a test may break."""
-
-    def __init__(self, incarnations: tuple[int, int] = (5, 5)) -> None:
-        self.now = 0.0
-        self.a = End(b"a", b"b", incarnations[0], dials=True)
-        self.b = End(b"b", b"a", incarnations[1], dials=False)
-        self.wire: deque[tuple[End, Send]] = deque()
-        self.up = True
-        self.a.link.start(0.0)
-        self.connect()
-
-    def other(self, end: End) -> End:
-        return self.b if end is self.a else self.a
-
-    def connect(self) -> None:
-        self.up = True
-        for lane in (0, 1):
-            self.a.link.connected(self.now, lane)
-        self.collect()
-
-    def reset(self) -> None:
-        """What is in flight is lost; the dialer notices and dials again."""
-        self.wire.clear()
-        for lane in (0, 1):
-            self.a.link.disconnected(lane)
-        self.collect()
-        self.wire.clear()
-        self.connect()
-
-    def collect(self) -> None:
-        for end in (self.a, self.b):
-            self.wire.extend((end, e) for e in end.out if isinstance(e, Send))
-            end.out.clear()
-
-    def step(self) -> bool:
-        """Deliver one frame."""
-        self.collect()
-        if not self.wire:
-            return False
-        sender, send = self.wire.popleft()
-        end = self.other(sender)
-        for result in end.link.receive(self.now, send.lane, unpack_items(send.header), send.payload):
-            if not isinstance(result, Arrival):
-                end.events.append(result)
-            elif result.payload is None:
-                end.control.append(result.message.number)
-            else:
-                end.bulk.append(result.message.number)
-                if end.consumes:
-                    end.link.streams.consumed(self.now, result.cost)
-        self.collect()
-        return True
-
-    def deliver(self) -> None:
-        while self.step():
-            pass
-
-    def settle(self) -> None:
-        for _ in range(4):
-            self.deliver()
-            self.now += 0.6
-            for end in (self.a, self.b):
-                end.link.tick(self.now)
 
 
 def test_under_resets_control_arrives_once_in_order_and_bulk_once() -> None:
@@ -168,12 +65,6 @@ def test_a_receiver_that_consumes_nothing_stops_its_sender() -> None:
         assert count < 100
     assert count * (500 + FRAME_COST) <= LIMITS.window_bytes
     assert len(pair.b.bulk) == count
-
-
-def grant_everything(pair: Pair) -> None:
-    """Let b say that it grants more than it does."""
-    a, b = pair.a.link, pair.b.link
-    a.receive(pair.now, 0, [to_items(Ack(*b.session, *a.session, 0, 0, 1 << 40, 0))], None)
 
 
 def test_bulk_beyond_the_credit_is_refused() -> None:
@@ -244,164 +135,6 @@ def test_a_flood_of_control_is_a_bad_frame() -> None:
         pair.a.link.send_control(pair.now, Note(number, ""))
     with pytest.raises(BadFrame, match="per second"):
         pair.settle()
-
-
-def settled() -> Pair:
-    """Two ends that have greeted, and nothing on the way."""
-    pair = Pair()
-    pair.settle()
-    pair.deliver()
-    return pair
-
-
-def components_of(end: End) -> list[type]:
-    """The kinds of what an end has said and the other did not get yet."""
-    return [type(from_items(unpack_items(e.header)[0])) for e in end.out if isinstance(e, Send)]
-
-
-def test_who_is_heard_is_not_asked() -> None:
-    pair = settled()
-    a, b = pair.a.link, pair.b.link
-    said: list[type] = []
-    for number in range(20):
-        pair.now += 0.4
-        b.send_control(pair.now, Note(number, ""))
-        pair.deliver()
-        a.tick(pair.now)
-        said += components_of(pair.a)
-    assert said == [Ack] * 3  # that b may forget what arrived, and no more
-    pair.deliver()
-    pair.now += 0.5
-    a.tick(pair.now)
-    assert components_of(pair.a) == [Ask]
-
-
-def test_who_is_spoken_to_and_never_answers_is_asked_too() -> None:
-    pair = settled()
-    a, b = pair.a.link, pair.b.link
-    for number in range(20):
-        pair.now += 0.4
-        a.send_control(pair.now, Note(number, ""))
-        for link, watched in ((a, True), (b, False)):
-            link.tick(pair.now, watched)
-        pair.deliver()
-        assert pair.now - a.last_heard < 1.0
-
-
-def test_whoever_watches_asks_and_is_answered_by_one_who_does_not() -> None:
-    pair = settled()
-    a, b = pair.a.link, pair.b.link
-    for _ in range(20):
-        pair.now += 0.6
-        a.tick(pair.now)
-        b.tick(pair.now, watched=False)
-        assert (components_of(pair.a), components_of(pair.b)) == ([Ask], [])
-        assert pair.step()
-        assert [type(from_items(unpack_items(send.header)[0])) for _, send in pair.wire] == [Ack]
-        pair.deliver()
-        assert a.last_heard == pair.now
-
-
-def test_a_link_that_nobody_watches_is_quiet_and_is_not_dialled_anew() -> None:
-    pair = settled()
-    for end in (pair.a, pair.b):
-        end.link.tick(pair.now + 100.0, watched=False)
-        assert not end.out
-        assert end.link.deadline() is None
-
-
-def test_silence_counts_from_when_somebody_minds_it() -> None:
-    pair = settled()
-    a = pair.a.link
-    a.tick(pair.now, watched=False)
-    pair.now += 100.0
-    a.tick(pair.now)
-    assert not pair.a.out
-    a.tick(pair.now + 0.5)
-    assert components_of(pair.a) == [Ask]
-    a.tick(pair.now + 1.9)
-    assert not any(isinstance(e, Connect) for e in pair.a.out)
-    a.tick(pair.now + 2.0)
-    assert any(isinstance(e, Connect) for e in pair.a.out)
-
-
-def test_what_arrived_is_acknowledged_in_the_end_though_nobody_watches() -> None:
-    pair = settled()
-    a, b = pair.a.link, pair.b.link
-    for link in (a, b):
-        link.tick(pair.now, watched=False)
-    a.streams.send_bulk(pair.now, Note(1, ""), b"p", "exchange")
-    b.send_control(pair.now, Note(1, ""))
-    pair.deliver()
-    assert a.streams.kept().bulk_out == b.streams.kept().control_out == 1
-    pair.now += 2.1
-    for link in (a, b):
-        link.tick(pair.now, watched=False)
-    pair.deliver()
-    assert a.streams.kept().bulk_out == b.streams.kept().control_out == 0
-    assert a.deadline() is b.deadline() is None
-
-
-def test_what_was_acknowledged_beside_bulk_is_not_acknowledged_again() -> None:
-    pair = settled()
-    a, b = pair.a.link, pair.b.link
-    pair.now += 100.0
-    for number in range(10):
-        for link in (a, b):
-            link.streams.send_bulk(pair.now, Note(number, ""), b"p", "exchange")
-        pair.deliver()
-        for link in (a, b):
-            link.tick(pair.now, watched=False)
-        assert not pair.a.out
-        assert not pair.b.out
-        pair.now += 1.0
-
-
-def test_that_a_disk_is_full_is_told_beside_the_stream_and_is_no_sign_of_life() -> None:
-    pair = Pair()
-    pair.a.link.say_disk_full(pair.now)
-    assert not pair.a.out, "nobody greeted yet"
-    pair.settle()
-    pair.deliver()
-    heard_at = pair.b.link.last_heard
-    pair.now += 1.0
-    pair.a.link.send_control(pair.now, Note(7, ""))
-    pair.wire.clear()
-    pair.a.out.clear()  # a message that waits for a decision
-    pair.a.link.say_disk_full(pair.now)
-    pair.deliver()
-    assert pair.b.events[-1] == DiskFull()
-    assert pair.b.control == []
-    assert pair.b.link.last_heard == heard_at
-
-    def flood() -> None:
-        for _ in range(11 * LIMITS.control_per_second):
-            pair.b.link.receive(pair.now, 0, [to_items(DiskFull())], None)
-
-    with pytest.raises(BadFrame, match="per second"):
-        flood()
-
-
-def test_a_flood_of_questions_is_a_bad_frame() -> None:
-    pair = Pair()
-    pair.settle()
-    a, b = pair.a.link, pair.b.link
-    ask = to_items(Ask(*a.session, *b.session, 0, 0, 0, 0))
-
-    def flood() -> None:
-        for _ in range(11 * LIMITS.control_per_second):
-            b.receive(pair.now, 0, [ask], None)
-
-    with pytest.raises(BadFrame, match="per second"):
-        flood()
-
-
-def test_a_silent_connection_is_dialled_anew() -> None:
-    pair = Pair()
-    pair.settle()
-    pair.a.out.clear()
-    pair.a.link.tick(pair.now + 100.0)
-    assert any(isinstance(e, Connect) for e in pair.a.out)
 
 
 def test_a_peer_that_grants_everything_and_acknowledges_nothing_makes_us_keep_one_window() -> None:
