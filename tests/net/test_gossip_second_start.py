@@ -91,5 +91,5 @@ def test_when_all_who_gossip_were_killed_each_goes_on_from_its_own_replica(tmp_p
         until_step(person, done + 3)
         assert "far behind" not in person.said("host")
         person.interrupt("bob", "host")
-        home = next(tmp_path.glob("home/.local/state/diloco/*"))
+        home = tmp_path / "home/.local/state/diloco/pairs"
         assert "as they were written" in CliRunner().invoke(app, ["checkpoint", "verify", str(home)]).output
