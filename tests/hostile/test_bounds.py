@@ -1,16 +1,14 @@
 """State that grows with what a peer says, or with how often it comes: each is filled, and stays at its bound.
 
-One row of `BOUNDS` for each such state: how it is filled, with far more than its bound, and the figure of
+One row for each such state: how it is filled, with far more than its bound, and the figure of
 `transport.limits` (or what it follows from) at which it stays. Keeps R1 and R4.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,59 +32,26 @@ from peers.protocol.commands import Offer
 from peers.protocol.messages import Applied, MemberActive, MemberIs, Open, Ready, RosterBatch
 from peers.protocol.record import Record
 from peers.protocol.roster_feed import RosterFeed
+from tests.hostile.bounds_kit import SIZE_AND_BOUND, SMALL, Rows, keys
+from tests.hostile.socket_bounds import SOCKETS
 from tests.peers.coordinator.coordinator_kit import SETTINGS, Swarm, key, trained
 from tests.peers.coordinator.test_state import Told
 from tests.peers.member.fakes import BASE, HOST, ME, OTHER, SIZE, FakeApp, FakeOutlet, name_of, vector
 from tests.peers.member.test_follower import NUM_FRAGMENTS, FollowingMember
-from tests.peers.test_node import HOST as HOST_KEY
-from tests.peers.test_node import header_of, host_node
+from tests.peers.node_kit import HOST as HOST_KEY
+from tests.peers.node_kit import header_of, host_node
 from transport.collectives.chunks import PartChunk
 from transport.collectives.fetch import Piece, Want
-from transport.counters import MAX_PEERS, Counters
 from transport.effects import Effect
 from transport.errors import BadFrame
-from transport.floods import MOST_SEEN, WINDOW_S, Floods
 from transport.frames import to_items
 from transport.limits import LIMITS
 from transport.link.link import Link
 from transport.link.messages import NOBODY, Ack, Hello, Session
 from transport.link.streams import FRAME_COST, Streams
-from transport.log_limit import LogLimit
-from transport.redial import Bars
-from transport.sockets.admissions import REMEMBERED, Admissions
-from transport.sockets.half_open import HalfOpen, HalfOpenBounds
-from transport.sockets.unread import Unread
-from transport.sockets.wire import FORGOTTEN, AcceptedConnection, AcceptedConnections, Outbox, Outgoing
 
-SMALL = replace(
-    LIMITS,
-    window_bytes=64 * 1024,
-    buffer_bytes=256 * 1024,
-    payload_bytes=1024,
-    control_queue=50,
-    identities=40,
-    spare_links=10,
-    gossip_members=30,
-    roster_changes=20,
-    served_states=4,
-    barred=16,
-    peers_told_of=16,
-    half_open=16,
-    half_open_per_address=8,
-)
 US, THEM = Session(1, 1), Session(2, 1)
-SIZE_AND_BOUND = tuple[int, int]
-BOUNDS: dict[str, Callable[[], SIZE_AND_BOUND]] = {}
-
-
-def bound(fill: Callable[[], SIZE_AND_BOUND]) -> Callable[[], SIZE_AND_BOUND]:
-    """A function that fills a state, and returns how large it became and its bound."""
-    BOUNDS[fill.__name__] = fill
-    return fill
-
-
-def keys() -> Iterator[bytes]:
-    return (number.to_bytes(4, "big") * 8 for number in count(1))
+BOUNDS = Rows()
 
 
 # -- a link ---------------------------------------------------------------------------------------
@@ -104,7 +69,7 @@ def streams(num_links: int = 1) -> Streams:
 NOTE = to_items(PartChunk(1, 0, 0))
 
 
-@bound
+@BOUNDS.add
 def control_that_comes_out_of_order() -> SIZE_AND_BOUND:
     link = streams()
     for seq in range(2, 10_000):
@@ -113,7 +78,7 @@ def control_that_comes_out_of_order() -> SIZE_AND_BOUND:
     return link.kept().control_held, SMALL.control_queue
 
 
-@bound
+@BOUNDS.add
 def numbers_of_bulk_that_comes_out_of_order() -> SIZE_AND_BOUND:
     link = streams()
     for seq in range(2, 2000, 2):
@@ -123,7 +88,7 @@ def numbers_of_bulk_that_comes_out_of_order() -> SIZE_AND_BOUND:
     return link.kept().bulk_seen, SMALL.window_bytes // FRAME_COST
 
 
-@bound
+@BOUNDS.add
 def bytes_of_one_peer_that_nobody_consumed() -> SIZE_AND_BOUND:
     link = streams(num_links=16)
     for seq in range(1, 1000):
@@ -134,7 +99,7 @@ def bytes_of_one_peer_that_nobody_consumed() -> SIZE_AND_BOUND:
     return link.kept().unconsumed_cost, SMALL.window(16) + SMALL.payload_bytes + FRAME_COST
 
 
-@bound
+@BOUNDS.add
 def control_that_waits_for_a_peer_that_is_away() -> SIZE_AND_BOUND:
     table = LinkTable(1, 4.0, SMALL, [])
     table.open(0.0, b"p" * 32, (), dials=False)
@@ -145,7 +110,7 @@ def control_that_waits_for_a_peer_that_is_away() -> SIZE_AND_BOUND:
     return most, SMALL.control_queue
 
 
-@bound
+@BOUNDS.add
 def bulk_that_a_peer_never_acknowledges() -> SIZE_AND_BOUND:
     link = streams()
     link.acknowledged(Ack(*THEM, *US, 0, 0, 1 << 40, 0))
@@ -154,7 +119,7 @@ def bulk_that_a_peer_never_acknowledges() -> SIZE_AND_BOUND:
     return link.kept().bulk_out_cost, SMALL.window_bytes
 
 
-@bound
+@BOUNDS.add
 def incarnations_of_peers_whose_links_were_dropped() -> SIZE_AND_BOUND:
     table = LinkTable(1, 4.0, SMALL, [])
     for _, peer in zip(range(200), keys(), strict=False):
@@ -163,7 +128,7 @@ def incarnations_of_peers_whose_links_were_dropped() -> SIZE_AND_BOUND:
     return len(table.newest), SMALL.identities
 
 
-@bound
+@BOUNDS.add
 def links_of_identities_that_are_not_in_the_run() -> SIZE_AND_BOUND:
     host = host_node(limits=SMALL)
     host.start(0.0)
@@ -174,7 +139,7 @@ def links_of_identities_that_are_not_in_the_run() -> SIZE_AND_BOUND:
     return len(host.links.by_peer), SMALL.spare_links
 
 
-@bound
+@BOUNDS.add
 def times_at_which_gossip_partners_were_met() -> SIZE_AND_BOUND:
     out: list[Effect] = []
     table, roster = LinkTable(1, 4.0, SMALL, out), dict[bytes, MemberIs]()
@@ -216,7 +181,7 @@ def donor(app: FakeApp, outlet: FakeOutlet) -> Donor:
     return Donor(app, outlet, SMALL, 10.0, 1, versions, KeptResults(app, 4, outlet))
 
 
-@bound
+@BOUNDS.add
 def versions_of_a_state_that_are_kept_for_whoever_asks() -> SIZE_AND_BOUND:
     app, outlet = AnyVersion(), FakeOutlet()
     serving = donor(app, outlet)
@@ -231,7 +196,7 @@ def versions_of_a_state_that_are_kept_for_whoever_asks() -> SIZE_AND_BOUND:
     return len(outlet.bulk), SMALL.served_states
 
 
-@bound
+@BOUNDS.add
 def pieces_that_wait_for_credit() -> SIZE_AND_BOUND:
     app, outlet = AnyVersion(), FakeOutlet()
     serving = donor(app, outlet)
@@ -242,7 +207,7 @@ def pieces_that_wait_for_credit() -> SIZE_AND_BOUND:
     return len(serving.waiting), 4 * SMALL.pieces_in_flight
 
 
-@bound
+@BOUNDS.add
 def exchanges_of_one_contribution() -> SIZE_AND_BOUND:
     outlet = FakeOutlet()
     contributions, exchanges = Contributions(ME, HOST, outlet), Exchanges(outlet, 10.0, 60.0)
@@ -253,7 +218,7 @@ def exchanges_of_one_contribution() -> SIZE_AND_BOUND:
     return len(exchanges.running), 1
 
 
-@bound
+@BOUNDS.add
 def chunks_that_come_before_their_exchange() -> SIZE_AND_BOUND:
     """As many bytes as their sender was granted: nothing is granted again while they are held."""
     link, outlet = streams(num_links=16), FakeOutlet()
@@ -269,7 +234,7 @@ def chunks_that_come_before_their_exchange() -> SIZE_AND_BOUND:
     return held * (100 + FRAME_COST), SMALL.window(16)
 
 
-@bound
+@BOUNDS.add
 def fragments_of_a_state_that_are_fetched_at_once() -> SIZE_AND_BOUND:
     member = FollowingMember(at=None)
     for _ in range(20):
@@ -279,7 +244,7 @@ def fragments_of_a_state_that_are_fetched_at_once() -> SIZE_AND_BOUND:
     return len(member.fetches.states), NUM_FRAGMENTS
 
 
-@bound
+@BOUNDS.add
 def members_that_a_coordinator_tells_of() -> SIZE_AND_BOUND:
     membership = Membership(ME, FakeOutlet(), lambda now, key, reason: None, SMALL.gossip_members)
     for _, peer in zip(range(100), keys(), strict=False):
@@ -288,7 +253,7 @@ def members_that_a_coordinator_tells_of() -> SIZE_AND_BOUND:
     return len(membership.others), SMALL.gossip_members
 
 
-@bound
+@BOUNDS.add
 def members_that_are_said_to_hold_a_state() -> SIZE_AND_BOUND:
     membership = Membership(ME, FakeOutlet(), lambda now, key, reason: None, SMALL.gossip_members)
     for _, peer in zip(range(100), keys(), strict=False):
@@ -297,7 +262,7 @@ def members_that_are_said_to_hold_a_state() -> SIZE_AND_BOUND:
     return len(membership.active), SMALL.gossip_members
 
 
-@bound
+@BOUNDS.add
 def blobs_of_which_somebody_handed_out_other_bytes() -> SIZE_AND_BOUND:
     liars = Liars()
     blobs = [blob for _, blob in zip(range(500), keys(), strict=False)]
@@ -309,7 +274,7 @@ def blobs_of_which_somebody_handed_out_other_bytes() -> SIZE_AND_BOUND:
 # -- the coordinator ------------------------------------------------------------------------------
 
 
-@bound
+@BOUNDS.add
 def pairs_that_are_marked() -> SIZE_AND_BOUND:
     suspicion = Suspicion(max_pairs=50)
     for _, accused in zip(range(500), keys(), strict=False):
@@ -317,7 +282,7 @@ def pairs_that_are_marked() -> SIZE_AND_BOUND:
     return len(suspicion.pairs(0)), 50
 
 
-@bound
+@BOUNDS.add
 def pairs_that_do_not_reach_each_other() -> SIZE_AND_BOUND:
     marks = Marks(first=16, max_pairs=50)
     for _, other in zip(range(500), keys(), strict=False):
@@ -325,7 +290,7 @@ def pairs_that_do_not_reach_each_other() -> SIZE_AND_BOUND:
     return len(marks.partners(ME, 0)), 50
 
 
-@bound
+@BOUNDS.add
 def members_whose_rounds_are_proved() -> SIZE_AND_BOUND:
     suspicion = Suspicion(max_pairs=50)
     members = [member for _, member in zip(range(500), keys(), strict=False)]
@@ -334,7 +299,7 @@ def members_whose_rounds_are_proved() -> SIZE_AND_BOUND:
     return sum(suspicion.proves([member], 0) for member in members), 50
 
 
-@bound
+@BOUNDS.add
 def digests_of_fragments_that_a_member_tells() -> SIZE_AND_BOUND:
     swarm = trained(1)
     for fragment in range(LIMITS.fragments):
@@ -352,17 +317,17 @@ def offered_everywhere() -> Swarm:
     return swarm
 
 
-@bound
+@BOUNDS.add
 def offers_of_one_member() -> SIZE_AND_BOUND:
     return len(offered_everywhere().core.roster.entries[key(1)].ready), 1
 
 
-@bound
+@BOUNDS.add
 def times_since_which_fragments_are_ready() -> SIZE_AND_BOUND:
     return len(offered_everywhere().core.state.courses[0].ready_since), 1
 
 
-@bound
+@BOUNDS.add
 def identities_of_a_run() -> SIZE_AND_BOUND:
     outlet = Told()
     core = Coordinator(key(255), Rules(SETTINGS), SMALL, outlet)
@@ -371,7 +336,7 @@ def identities_of_a_run() -> SIZE_AND_BOUND:
     return len(core.roster.entries), SMALL.identities
 
 
-@bound
+@BOUNDS.add
 def changes_of_the_roster_that_wait() -> SIZE_AND_BOUND:
     sent: list[RosterBatch] = []
     feed = RosterFeed(lambda now, peer, message: sent.append(message), SMALL.roster_changes)
@@ -387,7 +352,7 @@ def changes_of_the_roster_that_wait() -> SIZE_AND_BOUND:
     return most, SMALL.roster_changes
 
 
-@bound
+@BOUNDS.add
 def records_that_are_kept_whole() -> SIZE_AND_BOUND:
     chain = Chain(LIMITS.history_records)
     heads = [chain.head]
@@ -397,7 +362,7 @@ def records_that_are_kept_whole() -> SIZE_AND_BOUND:
     return sum(chain.after(head) is not None for head in heads) - 1, LIMITS.history_records
 
 
-@bound
+@BOUNDS.add
 def records_by_member_and_fragment() -> SIZE_AND_BOUND:
     chain = Chain(8)
     for index in range(1, 500):
@@ -405,118 +370,12 @@ def records_by_member_and_fragment() -> SIZE_AND_BOUND:
     return len(chain.counted(key(1))), 2
 
 
-# -- sockets --------------------------------------------------------------------------------------
-
-
-@bound
-def connections_of_one_address_over_which_nothing_came() -> SIZE_AND_BOUND:
-    half_open = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda descriptor: None)
-    for descriptor in range(500):
-        half_open.opened((descriptor, (("10.0.0.0", 1), ("10.0.0.1", descriptor))), 0.0)
-    return len(half_open), SMALL.half_open_per_address
-
-
-@bound
-def addresses_that_are_let_in_by_a_share() -> SIZE_AND_BOUND:
-    floods = Floods(1)
-    for address in range(5000):
-        for _ in range(2):
-            floods.came(0.0, str(address))
-    size = floods.num_seen - MOST_SEEN
-    floods.decide(WINDOW_S)
-    return size + len(floods.shares), 33
-
-
-@bound
-def connections_of_all_addresses_over_which_nothing_came() -> SIZE_AND_BOUND:
-    half_open = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda descriptor: None)
-    for descriptor in range(500):
-        half_open.opened((descriptor, (("10.0.0.0", 1), (f"10.0.0.{descriptor}", 1))), 0.0)
-    return len(half_open), SMALL.half_open
-
-
-@bound
-def admissions_that_are_remembered() -> SIZE_AND_BOUND:
-    admissions = Admissions()
-    for number, each in zip(range(REMEMBERED + 1), keys(), strict=False):
-        admissions.admitted(float(number), f"address {number}", each)
-    first = admissions.only_key("address 0", 0.0)
-    return REMEMBERED + (first is not None), REMEMBERED
-
-
-@bound
-def fresh_connections_of_which_it_is_known_what_they_hold() -> SIZE_AND_BOUND:
-    half_open, unread = HalfOpen(HalfOpenBounds.of(SMALL, 1 << 16), lambda handle: None), Unread(SMALL)
-    for descriptor in range(500):
-        half_open.opened((descriptor, (("10.0.0.0", 1), (f"10.0.0.{descriptor}", 1))), 0.0)
-        unread.excess(dict.fromkeys(half_open.handles(), 1), half_open.handles(), is_behind=False)
-    return unread.num_fresh, SMALL.half_open
-
-
-@bound
-def messages_that_a_full_socket_does_not_take() -> SIZE_AND_BOUND:
-    outbox = Outbox(SMALL)
-    for _ in range(1000):
-        outbox.push(Outgoing(0, b"header", None, "control", False))
-    return len(outbox), 4 * SMALL.control_queue
-
-
-@bound
-def closed_connections_that_are_remembered() -> SIZE_AND_BOUND:
-    table = AcceptedConnections(SMALL)
-    routes = [route for _, route in zip(range(2 * FORGOTTEN), keys(), strict=False)]
-    for route in routes:
-        table.add(AcceptedConnection(b"p" * 32, 0, route, None, Outbox(SMALL)))
-    return sum(map(table.is_gone, routes)), FORGOTTEN
-
-
-@bound
-def connections_of_one_peers_lane() -> SIZE_AND_BOUND:
-    table = AcceptedConnections(SMALL)
-    for _, route in zip(range(100), keys(), strict=False):
-        table.add(AcceptedConnection(b"p" * 32, 0, route, None, Outbox(SMALL)))
-    return len(table), 1
-
-
-@bound
-def peers_that_are_kept_out() -> SIZE_AND_BOUND:
-    bars = Bars(SMALL)
-    offenders = [peer for _, peer in zip(range(200), keys(), strict=False)]
-    for peer in offenders:
-        bars.bar(0.0, peer)
-    return sum(bars.is_barred(0.0, peer) for peer in offenders), SMALL.barred
-
-
-@bound
-def peers_whose_log_lines_are_counted() -> SIZE_AND_BOUND:
-    limit = LogLimit(SMALL)
-    peers = [peer for _, peer in zip(range(100), keys(), strict=False)]
-    for peer in peers:
-        for _ in range(SMALL.lines_per_peer):
-            limit.take(0.0, peer)
-    known = 0
-    for peer in reversed(peers):  # who is forgotten may have another line
-        if limit.take(0.0, peer) is not None:
-            break
-        known += 1
-    return known, SMALL.peers_told_of
-
-
-@bound
-def peers_whose_bytes_are_counted() -> SIZE_AND_BOUND:
-    counters = Counters()
-    for _, peer in zip(range(3 * MAX_PEERS), keys(), strict=False):
-        counters.add(peer, "received", "control", 10)
-    assert counters.total("received").frames == 3 * MAX_PEERS
-    return len({peer for peer, _, _ in counters.snapshot()}), MAX_PEERS + 1
-
-
 # -- all of them ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", [*BOUNDS, *SOCKETS])
 def test_what_a_peer_makes_us_keep_is_filled_and_stays_at_its_bound(name: str) -> None:
-    size, most = BOUNDS[name]()
+    size, most = (BOUNDS | SOCKETS)[name]()
     assert size <= most
     assert 2 * size >= most, "it was not filled"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peers.member.succession import Succession
 from peers.protocol.events import IdentitySuperseded
-from tests.peers.test_node import HIGH, HOST, LOW, Swarm, header_of, host_node
+from tests.peers.node_kit import HIGH, HOST, LOW, Swarm, header_of, host_node
 from transport.effects import Connect
 from transport.link.messages import Stale
 
