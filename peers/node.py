@@ -62,19 +62,19 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Hosting:
-    """What a coordinating node needs."""
+    """What a coordinating node needs; the journal has the entries of an earlier life, in order."""
 
     rules: Rules
     journal: list[Any]
-    """Entries of an earlier life, in order."""
     door: Door
     adopting: bool = False
     """The owner is about to choose a record of the members to go on from."""
     resume: int | None = None
-    """The owner wants the run to go on from the record of this index: as soon as a member that holds it is
-    here. Records after it are told to nobody before."""
+    """The owner wants the run to go on from the record of this index, as soon as a member holds it."""
     judge: Judge | None = None
     """Decodes what members show; without one their word is all there is."""
+    recompute_bytes: int = 0
+    """Most bytes of a state of which this process computes a step once more (`events.RecomputeWanted`)."""
     secret: bytes = b""
     """Drawn at random for this process, so that nobody can tell what the coordinator draws."""
 
@@ -142,12 +142,10 @@ class Node:
             if hosting.resume is not None:
                 self.coordinator.resume_from(hosting.resume)
             self.coordinator.state.secret = hosting.secret
+            self.coordinator.state.recompute_bytes = hosting.recompute_bytes
             self.links.newest.update(newest_in(hosting.journal))
             for invite, made in invites_in(hosting.journal).items():
-                if made is None:
-                    hosting.door.revoke(invite)
-                else:
-                    hosting.door.invites[invite] = Invite(invite, made.expires_at, made.uses)
+                hosting.door.restore(invite, Invite(invite, made.expires_at, made.uses) if made else None)
 
     # -- the driver's side --------------------------------------------------------------------
 
@@ -312,6 +310,7 @@ class Node:
             self._member_links = LinksByNeed(*ends, max_idle_s=MAX_IDLE_TIMEOUTS * self._timeout_s)
         self.member.start(now)
         if self.coordinator:
+            self.coordinator.recomputer.find_blob = self.member.find_blob
             identity = self._signer.public if self._signer else NO_IDENTITY
             self.coordinator.certify(self.key, profile.name, identity=identity)
         if self.coordinator or self.links.is_up(contact):
@@ -372,7 +371,7 @@ class Node:
             self._out.append(KeepResult(serial, result, encoded.digests, encoded.chunks))
 
     def deliver(self, event: object) -> None:
-        """Hand an event to the training loop."""
+        """Hand an event to the training loop, or to the program around a host."""
         self._out.append(Deliver(event))
 
     def trace(self, trace: Trace) -> None:
@@ -400,6 +399,9 @@ class Node:
             elif self.coordinator and isinstance(result.message, Evidence):
                 self.consumed(now, peer, result.cost)
                 self.coordinator.take_evidence(now, peer, result.message, result.payload)
+            elif self.coordinator and self.coordinator.recomputer.takes(peer, result.message):
+                self.consumed(now, peer, result.cost)
+                self.coordinator.recomputer.take_piece(now, peer, result.message, result.payload)
             elif self.member is None:
                 raise BadFrame("bulk to a node that does not train")
             else:

@@ -60,8 +60,8 @@ def host_command(
 ) -> None:
     """Coordinate a run: print a ticket, admit who holds it, commit rounds until the run is done.
 
-    Without --train no torch is needed. Restarted with the same --state, it goes on with the run. If that is
-    lost but for the identity, or an old copy, workers keep their newer state, and --adopt goes on from it."""
+    Without --train torch is needed only where workers' states differ. Restarted with the same --state, it
+    goes on with the run. If that is lost but for the identity, or old, --adopt goes on from the workers'."""
     settings = load_settings(run)
     _require_one_way(fresh or origin is not None, adopt, resume is not None)
     if origin is not None and not train:

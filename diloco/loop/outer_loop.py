@@ -23,7 +23,6 @@ from peers.protocol.commands import (
     ConfirmCaptured,
     ConfirmLoaded,
     ConfirmMoved,
-    ConfirmRecomputed,
     Offer,
     RefuseLoaded,
     Swap,
@@ -41,7 +40,6 @@ from peers.protocol.events import (
     IdentitySuperseded,
     OfferWanted,
     PaceSet,
-    RecomputeWanted,
     Restored,
     RoundAborted,
     RoundCommitted,
@@ -207,8 +205,6 @@ class OuterLoop:
                 self.coordinator_lost = False
             case OfferWanted():
                 self._offer_early(event.fragment)
-            case RecomputeWanted():
-                return [self._recomputed(event)]
             case PaceSet():
                 self._set_pace(event.fastest)
             case RunFinished():
@@ -259,14 +255,6 @@ class OuterLoop:
         self._restart(fragment)
 
     # -- inside -------------------------------------------------------------------------------
-
-    def _recomputed(self, event: RecomputeWanted) -> ConfirmRecomputed:
-        record = event.record
-        chunk_elements, num_parts = max(1, record.chunk_elements), len(record.members)
-        state = self._replica.recomputed(
-            record.fragment, event.former, event.result, chunk_elements, num_parts
-        )
-        return ConfirmRecomputed(record, state)
 
     def _gives_up(self, now: float, each: Progress) -> bool:
         # What was wiped out by a landing can only be offered as it is.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from transport.collectives.reducer import Reducer
-from transport.effects import EncodedResult, PhantomBlob
+from transport.effects import PhantomBlob
 
 
 class Replica(Protocol):
@@ -66,10 +66,3 @@ class Replica(Protocol):
 
     def digest(self, fragment: int) -> bytes:
         """The digest of a fragment's outer state."""
-
-    def recomputed(
-        self, fragment: int, former: bytes, result: EncodedResult, chunk_elements: int, num_parts: int
-    ) -> bytes | None:
-        """The digest of what a committed ``result``, a mean of ``num_parts`` cut into chunks of so many
-        elements, makes of the fragment's state with the digest ``former``; None if that state is not at hand,
-        or the result does not decode. Nothing changes."""

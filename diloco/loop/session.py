@@ -109,9 +109,11 @@ class WorkerSession:
         tensors: bytes,
         shapes: bytes,
         model: str,
+        layout: bytes = b"",
     ) -> Profile:
         """What the member says when it enters. ``elements`` are the values that each fragment's contribution
-        has, ``tensors`` and ``shapes`` digests of what the model is made of, ``model`` describes it."""
+        has, ``tensors`` and ``shapes`` digests of what the model is made of, ``model`` describes it.
+        ``layout`` is the text that ``shapes`` names."""
         for fragment in range(self._terms.schedule.num_fragments):
             self._replica.digest(fragment)  # who begins with the run's first state need not fetch it
         terms = self._terms
@@ -122,6 +124,7 @@ class WorkerSession:
             matching=terms.matching,
             rebases=terms.schedule.rebases,
             adapts=terms.adapts,
+            layout=layout,
         )
 
     def report_is_due(self, now: float) -> bool:

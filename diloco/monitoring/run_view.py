@@ -80,8 +80,8 @@ _TOLD: dict[type[Trace], str] = {
     BehindTrace: "commit {newest} is held by {names}, and the journal here ends at {index}: it is lost or "
     "an old copy. Nothing is overwritten, and nothing goes on: end this host, and start it with --adopt",
     AdoptedTrace: "the run goes on from the workers' commit {index}; the journal ended at {journal_index}",
-    DisputedTrace: "workers hold different states after commit {index}, none held by more than half "
-    "({camps}): the run waits and overwrites nothing; end who is wrong, or put it out (diloco kick)",
+    DisputedTrace: "workers hold different states after commit {index} ({camps}), and {why}: the run waits "
+    "and overwrites nothing; end who is wrong, or put it out (diloco kick)",
     ParityTrace: "{name} held another state and fetches it again",
     LeftBehindTrace: "{name} came back with a replica of outer step {steps}, far behind the others: it "
     "fetches one of theirs",

@@ -19,6 +19,7 @@ from torch.nn.parameter import Parameter, is_lazy
 
 from diloco.errors import LayoutError
 from diloco.outer.fragments import partition
+from diloco.outer.snapshot import StateView
 
 TRAINABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -50,11 +51,12 @@ class LayoutDigests:
     """What two peers compare: equal digests mean that flat vectors mean the same on both."""
 
     text: str
-    """One line per tensor: fragment, name, shape, dtype. For people."""
+    """One line per tensor: fragment, name, shape, dtype."""
     names_sha256: bytes
     """Over the names in order, with their fragments."""
-    shapes_sha256: bytes
-    """Over the shapes and dtypes in order."""
+    text_name: bytes
+    """Of the whole text, by which members hand it out: who compares names first learns from this whether
+    shapes and dtypes differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,9 @@ class Layout:
         """Text and digests of this layout."""
         rows = list(self._rows())
         names = "\n".join(f"{where} {spec.name}" for where, spec in rows)
-        shapes = "\n".join(spec.describe() for _, spec in rows)
-        return LayoutDigests(
-            text="".join(f"{where} {spec.name} {spec.describe()}\n" for where, spec in rows),
-            names_sha256=hashlib.sha256(names.encode()).digest(),
-            shapes_sha256=hashlib.sha256(shapes.encode()).digest(),
-        )
+        text = "".join(f"{where} {spec.name} {spec.describe()}\n" for where, spec in rows)
+        text_name = StateView(0, [memoryview(text.encode())]).digest()
+        return LayoutDigests(text, hashlib.sha256(names.encode()).digest(), text_name)
 
     def _rows(self) -> Iterator[tuple[str, TensorSpec]]:
         for index, fragment in enumerate(self.fragments):

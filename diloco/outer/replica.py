@@ -31,7 +31,6 @@ from diloco.outer.tensor_reducer import TensorReducer
 from transport.collectives.reducer import Reducer
 from transport.digests import tree_digest
 from transport.effects import EncodedResult, Payload, PhantomBlob
-from transport.errors import Poisoned
 from transport.limits import LIMITS
 
 _LARGEST_NORM = 1.8e19
@@ -82,7 +81,8 @@ class TensorReplica:
         self._gossips = method.gossips
         self._codecs = codecs_of(method)
         self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
-        self._named: list[_Named | None] = [None] * outer.num_fragments
+        self._named: list[tuple[_Named, ...]] = [()] * outer.num_fragments
+        """By fragment: the newest version that was named, and the one before it."""
         self._frozen: list[FrozenTail | None] = [None] * outer.num_fragments
         self._pending: list[tuple[Reducer, PendingContribution] | None] = [None] * outer.num_fragments
         self._committed: list[PendingContribution | None] = [None] * outer.num_fragments
@@ -240,8 +240,10 @@ class TensorReplica:
     def digest(self, fragment: int) -> bytes:
         with self.outer.reading(fragment) as view:
             digests = self.frozen_tail(fragment).digests_of(view)
-        self._named[fragment] = _Named(tree_digest(digests), view.version, digests)
-        return tree_digest(digests)
+        newest = _Named(tree_digest(digests), view.version, digests)
+        before = [each for each in self._named[fragment] if each.version != view.version]
+        self._named[fragment] = (newest, *before[:1])
+        return newest.name
 
     def own_state(self) -> list[dict[str, Any]]:
         """By fragment, what is this worker's own beside the live model, with what is still to land. The
@@ -260,21 +262,6 @@ class TensorReplica:
             self.local.load_fragment_state(fragment, each)
             landing = each["landing"]
             self._committed[fragment] = None if landing is None else PendingContribution(**landing)
-
-    def recomputed(
-        self, fragment: int, former: bytes, result: EncodedResult, chunk_elements: int, num_parts: int
-    ) -> bytes | None:
-        frozen = self.model.frozen_bytes(fragment)
-        for version in self.outer.at_hand(fragment):
-            if version.view().followed_by(frozen).digest() == former:
-                reducer = self._reducer(self.outer.length_after(fragment, version), None)
-                reducer.begin(chunk_elements, num_parts)
-                mean = _decoded(reducer, result)
-                if mean is None:
-                    return None
-                after = self.outer.stepped_again(fragment, version, mean)
-                return after.view().followed_by(frozen).digest()
-        return None
 
     def frozen_tail(self, fragment: int) -> FrozenTail:
         """The frozen parameters behind a fragment's outer state. They never change, but with a state that is
@@ -352,11 +339,11 @@ class TensorReplica:
         return self.outer.pin(fragment).followed_by(self.model.frozen_bytes(fragment))
 
     def state_blob(self, fragment: int, blob: bytes | None) -> Snapshot | None:
-        named = self._named[fragment]
-        if named is None or blob not in (None, named.name):
-            return None
-        view = self.pin(fragment)
-        return Snapshot(view, named.digests) if view.version == named.version else None
+        for named in self._named[fragment]:
+            view = self.outer.pin_version(fragment, named.version) if blob in (None, named.name) else None
+            if view is not None:
+                return Snapshot(view.followed_by(self.model.frozen_bytes(fragment)), named.digests)
+        return None
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         return self.find_result(result)
@@ -371,13 +358,3 @@ def _averaged(mean: Reducer | None, ours: Reducer | None) -> Tensor:
     assert isinstance(ours, TensorReducer)
     assert ours.contribution is not None, "this worker has offered a contribution"
     return ours.contribution
-
-
-def _decoded(reducer: TensorReducer, result: EncodedResult) -> Tensor | None:
-    """A result's mean [k]; None for one that does not decode."""
-    try:
-        for chunk, payload in enumerate(result.chunks):
-            reducer.accept(chunk, payload)
-    except Poisoned:
-        return None
-    return reducer.output

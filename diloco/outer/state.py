@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import torch
@@ -21,22 +21,28 @@ from diloco.compression.vectors import VectorDevice, bytes_of, count_non_finite
 from diloco.errors import StateError
 from diloco.methods.ramps import value_at
 from diloco.methods.spec import Method
-from diloco.outer.components import Components, components_of
+from diloco.outer.components import Components
+from diloco.outer.fragment_step import COUNT_BYTES, FragmentStep, averages_values, require_mean, state_view
 from diloco.outer.layout import Layout
 from diloco.outer.snapshot import StateView, require_size
 
-_COUNT_BYTES = 8
+
+@dataclass(frozen=True, slots=True)
+class _Former:
+    """What the last commit moved."""
+
+    state: Tensor
+    count: int
+    version: int
+    pinned: bool
+    """A view of ``state`` was given away: it must not change any more."""
 
 
 @dataclass(slots=True)
 class _Fragment:
-    """One fragment's values. ``state`` is one vector of fp32: outer parameters [n], the outer optimizer's
-    buffers [n] each, the shared mean of error feedback [n] if it has one, the projection's state."""
+    """One fragment's values."""
 
-    components: Components
-    num_elements: int
-    """Length n of each vector."""
-    num_vectors: int
+    step: FragmentStep
     state: Tensor
     count: int = 0
     """Outer steps since the run began."""
@@ -46,8 +52,8 @@ class _Fragment:
     """A view of ``state`` was given away: it must not change any more."""
     readers: int = 0
     """Threads that read ``state`` just now."""
-    former: tuple[Tensor, int] | None = None
-    """What the last commit moved, and its count, where that is kept."""
+    former: _Former | None = None
+    """What the last commit moved, where that is kept."""
 
     def replace(self, state: Tensor, count: int) -> None:
         """Put another state in place; readers of the old one keep it."""
@@ -59,51 +65,10 @@ class _Fragment:
 
     def vectors(self, state: Tensor) -> list[Tensor]:
         """The vectors [n] in ``state``: outer parameters, buffers, shared mean."""
-        n = self.num_elements
-        return [state[i * n : (i + 1) * n] for i in range(self.num_vectors)]
+        return self.step.vectors(state)
 
     def projection_state(self, state: Tensor) -> Tensor:
-        return state[self.num_vectors * self.num_elements :]
-
-
-@dataclass(frozen=True, slots=True)
-class OuterVersion:
-    """One version of a fragment's state, which does not change: ``state`` as in a fragment, and its count of
-    outer steps."""
-
-    state: Tensor
-    count: int
-
-    def view(self, version: int = 0) -> StateView:
-        """Its bytes."""
-        count = memoryview(self.count.to_bytes(_COUNT_BYTES, "little"))
-        return StateView(version, [count, bytes_of(self.state)])
-
-
-def _step(held: _Fragment, old: Tensor, count: int, mean: Tensor, new: Tensor) -> Tensor:
-    """Write into ``new`` what a mean makes of ``old``, which may be the same; the pseudo-gradient [n]."""
-    components = held.components
-    theta, *buffers = held.vectors(old)
-    shared = buffers.pop() if components.feedback.shared else None
-    projection = held.projection_state(old)
-    lifted = components.projection.lift(mean, projection, count)
-    delta, new_shared = components.feedback.update(lifted, shared)
-    next_projection = components.projection.next_state(mean, projection, count)
-    new_theta, *new_buffers = held.vectors(new)
-    if new_shared is not None:
-        new_buffers.pop().copy_(new_shared)
-    optimizer = components.optimizers.at(count, components.projection.momentum_scale(mean, projection))
-    optimizer.step(theta, buffers, delta, count, new_theta, new_buffers)
-    held.projection_state(new).copy_(next_projection)
-    return delta
-
-
-def _take_sketch(held: _Fragment, old: Tensor, count: int, mean: Tensor, new: Tensor) -> None:
-    """Write into ``new`` what the first of two exchanges makes of ``old``, which may be the same."""
-    after = held.components.projection.next_state(mean, held.projection_state(old), count)
-    if new is not old:
-        new.copy_(old)
-    held.projection_state(new).copy_(after)
+        return self.step.projection_state(state)
 
 
 class OuterState:
@@ -118,8 +83,8 @@ class OuterState:
         self.layout = layout
         self.method = method
         self.keeps_former = False
-        """Whether the state before the last commit is kept too, of each fragment: see `stepped_again`. That
-        takes as much memory as the state."""
+        """Whether the state before the last commit is kept too, of each fragment (`pin_version`). That takes
+        as much memory as the state: steps are not written in place, but by turns into two."""
         self._device = device or VectorDevice()
         self._fragments = [self._new_fragment(f) for f in range(len(layout.fragments))]
         self._lock = Lock()
@@ -130,7 +95,7 @@ class OuterState:
 
     def num_elements(self, fragment: int) -> int:
         """Length of the fragment's vectors."""
-        return self._fragments[fragment].num_elements
+        return self._fragments[fragment].step.num_elements
 
     def start_from(self, fragment: int, values: Tensor) -> None:
         """Take ``values`` [n] as the outer parameters that a run begins with."""
@@ -144,11 +109,11 @@ class OuterState:
 
     def averages_values(self, fragment: int) -> bool:
         """Whether members send the values themselves (AdamW's moments), and their mean is what comes next."""
-        return fragment >= self.method.num_fragments
+        return averages_values(self.method, fragment)
 
     def components(self, fragment: int) -> Components:
         """What moves this fragment."""
-        return self._fragments[fragment].components
+        return self._fragments[fragment].step.components
 
     def outer_parameters(self, fragment: int) -> Tensor:
         """The outer parameters [n]; a live view: read it, and keep it only until the next step."""
@@ -158,7 +123,7 @@ class OuterState:
     def buffers(self, fragment: int) -> list[Tensor]:
         """The outer optimizer's buffers [n] each; live views, as above."""
         held = self._fragments[fragment]
-        return held.vectors(held.state)[1 : 1 + held.components.optimizers.num_buffers]
+        return held.vectors(held.state)[1 : 1 + held.step.components.optimizers.num_buffers]
 
     def projection_state(self, fragment: int) -> Tensor:
         """What the fragment's projection keeps [s]; a live view, as above."""
@@ -170,35 +135,29 @@ class OuterState:
         pseudo-gradient [n] that it stands for. Raises ValueError for another shape, before anything
         changes."""
         held = self._fragments[fragment]
-        self._require_mean(fragment, mean)
+        require_mean(mean, held.step.mean_length(held.state))
         with self._lock:
             old, count = held.state, held.count
             new = self._room_for_next(held)
-            delta = _step(held, old, count, mean, new)
+            delta = held.step.step(old, count, mean, new)
             self._replace(held, new, count + 1)
         return delta
 
     def sketches(self, fragment: int) -> bool:
         """Whether the next round moves the projection's state alone: `take_sketch` takes its mean."""
-        return self.components(fragment).projection.sketches(self.projection_state(fragment))
+        held = self._fragments[fragment]
+        return held.step.sketches(held.state)
 
     def take_sketch(self, fragment: int, mean: Tensor) -> None:
         """Take the ``mean`` [k] of the first of two exchanges of an outer step: what the projection shares
         changes, the parameters and their count do not. Raises ValueError as `step` does."""
         held = self._fragments[fragment]
-        self._require_mean(fragment, mean)
+        require_mean(mean, held.step.mean_length(held.state))
         with self._lock:
             old, count = held.state, held.count
             new = self._room_for_next(held)
-            _take_sketch(held, old, count, mean, new)
+            held.step.take_sketch(old, count, mean, new)
             self._replace(held, new, count)
-
-    def _require_mean(self, fragment: int, mean: Tensor) -> None:
-        length = self.components(fragment).projection.length(self.projection_state(fragment))
-        if mean.shape != (length,) or mean.dtype != torch.float32 or mean.is_cuda:
-            raise ValueError(
-                f"the mean is {mean.dtype} {tuple(mean.shape)} on {mean.device}, not fp32 ({length},) on cpu"
-            )
 
     def gossip_step(self, fragment: int, mean_delta: Tensor, mean_theta: Tensor) -> Tensor:
         """Move this replica by its group's mean pseudo-gradient and mean outer parameters [n], NoLoCo (arXiv
@@ -224,36 +183,20 @@ class OuterState:
             held.replace(new, held.count + 1)
         return mean_delta
 
-    def at_hand(self, fragment: int) -> list[OuterVersion]:
-        """The fragment's present state, and the one before the last commit if that is kept."""
-        held = self._fragments[fragment]
-        with self._lock:
-            held.pinned = True
-            present = OuterVersion(held.state, held.count)
-            return [present] if held.former is None else [present, OuterVersion(*held.former)]
-
-    def length_after(self, fragment: int, version: OuterVersion) -> int:
-        """Values that a contribution on top of that version has."""
-        held = self._fragments[fragment]
-        return held.components.projection.length(held.projection_state(version.state))
-
-    def stepped_again(self, fragment: int, version: OuterVersion, mean: Tensor) -> OuterVersion:
-        """What a commit with that ``mean`` [k] fp32 makes of a version; nothing of this fragment changes."""
-        held, old, count = self._fragments[fragment], version.state, version.count
-        new = self._device.empty(len(old))
-        if held.components.projection.sketches(held.projection_state(old)):
-            _take_sketch(held, old, count, mean, new)
-            return OuterVersion(new, count)
-        _step(held, old, count, mean, new)
-        return OuterVersion(new, count + 1)
-
     def _room_for_next(self, held: _Fragment) -> Tensor:
         """Where the next state is written: over the present one, if nobody needs that any more."""
-        needed = held.pinned or held.readers or self.keeps_former
-        return self._device.empty(len(held.state)) if needed else held.state
+        if self.keeps_former:  # the two take turns
+            free = held.former is not None and not held.former.pinned
+            return held.former.state if held.former is not None and free else self._empty(held)
+        return self._empty(held) if held.pinned or held.readers else held.state
+
+    def _empty(self, held: _Fragment) -> Tensor:
+        return self._device.empty(len(held.state))
 
     def _replace(self, held: _Fragment, new: Tensor, count: int) -> None:
-        old = (held.state, held.count)
+        # Who reads the old state just now may take longer than until the next step.
+        pinned = held.pinned or held.readers > 0
+        old = _Former(held.state, held.count, held.version, pinned)
         held.replace(new, count)
         held.former = old if self.keeps_former else None
 
@@ -261,7 +204,7 @@ class OuterState:
 
     def state_size(self, fragment: int) -> int:
         """Bytes of the fragment's state; every peer with this layout and method has the same."""
-        return _COUNT_BYTES + 4 * len(self._fragments[fragment].state)
+        return COUNT_BYTES + 4 * len(self._fragments[fragment].state)
 
     def pin(self, fragment: int) -> StateView:
         """The fragment's state as it is now, for a donor. Costs a copy of the fragment at the next step
@@ -270,6 +213,19 @@ class OuterState:
         with self._lock:
             held.pinned = True
             return self._view(fragment)
+
+    def pin_version(self, fragment: int, version: int) -> StateView | None:
+        """The same of the state of that version on this machine: the present one, or the one before the last
+        commit if that is kept; None for any other."""
+        held = self._fragments[fragment]
+        with self._lock:
+            if held.version == version:
+                held.pinned = True
+                return self._view(fragment)
+            if held.former is None or held.former.version != version:
+                return None
+            held.former = replace(held.former, pinned=True)
+            return state_view(held.former.state, held.former.count, version)
 
     @contextmanager
     def reading(self, fragment: int) -> Iterator[StateView]:
@@ -296,23 +252,18 @@ class OuterState:
         held = self._fragments[fragment]
         require_size(data, self.state_size(fragment), fragment)
         state = self._device.empty(len(held.state))
-        bytes_of(state)[:] = data[_COUNT_BYTES:]
+        bytes_of(state)[:] = data[COUNT_BYTES:]
         bad = count_non_finite(state)
         if bad:
             raise StateError(f"state of fragment {fragment} has {bad} values that are not finite")
         with self._lock:
-            held.replace(state, int.from_bytes(data[:_COUNT_BYTES], "little"))
+            held.replace(state, int.from_bytes(data[:COUNT_BYTES], "little"))
 
     def _view(self, fragment: int) -> StateView:
         held = self._fragments[fragment]
-        return OuterVersion(held.state, held.count).view(held.version)
+        return state_view(held.state, held.count, held.version)
 
     def _new_fragment(self, fragment: int) -> _Fragment:
         shapes = [spec.shape for spec in self.layout.fragments[fragment]]
-        components = components_of(self.method, fragment, shapes, self.averages_values(fragment))
-        projection = components.projection.first_state()
-        num_elements, num_vectors = components.projection.num_elements, components.num_vectors
-        state = self._device.zeros(num_vectors * num_elements + len(projection))
-        held = _Fragment(components, num_elements, num_vectors, state)
-        held.projection_state(state).copy_(projection)
-        return held
+        step = FragmentStep.of(self.method, fragment, shapes)
+        return _Fragment(step, step.first_state(self._device.zeros))

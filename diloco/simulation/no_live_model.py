@@ -31,12 +31,6 @@ class NoLiveModel:
     def mend(self) -> list[str]:
         return []
 
-    def recomputed(
-        self, fragment: int, former: bytes, result: EncodedResult, chunk_elements: int, num_parts: int
-    ) -> bytes | None:
-        """It keeps no state but the newest."""
-        return None
-
     def kept_result(self, result: bytes) -> EncodedResult | None:
         """It has no disk either."""
         return None

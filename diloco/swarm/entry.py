@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diloco.errors import UserError
+from diloco.methods.spec import Method
 from diloco.rules import judge_of, rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.failure_log import FailureLog
@@ -23,6 +24,7 @@ from diloco.swarm.handshake import KNOCK_S, ask_status, knock_for_settings
 from diloco.swarm.host_watch import HostWatch
 from diloco.swarm.hosted_run import HostedRun
 from diloco.swarm.joined_run import JoinedRun
+from diloco.swarm.recomputing import RecomputeThreads, recompute_bytes
 from diloco.swarm.setting_changes import with_values
 from diloco.swarm.state_dir import (
     home_of,
@@ -94,7 +96,8 @@ def host(
         undone.callback(hosted.close)
         node, secret, invite = _node_of(hosted, ticket_hours, ticket_uses, adopt, resume)
         store = hosted.journal.append
-        driver, events = _start(node, hosted.identity, same_port(home, listen), store, on_trace)
+        bind, method = same_port(home, listen), settings.method.resolved()
+        driver, events = _start(node, hosted.identity, bind, store, on_trace, method=method)
         with ExitStack() as unkept:
             unkept.callback(driver.stop)
             assert driver.address is not None
@@ -282,6 +285,7 @@ def _hosting_node(
             adopting=adopting,
             resume=resume,
             secret=secrets.token_bytes(32),
+            recompute_bytes=recompute_bytes(settings.method.resolved()),
         ),
         signer=identity,
     )
@@ -294,8 +298,10 @@ def _start(
     store: Callable[[bytes], None],
     on_trace: Callable[[Trace], None] | None,
     queued: queue.SimpleQueue[object] | None = None,
+    method: Method | None = None,
 ) -> tuple[SocketDriver, queue.SimpleQueue[object]]:
-    """The running driver of a node, and the queue that its events come through."""
+    """The running driver of a node, and the queue that its events come through. A host is given the run's
+    ``method``, by which it computes disputed steps."""
     events = queue.SimpleQueue() if queued is None else queued
     failures = FailureLog()
 
@@ -304,8 +310,10 @@ def _start(
         if on_trace is not None:
             on_trace(trace)
 
+    steps = RecomputeThreads(node, method, events.put)
     driver = SocketDriver(
-        node, identity.keys, bind, events.put, note, store, say_disk_full=node.links.say_disk_full
+        node, identity.keys, bind, steps.hear, note, store, say_disk_full=node.links.say_disk_full
     )
+    steps.driver = driver
     driver.start()
     return driver, events

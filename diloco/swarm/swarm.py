@@ -131,9 +131,9 @@ class Swarm:
         return self._node.coordinator is not None
 
     @property
-    def judges(self) -> bool:
-        """Whether this process is to find out which of several workers' states is right."""
-        return self._ticket is not None
+    def has_others(self) -> bool:
+        """Whether others can be in the run: not in a swarm of one (`solo`)."""
+        return self._ticket is not None or not self.is_host
 
     @property
     def bytes_sent(self) -> int:

@@ -68,7 +68,8 @@ class Outer:
         self.replica = TensorReplica.of(model, self.method, optimizer)
         """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
-        self.replica.outer.keeps_former = swarm.judges
+        # A host finds out by it which of several states is right.
+        self.replica.outer.keeps_former = swarm.has_others and not self.method.gossips
         self._resumed = time.monotonic()
         self._session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
         self._keeping: Keeping | None = None
@@ -268,7 +269,8 @@ class Outer:
             self.swarm.addresses,
             tuple(self.replica.max_sent(f) for f in range(self.replica.num_fragments)),
             tensors=found.names_sha256,
-            shapes=found.shapes_sha256,
+            shapes=found.text_name,
+            layout=found.text.encode(),
             model=f"{sum(map(len, layout.fragments))} tensors of {self.num_parameters:,} values",
         )
         kept = self._keeping

@@ -101,6 +101,13 @@ class Door:
         """That invite opens nothing any more."""
         self.invites.pop(key, None)
 
+    def restore(self, key: bytes, invite: Invite | None) -> None:
+        """What became of an invite in an earlier life: with None it was revoked."""
+        if invite is None:
+            self.revoke(key)
+        else:
+            self.invites[key] = invite
+
     def answer(self, now: float, coordinator: Admitting, invite: bytes, header: bytes) -> tuple[bytes, bytes]:
         """The reply's header and payload to one request. Never raises: rubbish is refused."""
         try:

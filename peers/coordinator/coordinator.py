@@ -33,6 +33,7 @@ from peers.coordinator.judgement import Court
 from peers.coordinator.lives import Lives
 from peers.coordinator.outlet import Outlet
 from peers.coordinator.pace import fastest_of
+from peers.coordinator.recomputing import Recomputer
 from peers.coordinator.roster import Entry, Roster
 from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
@@ -40,7 +41,6 @@ from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
 from peers.coordinator.tickets import remember_when_invited
 from peers.coordinator.waiting import AFTER_THE_END_TIMEOUTS
-from peers.errors import ResumeError
 from peers.protocol.evidence import Evidence, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, MAX_UNIX_SECONDS, cut
 from peers.protocol.manifest import difference, manifest_in
@@ -57,7 +57,6 @@ from peers.protocol.messages import (
     NewestRecord,
     Pace,
     Ready,
-    Recomputed,
     Refused,
     Report,
     Saved,
@@ -76,6 +75,7 @@ from peers.protocol.traces import (
     RemovedTrace,
     ReportTrace,
 )
+from transport.collectives.fetch import Lack
 from transport.effects import Payload
 from transport.frames import pack
 from transport.limits import Limits
@@ -99,6 +99,7 @@ class Coordinator:
         self._outlet = outlet
         self._mode = mode
         self._lives = Lives(outlet, limits)
+        self.recomputer = Recomputer(self.state)
         self.began_at = 0.0
         """Second 0 of ours in unix seconds: for what is to be remembered over restarts, not for decisions."""
         self._looked_at = -math.inf
@@ -117,7 +118,7 @@ class Coordinator:
             NeedState: partial(state_sync.needs_state, self.state),
             Unusable: partial(state_sync.unusable, self.state),
             Saved: partial(saving.saved, self.state),
-            Recomputed: partial(state_sync.recomputed, self.state),
+            Lack: self.recomputer.take_lack,
             Report: self._report,
             Leave: self._leave,
             Spotted: partial(spot_checks.hear, self.state),
@@ -134,20 +135,7 @@ class Coordinator:
     def resume_from(self, index: int) -> None:
         """The owner wants the run to go on from that record, though there are later ones. Raises
         `ResumeError`."""
-        chain = self.state.courses[0].chain
-        if self._rules.gossips:
-            raise ResumeError(
-                "in a run that gossips each worker goes on from a replica of its own: diloco join --resume "
-                f"{index} begins with that worker's of outer step {index}, or the one before"
-            )
-        if not 0 <= index <= chain.index:
-            raise ResumeError(f"the run cannot go on from commit {index}: it has {chain.index} commits")
-        if chain.head_at(index) is None:
-            raise ResumeError(
-                f"the run cannot go on from commit {index}: of commits so old only those are known that a "
-                "worker's disk has"
-            )
-        self.state.resume = index if index < chain.index else None
+        restoring.resume_from(self.state, index)
 
     def start(self, now: float) -> None:
         """Begin a life."""
@@ -262,9 +250,8 @@ class Coordinator:
         if any(entry.key == self.state.me for entry in found):
             return Refused("host", f"{who} is the host itself: diloco stop ends the run")
         if found[0].entered and len(found) > 1:
-            return Refused(
-                "ambiguous", cut(f"several workers are called {who}: name one of {names}", DETAIL_BYTES)
-            )
+            told = f"several workers are called {who}: name one of {names}"
+            return Refused("ambiguous", cut(told, DETAIL_BYTES))
         for entry in found:
             self._put_out(now, entry, _KICKED)
         self._advance(now)
@@ -371,8 +358,9 @@ class Coordinator:
             self._advance(now)
 
     def deadline(self) -> float:
-        """When the next grace or wait ends: `tick` is wanted then too. Infinity if none runs."""
-        return math.inf if self.finished else rounds.next_opening(self.state, self._looked_at)
+        """When the next grace or wait ends: `tick` is wanted then too, at once if it is over."""
+        ends = math.inf if self.finished else rounds.next_opening(self.state, self._looked_at)
+        return 0.0 if self.recomputer.has_news else ends
 
     def tick(self, now: float) -> None:
         """Time has passed: silent members are out, and waiting ends."""
@@ -398,7 +386,7 @@ class Coordinator:
                 stalls.judge(state, course, now, current)
                 rounds.part_with_laggards(state, course, now, current)
                 self._hearing.settle_dissent(now, course, current)
-            state_sync.end_waits(state, course, now)
+            state_sync.settle(state, course, now, *self.recomputer.advance(now, course))
             state_sync.serve_waiting(state, course, now)
             rounds.open_what_can_be(state, course, now)
         self._mode.flush(now)
@@ -456,6 +444,7 @@ class Coordinator:
             return
         course = self.state.course_of(entry)
         self.roster.leave(entry)
+        self.recomputer.drop(entry.key)
         entry.absent_since = now
         if course.mean_case is not None and course.mean_case.owner == entry.key:
             course.mean_case = None  # what it was to show is lost with its membership
@@ -470,7 +459,7 @@ class Coordinator:
         why = "" if message.reason in ("", "done", "left") else f": {message.reason}"
         self.remove(now, entry, cut(f"left{why}"), forget=True)
 
-    # -- what members show -----------------------------------------------------------------
+    # -- what members show and report -------------------------------------------------------
 
     def take_evidence(self, now: float, peer: bytes, message: Evidence, payload: Payload) -> None:
         """What a member shows: a chunk that it refuses, or whom it had its means from. Raises `BadFrame`."""
@@ -479,8 +468,6 @@ class Coordinator:
 
     def _told_two_things(self, now: float, course: Course, entry: Entry, message: ToldTwoThings) -> None:
         self._hearing.take_two_things(now, entry.key, message)
-
-    # -- reports ------------------------------------------------------------------------------
 
     def _report(self, now: float, course: Course, entry: Entry, message: Report) -> None:
         is_first, entry.report = entry.report is None, message

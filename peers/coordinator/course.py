@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 
 from peers.coordinator.chain import Chain
 from peers.coordinator.marks import Marks
@@ -17,6 +18,7 @@ from peers.coordinator.open_round import OpenRound
 from peers.coordinator.saves import Saves
 from peers.coordinator.suspicion import Suspicion
 from peers.protocol.manifest import Manifest
+from peers.protocol.record import Record
 from transport.effects import NEVER
 
 _MAX_SUMMARIES = 32
@@ -36,16 +38,56 @@ def _no_summaries() -> deque[CommitSummary]:
     return deque(maxlen=_MAX_SUMMARIES)
 
 
+class RecomputationState(Enum):
+    """How far a recomputation is."""
+
+    WAITS = "waits"
+    """Its turn has not come: another one is under way."""
+    GATHERS = "gathers"
+    """What it is computed from is fetched."""
+    COMPUTES = "computes"
+    FOUND = "found"
+    UNSERVED = "unserved"
+    """Nobody who is here hands out what it is computed from."""
+    FAILED = "failed"
+    """This host cannot compute it."""
+
+
 @dataclass(slots=True)
 class Recomputation:
-    """A disputed version of a fragment that the host's own worker computes once more."""
+    """A disputed version of a fragment that the host computes once more."""
 
     version: bytes
-    until: float
-    """So long its answer is waited for."""
-    answered: bool = False
+    record: Record
+    """Of that version."""
+    former: bytes
+    """The digest of the state before it, as it was agreed on."""
+    at: RecomputationState = RecomputationState.WAITS
     state: bytes = b""
-    """The digest that it found; empty if it found none."""
+    """The digest that was found; empty if none was."""
+    donors: set[bytes] = field(default_factory=set)
+    """Members that were asked for what it is computed from."""
+    num_tries: int = 0
+    """How often nobody handed that out."""
+    again_at: float = 0.0
+    """When all are asked once more."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is to be found yet."""
+        state = RecomputationState
+        return self.at in (state.WAITS, state.GATHERS, state.COMPUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A version of which members hold different states, and which is right is not known."""
+
+    version: bytes
+    camps: str
+    """Names of those who hold one state, then of those who hold the next."""
+    why: str
+    """Why it is not known."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +106,8 @@ class Course:
     """By fragment: when a round that could open waits no longer for more contributions."""
     asked: dict[int, float] = field(default_factory=dict)
     """By fragment: the value of ``ready_since`` for which the other members were asked to offer it too."""
-    disputes: dict[int, bytes] = field(default_factory=dict)
-    """By fragment: the version of which members hold different states, none of them most."""
+    disputes: dict[int, Dispute] = field(default_factory=dict)
+    """By fragment, those that somebody has to end."""
     recomputations: dict[int, Recomputation] = field(default_factory=dict)
     """By fragment: the newest version of which different states were told."""
     opens_at: float = 0.0

@@ -22,6 +22,9 @@ class Outlet(Protocol):
     def store(self, entry: bytes) -> None:
         """Append to the journal, before anything that is sent later leaves."""
 
+    def deliver(self, event: object) -> None:
+        """Hand an event to the program around this process."""
+
     def trace(self, trace: Trace) -> None:
         """Tell whoever watches."""
 

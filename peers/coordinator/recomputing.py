@@ -1,64 +1,251 @@
-"""Which of several states is right: the host's own worker computes it once more.
+"""Which of several states is right: the host computes the step once more, and nobody votes.
 
-Where members tell different states of a version, the state before it was agreed on by its digest, and the
-record names the result that leads from one to the other. The host's own worker is asked to go that step once
-more. Until it has answered, for one failure timeout at most, nobody's state is overwritten and no round of
-that fragment opens. Its answer decides if a member holds that state, however many hold another one; where it
-has none (the host does not train, or came too late to hold the state before), most decide: see `agreement`.
+Where members tell different states of a version, the record names the state before it, which was agreed on,
+and the result that leads from one to the other. The host gathers both from whoever holds them (`gathering`),
+and a thread beside it goes that step once more. Until that is done nobody's state is overwritten and no round
+of that fragment opens. What comes out decides if a member holds it, however many hold another one. If nobody
+hands out what is needed, nothing is decided: the run waits, until somebody comes who was not asked. Whoever
+was found wrong again and again gets the state later each time, so that false words cost the others less and
+less.
+
+Most decide only where there is nothing to compute, or it cannot be computed here: see `agreement`. Keeps S1.
 """
 
 from __future__ import annotations
 
-from peers.coordinator.course import Course, Recomputation
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from peers.coordinator.course import Course, Recomputation, RecomputationState
+from peers.coordinator.gathering import Found, Gathering
+from peers.coordinator.marks import FORGIVEN_AFTER
+from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
-from peers.protocol.messages import Recompute, Recomputed
+from peers.coordinator.unusable import MAX_DOUBLINGS
+from peers.protocol.events import RecomputeWanted
+from peers.protocol.record import Record
 from peers.protocol.traces import RecomputedTrace
-from transport.frames import pack
+from transport.collectives.fetch import Lack, Piece
+from transport.effects import Payload
+
+FindBlob = Callable[[float, bytes], Found | None]
+MAX_TRIES = 10
+"""So often all who are here are asked for what a version is computed from, with pauses that double; from then
+on only when somebody comes who was not asked."""
 
 
-def look_at(state: RunState, course: Course, now: float, fragment: int) -> None:
+def look_at(state: RunState, course: Course, fragment: int) -> None:
     """A member told its state of a fragment's newest version: have it computed if that is another one."""
     version = course.chain.base(fragment)
-    asked = course.recomputations.get(fragment)
-    own = state.roster.entries.get(state.me)
-    if asked is not None and asked.version == version:
+    known = course.recomputations.get(fragment)
+    if known is not None and known.version == version:
         return
     course.recomputations.pop(fragment, None)
-    if own is None or not own.entered or not own.holds_state or state.rules.gossips:
-        return
-    told = {
-        entry.digests[fragment]
-        for entry in state.roster.entered_in(course.number)
-        if entry.holds_state and fragment in entry.digests
-    }
-    if len({digest for at, digest in told if at == version}) < 2:
-        return
     record = course.chain.record_of(version)
-    if record is None or record.restores or course.manifest is None:
+    if not state.recompute_bytes or record is None or len(_told(state, course, fragment, version)) < 2:
         return
-    versions = course.chain.versions_at(record.parent, course.manifest.num_fragments)
-    former = course.saves.agreed(fragment, versions[fragment]) if versions is not None else None
+    former = _former(course, record)
     if former is not None:
-        course.recomputations[fragment] = Recomputation(version, now + state.rules.failure_timeout_s)
-        state.outlet.send(now, state.me, Recompute(pack(record), former))
+        course.recomputations[fragment] = Recomputation(version, record, former)
 
 
-def take_answer(state: RunState, course: Course, member: bytes, message: Recomputed) -> bool:
-    """What the host's own worker found; whether it was asked for. Anybody else's word counts for nothing."""
-    asked = course.recomputations.get(message.fragment)
-    if member != state.me or asked is None or asked.answered or asked.version != message.version:
-        return False
-    asked.answered = True
-    asked.state = message.state if message.found else b""
-    state.outlet.trace(
-        RecomputedTrace(fragment=message.fragment, index=course.chain.index, found=message.found)
+def _told(state: RunState, course: Course, fragment: int, version: bytes) -> set[bytes]:
+    """The digests that members tell of a version."""
+    entered = state.roster.entered_in(course.number)
+    told = [entry.digests.get(fragment) for entry in entered if entry.holds_state]
+    return {each[1] for each in told if each is not None and each[0] == version}
+
+
+def _former(course: Course, record: Record) -> bytes | None:
+    """The digest of the state that an ordinary record moved, as it was agreed on before; None if there is
+    none."""
+    if record.restores or course.manifest is None:
+        return None
+    if any(record.former):
+        return record.former
+    versions = course.chain.versions_at(record.parent, course.manifest.num_fragments)
+    return course.saves.agreed(record.fragment, versions[record.fragment]) if versions is not None else None
+
+
+def decided(course: Course, fragment: int, agreed: bytes) -> bool:
+    """Whether a state is agreed on since it was computed."""
+    known = course.recomputations.get(fragment)
+    return known is not None and known.version == course.chain.base(fragment) and known.state == agreed
+
+
+def found_wrong(course: Course, now: float, entry: Entry, timeout_s: float) -> None:
+    """It was computed that a member's state is wrong: it gets the right one at once the first time, and each
+    time later after that."""
+    index = course.chain.index
+    entry.num_wrong = entry.num_wrong if index < entry.wrong_at + FORGIVEN_AFTER else 0
+    pause_s = timeout_s * 2 ** min(MAX_DOUBLINGS, entry.num_wrong - 1) if entry.num_wrong else 0.0
+    entry.served_from = now + pause_s
+    entry.num_wrong, entry.wrong_at = entry.num_wrong + 1, index
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is done for one dispute just now."""
+
+    course: Course
+    fragment: int
+    asked: Recomputation
+    gathering: Gathering
+
+
+class Recomputer:
+    """Has disputed steps computed one after the other, so that one state at a time lies in the host's
+    memory."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._work: _Work | None = None
+        self._last: Gathering | None = None
+        """Answers to it may still come."""
+        self._ended: list[tuple[Course, int]] = []
+        """Of what something is decided since that was last asked."""
+        self.find_blob: FindBlob | None = None
+        """What the member of this process would hand out; None without one."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `advance` would tell of something."""
+        return bool(self._ended)
+
+    # -- one after the other ------------------------------------------------------------------
+
+    def advance(self, now: float, course: Course) -> list[int]:
+        """Do what can be done. The course's fragments of which something is decided now."""
+        if self._work is not None and self._work.course is course:
+            self._go_on(now)
+        if self._work is None:
+            self._begin_next(now, course)
+        ended = [fragment for of, fragment in self._ended if of is course]
+        self._ended = [each for each in self._ended if each[0] is not course]
+        return ended
+
+    def _begin_next(self, now: float, course: Course) -> None:
+        holders = self._holders(course)
+        for fragment, asked in sorted(course.recomputations.items()):
+            if self._is_due(now, asked, holders) and self._stands(course, fragment, asked):
+                self._begin(now, course, fragment, asked, holders)
+                return
+
+    def _is_due(self, now: float, asked: Recomputation, holders: set[bytes]) -> bool:
+        if asked.at is not RecomputationState.UNSERVED:
+            return asked.at is RecomputationState.WAITS
+        again = now >= asked.again_at and asked.num_tries < MAX_TRIES
+        return bool(holders) and (again or not holders <= asked.donors)
+
+    def _begin(
+        self, now: float, course: Course, fragment: int, asked: Recomputation, donors: set[bytes]
+    ) -> None:
+        state, manifest, record = self._state, course.manifest, asked.record
+        assert manifest is not None, "there are records"
+        gathering = Gathering(
+            now,
+            layout=manifest.shapes,
+            former=asked.former,
+            result=record.result,
+            max_chunks=record.num_chunks(manifest.elements[fragment]),
+            max_bytes=state.recompute_bytes,
+            donors=donors,
+            timeout_s=state.rules.failure_timeout_s,
+            limits=state.limits,
+        )
+        if self.find_blob is not None:
+            gathering.use(partial(self.find_blob, now))
+        asked.at = RecomputationState.GATHERS
+        asked.donors |= donors
+        self._work, self._last = _Work(course, fragment, asked, gathering), gathering
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        work = self._work
+        if work is None or work.asked.at is RecomputationState.COMPUTES:
+            return
+        asked, gathering = work.asked, work.gathering
+        if not self._stands(work.course, work.fragment, asked):
+            asked.at, self._work = RecomputationState.WAITS, None
+            return
+        for peer in self._holders(work.course) - asked.donors:
+            gathering.add(peer)
+            asked.donors.add(peer)
+        gathering.pump(now, lambda peer, message: self._state.outlet.send(now, peer, message))
+        if gathering.too_large:
+            self._end(RecomputationState.FAILED, "the state takes more memory than this host may use for it")
+        elif gathering.failed(now):
+            pause_s = self._state.rules.failure_timeout_s * 2 ** min(MAX_DOUBLINGS, asked.num_tries)
+            asked.again_at, asked.num_tries = now + pause_s, asked.num_tries + 1
+            self._end(RecomputationState.UNSERVED, "nobody here hands out what it is computed from")
+        elif gathering.done:
+            asked.at = RecomputationState.COMPUTES
+            self._state.outlet.deliver(_wanted(work))
+
+    def _end(self, at: RecomputationState, reason: str, found: bytes = b"") -> None:
+        work = self._work
+        assert work is not None, "something was done"
+        self._work = None
+        self._ended.append((work.course, work.fragment))
+        work.asked.at, work.asked.state = at, found
+        index, is_found = work.asked.record.index, at is RecomputationState.FOUND
+        trace = RecomputedTrace(fragment=work.fragment, index=index, found=is_found, reason=reason)
+        self._state.outlet.trace(trace)
+
+    def _holders(self, course: Course) -> set[bytes]:
+        """Members that may hold what is needed. This process is asked in another way."""
+        entered = self._state.roster.entered_in(course.number)
+        return {e.key for e in entered if e.holds_state and not e.out_of_sight} - {self._state.me}
+
+    def _stands(self, course: Course, fragment: int, asked: Recomputation) -> bool:
+        """Whether members still tell different states of that version."""
+        newest = course.chain.base(fragment) == asked.version
+        return newest and len(_told(self._state, course, fragment, asked.version)) > 1
+
+    # -- what comes ---------------------------------------------------------------------------
+
+    def take_answer(self, version: bytes, found: bytes | None, reason: str) -> None:
+        """The thread is done: the digest that it found, or why it found none."""
+        work = self._work
+        if work is None or work.asked.at is not RecomputationState.COMPUTES or work.asked.version != version:
+            return
+        self._end(RecomputationState.FOUND if found else RecomputationState.FAILED, reason, found or b"")
+
+    def takes(self, peer: bytes, message: object) -> bool:
+        """Whether something that a member sends is for this: it was asked for it, or, where nobody else in
+        this process asks for anything, was before."""
+        if not isinstance(message, Piece) or self._last is None:
+            return False
+        return self._last.expects(peer, message) or (
+            self.find_blob is None and self._last.names(message.blob)
+        )
+
+    def take_piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
+        """A member hands something out."""
+        if self._last is not None:
+            self._last.take(now, peer, message, payload)
+        self._go_on(now)
+
+    def take_lack(self, now: float, course: Course, entry: Entry, message: Lack) -> None:
+        """A member does not have something."""
+        if self._last is not None:
+            self._last.lacks(entry.key, message.blob)
+
+    def drop(self, peer: bytes) -> None:
+        """A member is gone."""
+        if self._last is not None:
+            self._last.drop(peer)
+
+
+def _wanted(work: _Work) -> RecomputeWanted:
+    gathering, record = work.gathering, work.asked.record
+    return RecomputeWanted(
+        version=work.asked.version,
+        fragment=work.fragment,
+        layout=gathering.layout,
+        former=gathering.take_former(),
+        result=gathering.result,
+        chunk_elements=max(1, record.chunk_elements),
+        num_parts=len(record.members),
     )
-    return True
-
-
-def overdue(course: Course, now: float) -> list[int]:
-    """Fragments for whose answer nobody waits any longer, each told once."""
-    found = [f for f, each in course.recomputations.items() if not each.answered and now >= each.until]
-    for fragment in found:
-        course.recomputations[fragment].answered = True
-    return found

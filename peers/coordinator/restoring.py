@@ -12,6 +12,7 @@ from __future__ import annotations
 from peers.coordinator.course import Course
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
+from peers.errors import ResumeError
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.messages import Committed
 from peers.protocol.record import GENESIS, Record
@@ -147,3 +148,21 @@ def _tell_lost(state: RunState, course: Course) -> None:
     if course.told_lost != course.chain.head:
         course.told_lost = course.chain.head
         state.outlet.trace(StateLostTrace(head=course.chain.head, index=course.chain.index))
+
+
+def resume_from(state: RunState, index: int) -> None:
+    """The owner wants the run to go on from that record, not from later ones. Raises `ResumeError`."""
+    chain = state.courses[0].chain
+    if state.rules.gossips:
+        raise ResumeError(
+            "in a run that gossips each worker goes on from a replica of its own: diloco join --resume "
+            f"{index} begins with that worker's of outer step {index}, or the one before"
+        )
+    if not 0 <= index <= chain.index:
+        raise ResumeError(f"the run cannot go on from commit {index}: it has {chain.index} commits")
+    if chain.head_at(index) is None:
+        raise ResumeError(
+            f"the run cannot go on from commit {index}: of commits so old only those are known that a "
+            "worker's disk has"
+        )
+    state.resume = index if index < chain.index else None

@@ -111,6 +111,12 @@ class Entry:
     """How often it held another result than most, and nobody could be shown to be wrong."""
     dissented_at: int = 0
     """Index of the last commit before the last time."""
+    num_wrong: int = 0
+    """How often its state was found wrong by computing, and it is not forgiven."""
+    wrong_at: int = 0
+    """Index of the newest commit at the last time."""
+    served_from: float = 0.0
+    """It is named no donors before."""
     num_stalls: int = 0
     """How often others waited for it in vain, and it is not forgiven."""
     invite: bytes = b""

@@ -22,7 +22,7 @@ from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.protocol.fields import MAX_SQUARE, cut
 from peers.protocol.messages import Abort, Open, Rejected, Wanted
-from peers.protocol.record import Record
+from peers.protocol.record import NO_DIGEST, Record
 from peers.protocol.traces import (
     CommittedTrace,
     GridlockTrace,
@@ -351,6 +351,7 @@ def _commit(
         weights=tuple(current.weight_of(m) for m in members),
         result=digest,
         course=course.number,
+        former=course.saves.agreed(current.fragment, current.base) or NO_DIGEST,
     )
     spot_checks.draw(state, course, now, current, record)
     mean_proofs.draw(state, course, now, current, record)

@@ -70,6 +70,8 @@ class RunState:
         self.tickets = Tickets(limits)
         self.judges = False
         """This host can decode what members show it."""
+        self.recompute_bytes = 0
+        """Most bytes of a fragment's state of which this host can compute a step; 0 where it cannot."""
         self.secret = b""
         """Of this process: what is drawn with it nobody else can tell beforehand."""
         self.stopped = False

@@ -22,7 +22,6 @@ from peers.protocol.messages import (
     CaughtUp,
     Committed,
     NeedState,
-    Recomputed,
     Seed,
     Serve,
     Unusable,
@@ -83,27 +82,16 @@ def applied(state: RunState, now: float, course: Course, entry: Entry, message: 
     entry.digests[message.fragment] = (message.version, message.state)
     if message.version != course.chain.base(message.fragment):
         return
-    recomputing.look_at(state, course, now, message.fragment)
-    _settle(state, course, now, message.fragment)
+    recomputing.look_at(state, course, message.fragment)
+    settle(state, course, now, message.fragment)
 
 
-def recomputed(state: RunState, now: float, course: Course, entry: Entry, message: Recomputed) -> None:
-    """The host's own worker has computed a disputed state once more."""
-    if recomputing.take_answer(state, course, entry.key, message):
-        _settle(state, course, now, message.fragment)
-
-
-def end_waits(state: RunState, course: Course, now: float) -> None:
-    """Time has passed: what the host's own worker did not compute by now is decided without it."""
-    for fragment in recomputing.overdue(course, now):
-        _settle(state, course, now, fragment)
-
-
-def _settle(state: RunState, course: Course, now: float, fragment: int) -> None:
+def settle(state: RunState, course: Course, now: float, *fragments: int) -> None:
     """Remember what was agreed on, and repair who differs from it."""
-    saving.applied(state, course, fragment)
-    for other in state.mode.dissenters(course, fragment):
-        _repair(state, course, now, other, fragment)
+    for fragment in fragments:
+        saving.applied(state, course, fragment)
+        for other in state.mode.dissenters(course, fragment):
+            _repair(state, course, now, other, fragment)
 
 
 def caught_up(state: RunState, now: float, course: Course, entry: Entry, message: CaughtUp) -> None:
@@ -193,6 +181,8 @@ def _doubt_first_state(state: RunState, course: Course, now: float) -> None:
 def _repair(state: RunState, course: Course, now: float, entry: Entry, fragment: int) -> None:
     """A member holds other bits than the others at the same commit: have it fetch the state again (S1)."""
     state.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=course.chain.index))
+    if recomputing.decided(course, fragment, state.mode.agreed(course, fragment)):
+        recomputing.found_wrong(course, now, entry, state.rules.failure_timeout_s)
     _give_up(state, course, now, entry, "its state differs from the others'")
 
 
@@ -209,7 +199,7 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
         is_following = entry.member_state is MemberState.FOLLOWING and not entry.was_told_donors
         if is_following and is_newer(course, entry):
             entry.wait_for_state()  # it claimed a record that the run does not have
-    waiting = state.roster.waiting_in(course.number)
+    waiting = [entry for entry in state.roster.waiting_in(course.number) if now >= entry.served_from]
     sources = state.mode.sources(course) if waiting else []
     if waiting and all(donors for _, _, donors in sources):
         for entry in waiting:

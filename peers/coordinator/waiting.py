@@ -20,6 +20,8 @@ MAX_BYTES = 256
 AFTER_THE_END_TIMEOUTS = 2
 """Failure timeouts for which a host that starts again after the last round is there for who comes back."""
 _NAMES_SHOWN = 3
+_CAMPS_BYTES = 90
+_WHAT_TO_DO = "end who is wrong, or diloco kick NAME"
 
 
 def waits_for(state: RunState, now: float) -> str:
@@ -68,11 +70,8 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
             return lost
     if len(here) < wanted:
         return too_few(len(here), wanted, _names(_took_part_last(state, course)))
-    if course.disputes:
-        return (
-            f"workers hold different states after commit {chain.index}, none held by most: end who is wrong, "
-            "or put it out (diloco kick)"
-        )
+    for each in course.disputes.values():
+        return f"{cut(each.camps, _CAMPS_BYTES)} hold different states, and {each.why}: {_WHAT_TO_DO}"
     return _wait_for_some(state, course, now, here)
 
 

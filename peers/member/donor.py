@@ -1,4 +1,4 @@
-"""What a member hands out to others: results of the last rounds, and states of fragments.
+"""What a member hands out to others: results of the last rounds, states of fragments, the model's layout.
 
 Whoever does not hold a whole state hands out none. A piece that finds no credit waits, and each peer may have
 only so many waiting. What has not been asked for in a while is kept no longer.
@@ -13,7 +13,9 @@ from peers.member.outlet import MemberOutlet
 from peers.member.results import KeptResults
 from peers.member.versions import Versions
 from peers.protocol.application import Application, StateBlob
+from peers.protocol.manifest import layout_pieces
 from transport.collectives.fetch import Lack, Piece, Want, index_page
+from transport.digests import digest_of, tree_digest
 from transport.effects import Payload
 from transport.errors import BadFrame
 from transport.limits import Limits
@@ -48,9 +50,16 @@ class Donor:
         self._num_fragments = num_fragments
         self._versions = versions
         self._results = results
+        self._layout: tuple[list[bytes], list[bytes]] = [], []
+        """Digests and pieces of the text of the model's layout."""
         self._served: dict[bytes, _Served] = {}
         self.waiting: list[tuple[bytes, Want]] = []
         """What is to be handed out once there is credit."""
+
+    def hold_layout(self, text: bytes) -> None:
+        """Hand out the text of the model's layout too."""
+        pieces = layout_pieces(text, self._limits.payload_bytes)
+        self._layout = [digest_of(each) for each in pieces], pieces
 
     def serve(self, now: float, fragment: int, blob: bytes) -> None:
         """Keep a state for someone who is about to fetch it, as the coordinator says."""
@@ -93,7 +102,7 @@ class Donor:
 
     def _answer(self, now: float, peer: bytes, want: Want) -> bool:
         """Hand out one piece; False if it must wait for credit."""
-        found = self._find(now, want.blob)
+        found = self.find(now, want.blob)
         if found is None:
             self._outlet.send(now, peer, Lack(want.blob))
             return True
@@ -111,8 +120,11 @@ class Donor:
         self._outlet.send_bulk(now, peer, answer, payload, "state")
         return True
 
-    def _find(self, now: float, blob: bytes) -> tuple[list[bytes], Callable[[int], Payload]] | None:
-        """The digests of a blob's pieces, and its pieces, if it is a result or a state that we hold."""
+    def find(self, now: float, blob: bytes) -> tuple[list[bytes], Callable[[int], Payload]] | None:
+        """The digests of a blob's pieces, and its pieces, if it is the layout, or a result or a state that we
+        hold."""
+        if blob == tree_digest(self._layout[0]):
+            return self._layout[0], self._layout[1].__getitem__
         result = self._results.find(blob)
         if result is not None:
             return result.digests, result.chunks.__getitem__

@@ -7,6 +7,7 @@ that it holds and offers what it has. Keeps S2, S4, S5, S8, S13 and S14 on the m
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peers.member.averaging import Averaging, Handler
@@ -34,7 +35,6 @@ from peers.protocol.events import (
     IdentitySuperseded,
     OfferWanted,
     PaceSet,
-    RecomputeWanted,
     RunFinished,
     SaveWanted,
     SettingsChanged,
@@ -55,8 +55,6 @@ from peers.protocol.messages import (
     MemberIs,
     NoSwap,
     Pace,
-    Recompute,
-    Recomputed,
     Refused,
     Rejected,
     RosterBatch,
@@ -68,7 +66,7 @@ from peers.protocol.messages import (
     Wanted,
 )
 from peers.protocol.profile import Profile
-from peers.protocol.record import Record, record_in
+from peers.protocol.record import Record
 from peers.protocol.signing import Signer, Verify, run_of
 from peers.protocol.spots import Spot, SpotPart
 from transport.collectives.chunks import MeanChunk, PartChunk
@@ -173,7 +171,6 @@ class Member:
             Spot: self._spot_checks.begin,
             ProveMean: self._mean_proofs.begin,
             SaveNow: lambda now, message: deliver(SaveWanted(message.index)),
-            Recompute: self._recompute,
             SettingsAre: lambda now, message: deliver(SettingsChanged(message.values)),
             Finished: lambda now, message: deliver(RunFinished(message.rounds)),
         }
@@ -191,6 +188,10 @@ class Member:
     def waits_for(self) -> set[bytes]:
         """Peers whose silence would matter now."""
         return {self._coordinator} | self.exchanges.partners() | self._fetches.donors()
+
+    def find_blob(self, now: float, blob: bytes) -> tuple[Sequence[bytes], Callable[[int], Payload]] | None:
+        """What this member would hand out: the digests of a blob's pieces, and each piece."""
+        return self._donor.find(now, blob)
 
     # -- commands of the training loop --------------------------------------------------------
 
@@ -217,8 +218,6 @@ class Member:
                 self._follower.confirm_moved(now, command)
             case commands.ConfirmSaved():
                 self._confirm_saved(now, command)
-            case commands.ConfirmRecomputed():
-                self._say_recomputed(now, command.record, command.state)
             case commands.ReportProgress() if self._follower.entered:
                 self._outlet.send(now, self._coordinator, command.report)
             case commands.LeaveRun():
@@ -246,22 +245,6 @@ class Member:
         said = Saved(held.place, held.head, held.digest(), self.leads_on)
         self._outlet.send(now, self._coordinator, said)
 
-    def _recompute(self, now: float, message: Recompute) -> None:
-        """The coordinator of this process wants to know which of several states is right. Raises
-        `BadFrame`."""
-        record = record_in(message.record)
-        self.profile.manifest.check_fragment(record)
-        result = self._results.find(record.result) if self._me == self._coordinator else None
-        if result is None:
-            self._say_recomputed(now, record, None)
-        else:
-            self._outlet.deliver(RecomputeWanted(record, message.former, result))
-
-    def _say_recomputed(self, now: float, record: Record, state: bytes | None) -> None:
-        if self._follower.entered:
-            said = Recomputed(record.fragment, record.hash(), state is not None, state or bytes(32))
-            self._outlet.send(now, self._coordinator, said)
-
     def _leave(self, now: float, reason: str) -> None:
         self.contributions.end_decided(Fate.REJECTED, reason)
         if self._follower.entered:
@@ -272,6 +255,7 @@ class Member:
 
     def start(self, now: float) -> None:
         """First input: silence of the coordinator counts from here."""
+        self._donor.hold_layout(self.profile.layout)
         self.coordinator_watch.start(now)
 
     def begin_session(self, now: float, peer: bytes) -> None:

@@ -33,8 +33,8 @@ class Application(Protocol):
         """As long as a fragment's state: where one that is fetched is put together."""
 
     def state_blob(self, fragment: int, blob: bytes | None) -> StateBlob | None:
-        """The snapshot with that digest, if the fragment is at it now; with None what it is at, if that is
-        known."""
+        """The snapshot with that digest, if the fragment is at it now, or was before the last commit and that
+        is kept; with None what it is at, if that is known."""
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         """The result of that name, if this worker's disk has it; it need not have been checked."""

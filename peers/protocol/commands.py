@@ -94,15 +94,6 @@ class ConfirmSaved:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfirmRecomputed:
-    """What a record makes of the state before it was computed once more: its digest; None if that state is
-    not at hand."""
-
-    record: Record
-    state: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
 class ReportProgress:
     """Tell the coordinator how training goes."""
 
@@ -126,7 +117,6 @@ Command = (
     | ConfirmCaptured
     | ConfirmMoved
     | ConfirmSaved
-    | ConfirmRecomputed
     | ReportProgress
     | LeaveRun
 )

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from peers.protocol.record import Record
 from transport.collectives.reducer import Reducer
-from transport.effects import EncodedResult, PhantomBlob
+from transport.effects import Payload, PhantomBlob
 
 
 class Fate(StrEnum):
@@ -172,12 +172,22 @@ class GotUnusable:
 
 @dataclass(frozen=True, slots=True)
 class RecomputeWanted:
-    """Members hold different states: compute once more what this record makes of the fragment's state with
-    the digest ``former``, and answer with `ConfirmRecomputed`. The host's own worker alone is asked."""
+    """Members hold different states of a version, and the host is to know which is right: compute once more,
+    in a thread beside the network's, what the result makes of the state before it, and tell
+    `Node.recomputed`. All bytes are what their agreed names say. Told on the host alone, and not to its
+    training."""
 
-    record: Record
-    former: bytes
-    result: EncodedResult
+    version: bytes
+    fragment: int
+    layout: bytes
+    """The text of the model's layout."""
+    former: bytearray
+    """The fragment's state before; its memory may be used."""
+    result: list[Payload]
+    """By chunk."""
+    chunk_elements: int
+    num_parts: int
+    """Members whose mean it is."""
 
 
 @dataclass(frozen=True, slots=True)

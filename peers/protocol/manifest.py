@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from peers.protocol.fields import Description, Digest, Elements
 from peers.protocol.messages import PROTOCOL, Enter
+from transport.digests import digest_of, tree_digest
 from transport.errors import BadFrame
 from transport.frames import kind, unpack
 
@@ -16,7 +17,8 @@ from transport.frames import kind, unpack
 @kind(92)
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The model and the wire format of a run; digests of names and shapes, and a readable line."""
+    """The model and the wire format of a run; digests of names and shapes, and a readable line. ``shapes``
+    names the text of the layout, which says more than names do (`layout_name`)."""
 
     settings: Digest
     tensors: Digest
@@ -34,6 +36,16 @@ class Manifest:
         fragment = getattr(message, "fragment", 0)
         if fragment >= self.num_fragments:
             raise BadFrame(f"{type(message).__name__} of fragment {fragment} of {self.num_fragments}")
+
+
+def layout_pieces(text: bytes, piece_bytes: int) -> list[bytes]:
+    """The text of a layout as members hand it out."""
+    return [text[start : start + piece_bytes] for start in range(0, max(1, len(text)), piece_bytes)]
+
+
+def layout_name(text: bytes, piece_bytes: int) -> bytes:
+    """The name of a layout's text, by which it can be fetched."""
+    return tree_digest(list(map(digest_of, layout_pieces(text, piece_bytes))))
 
 
 def unpack_manifest(packed: bytes) -> Manifest:

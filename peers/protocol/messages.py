@@ -81,6 +81,7 @@ class Enter:
     settings: fields.Digest
     tensors: fields.Digest
     shapes: fields.Digest
+    """The name of the text that tells names, shapes and dtypes, by which it can be fetched (`Want`)."""
     codec: fields.Description
     elements: fields.Elements
     model: fields.Description
@@ -188,19 +189,6 @@ class Saved:
     """Of all of it, as `peers.protocol.held.state_name` gives it."""
     keeps: bool
     """Results of later rounds are on it too, before I say that I hold them."""
-
-
-@kind(147)
-@dataclass(frozen=True, slots=True)
-class Recomputed:
-    """The host's own worker has computed a disputed state once more."""
-
-    fragment: fields.Fragment
-    version: fields.Head
-    found: bool
-    """Whether it could."""
-    state: fields.Digest
-    """Of what it is."""
 
 
 @kind(58)
@@ -389,16 +377,6 @@ class Committed:
     """A record was written."""
 
     record: fields.Packed
-
-
-@kind(146)
-@dataclass(frozen=True, slots=True)
-class Recompute:
-    """Members tell different states behind this record: compute it once more from the state before it, whose
-    digest was agreed on. Said to the host's own worker alone."""
-
-    record: fields.Packed
-    former: fields.Digest
 
 
 @kind(85)

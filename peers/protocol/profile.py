@@ -39,6 +39,8 @@ class Profile:
     late."""
     adapts: bool = False
     """How long a contribution is depends on the state that it builds on."""
+    layout: bytes = b""
+    """The text of the model's layout."""
 
     def enter(self, head: bytes, holds_state: bool, keeps: bool = False) -> Enter:
         """The word with which this member enters, holding the state of ``head`` or none, and whether it keeps

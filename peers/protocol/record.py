@@ -19,6 +19,7 @@ from transport.frames import kind, pack_items, to_items, unpack
 GENESIS = hashlib.sha256(b"diloco genesis").digest()
 """Head of a run whose first state nobody has named yet."""
 
+NO_DIGEST = bytes(32)
 
 TERM_BITS = 32
 """Serials of a term are below its number and this many bits; so they rise over all terms."""
@@ -53,6 +54,9 @@ class Record:
     result: fields.Digest
     course: fields.CourseNumber = 0
     """The course whose chain this record belongs to; today there is one (`peers.coordinator.course`)."""
+    former: fields.Digest = NO_DIGEST
+    """Of the state that an ordinary record moves, as members had agreed on it: whoever holds that state and
+    the result can compute what follows. `NO_DIGEST` if they had not."""
 
     @property
     def restores(self) -> bool:

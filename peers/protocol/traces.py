@@ -124,22 +124,25 @@ class AdoptedTrace(Trace):
 
 @dataclass(frozen=True, slots=True)
 class RecomputedTrace(Trace):
-    """The host's own worker computed a disputed state once more, or could not."""
+    """The host computed a disputed state once more, or could not."""
 
     fragment: int
     index: int
     found: bool
+    reason: str
+    """Why it could not."""
 
 
 @dataclass(frozen=True, slots=True)
 class DisputedTrace(Trace):
-    """Members hold different states after the same commit, and none is held by more than half of them: no
-    round of that fragment opens, and nothing is overwritten."""
+    """Members hold different states after the same commit, and which is right is not known: no round of that
+    fragment opens, and nothing is overwritten."""
 
     fragment: int
     index: int
     camps: str
     """Names of those who hold one state, then of those who hold the next."""
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

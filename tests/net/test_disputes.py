@@ -1,4 +1,4 @@
-"""Two real workers, one of them the host's own: whose step goes wrong by a bit fetches the right state."""
+"""Real workers whose step goes wrong by a bit fetch the right state, whether the host trains or not."""
 
 from __future__ import annotations
 
@@ -94,3 +94,23 @@ def test_a_tie_is_broken_by_computing_the_step_once_more(who: str, tmp_path: Pat
     ]
     assert own.round == worker.round == ROUNDS
     assert all(torch.equal(a, b) for a, b in zip(own.parameters, worker.parameters, strict=True))
+
+
+def test_a_host_that_does_not_train_computes_who_is_right_between_two(tmp_path: Path) -> None:
+    run = settings("diloco")
+    run = run.model_copy(update={"run": run.run.model_copy(update={"rounds": ROUNDS})})
+    seen: list[Trace] = []
+    with (
+        diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host", on_trace=seen.append) as host,
+        diloco.join(host.ticket, name="right", listen="tcp://127.0.0.1:0") as right,
+        diloco.join(host.ticket, name="wrong", listen="tcp://127.0.0.1:0") as wrong,
+    ):
+        workers = [Trained(right, 0, None), Trained(wrong, 1, WRONG_AT)]
+        for each in workers:
+            each.thread.join(60.0)
+            assert not each.thread.is_alive(), "it waits for the other"
+    assert [each.error for each in workers] == [None, None]
+    assert [trace.found for trace in seen if isinstance(trace, RecomputedTrace)] == [True]
+    assert [each.peer for each in seen if isinstance(each, ParityTrace)] == [wrong.key]
+    assert [each.round for each in workers] == [ROUNDS, ROUNDS]
+    assert all(torch.equal(a, b) for a, b in zip(*(each.parameters for each in workers), strict=True))

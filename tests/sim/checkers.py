@@ -104,7 +104,7 @@ class Checkers:
                 self._committed(worker, seen)
             case IdentitySuperseded():
                 self._superseded(worker)
-            case ConfirmApplied():
+            case ConfirmApplied() if worker.index not in self.world.hostile:
                 self._check_state(worker, seen.record.fragment, seen.record.hash())
             case ConfirmLoaded():
                 self._check_state(worker, seen.fragment, seen.version)

@@ -21,6 +21,7 @@ from diloco.checkpoints.shelf import Shelf
 from diloco.simulation.no_live_model import NoLiveModel
 from diloco.simulation.vectors import VectorBlob
 from peers.protocol.application import piece_sizes
+from peers.protocol.events import RecomputeWanted
 from peers.protocol.record import GENESIS
 from transport.collectives.reducer import NumpyReducer, Part, Reducer
 from transport.digests import digest_of, tree_digest
@@ -31,6 +32,8 @@ from transport.limits import Limits
 Vector = npt.NDArray[np.float32]
 LR, MU = np.float32(0.7), np.float32(0.9)
 SYNC_EVERY = 4
+LAYOUT = b"vectors"
+"""What stands for the text of a layout."""
 NAMES = 40
 """Leading elements that name contributors."""
 
@@ -72,6 +75,17 @@ def digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
     return [digest_of(data[a:b]) for a, b in pairwise(starts)]
 
 
+def digest_after(wanted: RecomputeWanted, size: int, piece_bytes: int) -> bytes:
+    """What a host computes that is to know which of several states is right."""
+    assert wanted.layout == LAYOUT
+    reducer = NumpyReducer(size)
+    reducer.begin(wanted.chunk_elements, wanted.num_parts)
+    for chunk, payload in enumerate(wanted.result):
+        reducer.accept(chunk, payload)
+    state = outer_step(np.frombuffer(bytes(wanted.former), dtype=np.float32), reducer.output)
+    return tree_digest(digests_of(state, piece_bytes))
+
+
 class VectorJudge:
     """Tells whether a chunk is finite and how long it is, by what members decode with."""
 
@@ -110,6 +124,8 @@ class VectorReplica(NoLiveModel):
     """Its training diverged: everything is a million times too large."""
     states: list[Vector] = field(default_factory=list)
     bases: list[bytes] = field(default_factory=list)
+    former: dict[int, Vector] = field(default_factory=dict)
+    """By fragment, before the last commit."""
     shelf: Shelf | None = None
     """Results on this worker's disk, if it has one."""
     corrupt: bool = False
@@ -141,6 +157,7 @@ class VectorReplica(NoLiveModel):
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
     ) -> None:
         assert isinstance(mean, NumpyReducer)
+        self.former[fragment] = self.states[fragment]
         self.states[fragment] = outer_step(self.states[fragment], mean.output)
         if self.corrupt:
             self.corrupt = False
@@ -148,6 +165,7 @@ class VectorReplica(NoLiveModel):
 
     def load(self, fragment: int, data: bytearray) -> None:
         self.states[fragment] = np.frombuffer(bytes(data), dtype=np.float32).copy()
+        self.former.pop(fragment, None)
 
     def digest(self, fragment: int) -> bytes:
         return tree_digest(digests_of(self.states[fragment], self.limits.payload_bytes))
@@ -161,10 +179,11 @@ class VectorReplica(NoLiveModel):
         return bytearray(4 * len(self.states[fragment]))
 
     def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
-        digests = digests_of(self.states[fragment], self.limits.payload_bytes)
-        if tree_digest(digests) != blob:
-            return None
-        return VectorBlob(digests, self.states[fragment].tobytes(), self.limits.payload_bytes)
+        for state in (self.states[fragment], self.former.get(fragment)):
+            digests = [] if state is None else digests_of(state, self.limits.payload_bytes)
+            if state is not None and tree_digest(digests) == blob:
+                return VectorBlob(digests, state.tobytes(), self.limits.payload_bytes)
+        return None
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         return self.shelf.find(result) if self.shelf is not None else None

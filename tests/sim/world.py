@@ -20,8 +20,9 @@ from diloco.settings import Checkpoint
 from peers.coordinator.rules import Rules
 from peers.node import Contact, Hosting, Node, Training
 from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
-from peers.protocol.events import Restored, RoundCommitted
+from peers.protocol.events import RecomputeWanted, Restored, RoundCommitted
 from peers.protocol.held import Held
+from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Refused, Welcome
 from tests.sim.disks import Pinned, SimKeeper, newest_on
 from tests.sim.doors import (
@@ -35,7 +36,7 @@ from tests.sim.doors import (
     knock_of,
     open_door,
 )
-from tests.sim.trainer import SYNC_EVERY, VectorJudge, VectorReplica
+from tests.sim.trainer import LAYOUT, SYNC_EVERY, VectorJudge, VectorReplica, digest_after
 from tests.sim.violation import Violation
 from transport.effects import Effect, KeepResult
 from transport.frames import unpack
@@ -118,6 +119,8 @@ class World:
     """Workers write checkpoints and keep results; they begin with what their disk has."""
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     """What the run's settings say of them."""
+    recomputes: bool = True
+    """The host computes which state is right where members tell several."""
     resume: int | None = None
     """The owner has the next life of the host go on from that commit."""
 
@@ -187,13 +190,31 @@ class World:
             1000 + self.host_lives,
             Contact(key, ()),
             failure_timeout_s=TIMEOUT_S,
-            hosting=Hosting(rules, journal, open_door(), judge=VectorJudge(), resume=self.resume),
+            hosting=Hosting(
+                rules,
+                journal,
+                open_door(),
+                judge=VectorJudge(),
+                resume=self.resume,
+                recompute_bytes=1 << 20 if self.recomputes else 0,
+            ),
             limits=self.limits,
         )
         self.net.add(key, self.host, Access(latency_s=0.01), self._host_event)
 
     def _host_event(self, now: float, event: object) -> None:
-        assert not isinstance(event, RoundCommitted), "a host that does not train is handed no result"
+        assert isinstance(event, RecomputeWanted), "a host that does not train is handed nothing else"
+        coordinator, process = self.host.coordinator, self.net.peers[key_of(HOST)]
+        assert coordinator is not None
+        found = digest_after(event, self.sizes[event.fragment], self.limits.payload_bytes)
+
+        def answer() -> None:
+            if process.alive:
+                done = coordinator.recomputer.take_answer
+                self.net.command(process, lambda core, now: done(event.version, found, ""))
+
+        self.seen["recomputed"] += 1
+        self.net.at(self.delays.uniform(0.0, 0.2), answer)
 
     def start_worker(self, index: int) -> None:
         """A process starts: as `join` does, it knocks until the host lets it in, and then it enters."""
@@ -260,7 +281,8 @@ class World:
             (address,),
             self.sizes,
             tensors=SETTINGS,
-            shapes=SETTINGS,
+            shapes=layout_name(LAYOUT, self.limits.payload_bytes),
+            layout=LAYOUT,
             model=f"vectors of {sum(self.sizes)}",
         )
         training = Training(

@@ -52,13 +52,20 @@ class Lack:
 SendControl = Callable[[bytes, object], None]
 
 
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """A blob of which it is not known how it is cut: its name tells. One of more pieces is not fetched."""
+
+    pieces: int
+
+
 class Fetch:
     """One blob on its way. ``take(i, payload)`` receives each checked piece once."""
 
     def __init__(
         self,
         blob: bytes,
-        sizes: Sequence[int],
+        sizes: Sequence[int] | AtMost,
         donors: Sequence[bytes],
         take: Callable[[int, Payload], None],
         limits: Limits,
@@ -70,17 +77,22 @@ class Fetch:
         """Donors that are asked once they are heard of, or if nobody else is left."""
         self.last_progress = now
         self.bad_donors: list[bytes] = []
-        self._sizes = sizes
+        self._sizes = None if isinstance(sizes, AtMost) else sizes
+        self._max_pieces = sizes.pieces if isinstance(sizes, AtMost) else len(sizes)
+        self.too_large = False
+        """The blob has more pieces than it may."""
         self._take = take
         self._limits = limits
         self._per_page = limits.payload_bytes // DIGEST_BYTES
-        self._num_pages = max(1, -(-len(sizes) // self._per_page))
+        self._first_pages = 1 if self._sizes is None else max(1, -(-self._max_pieces // self._per_page))
+        self._num_pages = self._first_pages
+        """Of the index, as far as that is known: more follow one that is full."""
         self._pages: dict[int, bytes] = {}
         self._digests: list[bytes] | None = None
         self._index_from: bytes | None = None
-        self._todo = list(range(len(sizes) - 1, -1, -1))
+        self._todo: list[int] = []
         self._asked: dict[bytes, set[tuple[int, bool]]] = {}
-        self._left = len(sizes)
+        self._left = 0
         self._at_hand: tuple[Sequence[bytes], Callable[[int], Payload]] | None = None
 
     @property
@@ -89,8 +101,13 @@ class Fetch:
 
     @property
     def failed(self) -> bool:
-        """Nobody is left to ask."""
-        return not self.donors and not self.later and not self.done
+        """Nobody is left to ask, or there is no use in it."""
+        return self.too_large or (not self.donors and not self.later and not self.done)
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces of the blob; 0 until that is known."""
+        return len(self._digests or ())
 
     def add_donors(self, donors: Sequence[bytes]) -> None:
         """More peers who have the blob."""
@@ -115,7 +132,7 @@ class Fetch:
     def ask_again(self, donor: bytes) -> None:
         """What ``donor`` was asked for is lost on the way: ask anew, of anyone."""
         if self._index_from == donor and self._digests is None:
-            self._index_from = None
+            self._index_from, self._num_pages = None, self._first_pages
             self._pages.clear()
         for piece, is_index in sorted(self._asked.pop(donor, ())):
             if not is_index:
@@ -132,18 +149,25 @@ class Fetch:
         blob's own name nothing needs to."""
         self._at_hand = digests, piece
         if tree_digest(digests) == self.blob:
-            self._digests = list(digests)
-            self._take_at_hand(self._digests)
+            self._begin_pieces(list(digests))
 
     def num_asked(self, donor: bytes) -> int:
         """Pieces that ``donor`` owes."""
         return len(self._asked.get(donor, ()))
 
+    def owes(self, donor: bytes, message: Piece) -> bool:
+        """Whether ``donor`` was asked for that, and has not answered."""
+        asked = self._asked.get(donor, ())
+        return message.blob == self.blob and (message.piece, message.index) in asked
+
     def pump(self, send: SendControl, elsewhere: Callable[[bytes], int] = lambda donor: 0) -> None:
         """Ask what may be asked now; ``elsewhere`` is what a donor owes to other fetches of ours."""
         max_pieces = self._limits.pieces_in_flight
+        if not self.donors:
+            return
         if self._digests is None:
-            if self.donors and elsewhere(self.donors[0]) < max_pieces:
+            ask = not self.too_large and (self._index_from or elsewhere(self.donors[0]) < max_pieces)
+            if ask:
                 self._ask_index(send)
             return
         for donor in self.donors:
@@ -154,13 +178,12 @@ class Fetch:
                 send(donor, Want(self.blob, piece, False))
 
     def _ask_index(self, send: SendControl) -> None:
-        if self._index_from is not None or not self.donors:
-            return
-        self._index_from = self.donors[0]
+        self._index_from = self._index_from or self.donors[0]
         asked = self._asked.setdefault(self._index_from, set())
         for page in range(self._num_pages):
-            asked.add((page, True))
-            send(self._index_from, Want(self.blob, page, True))
+            if page not in self._pages and (page, True) not in asked:
+                asked.add((page, True))
+                send(self._index_from, Want(self.blob, page, True))
 
     def receive(self, now: float, donor: bytes, message: Piece, payload: Payload) -> bool:
         """One answer; False if the donor was not asked for it or handed out wrong bytes."""
@@ -172,7 +195,7 @@ class Fetch:
         if message.index:
             return self._index_page(donor, message.piece, payload)
         assert self._digests is not None
-        wrong = len(payload) != self._sizes[message.piece]
+        wrong = self._sizes is not None and len(payload) != self._sizes[message.piece]
         if wrong or digest_of(payload) != self._digests[message.piece]:
             self._todo.append(message.piece)
             self.drop(donor, bad=True)
@@ -188,12 +211,25 @@ class Fetch:
             return True
         index = b"".join(self._pages[i] for i in range(self._num_pages))
         digests = [index[i : i + DIGEST_BYTES] for i in range(0, len(index), DIGEST_BYTES)]
-        if len(index) != DIGEST_BYTES * len(self._sizes) or tree_digest(digests) != self.blob:
-            self.drop(donor, bad=True)
-            return False
+        known = self._sizes is None or len(index) == DIGEST_BYTES * self._max_pieces
+        if known and tree_digest(digests) == self.blob:
+            self.too_large = len(digests) > self._max_pieces
+            if not self.too_large:
+                self._begin_pieces(digests)
+            return True
+        # A page that is full may be followed by others, as far as the blob may have so many pieces.
+        if self._sizes is None and len(digests) == self._num_pages * self._per_page <= self._max_pieces:
+            self._num_pages += 1
+            return True
+        self.drop(donor, bad=True)
+        return False
+
+    def _begin_pieces(self, digests: list[bytes]) -> None:
+        """The index is known."""
         self._digests = digests
+        self._todo = list(range(len(digests) - 1, -1, -1))
+        self._left = len(digests)
         self._take_at_hand(digests)
-        return True
 
     def _take_at_hand(self, digests: Sequence[bytes]) -> None:
         if self._at_hand is None:

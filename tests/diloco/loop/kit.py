@@ -15,7 +15,6 @@ from peers.protocol.events import (
 )
 from peers.protocol.record import GENESIS, Record
 from transport.collectives.reducer import NumpyReducer, Reducer
-from transport.effects import EncodedResult
 
 WAIT_S = 30.0
 
@@ -82,12 +81,6 @@ class Recorder:
 
     def load(self, fragment: int, data: bytearray) -> None:
         self.calls.append(("load", fragment))
-
-    def recomputed(
-        self, fragment: int, former: bytes, result: EncodedResult, chunk_elements: int, num_parts: int
-    ) -> bytes | None:
-        self.calls.append(("recomputed", fragment, former, chunk_elements, num_parts))
-        return None
 
     def digest(self, fragment: int) -> bytes:
         return bytes([fragment]) * 32

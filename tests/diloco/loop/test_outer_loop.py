@@ -14,7 +14,6 @@ from peers.protocol.commands import (
     ConfirmApplied,
     ConfirmCaptured,
     ConfirmLoaded,
-    ConfirmRecomputed,
     Offer,
     RefuseLoaded,
     Swap,
@@ -30,7 +29,6 @@ from peers.protocol.events import (
     FellBehind,
     OfferWanted,
     PaceSet,
-    RecomputeWanted,
     Restored,
     RoundOpened,
     RunFinished,
@@ -40,7 +38,6 @@ from peers.protocol.events import (
 from peers.protocol.record import GENESIS
 from tests.diloco.loop.kit import WAIT_S, Recorder, active_loop, committed, record, schedule, step
 from transport.collectives.reducer import NumpyReducer
-from transport.effects import EncodedResult
 
 
 def test_it_offers_after_h_steps_with_their_tokens(loop: OuterLoop) -> None:
@@ -377,10 +374,3 @@ def test_what_an_earlier_life_has_in_a_record_counts_once(loop: OuterLoop, repli
     assert loop.tokens_unoffered == 6
     assert loop.progress[0].steps == 0
     assert ("discard", 0) in replica.calls
-
-
-def test_a_step_that_is_to_be_computed_again_is_by_the_replica_and_said(replica: Recorder) -> None:
-    loop = active_loop(replica, num_fragments=1)
-    wanted = RecomputeWanted(record(), b"f" * 32, EncodedResult([], []))
-    assert loop.handle(0.0, wanted) == [ConfirmRecomputed(record(), None)]
-    assert replica.calls[-1] == ("recomputed", 0, b"f" * 32, 1, 1)

@@ -9,6 +9,8 @@ from torch import nn
 from diloco.errors import LayoutError
 from diloco.models.gpt import GPT
 from diloco.outer.layout import Layout
+from peers.protocol.manifest import layout_name
+from transport.limits import LIMITS
 
 
 def small(bias: bool = True) -> nn.Sequential:
@@ -100,9 +102,12 @@ def test_models_without_shareable_parameters_are_refused() -> None:
 def test_equal_models_have_equal_manifests_and_names_and_shapes_differ_apart() -> None:
     ours = Layout.of(small()).manifest()
     assert Layout.of(small()).manifest() == ours
+    assert ours.text_name == layout_name(ours.text.encode(), LIMITS.payload_bytes), (
+        "members hand it out by it"
+    )
     half = Layout.of(small().bfloat16()).manifest()
     assert half.names_sha256 == ours.names_sha256
-    assert half.shapes_sha256 != ours.shapes_sha256
+    assert half.text_name != ours.text_name
     split = Layout.of(small(), 2).manifest()
     assert split.names_sha256 != ours.names_sha256
     assert Layout.of(small(bias=False)).manifest().names_sha256 != ours.names_sha256

@@ -135,6 +135,10 @@ def test_an_invite_opens_nothing_after_its_time_or_once_it_is_revoked() -> None:
     door.revoke(LIVE)
     assert not door.is_invite(LIVE)
     door.revoke(LIVE)  # once more changes nothing
+    door.restore(LIVE, Invite(LIVE, 100.0))
+    assert door.is_invite(LIVE)
+    door.restore(LIVE, None)
+    assert not door.is_invite(LIVE)
 
 
 def ordered(door: Door, behind: Behind, message: object, now: float = 5.0) -> Any:

@@ -45,6 +45,7 @@ class Swarm:
         self.journal = journal if journal is not None else []
         self.silent: dict[bytes, float] = {}
         self.traces: list[Trace] = []
+        self.events: list[Any] = []
         self.now = 0.0
         self.core = Coordinator(key(255), Rules(SETTINGS, **rules), limits, self, court)
         self.core.restore([unpack(entry) for entry in self.journal])
@@ -64,6 +65,9 @@ class Swarm:
 
     def store(self, entry: bytes) -> None:
         self.journal.append(entry)
+
+    def deliver(self, event: object) -> None:
+        self.events.append(event)
 
     def trace(self, trace: Trace) -> None:
         self.traces.append(trace)

@@ -1,137 +1,299 @@
-"""Recomputation: the host's own worker says which state is right, however many hold another one."""
+"""Recomputation: the host computes which state is right, however many hold another one."""
 
 from __future__ import annotations
 
-from peers.coordinator import recomputing
-from peers.coordinator.chain import Chain
-from peers.coordinator.course import Course, Recomputation
-from peers.protocol.messages import (
-    Applied,
-    CatchUp,
-    CaughtUp,
-    Committed,
-    Done,
-    Open,
-    Recompute,
-    Recomputed,
-)
+from typing import Any
+
+import pytest
+
+from peers.coordinator.agreement import UNSERVED
+from peers.coordinator.recomputing import MAX_TRIES
+from peers.protocol.events import RecomputeWanted
+from peers.protocol.manifest import layout_name
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, Done, Leave, Open
 from peers.protocol.record import Record, record_in
 from peers.protocol.traces import DisputedTrace, ParityTrace, RecomputedTrace
-from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
+from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, opened, trained
+from transport.collectives.fetch import Lack, Piece, Want, index_page
+from transport.digests import digest_of, tree_digest
+from transport.limits import Limits
 
-OWN = 255
-FIRST, RIGHT, WRONG, OTHER = b"d" * 32, b"r" * 32, b"w" * 32, b"o" * 32
+RIGHT, WRONG, OTHER = b"r" * 32, b"w" * 32, b"o" * 32
 TIMEOUT_S = 10.0
+SMALL = Limits(payload_bytes=128, chunk_elements=25)
+TEXT = b"0 a.weight 10x10 float32\n" * 4
+STATE = bytes(range(250)) * 2
+CHUNKS = [bytes([i]) * 30 for i in range(4)]
 
 
-def committed(*indexes: int) -> tuple[Swarm, Record]:
-    """The host's own worker and some others have all done a round, and nobody told its state yet."""
-    swarm = trained(len(indexes), failure_timeout_s=TIMEOUT_S)
-    swarm.enter(OWN)
-    swarm.hold(OWN)
-    members = [*indexes, OWN]
-    found = opened(swarm, *members)
-    for index in members:
+def pieces_of(data: bytes) -> list[bytes]:
+    return [data[i : i + 128] for i in range(0, len(data), 128)]
+
+
+def name_of(pieces: list[bytes]) -> bytes:
+    return tree_digest(list(map(digest_of, pieces)))
+
+
+HELD = {name_of(pieces): pieces for pieces in (pieces_of(TEXT), pieces_of(STATE), CHUNKS)}
+FORMER, RESULT = name_of(pieces_of(STATE)), name_of(CHUNKS)
+
+
+class Host(Swarm):
+    """A host that can compute, and members of which each serves what it ``holds``."""
+
+    def __init__(self, **rules: Any) -> None:
+        super().__init__(limits=SMALL, failure_timeout_s=TIMEOUT_S, **rules)
+        self.core.state.recompute_bytes = 10_000
+        self.holds: dict[int, dict[bytes, list[bytes]]] = {}
+        self.answered = 0
+
+    def answer(self) -> None:
+        """Everyone answers what it was asked for."""
+        while self.answered < len(self.said):
+            peer, want = self.said[self.answered]
+            self.answered += 1
+            if isinstance(want, Want) and peer[0] in self.holds:
+                self._hand_out(peer, want)
+        if self.core.recomputer.has_news:
+            assert self.core.deadline() <= self.now
+            self.later(0.0)
+
+    def _hand_out(self, peer: bytes, want: Want) -> None:
+        pieces = self.holds[peer[0]].get(want.blob)
+        if pieces is None:
+            self.hear(peer[0], Lack(want.blob))
+            return
+        digests = list(map(digest_of, pieces))
+        payload = index_page(digests, want.piece, SMALL) if want.index else pieces[want.piece]
+        message = Piece(want.blob, want.piece, want.index)
+        assert self.core.recomputer.takes(peer, message)
+        self.core.recomputer.take_piece(self.now, peer, message, payload)
+
+    def asked(self, index: int) -> int:
+        return len(self.told(index, Want))
+
+    def compute(self, state: bytes | None, reason: str = "") -> None:
+        """The thread is done."""
+        (wanted,) = [each for each in self.events if isinstance(each, RecomputeWanted)]
+        self.core.recomputer.take_answer(wanted.version, state, reason)
+        self.later(0.0)
+
+
+def committed(*indexes: int, num_holders: int = 9) -> tuple[Host, Record]:
+    """Members have done a round on the state `STATE`, and nobody told its state yet."""
+    swarm = Host()
+    for index in indexes:
+        swarm.enter(index, shapes=layout_name(TEXT, 128))
+        swarm.hold(index, digest=FORMER)
+        swarm.holds[index] = HELD if index <= num_holders else {}
+    found = opened(swarm, *indexes)
+    for index in indexes:
         swarm.hear(index, Done(found.serial, 0, RESULT))
-    (message,) = swarm.told(OWN, Committed)
+    (message,) = swarm.told(indexes[0], Committed)
     return swarm, record_in(message.record)
 
 
 def applied(swarm: Swarm, record: Record, **states: bytes) -> None:
     for name, state in states.items():
-        index = OWN if name == "own" else int(name[1:])
-        swarm.hear(index, Applied(0, record.hash(), state))
-        swarm.hear(index, CaughtUp(record.hash()))
+        swarm.hear(int(name[1:]), Applied(0, record.hash(), state))
+        swarm.hear(int(name[1:]), CaughtUp(record.hash()))
 
 
 def repaired(swarm: Swarm) -> list[bytes]:
     return [trace.peer for trace in swarm.traces if isinstance(trace, ParityTrace)]
 
 
-def test_the_hosts_own_worker_is_asked_once_and_for_the_step_in_dispute() -> None:
+def disputes(swarm: Swarm) -> list[str]:
+    return [trace.why for trace in swarm.traces if isinstance(trace, DisputedTrace)]
+
+
+def outcomes(swarm: Swarm) -> list[bool]:
+    return [trace.found for trace in swarm.traces if isinstance(trace, RecomputedTrace)]
+
+
+def test_a_record_names_the_state_that_members_agreed_on_before_it() -> None:
+    _, record = committed(1, 2)
+    assert record.former == FORMER
+
+
+def test_what_a_disputed_step_is_computed_from_is_fetched_and_handed_over_once() -> None:
     swarm, record = committed(1, 2)
-    applied(swarm, record, w1=RIGHT, w2=RIGHT)
-    assert swarm.told(OWN, Recompute) == []
-    applied(swarm, record, own=WRONG)
     applied(swarm, record, w1=RIGHT)
-    (asked,) = swarm.told(OWN, Recompute)
-    assert (record_in(asked.record), asked.former) == (record, FIRST)
-    assert [peer for peer, message in swarm.said if isinstance(message, Recompute)] == [key(OWN)]
+    assert swarm.asked(1) + swarm.asked(2) == 0, "nobody differs"
+    applied(swarm, record, w2=WRONG)
+    swarm.answer()
+    (wanted,) = swarm.events
+    assert (wanted.version, wanted.fragment) == (record.hash(), 0)
+    assert (wanted.layout, bytes(wanted.former), wanted.result) == (TEXT, STATE, CHUNKS)
+    assert (wanted.chunk_elements, wanted.num_parts) == (record.chunk_elements, 2)
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    swarm.answer()
+    assert len(swarm.events) == 1
 
 
 def test_nobody_is_overwritten_and_no_round_opens_before_the_answer() -> None:
-    swarm, record = committed(1, 2)
-    applied(swarm, record, w1=RIGHT, own=WRONG, w2=WRONG)
-    for index in (1, 2, OWN):
+    swarm, record = committed(1, 2, 3)
+    applied(swarm, record, w1=RIGHT, w2=WRONG, w3=WRONG)
+    for index in (1, 2, 3):
         swarm.ready(index)
-    swarm.later(TIMEOUT_S / 2)
-    assert repaired(swarm) == []
-    assert [message for message in swarm.told(1, Open) if message.base == record.hash()] == []
-    assert not [trace for trace in swarm.traces if isinstance(trace, DisputedTrace)]
+    for _ in range(2):
+        swarm.answer()
+        assert repaired(swarm) == []
+        assert [message for message in swarm.told(1, Open) if message.base == record.hash()] == []
+    assert disputes(swarm) == []
 
 
 def test_one_that_holds_what_was_computed_stands_against_any_number() -> None:
-    swarm, record = committed(1, 2, 3)
-    applied(swarm, record, own=RIGHT, w1=WRONG, w2=WRONG, w3=WRONG)
-    swarm.hear(OWN, Recomputed(0, record.hash(), True, RIGHT))
-    assert sorted(repaired(swarm)) == sorted(map(key, (1, 2, 3)))
-    assert [trace.found for trace in swarm.traces if isinstance(trace, RecomputedTrace)] == [True]
-    for index in (1, 2, 3):
+    swarm, record = committed(1, 2, 3, 4)
+    applied(swarm, record, w1=RIGHT, w2=WRONG, w3=WRONG, w4=WRONG)
+    swarm.answer()
+    swarm.compute(RIGHT)
+    assert sorted(repaired(swarm)) == sorted(map(key, (2, 3, 4)))
+    assert (outcomes(swarm), disputes(swarm)) == ([True], [])
+    for index in (2, 3, 4):
         assert swarm.told(index, CatchUp)[-1].state == RIGHT
-        assert swarm.told(index, CatchUp)[-1].donors == (key(OWN),)
+        assert swarm.told(index, CatchUp)[-1].donors == (key(1),)
 
 
-def test_in_a_tie_the_host_goes_on_with_who_is_right_be_it_against_its_own_worker() -> None:
-    swarm, record = committed(1)
-    applied(swarm, record, w1=RIGHT, own=WRONG)
-    swarm.hear(OWN, Recomputed(0, record.hash(), True, RIGHT))
-    assert repaired(swarm) == [key(OWN)]
-    applied(swarm, record, own=RIGHT)
-    for index in (1, OWN):
+def test_in_a_tie_the_run_goes_on_with_who_is_right() -> None:
+    swarm, record = committed(1, 2)
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    swarm.answer()
+    swarm.compute(RIGHT)
+    assert repaired(swarm) == [key(2)]
+    applied(swarm, record, w2=RIGHT)
+    for index in (1, 2):
         swarm.ready(index)
     assert swarm.told(1, Open)[-1].base == record.hash()
 
 
-def test_most_decide_if_nobody_holds_what_was_computed_or_it_cannot_be() -> None:
-    for found, state in ((True, OTHER), (False, bytes(32))):
-        swarm, record = committed(1, 2)
-        applied(swarm, record, own=RIGHT, w1=RIGHT, w2=WRONG)
-        swarm.hear(OWN, Recomputed(0, record.hash(), found, state))
-        assert repaired(swarm) == [key(2)]
+def test_one_honest_donor_among_liars_is_enough() -> None:
+    swarm, record = committed(1, 2, 3)
+    rubbish = {name: [bytes(len(piece)) for piece in pieces] for name, pieces in HELD.items()}
+    swarm.holds |= {2: rubbish, 3: {}}
+    applied(swarm, record, w1=RIGHT, w2=WRONG, w3=WRONG)
+    swarm.answer()
+    swarm.compute(RIGHT)
+    assert sorted(repaired(swarm)) == [key(2), key(3)]
 
 
-def test_most_decide_once_the_answer_is_late() -> None:
+def test_a_donor_that_holds_its_pieces_back_costs_one_failure_timeout() -> None:
     swarm, record = committed(1, 2)
-    applied(swarm, record, own=RIGHT, w1=RIGHT, w2=WRONG)
-    swarm.later(TIMEOUT_S - 1.0)
-    assert repaired(swarm) == []
-    swarm.later(1.0)
-    assert repaired(swarm) == [key(2)]
-    swarm.hear(OWN, Recomputed(0, record.hash(), True, WRONG))
-    assert repaired(swarm) == [key(2)], "what comes too late changes nothing"
+    del swarm.holds[1]
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    swarm.answer()
+    assert swarm.events == []
+    swarm.later(TIMEOUT_S)
+    swarm.answer()
+    assert len(swarm.events) == 1
 
 
-def test_the_answer_of_anybody_else_or_about_another_version_counts_for_nothing() -> None:
-    swarm, record = committed(1)
-    applied(swarm, record, w1=WRONG, own=RIGHT)
-    swarm.hear(1, Recomputed(0, record.hash(), True, WRONG))
-    swarm.hear(OWN, Recomputed(0, ROOT, True, WRONG))
-    assert repaired(swarm) == []
-
-
-def test_without_a_worker_of_the_hosts_most_decide_at_once() -> None:
-    swarm = trained(3)
-    found = opened(swarm, 1, 2, 3)
+def test_where_nobody_hands_it_out_most_decide_nothing_and_that_is_said_once() -> None:
+    swarm, record = committed(1, 2, 3, num_holders=0)
+    applied(swarm, record, w1=RIGHT, w2=WRONG, w3=WRONG)
     for index in (1, 2, 3):
-        swarm.hear(index, Done(found.serial, 0, RESULT))
-    record = record_in(swarm.told(1, Committed)[0].record)
+        swarm.ready(index)
+    for _ in range(MAX_TRIES + 5):
+        swarm.answer()
+        swarm.later(100 * TIMEOUT_S)
+    assert (repaired(swarm), disputes(swarm)) == ([], [UNSERVED])
+    assert [message for message in swarm.told(1, Open) if message.base == record.hash()] == []
+    assert UNSERVED in swarm.core.status(swarm.now).waits
+    assert "diloco kick" in swarm.core.status(swarm.now).waits
+    assert outcomes(swarm) == [False] * MAX_TRIES, "it is asked for so often, and no more"
+
+
+def test_somebody_who_comes_later_and_has_it_ends_the_wait() -> None:
+    swarm, record = committed(1, 2, num_holders=0)
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    for _ in range(MAX_TRIES + 5):
+        swarm.answer()
+        swarm.later(100 * TIMEOUT_S)
+    swarm.enter(3, shapes=layout_name(TEXT, 128), head=record.parent, holds_state=True)
+    swarm.holds[3] = HELD
+    swarm.answer()
+    swarm.compute(RIGHT)
+    assert repaired(swarm) == [key(2)]
+
+
+def test_the_wait_ends_when_who_is_wrong_leaves() -> None:
+    swarm, record = committed(1, 2, num_holders=0)
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    swarm.answer()
+    swarm.later(TIMEOUT_S)
+    swarm.hear(2, Leave("done"))
+    swarm.later(TIMEOUT_S)
+    assert swarm.core.state.courses[0].disputes == {} or not swarm.core.status(swarm.now).waits.count("hold")
+    assert len(outcomes(swarm)) == 1, "there is nothing to compute any more"
+
+
+@pytest.mark.parametrize("how", ["cannot", "fails", "too large"])
+def test_most_decide_where_this_host_cannot_compute(how: str) -> None:
+    swarm, record = committed(1, 2, 3)
+    if how == "cannot":
+        swarm.core.state.recompute_bytes = 0
+    elif how == "too large":
+        swarm.core.state.recompute_bytes = 3 * 128
     applied(swarm, record, w1=RIGHT, w2=RIGHT, w3=WRONG)
+    swarm.answer()
+    if how == "fails":
+        swarm.compute(None, "MemoryError")
     assert repaired(swarm) == [key(3)]
 
 
-def test_what_is_overdue_is_decided_once_without_the_answer() -> None:
-    course = Course(0, Chain(4))
-    course.recomputations[0] = Recomputation(ROOT, 5.0)
-    assert recomputing.overdue(course, 4.9) == []
-    assert recomputing.overdue(course, 5.0) == [0]
-    assert recomputing.overdue(course, 9.0) == [], "each is told once"
+def test_most_decide_if_nobody_holds_what_was_computed_and_nobody_is_awaited() -> None:
+    swarm, record = committed(1, 2, 3, 4)
+    applied(swarm, record, w1=RIGHT, w2=RIGHT, w3=WRONG)
+    swarm.answer()
+    swarm.compute(OTHER)
+    assert repaired(swarm) == [], "the fourth may hold it"
+    applied(swarm, record, w4=RIGHT)
+    assert repaired(swarm) == [key(3)]
+
+
+def test_most_decide_of_a_state_to_which_no_step_leads() -> None:
+    swarm = trained(3)
+    swarm.core.state.recompute_bytes = 10_000
+    swarm.hear(1, Applied(0, ROOT, WRONG))
+    assert repaired(swarm) == [key(1)]
+    assert swarm.told(2, Want) == []
+
+
+def test_who_is_found_wrong_again_and_again_gets_the_state_later_each_time() -> None:
+    swarm, record = committed(1, 2)
+    waited = []
+    for _ in range(4):
+        num_orders = len(swarm.told(2, CatchUp))
+        applied(swarm, record, w1=RIGHT, w2=WRONG)
+        swarm.answer()
+        if not outcomes(swarm):
+            swarm.compute(RIGHT)
+        began = swarm.now
+        while len(swarm.told(2, CatchUp)) == num_orders:
+            swarm.later(TIMEOUT_S / 4)
+        waited.append((swarm.now - began) / TIMEOUT_S)
+    assert waited == [0.0, 1.0, 2.0, 4.0]
+
+
+def test_an_answer_about_another_version_or_a_piece_that_was_not_asked_for_counts_for_nothing() -> None:
+    swarm, record = committed(1, 2)
+    assert not swarm.core.recomputer.takes(key(1), Piece(FORMER, 0, False))
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    swarm.core.recomputer.take_answer(record.hash(), WRONG, "")
+    swarm.answer()
+    swarm.core.recomputer.take_answer(ROOT, WRONG, "")
+    swarm.later(0.0)
+    assert repaired(swarm) == []
+    assert swarm.core.recomputer.takes(key(1), Piece(FORMER, 0, False)), "it may come late"
+    assert not swarm.core.recomputer.takes(key(1), Piece(b"x" * 32, 0, False))
+
+
+def test_what_the_hosts_own_worker_holds_does_not_travel() -> None:
+    swarm, record = committed(1, 2)
+    swarm.core.recomputer.find_blob = lambda now, blob: (
+        list(map(digest_of, HELD[blob])),
+        HELD[blob].__getitem__,
+    )
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    assert [each for _, each in swarm.said if isinstance(each, Want)] == []
+    assert bytes(swarm.events[0].former) == STATE

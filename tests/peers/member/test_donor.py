@@ -7,6 +7,7 @@ import pytest
 from peers.member.donor import Donor
 from peers.member.results import KeptResults
 from peers.member.versions import Versions
+from peers.protocol.manifest import layout_name
 from tests.peers.member.fakes import (
     BASE,
     LIMITS,
@@ -26,6 +27,8 @@ from transport.digests import digest_of
 from transport.effects import EncodedResult
 from transport.errors import BadFrame
 
+LAYOUT = bytes(range(100))
+
 
 class Giving:
     """A donor of two fragments' states and of one result."""
@@ -38,6 +41,7 @@ class Giving:
         chunk = result_of(1)
         results.keep(record_on(BASE).result, EncodedResult([digest_of(chunk)], [chunk]), ())
         self.donor = Donor(self.app, self.outlet, LIMITS, TIMEOUT_S, 2, self.versions, results)
+        self.donor.hold_layout(LAYOUT)
 
     def ask(self, blob: bytes, piece: int = 0, *, index: bool = False, peer: bytes = OTHER) -> object:
         """The payload that comes back, or `Lack`; None if it waits."""
@@ -137,3 +141,11 @@ def test_one_peer_may_have_only_so_many_pieces_waiting() -> None:
     with pytest.raises(BadFrame, match="more pieces"):
         giving.ask(name_of(state_of(0)))
     assert giving.ask(name_of(state_of(0)), peer=THIRD) is None
+
+
+def test_the_text_of_the_layout_is_handed_out_also_by_one_that_holds_no_state() -> None:
+    giving = Giving()
+    giving.versions.holds_state = False
+    name = layout_name(LAYOUT, LIMITS.payload_bytes)
+    assert [giving.ask(name, i) for i in range(3)] == [LAYOUT[:64], LAYOUT[64:], Lack]
+    assert giving.ask(name, index=True) == digest_of(LAYOUT[:64]) + digest_of(LAYOUT[64:])

@@ -15,7 +15,6 @@ from peers.protocol.commands import (
     ConfirmCaptured,
     ConfirmLoaded,
     ConfirmMoved,
-    ConfirmRecomputed,
     LeaveRun,
     Offer,
     ReportProgress,
@@ -35,7 +34,6 @@ from peers.protocol.events import (
     PaceSet,
     PeerLeft,
     PeersJoined,
-    RecomputeWanted,
     RoundCommitted,
     RoundOpened,
     RunFinished,
@@ -63,8 +61,6 @@ from peers.protocol.messages import (
     Open,
     Pace,
     Ready,
-    Recompute,
-    Recomputed,
     Refused,
     Rejected,
     Report,
@@ -478,29 +474,14 @@ def test_of_what_is_in_a_round_nothing_is_said_to_who_will_not_learn_what_became
     assert training.member.contributions.offered[0].tokens == 100, "it is under way"
 
 
-def test_the_hosts_own_worker_is_asked_to_take_a_step_again_and_says_what_it_found() -> None:
+def test_what_a_member_holds_the_coordinator_of_its_own_process_gets_at_once() -> None:
     training = Training(coordinator=ME)
-    training.hear(Entered(1), ME)
     record = record_on(HEAD)
     chunk = result_of(record.index)
     training.app.disk[record.result] = EncodedResult([digest_of(chunk)], [chunk])
-    training.hear(Recompute(pack(record), STATE), ME)
-    (wanted,) = training.outlet.seen(RecomputeWanted)
-    assert (wanted.record, wanted.former, wanted.result.chunks) == (record, STATE, [chunk])
-    training.do(ConfirmRecomputed(record, b"n" * 32))
-    assert training.outlet.told(ME, Recomputed) == [Recomputed(0, record.hash(), True, b"n" * 32)]
-
-
-@pytest.mark.parametrize("own", [True, False])
-def test_without_the_result_or_elsewhere_than_at_the_host_it_cannot(own: bool) -> None:
-    coordinator = ME if own else HOST
-    training = Training(coordinator=coordinator)
-    training.hear(Entered(1), coordinator)
-    record = record_on(HEAD)
-    if not own:
-        chunk = result_of(record.index)
-        training.app.disk[record.result] = EncodedResult([digest_of(chunk)], [chunk])
-    training.hear(Recompute(pack(record), STATE), coordinator)
-    assert training.outlet.seen(RecomputeWanted) == []
-    (said,) = training.outlet.told(coordinator, Recomputed)
-    assert not said.found
+    training.outlet.said.clear()
+    found = training.member.find_blob(0.0, record.result)
+    assert found is not None
+    assert (list(found[0]), found[1](0)) == ([digest_of(chunk)], chunk)
+    assert training.member.find_blob(0.0, b"x" * 32) is None
+    assert training.outlet.said == []

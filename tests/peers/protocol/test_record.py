@@ -24,6 +24,7 @@ OTHERS: dict[str, Any] = {
     "weights": (2.0, 1.0),
     "result": b"s" * 32,
     "course": 1,
+    "former": b"f" * 32,
 }
 
 

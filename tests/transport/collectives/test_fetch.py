@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from transport.collectives.fetch import Fetch, Piece, Want, index_page
+from transport.collectives.fetch import AtMost, Fetch, Piece, Want, index_page
 from transport.digests import tree_digest
 from transport.effects import Payload
 from transport.limits import Limits
@@ -241,3 +241,45 @@ def test_what_is_here_already_is_not_asked_for() -> None:
     assert download.fetch.done
     assert not download.asked
     assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
+def unknown(most: int, donors: list[bytes], limits: Limits = LIMITS) -> Download:
+    """A blob of which it is known only how many pieces it may have."""
+    download = Download(donors)
+    got = download.got
+    download.fetch = Fetch(
+        tree_digest(DIGESTS), AtMost(most), donors, lambda i, p: got.__setitem__(i, bytes(p)), limits, 0.0
+    )
+    return download
+
+
+@pytest.mark.parametrize("most", [8, 9, 100])
+def test_how_a_blob_is_cut_is_learned_from_its_name(most: int) -> None:
+    download = unknown(most, [b"a", b"b"])
+    assert download.fetch.num_pieces == 0
+    download.run(liars=frozenset([b"a"]))
+    assert (download.fetch.done, download.fetch.num_pieces) == (True, 8)
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+    assert download.fetch.bad_donors == [b"a"]
+
+
+def test_of_a_blob_that_may_not_be_so_large_nothing_is_fetched() -> None:
+    wide = Limits(payload_bytes=8 * 32, pieces_in_flight=2)
+    download = unknown(7, [b"a"], wide)
+    download.pump()
+    (_, want) = download.asked.pop()
+    download.fetch.receive(1.0, b"a", Piece(want.blob, 0, True), index_page(DIGESTS, 0, wide))
+    download.pump()
+    assert (download.fetch.too_large, download.fetch.failed, download.asked) == (True, True, [])
+
+
+def test_a_donor_that_fills_page_after_page_is_asked_for_no_more_than_the_blob_may_have() -> None:
+    download = unknown(7, [b"a"])
+    download.pump()
+    num_pages = 0
+    while download.asked:
+        (_, want) = download.asked.pop()
+        num_pages += 1
+        download.fetch.receive(1.0, b"a", Piece(want.blob, want.piece, True), bytes(64))
+        download.pump()
+    assert (num_pages, download.fetch.bad_donors, download.fetch.failed) == (4, [b"a"], True)
