@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.net.swarm_kit import EchoCore
-from tests.transport.simnet.test_network import A, B, Net, Talker
+from tests.transport.simnet.kit import A, B, Net, Talker
 from transport.effects import Connect, Trace
 from transport.keys import random_pair
 from transport.limits import LIMITS

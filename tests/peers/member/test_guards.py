@@ -35,8 +35,8 @@ from tests.peers.member.fakes import (
     state_of,
     vector,
 )
-from tests.peers.member.test_member import Training
 from tests.peers.member.test_rounds import Offering, round_of
+from tests.peers.member.training_kit import Training
 from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.fetch import Piece, Want, index_page
 from transport.collectives.plan import Plan

@@ -6,7 +6,7 @@ from peers.protocol.events import FellBehind, HostIsBehind
 from peers.protocol.messages import CatchUp, Enter, HostBehind, NewestRecord, Seed
 from peers.protocol.record import record_in
 from tests.peers.member.fakes import HOST, OTHER, record_on
-from tests.peers.member.test_member import HEAD, STATE, Training
+from tests.peers.member.training_kit import HEAD, STATE, Training
 
 RECORD = record_on(HEAD, 7)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.transport.simnet.test_network import A, B, C, Net, Talker, access, pair
+from tests.transport.simnet.kit import A, B, C, Net, Talker, access, pair
 from transport.effects import Connect, Send
 from transport.simnet.links import Endpoint
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.transport.simnet.test_network import A, B, C, Net, Talker, pair
+from tests.transport.simnet.kit import A, B, C, Net, Talker, pair
 from transport.effects import Close, Connect, Probe, Send
 from transport.redial import BARRED_S, SILENCE_S
 from transport.simnet.connections import Connections

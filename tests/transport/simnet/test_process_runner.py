@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.transport.simnet.test_network import A, B, Talker, access
+from tests.transport.simnet.kit import A, B, Talker, access
 from transport.effects import Close, Connect, Deliver, Effect, Send, Store, Trace
 from transport.in_order import RETRY_S
 from transport.simnet.links import Endpoint

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.transport.simnet.test_network import FRAME, A, B, C, Net, Talker, access
+from tests.transport.simnet.kit import FRAME, A, B, C, Net, Talker, access
 from transport.effects import Phantom, Send
 from transport.simnet.links import NS, Endpoint, Pipe
 from transport.simnet.routes import Paths, Route, any_lost, mathis_rate
