@@ -127,7 +127,7 @@ class Injector:
 
     def _may_be_disturbed(self, name: str, kind: str) -> bool:
         if name == "host":
-            return self.processes.host is not None
+            return self.processes.host_listens  # else a busy machine never has one
         active = self.processes.told.active
         if kind in ("reset", "throttle"):
             return name in active
@@ -191,7 +191,7 @@ class Injector:
         """Every process is killed. The host, and all but one of the workers, come back in some order soon."""
         processes = self.processes
         alive = [column for column in processes.workers if f"w{column}" in processes.told.active]
-        if processes.host is None or len(alive) < processes.peers - 2:
+        if not processes.host_listens or len(alive) < processes.peers - 2:
             return False
         began = list(processes.workers)
         for column in began:
