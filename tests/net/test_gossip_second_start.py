@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import diloco
 from diloco.cli.app import app
-from tests.net.test_second_start import ROOT, Commands
+from diloco.settings import parse_settings
+from tests.net.test_second_start import LOCAL, ROOT, Commands
 
 TOML = """
 [run]
@@ -93,3 +96,31 @@ def test_when_all_who_gossip_were_killed_each_goes_on_from_its_own_replica(tmp_p
         person.interrupt("bob", "host")
         home = tmp_path / "home/.local/state/diloco/pairs"
         assert "as they were written" in CliRunner().invoke(app, ["checkpoint", "verify", str(home)]).output
+
+
+def life(folder: Path) -> tuple[int, int]:
+    """Train alone until the host says that the run is over; inner steps that this took, and rounds."""
+    run = {"rounds": 2, "min_peers": 1, "failure_timeout_s": 1.0}
+    settings = parse_settings({"run": run, "method": {"preset": "noloco", "sync_every": 3}}, "")
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    give_up = time.monotonic() + 30.0
+    with diloco.host(settings, listen=LOCAL, state=folder) as swarm:
+        outer = diloco.attach(model, optimizer, swarm, timeout_s=30.0)
+        before = outer.step
+        for _ in outer.until_finished(range(1000)):
+            model.weight.grad, model.bias.grad = torch.ones(2, 3), torch.ones(2)
+            optimizer.step()
+        while not swarm.status()["over"]:
+            assert time.monotonic() < give_up, swarm.status()
+            time.sleep(0.05)
+        return outer.step - before, swarm.status()["rounds"]
+
+
+def test_a_replica_that_has_all_outer_steps_is_not_trained_on_and_ends_the_run_without_a_journal_too(
+    tmp_path: Path,
+) -> None:
+    assert life(tmp_path) == (6, 2)
+    (journal,) = tmp_path.glob("journal-*")
+    journal.unlink()
+    assert life(tmp_path) == (0, 2)
