@@ -92,6 +92,7 @@ def test_whoever_has_shown_all_and_it_is_not_too_long_is_out() -> None:
     assert swarm.put_out() == []
     swarm.long(2, 1.0, 4)
     assert swarm.put_out() == [], "the same once more does not count"
+    assert swarm.words() == [(key(2), key(1))]
     swarm = Disputing()
     for chunk in range(4):
         swarm.long(chunk, 0.9, 4)
@@ -132,6 +133,15 @@ def test_one_author_is_shown_in_a_round_and_what_is_shown_of_another_is_a_word()
     swarm.long(1, 9.0, 3)
     assert swarm.put_out() == [], "of another number"
     assert (key(2), key(1)) in swarm.words()
+
+
+def test_whoever_has_shown_what_cannot_be_used_has_shown_its_one_thing_of_the_round() -> None:
+    swarm = Disputing()
+    swarm.long(0, float("nan"), 0, author=3)
+    assert swarm.put_out() == [key(3)]
+    swarm.long(0, 9.0, 1)
+    assert swarm.put_out() == [key(3)]
+    assert swarm.words() == [(key(2), key(1))]
 
 
 def test_a_host_that_cannot_decode_goes_by_words() -> None:

@@ -134,3 +134,22 @@ def test_so_many_are_distrusted_at_once_and_no_more() -> None:
     for member in members:
         suspicion.distrust(member, 0)
     assert [suspicion.proves((member,), 0) for member in members] == [True] * 8 + [False] * 12
+
+
+def test_who_owes_a_proof_owns_no_chunks_and_its_rounds_are_proved_until_it_is_out() -> None:
+    suspicion = Suspicion()
+    suspicion.owes_proof(A, 3)
+    assert suspicion.idle([A, B, C], 3) == {A}
+    assert suspicion.proves([A, B], 18)
+    assert not suspicion.proves([A, B], 19)
+    suspicion.forget(A)
+    assert suspicion.idle([A, B, C], 3) == frozenset()
+
+
+def test_those_who_owe_a_proof_are_bounded() -> None:
+    suspicion = Suspicion(max_pairs=2)
+    for member in (A, B, C):
+        suspicion.owes_proof(member, 0)
+    assert suspicion.marked([A, B, C], 1) == {A, B}
+    suspicion.owes_proof(C, 16)
+    assert suspicion.marked([A, B, C], 16) == {C}

@@ -145,6 +145,16 @@ def test_of_a_part_that_is_too_long_the_chunks_are_shown_that_make_it_so() -> No
         assert not outlet.told(HOST, Stuck)
 
 
+def test_in_another_attempt_they_are_shown_again() -> None:
+    outlet, rounds, _ = offering()
+    rounds.open(0.0, LIMITED)
+    carry(outlet, rounds, partner(2.5, chunk_elements=1))
+    rounds.open(1.0, replace(LIMITED, attempt=1))
+    for _ in range(9):
+        rounds.pump(1.0)
+    assert [message.attempt for message, _ in outlet.shown] == [0] * 4 + [1] * 4
+
+
 def test_means_that_are_too_long_are_shown_too() -> None:
     outlet, rounds, _ = offering()
     rounds.open(0.0, replace(LIMITED, part_limits=(1e9, 1e9), mean_limit=20.0))

@@ -25,6 +25,7 @@ from transport.collectives.plan import Plan
 from transport.collectives.proofs import Terms
 from transport.collectives.prover import Prover
 from transport.collectives.reducer import NumpyReducer, Part
+from transport.digests import digest_of
 from transport.effects import Payload
 
 RUN = b"r" * 32
@@ -122,7 +123,7 @@ def test_whatever_else_it_shows_is_not_so() -> None:
         return case_of(exchanged(0.5))
 
     def with_part(message: ShownPart, payload: Payload) -> MeanCase:
-        made = case()
+        made = case_of(exchanged())
         made.parts[OTHER] = message, payload
         return made
 
@@ -130,6 +131,10 @@ def test_whatever_else_it_shows_is_not_so() -> None:
     assert guilty(altered(case(), mean=true_mean)), "it is not in the result"
     assert guilty(altered(case(), digests=bytes(32 * SIZE)))
     assert guilty(altered(case(), digests=b""))
+    held = case()
+    assert isinstance(held.digests, bytes)
+    forged = held.digests[:32] + digest_of(true_mean) + held.digests[64:]
+    assert guilty(altered(held, mean=true_mean, digests=forged)), "the record names another result"
     assert guilty(altered(case(), drawn=0)), "another one was asked for"
     (shown, payload) = case().parts[OTHER]
     assert guilty(with_part(shown, bytes(4))), "nobody vouched for that"

@@ -29,11 +29,11 @@ def test_squares_add_up_over_chunks_until_they_are_above_the_limit() -> None:
 
 def test_of_what_is_too_long_the_fewest_chunks_are_named_that_show_it_clearly() -> None:
     norms = MeasuredNorms(2, NormLimits((9.0, 9.0), 9.0))
-    for chunk, square in enumerate((1.0, 5.0, 0.5, 4.5)):
-        norms.add_parts(chunk, [(0, square), (1, 2.2505)])
+    for chunk, (square, other) in enumerate(((1.0, 3.0), (5.0, 3.0), (0.5, 1.0), (4.5, 3.005))):
+        norms.add_parts(chunk, [(0, square), (1, other)])
         norms.add_mean(KEYS[0], chunk, 2.0 * square)
     assert norms.long_parts(0) == (1, 3), "together 9.5"
-    assert norms.long_parts(1) == (0, 1, 2, 3), "9.002 is above 9 and not clearly"
+    assert norms.long_parts(1) == (3, 0, 1, 2), "9.005 is above 9 and not clearly"
     assert norms.long_means(KEYS[0]) == (1,), "alone 10"
 
 
