@@ -19,7 +19,7 @@ from peers.protocol.record import Record
 ONE_IN = 4
 """So many proved rounds of a distrusted owner: it sends all parts of a chunk, which others got once."""
 ANSWER_S = 60.0
-"""So long an owner may take: a slow line needs some seconds for the part of each member."""
+"""So long an owner may take, and as much longer as the slowest line takes for what it is to send."""
 
 
 def draw(state: RunState, course: Course, now: float, current: OpenRound, record: Record) -> None:
@@ -42,5 +42,7 @@ def draw(state: RunState, course: Course, now: float, current: OpenRound, record
     if which % ONE_IN or plan.drawn_of(owner, drawn, num_chunks) is None:
         return
     identities = {each: state.roster.entries[each].identity for each in plan.members}
-    course.mean_case = MeanCase(current, record.result, owner, drawn, now + ANSWER_S, identities)
+    num_bytes = 4 * current.chunk_elements * (len(plan.members) + 1)
+    until = now + ANSWER_S + num_bytes / state.limits.least_upload
+    course.mean_case = MeanCase(current, record.result, owner, drawn, until, identities)
     state.outlet.send(now, owner, ProveMean(record.serial, drawn))

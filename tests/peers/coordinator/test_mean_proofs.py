@@ -14,6 +14,7 @@ from peers.protocol.traces import ProvedWrongTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key
 from tests.peers.coordinator.test_judgement import RUN, FiniteJudge
 from transport.frames import unpack
+from transport.limits import LIMITS
 
 OWNER = 1
 """Of the only chunk."""
@@ -130,6 +131,9 @@ def test_an_owner_that_shows_nothing_owns_no_chunks_for_a_while() -> None:
         assert not commit(swarm), "one question at a time"
     assert suspicion.idle([key(1), key(2), key(3)], swarm.chain.index) == frozenset()
     swarm.now += ANSWER_S
+    commit(swarm)
+    assert suspicion.idle([key(1), key(2), key(3)], swarm.chain.index) == frozenset(), "the slowest line"
+    swarm.now += 5 * 400 / LIMITS.least_upload
     commit(swarm)
     index = swarm.chain.index
     assert suspicion.idle([key(1), key(2), key(3)], index) == {key(OWNER)}
