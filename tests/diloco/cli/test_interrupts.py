@@ -18,7 +18,7 @@ class Late:
         again()
         print("went on", flush=True)
 
-def command():
+def command(arguments, standalone_mode):
     with leaving_in_order():
         again()
 
