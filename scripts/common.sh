@@ -1,4 +1,4 @@
-# Sourced by the scripts: makes .venv and installs the project into it, once per change of pyproject.toml.
+# Sourced by the scripts: makes .venv and installs the project into it, once per change of what is built.
 
 # The pinned version that the scripts test against; the package itself supports torch>=2.6.
 TORCH_VERSION=2.13.0
@@ -44,7 +44,7 @@ install() {
         "$python" -m venv --clear .venv
     fi
     stamp=.venv/installed${extra:+-$extra}
-    want="$PWD $(cksum <pyproject.toml)"
+    want="$PWD $(cat pyproject.toml setup.py diloco/compression/kernels/kernels.c | cksum)"
     [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
     install_torch
     say "installing diloco${extra:+ and what its tests need}"

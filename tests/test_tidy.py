@@ -57,7 +57,7 @@ ARROWS = {
     "diloco/outer": f"{PLAIN} diloco/methods diloco/compression {CARRIED}",
     "diloco/checkpoints": f"{SET_UP} diloco/compression diloco/outer {SAID}",
     "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",
-    "diloco/training": f"{SET_UP} diloco/loop diloco/outer diloco/checkpoints diloco/swarm"
+    "diloco/training": f"{SET_UP} diloco/loop diloco/compression diloco/outer diloco/checkpoints diloco/swarm"
     f" diloco/interrupts {PEERS}",
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
     "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models",

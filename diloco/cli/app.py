@@ -21,6 +21,7 @@ from rich.text import Text
 import diloco
 from diloco.cli import checkpoint_plan
 from diloco.cli.checkpoints import export_command, list_command, verify_command
+from diloco.cli.doctor import doctor_command
 from diloco.cli.host import host_command
 from diloco.cli.interrupts import end_at_once, leaving_in_order
 from diloco.cli.join import join_command
@@ -198,6 +199,7 @@ def status(
         console.print(Text(printable(f"{line}for {mark.num_commits} more commits")))
 
 
+app.command("doctor", epilog=_examples("diloco doctor", "diloco doctor --kernels compiled"))(doctor_command)
 app.command("replay", epilog=_examples("diloco replay host.jsonl ann.jsonl bob.jsonl | less"))(replay_command)
 app.command("kick", epilog=_examples("diloco kick ann @ticket", "diloco kick ann-0123456789abcdef @ticket"))(
     kick_command

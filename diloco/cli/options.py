@@ -36,6 +36,9 @@ TicketUses = Annotated[
     int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="Threads for torch on the CPU.")]
+Kernels = Annotated[
+    str, typer.Option(metavar="auto|compiled|torch", help="What codecs run by; the bytes are the same.")
+]
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="The journal is lost or old: go on from the workers' newest record.")
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from diloco.compression.kernels import running
 from diloco.errors import DeviceFailed, SwarmClosed, UserError
 from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
@@ -97,7 +98,7 @@ def train(
     ) as outer:
         log.write(
             "active",
-            text="trains",
+            text=f"trains; codecs run by {running()}",
             round=outer.round,
             validation_loss=job.evaluate(),
             parameters=outer.num_parameters,
@@ -163,7 +164,7 @@ def _keep(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exc
 def _steps(outer: Outer, job: Job, log: EventLog) -> None:
     gossips = outer.method.gossips
     where = f"its outer step {outer.replica.count(0)}" if gossips else f"commit {outer.round}"
-    print(f"it trains from {where} on", flush=True)
+    print(f"it trains from {where} on; codecs run by {running()}", flush=True)
     if job.follow is not None:
         job.follow(outer.swarm.settings)  # what an optimizer kept may be of settings before these
     logged = 0.0

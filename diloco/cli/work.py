@@ -30,10 +30,15 @@ class Work:
     save: options.Save = None
     full: options.Full = False
     threads: options.Threads = None
+    kernels: options.Kernels = "auto"
 
     def __post_init__(self) -> None:
         if self.full and self.save is None:
             raise UserError("--full says what --save writes: give --save FILE too")
+        if self.kernels != "auto":
+            from diloco.compression.kernels import use
+
+            use(self.kernels)
 
     def train(self, swarm: diloco.Swarm, interrupts: Interrupts, log: EventLog) -> TrainingOutcome:
         """Train until the run is done."""

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diloco.compression.vectors import count_non_finite
+from diloco.compression import kernels
+from diloco.compression.vectors import count_non_finite, squared_norm
 from diloco.errors import StateError
 from diloco.outer.model_tensors import ModelTensors
 from diloco.outer.state import OuterState
@@ -71,9 +72,16 @@ class LocalState:
     def pseudo_gradient(self, fragment: int) -> Tensor:
         """anchor - local, a new fp32 vector [n] on the CPU; the anchor is where local steps began, as a rule
         the outer parameters."""
-        delta = self._empty(fragment)
+        return self.measured_gradient(fragment)[0]
+
+    def measured_gradient(self, fragment: int) -> tuple[Tensor, float]:
+        """The same, and its squared norm, which is not finite if and only if one of its values is not."""
+        delta, anchor = self._empty(fragment), self._anchor(fragment)
         self.model.gather(fragment, delta)
-        return torch.sub(self._anchor(fragment), delta, out=delta)
+        square = kernels.subtract(anchor, delta, delta)
+        if square is None:
+            square = squared_norm(torch.sub(anchor, delta, out=delta))
+        return delta, square
 
     def feedback_input(self, fragment: int, delta: Tensor) -> Tensor:
         """What is to be compressed [n]: the pseudo-gradient with what was dropped before."""

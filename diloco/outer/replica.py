@@ -136,18 +136,21 @@ class TensorReplica:
         return self.outer.sketches(fragment)
 
     def contribution(self, fragment: int) -> tuple[Reducer, float]:
-        delta = self.local.pseudo_gradient(fragment)
-        bad = count_non_finite(delta)
-        if bad:
+        delta, square = self.local.measured_gradient(fragment)
+        if not math.isfinite(square):
+            bad = count_non_finite(delta)
             raise NonFiniteContribution(bad, f"of the pseudo-gradient's {len(delta)} values are not finite")
-        return self._contribution_of(fragment, delta)
+        return self._contribution_of(fragment, delta, square)
 
     def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
         pending = self._pending[fragment]
         assert pending is not None, "a contribution was made and is not committed yet"
         return self._contribution_of(fragment, pending[1].delta)
 
-    def _contribution_of(self, fragment: int, delta: Tensor) -> tuple[Reducer, float]:
+    def _contribution_of(
+        self, fragment: int, delta: Tensor, square: float | None = None
+    ) -> tuple[Reducer, float]:
+        """Of a pseudo-gradient, and its squared norm where that is known."""
         if self._gossips:
             # A pair needs each other's parameters too.
             y = torch.cat([delta, self.outer.outer_parameters(fragment)])
@@ -159,7 +162,7 @@ class TensorReplica:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
         if self._method.tells_inner_lr:
             y[-1] = self._checked_inner_lr()
-        norm = self._checked_norm(y)
+        norm = self._checked_norm(y, square if y is delta else None)
         made = self._reducer(len(y), y)
         pending = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._pending[fragment] = made, pending
@@ -282,10 +285,10 @@ class TensorReplica:
             raise NonFiniteContribution(1, f"inner learning rate is {self._inner.lr}")
         return self._inner.lr
 
-    def _checked_norm(self, y: Tensor) -> float:
-        """The norm of a contribution that is sure to be encoded: the network's thread encodes it later, where
-        nothing could be given up any more."""
-        norm = math.sqrt(squared_norm(y))
+    def _checked_norm(self, y: Tensor, square: float | None) -> float:
+        """The norm, whose ``square`` may be known, of a contribution that is sure to be encoded: the
+        network's thread encodes it later, where nothing could be given up any more."""
+        norm = math.sqrt(squared_norm(y) if square is None else square)
         if not norm < _LARGEST_NORM:
             raise NonFiniteContribution(len(y), "values have a norm that is not finite")
         if norm > _SURE_NORM:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diloco.compression import kernels
 from diloco.compression.codecs import Codec, add_weighted
 from diloco.compression.codecs.plain import Fp32
 from diloco.compression.vectors import Buffer, Scratch, spans, squared_norm
@@ -78,6 +79,10 @@ class TensorReducer:
         return self._codec.encode(self._own(chunk))
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
+        found = self._reduced_at_once(chunk, parts)
+        if found is not None:
+            payload, self.part_squares = found
+            return payload
         total = self._sum(chunk)
         self.part_squares = [self._add(total, chunk, part, first=part is parts[0]) for part in parts]
         try:
@@ -90,10 +95,10 @@ class TensorReducer:
     def accept(self, chunk: int, payload: Payload) -> float:
         span = self._span(chunk)
         try:
-            self._means.decode(_buffer(payload, -1), span.stop - span.start, self.output[span])
+            # Decodes and measures in one pass.
+            return self._means.add(self.output[span], _buffer(payload, -1), 1.0, first=True)
         except CodecError as error:
             raise Poisoned(-1, str(error)) from None
-        return squared_norm(self.output[span])
 
     def own(self, chunk: int, encoded: bool) -> Payload:
         own = self._own(chunk)
@@ -113,6 +118,28 @@ class TensorReducer:
             raise Poisoned(-1, str(error)) from None
         norms = [squared_norm(each) for each in (held - rounded, rounded - total, held)]
         return math.sqrt(norms[0]), math.sqrt(norms[1]), math.sqrt(norms[2])
+
+    def _reduced_at_once(self, chunk: int, parts: Sequence[Part]) -> tuple[Payload, list[float]] | None:
+        """What `reduce` gives, and `part_squares`, in one pass of compiled code; None where that cannot be,
+        or where something is refused: whose it is, is found part by part."""
+        given: list[tuple[Buffer | Tensor, float]] = []
+        for part in parts:
+            payload = part.payload
+            if payload is None and self._as_sent:
+                try:
+                    payload = self.encode(chunk)
+                except CodecError:
+                    return None
+            if isinstance(payload, Phantom):
+                return None
+            given.append((self._own(chunk) if payload is None else payload, part.weight))
+        total, shared = self.output[self._span(chunk)], self._means.shares_memory
+        found = kernels.reduce(self._codec, self._means, given, total, shared)
+        if found is None:
+            return None
+        mean, squares = found
+        sent = [part.payload is not None for part in parts]
+        return mean, [square if each else 0.0 for square, each in zip(squares, sent, strict=True)]
 
     def _add(self, total: Tensor, chunk: int, part: Part, first: bool) -> float:
         """Returns the squared norm of what someone else sent."""

@@ -24,6 +24,7 @@ from diloco.checkpoints.keeper import Hooks
 from diloco.checkpoints.origin import open_origin
 from diloco.checkpoints.own import Stateful
 from diloco.checkpoints.regroup import plan, take_over
+from diloco.compression import kernels
 from diloco.errors import EntryError, SwarmTimeout, UserError
 from diloco.interrupts import NOTICE_S, handled
 from diloco.loop.session import Terms, WorkerSession
@@ -448,6 +449,7 @@ def attach(
     Trainable parameters are exchanged, each storage once; frozen ones come with the state; buffers stay
     local. Returns when the model holds the shared state. Raises `EntryError` if the run trains another
     model, `SwarmTimeout` if nobody hands out the state within ``timeout_s``."""
+    _LOG.info("codecs run by %s", kernels.running())
     outer = Outer(model, optimizer, swarm, tokens_per_step, on_event, keep)
     try:
         outer.enter(timeout_s)

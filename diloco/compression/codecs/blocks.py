@@ -24,6 +24,7 @@ from diloco.compression.codecs.base import (
     require_vector,
     scales_valid,
 )
+from diloco.compression.kernels import Kernel
 from diloco.compression.vectors import Buffer, Scratch, bytes_of, fill, items_of, slice_of, squared_norm
 
 BLOCK = 256
@@ -46,6 +47,7 @@ class Int8:
 
     name: ClassVar[str] = "int8"
     shares_memory: ClassVar[bool] = False
+    kernel: ClassVar[Kernel] = Kernel("int8")
 
     def __init__(self) -> None:
         self._scratch = Scratch(torch.float32)
@@ -58,6 +60,8 @@ class Int8:
 
     def encode(self, x: Tensor) -> Buffer:
         require_vector(x)
+        if (payload := self.kernel.encode(x, self.size_bytes(len(x)))) is not None:
+            return payload
         n, x = len(x), x.detach()
         packed = torch.empty(self.size_bytes(n), dtype=torch.uint8, device=x.device)
         scales = packed[: 4 * _num_blocks(n, BLOCK)].view(torch.float32)
@@ -82,12 +86,18 @@ class Int8:
 
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
         out = output(out, n)
+        require_size(payload, self.size_bytes(n))
+        if self.kernel.decode(payload, out):
+            return out
         scales, values = self._open(payload, n, out.device)
         for rows, blocks in blocked(n, BLOCK, slice_of(out)):
             _dequantize(values[rows], scales[blocks], out[rows])
         return out
 
     def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
+        require_size(payload, self.size_bytes(len(total)))
+        if (found := self.kernel.add(total, payload, weight, first)) is not None:
+            return found
         scales, values = self._open(payload, len(total), total.device)
         square = 0.0
         for rows, blocks in blocked(len(total), BLOCK, slice_of(total)):
@@ -102,7 +112,6 @@ class Int8:
 
     def _open(self, payload: Buffer, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The scales [blocks], checked, and the values [n]."""
-        require_size(payload, self.size_bytes(n))
         view, cut = memoryview(payload).cast("B"), 4 * _num_blocks(n, BLOCK)
         scales = torch.empty(_num_blocks(n, BLOCK))
         fill(scales, view[:cut])
@@ -118,6 +127,7 @@ class _Nibbles(AddsDecoded):
     """
 
     shares_memory: ClassVar[bool] = False
+    kernel: ClassVar[Kernel]
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,6 +138,8 @@ class _Nibbles(AddsDecoded):
 
     def encode(self, x: Tensor) -> Buffer:
         require_vector(x)
+        if (payload := self.kernel.encode(x, self.size_bytes(len(x)))) is not None:
+            return payload
         n, x = len(x), x.detach()
         count = _num_blocks(n, NIBBLE_BLOCK)
         packed = torch.empty(self.size_bytes(n), dtype=torch.uint8, device=x.device)
@@ -145,6 +157,8 @@ class _Nibbles(AddsDecoded):
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
         out = output(out, n)
         require_size(payload, self.size_bytes(n))
+        if self.kernel.decode(payload, out):
+            return out
         count, packed = _num_blocks(n, NIBBLE_BLOCK), items_of(payload, torch.uint8)
         scales = torch.empty(count, dtype=torch.bfloat16)
         scales.view(torch.uint8).copy_(packed[: 2 * count])
@@ -158,6 +172,11 @@ class _Nibbles(AddsDecoded):
             if not whole:
                 out[rows] = values[: rows.stop - rows.start]
         return out
+
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
+        require_size(payload, self.size_bytes(len(total)))
+        found = self.kernel.add(total, payload, weight, first)
+        return super().add(total, payload, weight, first) if found is None else found
 
     def _quantize(self, x: Tensor, scales: Tensor, codes: Tensor, scratch: Tensor) -> None:
         """Blocks [b, 64] into scales [b] and codes [b, 32]."""
@@ -173,6 +192,7 @@ class Int4(_Nibbles):
     error of at most half a scale, and 0.4 % of the largest value where the scale was rounded down."""
 
     name: ClassVar[str] = "int4"
+    kernel: ClassVar[Kernel] = Kernel("int4")
 
     def _quantize(self, x: Tensor, scales: Tensor, codes: Tensor, scratch: Tensor) -> None:
         work = scratch.view(x.shape)
@@ -197,6 +217,7 @@ class Fp4(_Nibbles):
     outwards than inwards, and a mean of many would grow.)"""
 
     name: ClassVar[str] = "fp4"
+    kernel: ClassVar[Kernel] = Kernel("fp4")
 
     def _quantize(self, x: Tensor, scales: Tensor, codes: Tensor, scratch: Tensor) -> None:
         work = scratch.view(x.shape)

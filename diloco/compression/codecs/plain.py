@@ -16,6 +16,7 @@ from diloco.compression.codecs.base import (
     require_size,
     require_vector,
 )
+from diloco.compression.kernels import Kernel
 from diloco.compression.vectors import (
     Buffer,
     Scratch,
@@ -34,6 +35,7 @@ class Fp32:
 
     name: ClassVar[str] = "fp32"
     shares_memory: ClassVar[bool] = True
+    kernel: ClassVar[Kernel] = Kernel("fp32")
 
     def __init__(self) -> None:
         self._scratch = Scratch(torch.float32)
@@ -54,6 +56,8 @@ class Fp32:
         out, values = output(out, n), items_of(payload, torch.float32)
         # An owner decodes the result that it has just made in this very place.
         in_place = values.data_ptr() == out.data_ptr()
+        if not in_place and self.kernel.decode(payload, out):
+            return out
         for span in spans(out):
             if not in_place:
                 out[span].copy_(values[span])
@@ -62,6 +66,8 @@ class Fp32:
 
     def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
         require_size(payload, self.size_bytes(len(total)))
+        if (found := self.kernel.add(total, payload, weight, first)) is not None:
+            return found
         values, square = items_of(payload, torch.float32), 0.0
         for span in spans(total):
             part = values[span].to(total.device)
@@ -83,6 +89,7 @@ class _Half:
 
     shares_memory: ClassVar[bool] = False
     dtype: ClassVar[torch.dtype]
+    kernel: ClassVar[Kernel]
 
     def __init__(self) -> None:
         self._scratch = Scratch(torch.float32)
@@ -92,6 +99,8 @@ class _Half:
 
     def encode(self, x: Tensor) -> Buffer:
         require_vector(x)
+        if (payload := self.kernel.encode(x, self.size_bytes(len(x)))) is not None:
+            return payload
         halves = torch.empty(len(x), dtype=self.dtype, device=x.device)
         for span in spans(x):
             halves[span].copy_(x.detach()[span])
@@ -103,7 +112,10 @@ class _Half:
 
     def decode(self, payload: Buffer, n: int, out: Tensor | None = None) -> Tensor:
         require_size(payload, self.size_bytes(n))
-        out, halves = output(out, n), items_of(payload, self.dtype)
+        out = output(out, n)
+        if self.kernel.decode(payload, out):
+            return out
+        halves = items_of(payload, self.dtype)
         for span in spans(out):
             out[span].copy_(halves[span])
             require_finite(out[span])
@@ -111,6 +123,8 @@ class _Half:
 
     def add(self, total: Tensor, payload: Buffer, weight: float, first: bool = False) -> float:
         require_size(payload, self.size_bytes(len(total)))
+        if (found := self.kernel.add(total, payload, weight, first)) is not None:
+            return found
         halves, square = items_of(payload, self.dtype), 0.0
         for span in spans(total):
             part = total[span] if first else self._scratch.of(span.stop - span.start, total.device)
@@ -125,6 +139,7 @@ class Bf16(_Half):
     """bfloat16: the range of fp32 with 8 bits of precision. 2 n bytes."""
 
     name: ClassVar[str] = "bf16"
+    kernel: ClassVar[Kernel] = Kernel("bf16")
     dtype: ClassVar[torch.dtype] = torch.bfloat16
 
     def for_mean(self, num_parts: int) -> Codec:
@@ -136,6 +151,7 @@ class Fp16(_Half):
     below 6e-8 become 0. 2 n bytes."""
 
     name: ClassVar[str] = "fp16"
+    kernel: ClassVar[Kernel] = Kernel("fp16")
     dtype: ClassVar[torch.dtype] = torch.float16
 
     def for_mean(self, num_parts: int) -> Codec:

@@ -17,6 +17,7 @@ from diloco.compression.vectors import SLICE, count_non_finite
 from diloco.errors import CodecError, NonFinite, WrongSize
 from diloco.methods.wire_formats import WIRE_FORMATS
 
+pytestmark = pytest.mark.usefixtures("both_ways")
 NAMES = sorted(WIRE_FORMATS)
 SIZES = [
     0,

@@ -16,6 +16,7 @@ from transport.collectives.reducer import NumpyReducer, Part, Reducer
 from transport.effects import Phantom
 from transport.errors import Poisoned
 
+pytestmark = pytest.mark.usefixtures("both_ways")
 NAMES = sorted(WIRE_FORMATS)
 N, CHUNK = 1000, 300
 NUM_CHUNKS = 4

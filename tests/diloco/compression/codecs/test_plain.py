@@ -10,6 +10,8 @@ from torch import Tensor
 from diloco.compression.codecs.plain import Bf16, Fp16, Fp32
 from diloco.errors import NonFinite
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 def values(n: int = 5000) -> Tensor:
     """Of all magnitudes that a half holds, with ties and both signs."""

@@ -1,0 +1,120 @@
+"""Calls of the compiled kernels with tensors and payloads: what a codec asks before it goes on by torch.
+
+Owns the checks that memory is as the kernels take it: fp32 vectors that lie contiguously on the CPU, and
+payloads of exactly the size that their elements need, at any address. Whatever else there is gives None, and
+so does what a kernel refuses as not finite: torch then does it, or says what is wrong. Nothing is added of a
+payload whose scales are refused; after another refusal the content of a sum is unspecified, as with torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diloco.compression.kernels.library import CPart, library
+from diloco.compression.vectors import Buffer, bytes_of
+
+_FORMATS = ("fp32", "fp16", "bf16", "int8", "int4", "fp4")
+"""In the order of kernels.c."""
+_TAKEN, _REFUSED = 0, 1
+
+
+class Sized(Protocol):
+    """What is asked of a codec here."""
+
+    def size_bytes(self, n: int) -> int:
+        """Exact size of ``n`` encoded elements."""
+
+
+class Kernel:
+    """The arithmetic of one wire format, by its name. Holds no state."""
+
+    def __init__(self, name: str) -> None:
+        self.format = _FORMATS.index(name)
+
+    def encode(self, x: Tensor, size: int) -> Buffer | None:
+        """The ``size`` bytes for ``x`` [n]."""
+        found = library()
+        if found is None or not _takes(x):
+            return None
+        packed = torch.empty(size, dtype=torch.uint8)
+        status = found.diloco_encode(self.format, x.data_ptr(), len(x), packed.data_ptr(), size)
+        return bytes_of(packed) if _taken(status) else None
+
+    def decode(self, payload: Buffer, out: Tensor) -> bool:
+        """Whether ``out`` [n] has the values of ``payload`` now."""
+        return self.add(out, payload, 1.0, first=True) is not None
+
+    def add(self, total: Tensor, payload: Buffer, weight: float, first: bool) -> float | None:
+        """See `Codec.add`."""
+        found = library()
+        if found is None or not _takes(total):
+            return None
+        raw, square = _raw(payload), ctypes.c_double()
+        where = total.data_ptr(), len(total), raw.ctypes.data, len(raw)
+        status = found.diloco_add(self.format, *where, weight, first, square)
+        return square.value if _taken(status) else None
+
+
+def kernel_of(codec: object) -> Kernel | None:
+    """The kernel of a codec, if its format has one."""
+    found = getattr(codec, "kernel", None)
+    return found if isinstance(found, Kernel) else None
+
+
+def reduce(
+    codec: Sized, means: Sized, parts: Sequence[tuple[Buffer | Tensor, float]], out: Tensor, shared: bool
+) -> tuple[Buffer, list[float]] | None:
+    """The weighted sum of parts, in their order, encoded by ``means``, and the squared norms of those that
+    are payloads of ``codec``, 0 for those that are vectors [n]. The sum is in ``out`` [n] fp32 if it is
+    ``shared``, as the payload of fp32; else ``out`` is not written."""
+    found, ours, theirs = library(), kernel_of(codec), kernel_of(means)
+    if found is None or ours is None or theirs is None or not _takes(out):
+        return None
+    n, size = len(out), codec.size_bytes(len(out))
+    held, given = [], (CPart * len(parts))()
+    for (part, weight), each in zip(parts, given, strict=True):
+        each.weight = weight
+        if isinstance(part, Tensor):
+            if not _takes(part) or len(part) != n:
+                return None
+            each.values = part.data_ptr()
+        else:
+            held.append(raw := _raw(part))
+            if len(raw) != size:
+                return None
+            each.payload = raw.ctypes.data
+    packed = out if shared else torch.empty(means.size_bytes(n), dtype=torch.uint8)
+    where = packed.data_ptr(), packed.nbytes
+    if not _taken(found.diloco_reduce(ours.format, given, len(parts), size, n, theirs.format, *where)):
+        return None
+    return bytes_of(packed), [each.square for each in given]
+
+
+def subtract(a: Tensor, b: Tensor, out: Tensor) -> float | None:
+    """out = a - b, all [n], where ``out`` may be one of them. Returns its squared norm, which is not finite
+    if and only if a value of it is not."""
+    found, square = library(), ctypes.c_double()
+    if found is None or not all(_takes(each) and len(each) == len(out) for each in (a, b, out)):
+        return None
+    where = [each.data_ptr() for each in (a, b, out)]
+    return square.value if _taken(found.diloco_subtract(*where, len(out), square)) else None
+
+
+def _takes(x: Tensor) -> bool:
+    return x.dim() == 1 and x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+
+
+def _taken(status: int) -> bool:
+    assert status in (_TAKEN, _REFUSED), "sizes were checked before"
+    return status == _TAKEN
+
+
+def _raw(payload: Buffer) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(payload, dtype=np.uint8)
