@@ -63,6 +63,8 @@ class HostedRun:
             self.journal = Journal(journal_of(home, self.run_id))
             undone.callback(self.journal.close)
             self._entries = self.journal.entries()
+            if self.journal.torn_bytes:
+                _LOG.warning("%s", _torn(self.journal.torn_bytes, journal_of(home, self.run_id)))
             self.settings, changed, self._changes = settle(began.settings, self._entries, read, given)
             is_forked = any(isinstance(each, Forked) for each in self._entries)
             forked = Forked(self.origin.digest) if self.origin and not is_forked else None
@@ -108,6 +110,13 @@ def _without_journal(path: Path) -> str:
     return (
         f"{path} is not there: put a copy back if there is one; otherwise --adopt goes on from what workers "
         "hold, or from where the checkpoints, results and records on their disks lead"
+    )
+
+
+def _torn(num_bytes: int, path: Path) -> str:
+    return (
+        f"the last entry of {path} is not whole, and its {num_bytes} bytes are cut off: a crash leaves that "
+        "of what was never said, but a damaged disk of what perhaps was, such as the last round's commit"
     )
 
 

@@ -27,6 +27,8 @@ class Journal:
         """Where the last whole entry ends, if an append failed and its rest is perhaps there still."""
         self._begins = [0]
         """Where entries begin that were read, and where the last of them ends."""
+        self.torn_bytes = 0
+        """Of a last entry that was not whole when it was read, and is cut off."""
         os.chmod(path, 0o600)
 
     def entries(self) -> list[Any]:
@@ -38,7 +40,8 @@ class Journal:
         self._begins = [*found.begins, found.end]
         if found.fault:
             raise self.unusable(len(found.begins) + 1, found.fault)
-        if found.end < len(data):
+        self.torn_bytes = len(data) - found.end
+        if self.torn_bytes:
             self._file.truncate(found.end)
         return found.entries
 

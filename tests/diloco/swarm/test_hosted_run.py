@@ -68,6 +68,22 @@ def test_a_host_whose_journal_is_gone_says_what_the_run_can_go_on_from(
     assert "--adopt goes on from what workers hold" in said
 
 
+def test_that_the_last_entry_of_the_journal_is_not_whole_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(forked(tmp_path)) as hosted:
+        hosted.journal.append(pack(RunBegan(b"h" * 32)))
+    (path,) = tmp_path.glob("journal-*")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with closing(forked(tmp_path)) as again:
+        assert again.entries == []
+    assert f"{path} is not whole, and its {len(whole)} bytes are cut off" in caplog.text
+    caplog.clear()
+    forked(tmp_path).close()
+    assert caplog.text == "", "it is cut off once"
+
+
 def test_a_ticket_is_kept_as_it_was_made(tmp_path: Path) -> None:
     with opened(tmp_path) as hosted:
         made = hosted.ticket(2.0, 7)
