@@ -15,6 +15,7 @@ from diloco.settings import RunSettings
 from peers.admission.identity import Identity, next_incarnation, replace_private
 from transport.addresses import valid_address
 
+_SECRET_BYTES = 16
 DEFAULT_STATE = Path.home() / ".local" / "state" / "diloco"
 """Folders of hosts that were given none, by the names of their runs."""
 
@@ -57,12 +58,19 @@ def invite_secret(home: Path, run: bytes, identity: Identity, *, fresh: bool = F
     if fresh:
         path.unlink(missing_ok=True)
     if not path.exists():
+        made = secrets.token_bytes(_SECRET_BYTES) if fresh else _first_secret(identity, run)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(16) if fresh else _first_secret(identity, run))
-    secret = path.read_bytes()
-    if len(secret) != 16:
+            file.write(made + _check(made))
+    found = path.read_bytes()
+    secret = found[:_SECRET_BYTES]
+    if len(secret) != _SECRET_BYTES or found != secret + _check(secret):
         raise UserError(f"{path} is damaged: delete it, and give out a new ticket")
     return secret
+
+
+def _check(content: bytes) -> bytes:
+    """Shows that a bit of a small file was flipped, which would be another port, or another ticket."""
+    return hashlib.sha256(content).digest()[:4]
 
 
 def _first_secret(identity: Identity, run: bytes) -> bytes:
@@ -86,8 +94,9 @@ def remember_address(home: Path, address: str, advertised: str) -> None:
     """Keep where this host listens, and what others are told of that. Raises `UserError`; then what was kept
     before stands."""
     path = home / "address"
+    text = f"{address}\n{advertised}\n"
     try:
-        replace_private(path, lambda aside: aside.write_text(f"{address}\n{advertised}\n"))
+        replace_private(path, lambda aside: aside.write_text(f"{text}{_check(text.encode()).hex()}\n"))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
@@ -105,8 +114,10 @@ def local_address(home: Path) -> list[str]:
 def _addresses(home: Path) -> list[str]:
     path = home / "address"
     try:
-        found = path.read_text(errors="replace").split()
-    except OSError:
+        *found, check = path.read_text(errors="replace").split()
+    except (OSError, ValueError):
+        return []
+    if check != _check("".join(f"{each}\n" for each in found).encode()).hex():
         return []
     dialled = [each.replace("//0.0.0.0:", "//127.0.0.1:") for each in found]  # nobody dials where it listens
     return found if len(found) == 2 and all(map(valid_address, dialled)) else []

@@ -81,6 +81,26 @@ def test_a_host_that_leaves_its_port_open_takes_that_of_its_earlier_life(tmp_pat
         same_port(tmp_path, "tcp://0.0.0.0:0")
 
 
+def test_with_any_bit_flipped_neither_another_port_nor_another_ticket_is_taken(tmp_path: Path) -> None:
+    remember_address(tmp_path, "tcp://127.0.0.1:5123", "tcp://192.0.2.9:80")
+    me, run = Identity.ephemeral(), b"1" * 16
+    secret = invite_secret(tmp_path, run, me)
+    for path in (tmp_path / "address", tmp_path / f"invite-{run.hex()[:16]}"):
+        whole, said = path.read_bytes(), list[str]()
+        for bit in range(8 * len(whole)):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            try:
+                assert same_port(tmp_path, "tcp://0.0.0.0:0") == "tcp://0.0.0.0:5123"
+                assert invite_secret(tmp_path, run, me) == secret
+            except UserError as error:
+                said.append(str(error))
+        assert len(said) > 7 * len(whole)
+        assert all(f"{path} is damaged" in each for each in said)
+        path.write_bytes(whole)
+
+
 def test_an_address_that_a_full_disk_does_not_take_leaves_the_earlier_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
