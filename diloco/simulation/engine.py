@@ -21,6 +21,7 @@ from diloco.simulation.roles.registry import ROLES
 from diloco.simulation.roles.role import Adversary, Role
 from diloco.simulation.worker import Trainer, Watcher, Worker
 from peers.node import Contact, Hosting, Node
+from peers.protocol.events import RecomputeWanted
 from peers.protocol.messages import Refused
 from transport.effects import Effect
 from transport.frames import unpack
@@ -29,6 +30,8 @@ from transport.simnet.links import Access
 from transport.simnet.network import SimNetwork
 
 KNOCK_AGAIN_S = 1.0
+_RECOMPUTE_BYTES = 1 << 30
+_COMPUTES_S = 0.2
 
 
 class Engine:
@@ -45,8 +48,10 @@ class Engine:
         num_steps: int | None = None,
         watchers: Sequence[Watcher] = (),
         make_node: Callable[..., Node] = Node,
+        recompute: Callable[[RecomputeWanted], bytes] | None = None,
         **network: Any,
     ) -> None:
+        """``recompute``: how the host computes a disputed step; it cannot without."""
         self.settings = settings
         self.peers = {peer.name: peer for peer in peers}
         self.workers: dict[str, Worker] = {}
@@ -65,6 +70,7 @@ class Engine:
                 self.roles[peer.name] = of or ROLES[peer.role](self.net.stream(f"role of {peer.name}"))
         self._host_access = host
         self._make_trainer = make_trainer
+        self._recompute = recompute
         self._make_node = make_node
         self._lives: dict[str, int] = {}
         self._knocking: set[str] = set()
@@ -97,10 +103,28 @@ class Engine:
         life = self._lives[HOST] = self._lives.get(HOST, 0) + 1
         journal = [unpack(entry) for entry in self.net.journal(key)]
         door = open_door(self._terms.settings)
-        self.host = self._node(
-            key, life, Hosting(rules_of(self.settings), journal, door, judge=judge_of(self.settings))
+        hosting = Hosting(
+            rules_of(self.settings),
+            journal,
+            door,
+            judge=judge_of(self.settings),
+            recompute_bytes=_RECOMPUTE_BYTES if self._recompute else 0,
         )
-        self.net.add(key, self.host, self._host_access, lambda now, event: None, "tcp://host:1")
+        self.host = self._node(key, life, hosting)
+        self.net.add(key, self.host, self._host_access, self._host_event, "tcp://host:1")
+
+    def _host_event(self, now: float, event: object) -> None:
+        """What the program around a host does: it computes, beside the network."""
+        coordinator, process = self.host.coordinator, self.net.peers[key_of(HOST)]
+        if not isinstance(event, RecomputeWanted) or self._recompute is None or coordinator is None:
+            return
+        found, answer = self._recompute(event), coordinator.recomputer.take_answer
+
+        def tell() -> None:
+            if process.alive:
+                self.net.command(process, lambda core, now: answer(event.version, found, ""))
+
+        self.net.at(_COMPUTES_S, tell)
 
     def start(self, name: str) -> None:
         """A process of the peer begins: it knocks until it is let in, and enters. Not if one runs."""

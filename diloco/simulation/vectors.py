@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from diloco.simulation.no_live_model import NoLiveModel
 from peers.protocol.application import piece_sizes
+from peers.protocol.events import RecomputeWanted
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload, PhantomBlob
@@ -40,6 +41,24 @@ def step_of(state: Vector, mean: Vector) -> Vector:
     return (state - np.float32(0.5) * mean).astype(np.float32)
 
 
+def digest_after(piece_bytes: int, wanted: RecomputeWanted) -> bytes:
+    """What a host computes that is to know which of several states is right."""
+    state = np.frombuffer(bytes(wanted.former), dtype=np.float32)
+    reducer = NumpyReducer(len(state))
+    reducer.begin(wanted.chunk_elements, wanted.num_parts)
+    for chunk, payload in enumerate(wanted.result):
+        reducer.accept(chunk, payload)
+    return tree_digest(_digests_of(step_of(state, reducer.output), piece_bytes))
+
+
+def _digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
+    data, found, start = state.tobytes(), [], 0
+    for size in piece_sizes(len(data), piece_bytes):
+        found.append(digest_of(data[start : start + size]))
+        start += size
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class VectorBlob:
     """A state to hand out (`peers.protocol.application.StateBlob`)."""
@@ -62,6 +81,8 @@ class VectorReplica(NoLiveModel):
         self._sync_every = sync_every
         self._piece_bytes = piece_bytes
         self._commits = [0] * len(sizes)
+        self._former: dict[int, Vector] = {}
+        """By fragment, before the last commit."""
 
     # loop.replica.Replica
 
@@ -83,14 +104,16 @@ class VectorReplica(NoLiveModel):
     ) -> None:
         assert isinstance(mean, NumpyReducer)
         self._commits[fragment] += 1
+        self._former[fragment] = self.states[fragment]
         self.states[fragment] = step_of(self.states[fragment], mean.output)
 
     def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
         assert isinstance(data, bytearray), "a phantom where bytes are due"
         self.states[fragment] = np.frombuffer(bytes(data), dtype=np.float32).copy()
+        self._former.pop(fragment, None)
 
     def digest(self, fragment: int) -> bytes:
-        return tree_digest(self._digests(fragment))
+        return tree_digest(_digests_of(self.states[fragment], self._piece_bytes))
 
     # peers.application.Application
 
@@ -101,13 +124,8 @@ class VectorReplica(NoLiveModel):
         return bytearray(4 * self.sizes[fragment])
 
     def state_blob(self, fragment: int, blob: bytes | None) -> VectorBlob | None:
-        if blob not in (None, self.digest(fragment)):
-            return None
-        return VectorBlob(self._digests(fragment), self.states[fragment].tobytes(), self._piece_bytes)
-
-    def _digests(self, fragment: int) -> list[bytes]:
-        data, found, start = self.states[fragment].tobytes(), [], 0
-        for size in piece_sizes(len(data), self._piece_bytes):
-            found.append(digest_of(data[start : start + size]))
-            start += size
-        return found
+        for state in (self.states[fragment], self._former.get(fragment)):
+            digests = [] if state is None else _digests_of(state, self._piece_bytes)
+            if state is not None and blob in (None, tree_digest(digests)):
+                return VectorBlob(digests, state.tobytes(), self._piece_bytes)
+        return None

@@ -24,6 +24,7 @@ from diloco.simulation.report.report import Activity
 from peers.node import Node, Training
 from peers.protocol.application import Application
 from peers.protocol.commands import Command, LeaveRun
+from peers.protocol.manifest import layout_name
 from transport.effects import Core, Effect
 from transport.simnet.links import NS
 from transport.simnet.network import SimNetwork
@@ -47,7 +48,8 @@ class Trainer:
     step: Callable[[], float] | None = None
     """One inner step; its loss. None for phantoms."""
     names_sha256: bytes = bytes(32)
-    shapes_sha256: bytes = bytes(32)
+    layout: bytes = b"no layout"
+    """What would be the text of the model's layout."""
 
 
 class Watcher(Protocol):
@@ -135,7 +137,8 @@ class Worker:
             (self._address,),
             trainer.elements,
             tensors=trainer.names_sha256,
-            shapes=trainer.shapes_sha256,
+            shapes=layout_name(trainer.layout, self.node.limits.payload_bytes),
+            layout=trainer.layout,
             model="simulated",
         )
         training = Training(profile, trainer.replica, patience_s)

@@ -127,6 +127,8 @@ class RoundsMode:
         # The owner may end a run while rounds are open: their work counts.
         wanted = self._rules.rounds
         unfinished = any(each.rounds and self.num_rounds(each) < wanted for each in courses.values())
+        # Who holds another state than is right must not leave with that.
+        unfinished |= any(self.disputed(each, f) for each in courses.values() for f in each.recomputations)
         behind = unfinished or any(
             entry.head != courses[entry.course].chain.head or not entry.holds_state for entry in untold
         )

@@ -72,6 +72,8 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
         return too_few(len(here), wanted, _names(_took_part_last(state, course)))
     for each in course.disputes.values():
         return f"{cut(each.camps, _CAMPS_BYTES)} hold different states, and {each.why}: {_WHAT_TO_DO}"
+    if any(each.pending and state.mode.disputed(course, f) for f, each in course.recomputations.items()):
+        return "workers hold different states: the host computes which is right, and rounds wait for that"
     return _wait_for_some(state, course, now, here)
 
 

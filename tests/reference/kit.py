@@ -290,7 +290,7 @@ def _trainer(
 
     manifest = replica.layout.manifest()
     elements = tuple(replica.max_sent(f) for f in range(replica.num_fragments))
-    return model, Trainer(replica, elements, step, manifest.names_sha256, manifest.text_name)
+    return model, Trainer(replica, elements, step, manifest.names_sha256, manifest.text.encode())
 
 
 def _outer_steps(replica: TensorReplica) -> list[int]:

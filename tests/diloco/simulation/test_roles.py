@@ -10,21 +10,25 @@ import pytest
 
 from diloco.errors import SettingsError
 from diloco.simulation.honest import HonestPeers
+from diloco.simulation.recorder import Recorder
 from diloco.simulation.report.tables import render
 from diloco.simulation.roles import dripper, equivocator, flapper, liar, mute, rubbish, sybil, two_roots
 from diloco.simulation.roles.lying_reducer import LyingReducer, true_values
 from diloco.simulation.roles.registry import ROLES
 from diloco.simulation.roles.role import Role
-from diloco.simulation.runner import simulate
+from diloco.simulation.runner import ScenarioRun, simulate
 from diloco.simulation.scenario import parse_scenario
 from diloco.simulation.vectors import VectorReplica, contribution_of, step_of
 from diloco.terminal import wide_console
 from peers.admission.identity import Identity, verify
+from peers.node import Node
 from peers.protocol.signing import INDEX_TAG
+from peers.protocol.traces import RecomputedTrace
 from tests.sim.roles import report_of, scenario_of, table_of
 from transport.collectives.proofs import Index, Terms
 from transport.collectives.reducer import NumpyReducer, Part
 from transport.digests import digest_of
+from transport.effects import Effect
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -122,6 +126,32 @@ def test_a_vector_replica_steps_by_the_mean_of_contributions_that_anyone_can_rec
     other = VectorReplica("b", (8,), 4, 64)
     other.load(0, bytearray(b"".join(bytes(blob.piece(i)) for i in range(len(blob.digests)))))  # type: ignore[arg-type]
     assert other.digest(0) == replica.digest(0)
+
+
+class Recomputed(Recorder):
+    """Watches, too, what the host computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[bool] = []
+
+    def effect(self, now: float, name: str, effect: Effect) -> None:
+        super().effect(now, name, effect)
+        if isinstance(effect, RecomputedTrace):
+            self.found.append(effect.found)
+
+
+def test_whether_a_liar_holds_another_state_the_host_computes_each_time() -> None:
+    run = ScenarioRun(scenario_of("liar", 3), [], Node)
+    seen = Recomputed()
+    seen.attach(run.engine)
+    run.engine.watchers.append(seen)
+    report = run.run()
+    (liar,) = run.engine.roles.values()
+    assert liar.deeds["said another digest of its state"] > 0
+    assert report.violations == []
+    assert len(seen.found) > 0
+    assert all(seen.found)
 
 
 def test_a_rate_below_the_floor_breaks_x12() -> None:

@@ -44,7 +44,7 @@ def test_all_begin_alike_and_agree_on_what_is_exchanged() -> None:
     make = trainers_of(settings())
     a, b = make(Peer("a", FAST), 1), make(Peer("b", FAST), 1)
     assert a.replica.digest(0) == b.replica.digest(0)
-    assert (a.names_sha256, a.shapes_sha256, a.elements) == (b.names_sha256, b.shapes_sha256, b.elements)
+    assert (a.names_sha256, a.layout, a.elements) == (b.names_sha256, b.layout, b.elements)
     assert a.names_sha256 != bytes(32)
     other = trainers_of(settings(codec="topk", fragment_pattern="balanced", num_fragments=2))
     assert other(Peer("a", FAST), 1).elements != a.elements

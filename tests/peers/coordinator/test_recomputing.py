@@ -10,7 +10,7 @@ from peers.coordinator.agreement import UNSERVED
 from peers.coordinator.recomputing import MAX_TRIES
 from peers.protocol.events import RecomputeWanted
 from peers.protocol.manifest import layout_name
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, Done, Leave, Open
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, Done, Finished, Leave, Open
 from peers.protocol.record import Record, record_in
 from peers.protocol.traces import DisputedTrace, ParityTrace, RecomputedTrace
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, opened, trained
@@ -79,9 +79,9 @@ class Host(Swarm):
         self.later(0.0)
 
 
-def committed(*indexes: int, num_holders: int = 9) -> tuple[Host, Record]:
+def committed(*indexes: int, num_holders: int = 9, **rules: Any) -> tuple[Host, Record]:
     """Members have done a round on the state `STATE`, and nobody told its state yet."""
-    swarm = Host()
+    swarm = Host(**rules)
     for index in indexes:
         swarm.enter(index, shapes=layout_name(TEXT, 128))
         swarm.hold(index, digest=FORMER)
@@ -138,6 +138,7 @@ def test_nobody_is_overwritten_and_no_round_opens_before_the_answer() -> None:
         swarm.ready(index)
     for _ in range(2):
         swarm.answer()
+        assert "the host computes" in swarm.core.status(swarm.now).waits
         assert repaired(swarm) == []
         assert [message for message in swarm.told(1, Open) if message.base == record.hash()] == []
     assert disputes(swarm) == []
@@ -297,3 +298,14 @@ def test_what_the_hosts_own_worker_holds_does_not_travel() -> None:
     applied(swarm, record, w1=RIGHT, w2=WRONG)
     assert [each for _, each in swarm.said if isinstance(each, Want)] == []
     assert bytes(swarm.events[0].former) == STATE
+
+
+def test_nobody_leaves_a_run_that_is_done_with_a_state_that_is_wrong() -> None:
+    swarm, record = committed(1, 2, rounds=1)
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    swarm.answer()
+    assert [message for _, message in swarm.said if isinstance(message, Finished)] == []
+    swarm.compute(RIGHT)
+    assert [message for _, message in swarm.said if isinstance(message, Finished)] == []
+    applied(swarm, record, w2=RIGHT)
+    assert len(swarm.told(1, Finished)) == len(swarm.told(2, Finished)) == 1
