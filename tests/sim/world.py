@@ -327,7 +327,11 @@ class World:
         """Tell the keeper of an event, and write later what it wants written."""
         if worker.keeper is None:
             return
-        pinned = worker.keeper.hear(now, event, answers)
+        try:
+            pinned = worker.keeper.hear(now, event, answers)
+        except Killed:  # in writing a record down
+            self.net.crash(worker.process)
+            return
         if told := worker.keeper.poll():
             self._run(worker, [told])
         if pinned is not None:
@@ -400,7 +404,8 @@ class World:
         for note in self.notes:
             note(now, worker, event)
         self._hear(worker, now, event, commands)
-        self._run(worker, commands)
+        if worker.process.alive:
+            self._run(worker, commands)
 
     def _run(self, worker: Worker, commands: list[Command]) -> None:
         for command in commands:
