@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from diloco.checkpoints.boundaries import Boundaries
-from diloco.checkpoints.fragment_files import OtherBase, load_state, read_body, require_fit
+from diloco.checkpoints.loading import load_newest
 from diloco.checkpoints.manifest import FileEntry, Manifest, OwnEntry, unit_of
 from diloco.checkpoints.position import Position
 from diloco.checkpoints.shared import SharedState
@@ -126,43 +126,15 @@ class Keeper:
     # -- the beginning ------------------------------------------------------------------------
 
     def begin(self, at_most: int | None = None) -> Held | None:
-        """Load the newest checkpoint that is whole into the replica, or the newest of the commit ``at_most``
-        or an earlier one; what the member enters with. Raises `CheckpointError` if it is another model's, if
-        the disk cannot be read, or if none is that old."""
-        try:
-            self._store.begin()
-        except OSError as error:
-            raise CheckpointError(f"{self._store.folder} cannot be used: {error}") from None
-        damaged: list[CheckpointError] = []
-        for saved in self._store.newest(damaged.append):
-            if at_most is not None and saved.manifest.index > at_most:
-                continue
-            require_fit(saved.manifest, self._replica)
-            try:
-                self._load(saved)
-            except OtherBase as error:
-                if at_most is not None:
-                    raise
-                _warn_of(damaged, "it is left out")
-                _LOG.warning("%s; this worker enters without it: give the model that it was of", error)
-                return None
-            except CheckpointError as error:
-                damaged.append(error)
-                continue
-            _warn_of(damaged, "an older checkpoint is taken")
-            held = self._begin_with(saved)
-            floor = saved.manifest.serial_floor
-            self.later = self.shelf.records_after(held.head, floor) if at_most is None else ()
-            return held
-        if at_most is not None:
-            _warn_of(damaged, "it is left out")
-            there = ", ".join(name.partition("-")[0].lstrip("0") or "0" for name in self._store.names())
-            raise CheckpointError(
-                f"no checkpoint of {self._unit} {at_most} or before is whole here; there are those of "
-                f"{self._unit} {there or 'none'}"
-            )
-        _warn_of(damaged, "there is no older one: this worker enters without, and fetches the run's state")
-        return None
+        """Begin with the newest checkpoint, or that of ``at_most``, as `load_newest` says; what the member
+        enters with. Raises `CheckpointError`."""
+        saved = load_newest(self._store, self._replica, at_most)
+        if saved is None:
+            return None
+        held = self._begin_with(saved)
+        floor = saved.manifest.serial_floor
+        self.later = self.shelf.records_after(held.head, floor) if at_most is None else ()
+        return held
 
     def _begin_with(self, saved: Saved) -> Held:
         """Its shared state is loaded: so is the rest."""
@@ -174,11 +146,6 @@ class Keeper:
         self._hooks.tell(CheckpointRestored(held.place, held.head, saved.path, step, self._unit))
         self._steps = held.steps
         return held
-
-    def _load(self, saved: Saved) -> None:
-        """All files are read before anything changes: half a state is worse than none."""
-        disk, every = self._store.disk, range(self._replica.num_fragments)
-        load_state(saved, [read_body(disk, saved, fragment) for fragment in every], self._replica)
 
     def _take_up_own(self, saved: Saved) -> int | None:
         if saved.manifest.own is None:
@@ -358,9 +325,3 @@ class Keeper:
                 self._unit,
             )
         )
-
-
-def _warn_of(damaged: list[CheckpointError], then: str) -> None:
-    """Name each checkpoint that cannot be used, and say what follows from that."""
-    for error in damaged:
-        _LOG.warning("%s; %s", error, then)
