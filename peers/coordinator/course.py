@@ -7,7 +7,7 @@ stands here, so that inside the coordinator it is keyed by course and fragment.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -65,12 +65,21 @@ class Recomputation:
     at: RecomputationState = RecomputationState.WAITS
     state: bytes = b""
     """The digest that was found; empty if none was."""
+    asked: Counter[bytes] = field(default_factory=Counter)
+    """By member: how often it was asked for what it is computed from, once each time that it came."""
     donors: set[bytes] = field(default_factory=set)
-    """Members that were asked for what it is computed from."""
+    """Members that were asked and are here since."""
     num_tries: int = 0
     """How often nobody handed that out."""
     again_at: float = 0.0
     """When all are asked once more."""
+
+    def ask(self, members: set[bytes], max_times: int) -> set[bytes]:
+        """Those of the members who came since all were asked, and were not asked so often before."""
+        found = {each for each in members - self.donors if self.asked[each] < max_times}
+        self.donors |= found
+        self.asked.update(found)
+        return found
 
     @property
     def pending(self) -> bool:

@@ -32,7 +32,7 @@ from transport.effects import Payload
 FindBlob = Callable[[float, bytes], Found | None]
 MAX_TRIES = 10
 """So often all who are here are asked for what a version is computed from, with pauses that double; from then
-on only when somebody comes who was not asked."""
+on only when somebody comes, or comes back, who was asked less often."""
 
 
 def look_at(state: RunState, course: Course, fragment: int) -> None:
@@ -128,7 +128,7 @@ class Recomputer:
     def _begin_next(self, now: float, course: Course) -> None:
         holders = self._holders(course)
         for fragment, asked in sorted(course.recomputations.items()):
-            if self._is_due(now, asked, holders) and self._stands(course, fragment, asked):
+            if self._stands(course, fragment, asked) and self._is_due(now, asked, holders):
                 self._begin(now, course, fragment, asked, holders)
                 return
 
@@ -136,7 +136,7 @@ class Recomputer:
         if asked.at is not RecomputationState.UNSERVED:
             return asked.at is RecomputationState.WAITS
         again = now >= asked.again_at and asked.num_tries < MAX_TRIES
-        return bool(holders) and (again or not holders <= asked.donors)
+        return bool(asked.ask(holders, MAX_TRIES)) or (again and bool(holders))
 
     def _begin(
         self, now: float, course: Course, fragment: int, asked: Recomputation, donors: set[bytes]
@@ -157,7 +157,7 @@ class Recomputer:
         if self.find_blob is not None:
             gathering.use(partial(self.find_blob, now))
         asked.at = RecomputationState.GATHERS
-        asked.donors |= donors
+        asked.ask(donors, MAX_TRIES)
         self._work, self._last = _Work(course, fragment, asked, gathering), gathering
         self._go_on(now)
 
@@ -169,9 +169,8 @@ class Recomputer:
         if not self._stands(work.course, work.fragment, asked):
             asked.at, self._work = RecomputationState.WAITS, None
             return
-        for peer in self._holders(work.course) - asked.donors:
+        for peer in asked.ask(self._holders(work.course), MAX_TRIES):
             gathering.add(peer)
-            asked.donors.add(peer)
         gathering.pump(now, lambda peer, message: self._state.outlet.send(now, peer, message))
         if gathering.too_large:
             self._end(RecomputationState.FAILED, "the state takes more memory than this host may use for it")
@@ -233,9 +232,12 @@ class Recomputer:
             self._last.lacks(entry.key, message.blob)
 
     def drop(self, peer: bytes) -> None:
-        """A member is gone."""
+        """A member is gone. If it comes back it may have what it lacked."""
         if self._last is not None:
             self._last.drop(peer)
+        for course in self._state.courses.values():
+            for asked in course.recomputations.values():
+                asked.donors.discard(peer)
 
 
 def _wanted(work: _Work) -> RecomputeWanted:

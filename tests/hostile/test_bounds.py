@@ -16,6 +16,7 @@ import pytest
 
 from peers.coordinator.chain import Chain
 from peers.coordinator.coordinator import Coordinator
+from peers.coordinator.gathering import MAX_LAYOUT_PIECES, Gathering
 from peers.coordinator.marks import Marks
 from peers.coordinator.rules import Rules
 from peers.coordinator.suspicion import Suspicion
@@ -41,7 +42,8 @@ from tests.peers.member.test_follower import NUM_FRAGMENTS, FollowingMember
 from tests.peers.node_kit import HOST as HOST_KEY
 from tests.peers.node_kit import header_of, host_node
 from transport.collectives.chunks import PartChunk
-from transport.collectives.fetch import Piece, Want
+from transport.collectives.fetch import Piece, Want, index_page
+from transport.digests import digest_of, tree_digest
 from transport.effects import Effect
 from transport.errors import BadFrame
 from transport.frames import to_items
@@ -272,6 +274,38 @@ def blobs_of_which_somebody_handed_out_other_bytes() -> SIZE_AND_BOUND:
 
 
 # -- the coordinator ------------------------------------------------------------------------------
+
+
+@BOUNDS.add
+def bytes_that_a_host_fetches_to_compute_a_disputed_step() -> SIZE_AND_BOUND:
+    """Of each of the three as much as may be."""
+    piece, counts = bytes(SMALL.payload_bytes), (MAX_LAYOUT_PIECES, 8, 4)
+    digests = [[digest_of(bytes([n]) + piece[1:])] * count for n, count in enumerate(counts)]
+    held = {tree_digest(each): (n, each) for n, each in enumerate(digests)}
+    layout, former, result = held
+    gathering, asked = (
+        Gathering(
+            0.0,
+            layout=layout,
+            former=former,
+            result=result,
+            max_chunks=4,
+            max_bytes=8 * SMALL.payload_bytes,
+            donors=[OTHER],
+            timeout_s=10.0,
+            limits=SMALL,
+        ),
+        list[Want](),
+    )
+    gathering.pump(0.0, lambda peer, want: asked.append(want))
+    while asked:
+        want = asked.pop()
+        number, names = held[want.blob]
+        payload = index_page(names, want.piece, SMALL) if want.index else bytes([number]) + piece[1:]
+        gathering.take(0.0, OTHER, Piece(want.blob, want.piece, want.index), payload)
+        gathering.pump(0.0, lambda peer, want: asked.append(want))
+    size = len(gathering.layout) + len(gathering.take_former()) + sum(map(len, gathering.result))
+    return size, sum(counts) * SMALL.payload_bytes
 
 
 @BOUNDS.add

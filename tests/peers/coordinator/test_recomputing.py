@@ -217,6 +217,30 @@ def test_somebody_who_comes_later_and_has_it_ends_the_wait() -> None:
     assert repaired(swarm) == [key(2)]
 
 
+def test_who_comes_back_is_asked_again_and_one_that_comes_and_goes_for_ever_is_not() -> None:
+    swarm, record = committed(1, 2, num_holders=0)
+    swarm.enter(3, shapes=layout_name(TEXT, 128), head=record.parent, holds_state=True)
+    swarm.holds[3] = {}
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    for _ in range(MAX_TRIES + 5):
+        swarm.answer()
+        swarm.later(100 * TIMEOUT_S)
+    before = swarm.asked(1)
+    for _ in range(3 * MAX_TRIES):
+        swarm.hear(3, Leave("done"))
+        swarm.greet(3, shapes=layout_name(TEXT, 128), head=record.parent, holds_state=True)
+        swarm.answer()
+        swarm.later(TIMEOUT_S)
+    assert before < swarm.asked(1) <= before + 3 * MAX_TRIES, "the three blobs, so often"
+    swarm.hear(2, Leave("done"))
+    swarm.greet(2, shapes=layout_name(TEXT, 128), head=record.parent, holds_state=True)
+    swarm.holds[2] = HELD
+    applied(swarm, record, w2=WRONG)
+    swarm.answer()
+    swarm.compute(RIGHT)
+    assert repaired(swarm) == [key(2)]
+
+
 def test_the_wait_ends_when_who_is_wrong_leaves() -> None:
     swarm, record = committed(1, 2, num_holders=0)
     applied(swarm, record, w1=RIGHT, w2=WRONG)
