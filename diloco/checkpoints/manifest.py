@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from diloco.errors import CheckpointError
 from peers.protocol.fields import MAX_FRAGMENTS
 from peers.protocol.held import Held
+from peers.protocol.record import record_in
+from transport.errors import BadFrame
 
 FORMAT = 3
 FILE_NAME = "manifest.json"
@@ -161,11 +163,19 @@ class Manifest(_Part):
         if fields.pop("sha256", None) != _checksum(fields):
             raise CheckpointError(f"{where} is damaged: its checksum is another one")
         try:
-            return cls.model_validate_json(json.dumps(fields))
+            found = cls.model_validate_json(json.dumps(fields))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise CheckpointError(f"{where} is not valid: {place}: {first['msg']}") from None
+        try:
+            if found.record:
+                record_in(bytes.fromhex(found.record))
+        except (BadFrame, ValueError) as error:
+            raise CheckpointError(
+                f"{where} has a record that this version of the program cannot read: {error}"
+            ) from None
+        return found
 
 
 def unit_of(*, gossips: bool) -> str:

@@ -45,6 +45,14 @@ def test_any_flipped_bit_is_seen(manifest: Manifest) -> None:
             Manifest.from_bytes(bytes(wrong), "here")
 
 
+def test_a_record_of_another_version_is_refused_with_the_file_that_has_it(manifest: Manifest) -> None:
+    with_record = manifest.model_copy(update={"record": "93c0c0c0"})
+    with pytest.raises(
+        CheckpointError, match=r"^here has a record that this version of [^\n]* cannot read: "
+    ):
+        Manifest.from_bytes(with_record.to_bytes(), "here")
+
+
 def test_what_is_cut_short_is_refused(manifest: Manifest) -> None:
     content = manifest.to_bytes().rstrip()
     for length in range(0, len(content), 50):
