@@ -24,8 +24,8 @@ from peers.protocol.events import RecomputeWanted
 from transport.errors import DriverStopped
 from transport.sockets.driver import SocketDriver
 
-_SHARE = 6
-"""A state may have a sixth of the memory: beside it lie the mean and what is made of it on the way."""
+_SHARE = 4
+"""A state may have a quarter of the memory: beside it lie the result and its mean, and torch."""
 _LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
