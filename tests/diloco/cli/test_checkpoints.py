@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from diloco.checkpoints.local_disk import LocalDisk
 from diloco.checkpoints.shared import SharedState
-from diloco.checkpoints.store import Store
+from diloco.checkpoints.store import Saved, Store
 from diloco.cli.app import app
 from diloco.cli.checkpoints import verify_command
 from diloco.errors import CheckpointError
@@ -65,6 +65,19 @@ def test_verify_ends_with_1_where_a_checkpoint_is_missing_a_file(home: Path) -> 
     with pytest.raises(typer.Exit) as ended:
         verify_command(home)
     assert ended.value.exit_code == 1
+
+
+def test_a_checkpoint_that_its_worker_removes_meanwhile_is_no_fault(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(disk: LocalDisk, saved: Saved) -> list[str]:
+        if saved.manifest.index == 4:
+            return []
+        disk.remove(saved.path)
+        return [f"{saved.path} cannot be read"]
+
+    monkeypatch.setattr("diloco.checkpoints.verifying.faults_of", removed)
+    assert run("checkpoint", "verify", home) == (0, "1 checkpoint as they were written\n")
 
 
 def test_verify_compares_with_the_journal_beside(home: Path) -> None:
