@@ -85,9 +85,10 @@ def disputed(state: RunState, course: Course, fragment: int) -> bool:
     camps, version = state.mode.disputed(course, fragment), course.chain.base(fragment)
     known = course.recomputations.get(fragment)
     computed = known if known is not None and known.version == version else None
-    if not camps or (computed is not None and computed.pending and not computed.num_tries):
+    computes = computed is not None and computed.pending and not computed.num_tries
+    if not camps or computes:
         course.disputes.pop(fragment, None)
-        return bool(camps)
+        return computes  # also if it was taken back: who was wrong is found out
     before = course.disputes.get(fragment)
     if before is None or before.version != version:
         told = " against ".join(", ".join(names) for names in camps)

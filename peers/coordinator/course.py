@@ -73,6 +73,13 @@ class Recomputation:
     """How often nobody handed that out."""
     again_at: float = 0.0
     """When all are asked once more."""
+    told: dict[bytes, bytes] = field(default_factory=dict)
+    """By member: the digest that it told of this version, also if it is gone or took it back; empty if it
+    told two."""
+
+    def note(self, member: bytes, digest: bytes) -> None:
+        """A member tells a digest of this version."""
+        self.told[member] = digest if self.told.get(member, digest) == digest else b""
 
     def ask(self, members: set[bytes], max_times: int) -> set[bytes]:
         """Those of the members who came since all were asked, and were not asked so often before."""

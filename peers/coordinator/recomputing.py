@@ -6,7 +6,7 @@ and a thread beside it goes that step once more. Until that is done nobody's sta
 of that fragment opens. What comes out decides if a member holds it, however many hold another one. If nobody
 hands out what is needed, nothing is decided: the run waits, until somebody comes who was not asked. Whoever
 was found wrong again and again gets the state later each time, so that false words cost the others less and
-less.
+less. A dispute that is taken back, or left behind, is computed all the same, and who told what is remembered.
 
 Most decide only where there is nothing to compute, or it cannot be computed here: see `agreement`. Keeps S1.
 """
@@ -40,6 +40,7 @@ def look_at(state: RunState, course: Course, fragment: int) -> None:
     version = course.chain.base(fragment)
     known = course.recomputations.get(fragment)
     if known is not None and known.version == version:
+        _note(state, course, fragment, known)
         return
     course.recomputations.pop(fragment, None)
     record = course.chain.record_of(version)
@@ -47,14 +48,39 @@ def look_at(state: RunState, course: Course, fragment: int) -> None:
         return
     former = _former(course, record)
     if former is not None:
-        course.recomputations[fragment] = Recomputation(version, record, former)
+        known = course.recomputations[fragment] = Recomputation(version, record, former)
+        _note(state, course, fragment, known)
+
+
+def _tellers(state: RunState, course: Course, fragment: int, version: bytes) -> dict[bytes, bytes]:
+    """By member, the digest that it tells of a version."""
+    entered = state.roster.entered_in(course.number)
+    told = {entry.key: entry.digests.get(fragment) for entry in entered if entry.holds_state}
+    return {key: each[1] for key, each in told.items() if each is not None and each[0] == version}
 
 
 def _told(state: RunState, course: Course, fragment: int, version: bytes) -> set[bytes]:
     """The digests that members tell of a version."""
-    entered = state.roster.entered_in(course.number)
-    told = [entry.digests.get(fragment) for entry in entered if entry.holds_state]
-    return {each[1] for each in told if each is not None and each[0] == version}
+    return set(_tellers(state, course, fragment, version).values())
+
+
+def _note(state: RunState, course: Course, fragment: int, asked: Recomputation) -> None:
+    if asked.pending:
+        for key, digest in _tellers(state, course, fragment, asked.version).items():
+            asked.note(key, digest)
+
+
+def withdrawn(state: RunState, course: Course, fragment: int) -> list[Entry]:
+    """Who told a state that was found wrong, and does not tell it any more; each once. Nobody, if what was
+    computed is nobody's."""
+    known = course.recomputations.get(fragment)
+    if known is None or not known.state or known.state not in known.told.values():
+        return []
+    told, known.told = known.told, {}
+    still = _tellers(state, course, fragment, known.version)
+    wrong = [key for key, digest in told.items() if digest != known.state]
+    found = [state.roster.entries.get(key) for key in wrong if still.get(key, known.state) == known.state]
+    return [entry for entry in found if entry is not None]
 
 
 def _former(course: Course, record: Record) -> bytes | None:
@@ -128,7 +154,7 @@ class Recomputer:
     def _begin_next(self, now: float, course: Course) -> None:
         holders = self._holders(course)
         for fragment, asked in sorted(course.recomputations.items()):
-            if self._stands(course, fragment, asked) and self._is_due(now, asked, holders):
+            if self._goes_on(course, fragment, asked) and self._is_due(now, asked, holders):
                 self._begin(now, course, fragment, asked, holders)
                 return
 
@@ -166,7 +192,7 @@ class Recomputer:
         if work is None or work.asked.at is RecomputationState.COMPUTES:
             return
         asked, gathering = work.asked, work.gathering
-        if not self._stands(work.course, work.fragment, asked):
+        if not self._goes_on(work.course, work.fragment, asked):
             asked.at, self._work = RecomputationState.WAITS, None
             return
         for peer in asked.ask(self._holders(work.course), MAX_TRIES):
@@ -197,10 +223,13 @@ class Recomputer:
         entered = self._state.roster.entered_in(course.number)
         return {e.key for e in entered if e.holds_state and not e.out_of_sight} - {self._state.me}
 
-    def _stands(self, course: Course, fragment: int, asked: Recomputation) -> bool:
-        """Whether members still tell different states of that version."""
-        newest = course.chain.base(fragment) == asked.version
-        return newest and len(_told(self._state, course, fragment, asked.version)) > 1
+    def _goes_on(self, course: Course, fragment: int, asked: Recomputation) -> bool:
+        """Whether that version is still to be computed: the first time also if whoever disputed it took that
+        back or left, or it could have each version fetched, and never be found wrong."""
+        if course.chain.base(fragment) != asked.version:
+            return False
+        first = asked.pending and not asked.num_tries
+        return first or len(_told(self._state, course, fragment, asked.version)) > 1
 
     # -- what comes ---------------------------------------------------------------------------
 

@@ -44,6 +44,8 @@ def start_following(state: RunState, course: Course, now: float, entry: Entry) -
     knows by then which of its contributions are in a record (S4)."""
     if state.rules.gossips:
         _take_first_head(state, course, entry)
+    if now < entry.served_from and state.roster.active_in(course.number):
+        entry.holds_state = False  # its state was found wrong again and again
     following = _records_for(state, course, entry)
     if following is None and is_newer(course, entry) and not state.committed:
         return  # it may be the coordinator that is behind
@@ -79,6 +81,8 @@ def _records_for(state: RunState, course: Course, entry: Entry) -> list[Record] 
 
 def applied(state: RunState, now: float, course: Course, entry: Entry, message: Applied) -> None:
     """A member tells the digest of a version that it holds; a minority is repaired (S1)."""
+    if now < entry.served_from:
+        return  # it was found wrong again and again, and gets the state later
     entry.digests[message.fragment] = (message.version, message.state)
     if message.version != course.chain.base(message.fragment):
         return
@@ -90,6 +94,10 @@ def settle(state: RunState, course: Course, now: float, *fragments: int) -> None
     """Remember what was agreed on, and repair who differs from it."""
     for fragment in fragments:
         saving.applied(state, course, fragment)
+        for other in recomputing.withdrawn(state, course, fragment):
+            recomputing.found_wrong(course, now, other, state.rules.failure_timeout_s)
+            if other.entered:
+                _give_up(state, course, now, other, "it took back a state that was found wrong")
         for other in state.mode.dissenters(course, fragment):
             _repair(state, course, now, other, fragment)
 
@@ -98,6 +106,8 @@ def caught_up(state: RunState, now: float, course: Course, entry: Entry, message
     """A member's head. Once it is at most one commit per fragment behind, with no digest that differs
     from the agreed one, it is active: rounds wait for it now (for the grace at most), so that it can
     reach a head that would otherwise move away from it for ever."""
+    if now < entry.served_from:
+        return
     entry.head, entry.holds_state = message.head, True
     if course.chain.head == GENESIS and entry.key == course.seed and message.head != GENESIS:
         state.begin_run(course, message.head)

@@ -333,3 +333,50 @@ def test_nobody_leaves_a_run_that_is_done_with_a_state_that_is_wrong() -> None:
     assert [message for _, message in swarm.said if isinstance(message, Finished)] == []
     applied(swarm, record, w2=RIGHT)
     assert len(swarm.told(1, Finished)) == len(swarm.told(2, Finished)) == 1
+
+
+def test_a_dispute_that_is_taken_back_is_computed_once_and_who_was_wrong_is_found_out() -> None:
+    swarm, record = committed(1, 2, 3)
+    applied(swarm, record, w1=RIGHT, w2=RIGHT, w3=WRONG)
+    for index in (1, 2, 3):
+        swarm.ready(index)
+    for _ in range(5):
+        applied(swarm, record, w3=RIGHT)
+        applied(swarm, record, w3=WRONG)
+    applied(swarm, record, w3=RIGHT)
+    assert [swarm.asked(index) for index in (1, 2, 3)] == [3, 0, 0], "an index of each blob, once"
+    assert len(swarm.told(1, Open)) == 1, "no round opens before it is known"
+    num_orders = len(swarm.told(3, CatchUp))
+    swarm.answer()
+    swarm.compute(RIGHT)
+    assert swarm.core.roster.entries[key(3)].num_wrong == 1
+    assert swarm.core.roster.entries[key(1)].num_wrong == 0
+    assert len(swarm.told(3, CatchUp)) == num_orders + 1
+
+
+def test_who_leaves_before_its_state_is_found_wrong_is_found_out_all_the_same() -> None:
+    swarm, record = committed(1, 2, 3)
+    applied(swarm, record, w1=RIGHT, w2=RIGHT, w3=WRONG)
+    swarm.hear(3, Leave("done"))
+    swarm.answer()
+    swarm.compute(RIGHT)
+    wrong = [swarm.core.roster.entries[key(index)].num_wrong for index in (1, 2, 3)]
+    assert wrong == [0, 0, 1]
+
+
+@pytest.mark.parametrize("how", ["says that it caught up", "comes anew"])
+def test_who_is_found_wrong_again_and_again_disputes_nothing_while_it_waits(how: str) -> None:
+    swarm, record = committed(1, 2)
+    for _ in range(4):
+        applied(swarm, record, w1=RIGHT, w2=WRONG)
+        swarm.answer()
+        if not outcomes(swarm):
+            swarm.compute(RIGHT)
+        if how == "comes anew":
+            swarm.hear(2, Leave("done"))
+            swarm.greet(2, shapes=layout_name(TEXT, 128), head=record.hash(), holds_state=True)
+    assert len(repaired(swarm)) == 2
+    swarm.later(TIMEOUT_S)
+    applied(swarm, record, w2=RIGHT)
+    assert len(repaired(swarm)) == 2
+    assert swarm.core.roster.entries[key(2)].active
