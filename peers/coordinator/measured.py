@@ -7,6 +7,7 @@ believed more than an author: see `witnesses`. Pure. Part of S12.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,13 +18,14 @@ SLACK = 1.001
 MEAN_SLACK = 1.1
 BAND = 1e-3
 """So far above or below a limit is clear: two who decode the same bytes add squares up in other orders."""
-_ELEMENT = 2.0**-48
-"""What an element may add to a squared norm beside that: float16 rounds values below 2^-24 up to that."""
+_ELEMENT = 2.0**-24
+"""How much longer an element may become beside that: float16 has steps of 2^-24 below 2^-14, and a
+contribution, and then a mean of some, may each be rounded by half a step."""
 
 
 def part_limit(norm: float, num_elements: int, growth: float) -> float:
     """The largest squared norm that parts may have together of which their author claims ``norm``."""
-    return SLACK * growth * norm * norm + _ELEMENT * num_elements
+    return SLACK * (math.sqrt(growth) * norm + _ELEMENT * math.sqrt(num_elements)) ** 2
 
 
 def mean_limit(part_limits: Sequence[float], growth: float) -> float:

@@ -79,6 +79,13 @@ def test_no_codec_makes_a_vector_longer_than_its_row_says(
     assert found <= part_limit(math.sqrt(squared_norm(x)), n, growth_of(name, **parts))
 
 
+@pytest.mark.parametrize("steps", [0.5001, 1.5001, 3.5001, 10.5001, 100.5001])
+def test_values_so_small_that_float16_rounds_all_of_them_up_are_within_their_claim(steps: float) -> None:
+    x = torch.full((4096,), steps * 2.0**-24)
+    limit = part_limit(math.sqrt(squared_norm(x)), len(x), growth_of("fp16"))
+    assert float(x.square().sum()) < measured(x, "fp16", {}) <= limit
+
+
 @pytest.mark.parametrize(("name", "top", "middle"), [("int8", 127, 8.5), ("int4", 7, 0.5), ("fp4", 1, 0.75)])
 def test_the_rows_say_no_more_than_it_takes(name: str, top: int, middle: float) -> None:
     block = 256 if name == "int8" else 64
