@@ -448,6 +448,7 @@ class Coordinator:
         entry.absent_since = now
         if course.mean_case is not None and course.mean_case.owner == entry.key:
             course.mean_case = None  # what it was to show is lost with its membership
+            course.suspicion.owes_proof(entry.key, course.chain.index)  # or it could leave when asked
         self._outlet.trace(RemovedTrace(peer=entry.key, peer_name=entry.name, reason=reason))
         self._mode.tell_gone(now, MemberGone(self.roster.epoch, entry.key, reason))
         if forget:

@@ -140,8 +140,10 @@ def test_an_owner_that_shows_nothing_owns_no_chunks_for_a_while() -> None:
     assert suspicion.idle([key(1), key(2), key(3)], index + 16) == frozenset()
 
 
-def test_an_owner_that_is_gone_is_not_waited_for() -> None:
+def test_an_owner_that_is_gone_is_not_waited_for_and_owns_no_chunks_if_it_comes_back() -> None:
     swarm = distrusting()
     asked(swarm)
     swarm.hear(OWNER, Leave("enough"))
     assert swarm.core.state.courses[0].mean_case is None
+    suspicion = swarm.core.state.courses[0].suspicion
+    assert suspicion.idle([key(1), key(2), key(3)], swarm.chain.index) == {key(OWNER)}
