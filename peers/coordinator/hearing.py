@@ -200,8 +200,11 @@ class Hearing:
     def _round_of(
         self, peer: bytes, message: Shown | ToldTwoThings
     ) -> tuple[Course, Entry, OpenRound] | None:
+        """Of an author that has left too, or it could leave before anyone shows what it sent."""
         found = self._round_in(peer, message.serial)
-        if found is None or message.author not in found[2].members:
+        if found is None or message.author not in found[2].founders:
+            return None
+        if self._state.roster.entries[message.author].kicked:
             return None
         return found
 

@@ -12,7 +12,7 @@ from peers.admission.identity import Identity, verify
 from peers.coordinator.judgement import Court
 from peers.coordinator.measured import BAND, LengthsShown
 from peers.protocol.evidence import MAX_LONG, Shown
-from peers.protocol.messages import Open, Stuck
+from peers.protocol.messages import Leave, Open, Stuck
 from peers.protocol.signing import INDEX_TAG
 from tests.peers.coordinator.coordinator_kit import Swarm, key, opened
 from tests.peers.coordinator.test_judgement import COURT, RUN, Proving
@@ -67,6 +67,16 @@ def test_a_chunk_that_alone_is_longer_than_its_author_says_puts_the_author_out()
     assert swarm.put_out() == [key(1)]
     again = swarm.told(2, Open)[-1]
     assert (again.attempt, again.lost, again.idle) == (1, (0,), ())
+
+
+def test_an_author_that_leaves_before_its_chunk_is_shown_is_put_out_all_the_same() -> None:
+    swarm = Disputing()
+    swarm.hear(1, Leave("done"))
+    swarm.long(3, 4.1, 1)
+    assert swarm.put_out() == [key(1)]
+    assert swarm.told(2, Open)[-1].attempt == 1, "it was left out already"
+    swarm.long(3, 4.1, 1, accuser=3)
+    assert swarm.put_out() == [key(1)], "once"
 
 
 def test_whoever_calls_a_chunk_too_long_that_is_not_is_out_itself() -> None:
