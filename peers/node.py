@@ -237,8 +237,8 @@ class Node:
             return
         for peer in self.links.absences.due(now):
             self._lose_sight(now, peer)
-        if self.member and self.member.exchanges.busy:
-            self.member.averaging.pump(now)
+        if self.member and self.member.busy:
+            self.member.work(now)
             self._settle(now)
         if now < self._next_tick:
             if self.coordinator and now >= self.coordinator.deadline():
@@ -259,7 +259,7 @@ class Node:
         """When `tick` is wanted next."""
         if self._stopped:
             return self._next_tick
-        if self.member and self.member.exchanges.busy:
+        if self.member and self.member.busy:
             return 0.0
         due = min(self._next_tick, self.links.absences.deadline())
         return min(due, self.coordinator.deadline()) if self.coordinator else due

@@ -103,8 +103,7 @@ class Gathering:
 
     def failed(self, now: float) -> bool:
         """Nobody hands out what is lacking, or not in the time in which the slowest would."""
-        num_pieces = sum(fetch.num_pieces for fetch in self._fetches)
-        for_bytes_s = num_pieces * self._limits.payload_bytes / self._limits.least_upload
+        for_bytes_s = self.num_pieces * self._limits.payload_bytes / self._limits.least_upload
         late = now >= self._began_at + _TIMEOUTS * self._timeout_s + for_bytes_s
         return not self.done and (late or any(fetch.failed for fetch in self._fetches))
 
@@ -130,6 +129,21 @@ class Gathering:
             found = find(fetch.blob)
             if found is not None:
                 fetch.have(*found)
+
+    @property
+    def busy(self) -> bool:
+        """Something is at hand, and waits for nothing."""
+        return any(fetch.busy for fetch in self._fetches)
+
+    @property
+    def num_pieces(self) -> int:
+        """Of all three, as far as that is known."""
+        return sum(fetch.num_pieces for fetch in self._fetches)
+
+    def take_at_hand(self) -> None:
+        """Take some more of that."""
+        for fetch in self._fetches:
+            fetch.take_at_hand()
 
     def names(self, blob: bytes) -> bool:
         """Whether a blob of that name is wanted, or was."""

@@ -13,6 +13,7 @@ Most decide only where there is nothing to compute, or it cannot be computed her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,10 @@ from peers.protocol.traces import RecomputedTrace
 from transport.collectives.fetch import Lack, Piece
 from transport.effects import Payload
 
+COMPUTE_TIMEOUTS = 6
+"""Failure timeouts that computing a step may take, beside the time of its bytes."""
+COMPUTED_PER_S = 20 << 20
+"""Bytes of which the slowest machine computes a step in a second."""
 FindBlob = Callable[[float, bytes], Found | None]
 MAX_TRIES = 10
 """So often all who are here are asked for what a version is computed from, with pauses that double; from then
@@ -118,6 +123,8 @@ class _Work:
     fragment: int
     asked: Recomputation
     gathering: Gathering
+    until: float = math.inf
+    """When nobody waits for the thread any longer."""
 
 
 class Recomputer:
@@ -136,8 +143,9 @@ class Recomputer:
 
     @property
     def has_news(self) -> bool:
-        """Whether `advance` would tell of something."""
-        return bool(self._ended)
+        """Whether `advance` would tell of something, or has work that waits for nothing."""
+        gathers = self._work is not None and self._work.asked.at is RecomputationState.GATHERS
+        return bool(self._ended) or (gathers and self._work is not None and self._work.gathering.busy)
 
     # -- one after the other ------------------------------------------------------------------
 
@@ -189,9 +197,14 @@ class Recomputer:
 
     def _go_on(self, now: float) -> None:
         work = self._work
-        if work is None or work.asked.at is RecomputationState.COMPUTES:
+        if work is None:
             return
         asked, gathering = work.asked, work.gathering
+        if asked.at is RecomputationState.COMPUTES:
+            if now >= work.until:
+                self._end(RecomputationState.FAILED, "computing it has not ended in time")
+            return
+        gathering.take_at_hand()
         if not self._goes_on(work.course, work.fragment, asked):
             asked.at, self._work = RecomputationState.WAITS, None
             return
@@ -206,6 +219,8 @@ class Recomputer:
             self._end(RecomputationState.UNSERVED, "nobody here hands out what it is computed from")
         elif gathering.done:
             asked.at = RecomputationState.COMPUTES
+            for_bytes_s = gathering.num_pieces * self._state.limits.payload_bytes / COMPUTED_PER_S
+            work.until = now + COMPUTE_TIMEOUTS * self._state.rules.failure_timeout_s + for_bytes_s
             self._state.outlet.deliver(_wanted(work))
 
     def _end(self, at: RecomputationState, reason: str, found: bytes = b"") -> None:

@@ -155,6 +155,16 @@ class Fetches:
         """Members from which something is fetched."""
         return {donor for fetch in self._all() for donor in (*fetch.donors, *fetch.later)}
 
+    @property
+    def busy(self) -> bool:
+        """Something is at hand, and waits for nothing."""
+        return any(each.fetch.busy for each in self.states)
+
+    def take_at_hand(self) -> None:
+        """Take some more of that."""
+        for each in self.states:
+            each.fetch.take_at_hand()
+
     def take_piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
         """An answer of a donor."""
         for fetch in self._all():

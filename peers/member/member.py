@@ -319,6 +319,19 @@ class Member:
             self._donor.hand_out_waiting(now)
         self.averaging.pump(now)
 
+    @property
+    def busy(self) -> bool:
+        """There is work that waits for nothing: `work` does some of it."""
+        return self.exchanges.busy or self._fetches.busy
+
+    def work(self, now: float) -> None:
+        """Go on with what waits for nothing."""
+        if self.exchanges.busy:
+            self.averaging.pump(now)
+        if self._fetches.busy:
+            self._fetches.take_at_hand()
+            self._follower.advance(now)
+
     def tick(self, now: float) -> None:
         """Time has passed: look for those who are silent."""
         if self._coordinator != self._me:

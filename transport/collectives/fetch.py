@@ -59,6 +59,10 @@ class AtMost:
     pieces: int
 
 
+TAKEN_AT_ONCE = 64
+"""Pieces at hand that are taken in one go."""
+
+
 class Fetch:
     """One blob on its way. ``take(i, payload)`` receives each checked piece once."""
 
@@ -94,6 +98,8 @@ class Fetch:
         self._asked: dict[bytes, set[tuple[int, bool]]] = {}
         self._left = 0
         self._at_hand: tuple[Sequence[bytes], Callable[[int], Payload]] | None = None
+        self._here: list[int] = []
+        """Pieces that are at hand and were not taken yet, the last one first."""
 
     @property
     def done(self) -> bool:
@@ -102,7 +108,12 @@ class Fetch:
     @property
     def failed(self) -> bool:
         """Nobody is left to ask, or there is no use in it."""
-        return self.too_large or (not self.donors and not self.later and not self.done)
+        return self.too_large or (not (self.donors or self.later or self._here) and not self.done)
+
+    @property
+    def busy(self) -> bool:
+        """There are pieces at hand that wait for nothing but `take_at_hand`."""
+        return bool(self._here)
 
     @property
     def num_pieces(self) -> int:
@@ -229,16 +240,24 @@ class Fetch:
         self._digests = digests
         self._todo = list(range(len(digests) - 1, -1, -1))
         self._left = len(digests)
-        self._take_at_hand(digests)
+        if self._at_hand is not None:
+            ours = self._at_hand[0]
+            self._here = [i for i in self._todo if i < len(ours) and ours[i] == digests[i]]
+            here = set(self._here)
+            self._todo = [i for i in self._todo if i not in here]
+        self.take_at_hand()
 
-    def _take_at_hand(self, digests: Sequence[bytes]) -> None:
+    def take_at_hand(self) -> None:
+        """Take some more of the pieces that are at hand: a copy of all of a large model would keep this
+        process from its peers for longer than they wait."""
         if self._at_hand is None:
             return
-        (ours, piece), self._at_hand = self._at_hand, None
-        for index in [i for i in self._todo if i < len(ours) and ours[i] == digests[i]]:
-            self._take(index, piece(index))
-            self._todo.remove(index)
+        for index in reversed(self._here[-TAKEN_AT_ONCE:]):
+            self._take(index, self._at_hand[1](index))
             self._left -= 1
+        del self._here[-TAKEN_AT_ONCE:]
+        if not self._here:
+            self._at_hand = None
 
 
 def index_page(digests: Sequence[bytes], page: int, limits: Limits) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from peers.coordinator.agreement import UNSERVED
-from peers.coordinator.recomputing import MAX_TRIES
+from peers.coordinator.recomputing import COMPUTE_TIMEOUTS, MAX_TRIES
 from peers.protocol.events import RecomputeWanted
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, Done, Finished, Leave, Open
@@ -322,6 +322,36 @@ def test_what_the_hosts_own_worker_holds_does_not_travel() -> None:
     applied(swarm, record, w1=RIGHT, w2=WRONG)
     assert [each for _, each in swarm.said if isinstance(each, Want)] == []
     assert bytes(swarm.events[0].former) == STATE
+
+
+def test_a_large_state_that_is_here_is_copied_in_pieces_between_other_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("transport.collectives.fetch.TAKEN_AT_ONCE", 1)
+    swarm, record = committed(1, 2)
+    swarm.core.recomputer.find_blob = lambda now, blob: (
+        list(map(digest_of, HELD[blob])),
+        HELD[blob].__getitem__,
+    )
+    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    turns = 0
+    while not swarm.events:
+        assert swarm.core.deadline() <= swarm.now, "it waits for nothing"
+        swarm.later(0.0)
+        turns += 1
+    assert turns > 0
+    assert bytes(swarm.events[0].former) == STATE
+
+
+def test_an_answer_that_never_comes_is_not_waited_for_without_end() -> None:
+    swarm, record = committed(1, 2, 3)
+    applied(swarm, record, w1=RIGHT, w2=RIGHT, w3=WRONG)
+    swarm.answer()
+    swarm.later(COMPUTE_TIMEOUTS * TIMEOUT_S - 1.0)
+    assert repaired(swarm) == []
+    swarm.later(2.0)
+    assert outcomes(swarm) == [False]
+    assert repaired(swarm) == [key(3)], "most decide, as where nothing can be computed"
 
 
 def test_nobody_leaves_a_run_that_is_done_with_a_state_that_is_wrong() -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+import pytest
 
 from peers.member.fetches import MAX_RESULTS_AT_ONCE, Fetches
 from peers.member.results import KeptResults
@@ -292,3 +293,15 @@ def test_who_stops_asks_nobody_for_anything() -> None:
     for each in (fetches, behind.fetches):
         each.stop()
         assert each.donors() == set()
+
+
+def test_a_large_state_that_is_here_is_taken_in_several_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transport.collectives.fetch.TAKEN_AT_ONCE", 2)
+    fetches = catching_up(Wire(), App(held=tuple(range(NUM_FRAGMENTS))))
+    goes = 0
+    while fetches.busy:
+        assert not all(each.fetch.done for each in fetches.states)
+        fetches.take_at_hand()
+        goes += 1
+    assert goes == -(-NUM_PIECES // 2) - 1
+    assert all(each.fetch.done for each in fetches.states)

@@ -243,6 +243,18 @@ def test_what_is_here_already_is_not_asked_for() -> None:
     assert b"".join(download.got[i] for i in range(8)) == DATA
 
 
+def test_what_is_here_is_taken_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transport.collectives.fetch.TAKEN_AT_ONCE", 3)
+    download = Download([])
+    download.fetch.have(DIGESTS, PIECES.__getitem__)
+    for taken in (3, 6):
+        assert sorted(download.got) == list(range(taken))
+        assert (download.fetch.busy, download.fetch.done, download.fetch.failed) == (True, False, False)
+        download.fetch.take_at_hand()
+    assert (download.fetch.busy, download.fetch.done) == (False, True)
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
 def unknown(most: int, donors: list[bytes], limits: Limits = LIMITS) -> Download:
     """A blob of which it is known only how many pieces it may have."""
     download = Download(donors)
