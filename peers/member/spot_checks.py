@@ -18,7 +18,7 @@ from peers.protocol.application import Application
 from peers.protocol.spots import Spot, SpotPart, Spotted
 from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.plan import Plan
-from transport.collectives.reducer import Part
+from transport.collectives.reducer import Part, Reducer
 from transport.effects import Payload, Phantom
 from transport.errors import Poisoned
 from transport.limits import LIMITS
@@ -39,10 +39,9 @@ class _Check:
     """What this member is to compute again."""
 
     spot: Spot
-    fragment: int
+    receiver: Reducer
     plan: Plan
     owner: bytes
-    chunk_elements: int
     mean: Payload
     mine: Payload
     until: float
@@ -94,7 +93,11 @@ class SpotChecks:
         owner = plan.owner(spot.chunk, exchange.num_chunks)
         if spot.checker == self._me:
             until = now + self._patience_s
-            self._check = None if owner == self._me else _check(spot, running.fragment, exchange, plan, until)
+            self._check = None
+            if owner != self._me:  # once the round is committed the next one may be of another length
+                receiver = self._app.receiver(running.fragment)
+                receiver.begin(exchange.chunk_elements, len(plan.members))
+                self._check = _check(spot, receiver, exchange, plan, until)
             self._compute(now)
             return
         # A copy: the contribution may change as soon as the round is committed.
@@ -159,8 +162,7 @@ class SpotChecks:
         """None if a part of another than the owner cannot be added up, which is not the owner's fault."""
         shares, owner = check.plan.shares, check.plan.founders.index(check.owner)
         parts = [Part(i, share, payloads[member], plain=i == owner) for i, member, share in shares]
-        reducer = self._app.receiver(check.fragment)
-        reducer.begin(check.chunk_elements, len(check.plan.members))
+        reducer = check.receiver
         try:
             off, rounding, length = reducer.deviation(check.spot.chunk, parts, check.mean)
         except Poisoned as error:
@@ -170,11 +172,10 @@ class SpotChecks:
         return is_same(off, rounding, length) and (not limits or square <= limits[owner])
 
 
-def _check(spot: Spot, fragment: int, exchange: DirectReduce, plan: Plan, until: float) -> _Check:
+def _check(spot: Spot, receiver: Reducer, exchange: DirectReduce, plan: Plan, until: float) -> _Check:
     owner = plan.owner(spot.chunk, exchange.num_chunks)
     mean, mine = exchange.means()[spot.chunk], exchange.reducer.encode(spot.chunk)
-    size = exchange.chunk_elements
-    return _Check(spot, fragment, plan, owner, size, _copy(mean), _copy(mine), until)
+    return _Check(spot, receiver, plan, owner, _copy(mean), _copy(mine), until)
 
 
 def _missing(check: _Check, payloads: dict[bytes, Payload]) -> set[bytes]:

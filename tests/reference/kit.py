@@ -195,7 +195,8 @@ def assert_bytes(
     as often as ``outer_steps`` (by fragment): of M members each sends its part of every chunk to the chunk's
     owner, and the owner sends the mean to the others, so 2 (M - 1) times the payload. Besides that there are
     `HEADER_BYTES` for each of ``chunks`` on its way between two members, and `CONTROL_BYTES` for each
-    worker; and of a chunk that is checked, up to M - 2 parts once more, which are not counted as bulk."""
+    worker; and of a chunk that is checked, up to M - 2 parts once more, and what its owner added, in fp32,
+    which are not counted as bulk."""
     others = len(seen) - 1
     exact = sum(2 * others * n * size for n, size in zip(outer_steps, payload_bytes, strict=True))
     headers = HEADER_BYTES * chunks * sum(2 * len(seen) * others * n for n in outer_steps)
@@ -204,6 +205,7 @@ def assert_bytes(
         assert exact <= bulk <= exact + headers
     sent = sum(each.bytes_sent for each in seen)
     checks = sum(max(0, others - 1) * n * size for n, size in zip(outer_steps, payload_bytes, strict=True))
+    checks += sum(outer_steps) * 4 * sum(tensor.numel() for tensor in seen[0].starts[0].values())
     assert exact <= sent <= exact + headers + checks + CONTROL_BYTES * len(seen)
 
 

@@ -69,7 +69,8 @@ class Checking:
                     else:
                         self._carry(partners, partner.me, to, message, payload)
         assert exchange.done
-        self.checks = SpotChecks(ME, HOST, FakeApp(), self.exchanges, 3, self.outlet, PATIENCE_S)
+        self.app = FakeApp()
+        self.checks = SpotChecks(ME, HOST, self.app, self.exchanges, 3, self.outlet, PATIENCE_S)
         self.outlet.said.clear()
 
     @staticmethod
@@ -90,6 +91,16 @@ class Checking:
 
 def test_a_mean_that_is_that_of_its_parts_is_agreed_with() -> None:
     assert Checking().check() == [True]
+
+
+def test_a_check_is_of_the_round_that_was_though_the_next_one_is_of_another_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A method whose outer step takes two exchanges applies the first before parts of it come."""
+    member = begun(THIRD)
+    monkeypatch.setattr(member.app, "receiver", lambda fragment: None)
+    member.checks.take_part(0.0, OTHER, SpotPart(1, OTHERS_CHUNK), floats(1.0))
+    assert member.said() == [True]
 
 
 def test_weights_lost_members_and_later_attempts_are_as_in_the_round() -> None:
