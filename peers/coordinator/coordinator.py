@@ -83,11 +83,6 @@ from transport.limits import Limits
 _KICKED = Refused("kicked", "the host has put this worker out of the run")
 
 
-STANDING_TIMEOUTS = 4 / 3
-"""Failure timeouts of silence after which a member is out whose link has not ended: where a twentieth of all
-packets is lost, TCP may take ten seconds over one, and the connection stands."""
-
-
 class Coordinator:
     """Given messages and time, it speaks through its outlet."""
 
@@ -371,8 +366,7 @@ class Coordinator:
         """Time has passed: silent members are out, and waiting ends."""
         for entry in self.roster.entered():
             silence = now - self._outlet.last_heard(now, entry.key)
-            patience = 1.0 if entry.out_of_sight else STANDING_TIMEOUTS
-            if entry.key != self.state.me and silence > patience * self._rules.failure_timeout_s:
+            if entry.key != self.state.me and silence > self._rules.failure_timeout_s:
                 self.remove(now, entry, f"silent for {silence:.1f} s", forget=True)
         for key in [key for key, until in self._parting.items() if now >= until]:
             del self._parting[key]
