@@ -70,7 +70,10 @@ def test_a_stopped_worker_is_left_out_and_comes_back_when_it_goes_on(tmp_path: P
         )
     commits = same_everywhere(workers, [0, 1, 2])
     assert names_in(commits, without["index"], commits[without["index"] - 1]["value"]) == "11"
-    assert [line["fate"] for line in workers.lines(2, "fate")].count("late") == 1
+    # Rounds that are over before it has caught up may go by too: each offer has one fate all the same.
+    fates = [line["fate"] for line in workers.lines(2, "fate")]
+    assert "late" in fates
+    assert set(fates) <= {"applied", "late"}
 
 
 def test_eight_workers_that_start_at_once_are_all_admitted(tmp_path: Path) -> None:
