@@ -144,8 +144,7 @@ class Recomputer:
     @property
     def has_news(self) -> bool:
         """Whether `advance` would tell of something, or has work that waits for nothing."""
-        gathers = self._work is not None and self._work.asked.at is RecomputationState.GATHERS
-        return bool(self._ended) or (gathers and self._work is not None and self._work.gathering.busy)
+        return bool(self._ended) or (self._work is not None and self._work.gathering.busy)
 
     # -- one after the other ------------------------------------------------------------------
 
