@@ -8,6 +8,7 @@ TransportError
 └── PeerFault       what a peer sent cannot be used: its link is closed, nothing else changes
     ├── BadFrame    a header, message or chunk that our side never makes
     ├── BadMessage  a message of a wrong shape on a socket
+    ├── BadRecord   bytes of a bulk lane that nobody with its key sent
     └── Poisoned    a contribution that must not be added up
 """
 
@@ -44,6 +45,11 @@ class BadFrame(PeerFault):
 
 class BadMessage(PeerFault):
     """A message has a shape that our side never makes."""
+
+
+class BadRecord(PeerFault):
+    """The bytes of a bulk lane are not what the other end sealed. Whoever is between can do that: the lane is
+    closed, and nobody is kept out for it."""
 
 
 class Poisoned(PeerFault):

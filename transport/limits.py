@@ -65,6 +65,14 @@ class Limits:
     """Pieces asked of one donor at a time."""
     lanes: int = 1
     """Bulk connections per pair; several fill a long fat pipe."""
+    bulk_strangers: int = 64
+    """Connections to the bulk port that have not shown yet that they may be there; one more is dropped."""
+    bulk_strangers_per_address: int = 8
+    """The same from one address."""
+    bulk_opening_s: float = 2.0
+    """For so long one may take to show it."""
+    lane_offer_s: float = 10.0
+    """For so long a bulk lane that was offered may be opened."""
     settings_bytes: int = 64 * KIB
     """Largest run settings sent to a joiner."""
     half_open_per_address: int = 256

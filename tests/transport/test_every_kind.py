@@ -14,6 +14,7 @@ import peers.protocol.messages  # they register their kinds
 import transport.collectives.chunks
 import transport.collectives.fetch
 import transport.link.messages
+import transport.sealed.messages
 from transport.errors import BadFrame
 from transport.frames import Between, from_items, kinds, pack, to_items, unpack
 from transport.limits import LIMITS
@@ -24,6 +25,7 @@ HOMES = (
     transport.collectives.chunks,
     transport.collectives.fetch,
     transport.link.messages,
+    transport.sealed.messages,
 )
 KINDS = [cls for cls in kinds().values() if cls.__module__ in {home.__name__ for home in HOMES}]
 

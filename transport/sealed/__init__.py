@@ -1,0 +1,1 @@
+"""Bulk lanes that are sealed by keys of one connection: all that is decided and computed, and no socket."""
