@@ -12,12 +12,14 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from transport.limits import LIMITS, Limits
 from transport.sealed.headers import Sessions
 from transport.sealed.keys import ID_BYTES, SECRET_BYTES, LaneEnds, LaneKeys, agree
 from transport.sealed.messages import LaneAsk, LaneOffer
 from transport.sealed.records import TAG_BYTES
-from transport.sealed.seals import AESGCM, CipherOf, Opener, Sealer
+from transport.sealed.seals import CipherOf, Opener, Sealer
 
 OPENING_BYTES = ID_BYTES + TAG_BYTES
 TokenBytes = Callable[[int], bytes]

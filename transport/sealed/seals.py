@@ -23,7 +23,6 @@ from transport.sealed.records import (
     HEADER_BYTES,
     SEALED_HEADER_BYTES,
     TAG_BYTES,
-    Kind,
     Record,
     parse,
 )
@@ -83,7 +82,7 @@ class Sealer:
 
     def __init__(self, key: bytes, limits: Limits = LIMITS, cipher_of: CipherOf = AESGCM) -> None:
         self.num_frames = 0
-        """Records so far, but for the empty one and those of `Kind.TAKEN`."""
+        """Records so far, but for the empty one."""
         self._limits = limits
         self._direction = _Direction(key, cipher_of)
 
@@ -101,10 +100,9 @@ class Sealer:
         assert not self._direction.is_fresh, "record 0 comes first"
         at = SEALED_HEADER_BYTES
         self._seal(record.pack(), into[:at])
-        if record.prefix_bytes:
-            assert len(prefix) == record.prefix_bytes <= self._limits.header_bytes
-            self._seal(prefix, into[at : at + len(prefix) + TAG_BYTES])
-            at += len(prefix) + TAG_BYTES
+        assert len(prefix) == record.prefix_bytes <= self._limits.header_bytes
+        self._seal(prefix, into[at : at + len(prefix) + TAG_BYTES])
+        at += len(prefix) + TAG_BYTES
         if record.payload_bytes is not None:
             assert payload is not None
             plain = memoryview(payload).cast("B")
@@ -112,7 +110,7 @@ class Sealer:
             self._seal(plain, into[at : at + len(plain) + TAG_BYTES])
             at += len(plain) + TAG_BYTES
         self._direction.record_ends()
-        self.num_frames += record.kind is not Kind.TAKEN
+        self.num_frames += 1
         return at
 
     def _seal(self, plain: Buffer, into: memoryview) -> None:
@@ -122,16 +120,15 @@ class Sealer:
 class Opener:
     """What comes over one connection; one thread at a time. After an error it opens nothing more."""
 
-    __slots__ = ("_direction", "_is_dead", "_limits", "_plain", "_record", "_wants", "num_frames")
+    __slots__ = ("_direction", "_is_dead", "_limits", "_plain", "_wants", "num_frames")
 
     def __init__(self, key: bytes, limits: Limits = LIMITS, cipher_of: CipherOf = AESGCM) -> None:
         self.num_frames = 0
-        """Whole records so far, but for the empty one and those of `Kind.TAKEN`."""
+        """Whole records so far, but for the empty one."""
         self._limits = limits
         self._direction = _Direction(key, cipher_of)
         self._plain = bytearray(HEADER_BYTES)
         self._is_dead = False
-        self._record: Record | None = None
         self._wants: list[int] = []
         """Sealed bytes of what still belongs to the present record."""
 
@@ -155,16 +152,15 @@ class Opener:
         assert len(sealed) == SEALED_HEADER_BYTES
         self._open(sealed, memoryview(self._plain))
         try:
-            self._record = parse(self._plain, self._limits)
+            record = parse(self._plain, self._limits)
         except BadMessage:
             self._is_dead = True
             raise
-        self._wants = self._record.parts
-        self._end_if_whole()
-        return self._record
+        self._wants = record.parts
+        return record
 
     def prefix(self, sealed: Buffer) -> bytes:
-        """The msgpack header of the present record, which has one. Raises `BadRecord`."""
+        """The msgpack header of the present record. Raises `BadRecord`."""
         plain = bytearray(len(sealed) - TAG_BYTES)
         self._take(sealed, memoryview(plain))
         return bytes(plain)
@@ -181,14 +177,9 @@ class Opener:
         assert len(sealed) == self._wants[0], "that is not all of it"
         self._open(sealed, into)
         del self._wants[0]
-        self._end_if_whole()
-
-    def _end_if_whole(self) -> None:
-        if self._wants:
-            return
-        assert self._record is not None
-        self._direction.record_ends()
-        self.num_frames += self._record.kind is not Kind.TAKEN
+        if not self._wants:
+            self._direction.record_ends()
+            self.num_frames += 1
 
     def _open(self, sealed: Buffer, into: memoryview) -> None:
         if self._is_dead:

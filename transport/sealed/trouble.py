@@ -1,11 +1,10 @@
 """When a sealed lane is of no use any more, and whether a peer's bulk may have one: state only, given the
 time.
 
-A lane is stuck when the oldest record that the other end has not taken does not get on for max(2 s, 4 round
-trips) while the control connection answers: then the lane is at fault, not the peer. What counts is that
-bytes move, not the age of a record: one of 1 MiB takes eight seconds on 1 Mbit/s. Three such ends within a
-minute, or a port that does not answer, leave bulk on CURVE for five minutes. Nothing is retried in a rush
-(R4).
+A lane is stuck when nothing of what is under way gets to the other machine for max(2 s, 4 round trips) while
+the control connection answers: then the lane is at fault, not the peer. What counts is that bytes move, not
+the age of a record: one of 1 MiB takes eight seconds on 1 Mbit/s. Three such ends within a minute, or a port
+that does not answer, leave bulk on CURVE for five minutes. Nothing is retried in a rush (R4).
 """
 
 from __future__ import annotations
@@ -14,16 +13,12 @@ from collections import deque
 
 from transport.effects import NEVER
 from transport.errors import BadMessage
-from transport.sealed.records import Record, taken
 
 STUCK_S = 2.0
 STUCK_ROUND_TRIPS = 4
 MOST_ENDS = 3
 WITHIN_S = 60.0
 REST_S = 300.0
-TELL_AFTER = 8
-"""Records after which their sender is told at once."""
-TELL_S = 0.1
 _SAMPLES = 16
 _TIMED = 64
 
@@ -76,31 +71,6 @@ class LaneWatch:
 
     def _patience_s(self) -> float:
         return max(STUCK_S, STUCK_ROUND_TRIPS * self.round_trip_s)
-
-
-class Takings:
-    """What comes over one connection, and when its sender is told how much was taken."""
-
-    def __init__(self) -> None:
-        self._num_taken = self._num_told = 0
-        self._due: float | None = None
-
-    def took(self, now: float, num_frames: int) -> None:
-        """So many frames in all have been taken."""
-        self._num_taken = num_frames
-        if num_frames - self._num_told >= TELL_AFTER:
-            self._due = now
-        elif self._due is None:
-            self._due = now + TELL_S
-
-    def due(self) -> float | None:
-        """When to tell; None while everything was told."""
-        return self._due
-
-    def tell(self) -> Record:
-        """The record that says it."""
-        self._num_told, self._due = self._num_taken, None
-        return taken(self._num_taken)
 
 
 class BulkChoice:

@@ -11,7 +11,7 @@ from tests.transport.sealed.lane_kit import HIGHER, LOWER, SpyCipher, lane_ends,
 from transport.limits import LIMITS
 from transport.sealed.keys import LaneEnds
 from transport.sealed.opening import OPENING_BYTES, Offers, accept, ask
-from transport.sealed.records import SEALED_HEADER_BYTES, taken
+from transport.sealed.records import SEALED_HEADER_BYTES, Kind, Record
 from transport.sealed.seals import Opener, Sealer
 
 PORT = 7778
@@ -34,11 +34,11 @@ def test_the_right_32_bytes_open_the_lane_and_both_ends_understand_each_other() 
     assert lane is not None
     assert (lane.peer, lane.lane, lane.sessions) == (LOWER, 1, ((2, 0), (1, 0)))
     assert opener.is_opening(lane.sealer.opening())
-    wire = bytearray(SEALED_HEADER_BYTES)
-    sealer.seal(taken(5), b"", None, memoryview(wire))
-    assert lane.opener.header(wire) == taken(5)
-    lane.sealer.seal(taken(6), b"", None, memoryview(wire))
-    assert opener.header(wire) == taken(6)
+    wire, record = bytearray(1_000), Record(Kind.FRAME, 5)
+    sealer.seal(record, b"hello", None, memoryview(wire))
+    assert lane.opener.header(wire[:SEALED_HEADER_BYTES]) == record
+    lane.sealer.seal(record, b"hello", None, memoryview(wire))
+    assert opener.header(wire[:SEALED_HEADER_BYTES]) == record
     assert len(offers) == 0
 
 
@@ -126,7 +126,7 @@ def test_no_key_and_nonce_come_twice_over_a_thousand_connections() -> None:
     restarts in which incarnations grow; some records over each, both ways."""
     used: list[tuple[bytes, bytes]] = []
     random = Random(14)
-    wire = memoryview(bytearray(SEALED_HEADER_BYTES))
+    wire, record = memoryview(bytearray(1_000)), Record(Kind.FRAME, 5)
     sessions = {LOWER: (1, 0), HIGHER: (1, 0)}
 
     def spy(key: bytes) -> SpyCipher:
@@ -154,8 +154,8 @@ def test_no_key_and_nonce_come_twice_over_a_thousand_connections() -> None:
             lane = offers[theirs].take(0.0, opening)
             assert lane is not None
             assert opener.is_opening(lane.sealer.opening())
-            for number in range(random.randrange(4)):
-                sealer.seal(taken(number), b"", None, wire)
-                lane.sealer.seal(taken(number), b"", None, wire)
+            for _ in range(random.randrange(4)):
+                sealer.seal(record, b"hello", None, wire)
+                lane.sealer.seal(record, b"hello", None, wire)
     assert len(used) > 4_000
     assert len(set(used)) == len(used)

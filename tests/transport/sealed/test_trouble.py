@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from transport.errors import BadMessage
-from transport.sealed.records import taken
-from transport.sealed.trouble import BulkChoice, LaneWatch, Takings
+from transport.sealed.trouble import BulkChoice, LaneWatch
 
 
 def test_a_record_that_nobody_takes_for_two_seconds_while_control_answers_ends_the_lane() -> None:
@@ -68,20 +67,6 @@ def test_what_a_watch_remembers_is_bounded() -> None:
         watch.sent(number / 1_000, number)
     watch.taken(20.0, 9_999)
     assert watch.round_trip_s == pytest.approx(20.0 - 0.064)
-
-
-def test_who_sends_is_told_after_eight_records_or_a_tenth_of_a_second() -> None:
-    takings = Takings()
-    assert takings.due() is None
-    takings.took(1.0, 1)
-    takings.took(1.05, 2)
-    assert takings.due() == pytest.approx(1.1)
-    assert takings.tell() == taken(2)
-    assert takings.due() is None
-    takings.took(2.0, 9)
-    takings.took(2.01, 10)
-    assert takings.due() == pytest.approx(2.01)
-    assert takings.tell() == taken(10)
 
 
 def test_three_ends_within_a_minute_leave_bulk_on_curve_for_five_minutes() -> None:
