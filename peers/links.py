@@ -141,12 +141,13 @@ class LinkTable:
     def disconnected(self, now: float, peer: bytes, lane: int) -> None:
         """A connection that we dialled broke."""
         if peer in self.by_peer:
-            self.by_peer[peer].disconnected(lane)
+            self.by_peer[peer].disconnected(now, lane)
             self.absences.link_ended(now, peer)
 
-    def ended(self, now: float, peer: bytes) -> None:
+    def ended(self, now: float, peer: bytes, lane: int) -> None:
         """A connection that the peer dialled ended. If another one stands, it answers over that."""
         if peer in self.by_peer:
+            self.by_peer[peer].ended(now, lane)
             self.absences.link_ended(now, peer)
             self.ask(now, peer)
 

@@ -170,7 +170,7 @@ class Node:
 
     def ended(self, now: float, peer: bytes, lane: int) -> None:
         """A connection that the peer dialled ended by itself."""
-        self.links.ended(now, peer)
+        self.links.ended(now, peer, lane)
         self._look_for(now, peer)
 
     def refused(self, now: float, peer: bytes) -> None:

@@ -163,8 +163,14 @@ class Link:
         self.streams.connected(lane)
         self._hello(now, lane, reply=False)
 
-    def disconnected(self, lane: int) -> None:
-        self.streams.close_lane(lane)
+    def disconnected(self, now: float, lane: int) -> None:
+        self.streams.close_lane(now, lane)
+
+    def ended(self, now: float, lane: int) -> None:
+        """A connection that the other end dialled is gone. Bulk goes over other lanes, if there are any; if
+        not, it is sent again when the other end greets anew."""
+        if lane != CONTROL_LANE and self.streams.has_another(lane):
+            self.streams.close_lane(now, lane)
 
     def receive(
         self, now: float, lane: int, items: Any, payload: Payload | None

@@ -1,10 +1,11 @@
 """The two streams of a link: numbered control and bulk messages between one session of each end.
 
-*Control* is ordered and travels alone on lane 0, so it never waits behind bulk. *Bulk* is unordered, may use
-every other lane, and is limited in bytes by credit that the receiver grants as the layers above consume, so a
-slow receiver slows its sender and memory stays bounded (R1). What is not acknowledged is kept, and sent again
-on its lane when that lane opens anew, unless it is on its way over a connection that stands; what arrives
-twice is dropped, so everything arrives once.
+*Control* is ordered and travels alone on lane 0, so it never waits behind bulk. *Bulk* is unordered, uses
+whichever other lanes are open, and is limited in bytes by credit that the receiver grants as the layers
+above consume, so a slow receiver slows its sender and memory stays bounded (R1). What is not acknowledged is
+kept. It is sent again on its lane when that lane opens anew, unless it is on its way over a connection that
+stands, and over another lane when its own one closes; what arrives twice is dropped, so everything arrives
+once.
 
 The streams do not greet, judge sessions or notice silence: `transport.link.link` does, and says when the
 streams begin anew and which lanes are open.
@@ -66,6 +67,7 @@ class Streams:
     __slots__ = (
         "_acked_cost",
         "_bulk_in",
+        "_bulk_lanes",
         "_bulk_out",
         "_bulk_seen",
         "_connection",
@@ -103,6 +105,8 @@ class Streams:
         self._limits = limits
         self._out = out
         self._open_lanes: set[int] = set()
+        self._bulk_lanes: list[int] = []
+        """Those of them that carry bulk, in order."""
         self._num_connections = 0
         self._connection: dict[int, int] = {}
         """By lane, the number of the connection that we dialled and that stands: frames go over it."""
@@ -115,7 +119,7 @@ class Streams:
         queued = self._control_out if keep_control else []
         self.session = session
         self.peer_session = peer_session
-        self._open_lanes.clear()
+        self._set_open(set())
         self._control_out = queued
         self._bulk_out: list[_Sent] = []
         self._next_control = 1 + len(queued)
@@ -146,22 +150,43 @@ class Streams:
         """Both ends have greeted on this lane: messages of it that were not acknowledged are sent (again),
         but for those on their way over our own connection that stands. We are not told if the other end's
         broke: what went over that may be lost."""
-        self._open_lanes.add(lane)
+        self._set_open(self._open_lanes | {lane})
         waiting = self._control_out if lane == CONTROL_LANE else self._bulk_out
         stands = self._connection.get(lane)
         for sent in list(waiting):
+            if sent.lane not in self._open_lanes:  # bulk whose lane is away
+                sent.lane = lane
             if sent.lane == lane and (stands is None or sent.over != stands):
                 self._transmit_sent(now, sent)
 
-    def close_lane(self, lane: int) -> None:
-        """Our connection broke: keep what is sent on this lane until the lane opens again."""
-        self._open_lanes.discard(lane)
+    def close_lane(self, now: float, lane: int) -> None:
+        """A connection broke. What is sent on this lane goes over others that are open, and where there are
+        none it is kept until one opens."""
+        self._set_open(self._open_lanes - {lane})
         self._connection.pop(lane, None)
+        if lane == CONTROL_LANE or not self._bulk_lanes:
+            return
+        for sent in list(self._bulk_out):
+            if sent.lane == lane:
+                sent.lane = self._lane_of(sent.seq)
+                self._transmit_sent(now, sent)
 
     def close_lanes(self) -> None:
-        """All connections are closed: keep what is sent on any lane until that lane opens again."""
-        self._open_lanes.clear()
+        """All connections are closed: keep what is sent on any lane until one opens again."""
+        self._set_open(set())
         self._connection.clear()
+
+    def has_another(self, lane: int) -> bool:
+        """Whether no connection of ours carries this lane, and bulk could go over another that is open."""
+        return lane not in self._connection and any(each != lane for each in self._bulk_lanes)
+
+    def _set_open(self, lanes: set[int]) -> None:
+        self._open_lanes, self._bulk_lanes = lanes, sorted(lanes - {CONTROL_LANE})
+
+    def _lane_of(self, seq: int) -> int:
+        """The lane for a bulk message: those that are open have turns; the first one, until one is."""
+        lanes = self._bulk_lanes
+        return lanes[seq % len(lanes)] if lanes else 1
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -189,7 +214,7 @@ class Streams:
     def send_bulk(self, now: float, message: Any, payload: Payload, purpose: str) -> None:
         """Send one payload; the caller looked at `room` first."""
         seq = self._next_bulk
-        lane = 1 + seq % self._limits.lanes
+        lane = self._lane_of(seq)
         cost = FRAME_COST + len(payload)
         sent = _Sent(seq, message, payload, lane, purpose, cost)
         self._next_bulk += 1

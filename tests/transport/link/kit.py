@@ -70,7 +70,7 @@ class Pair:
         """What is in flight is lost; the dialer notices and dials again."""
         self.wire.clear()
         for lane in (0, 1):
-            self.a.link.disconnected(lane)
+            self.a.link.disconnected(self.now, lane)
         self.collect()
         self.wire.clear()
         self.connect()

@@ -47,32 +47,73 @@ class Ends:
         return [arrival.message.number for arrival in arrivals]
 
 
-def test_what_is_sent_on_a_closed_lane_goes_out_when_that_lane_opens() -> None:
+def test_what_is_sent_while_no_lane_is_open_goes_out_over_the_first_that_opens() -> None:
     ends = Ends()
     ends.streams.send_control(0.0, Line(1))
     ends.streams.send_bulk(0.0, Line(1), b"p", "exchange")
     ends.streams.send_bulk(0.0, Line(2), b"p", "exchange")
     assert ends.sent() == []
-    ends.streams.open_lane(0.0, 1)
-    assert ends.sent() == [(1, 2, False)]
     ends.streams.open_lane(0.0, 0)
     assert ends.sent() == [(0, 1, False)]
     ends.streams.open_lane(0.0, 2)
-    assert ends.sent() == [(2, 1, False)]
+    assert ends.sent() == [(2, 1, False), (2, 2, False)]
+    ends.streams.open_lane(0.0, 1)
+    assert ends.sent() == []
+
+
+def test_lanes_that_are_open_have_turns() -> None:
+    ends = Ends()
+    for lane in (2, 1):
+        ends.streams.open_lane(0.0, lane)
+    for number in range(4):
+        ends.streams.send_bulk(0.0, Line(number), b"p", "exchange")
+    assert [lane for lane, *_ in ends.sent()] == [2, 1, 2, 1]
+    ends.streams.close_lane(0.0, 2)
+    ends.sent()
+    for number in range(4):
+        ends.streams.send_bulk(0.0, Line(number), b"p", "exchange")
+    assert [lane for lane, *_ in ends.sent()] == [1, 1, 1, 1]
+
+
+def test_what_was_not_acknowledged_is_sent_again_over_another_lane_when_its_own_one_closes() -> None:
+    ends = Ends()
+    for lane in (1, 2):
+        ends.streams.connected(lane)
+        ends.streams.open_lane(0.0, lane)
+    for number in range(6):
+        ends.streams.send_bulk(0.0, Line(number), b"p", "exchange")
+    ends.sent()
+    ends.streams.acknowledged(Ack(*THEM, *US, 0, 2, LIMITS.window_bytes, 0))
+    ends.streams.close_lane(0.0, 2)
+    assert ends.sent() == [(1, 3, True), (1, 5, True)]
+    ends.streams.connected(2)
+    ends.streams.open_lane(0.0, 2)
+    assert ends.sent() == [], "those are on their way over a lane that stands"
+    ends.streams.close_lane(0.0, 1)
+    assert ends.sent() == [(2, 3, True), (2, 4, True), (2, 5, True), (2, 6, True)]
+
+
+def test_a_lane_that_nobody_of_ours_carries_has_another_only_while_one_is_open() -> None:
+    ends = Ends()
+    ends.streams.open_lane(0.0, 1)
+    assert not ends.streams.has_another(1)
+    ends.streams.open_lane(0.0, 2)
+    assert ends.streams.has_another(1)
+    ends.streams.connected(1)
+    assert not ends.streams.has_another(1)
 
 
 def test_what_was_not_acknowledged_is_sent_again_and_said_to_be() -> None:
     ends = Ends()
     ends.streams.open_lane(0.0, 1)
-    for number in range(6):
+    for number in range(3):
         ends.streams.send_bulk(0.0, Line(number), b"p", "exchange")
-    assert ends.sent() == [(1, 2, False), (1, 4, False), (1, 6, False)]
-    ends.streams.acknowledged(Ack(*THEM, *US, 0, 3, LIMITS.window_bytes, 0))
-    ends.streams.close_lane(1)
+    assert ends.sent() == [(1, 1, False), (1, 2, False), (1, 3, False)]
+    ends.streams.acknowledged(Ack(*THEM, *US, 0, 1, LIMITS.window_bytes, 0))
+    ends.streams.close_lane(0.0, 1)
     ends.streams.send_bulk(0.0, Line(6), b"p", "exchange")
-    ends.streams.send_bulk(0.0, Line(7), b"p", "exchange")
     ends.streams.open_lane(0.0, 1)
-    assert ends.sent() == [(1, 4, True), (1, 6, True), (1, 8, False)]
+    assert ends.sent() == [(1, 2, True), (1, 3, True), (1, 4, False)]
 
 
 def test_what_goes_over_our_own_connection_is_not_sent_again_while_that_stands() -> None:
@@ -80,23 +121,22 @@ def test_what_goes_over_our_own_connection_is_not_sent_again_while_that_stands()
     ends.streams.connected(1)
     ends.streams.open_lane(0.0, 1)
     ends.streams.send_bulk(0.0, Line(1), b"p", "exchange")
-    ends.streams.send_bulk(0.0, Line(2), b"p", "exchange")
-    assert ends.sent() == [(1, 2, False)]
+    assert ends.sent() == [(1, 1, False)]
     ends.streams.open_lane(0.0, 1)  # the other end dials too, and greets
     assert ends.sent() == []
-    ends.streams.close_lane(1)
+    ends.streams.close_lane(0.0, 1)
     ends.streams.open_lane(0.0, 1)  # over the connection that the other end dialled
-    assert ends.sent() == [(1, 2, True)]
+    assert ends.sent() == [(1, 1, True)]
     ends.streams.open_lane(0.0, 1)  # that may have broken: we are not told
-    assert ends.sent() == [(1, 2, True)]
+    assert ends.sent() == [(1, 1, True)]
     for _ in range(2):
         ends.streams.connected(1)
         ends.streams.open_lane(0.0, 1)
         ends.streams.open_lane(0.0, 1)
-        assert ends.sent() == [(1, 2, True)]
+        assert ends.sent() == [(1, 1, True)]
     ends.streams.close_lanes()
     ends.streams.open_lane(0.0, 1)
-    assert ends.sent() == [(1, 2, True)]
+    assert ends.sent() == [(1, 1, True)]
 
 
 def test_control_is_handed_on_in_order_and_once() -> None:
