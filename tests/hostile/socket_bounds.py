@@ -7,6 +7,9 @@ from transport.counters import MAX_PEERS, Counters
 from transport.floods import MOST_SEEN, WINDOW_S, Floods
 from transport.log_limit import LogLimit
 from transport.redial import Bars
+from transport.sealed.keys import LaneEnds
+from transport.sealed.opening import Offers, ask
+from transport.sealed.strangers import Strangers
 from transport.sockets.admissions import REMEMBERED, Admissions
 from transport.sockets.half_open import HalfOpen, HalfOpenBounds
 from transport.sockets.unread import Unread
@@ -116,3 +119,28 @@ def peers_whose_bytes_are_counted() -> SIZE_AND_BOUND:
         counters.add(peer, "received", "control", 10)
     assert counters.total("received").frames == 3 * MAX_PEERS
     return len({peer for peer, _, _ in counters.snapshot()}), MAX_PEERS + 1
+
+
+@SOCKETS.add
+def lanes_that_are_offered_to_one_peer() -> SIZE_AND_BOUND:
+    offers = Offers(SMALL)
+    for number in range(500):
+        ends = LaneEnds(b"run", b"u" * 32, b"t" * 32, (1, 0), (1, 0), 1 + number % SMALL.lanes)
+        offers.offer(0.0, ends, ask(ends.lane), 80)
+    return len(offers), SMALL.lanes
+
+
+@SOCKETS.add
+def connections_of_one_address_that_opened_no_lane() -> SIZE_AND_BOUND:
+    strangers = Strangers(SMALL)
+    for number in range(500):
+        strangers.came(0.0, number, "10.0.0.1")
+    return len(strangers), SMALL.bulk_strangers_per_address
+
+
+@SOCKETS.add
+def connections_of_all_addresses_that_opened_no_lane() -> SIZE_AND_BOUND:
+    strangers = Strangers(SMALL)
+    for number in range(500):
+        strangers.came(0.0, number, f"10.0.0.{number}")
+    return len(strangers), SMALL.bulk_strangers
