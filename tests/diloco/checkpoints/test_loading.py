@@ -1,5 +1,5 @@
 """Which checkpoint is loaded, and that nothing of a damaged one reaches the replica. What is said of it is in
-`test_keeper`."""
+`test_beginnings`."""
 
 from __future__ import annotations
 

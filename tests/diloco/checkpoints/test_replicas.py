@@ -37,7 +37,7 @@ from peers.protocol.events import (
     Swapped,
 )
 from peers.protocol.held import Held
-from tests.diloco.checkpoints.test_keeper import Steps
+from tests.diloco.checkpoints.keeper_kit import Steps
 from transport.frames import pack
 
 FIRST = b"f" * 32
