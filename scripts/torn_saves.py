@@ -112,15 +112,18 @@ def held_by(made: TensorReplica, index: int) -> Held:
     return Held(head, index, tuple(head for _ in every), tuple(made.digest(f) for f in every))
 
 
-def save(store: Store, made: TensorReplica, index: int, serial: int = 7) -> Saved:
-    """Write a checkpoint of this replica."""
+def save(
+    store: Store, made: TensorReplica, index: int, serial: int = 7, previous: Saved | None = None
+) -> Saved:
+    """Write a checkpoint of this replica, which follows ``previous``."""
+    before = previous.manifest.sha256() if previous else None
     held = held_by(made, index)
     shared = SharedState.pin(made, held, (serial,) * made.num_fragments)
     return store.write(
         held.head,
         index,
         shared.contents,
-        lambda files: shared.manifest(made, files, run=RUN, settings="{}", own=None, previous=None),
+        lambda files: shared.manifest(made, files, run=RUN, settings="{}", own=None, previous=before),
     )
 
 

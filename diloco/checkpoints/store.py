@@ -44,6 +44,11 @@ class Saved:
     path: str
     manifest: Manifest
 
+    @property
+    def name(self) -> str:
+        """That of its folder."""
+        return self.path.rpartition("/")[2]
+
 
 def runs_on(disk: Disk) -> list[str]:
     """The folders of runs on a disk, which hold checkpoints."""
@@ -149,15 +154,24 @@ class Store:
         return FileEntry(name=content.name, size_bytes=hashed.size_bytes, sha256=hashed.hexdigest())
 
     def prune(self, keep: int, upto: int | None = None) -> Manifest | None:
-        """Remove all but the ``keep`` newest checkpoints, and those beyond the index ``upto``, which were
-        given up; the manifest of the oldest that is left."""
+        """Remove all but the ``keep`` newest checkpoints, first those that the run gave up: the newest does
+        not lead back to them. Those beyond the index ``upto`` go whatever is left, and damaged ones as soon
+        as ``keep`` are whole. The manifest of the oldest that is left."""
         whole = list(self.newest())
         standing = [each for each in whole if upto is None or each.manifest.index <= upto]
-        left = standing[:keep]
+        left = _line_first(standing)[:keep]
         for each in whole:
             if each not in left:
                 self.disk.remove(each.path)
-        return left[-1].manifest if left else None
+        if len(left) == keep:
+            self._remove_damaged({each.name for each in whole}, older_than=left[0].name)
+        return min((each.manifest for each in left), key=lambda each: each.serial_floor, default=None)
+
+    def _remove_damaged(self, whole: set[str], older_than: str) -> None:
+        for name in self.names():
+            if name not in whole and _age(name) < _age(older_than):
+                with suppress(OSError):  # a disk that fails at that too has told so
+                    self.disk.remove(self.at(name))
 
     def _free_name(self, head: bytes, index: int) -> str:
         name = f"{index:012}-{head.hex()[:16]}"
@@ -169,6 +183,17 @@ def _age(name: str) -> tuple[int, int, str]:
     found = _NAME.match(name)
     assert found is not None, "only such names are asked about"
     return int(found[1]), int(found[3] or 0), found[2]
+
+
+def _line_first(found: list[Saved]) -> list[Saved]:
+    """Before all others those that the first one leads back to, each by the one that it names."""
+    by_digest = {each.manifest.sha256(): each for each in found}
+    line: list[Saved] = []
+    at = found[0] if found else None
+    while at is not None and at not in line:
+        line.append(at)
+        at = by_digest.get(at.manifest.previous or "")
+    return line + [each for each in found if each not in line]
 
 
 def _above(path: str) -> Iterator[str]:

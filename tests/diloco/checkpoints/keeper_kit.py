@@ -64,6 +64,7 @@ class Worker:
         replica: TensorReplica | None = None,
         least_s: float = 10.0,
         wanted: Checkpoint | None = None,
+        resume: int | None = None,
     ) -> None:
         self.replica = replica or make_replica()
         self.own = Steps()
@@ -81,7 +82,7 @@ class Worker:
             least_s=least_s,
         )
         self.now = 0.0
-        self.held = self.keeper.begin()
+        self.held = self.keeper.begin(resume)
         self.head = self.held.head if self.held else FIRST
         self.index = self.held.index if self.held else 0
         captured = [] if self.held else [ConfirmCaptured(0, self.replica.digest(0))]

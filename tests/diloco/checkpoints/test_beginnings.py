@@ -232,3 +232,21 @@ def test_where_the_own_state_is_damaged_the_shared_one_is_loaded_and_that_is_sai
     assert later.held is not None
     assert (later.held.index, later.own.taken) == (1, 0)
     assert "begins anew with all that is its own" in caplog.text
+
+
+def test_a_run_goes_back_to_one_commit_as_often_as_its_owner_likes(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    first = Worker(disk)
+    for _ in range(4):
+        first.commit()
+    first.close()
+    head = b""
+    for _ in range(3):
+        again = Worker(disk, resume=2)
+        assert again.held is not None
+        assert (again.held.index, again.held.head) == (2, head or again.held.head)
+        head = again.held.head
+        again.index = max(saved.manifest.index for saved in Store(disk, FOLDER).newest()) + 1
+        for _ in range(2):  # after the record that gave the later ones up
+            again.commit()
+        again.close()

@@ -56,6 +56,42 @@ def test_all_but_the_newest_are_removed(tmp_path: Path) -> None:
     assert store(LocalDisk(tmp_path / "empty")).prune(3) is None
 
 
+def test_what_the_run_gave_up_goes_before_what_the_newest_leads_back_to(tmp_path: Path) -> None:
+    kept, made = store(LocalDisk(tmp_path)), make_replica()
+    first = save(kept, made, 1, serial=1)
+    for index in (2, 4, 8):
+        save(kept, made, index, serial=index)
+    newest = save(kept, made, 10, serial=10, previous=first)
+    oldest = kept.prune(3)
+    assert indexes(kept) == [10, 8, 1]
+    assert oldest == first.manifest, "results since then are wanted, though what it is of is not the last"
+    save(kept, made, 12, serial=12, previous=newest)
+    kept.prune(3)
+    assert indexes(kept) == [12, 10, 1]
+
+
+def test_a_damaged_one_is_removed_once_enough_later_ones_are_whole(tmp_path: Path) -> None:
+    kept, made = store(LocalDisk(tmp_path)), make_replica()
+    for index in (1, 2, 4):
+        save(kept, made, index)
+    manifest = tmp_path / kept.at(kept.names()[1]) / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    kept.prune(3)
+    assert len(kept.names()) == 3, "who has no more keeps it"
+    save(kept, made, 8)
+    kept.prune(3)
+    assert len(kept.names()) == len(indexes(kept)) == 3
+
+
+def test_a_damaged_one_is_not_removed_while_it_is_the_newest(tmp_path: Path) -> None:
+    kept, made = store(LocalDisk(tmp_path)), make_replica()
+    for index in (1, 2):
+        save(kept, made, index)
+    (tmp_path / kept.at(kept.names()[1]) / "manifest.json").unlink()
+    kept.prune(1)
+    assert len(kept.names()) == 2
+
+
 def test_a_save_that_is_killed_at_any_byte_leaves_the_checkpoint_before_it_whole(tmp_path: Path) -> None:
     """Of the drawn kills some are before the new one counts, some after."""
     torn = TornSaves(tmp_path)
