@@ -40,6 +40,7 @@ from diloco.cli.replay import replay_command
 from diloco.cli.simulate import simulate_command
 from diloco.cli.usage import run_app
 from diloco.errors import DilocoError, UserError
+from diloco.monitoring.run_view import round_and_commit
 from diloco.settings import commented_toml
 from diloco.swarm.handshake import ask_status
 from diloco.terminal import printable
@@ -147,7 +148,7 @@ def status(
     if as_json:
         print(json.dumps(found.plain(), default=bytes.hex))
         return
-    how_far = f"round {found.num_rounds} of {found.max_rounds}"
+    how_far = f"round {round_and_commit(found.num_rounds, found.num_commits)} of {found.max_rounds}"
     title = f"run {found.run_name}, {how_far}, {found.model or 'no model yet'}"
     table = Table(title=Text(printable(title)))
     for heading in (

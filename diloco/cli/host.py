@@ -20,7 +20,7 @@ from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.work import Work, with_work
 from diloco.errors import CheckpointError, DeviceFailed, SwarmClosed, TrainingDiverged, UserError
 from diloco.monitoring.event_log import EventLog
-from diloco.monitoring.run_view import RunView, Screen
+from diloco.monitoring.run_view import RunView, Screen, round_and_commit
 from diloco.rules import num_commits
 from diloco.settings import load_settings
 from diloco.swarm.entry import TICKET_HOURS
@@ -102,7 +102,9 @@ def host_command(
 def _where_it_goes_on(status: dict[str, Any]) -> str:
     done, wanted = status["rounds"], status["rounds_wanted"]
     is_over = status["stopped"] or done >= wanted  # which is logged
-    return f"the run goes on after round {done} of {wanted}" if done and not is_over else ""
+    if not done or is_over:
+        return ""
+    return f"the run goes on after round {round_and_commit(done, status['commits'])} of {wanted}"
 
 
 def _require_whole(origin: Path) -> None:

@@ -125,7 +125,7 @@ class _Worker:
 
 @dataclass(slots=True)
 class _Round:
-    index: int
+    number: int
     participants: int
     seconds: float
     attempt: int
@@ -205,13 +205,14 @@ class RunView:
                 self.workers[member].share = weight / total
         sent = sum(w.report.bytes_sent for w in self.workers.values() if w.report)
         found = _Round(
-            trace.index, len(trace.members), trace.seconds, trace.attempt, sent - self._bytes_before
+            trace.num_rounds, len(trace.members), trace.seconds, trace.attempt, sent - self._bytes_before
         )
         self._bytes_before = sent
         self.rounds.append(found)
-        self.rounds_done = trace.index
+        self.rounds_done = trace.num_rounds
         self._first_commit = self._first_commit or (time.monotonic(), self.rounds_done)
-        return f"round {found.index}: {_workers(found.participants)}, {found.seconds:.2f} s"
+        told = f"{_workers(found.participants)}, {found.seconds:.2f} s"
+        return f"round {round_and_commit(found.number, trace.index)}: {told}"
 
     def _tell(self, trace: Trace, worker: _Worker | None) -> str | None:
         told = _TOLD.get(type(trace))
@@ -280,13 +281,18 @@ class RunView:
             table.add_column(heading, justify="right")
         for each in self.rounds:
             table.add_row(
-                str(each.index),
+                str(each.number),
                 str(each.participants),
                 f"{each.seconds:.2f}",
                 str(each.attempt + 1),
                 f"{each.num_bytes / 1e6:.1f}",
             )
         return table
+
+
+def round_and_commit(num_rounds: int, index: int) -> str:
+    """How far a run is: the commit too where that has another number, since the run went back."""
+    return f"{num_rounds}" if num_rounds == index else f"{num_rounds} (commit {index})"
 
 
 def _workers(count: int) -> str:

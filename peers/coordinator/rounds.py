@@ -376,6 +376,7 @@ def _commit(
             weights=record.weights,
             attempt=current.attempt,
             seconds=seconds,
+            num_rounds=state.mode.num_rounds(course),
         )
     )
 

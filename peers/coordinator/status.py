@@ -105,6 +105,8 @@ class RunStatus:
     """Names of those whose disks have it; with gossip, of all whose disks have a replica."""
     gossips: bool = False
     """Each worker has a replica of its own, and what is saved is counted by outer steps."""
+    num_commits: int = 0
+    """Rounds, and each time that the run went back: the index of the newest record. With gossip rounds."""
 
     @property
     def num_members(self) -> int:
@@ -158,6 +160,7 @@ class RunStatus:
             "saved": self.saved_index,
             "saved_by": list(self.saved_by),
             "gossips": self.gossips,
+            "commits": self.num_commits,
         }
 
     @classmethod
@@ -192,6 +195,7 @@ class RunStatus:
                 _checked_text(each, "saved_by") for each in table.rows("saved_by", LIMITS.gossip_members)
             ),
             gossips=table.flag("gossips"),
+            num_commits=table.count("commits"),
         )
 
 
@@ -226,6 +230,7 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
         saved_index=saved_index,
         saved_by=tuple(state.roster.entries[key].name for key in saved_by[: LIMITS.gossip_members]),
         gossips=state.rules.gossips,
+        num_commits=state.num_rounds if state.rules.gossips else first.chain.index,
     )
 
 

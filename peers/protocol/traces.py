@@ -274,6 +274,8 @@ class CommittedTrace(Trace):
     weights: tuple[float, ...]
     attempt: int
     seconds: float
+    num_rounds: int
+    """So far; fewer than the index where the run went back, which is a commit too and moves nothing."""
 
 
 @dataclass(frozen=True, slots=True)

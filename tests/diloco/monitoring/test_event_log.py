@@ -172,7 +172,7 @@ def test_a_host_writes_its_traces_with_their_lines_and_a_second_process_writes_b
 ) -> None:
     for process in ("first", "second"):
         log = EventLog(tmp_path / "host.jsonl", process)
-        log.trace(CommittedTrace(4, (2 << 32) + 9, 0, (b"a" * 32,), (1.0,), 0, 30.5), "round 4: 1 worker")
+        log.trace(CommittedTrace(4, (2 << 32) + 9, 0, (b"a" * 32,), (1.0,), 0, 30.5, 4), "round 4: 1 worker")
         log.trace(RemovedTrace(b"a" * 32, "ann", "silent"), "ann is out: silent")
         log.close()
     lines = [json.loads(line) for line in (tmp_path / "host.jsonl").read_text().splitlines()]

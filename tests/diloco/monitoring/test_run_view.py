@@ -75,8 +75,10 @@ def report(step: int, bytes_sent: int = 0, finite: bool = True, non_finite: int 
     return Report(step, 0, 10 * step, 2.5, finite, 1234.0, 1300.0, bytes_sent, 0, non_finite)
 
 
-def committed(index: int, members: tuple[bytes, ...], *weights: float, attempt: int = 0) -> CommittedTrace:
-    return CommittedTrace(index, index + 100, 0, members, weights, attempt, 0.25)
+def committed(
+    index: int, members: tuple[bytes, ...], *weights: float, attempt: int = 0, undone: int = 0
+) -> CommittedTrace:
+    return CommittedTrace(index, index + 100, 0, members, weights, attempt, 0.25, index - undone)
 
 
 def test_a_worker_goes_from_joining_over_training_and_exchanging_to_gone() -> None:
@@ -90,6 +92,13 @@ def test_a_worker_goes_from_joining_over_training_and_exchanging_to_gone() -> No
     assert row(view, "ann")[1] == "training"
     view.trace(RemovedTrace(A, "ann", "it was silent"))
     assert row(view, "ann")[1] == "gone"
+
+
+def test_where_the_run_went_back_rounds_and_commits_have_other_numbers() -> None:
+    view = view_of(*entered(A))
+    assert view.trace(committed(71, (A,), 1.0)) == "round 71: 1 worker, 0.25 s"
+    assert view.trace(committed(73, (A,), 1.0, undone=1)) == "round 72 (commit 73): 1 worker, 0.25 s"
+    assert view.rounds_done == 72
 
 
 def test_a_round_of_someone_who_is_gone_does_not_bring_it_back() -> None:

@@ -83,7 +83,7 @@ def test_a_round_is_split_into_gathering_exchange_and_landing() -> None:
     run.offers(12.0, "b")
     run.trace(13.0, OpenedTrace(5, 0, (A, B)))
     run.trace(16.0, RepairedTrace(5, 1, (), "lost"))
-    run.trace(20.0, CommittedTrace(1, 5, 0, (A, B), (1.0, 1.0), 1, 7.0))
+    run.trace(20.0, CommittedTrace(1, 5, 0, (A, B), (1.0, 1.0), 1, 7.0, 1))
     run.event(20.5, "a", committed())
     run.event(22.0, "b", committed())
     (found,) = run.finish(30.0).rounds
@@ -100,7 +100,7 @@ def test_a_round_that_was_given_up_gathers_on_from_its_first_offer() -> None:
     run.trace(15.0, AbortedTrace(5, 0, "too few"))
     run.offers(16.0, "b")
     run.trace(17.0, OpenedTrace(6, 0, (A, B)))
-    run.trace(18.0, CommittedTrace(1, 6, 0, (A, B), (1.0, 1.0), 0, 1.0))
+    run.trace(18.0, CommittedTrace(1, 6, 0, (A, B), (1.0, 1.0), 0, 1.0, 1))
     report = run.finish(30.0)
     assert [(each.started_s, each.gather_s) for each in report.rounds] == [(10.0, 7.0)]
     assert [mark.text for mark in report.marks] == ["the round is given up: too few"]
@@ -126,7 +126,7 @@ def test_a_fault_is_told_with_detection_next_commit_and_the_way_back() -> None:
     run.recorder.injected(10.0, "crash a", "a", costs=True)
     run.recorder.injected(11.0, "freeze b", "b", costs=True)
     run.trace(14.0, RemovedTrace(A, "a", "silent"))
-    run.trace(15.0, CommittedTrace(1, 5, 0, (B,), (1.0,), 0, 1.0))
+    run.trace(15.0, CommittedTrace(1, 5, 0, (B,), (1.0,), 0, 1.0, 1))
     run.recorder.returned(20.0, "restart", "a")
     run.trace(26.0, ActiveTrace(A, "a", 1))
     report = run.finish(30.0)

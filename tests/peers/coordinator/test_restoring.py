@@ -21,7 +21,7 @@ from peers.protocol.messages import (
     Seed,
 )
 from peers.protocol.record import Record, record_in
-from peers.protocol.traces import RestoredTrace, StateLostTrace
+from peers.protocol.traces import CommittedTrace, RestoredTrace, StateLostTrace
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, trained
 from tests.peers.coordinator.test_saving import DIGEST, commit, restarted, say_saved
 from transport.limits import LIMITS
@@ -288,3 +288,16 @@ def test_what_cannot_be_gone_back_to_is_said_in_one_line(index: int, says: str) 
     swarm, _ = all_died(remembers=1)
     with pytest.raises(ResumeError, match=says):
         swarm.core.resume_from(index)
+
+
+def test_to_go_back_is_a_commit_and_no_round() -> None:
+    swarm, heads = all_died((1, 2, True), (2, 2, True))
+    swarm.core.resume_from(1)
+    for index in (1, 2):
+        come(swarm, index, heads[1])
+        swarm.hold(index, swarm.chain.head)
+    commit(swarm, 1, 2)
+    found = swarm.core.status(swarm.now)
+    assert (found.num_rounds, found.num_commits) == (4, 5)
+    told = [trace for trace in swarm.traces if isinstance(trace, CommittedTrace)][-1]
+    assert (told.num_rounds, told.index) == (4, 5)

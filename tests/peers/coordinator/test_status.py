@@ -38,6 +38,7 @@ STATUS = RunStatus(
     saved_index=3,
     saved_by=("v", "w"),
     gossips=True,
+    num_commits=5,
 )
 PLAIN: dict[str, Any] = {
     "members": [
@@ -75,6 +76,7 @@ PLAIN: dict[str, Any] = {
     "saved": 3,
     "saved_by": ["v", "w"],
     "gossips": True,
+    "commits": 5,
 }
 
 
