@@ -191,12 +191,14 @@ def repeat(state: RunState, course: Course, now: float, current: OpenRound) -> N
 
 def idle_of(course: Course, members: Sequence[bytes]) -> frozenset[bytes]:
     """Who owns no chunks in an attempt of these members: those under suspicion, and pairs that do not reach
-    each other, as far as two are left to own some."""
+    each other, as far as two are left to own some. Of three the third owns all: it did not bring that about,
+    and else whoever calls another one silent would have that one sit out."""
     index = course.chain.index
     suspected = course.suspicion.idle(members, index)
     here = set(members)
     apart = {each for pair in course.apart.live(index) if here.issuperset(pair) for each in pair}
-    return suspected | apart if len(here - suspected - apart) >= 2 else suspected
+    fewest = 1 if len(here) == 3 else 2
+    return suspected | apart if len(here - suspected - apart) >= fewest else suspected
 
 
 def _say_open(state: RunState, course: Course, now: float, current: OpenRound) -> None:

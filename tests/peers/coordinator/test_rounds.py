@@ -258,16 +258,6 @@ def test_who_was_set_aside_is_not_waited_for_until_some_commits_have_passed() ->
     assert not swarm.told(1, Open), "it is waited for again"
 
 
-def test_of_two_that_do_not_reach_each_other_one_sits_out_where_only_one_more_is_left() -> None:
-    swarm = trained(3, failure_timeout_s=2.0)
-    serial = opened(swarm, 1, 2, 3).serial
-    swarm.hear(2, Stuck(serial, 0, (key(3),), ""))
-    swarm.hear(3, Stuck(serial, 0, (key(2),), ""))
-    swarm.later(1.0)
-    assert swarm.told(3, Abort), "the one that came last"
-    assert swarm.told(1, Open)[-1].lost == (2,)
-
-
 def test_an_outlier_is_rejected_with_the_reason() -> None:
     swarm = trained(4)
     swarm.ready(1)
