@@ -162,6 +162,8 @@ def _keep(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exc
 
 
 def _steps(outer: Outer, job: Job, log: EventLog) -> None:
+    if outer.finished:
+        return  # it was so when this worker came
     gossips = outer.method.gossips
     where = f"its outer step {outer.replica.count(0)}" if gossips else f"commit {outer.round}"
     print(f"it trains from {where} on; codecs run by {running()}", flush=True)

@@ -61,6 +61,8 @@ class OuterLoop:
     ) -> None:
         self.active = False
         self.finished = False
+        self.awaits_end = False
+        """The run has all its rounds, and is about to say that this worker may go."""
         self.refused: EntryRefused | None = None
         self.superseded = False
         self.coordinator_lost = False
@@ -187,7 +189,7 @@ class OuterLoop:
             case BecomeSeed():
                 return [ConfirmCaptured(f, self._replica.digest(f)) for f in range(len(self.progress))]
             case BecameActive():
-                self.active, self.coordinator_lost = True, False
+                self.active, self.coordinator_lost, self.awaits_end = True, False, event.over
                 for each in self.progress:
                     each.in_round = False
                 # Of gossip nobody else says so: a replica of the disk, or a donor's, may have all steps.

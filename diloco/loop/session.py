@@ -250,6 +250,11 @@ class WorkerSession:
         return self.loop.finished
 
     @property
+    def awaits_end(self) -> bool:
+        """Whether the worker is to train no more, and waits to be told that it may go."""
+        return self.loop.awaits_end and not self.loop.finished
+
+    @property
     def dismissal(self) -> DilocoError | None:
         """Why this worker cannot go on: `EntryError` if the run does not take it, `SwarmClosed` if a newer
         process took its place, `TrainingDiverged` if what it trains to stays not finite; None as long as it

@@ -285,7 +285,7 @@ class Outer:
         )
         self.swarm.train(training)
         give_up = time.monotonic() + timeout_s
-        while not self._session.active:
+        while not self._session.active or self._session.awaits_end:
             self._take_event(_POLL_S)
             self._raise_dismissal()
             if self.finished and not self._session.active:

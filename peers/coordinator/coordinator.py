@@ -413,7 +413,7 @@ class Coordinator:
         state_sync.start_following(self.state, course, now, entry)
         if self.state.changed_settings:
             self._outlet.send(now, entry.key, SettingsAre(self.state.changed_settings))
-        self._outlet.send(now, entry.key, Entered(self.roster.epoch))
+        self._outlet.send(now, entry.key, Entered(self.roster.epoch, self.finished))
         if self.finished and self._mode.tells_end_on_entering(entry):
             self.state.tell_finished(now, entry)
 

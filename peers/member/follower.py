@@ -81,6 +81,7 @@ class Follower:
         """Records on this machine's disk that lead on from where it began."""
         self._alone = False
         """It follows those, and not the coordinator's word."""
+        self._over = False
         self._digests: dict[int, bytes] = {}
 
     def may_offer(self, fragment: int) -> bool:
@@ -107,9 +108,9 @@ class Follower:
         self._later = later
         self._digests = dict(enumerate(held.digests))
 
-    def enter(self, now: float) -> None:
-        """The coordinator has let this member in."""
-        self.entered = True
+    def enter(self, now: float, *, over: bool = False) -> None:
+        """The coordinator has let this member in, to a run that may be ``over``."""
+        self.entered, self._over = True, over
         if self._follows and not self.applying:
             self._say_head(now)
         self.advance(now)
@@ -268,7 +269,7 @@ class Follower:
     def _become_active(self, now: float) -> None:
         if not self.active:
             self.active = True
-            self._outlet.deliver(BecameActive(self._versions.head, self._versions.index))
+            self._outlet.deliver(BecameActive(self._versions.head, self._versions.index, self._over))
             self._contributions.send_all_offers(now)
 
     def _say_applied(self, now: float, fragment: int) -> None:

@@ -347,7 +347,7 @@ class Member:
 
     def _entered(self, now: float, message: Entered) -> None:
         self.averaging.entered(now)
-        self._follower.enter(now)
+        self._follower.enter(now, over=message.over)
         if self._saved is not None:
             self._say_saved(now, self._saved)
 

@@ -153,6 +153,8 @@ class BecameActive:
     head: bytes
     index: int
     """Of the head, counted in commits."""
+    over: bool = False
+    """The run has all its rounds, and will say so: nothing that is trained from here is wanted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,6 +250,8 @@ class Entered:
     """You are in: rounds that you remember are void."""
 
     epoch: fields.Epoch
+    over: bool = False
+    """The run has all its rounds: `Finished` follows, once nobody needs a donor any more."""
 
 
 @kind(150)

@@ -202,3 +202,13 @@ def test_what_a_later_record_counts_is_not_sent_again(
     assert after == before, "record 2 came from the disk, and led to the same state"
     assert fates["superseded"] == 2, "steps 5 and 6 are in record 2"
     assert "record 2 counts what this worker sent before it ended" in caplog.text
+
+
+def test_a_start_of_a_run_that_is_over_trains_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    run = METHODS["int4 with error feedback"]
+    found = []
+    for _ in range(2):
+        with diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path) as swarm:
+            steps, *_ = plain_loop(swarm, -1, lambda event: None)
+        found.append((steps, sorted(path.name for path in tmp_path.glob("checkpoints/*/0*"))))
+    assert found[0] == found[1]

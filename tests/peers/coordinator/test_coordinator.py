@@ -11,6 +11,7 @@ from peers.protocol.messages import (
     Applied,
     Committed,
     Done,
+    Entered,
     Finished,
     MemberGone,
     Open,
@@ -150,6 +151,14 @@ def test_a_run_that_is_stopped_finishes_what_is_open_and_is_over_for_all_over_re
     assert isinstance(swarm.core.stop(swarm.now), Obeyed)
     assert swarm.journal == journal, "once more changes nothing"
     assert Swarm(journal).core.finished
+
+
+def test_who_enters_a_run_that_is_over_is_told_so_at_once() -> None:
+    swarm = trained(1)
+    swarm.core.stop(swarm.now)
+    again = Swarm(swarm.journal)
+    again.greet(1, head=ROOT, holds_state=True)
+    assert [[each.over for each in told.told(1, Entered)] for told in (swarm, again)] == [[False], [True]]
 
 
 def test_a_run_that_is_stopped_waits_for_a_round_that_stands_still_as_long_as_at_its_end() -> None:

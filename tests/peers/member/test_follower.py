@@ -114,6 +114,12 @@ def test_one_who_enters_with_a_state_says_where_it_is_and_is_active() -> None:
     member = FollowingMember()
     assert member.outlet.told(HOST, CaughtUp) == [CaughtUp(BASE)]
     assert member.outlet.seen(BecameActive) == [BecameActive(BASE, 0)]
+
+
+def test_one_who_enters_a_run_that_is_over_knows_so_as_soon_as_it_is_active() -> None:
+    member = FollowingMember(enters=False)
+    member.follower.enter(0.0, over=True)
+    assert member.outlet.seen(BecameActive) == [BecameActive(BASE, 0, over=True)]
     assert member.follower.may_offer(0)
 
 
