@@ -47,7 +47,7 @@ def test_while_the_journal_cannot_be_written_nothing_is_said_or_taken_and_then_i
         host.do(Store(b"decided"), Send(member.key, 0, b"said"), Deliver("told"))
         assert host.driver.call(lambda core, now: 7).result(20) == 7, "the program's calls go on"
         member.do(Send(host.key, 0, b"echo 1"))
-        with pytest.raises(KnockTimeout):
+        with pytest.raises(KnockTimeout, match="cannot write its journal"):
             knock(host.address, host.key, invite, b"me", 0.5)
         assert (len(host.core.received), host.core.knocks, host.events) == (1, [], [])
         eventually(lambda: len(member.core.received) > 1)

@@ -170,6 +170,8 @@ class AcceptedLanes:
     def _admits_connection(self, key: bytes) -> str | None:
         now = self._runner.clock()
         kind = self._runner.core.admits(key)
+        if kind in ("invite", "owner") and self._runner.order.is_held:
+            return "held"  # its question would wait as long as the journal cannot be written
         if self.bars.is_barred(now, key) or (kind == "invite" and not self._invites.take(now)):
             return None if kind is None else "later"
         return kind

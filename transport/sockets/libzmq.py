@@ -49,6 +49,7 @@ EARLY_RANK = 1
 REFUSED = "the peer does not admit our key"
 OTHER_KEY = "the handshake was broken off: another key answers there"
 SILENT = "the handshake was not answered"
+HELD = "the host cannot write its journal (its disk is full, say), and decides nothing until it can"
 NOBODY = "nobody answers there"
 _FAILURES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: REFUSED,
@@ -280,6 +281,9 @@ class Dialer:
                 continue
             if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and message["value"] == errno.EAGAIN:
                 yield SILENT  # a process that stands still, whose system takes connections
+                continue
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and message["value"] == zap.HELD:
+                yield HELD
                 continue
             up = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             yield "" if up else _FAILURES.get(event, "the connection broke")

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 DOMAIN = b"diloco"
 ENDPOINT = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
+HELD = 500
+"""The status that a caller sees who knocks while the host decides nothing."""
+_NOT_NOW = {"later": b"300", "held": str(HELD).encode()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ def answer(request: Sequence[bytes], admits: Callable[[bytes], str | None]) -> V
     """Admit the key of a request, as the User-Id of its frames in hex, or refuse it.
 
     ``admits`` names the kind of a key that may connect. The kind "later" refuses for now, without a
-    reason that the other side sees.
+    reason that the other side sees, and "held" says that nothing is decided here just now.
     """
     number = request[1] if len(request) > 1 else b""
     if len(request) != 7 or request[0] != _VERSION or request[2] != DOMAIN or request[5] != b"CURVE":
@@ -37,8 +40,8 @@ def answer(request: Sequence[bytes], admits: Callable[[bytes], str | None]) -> V
     kind = admits(key) if len(key) == 32 else None
     if kind is None:
         return Verdict(_reply(number, b"400"), None, key, address)
-    if kind == "later":
-        return Verdict(_reply(number, b"300"), None, key, address)
+    if kind in _NOT_NOW:
+        return Verdict(_reply(number, _NOT_NOW[kind]), None, key, address)
     return Verdict(_reply(number, b"200", key.hex().encode("ascii")), kind, key, address)
 
 

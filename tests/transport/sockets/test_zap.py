@@ -16,6 +16,7 @@ def test_zap_admits_by_key_with_the_key_as_user() -> None:
     assert verdict.reply == [b"1.0", b"7", b"200", b"", (b"k" * 32).hex().encode(), b""]
     assert zap.answer(REQUEST, lambda key: None).reply[2] == b"400"
     assert zap.answer(REQUEST, lambda key: "later").reply[2] == b"300"
+    assert zap.answer(REQUEST, lambda key: "held").reply[2] == b"500"
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 64])
