@@ -102,8 +102,21 @@ class EchoCore:
         return ""
 
 
+class Disk:
+    """A journal that is full, until there is room."""
+
+    def __init__(self) -> None:
+        self.entries: list[bytes] = []
+        self.room = False
+
+    def store(self, entry: bytes) -> None:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        self.entries.append(entry)
+
+
 class Node:
-    """A driver with an `EchoCore`, and what it reported."""
+    """A driver with an `EchoCore`, and what it reported. What it stores goes to ``disk``, if there is one."""
 
     def __init__(
         self,
@@ -111,14 +124,17 @@ class Node:
         keys: KeyPair | None = None,
         limits: Limits = LIMITS,
         core: EchoCore | None = None,
+        disk: Disk | None = None,
+        **more: Any,
     ) -> None:
         self.core = core or EchoCore()
         self.keys = keys or random_pair()
         self.events: list[object] = []
         self.traces: list[Trace] = []
         self.stored: list[bytes] = []
+        store = disk.store if disk else self.stored.append
         self.driver = SocketDriver(
-            self.core, self.keys, bind, self.events.append, self.traces.append, self.stored.append, limits
+            self.core, self.keys, bind, self.events.append, self.traces.append, store, limits, **more
         )
 
     @property

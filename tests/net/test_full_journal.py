@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from tests.net.swarm_kit import EchoCore, Node, eventually, running
+from tests.net.swarm_kit import Disk, EchoCore, Node, eventually, running
 from transport.effects import Deliver, KeepFailedTrace, KeepResult, Send, Store
 from transport.errors import KnockTimeout
 from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.keys import random_pair
-from transport.sockets.driver import SocketDriver
 from transport.sockets.libzmq import knock
 
 
-class Disk:
-    """A journal that is on disk, or full."""
-
-    def __init__(self) -> None:
-        self.entries: list[bytes] = []
-        self.room = False
-
-    def store(self, entry: bytes) -> None:
-        if not self.room:
-            raise OSError(28, "No space left on device")
-        self.entries.append(entry)
-
-
 def test_while_the_journal_cannot_be_written_nothing_is_said_or_taken_and_then_it_goes_on_in_order() -> None:
-    host, member, disk = Node(), Node(bind=None), Disk()
-    invite = random_pair()
-    host.admit(member.key)
-    host.admit(invite.public, "invite")
-    host.driver = SocketDriver(
-        host.core,
-        host.keys,
-        "tcp://127.0.0.1:0",
-        host.events.append,
-        host.traces.append,
-        disk.store,
+    member, disk, invite = Node(bind=None), Disk(), random_pair()
+    host = Node(
+        disk=disk,
         say_disk_full=lambda now: host.core.out.append(Send(member.key, 0, b"my disk is full")),
     )
+    host.admit(member.key)
+    host.admit(invite.public, "invite")
     with running(host, member):
         member.dial(host)
         member.do(Send(host.key, 0, b"echo 0"))
@@ -63,16 +43,14 @@ def test_while_the_journal_cannot_be_written_nothing_is_said_or_taken_and_then_i
 
 
 def test_a_result_is_kept_before_what_follows_and_a_full_disk_is_told_and_holds_up_nothing() -> None:
-    member, kept = Node(bind=None), []
+    kept = []
 
     def keep(effect: KeepResult) -> None:
         if effect.serial == 2:
             raise OSError(28, "No space left on device")
         kept.append(("kept", effect.serial, list(member.events)))
 
-    member.driver = SocketDriver(
-        member.core, member.keys, None, member.events.append, member.traces.append, Disk().store, keep=keep
-    )
+    member = Node(bind=None, disk=Disk(), keep=keep)
     with running(member):
         results = [KeepResult(serial, bytes([serial]) * 32, [b"d" * 32], [b"chunk"]) for serial in (1, 2, 3)]
         for result in results:
@@ -89,11 +67,9 @@ def test_an_answer_to_a_knock_waits_for_what_was_decided_for_it() -> None:
             self.out.append(Store(header))
             return super().knock(now, invite, header)
 
-    host, disk, invite = Node(core=Certifying()), Disk(), random_pair()
+    disk, invite = Disk(), random_pair()
+    host = Node(core=Certifying(), disk=disk)
     host.admit(invite.public, "invite")
-    host.driver = SocketDriver(
-        host.core, host.keys, "tcp://127.0.0.1:0", host.events.append, host.traces.append, disk.store
-    )
     with running(host):
         with pytest.raises(KnockTimeout):
             knock(host.address, host.key, invite, b"me", 0.5)
@@ -104,10 +80,8 @@ def test_an_answer_to_a_knock_waits_for_what_was_decided_for_it() -> None:
 
 
 def test_a_driver_stops_at_once_though_its_journal_cannot_be_written() -> None:
-    member, disk = Node(bind=None), Disk()
-    member.driver = SocketDriver(
-        member.core, member.keys, None, member.events.append, member.traces.append, disk.store
-    )
+    disk = Disk()
+    member = Node(bind=None, disk=disk)
     with running(member):
         member.do(Store(b"decided"), Deliver("told"))
     assert not member.driver.running

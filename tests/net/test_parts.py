@@ -16,13 +16,11 @@ import zmq
 
 from tests.hostile.test_hostile_sockets import client, half_open, was_barred
 from tests.net.stalling import line
-from tests.net.swarm_kit import Node, eventually, never, running
-from tests.net.test_full_journal import Disk
+from tests.net.swarm_kit import Disk, Node, eventually, never, running
 from transport.effects import Connect, Send, Store
 from transport.errors import KnockTimeout
 from transport.keys import KeyPair, random_pair
 from transport.limits import KIB, LIMITS, MIB
-from transport.sockets.driver import SocketDriver
 from transport.sockets.libzmq import Reader, knock
 from transport.sockets.traces import PeerClosedTrace
 from transport.sockets.unread import TOO_MUCH, wire_bytes
@@ -193,17 +191,9 @@ def test_what_a_connection_has_brought_in_whole_messages_does_not_count(
 
 
 def test_whoever_sends_a_message_without_end_is_cut_off_while_the_journal_cannot_be_written() -> None:
-    host, rogue, disk = Node(), random_pair(), Disk()
+    rogue, disk = random_pair(), Disk()
+    host = Node(limits=replace(SMALL, unread_bytes=MIB), disk=disk)
     host.admit(rogue.public)
-    host.driver = SocketDriver(
-        host.core,
-        host.keys,
-        "tcp://127.0.0.1:0",
-        host.events.append,
-        host.traces.append,
-        disk.store,
-        replace(SMALL, unread_bytes=MIB),
-    )
     with (
         running(host),
         line(host.address, up=4 * MIB) as stalling,
@@ -281,11 +271,9 @@ def test_large_exchanges_with_whoever_reads_slowly_are_never_cut() -> None:
 
 
 def test_bulk_that_nobody_reads_while_the_journal_cannot_be_written_is_not_cut() -> None:
-    host, member, disk = Node(), Node(bind=None), Disk()
+    disk = Disk()
+    host, member = Node(disk=disk), Node(bind=None)
     host.admit(member.key)
-    host.driver = SocketDriver(
-        host.core, host.keys, "tcp://127.0.0.1:0", host.events.append, host.traces.append, disk.store
-    )
     payload = bytes(LIMITS.payload_bytes)
     with running(host, member):
         member.dial(host)
