@@ -12,11 +12,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from diloco.checkpoints.boundaries import Boundaries
+from diloco.checkpoints.complaints import Complaints
 from diloco.checkpoints.loading import load_newest
 from diloco.checkpoints.manifest import FileEntry, Manifest, OwnEntry, unit_of
+from diloco.checkpoints.own import Own
 from diloco.checkpoints.position import Position
 from diloco.checkpoints.shared import SharedState
 from diloco.checkpoints.shelf import Shelf
@@ -47,20 +48,6 @@ LEAST_S = 10.0
 """Seconds between two checkpoints at the least."""
 _MAX_SHARE = 0.01
 """Share of the time that training may stand still for them."""
-
-
-class Own(Protocol):
-    """What is the worker's own."""
-
-    @property
-    def entry(self) -> OwnEntry | None:
-        """How far it is; None while it should not be kept."""
-
-    def take(self) -> Content:
-        """A copy of it. Raises `StateError` for what cannot be kept."""
-
-    def take_up(self, disk: Disk, saved: Saved) -> None:
-        """Go on from that of a checkpoint. Raises `CheckpointError`, before anything changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +100,12 @@ class Keeper:
         self._saved: Saved | None = None
         """The newest."""
         self._began_s = 0.0
-        self._failing = False
+        self._complaints = Complaints()
         self._wanted: int | None = None
         """The run's owner wants a checkpoint of that commit or a later one."""
         self._due = False
         self._fetched = False
         """The state is of others: no results lead to it from the newest checkpoint."""
-        self._own_failed = False
         self._steps: int | None = None
         """Gossip: outer steps of the replica that is held; None before there is one."""
 
@@ -213,6 +199,9 @@ class Keeper:
         if self.leads_on and self._saved is not None and not self._shelf_leads_on(self._saved.manifest):
             self.leads_on = False
             self._hooks.command(ConfirmSaved(self._saved.manifest.held(), keeps=False))
+        if self.shelf.error is not None and self.shelf.keeps and not self.leads_on:
+            lost = "should all workers end, commits since the newest checkpoint are lost"
+            self._complaints.fails("results", f"results are not kept: {self.shelf.error}; {lost}")
 
     def _shelf_leads_on(self, newest: Manifest) -> bool:
         return not self._gossips and self.shelf.leads_on_from(newest.serial_floor)
@@ -292,28 +281,28 @@ class Keeper:
         if entry is None:
             return [], None
         try:
-            return [self._own.take()], entry
+            taken = [self._own.take()], entry
         except (StateError, RuntimeError) as error:  # of a device that failed, say
-            if not self._own_failed:
-                _LOG.warning("what is this worker's own is not kept: %s", error)
-            self._own_failed = True
+            self._complaints.fails("own", f"what is this worker's own is not kept: {error}")
             return [], None
+        self._complaints.works("own")
+        return taken
 
     def end_write(self, now: float, outcome: Saved | Exception, is_over: bool = False) -> None:
         """What was being written is done. Who has left (``is_over``) tells the swarm nothing of it."""
         self._boundaries.end(now)
         if isinstance(outcome, Exception):
             reason = outcome.strerror or str(outcome) if isinstance(outcome, OSError) else repr(outcome)
-            if not self._failing:
-                _LOG.warning("no checkpoint could be written: %s; training goes on", reason)
-            self._failing = True
+            self._complaints.fails("write", f"no checkpoint could be written: {reason}; training goes on")
             held = self._held
             self._hooks.tell(CheckpointFailed(held.place if held else 0, reason, self._unit))
             return
-        self._saved, self._failing = outcome, False
-        manifest = outcome.manifest
+        self._saved, manifest = outcome, outcome.manifest
+        self._complaints.works("write")
         # Results went missing before it: only a checkpoint that has those rounds in it is led on from again.
         self.leads_on = self._shelf_leads_on(manifest)
+        if self.leads_on:
+            self._complaints.works("results")
         if not is_over:
             self._hooks.command(ConfirmSaved(manifest.held(), keeps=self.leads_on))
         self._hooks.tell(

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from diloco.checkpoints.local_disk import reading
-from diloco.checkpoints.manifest import OWN_FILE
+from diloco.checkpoints.manifest import OWN_FILE, OwnEntry
 from diloco.checkpoints.store import Content, Saved
 from diloco.checkpoints.tensor_file import TensorPlace, header_bytes, read_header, read_tensor
 from diloco.checkpoints.trees import pack, unpack
@@ -36,6 +36,20 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
         """Go on from there."""
+
+
+class Own(Protocol):
+    """What is the worker's own."""
+
+    @property
+    def entry(self) -> OwnEntry | None:
+        """How far it is; None while it should not be kept."""
+
+    def take(self) -> Content:
+        """A copy of it. Raises `StateError` for what cannot be kept."""
+
+    def take_up(self, disk: Disk, saved: Saved) -> None:
+        """Go on from that of a checkpoint. Raises `CheckpointError`, before anything changes."""
 
 
 @dataclass(frozen=True, slots=True)

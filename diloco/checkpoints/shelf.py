@@ -37,6 +37,8 @@ class Shelf:
     def __init__(self, disk: Disk, folder: str, *, keeps: bool = True) -> None:
         self.keeps = keeps
         """Whether results are wanted here."""
+        self.error: str | None = None
+        """Why the last one that could not be written was not."""
         self._disk = disk
         self._folder = f"{folder}/results"
         self._lock = Lock()
@@ -64,8 +66,9 @@ class Shelf:
         path = self._path(effect.serial, short)
         try:
             self._disk.write(path, _content(effect.chunks), sync=False)
-        except OSError:
+        except OSError as error:
             self._missing = max(self._missing, effect.serial)
+            self.error = f"{self._folder} cannot be written: {error.strerror or error}"
             with suppress(OSError):
                 self._disk.remove(path)
             raise

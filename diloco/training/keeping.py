@@ -140,7 +140,7 @@ class Keeping:
         """What checkpoints took so far."""
         return CheckpointCost(self._keeper.blocked_s, self._keeper.writer.cpu_s)
 
-    # -- the worker's own (checkpoints.keeper.Own) --------------------------------------------
+    # -- the worker's own (checkpoints.own.Own) --------------------------------------------
 
     @property
     def entry(self) -> OwnEntry | None:

@@ -108,6 +108,28 @@ def test_a_result_that_cannot_be_kept_is_told_to_the_coordinator(tmp_path: Path)
     assert worker.commands[1:] == [ConfirmSaved(held, keeps=False)]
 
 
+def test_results_that_are_not_kept_are_told_once_until_they_are_kept_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = FullDisk(tmp_path, room=1 << 20)
+    worker = Worker(disk)
+    worker.settle()
+    disk.room = 0
+    for serial in (101, 102):
+        worker.hold(serial)
+        worker.keeper.poll(1.0)
+    (said,) = (each.getMessage() for each in caplog.records)
+    assert f"results are not kept: {FOLDER}/results cannot be written: No space left on device" in said
+    disk.room = 1 << 20
+    for _ in range(3):
+        worker.commit()
+    worker.settle()
+    disk.room = 0
+    worker.hold(109)
+    worker.keeper.poll(worker.now)
+    assert [each.getMessage() for each in caplog.records] == [said, said]
+
+
 def test_results_are_counted_on_again_only_from_a_checkpoint_that_has_all_missing_ones_in_it(
     tmp_path: Path,
 ) -> None:
