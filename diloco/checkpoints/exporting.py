@@ -58,8 +58,8 @@ class Exported:
 def export(
     disk: Disk, saved: Saved, target: Path, like: Path | None = None, *, full: bool = False
 ) -> Exported:
-    """Write ``target``; ``full``: frozen parameters too. Raises `CheckpointError`, `OSError` for a disk that
-    is full or fails."""
+    """Write ``target``, in a folder that is made if need be; ``full``: frozen parameters too. Raises
+    `CheckpointError`, `OSError` for a disk that is full or fails."""
     alike = _headers_in(like) if like is not None else {}
     dtypes = {name: header.places[name][0].dtype for name, (_, header) in alike.items()}
     sources = list(_sources(disk, saved, dtypes))
@@ -79,6 +79,7 @@ def export(
                 tensor = read_tensor(each.disk, each.path, each.header, each.name)
             yield bytes_of(tensor.to(each.place.dtype).contiguous())
 
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         out.write(aside, pieces())
         out.rename(aside, target.name)

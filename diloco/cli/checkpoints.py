@@ -95,8 +95,6 @@ def export_command(
     from diloco.checkpoints.exporting import export
     from diloco.checkpoints.verifying import faults_of
 
-    if not output.parent.is_dir():
-        raise CheckpointError(f"{output} cannot be written: there is no folder {output.parent}")
     disk, saved = find_checkpoint(where)
     for fault in faults_of(disk, saved):
         raise CheckpointError(f"{fault}; it is not exported")

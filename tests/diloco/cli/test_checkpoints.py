@@ -102,11 +102,11 @@ def test_verify_compares_with_the_journal_beside(home: Path) -> None:
 
 
 def test_export_writes_the_newest(home: Path) -> None:
-    code, output = run("export", home, "-o", home / "m.safetensors")
+    code, output = run("export", home, "-o", home / "made" / "of" / "m.safetensors")
     assert code == 0
     assert "5 tensors" in output
     assert "of commit 4 (" in output
-    assert len(load_file(home / "m.safetensors")) == 5
+    assert len(load_file(home / "made" / "of" / "m.safetensors")) == 5
 
 
 def test_export_leaves_frozen_parameters_to_the_base_model_and_says_so(tmp_path: Path) -> None:
@@ -121,11 +121,12 @@ def test_export_leaves_frozen_parameters_to_the_base_model_and_says_so(tmp_path:
 
 
 def test_what_cannot_be_read_or_written_is_one_line(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
     for arguments in (
         ("checkpoint", "list", tmp_path / "none"),
         ("checkpoint", "verify", tmp_path / "none"),
         ("export", tmp_path / "none", "-o", tmp_path / "m"),
-        ("export", home, "-o", tmp_path / "no" / "folder"),
+        ("export", home, "-o", tmp_path / "file" / "m"),
     ):
         code, output = run(*arguments)
         assert code == 2, arguments
