@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diloco.cli import options
-from diloco.settings import load_settings
+from diloco.settings import RunSettings, load_settings
 from diloco.terminal import printable
+
+if TYPE_CHECKING:
+    from diloco.checkpoints.regroup import Plan
 
 
 def plan_command(
@@ -19,6 +22,12 @@ def plan_command(
     data: options.Data = None,
 ) -> None:
     """Say what diloco host RUN.toml --from would keep, drop and begin anew."""
+    for line in planned(origin, load_settings(run), recipe, data).lines():
+        print(printable(line))
+
+
+def planned(origin: Path, settings: RunSettings, recipe: str, data: Path | None) -> Plan:
+    """What a run with these settings would take over. Raises `CheckpointError` where that cannot be."""
     import torch
 
     from diloco.checkpoints.origin import open_origin
@@ -26,10 +35,7 @@ def plan_command(
     from diloco.outer.replica import TensorReplica
     from diloco.recipe import load_recipe
 
-    settings = load_settings(run)
     found = open_origin(origin)
     job = load_recipe(recipe)(settings, data, torch.device("cpu"), "plan")
     method = settings.method.resolved()
-    replica = TensorReplica.of(job.model, method, job.optimizer)
-    for line in plan(found, replica, method).lines():
-        print(printable(line))
+    return plan(found, TensorReplica.of(job.model, method, job.optimizer), method)

@@ -16,6 +16,7 @@ from rich.console import Console
 import diloco
 from diloco.cli import options
 from diloco.cli.adopt import adopt_record
+from diloco.cli.checkpoint_plan import planned
 from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.work import Work, with_work
 from diloco.errors import CheckpointError, DeviceFailed, SwarmClosed, TrainingDiverged, UserError
@@ -24,8 +25,10 @@ from diloco.monitoring.run_view import RunView, Screen, round_and_commit
 from diloco.rules import num_commits
 from diloco.settings import load_settings
 from diloco.swarm.entry import TICKET_HOURS
+from diloco.swarm.hosted_run import began_from
 from diloco.swarm.repair import truncate_journal
 from diloco.swarm.setting_changes import given_values
+from diloco.swarm.state_dir import home_of
 from diloco.swarm.waits import WaitWatch
 from peers.admission.ticket import Ticket
 
@@ -68,6 +71,8 @@ def host_command(
         raise UserError("--from needs --train: the host's own worker brings the state")
     if origin is not None and origin.exists():  # else the run in the folder may know what it began from
         _require_whole(origin)
+        if fresh or not began_from(home_of(settings, state), origin):
+            planned(origin, settings, work.recipe, work.data)  # refused before what is there is put aside
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", 0)

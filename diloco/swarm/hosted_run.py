@@ -106,6 +106,11 @@ class HostedRun:
         return secret, Invite(key, made.expires_at, made.uses)
 
 
+def began_from(home: Path, path: Path) -> bool:
+    """Whether the run in the folder is one that began from there, and goes on if that is asked for again."""
+    return _goes_on(home, _asked_for(home, path, fresh=False))
+
+
 def _without_journal(path: Path) -> str:
     return (
         f"{path} is not there: put a copy back if there is one; otherwise --adopt goes on from what workers "

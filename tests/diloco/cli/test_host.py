@@ -6,6 +6,8 @@ import inspect
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import diloco
@@ -51,6 +53,18 @@ def test_a_run_is_not_put_aside_for_one_from_what_is_damaged(run_file: Path, tmp
         )
         assert isinstance(done.exception, CheckpointError), done.output
         assert origin.name in str(done.exception)
+    assert not (home / "before").exists()
+
+
+def test_a_run_is_not_put_aside_for_one_whose_model_has_another_shape(run_file: Path, tmp_path: Path) -> None:
+    home, model = tmp_path / "home", tmp_path / "m.safetensors"
+    diloco.host(run_file, listen=LOCAL[1], state=home).close()
+    save_file({"embedding.weight": torch.zeros(3, 3)}, model)
+    done = CliRunner().invoke(
+        app, ["host", str(run_file), "--train", "--state", str(home), "--from", str(model), *LOCAL]
+    )
+    assert isinstance(done.exception, CheckpointError), done.output
+    assert "embedding.weight has shape 3x3 in the model m.safetensors" in str(done.exception)
     assert not (home / "before").exists()
 
 
