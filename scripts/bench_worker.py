@@ -27,6 +27,7 @@ from transport.digests import digest_of, tree_digest
 from transport.effects import EncodedResult
 from transport.keys import KeyPair
 from transport.sockets.driver import SocketDriver
+from transport.sockets.sealed_lanes import Bulk
 
 TIMEOUT_S = 60.0
 STATE = bytes(8)
@@ -94,7 +95,7 @@ class Worker:
             self._events.put((time.perf_counter(), event))
 
         self._driver = SocketDriver(
-            node, keys, "tcp://127.0.0.1:0", take, lambda trace: None, lambda entry: None
+            node, keys, "tcp://127.0.0.1:0", take, lambda trace: None, lambda entry: None, bulk=Bulk()
         )
         self._driver.start()
         assert self._driver.address is not None

@@ -28,21 +28,25 @@ class _Way:
 class Line:
     """Where clients connect instead; made by `line`."""
 
-    def __init__(self, address: str, up: int, down: int, source: str) -> None:
+    def __init__(self, address: str, up: int, down: int, source: str, at: tuple[str, int]) -> None:
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         self._target = host, int(port)
         self._up, self._down, self._source = up, down, source
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.address = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._listening = socket.create_server(at)
+        self.address = f"tcp://{at[0]}:{self._listening.getsockname()[1]}"
         self.num_broken = 0
         """Connections that one of the two ends broke."""
         self._ways: list[_Way] = []
-        self._ends = False
+        self._ends = self._cuts = False
 
     def carry(self, num_bytes: int) -> None:
         """Let so many more bytes through on every connection, up."""
         for way in self._ways[::2]:
             way.left += num_bytes
+
+    def cut(self) -> None:
+        """Break every connection, at the thread's next turn; new ones may come."""
+        self._cuts = True
 
     def stop(self) -> None:
         """End it all, at the thread's next turn."""
@@ -62,6 +66,10 @@ class Line:
                     self._accept()
                 elif key.data in self._ways:
                     self._forward(key.data)
+            if self._cuts:
+                self._cuts = False
+                for way in list(self._ways):
+                    self._break(way)
             for way in [each for each in self._ways if not each.left and _is_over(each.source)]:
                 self._break(way)
         for way in list(self._ways):
@@ -106,9 +114,16 @@ def _is_over(sock: socket.socket) -> bool:
 
 
 @contextmanager
-def line(address: str, up: int = ALL, down: int = ALL, source: str = "127.0.0.1") -> Iterator[Line]:
-    """A line from ``source`` to an address that carries ``up`` bytes of each client, ``down`` bytes to it."""
-    made = Line(address, up, down, source)
+def line(
+    address: str,
+    up: int = ALL,
+    down: int = ALL,
+    source: str = "127.0.0.1",
+    at: tuple[str, int] = ("127.0.0.1", 0),
+) -> Iterator[Line]:
+    """A line from ``source`` to an address that carries ``up`` bytes of each client, ``down`` bytes to it;
+    clients connect ``at`` another address."""
+    made = Line(address, up, down, source, at)
     thread = threading.Thread(target=made.run)
     thread.start()
     try:

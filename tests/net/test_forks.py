@@ -13,8 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.net.link_core import LinkNode
 from tests.net.swarm_kit import Node, eventually, running
 from transport.effects import Send
+from transport.sockets.traces import BulkLaneLostTrace, BulkLaneUpTrace
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 class Forking:
     """The process, and what it writes."""
 
-    def __init__(self, at: Node, friend: Node) -> None:
-        program = [sys.executable, "-m", "tests.net.forking_peer", at.address, at.key.hex(), friend.key.hex()]
+    def __init__(self, at: Node, friend: str) -> None:
+        program = [sys.executable, "-m", "tests.net.forking_peer", at.address, at.key.hex(), friend]
         self.process = subprocess.Popen(
             program, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -62,8 +64,8 @@ class Forking:
 
 
 @contextmanager
-def forking(at: Node, friend: Node) -> Iterator[Forking]:
-    found = Forking(at, friend)
+def forking(at: Node, friend: Node | None) -> Iterator[Forking]:
+    found = Forking(at, "sealed" if friend is None else friend.key.hex())
     try:
         yield found
     finally:
@@ -110,6 +112,18 @@ def test_whom_a_killed_process_dialled_reads_the_end() -> None:
                 while raw.recv(4096):
                     continue
         eventually(lambda: not _connections(at), 3.0)
+        assert there.lives()
+
+
+def test_the_end_of_a_killed_process_with_a_sealed_lane_and_a_child_is_seen_at_once() -> None:
+    at = LinkNode(1)
+    with running(at), forking(at, None) as there:
+        eventually(lambda: at.traced(BulkLaneUpTrace))
+        assert there.fork()["said"] == "stopped"
+        assert there.sockets_of_child() == []
+        assert not at.traced(BulkLaneLostTrace), "a child closes its copies, and ends no connection"
+        os.kill(there.process.pid, signal.SIGKILL)
+        eventually(lambda: at.traced(BulkLaneLostTrace), 3.0)
         assert there.lives()
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import partial
 
 from transport.counters import OTHERS
-from transport.errors import BadMessage
+from transport.effects import CONTROL_LANE
+from transport.errors import BadMessage, PeerFault
 from transport.keys import short
 from transport.limits import Limits
 from transport.redial import Bars
@@ -25,6 +26,7 @@ from transport.sockets.libzmq import FRAMES_PER_ROUND, Listener, Poll, ReceivedM
 from transport.sockets.traces import PeerClosedTrace, StrangerRefusedTrace
 from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread
 from transport.sockets.wire import (
+    DRIVER_LANE,
     AcceptedConnection,
     AcceptedConnections,
     Outbox,
@@ -63,6 +65,8 @@ class AcceptedLanes:
         self._knocks = RateLimiter(limits.knocks_per_minute)
         self._invites = RateLimiter(2 * limits.knocks_per_minute)
         self._poll = poll
+        self.on_word: Callable[[bytes, bytes], None] = lambda peer, header: None
+        """Given what the driver of a peer says to this one."""
         self._look_again: float | None = None
         """When to look at comings again, while there are many."""
         poll.watch(listener.monitor, 1, self._serve_comings)
@@ -71,7 +75,8 @@ class AcceptedLanes:
 
     def send(self, peer: bytes, message: Outgoing) -> bool:
         """Send on the newest connection of a peer's lane; False if there is none."""
-        connection = self.connections.find(peer, message.lane)
+        number = CONTROL_LANE if message.lane == DRIVER_LANE else message.lane
+        connection = self.connections.find(peer, number)
         if connection is None:
             return False
         if not connection.outbox.push(message):
@@ -79,6 +84,12 @@ class AcceptedLanes:
         elif len(connection.outbox) == 1:
             self._flush_connection(connection)
         return True
+
+    def refuse_peer(self, peer: bytes, reason: str) -> None:
+        """A peer broke the rules elsewhere: it is kept out for a while."""
+        self.bars.bar(self._runner.clock(), peer)
+        self._runner.trace(PeerClosedTrace(short(peer), reason))
+        self.close_peer(peer, 0.0)
 
     def close_peer(self, peer: bytes, grace_s: float) -> None:
         """Take nothing more from a peer, and break its connections in ``grace_s`` seconds."""
@@ -211,8 +222,11 @@ class AcceptedLanes:
             if len(route) != 5 or route[0] != 0:
                 raise BadMessage("a peer chose its own routing id")
             lane, header, payload = parse(arrived.parts, self._limits)
+            if lane == DRIVER_LANE:
+                self._take_word(kind, key, route, header)
+                return
             known = self.connections.known(key, lane, route)
-        except BadMessage as error:
+        except PeerFault as error:
             self._refuse(self._connection(0, arrived), str(error))
             return
         if kind != "member":
@@ -221,6 +235,11 @@ class AcceptedLanes:
         if not known and (older := self.connections.add(self._connection(lane, arrived))) is not None:
             self._doom(older, 0.0)
         self._runner.receive(key, lane, header, payload)
+
+    def _take_word(self, kind: str, peer: bytes, route: bytes, header: bytes) -> None:
+        if kind != "member" or not self.connections.known(peer, CONTROL_LANE, route):
+            raise BadMessage("a driver speaks before its control connection stands")
+        self.on_word(peer, header)
 
     def _answer_knock(self, caller: AcceptedConnection, header: bytes, *, is_limited: bool) -> None:
         # Whoever floods the door with a ticket must not keep the owner from closing it.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transport.counters import OTHERS, Counters
-from transport.effects import Core, Effect, Store, Trace, size_bytes
+from transport.effects import CONTROL_LANE, Core, Effect, Store, Trace, size_bytes
 from transport.guarded import Guarded
 from transport.in_order import InOrder
 from transport.sockets.wire import Outgoing
@@ -32,6 +32,8 @@ class CoreRunner:
         self.counters = Counters()
         self._on_trace, self._carry_out = on_trace, carry_out
         self.order = InOrder(carry_out, on_trace)
+        self.on_control: Callable[[bytes], None] = lambda peer: None
+        """Told of every peer that says something on the lane of control."""
 
     def feed(self, run: Callable[[float], Any], then: Callable[[Any], None] | None = None) -> Any:
         """One input, ``run(now)``, then its effects, and then ``then`` with what the input returned; returns
@@ -50,6 +52,8 @@ class CoreRunner:
 
     def receive(self, peer: bytes, lane: int, header: bytes, payload: memoryview | None) -> None:
         """One frame came from ``peer``."""
+        if lane == CONTROL_LANE:
+            self.on_control(peer)
         purpose = "bulk" if payload is not None else "control"
         self.counters.add(peer, "received", purpose, 1 + len(header) + size_bytes(payload))
         self.feed(lambda now: self.core.receive(now, peer, lane, header, payload))

@@ -12,7 +12,7 @@ from random import Random
 
 from transport.addresses import is_numeric, parts
 from transport.effects import CONTROL_LANE, Connect
-from transport.errors import BadMessage, DialFailed
+from transport.errors import BadMessage, DialFailed, PeerFault
 from transport.keys import KeyPair, short
 from transport.limits import Limits
 from transport.redial import REFUSAL_S, Redial
@@ -23,7 +23,7 @@ from transport.sockets.libzmq import FRAMES_PER_ROUND, NOBODY, Context, Dialer, 
 from transport.sockets.names import LOOKUP_S, Lookup, Names
 from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
 from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread
-from transport.sockets.wire import Outbox, Outgoing, parse
+from transport.sockets.wire import DRIVER_LANE, Outbox, Outgoing, parse
 
 
 class DialledLanes:
@@ -46,6 +46,10 @@ class DialledLanes:
         self._lanes: dict[bytes, list[Lane]] = {}
         self._random = random
         self._unread = Unread(limits)
+        self.on_word: Callable[[bytes, bytes], None] = lambda peer, header: None
+        """Given what the driver of a peer says to this one."""
+        self.is_carried: Callable[[bytes, int], bool] = lambda peer, lane: False
+        """Whether something else carries a lane: then the core hears nothing of the connection here."""
         self._looked_at = runner.clock()
 
     def connect(self, wanted: Connect) -> None:
@@ -80,10 +84,29 @@ class DialledLanes:
         for peer in list(self._lanes):
             self.close(peer, grace_s)
 
+    def peers(self) -> list[bytes]:
+        """Whom it dials."""
+        return list(self._lanes)
+
+    def num_lanes(self, peer: bytes) -> int:
+        """Lanes of bulk to a peer."""
+        return max(0, len(self._lanes.get(peer, [])) - 1)
+
+    def is_up(self, peer: bytes, lane: int) -> bool:
+        """Whether the connection of a lane stands."""
+        lanes = self._lanes.get(peer, [])
+        return lane < len(lanes) and lanes[lane].redial.up and lanes[lane].broken is None
+
+    def reached(self, peer: bytes) -> str | None:
+        """The machine to which the control connection leads, in numbers; None while it does not stand."""
+        target = self._lanes[peer][CONTROL_LANE].target if self.is_up(peer, CONTROL_LANE) else None
+        return None if target is None else target[0]
+
     def send(self, peer: bytes, message: Outgoing) -> bool:
         """Send on a lane that is up; False if there is none."""
         lanes = self._lanes.get(peer, [])
-        lane = lanes[message.lane] if message.lane < len(lanes) else None
+        number = CONTROL_LANE if message.lane == DRIVER_LANE else message.lane
+        lane = lanes[number] if number < len(lanes) else None
         if lane is None or not lane.redial.up or lane.broken is not None:
             return False
         if not lane.outbox.push(message):
@@ -195,7 +218,8 @@ class DialledLanes:
                 lane.broken = lane.broken or failure
             elif not lane.redial.up and lane.broken is None:
                 lane.redial.came_up()
-                self._runner.feed(lambda now: self._runner.core.connected(now, lane.peer, lane.lane))
+                if not self.is_carried(lane.peer, lane.lane):
+                    self._runner.feed(lambda now: self._runner.core.connected(now, lane.peer, lane.lane))
 
     def _serve_messages(self, lane: Lane, dialer: Dialer) -> bool:
         """Read what came, up to a bound; whether that was all."""
@@ -206,9 +230,12 @@ class DialledLanes:
                 return dialer.reader.is_drained
             try:
                 number, header, payload = parse(parts, self._limits)
+                if number == DRIVER_LANE and lane.lane == CONTROL_LANE:
+                    self.on_word(lane.peer, header)
+                    continue
                 if number != lane.lane:
                     raise BadMessage("a connection changed its lane")
-            except BadMessage as error:
+            except PeerFault as error:
                 self._give_up(lane, str(error))
                 break
             self._runner.receive(lane.peer, lane.lane, header, payload)
@@ -228,7 +255,7 @@ class DialledLanes:
         lane.redial.went_down(now)
         kind = LaneLostTrace if was_up else LaneRefusedTrace
         self._runner.trace(kind(short(lane.peer), lane.lane, address, reason))
-        if was_up:
+        if was_up and not self.is_carried(lane.peer, lane.lane):
             self._runner.feed(lambda at: self._runner.core.disconnected(at, lane.peer, lane.lane))
         elif is_gone:
             self._runner.feed(lambda at: self._runner.core.refused(at, lane.peer))

@@ -40,7 +40,10 @@ from transport.errors import DriverStopped, TransportError
 from transport.keys import KeyPair, short
 from transport.limits import LIMITS, Limits
 from transport.sockets.accepted import AcceptedLanes
+from transport.sockets.aes_hardware import has_fast_aes
+from transport.sockets.bulk_door import listen_beside
 from transport.sockets.callbacks import Callbacks
+from transport.sockets.control import Control
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.descriptors import check_descriptors, raise_descriptor_limit
 from transport.sockets.dialled import DialledLanes
@@ -49,6 +52,7 @@ from transport.sockets.half_open import HalfOpenBounds
 from transport.sockets.libzmq import Listener, Poll, check_libzmq, new_context
 from transport.sockets.names import Names, Resolve, resolve_name
 from transport.sockets.probes import Probes
+from transport.sockets.sealed_lanes import Bulk, SealedLanes
 from transport.sockets.traces import PeerClosedTrace, SocketFailedTrace, TransportFailedTrace
 from transport.sockets.unread import LOOK_S
 from transport.sockets.wire import Outgoing
@@ -82,15 +86,18 @@ class SocketDriver:
         resolve: Resolve = resolve_name,
         keep: Callable[[KeepResult], None] | None = None,
         say_disk_full: Callable[[float], None] = lambda now: None,
+        bulk: Bulk | None = None,
     ) -> None:
         self._core, self._keys, self._bind = core, keys, bind
         self._store, self._limits, self._clock, self._resolve = store, limits, clock, resolve
         self._callbacks, self._keep = Callbacks(on_event, on_trace, clock), keep
-        self._say_disk_full = say_disk_full
+        self._say_disk_full, self._bulk = say_disk_full, bulk
         self._runner = CoreRunner(core, clock, self._callbacks.trace, self._carry_out)
         self.counters = self._runner.counters
         self.address: str | None = None
         """Where we listen, with the real port, once started."""
+        self.bulk_address: str | None = None
+        """The same for sealed lanes, if there are any."""
         self.accepted: AcceptedLanes | None = None
         """The listening side; of the driver's thread, which `call` reaches."""
         self.error: BaseException | None = None
@@ -118,19 +125,34 @@ class SocketDriver:
         self._dialled = DialledLanes(
             self._runner, self._context, self._poll, self._keys, names, self._limits, Random()
         )
+        control, run = Control(self._dialled), b"" if self._bulk is None else self._bulk.run
+        self.sealed = SealedLanes(self._runner, self._poll, self._keys.public, control, self._limits, run)
+        self._dialled.on_word, self._dialled.is_carried = self.sealed.take_word, self.sealed.carries
         self._probes = Probes(self._runner, self._poll, names)
         try:
             if self._bind is not None:
                 listener = Listener(self._context, self._keys, self._bind, self._limits)
                 bounds = HalfOpenBounds.of(self._limits, descriptors)
                 self.accepted = AcceptedLanes(self._runner, listener, self._poll, self._limits, bounds)
-                self.address = listener.address
+                self.accepted.on_word = self.sealed.take_word
+                control.accepted, self.address = self.accepted, listener.address
+            self._open_bulk_port()
         except TransportError:
             self._close_all(0.0)
             raise
         self._accepts_calls = True
         close_in_children(self)
         self._thread.start()
+
+    def _open_bulk_port(self) -> None:
+        if self._bulk is None or not has_fast_aes():
+            return
+        listener = None
+        if self.address is not None:
+            host, _, port = self.address.removeprefix("tcp://").rpartition(":")
+            listener = listen_beside(host, int(port), self._bulk.port)
+            self.bulk_address = f"tcp://{host}:{listener.getsockname()[1]}"
+        self.sealed.open(listener)
 
     def call(self, fn: Callable[[Core, float], T]) -> Future[T]:
         """Run ``fn(core, now)`` on the driver's thread; its result comes once the effects are carried out, or
@@ -180,6 +202,7 @@ class SocketDriver:
         self._woken.close()
         self._waker.close()
         self._probes.forked()
+        self.sealed.forked()
 
     def _wake(self) -> None:
         # A full pipe already holds a wake-up; a closed one has nobody to wake.
@@ -214,6 +237,7 @@ class SocketDriver:
         if deadline is not None and deadline <= now:
             self._runner.feed(self._runner.core.tick)
         self._dialled.serve_due(now)
+        self.sealed.serve_due(now)
         self._probes.serve_due(now)
         if self.accepted is not None:
             self.accepted.serve_due(now)
@@ -235,7 +259,7 @@ class SocketDriver:
         now = self._clock()
         if (retry_at := self._runner.order.due) is not None:
             return min(max(0.0, retry_at - now), LOOK_S)
-        dues = self._dialled.dues() + self._probes.dues()
+        dues = self._dialled.dues() + self._probes.dues() + self.sealed.dues()
         deadline = self._runner.core.deadline()
         if deadline is not None:
             dues.append(deadline)
@@ -292,6 +316,7 @@ class SocketDriver:
             raise error
         said, told = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
         self._callbacks.trace(SocketFailedTrace(peer, said, told))
+        self.sealed.close_peer(peer)
         self._dialled.break_all(peer, f"it failed here: {said}")
         if self.accepted is not None:
             self.accepted.close_peer(peer, 0.0)
@@ -300,10 +325,13 @@ class SocketDriver:
         if isinstance(effect.payload, Phantom):
             raise AssertionError("a phantom payload cannot travel over a socket")
         message = Outgoing(effect.lane, effect.header, effect.payload, effect.purpose, effect.again)
-        if not self._dialled.send(effect.peer, message) and self.accepted is not None:
+        if self.sealed.send(effect.peer, message) or self._dialled.send(effect.peer, message):
+            return
+        if self.accepted is not None:
             self.accepted.send(effect.peer, message)
 
     def _close_peer(self, peer: bytes, reason: str) -> None:
+        self.sealed.close_peer(peer)
         self._dialled.close(peer, _CLOSE_GRACE_S)
         if self.accepted is not None:
             self.accepted.close_peer(peer, _CLOSE_GRACE_S)
@@ -349,7 +377,7 @@ class SocketDriver:
         self._runner.order.retry(self._clock())
         until = time.monotonic() + linger_s
         while (left := until - time.monotonic()) > 0:
-            waits = self._dialled.flush()
+            waits = self._dialled.flush() | self.sealed.is_waiting()
             if self.accepted is not None:
                 waits |= self.accepted.flush()
             if not waits:
@@ -365,6 +393,7 @@ class SocketDriver:
             if future.set_running_or_notify_cancel():
                 future.set_exception(DriverStopped("the transport has stopped"))
         keep_in_children(self)
+        self.sealed.close()
         self._dialled.close_all(linger_s)
         self._probes.close()
         if self.accepted is not None:

@@ -70,3 +70,28 @@ class LaneLostTrace(Trace):
     lane: int
     address: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkLaneUpTrace(Trace):
+    """A sealed connection carries this lane of a peer from now on."""
+
+    peer: str
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class BulkLaneLostTrace(Trace):
+    """It ended: libzmq's connection carries the lane again, and another sealed one is asked for."""
+
+    peer: str
+    lane: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkOverControlTrace(Trace):
+    """Bulk to and from a peer stays on libzmq's connections for some minutes."""
+
+    peer: str
+    reason: str

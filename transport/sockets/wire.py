@@ -15,6 +15,8 @@ from transport.errors import BadMessage
 from transport.limits import Limits
 
 MAX_PARTS = 3
+DRIVER_LANE = 255
+"""What two drivers say to each other is on this lane of the control connection: it has no payload."""
 FORGOTTEN = 4096
 """Closed connections that are remembered, so that what they had sent before is not taken."""
 
@@ -25,7 +27,8 @@ def parse(parts: Sequence[memoryview], limits: Limits) -> tuple[int, bytes, memo
         raise BadMessage("a message has not two or three parts")
     lane, header = parts[0], parts[1]
     payload = parts[2] if len(parts) == MAX_PARTS else None
-    if lane.nbytes != 1 or lane[0] > limits.lanes:
+    is_for_driver = lane.nbytes == 1 and lane[0] == DRIVER_LANE and payload is None
+    if not is_for_driver and (lane.nbytes != 1 or lane[0] > limits.lanes):
         raise BadMessage(f"the lane is not one of 0 to {limits.lanes}")
     if header.nbytes > limits.header_bytes:
         raise BadMessage(f"a header of {header.nbytes} bytes exceeds {limits.header_bytes}")

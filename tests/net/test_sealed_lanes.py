@@ -1,0 +1,178 @@
+"""Sealed lanes beside CURVE: they come up, carry bulk, and when they fail everything still comes, once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.net.link_core import OF_THE_RUN, LinkNode
+from tests.net.stalling import ALL, Line, line
+from tests.net.swarm_kit import eventually, never, running
+from transport.sockets.sealed_lanes import Bulk
+from transport.sockets.traces import BulkLaneLostTrace, BulkLaneUpTrace, BulkOverControlTrace
+
+_ELSEWHERE = "127.0.0.2"
+
+
+def pair(
+    host_bulk: Bulk | None = OF_THE_RUN, member_bulk: Bulk | None = OF_THE_RUN
+) -> tuple[LinkNode, LinkNode]:
+    return LinkNode(1, bulk=host_bulk), LinkNode(2, bind=None, bulk=member_bulk)
+
+
+def is_up(*nodes: LinkNode) -> bool:
+    return all(node.traced(BulkLaneUpTrace) for node in nodes)
+
+
+def exchange(host: LinkNode, member: LinkNode, payloads: list[bytes]) -> None:
+    host.puts(member, payloads)
+    member.puts(host, payloads)
+
+
+def all_came_once(payloads: list[bytes], *nodes: LinkNode) -> bool:
+    wanted = [(i, hashlib.sha256(payload).digest()) for i, payload in enumerate(payloads)]
+    return all(sorted(node.linked.arrived) == wanted for node in nodes)
+
+
+@contextmanager
+def elsewhere(host: LinkNode, bulk_up: int = ALL, bulk_down: int = ALL) -> Iterator[tuple[str, Line]]:
+    """Another address of the host, and the line to its bulk port."""
+    assert host.driver.bulk_address is not None
+    port = int(host.driver.bulk_address.rpartition(":")[2])
+    with (
+        line(host.address, at=(_ELSEWHERE, 0)) as control,
+        line(host.driver.bulk_address, bulk_up, bulk_down, at=(_ELSEWHERE, port)) as bulk,
+    ):
+        yield control.address, bulk
+
+
+def test_bulk_goes_over_a_sealed_lane_both_ways_and_comes_once() -> None:
+    host, member = pair()
+    payloads = [os.urandom(300_000 + i) for i in range(60)]
+    with running(host, member):
+        member.dials(host)
+        eventually(lambda: is_up(host, member))
+        exchange(host, member, payloads)
+        eventually(lambda: all_came_once(payloads, host, member))
+        assert sorted(member.linked.ups) == [0, 1, 1]
+        assert not host.traced(BulkLaneLostTrace)
+        never(lambda: not all_came_once(payloads, host, member))
+
+
+def test_a_process_without_sealed_lanes_and_one_with_them_talk_over_curve() -> None:
+    payloads = [os.urandom(300_000) for _ in range(20)]
+    for host, member in (pair(host_bulk=None), pair(member_bulk=None)):
+        with running(host, member):
+            member.dials(host)
+            exchange(host, member, payloads)
+            eventually(lambda host=host, member=member: all_came_once(payloads, host, member))
+            assert not is_up(host)
+            assert host.driver.bulk_address is None or member.driver.bulk_address is None
+
+
+def test_ends_of_two_runs_agree_on_no_lane() -> None:
+    host, member = pair(member_bulk=Bulk(b"another"))
+    payloads = [os.urandom(300_000) for _ in range(20)]
+    with running(host, member):
+        member.dials(host)
+        exchange(host, member, payloads)
+        eventually(lambda: all_came_once(payloads, host, member))
+        never(lambda: is_up(host) or is_up(member), 0.5)
+
+
+def test_a_closed_bulk_port_costs_one_line_and_bulk_goes_over_curve() -> None:
+    host, member = pair()
+    payloads = [os.urandom(300_000) for _ in range(20)]
+    with running(host, member), line(host.address, at=(_ELSEWHERE, 0)) as control:
+        member.dials(host, control.address)
+        exchange(host, member, payloads)
+        eventually(lambda: all_came_once(payloads, host, member))
+        (told,) = eventually(lambda: member.traced(BulkOverControlTrace))
+        assert "Connection refused" in told.reason
+        never(lambda: len(member.traced(BulkOverControlTrace)) > 1, 1.0)
+
+
+def test_a_lane_that_breaks_again_and_again_loses_nothing_and_comes_back() -> None:
+    host, member = pair()
+    payloads = [os.urandom(200_000) for _ in range(300)]
+    with running(host, member), elsewhere(host) as (address, bulk):
+        member.dials(host, address)
+        for number in (1, 2):
+            eventually(lambda number=number: len(member.traced(BulkLaneUpTrace)) == number)
+            exchange(host, member, payloads[150 * number - 150 : 150 * number])
+            eventually(lambda number=number: len(host.linked.arrived) > 150 * number - 100)
+            bulk.cut()
+            eventually(lambda number=number: len(member.traced(BulkLaneLostTrace)) == number)
+        eventually(lambda: all_came_once(payloads, host, member))
+        eventually(lambda: len(member.traced(BulkLaneUpTrace)) == 3)
+        never(lambda: not all_came_once(payloads, host, member))
+
+
+def test_a_lane_that_stands_and_carries_nothing_is_given_up_for_curve() -> None:
+    host, member = pair()
+    payloads = [os.urandom(500_000) for _ in range(60)]
+    with running(host, member), elsewhere(host, bulk_up=5_000_000, bulk_down=5_000_000) as (address, _):
+        member.dials(host, address)
+        eventually(lambda: is_up(host, member))
+        exchange(host, member, payloads)
+        eventually(lambda: all_came_once(payloads, host, member), 40.0)
+        lost = member.traced(BulkLaneLostTrace) + host.traced(BulkLaneLostTrace)
+        assert any("nothing got on" in each.reason for each in lost)
+
+
+def test_a_peer_that_begins_anew_gets_another_lane() -> None:
+    host, member = pair()
+    payloads = [os.urandom(200_000) for _ in range(20)]
+    with running(host):
+        with running(member):
+            member.dials(host)
+            eventually(lambda: is_up(host, member))
+        again = LinkNode(3, bind=None, keys=member.keys)
+        with running(again):
+            again.dials(host)
+            eventually(lambda: is_up(again))
+            again.puts(host, payloads)
+            eventually(lambda: all_came_once(payloads, host))
+
+
+def test_both_ends_that_dial_agree_on_one_lane() -> None:
+    one, other = LinkNode(1), LinkNode(2)
+    payloads = [os.urandom(200_000) for _ in range(50)]
+    with running(one, other):
+        one.dials(other)
+        other.dials(one)
+        eventually(lambda: is_up(one, other))
+        exchange(one, other, payloads)
+        eventually(lambda: all_came_once(payloads, one, other))
+        never(lambda: len(one.traced(BulkLaneUpTrace)) > 1, 1.0)
+
+
+def test_strangers_at_the_bulk_port_cost_members_nothing() -> None:
+    host, member = pair()
+    payloads = [os.urandom(200_000) for _ in range(50)]
+    with running(host, member):
+        member.dials(host)
+        eventually(lambda: is_up(host, member))
+        assert host.driver.bulk_address is not None
+        port = int(host.driver.bulk_address.rpartition(":")[2])
+        strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
+        for each in strangers[:4]:
+            each.sendall(os.urandom(32))
+        exchange(host, member, payloads)
+        eventually(lambda: all_came_once(payloads, host, member))
+        for each in strangers:
+            each.settimeout(5.0)
+            assert _ended(each)
+            each.close()
+        assert not host.traced(BulkLaneLostTrace)
+
+
+def _ended(sock: socket.socket) -> bool:
+    """Whether the other end hung up without a word."""
+    try:
+        return sock.recv(1) == b""
+    except ConnectionError:
+        return True

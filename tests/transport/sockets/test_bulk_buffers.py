@@ -1,0 +1,60 @@
+"""Buffers for payloads: used again when nobody holds any part of them, and never before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from transport.sockets.bulk_buffers import Buffers
+
+MIB = 1 << 20
+
+
+def address(view: memoryview) -> int:
+    return int(np.frombuffer(view, dtype=np.uint8).ctypes.data)
+
+
+def test_a_buffer_is_given_out_again_once_it_was_let_go() -> None:
+    buffers = Buffers(8 * MIB)
+    first = buffers.take(MIB)
+    where = address(first)
+    del first
+    assert address(buffers.take(MIB - 5)) == where
+    assert buffers.kept_bytes == MIB
+
+
+def test_whatever_is_held_of_a_buffer_keeps_it() -> None:
+    buffers = Buffers(8 * MIB)
+    whole = buffers.take(MIB)
+    part = whole[10:20]
+    del whole
+    array = np.frombuffer(buffers.take(MIB), dtype=np.float32)
+    other = array[5:7]
+    del array
+    third = buffers.take(MIB)
+    taken = {address(part) - 10, int(other.ctypes.data) - 20}
+    assert len(taken) == 2
+    assert address(third) not in taken
+    assert buffers.kept_bytes == 3 * MIB
+
+
+def test_a_payload_has_exactly_its_size() -> None:
+    buffers = Buffers(MIB)
+    assert [len(buffers.take(size)) for size in (0, 1, 5000, 70_000, MIB)] == [0, 1, 5000, 70_000, MIB]
+
+
+def test_only_so_much_is_kept() -> None:
+    buffers = Buffers(2 * MIB)
+    held = [buffers.take(MIB) for _ in range(5)]
+    assert buffers.kept_bytes == 2 * MIB
+    assert len({address(view) for view in held}) == 5
+
+
+def test_what_is_free_can_be_given_back() -> None:
+    buffers = Buffers(8 * MIB)
+    held = [buffers.take(MIB) for _ in range(3)]
+    where = address(held[2])
+    del held[:2]
+    buffers.drop_free()
+    assert buffers.kept_bytes == MIB
+    held.clear()
+    assert address(buffers.take(MIB)) == where

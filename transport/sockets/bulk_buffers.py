@@ -1,0 +1,65 @@
+"""Where payloads of sealed lanes are decrypted to: buffers that are used again once nobody holds them.
+
+A fresh buffer costs as much as decrypting into it, for the kernel clears its pages. Who got a payload may
+keep it as long as it likes, also a part of it or an array over it: as long as anything refers to the buffer
+it is given to nobody else. What of a payload was decrypted under a wrong tag is in a buffer that nobody was
+given. Any thread may take one. Keeps R1.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+
+_GRAIN = 64 * 1024
+"""Sizes are rounded up to this, so that few kinds of buffers are kept."""
+_SMALL = 8 * 1024
+"""Up to this a payload gets a buffer of its own: that is cheap."""
+_LOOKS = 8
+"""Buffers that are looked at before a fresh one is made."""
+_FREE = 3
+"""References to a buffer of which nobody has a part: where it is kept, who looks, and the question."""
+
+
+class Buffers:
+    """At most ``most_bytes`` are kept; beyond that buffers are fresh, and forgotten when done with."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._kept: dict[int, deque[bytearray]] = {}
+        self.kept_bytes = 0
+        """Of all buffers here, free or not."""
+        self.num_taken = 0
+        """Buffers that were given out so far."""
+
+    def take(self, size_bytes: int) -> memoryview:
+        """Room for a payload of that size; what is in it is of no meaning."""
+        if size_bytes <= _SMALL:
+            return memoryview(bytearray(size_bytes))
+        rounded = -(-size_bytes // _GRAIN) * _GRAIN
+        with self._lock:
+            self.num_taken += 1
+            same = self._kept.setdefault(rounded, deque())
+            for _ in range(min(len(same), _LOOKS)):
+                buffer = same[0]
+                same.rotate(-1)  # who was given out longest ago is looked at first
+                if sys.getrefcount(buffer) == _FREE:
+                    return memoryview(buffer)[:size_bytes]
+            buffer = bytearray(rounded)
+            if self.kept_bytes + rounded <= self._most_bytes:
+                same.append(buffer)
+                self.kept_bytes += rounded
+        return memoryview(buffer)[:size_bytes]
+
+    def drop_free(self) -> None:
+        """Give back what nobody holds."""
+        with self._lock:
+            for size, same in self._kept.items():
+                for _ in range(len(same)):
+                    buffer = same.popleft()
+                    if sys.getrefcount(buffer) == _FREE - 1:
+                        self.kept_bytes -= size
+                    else:
+                        same.append(buffer)
