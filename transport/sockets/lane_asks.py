@@ -121,7 +121,7 @@ class LaneAsks:
     def _answer(self, found: BulkPeer, asked: LaneAsk) -> None:
         peer, now = found.peer, self._runner.clock()
         dials_too = self._control.reached(peer) is not None and self._key < peer
-        if self.door is None or not self.door.port or dials_too or not found.choice.may_ask(now):
+        if self.door is None or not self.door.port or dials_too:
             self._say_none(peer, asked.lane, _name_of(asked))
         elif (ends := self._ends(found, asked.lane)) is not None:
             self._say(peer, self.door.offer(now, ends, asked))
