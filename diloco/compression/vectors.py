@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from diloco.compression.memory import VectorMemory
 
 if sys.byteorder != "little":  # the wire is little-endian and tensors are handed over as they lie
     raise ImportError("diloco needs a little-endian machine")
@@ -27,25 +28,44 @@ SLICE = 256 * 1024
 handing work to torch's threads is small against the work."""
 
 
-@dataclass(frozen=True, slots=True)
-class VectorDevice:
-    """Where long-lived fp32 vectors are kept: on the CPU, in pinned memory if ``pinned``."""
+_PATIENCE = 8
+"""Vectors of each fragment after which memory that none of them took is given up: those of two rounds."""
 
-    pinned: bool = False
+
+class VectorDevice:
+    """Where long-lived fp32 vectors are kept: on the CPU, in pinned memory if ``pinned``. Their memory is used
+    again once nobody refers to it; see `memory`, and pinned memory is torch's own affair."""
+
+    def __init__(self, *, pinned: bool = False, num_fragments: int = 1) -> None:
+        self.pinned = pinned
+        self._memory = VectorMemory(_PATIENCE * num_fragments)
 
     @classmethod
-    def beside(cls, tensors: Iterable[Tensor]) -> VectorDevice:
-        """The place for vectors that are copied from and to ``tensors``: pinned memory if any of them is on
-        an accelerator, since such copies overlap with its work."""
-        return cls(pinned=any(tensor.is_cuda for tensor in tensors))
+    def beside(cls, tensors: Iterable[Tensor], num_fragments: int = 1) -> VectorDevice:
+        """The place for vectors that are copied from and to ``tensors``, in so many fragments: pinned memory
+        if any of them is on an accelerator, since such copies overlap with its work."""
+        return cls(pinned=any(tensor.is_cuda for tensor in tensors), num_fragments=num_fragments)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of vectors in unpinned memory that are in use or wait for it."""
+        return self._memory.size_bytes
 
     def empty(self, n: int) -> Tensor:
         """An uninitialised vector [n]."""
-        return torch.empty(n, pin_memory=self.pinned)
+        return torch.empty(n, pin_memory=True) if self.pinned else self.unpinned(n)
+
+    def unpinned(self, n: int) -> Tensor:
+        """The same for a vector that never meets an accelerator."""
+        return self._memory.empty(n)
 
     def zeros(self, n: int) -> Tensor:
         """A vector [n] of zeros."""
         return self.empty(n).zero_()
+
+    def copy(self, x: Tensor) -> Tensor:
+        """Another vector with the values of ``x`` [n]."""
+        return self.empty(len(x)).copy_(x)
 
 
 def count_non_finite(x: Tensor) -> int:

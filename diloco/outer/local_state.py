@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diloco.compression import kernels
-from diloco.compression.vectors import count_non_finite, squared_norm
+from diloco.compression.vectors import Scratch, count_non_finite, spans
 from diloco.errors import StateError
 from diloco.outer.model_tensors import ModelTensors
 from diloco.outer.state import OuterState
@@ -76,12 +75,8 @@ class LocalState:
 
     def measured_gradient(self, fragment: int) -> tuple[Tensor, float]:
         """The same, and its squared norm, which is not finite if and only if one of its values is not."""
-        delta, anchor = self._empty(fragment), self._anchor(fragment)
-        self.model.gather(fragment, delta)
-        square = kernels.subtract(anchor, delta, delta)
-        if square is None:
-            square = squared_norm(torch.sub(anchor, delta, out=delta))
-        return delta, square
+        delta = self._empty(fragment)
+        return delta, self.model.subtract_from(self._anchor(fragment), fragment, delta)
 
     def feedback_input(self, fragment: int, delta: Tensor) -> Tensor:
         """What is to be compressed [n]: the pseudo-gradient with what was dropped before."""
@@ -99,7 +94,7 @@ class LocalState:
         """The outer parameters are about to move, and the live model is to follow later."""
         own = self._own[fragment]
         if own.anchor is None:
-            own.anchor = self.outer.outer_parameters(fragment).clone()
+            own.anchor = self.model.device.copy(self.outer.outer_parameters(fragment))
 
     def committed(self, fragment: int, pending: PendingContribution) -> None:
         """A contribution is in the model: what it dropped is kept for the next."""
@@ -131,10 +126,14 @@ class LocalState:
             self._write(fragment, self.outer.outer_parameters(fragment))  # progress on top may be negative
             return
         # (anchor - snapshot) - (anchor - local), unless the anchor is where the model went on from ``ours``
-        progress = self.pseudo_gradient(fragment).neg_()
-        if ours is not None and not self.outer.method.offers_before_landing:
-            progress.add_(ours.delta)
-        self._write(fragment, progress.add_(self.outer.outer_parameters(fragment)))
+        progress, theta = self.pseudo_gradient(fragment), self.outer.outer_parameters(fragment)
+        keeps = ours is not None and not self.outer.method.offers_before_landing
+        for span in spans(progress):
+            part = progress[span].neg_()
+            if ours is not None and keeps:
+                part.add_(ours.delta[span])
+            part.add_(theta[span])
+        self._write(fragment, progress)
 
     def land_eagerly(
         self, fragment: int, fresh: PendingContribution, landed: PendingContribution | None
@@ -150,8 +149,8 @@ class LocalState:
         own, optimizers = self._own[fragment], self.outer.components(fragment).optimizers
         twin = own.twin or self._new_twin(fragment)
         share = 1.0 if landed is None else landed.share
-        added = fresh.delta * share
-        delta = added - twin.added
+        added = torch.mul(fresh.delta, share, out=self._empty(fragment))
+        delta = torch.sub(added, twin.added, out=self._empty(fragment))
         if landed is not None:
             assert landed.mean is not None, "it was committed"
             delta += landed.mean
@@ -163,7 +162,8 @@ class LocalState:
 
     def go_back(self, fragment: int, ours: PendingContribution) -> None:
         """Local parameters become what they were when ``ours``, which is under way, was taken."""
-        self.model.scatter(fragment, self._anchor(fragment) - ours.delta)
+        local = torch.sub(self._anchor(fragment), ours.delta, out=self._empty(fragment))
+        self.model.scatter(fragment, local)
 
     def discard(self, fragment: int) -> None:
         """Local parameters become the outer ones."""
@@ -239,7 +239,10 @@ class LocalState:
     def _mix(self, fragment: int) -> None:
         # Streaming DiLoCo (arXiv 2501.18512), algorithm 2: alpha is the local share.
         local = self.model.gather(fragment, self._empty(fragment))
-        local.mul_(self._alpha).add_(self.outer.outer_parameters(fragment) * (1.0 - self._alpha))
+        theta, scratch = self.outer.outer_parameters(fragment), Scratch(torch.float32)
+        for span in spans(local):
+            shared = scratch.of(span.stop - span.start, theta.device)
+            local[span].mul_(self._alpha).add_(torch.mul(theta[span], 1.0 - self._alpha, out=shared))
         self._write(fragment, local)
 
     def _write(self, fragment: int, values: Tensor) -> None:
@@ -259,8 +262,8 @@ class LocalState:
         return self.outer.outer_parameters(fragment) if anchor is None else anchor
 
     def _new_twin(self, fragment: int) -> _Twin:
-        theta = self.outer.outer_parameters(fragment).clone()
-        buffers = [each.clone() for each in self.outer.buffers(fragment)]
+        theta = self.model.device.copy(self.outer.outer_parameters(fragment))
+        buffers = [self.model.device.copy(each) for each in self.outer.buffers(fragment)]
         return _Twin(theta, buffers, torch.zeros_like(theta), self.outer.count(fragment))
 
     def _no_residuals(self, fragment: int) -> list[Tensor]:

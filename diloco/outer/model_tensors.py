@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from diloco.compression.vectors import VectorDevice, bytes_of
+from diloco.compression import kernels
+from diloco.compression.vectors import VectorDevice, bytes_of, spans, squared_norm
 from diloco.errors import LayoutError
 from diloco.outer.layout import Layout, TensorSpec
 
@@ -36,7 +37,8 @@ class ModelTensors:
         """Frozen parameters are not those that the model had by itself: others of the run were loaded."""
         self._places = [[(s.span, _matching(s, tensors)) for s in specs] for specs in layout.fragments]
         """By fragment: where each tensor lies in the vector, and the tensor."""
-        self.device = VectorDevice.beside(tensor for held in self._places for _, tensor in held)
+        tensors_held = (tensor for held in self._places for _, tensor in held)
+        self.device = VectorDevice.beside(tensors_held, len(self._places))
         """Where vectors that meet these tensors are best kept."""
 
     @classmethod
@@ -62,6 +64,17 @@ class ModelTensors:
         for span, tensor in self._places[fragment]:
             out[span].view(tensor.shape).copy_(tensor.detach())
         return out
+
+    def subtract_from(self, anchor: Tensor, fragment: int, out: Tensor) -> float:
+        """``anchor`` [n] - the live values of a fragment, into ``out`` [n] fp32. Returns its squared norm,
+        which is not finite if and only if one of its values is not."""
+        square = 0.0
+        for span, tensor in self._places[fragment]:
+            local, target = tensor.detach(), out[span]
+            if local.dtype != torch.float32 or local.device.type != "cpu" or not local.is_contiguous():
+                local = target.view(tensor.shape).copy_(local)
+            square += subtract(anchor[span], local.view(-1), target)
+        return square
 
     def scatter(self, fragment: int, values: Tensor) -> None:
         """Write ``values`` [n] into the live tensors, cast to their dtypes."""
@@ -120,6 +133,15 @@ def with_moments(layout: Layout) -> Layout:
         tuple(dataclasses.replace(spec, name=f"{which}/{spec.name}") for spec in specs) for which in MOMENTS
     )
     return dataclasses.replace(layout, fragments=(specs, *moments))
+
+
+def subtract(a: Tensor, b: Tensor, out: Tensor) -> float:
+    """out = a - b, all [n], where ``out`` may be one of them. Returns its squared norm, which is not finite
+    if and only if a value of it is not."""
+    square = kernels.subtract(a, b, out)
+    if square is not None:
+        return square
+    return sum(squared_norm(torch.sub(a[span], b[span], out=out[span])) for span in spans(out))
 
 
 def _moments(name: str, parameter: Parameter, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 Each is one pure step on vectors [n] fp32 on the CPU with the same bits on every machine (S1): every operation
 is one elementwise multiply, add, divide or square root, rounded by itself; never `alpha=`, `lerp`, `addcmul`
-or compiled code, which fuse. `torch.optim` does, so it is not used. Refuses to know fragments, rounds and
-what a pseudo-gradient is made of; the sign is that of descent: outer - local.
+or `torch.compile`, which fuse, as `torch.optim` does; the compiler of `kernels` is forbidden to. Refuses to
+know fragments, rounds and what a pseudo-gradient is made of; the sign is that of descent: outer - local.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from diloco.compression import kernels
 from diloco.compression.vectors import SLICE
 from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.registry import make
@@ -135,9 +136,14 @@ class _Momentum(_Sliced):
         super().__init__()
         self._lr, self._momentum = lr, momentum
         self._clip, self._penalty = clip, penalty
+        self._in_one_pass = self.nesterov and not clip and penalty == 1.0
 
     def _move(self, at: _Slice) -> None:
         (buffer,), (new,), step, delta = at.buffers, at.out_buffers, at.scratch[0], at.delta
+        if self._in_one_pass and kernels.nesterov(
+            at.theta, buffer, delta, self._lr, self._momentum, at.out_theta, new
+        ):
+            return
         if self._penalty != 1.0:
             delta = torch.div(delta, self._penalty, out=at.scratch[1])
         torch.mul(buffer, self._momentum, out=new)

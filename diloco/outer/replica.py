@@ -153,11 +153,12 @@ class TensorReplica:
         """Of a pseudo-gradient, and its squared norm where that is known."""
         if self._gossips:
             # A pair needs each other's parameters too.
-            y = torch.cat([delta, self.outer.outer_parameters(fragment)])
+            y = self.model.device.empty(2 * len(delta))
+            torch.cat([delta, self.outer.outer_parameters(fragment)], out=y)
         elif self.outer.averages_values(fragment):
             # A difference of fp32 values is off by the last bit of the larger one: second moments, which
             # differ by magnitudes, would come out below zero.
-            y = self.model.gather(fragment, torch.empty_like(delta))
+            y = self.model.gather(fragment, self.model.device.empty(len(delta)))
         else:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
         if self._method.tells_inner_lr:
@@ -303,7 +304,7 @@ class TensorReplica:
         if self._method.error_feedback == "none" or self._gossips or self.outer.sketches(fragment):
             return None
         coder = self._own_codec
-        sent = coder.decode(coder.encode(y), len(y))
+        sent = coder.decode(coder.encode(y), len(y), self.model.device.unpinned(len(y)))
         projection = self.outer.components(fragment).projection
         return projection.lift(sent, self.outer.projection_state(fragment), self.outer.count(fragment))
 
@@ -321,7 +322,8 @@ class TensorReplica:
         # What a codec drops must not come back as the owner's own entries, which would push others' out.
         drops = WIRE_FORMATS[self._method.codec].drops_elements
         as_sent = drops or self._method.error_feedback != "none"
-        return TensorReducer(contributions, num_elements, y, mean_codec=means, as_sent=as_sent)
+        output = self.model.device.unpinned(num_elements)
+        return TensorReducer(contributions, num_elements, y, output, mean_codec=means, as_sent=as_sent)
 
     # -- the driver's thread (peers.application.Application) ----------------------------------
 

@@ -107,6 +107,24 @@ def subtract(a: Tensor, b: Tensor, out: Tensor) -> float | None:
     return square.value if _taken(found.diloco_subtract(*where, len(out), square)) else None
 
 
+def nesterov(
+    theta: Tensor,
+    buffer: Tensor,
+    delta: Tensor,
+    lr: float,
+    momentum: float,
+    out_theta: Tensor,
+    out_buffer: Tensor,
+) -> bool:
+    """buffer' = momentum * buffer + delta, theta' = theta - lr * (momentum * buffer' + delta), all [n] and
+    each operation rounded by itself, into outputs that may be the inputs. Whether it was done."""
+    found, given = library(), (theta, buffer, delta, out_theta, out_buffer)
+    if found is None or not all(_takes(each) and len(each) == len(theta) for each in given):
+        return False
+    first, second, third, *outputs = (each.data_ptr() for each in given)
+    return _taken(found.diloco_nesterov(first, second, third, lr, momentum, *outputs, len(theta)))
+
+
 def _takes(x: Tensor) -> bool:
     return x.dim() == 1 and x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
 

@@ -1,5 +1,5 @@
-/* The arithmetic of codecs, one pass over memory each: what diloco/compression/codecs does by torch, with the same
-   bytes and the same bits. Plain C without Python.h, called through ctypes, which frees the GIL.
+/* The arithmetic of codecs and of the outer step, one pass over memory each: what diloco/compression/codecs and
+   diloco/outer/optimizers.py do by torch, with the same bytes and the same bits. Plain C without Python.h, called through ctypes, which frees the GIL.
 
    Every product and sum is rounded by itself (-ffp-contract=off), so that all machines get the same bits. Squares are
    summed in an order that is written down here: sixteen sums per block of 256 in float, blocks in double. What is not
@@ -376,23 +376,52 @@ static int usable(int format, int64_t n, int64_t size)
     return format >= 0 && format < NUM_FORMATS && n >= 0 && n <= INT64_MAX / 8 && size == size_of(format, n);
 }
 
+/* Blocks are computed whole before they are written, since outputs may be inputs. */
+INLINE double subtract_block(const float *a, const float *b, float *out, int64_t count)
+{
+    float parts[BLOCK];
+    for (int64_t i = 0; i < count; i++)
+        parts[i] = a[i] - b[i];
+    memcpy(out, parts, 4 * (size_t)count);
+    return square_of(parts, count);
+}
+
 CLONES double diloco_subtract_range(const float *a, const float *b, float *out, int64_t n)
 {
+    int64_t whole = n / BLOCK * BLOCK;
     double square = 0;
-    for (int64_t at = 0; at < n; at += BLOCK) {
-        int64_t here = least_of(BLOCK, n - at);
-        float parts[BLOCK];
-        for (int64_t i = 0; i < here; i++)
-            parts[i] = a[at + i] - b[at + i];
-        memcpy(out + at, parts, 4 * (size_t)here);
-        square += square_of(parts, here);
+    for (int64_t at = 0; at < whole; at += BLOCK)
+        square += subtract_block(a + at, b + at, out + at, BLOCK);
+    return square + subtract_block(a + whole, b + whole, out + whole, n - whole);
+}
+
+/* Equal bits everywhere: six operations, each rounded by itself. */
+INLINE void nesterov_block(
+    const float *theta, const float *buffer, const float *delta, float lr, float momentum, float *new_theta,
+    float *new_buffer, int64_t count)
+{
+    float moved[BLOCK], kept[BLOCK];
+    for (int64_t i = 0; i < count; i++) {
+        kept[i] = buffer[i] * momentum + delta[i];
+        moved[i] = theta[i] - (kept[i] * momentum + delta[i]) * lr;
     }
-    return square;
+    memcpy(new_buffer, kept, 4 * (size_t)count);
+    memcpy(new_theta, moved, 4 * (size_t)count);
+}
+
+CLONES void diloco_nesterov_range(
+    const float *theta, const float *buffer, const float *delta, float lr, float momentum, float *new_theta,
+    float *new_buffer, int64_t n)
+{
+    int64_t at = 0;
+    for (; at <= n - BLOCK; at += BLOCK)
+        nesterov_block(theta + at, buffer + at, delta + at, lr, momentum, new_theta + at, new_buffer + at, BLOCK);
+    nesterov_block(theta + at, buffer + at, delta + at, lr, momentum, new_theta + at, new_buffer + at, n - at);
 }
 
 /* -- what is exported: each gives TAKEN, REFUSED for values that are not finite, or MISUSED ----------------------- */
 
-EXPORTED int diloco_kernels_version(void) { return 1; }
+EXPORTED int diloco_kernels_version(void) { return 2; }
 
 /* Which copy of the functions this processor runs. */
 EXPORTED const char *diloco_kernels_target(void)
@@ -472,5 +501,17 @@ EXPORTED int diloco_subtract(const float *a, const float *b, float *out, int64_t
     if (n < 0)
         return MISUSED;
     *square = diloco_subtract_range(a, b, out, n);
+    return TAKEN;
+}
+
+/* One step of SGD with Nesterov momentum, all [n]; what is new may be the memory of what was:
+   buffer' = momentum * buffer + delta,  theta' = theta - lr * (momentum * buffer' + delta). */
+EXPORTED int diloco_nesterov(
+    const float *theta, const float *buffer, const float *delta, float lr, float momentum, float *new_theta,
+    float *new_buffer, int64_t n)
+{
+    if (n < 0)
+        return MISUSED;
+    diloco_nesterov_range(theta, buffer, delta, lr, momentum, new_theta, new_buffer, n);
     return TAKEN;
 }

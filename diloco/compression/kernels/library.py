@@ -16,7 +16,7 @@ from diloco.errors import UserError
 Choice = Literal["auto", "compiled", "torch"]
 CHOICES: tuple[Choice, ...] = ("auto", "compiled", "torch")
 LIBRARY = Path(__file__).with_name("kernels.so")
-_VERSION = 1
+_VERSION = 2
 """What `diloco_kernels_version` gives: it grows with every change of what a function takes or writes."""
 
 
@@ -37,6 +37,7 @@ _TAKES = {
     "diloco_add": (_INT, _AT, _LONG, _AT, _LONG, ctypes.c_float, _INT, _SQUARE),
     "diloco_reduce": (_INT, ctypes.POINTER(CPart), _LONG, _LONG, _LONG, _INT, _AT, _LONG),
     "diloco_subtract": (_AT, _AT, _AT, _LONG, _SQUARE),
+    "diloco_nesterov": (_AT, _AT, _AT, ctypes.c_float, ctypes.c_float, _AT, _AT, _LONG),
 }
 
 

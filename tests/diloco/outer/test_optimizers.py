@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diloco.compression.vectors import SLICE
 from diloco.outer.optimizers import DelayedNesterov, OuterOptimizer, outer_optimizer
 
+pytestmark = pytest.mark.usefixtures("both_ways")
 ALL: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {"lr": 1.0}),
     ("sign", {"lr": 0.01}),

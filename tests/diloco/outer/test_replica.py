@@ -11,6 +11,7 @@ from diloco.methods.presets import method
 from diloco.outer.replica import TensorReplica
 from diloco.outer.tensor_reducer import TensorReducer
 from tests.diloco.outer.kit import flat, make, normal, train
+from transport.collectives.reducer import Part
 
 DILOCO = method("diloco", codec="fp32")
 AVERAGE = method("local_sgd")
@@ -327,3 +328,45 @@ def test_frozen_parameters_that_two_have_alike_are_pieces_of_equal_digest() -> N
     assert differ == [True, False, False, False, False]
     theirs.load(0, bytearray(b"".join(ours.pin(0).pieces())))
     assert theirs.digest(0) == ours.digest(0) == theirs.pin(0).digest()
+
+
+def one_round(replica: TensorReplica, model: nn.Module, seed: int) -> tuple[TensorReducer, bytes | memoryview]:
+    """A round of one member: its contribution, whose result lands, and a payload of the result."""
+    train(model, seed)
+    made, _ = replica.contribution(0)
+    assert isinstance(made, TensorReducer)
+    made.begin(made.num_elements, 1)
+    mean = made.reduce(0, [Part(0, 1.0, None)])
+    made.accept(0, mean)
+    replica.apply(0, made, made, 1.0, keep_old=False)
+    replica.land(0, made, on_time=True)
+    return made, mean  # type: ignore[return-value]
+
+
+def memory_of(replica: TensorReplica) -> int:
+    return replica.model.device.size_bytes
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+@pytest.mark.parametrize("keeps_former", [False, True])
+def test_after_the_first_rounds_no_round_takes_fresh_memory(name: str, keeps_former: bool) -> None:
+    model = make(20_000)
+    replica = TensorReplica.of(model, method("diloco", codec=name))
+    replica.outer.keeps_former = keeps_former
+    sizes = [(one_round(replica, model, seed), memory_of(replica))[1] for seed in range(6)]
+    n = replica.num_elements(0)
+    states = 2 if keeps_former else 1
+    assert sizes[1:] == [sizes[1]] * 5
+    assert sizes[1] == 4 * n * (2 * states + 2), "states, a pseudo-gradient and an output"
+
+
+def test_a_payload_on_its_way_and_a_snapshot_are_not_written_by_the_rounds_that_follow() -> None:
+    model = make(20_000)
+    replica = TensorReplica.of(model, method("diloco", codec="fp32"))
+    _, payload = one_round(replica, model, 0)
+    view = replica.pin(0)
+    sent, served = bytes(payload), b"".join(view.pieces())
+    for seed in range(1, 5):
+        one_round(replica, model, seed)
+    assert bytes(payload) == sent
+    assert b"".join(view.pieces()) == served

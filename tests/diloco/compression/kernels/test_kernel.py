@@ -20,6 +20,7 @@ from diloco.compression.error_feedback import EF14
 from diloco.compression.kernels.kernel import kernel_of
 from diloco.errors import CodecError
 from diloco.methods.wire_formats import WIRE_FORMATS
+from diloco.outer.optimizers import Nesterov
 from diloco.outer.tensor_reducer import TensorReducer
 from transport.collectives.reducer import Part
 from transport.errors import Poisoned
@@ -277,6 +278,25 @@ def test_both_subtract_to_the_same_bits_and_find_what_is_not_finite(
         assert square == pytest.approx(float(expected.double().square().sum()), rel=1e-5)
 
 
+@settings(max_examples=200)
+@given(delta=vectors(), seed=st.integers(0, 2**32), in_place=st.booleans())
+def test_both_take_the_same_steps_of_nesterov_bit_for_bit(
+    built: Path, delta: Tensor, seed: int, in_place: bool
+) -> None:
+    delta = delta.nan_to_num(0.5, 1e30, -1e30)  # of what is not finite the sign is the processor's
+    scale = float(delta.abs().max()) if len(delta) else 1.0
+    optimizer = Nesterov(lr=0.7, momentum=0.9)
+
+    def stepped() -> bytes:
+        theta, buffer = finite(len(delta), seed), finite(len(delta), seed + 1) * min(scale, 1e30)
+        out = (theta, buffer) if in_place else (torch.empty_like(theta), torch.empty_like(buffer))
+        optimizer.step(theta, [buffer], delta, 0, out[0], [out[1]])
+        return bits(torch.cat(out))
+
+    compiled, by_torch = both(built, stepped)
+    assert compiled == by_torch
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_residuals_of_error_feedback_are_the_same_bits_round_after_round(built: Path, name: str) -> None:
     def residuals() -> bytes:
@@ -295,7 +315,7 @@ def test_residuals_of_error_feedback_are_the_same_bits_round_after_round(built: 
 def test_a_kernel_leaves_to_torch_what_it_does_not_take(built: Path, name: str) -> None:
     kernel, coder = kernel_of(codec(name)), codec(name)
     assert kernel is not None
-    size = coder.size_bytes(8)
+    size, ones = coder.size_bytes(8), (torch.ones(8), torch.ones(8), torch.ones(8))
     with by("compiled", built):
         assert kernel.encode(torch.zeros(8), size) is not None
         assert kernel.encode(torch.zeros(16)[::2], size) is None
@@ -305,9 +325,12 @@ def test_a_kernel_leaves_to_torch_what_it_does_not_take(built: Path, name: str) 
         assert kernel.add(torch.zeros(16)[::2], bytes(size), 0.5, first=False) is None
         assert not kernel.decode(bytes(size), torch.zeros(8, dtype=torch.float16))
         assert kernels.subtract(torch.zeros(8), torch.zeros(7), torch.zeros(8)) is None
+        assert not kernels.nesterov(*ones, 0.7, 0.9, torch.zeros(8), torch.zeros(16)[::2])
+        assert kernels.nesterov(*ones, 0.7, 0.9, *ones[:2])
     with by("torch", built):
         assert kernel.encode(torch.zeros(8), size) is None
         assert kernels.subtract(torch.zeros(8), torch.zeros(8), torch.zeros(8)) is None
+        assert not kernels.nesterov(*ones, 0.7, 0.9, *ones[:2])
 
 
 @pytest.mark.parametrize("name", NAMES)
