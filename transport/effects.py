@@ -93,6 +93,11 @@ class EncodedResult:
     digests: list[bytes]
     chunks: list[Payload]
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all chunks."""
+        return sum(map(size_bytes, self.chunks))
+
 
 @dataclass(frozen=True, slots=True)
 class KeepResult:

@@ -49,8 +49,6 @@ class Limits:
     """Most elements in one chunk of an exchange (1 MiB of fp32, 256 KiB of int8)."""
     chunks_per_owner: int = 16
     """Chunks that each member of an exchange owns, if they are not too small for that: the pipeline fills."""
-    history_rounds: int = 4
-    """Committed results that a member keeps, so that one who lacks them can fetch them."""
     history_records: int = 512
     """Commit records that the coordinator keeps in memory for members that were away. Disks keep the results
     since their last checkpoint, of half as many records at most."""

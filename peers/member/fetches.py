@@ -12,7 +12,7 @@ from itertools import islice
 
 from peers.member.liars import Liars
 from peers.member.outlet import MemberOutlet
-from peers.member.results import KeptResults
+from peers.member.results import MAX_RESULTS_AT_ONCE, KeptResults
 from peers.protocol.application import Application, piece_sizes
 from peers.protocol.messages import CatchUp
 from peers.protocol.record import Record
@@ -20,9 +20,6 @@ from transport.collectives.fetch import Fetch, Lack, Piece
 from transport.digests import digest_of
 from transport.effects import NEVER, EncodedResult, Payload, Phantom, PhantomBlob
 from transport.limits import Limits
-
-MAX_RESULTS_AT_ONCE = 4
-"""Fetches of results under way."""
 
 
 @dataclass(slots=True)
@@ -56,13 +53,14 @@ class Fetches:
         limits: Limits,
         timeout_s: float,
         patience_s: float,
-        num_fragments: int,
+        max_ahead_bytes: int,
         results: KeptResults,
         *,
         adapts: bool = False,
     ) -> None:
-        """``patience_s``: how long a donor with a living link may hand out nothing. ``adapts``: how long a
-        result is depends on the state before it."""
+        """``patience_s``: how long a donor with a living link may hand out nothing. Of results behind the
+        next one no more are begun once those at hand have ``max_ahead_bytes``. ``adapts``: how long a result
+        is depends on the state before it."""
         self.states: list[StateFetch] = []
         self.results: list[ResultFetch] = []
         self._me = me
@@ -71,7 +69,7 @@ class Fetches:
         self._limits = limits
         self._timeout_s = timeout_s
         self._patience_s = patience_s
-        self._max_ahead = 1 if adapts else 2 * limits.history_rounds * num_fragments
+        self._max_ahead_bytes = max_ahead_bytes
         self._adapts = adapts
         self._kept = results
         self.liars = Liars()
@@ -85,8 +83,9 @@ class Fetches:
         those behind it, also while the state before them is on its way. One after the other would take some
         round trips each, and by then others may have forgotten them."""
         fetching = {each.record.result for each in self.results}
-        for record in islice(records, self._max_ahead):
+        for place, record in enumerate(islice(records, 1 if self._adapts else None)):
             full = len(self.results) >= MAX_RESULTS_AT_ONCE
+            full |= place > 0 and self._kept.size_bytes >= self._max_ahead_bytes
             if full or record.restores or (self._adapts and record.parent != head):
                 return
             if record.result not in self._kept and record.result not in fetching:

@@ -118,15 +118,14 @@ class Member:
             self.averaging = Swaps(
                 me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits
             )
-        results = self._results = KeptResults(app, limits.history_rounds * num_fragments, outlet)
+        results = self._results = KeptResults.of(app, profile.manifest.elements, outlet)
         about = (me, coordinator, app, self.exchanges, limits.members, outlet, patience_s)
         self._spot_checks = SpotChecks(*about)
         self._mean_proofs = MeanProofs(me, self.exchanges, outlet)
         self._donor = Donor(app, outlet, limits, failure_timeout_s, num_fragments, self.versions, results)
-        waits = (failure_timeout_s, patience_s)
-        self._fetches = Fetches(
-            me, app, outlet, limits, *waits, num_fragments, results, adapts=profile.adapts
-        )
+        # As fp32, twice the model: about what a state has that is fetched instead.
+        bounds = (failure_timeout_s, patience_s, 8 * sum(profile.manifest.elements))
+        self._fetches = Fetches(me, app, outlet, limits, *bounds, results, adapts=profile.adapts)
         self._follower = Follower(
             coordinator,
             profile,

@@ -1,13 +1,14 @@
 """The encoded results of rounds that this member has at hand: the last few in memory, more on its own disk.
 
-A result is named by its digest. In memory a result that a record to come needs is never given up. What the
+A result is named by its digest. Memory is bounded by bytes: what it would take to fetch the whole state is
+more than older results are worth. A result that a record to come needs is never given up. What the
 disk gives is hashed before it is used: what is not what it is named for is told, and not asked for again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from peers.member.outlet import MemberOutlet
 from peers.protocol.application import Application
@@ -17,22 +18,32 @@ from transport.collectives.reducer import Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import EncodedResult
 
+MAX_RESULTS_AT_ONCE = 4
+"""Fetches of results under way, of one member; so many that were read from the disk wait to be handed out."""
 _MAX_NAMES = 1024
 """Results of the disk of which it is remembered whether they can be used."""
 
 
 class KeptResults:
-    """At most ``max_results`` results of rounds, but for those that are needed, and as many that were read
-    from the disk last."""
+    """Of a model of ``num_fragments`` the last result of each, older ones of at most ``spare_bytes`` together,
+    and those that are needed. Of what was read from the disk as much, and a few results at least."""
 
-    def __init__(self, app: Application, max_results: int, outlet: MemberOutlet) -> None:
+    def __init__(self, app: Application, num_fragments: int, spare_bytes: int, outlet: MemberOutlet) -> None:
         self._app = app
-        self._max_results = max_results
+        self._num_fragments = num_fragments
+        self._spare_bytes = spare_bytes
         self._outlet = outlet
-        self._kept: OrderedDict[bytes, EncodedResult] = OrderedDict()
+        self._kept: dict[bytes, EncodedResult] = {}
+        """The oldest first."""
         self._read: OrderedDict[bytes, EncodedResult] = OrderedDict()
         self._on_disk: dict[bytes, bool] = {}
         """By name: whether what the disk has can be used. What it does not have is asked for each time."""
+
+    @classmethod
+    def of(cls, app: Application, elements: Sequence[int], outlet: MemberOutlet) -> KeptResults:
+        """Of a model whose fragments have so many values each: of older results a quarter of its bytes as
+        fp32, and a little more, for one of int8 has scales too."""
+        return cls(app, len(elements), sum(elements) * 5 // 4, outlet)
 
     def __contains__(self, digest: bytes) -> bool:
         if digest in self._kept:
@@ -43,9 +54,17 @@ class KeptResults:
     def keep(self, digest: bytes, result: EncodedResult, needed: Container[bytes]) -> None:
         """Keep a result; the oldest ones that are not ``needed`` make room."""
         self._kept[digest] = result
-        num_spare = max(0, len(self._kept) - self._max_results)
-        for old in [d for d in self._kept if d not in needed][:num_spare]:
-            del self._kept[old]
+        older = [each for each in list(self._kept)[: -self._num_fragments] if each not in needed]
+        size = sum(self._kept[each].size_bytes for each in older)
+        for each in older:
+            if size <= self._spare_bytes:
+                return
+            size -= self._kept.pop(each).size_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the results in memory, but for those that were read from the disk."""
+        return sum(each.size_bytes for each in self._kept.values())
 
     def find(self, digest: bytes) -> EncodedResult | None:
         """The result of that name, if it is at hand."""
@@ -84,8 +103,9 @@ class KeptResults:
             self._outlet.deliver(KeptResultDamaged(digest))
             return None
         self._read[digest] = found
-        if len(self._read) > self._max_results:
-            self._read.popitem(last=False)
+        size = sum(each.size_bytes for each in self._read.values())
+        while len(self._read) > MAX_RESULTS_AT_ONCE and size > self._spare_bytes:
+            size -= self._read.popitem(last=False)[1].size_bytes
         return found
 
     def _note(self, digest: bytes, *, usable: bool) -> None:

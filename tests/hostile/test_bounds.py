@@ -26,7 +26,7 @@ from peers.member.donor import Donor
 from peers.member.exchanges import Exchanges
 from peers.member.liars import MAX_BLOBS, Liars
 from peers.member.membership import Membership
-from peers.member.results import KeptResults
+from peers.member.results import MAX_RESULTS_AT_ONCE, KeptResults
 from peers.member.rounds import Rounds
 from peers.member.versions import Versions
 from peers.protocol.commands import Offer
@@ -37,14 +37,25 @@ from tests.hostile.bounds_kit import SIZE_AND_BOUND, SMALL, Rows, keys
 from tests.hostile.socket_bounds import SOCKETS
 from tests.peers.coordinator.coordinator_kit import SETTINGS, Swarm, key, trained
 from tests.peers.coordinator.test_state import Told
-from tests.peers.member.fakes import BASE, HOST, ME, OTHER, SIZE, FakeApp, FakeOutlet, name_of, vector
+from tests.peers.member.fakes import (
+    BASE,
+    HOST,
+    ME,
+    OTHER,
+    SIZE,
+    FakeApp,
+    FakeOutlet,
+    name_of,
+    result_of,
+    vector,
+)
 from tests.peers.member.test_follower import NUM_FRAGMENTS, FollowingMember
 from tests.peers.node_kit import HOST as HOST_KEY
 from tests.peers.node_kit import header_of, host_node
 from transport.collectives.chunks import PartChunk
 from transport.collectives.fetch import Piece, Want, index_page
 from transport.digests import digest_of, tree_digest
-from transport.effects import Effect
+from transport.effects import Effect, EncodedResult
 from transport.errors import BadFrame
 from transport.frames import to_items
 from transport.limits import LIMITS
@@ -180,7 +191,7 @@ class AnyVersion(FakeApp):
 def donor(app: FakeApp, outlet: FakeOutlet) -> Donor:
     versions = Versions()
     versions.begin_at(BASE)
-    return Donor(app, outlet, SMALL, 10.0, 1, versions, KeptResults(app, 4, outlet))
+    return Donor(app, outlet, SMALL, 10.0, 1, versions, KeptResults(app, 4, 0, outlet))
 
 
 @BOUNDS.add
@@ -196,6 +207,32 @@ def versions_of_a_state_that_are_kept_for_whoever_asks() -> SIZE_AND_BOUND:
     for version in versions:
         serving.hand_out(0.0, OTHER, Want(version, 0, False))
     return len(outlet.bulk), SMALL.served_states
+
+
+def results(count: int, app: FakeApp) -> KeptResults:
+    """Those of a model of three fragments, each as long as a result, after so many rounds of each."""
+    found = KeptResults(app, 3, 3 * SIZE, FakeOutlet())
+    for index in range(3 * count):
+        chunk = result_of(index)
+        found.keep(tree_digest([digest_of(chunk)]), EncodedResult([digest_of(chunk)], [chunk]), ())
+    return found
+
+
+@BOUNDS.add
+def bytes_of_results_that_are_kept_in_memory() -> SIZE_AND_BOUND:
+    return results(50, FakeApp()).size_bytes, 3 * 4 * SIZE + 3 * SIZE
+
+
+@BOUNDS.add
+def results_that_were_read_from_the_disk() -> SIZE_AND_BOUND:
+    app = FakeApp()
+    for index in range(50):
+        chunk = result_of(index)
+        app.disk[tree_digest([digest_of(chunk)])] = EncodedResult([digest_of(chunk)], [chunk])
+    kept = results(0, app)
+    for digest in [*reversed(app.disk), *app.disk]:  # back through what was read last, which is held
+        kept.find(digest)
+    return 2 * len(app.disk) - len(app.asked), MAX_RESULTS_AT_ONCE
 
 
 @BOUNDS.add

@@ -330,7 +330,9 @@ def test_frozen_parameters_that_two_have_alike_are_pieces_of_equal_digest() -> N
     assert theirs.digest(0) == ours.digest(0) == theirs.pin(0).digest()
 
 
-def one_round(replica: TensorReplica, model: nn.Module, seed: int) -> tuple[TensorReducer, bytes | memoryview]:
+def one_round(
+    replica: TensorReplica, model: nn.Module, seed: int
+) -> tuple[TensorReducer, bytes | memoryview]:
     """A round of one member: its contribution, whose result lands, and a payload of the result."""
     train(model, seed)
     made, _ = replica.contribution(0)

@@ -37,7 +37,7 @@ class Giving:
         self.outlet = FakeOutlet()
         self.app = FakeApp(state_of(0), state_of(1))
         self.versions = Versions(holds_state=True)
-        results = KeptResults(self.app, 4, self.outlet)
+        results = KeptResults(self.app, 4, 0, self.outlet)
         chunk = result_of(1)
         results.keep(record_on(BASE).result, EncodedResult([digest_of(chunk)], [chunk]), ())
         self.donor = Donor(self.app, self.outlet, LIMITS, TIMEOUT_S, 2, self.versions, results)

@@ -22,6 +22,8 @@ from transport.limits import Limits
 LIMITS = Limits(payload_bytes=1000, pieces_in_flight=8)
 NUM_PIECES = 20
 NUM_FRAGMENTS = 6
+AHEAD_BYTES = 3 * 32
+"""Three results."""
 HEAD, DONOR = b"h" * 32, b"d" * 32
 
 
@@ -89,8 +91,8 @@ class Wire:
 
 def catching_up(wire: Wire, app: App) -> Fetches:
     me = hashlib.sha256(b"me").digest()
-    kept = KeptResults(app, 4, wire)  # type: ignore[arg-type]
-    fetches = Fetches(me, app, wire, LIMITS, 10.0, 60.0, NUM_FRAGMENTS, kept)  # type: ignore[arg-type]
+    kept = KeptResults(app, 4, 0, wire)  # type: ignore[arg-type]
+    fetches = Fetches(me, app, wire, LIMITS, 10.0, 60.0, AHEAD_BYTES, kept)  # type: ignore[arg-type]
     for fragment in range(NUM_FRAGMENTS):
         state = tree_digest(digests_of(fragment))
         remaining = NUM_FRAGMENTS - fragment - 1
@@ -101,8 +103,8 @@ def catching_up(wire: Wire, app: App) -> Fetches:
 def test_a_donor_that_was_never_heard_of_is_not_asked_before_one_that_is() -> None:
     wire = Wire()
     wire.last_heard = lambda now, peer: NEVER if peer == b"dead" else 0.0  # type: ignore[method-assign]
-    kept = KeptResults(App(), 4, wire)  # type: ignore[arg-type]
-    fetches = Fetches(HEAD, App(), wire, LIMITS, 10.0, 60.0, 1, kept)  # type: ignore[arg-type]
+    kept = KeptResults(App(), 4, 0, wire)  # type: ignore[arg-type]
+    fetches = Fetches(HEAD, App(), wire, LIMITS, 10.0, 60.0, AHEAD_BYTES, kept)  # type: ignore[arg-type]
     state = tree_digest(digests_of(0))
     fetches.fetch_state(0.0, CatchUp(0, b"v" * 32, state, (b"dead", b"lives"), HEAD, 7, 0))
     assert {peer for peer, _ in wire.asked} == {b"lives"}
@@ -163,7 +165,7 @@ class Behind:
     def __init__(self, wire: Wire, count: int, adapts: bool = False) -> None:
         app = Receiving()
         self.records: deque[Record] = deque()
-        self.kept = KeptResults(app, 4, wire)  # type: ignore[arg-type]
+        self.kept = KeptResults(app, 4, 0, wire)  # type: ignore[arg-type]
         self.fetches = Fetches(
             b"m" * 32,
             app,
@@ -171,7 +173,7 @@ class Behind:
             LIMITS,
             10.0,
             60.0,
-            1,
+            AHEAD_BYTES,
             self.kept,
             adapts=adapts,
         )
@@ -180,6 +182,14 @@ class Behind:
             result = tree_digest([digest_of(content_of(index))])
             self.records.append(Record(parent, index + 1, 0, 0, index + 1, 8, (DONOR,), (1.0,), result))
         self.fetch()
+
+    def finish(self, index: int) -> None:
+        """The result of one record comes whole."""
+        content, blob = content_of(index), self.records[index].result
+        page = index_page([digest_of(content)], 0, LIMITS)
+        self.fetches.take_piece(2.0, DONOR, Piece(blob, 0, True), page)
+        self.fetches.take_piece(2.0, DONOR, Piece(blob, 0, False), content)
+        assert self.fetches.finish_results(self.records)
 
     def fetch(self) -> None:
         self.fetches.fetch_missing_results(1.0, self.records, HEAD, [])
@@ -193,6 +203,19 @@ def test_results_of_several_records_are_fetched_at_once_though_not_of_all() -> N
     assert len(wanted) == MAX_RESULTS_AT_ONCE
     behind.fetch()
     assert len(wire.asked) == len(wanted)  # nothing is asked for twice
+
+
+def test_of_results_ahead_only_so_many_bytes_are_fetched_and_the_next_one_always() -> None:
+    wire = Wire()
+    behind = Behind(wire, 9)
+    for taken in range(4):
+        behind.finish(taken)
+    behind.fetch()
+    assert len(wire.asked) == 4 * 2, "an index and a chunk of each, and no fifth"
+    for _ in range(4):
+        behind.records.popleft()
+    behind.fetch()
+    assert [want.blob for _, want in wire.asked[8:]] == [behind.records[0].result]
 
 
 def test_where_lengths_depend_on_the_state_only_the_next_result_is_fetched() -> None:
@@ -263,8 +286,8 @@ def test_what_one_donor_owes_is_asked_of_another_when_it_lacks_it_or_is_gone() -
     for why in ("lacks", "gone", "silent"):
         wire = Wire()
         me, state = b"m" * 32, tree_digest(digests_of(0))
-        kept = KeptResults(App(), 4, wire)  # type: ignore[arg-type]
-        fetches = Fetches(me, App(), wire, LIMITS, 10.0, 60.0, 1, kept)  # type: ignore[arg-type]
+        kept = KeptResults(App(), 4, 0, wire)  # type: ignore[arg-type]
+        fetches = Fetches(me, App(), wire, LIMITS, 10.0, 60.0, AHEAD_BYTES, kept)  # type: ignore[arg-type]
         fetches.fetch_state(0.0, CatchUp(0, b"v" * 32, state, (DONOR, b"e" * 32), HEAD, 7, 0))
         asked = [want for _, want in wire.asked]
         assert [peer for peer, _ in wire.asked] == [DONOR]

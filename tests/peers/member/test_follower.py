@@ -61,11 +61,11 @@ class FollowingMember:
         self.outlet = FakeOutlet()
         self.app = FakeApp()
         self.versions = Versions()
-        self.results = KeptResults(self.app, 8, self.outlet)
+        self.results = KeptResults(self.app, 8, 0, self.outlet)
         self.contributions = Contributions(ME, HOST, self.outlet)
         manifest = Manifest(BASE, BASE, BASE, "fp32", (SIZE,) * NUM_FRAGMENTS, "a model")
         self.fetches = Fetches(
-            ME, self.app, self.outlet, LIMITS, TIMEOUT_S, PATIENCE_S, NUM_FRAGMENTS, self.results
+            ME, self.app, self.outlet, LIMITS, TIMEOUT_S, PATIENCE_S, 8 * SIZE * NUM_FRAGMENTS, self.results
         )
         self.follower = Follower(
             HOST,

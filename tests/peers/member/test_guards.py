@@ -60,9 +60,9 @@ class KeepsOne:
 
     def __init__(self) -> None:
         self.outlet, app = FakeOutlet(), FakeApp()
-        self.results = KeptResults(app, 1, self.outlet)
+        self.results = KeptResults(app, 1, 0, self.outlet)
         self.exchanges = Exchanges(self.outlet, TIMEOUT_S, PATIENCE_S)
-        self.fetches = Fetches(ME, app, self.outlet, LIMITS, TIMEOUT_S, PATIENCE_S, 1, self.results)
+        self.fetches = Fetches(ME, app, self.outlet, LIMITS, TIMEOUT_S, PATIENCE_S, 8 * SIZE, self.results)
         versions = Versions()
         versions.begin_at(BASE)
         self.follower = Follower(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from peers.member.results import KeptResults
 from peers.protocol.events import KeptResultDamaged
@@ -12,8 +13,13 @@ from transport.digests import digest_of
 from transport.effects import EncodedResult
 
 
-def kept_of(*indexes: int, needed: frozenset[bytes] = frozenset(), max_results: int = 2) -> KeptResults:
-    results = KeptResults(FakeApp(), max_results, FakeOutlet())
+RESULT_BYTES = 4 * SIZE
+
+
+def kept_of(
+    *indexes: int, needed: frozenset[bytes] = frozenset(), num_fragments: int = 1, spare: int = RESULT_BYTES
+) -> KeptResults:
+    results = KeptResults(FakeApp(), num_fragments, spare, FakeOutlet())
     for index in indexes:
         chunk = result_of(index)
         results.keep(record_on(BASE, index).result, EncodedResult([digest_of(chunk)], [chunk]), needed)
@@ -28,9 +34,20 @@ def test_the_oldest_result_makes_room() -> None:
     assert held(kept_of(1, 2, 3), 1, 2, 3) == [False, True, True]
 
 
-def test_a_result_that_a_record_to_come_needs_stays() -> None:
+def test_a_result_that_a_record_to_come_needs_stays_and_takes_nobodys_room() -> None:
     needed = frozenset({record_on(BASE, 1).result})
-    assert held(kept_of(1, 2, 3, needed=needed), 1, 2, 3) == [True, False, True]
+    assert held(kept_of(1, 2, 3, 4, needed=needed), 1, 2, 3, 4) == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("spare", "held_of_nine"), [(0, 2), (RESULT_BYTES - 1, 2), (RESULT_BYTES, 3), (5 * RESULT_BYTES, 7)]
+)
+def test_beyond_one_of_each_fragment_results_are_bounded_by_their_bytes(
+    spare: int, held_of_nine: int
+) -> None:
+    results = kept_of(*range(9), num_fragments=2, spare=spare)
+    assert held(results, *range(9)) == [False] * (9 - held_of_nine) + [True] * held_of_nine
+    assert results.size_bytes == held_of_nine * RESULT_BYTES
 
 
 def test_a_kept_result_is_decoded_for_its_record() -> None:
@@ -40,7 +57,7 @@ def test_a_kept_result_is_decoded_for_its_record() -> None:
 
 
 def test_a_result_of_several_chunks_is_decoded_chunk_by_chunk() -> None:
-    results, record = KeptResults(FakeApp(), 2, FakeOutlet()), record_on(BASE, 1, chunk_elements=SIZE // 2)
+    results, record = KeptResults(FakeApp(), 2, 0, FakeOutlet()), record_on(BASE, 1, chunk_elements=SIZE // 2)
     chunks = [np.full(SIZE // 2, value, np.float32).tobytes() for value in (1, 2)]
     results.keep(record.result, EncodedResult([digest_of(chunk) for chunk in chunks], [*chunks]), ())
     decoded = results.decode(record)
@@ -58,13 +75,13 @@ def test_a_result_that_is_not_kept_is_not_found() -> None:
 
 
 class WithDisk:
-    """Two results at most in memory, and some on the disk."""
+    """One result in memory, and some on the disk."""
 
     def __init__(self, *indexes: int) -> None:
         self.app, self.outlet = FakeApp(), FakeOutlet()
         for index in indexes:
             self.put(index, result_of(index))
-        self.results = KeptResults(self.app, 2, self.outlet)
+        self.results = KeptResults(self.app, 1, 0, self.outlet)
 
     def put(self, index: int, chunk: bytes) -> None:
         self.app.disk[name(index)] = EncodedResult([digest_of(chunk)], [chunk])
@@ -86,12 +103,14 @@ def test_what_memory_lacks_the_disk_gives() -> None:
 
 
 def test_a_result_is_read_from_the_disk_once_while_it_is_handed_out_piece_by_piece() -> None:
-    disk = WithDisk(1, 2, 3)
-    assert all(disk.results.find(name(1)) and disk.results.find(name(2)) for _ in range(9))
-    assert disk.app.asked == [name(1), name(2)]
-    disk.results.find(name(3))  # there is room for two
+    disk = WithDisk(1, 2, 3, 4, 5)
+    assert all(disk.results.find(name(index)) for _ in range(9) for index in (1, 2, 3, 4))
+    assert disk.app.asked == [name(1), name(2), name(3), name(4)]
+    disk.results.find(name(5))  # there is room for what one member fetches at once
+    disk.results.find(name(2))
+    assert len(disk.app.asked) == 5
     disk.results.find(name(1))
-    assert disk.app.asked == [name(1), name(2), name(3), name(1)]
+    assert disk.app.asked[4:] == [name(5), name(1)]
 
 
 def test_what_is_known_to_be_on_the_disk_is_not_read_to_be_looked_for() -> None:
@@ -101,8 +120,8 @@ def test_what_is_known_to_be_on_the_disk_is_not_read_to_be_looked_for() -> None:
 
 
 def test_a_result_that_a_checkpoint_has_passed_is_on_the_disk_no_more() -> None:
-    disk = WithDisk(1, 2, 3)
-    assert held(disk.results, 1, 2, 3) == [True] * 3
+    disk = WithDisk(1, 2, 3, 4, 5)
+    assert held(disk.results, 1, 2, 3, 4, 5) == [True] * 5  # the last of them are at hand
     disk.app.disk.clear()
     assert disk.results.decode(record_on(BASE, 1)) is None
     assert held(disk.results, 1) == [False]
