@@ -6,7 +6,9 @@ method `diloco` with --codec. Seconds are those of the training thread by its ow
 while other threads and processes run, so they count work and no waits; *process* is the processor time of
 all threads of that process. A copy is one `copy_` of the vector, timed in the same process between rounds.
 Medians over the rounds and the workers; the first two rounds, which touch memory for the first time, are left
-out. "other" is what no part counts: events, commands, polls.
+out. "other" is what no part counts: events, commands, polls. *sync* is how long `optimizer.step` takes by the
+clock on the wall, with all waits; *fresh memory* are pages that the system gave to the process in a round and
+had to clear; *peak memory* is by how much resident memory grew since before `attach`, with the model there.
 
     python scripts/bench_round.py
     python scripts/bench_round.py --elements 1000000 --rounds 5
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
@@ -36,7 +39,7 @@ from diloco.outer.state import OuterState
 
 PARTS: dict[str, tuple[type, str]] = {
     "contribution": (TensorReplica, "contribution"),
-    "pseudo-gradient": (LocalState, "pseudo_gradient"),
+    "pseudo-gradient": (LocalState, "measured_gradient"),
     "apply": (TensorReplica, "apply"),
     "outer step": (OuterState, "step"),
     "digest": (TensorReplica, "digest"),
@@ -54,6 +57,9 @@ class Round:
     thread_s: float
     process_s: float
     copy_s: float
+    sync_s: float
+    fresh_bytes: int
+    grown_bytes: int
     parts: dict[str, float]
 
 
@@ -109,19 +115,25 @@ def train(swarm: diloco.Swarm, options: argparse.Namespace) -> list[Round]:
     clock, found = Clock(), list[Round]()
     model = Vector(options.elements)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    spare, source = torch.empty(options.elements), torch.ones(options.elements)
+    spare, source = torch.ones(options.elements), torch.ones(options.elements)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outer = diloco.attach(model, optimizer, swarm, tokens_per_step=1, timeout_s=600.0)
     clock.watch()
     while not outer.finished:
         clock.take()
         with torch.no_grad():
             model.values.add_(source, alpha=1e-3)  # what an inner step would have done
-        began, all_began = time.thread_time(), time.process_time()
+        began, all_began, wall = time.thread_time(), time.process_time(), time.perf_counter()
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         optimizer.step()
         thread_s, process_s = time.thread_time() - began, time.process_time() - all_began
+        sync_s, used = time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_SELF)
         began = time.thread_time()
         spare.copy_(source)
-        found.append(Round(thread_s, process_s, time.thread_time() - began, clock.take()))
+        copy_s = time.thread_time() - began
+        fresh_bytes = resource.getpagesize() * (used.ru_minflt - faults)
+        grown_bytes = 1024 * (used.ru_maxrss - before)
+        found.append(Round(thread_s, process_s, copy_s, sync_s, fresh_bytes, grown_bytes, clock.take()))
     return [each for each in found[_UNTIMED:] if "apply" in each.parts]
 
 
@@ -154,8 +166,8 @@ def measure(options: argparse.Namespace) -> list[Round]:
     return found
 
 
-def report(found: list[Round]) -> dict[str, float]:
-    """Copies of the vector by part; printed."""
+def report(found: list[Round], vector_bytes: int) -> dict[str, float]:
+    """Copies of the vector, of so many bytes, by part; printed."""
 
     def middle(pick: Callable[[Round], float]) -> float:
         return statistics.median(pick(each) / each.copy_s for each in found)
@@ -169,6 +181,12 @@ def report(found: list[Round]) -> dict[str, float]:
     print(f"{len(found)} rounds; a copy takes {copy_ms:.2f} ms")
     for name, copies in rows.items():
         print(f"{'  ' if name in WITHIN else ''}{name:20} {copies:7.2f} copies {copies * copy_ms:9.1f} ms")
+    rows["sync"] = statistics.median(each.sync_s for each in found)
+    rows["fresh memory"] = statistics.median(each.fresh_bytes for each in found) / vector_bytes
+    rows["peak memory"] = max(each.grown_bytes for each in found) / vector_bytes
+    print(f"{'sync':20} {rows['sync']:7.3f} s")
+    for name in ("fresh memory", "peak memory"):
+        print(f"{name:20} {rows[name]:7.2f} vectors")
     return rows
 
 
@@ -181,7 +199,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--codec", default="int8")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--state", action="store_true", help="with a state directory for each worker")
-    return report(measure(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    return report(measure(options), 4 * options.elements)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Memory of long vectors that is used again, so that no round takes fresh pages.
 
-An operating system clears every page that it gives to a process; for a vector that takes as long as two passes
-of arithmetic over it. Here a vector's memory is given out again once nothing refers to it: no tensor and no
-view, no payload that a link has yet to send, no result that somebody may ask for, no snapshot of a state.
-Python and torch count those; nobody hands memory back, and nothing is decided here about who holds what.
+An operating system clears every page that it gives to a process, which takes longer than a pass of arithmetic
+over it. Here a vector's memory is given out again once nothing refers to it: no tensor and no view, no
+payload that a link has yet to send, no result that somebody may ask for, no snapshot of a state. Python and
+torch count those; nobody hands memory back, and nothing is decided here about who holds what.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ _PATIENCE = 8
 
 
 class VectorDevice:
-    """Where long-lived fp32 vectors are kept: on the CPU, in pinned memory if ``pinned``. Their memory is used
-    again once nobody refers to it; see `memory`, and pinned memory is torch's own affair."""
+    """Where long-lived fp32 vectors are kept: on the CPU, in pinned memory if ``pinned``. Their memory is
+    used again once nobody refers to it: by `memory`, and pinned memory by torch."""
 
     def __init__(self, *, pinned: bool = False, num_fragments: int = 1) -> None:
         self.pinned = pinned

@@ -25,8 +25,8 @@ _MAX_NAMES = 1024
 
 
 class KeptResults:
-    """Of a model of ``num_fragments`` the last result of each, older ones of at most ``spare_bytes`` together,
-    and those that are needed. Of what was read from the disk as much, and a few results at least."""
+    """Of a model of ``num_fragments`` the last result of each, older ones of at most ``spare_bytes``
+    together, and those that are needed. Of what was read from the disk as much, and a few at least."""
 
     def __init__(self, app: Application, num_fragments: int, spare_bytes: int, outlet: MemberOutlet) -> None:
         self._app = app

@@ -111,7 +111,9 @@ def test_the_benchmark_of_rounds_counts_what_the_training_thread_does(
 ) -> None:
     rows = bench_round.main(["--elements", "70000", "--rounds", "2"])
     assert min(rows["contribution"], rows["apply"], rows["digest"], rows["land"]) > 0
-    assert rows["pseudo-gradient"] < rows["contribution"] < rows["training thread"] < rows["process"]
+    assert 0 < rows["pseudo-gradient"] < rows["contribution"] < rows["training thread"] < rows["process"]
+    assert rows["sync"] > 0
+    assert rows["peak memory"] > 2, "a state of two vectors at least"
     assert "rounds; a copy takes" in capsys.readouterr().out
 
 

@@ -12,7 +12,6 @@ from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of
 from transport.effects import EncodedResult
 
-
 RESULT_BYTES = 4 * SIZE
 
 
