@@ -16,7 +16,7 @@ from torch import Tensor
 from diloco.compression import kernels
 from diloco.compression.codecs import Codec, add_weighted
 from diloco.compression.codecs.plain import Fp32
-from diloco.compression.vectors import Buffer, Scratch, spans, squared_norm
+from diloco.compression.vectors import Buffer, Scratch, bytes_of, spans, squared_norm
 from diloco.errors import CodecError, NonFinite
 from transport.collectives.reducer import Part
 from transport.effects import Payload, Phantom
@@ -28,7 +28,7 @@ class TensorReducer:
     None for one who only receives; ``output`` [num_elements] fp32 on the CPU holds the mean once every
     chunk was accepted. The contribution must not change until the round ends, and its values must be
     finite (`vectors.count_non_finite`): `encode` raises `NonFinite` otherwise. The output must not change as
-    long as the result may be asked for, since with fp32 the chunks that this member owns are sent from it.
+    long as the result may be asked for, since with fp32 it is handed out from there.
 
     Means travel in ``mean_codec``, by default what ``codec`` offers for them. With ``as_sent``, chunks that
     this member owns enter its sums as they would have been sent: error feedback counts on that (S7)."""
@@ -99,6 +99,9 @@ class TensorReducer:
             return self._means.add(self.output[span], _buffer(payload, -1), 1.0, first=True)
         except CodecError as error:
             raise Poisoned(-1, str(error)) from None
+
+    def kept(self, chunk: int, payload: Payload) -> Payload:
+        return bytes_of(self.output[self._span(chunk)]) if self._means.shares_memory else payload
 
     def own(self, chunk: int, encoded: bool) -> Payload:
         own = self._own(chunk)

@@ -367,6 +367,7 @@ class DirectReduce:
             return False
         known = self.prover.mean_digests.get(chunk) if self.prover else None
         self._digests[chunk] = known or digest_of(mean)
+        self._means[chunk] = self.reducer.kept(chunk, mean)
         self._missing -= 1
         return bool(self._to_keep)
 

@@ -65,6 +65,10 @@ class Reducer(Protocol):
     def accept(self, chunk: int, payload: Payload) -> float:
         """Decode a result into the output. Returns its squared norm. Raises `Poisoned` with member -1."""
 
+    def kept(self, chunk: int, payload: Payload) -> Payload:
+        """The bytes of a result that was accepted, for whoever may ask for them: those in the output, if it
+        has them as they travelled, so that they are not kept twice."""
+
     def own(self, chunk: int, encoded: bool) -> Payload:
         """What this member's own part is in means that it makes, in fp32: as it is, or as it is once it was
         ``encoded`` where that is what was added."""
@@ -137,6 +141,9 @@ class NumpyReducer(_Chunked):
         self.output[self._span(chunk)] = values
         return _squared_norm(values)
 
+    def kept(self, chunk: int, payload: Payload) -> Payload:
+        return payload
+
     def own(self, chunk: int, encoded: bool) -> Payload:
         return self.encode(chunk)
 
@@ -206,6 +213,9 @@ class PhantomReducer(_Chunked):
         if not isinstance(payload, Phantom) or len(payload) != self.mean_size_bytes(chunk):
             raise Poisoned(-1, "no phantom of the size that a mean has")
         return 0.0
+
+    def kept(self, chunk: int, payload: Payload) -> Payload:
+        return payload
 
     def own(self, chunk: int, encoded: bool) -> Payload:
         return Phantom(4 * self._length(chunk), self._label)

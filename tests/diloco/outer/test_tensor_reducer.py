@@ -125,6 +125,17 @@ def test_a_result_is_not_changed_by_the_next_reduce() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_result_is_kept_as_it_travelled_and_of_fp32_in_the_output_alone(name: str) -> None:
+    owner, other = make(name, values(0)), make(name, values(1))
+    mean = bytes(owner.reduce(0, [Part(0, 1.0, None)]))  # type: ignore[arg-type]
+    other.accept(0, mean)
+    kept = other.kept(0, mean)
+    assert bytes(kept) == mean  # type: ignore[arg-type]
+    in_output = not isinstance(kept, bytes) and np.shares_memory(np.asarray(kept), other.output.numpy())
+    assert in_output == (name == "fp32")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_part_of_wrong_size_poisons_with_its_member(name: str) -> None:
     with pytest.raises(Poisoned) as caught:
         make(name, values(0)).reduce(0, [Part(0, 0.5, None), Part(7, 0.5, b"123")])

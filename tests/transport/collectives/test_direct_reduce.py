@@ -93,6 +93,16 @@ def test_any_number_of_elements_and_members_gives_the_mean_to_all(
     assert group.same()
 
 
+def test_of_a_result_is_kept_what_the_reducer_says() -> None:
+    group = Group(3, 24, 4)
+    for member in group.members.values():
+        member.reducer.kept = lambda chunk, payload: bytes([chunk])  # type: ignore[method-assign]
+    group.deliver()
+    assert group.same()
+    for member in group.members.values():
+        assert member.means() == [bytes([chunk]) for chunk in range(6)]
+
+
 def test_after_the_loss_of_anyone_at_any_moment_survivors_hold_their_own_sum() -> None:
     whole = Group(3, 24, 4)
     total = whole.deliver()
