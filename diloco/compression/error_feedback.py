@@ -8,10 +8,16 @@ the same bits everywhere (S1).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from diloco.compression.vectors import spans
+
+Empty = Callable[[int], Tensor]
+"""Gives an uninitialised vector of that length."""
 
 
 class Feedback(Protocol):
@@ -22,10 +28,12 @@ class Feedback(Protocol):
     shared: bool
     """Members also keep a common mean [n], zeros at first."""
 
-    def input(self, delta: Tensor, local: list[Tensor]) -> Tensor:
+    def input(self, delta: Tensor, local: list[Tensor], empty: Empty = torch.empty) -> Tensor:
         """What is to be compressed [n]; may be ``delta`` itself."""
 
-    def committed(self, delta: Tensor, local: list[Tensor], sent: Tensor) -> list[Tensor]:
+    def committed(
+        self, delta: Tensor, local: list[Tensor], sent: Tensor, empty: Empty = torch.empty
+    ) -> list[Tensor]:
         """The residuals after ``sent`` [n], the decoded compressed input, has entered the model; new
         tensors."""
 
@@ -39,10 +47,12 @@ class NoFeedback:
     num_vectors = 0
     shared = False
 
-    def input(self, delta: Tensor, local: list[Tensor]) -> Tensor:
+    def input(self, delta: Tensor, local: list[Tensor], empty: Empty = torch.empty) -> Tensor:
         return delta
 
-    def committed(self, delta: Tensor, local: list[Tensor], sent: Tensor) -> list[Tensor]:
+    def committed(
+        self, delta: Tensor, local: list[Tensor], sent: Tensor, empty: Empty = torch.empty
+    ) -> list[Tensor]:
         return local
 
     def update(self, mean_sent: Tensor, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -62,11 +72,19 @@ class EF14(NoFeedback):
     def __init__(self, decay: float = 1.0, share: float = 1.0) -> None:
         self._decay, self._share = decay, share
 
-    def input(self, delta: Tensor, local: list[Tensor]) -> Tensor:
-        return (local[0] * self._decay).add_(delta)
+    def input(self, delta: Tensor, local: list[Tensor], empty: Empty = torch.empty) -> Tensor:
+        out = empty(len(delta))
+        for at in spans(out):
+            torch.mul(local[0][at], self._decay, out=out[at]).add_(delta[at])
+        return out
 
-    def committed(self, delta: Tensor, local: list[Tensor], sent: Tensor) -> list[Tensor]:
-        return [self.input(delta, local).sub_(sent if self._share == 1.0 else sent * self._share)]
+    def committed(
+        self, delta: Tensor, local: list[Tensor], sent: Tensor, empty: Empty = torch.empty
+    ) -> list[Tensor]:
+        out = self.input(delta, local, empty)
+        for at in spans(out):
+            out[at].sub_(sent[at] if self._share == 1.0 else sent[at] * self._share)
+        return [out]
 
 
 class EF21:
@@ -81,11 +99,13 @@ class EF21:
     num_vectors = 1
     shared = True
 
-    def input(self, delta: Tensor, local: list[Tensor]) -> Tensor:
-        return delta - local[0]
+    def input(self, delta: Tensor, local: list[Tensor], empty: Empty = torch.empty) -> Tensor:
+        return torch.sub(delta, local[0], out=empty(len(delta)))
 
-    def committed(self, delta: Tensor, local: list[Tensor], sent: Tensor) -> list[Tensor]:
-        return [local[0] + sent]
+    def committed(
+        self, delta: Tensor, local: list[Tensor], sent: Tensor, empty: Empty = torch.empty
+    ) -> list[Tensor]:
+        return [torch.add(local[0], sent, out=empty(len(delta)))]
 
     def update(self, mean_sent: Tensor, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         assert shared is not None, "its members share a mean"
@@ -105,13 +125,21 @@ class EControl(EF21):
     def __init__(self, eta: float) -> None:
         self._eta = eta
 
-    def input(self, delta: Tensor, local: list[Tensor]) -> Tensor:
-        error, estimate = local
-        return (error * self._eta).add_(delta).sub_(estimate)
+    def input(self, delta: Tensor, local: list[Tensor], empty: Empty = torch.empty) -> Tensor:
+        (error, estimate), out = local, empty(len(delta))
+        for at in spans(out):
+            torch.mul(error[at], self._eta, out=out[at]).add_(delta[at]).sub_(estimate[at])
+        return out
 
-    def committed(self, delta: Tensor, local: list[Tensor], sent: Tensor) -> list[Tensor]:
-        error, estimate = local
-        return [(error + delta).sub_(estimate).sub_(sent), estimate + sent]
+    def committed(
+        self, delta: Tensor, local: list[Tensor], sent: Tensor, empty: Empty = torch.empty
+    ) -> list[Tensor]:
+        (error, estimate), n = local, len(delta)
+        left, learned = empty(n), empty(n)
+        for at in spans(left):
+            torch.add(error[at], delta[at], out=left[at]).sub_(estimate[at]).sub_(sent[at])
+            torch.add(estimate[at], sent[at], out=learned[at])
+        return [left, learned]
 
 
 def feedback(name: str, *, decay: float = 1.0, share: float = 1.0, eta: float = 0.0) -> Feedback:

@@ -80,15 +80,16 @@ class LocalState:
 
     def feedback_input(self, fragment: int, delta: Tensor) -> Tensor:
         """What is to be compressed [n]: the pseudo-gradient with what was dropped before."""
-        return self.outer.components(fragment).feedback.input(delta, self._own[fragment].residuals)
+        feedback = self.outer.components(fragment).feedback
+        return feedback.input(delta, self._own[fragment].residuals, self.model.device.empty)
 
     def offer(self, fragment: int, delta: Tensor, sent: Tensor | None) -> PendingContribution:
         """Remember a contribution; ``sent`` [n] is what its encoded form stands for, None without error
         feedback."""
-        own, parts = self._own[fragment], self.outer.components(fragment)
-        if sent is None:
-            return PendingContribution(delta, own.residuals)
-        return PendingContribution(delta, parts.feedback.committed(delta, own.residuals, sent))
+        residuals, feedback = self._own[fragment].residuals, self.outer.components(fragment).feedback
+        if sent is not None:
+            residuals = feedback.committed(delta, residuals, sent, self.model.device.empty)
+        return PendingContribution(delta, residuals)
 
     def keep_anchor(self, fragment: int) -> None:
         """The outer parameters are about to move, and the live model is to follow later."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diloco.compression.vectors import count_non_finite, squared_norm
+from diloco.compression.vectors import count_non_finite, spans, squared_norm
 from diloco.errors import LayoutError, NonFinite, NonFiniteContribution, StateError
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
@@ -303,8 +303,9 @@ class TensorReplica:
         """What ``y`` [k] stands for once it was encoded, [n]; None where nobody asks."""
         if self._method.error_feedback == "none" or self._gossips or self.outer.sketches(fragment):
             return None
-        coder = self._own_codec
-        sent = coder.decode(coder.encode(y), len(y), self.model.device.unpinned(len(y)))
+        coder, sent = self._own_codec, self.model.device.unpinned(len(y))
+        for span in spans(y):  # as much at once as an encoded chunk has
+            coder.decode(coder.encode(y[span]), span.stop - span.start, sent[span])
         projection = self.outer.components(fragment).projection
         return projection.lift(sent, self.outer.projection_state(fragment), self.outer.count(fragment))
 
