@@ -51,7 +51,8 @@ class Run(Section):
         default=10.0,
         ge=0.5,
         le=600.0,
-        description="Seconds of silence until a peer counts as dead; all other timeouts derive from it.",
+        description="Seconds of silence until a peer counts as dead (a third more while its connection "
+        "stands); all other timeouts derive from it.",
     )
     grace_s: float = Field(
         default=30.0,

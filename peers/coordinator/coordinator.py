@@ -21,6 +21,7 @@ from peers.coordinator import (
     round_messages,
     rounds,
     saving,
+    silence,
     spot_checks,
     stalls,
     state_sync,
@@ -364,10 +365,8 @@ class Coordinator:
 
     def tick(self, now: float) -> None:
         """Time has passed: silent members are out, and waiting ends."""
-        for entry in self.roster.entered():
-            silence = now - self._outlet.last_heard(now, entry.key)
-            if entry.key != self.state.me and silence > self._rules.failure_timeout_s:
-                self.remove(now, entry, f"silent for {silence:.1f} s", forget=True)
+        for entry, silence_s in silence.look(self.state, now):
+            self.remove(now, entry, f"silent for {silence_s:.1f} s", forget=True)
         for key in [key for key, until in self._parting.items() if now >= until]:
             del self._parting[key]
             self._outlet.forget(key, _KICKED.detail)

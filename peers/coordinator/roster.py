@@ -130,6 +130,8 @@ class Entry:
     """The owner put this identity out: it may not even connect. The entry stays, for records name it."""
     out_of_sight: bool = False
     """Its link ended and is not back: no round counts on it, and it is a member all the same."""
+    is_silent: bool = False
+    """It gave no sign of life for the failure timeout."""
     stranded: bool = False
     """It lacked something that follows its head, and was told nothing of that since."""
     told_order: int = 0
@@ -157,6 +159,11 @@ class Entry:
         return self.member_state is MemberState.ACTIVE
 
     @property
+    def is_missing(self) -> bool:
+        """Whether no round is to count on the member just now, though it is one."""
+        return self.out_of_sight or self.is_silent
+
+    @property
     def waits_for_state(self) -> bool:
         """Whether the member waits until donors are named to it."""
         return self.member_state is MemberState.WAITING_FOR_STATE
@@ -175,7 +182,7 @@ class Entry:
         self.order, self.entered_at, self.course = order, now, course
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.digests, self.ready, self.report, self.pace = {}, {}, None, MemberPace()
-        self.told_finished = self.out_of_sight = self.stranded = False
+        self.told_finished = self.out_of_sight = self.is_silent = self.stranded = False
         self.told_order = order
         self.refusals = Refusals()
         self.came_without_state, self.awaited_from = not message.holds_state, 0

@@ -68,7 +68,7 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
     here = {e for e in active if fragment in e.ready and e.ready[fragment].base == base}
     if not here:
         course.ready_since.pop(fragment, None)
-    offering = [e for e in active if e in here and not e.out_of_sight]
+    offering = [e for e in active if e in here and not e.is_missing]
     if len(offering) < state.rules.fewest or len(active) < state.rules.min_peers:
         course.grace_ends.pop(fragment, None)
         return []
@@ -85,7 +85,7 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
 def _is_awaited(course: Course, entry: Entry) -> bool:
     """Whether a round waits for what this member may offer."""
     from_index = max(entry.sits_out_until, entry.awaited_from)
-    return from_index <= course.chain.index and not entry.out_of_sight
+    return from_index <= course.chain.index and not entry.is_missing
 
 
 def end_gridlock(state: RunState, course: Course, now: float) -> None:

@@ -52,6 +52,7 @@ class Settled:
     victims: list[bytes] = field(default_factory=list)
     """The fewest members whose leaving does, greedily."""
     at_odds_with_several: list[bytes] = field(default_factory=list)
+    """Of the victims: who lives, and has several wait. A process that stands still has everybody wait."""
     parted: list[Pair] = field(default_factory=list)
     """Pairs of whom both stay, and own no chunks."""
 
@@ -97,7 +98,7 @@ class _Reports:
 
     def _go(self, found: Settled, member: bytes) -> None:
         found.victims.append(member)
-        if len(self._partners[member]) > 1:
+        if len(self._partners[member]) > 1 and member not in self._unheard:
             found.at_odds_with_several.append(member)
         self._pairs = [pair for pair in self._pairs if member not in pair]
 

@@ -134,7 +134,7 @@ def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry
     if course.ready_since and now < course.opens_at:
         return "workers accuse each other, and the next round is put off for at most a minute"
     if course.ready_since and not course.rounds:
-        late = _names(e.name for e in active if not e.ready and not e.out_of_sight)
+        late = _names(e.name for e in active if not e.ready and not e.is_missing)
         return late and (
             f"the next round waits for {late}, for {state.rules.grace_s:g} s (grace_s) after the first offer"
         )

@@ -133,7 +133,7 @@ def test_a_member_that_goes_silent_is_left_out_and_the_others_go_on() -> None:
     serial = opened(swarm, 1, 2, 3).serial
     swarm.hear(1, Done(serial, 0, RESULT))
     swarm.silent[key(3)] = 0.0
-    swarm.later(2.5)
+    swarm.later(2.7)
     again = swarm.told(1, Open)[-1]
     assert (again.serial, again.attempt, again.lost) == (serial, 1, (2,))
     swarm.hear(1, Done(serial, 0, RESULT))  # of the attempt before: void

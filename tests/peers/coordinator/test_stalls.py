@@ -221,6 +221,19 @@ def test_a_pair_of_whom_one_is_silent_to_the_host_too_loses_that_one() -> None:
     assert sat_out(swarm) == [key(1)]
 
 
+def test_one_that_is_silent_to_the_host_too_sits_out_no_longer_because_several_wait() -> None:
+    swarm = trained(5, failure_timeout_s=6.0)
+    opened(swarm, *MEMBERS)
+    swarm.silent[key(5)] = swarm.now
+    swarm.later(6.0)
+    stuck(swarm, 1, 5)
+    stuck(swarm, 2, 5)
+    judged(swarm)
+    assert sat_out(swarm) == [key(5)]
+    finish(swarm, 1, 2, 3, 4)
+    assert commits_out(swarm) == 0, "the round that it was in counts"
+
+
 def test_of_three_the_third_owns_all_chunks_and_neither_of_the_pair_sits_out() -> None:
     swarm = trained(3)
     opened(swarm, 1, 2, 3)
