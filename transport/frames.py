@@ -44,7 +44,7 @@ Count = Annotated[int, Between(0, 1 << 62)]
 """A non-negative integer that other systems' signed 64 bits can hold."""
 Small = Annotated[int, Between(0, 1 << 31)]
 Key = Annotated[bytes, Between(32, 32)]
-"""A public key or a SHA-256."""
+"""A public key or a digest."""
 Number = Annotated[float, Between(-1e300, 1e300)]
 
 _kinds: dict[int, type] = {}

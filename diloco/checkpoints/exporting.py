@@ -8,7 +8,6 @@ tokenizer are put beside, so that it loads as that one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from diloco.checkpoints.tensor_file import Header, TensorPlace, header_bytes, re
 from diloco.compression.vectors import bytes_of
 from diloco.errors import CheckpointError
 from diloco.outer.model_tensors import MOMENTS
+from transport.digests import digest_of
 from transport.disk import Disk
 
 _BUFFERS = "the worker.live.buffers."
@@ -138,7 +138,7 @@ def _frozen_sources(
         dtype: torch.dtype = getattr(torch, each.dtype)
         if each.fragment >= 0:
             continue
-        if each.sha256 is None:
+        if each.digest is None:
             wanted = alike[each.name][1].places[each.name][0].dtype if each.name in alike else dtype
             place = TensorPlace(each.name, wanted, each.shape)
             yield _Source(disk, file, f"frozen/{each.name}", header, place)
@@ -153,7 +153,7 @@ def _frozen_sources(
         path, of_base = alike[each.name]
         with reading(path):
             value = read_tensor(ANYWHERE, path, of_base, each.name).to(dtype).contiguous()
-        if tuple(value.shape) != each.shape or hashlib.sha256(bytes_of(value)).hexdigest() != each.sha256:
+        if tuple(value.shape) != each.shape or digest_of(bytes_of(value)).hex() != each.digest:
             raise CheckpointError(f"{like} is another base model: its {each.name} has other values")
         yield _Source(ANYWHERE, path, each.name, of_base, of_base.places[each.name][0])
 

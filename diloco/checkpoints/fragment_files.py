@@ -9,7 +9,6 @@ or ``frozen_head`` and ``frozen_digests``.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
@@ -22,7 +21,7 @@ from diloco.checkpoints.tensor_file import Header, TensorPlace, header_bytes, re
 from diloco.errors import CheckpointError
 from diloco.outer.replica import TensorReplica
 from diloco.outer.snapshot import FrozenTail, StateView
-from transport.digests import tree_digest
+from transport.digests import hasher, tree_digest
 from transport.disk import Disk
 from transport.limits import LIMITS
 
@@ -104,21 +103,22 @@ class OtherBase(CheckpointError):
 
 def read_body(disk: Disk, saved: Saved, fragment: int) -> bytearray:
     """A fragment's state as its donors hand it out, but for frozen parameters that are only named; checked
-    against the file's SHA-256 and the agreed digest. Raises `CheckpointError`."""
+    against the file's digest and the agreed digest. Raises `CheckpointError`."""
     name = fragment_file(fragment)
     path, entry = f"{saved.path}/{name}", saved.manifest.file(name)
     with reading(path):
         header = read_header(disk, path)
         body = header.body
-        whole = hashlib.sha256(disk.read(path, 0, body))
+        whole = hasher()
+        whole.update(disk.read(path, 0, body))
         data = bytearray(entry.size_bytes - body)
         piece_bytes = LIMITS.payload_bytes
         for offset in range(0, len(data), piece_bytes):
             piece = disk.read(path, body + offset, piece_bytes)
             whole.update(piece)
             data[offset : offset + len(piece)] = piece
-    if whole.hexdigest() != entry.sha256:
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is another one than the manifest says")
+    if whole.hexdigest() != entry.digest:
+        raise CheckpointError(f"{path} is damaged: its digest is another one than the manifest says")
     if _agreed(data, header).hex() != saved.manifest.fragments[fragment].digest:
         named = "its manifest names" if saved.manifest.replica else "the members agreed on"
         raise CheckpointError(f"{path} holds another state than {named}")
@@ -148,7 +148,7 @@ def require_fit(manifest: Manifest, replica: TensorReplica) -> None:
                 f" has {', '.join(found)}"
             )
     ours = {each.name: each for each in tensor_entries(replica)}
-    theirs = {each.name: each.model_copy(update={"sha256": None}) for each in manifest.tensors}
+    theirs = {each.name: each.model_copy(update={"digest": None}) for each in manifest.tensors}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise CheckpointError(f"the checkpoint is of another model: {name} differs")
@@ -172,7 +172,7 @@ def tensor_entries(
             shape=each.shape,
             dtype=str(each.dtype).removeprefix("torch."),
             fragment=-1,
-            sha256=named.get(each.name),
+            digest=named.get(each.name),
         )
         for each in layout.frozen
     ]

@@ -1,7 +1,7 @@
 """What a checkpoint's ``manifest.json`` says: which state of which run its files hold, and how to check them.
 
 Pure: text in, text out, no torch. A manifest is written last, so whoever finds one finds all the files that
-it names; it carries a checksum of its own, and the size and SHA-256 of each file. It holds no secret (X7).
+it names; it carries a checksum of its own, and the size and digest of each file. It holds no secret (X7).
 Another format than today's is refused by its number.
 """
 
@@ -19,9 +19,9 @@ from peers.protocol.held import Held
 from peers.protocol.record import record_in
 from transport.errors import BadFrame
 
-FORMAT = 3
+FORMAT = 4
 FILE_NAME = "manifest.json"
-_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(\.[a-z0-9]+)+$", max_length=64)]
 
 
@@ -34,15 +34,15 @@ class FileEntry(_Part):
 
     name: _FileName
     size_bytes: int = Field(ge=0)
-    sha256: _Sha256
+    digest: _Digest
 
 
 class FragmentEntry(_Part):
     """One fragment of the shared state."""
 
-    version: _Sha256
+    version: _Digest
     """The record that moved it last, or the head that the run began with."""
-    digest: _Sha256
+    digest: _Digest
     """Names its state, as all members told the coordinator; of a replica, as its worker did."""
     serial: int = Field(ge=0)
     """Of the last record that moved it; 0 if that is not known."""
@@ -62,7 +62,7 @@ class TensorEntry(_Part):
     dtype: str
     fragment: int = Field(ge=-1)
     """-1: it is frozen."""
-    sha256: _Sha256 | None = None
+    digest: _Digest | None = None
     """Of the bytes of a frozen one that no file holds: it is the base model's."""
 
 
@@ -88,7 +88,7 @@ class Manifest(_Part):
     """It is of a run that gossips: one worker's replica, and others have other ones."""
     index: int = Field(ge=0)
     """Of the head's record; of a replica, its outer steps."""
-    head: _Sha256
+    head: _Digest
     """Of a replica, the first state of its run."""
     record: str = ""
     """The head's record, packed, in hex; empty if it is not known."""
@@ -96,7 +96,7 @@ class Manifest(_Part):
     tensors: tuple[TensorEntry, ...]
     own: OwnEntry | None
     files: tuple[FileEntry, ...]
-    previous: _Sha256 | None
+    previous: _Digest | None
     """SHA-256 of the manifest that was the newest before."""
 
     @property
@@ -111,8 +111,8 @@ class Manifest(_Part):
 
     @property
     def named_only(self) -> dict[str, str]:
-        """By name, the SHA-256 of frozen parameters that no file holds."""
-        return {each.name: each.sha256 for each in self.tensors if each.sha256 is not None}
+        """By name, the digests of frozen parameters that no file holds."""
+        return {each.name: each.digest for each in self.tensors if each.digest is not None}
 
     @property
     def unit(self) -> str:
@@ -158,7 +158,8 @@ class Manifest(_Part):
         if fields["format"] != FORMAT:
             age = "an older" if fields["format"] < FORMAT else "a newer"
             raise CheckpointError(
-                f"{where} has format {fields['format']}, of {age} version of this program: {FORMAT} is read"
+                f"{where} has format {fields['format']}, of {age} version of this program: {FORMAT} is read. "
+                "The model that the other version's diloco export writes can be taken up with --from"
             )
         if fields.pop("sha256", None) != _checksum(fields):
             raise CheckpointError(f"{where} is damaged: its checksum is another one")

@@ -31,7 +31,7 @@ class Origin:
     shapes: dict[str, tuple[int, ...]]
     """By parameter."""
     named: dict[str, str]
-    """By name, the SHA-256 of frozen parameters whose values are not here: they are the base model's."""
+    """By name, the digests of frozen parameters whose values are not here: they are the base model's."""
     vectors: tuple[str, ...]
     """What is known of each trained parameter: theta (its value), and the vectors of an outer optimizer."""
     outer: str

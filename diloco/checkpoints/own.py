@@ -6,7 +6,6 @@ state is taken, on the thread that trains; the file is written later by another.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from diloco.checkpoints.tensor_file import TensorPlace, header_bytes, read_heade
 from diloco.checkpoints.trees import pack, unpack
 from diloco.compression.vectors import bytes_of
 from diloco.errors import CheckpointError
+from transport.digests import hasher
 from transport.disk import Disk
 from transport.limits import LIMITS
 
@@ -108,12 +108,12 @@ class OwnState:
 def read_own(disk: Disk, saved: Saved) -> dict[str, Any]:
     """What a checkpoint keeps of its worker, by the names of its parts. Raises `CheckpointError`."""
     path, entry = f"{saved.path}/{OWN_FILE}", saved.manifest.file(OWN_FILE)
-    whole = hashlib.sha256()
+    whole = hasher()
     with reading(path):
         for at in range(0, entry.size_bytes, LIMITS.payload_bytes):
             whole.update(disk.read(path, at, LIMITS.payload_bytes))
-        if whole.hexdigest() != entry.sha256:
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is another one than the manifest says")
+        if whole.hexdigest() != entry.digest:
+            raise CheckpointError(f"{path} is damaged: its digest is another one than the manifest says")
         header = read_header(disk, path)
         tensors = {name: read_tensor(disk, path, header, name) for name in header.places}
     packed = json.loads(header.metadata.get("state", "null"))

@@ -84,7 +84,7 @@ def plan(origin: Origin, replica: TensorReplica, method: Method) -> Plan:
     if not kept:
         raise CheckpointError(f"{origin.name} and this run's model have no tensor of the same name")
     for name in origin.named.keys() & {spec.name for spec in kept}:
-        if origin.named[name] != replica.model.sha256_of(name):
+        if origin.named[name] != replica.model.digest_of(name):
             raise CheckpointError(
                 f"{name} was frozen in {origin.name}, which does not hold its values, and this run's model "
                 "has other ones: begin with the same base model, or with what diloco export --full writes"

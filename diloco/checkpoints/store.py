@@ -151,7 +151,7 @@ class Store:
     def _write_file(self, partial: str, content: Content, pause: Callable[[], None]) -> FileEntry:
         hashed = Hashed(content.pieces(), pause)
         self.disk.write(f"{partial}/{content.name}", hashed)
-        return FileEntry(name=content.name, size_bytes=hashed.size_bytes, sha256=hashed.hexdigest())
+        return FileEntry(name=content.name, size_bytes=hashed.size_bytes, digest=hashed.hexdigest())
 
     def prune(self, keep: int, upto: int | None = None) -> Manifest | None:
         """Remove all but the ``keep`` newest checkpoints, first those that the run gave up: the newest does

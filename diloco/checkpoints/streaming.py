@@ -5,12 +5,13 @@ Owns no thread and no file: who writes at leisure passes a ``pause`` that sleeps
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
+
+from transport.digests import hasher
 
 
 class Hashed:
-    """The ``pieces``, one after the other; once they are gone through, their size and SHA-256."""
+    """The ``pieces``, one after the other; once they are gone through, their size and digest."""
 
     def __init__(
         self, pieces: Iterable[bytes | memoryview], pause: Callable[[], None] = lambda: None
@@ -18,7 +19,7 @@ class Hashed:
         self.size_bytes = 0
         self._pieces = pieces
         self._pause = pause
-        self._hash = hashlib.sha256()
+        self._hash = hasher()
 
     def __iter__(self) -> Iterator[bytes | memoryview]:
         for piece in self._pieces:
@@ -28,5 +29,5 @@ class Hashed:
             self._pause()
 
     def hexdigest(self) -> str:
-        """SHA-256 of all pieces so far."""
+        """The digest of all pieces so far, in hex."""
         return self._hash.hexdigest()

@@ -8,7 +8,6 @@ Buffers of the model are never touched: see `layout`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,6 +19,7 @@ from diloco.compression import kernels
 from diloco.compression.vectors import VectorDevice, bytes_of, spans, squared_norm
 from diloco.errors import LayoutError
 from diloco.outer.layout import Layout, TensorSpec
+from transport.digests import digest_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, as torch names it."""
@@ -104,16 +104,16 @@ class ModelTensors:
             self.has_other_frozen = True
             self.frozen_digests = FrozenDigests(self.layout, self._frozen)
 
-    def sha256_of(self, name: str) -> str:
+    def digest_of(self, name: str) -> str:
         """Of the bytes of one parameter as they are now."""
-        return hashlib.sha256(bytes_of(self._tensors[name])).hexdigest()
+        return digest_of(bytes_of(self._tensors[name])).hex()
 
     def _frozen_in(self, fragment: int) -> list[Parameter]:
         return self._frozen if fragment == len(self.layout.fragments) - 1 else []
 
 
 class FrozenDigests:
-    """SHA-256 of each frozen parameter, hashed once, by the first thread that asks."""
+    """The digest of each frozen parameter, made once, by the first thread that asks."""
 
     def __init__(self, layout: Layout, frozen: list[Parameter]) -> None:
         self._named = [(spec.name, each) for spec, each in zip(layout.frozen, frozen, strict=True)]
@@ -122,7 +122,7 @@ class FrozenDigests:
     def by_name(self) -> Mapping[str, str]:
         """In hex."""
         if self._found is None:
-            self._found = {name: hashlib.sha256(bytes_of(each)).hexdigest() for name, each in self._named}
+            self._found = {name: digest_of(bytes_of(each)).hex() for name, each in self._named}
         return self._found
 
 

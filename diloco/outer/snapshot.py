@@ -6,12 +6,11 @@ values, `model_tensors` for frozen parameters.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diloco.errors import StateError
-from transport.digests import tree_digest
+from transport.digests import digest_of, tree_digest
 from transport.limits import LIMITS
 
 
@@ -47,11 +46,11 @@ class StateView:
             yield self.read(offset, piece_bytes)
 
     def digests(self, piece_bytes: int = LIMITS.payload_bytes) -> list[bytes]:
-        """SHA-256 of each piece."""
-        return [hashlib.sha256(piece).digest() for piece in self.pieces(piece_bytes)]
+        """That of each piece."""
+        return [digest_of(piece) for piece in self.pieces(piece_bytes)]
 
     def digest(self, piece_bytes: int = LIMITS.payload_bytes) -> bytes:
-        """`tree_digest` over the SHA-256 of each piece: names the whole."""
+        """`tree_digest` over those of all pieces: names the whole."""
         return tree_digest(self.digests(piece_bytes))
 
 
@@ -71,7 +70,7 @@ class FrozenTail:
         whole = StateView(0, segments)
         split = min(-before % piece_bytes, whole.size_bytes)
         pieces = range(split, whole.size_bytes, piece_bytes)
-        digests = [hashlib.sha256(whole.read(start, piece_bytes)).digest() for start in pieces]
+        digests = [digest_of(whole.read(start, piece_bytes)) for start in pieces]
         return cls(bytes(whole.read(0, split)), digests)
 
     def digests_of(self, view: StateView, piece_bytes: int = LIMITS.payload_bytes) -> list[bytes]:

@@ -5,11 +5,11 @@ Shell code without torch: it looks which of the two it is, and takes the digest.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from diloco.errors import UserError
+from transport.digests import hasher
 
 MANIFEST = "manifest.json"
 _PIECE_BYTES = 1 << 20
@@ -21,7 +21,7 @@ class OriginFile:
 
     path: Path
     digest: bytes
-    """SHA-256 of a checkpoint's manifest, which names its files by theirs, or of a model's file."""
+    """Of a checkpoint's manifest, which names its files by theirs, or of a model's file."""
 
 
 def origin_of(path: Path) -> OriginFile:
@@ -33,7 +33,7 @@ def origin_of(path: Path) -> OriginFile:
             f"{path} is neither a checkpoint (a folder with a {MANIFEST}, STATE/checkpoints/RUN/INDEX-HEAD) "
             "nor a model (a .safetensors file)"
         )
-    whole = hashlib.sha256()
+    whole = hasher()
     try:
         with file.open("rb") as opened:
             while piece := opened.read(_PIECE_BYTES):

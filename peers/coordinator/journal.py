@@ -12,15 +12,28 @@ from peers.protocol import fields
 from peers.protocol.manifest import Manifest, unpack_manifest
 from peers.protocol.record import Record, record_in
 from transport.errors import BadFrame
-from transport.frames import Key, kind, pack, unpack
+from transport.frames import Key, Small, kind, pack, unpack
+
+FORMAT = 2
+"""Of a journal. Format 1 named results and states by another hash."""
 
 
 @kind(93)
+@dataclass(frozen=True, slots=True)
+class FormerTermBegan:
+    """How a term began in format 1. Nobody writes it: it shows that a journal has that format."""
+
+    term: fields.Term
+
+
+@kind(170)
 @dataclass(frozen=True, slots=True)
 class TermBegan:
     """A coordinator started: its serials are higher than those of all terms before."""
 
     term: fields.Term
+    format: Small = FORMAT
+    """Of what this coordinator writes."""
 
 
 @kind(94)
@@ -209,6 +222,13 @@ class StateSaved:
     """As in `peers.protocol.messages.Saved`."""
     keeps: bool
     """It keeps the results of later rounds too."""
+
+
+def format_of(entry: Any) -> int | None:
+    """The format of the journal that an entry is in; None if the entry does not tell."""
+    if isinstance(entry, FormerTermBegan):
+        return 1
+    return entry.format if isinstance(entry, TermBegan) else None
 
 
 def read_entry(packed: bytes) -> Any:

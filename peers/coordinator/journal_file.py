@@ -37,6 +37,7 @@ class Journal:
         self._file.seek(0)
         data = self._file.read()
         found = scan(data)
+        found.require_format(self._path)
         self._begins = [*found.begins, found.end]
         if found.fault:
             raise self.unusable(len(found.begins) + 1, found.fault)

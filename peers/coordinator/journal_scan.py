@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from peers.coordinator.journal import read_entry
+from peers.coordinator.journal import FORMAT, format_of, read_entry
+from peers.errors import JournalError
 from transport.errors import BadFrame
 
 FRAME_BYTES = 8
@@ -31,6 +33,18 @@ class Scan:
     """Where the last of them ends."""
     fault: str = ""
     """What is wrong with the bytes behind, unless there are none, or a torn entry."""
+    other_format: int | None = None
+    """Of a journal that another version of this program wrote: no entry is read from where it shows."""
+
+    def require_format(self, path: Path) -> None:
+        """Raises `JournalError` for the journal of another version; ``path`` is its place."""
+        if self.other_format is not None:
+            age = "an older" if self.other_format < FORMAT else "a newer"
+            raise JournalError(
+                f"{path} has format {self.other_format}, of {age} version of this program: {FORMAT} is read. "
+                "Go on with that version, or begin a new run with --fresh, from the old one's model if it is "
+                "wanted (what that version's diloco export writes, with --from)"
+            )
 
 
 def framed(entry: bytes) -> bytes:
@@ -59,6 +73,9 @@ def scan(data: bytes) -> Scan:
             entry = read_entry(body)
         except BadFrame as error:
             found.fault = str(error)
+            break
+        if format_of(entry) not in (None, FORMAT):
+            found.other_format = format_of(entry)
             break
         found.entries.append(entry)
         found.begins.append(found.end)

@@ -65,6 +65,7 @@ def truncate(path: Path, number: int) -> Cut:
     except OSError as error:
         raise JournalError(f"{path} cannot be read: {error.strerror}") from None
     found = scan(data)
+    found.require_format(path)
     begins = [*found.begins, found.end]
     if not 1 <= number <= len(begins) or begins[number - 1] == len(data):
         read = len(found.begins)

@@ -17,7 +17,7 @@ class StateBlob(Protocol):
 
     @property
     def digests(self) -> list[bytes]:
-        """SHA-256 of each piece."""
+        """That of each piece."""
 
     def piece(self, index: int) -> Payload:
         """One piece; all but the last have the size of `piece_sizes`."""

@@ -7,7 +7,6 @@ there after whatever crash (DU1), and what is loaded must be what the records ma
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ from peers.protocol.held import Held
 from peers.protocol.record import Record
 from tests.sim.doors import SETTINGS
 from tests.sim.trainer import VectorReplica
-from transport.digests import tree_digest
+from transport.digests import digest_of, tree_digest
 from transport.disk import Disk
 
 LEAST_S = 1.0
@@ -176,7 +175,7 @@ def newest_on(store: Store) -> tuple[Manifest, list[bytes]] | None:
 def states_of(store: Store, saved: Saved) -> list[bytes]:
     states = [store.disk.read(f"{saved.path}/{each.name}") for each in saved.manifest.files]
     for each, state in zip(saved.manifest.files, states, strict=True):
-        if hashlib.sha256(state).hexdigest() != each.sha256:
+        if digest_of(state).hex() != each.digest:
             raise Damaged(each.name)
     return states
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+from blake3 import blake3
 
-from transport.digests import digest_of, tree_digest
+from transport.digests import digest_of, hasher, tree_digest
 from transport.effects import Phantom
 
 
-def test_a_digest_is_the_sha256_of_the_bytes_whatever_holds_them() -> None:
-    wanted = hashlib.sha256(b"abc").digest()
+def test_a_digest_is_the_blake3_of_the_bytes_whatever_holds_them() -> None:
+    wanted = blake3(b"abc").digest()
     assert [digest_of(each) for each in (b"abc", bytearray(b"abc"), memoryview(b"abc"))] == [wanted] * 3
 
 
@@ -21,5 +21,12 @@ def test_the_digest_of_a_phantom_is_that_of_what_it_stands_for_and_not_of_its_si
 
 def test_one_name_for_many_pieces_depends_on_each_and_on_their_order() -> None:
     first, second = digest_of(b"first"), digest_of(b"second")
-    assert tree_digest([first, second]) == hashlib.sha256(first + second).digest()
+    assert tree_digest([first, second]) == blake3(first + second).digest()
     assert len({tree_digest(each) for each in ([], [first], [first, second], [second, first])}) == 4
+
+
+def test_a_hasher_gives_the_digest_of_bytes_that_come_in_pieces() -> None:
+    whole = hasher()
+    for piece in (b"a", memoryview(b"bc"), b""):
+        whole.update(piece)
+    assert whole.digest() == digest_of(b"abc")

@@ -123,7 +123,7 @@ class DirectReduce:
         return tree_digest(self._digests)
 
     def digests(self) -> list[bytes]:
-        """SHA-256 of each chunk of the result."""
+        """That of each chunk of the result."""
         assert self.done
         return list(self._digests)
 

@@ -60,7 +60,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_loaded_and_that_is_said(
     assert later.held is not None
     assert later.held.index == 0
     (said,) = (each.getMessage() for each in caplog.records)
-    assert "is damaged: its SHA-256" in said
+    assert "is damaged: its digest" in said
     assert said.endswith("; an older checkpoint is taken")
 
 
@@ -77,7 +77,7 @@ def test_where_no_older_one_is_whole_it_is_said_what_the_worker_does_then(
     with caplog.at_level(logging.WARNING, "diloco"):
         assert keeper.begin() is None
     said = [each.getMessage() for each in caplog.records]
-    assert [each.count("is damaged: its SHA-256") for each in said] == [1, 1]
+    assert [each.count("is damaged: its digest") for each in said] == [1, 1]
     assert all(each.endswith("this worker enters without, and fetches the run's state") for each in said)
     assert "older checkpoint is taken" not in caplog.text
 

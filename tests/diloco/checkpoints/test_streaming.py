@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from blake3 import blake3
 
 from diloco.checkpoints.streaming import Hashed
 
@@ -14,4 +14,4 @@ def test_pieces_come_out_as_they_are_and_are_hashed_with_a_pause_after_each() ->
     assert list(hashed) == pieces
     assert pauses == [3, 6, 6]
     assert hashed.size_bytes == 6
-    assert hashed.hexdigest() == hashlib.sha256(b"onetwo").hexdigest()
+    assert hashed.hexdigest() == blake3(b"onetwo").hexdigest()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from diloco.errors import UserError
 from diloco.swarm.origin_file import origin_of
@@ -15,8 +15,8 @@ def test_a_checkpoint_is_named_by_its_manifest_and_a_model_by_all_of_it(tmp_path
     (tmp_path / "manifest.json").write_bytes(b"manifest")
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"m" * (3 << 20))
-    assert origin_of(tmp_path).digest == hashlib.sha256(b"manifest").digest()
-    assert origin_of(model).digest == hashlib.sha256(model.read_bytes()).digest()
+    assert origin_of(tmp_path).digest == blake3(b"manifest").digest()
+    assert origin_of(model).digest == blake3(model.read_bytes()).digest()
     assert origin_of(model).path == model.resolve()
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from peers.coordinator.journal import (
+    FORMAT,
     Adopted,
     CommitWritten,
+    FormerTermBegan,
     ModelAgreed,
     PeerCertified,
     RunBegan,
@@ -23,6 +25,7 @@ from peers.coordinator.journal import (
 )
 from peers.coordinator.journal_file import Journal
 from peers.coordinator.journal_scan import MAX_BYTES
+from peers.coordinator.truncation import truncate
 from peers.errors import JournalError
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Open
@@ -85,7 +88,7 @@ def test_a_record_names_the_state_after_it() -> None:
 
 
 WRITTEN = bytes.fromhex(
-    "0000000379c4a603925d0100000027b25015be935ec4206b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b"
+    "000000054fe573b893ccaa010200000027b25015be935ec4206b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b"
     "6b6b6b6b6ba277300000007c3bc8051b925fc478975cc4207373737373737373737373737373737373737373737373737373"
     "737373737373c4207474747474747474747474747474747474747474747474747474747474747474c4206868686868686868"
     "686868686868686868686868686868686868686868686868a4696e743892641ca767707420313238000000248a55d3609261"
@@ -95,7 +98,7 @@ WRITTEN = bytes.fromhex(
     "727272727272727272727272727272727272727272727272727200c420000000000000000000000000000000000000000000"
     "0000000000000000000000"
 )
-"""A journal as the first version wrote it."""
+"""A journal as the first version with this format wrote it."""
 
 
 def test_the_end_of_a_long_journal_that_a_crash_cut_off_is_dropped_too(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_an_adoption_whose_second_record_is_none_is_no_entry() -> None:
         read_entry(pack(Adopted(pack(RECORD), pack(TermBegan(1)))))
 
 
-def test_a_journal_of_the_first_version_is_read_and_would_be_written_the_same(tmp_path: Path) -> None:
+def test_a_journal_of_this_format_is_read_and_would_be_written_the_same(tmp_path: Path) -> None:
     key, model = b"k" * 32, Manifest(b"s" * 32, b"t" * 32, b"h" * 32, "int8", (100, 28), "gpt 128")
     record = Record(b"0" * 32, 1, 0, 5, (1 << 32) + 9, 256, (key,), (8.0,), b"r" * 32)
     meant = [
@@ -133,6 +136,31 @@ def test_a_journal_of_the_first_version_is_read_and_would_be_written_the_same(tm
         for entry in meant:
             journal.append(pack(entry))
     assert (tmp_path / "new").read_bytes() == WRITTEN
+
+
+@pytest.mark.parametrize(
+    ("began", "said"),
+    [
+        (FormerTermBegan(1), "has format 1, of an older version of this program: 2 is read. Go on with that"),
+        (TermBegan(1, FORMAT + 1), "has format 3, of a newer version"),
+    ],
+)
+def test_a_journal_of_another_format_is_refused_in_one_line_that_says_what_to_do(
+    tmp_path: Path, began: FormerTermBegan | TermBegan, said: str
+) -> None:
+    path = tmp_path / "journal"
+    with closing(Journal(path)) as journal:
+        journal.append(pack(PeerCertified(b"k" * 32, "w0")))
+        journal.append(pack(began))
+        journal.append(pack(TermBegan(2)))
+    before = path.read_bytes()
+    for read in (entries, lambda path: truncate(path, 2)):
+        with pytest.raises(JournalError) as raised:
+            read(path)
+        assert f"{path} {said}" in str(raised.value)
+        assert "--fresh" in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert path.read_bytes() == before
 
 
 def test_an_open_says_its_course_where_the_first_version_had_a_zero() -> None:

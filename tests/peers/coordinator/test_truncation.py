@@ -9,7 +9,7 @@ import pytest
 
 from peers.coordinator.journal import CommitWritten, PeerCertified, RunBegan, TermBegan
 from peers.coordinator.journal_file import Journal
-from peers.coordinator.journal_scan import framed, scan
+from peers.coordinator.journal_scan import LEAST_BYTES, framed, scan
 from peers.coordinator.truncation import truncate
 from peers.errors import JournalError
 from peers.protocol.record import Record
@@ -56,7 +56,7 @@ def test_a_journal_that_is_damaged_can_be_read_again_after_the_cut_that_it_names
     assert cut.entries == ENTRIES[4:]
     assert cut.unread_bytes == len(broken)
     # As many lives may have begun among the bytes that nobody can read.
-    most = max(7 + len(broken) // len(FRAMES[0]), 7)
+    most = max(7 + len(broken) // LEAST_BYTES, 7)
     found = scan(path.read_bytes()).entries
     assert found == [*ENTRIES[:3], TermBegan(most)]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
+from blake3 import blake3
 
 from transport.collectives.fetch import AtMost, Fetch, Piece, Want, index_page
 from transport.digests import tree_digest
@@ -14,7 +13,7 @@ from transport.limits import Limits
 LIMITS = Limits(payload_bytes=64, pieces_in_flight=2)
 DATA = bytes(range(256)) * 2
 PIECES = [DATA[i : i + 64] for i in range(0, len(DATA), 64)]
-DIGESTS = [hashlib.sha256(piece).digest() for piece in PIECES]
+DIGESTS = [blake3(piece).digest() for piece in PIECES]
 
 
 class Download:
