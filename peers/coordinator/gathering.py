@@ -180,10 +180,9 @@ class Gathering:
         for fetch in self._fetches:
             for peer in fetch.silent(now, self._timeout_s):
                 fetch.drop(peer)
-                fetch.last_progress = now  # whoever is asked next has as long
             others = [each for each in self._fetches if each is not fetch]
 
             def elsewhere(peer: bytes, others: list[Fetch] = others) -> int:
                 return sum(each.num_asked(peer) for each in others)
 
-            fetch.pump(send, elsewhere)
+            fetch.pump(now, send, elsewhere)

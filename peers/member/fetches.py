@@ -224,4 +224,4 @@ class Fetches:
             def elsewhere(donor: bytes, others: list[Fetch] = others) -> int:
                 return sum(each.num_asked(donor) for each in others)
 
-            fetch.pump(lambda peer, message: self._outlet.send(now, peer, message), elsewhere)
+            fetch.pump(now, lambda peer, message: self._outlet.send(now, peer, message), elsewhere)

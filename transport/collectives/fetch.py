@@ -96,6 +96,8 @@ class Fetch:
         self._index_from: bytes | None = None
         self._todo: list[int] = []
         self._asked: dict[bytes, set[tuple[int, bool]]] = {}
+        self._owes_since: dict[bytes, float] = {}
+        """When each donor was asked who owed nothing before."""
         self._left = 0
         self._at_hand: tuple[Sequence[bytes], Callable[[int], Payload]] | None = None
         self._here: list[int] = []
@@ -150,10 +152,12 @@ class Fetch:
                 self._todo.append(piece)
 
     def silent(self, now: float, timeout_s: float) -> list[bytes]:
-        """Donors who owe an answer, once nothing has come for ``timeout_s``."""
-        if now - self.last_progress < timeout_s:
-            return []
-        return sorted(donor for donor, asked in self._asked.items() if asked)
+        """Donors who owe an answer, once nothing has come of anybody for ``timeout_s``: each has so long from
+        when it was asked."""
+        owing = [donor for donor, asked in self._asked.items() if asked]
+        return sorted(
+            donor for donor in owing if now - max(self.last_progress, self._owes_since[donor]) >= timeout_s
+        )
 
     def have(self, digests: Sequence[bytes], piece: Callable[[int], Payload]) -> None:
         """Pieces like these are here already: of the blob's, those of equal digest need not travel. Under the
@@ -171,7 +175,9 @@ class Fetch:
         asked = self._asked.get(donor, ())
         return message.blob == self.blob and (message.piece, message.index) in asked
 
-    def pump(self, send: SendControl, elsewhere: Callable[[bytes], int] = lambda donor: 0) -> None:
+    def pump(
+        self, now: float, send: SendControl, elsewhere: Callable[[bytes], int] = lambda donor: 0
+    ) -> None:
         """Ask what may be asked now; ``elsewhere`` is what a donor owes to other fetches of ours."""
         max_pieces = self._limits.pieces_in_flight
         if not self.donors:
@@ -179,22 +185,26 @@ class Fetch:
         if self._digests is None:
             ask = not self.too_large and (self._index_from or elsewhere(self.donors[0]) < max_pieces)
             if ask:
-                self._ask_index(send)
+                self._ask_index(now, send)
             return
         for donor in self.donors:
             asked, others = self._asked.setdefault(donor, set()), elsewhere(donor)
             while self._todo and others + len(asked) < max_pieces:
-                piece = self._todo.pop()
-                asked.add((piece, False))
-                send(donor, Want(self.blob, piece, False))
+                self._ask(now, send, donor, self._todo.pop(), is_index=False)
 
-    def _ask_index(self, send: SendControl) -> None:
+    def _ask_index(self, now: float, send: SendControl) -> None:
         self._index_from = self._index_from or self.donors[0]
         asked = self._asked.setdefault(self._index_from, set())
         for page in range(self._num_pages):
             if page not in self._pages and (page, True) not in asked:
-                asked.add((page, True))
-                send(self._index_from, Want(self.blob, page, True))
+                self._ask(now, send, self._index_from, page, is_index=True)
+
+    def _ask(self, now: float, send: SendControl, donor: bytes, piece: int, *, is_index: bool) -> None:
+        asked = self._asked[donor]
+        if not asked:
+            self._owes_since[donor] = now
+        asked.add((piece, is_index))
+        send(donor, Want(self.blob, piece, is_index))
 
     def receive(self, now: float, donor: bytes, message: Piece, payload: Payload) -> bool:
         """One answer; False if the donor was not asked for it or handed out wrong bytes."""

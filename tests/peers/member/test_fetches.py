@@ -154,6 +154,22 @@ def test_a_donor_with_a_living_link_is_given_time_and_a_silent_one_is_not() -> N
         assert any(each.fetch.failed for each in fetches.states)
 
 
+def test_the_donor_after_a_silent_one_has_a_whole_timeout() -> None:
+    wire = Wire()
+    kept = KeptResults(App(), 4, wire)  # type: ignore[arg-type]
+    fetches = Fetches(HEAD, App(), wire, LIMITS, 10.0, 60.0, 1, kept)  # type: ignore[arg-type]
+    order = CatchUp(0, b"v" * 32, tree_digest(digests_of(0)), (b"one", b"other"), HEAD, 7, 0)
+    fetches.fetch_state(0.0, order)
+    wire.heard = -1e9
+    fetches.tick(10.0)
+    assert [peer for peer, _ in wire.asked] == [b"one", b"other"]
+    for now in (11.25, 12.5, 19.9):
+        fetches.tick(now)
+        assert fetches.donors() == {b"other"}
+    fetches.tick(20.0)
+    assert fetches.states[0].fetch.failed
+
+
 class Receiving(App):
     def receiver(self, fragment: int) -> NumpyReducer:
         return NumpyReducer(8)

@@ -33,8 +33,8 @@ class Download:
             0.0,  # type: ignore[arg-type]
         )
 
-    def pump(self) -> None:
-        self.fetch.pump(lambda donor, want: self.asked.append((donor, want)))  # type: ignore[arg-type]
+    def pump(self, now: float = 0.0) -> None:
+        self.fetch.pump(now, lambda donor, want: self.asked.append((donor, want)))  # type: ignore[arg-type]
 
     def run(
         self, liars: frozenset[bytes] = frozenset(), silent: frozenset[bytes] = frozenset()
@@ -100,6 +100,17 @@ def test_silent_donors_are_found_and_others_asked() -> None:
     download.fetch.drop(b"a")
     download.run()
     assert download.fetch.done
+
+
+def test_who_is_asked_after_a_silent_donor_has_as_long_as_that_one_had() -> None:
+    download = Download([b"a", b"b"])
+    download.pump()
+    assert download.fetch.silent(2.0, 2.0) == [b"a"], "it was asked for the index"
+    download.fetch.drop(b"a")
+    download.pump(2.0)
+    assert download.asked[-1][0] == b"b"
+    assert download.fetch.silent(3.9, 2.0) == []
+    assert download.fetch.silent(4.0, 2.0) == [b"b"]
 
 
 def test_what_was_lost_on_the_way_is_asked_for_again() -> None:
@@ -182,12 +193,12 @@ def test_blobs_of_any_number_of_pieces_arrive(num_pieces: int) -> None:
         assert isinstance(want, Want)
         asked.append(want)
 
-    fetch.pump(ask)
+    fetch.pump(0.0, ask)
     while asked:
         want = asked.pop(0)
         payload = index_page(digests, want.piece, LIMITS) if want.index else PIECES[want.piece]
         assert fetch.receive(0.0, b"a", Piece(want.blob, want.piece, want.index), payload)
-        fetch.pump(ask)
+        fetch.pump(0.0, ask)
     assert fetch.done
     assert [got[i] for i in range(num_pieces)] == PIECES[:num_pieces]
 
@@ -210,7 +221,7 @@ def test_an_index_or_a_piece_of_another_size_makes_its_donor_a_liar() -> None:
 
 def test_what_other_fetches_ask_of_a_donor_counts_against_its_limit() -> None:
     download = Download([b"a"])
-    download.fetch.pump(lambda donor, want: download.asked.append((donor, want)), lambda donor: 2)
+    download.fetch.pump(0.0, lambda donor, want: download.asked.append((donor, want)), lambda donor: 2)
     assert not download.asked, "not even the index"
     download.pump()
     for page in range(4):
@@ -218,7 +229,7 @@ def test_what_other_fetches_ask_of_a_donor_counts_against_its_limit() -> None:
             1.0, b"a", Piece(download.fetch.blob, page, True), index_page(DIGESTS, page, LIMITS)
         )
     download.asked.clear()
-    download.fetch.pump(lambda donor, want: download.asked.append((donor, want)), lambda donor: 1)
+    download.fetch.pump(0.0, lambda donor, want: download.asked.append((donor, want)), lambda donor: 1)
     assert len(download.asked) == download.fetch.num_asked(b"a") == 1
 
 
