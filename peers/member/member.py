@@ -269,7 +269,7 @@ class Member:
             self._follower.begin_session()
             if (newest := self.versions.newest()) is not None:
                 self._outlet.send(now, peer, newest)
-            enter = self.profile.enter(self.versions.head, self.versions.holds_state, self.leads_on)
+            enter = self.profile.enter(self.versions.head, self.versions.holds_state)
             self._outlet.send(now, peer, enter)
 
     def lose_peer(self, now: float, peer: bytes) -> None:

@@ -86,8 +86,6 @@ class Enter:
     elements: fields.Elements
     model: fields.Description
     """Readable summary of the model, shown when something differs."""
-    keeps: bool = False
-    """Results of rounds are kept on my disk before I say that I hold them."""
 
 
 @kind(137)

@@ -42,9 +42,8 @@ class Profile:
     layout: bytes = b""
     """The text of the model's layout."""
 
-    def enter(self, head: bytes, holds_state: bool, keeps: bool = False) -> Enter:
-        """The word with which this member enters, holding the state of ``head`` or none, and whether it keeps
-        results."""
+    def enter(self, head: bytes, holds_state: bool) -> Enter:
+        """The word with which this member enters, holding the state of ``head`` or none."""
         m = self.manifest
         return Enter(
             PROTOCOL,
@@ -59,5 +58,4 @@ class Profile:
             m.codec,
             m.elements,
             m.model,
-            keeps,
         )

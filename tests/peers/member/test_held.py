@@ -104,12 +104,12 @@ def test_it_shows_its_record_and_enters_with_its_head() -> None:
     resumed = Resumed()
     (shown,), (enter,) = resumed.said(NewestRecord), resumed.said(Enter)
     assert (shown.head, record_in(shown.shown)) == (RECORD.hash(), RECORD)
-    assert (enter.head, enter.holds_state, enter.keeps) == (RECORD.hash(), True, True)
+    assert (enter.head, enter.holds_state) == (RECORD.hash(), True)
 
 
-def test_without_a_checkpoint_a_member_enters_with_nothing_and_keeps_nothing() -> None:
+def test_without_a_checkpoint_a_member_enters_with_nothing() -> None:
     resumed = Resumed(Held(BASE, 0, (BASE,), (STATE,)), keeps=False)
-    assert (resumed.said(Enter)[0].head, resumed.said(Enter)[0].keeps) == (BASE, False)
+    assert resumed.said(Enter)[0].head == BASE
     assert resumed.said(NewestRecord) == []
 
 
@@ -214,7 +214,6 @@ def test_a_result_that_its_disk_lacks_comes_from_others() -> None:
 def test_one_that_wants_no_results_kept_says_at_once_that_none_lead_on_from_its_checkpoint() -> None:
     resumed = Resumed(leads_on=False)
     resumed.hear(Entered(1))
-    assert resumed.said(Enter)[0].keeps is False
     assert resumed.said(Saved) == [Saved(7, RECORD.hash(), HELD.digest(), False)]
 
 
@@ -226,7 +225,6 @@ def test_what_is_saved_is_told_at_once_and_again_when_it_enters_again() -> None:
     assert resumed.said(Saved)[-1] == Saved(9, later.head, later.digest(), False)
     assert (resumed.member.keeps, resumed.member.leads_on) == (True, False), "more of them go to the disk"
     resumed.member.begin_session(1.0, HOST)
-    assert resumed.said(Enter)[-1].keeps is False
     resumed.hear(Entered(2))
     assert [each.index for each in resumed.said(Saved)] == [7, 9, 9]
 
