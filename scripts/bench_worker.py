@@ -65,6 +65,9 @@ class Untrained:
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(len(STATE))
 
+    def state_at_hand(self, fragment: int) -> None:
+        return None
+
     def state_blob(self, fragment: int, blob: bytes) -> Untrained | None:
         return self if blob == STATE_NAME else None
 

@@ -202,7 +202,7 @@ class PhantomBlob:
     def __len__(self) -> int:
         return self._size_bytes
 
-    def put(self, index: int, payload: Payload) -> None:
+    def put(self, index: int, payload: Payload, digest: bytes) -> None:
         """Take one piece."""
         assert isinstance(payload, Phantom), "bytes where a phantom is due"
         self.pieces[index] = payload.digest

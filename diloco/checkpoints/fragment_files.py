@@ -88,7 +88,9 @@ def load_state(saved: Saved, bodies: list[bytearray], replica: TensorReplica) ->
             raise OtherBase(saved.path, [name for name in named if named[name] != ours.get(name)])
     for fragment, body in enumerate(bodies):
         if named and fragment == last:
-            replica.load_trained(fragment, memoryview(body)[:trained])
+            incoming = replica.outer.room(fragment)
+            incoming.write(0, memoryview(body)[:trained])
+            replica.load_trained(fragment, incoming)
         else:
             replica.load(fragment, body)
 

@@ -9,6 +9,7 @@ torch count those; nobody hands memory back, and nothing is decided here about w
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
@@ -21,6 +22,16 @@ SMALL = 32 * 1024
 """Vectors of fewer elements are left to the allocator, which uses memory of that size again by itself."""
 
 _Values = npt.NDArray[np.float32]
+_LINE_BYTES = 64
+"""Of the cache, at one of which torch's own vectors begin."""
+
+
+def _fresh(n: int, make: Callable[..., _Values]) -> _Values:
+    """A vector [n] that numpy makes, which asks Linux for large pages: whoever writes it first meets few
+    faults."""
+    held = make(n + _LINE_BYTES // 4, dtype=np.float32)
+    skipped = -held.ctypes.data % _LINE_BYTES // 4
+    return held[skipped : skipped + n]
 
 
 @dataclass(eq=False, slots=True)
@@ -58,11 +69,14 @@ class VectorMemory:
         if n < SMALL:
             return torch.empty(n)
         with self._lock:
-            self._num_lent += 1
-            piece = self._find_free(n) or self._make(n)
-            found = piece.lend(n, self._num_lent)
-            self._pieces = [each for each in self._pieces if not (each.is_free and self._is_old(each))]
-            return found
+            return self._lend(n, self._find_free(n) or self._make(n, np.empty))
+
+    def zeros(self, n: int) -> Tensor:
+        """A vector [n] of zeros, which takes no memory until it is written."""
+        if n < SMALL:
+            return torch.zeros(n)
+        with self._lock:
+            return self._lend(n, self._make(n, np.zeros))
 
     @property
     def size_bytes(self) -> int:
@@ -75,8 +89,14 @@ class VectorMemory:
         fit = [piece for piece in self._pieces if n <= len(piece.values) <= n + n // 2 and piece.is_free]
         return min(fit, key=lambda piece: (len(piece.values), -piece.lent_at), default=None)
 
-    def _make(self, n: int) -> _Piece:
-        values: _Values = torch.empty(n).numpy()
+    def _lend(self, n: int, piece: _Piece) -> Tensor:
+        self._num_lent += 1
+        found = piece.lend(n, self._num_lent)
+        self._pieces = [each for each in self._pieces if not (each.is_free and self._is_old(each))]
+        return found
+
+    def _make(self, n: int, make: Callable[..., _Values]) -> _Piece:
+        values = _fresh(n, make)
         made = _Piece(values, weakref.ref(values))
         self._pieces.append(made)
         return made

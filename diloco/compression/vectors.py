@@ -60,8 +60,8 @@ class VectorDevice:
         return self._memory.empty(n)
 
     def zeros(self, n: int) -> Tensor:
-        """A vector [n] of zeros."""
-        return self.empty(n).zero_()
+        """A vector [n] of zeros. On the CPU it takes no memory until it is written."""
+        return self.empty(n).zero_() if self.pinned else self._memory.zeros(n)
 
     def copy(self, x: Tensor) -> Tensor:
         """Another vector with the values of ``x`` [n]."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from transport.collectives.fetch import BlobBuffer
 from transport.collectives.reducer import Reducer
-from transport.effects import PhantomBlob
 
 
 class Replica(Protocol):
@@ -60,7 +60,7 @@ class Replica(Protocol):
         """Begin anew with what else of this worker's own is not finite, as far as that is known. Sentences
         that say what began anew and what could not."""
 
-    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
+    def load(self, fragment: int, data: bytearray | BlobBuffer) -> None:
         """Outer state from a donor; local parameters become the outer ones. Raises `StateError`, before
         anything changes, for a state that cannot be taken."""
 

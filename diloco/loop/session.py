@@ -114,8 +114,6 @@ class WorkerSession:
         """What the member says when it enters. ``elements`` are the values that each fragment's contribution
         has, ``tensors`` and ``shapes`` digests of what the model is made of, ``model`` describes it.
         ``layout`` is the text that ``shapes`` names."""
-        for fragment in range(self._terms.schedule.num_fragments):
-            self._replica.digest(fragment)  # who begins with the run's first state need not fetch it
         terms = self._terms
         return Profile(
             name=name,

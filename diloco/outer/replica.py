@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.components import codecs_of
+from diloco.outer.incoming import IncomingState
 from diloco.outer.inner_state import InnerState
 from diloco.outer.layout import Layout
 from diloco.outer.local_state import LocalState, PendingContribution
@@ -28,9 +30,10 @@ from diloco.outer.model_tensors import ModelTensors
 from diloco.outer.snapshot import FrozenTail, StateView, require_size
 from diloco.outer.state import OuterState
 from diloco.outer.tensor_reducer import TensorReducer
+from transport.collectives.fetch import AtHand, BlobBuffer
 from transport.collectives.reducer import Reducer
 from transport.digests import tree_digest
-from transport.effects import EncodedResult, Payload, PhantomBlob
+from transport.effects import EncodedResult, Payload
 from transport.limits import LIMITS
 
 _LARGEST_NORM = 1.8e19
@@ -68,8 +71,7 @@ class TensorReplica:
         self.model = model
         self.outer = outer = OuterState(model.layout, method, model.device)
         for fragment in range(outer.num_fragments):
-            live = model.gather(fragment, model.device.empty(outer.num_elements(fragment)))
-            outer.start_from(fragment, live)
+            outer.start_from(fragment, partial(model.gather, fragment))
         self.local = LocalState(outer, model)
         self._inner = inner
         self.last_norm = 0.0
@@ -221,32 +223,41 @@ class TensorReplica:
         self._pending[fragment] = self._committed[fragment] = None
         self.local.discard(fragment)
 
-    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
-        assert isinstance(data, bytearray), "a phantom has no values"
-        view = memoryview(data)
-        require_size(view, self.state_size(fragment), fragment)
-        num_outer = self.outer.state_size(fragment)
-        self.load_trained(fragment, view[:num_outer])  # or nothing has changed
-        self.model.load_frozen(fragment, view[num_outer:])
+    def load(self, fragment: int, data: bytearray | BlobBuffer) -> None:
+        if isinstance(data, bytearray):
+            incoming = self.state_buffer(fragment)
+            require_size(memoryview(data), len(incoming), fragment)
+            incoming.write(0, data)
+        else:
+            assert isinstance(data, IncomingState), "`state_buffer` made it"
+            incoming = data
+        version = self.load_trained(fragment, incoming)  # or nothing has changed
+        self.model.load_frozen(fragment, incoming.frozen)
         self._frozen[fragment] = None
+        if digests := incoming.digests:
+            before = self.outer.state_size(fragment)
+            self._frozen[fragment] = FrozenTail.known(before, incoming.frozen, digests)
+            self._named[fragment] = (_Named(tree_digest(digests), version, digests),)
 
-    def load_trained(self, fragment: int, data: memoryview) -> None:
-        """Load a state whose frozen parameters are those of this model, and are not in ``data``. Raises
-        `StateError`, before anything changes, if it does not fit."""
-        require_size(data, self.outer.state_size(fragment), fragment)
-        self.outer.load_state(fragment, data)
+    def load_trained(self, fragment: int, incoming: IncomingState) -> int:
+        """Load a state whose frozen parameters are those of this model, whatever ``incoming`` has of them;
+        the version that it is here. Raises `StateError`, before anything changes, if it does not fit."""
+        version = self.outer.take_over(fragment, incoming)
         self._pending[fragment] = self._committed[fragment] = None
         self.local.loaded(fragment)
         if self.outer.averages_values(fragment) and self._inner is not None:
             # The moments that came are as old as the run: their bias is corrected accordingly.
             self._inner.have_taken(self.outer.count(fragment) * self.sync_every(fragment))
+        return version
 
     def digest(self, fragment: int) -> bytes:
         with self.outer.reading(fragment) as view:
+            known = [each for each in self._named[fragment] if each.version == view.version]
+            if known:  # the pieces of a state that came were checked by them
+                return known[0].name
             digests = self.frozen_tail(fragment).digests_of(view)
         newest = _Named(tree_digest(digests), view.version, digests)
-        before = [each for each in self._named[fragment] if each.version != view.version]
-        self._named[fragment] = (newest, *before[:1])
+        self._named[fragment] = (newest, *self._named[fragment][:1])
         return newest.name
 
     def own_state(self) -> list[dict[str, Any]]:
@@ -333,8 +344,15 @@ class TensorReplica:
         length = projection.length(self.outer.projection_state(fragment))
         return self._reducer(self._with_parameters(length), None)
 
-    def state_buffer(self, fragment: int) -> bytearray:
-        return bytearray(self.state_size(fragment))
+    def state_buffer(self, fragment: int) -> IncomingState:
+        return self.outer.room(fragment, self.model.frozen_size(fragment))
+
+    def state_at_hand(self, fragment: int) -> AtHand:
+        view = self.pin(fragment)
+        known = (each.digests for each in self._named[fragment] if each.version == view.version)
+        # The count of outer steps is in the first piece: where that differs, all that is trained has moved.
+        num_trained = -(-self.outer.state_size(fragment) // LIMITS.payload_bytes)
+        return AtHand(Snapshot(view, []).piece, next(known, []), num_trained)
 
     def state_size(self, fragment: int) -> int:
         """Bytes of the fragment's state, frozen parameters included."""
@@ -344,9 +362,9 @@ class TensorReplica:
         """The fragment's state as it is now, frozen parameters included; see `OuterState.pin`."""
         return self.outer.pin(fragment).followed_by(self.model.frozen_bytes(fragment))
 
-    def state_blob(self, fragment: int, blob: bytes | None) -> Snapshot | None:
+    def state_blob(self, fragment: int, blob: bytes) -> Snapshot | None:
         for named in self._named[fragment]:
-            view = self.outer.pin_version(fragment, named.version) if blob in (None, named.name) else None
+            view = self.outer.pin_version(fragment, named.version) if blob == named.name else None
             if view is not None:
                 return Snapshot(view.followed_by(self.model.frozen_bytes(fragment)), named.digests)
         return None

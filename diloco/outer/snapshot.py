@@ -73,6 +73,14 @@ class FrozenTail:
         digests = [digest_of(whole.read(start, piece_bytes)) for start in pieces]
         return cls(bytes(whole.read(0, split)), digests)
 
+    @classmethod
+    def known(
+        cls, before: int, frozen: memoryview, digests: list[bytes], piece_bytes: int = LIMITS.payload_bytes
+    ) -> FrozenTail:
+        """Of the bytes ``frozen`` behind ``before`` other ones; ``digests`` are those of all pieces."""
+        split = min(-before % piece_bytes, len(frozen))
+        return cls(bytes(frozen[:split]), digests[-(-before // piece_bytes) :])
+
     def digests_of(self, view: StateView, piece_bytes: int = LIMITS.payload_bytes) -> list[bytes]:
         """Those of all pieces of ``view`` and this behind it."""
         return [*view.followed_by([memoryview(self.head)]).digests(piece_bytes), *self.digests]

@@ -9,7 +9,7 @@ Every operation on outer state rounds multiply and add separately, so that all m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -17,14 +17,15 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from diloco.compression.vectors import VectorDevice, bytes_of, count_non_finite
+from diloco.compression.vectors import VectorDevice, count_non_finite
 from diloco.errors import StateError
 from diloco.methods.ramps import value_at
 from diloco.methods.spec import Method
 from diloco.outer.components import Components
 from diloco.outer.fragment_step import COUNT_BYTES, FragmentStep, averages_values, require_mean, state_view
+from diloco.outer.incoming import IncomingState
 from diloco.outer.layout import Layout
-from diloco.outer.snapshot import StateView, require_size
+from diloco.outer.snapshot import StateView
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class _Fragment:
 class OuterState:
     """Outer parameters and outer optimizer of a model, fragment by fragment.
 
-    Outer parameters are zeros until `start_from` or `load_state` gives them, and buffers are zeros. One
+    Outer parameters are zeros until `start_from` or `take_over` gives them, and buffers are zeros. One
     thread, the trainer's, calls it; `pin`, `reading` and `digest` may be called from any thread and wait at
     most for one step. Outer values are fp32 vectors on ``device``.
     """
@@ -97,11 +98,11 @@ class OuterState:
         """Length of the fragment's vectors."""
         return self._fragments[fragment].step.num_elements
 
-    def start_from(self, fragment: int, values: Tensor) -> None:
-        """Take ``values`` [n] as the outer parameters that a run begins with."""
+    def start_from(self, fragment: int, write: Callable[[Tensor], object]) -> None:
+        """Have the outer parameters [n] written that a run begins with."""
         held = self._fragments[fragment]
         assert not held.version, "a run has begun"
-        held.vectors(held.state)[0].copy_(values)
+        write(held.vectors(held.state)[0])
 
     def count(self, fragment: int) -> int:
         """Outer steps that this fragment has taken since the run began."""
@@ -246,18 +247,22 @@ class OuterState:
         with self.reading(fragment) as view:
             return view.digest()
 
-    def load_state(self, fragment: int, data: memoryview) -> None:
-        """Take over a donor's bytes for this fragment. Raises `StateError`, before anything changes, for
-        another size or for values that are not finite."""
-        held = self._fragments[fragment]
-        require_size(data, self.state_size(fragment), fragment)
-        state = self._device.empty(len(held.state))
-        bytes_of(state)[:] = data[COUNT_BYTES:]
+    def room(self, fragment: int, frozen_bytes: int = 0) -> IncomingState:
+        """Memory for another state of this fragment, with so many bytes of frozen parameters behind it. From
+        any thread."""
+        return IncomingState(self._empty(self._fragments[fragment]), frozen_bytes)
+
+    def take_over(self, fragment: int, incoming: IncomingState) -> int:
+        """Go on from a state that `room` was made for, whose memory is this one's from now on; the version
+        that it is here. Raises `StateError`, before anything changes, for values that are not finite."""
+        held, state = self._fragments[fragment], incoming.values
+        assert state.shape == held.state.shape, "room was made for it"
         bad = count_non_finite(state)
         if bad:
             raise StateError(f"state of fragment {fragment} has {bad} values that are not finite")
         with self._lock:
-            held.replace(state, int.from_bytes(data[:COUNT_BYTES], "little"))
+            held.replace(state, incoming.count)
+            return held.version
 
     def _view(self, fragment: int) -> StateView:
         held = self._fragments[fragment]

@@ -17,6 +17,7 @@ from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.simulation.no_live_model import NoLiveModel
 from peers.protocol.application import piece_sizes
+from transport.collectives.fetch import AtHand, BlobBuffer
 from transport.collectives.reducer import PhantomReducer, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload, Phantom, PhantomBlob
@@ -104,7 +105,7 @@ class PhantomReplica(NoLiveModel):
         count = self._commits[fragment].to_bytes(8, "little")
         self._states[fragment] = _hash(count, self._states[fragment], moved_by.mean_digest())
 
-    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
+    def load(self, fragment: int, data: bytearray | BlobBuffer) -> None:
         assert isinstance(data, PhantomBlob), "a state of bytes"
         # A piece's digest begins with the state's name and count: see `_piece`.
         self._states[fragment] = data.pieces[0][:32]
@@ -121,10 +122,14 @@ class PhantomReplica(NoLiveModel):
     def state_buffer(self, fragment: int) -> PhantomBlob:
         return PhantomBlob(state_bytes(self._method, self._sizes[fragment]))
 
-    def state_blob(self, fragment: int, blob: bytes | None) -> PhantomState | None:
-        if blob not in (None, self.digest(fragment)):
+    def state_blob(self, fragment: int, blob: bytes) -> PhantomState | None:
+        if blob != self.digest(fragment):
             return None
         return PhantomState(self._full_name(fragment), self._piece_sizes(fragment))
+
+    def state_at_hand(self, fragment: int) -> AtHand:
+        state = PhantomState(self._full_name(fragment), self._piece_sizes(fragment))
+        return AtHand(state.piece, state.digests)
 
     def _full_name(self, fragment: int) -> bytes:
         return self._states[fragment] + self._commits[fragment].to_bytes(8, "little")

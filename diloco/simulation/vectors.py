@@ -15,9 +15,10 @@ import numpy.typing as npt
 from diloco.simulation.no_live_model import NoLiveModel
 from peers.protocol.application import piece_sizes
 from peers.protocol.events import RecomputeWanted
+from transport.collectives.fetch import AtHand, BlobBuffer
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import digest_of, tree_digest
-from transport.effects import Payload, PhantomBlob
+from transport.effects import Payload
 from transport.limits import Limits
 
 Vector = npt.NDArray[np.float32]
@@ -107,7 +108,7 @@ class VectorReplica(NoLiveModel):
         self._former[fragment] = self.states[fragment]
         self.states[fragment] = step_of(self.states[fragment], mean.output)
 
-    def load(self, fragment: int, data: bytearray | PhantomBlob) -> None:
+    def load(self, fragment: int, data: bytearray | BlobBuffer) -> None:
         assert isinstance(data, bytearray), "a phantom where bytes are due"
         self.states[fragment] = np.frombuffer(bytes(data), dtype=np.float32).copy()
         self._former.pop(fragment, None)
@@ -123,9 +124,14 @@ class VectorReplica(NoLiveModel):
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * self.sizes[fragment])
 
-    def state_blob(self, fragment: int, blob: bytes | None) -> VectorBlob | None:
+    def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
         for state in (self.states[fragment], self._former.get(fragment)):
             digests = [] if state is None else _digests_of(state, self._piece_bytes)
-            if state is not None and blob in (None, tree_digest(digests)):
+            if state is not None and blob == tree_digest(digests):
                 return VectorBlob(digests, state.tobytes(), self._piece_bytes)
         return None
+
+    def state_at_hand(self, fragment: int) -> AtHand:
+        state = self.states[fragment]
+        digests = _digests_of(state, self._piece_bytes)
+        return AtHand(VectorBlob(digests, state.tobytes(), self._piece_bytes).piece, digests)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from transport.collectives.fetch import AtMost, Fetch, Piece
+from transport.collectives.fetch import AtHand, AtMost, Fetch, Piece
 from transport.effects import Payload, Phantom
 from transport.limits import Limits
 
@@ -128,7 +128,8 @@ class Gathering:
         for fetch in self._fetches:
             found = find(fetch.blob)
             if found is not None:
-                fetch.have(*found)
+                digests, piece = found
+                fetch.have(AtHand(piece, digests))
 
     @property
     def busy(self) -> bool:

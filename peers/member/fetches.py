@@ -16,9 +16,8 @@ from peers.member.results import MAX_RESULTS_AT_ONCE, KeptResults
 from peers.protocol.application import Application, piece_sizes
 from peers.protocol.messages import CatchUp
 from peers.protocol.record import Record
-from transport.collectives.fetch import Fetch, Lack, Piece
-from transport.digests import digest_of
-from transport.effects import NEVER, EncodedResult, Payload, Phantom, PhantomBlob
+from transport.collectives.fetch import BlobBuffer, Fetch, Lack, Piece
+from transport.effects import NEVER, EncodedResult, Payload, Phantom
 from transport.limits import Limits
 
 
@@ -27,7 +26,7 @@ class StateFetch:
     """One fragment's state on its way."""
 
     order: CatchUp
-    data: bytearray | PhantomBlob
+    data: bytearray | BlobBuffer
     fetch: Fetch
 
 
@@ -97,7 +96,7 @@ class Fetches:
         for each in list(self.results):
             if each.fetch.done:
                 chunks = [each.chunks[i] for i in range(len(each.chunks))]
-                result = EncodedResult([digest_of(chunk) for chunk in chunks], chunks)
+                result = EncodedResult(list(each.fetch.digests), chunks)
                 self._outlet.keep(each.record.serial, each.record.result, result)
                 self._kept.keep(each.record.result, result, wanted)
             elif each.fetch.failed and wanted[:1] == [each.record.result]:
@@ -131,16 +130,16 @@ class Fetches:
                 assert not isinstance(payload, Phantom), "its digest is that of bytes"
                 data[index * piece_bytes : index * piece_bytes + len(payload)] = payload
             else:
-                data.put(index, payload)
+                data.put(index, payload, fetch.digests[index])
 
         sizes = piece_sizes(len(data), piece_bytes)
         donors = self.liars.without(order.state, [d for d in order.donors if d != self._me])
         fetch = Fetch(order.state, sizes, donors, take, self._limits, now)
         self.states.append(StateFetch(order, data, fetch))
-        own = self._app.state_blob(order.fragment, None)
+        own = self._app.state_at_hand(order.fragment)
         if own is not None:
             # All began alike, say, or have the same frozen parameters: that need not travel.
-            fetch.have(own.digests, own.piece)
+            fetch.have(own)
         self._pump(now)
 
     # -- both ---------------------------------------------------------------------------------
@@ -159,10 +158,11 @@ class Fetches:
         """Something is at hand, and waits for nothing."""
         return any(each.fetch.busy for each in self.states)
 
-    def take_at_hand(self) -> None:
-        """Take some more of that."""
+    def take_at_hand(self, now: float) -> None:
+        """Take some more of that, and ask for what proved to be another one."""
         for each in self.states:
             each.fetch.take_at_hand()
+        self._pump(now)
 
     def take_piece(self, now: float, peer: bytes, message: Piece, payload: Payload) -> None:
         """An answer of a donor."""

@@ -328,7 +328,7 @@ class Member:
         if self.exchanges.busy:
             self.averaging.pump(now)
         if self._fetches.busy:
-            self._fetches.take_at_hand()
+            self._fetches.take_at_hand(now)
             self._follower.advance(now)
 
     def tick(self, now: float) -> None:

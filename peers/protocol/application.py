@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from transport.collectives.fetch import AtHand, BlobBuffer
 from transport.collectives.reducer import Reducer
-from transport.effects import EncodedResult, Payload, PhantomBlob
+from transport.effects import EncodedResult, Payload
 
 
 class StateBlob(Protocol):
@@ -29,12 +30,15 @@ class Application(Protocol):
     def receiver(self, fragment: int) -> Reducer:
         """To decode a result to which this member contributed nothing."""
 
-    def state_buffer(self, fragment: int) -> bytearray | PhantomBlob:
+    def state_buffer(self, fragment: int) -> bytearray | BlobBuffer:
         """As long as a fragment's state: where one that is fetched is put together."""
 
-    def state_blob(self, fragment: int, blob: bytes | None) -> StateBlob | None:
+    def state_at_hand(self, fragment: int) -> AtHand | None:
+        """The fragment's state as it is now, of which much may be alike in one that is to be fetched."""
+
+    def state_blob(self, fragment: int, blob: bytes) -> StateBlob | None:
         """The snapshot with that digest, if the fragment is at it now, or was before the last commit and that
-        is kept; with None what it is at, if that is known."""
+        is kept."""
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         """The result of that name, if this worker's disk has it; it need not have been checked."""

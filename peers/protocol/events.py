@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from peers.protocol.record import Record
+from transport.collectives.fetch import BlobBuffer
 from transport.collectives.reducer import Reducer
-from transport.effects import Payload, PhantomBlob
+from transport.effects import Payload
 
 
 class Fate(StrEnum):
@@ -34,7 +35,7 @@ class StateFetched:
 
     fragment: int
     version: bytes
-    data: bytearray | PhantomBlob
+    data: bytearray | BlobBuffer
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,9 @@ class GossipReplica:
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * SIZE)
 
+    def state_at_hand(self, fragment: int) -> None:
+        return None
+
     def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
         found = digests_of(self.state, LIMITS.payload_bytes)
         if tree_digest(found) != blob:

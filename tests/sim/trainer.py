@@ -178,6 +178,9 @@ class VectorReplica(NoLiveModel):
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * len(self.states[fragment]))
 
+    def state_at_hand(self, fragment: int) -> None:
+        return None
+
     def state_blob(self, fragment: int, blob: bytes) -> VectorBlob | None:
         for state in (self.states[fragment], self.former.get(fragment)):
             digests = [] if state is None else digests_of(state, self.limits.payload_bytes)

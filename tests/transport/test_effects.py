@@ -15,11 +15,11 @@ def test_the_size_of_a_payload_is_in_bytes_whatever_its_buffer_holds() -> None:
 
 def test_a_phantom_blob_has_a_size_and_the_digests_of_its_pieces() -> None:
     blob = PhantomBlob(10)
-    blob.put(1, Phantom(6, b"second"))
-    blob.put(0, Phantom(4, b"first"))
+    blob.put(1, Phantom(6, b"second"), b"digest")
+    blob.put(0, Phantom(4, b"first"), b"digest")
     assert (len(blob), blob.pieces) == (10, {0: b"first", 1: b"second"})
     with pytest.raises(AssertionError, match="phantom is due"):
-        blob.put(2, b"bytes")
+        blob.put(2, b"bytes", b"digest")
 
 
 def test_never_is_before_everything() -> None:

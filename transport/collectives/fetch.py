@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload
@@ -59,8 +60,29 @@ class AtMost:
     pieces: int
 
 
+class BlobBuffer(Protocol):
+    """Where a blob that is fetched is put together: what becomes of it, as a rule."""
+
+    def __len__(self) -> int:
+        """Bytes of the whole."""
+
+    def put(self, index: int, payload: Payload, digest: bytes) -> None:
+        """Take one piece, which was checked and has that digest."""
+
+
 TAKEN_AT_ONCE = 64
-"""Pieces at hand that are taken in one go."""
+"""Pieces at hand that are taken, or found to be other ones, in one go."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtHand:
+    """Pieces that are here already and may be those of a blob: what is alike need not travel."""
+
+    piece: Callable[[int], Payload]
+    digests: Sequence[bytes] = ()
+    """Of them; none where they are not known: then each is hashed when it is compared."""
+    num_together: int = 0
+    """So many of the first ones change together: where the first is another one, so are they."""
 
 
 class Fetch:
@@ -99,9 +121,11 @@ class Fetch:
         self._owes_since: dict[bytes, float] = {}
         """When each donor was asked who owed nothing before."""
         self._left = 0
-        self._at_hand: tuple[Sequence[bytes], Callable[[int], Payload]] | None = None
+        self._at_hand: AtHand | None = None
         self._here: list[int] = []
-        """Pieces that are at hand and were not taken yet, the last one first."""
+        """Pieces that are at hand, or may be, and were not taken yet, the last one first."""
+        self._num_moved = 0
+        """So many of the first pieces are known to be others than those at hand."""
 
     @property
     def done(self) -> bool:
@@ -118,9 +142,14 @@ class Fetch:
         return bool(self._here)
 
     @property
+    def digests(self) -> Sequence[bytes]:
+        """Of the blob's pieces, which are checked by them; nothing until they are known."""
+        return self._digests or ()
+
+    @property
     def num_pieces(self) -> int:
         """Pieces of the blob; 0 until that is known."""
-        return len(self._digests or ())
+        return len(self.digests)
 
     def add_donors(self, donors: Sequence[bytes]) -> None:
         """More peers who have the blob."""
@@ -159,12 +188,12 @@ class Fetch:
             donor for donor in owing if now - max(self.last_progress, self._owes_since[donor]) >= timeout_s
         )
 
-    def have(self, digests: Sequence[bytes], piece: Callable[[int], Payload]) -> None:
+    def have(self, at_hand: AtHand) -> None:
         """Pieces like these are here already: of the blob's, those of equal digest need not travel. Under the
         blob's own name nothing needs to."""
-        self._at_hand = digests, piece
-        if tree_digest(digests) == self.blob:
-            self._begin_pieces(list(digests))
+        self._at_hand = at_hand
+        if at_hand.digests and tree_digest(at_hand.digests) == self.blob:
+            self._begin_pieces(list(at_hand.digests))
 
     def num_asked(self, donor: bytes) -> int:
         """Pieces that ``donor`` owes."""
@@ -250,24 +279,37 @@ class Fetch:
         self._digests = digests
         self._todo = list(range(len(digests) - 1, -1, -1))
         self._left = len(digests)
-        if self._at_hand is not None:
-            ours = self._at_hand[0]
+        if self._at_hand is not None and self._at_hand.digests:
+            ours = self._at_hand.digests
             self._here = [i for i in self._todo if i < len(ours) and ours[i] == digests[i]]
             here = set(self._here)
             self._todo = [i for i in self._todo if i not in here]
+        elif self._at_hand is not None:
+            self._here, self._todo = self._todo, []
         self.take_at_hand()
 
     def take_at_hand(self) -> None:
-        """Take some more of the pieces that are at hand: a copy of all of a large model would keep this
-        process from its peers for longer than they wait."""
+        """Take some more of the pieces that are at hand, and leave others to donors: to compare or copy all
+        of a large model would keep this process from its peers for longer than they wait."""
         if self._at_hand is None:
             return
-        for index in reversed(self._here[-TAKEN_AT_ONCE:]):
-            self._take(index, self._at_hand[1](index))
-            self._left -= 1
-        del self._here[-TAKEN_AT_ONCE:]
+        for _ in range(min(TAKEN_AT_ONCE, len(self._here))):
+            self._take_or_leave(self._at_hand, self._here.pop())
+        while self._here and self._here[-1] < self._num_moved:
+            self._todo.append(self._here.pop())
         if not self._here:
             self._at_hand = None
+
+    def _take_or_leave(self, at_hand: AtHand, index: int) -> None:
+        if index >= self._num_moved:
+            piece = at_hand.piece(index)
+            if at_hand.digests or digest_of(piece) == self.digests[index]:
+                self._take(index, piece)
+                self._left -= 1
+                return
+        self._todo.append(index)
+        if index == 0:
+            self._num_moved = at_hand.num_together
 
 
 def index_page(digests: Sequence[bytes], page: int, limits: Limits) -> bytes:

@@ -26,6 +26,14 @@ def test_a_vector_that_is_gone_leaves_its_memory_to_the_next() -> None:
     assert memory.size_bytes == 4 * N
 
 
+@pytest.mark.parametrize("n", [5, N])
+def test_zeros_are_zeros_whatever_lay_in_memory_that_is_free(n: int) -> None:
+    memory = VectorMemory(PATIENCE)
+    memory.empty(n).fill_(1.0)
+    assert torch.equal(memory.zeros(n), torch.zeros(n))
+    assert memory.zeros(n).data_ptr() % 64 == memory.empty(n).data_ptr() % 64 == 0
+
+
 REFERENCES: dict[str, Any] = {
     "a slice": lambda x: x[7:9],
     "a view of bytes": lambda x: bytes_of(x)[12:16],

@@ -307,6 +307,49 @@ def test_averaged_moments_that_are_not_finite_go_back_to_the_averaged_ones() -> 
     assert replica.mend() == []
 
 
+def test_a_state_that_came_in_checked_pieces_is_named_by_their_digests_and_hashed_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    donor, joiner = (make_frozen(seed) for seed in range(2))
+    donor.outer.step(0, normal(donor.num_elements(0), 1))
+    name = donor.digest(0)
+    blob = donor.state_blob(0, name)
+    assert blob is not None
+    incoming = joiner.state_buffer(0)
+    for index, digest in enumerate(blob.digests):
+        incoming.put(index, blob.piece(index), digest)
+    monkeypatch.setattr("diloco.outer.snapshot.digest_of", None)
+    joiner.load(0, incoming)
+    assert joiner.digest(0) == name
+    assert joiner.frozen_tail(0) == donor.frozen_tail(0)
+    handed_on = joiner.state_blob(0, name)
+    assert handed_on is not None
+    assert [bytes(handed_on.piece(i)) for i in range(len(blob.digests))] == [
+        bytes(blob.piece(i)) for i in range(len(blob.digests))
+    ]
+    monkeypatch.undo()
+    joiner.outer.step(0, normal(joiner.num_elements(0), 2))
+    donor.outer.step(0, normal(donor.num_elements(0), 2))
+    assert joiner.digest(0) == donor.digest(0) != name
+
+
+def make_frozen(seed: int) -> TensorReplica:
+    """Its state has several pieces, and the last ones are frozen parameters."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(600, 600), nn.Linear(600, 600))
+    model[1].requires_grad_(False)
+    return TensorReplica.of(model, DILOCO)
+
+
+def test_what_is_at_hand_of_a_state_that_nobody_named_is_there_without_a_digest() -> None:
+    replica = make_frozen(0)
+    at_hand = replica.state_at_hand(0)
+    assert (list(at_hand.digests), at_hand.num_together) == ([], 3)
+    assert bytes(at_hand.piece(2)) == bytes(replica.pin(0).read(2 << 20, 1 << 20))
+    replica.digest(0)
+    assert len(replica.state_at_hand(0).digests) == 5
+
+
 def test_frozen_parameters_that_two_have_alike_are_pieces_of_equal_digest() -> None:
     """So that of a large base only the trained part travels to a joiner that has it from the same file."""
 
@@ -321,9 +364,8 @@ def test_frozen_parameters_that_two_have_alike_are_pieces_of_equal_digest() -> N
     ours, theirs = adapted(1), adapted(2)
     assert ours.digest(0) != theirs.digest(0)
     assert ours.digest(0) == ours.pin(0).digest()
-    mine, other = ours.state_blob(0, None), theirs.state_blob(0, None)
-    assert mine is not None
-    assert other is not None
+    mine, other = ours.state_at_hand(0), theirs.state_at_hand(0)
+    assert mine.num_together == other.num_together == 1
     differ = [a != b for a, b in zip(mine.digests, other.digests, strict=True)]
     assert differ == [True, False, False, False, False]
     theirs.load(0, bytearray(b"".join(ours.pin(0).pieces())))

@@ -93,7 +93,7 @@ def test_who_loads_a_state_equals_its_donor_with_the_count_of_outer_steps() -> N
     buffer = joiner.state_buffer(0)
     assert isinstance(buffer, PhantomBlob)
     for index in range(len(state.digests)):
-        buffer.put(index, state.piece(index))
+        buffer.put(index, state.piece(index), b"digest")
     joiner.load(0, buffer)
     assert joiner.digest(0) == donor.digest(0)
     assert joiner.count(0) == 3
@@ -110,7 +110,7 @@ def test_an_outer_step_of_two_exchanges_counts_once_and_a_joiner_knows_which_is_
     assert state is not None
     assert isinstance(buffer, PhantomBlob)
     for index in range(len(state.digests)):
-        buffer.put(index, state.piece(index))
+        buffer.put(index, state.piece(index), b"digest")
     joiner.load(0, buffer)
     assert (joiner.sketches(0), joiner.count(0), joiner.digest(0)) == (False, 1, worker.digest(0))
     assert not replica("a").sketches(0)

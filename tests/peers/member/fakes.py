@@ -13,6 +13,7 @@ from peers.protocol.messages import MemberIs
 from peers.protocol.record import Record
 from transport.collectives.chunks import MeanChunk, PartChunk
 from transport.collectives.direct_reduce import DirectReduce
+from transport.collectives.fetch import AtHand
 from transport.collectives.plan import Plan
 from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of, tree_digest
@@ -110,11 +111,15 @@ class FakeApp:
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(len(state_of(fragment)))
 
-    def state_blob(self, fragment: int, blob: bytes | None) -> FakeBlob | None:
-        held = dict(enumerate(self.states)).get(fragment)
-        if held is None or blob not in (None, name_of(held)):
+    def state_at_hand(self, fragment: int) -> AtHand | None:
+        if fragment >= len(self.states):
             return None
-        return FakeBlob(pieces_of(held))
+        held = FakeBlob(pieces_of(self.states[fragment]))
+        return AtHand(held.piece, held.digests)
+
+    def state_blob(self, fragment: int, blob: bytes) -> FakeBlob | None:
+        held = dict(enumerate(self.states)).get(fragment)
+        return FakeBlob(pieces_of(held)) if held is not None and blob == name_of(held) else None
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         self.asked.append(result)

@@ -13,7 +13,7 @@ from peers.member.fetches import MAX_RESULTS_AT_ONCE, Fetches
 from peers.member.results import KeptResults
 from peers.protocol.messages import CatchUp
 from peers.protocol.record import Record
-from transport.collectives.fetch import Lack, Piece, Want, index_page
+from transport.collectives.fetch import AtHand, Lack, Piece, Want, index_page
 from transport.collectives.reducer import NumpyReducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import NEVER, EncodedResult, Payload, Phantom, PhantomBlob
@@ -60,8 +60,11 @@ class App:
     def state_buffer(self, fragment: int) -> PhantomBlob:
         return PhantomBlob(1000 * NUM_PIECES)
 
-    def state_blob(self, fragment: int, blob: bytes | None) -> Blob | None:
-        matches = fragment in self.held and blob in (None, tree_digest(digests_of(fragment)))
+    def state_at_hand(self, fragment: int) -> AtHand | None:
+        return AtHand(Blob(fragment).piece, digests_of(fragment)) if fragment in self.held else None
+
+    def state_blob(self, fragment: int, blob: bytes) -> Blob | None:
+        matches = fragment in self.held and blob == tree_digest(digests_of(fragment))
         return Blob(fragment) if matches else None
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
@@ -156,8 +159,8 @@ def test_a_donor_with_a_living_link_is_given_time_and_a_silent_one_is_not() -> N
 
 def test_the_donor_after_a_silent_one_has_a_whole_timeout() -> None:
     wire = Wire()
-    kept = KeptResults(App(), 4, wire)  # type: ignore[arg-type]
-    fetches = Fetches(HEAD, App(), wire, LIMITS, 10.0, 60.0, 1, kept)  # type: ignore[arg-type]
+    kept = KeptResults(App(), 4, 0, wire)  # type: ignore[arg-type]
+    fetches = Fetches(HEAD, App(), wire, LIMITS, 10.0, 60.0, AHEAD_BYTES, kept)  # type: ignore[arg-type]
     order = CatchUp(0, b"v" * 32, tree_digest(digests_of(0)), (b"one", b"other"), HEAD, 7, 0)
     fetches.fetch_state(0.0, order)
     wire.heard = -1e9
@@ -340,7 +343,7 @@ def test_a_large_state_that_is_here_is_taken_in_several_goes(monkeypatch: pytest
     goes = 0
     while fetches.busy:
         assert not all(each.fetch.done for each in fetches.states)
-        fetches.take_at_hand()
+        fetches.take_at_hand(0.0)
         goes += 1
     assert goes == -(-NUM_PIECES // 2) - 1
     assert all(each.fetch.done for each in fetches.states)

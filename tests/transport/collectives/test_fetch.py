@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from blake3 import blake3
 
-from transport.collectives.fetch import AtMost, Fetch, Piece, Want, index_page
+from transport.collectives.fetch import AtHand, AtMost, Fetch, Piece, Want, index_page
 from transport.digests import tree_digest
 from transport.effects import Payload
 from transport.limits import Limits
@@ -237,16 +237,45 @@ def test_of_a_blob_that_is_here_in_part_only_the_other_pieces_travel() -> None:
     """Frozen parameters, say, which all have from the same file."""
     download = Download([b"a"])
     ours = [digest if index in (2, 5, 7) else b"-" * 32 for index, digest in enumerate(DIGESTS)]
-    download.fetch.have([*ours, b"+" * 32], lambda index: PIECES[index])
+    download.fetch.have(AtHand(PIECES.__getitem__, [*ours, b"+" * 32]))
     download.run()
     assert download.fetch.done
     assert b"".join(download.got[i] for i in range(8)) == DATA
     assert sorted(download.travelled) == [0, 1, 3, 4, 6]
 
 
+def test_pieces_of_which_no_digests_are_known_are_hashed_when_they_are_compared() -> None:
+    download = Download([b"a"])
+    download.fetch.have(AtHand(lambda index: PIECES[index] if index in (2, 5, 7) else b"other"))
+    download.run()
+    assert download.fetch.done
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+    assert sorted(download.travelled) == [0, 1, 3, 4, 6]
+
+
+@pytest.mark.parametrize(("first_is_alike", "looked_at"), [(False, [0, 6, 7]), (True, [*range(8)])])
+def test_where_the_first_piece_is_another_one_those_that_move_with_it_are_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch, *, first_is_alike: bool, looked_at: list[int]
+) -> None:
+    monkeypatch.setattr("transport.collectives.fetch.TAKEN_AT_ONCE", 2)
+    download, seen = Download([b"a"]), []
+
+    def piece(index: int) -> bytes:
+        seen.append(index)
+        return PIECES[index] if index or first_is_alike else b"other"
+
+    download.fetch.have(AtHand(piece, num_together=6))
+    while not download.fetch.done:
+        download.run()
+        download.fetch.take_at_hand()
+    assert seen == looked_at
+    assert sorted(download.travelled) == ([] if first_is_alike else [*range(6)])
+    assert b"".join(download.got[i] for i in range(8)) == DATA
+
+
 def test_what_is_here_already_is_not_asked_for() -> None:
     download = Download([b"a"])
-    download.fetch.have(DIGESTS, PIECES.__getitem__)
+    download.fetch.have(AtHand(PIECES.__getitem__, DIGESTS))
     download.pump()
     assert download.fetch.done
     assert not download.asked
@@ -256,7 +285,7 @@ def test_what_is_here_already_is_not_asked_for() -> None:
 def test_what_is_here_is_taken_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transport.collectives.fetch.TAKEN_AT_ONCE", 3)
     download = Download([])
-    download.fetch.have(DIGESTS, PIECES.__getitem__)
+    download.fetch.have(AtHand(PIECES.__getitem__, DIGESTS))
     for taken in (3, 6):
         assert sorted(download.got) == list(range(taken))
         assert (download.fetch.busy, download.fetch.done, download.fetch.failed) == (True, False, False)
