@@ -9,7 +9,7 @@ or ``frozen_head`` and ``frozen_digests``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import torch
@@ -17,11 +17,12 @@ import torch
 from diloco.checkpoints.local_disk import reading
 from diloco.checkpoints.manifest import Manifest, TensorEntry, fragment_file
 from diloco.checkpoints.store import Content, Saved
-from diloco.checkpoints.tensor_file import Header, TensorPlace, header_bytes, read_header
+from diloco.checkpoints.tensor_file import TensorPlace, header_bytes, read_header
 from diloco.errors import CheckpointError
+from diloco.outer.incoming import IncomingState
 from diloco.outer.replica import TensorReplica
-from diloco.outer.snapshot import FrozenTail, StateView
-from transport.digests import hasher, tree_digest
+from diloco.outer.snapshot import FrozenTail, require_size
+from transport.digests import digest_of, hasher, tree_digest
 from transport.disk import Disk
 from transport.limits import LIMITS
 
@@ -75,24 +76,45 @@ def _trained_places(replica: TensorReplica, fragment: int) -> Iterator[TensorPla
     yield TensorPlace("projection", torch.float32, (projection,))
 
 
-def load_state(saved: Saved, bodies: list[bytearray], replica: TensorReplica) -> None:
-    """Put a saved state into ``replica``, the bodies of whose files are given. Raises `OtherBase` if frozen
-    parameters that no file holds are others in ``replica``, and `StateError` if the state is another
-    model's; nothing has changed then."""
-    named, last = saved.manifest.named_only, replica.num_fragments - 1
-    trained = replica.outer.state_size(last)
-    if named:
-        tail = replica.frozen_tail(last)
-        if bodies[last][trained:] != tail.head + b"".join(tail.digests):
-            ours = replica.model.frozen_digests.by_name()
-            raise OtherBase(saved.path, [name for name in named if named[name] != ours.get(name)])
-    for fragment, body in enumerate(bodies):
-        if named and fragment == last:
-            incoming = replica.outer.room(fragment)
-            incoming.write(0, memoryview(body)[:trained])
+def load_state(disk: Disk, saved: Saved, replica: TensorReplica) -> None:
+    """Put a saved state into ``replica``. All files are read and checked before anything changes: half a
+    state is worse than none. Raises `CheckpointError`, `OtherBase` if frozen parameters that no file holds
+    are others in ``replica``, and `StateError` if the state is another model's; nothing has changed then."""
+    last = replica.num_fragments - 1 if saved.manifest.named_only else None
+    every = range(replica.num_fragments)
+    states = [_read_into_room(disk, saved, replica, fragment, named=fragment == last) for fragment in every]
+    for fragment, incoming in enumerate(states):
+        if fragment == last:
             replica.load_trained(fragment, incoming)
         else:
-            replica.load(fragment, body)
+            replica.load(fragment, incoming)
+
+
+def _read_into_room(
+    disk: Disk, saved: Saved, replica: TensorReplica, fragment: int, *, named: bool
+) -> IncomingState:
+    """A fragment's state in memory that it may stay in; ``named``: without frozen parameters, which the file
+    only names, and which are those of ``replica``."""
+    incoming = replica.outer.room(fragment) if named else replica.state_buffer(fragment)
+    size, sizes, behind = len(incoming), list[int](), bytearray()
+
+    def take(index: int, piece: bytes, digest: bytes) -> None:
+        at = index * LIMITS.payload_bytes
+        inside = max(0, size - at)
+        if inside:
+            incoming.write(at, memoryview(piece)[:inside])
+        behind.extend(memoryview(piece)[inside:])
+        sizes.append(len(piece))
+
+    digests = read_state(disk, saved, fragment, take)
+    require_size(sum(sizes) - (len(behind) if named else 0), size, fragment)
+    tail = replica.frozen_tail(fragment) if named else FrozenTail(b"", [])
+    others = digests[len(digests) - len(tail.digests) :]
+    if named and (bytes(behind) != tail.head or others != tail.digests):
+        ours, theirs = replica.model.frozen_digests.by_name(), saved.manifest.named_only
+        raise OtherBase(saved.path, [name for name in theirs if theirs[name] != ours.get(name)])
+    incoming.name_pieces(digests)
+    return incoming
 
 
 class OtherBase(CheckpointError):
@@ -103,38 +125,41 @@ class OtherBase(CheckpointError):
         super().__init__(f"{path} is of another base model: {which} differ from those of this model")
 
 
-def read_body(disk: Disk, saved: Saved, fragment: int) -> bytearray:
-    """A fragment's state as its donors hand it out, but for frozen parameters that are only named; checked
-    against the file's digest and the agreed digest. Raises `CheckpointError`."""
+def read_state(
+    disk: Disk, saved: Saved, fragment: int, take: Callable[[int, bytes, bytes], None]
+) -> list[bytes]:
+    """The digests of the pieces of a fragment's state as its donors hand it out, frozen parameters that are
+    only named among them. ``take(index, piece, digest)`` is given what the file holds. Checked against the
+    file's digest and the agreed one: raises `CheckpointError`, when pieces were given already."""
     name = fragment_file(fragment)
     path, entry = f"{saved.path}/{name}", saved.manifest.file(name)
+    digests: list[bytes] = []
     with reading(path):
         header = read_header(disk, path)
-        body = header.body
         whole = hasher()
-        whole.update(disk.read(path, 0, body))
-        data = bytearray(entry.size_bytes - body)
-        piece_bytes = LIMITS.payload_bytes
-        for offset in range(0, len(data), piece_bytes):
-            piece = disk.read(path, body + offset, piece_bytes)
+        whole.update(disk.read(path, 0, header.body))
+        end = header.places[_DIGESTS][1] if _DIGESTS in header.places else entry.size_bytes
+        for at in range(header.body, end, LIMITS.payload_bytes):
+            piece = disk.read(path, at, min(LIMITS.payload_bytes, end - at))
             whole.update(piece)
-            data[offset : offset + len(piece)] = piece
+            digests.append(digest_of(piece))
+            take(len(digests) - 1, piece, digests[-1])
+        listed = disk.read(path, end, entry.size_bytes - end)
+        whole.update(listed)
+        digests += [listed[at : at + 32] for at in range(0, len(listed), 32)]
     if whole.hexdigest() != entry.digest:
         raise CheckpointError(f"{path} is damaged: its digest is another one than the manifest says")
-    if _agreed(data, header).hex() != saved.manifest.fragments[fragment].digest:
+    if tree_digest(digests).hex() != saved.manifest.fragments[fragment].digest:
         named = "its manifest names" if saved.manifest.replica else "the members agreed on"
         raise CheckpointError(f"{path} holds another state than {named}")
+    return digests
+
+
+def read_body(disk: Disk, saved: Saved, fragment: int) -> bytearray:
+    """What a file holds of a fragment's state, checked as by `read_state`."""
+    data = bytearray()
+    read_state(disk, saved, fragment, lambda index, piece, digest: data.extend(piece))
     return data
-
-
-def _agreed(data: bytearray, header: Header) -> bytes:
-    """The digest of the state whose file has this body."""
-    if not {_HEAD, _DIGESTS} <= header.places.keys():
-        return StateView(0, [memoryview(data)]).digest()
-    head, digests = (header.places[name][1] - header.body for name in (_HEAD, _DIGESTS))
-    listed = [bytes(data[at : at + 32]) for at in range(digests, len(data), 32)]
-    tail = FrozenTail(bytes(data[head:digests]), listed)
-    return tree_digest(tail.digests_of(StateView(0, [memoryview(data)[:head]])))
 
 
 def require_fit(manifest: Manifest, replica: TensorReplica) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from diloco.checkpoints.fragment_files import OtherBase, load_state, read_body, require_fit
+from diloco.checkpoints.fragment_files import OtherBase, load_state, require_fit
 from diloco.checkpoints.manifest import unit_of
 from diloco.checkpoints.store import Saved, Store
 from diloco.errors import CheckpointError
@@ -30,7 +30,7 @@ def load_newest(store: Store, replica: TensorReplica, at_most: int | None = None
             continue
         require_fit(saved.manifest, replica)
         try:
-            _load(store, saved, replica)
+            load_state(store.disk, saved, replica)
         except OtherBase as error:
             if at_most is not None:
                 raise
@@ -52,12 +52,6 @@ def load_newest(store: Store, replica: TensorReplica, at_most: int | None = None
         )
     _warn_of(damaged, "there is no older one: this worker enters without, and fetches the run's state")
     return None
-
-
-def _load(store: Store, saved: Saved, replica: TensorReplica) -> None:
-    """All files are read before anything changes: half a state is worse than none."""
-    every = range(replica.num_fragments)
-    load_state(saved, [read_body(store.disk, saved, fragment) for fragment in every], replica)
 
 
 def _warn_of(damaged: list[CheckpointError], then: str) -> None:

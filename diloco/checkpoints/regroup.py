@@ -118,16 +118,19 @@ def take_over(origin: Origin, replica: TensorReplica, found: Plan) -> None:
     that are damaged, and for values that are not finite or no fractions; nothing has changed then, but for
     fragments before the one where that is."""
     for fragment in range(replica.num_fragments):
-        body = bytearray(b"".join(replica.pin(fragment).pieces()))
+        incoming, at = replica.state_buffer(fragment), 0
+        for piece in replica.pin(fragment).pieces():
+            incoming.write(at, piece)
+            at += len(piece)
         at = 0
         for place in places(replica, fragment):
             vector, _, name = place.name.partition("/")
             if place.name == "count" and found.count:
-                body[at : at + place.size_bytes] = found.count.to_bytes(place.size_bytes, "little")
+                incoming.write(at, found.count.to_bytes(place.size_bytes, "little"))
             elif (value := _value(origin, found, vector, name)) is not None:
-                body[at : at + place.size_bytes] = bytes_of(_usable(value, place.dtype, origin, name))
+                incoming.write(at, bytes_of(_usable(value, place.dtype, origin, name)))
             at += place.size_bytes
-        replica.load(fragment, body)
+        replica.load(fragment, incoming)
 
 
 def _value(origin: Origin, found: Plan, vector: str, name: str) -> Tensor | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from diloco.checkpoints.fragment_files import read_body
+from diloco.checkpoints.fragment_files import read_state
 from diloco.checkpoints.manifest import OWN_FILE
 from diloco.checkpoints.own import read_own
 from diloco.checkpoints.store import Saved, Store
@@ -23,7 +23,7 @@ def faults_of(disk: Disk, saved: Saved) -> Iterator[str]:
     manifest = saved.manifest
     for fragment in range(len(manifest.fragments)):
         try:
-            read_body(disk, saved, fragment)
+            read_state(disk, saved, fragment, lambda index, piece, digest: None)
         except CheckpointError as error:
             yield str(error)
     if any(each.name == OWN_FILE for each in manifest.files):

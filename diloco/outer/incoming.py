@@ -26,9 +26,11 @@ class IncomingState:
         self._piece_bytes = piece_bytes
         self._count = memoryview(bytearray(COUNT_BYTES))
         frozen: npt.NDArray[np.uint8] = np.empty(frozen_bytes, dtype=np.uint8)
-        self.frozen = memoryview(frozen)
+        self.frozen = frozen.data
         self._segments = [self._count, bytes_of(values), self.frozen]
-        self._digests: dict[int, bytes] = {}
+        self._put: dict[int, bytes] = {}
+        """Digests of the pieces that came."""
+        self._digests: list[bytes] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._segments))
@@ -40,15 +42,21 @@ class IncomingState:
 
     @property
     def digests(self) -> list[bytes]:
-        """Of all pieces; nothing if some of the bytes came otherwise than by `put`."""
+        """Of all pieces, if they are known."""
+        if self._digests:
+            return self._digests
         num_pieces = -(-len(self) // self._piece_bytes)
-        return [self._digests[i] for i in range(num_pieces)] if len(self._digests) == num_pieces else []
+        return [self._put[i] for i in range(num_pieces)] if len(self._put) == num_pieces else []
+
+    def name_pieces(self, digests: list[bytes]) -> None:
+        """These are the digests of the pieces, also of frozen parameters that are not among the bytes."""
+        self._digests = digests
 
     def put(self, index: int, payload: Payload, digest: bytes) -> None:
         """Take one piece, which was checked and has that digest."""
         assert not isinstance(payload, Phantom), "its digest is that of bytes"
         self.write(index * self._piece_bytes, payload)
-        self._digests[index] = digest
+        self._put[index] = digest
 
     def write(self, offset: int, data: Buffer) -> None:
         """Put bytes at their place."""

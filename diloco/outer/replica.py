@@ -226,29 +226,29 @@ class TensorReplica:
     def load(self, fragment: int, data: bytearray | BlobBuffer) -> None:
         if isinstance(data, bytearray):
             incoming = self.state_buffer(fragment)
-            require_size(memoryview(data), len(incoming), fragment)
+            require_size(len(data), len(incoming), fragment)
             incoming.write(0, data)
         else:
             assert isinstance(data, IncomingState), "`state_buffer` made it"
             incoming = data
-        version = self.load_trained(fragment, incoming)  # or nothing has changed
+        self.load_trained(fragment, incoming)  # or nothing has changed
         self.model.load_frozen(fragment, incoming.frozen)
         self._frozen[fragment] = None
         if digests := incoming.digests:
             before = self.outer.state_size(fragment)
             self._frozen[fragment] = FrozenTail.known(before, incoming.frozen, digests)
-            self._named[fragment] = (_Named(tree_digest(digests), version, digests),)
 
-    def load_trained(self, fragment: int, incoming: IncomingState) -> int:
-        """Load a state whose frozen parameters are those of this model, whatever ``incoming`` has of them;
-        the version that it is here. Raises `StateError`, before anything changes, if it does not fit."""
+    def load_trained(self, fragment: int, incoming: IncomingState) -> None:
+        """Load a state whose frozen parameters are those of this model, whatever ``incoming`` has of them.
+        Raises `StateError`, before anything changes, if it does not fit."""
         version = self.outer.take_over(fragment, incoming)
+        if digests := incoming.digests:  # checked when it was read, or came
+            self._named[fragment] = (_Named(tree_digest(digests), version, digests),)
         self._pending[fragment] = self._committed[fragment] = None
         self.local.loaded(fragment)
         if self.outer.averages_values(fragment) and self._inner is not None:
             # The moments that came are as old as the run: their bias is corrected accordingly.
             self._inner.have_taken(self.outer.count(fragment) * self.sync_every(fragment))
-        return version
 
     def digest(self, fragment: int) -> bytes:
         with self.outer.reading(fragment) as view:

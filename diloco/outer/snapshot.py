@@ -86,9 +86,7 @@ class FrozenTail:
         return [*view.followed_by([memoryview(self.head)]).digests(piece_bytes), *self.digests]
 
 
-def require_size(data: memoryview, size: int, fragment: int) -> None:
-    """Refuse bytes that cannot be the state of ``fragment``. Raises `StateError`."""
-    if len(data) != size:
-        raise StateError(
-            f"state of fragment {fragment} has {len(data)} bytes instead of {size}: another model?"
-        )
+def require_size(found: int, size: int, fragment: int) -> None:
+    """Refuse so many bytes as cannot be the state of ``fragment``. Raises `StateError`."""
+    if found != size:
+        raise StateError(f"state of fragment {fragment} has {found} bytes instead of {size}: another model?")

@@ -264,9 +264,6 @@ class Outer:
         if held is None and self.swarm.origin is not None:
             self._begin_from(self.swarm.origin)
         layout = self.replica.layout
-        if held is not None:
-            for fragment in range(self.replica.num_fragments):
-                self.replica.digest(fragment)  # under this name others ask for it
         found = layout.manifest()
         profile = self._session.profile(
             self.swarm.name,

@@ -13,7 +13,7 @@ from torn_saves import FOLDER, make_replica, save
 from diloco.checkpoints.fragment_files import OtherBase, load_state, read_body, require_fit
 from diloco.checkpoints.local_disk import LocalDisk
 from diloco.checkpoints.store import Saved, Store
-from diloco.errors import CheckpointError
+from diloco.errors import CheckpointError, StateError
 from diloco.methods.presets import PRESETS, method
 from diloco.outer.replica import TensorReplica
 
@@ -29,7 +29,7 @@ def test_a_state_of_any_method_is_loaded_as_it_was_saved(disk: LocalDisk, preset
     saved = save(Store(disk, FOLDER), made, 4)
     other = make_replica(preset, fragments=1, seed=9)
     require_fit(saved.manifest, other)
-    load_state(saved, [read_body(disk, saved, f) for f in range(made.num_fragments)], other)
+    load_state(disk, saved, other)
     for fragment in range(made.num_fragments):
         assert other.digest(fragment) == made.digest(fragment)
         assert other.count(fragment) == made.count(fragment)
@@ -56,7 +56,7 @@ def test_frozen_parameters_of_the_base_model_are_named_and_the_state_is_the_agre
     for fragment in range(2):
         made.outer.step(fragment, torch.ones(made.num_elements(fragment)))
     assert [made.digest(f) for f in range(2)] != digests
-    load_state(saved, [read_body(disk, saved, f) for f in range(2)], made)
+    load_state(disk, saved, made)
     assert [made.digest(f) for f in range(2)] == digests
 
 
@@ -68,7 +68,7 @@ def test_a_base_of_several_pieces_is_no_part_of_the_file(disk: LocalDisk) -> Non
     digest = made.digest(0)
     assert saved.manifest.size_bytes < 1.01 * (1 << 20), "what fills up a piece, and not four of them"
     made.outer.step(0, torch.ones(made.num_elements(0)))
-    load_state(saved, [read_body(disk, saved, 0)], made)
+    load_state(disk, saved, made)
     assert made.digest(0) == digest
 
 
@@ -77,7 +77,7 @@ def test_a_model_with_another_base_takes_nothing_of_the_state(disk: LocalDisk) -
     other = make_replica(frozen=True, fragments=2, seed=9)
     digests = [other.digest(f) for f in range(2)]
     with pytest.raises(OtherBase, match=r"another base model: 1 frozen parameters, 1\.weight say, differ"):
-        load_state(saved, [read_body(disk, saved, f) for f in range(2)], other)
+        load_state(disk, saved, other)
     assert [other.digest(f) for f in range(2)] == digests
 
 
@@ -91,7 +91,7 @@ def test_frozen_parameters_that_came_from_other_members_are_kept_for_this_model_
     saved = save(Store(disk, FOLDER), taken, 4)
     assert saved.manifest.named_only == {}
     again = make_replica(frozen=True, fragments=2, seed=9)
-    load_state(saved, [read_body(disk, saved, f) for f in range(2)], again)
+    load_state(disk, saved, again)
     assert [again.digest(f) for f in range(2)] == [donor.digest(f) for f in range(2)]
     assert save(Store(disk, FOLDER), again, 5).manifest.named_only == {}, "and so after a restart"
 
@@ -122,6 +122,27 @@ def test_a_flipped_bit_anywhere_is_found_and_the_file_named(disk: LocalDisk, fro
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
         with pytest.raises(CheckpointError, match=r"outer\.000\.safetensors"):
             read_body(disk, saved, 0)
+
+
+def test_a_state_of_another_size_is_refused_before_anything_changes(disk: LocalDisk) -> None:
+    saved = save(Store(disk, FOLDER), make_replica(), 4)
+    other = TensorReplica.of(nn.Linear(3, 3), method("diloco", codec="fp32"))
+    digest = other.digest(0)
+    with pytest.raises(StateError, match=r"bytes instead of \d+: another model"):
+        load_state(disk, saved, other)
+    assert other.digest(0) == digest
+
+
+def test_a_state_that_was_loaded_is_not_hashed_again(
+    disk: LocalDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_replica(fragments=2, frozen=True)
+    saved = save(Store(disk, FOLDER), made, 4)
+    digests = [made.digest(f) for f in range(2)]
+    again = make_replica(fragments=2, frozen=True)
+    load_state(disk, saved, again)
+    monkeypatch.setattr("diloco.outer.snapshot.digest_of", None)
+    assert [again.digest(f) for f in range(2)] == digests
 
 
 @pytest.mark.parametrize("frozen", [False, True])
