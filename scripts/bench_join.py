@@ -1,7 +1,8 @@
 """What it costs to join: seconds until a joiner holds the state, beside raw TCP, and its memory.
 
 A host (a process) holds a model of --elements fp32 values in one tensor and the outer optimizer's momentum,
-which is as large; a joiner (another) attaches a model of the same size over loopback. *attach* is how long
+which is as large, behind one round, so that a joiner (another process) has nothing of it alike; the joiner
+attaches a model of the same size over loopback. *attach* is how long
 that takes; *raw* is how long the same bytes take over a plain TCP connection into memory that is allocated
 for them, between two processes, in the same run; *peak* is by how much the joiner's resident memory grew at
 most while it attached, in multiples of the model's bytes. Medians of --repeats.
@@ -42,15 +43,18 @@ class Join:
 
 
 def serve(num_elements: int, settings: diloco.RunSettings, folder: Path, pipe: Any) -> None:
-    """The host: says its ticket, and trains until it is told to stop."""
+    """The host: trains for one round, says its ticket, and stays until it is told to stop."""
     model = Vector(num_elements)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with diloco.host(settings, listen="tcp://127.0.0.1:0", state=folder) as swarm:
         swarm.home = None
         outer = diloco.attach(model, optimizer, swarm, tokens_per_step=1, timeout_s=600.0)
-        pipe.send(swarm.ticket)
-        while not pipe.poll(0.01):
+        model.values.grad = model.values.detach().clone()
+        while outer.round < 1:
             optimizer.step()
+        model.values.grad = None
+        pipe.send(swarm.ticket)
+        pipe.recv()
         outer.stop()
 
 
@@ -100,7 +104,7 @@ def measure(options: argparse.Namespace) -> list[Join]:
     context = multiprocessing.get_context("spawn")
     run = {"rounds": 10**6, "min_peers": 1, "failure_timeout_s": 30.0}
     settings = diloco.RunSettings.model_validate(
-        {"run": run, "method": {"preset": "diloco", "sync_every": 10**6}}
+        {"run": run, "method": {"preset": "diloco", "sync_every": 1}}
     )
     found = []
     with tempfile.TemporaryDirectory() as folder:
