@@ -88,6 +88,7 @@ SHELLS = {
     "transport/sockets/sealed_connection.py",
     "transport/sockets/sealed_lanes.py",
     "transport/sockets/syn_filter.py",
+    "transport/sockets/upload_gate.py",
     "peers/admission/identity.py",
     "peers/coordinator/journal_file.py",
     "peers/coordinator/truncation.py",

@@ -16,6 +16,7 @@ from rich.console import Console
 import diloco
 from diloco.cli import options
 from diloco.cli.adopt import adopt_record
+from diloco.cli.bulk import bulk_line, upload_bps
 from diloco.cli.checkpoint_plan import planned
 from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.work import Work, with_work
@@ -44,6 +45,8 @@ def host_command(
     train: Annotated[bool, typer.Option("--train", help="Train here too.")] = False,
     listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
     advertise: options.Advertise = None,
+    bulk_port: options.BulkPort = None,
+    max_upload: options.MaxUpload = None,
     state: Annotated[
         Path | None, typer.Option(help="Keeps identity, journal and checkpoints ([checkpoint] in RUN.toml).")
     ] = None,
@@ -91,11 +94,14 @@ def host_command(
         changes=given_values(given or ()),
         resume=resume,
         begin_from=origin,
+        bulk_port=bulk_port,
+        max_upload_bps=upload_bps(max_upload),
         on_trace=screen.on_trace,
     )
     with closing(log), leaving_in_order(work.notice) as interrupts, swarm:
         view.rounds_wanted = num_commits(swarm.settings)
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
+        print(bulk_line(swarm))
         if line := _where_it_goes_on(swarm.status()):
             print(line)
         _show_ticket(swarm.ticket, ticket_file)

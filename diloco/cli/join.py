@@ -12,6 +12,7 @@ import typer
 
 import diloco
 from diloco.cli import options
+from diloco.cli.bulk import bulk_line, upload_bps
 from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.operate import TicketArgument
 from diloco.cli.work import Work, with_work
@@ -32,6 +33,8 @@ def join_command(
     listen: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://0.0.0.0:0",
     no_listen: Annotated[bool, typer.Option("--no-listen", help="Accept no connections; dial only.")] = False,
     advertise: options.Advertise = None,
+    bulk_port: options.BulkPort = None,
+    max_upload: options.MaxUpload = None,
     state: Annotated[
         Path | None, typer.Option(help="Folder for what this worker keeps; by default one by run and name.")
     ] = None,
@@ -50,6 +53,8 @@ def join_command(
         raise UserError("--no-state keeps nothing, --state names where to keep it: give one of them")
     if no_state and resume is not None:
         raise UserError("--resume begins with what an earlier start has kept: leave --no-state out")
+    if no_listen and bulk_port is not None:
+        raise UserError("--no-listen accepts no connections, --bulk-port says where: give one of them")
     found = read_ticket(ticket, None).encode()  # standard input can be read once
     name = name or cut(socket.gethostname(), NAME_BYTES)
     home = None if no_state else state or _default_home(found, name)
@@ -61,6 +66,8 @@ def join_command(
             state=home,
             name=name,
             resume=resume,
+            bulk_port=bulk_port,
+            max_upload_bps=upload_bps(max_upload),
         )
     except StateInUse as error:
         if home is None or state is not None:
@@ -71,6 +78,7 @@ def join_command(
         ) from None
     with closing(EventLog(work.events, name)) as log, leaving_in_order(work.notice) as interrupts, swarm:
         print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
+        print(bulk_line(swarm), flush=True)
         if home is not None:
             print(f"it keeps its state in {home}", flush=True)
         print(work.train(swarm, interrupts, log).line())

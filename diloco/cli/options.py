@@ -72,4 +72,16 @@ From = Annotated[
         help="Begin a new run with that state; an old run's files are kept aside. Needs --train.",
     ),
 ]
+BulkPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65_535,
+        help="Port for bulk lanes; by default the one after --listen's, or any if that is taken. 0: any.",
+    ),
+]
+MaxUpload = Annotated[
+    str | None,
+    typer.Option(metavar="RATE", help="Send at most that fast, all workers together: 20Mbit/s, 2.5MB/s."),
+]
 Advertise = Annotated[str | None, typer.Option(help="Address to give out, if others see another one.")]

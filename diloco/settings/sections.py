@@ -73,6 +73,12 @@ class Run(Section):
         description="One of 4 workers or more moves a mean by this many times a median one's share at most;"
         " 0: any.",
     )
+    lanes: int = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="Most bulk connections between two workers: one, and another while that helps.",
+    )
     seed: int = Field(
         default=0,
         ge=0,

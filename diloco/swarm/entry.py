@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from diloco.errors import UserError
-from diloco.methods.spec import Method
 from diloco.rules import judge_of, rules_of
 from diloco.settings import RunSettings, load_settings
-from diloco.swarm.failure_log import FailureLog
 from diloco.swarm.handshake import KNOCK_S, ask_status, knock_for_settings
 from diloco.swarm.host_watch import HostWatch
 from diloco.swarm.hosted_run import HostedRun
 from diloco.swarm.joined_run import JoinedRun
-from diloco.swarm.recomputing import RecomputeThreads, recompute_bytes
+from diloco.swarm.recomputing import recompute_bytes
 from diloco.swarm.setting_changes import with_values
+from diloco.swarm.start_driver import bulk_of, limits_of, start_driver
 from diloco.swarm.state_dir import (
     home_of,
     remember_address,
@@ -63,6 +62,8 @@ def host(
     changes: Mapping[str, Any] | None = None,
     resume: int | None = None,
     begin_from: Path | str | None = None,
+    bulk_port: int | None = None,
+    max_upload_bps: float | None = None,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Coordinate a run: listens at once, needs no torch, and trains only if a model is attached.
@@ -79,6 +80,8 @@ def host(
     With ``adopt`` nothing goes on until `Swarm.adopt` chose the record from which it does: for a host that
     lost its journal and still has its identity.
     The ticket keeps its terms over restarts; one that expired or was revoked is followed by another one.
+    ``bulk_port`` is where others open bulk lanes: by default the port after the one of ``listen``, or any if
+    that is taken (0: any). ``max_upload_bps`` bounds what leaves, in bits per second to all together.
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
     _check_addresses(listen, advertise)
@@ -97,13 +100,9 @@ def host(
         node, secret, invite = _node_of(hosted, ticket_hours, ticket_uses, adopt, resume)
         store = hosted.journal.append
         bind, method = same_port(home, listen), settings.method.resolved()
-        driver, events = _start(node, hosted.identity, bind, store, on_trace, method=method)
-        with ExitStack() as unkept:
-            unkept.callback(driver.stop)
-            assert driver.address is not None
-            address = advertise or _reachable(driver.address)
-            remember_address(home, driver.address, address)
-            unkept.pop_all()
+        bulk = bulk_of(hosted.run_id, bulk_port, max_upload_bps)
+        driver, events = start_driver(node, hosted.identity, bind, store, on_trace, bulk, method=method)
+        address = _remembered(driver, home, advertise)
         on_close = undone.pop_all().close
     return Swarm(
         hosted.settings,
@@ -130,6 +129,8 @@ def join(
     name: str | None = None,
     timeout_s: float = KNOCK_S,
     resume: int | None = None,
+    bulk_port: int | None = None,
+    max_upload_bps: float | None = None,
     on_trace: Callable[[Trace], None] | None = None,
 ) -> Swarm:
     """Join the run of a ticket (the word itself, ``-`` for standard input, or ``@file``).
@@ -138,7 +139,8 @@ def join(
     that forwards none, say): then this member dials everyone. ``state`` is a directory that keeps
     the identity and what else is this worker's over restarts; without it a fresh one lives as long as the
     process. With it, a worker that was in the run before waits for a host that is not there, and does not
-    need a ticket that is still good. Raises `TicketError`, `StateInUse`, `JoinError` when the host refuses,
+    need a ticket that is still good. ``bulk_port`` and ``max_upload_bps`` are those of `host`. Raises
+    `TicketError`, `StateInUse`, `JoinError` when the host refuses,
     `KnockTimeout` when it cannot be reached."""
     _check_addresses(listen, advertise)
     found = read_ticket(ticket, None)  # whether it expired is the host's to say: clocks differ
@@ -153,6 +155,7 @@ def join(
             joined.incarnation,
             Contact(found.host, found.addresses),
             failure_timeout_s=settings.run.failure_timeout_s,
+            limits=limits_of(settings),
             signer=identity,
         )
         events: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -163,7 +166,8 @@ def join(
             if on_trace is not None:
                 on_trace(trace)
 
-        driver, _ = _start(node, identity, listen, _no_journal, note, events)
+        bulk = bulk_of(found.run, bulk_port, max_upload_bps)
+        driver, _ = start_driver(node, identity, listen, _no_journal, note, bulk, events)
         addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
         waits = WorkerWaits(
             settings.run.min_peers, time.monotonic(), lambda: ask_status(found.encode(), KNOCK_S).waits
@@ -193,11 +197,22 @@ def solo(run: RunSettings | None = None) -> Swarm:
     identity, incarnation = _fresh_identity()
     door = Door(bytes(16), b"", settings.digest(), {})
     node = _hosting_node(settings, identity, incarnation, [], door)
-    driver, events = _start(node, identity, None, lambda entry: None, None)
+    driver, events = start_driver(node, identity, None, lambda entry: None, None, None)
     return Swarm(settings, node, driver, name="solo", addresses=("tcp://solo:1",), events=events)
 
 
 # -- shell helpers ----------------------------------------------------------------------------------
+
+
+def _remembered(driver: SocketDriver, home: Path, advertise: str | None) -> str:
+    """The address of a host that others are told of; its folder keeps it, or the driver stops."""
+    with ExitStack() as unkept:
+        unkept.callback(driver.stop)
+        assert driver.address is not None
+        address = advertise or _reachable(driver.address)
+        remember_address(home, driver.address, address)
+        unkept.pop_all()
+    return address
 
 
 def _checked_name(name: str) -> str:
@@ -277,6 +292,7 @@ def _hosting_node(
         incarnation,
         Contact(identity.keys.public, ()),
         failure_timeout_s=settings.run.failure_timeout_s,
+        limits=limits_of(settings),
         hosting=Hosting(
             rules_of(settings),
             journal,
@@ -289,31 +305,3 @@ def _hosting_node(
         ),
         signer=identity,
     )
-
-
-def _start(
-    node: Node,
-    identity: Identity,
-    bind: str | None,
-    store: Callable[[bytes], None],
-    on_trace: Callable[[Trace], None] | None,
-    queued: queue.SimpleQueue[object] | None = None,
-    method: Method | None = None,
-) -> tuple[SocketDriver, queue.SimpleQueue[object]]:
-    """The running driver of a node, and the queue that its events come through. A host is given the run's
-    ``method``, by which it computes disputed steps."""
-    events = queue.SimpleQueue() if queued is None else queued
-    failures = FailureLog()
-
-    def note(trace: Trace) -> None:
-        failures.trace(trace)
-        if on_trace is not None:
-            on_trace(trace)
-
-    steps = RecomputeThreads(node, method, events.put)
-    driver = SocketDriver(
-        node, identity.keys, bind, steps.hear, note, store, say_disk_full=node.links.say_disk_full
-    )
-    steps.driver = driver
-    driver.start()
-    return driver, events

@@ -14,7 +14,7 @@ from transport.guarded import InputLostTrace
 from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.keys import short
 from transport.log_limit import LogLimit, with_left_out
-from transport.sockets.traces import SocketFailedTrace
+from transport.sockets.traces import BulkOverControlTrace, SocketFailedTrace
 
 _LOG = logging.getLogger("diloco")
 
@@ -40,6 +40,10 @@ class FailureLog:
             case SocketFailedTrace():
                 line = f"a connection with {short(trace.peer)} failed here and is made anew"
                 self._about(trace.peer, line, trace.traceback)
+            case BulkOverControlTrace():
+                _LOG.warning(
+                    "bulk with %s goes over CURVE for some minutes, more slowly: %s", trace.peer, trace.reason
+                )
             case StoreFailedTrace():
                 _LOG.error("the journal cannot be written, nothing is decided until it can: %s", trace.error)
             case StoreRecoveredTrace():

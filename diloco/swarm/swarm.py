@@ -121,6 +121,12 @@ class Swarm:
         return f"{self.name}-{self._node.key.hex()[:16]}"
 
     @property
+    def bulk_port(self) -> int | None:
+        """Where others open bulk lanes; None if nobody can."""
+        address = self._driver.bulk_address
+        return None if address is None else int(address.rpartition(":")[2])
+
+    @property
     def key(self) -> bytes:
         """The public key of this peer, by which records name it."""
         return self._node.key

@@ -24,6 +24,7 @@ from transport.sockets.dialled import DialledLanes
 from transport.sockets.lane import Lane
 from transport.sockets.libzmq import Poll, new_context
 from transport.sockets.names import Names, resolve_name
+from transport.sockets.upload_gate import UploadGate
 from transport.sockets.wire import Outbox
 
 
@@ -187,7 +188,9 @@ def socket_dials(seed: int, until_s: float) -> list[float]:
     runner = CoreRunner(EchoCore(), lambda: now[0], note, lambda effect: None)
     context = new_context(1)
     names = Names(lambda: None, resolve_name)
-    lanes = DialledLanes(runner, context, Poll(), random_pair(), names, LIMITS, Random(seed))
+    lanes = DialledLanes(
+        runner, context, Poll(), random_pair(), names, LIMITS, Random(seed), UploadGate(None)
+    )
     try:
         lanes.connect(Connect(B, ("tcp://no/port",), 0))
         lanes.serve_due(now[0])

@@ -7,6 +7,8 @@ fewer: who gained a tenth goes on, who did not goes back and tries again much la
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from transport.effects import NEVER
 
 HELPS = 1.1
@@ -14,6 +16,34 @@ HELPS = 1.1
 SAMPLES = 3
 """Busy measurements with one number of lanes, of which the best counts."""
 AGAIN_S = 600.0
+BUSY_S = 1.0
+
+
+class BusyRate:
+    """How fast the bulk to one peer is while it fills its lanes for whole seconds."""
+
+    def __init__(self) -> None:
+        self._since: _Look | None = None
+
+    def looked(self, now: float, num_lanes: int, size_bytes: int, *, is_busy: bool) -> float | None:
+        """So many bytes in all have got over the lanes that stand, and some wait if it ``is_busy``. Bits per
+        second, once for each busy second with the same lanes."""
+        look, since = _Look(now, num_lanes, size_bytes), self._since
+        if not is_busy:
+            self._since = None
+        elif since is None or since.num_lanes != num_lanes or since.size_bytes > size_bytes:
+            self._since = look
+        elif now - since.at >= BUSY_S:
+            self._since = look
+            return 8 * (size_bytes - since.size_bytes) / (now - since.at)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at: float
+    num_lanes: int
+    size_bytes: int
 
 
 class LaneGrowth:

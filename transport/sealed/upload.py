@@ -11,6 +11,7 @@ BURST_S = 0.05
 """At most so much of a second's bytes leave at once."""
 LEAST_SLICE = 2048
 MOST_SLICE = 1 << 20
+NO_SLICE = 1 << 62
 
 
 class Upload:
@@ -27,7 +28,7 @@ class Upload:
     def slice_bytes(self) -> int:
         """Hand at most so many to a socket at a time."""
         if self._bytes_per_s is None:
-            return MOST_SLICE
+            return NO_SLICE
         return int(min(MOST_SLICE, max(LEAST_SLICE, self._bytes_per_s * BURST_S)))
 
     def take(self, now: float, size_bytes: int) -> float:

@@ -25,6 +25,7 @@ from transport.sockets.kernel import Handle, address_of, remote, shut_down, take
 from transport.sockets.libzmq import FRAMES_PER_ROUND, Listener, Poll, ReceivedMessage
 from transport.sockets.traces import PeerClosedTrace, StrangerRefusedTrace
 from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread
+from transport.sockets.upload_gate import UploadGate
 from transport.sockets.wire import (
     DRIVER_LANE,
     AcceptedConnection,
@@ -47,8 +48,15 @@ class AcceptedLanes:
     """The listening side of a driver; all of it runs on the driver's thread."""
 
     def __init__(
-        self, runner: CoreRunner, listener: Listener, poll: Poll, limits: Limits, bounds: HalfOpenBounds
+        self,
+        runner: CoreRunner,
+        listener: Listener,
+        poll: Poll,
+        limits: Limits,
+        bounds: HalfOpenBounds,
+        gate: UploadGate,
     ) -> None:
+        self._upload = gate
         self.listener = listener
         self.connections = AcceptedConnections(limits)
         self.bars = Bars(limits)
@@ -108,8 +116,8 @@ class AcceptedLanes:
         return bool(self.connections.waiting())
 
     def is_waiting(self) -> bool:
-        """Whether something waits to be sent."""
-        return bool(self.connections.waiting())
+        """Whether something waits to be sent that may leave."""
+        return any(not self._is_held(each) for each in self.connections.waiting())
 
     def dues(self) -> list[float]:
         """When `serve_due` has something to do, beside sending what waits."""
@@ -117,6 +125,8 @@ class AcceptedLanes:
         dues = [due for due, _ in self._doomed] + [now] * bool(self._ended)
         if self._look_again is not None:
             dues.append(self._look_again)
+        if any(map(self._is_held, self.connections.waiting())):
+            dues.append(now + self._upload.wait_s())
         if len(self.half_open) or len(self._accounts):
             dues.append(self._looked_at + LOOK_S)
         return dues if self._gate.due is None else [*dues, self._gate.due]
@@ -313,7 +323,7 @@ class AcceptedLanes:
             self._doomed.append((self._runner.clock() + grace_s, connection.handle))
 
     def _flush_connection(self, connection: AcceptedConnection) -> None:
-        while len(connection.outbox):
+        while len(connection.outbox) and not self._is_held(connection):
             message = connection.outbox.peek()
             outcome = self.listener.send(message, connection.route)
             if outcome == "gone":
@@ -323,4 +333,9 @@ class AcceptedLanes:
             if outcome != "sent":
                 return
             connection.outbox.pop()
+            self._upload.count(message.size_bytes)
             self._runner.count_sent(connection.peer, message)
+
+    def _is_held(self, connection: AcceptedConnection) -> bool:
+        """Whether its bulk has to wait, for what left before takes all that may leave."""
+        return connection.lane != CONTROL_LANE and self._upload.wait_s() > 0.0

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transport.effects import NEVER
+from transport.sealed.growth import BusyRate, LaneGrowth
 from transport.sealed.headers import Sessions
 from transport.sealed.messages import LaneAsk
 from transport.sealed.trouble import BulkChoice, LaneWatch
@@ -49,6 +50,9 @@ class BulkPeer:
     """One peer."""
 
     peer: bytes
+    growth: LaneGrowth
+    """How many lanes it has if we dial it."""
+    busy: BusyRate = field(default_factory=BusyRate)
     choice: BulkChoice = field(default_factory=BulkChoice)
     words: RateLimiter = field(default_factory=lambda: RateLimiter(_WORDS_PER_MINUTE))
     """What its driver may say to ours."""
@@ -60,6 +64,19 @@ class BulkPeer:
     ask_from: dict[int, float] = field(default_factory=dict)
     """By lane, when it may be asked for next."""
 
+    def grows(self, now: float) -> bool:
+        """Look how fast bulk is; whether it is to have more lanes or fewer from now on, if we dial them."""
+        lanes = list(self.lanes.values())
+        got_on = sum(lane.heard_bytes for lane in lanes)
+        is_busy = all(lane.connection.num_waiting for lane in lanes) and self.is_whole()
+        rate_bps = self.busy.looked(now, len(lanes), got_on, is_busy=is_busy)
+        return rate_bps is not None and self.growth.measured(now, rate_bps)
+
+    def is_whole(self) -> bool:
+        """Whether all lanes are up that it is to have, and we dialled them."""
+        lanes = self.lanes.values()
+        return len(lanes) == self.growth.lanes and all(lane.connection.is_ours for lane in lanes)
+
     def begin_anew(self) -> None:
         """Forget all but how its lanes fared."""
         self.sessions, self.control_heard_at = None, NEVER
@@ -69,8 +86,8 @@ class BulkPeer:
 class BulkPeers:
     """All of them; at most ``most`` are remembered that have no lane."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, most_lanes: int) -> None:
+        self._most, self._most_lanes = most, most_lanes
         self._peers: dict[bytes, BulkPeer] = {}
 
     def find(self, peer: bytes) -> BulkPeer | None:
@@ -81,11 +98,15 @@ class BulkPeers:
         """The same; from now on it is known."""
         found = self._peers.get(peer)
         if found is None:
-            found = self._peers[peer] = BulkPeer(peer)
+            found = self._peers[peer] = BulkPeer(peer, LaneGrowth(self._most_lanes))
             if len(self._peers) > self._most:
                 oldest = next((each for each in self._peers.values() if not each.lanes), found)
                 del self._peers[oldest.peer]
         return found
+
+    def with_lanes(self) -> list[BulkPeer]:
+        """Those that have any."""
+        return [found for found in self._peers.values() if found.lanes]
 
     def lanes(self) -> list[tuple[BulkPeer, StandingLane]]:
         """Every lane that stands."""

@@ -31,9 +31,9 @@ class Control:
         """The machine to which our control connection leads; None unless we dialled one that stands."""
         return self._dialled.reached(peer)
 
-    def num_lanes(self, peer: bytes) -> int:
-        """Bulk lanes that we dial of a peer."""
-        return self._dialled.num_lanes(peer)
+    def has_bulk(self, peer: bytes) -> bool:
+        """Whether we dial a peer for bulk too."""
+        return self._dialled.has_bulk(peer)
 
     def is_up(self, peer: bytes, lane: int) -> bool:
         """Whether libzmq's connection of a lane that we dial stands."""

@@ -23,6 +23,7 @@ from transport.sockets.libzmq import FRAMES_PER_ROUND, NOBODY, Context, Dialer, 
 from transport.sockets.names import LOOKUP_S, Lookup, Names
 from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
 from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread
+from transport.sockets.upload_gate import UploadGate
 from transport.sockets.wire import DRIVER_LANE, Outbox, Outgoing, parse
 
 
@@ -38,8 +39,10 @@ class DialledLanes:
         names: Names,
         limits: Limits,
         random: Random,
+        gate: UploadGate,
     ) -> None:
-        """``random`` is what dialling draws from."""
+        """``random`` is what dialling draws from; bulk leaves through the ``gate``."""
+        self._gate = gate
         self._names = names
         self._runner, self._context, self._poll = runner, context, poll
         self._keys, self._limits = keys, limits
@@ -53,9 +56,9 @@ class DialledLanes:
         self._looked_at = runner.clock()
 
     def connect(self, wanted: Connect) -> None:
-        """Dial a peer on every lane; connections to it that we dialled before are closed."""
+        """Dial a peer for control and for bulk; connections to it that we dialled before are closed."""
         self.close(wanted.peer, 0.0)
-        lanes = range(min(wanted.lanes, self._limits.lanes) + 1)
+        lanes = range(min(wanted.lanes, 1) + 1)  # more than one carry bulk only if they are sealed
         self._lanes[wanted.peer] = [
             Lane(wanted.peer, lane, self._redial(wanted), Outbox(self._limits)) for lane in lanes
         ]
@@ -88,9 +91,9 @@ class DialledLanes:
         """Whom it dials."""
         return list(self._lanes)
 
-    def num_lanes(self, peer: bytes) -> int:
-        """Lanes of bulk to a peer."""
-        return max(0, len(self._lanes.get(peer, [])) - 1)
+    def has_bulk(self, peer: bytes) -> bool:
+        """Whether bulk goes there."""
+        return len(self._lanes.get(peer, [])) > 1
 
     def is_up(self, peer: bytes, lane: int) -> bool:
         """Whether the connection of a lane stands."""
@@ -125,11 +128,15 @@ class DialledLanes:
         """When `serve_due` has something to do."""
         lanes = self._all()
         look = [self._looked_at + LOOK_S] * any(lane.dialer is not None for lane in lanes)
-        return [lane.redial.due for lane in lanes if not lane.redial.up] + look
+        waits_s = self._gate.wait_s() if any(len(each.outbox) for each in lanes) else 0.0
+        held = [self._runner.clock() + waits_s] if waits_s else []
+        return [lane.redial.due for lane in lanes if not lane.redial.up] + look + held
 
     def serve_due(self, now: float) -> None:
         """Dial what is due, give up what was not answered, and tell the core of what broke."""
         self._names.serve()
+        if self._gate.is_limited:
+            self.flush()
         self.guard(now, self._serve_messages)
         for lane in self._all():
             if lane.broken is None and not lane.redial.up and lane.redial.due <= now:
@@ -272,7 +279,12 @@ class DialledLanes:
     def _flush_lane(self, lane: Lane) -> None:
         if lane.dialer is None:
             return
-        while len(lane.outbox) and lane.dialer.send(message := lane.outbox.peek()):
+        held = False
+        while len(lane.outbox):
+            held = lane.lane != CONTROL_LANE and self._gate.wait_s() > 0.0
+            if held or not lane.dialer.send(message := lane.outbox.peek()):
+                break
             lane.outbox.pop()
+            self._gate.count(message.size_bytes)
             self._runner.count_sent(lane.peer, message)
-        self._poll.want_room(lane.dialer.socket, len(lane.outbox) > 0)
+        self._poll.want_room(lane.dialer.socket, len(lane.outbox) > 0 and not held)

@@ -55,6 +55,7 @@ from transport.sockets.probes import Probes
 from transport.sockets.sealed_lanes import Bulk, SealedLanes
 from transport.sockets.traces import PeerClosedTrace, SocketFailedTrace, TransportFailedTrace
 from transport.sockets.unread import LOOK_S
+from transport.sockets.upload_gate import UploadGate
 from transport.sockets.wire import Outgoing
 
 T = TypeVar("T")
@@ -122,18 +123,21 @@ class SocketDriver:
         self._waker.setblocking(False)
         self._poll.watch(self._woken.fileno(), 0, self._serve_calls)
         names = Names(self._wake, self._resolve, self._limits)
+        gate = UploadGate(None) if self._bulk is None else self._bulk.gate
         self._dialled = DialledLanes(
-            self._runner, self._context, self._poll, self._keys, names, self._limits, Random()
+            self._runner, self._context, self._poll, self._keys, names, self._limits, Random(), gate
         )
         control, run = Control(self._dialled), b"" if self._bulk is None else self._bulk.run
-        self.sealed = SealedLanes(self._runner, self._poll, self._keys.public, control, self._limits, run)
+        self.sealed = SealedLanes(
+            self._runner, self._poll, self._keys.public, control, self._limits, run, gate
+        )
         self._dialled.on_word, self._dialled.is_carried = self.sealed.take_word, self.sealed.carries
         self._probes = Probes(self._runner, self._poll, names)
         try:
             if self._bind is not None:
                 listener = Listener(self._context, self._keys, self._bind, self._limits)
                 bounds = HalfOpenBounds.of(self._limits, descriptors)
-                self.accepted = AcceptedLanes(self._runner, listener, self._poll, self._limits, bounds)
+                self.accepted = AcceptedLanes(self._runner, listener, self._poll, self._limits, bounds, gate)
                 self.accepted.on_word = self.sealed.take_word
                 control.accepted, self.address = self.accepted, listener.address
             self._open_bulk_port()

@@ -112,7 +112,8 @@ class LaneAsks:
     # -- inside -------------------------------------------------------------------------------
 
     def _ask(self, now: float, found: BulkPeer) -> None:
-        for lane in range(1, self._control.num_lanes(found.peer) + 1):
+        num_lanes = found.growth.lanes if self._control.has_bulk(found.peer) else 0
+        for lane in range(1, num_lanes + 1):
             if lane not in found.lanes and found.ask_from.get(lane, NEVER) <= now:
                 found.ask_from[lane] = now + _ANSWER_S
                 found.asked[lane] = ask(lane)

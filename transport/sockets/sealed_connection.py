@@ -24,6 +24,7 @@ from transport.sealed.keys import Session
 from transport.sealed.records import SEALED_HEADER_BYTES, TAG_BYTES, Kind, Record, max_sealed_bytes
 from transport.sealed.seals import Opener, Sealer
 from transport.sockets.bulk_buffers import Buffers
+from transport.sockets.upload_gate import UploadGate
 from transport.sockets.wire import Outgoing
 
 WAITING_FRAMES = 4096
@@ -62,7 +63,7 @@ class Frame:
 class SealedConnection:
     """Its threads call `receive` and `send`; everything else is the driver's."""
 
-    def __init__(self, opened: Opened, buffers: Buffers, limits: Limits) -> None:
+    def __init__(self, opened: Opened, buffers: Buffers, limits: Limits, gate: UploadGate) -> None:
         self.peer, self.lane, self.sessions = opened.peer, opened.lane, opened.sessions
         self.is_ours = opened.is_ours
         self.sock = opened.sock
@@ -82,7 +83,7 @@ class SealedConnection:
         """Bytes that were handed to the kernel."""
         self.num_sent = 0
         """Messages of which all bytes were."""
-        self._limits, self._buffers = limits, buffers
+        self._limits, self._buffers, self._gate = limits, buffers, gate
         self._opener, self._sealer = opened.opener, opened.sealer
         self._num_put = self._put_bytes = self._sent_bytes = 0
         self._received_bytes = self._taken_bytes = 0
@@ -184,11 +185,12 @@ class SealedConnection:
             self._seal(message)
         while self._left:
             try:
-                num_bytes = self.sock.send(self._left, flags)
+                num_bytes = self.sock.send(self._left[: self._gate.slice_bytes], flags)
             except BlockingIOError:
                 return False
             self.moved_bytes += num_bytes
             self._left = self._left[num_bytes:]
+            self._gate.wait_after(num_bytes)
         if self._sending is not None:
             self._sent_bytes += self._sending.size_bytes
             self._sending = None

@@ -11,7 +11,7 @@ what its door and its threads put in a mailbox. Keeps R1, R4 and X1.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transport.effects import CONTROL_LANE, NEVER, Trace
 from transport.errors import BadMessage, PeerFault
@@ -29,6 +29,7 @@ from transport.sockets.libzmq import Poll
 from transport.sockets.mailbox import Mailbox
 from transport.sockets.sealed_connection import Frame, Opened, SealedConnection
 from transport.sockets.traces import BulkLaneLostTrace, BulkLaneUpTrace
+from transport.sockets.upload_gate import UploadGate
 from transport.sockets.wire import Outgoing
 
 _LOOK_S = 0.25
@@ -47,19 +48,28 @@ class Bulk:
     """Names the run."""
     port: int | None = None
     """Where to listen for them; by default the port after the one of control, or any if that is taken."""
+    gate: UploadGate = field(default_factory=lambda: UploadGate(None))
+    """Through which all bulk leaves, over these lanes and libzmq's."""
 
 
 class SealedLanes:
     """The sealed lanes of a driver; until `open` none is asked for or offered."""
 
     def __init__(
-        self, runner: CoreRunner, poll: Poll, key: bytes, control: Control, limits: Limits, run: bytes
+        self,
+        runner: CoreRunner,
+        poll: Poll,
+        key: bytes,
+        control: Control,
+        limits: Limits,
+        run: bytes,
+        gate: UploadGate,
     ) -> None:
-        self.buffers = Buffers(limits.buffer_bytes)
+        self.buffers, self._gate = Buffers(limits.buffer_bytes), gate
         self._runner, self._control, self._limits = runner, control, limits
         self._mailbox: Mailbox[Told] = Mailbox(poll, self._take)
         self._threads = LaneThreads(self._mailbox.put)
-        self._peers = BulkPeers(limits.identities)
+        self._peers = BulkPeers(limits.identities, limits.lanes)
         self._asks = LaneAsks(runner, key, run, control, self._peers, limits, self._has_no_more)
         self._look_at = NEVER
         self._used: tuple[int, float] = (0, 0.0)
@@ -131,6 +141,10 @@ class SealedLanes:
                 self._end(lane.connection, "another session began")
             elif lane.is_stuck(now, found.control_heard_at):
                 self._give_up(found, lane, _STUCK)
+        for found in self._peers.with_lanes():
+            if found.grows(now):
+                for number in [each for each in found.lanes if each > found.growth.lanes]:
+                    self._end(found.lanes[number].connection, "it makes bulk no faster")
         if self._used[0] != self.buffers.num_taken:
             self._used = self.buffers.num_taken, now
         elif now - self._used[1] > _IDLE_S and self.buffers.kept_bytes:
@@ -191,7 +205,7 @@ class SealedLanes:
             opened.sock.close()
             return
         older = found.lanes.get(opened.lane)
-        connection = SealedConnection(opened, self.buffers, self._limits)
+        connection = SealedConnection(opened, self.buffers, self._limits, self._gate)
         found.lanes[opened.lane] = StandingLane(connection, LaneWatch(self._runner.clock()))
         self._threads.serve(connection)
         found.choice.opened()
@@ -238,6 +252,8 @@ class SealedLanes:
         self._runner.trace(BulkLaneLostTrace(short(peer), number, reason))
         if not connection.is_ours:
             self._asks.say_ended(peer, number)  # whoever dialled may not see the end, and greets after it
+            if number > 1:  # nothing else carries that lane
+                self._runner.feed(lambda now: self._runner.core.ended(now, peer, number))
         elif not self._greet_again(peer, number):
             self._runner.feed(lambda now: self._runner.core.disconnected(now, peer, number))
 

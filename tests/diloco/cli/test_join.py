@@ -18,6 +18,7 @@ from diloco.cli.work import Work
 from diloco.errors import UserError
 from diloco.settings import parse_settings
 from diloco.swarm.worker_home import worker_home
+from transport.errors import TransportError
 
 LOCAL = "tcp://127.0.0.1:0"
 RUN = parse_settings({"run": {"name": "joining", "rounds": 3}}, "")
@@ -93,3 +94,28 @@ def test_a_folder_that_was_named_and_is_in_use_needs_another_one(
             joined(monkeypatch, host, *named)
 
     joined(monkeypatch, host, *named, meanwhile=again)
+
+
+def test_it_says_where_bulk_lanes_are_opened(host: diloco.Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, swarm = joined(monkeypatch, host, "--no-state", "--bulk-port", "0", "--max-upload", "8Mbit/s")
+    assert f"\nbulk lanes at port {swarm.bulk_port}\n" in said
+    assert swarm.bulk_port != host.bulk_port
+    said, swarm = joined(monkeypatch, host, "--no-state", "--no-listen")
+    assert swarm.bulk_port is None
+    assert "\nbulk lanes are dialled from here" in said
+
+
+def test_what_cannot_be_of_bulk_is_refused_in_one_line(
+    host: diloco.Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for flags, line in (
+        (("--no-listen", "--bulk-port", "7"), "give one of them"),
+        (("--max-upload", "900kbit/s"), "900 kbit/s is too slow: who sends less than 1 Mbit/s is left out"),
+        (("--max-upload", "0Mbit/s"), "too slow"),
+        (("--max-upload", "20"), "not a rate"),
+    ):
+        with pytest.raises(UserError, match=line):
+            joined(monkeypatch, host, "--no-state", *flags)
+    taken = ("--no-state", "--bulk-port", str(host.bulk_port))
+    with pytest.raises(TransportError, match=f"cannot listen for bulk on 127.0.0.1:{host.bulk_port}"):
+        joined(monkeypatch, host, *taken)

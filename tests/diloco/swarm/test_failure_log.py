@@ -8,7 +8,7 @@ from diloco.swarm.failure_log import FailureLog
 from transport.guarded import InputLostTrace
 from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.limits import LIMITS
-from transport.sockets.traces import LaneLostTrace, SocketFailedTrace
+from transport.sockets.traces import BulkOverControlTrace, LaneLostTrace, SocketFailedTrace
 
 
 def lost(number: int, peer: bytes = b"p" * 32, barred_s: float = 0.0) -> InputLostTrace:
@@ -44,3 +44,10 @@ def test_each_failure_is_a_line_with_its_traceback_and_the_rest_is_none(
     assert [each.levelname for each in caplog.records] == ["ERROR", "ERROR", "ERROR", "WARNING"]
     log.trace(LaneLostTrace("p", 0, "tcp://a:1", "it broke"))
     assert len(caplog.records) == 4
+
+
+def test_bulk_that_goes_over_the_control_connection_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    FailureLog(lambda: 5.0).trace(BulkOverControlTrace("annann22", "192.0.2.1:4001: Connection refused"))
+    assert [each.levelname for each in caplog.records] == ["WARNING"]
+    assert "annann22" in caplog.text
+    assert "192.0.2.1:4001: Connection refused" in caplog.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from transport.sealed.growth import AGAIN_S, LaneGrowth
+from transport.sealed.growth import AGAIN_S, BusyRate, LaneGrowth
 
 
 def grown(rate_of: Callable[[int], float], most: int = 4, until_s: int = 60) -> tuple[LaneGrowth, list[int]]:
@@ -50,3 +50,27 @@ def test_a_path_that_has_changed_is_tried_again_after_ten_minutes() -> None:
 def test_there_are_never_more_than_allowed_nor_fewer_than_one() -> None:
     assert grown(lambda lanes: 10e6 * lanes, most=1)[1] == [1]
     assert set(grown(lambda lanes: 1e9 / lanes, until_s=5_000)[1]) == {1, 2}
+
+
+def test_a_rate_is_that_of_whole_busy_seconds_with_the_same_lanes() -> None:
+    busy = BusyRate()
+    rates = [busy.looked(at / 4, 1, 1_000 * at, is_busy=True) for at in range(9)]
+    assert [rate for rate in rates if rate is not None] == [32_000.0, 32_000.0]
+    assert rates[4] == rates[8] == 32_000.0
+
+
+def test_a_moment_without_anything_to_send_or_another_lane_begins_anew() -> None:
+    for lanes, is_busy in ((1, False), (2, True)):
+        busy = BusyRate()
+        for at in range(4):
+            assert busy.looked(at / 4, 1, 1_000 * at, is_busy=True) is None
+        assert busy.looked(1.0, lanes, 4_000, is_busy=is_busy) is None
+        assert busy.looked(1.25, lanes, 5_000, is_busy=True) is None
+        assert busy.looked(1.75, lanes, 7_000, is_busy=True) is None
+
+
+def test_what_a_lane_had_carried_that_is_gone_does_not_count_backwards() -> None:
+    busy = BusyRate()
+    assert busy.looked(0.0, 1, 1_000_000, is_busy=True) is None
+    assert busy.looked(1.0, 1, 10, is_busy=True) is None, "the lane was made anew"
+    assert busy.looked(2.0, 1, 1_010, is_busy=True) == 8_000.0

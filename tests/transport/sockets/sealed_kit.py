@@ -11,6 +11,7 @@ from transport.sealed.seals import Opener, Sealer
 from transport.sockets.bulk_buffers import Buffers
 from transport.sockets.bulk_threads import Ended
 from transport.sockets.sealed_connection import Frame, Opened, SealedConnection
+from transport.sockets.upload_gate import UploadGate
 from transport.sockets.wire import Outgoing
 
 UP, DOWN = b"u" * 32, b"d" * 32
@@ -57,7 +58,7 @@ def connection_of(
 ) -> SealedConnection:
     sending, receiving = (UP, DOWN) if is_ours else (DOWN, UP)
     opened = Opened(b"p" * 32, 1, SESSIONS, is_ours, sock, opened_sealer(sending), opened_opener(receiving))
-    return SealedConnection(opened, buffers or Buffers(1 << 24), limits)
+    return SealedConnection(opened, buffers or Buffers(1 << 24), limits, UploadGate(None))
 
 
 def both_ends(limits: Limits = LIMITS) -> tuple[SealedConnection, SealedConnection]:

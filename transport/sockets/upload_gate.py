@@ -1,0 +1,50 @@
+"""The gate through which bulk leaves a process whose upload is limited: a clock and a lock about a bucket.
+
+What leaves is counted by whoever sends it: threads that serve sealed lanes wait here, the driver's thread
+asks when it may. Control is counted and never waits. `transport.sealed.upload` decides how long.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from transport.sealed.upload import Upload
+
+
+class UploadGate:
+    """Any thread may call any of it."""
+
+    def __init__(
+        self,
+        bytes_per_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._upload, self._clock, self._sleep = Upload(bytes_per_s), clock, sleep
+        self._lock = threading.Lock()
+        self.is_limited = bytes_per_s is not None
+        self.slice_bytes = self._upload.slice_bytes
+        """Hand at most so many to a socket at a time."""
+
+    def count(self, size_bytes: int) -> None:
+        """So many bytes leave, and nobody waits for that."""
+        if self.is_limited:
+            self._take(size_bytes)
+
+    def wait_s(self) -> float:
+        """Seconds until bulk may leave; 0 when it may."""
+        if not self.is_limited:
+            return 0.0
+        with self._lock:
+            return self._upload.wait_s(self._clock())
+
+    def wait_after(self, size_bytes: int) -> None:
+        """So many bytes have left: return when more may."""
+        if self.is_limited and (wait := self._take(size_bytes)) > 0.0:
+            self._sleep(wait)
+
+    def _take(self, size_bytes: int) -> float:
+        with self._lock:
+            return self._upload.take(self._clock(), size_bytes)
