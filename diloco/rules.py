@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diloco.methods.cost import wire_element_bytes
 from diloco.methods.registry import make
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
@@ -32,6 +33,7 @@ def rules_of(settings: RunSettings) -> Rules:
         max_influence=run.max_influence,
         part_growth=WIRE_FORMATS[method.codec].part_growth(method.keep, method.value_bits),
         mean_growth=WIRE_FORMATS[returned].mean_growth(),
+        element_bytes=wire_element_bytes(method),
         quorum=method.quorum,
         gossips=method.gossips,
         paces=method.pace == "by_speed",
@@ -91,7 +93,8 @@ def matching_of(settings: RunSettings) -> Matching | None:
     method = settings.method.resolved()
     if method.group == "all":
         return None
-    return Matching(method.group, settings.run.seed, method.group_size, settings.run.min_peers)
+    run, each = settings.run, wire_element_bytes(method)
+    return Matching(method.group, run.seed, method.group_size, run.min_peers, each)
 
 
 def num_commits(settings: RunSettings) -> int:

@@ -35,6 +35,11 @@ from transport.keys import random_pair
 CODECS = ("fp32", "bf16", "int8")
 
 
+def codecs(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(text.split(","))
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """Medians of one size and codec over the repeats; gloo's without codec."""
@@ -128,7 +133,7 @@ def compare(num_processes: int, options: argparse.Namespace, spec: LinkSpec | No
             gloo_s=theirs[size],
             repeats=len(found),
         )
-        for (size, name), found in ours(num_processes, options, spec).items()
+        for (size, name), found in ours(num_processes, options, spec, options.codecs).items()
     ]
 
 
@@ -150,13 +155,19 @@ def of_the_line(results: list[Result], spec: LinkSpec) -> Iterator[str]:
     for size in sorted({each.size_bytes for each in results}):
         by = {each.codec: each for each in results if each.size_bytes == size}
         ideal_s = size * 8 / spec.rate_bps
-        fp32, int8 = by["fp32"], by["int8"]
+        if "fp32" not in by:
+            continue
+        fp32 = by["fp32"]
         yield (
             f"{size >> 20} MiB: fp32 has {ideal_s / fp32.exchange_s:.0%} of the line rate in the exchange, "
-            f"{ideal_s / fp32.round_s:.0%} in the round, gloo {ideal_s / fp32.gloo_s:.0%}; "
-            f"int8's exchange is {fp32.exchange_s / int8.exchange_s:.2f} times as fast as fp32's, "
-            f"its round {fp32.round_s / int8.round_s:.2f} times"
+            f"{ideal_s / fp32.round_s:.0%} in the round, gloo {ideal_s / fp32.gloo_s:.0%}"
         )
+        for name, other in by.items():
+            if other is not fp32:
+                yield (
+                    f"{name}'s exchange is {fp32.exchange_s / other.exchange_s:.2f} times as fast as fp32's, "
+                    f"its round {fp32.round_s / other.round_s:.2f} times"
+                )
 
 
 def options_of(arguments: list[str] | None) -> argparse.Namespace:
@@ -164,6 +175,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--processes", type=int, nargs="+", help="default 2 4; with --link always 2")
     parser.add_argument("--sizes", type=parse_sizes, help="default 4B,1MiB,16MiB,64MiB,256MiB; --link 16MiB")
+    parser.add_argument("--codecs", type=codecs, default=CODECS, help=f"default {','.join(CODECS)}")
     parser.add_argument("--repeats", type=int, help="most repeats per size and codec, default 7")
     parser.add_argument("--budget", type=float, help="seconds per size and codec for repeats")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, nothing above 16 MiB")

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from diloco.compression.codecs import codec
+from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.tensor_reducer import TensorReducer
 from diloco.simulation.runner import simulate
 from peers.admission.identity import Identity, verify
@@ -93,7 +94,7 @@ def computing_seconds(args: argparse.Namespace, vectors: Sequence[torch.Tensor],
     public = {each.keys.public: each.public for each in identities}
     by_key = {each.keys.public: each for each in identities}
     size = len(vectors[0])
-    chunk = chunk_elements_for(size, len(keys), LIMITS.chunk_elements, LIMITS.chunks_per_owner)
+    chunk = chunk_elements_for(size, len(keys), LIMITS, WIRE_FORMATS[args.codec].bytes_per_element)
     terms = Terms(bytes(32), 1, bytes(32), 0, size)
     members = {
         key: DirectReduce(

@@ -45,8 +45,10 @@ class Limits:
     """Changes of the roster that wait to be told together."""
     fragments: int = 256
     """Fragments of one model."""
-    chunk_elements: int = 256 * KIB
-    """Most elements in one chunk of an exchange (1 MiB of fp32, 256 KiB of int8)."""
+    chunk_bytes: int = 1 * MIB
+    """Most bytes in one chunk of an exchange, encoded: the fewer chunks, the less they cost beside bytes."""
+    chunk_elements: int = 2 * MIB
+    """Most elements in one chunk, however few bytes they take: whoever adds them up has 4 bytes for each."""
     chunks_per_owner: int = 16
     """Chunks that each member of an exchange owns, if they are not too small for that: the pipeline fills."""
     history_records: int = 512

@@ -17,6 +17,7 @@ from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.methods.wire_formats import WIRE_FORMATS
+from transport.limits import LIMITS
 
 WAYS_OF_A_ROUND = 6
 """Ways between peers, one after the other, that a round takes beside its bytes: ready, open, a part, a mean,
@@ -114,6 +115,12 @@ def mean_bytes(method: Method, num_parts: int) -> float:
     if method.mean_codec != "same":
         return element_bytes(method.mean_codec, method)
     return WIRE_FORMATS[method.codec].mean_bytes(method.keep, method.value_bits, num_parts)
+
+
+def wire_element_bytes(method: Method) -> float:
+    """Bytes per value of a long contribution or of a mean, whichever is more, however many members there are:
+    how many elements a chunk has follows from it, for all peers alike."""
+    return max(element_bytes(method.codec, method), mean_bytes(method, LIMITS.members))
 
 
 def state_vectors(method: Method) -> int:

@@ -68,12 +68,10 @@ class TensorReducer:
         self._means = self._fixed_mean_codec or self._codec.for_mean(num_parts)
 
     def size_bytes(self, chunk: int) -> int:
-        span = self._span(chunk)
-        return self._codec.size_bytes(span.stop - span.start)
+        return self._codec.size_bytes(self.length(chunk))
 
     def mean_size_bytes(self, chunk: int) -> int:
-        span = self._span(chunk)
-        return self._means.size_bytes(span.stop - span.start)
+        return self._means.size_bytes(self.length(chunk))
 
     def encode(self, chunk: int) -> Payload:
         return self._codec.encode(self._own(chunk))
@@ -103,23 +101,31 @@ class TensorReducer:
     def kept(self, chunk: int, payload: Payload) -> Payload:
         return bytes_of(self.output[self._span(chunk)]) if self._means.shares_memory else payload
 
-    def own(self, chunk: int, encoded: bool) -> Payload:
+    def length(self, chunk: int) -> int:
+        span = self._span(chunk)
+        return int(span.stop - span.start)
+
+    def own(self, chunk: int, encoded: bool, section: slice) -> Payload:
         own = self._own(chunk)
         coder = self._codec
         added = coder.decode(coder.encode(own), len(own)) if encoded or self._as_sent else own
-        return bytes(self._plain.encode(added))
+        return bytes(self._plain.encode(added[section]))
 
-    def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
-        span = self._span(chunk)
-        n = span.stop - span.start
+    def deviation(
+        self, chunk: int, parts: Sequence[Part], mean: Payload, section: slice | None = None
+    ) -> tuple[float, float, float]:
+        n = self.length(chunk)
+        section = slice(0, n) if section is None else section
         total = torch.zeros(n)
-        self.part_squares = [self._add(total, chunk, part, first=part is parts[0]) for part in parts]
+        self.part_squares = [
+            self._add(total[section] if part.plain else total, chunk, part, first=False) for part in parts
+        ]
         try:
             held = self._means.decode(_buffer(mean, -1), n)
             rounded = self._means.decode(self._means.encode(total), n)
         except CodecError as error:
             raise Poisoned(-1, str(error)) from None
-        norms = [squared_norm(each) for each in (held - rounded, rounded - total, held)]
+        norms = [squared_norm(each[section]) for each in (held - rounded, rounded - total, held)]
         return math.sqrt(norms[0]), math.sqrt(norms[1]), math.sqrt(norms[2])
 
     def _reduced_at_once(self, chunk: int, parts: Sequence[Part]) -> tuple[Payload, list[float]] | None:

@@ -12,12 +12,20 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from diloco.methods.cost import basis_values, element_bytes, elements_sent, mean_bytes, state_vectors
+from diloco.methods.cost import (
+    basis_values,
+    element_bytes,
+    elements_sent,
+    mean_bytes,
+    state_vectors,
+    wire_element_bytes,
+)
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.simulation.no_live_model import NoLiveModel
 from peers.protocol.application import piece_sizes
 from transport.collectives.fetch import AtHand, BlobBuffer
+from transport.collectives.plan import max_chunk_elements
 from transport.collectives.reducer import PhantomReducer, Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload, Phantom, PhantomBlob
@@ -194,7 +202,8 @@ def phantom_limits(method: Method, num_parameters: int, layers: int | None, num_
     longest = max(sent_elements(method, size) for size in fragments)
     chunks = max(8, min(_CHUNKS, _MAX_CHUNKS // num_peers))
     per_owner = max(1, min(LIMITS.chunks_per_owner, chunks // members))
-    chunk = max(LIMITS.chunk_elements, math.ceil(longest / (per_owner * members)))
+    wire_bytes = wire_element_bytes(method)
+    chunk = max(max_chunk_elements(LIMITS, wire_bytes), math.ceil(longest / (per_owner * members)))
     each = max(element_bytes(method.codec, method), mean_bytes(method, members))
     largest_state = max(state_bytes(method, size) for size in fragments)
     payload = max(MIB, math.ceil(2 * chunk * each), math.ceil(largest_state / _PIECES))
@@ -202,6 +211,7 @@ def phantom_limits(method: Method, num_parameters: int, layers: int | None, num_
         payload_bytes=payload,
         window_bytes=max(LIMITS.window_bytes, 16 * payload),
         buffer_bytes=max(LIMITS.buffer_bytes, 16 * payload * (num_peers + 1)),
+        chunk_bytes=math.ceil(2 * chunk * wire_bytes),
         chunk_elements=chunk,
         chunks_per_owner=per_owner,
         members=max(LIMITS.members, num_peers),

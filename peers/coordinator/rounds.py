@@ -163,9 +163,7 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
         serial=state.next_serial(),
         fragment=fragment,
         base=course.chain.base(fragment),
-        chunk_elements=chunk_elements_for(
-            elements, len(chosen), state.limits.chunk_elements, state.limits.chunks_per_owner
-        ),
+        chunk_elements=chunk_elements_for(elements, len(chosen), state.limits, state.rules.element_bytes),
         founders=tuple(entry.key for entry in chosen),
         weights=effective_weights(offered, norms, state.rules.max_influence),
         norms=norms,

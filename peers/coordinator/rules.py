@@ -32,6 +32,8 @@ class Rules:
     """How many times as large encoding a contribution may make its squared norm."""
     mean_growth: float = 1.0
     """The same of means."""
+    element_bytes: float = 4.0
+    """Of an element in a contribution or in a mean, whichever is more."""
     quorum: int = 0
     """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
 

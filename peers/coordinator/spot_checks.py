@@ -34,7 +34,7 @@ def draw(state: RunState, course: Course, now: float, current: OpenRound, record
     """Perhaps have a mean of this round checked. To be called before the record is announced, for with that
     members are done with what they contributed."""
     drawn = hashlib.sha256(b"diloco spot\0" + state.secret + record.hash()).digest()
-    which, chunk, who = (int.from_bytes(drawn[at : at + 8], "big") for at in (0, 8, 16))
+    which, chunk, who, section = (int.from_bytes(drawn[at : at + 8], "big") for at in (0, 8, 16, 24))
     assert course.manifest is not None
     num_chunks = record.num_chunks(course.manifest.elements[record.fragment])
     members = [member for member in current.members if member in current.done]
@@ -52,7 +52,7 @@ def draw(state: RunState, course: Course, now: float, current: OpenRound, record
         del course.spots[next(iter(course.spots))]
     course.spots[record.serial] = checker, owner
     for member in members:
-        state.outlet.send(now, member, Spot(record.serial, chunk, checker))
+        state.outlet.send(now, member, Spot(record.serial, chunk, section >> 2, checker))
 
 
 def hear(state: RunState, now: float, course: Course, entry: Entry, message: Spotted) -> None:

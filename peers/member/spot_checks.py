@@ -1,11 +1,11 @@
 """Spot checks: whether a mean is that of its parts, computed again by a member that does not own the chunk.
 
-The coordinator draws a chunk when all are done. Every author sends the checker its part once more, the same
-bytes, and the owner what it added of its own, in fp32. The checker adds up what the owner added, as the owner
-did, and says whether that is what the owner called the mean, and whether the owner's part is within the norm
-that it claimed: one made up to fit gives its owner nothing that it could not have contributed. Nobody waits
-for any of this. What does not come is forgotten, but that of an owner alone: whoever never shows its part
-would never be found out. A link that was lost is no such silence. Part of S3.
+The coordinator draws a section of a chunk when all are done. Every author sends the checker its part once
+more, the same bytes, and the owner what it added of its own, in fp32. The checker adds up what the owner
+added, as the owner did, and says whether that is what the owner called the mean, and whether the owner's
+part is within the norm that it claimed: one made up to fit gives its owner nothing that it could not have
+contributed. Nobody waits for any of this. What does not come is forgotten, but that of an owner alone:
+whoever never shows its part would never be found out. A link that was lost is no such silence. Part of S3.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from peers.member.exchanges import Exchanges
 from peers.member.outlet import MemberOutlet
 from peers.protocol.application import Application
-from peers.protocol.spots import Spot, SpotPart, Spotted
+from peers.protocol.spots import Spot, SpotPart, Spotted, section_of
 from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.plan import Plan
 from transport.collectives.reducer import Part, Reducer
 from transport.effects import Payload, Phantom
 from transport.errors import Poisoned
-from transport.limits import LIMITS
 
 _ROUNDING = 1e-4
 """Of the mean's own norm: sums in fp32."""
@@ -101,11 +100,12 @@ class SpotChecks:
             self._compute(now)
             return
         # A copy: the contribution may change as soon as the round is committed.
-        mine = exchange.added if owner == self._me else exchange.reducer.encode
-        part = _copy(mine(spot.chunk))
-        if len(part) <= LIMITS.payload_bytes:
-            self._owed = _Owed(spot.checker, SpotPart(spot.serial, spot.chunk), part)
-            self._send_owed(now)
+        if owner == self._me:
+            part = exchange.added(spot.chunk, section_of(spot.section, exchange.reducer.length(spot.chunk)))
+        else:
+            part = exchange.reducer.encode(spot.chunk)
+        self._owed = _Owed(spot.checker, SpotPart(spot.serial, spot.chunk), _copy(part))
+        self._send_owed(now)
 
     def take_part(self, now: float, peer: bytes, message: SpotPart, payload: Payload) -> None:
         """A part of somebody, perhaps before this member was told what to check."""
@@ -164,7 +164,8 @@ class SpotChecks:
         parts = [Part(i, share, payloads[member], plain=i == owner) for i, member, share in shares]
         reducer = check.receiver
         try:
-            off, rounding, length = reducer.deviation(check.spot.chunk, parts, check.mean)
+            section = section_of(check.spot.section, reducer.length(check.spot.chunk))
+            off, rounding, length = reducer.deviation(check.spot.chunk, parts, check.mean, section)
         except Poisoned as error:
             return False if error.member == owner else None
         limits = check.plan.limits.parts

@@ -75,9 +75,8 @@ class Swaps:
     def _begin(self, now: float, swap: Swap, group: tuple[bytes, ...]) -> None:
         """Exchange with a group. Who else sends to this member is matched elsewhere, and told so."""
         serial, limits = swap.step + 1, self._limits
-        elements = chunk_elements_for(
-            swap.reducer.num_elements, len(group), limits.chunk_elements, limits.chunks_per_owner
-        )
+        element_bytes = self._matching.element_bytes
+        elements = chunk_elements_for(swap.reducer.num_elements, len(group), limits, element_bytes)
         exchange = DirectReduce(serial, self._me, swap.reducer, elements, now)
         for member in group:
             if member != self._me:

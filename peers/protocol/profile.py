@@ -22,6 +22,8 @@ class Matching:
     """Members along one axis of the grid."""
     min_peers: int = 1
     """Fewer active members than this exchange nothing."""
+    element_bytes: float = 4.0
+    """Of an element in a contribution or in a mean, whichever is more: chunks follow from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
+from diloco.compression.codecs import codec as codec_of
 from diloco.methods.presets import PRESETS
+from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.rules import matching_of, num_commits, rules_of, wait_s
 from diloco.settings import RunSettings
 from peers.member.matching import group_of
+from transport.collectives.plan import BLOCK_ELEMENTS, chunk_elements_for
+from transport.limits import LIMITS
 
 
 def settings(preset: str = "diloco", run: dict[str, Any] | None = None, **method: Any) -> RunSettings:
@@ -43,6 +47,31 @@ def test_with_a_quorum_its_own_grace_holds_and_without_one_that_of_the_run() -> 
 def test_the_coordinator_knows_who_gossips_and_who_is_paced(preset: str, gossips: int, paces: int) -> None:
     rules = rules_of(settings(preset))
     assert (rules.gossips, rules.paces) == (bool(gossips), bool(paces))
+
+
+@pytest.mark.parametrize("codec", [each for each in WIRE_FORMATS if each != "topk"])
+def test_a_chunk_is_about_a_mebibyte_in_every_codec_and_no_more(codec: str) -> None:
+    rules = rules_of(settings(codec=codec))
+    elements = chunk_elements_for(1 << 40, 8, LIMITS, rules.element_bytes)
+    size = codec_of(codec).size_bytes(elements)
+    assert size <= LIMITS.chunk_bytes
+    assert size > 0.99 * LIMITS.chunk_bytes or elements == LIMITS.chunk_elements
+    assert elements % BLOCK_ELEMENTS == 0
+
+
+@pytest.mark.parametrize("members", [1, 8, 64])
+def test_a_chunk_of_means_fits_also_where_they_are_larger_than_parts(members: int) -> None:
+    chosen = settings("sparseloco")
+    elements = chunk_elements_for(1 << 40, members, LIMITS, rules_of(chosen).element_bytes)
+    options = {"keep": chosen.method.resolved().keep, "value_bits": chosen.method.resolved().value_bits}
+    assert codec_of("topk", **options).for_mean(members).size_bytes(elements) <= LIMITS.chunk_bytes
+
+
+def test_who_gossips_makes_chunks_of_the_same_length_as_all_others_by_the_settings_alone() -> None:
+    chosen = settings("noloco", codec="bf16")
+    matching = matching_of(chosen)
+    assert matching is not None
+    assert matching.element_bytes == rules_of(chosen).element_bytes == 2.0
 
 
 def test_only_gossip_has_a_matching_and_the_runs_seed_decides_it() -> None:

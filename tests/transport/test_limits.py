@@ -21,5 +21,5 @@ def test_no_peer_is_granted_less_than_four_payloads() -> None:
     assert limits.window(1000) == 4 * 64 * KIB
 
 
-def test_a_chunk_of_plain_floats_fits_into_one_frame() -> None:
-    assert 4 * LIMITS.chunk_elements <= LIMITS.payload_bytes
+def test_a_chunk_fits_into_one_frame() -> None:
+    assert LIMITS.chunk_bytes <= LIMITS.payload_bytes

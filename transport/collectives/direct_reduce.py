@@ -383,9 +383,9 @@ class DirectReduce:
                     held.append((chunk, payload))
         return held
 
-    def added(self, chunk: int) -> Payload:
-        """What this member adds of its own to a mean that it makes, in fp32."""
-        return self.reducer.own(chunk, encoded=self.prover is not None)
+    def added(self, chunk: int, section: slice) -> Payload:
+        """What this member adds of its own to a section of a mean that it makes, in fp32."""
+        return self.reducer.own(chunk, self.prover is not None, section)
 
     def made_of(self, chunk: int) -> list[tuple[bytes, Proof, Payload]]:
         """Of what a mean of this member is made in a proved attempt: author, proof and part of each member;

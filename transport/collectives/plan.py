@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transport.collectives.norms import NO_LIMITS, NormLimits
+from transport.limits import Limits
 
 BLOCK_ELEMENTS = 4096
 """Chunks begin at multiples of this (unless the limit on chunks is smaller): codecs may share scales, and
@@ -55,10 +56,18 @@ class Plan:
         return owned[drawn % len(owned)] if owned else None
 
 
-def chunk_elements_for(num_elements: int, num_members: int, max_elements: int, per_owner: int = 16) -> int:
+def chunk_elements_for(num_elements: int, num_members: int, limits: Limits, element_bytes: float) -> int:
     """Chunks small enough that every member owns some and the pipeline fills, and no smaller than pays
     for handling one; in blocks of 4096 elements (so that what codecs share among elements does
-    not straddle chunks)."""
+    not straddle chunks). An element takes ``element_bytes`` at most, in a part or in a mean."""
     members = max(1, num_members)
-    wanted = max(-(-num_elements // (per_owner * members)), min(_LEAST_ELEMENTS, -(-num_elements // members)))
-    return max(1, min(max_elements, -(-wanted // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, max(1, num_elements)))
+    pipelined = -(-num_elements // (limits.chunks_per_owner * members))
+    wanted = max(pipelined, min(_LEAST_ELEMENTS, -(-num_elements // members)))
+    most = max_chunk_elements(limits, element_bytes)
+    return max(1, min(most, -(-wanted // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, max(1, num_elements)))
+
+
+def max_chunk_elements(limits: Limits, element_bytes: float) -> int:
+    """Elements of the largest chunk: as many blocks as a chunk's bytes hold."""
+    blocks = int(limits.chunk_bytes / (element_bytes * BLOCK_ELEMENTS))
+    return min(limits.chunk_elements, max(1, blocks) * BLOCK_ELEMENTS)

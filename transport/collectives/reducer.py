@@ -69,14 +69,20 @@ class Reducer(Protocol):
         """The bytes of a result that was accepted, for whoever may ask for them: those in the output, if it
         has them as they travelled, so that they are not kept twice."""
 
-    def own(self, chunk: int, encoded: bool) -> Payload:
-        """What this member's own part is in means that it makes, in fp32: as it is, or as it is once it was
-        ``encoded`` where that is what was added."""
+    def length(self, chunk: int) -> int:
+        """Its elements."""
 
-    def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
+    def own(self, chunk: int, encoded: bool, section: slice) -> Payload:
+        """What this member's own part is in a ``section`` of the elements of a mean that it makes, in fp32:
+        as it is, or as it is once it was ``encoded`` where that is what was added."""
+
+    def deviation(
+        self, chunk: int, parts: Sequence[Part], mean: Payload, section: slice | None = None
+    ) -> tuple[float, float, float]:
         """How far a mean is from the one that these parts make; how far encoding took that one from their
-        sum; and how long the mean is: norms. Measures the parts as `reduce` does. Needs no contribution and
-        leaves the output as it is. Raises `Poisoned`."""
+        sum; and how long the mean is: norms, of a ``section`` of its elements or of all. A plain part has
+        that section only. Measures the parts as `reduce` does. Needs no contribution and leaves the output as
+        it is. Raises `Poisoned`."""
 
 
 class _Chunked:
@@ -93,7 +99,7 @@ class _Chunked:
     def begin(self, chunk_elements: int, num_parts: int) -> None:
         self._chunk_elements = chunk_elements
 
-    def _length(self, chunk: int) -> int:
+    def length(self, chunk: int) -> int:
         start = chunk * self._chunk_elements
         return min(self._chunk_elements, self._num_elements - start)
 
@@ -113,7 +119,7 @@ class NumpyReducer(_Chunked):
         self.output = np.zeros(num_elements, dtype=np.float32)
 
     def size_bytes(self, chunk: int) -> int:
-        return 4 * self._length(chunk)
+        return 4 * self.length(chunk)
 
     def mean_size_bytes(self, chunk: int) -> int:
         return self.size_bytes(chunk)
@@ -123,7 +129,7 @@ class NumpyReducer(_Chunked):
         return self._values[self._span(chunk)].data.cast("B")
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
-        total = np.zeros(self._length(chunk), dtype=np.float32)
+        total = np.zeros(self.length(chunk), dtype=np.float32)
         self.part_squares = []
         with np.errstate(over="ignore", invalid="ignore"):
             for part in parts:
@@ -137,24 +143,36 @@ class NumpyReducer(_Chunked):
         return total.data.cast("B")
 
     def accept(self, chunk: int, payload: Payload) -> float:
-        values = _floats(payload, -1, self._length(chunk))
+        values = _floats(payload, -1, self.length(chunk))
         self.output[self._span(chunk)] = values
         return _squared_norm(values)
 
     def kept(self, chunk: int, payload: Payload) -> Payload:
         return payload
 
-    def own(self, chunk: int, encoded: bool) -> Payload:
-        return self.encode(chunk)
+    def own(self, chunk: int, encoded: bool, section: slice) -> Payload:
+        assert self._values is not None, "an owner has a contribution"
+        return self._values[self._span(chunk)][section].data.cast("B")
 
-    def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
-        held = _floats(mean, -1, self._length(chunk)).astype(np.float64)
-        off = held - _floats(self.reduce(chunk, parts), -1, self._length(chunk))
-        return math.sqrt(_squared_norm(off)), 0.0, math.sqrt(_squared_norm(held))
+    def deviation(
+        self, chunk: int, parts: Sequence[Part], mean: Payload, section: slice | None = None
+    ) -> tuple[float, float, float]:
+        length = self.length(chunk)
+        section = slice(0, length) if section is None else section
+        total = np.zeros(length, dtype=np.float32)
+        self.part_squares = []
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in parts:
+                where = section if part.plain else slice(0, length)
+                values = self._values_of(chunk, part, where.stop - where.start)
+                self.part_squares.append(_squared_norm(values))
+                total[where] += values * np.float32(part.weight)
+        held = _floats(mean, -1, length).astype(np.float64)[section]
+        return math.sqrt(_squared_norm(held - total[section])), 0.0, math.sqrt(_squared_norm(held))
 
-    def _values_of(self, chunk: int, part: Part) -> npt.NDArray[np.float32]:
+    def _values_of(self, chunk: int, part: Part, length: int | None = None) -> npt.NDArray[np.float32]:
         if part.payload is not None:
-            return _floats(part.payload, part.member, self._length(chunk))
+            return _floats(part.payload, part.member, self.length(chunk) if length is None else length)
         assert self._values is not None, "an owner has a contribution"
         return _finite(self._values[self._span(chunk)], part.member)
 
@@ -195,10 +213,10 @@ class PhantomReducer(_Chunked):
         self.part_squares: list[float] = []
 
     def size_bytes(self, chunk: int) -> int:
-        return math.ceil(self._length(chunk) * self._bytes_per_element)
+        return math.ceil(self.length(chunk) * self._bytes_per_element)
 
     def mean_size_bytes(self, chunk: int) -> int:
-        return math.ceil(self._length(chunk) * self._mean_bytes)
+        return math.ceil(self.length(chunk) * self._mean_bytes)
 
     def encode(self, chunk: int) -> Payload:
         return Phantom(self.size_bytes(chunk), self._label)
@@ -217,9 +235,11 @@ class PhantomReducer(_Chunked):
     def kept(self, chunk: int, payload: Payload) -> Payload:
         return payload
 
-    def own(self, chunk: int, encoded: bool) -> Payload:
-        return Phantom(4 * self._length(chunk), self._label)
+    def own(self, chunk: int, encoded: bool, section: slice) -> Payload:
+        return Phantom(4 * (section.stop - section.start), self._label)
 
-    def deviation(self, chunk: int, parts: Sequence[Part], mean: Payload) -> tuple[float, float, float]:
+    def deviation(
+        self, chunk: int, parts: Sequence[Part], mean: Payload, section: slice | None = None
+    ) -> tuple[float, float, float]:
         self.part_squares = [0.0] * len(parts)
         return 0.0, 0.0, 0.0

@@ -174,7 +174,7 @@ def test_whoever_computes_a_mean_again_comes_to_the_same_and_sees_any_other(
         added = sent[1] if proved else None  # see `DirectReduce.added`
         whole = [Part(i, share, added if i == 1 else sent[i]) for i, share in enumerate(shares)]
         mean = bytes(made[1].reduce(chunk, whole))
-        own = bytes(made[1].own(chunk, encoded=proved))
+        own = bytes(made[1].own(chunk, proved, slice(0, made[1].length(chunk))))
         shown = [Part(i, share, sent[i] if i != 1 else own, plain=i == 1) for i, share in enumerate(shares)]
         checker = TensorReducer(codec(name, **parts), n)
         checker.begin(4096, 3)
@@ -188,6 +188,31 @@ def test_whoever_computes_a_mean_again_comes_to_the_same_and_sees_any_other(
             lying = [Part(i, weight, whole[i].payload) for i, weight in enumerate(weights)]
             lie = bytes(made[1].reduce(chunk, lying))
             assert not is_same(*checker.deviation(chunk, shown, lie))
+
+
+@pytest.mark.parametrize(("name", "parts"), CODECS, ids=lambda each: str(each))
+def test_of_a_long_chunk_one_run_is_computed_again_and_only_a_lie_in_that_one_is_seen(
+    name: str, parts: dict[str, Any]
+) -> None:
+    n, shares, section = 3 * 4096, (0.6, 0.4), slice(4096, 2 * 4096)
+    made = [TensorReducer(codec(name, **parts), n, normal(n, seed)) for seed in range(2)]
+    checker = TensorReducer(codec(name, **parts), n)
+    for each in (*made, checker):
+        each.begin(n, 2)
+    own, theirs = bytes(made[0].own(0, False, section)), bytes(made[1].encode(0))
+    assert len(own) == 4 * 4096
+    honest = [Part(0, shares[0], None), Part(1, shares[1], theirs)]
+    shown = [Part(0, shares[0], own, plain=True), honest[1]]
+    mean = bytes(made[0].reduce(0, honest))
+    off, rounding, length = checker.deviation(0, shown, mean, section)
+    assert off <= 1e-6 * length
+    assert is_same(off, rounding, length)
+    assert checker.part_squares[0] == pytest.approx(squared_norm(normal(n, 0)[section]))
+    for lied, found in ((section, True), (slice(0, 4096), False)):
+        made[0].contribution = normal(n, 0).clone()
+        made[0].contribution[lied] *= -2.0
+        lie = bytes(made[0].reduce(0, honest))
+        assert is_same(*checker.deviation(0, shown, lie, section)) is not found
 
 
 def test_what_an_owner_added_is_as_long_as_its_chunk_and_finite_or_its_own_fault() -> None:

@@ -342,3 +342,14 @@ def test_one_whom_all_others_report_is_left_out_without_waiting_for_more_reports
     assert len(swarm.told(1, Open)) == 1
     swarm.hear(2, Stuck(serial, 0, (key(3),), ""))
     assert swarm.told(1, Open)[-1].lost == (2,)
+
+
+@pytest.mark.parametrize(("element_bytes", "elements"), [(4.0, 1 << 18), (2.0, 1 << 19), (1.0, 1 << 20)])
+def test_members_are_told_chunks_of_as_many_bytes_whatever_an_element_takes(
+    element_bytes: float, elements: int
+) -> None:
+    swarm = Swarm(element_bytes=element_bytes)
+    for index in (1, 2):
+        swarm.enter(index, elements=(1 << 30,))
+        swarm.hold(index)
+    assert opened(swarm, 1, 2).chunk_elements == elements

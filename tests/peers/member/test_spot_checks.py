@@ -9,7 +9,7 @@ import pytest
 
 from peers.member.exchanges import Exchanges, RunningExchange
 from peers.member.spot_checks import SpotChecks
-from peers.protocol.spots import Spot, SpotPart, Spotted
+from peers.protocol.spots import SECTION_ELEMENTS, Spot, SpotPart, Spotted, section_of
 from tests.peers.member.fakes import (
     HOST,
     ME,
@@ -27,6 +27,7 @@ from transport.collectives.chunks import MeanChunk
 from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.norms import NormLimits
 from transport.collectives.plan import Plan
+from transport.limits import LIMITS as PRODUCTION
 
 MEMBERS = (ME, OTHER, THIRD)
 CHUNK = 2
@@ -82,7 +83,7 @@ class Checking:
 
     def check(self, value: float = 1.0, own: float = 1.0) -> list[bool]:
         """It is told to check OTHER's chunk, and gets THIRD's part of it, and OTHER's own."""
-        self.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+        self.checks.begin(0.0, Spot(1, OTHERS_CHUNK, 0, ME))
         self.checks.take_part(0.0, THIRD, SpotPart(1, OTHERS_CHUNK), floats(value))
         assert not self.said()
         self.checks.take_part(0.0, OTHER, SpotPart(1, OTHERS_CHUNK), floats(own))
@@ -108,7 +109,7 @@ def test_weights_lost_members_and_later_attempts_are_as_in_the_round() -> None:
     assert Checking(mean=0.9, weights=(0.1, 3.0, 0.5)).check(value=0.28) == [True]
     assert Checking(mean=0.9, weights=(0.1, 3.0, 0.5)).check(value=0.4) == [False]
     member = Checking(lost=frozenset([THIRD]), attempt=3, weights=(1.0, 3.0, 9.0))
-    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, 0, ME))
     member.checks.take_part(0.0, OTHER, SpotPart(1, OTHERS_CHUNK), floats(1.0))
     assert member.said() == [True], "a round of two"
 
@@ -129,7 +130,7 @@ def test_a_part_that_is_made_up_to_fit_has_to_be_within_what_its_owner_claims(
 @pytest.mark.parametrize("own", [b"", bytes(4), bytes(16), floats(float("nan"))])
 def test_an_owners_part_that_cannot_be_added_is_its_own_fault(own: bytes) -> None:
     member = Checking()
-    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, 0, ME))
     member.checks.take_part(0.0, OTHER, SpotPart(1, OTHERS_CHUNK), own)
     member.checks.take_part(0.0, THIRD, SpotPart(1, OTHERS_CHUNK), floats(1.0))
     assert member.said() == [False]
@@ -139,12 +140,12 @@ def test_parts_may_come_before_it_is_told_and_others_do_not_count() -> None:
     member = Checking()
     for peer in (OTHER, THIRD):
         member.checks.take_part(0.0, peer, SpotPart(1, OTHERS_CHUNK + 1), floats(1.0))
-    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, 0, ME))
     assert member.said() == []
     member = Checking()
     for peer in (OTHER, THIRD):
         member.checks.take_part(0.0, peer, SpotPart(1, OTHERS_CHUNK), floats(1.0))
-    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, 0, ME))
     assert member.said() == [True]
 
 
@@ -154,7 +155,7 @@ def test_a_part_that_cannot_be_added_is_not_the_owners_fault() -> None:
 
 def begun(*senders: bytes) -> Checking:
     member = Checking()
-    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, ME))
+    member.checks.begin(0.0, Spot(1, OTHERS_CHUNK, 0, ME))
     for peer in senders:
         member.checks.take_part(0.0, peer, SpotPart(1, OTHERS_CHUNK), floats(1.0))
     return member
@@ -187,20 +188,20 @@ def test_an_author_sends_the_checker_the_bytes_that_the_owner_got_and_the_owner_
     member = Checking()
     for chunk in (OTHERS_CHUNK, 0):
         member.outlet.bulk.clear()
-        member.checks.begin(0.0, Spot(1, chunk, THIRD))
+        member.checks.begin(0.0, Spot(1, chunk, 0, THIRD))
         assert [(to, message) for to, message, _ in member.outlet.bulk] == [(THIRD, SpotPart(1, chunk))]
         assert bytes(member.outlet.bulk[0][2]) == floats(1.0)
     member.outlet.bulk.clear()
-    member.checks.begin(0.0, Spot(1, 99, THIRD))
-    member.checks.begin(0.0, Spot(2, 0, THIRD))
-    member.checks.begin(0.0, Spot(1, 0, ME))
+    member.checks.begin(0.0, Spot(1, 99, 0, THIRD))
+    member.checks.begin(0.0, Spot(2, 0, 0, THIRD))
+    member.checks.begin(0.0, Spot(1, 0, 0, ME))
     assert not member.outlet.bulk
 
 
 def test_a_part_for_which_there_is_no_room_is_sent_when_there_is_and_not_over_another_link() -> None:
     member = Checking()
     member.outlet.room_bytes = 0
-    member.checks.begin(0.0, Spot(1, 0, THIRD))
+    member.checks.begin(0.0, Spot(1, 0, 0, THIRD))
     member.checks.tick(1.0)
     assert not member.outlet.bulk
     member.outlet.room_bytes = 1 << 20
@@ -208,7 +209,7 @@ def test_a_part_for_which_there_is_no_room_is_sent_when_there_is_and_not_over_an
         member.checks.tick(2.0)
     assert len(member.outlet.bulk) == 1
     member.outlet.room_bytes = 0
-    member.checks.begin(0.0, Spot(1, 1, THIRD))
+    member.checks.begin(0.0, Spot(1, 1, 0, THIRD))
     member.checks.drop(THIRD)
     member.outlet.room_bytes = 1 << 20
     member.checks.tick(3.0)
@@ -224,3 +225,14 @@ def test_one_part_is_kept_of_each_peer_and_none_of_one_that_is_gone() -> None:
     assert len(member.checks.parts) == 3
     member.checks.drop(THIRD)
     assert THIRD not in member.checks.parts
+
+
+@pytest.mark.parametrize("num_elements", [1, SECTION_ELEMENTS, SECTION_ELEMENTS + 1, 3 * SECTION_ELEMENTS])
+def test_the_sections_of_a_chunk_cover_it_and_each_fits_a_frame(num_elements: int) -> None:
+    num_sections = -(-num_elements // SECTION_ELEMENTS)
+    found = [section_of(num_sections * 7 + each, num_elements) for each in range(num_sections)]
+    assert [element for each in found for element in (each.start, each.stop)][1:-1:2] == [
+        each.start for each in found[1:]
+    ]
+    assert (found[0].start, found[-1].stop) == (0, num_elements)
+    assert all(4 * (each.stop - each.start) <= PRODUCTION.payload_bytes for each in found)

@@ -28,6 +28,9 @@ from tests.peers.member.fakes import (
 )
 from transport.collectives.chunks import PartChunk
 from transport.collectives.plan import Plan
+from transport.collectives.reducer import PhantomReducer
+from transport.limits import LIMITS as PRODUCTION
+from transport.limits import Limits
 
 STEP = 4
 SERIAL = STEP + 1
@@ -36,19 +39,21 @@ SERIAL = STEP + 1
 class Gossiping:
     """A member that holds a state and knows of others who do."""
 
-    def __init__(self, *active: bytes, min_peers: int = 1) -> None:
+    def __init__(
+        self, *active: bytes, min_peers: int = 1, element_bytes: float = 4.0, limits: Limits = LIMITS
+    ) -> None:
         self.outlet = FakeOutlet()
         self.contributions = Contributions(ME, HOST, self.outlet)
         self.exchanges = Exchanges(self.outlet, TIMEOUT_S, PATIENCE_S)
         self.membership = Membership(ME, self.outlet, lambda *left: self.swaps.partner_left(*left))
         self.swaps = Swaps(
             ME,
-            Matching("pair", min_peers=min_peers),
+            Matching("pair", min_peers=min_peers, element_bytes=element_bytes),
             self.membership,
             self.contributions,
             self.exchanges,
             self.outlet,
-            LIMITS,
+            limits,
         )
         for key in active:
             self.membership.became_active(MemberActive(key))
@@ -190,3 +195,10 @@ def test_one_who_goes_on_alone_has_not_passed_the_next_swap() -> None:
     member.swap()
     assert member.refuse_chunk(OTHER, SERIAL)
     assert not member.refuse_chunk(OTHER, SERIAL + 1), "that one may still begin here"
+
+
+@pytest.mark.parametrize(("element_bytes", "elements"), [(4.0, 1 << 18), (2.0, 1 << 19)])
+def test_chunks_have_as_many_bytes_whatever_an_element_takes(element_bytes: float, elements: int) -> None:
+    member = Gossiping(ME, OTHER, element_bytes=element_bytes, limits=PRODUCTION)
+    member.swaps.swap(0.0, Swap(0, STEP, 30, PhantomReducer(1 << 30, element_bytes, b"")))
+    assert member.exchanges.running[SERIAL].exchange.chunk_elements == elements

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from transport.collectives.chunks import MeanChunk, PartChunk
 from transport.collectives.direct_reduce import DirectReduce
-from transport.collectives.plan import Plan, chunk_elements_for
+from transport.collectives.plan import BLOCK_ELEMENTS, Plan, chunk_elements_for, max_chunk_elements
 from transport.collectives.reducer import NumpyReducer, PhantomReducer
 from transport.effects import Payload
 from transport.errors import BadFrame
+from transport.limits import LIMITS
 
 
 def key(index: int) -> bytes:
@@ -29,7 +30,7 @@ class Group:
     def __init__(self, num_members: int, size: int, chunk_elements: int | None = None) -> None:
         self.keys = tuple(key(i) for i in range(num_members))
         self.values = [np.full(size, 10.0**i, dtype=np.float32) for i in range(num_members)]
-        chunk_elements = chunk_elements or chunk_elements_for(size, num_members, 1 << 20)
+        chunk_elements = chunk_elements or chunk_elements_for(size, num_members, LIMITS, 4.0)
         self.members = {
             k: DirectReduce(1, k, NumpyReducer(size, v), chunk_elements, 0.0)
             for k, v in zip(self.keys, self.values, strict=True)
@@ -148,6 +149,20 @@ def test_one_who_owns_nothing_contributes_and_holds_the_same_mean() -> None:
     group.deliver()
     assert all(sums == [1111.0] * 40 for sums in group.sums())
     assert group.same()
+
+
+@pytest.mark.parametrize("element_bytes", [4.0, 1.015625, 0.53125])
+@pytest.mark.parametrize("size", [1, 5000, 300_000, 9 << 20, 1 << 30])
+def test_chunks_are_blocks_of_as_many_bytes_as_allowed_and_leave_every_owner_work(
+    size: int, element_bytes: float
+) -> None:
+    elements = chunk_elements_for(size, 4, LIMITS, element_bytes)
+    assert elements == size or elements % BLOCK_ELEMENTS == 0
+    assert elements * element_bytes <= LIMITS.chunk_bytes
+    num_chunks, plan = -(-size // elements), Plan(0, tuple(map(key, range(4))), (1.0,) * 4)
+    owners = {plan.owner(chunk, num_chunks) for chunk in range(0, num_chunks, max(1, num_chunks // 64))}
+    assert len(owners) == 4 or size < 4 * BLOCK_ELEMENTS
+    assert elements == max_chunk_elements(LIMITS, element_bytes) or size < 1 << 30
 
 
 def test_weights_are_shares_of_their_sum() -> None:

@@ -335,8 +335,8 @@ class Halves(NumpyReducer):
     def encode(self, chunk: int) -> Payload:
         return (np.frombuffer(super().encode(chunk), np.float32) / 2).tobytes()  # type: ignore[arg-type]
 
-    def own(self, chunk: int, encoded: bool) -> Payload:
-        return self.encode(chunk) if encoded else super().encode(chunk)
+    def own(self, chunk: int, encoded: bool, section: slice) -> Payload:
+        return self.encode(chunk) if encoded else super().own(chunk, encoded, section)
 
 
 @pytest.mark.parametrize("proved", [False, True])
@@ -352,5 +352,5 @@ def test_where_attempts_are_proved_an_owner_adds_its_own_part_as_it_vouches_for_
     group.deliver()
     assert owner.done
     assert np.frombuffer(owner.means()[0], np.float32)[0] == ((2.0 if proved else 4.0) + 8.0) / 2  # type: ignore[arg-type]
-    assert np.frombuffer(owner.added(0), np.float32)[0] == (2.0 if proved else 4.0)  # type: ignore[arg-type]
+    assert np.frombuffer(owner.added(0, slice(0, 4)), np.float32)[0] == (2.0 if proved else 4.0)  # type: ignore[arg-type]
     assert [each[0] for each in owner.made_of(0)] == (list(keys) if proved else [])
