@@ -18,6 +18,7 @@ from transport.effects import NEVER, Close, Effect, Payload
 from transport.limits import Limits
 from transport.link.link import Link
 from transport.link.messages import GENERATIONS, Session
+from transport.link.window import Spare
 from transport.redial import Bars
 
 NUM_FREE = 2
@@ -43,6 +44,8 @@ class LinkTable:
         self._timeout_s = timeout_s
         self._limits = limits
         self._out = out
+        self._spare = Spare(limits.spare_bytes), Spare(limits.spare_bytes)
+        """Of what may be in flight to us, and from us, beyond the windows of links."""
         self.generation = 0
         """Of the newest session here. One counter for all links: a link that was forgotten does not begin
         again at a generation that its peer has seen."""
@@ -66,11 +69,12 @@ class LinkTable:
             limits=self._limits,
             out=self._out,
             oldest=self.newest.get(peer, 0),
+            spare=self._spare,
         )
         self.by_peer[peer] = link
         window = self._limits.window(len(self.by_peer))
         for each in self.by_peer.values():
-            each.streams.window = window
+            each.streams.window.base = window
         link.start(now)
         return link
 
@@ -83,6 +87,7 @@ class LinkTable:
             self.newest[peer] = max(link.incarnation, self.newest.pop(peer, 0))
             if len(self.newest) > self._limits.identities:
                 del self.newest[next(iter(self.newest))]
+            link.streams.end()
             self._out.append(Close(peer, reason))
 
     def make_room(self, is_in: Callable[[bytes], bool]) -> None:

@@ -28,6 +28,9 @@ class Limits:
     buffer_bytes: int = 256 * MIB
     """Bulk bytes in flight from all peers together: the credit of each shrinks as peers join. Who was granted
     more before keeps that, so that all together reach three times as much at the worst."""
+    spare_bytes: int = 256 * MIB
+    """Bytes beyond their windows that may be in flight to us over all links, and as many from us, where lines
+    are long and fast: a link has at most half of what the others leave."""
     control_queue: int = 1024
     """Control messages kept for a peer that is away; one more resets the session."""
     control_per_second: int = 400
@@ -112,6 +115,11 @@ class Limits:
     """Between two journal entries about new processes of one identity."""
     absence_s: float = 24 * 3600.0
     """Absence after which an identity gives its place back."""
+
+    @property
+    def largest_window(self) -> int:
+        """Most bytes that are ever in flight to one peer."""
+        return self.window_bytes + self.spare_bytes // 2
 
     def window(self, num_peers: int) -> int:
         """Credit in bytes for each of ``num_peers`` links; never less than four payloads."""

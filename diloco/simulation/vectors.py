@@ -27,7 +27,13 @@ Vector = npt.NDArray[np.float32]
 def vector_limits(num_parameters: int, num_peers: int) -> Limits:
     """Bounds under which a short vector has several chunks for each of its owners."""
     chunk = max(8, num_parameters // (4 * num_peers))
-    return Limits(chunk_elements=chunk, payload_bytes=16 * 1024, window_bytes=1 << 20, buffer_bytes=16 << 20)
+    return Limits(
+        chunk_elements=chunk,
+        payload_bytes=16 * 1024,
+        window_bytes=1 << 20,
+        buffer_bytes=16 << 20,
+        spare_bytes=16 << 20,
+    )
 
 
 def contribution_of(name: str, fragment: int, state: Vector) -> Vector:

@@ -12,6 +12,7 @@ SMALL = replace(
     LIMITS,
     window_bytes=64 * 1024,
     buffer_bytes=256 * 1024,
+    spare_bytes=32 * 1024,
     payload_bytes=1024,
     control_queue=50,
     identities=40,

@@ -74,7 +74,7 @@ def streams(num_links: int = 1) -> Streams:
     """Those of a link among so many, whose other end has greeted."""
     found = Streams(b"them", US, SMALL, [])
     found.begin_anew(US, THEM, keep_control=False)
-    found.window = SMALL.window(num_links)
+    found.window.base = SMALL.window(num_links)
     found.hello(reply=True)
     return found
 
@@ -98,7 +98,7 @@ def numbers_of_bulk_that_comes_out_of_order() -> SIZE_AND_BOUND:
         with suppress(BadFrame):
             for arrival in link.bulk_arrived(0.0, seq, NOTE, b""):
                 link.consumed(0.0, arrival.cost)
-    return link.kept().bulk_seen, SMALL.window_bytes // FRAME_COST
+    return link.kept().bulk_seen, SMALL.largest_window // FRAME_COST
 
 
 @BOUNDS.add
@@ -129,7 +129,42 @@ def bulk_that_a_peer_never_acknowledges() -> SIZE_AND_BOUND:
     link.acknowledged(Ack(*THEM, *US, 0, 0, 1 << 40, 0))
     while link.room() >= 500:
         link.send_bulk(0.0, PartChunk(1, 0, 0), bytes(500), "exchange")
-    return link.kept().bulk_out_cost, SMALL.window_bytes
+    return link.kept().bulk_out_cost, SMALL.largest_window
+
+
+@BOUNDS.add
+def credit_of_peers_that_take_it_at_a_great_rate_and_answer_late() -> SIZE_AND_BOUND:
+    """Each makes its line look fast and long, takes all that it may, and then uses none of it."""
+    table, now, in_flight = LinkTable(1, 4.0, SMALL, []), 0.0, 0
+    for each in range(1, 6):
+        link = table.open(0.0, bytes([each]) * 32, (), dials=False).streams
+        link.begin_anew(US, THEM, keep_control=False)
+        link.hello(reply=True)
+        window = link.window
+        for seq in range(1, 2000):
+            now += 0.001
+            if seq % 100 == 1:
+                asked = window.ask(now)
+            if seq % 100 == 51:
+                window.answered(now, asked)
+            link.bulk_arrived(now, seq, NOTE, bytes(SMALL.payload_bytes))
+            link.consumed(now, SMALL.payload_bytes + FRAME_COST)
+        in_flight += window.granted - window.consumed
+        assert window.size > window.base
+    return in_flight, SMALL.buffer_bytes + 64 * 1024 + SMALL.spare_bytes
+
+
+@BOUNDS.add
+def what_peers_that_acknowledge_nothing_make_us_keep_together() -> SIZE_AND_BOUND:
+    table, num = LinkTable(1, 4.0, SMALL, []), 6
+    for each in range(num):
+        link = table.open(0.0, bytes([each]) * 32, (), dials=False).streams
+        link.begin_anew(US, THEM, keep_control=False)
+        link.acknowledged(Ack(*THEM, *US, 0, 0, 1 << 40, 0))
+        while link.room() >= 500:
+            link.send_bulk(0.0, PartChunk(1, 0, 0), bytes(500), "exchange")
+    kept = sum(link.streams.kept().bulk_out_cost for link in table.by_peer.values())
+    return kept, num * SMALL.window_bytes + SMALL.spare_bytes
 
 
 @BOUNDS.add

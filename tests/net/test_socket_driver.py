@@ -379,7 +379,7 @@ def test_an_unfit_libzmq_is_one_clear_line() -> None:
 
 
 def test_a_full_outbox_resets_the_connection_instead_of_losing_frames() -> None:
-    small = Limits(control_queue=4, window_bytes=1 << 20)
+    small = Limits(control_queue=4, window_bytes=1 << 20, spare_bytes=0)
     host, member = Node(limits=small), Node(bind=None, limits=small)
     host.admit(member.key)
     with running(host, member):

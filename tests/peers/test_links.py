@@ -112,10 +112,10 @@ def test_a_link_that_has_greeted_is_up_and_carries_messages() -> None:
 def test_credit_is_shared_among_all_links() -> None:
     seen = Table(buffer_bytes=64 << 20)
     first = seen.table.open(0.0, LOW, (), dials=False)
-    assert first.streams.window == 32 << 20
+    assert first.streams.window.base == 32 << 20
     for index in range(3):
         seen.table.open(0.0, bytes([index]) * 32, (), dials=False)
-    assert {link.streams.window for link in seen.table.by_peer.values()} == {16 << 20}
+    assert {link.streams.window.base for link in seen.table.by_peer.values()} == {16 << 20}
 
 
 def test_an_older_process_does_not_take_the_place_of_one_whose_link_was_dropped() -> None:

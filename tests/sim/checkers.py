@@ -344,7 +344,7 @@ class Checkers:
         for worker in self.world.processes():
             for link in worker.node.links.by_peer.values():
                 held = link.streams.kept().bulk_out_cost
-                if held > self.world.limits.window_bytes:
+                if held > self.world.limits.largest_window:
                     raise Violation("R1", f"worker {worker.index} holds {held} bytes for one peer")
 
     def sweep(self) -> None:

@@ -33,7 +33,13 @@ from transport.simnet.links import Access
 from transport.simnet.network import SimNetwork
 
 SETTINGS = hashlib.sha256(b"gossip").digest()
-LIMITS = Limits(payload_bytes=1024, window_bytes=64 * 1024, buffer_bytes=1024 * 1024, chunk_elements=64)
+LIMITS = Limits(
+    payload_bytes=1024,
+    window_bytes=64 * 1024,
+    buffer_bytes=1024 * 1024,
+    spare_bytes=64 * 1024,
+    chunk_elements=64,
+)
 HOST = hashlib.sha256(b"gossip host").digest()
 TIMEOUT_S, GRACE_S = 2.0, 4.0
 SIZE = 100

@@ -46,7 +46,13 @@ from transport.simnet.disk import Killed, SimDisk
 from transport.simnet.links import Endpoint
 from transport.simnet.network import Access, SimNetwork
 
-LIMITS = Limits(payload_bytes=1024, window_bytes=64 * 1024, buffer_bytes=1024 * 1024, chunk_elements=64)
+LIMITS = Limits(
+    payload_bytes=1024,
+    window_bytes=64 * 1024,
+    buffer_bytes=1024 * 1024,
+    spare_bytes=64 * 1024,
+    chunk_elements=64,
+)
 TIMEOUT_S = 2.0
 GRACE_S = 4.0
 KNOCK_AGAIN_S = 0.5

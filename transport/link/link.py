@@ -35,6 +35,7 @@ from transport.link.messages import (
     Superseded,
 )
 from transport.link.streams import Streams
+from transport.link.window import Spare
 
 _HELLO_INTERVAL_S = 0.1
 
@@ -79,6 +80,7 @@ class Link:
         out: list[Effect],
         oldest: int = 0,
         eager: bool = False,
+        spare: tuple[Spare, Spare] | None = None,
     ) -> None:
         """``oldest`` is the newest incarnation of the peer that an earlier link to it met: those before it
         are stale, also while the newer process is away. ``eager``: see `transport.effects.Connect`."""
@@ -86,7 +88,7 @@ class Link:
         self.dials = dials
         self.addresses = addresses
         self.last_heard = NEVER
-        self.streams = Streams(peer, session, limits, out)
+        self.streams = Streams(peer, session, limits, out, spare)
         """Bulk and its credit are asked for there, chunk by chunk."""
         self._eager = eager
         self._began_at = NEVER
@@ -200,7 +202,9 @@ class Link:
         if len(items) == 1:
             if isinstance(link_header, Ask):
                 self._charge_rate(now)
-                streams.send_ack(now)
+                streams.answer(now, link_header.seq)
+            else:
+                streams.window.answered(now, link_header.seq)
             return []
         if lane != CONTROL_LANE:
             return streams.bulk_arrived(now, link_header.seq, items[1], payload)

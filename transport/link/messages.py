@@ -67,7 +67,8 @@ class Ack:
     bulk: Count
     credit: Count
     seq: Count
-    """Position of the message beside it in its stream; 0 without one."""
+    """Position of the message beside it in its stream. Without one, the number of the question that this
+    answers; 0 if it answers none."""
 
     @property
     def session(self) -> Session:
@@ -83,7 +84,7 @@ class Ack:
 @kind(ASK)
 @dataclass(slots=True)
 class Ask(Ack):
-    """The same from one who waits for a sign of life, and is to be answered."""
+    """The same from one who waits for a sign of life, and is to be answered with the number in ``seq``."""
 
 
 @kind(3)

@@ -21,6 +21,7 @@ from transport.errors import BadFrame
 from transport.frames import from_items, pack_items, to_items
 from transport.limits import Limits
 from transport.link.messages import ACK, ASK, NOBODY, Ack, Arrival, Hello, Session
+from transport.link.window import Spare, Window
 
 FRAME_COST = 256
 """Bytes of credit that a bulk frame takes beside its payload: bounds the number of small ones."""
@@ -71,14 +72,13 @@ class Streams:
         "_bulk_out",
         "_bulk_seen",
         "_connection",
-        "_consumed_cost",
         "_control_acked",
         "_control_held",
         "_control_in",
         "_control_out",
         "_credit",
-        "_granted",
         "_kept_cost",
+        "_kept_extra",
         "_limits",
         "_next_bulk",
         "_next_control",
@@ -88,6 +88,7 @@ class Streams:
         "_peer",
         "_received_cost",
         "_sent_cost",
+        "_spare",
         "last_bulk",
         "last_sent",
         "peer_session",
@@ -95,9 +96,22 @@ class Streams:
         "window",
     )
 
-    def __init__(self, peer: bytes, session: Session, limits: Limits, out: list[Effect]) -> None:
-        self.window = limits.window_bytes
+    def __init__(
+        self,
+        peer: bytes,
+        session: Session,
+        limits: Limits,
+        out: list[Effect],
+        spare: tuple[Spare, Spare] | None = None,
+    ) -> None:
+        """``spare`` is what all links of a node share of what may be in flight to us, and from us; without it
+        the link is the only one."""
+        to_us, from_us = spare or (Spare(limits.spare_bytes), Spare(limits.spare_bytes))
+        self.window = Window(limits.window_bytes, to_us)
         """Bytes of credit that the other end may have in flight to us."""
+        self._spare = from_us
+        self._kept_extra = 0
+        """What is kept beyond a window for who has not acknowledged it."""
         self.last_sent = NEVER
         self.last_bulk = NEVER
         """When a payload last went either way."""
@@ -126,17 +140,20 @@ class Streams:
         self._next_bulk = 1
         self._sent_cost = 0
         self._kept_cost = 0
+        self._kept_extra = self._spare.take(self._kept_extra, 0)
         self._credit = 0
         self._control_in = 0
         self._control_held: dict[int, Any] = {}
         self._bulk_in = 0
         self._bulk_seen: set[int] = set()
         self._received_cost = 0
-        self._granted = 0
-        """The most credit that the other end was told."""
-        self._consumed_cost = 0
+        self.window.begin_anew()
         self._acked_cost = 0
         self._control_acked = 0
+
+    def end(self) -> None:
+        """The link is dropped: what all links share is given back."""
+        self.begin_anew(self.session, NOBODY, keep_control=False)
 
     # -- lanes --------------------------------------------------------------------------------
 
@@ -195,8 +212,10 @@ class Streams:
         if self.peer_session == NOBODY:
             return -1
         granted = self._credit - self._sent_cost
-        # Whoever grants much and acknowledges little must not make us keep more than a window.
-        unheard = self._limits.window_bytes - self._kept_cost
+        # Whoever grants much and acknowledges little must not make us keep more than a window, and a share of
+        # what all links have beyond that.
+        most = self._limits.window_bytes + max(self._kept_extra, self._spare.most(self._kept_extra))
+        unheard = most - self._kept_cost
         return (granted if granted < unheard else unheard) - FRAME_COST
 
     def control_overflows(self) -> bool:
@@ -221,7 +240,7 @@ class Streams:
         self.last_bulk = now
         self._bulk_out.append(sent)
         self._sent_cost += cost
-        self._kept_cost += cost
+        self._keep(cost)
         if self.peer_session != NOBODY and lane in self._open_lanes:
             self._transmit_sent(now, sent)
 
@@ -230,13 +249,17 @@ class Streams:
         self.transmit(now, CONTROL_LANE, [self._ack_items(0)], None)
 
     def send_ask(self, now: float) -> None:
-        """Acknowledge like `send_ack`, and ask for a sign of life."""
-        self.transmit(now, CONTROL_LANE, [self._ack_items(0, ASK)], None)
+        """Acknowledge like `send_ack`, and ask for a sign of life: how soon it comes is measured."""
+        self.transmit(now, CONTROL_LANE, [self._ack_items(self.window.ask(now), ASK)], None)
+
+    def answer(self, now: float, number: int) -> None:
+        """Acknowledge, in answer to the other end's `send_ask` of that number."""
+        self.transmit(now, CONTROL_LANE, [self._ack_items(number)], None)
 
     def hello(self, *, reply: bool) -> Hello:
         """The greeting: both sessions, and what arrived so far."""
         arrived = (self._control_in, self._bulk_in)
-        return Hello(*self.session, *self.peer_session, *arrived, self._grant(), reply)
+        return Hello(*self.session, *self.peer_session, *arrived, self.window.grant(), reply)
 
     def transmit(
         self,
@@ -288,12 +311,12 @@ class Streams:
         is_next = seq == self._bulk_in + 1
         if not is_next and (seq <= self._bulk_in or seq in self._bulk_seen):
             return []
-        if seq > self._bulk_in + self._limits.window_bytes // FRAME_COST:
+        if seq > self._bulk_in + self._limits.largest_window // FRAME_COST:
             raise BadFrame("bulk beyond the window")
         message = from_items(items)
         cost = FRAME_COST + len(payload)
         self._received_cost += cost
-        if self._received_cost > self._granted:
+        if self._received_cost > self.window.granted:
             raise BadFrame("bulk beyond the credit")
         self.last_bulk = now
         if not is_next:
@@ -307,13 +330,17 @@ class Streams:
 
     def consumed(self, now: float, cost: int) -> None:
         """The layer above is done with an arrival: its bytes become credit again."""
-        self._consumed_cost += cost
-        if self._consumed_cost - self._acked_cost >= self.window // 8:
-            self.send_ack(now)
+        window = self.window
+        window.consume(now, cost)
+        if window.consumed - self._acked_cost >= window.size // 8:
+            if window.wants_round_trip(now):
+                self.send_ask(now)
+            else:
+                self.send_ack(now)
 
     def owes_ack(self) -> bool:
         """The other end keeps what has arrived here."""
-        return self._consumed_cost != self._acked_cost or self._control_in != self._control_acked
+        return self.window.consumed != self._acked_cost or self._control_in != self._control_acked
 
     # -- what is there ------------------------------------------------------------------------
 
@@ -325,7 +352,7 @@ class Streams:
             self._kept_cost,
             len(self._control_held),
             len(self._bulk_seen),
-            self._received_cost - self._consumed_cost,
+            self._received_cost - self.window.consumed,
         )
 
     def digest_parts(self) -> tuple[Any, ...]:
@@ -339,7 +366,7 @@ class Streams:
             len(self._bulk_seen),
             self._sent_cost,
             self._credit,
-            self._consumed_cost,
+            self.window.consumed,
         )
 
     # -- inside -------------------------------------------------------------------------------
@@ -350,23 +377,24 @@ class Streams:
         self.transmit(now, sent.lane, items, sent.payload, sent.purpose, again)
 
     def _ack_items(self, seq: int, number: int = ACK) -> list[Any]:
-        self._acked_cost = self._consumed_cost
+        self._acked_cost = self.window.consumed
         self._control_acked = self._control_in
         arrived = (self._control_in, self._bulk_in)
-        return [number, *self.session, *self.peer_session, *arrived, self._grant(), seq]
+        return [number, *self.session, *self.peer_session, *arrived, self.window.grant(), seq]
 
-    def _grant(self) -> int:
-        """The credit that is told; a window that shrank takes back nothing."""
-        credit = self._consumed_cost + self.window
-        if credit > self._granted:
-            self._granted = credit
-        return credit
+    def _keep(self, cost: int) -> None:
+        """So much more is kept, or less."""
+        self._kept_cost += cost
+        wanted = self._kept_cost - self._limits.window_bytes
+        if wanted > 0 or self._kept_extra:
+            self._kept_extra = self._spare.take(self._kept_extra, wanted)
 
     def _drop_bulk(self, acknowledged: int) -> None:
-        arrived = 0
+        arrived = cost = 0
         for sent in self._bulk_out:
             if sent.seq > acknowledged:
                 break
             arrived += 1
-            self._kept_cost -= sent.cost
+            cost += sent.cost
+        self._keep(-cost)
         del self._bulk_out[:arrived]

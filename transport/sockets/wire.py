@@ -60,7 +60,7 @@ class Outbox:
         self._waiting: deque[Outgoing] = deque()
         self._waiting_bytes = 0
         self._max_frames = 4 * limits.control_queue
-        self._max_bytes = 2 * limits.window_bytes
+        self._max_bytes = 2 * limits.largest_window
 
     def __len__(self) -> int:
         return len(self._waiting)

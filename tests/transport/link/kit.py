@@ -12,7 +12,13 @@ from transport.limits import Limits
 from transport.link.link import Link
 from transport.link.messages import Ack, Arrival, Session
 
-LIMITS = Limits(window_bytes=8 * 1024, buffer_bytes=64 * 1024, payload_bytes=1024, control_per_second=50)
+LIMITS = Limits(
+    window_bytes=8 * 1024,
+    buffer_bytes=64 * 1024,
+    spare_bytes=8 * 1024,
+    payload_bytes=1024,
+    control_per_second=50,
+)
 
 
 @kind(1100)

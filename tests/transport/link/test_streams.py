@@ -13,7 +13,7 @@ from transport.limits import Limits
 from transport.link.messages import NOBODY, Ack, Arrival, Ask, Session
 from transport.link.streams import FRAME_COST, Streams
 
-LIMITS = Limits(window_bytes=8 * 1024, payload_bytes=1024, control_queue=4, lanes=2)
+LIMITS = Limits(window_bytes=8 * 1024, spare_bytes=8 * 1024, payload_bytes=1024, control_queue=4, lanes=2)
 US, US_ANEW, THEM = Session(10, 1), Session(10, 2), Session(20, 3)
 
 
@@ -237,5 +237,5 @@ def test_a_greeting_and_a_question_tell_what_arrived() -> None:
     ends.streams.send_ask(5.0)
     (send,) = ends.out
     assert isinstance(send, Send)
-    assert from_items(unpack_items(send.header)[0]) == Ask(*US, *THEM, 1, 1, LIMITS.window_bytes, 0)
+    assert from_items(unpack_items(send.header)[0]) == Ask(*US, *THEM, 1, 1, LIMITS.window_bytes, 1)
     assert ends.streams.last_sent == 5.0

@@ -27,7 +27,10 @@ class Word:
 
 
 def limits_with(lanes: int) -> Limits:
-    return Limits(lanes=lanes, window_bytes=32 * 1024, payload_bytes=2048, control_queue=4096)
+    window = 32 * 1024
+    return Limits(
+        lanes=lanes, window_bytes=window, spare_bytes=window, payload_bytes=2048, control_queue=4096
+    )
 
 
 class Talker:
@@ -91,7 +94,7 @@ class Talker:
         self.bulk.append(arrival.message)
         assert arrival.payload == bytes([arrival.message.number % 256]) * len(arrival.payload)
         self.held += arrival.cost
-        assert self.held <= self.limits.window_bytes, "more than the credit is held"
+        assert self.held <= self.limits.largest_window, "more than the credit is held"
         if self.consumes:
             self.consume(now)
 
@@ -113,7 +116,7 @@ class Talker:
             self.link.streams.send_bulk(now, Word(self.sent_bulk, self.life), payload, "exchange")
             self.sent_bulk += 1
         kept = self.link.streams.kept().bulk_out_cost
-        assert kept <= self.limits.window_bytes, "more than a window is kept for retransmission"
+        assert kept <= self.limits.largest_window, "more than a window is kept for retransmission"
 
     def knock(self, now: float, invite: bytes, header: bytes) -> tuple[bytes, bytes] | None:
         return None
@@ -269,7 +272,7 @@ def test_one_lane_that_stays_down_holds_nothing_up_and_bounds_what_is_kept_and_r
         talker.link.disconnected(1.0, 2)
     for _ in range(2000):
         chat.net.command(A, lambda core, now: a.offer(now, 500))
-    max_frames = chat.limits.window_bytes // FRAME_COST
+    max_frames = chat.limits.largest_window // FRAME_COST
     for second in range(2, 120):
         chat.net.run(float(second))
         assert a.link.streams.kept().bulk_out <= max_frames

@@ -17,7 +17,7 @@ from transport.sockets.wire import (
     parse,
 )
 
-LIMITS = Limits(header_bytes=8, payload_bytes=16, lanes=2, control_queue=2, window_bytes=64)
+LIMITS = Limits(header_bytes=8, payload_bytes=16, lanes=2, control_queue=2, window_bytes=64, spare_bytes=0)
 
 
 def views(*parts: bytes) -> list[memoryview]:
