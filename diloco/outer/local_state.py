@@ -93,9 +93,9 @@ class LocalState:
 
     def keep_anchor(self, fragment: int) -> None:
         """The outer parameters are about to move, and the live model is to follow later."""
-        own = self._own[fragment]
-        if own.anchor is None:
-            own.anchor = self.model.device.copy(self.outer.outer_parameters(fragment))
+        own, theta = self._own[fragment], self.outer.outer_parameters(fragment)
+        if own.anchor is None:  # where no step is written in place, a view stays as it is
+            own.anchor = theta if self.outer.keeps_former else self.model.device.copy(theta)
 
     def committed(self, fragment: int, pending: PendingContribution) -> None:
         """A contribution is in the model: what it dropped is kept for the next."""

@@ -85,7 +85,7 @@ class OuterState:
         self.method = method
         self.keeps_former = False
         """Whether the state before the last commit is kept too, of each fragment (`pin_version`). That takes
-        as much memory as the state: steps are not written in place, but by turns into two."""
+        as much memory as the state: steps are never written in place, but by turns into two."""
         self._device = device or VectorDevice()
         self._fragments = [self._new_fragment(f) for f in range(len(layout.fragments))]
         self._lock = Lock()
@@ -186,9 +186,9 @@ class OuterState:
 
     def _room_for_next(self, held: _Fragment) -> Tensor:
         """Where the next state is written: over the present one, if nobody needs that any more."""
-        if self.keeps_former:  # the two take turns
-            free = held.former is not None and not held.former.pinned
-            return held.former.state if held.former is not None and free else self._empty(held)
+        if self.keeps_former:
+            held.former = None  # the two take turns, unless somebody has a view of the older one
+            return self._empty(held)
         return self._empty(held) if held.pinned or held.readers else held.state
 
     def _empty(self, held: _Fragment) -> Tensor:

@@ -404,6 +404,31 @@ def test_after_the_first_rounds_no_round_takes_fresh_memory(name: str, keeps_for
     assert sizes[1] == 4 * n * (2 * states + 2), "states, a pseudo-gradient and an output"
 
 
+@pytest.mark.parametrize("merge", ["replace", "carry", "mix"])
+def test_where_the_former_state_is_kept_late_results_land_with_the_same_bits_and_no_copy(merge: str) -> None:
+    landed, sizes = [], []
+    for keeps_former in (False, True):
+        model = make(20_000)
+        settings = method("diloco", codec="fp32", sync_every=4, delay=2, merge=merge)
+        replica = TensorReplica.of(model, settings)
+        replica.outer.keeps_former = keeps_former
+        for seed in range(5):
+            train(model, seed)
+            made, _ = replica.contribution(0)
+            assert isinstance(made, TensorReducer)
+            made.begin(made.num_elements, 1)
+            train(model, 100 + seed)
+            made.accept(0, made.reduce(0, [Part(0, 1.0, None)]))
+            replica.apply(0, made, made, 1.0, keep_old=True)
+            sizes.append(memory_of(replica) // (4 * replica.num_elements(0)))
+            train(model, 200 + seed)
+            replica.land(0, made, on_time=merge != "carry" and seed != 3)
+            del made
+        landed.append(flat(model))
+    assert torch.equal(*landed)
+    assert sizes[9] == sizes[4] + 2 - 1, "a second state of two vectors, and no anchor"
+
+
 def test_a_payload_on_its_way_and_a_snapshot_are_not_written_by_the_rounds_that_follow() -> None:
     model = make(20_000)
     replica = TensorReplica.of(model, method("diloco", codec="fp32"))
