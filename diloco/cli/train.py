@@ -24,7 +24,7 @@ from diloco.swarm.swarm import Swarm
 from diloco.training.attach import Outer, attach
 from diloco.training.device_errors import device_fault
 from peers.protocol.commands import LeaveRun
-from peers.protocol.events import CheckpointRestored, SettingsChanged
+from peers.protocol.events import CheckpointRestored, RunFinished, SettingsChanged
 
 _LOG = logging.getLogger("diloco")
 _LOG_EVERY_S = 0.5
@@ -80,7 +80,11 @@ def train(
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
 
+    rounds: list[int] = []
+
     def on_event(event: object) -> None:
+        if isinstance(event, RunFinished):
+            rounds.append(event.rounds)
         if isinstance(event, CheckpointRestored):
             print(_restored(event, swarm.home), flush=True)
         log.swarm_event(event)
@@ -120,19 +124,24 @@ def train(
             raise KeyboardInterrupt
         with outer.outer_parameters():
             loss, sample = job.evaluate(), job.sample()
-        outcome = TrainingOutcome(
-            rounds=outer.round,
-            steps=outer.step,
-            tokens_by_fate=outer.tokens_by_fate,
-            bytes_sent=swarm.bytes_sent,
-            bytes_received=swarm.bytes_received,
-            waited_s=round(outer.waited_s, 2),
-            loss=loss,
-        )
+        # What a worker counts are commits, and a run that went back has fewer rounds.
+        outcome = _outcome(outer, rounds[-1] if rounds else outer.round, loss)
         log.write(
             "end", text=f"ends: {outcome.line()}", tokens=outer.tokens, sample=sample, **asdict(outcome)
         )
     return outcome
+
+
+def _outcome(outer: Outer, rounds: int, loss: float) -> TrainingOutcome:
+    return TrainingOutcome(
+        rounds=rounds,
+        steps=outer.step,
+        tokens_by_fate=outer.tokens_by_fate,
+        bytes_sent=outer.swarm.bytes_sent,
+        bytes_received=outer.swarm.bytes_received,
+        waited_s=round(outer.waited_s, 2),
+        loss=loss,
+    )
 
 
 def _restored(event: CheckpointRestored, home: Path | None) -> str:

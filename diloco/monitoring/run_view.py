@@ -86,7 +86,7 @@ _TOLD: dict[type[Trace], str] = {
     LeftBehindTrace: "{name} came back with a replica of outer step {steps}, far behind the others: it "
     "fetches one of theirs",
     SavedOtherTrace: "what {name} saved or loaded of commit {index} is not the run's state, and counts not",
-    RestoredTrace: "nobody here holds commit {index}: the run goes on from commit {to_index} of {name}",
+    RestoredTrace: "the run goes on from commit {to_index} of {name}: {reason}",
     StoreFailedTrace: "the journal cannot be written ({error}): nothing is decided until it can",
     StoreRecoveredTrace: "the journal is written again, and the run goes on",
     BadFrameTrace: "{name} sent what is no message: {reason}",

@@ -52,7 +52,7 @@ def restore_if_lost(state: RunState, course: Course, now: float) -> None:
     elif best is None:
         ask_for_another_first_state(state, course)
     else:
-        restore(state, course, now, best)
+        restore(state, course, now, best, f"nobody here holds commit {course.chain.index}")
 
 
 def _tell_again(state: RunState, course: Course, now: float, entered: list[Entry]) -> None:
@@ -108,14 +108,14 @@ def resumes(state: RunState, course: Course, now: float) -> bool:
     if holder is None:
         return True
     state.resume = None
-    restore(state, course, now, holder)
+    restore(state, course, now, holder, "its owner gives up what came after it")
     return False
 
 
-def restore(state: RunState, course: Course, now: float, holder: Entry) -> None:
+def restore(state: RunState, course: Course, now: float, holder: Entry, reason: str) -> None:
     """Go on from the state that a member holds."""
     chain = course.chain
-    told = RestoredTrace(chain.head, chain.index, holder.key, to_index=chain.index_of(holder.head))
+    told = RestoredTrace(chain.head, chain.index, holder.key, chain.index_of(holder.head), reason)
     state.outlet.trace(told)
     for current in list(course.rounds.values()):
         state.abort(now, course, current, "the state that it builds on is lost")

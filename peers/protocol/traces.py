@@ -205,6 +205,7 @@ class RestoredTrace(Trace):
     index: int
     peer: bytes
     to_index: int
+    reason: str
 
 
 # -- rounds -------------------------------------------------------------------------------------

@@ -85,6 +85,16 @@ def test_a_recipe_follows_the_settings_over_what_its_optimizer_kept_of_them(tmp_
         assert made.optimizer.param_groups[0]["weight_decay"] == rate
 
 
+def test_to_go_back_is_told_as_a_commit_and_not_as_a_round(tmp_path: Path) -> None:
+    told = []
+    for more in ({}, {"resume": 0, "changes": {"run.rounds": 4}}):
+        with diloco.host(SETTINGS, listen="tcp://127.0.0.1:0", state=tmp_path, **more) as swarm:
+            outcome = train(swarm, job([]), log=EventLog(None), interrupts=Interrupts())
+            status = swarm.status()
+        told.append((outcome.rounds, status["rounds"], status["commits"]))
+    assert told == [(3, 3, 3), (4, 4, 5)]
+
+
 def test_the_saved_model_has_frozen_parameters_only_in_full(tmp_path: Path) -> None:
     for full, names in ((False, {"weight"}), (True, {"weight", "base"})):
         made = job([])

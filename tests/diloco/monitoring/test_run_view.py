@@ -170,8 +170,8 @@ def test_old_rounds_notes_and_leavers_make_room() -> None:
         (ProvedWrongTrace(A, "ann", "it lied"), "it was shown who was wrong: ann; it lied"),
         (PoisonedTrace(A, (B,), "not finite"), "ann says that bea sent what cannot be added up: not finite"),
         (
-            RestoredTrace(C, 3, A, 1),
-            "nobody here holds commit 3: the run goes on from commit 1 of ann",
+            RestoredTrace(C, 3, A, 1, "nobody here holds commit 3"),
+            "the run goes on from commit 1 of ann: nobody here holds commit 3",
         ),
         (
             SavedOtherTrace(A, "ann", 3),

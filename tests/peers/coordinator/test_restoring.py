@@ -260,6 +260,7 @@ def test_from_where_the_owner_says_the_run_goes_on_as_soon_as_somebody_who_has_i
     assert [record_in(message.record).index for message in swarm.told(1, Committed)] == [4]
     (trace,) = [trace for trace in swarm.traces if isinstance(trace, RestoredTrace)]
     assert (trace.lost, trace.index, trace.peer, trace.to_index) == (heads[3], 3, key(1), 1)
+    assert trace.reason == "its owner gives up what came after it"
     swarm.hold(1, swarm.chain.head)
     swarm.hear(2, NeedState("the swarm went back to an earlier state"))
     assert swarm.told(2, CatchUp)[-1].donors == (key(1),)
