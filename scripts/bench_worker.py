@@ -61,7 +61,8 @@ class Untrained:
 
     def receiver(self, fragment: int) -> Reducer:
         """For the check of a mean, in one round of as many as it has members."""
-        return TensorReducer(self.wire, self._sizes[fragment] // 4)
+        n = self._sizes[fragment] // 4
+        return TensorReducer(self.wire, n, output=torch.empty(n))  # of which one chunk is used
 
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(len(STATE))
