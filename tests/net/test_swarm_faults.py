@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import diloco
+from tests.net.over_curve import BOTH_WAYS, carried
 from tests.net.swarm_processes import Processes, names_in, same_everywhere, settings
 
 LARGE = 4 * 1024 * 1024
@@ -18,17 +19,21 @@ TIMEOUT_S = 1.5
 pytestmark = pytest.mark.timeout(150)
 
 
-def test_a_worker_killed_in_an_exchange_costs_the_round_only_its_own_part(tmp_path: Path) -> None:
+@pytest.mark.parametrize(**BOTH_WAYS)
+def test_a_worker_killed_in_an_exchange_costs_the_round_only_its_own_part(
+    tmp_path: Path, ways: tuple[str, ...]
+) -> None:
     run = settings(rounds=200, failure_timeout_s=TIMEOUT_S)
     with (
+        carried(ways),
         diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
         Processes(tmp_path, LARGE) as workers,
     ):
         workers.ticket.write_text(host.ticket)
-        workers.start(0)
+        workers.start(0, *ways)
         workers.until(lambda: workers.lines(0, "active"))
-        workers.start(1)
-        workers.start(2, "--in-exchange", "SIGKILL")
+        workers.start(1, *ways)
+        workers.start(2, "--in-exchange", "SIGKILL", *ways)
         fault = workers.until(lambda: workers.lines(2, "fault"))[0]["at"]
         after = workers.until(lambda: committed_after(workers, fault, rounds=3))
     assert [line["members"] for line in after] == [2, 2, 2]
@@ -46,17 +51,21 @@ def committed_after(workers: Processes, moment: float, rounds: int) -> list[dict
     return after[:rounds] if len(after) >= rounds else []
 
 
-def test_a_stopped_worker_is_left_out_and_comes_back_when_it_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(**BOTH_WAYS)
+def test_a_stopped_worker_is_left_out_and_comes_back_when_it_goes_on(
+    tmp_path: Path, ways: tuple[str, ...]
+) -> None:
     run = settings(rounds=200, failure_timeout_s=TIMEOUT_S)
     with (
+        carried(ways),
         diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host,
         Processes(tmp_path, LARGE // 4) as workers,
     ):
         workers.ticket.write_text(host.ticket)
-        workers.start(0)
+        workers.start(0, *ways)
         workers.until(lambda: workers.lines(0, "active"))
-        workers.start(1)
-        workers.start(2, "--in-exchange", "SIGSTOP")
+        workers.start(1, *ways)
+        workers.start(2, "--in-exchange", "SIGSTOP", *ways)
         fault = workers.until(lambda: workers.lines(2, "fault"))[0]["at"]
         without = workers.until(lambda: committed_after(workers, fault, rounds=1))[0]
         assert without["members"] == 2

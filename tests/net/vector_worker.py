@@ -1,6 +1,6 @@
 """A worker process whose contribution names it: worker i moves every element by 4**i per round.
 
-    python vector_worker.py TICKET_FILE INDEX SIZE OUT.jsonl [--in-exchange SIGKILL|SIGSTOP]
+    python vector_worker.py TICKET_FILE INDEX SIZE OUT.jsonl [--in-exchange SIGKILL|SIGSTOP] [--over-curve]
 
 Writes what it sees as JSON lines. With --in-exchange it kills or stops itself in the middle of one.
 """
@@ -29,6 +29,7 @@ from peers.protocol.events import (
     RoundCommitted,
     RoundOpened,
 )
+from tests.net.over_curve import OPTION, carried
 from transport.effects import Trace
 
 
@@ -69,11 +70,13 @@ def main() -> None:
     parser.add_argument("--nan-after", type=int, default=0)
     parser.add_argument("--nan-stays", action="store_true")
     parser.add_argument("--state", type=Path)
+    parser.add_argument(OPTION, action="store_true", help="bulk goes over CURVE")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.suspends:
         Suspended().begin()
-    with open(args.out, "a", encoding="utf-8") as out:
+    ways = (OPTION,) if args.over_curve else ()
+    with carried(ways), open(args.out, "a", encoding="utf-8") as out:
         train(args, lambda what, **fields: write(out, what, fields))
 
 
