@@ -56,7 +56,7 @@ def test_a_lane_that_gets_on_or_has_nothing_to_carry_is_not_stuck() -> None:
 
 
 def test_what_is_remembered_of_peers_without_lanes_is_bounded() -> None:
-    peers = BulkPeers(most=2)
+    peers = BulkPeers(most=2, most_lanes=1)
     first = peers.of(b"1")
     first.lanes[1] = lane()[0]
     peers.of(b"2")
@@ -67,7 +67,7 @@ def test_what_is_remembered_of_peers_without_lanes_is_bounded() -> None:
 
 
 def test_how_lanes_fared_outlives_a_peer_that_is_closed() -> None:
-    found = BulkPeers(8).of(b"1")
+    found = BulkPeers(8, 1).of(b"1")
     found.choice.refused(100.0)
     found.sessions = ((1, 1), (2, 1))
     found.begin_anew()

@@ -54,8 +54,8 @@ class FakeControl(Control):
     def reached(self, peer: bytes) -> str | None:
         return "192.0.2.7" if self.dials else None
 
-    def num_lanes(self, peer: bytes) -> int:
-        return 1
+    def has_bulk(self, peer: bytes) -> bool:
+        return True
 
 
 @dataclass
@@ -81,7 +81,7 @@ class End:
 
     def __init__(self, key: bytes, *, dials: bool, port: int = 7001) -> None:
         self.key, self.runner, self.control = key, Runner(), FakeControl(dials)
-        self.peers, self.ends = BulkPeers(8), list[tuple[bytes, int]]()
+        self.peers, self.ends = BulkPeers(8, 1), list[tuple[bytes, int]]()
         runner: Any = self.runner
         self.asks = LaneAsks(runner, key, b"run", self.control, self.peers, LIMITS, self._ended)
         self.door: Any = FakeDoor(port)
