@@ -6,6 +6,7 @@ Strangers know an address and no key. Whoever sends huge messages has the key of
 from __future__ import annotations
 
 import resource
+import secrets
 import selectors
 import socket
 import time
@@ -19,21 +20,27 @@ from peers.admission.ticket import read_ticket
 
 GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\0CURVE" + bytes(47)
 """How ZMTP 3.0 begins: signature, version, mechanism, role, filler."""
-_CONNECTIONS = {"flood": 1000, "handshakes": 200}
+_OPENINGS = (0, 16, 31, 32, 64)
+"""Bytes that are said at the bulk port, where an opening has 32."""
+_CONNECTIONS = {"flood": 1000, "handshakes": 200, "openings": 200}
 HUGE = {"multipart": (64, 1 << 20, 4, 0.2), "parts": (3_000_000, 0, 1, 10.0)}
 """By role: parts of a message, bytes of each, messages of one connection, and seconds before it is closed."""
 
 
 def connect(role: str, ticket: str) -> None:
-    """Open connections again and again. "flood" says nothing; "handshakes" sends a byte now and then."""
+    """Open connections again and again. "flood" says nothing; "handshakes" sends a byte now and then. Those
+    of "openings" go to the bulk port, with nothing, a part of an opening, one of rubbish, or more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
     where = urlsplit(read_ticket(ticket, time.time()).addresses[0])
+    port = (where.port or 0) + (role == "openings")
     waiting: list[tuple[socket.socket, int]] = []
     while True:
         while len(waiting) < _CONNECTIONS[role]:
             try:
-                waiting.append((socket.create_connection((where.hostname, where.port), 2.0), 0))
+                waiting.append((socket.create_connection((where.hostname, port), 2.0), 0))
+                if role == "openings":
+                    waiting[-1][0].sendall(secrets.token_bytes(_OPENINGS[len(waiting) % len(_OPENINGS)]))
             except OSError:
                 time.sleep(0.05)
                 break

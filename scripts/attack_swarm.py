@@ -2,8 +2,8 @@
 
 A host and three workers are processes on loopback and train a small vector. For a third of the time they are
 alone, then one more process attacks, then it is killed, and the next one comes. Beside roles of the simulator
-(`diloco.simulation.roles`) there are a flood of connections without a key, slow handshakes, huge messages,
-and messages of very many parts.
+(`diloco.simulation.roles`) there are a flood of connections without a key, slow handshakes, rubbish at the
+bulk port, huge messages, messages of very many parts, and a member that seals rubbish.
 
     scripts/attack --seconds 30
     scripts/attack --role liar flood --seconds 60

@@ -29,6 +29,8 @@ class LinkCore:
         self.arrived: list[tuple[int, bytes]] = []
         self.ups: list[int] = []
         """Lanes of which a connection came up."""
+        self.also: list[Effect] = []
+        """What else it says next, which no core of ours would."""
         self._incarnation, self._limits = incarnation, limits
         self._out: list[Effect] = []
         self._to_send: deque[tuple[bytes, int, bytes]] = deque()
@@ -93,7 +95,8 @@ class LinkCore:
 
     def drain(self) -> list[Effect]:
         effects, self._out[:] = self._out[:], []
-        return effects
+        said, self.also = self.also, []
+        return effects + said
 
     def digest(self) -> str:
         return ""
@@ -151,6 +154,10 @@ class LinkNode(Node):
 
     def dials(self, other: Node, address: str | None = None) -> None:
         self.run(lambda core, now: core.dial(now, other.key, address or other.address))
+
+    def says(self, *effects: Effect) -> None:
+        """Have the core say what no core of ours would."""
+        self.run(lambda core, now: core.also.extend(effects))
 
     def puts(self, other: Node, payloads: list[bytes]) -> None:
         self.run(lambda core, now: core.put(now, other.key, payloads))

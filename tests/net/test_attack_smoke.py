@@ -23,5 +23,6 @@ def test_an_attacked_swarm_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_role_of_the_simulator_and_every_stranger_can_be_played() -> None:
-    assert {*ROLES, *attack_worker.STRANGERS, *attack_strangers.HUGE} == set(attack_worker.NAMES)
+    roles = {*ROLES, *attack_worker.STRANGERS, *attack_strangers.HUGE, attack_worker.RECORDS}
+    assert roles == set(attack_worker.NAMES)
     assert len(attack_strangers.GREETING) == 64
