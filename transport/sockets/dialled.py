@@ -52,7 +52,7 @@ class DialledLanes:
         self.on_word: Callable[[bytes, bytes], None] = lambda peer, header: None
         """Given what the driver of a peer says to this one."""
         self.is_carried: Callable[[bytes, int], bool] = lambda peer, lane: False
-        """Whether something else carries a lane: then the core hears nothing of the connection here."""
+        """Whether something else carries a lane, and the connection here stands by."""
         self._looked_at = runner.clock()
 
     def connect(self, wanted: Connect) -> None:
@@ -262,7 +262,10 @@ class DialledLanes:
         lane.redial.went_down(now)
         kind = LaneLostTrace if was_up else LaneRefusedTrace
         self._runner.trace(kind(short(lane.peer), lane.lane, address, reason))
-        if was_up and not self.is_carried(lane.peer, lane.lane):
+        if was_up and self.is_carried(lane.peer, lane.lane):
+            # What was still under way here is lost: both ends greet anew over what carries the lane.
+            self._runner.feed(lambda at: self._runner.core.connected(at, lane.peer, lane.lane))
+        elif was_up:
             self._runner.feed(lambda at: self._runner.core.disconnected(at, lane.peer, lane.lane))
         elif is_gone:
             self._runner.feed(lambda at: self._runner.core.refused(at, lane.peer))

@@ -2,10 +2,10 @@
 
 A lane of the core has a connection of libzmq's, and beside it one of TCP that is sealed
 (`transport.sealed`), if that comes about (`lane_asks`): then it carries what is sent on the lane, and the
-other stands by. To the core a sealed connection that comes up is one more connection of that lane, and so is
-the other one when the sealed one has ended; links greet and send again what was lost. Its keys are of this
-connection and of two sessions: with either session it ends. All of it runs on the driver's thread, but for
-what its door and its threads put in a mailbox. Keeps R1, R4 and X1.
+other stands by. While that one stands the core need not know: nothing is lost. When the sealed one ends, or
+the one that stood by, the core is told of a connection that is up anew: links greet and send again what was
+not acknowledged. Its keys are of one connection and of two sessions: with either session it ends. All of it
+runs on the driver's thread, but for what its door and its threads put in a mailbox. Keeps R1, R4 and X1.
 """
 
 from __future__ import annotations
@@ -212,7 +212,8 @@ class SealedLanes:
         self._runner.trace(BulkLaneUpTrace(short(peer), opened.lane))
         if older is not None:
             older.connection.end("another one replaced it")
-        if opened.is_ours:
+        # What is under way over libzmq's connection still comes: nothing is said again for this one.
+        if opened.is_ours and (older is not None or not self._control.is_up(peer, opened.lane)):
             self._runner.feed(lambda now: self._runner.core.connected(now, peer, opened.lane))
 
     def _has_ended(self, ended: Ended) -> None:
