@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
-from peers.admission.door import Door, Invite
+from peers.admission.door import Invite
 from peers.admission.identity import verify
 from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.journal import read_entry
-from peers.coordinator.judgement import Court, Judge
+from peers.coordinator.judgement import Court
 from peers.coordinator.lives import newest_in
 from peers.coordinator.places import invites_in
-from peers.coordinator.rules import Rules
 from peers.links import MAX_IDLE_TIMEOUTS, LinksByNeed, LinksToAll, LinkTable, MemberLinks
 from peers.member.member import Member
 from peers.member.succession import Succession
-from peers.protocol.application import Application
 from peers.protocol.commands import Command, LeaveRun
 from peers.protocol.evidence import Evidence
-from peers.protocol.held import Held
 from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, NoSwap, RosterBatch
-from peers.protocol.profile import Profile
-from peers.protocol.record import Record
 from peers.protocol.signing import NO_IDENTITY, Signer, run_of
 from peers.protocol.traces import BadFrameTrace, PeerBarredTrace
+from peers.seats import Contact, Hosting, Training
 from transport.collectives.fetch import Lack, Want
 from transport.effects import (
     NEVER,
@@ -50,51 +45,6 @@ from transport.errors import BadFrame
 from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
 from transport.link.messages import Arrival, DiskFull, Started, Superseded
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """Where the coordinator is."""
-
-    key: bytes
-    addresses: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Hosting:
-    """What a coordinating node needs; the journal has the entries of an earlier life, in order."""
-
-    rules: Rules
-    journal: list[Any]
-    door: Door
-    adopting: bool = False
-    """The owner is about to choose a record of the members to go on from."""
-    resume: int | None = None
-    """The owner wants the run to go on from the record of this index, as soon as a member holds it."""
-    judge: Judge | None = None
-    """Decodes what members show; without one their word is all there is."""
-    recompute_bytes: int = 0
-    """Most bytes of a state of which this process computes a step once more (`events.RecomputeWanted`)."""
-    secret: bytes = b""
-    """Drawn at random for this process, so that nobody can tell what the coordinator draws."""
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What a training node needs."""
-
-    profile: Profile
-    app: Application
-    patience_s: float = 60.0
-    """How long a member with a living link may move nothing in an exchange."""
-    held: Held | None = None
-    """What ``app`` loaded from a checkpoint; without it the state comes from others, or it is a first one."""
-    keeps: bool = False
-    """Results of rounds go to this machine's disk: the driver was given a function for that."""
-    leads_on: bool = True
-    """If so: whether they are there, of all rounds after what is ``held``, as far as they were had."""
-    later: tuple[Record, ...] = ()
-    """Records that lead on from what is ``held``, as this machine's disk has them."""
 
 
 class Node:

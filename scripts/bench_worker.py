@@ -18,11 +18,12 @@ from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.tensor_reducer import TensorReducer
 from peers.admission.door import Door
 from peers.coordinator.rules import Rules
-from peers.node import Contact, Hosting, Node, Training
+from peers.node import Node
 from peers.protocol.commands import Command, ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer
 from peers.protocol.events import BecameActive, BecomeSeed, RoundCommitted, RoundOpened, StateFetched
 from peers.protocol.manifest import Manifest
 from peers.protocol.profile import Profile
+from peers.seats import Contact, Hosting, Training
 from transport.collectives.reducer import Reducer
 from transport.digests import digest_of, tree_digest
 from transport.effects import EncodedResult

@@ -24,7 +24,7 @@ GROUND = (
 )
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
-PEERS = f"{SAID} peers/admission peers/coordinator peers/member peers/absence peers/links peers/node"
+PEERS = f"{SAID} peers/{{admission,coordinator,member,absence,links,seats,node}}"
 PLAIN = "diloco/errors diloco/units diloco/terminal"
 SET_UP = f"{PLAIN} diloco/methods diloco/settings diloco/rules"
 SIMULATED = (
@@ -45,6 +45,7 @@ ARROWS = {
     "peers/member": SAID,
     "peers/absence": "",
     "peers/links": f"{SAID} peers/absence peers/member",
+    "peers/seats": f"{SAID} peers/admission peers/coordinator",
     "peers/node": PEERS,
     "diloco/errors": "",
     "diloco/units": PLAIN,

@@ -20,9 +20,10 @@ from diloco.simulation.pace import Peer
 from diloco.simulation.roles.registry import ROLES
 from diloco.simulation.roles.role import Adversary, Role
 from diloco.simulation.worker import Trainer, Watcher, Worker
-from peers.node import Contact, Hosting, Node
+from peers.node import Node
 from peers.protocol.events import RecomputeWanted
 from peers.protocol.messages import Refused
+from peers.seats import Contact, Hosting
 from transport.effects import Effect
 from transport.frames import unpack
 from transport.limits import LIMITS, Limits

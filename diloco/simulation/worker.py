@@ -21,10 +21,11 @@ from diloco.loop.session import Terms, WorkerSession
 from diloco.simulation.identities import key_of
 from diloco.simulation.pace import Clockwork, Peer
 from diloco.simulation.report.report import Activity
-from peers.node import Node, Training
+from peers.node import Node
 from peers.protocol.application import Application
 from peers.protocol.commands import Command, LeaveRun
 from peers.protocol.manifest import layout_name
+from peers.seats import Training
 from transport.effects import Core, Effect
 from transport.simnet.links import NS
 from transport.simnet.network import SimNetwork

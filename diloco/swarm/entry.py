@@ -38,8 +38,9 @@ from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, read_ticket
 from peers.coordinator.journal import InviteMade
 from peers.errors import BadEntry
-from peers.node import Contact, Hosting, Node
+from peers.node import Node
 from peers.protocol.fields import NAME_BYTES, cut
+from peers.seats import Contact, Hosting
 from transport.addresses import valid_address
 from transport.effects import Trace
 from transport.sockets.driver import SocketDriver

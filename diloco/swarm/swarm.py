@@ -24,7 +24,7 @@ from diloco.settings import RunSettings
 from diloco.swarm.setting_changes import changes_between, told, unpack_values, with_values
 from peers.admission.ticket import Ticket
 from peers.coordinator.adoption import Proposal
-from peers.node import Node, Training
+from peers.node import Node
 from peers.protocol.commands import Command, LeaveRun
 from peers.protocol.events import (
     BecameActive,
@@ -35,6 +35,7 @@ from peers.protocol.events import (
     RoundOpened,
     SettingsChanged,
 )
+from peers.seats import Training
 from transport.counters import Direction
 from transport.effects import KeepResult
 from transport.errors import DriverStopped

@@ -31,7 +31,6 @@ from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
 from diloco.training.keeping import CheckpointCost, Keeping
-from peers.node import Training
 from peers.protocol.commands import Command
 from peers.protocol.events import (
     GotUnusable,
@@ -40,6 +39,7 @@ from peers.protocol.events import (
     RoundCommitted,
     SettingsChanged,
 )
+from peers.seats import Training
 
 T = TypeVar("T")
 _LOG = logging.getLogger("diloco")

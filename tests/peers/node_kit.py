@@ -7,11 +7,12 @@ from typing import Any
 
 from peers.admission.door import Door, Invite
 from peers.coordinator.coordinator import Rules
-from peers.node import Contact, Hosting, Node, Training
+from peers.node import Node
 from peers.protocol.commands import ConfirmCaptured
 from peers.protocol.events import BecomeSeed
 from peers.protocol.manifest import Manifest
 from peers.protocol.profile import Matching, Profile
+from peers.seats import Contact, Hosting, Training
 from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
 from transport.frames import pack_items, to_items, unpack

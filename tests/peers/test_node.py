@@ -9,7 +9,7 @@ import pytest
 from peers.admission.door import Door
 from peers.coordinator.coordinator import Rules
 from peers.errors import ResumeError
-from peers.node import Contact, Hosting, Node
+from peers.node import Node
 from peers.protocol.commands import ConfirmCaptured, ConfirmLoaded, Offer
 from peers.protocol.events import (
     BecameActive,
@@ -31,6 +31,7 @@ from peers.protocol.messages import PROTOCOL, AskStatus, Refused, StatusFollows
 from peers.protocol.orders import Kick, Obeyed, Stop
 from peers.protocol.profile import Matching
 from peers.protocol.traces import EnteredTrace, RemovedTrace
+from peers.seats import Contact, Hosting
 from tests.peers.member.fakes import FakeApp, name_of, state_of, vector
 from tests.peers.node_kit import (
     DIGEST,

@@ -18,11 +18,12 @@ from diloco.methods.schedule import Schedule
 from diloco.simulation.vectors import VectorBlob
 from peers.admission.door import Door
 from peers.coordinator.rules import Rules
-from peers.node import Contact, Hosting, Node, Training
+from peers.node import Node
 from peers.protocol.commands import Command, Swap
 from peers.protocol.events import SwapFailed, Swapped
 from peers.protocol.held import Held
 from peers.protocol.profile import Matching
+from peers.seats import Contact, Hosting, Training
 from tests.sim.trainer import digests_of
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import tree_digest

@@ -18,12 +18,13 @@ from diloco.loop.session import Terms, WorkerSession
 from diloco.methods.schedule import Schedule
 from diloco.settings import Checkpoint
 from peers.coordinator.rules import Rules
-from peers.node import Contact, Hosting, Node, Training
+from peers.node import Node
 from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
 from peers.protocol.events import RecomputeWanted, Restored, RoundCommitted
 from peers.protocol.held import Held
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Refused, Welcome
+from peers.seats import Contact, Hosting, Training
 from tests.sim.disks import Pinned, SimKeeper, newest_on
 from tests.sim.doors import (
     HOST,

@@ -7,7 +7,8 @@ import inspect
 import pytest
 
 from peers.member.outlet import MemberOutlet
-from peers.node import Contact, Node
+from peers.node import Node
+from peers.seats import Contact
 from tests.peers.member.fakes import FakeOutlet
 
 NODE = Node(bytes(32), 1, Contact(bytes(32), ()), failure_timeout_s=1.0)
