@@ -9,7 +9,6 @@ torch count those; nobody hands memory back, and nothing is decided here about w
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
@@ -26,10 +25,15 @@ _LINE_BYTES = 64
 """Of the cache, at one of which torch's own vectors begin."""
 
 
-def _fresh(n: int, make: Callable[..., _Values]) -> _Values:
-    """A vector [n] that numpy makes, which asks Linux for large pages: whoever writes it first meets few
-    faults."""
-    held = make(n + _LINE_BYTES // 4, dtype=np.float32)
+def _empty(n: int) -> _Values:
+    values: _Values = torch.empty(n).numpy()
+    return values
+
+
+def _untouched_zeros(n: int) -> _Values:
+    """Zeros that the system clears where they are first touched. Torch writes zeros at once, and numpy asks
+    for large pages, for which Linux may have to move others first."""
+    held = np.frombuffer(bytearray(4 * n + _LINE_BYTES), dtype=np.float32)
     skipped = -held.ctypes.data % _LINE_BYTES // 4
     return held[skipped : skipped + n]
 
@@ -69,14 +73,14 @@ class VectorMemory:
         if n < SMALL:
             return torch.empty(n)
         with self._lock:
-            return self._lend(n, self._find_free(n) or self._make(n, np.empty))
+            return self._lend(n, self._find_free(n) or self._make(_empty(n)))
 
     def zeros(self, n: int) -> Tensor:
         """A vector [n] of zeros, which takes no memory until it is written."""
         if n < SMALL:
             return torch.zeros(n)
         with self._lock:
-            return self._lend(n, self._make(n, np.zeros))
+            return self._lend(n, self._make(_untouched_zeros(n)))
 
     @property
     def size_bytes(self) -> int:
@@ -95,8 +99,7 @@ class VectorMemory:
         self._pieces = [each for each in self._pieces if not (each.is_free and self._is_old(each))]
         return found
 
-    def _make(self, n: int, make: Callable[..., _Values]) -> _Piece:
-        values = _fresh(n, make)
+    def _make(self, values: _Values) -> _Piece:
         made = _Piece(values, weakref.ref(values))
         self._pieces.append(made)
         return made

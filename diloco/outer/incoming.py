@@ -7,8 +7,6 @@ Refuses to know where pieces come from and whether they are right.
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from diloco.compression.vectors import Buffer, bytes_of
@@ -25,8 +23,7 @@ class IncomingState:
         self.values = values
         self._piece_bytes = piece_bytes
         self._count = memoryview(bytearray(COUNT_BYTES))
-        frozen: npt.NDArray[np.uint8] = np.empty(frozen_bytes, dtype=np.uint8)
-        self.frozen = frozen.data
+        self.frozen = memoryview(bytearray(frozen_bytes))
         self._segments = [self._count, bytes_of(values), self.frozen]
         self._put: dict[int, bytes] = {}
         """Digests of the pieces that came."""
