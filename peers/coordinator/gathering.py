@@ -180,7 +180,8 @@ class Gathering:
         """Ask for more, of each member only so much at a time, and of those no more that are silent."""
         for fetch in self._fetches:
             for peer in fetch.silent(now, self._timeout_s):
-                fetch.drop(peer)
+                if fetch.had_s(now, peer) >= self._timeout_s:  # whoever is asked after another has as long
+                    fetch.drop(peer)
             others = [each for each in self._fetches if each is not fetch]
 
             def elsewhere(peer: bytes, others: list[Fetch] = others) -> int:

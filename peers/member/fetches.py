@@ -200,9 +200,10 @@ class Fetches:
         """Drop donors that are silent, and ask donors again that lacked a result before."""
         for fetch in self._all():
             for donor in fetch.silent(now, self._timeout_s):
-                # A donor whose link lives may have a slow line, and others to serve before us.
+                # A donor whose link lives may have a slow line, and others to serve before us. Those that are
+                # not heard of were silent while others were asked, and go with them.
                 cut = now - self._outlet.last_heard(now, donor) > self._timeout_s
-                if cut or donor in fetch.silent(now, self._patience_s):
+                if cut or fetch.had_s(now, donor) >= self._patience_s:
                     fetch.drop(donor)
         for each in self.results:
             if not each.fetch.failed:  # of many who lack a result, each that has got it spares the first one

@@ -118,8 +118,8 @@ class Fetch:
         self._index_from: bytes | None = None
         self._todo: list[int] = []
         self._asked: dict[bytes, set[tuple[int, bool]]] = {}
-        self._owes_since: dict[bytes, float] = {}
-        """When each donor was asked who owed nothing before."""
+        self._first_asked: dict[bytes, float] = {}
+        """When each donor was asked for the first time."""
         self._left = 0
         self._at_hand: AtHand | None = None
         self._here: list[int] = []
@@ -181,12 +181,15 @@ class Fetch:
                 self._todo.append(piece)
 
     def silent(self, now: float, timeout_s: float) -> list[bytes]:
-        """Donors who owe an answer, once nothing has come of anybody for ``timeout_s``: each has so long from
-        when it was asked."""
-        owing = [donor for donor, asked in self._asked.items() if asked]
-        return sorted(
-            donor for donor in owing if now - max(self.last_progress, self._owes_since[donor]) >= timeout_s
-        )
+        """Donors who owe an answer, once nothing has come of anybody for ``timeout_s``."""
+        if now - self.last_progress < timeout_s:
+            return []
+        return sorted(donor for donor, asked in self._asked.items() if asked)
+
+    def had_s(self, now: float, donor: bytes) -> float:
+        """How long a donor has had, since it was first asked, while nothing came of anybody. To be asked once
+        more, having lacked the blob, gives it no more time."""
+        return now - max(self.last_progress, self._first_asked.get(donor, now))
 
     def have(self, at_hand: AtHand) -> None:
         """Pieces like these are here already: of the blob's, those of equal digest need not travel. Under the
@@ -229,10 +232,8 @@ class Fetch:
                 self._ask(now, send, self._index_from, page, is_index=True)
 
     def _ask(self, now: float, send: SendControl, donor: bytes, piece: int, *, is_index: bool) -> None:
-        asked = self._asked[donor]
-        if not asked:
-            self._owes_since[donor] = now
-        asked.add((piece, is_index))
+        self._first_asked.setdefault(donor, now)
+        self._asked[donor].add((piece, is_index))
         send(donor, Want(self.blob, piece, is_index))
 
     def receive(self, now: float, donor: bytes, message: Piece, payload: Payload) -> bool:

@@ -102,15 +102,18 @@ def test_silent_donors_are_found_and_others_asked() -> None:
     assert download.fetch.done
 
 
-def test_who_is_asked_after_a_silent_donor_has_as_long_as_that_one_had() -> None:
+def test_for_how_long_a_donor_was_silent_counts_from_when_it_was_asked() -> None:
     download = Download([b"a", b"b"])
     download.pump()
-    assert download.fetch.silent(2.0, 2.0) == [b"a"], "it was asked for the index"
+    assert (download.fetch.silent(2.0, 2.0), download.fetch.had_s(2.0, b"a")) == ([b"a"], 2.0)
     download.fetch.drop(b"a")
     download.pump(2.0)
     assert download.asked[-1][0] == b"b"
-    assert download.fetch.silent(3.9, 2.0) == []
-    assert download.fetch.silent(4.0, 2.0) == [b"b"]
+    assert (download.fetch.silent(3.5, 2.0), download.fetch.had_s(3.5, b"b")) == ([b"b"], 1.5)
+    download.fetch.drop(b"b")
+    download.fetch.add_donors([b"b"])
+    download.pump(3.5)
+    assert download.fetch.had_s(4.0, b"b") == 2.0, "it lacked the blob, and may have it by now"
 
 
 def test_what_was_lost_on_the_way_is_asked_for_again() -> None:
