@@ -165,7 +165,7 @@ def test_a_member_that_seals_rubbish_is_closed_and_others_notice_nothing(
         before = len(host.traced(PeerClosedTrace))
         liar.puts(host, [bytes(MARK)])
         eventually(lambda: len(host.traced(PeerClosedTrace)) > before)
-        eventually(lambda: not liar.driver.sealed.carries(host.key, 1))
+        eventually(lambda: not host.driver.sealed.carries(liar.key, 1))
         host.traces = [each for each in host.traces if not isinstance(each, BulkLaneLostTrace)]  # the liar's
 
 
@@ -177,6 +177,7 @@ def said_by_a_member(words: list[bytes]) -> None:
         eventually(lambda: up(liar))
         liar.says(*(Send(host.key, DRIVER_LANE, word) for word in words))
         eventually(lambda: host.traced(PeerClosedTrace))
+        eventually(lambda: not host.driver.sealed.carries(liar.key, 1), 5.0)
         host.traces = [each for each in host.traces if not isinstance(each, BulkLaneLostTrace)]  # the liar's
 
 

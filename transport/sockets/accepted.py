@@ -75,6 +75,8 @@ class AcceptedLanes:
         self._poll = poll
         self.on_word: Callable[[bytes, bytes], None] = lambda peer, header: None
         """Given what the driver of a peer says to this one."""
+        self.on_refused: Callable[[bytes], None] = lambda peer: None
+        """Told who broke the rules: whatever else there is of that peer is to end."""
         self._look_again: float | None = None
         """When to look at comings again, while there are many."""
         poll.watch(listener.monitor, 1, self._serve_comings)
@@ -95,9 +97,8 @@ class AcceptedLanes:
 
     def refuse_peer(self, peer: bytes, reason: str) -> None:
         """A peer broke the rules elsewhere: it is kept out for a while."""
-        self.bars.bar(self._runner.clock(), peer)
         self._runner.trace(PeerClosedTrace(short(peer), reason))
-        self.close_peer(peer, 0.0)
+        self._bar(peer)
 
     def close_peer(self, peer: bytes, grace_s: float) -> None:
         """Take nothing more from a peer, and break its connections in ``grace_s`` seconds."""
@@ -300,8 +301,7 @@ class AcceptedLanes:
         address = address_of(handle)
         key = self._admissions.only_key(address, self.half_open.heard_at(handle)) if is_alone else None
         if key is not None:
-            self.bars.bar(self._runner.clock(), key)
-            self.close_peer(key, 0.0)
+            self._bar(key)
         self._runner.trace(PeerClosedTrace(short(key) if key else f"somebody at {address}", TOO_MUCH))
         self.half_open.closed(handle[0])
 
@@ -309,9 +309,14 @@ class AcceptedLanes:
 
     def _refuse(self, offender: AcceptedConnection, reason: str) -> None:
         """An admitted peer broke the rules: it is closed, and may come back after a while."""
-        self.bars.bar(self._runner.clock(), offender.peer)
         self._break(offender, reason)
-        self.close_peer(offender.peer, 0.0)
+        self._bar(offender.peer)
+
+    def _bar(self, peer: bytes) -> None:
+        """Whatever there is of a peer ends, and it is kept out for a while."""
+        self.bars.bar(self._runner.clock(), peer)
+        self.close_peer(peer, 0.0)
+        self.on_refused(peer)
 
     def _break(self, connection: AcceptedConnection, reason: str) -> None:
         self.connections.drop(connection.route)

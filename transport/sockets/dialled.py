@@ -51,6 +51,8 @@ class DialledLanes:
         self._unread = Unread(limits)
         self.on_word: Callable[[bytes, bytes], None] = lambda peer, header: None
         """Given what the driver of a peer says to this one."""
+        self.on_refused: Callable[[bytes], None] = lambda peer: None
+        """Told who broke the rules: whatever else there is of that peer is to end."""
         self.is_carried: Callable[[bytes, int], bool] = lambda peer, lane: False
         """Whether something else carries a lane, and the connection here stands by."""
         self._looked_at = runner.clock()
@@ -253,6 +255,7 @@ class DialledLanes:
         self._runner.trace(PeerClosedTrace(short(lane.peer), reason))
         lane.broken = reason
         self._hang_up(lane, 0.0)
+        self.on_refused(lane.peer)
 
     def _redial_later(self, lane: Lane, reason: str, now: float) -> None:
         was_up, address = lane.redial.up, lane.redial.address

@@ -132,6 +132,7 @@ class SocketDriver:
             self._runner, self._poll, self._keys.public, control, self._limits, run, gate
         )
         self._dialled.on_word, self._dialled.is_carried = self.sealed.take_word, self.sealed.carries
+        self._dialled.on_refused = self.sealed.give_up_peer
         self._probes = Probes(self._runner, self._poll, names)
         try:
             if self._bind is not None:
@@ -139,6 +140,7 @@ class SocketDriver:
                 bounds = HalfOpenBounds.of(self._limits, descriptors)
                 self.accepted = AcceptedLanes(self._runner, listener, self._poll, self._limits, bounds, gate)
                 self.accepted.on_word = self.sealed.take_word
+                self.accepted.on_refused = self.sealed.give_up_peer
                 control.accepted, self.address = self.accepted, listener.address
             self._open_bulk_port()
         except TransportError:

@@ -122,6 +122,15 @@ class SealedLanes:
             lane.connection.end("the peer was closed")
         found.begin_anew()
 
+    def give_up_peer(self, peer: bytes) -> None:
+        """It broke the rules elsewhere: nothing more is taken from it here, and what was under way goes
+        another way once there is one."""
+        found = self._peers.find(peer)
+        if self._asks.door is not None:
+            self._asks.door.forget(peer)
+        for lane in [] if found is None else list(found.lanes.values()):
+            self._end(lane.connection, "it broke the rules")
+
     def is_waiting(self) -> bool:
         """Whether something was not handed to the kernel yet."""
         return any(lane.connection.num_waiting for _, lane in self._peers.lanes())
