@@ -34,15 +34,18 @@ def scenario_of(
     rounds: int = ROUNDS,
     run: dict[str, Any] | None = None,
     method: dict[str, Any] | None = None,
+    num_honest: int | None = None,
 ) -> Scenario:
-    """A small swarm with one peer of that role; ``run`` and ``method`` replace settings of these."""
+    """A small swarm with one peer of that role; ``run`` and ``method`` replace settings of these, and
+    ``num_honest`` the number of others that is drawn."""
     rng = Random(f"roles {seed}")
     link = {"up": rng.choice(["50Mbps", "100Mbps", "1Gbps"]), "latency": f"{rng.randint(2, 40)}ms"}
     step = {"step": "250ms", "spread": 0.05, **link}
     fragments = rng.choice([1, 1, 2])
     parameters = rng.choice([300, 900, 1500])
+    drawn = rng.randint(4, 7)
     peers = [
-        {"name": "honest", "count": rng.randint(4, 7), **step},
+        {"name": "honest", "count": num_honest or drawn, **step},
         {"name": rng.choice(NAMES), "role": role, **step},
     ]
     return parse_scenario(

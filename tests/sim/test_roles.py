@@ -42,6 +42,13 @@ def test_an_equivocator_that_signs_two_roots_is_put_out_and_no_honest_peer_is_to
         assert (report.violations, report.num_forged, report.num_set_aside) == ([], 0, 0), seed
 
 
+def test_of_three_a_mute_one_has_nobody_but_itself_sit_out() -> None:
+    for seed in range(1, 5):
+        report = report_of("mute", seed, num_honest=2)
+        assert (report.violations, report.num_forged, report.num_set_aside) == ([], 0, 0), seed
+        assert report.roles[0].deeds["kept a chunk back"] > 0, seed
+
+
 def test_the_same_seed_gives_the_same_run_twice() -> None:
     first, second = report_of("liar", 3, rounds=8), report_of("liar", 3, rounds=8)
     assert first.to_json() == second.to_json()
