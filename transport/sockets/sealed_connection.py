@@ -30,6 +30,8 @@ from transport.sockets.wire import Outgoing
 WAITING_FRAMES = 4096
 """Messages that may wait to be sent over one connection."""
 HUNG_UP = "the other end hung up"
+_FRAME_COST = 512
+"""Bytes that a frame takes beside what came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Frame:
 
     @property
     def size_bytes(self) -> int:
-        return len(self.header) + size_bytes(self.payload)
+        """What it takes while it waits to be taken out: small ones must not be many."""
+        return _FRAME_COST + len(self.header) + size_bytes(self.payload)
 
 
 class SealedConnection:
@@ -103,7 +106,7 @@ class SealedConnection:
         """Have a message sent; False when too much waits already."""
         if self.num_waiting >= WAITING_FRAMES:
             return False
-        if self._put_bytes - self._sent_bytes >= 2 * self._limits.window_bytes:
+        if self._put_bytes - self._sent_bytes >= 2 * self._limits.largest_window:
             return False
         self._put_bytes += message.size_bytes
         self._num_put += 1

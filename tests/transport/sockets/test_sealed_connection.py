@@ -92,7 +92,7 @@ def test_a_changed_byte_ends_it_and_reaches_nobody() -> None:
 
 
 def test_too_much_is_not_put_in() -> None:
-    ours, _ = both_ends(Limits(window_bytes=1000))
+    ours, _ = both_ends(Limits(window_bytes=1000, spare_bytes=0))
     assert ours.put(message(b"a", b"x" * 1999))
     assert not ours.put(message(b"a", b"x"))
     many, _ = both_ends()
@@ -112,6 +112,24 @@ def test_reading_waits_until_frames_are_taken_out() -> None:
     theirs.took(frame)
     assert not theirs.is_full
     assert room == [True]
+
+
+def test_frames_without_a_payload_make_reading_wait_too() -> None:
+    ours, theirs = both_ends(Limits(unread_bytes=10_000))
+    for _ in range(30):
+        ours.send(0, message(b"a", None))
+    num_frames = 0
+    while not theirs.is_full:
+        assert theirs.receive(0) is not None
+        num_frames += 1
+    assert num_frames < 25
+
+
+def test_a_grown_window_may_wait_whole() -> None:
+    limits = Limits(window_bytes=1000, spare_bytes=8000)
+    ours, _ = both_ends(limits)
+    assert ours.put(message(b"a", bytes(limits.largest_window)))
+    assert ours.put(message(b"b", b"x"))
 
 
 def test_the_descriptor_lives_until_both_threads_have_left() -> None:
