@@ -7,10 +7,12 @@ import platform
 
 import diloco
 from diloco.cli import options
+from diloco.cli.bulk import NO_AES
+from transport.sockets.aes_hardware import has_fast_aes
 
 
 def doctor_command(kernels: options.Kernels = "auto") -> None:
-    """Show what this machine trains with: torch, its threads and devices, and what codecs run by."""
+    """Show what this machine trains with: torch, threads and devices, how bulk goes, what codecs run by."""
     import torch
 
     from diloco.compression.kernels import running, use
@@ -21,4 +23,6 @@ def doctor_command(kernels: options.Kernels = "auto") -> None:
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     devices = ", ".join(names) or "no CUDA device"
     print(f"torch {torch.__version__}: {torch.get_num_threads()} threads, {devices}")
+    bulk = "sealed (AES-256-GCM)" if has_fast_aes() else f"over CURVE: {NO_AES}"
+    print(f"bulk: {bulk}")
     print(f"codecs: {running()}")

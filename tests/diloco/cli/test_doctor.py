@@ -13,6 +13,7 @@ from diloco.cli.work import Work
 from diloco.compression.kernels import running, use
 from diloco.compression.kernels.library import LIBRARY, load
 from diloco.errors import UserError
+from transport.sockets.aes_hardware import has_fast_aes
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +25,11 @@ def _as_before() -> Iterator[None]:
 def test_the_doctor_says_versions_threads_and_what_codecs_run_by() -> None:
     done = CliRunner().invoke(app, ["doctor"])
     assert done.exit_code == 0
-    versions, threads, codecs = done.output.splitlines()
+    versions, threads, bulk, codecs = done.output.splitlines()
     assert versions.startswith("diloco ")
     assert threads.startswith("torch ")
     assert " threads, " in threads
+    assert bulk == "bulk: sealed (AES-256-GCM)" if has_fast_aes() else bulk.startswith("bulk: over CURVE")
     assert codecs == f"codecs: {running()}"
 
 
