@@ -19,15 +19,14 @@ from peers.coordinator.judgement import Court
 from peers.coordinator.lives import newest_in
 from peers.coordinator.places import invites_in
 from peers.links import MAX_IDLE_TIMEOUTS, LinksByNeed, LinksToAll, LinkTable, MemberLinks
-from peers.member.member import Member
+from peers.member.member import AMONG_MEMBERS, Member
 from peers.member.succession import Succession
 from peers.protocol.commands import Command, LeaveRun
 from peers.protocol.evidence import Evidence
-from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, NoSwap, RosterBatch
+from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, Open, RosterBatch
 from peers.protocol.signing import NO_IDENTITY, Signer, run_of
 from peers.protocol.traces import BadFrameTrace, PeerBarredTrace
 from peers.seats import Contact, Hosting, Training
-from transport.collectives.fetch import Lack, Want
 from transport.effects import (
     NEVER,
     Close,
@@ -185,6 +184,7 @@ class Node:
         if self._stopped:
             self._next_tick = now + self._timeout_s
             return
+        self._settle(now)
         for peer in self.links.absences.due(now):
             self._lose_sight(now, peer)
         if self.member and self.member.busy:
@@ -209,7 +209,7 @@ class Node:
         """When `tick` is wanted next."""
         if self._stopped:
             return self._next_tick
-        if self.member and self.member.busy:
+        if self._self or (self.member and self.member.busy):
             return 0.0
         due = min(self._next_tick, self.links.absences.deadline())
         return min(due, self.coordinator.deadline()) if self.coordinator else due
@@ -410,7 +410,7 @@ class Node:
             self.member.averaging.lose_sight(now, peer)
         elif isinstance(message, Missing):
             self._look_for(now, message.key)
-        if self.member and (peer == self._contact.key or isinstance(message, (Want, Lack, NoSwap))):
+        if self.member and (peer == self._contact.key or isinstance(message, AMONG_MEMBERS)):
             self.member.take_control(now, peer, message)
             if isinstance(message, (MemberIs, MemberGone, RosterBatch)):
                 self.links.changed = True
@@ -439,8 +439,8 @@ class Node:
             self.links.open(now, peer, link.addresses, dials=True, eager=is_host)
 
     def _settle(self, now: float) -> None:
-        """Deliver what the node said to itself, and update the links that the roster asks for."""
-        while self._self:
+        """Deliver what the node said to itself (a round once others have heard of it), and update links."""
+        while self._self and not (self._out and isinstance(self._self[0], Open)):
             self._dispatch(now, self.key, self._self.popleft())
         if self.links.changed:
             self._update_links(now)

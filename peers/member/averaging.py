@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from peers.protocol.commands import Swap
-from peers.protocol.messages import NoSwap
-from transport.collectives.chunks import MeanChunk, PartChunk
+from peers.protocol.messages import NoSwap, SentEarly
+from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
 from transport.effects import Payload
 
 Handler = Callable[[float, Any], None]
@@ -38,6 +38,18 @@ class Averaging(Protocol):
         self, now: float, peer: bytes, message: PartChunk | MeanChunk, payload: Payload, cost: int
     ) -> None:
         """One chunk; `pump` is to follow. Raises `BadFrame`."""
+
+    def offered(self, now: float, fragment: int) -> None:
+        """A contribution was offered to the coordinator."""
+
+    def take_early(self, now: float, peer: bytes, message: EarlyPart, payload: Payload, cost: int) -> None:
+        """A part of somebody whose round is not known here. Raises `BadFrame`."""
+
+    def sent_early(self, now: float, peer: bytes, message: SentEarly) -> None:
+        """Somebody says of which round its early parts are. Raises `BadFrame`."""
+
+    def resume_link(self, peer: bytes) -> None:
+        """The link to a peer began anew, or is gone: what was under way is lost."""
 
     def refused(self, now: float, peer: bytes, message: NoSwap) -> None:
         """A peer does not exchange with this member."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from peers.member.outlet import MemberOutlet
 from peers.member.patience import Owing, Patience
@@ -153,18 +152,27 @@ class Exchanges:
 
     def pump(self, now: float, report: Callable[[float, int, RunningExchange], None] | None = None) -> None:
         """Move every exchange on; ``report(now, serial, running)`` is called after each. `busy` tells that
-        more can be done at once: what this much work has to send leaves first."""
-        steps = STEPS_PER_INPUT
+        more can be done at once: what this much work has to send leaves first, and the last of it before
+        anything else is decoded."""
+        steps, sent, waits = STEPS_PER_INPUT, 0, False
+
+        def send(peer: bytes, message: object, payload: Payload) -> None:
+            nonlocal sent
+            sent += 1
+            self._outlet.send_bulk(now, peer, message, payload, "exchange")
+
         for serial, running in list(self.running.items()):
             exchange = running.exchange
             if exchange.idle and not exchange.done:
                 continue
-            send = partial(self._outlet.send_bulk, now, purpose="exchange")
             while steps and exchange.pump(self._outlet.room, send):
                 steps -= 1
+                if sent and exchange.only_keeps:
+                    waits = True
+                    break
             if report is not None:
                 report(now, serial, running)
-        self.busy = not steps
+        self.busy = waits or not steps
 
     def partners(self) -> set[bytes]:
         """Those with whom something is exchanged."""

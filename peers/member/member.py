@@ -61,6 +61,7 @@ from peers.protocol.messages import (
     Saved,
     SaveNow,
     Seed,
+    SentEarly,
     Serve,
     SettingsAre,
     Wanted,
@@ -69,11 +70,14 @@ from peers.protocol.profile import Profile
 from peers.protocol.record import Record
 from peers.protocol.signing import Signer, Verify, run_of
 from peers.protocol.spots import Spot, SpotPart
-from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
 from transport.collectives.fetch import Lack, Piece, Want
 from transport.effects import Payload
 from transport.errors import BadFrame
 from transport.limits import Limits
+
+AMONG_MEMBERS = (Want, Lack, NoSwap, SentEarly)
+"""Control messages that members say to each other; all others are the coordinator's."""
 
 
 class Member:
@@ -113,7 +117,8 @@ class Member:
         if profile.matching is None:
             run = run_of(coordinator, profile.manifest.settings)
             notary = MemberNotary(*signing, self.membership.others) if signing else None
-            self.averaging = Rounds(me, coordinator, self.contributions, self.exchanges, outlet, run, notary)
+            parts = (self.contributions, self.exchanges, outlet)
+            self.averaging = Rounds(me, coordinator, *parts, run, notary, limits)
         else:
             self.averaging = Swaps(
                 me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits
@@ -233,6 +238,7 @@ class Member:
         self.contributions.offer(self.versions.base(fragment), offer)
         if self._follower.entered:
             self.contributions.send_offer(now, fragment)
+            self.averaging.offered(now, fragment)
         return True
 
     def _confirm_saved(self, now: float, saved: commands.ConfirmSaved) -> None:
@@ -259,7 +265,7 @@ class Member:
 
     def begin_session(self, now: float, peer: bytes) -> None:
         """A peer began a new session with this member; the coordinator does so whenever it greets."""
-        self.exchanges.resume_link(peer)
+        self.averaging.resume_link(peer)
         self._donor.drop_waiting(peer)
         self._spot_checks.drop(peer)
         self._fetches.ask_again(now, peer)
@@ -274,7 +280,7 @@ class Member:
 
     def lose_peer(self, now: float, peer: bytes) -> None:
         """The node dropped the link to a peer."""
-        self.exchanges.resume_link(peer)
+        self.averaging.resume_link(peer)
         self._donor.drop_waiting(peer)
         self._fetches.drop_donor(now, peer)
         self._spot_checks.drop(peer)
@@ -291,6 +297,8 @@ class Member:
             self._donor.hand_out(now, peer, message)
         elif isinstance(message, NoSwap):
             self.averaging.refused(now, peer, message)
+        elif isinstance(message, SentEarly):
+            self.averaging.sent_early(now, peer, message)
         elif isinstance(message, Lack):
             self._fetches.drop_lacking(now, peer, message)
             self._follower.advance(now)
@@ -302,6 +310,9 @@ class Member:
         """One bulk message; `use_credit` follows every frame. Raises `BadFrame`."""
         if isinstance(message, (PartChunk, MeanChunk)):
             self.averaging.take_chunk(now, peer, message, payload, cost)
+            return
+        if isinstance(message, EarlyPart):
+            self.averaging.take_early(now, peer, message, payload, cost)
             return
         self._outlet.consumed(now, peer, cost)
         if isinstance(message, SpotPart):

@@ -9,13 +9,14 @@ from __future__ import annotations
 from peers.member.appeal import roots_held, shown_by, two_things_told
 from peers.member.averaging import Handler
 from peers.member.contributions import Contributions
+from peers.member.early_parts import EarlyParts
 from peers.member.exchanges import Exchanges, RunningExchange
 from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Swap
 from peers.protocol.events import Fate, RoundAborted, RoundOpened
 from peers.protocol.fields import MAX_SQUARE, cut
-from peers.protocol.messages import Abort, Decline, Done, Missing, NoSwap, Open, Stuck
-from transport.collectives.chunks import MeanChunk, PartChunk
+from peers.protocol.messages import Abort, Decline, Done, Missing, NoSwap, Open, SentEarly, Stuck
+from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
 from transport.collectives.direct_reduce import DirectReduce, Poison
 from transport.collectives.norms import NormLimits
 from transport.collectives.plan import Plan
@@ -23,6 +24,7 @@ from transport.collectives.proofs import Notary, Terms
 from transport.collectives.prover import Prover
 from transport.effects import EncodedResult, Payload
 from transport.errors import BadFrame
+from transport.limits import LIMITS, Limits
 
 
 class Rounds:
@@ -39,9 +41,11 @@ class Rounds:
         outlet: MemberOutlet,
         run: bytes = b"",
         notary: Notary | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
         """Without a ``notary`` it takes no part in rounds that are proved."""
         self.handlers: dict[type, Handler] = {Open: self.open, Abort: self.abort}
+        self.early = EarlyParts(me, contributions, exchanges, outlet, limits)
         self._me = me
         self._coordinator = coordinator
         self._contributions = contributions
@@ -69,7 +73,8 @@ class Rounds:
         plan = Plan(
             message.attempt, message.founders, message.weights, lost, idle, message.proved, limits=limits
         )
-        running = self._exchanges.running.get(message.serial) or self._join(now, message)
+        self.early.learn(message, plan)
+        running = self._exchanges.running.get(message.serial) or self._join(now, message, plan)
         if running is None or self._me not in plan.members:
             return
         running.plan, running.num_shown = plan, 0
@@ -78,7 +83,7 @@ class Rounds:
         self._exchanges.replay_early(now, message.serial)
         self.pump(now)
 
-    def _join(self, now: float, message: Open) -> RunningExchange | None:
+    def _join(self, now: float, message: Open, plan: Plan) -> RunningExchange | None:
         mine = self._contributions.offered.get(message.fragment)
         weights = dict(zip(message.founders, message.weights, strict=True))
         agrees = (
@@ -96,6 +101,7 @@ class Rounds:
         chunk_elements = max(1, message.chunk_elements)
         prover = self._prover(message, mine.reducer.num_elements)
         exchange = DirectReduce(message.serial, self._me, mine.reducer, chunk_elements, now, prover)
+        exchange.mark_sent(self.early.joined(now, message, plan, mine))
         running = RunningExchange(message.fragment, exchange, now, mine.tokens)
         self._exchanges.running[message.serial] = running
         return running
@@ -124,6 +130,7 @@ class Rounds:
 
     def entered(self, now: float) -> None:
         """Every round is void; contributions are only offered again."""
+        self.early.entered(now)
         self._exchanges.close_all(now)
         self._contributions.leave_rounds()
 
@@ -138,6 +145,7 @@ class Rounds:
     def pump(self, now: float) -> None:
         """Move every round on, and report what it came to."""
         self._exchanges.pump(now, self._report)
+        self._exchanges.busy |= self.early.pump(now)
 
     def _report(self, now: float, serial: int, running: RunningExchange) -> None:
         exchange = running.exchange
@@ -185,6 +193,27 @@ class Rounds:
     ) -> None:
         attempt = running.told_stuck = running.exchange.attempt
         self._outlet.send(now, self._coordinator, Stuck(serial, attempt, peers, cut(poison, 64)))
+
+    # -- before a round opens -----------------------------------------------------------------
+
+    def offered(self, now: float, fragment: int) -> None:
+        """A contribution was offered to the coordinator."""
+        self.early.offered(fragment)
+        self.pump(now)
+
+    def take_early(self, now: float, peer: bytes, message: EarlyPart, payload: Payload, cost: int) -> None:
+        """A part of somebody whose round is not known here. Raises `BadFrame`."""
+        self.early.take(now, peer, message, payload, cost)
+
+    def sent_early(self, now: float, peer: bytes, message: SentEarly) -> None:
+        """Somebody says of which round its early parts are. Raises `BadFrame`."""
+        self.early.told(now, peer, message)
+        self.pump(now)
+
+    def resume_link(self, peer: bytes) -> None:
+        """The link to a peer began anew, or is gone."""
+        self._exchanges.resume_link(peer)
+        self.early.resume_link(peer)
 
     # -- what only gossip knows ---------------------------------------------------------------
 

@@ -19,9 +19,9 @@ from peers.member.membership import Membership
 from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Swap
 from peers.protocol.events import SwapFailed, Swapped
-from peers.protocol.messages import NoSwap
+from peers.protocol.messages import NoSwap, SentEarly
 from peers.protocol.profile import Matching
-from transport.collectives.chunks import MeanChunk, PartChunk
+from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
 from transport.collectives.direct_reduce import DirectReduce
 from transport.collectives.plan import Plan, chunk_elements_for
 from transport.effects import Payload
@@ -120,6 +120,20 @@ class Swaps:
         exchanges.take_chunk(now, peer, message, payload, cost)
         if late and isinstance(message, PartChunk):
             self._refuse(now, peer, message.serial)
+
+    def offered(self, now: float, fragment: int) -> None:
+        """Nothing is to be done: with gossip nothing is offered to the coordinator."""
+
+    def take_early(self, now: float, peer: bytes, message: EarlyPart, payload: Payload, cost: int) -> None:
+        """It is dropped: swaps wait for nobody's word, so nothing leaves before they begin."""
+        self._outlet.consumed(now, peer, cost)
+
+    def sent_early(self, now: float, peer: bytes, message: SentEarly) -> None:
+        """Nothing is to be done: nothing of it is here."""
+
+    def resume_link(self, peer: bytes) -> None:
+        """The link to a peer began anew, or is gone."""
+        self._exchanges.resume_link(peer)
 
     def pump(self, now: float) -> None:
         """Move every swap on, and tell of those that have ended."""

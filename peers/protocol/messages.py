@@ -458,6 +458,15 @@ class Goodbye:
     """I leave the run and end this link: wait for nothing of mine."""
 
 
+@kind(176)
+@dataclass(frozen=True, slots=True)
+class SentEarly:
+    """The parts that I sent you early, of my contribution of that number, are of this round."""
+
+    serial: fields.Serial
+    number: fields.OfferNumber
+
+
 @kind(100)
 @dataclass(frozen=True, slots=True)
 class NoSwap:

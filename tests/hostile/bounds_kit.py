@@ -13,6 +13,7 @@ SMALL = replace(
     window_bytes=64 * 1024,
     buffer_bytes=256 * 1024,
     spare_bytes=32 * 1024,
+    early_bytes=16 * 1024,
     payload_bytes=1024,
     control_queue=50,
     identities=40,

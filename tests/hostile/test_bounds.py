@@ -34,6 +34,7 @@ from peers.protocol.messages import Applied, MemberActive, MemberIs, Open, Ready
 from peers.protocol.record import Record
 from peers.protocol.roster_feed import RosterFeed
 from tests.hostile.bounds_kit import SIZE_AND_BOUND, SMALL, Rows, keys
+from tests.hostile.shared_bounds import SHARED
 from tests.hostile.socket_bounds import SOCKETS
 from tests.peers.coordinator.coordinator_kit import SETTINGS, Swarm, key, trained
 from tests.peers.coordinator.test_state import Told
@@ -130,41 +131,6 @@ def bulk_that_a_peer_never_acknowledges() -> SIZE_AND_BOUND:
     while link.room() >= 500:
         link.send_bulk(0.0, PartChunk(1, 0, 0), bytes(500), "exchange")
     return link.kept().bulk_out_cost, SMALL.largest_window
-
-
-@BOUNDS.add
-def credit_of_peers_that_take_it_at_a_great_rate_and_answer_late() -> SIZE_AND_BOUND:
-    """Each makes its line look fast and long, takes all that it may, and then uses none of it."""
-    table, now, in_flight = LinkTable(1, 4.0, SMALL, []), 0.0, 0
-    for each in range(1, 6):
-        link = table.open(0.0, bytes([each]) * 32, (), dials=False).streams
-        link.begin_anew(US, THEM, keep_control=False)
-        link.hello(reply=True)
-        window = link.window
-        for seq in range(1, 2000):
-            now += 0.001
-            if seq % 100 == 1:
-                asked = window.ask(now)
-            if seq % 100 == 51:
-                window.answered(now, asked)
-            link.bulk_arrived(now, seq, NOTE, bytes(SMALL.payload_bytes))
-            link.consumed(now, SMALL.payload_bytes + FRAME_COST)
-        in_flight += window.granted - window.consumed
-        assert window.size > window.base
-    return in_flight, SMALL.buffer_bytes + 64 * 1024 + SMALL.spare_bytes
-
-
-@BOUNDS.add
-def what_peers_that_acknowledge_nothing_make_us_keep_together() -> SIZE_AND_BOUND:
-    table, num = LinkTable(1, 4.0, SMALL, []), 6
-    for each in range(num):
-        link = table.open(0.0, bytes([each]) * 32, (), dials=False).streams
-        link.begin_anew(US, THEM, keep_control=False)
-        link.acknowledged(Ack(*THEM, *US, 0, 0, 1 << 40, 0))
-        while link.room() >= 500:
-            link.send_bulk(0.0, PartChunk(1, 0, 0), bytes(500), "exchange")
-    kept = sum(link.streams.kept().bulk_out_cost for link in table.by_peer.values())
-    return kept, num * SMALL.window_bytes + SMALL.spare_bytes
 
 
 @BOUNDS.add
@@ -479,9 +445,9 @@ def records_by_member_and_fragment() -> SIZE_AND_BOUND:
 # -- all of them ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*BOUNDS, *SOCKETS])
+@pytest.mark.parametrize("name", [*BOUNDS, *SHARED, *SOCKETS])
 def test_what_a_peer_makes_us_keep_is_filled_and_stays_at_its_bound(name: str) -> None:
-    size, most = (BOUNDS | SOCKETS)[name]()
+    size, most = (BOUNDS | SHARED | SOCKETS)[name]()
     assert size <= most
     assert 2 * size >= most, "it was not filled"
 

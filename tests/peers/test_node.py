@@ -30,7 +30,7 @@ from peers.protocol.held import Held
 from peers.protocol.messages import PROTOCOL, AskStatus, Refused, StatusFollows
 from peers.protocol.orders import Kick, Obeyed, Stop
 from peers.protocol.profile import Matching
-from peers.protocol.traces import EnteredTrace, RemovedTrace
+from peers.protocol.traces import EnteredTrace, OpenedTrace, RemovedTrace
 from peers.seats import Contact, Hosting
 from tests.peers.member.fakes import FakeApp, name_of, state_of, vector
 from tests.peers.node_kit import (
@@ -142,6 +142,23 @@ def test_a_host_that_trains_talks_to_its_member_without_a_wire() -> None:
     assert any(isinstance(event, BecameActive) for event in swarm.events[HOST])
     assert swarm.sent == []
     assert swarm.nodes[HOST].links.by_peer == {}
+
+
+def test_the_hosts_own_member_works_on_a_round_once_others_have_heard_of_it() -> None:
+    swarm = Swarm(host_node(min_peers=1))
+    host = swarm.nodes[HOST]
+    host.train(0.0, training(HOST))
+    swarm.run()
+    swarm.seed(HOST)
+    assert host.command(0.0, Offer(0, 10, 10, vector(1.0), 3.0))
+    at_once = host.drain()
+    assert any(isinstance(effect, OpenedTrace) for effect in at_once)
+    opened = [type(effect.event) for effect in at_once if isinstance(effect, Deliver)]
+    assert RoundOpened not in opened
+    assert host.deadline() == 0.0
+    host.tick(0.0)
+    assert RoundOpened in [type(effect.event) for effect in host.drain() if isinstance(effect, Deliver)]
+    assert host.deadline() != 0.0
 
 
 def test_a_host_is_dialled_and_dials_nobody() -> None:

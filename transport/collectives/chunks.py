@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transport.collectives.fields import Attempt, ChunkIndex, Serial
 from transport.collectives.proofs import Path, Signature
-from transport.frames import kind
+from transport.frames import Count, kind
 
 
 @kind(10)
@@ -16,6 +16,16 @@ class PartChunk:
 
     serial: Serial
     attempt: Attempt
+    chunk: ChunkIndex
+
+
+@kind(175)
+@dataclass(slots=True)
+class EarlyPart:
+    """A part that leaves before its exchange is known; its author says later which one it is of."""
+
+    number: Count
+    """Of the contribution that it is of, among its author's."""
     chunk: ChunkIndex
 
 

@@ -109,6 +109,11 @@ class DirectReduce:
         return self.prover is None or self.prover.prepared
 
     @property
+    def only_keeps(self) -> bool:
+        """All that others wait for has left: what is still to be done is for nobody but this member."""
+        return bool(self._to_keep) and not self._to_send and len(self._reduced) == self._num_mine
+
+    @property
     def done(self) -> bool:
         """Every mean is here, decoded and hashed."""
         return self._missing == 0 and self._plan is not None
@@ -157,6 +162,10 @@ class DirectReduce:
 
     # -- inputs -------------------------------------------------------------------------------
 
+    def mark_sent(self, parts: set[tuple[int, bytes]]) -> None:
+        """Before the first attempt: these chunks have left for these owners already."""
+        self._part_sent = parts
+
     def begin(self, now: float, plan: Plan) -> None:
         """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
         assert self._me in plan.members
@@ -191,7 +200,8 @@ class DirectReduce:
         """By peer, how many of those it got."""
         self._to_send = {peer: None for peer, queue in self._part_queues.items() if queue}
         """Peers for whom something is queued."""
-        mine = (chunk for chunk, owner in enumerate(self._owners) if owner == self._me)
+        mine = [chunk for chunk, owner in enumerate(self._owners) if owner == self._me]
+        self._num_mine = len(mine)
         self._to_reduce = deque(chunk for chunk in mine if self._has_all_parts(chunk))
 
     def part(self, now: float, peer: bytes, message: PartChunk, payload: Payload) -> bool:

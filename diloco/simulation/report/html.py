@@ -19,6 +19,8 @@ WIDTH = 1000.0
 """Units of the timeline's drawing; what is narrower than one of a thousandth of it is merged with what
 follows."""
 _NARROWEST = WIDTH / 2000
+_PURPOSES = (("exchange", "early"), ("state",), ("control",))
+"""Of bytes that are sent, those that are drawn together."""
 _ACTIVITIES = {
     "compute": "trains",
     "wait": "waits for the network",
@@ -184,7 +186,7 @@ def _plots(report: SimulationReport) -> str:
         stacked(
             "Megabytes sent by peers",
             [
-                (p.name, tuple(p.sent.get(what, 0) / 1e6 for what in ("exchange", "state", "control")))
+                (p.name, tuple(sum(p.sent.get(each, 0) for each in what) / 1e6 for what in _PURPOSES))
                 for p in traffic
             ],
             ("exchanges", "states for joiners", "control"),

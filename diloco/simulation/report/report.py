@@ -14,7 +14,8 @@ from typing import Literal
 Activity = Literal["join", "compute", "wait", "frozen", "down"]
 """What a peer does: it fetches the shared state, trains, waits for the network, is stopped, or is not
 there."""
-Purpose = Literal["control", "exchange", "state"]
+Purpose = Literal["control", "exchange", "early", "state"]
+"""Parts that leave before their round opens are counted apart: if it never does, they were for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from diloco.terminal import plain_table, printable
 from diloco.units import show_bytes
 
 _MAX_ROWS = 12
-_PURPOSES = ("exchange", "state", "control")
+_PURPOSES = ("exchange", "early", "state", "control")
 
 
 def render(report: SimulationReport) -> Group:

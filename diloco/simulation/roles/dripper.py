@@ -23,7 +23,7 @@ class Dripper(Role):
 
     def frame(self, node: Adversary, effect: Send) -> Iterable[Send]:
         """Keep chunks back."""
-        if effect.purpose != "exchange":
+        if effect.purpose not in ("exchange", "early"):
             return (effect,)
         self._held.append((node, effect))
         return ()

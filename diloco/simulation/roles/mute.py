@@ -33,7 +33,7 @@ class Mute(Role):
 
     def frame(self, node: Adversary, effect: Send) -> Iterable[Send]:
         """Nothing of an exchange for the victim."""
-        if effect.purpose != "exchange":
+        if effect.purpose not in ("exchange", "early"):
             return (effect,)
         self._pick(node)
         if effect.peer != self._victim:

@@ -117,6 +117,11 @@ def test_a_result_is_found_by_its_name_once_it_is_whole() -> None:
     for _, message, payload in partner.chunks():
         member.exchanges.take_chunk(0.0, OTHER, message, payload, 10)
     member.exchanges.pump(0.0)
+    assert [type(message) for _, message, _ in member.outlet.bulk][-1] is MeanChunk
+    assert member.exchanges.busy, "nothing is decoded before what others wait for has left"
+    assert member.exchanges.find_result(1, exchange.digest()) is None
+    member.exchanges.pump(0.0)
+    assert not member.exchanges.busy
     assert member.exchanges.find_result(1, exchange.digest()) is exchange
     assert member.exchanges.find_result(1, b"x" * 32) is None
     assert member.exchanges.find_result(2, exchange.digest()) is None

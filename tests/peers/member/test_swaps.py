@@ -112,6 +112,7 @@ def test_a_swap_for_which_all_has_come_early_ends_at_once() -> None:
     for _, message, payload in partner.chunks():  # its part and its mean, though it heard another of us
         member.swaps.take_chunk(0.0, OTHER, message, payload, 10)
     member.swap()
+    member.swaps.pump(0.0)
     assert len(member.outlet.seen(Swapped)) == 1
 
 

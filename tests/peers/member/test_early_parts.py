@@ -1,0 +1,329 @@
+"""Parts that leave before their round opens: they count when their author says so, and never else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peers.member.contributions import Contributions
+from peers.member.early_parts import EarlyParts
+from peers.member.exchanges import Exchanges
+from peers.member.rounds import Rounds
+from peers.protocol.commands import Offer
+from peers.protocol.messages import Decline, Done, Open, SentEarly
+from tests.peers.member.fakes import (
+    BASE,
+    HOST,
+    ME,
+    OTHER,
+    PATIENCE_S,
+    SIZE,
+    THIRD,
+    TIMEOUT_S,
+    FakeOutlet,
+    vector,
+)
+from transport.collectives.chunks import EarlyPart, PartChunk
+from transport.collectives.plan import Plan
+from transport.effects import Payload
+from transport.errors import BadFrame
+from transport.limits import Limits
+from transport.link.streams import FRAME_COST
+
+CHUNK = 2
+"""Elements: two chunks for each of two owners."""
+COST = 4 * CHUNK + FRAME_COST
+LIMITS = Limits(payload_bytes=64, early_bytes=2 * COST)
+
+
+class Member:
+    """One member's part in rounds, and what it has to say."""
+
+    def __init__(self, key: bytes, limits: Limits) -> None:
+        self.key = key
+        self.outlet = FakeOutlet()
+        self.contributions = Contributions(key, HOST, self.outlet)
+        self.exchanges = Exchanges(self.outlet, TIMEOUT_S, PATIENCE_S)
+        self.rounds = Rounds(key, HOST, self.contributions, self.exchanges, self.outlet, limits=limits)
+        self.early: EarlyParts = self.rounds.early
+
+    def offer(self, value: float, fragment: int = 0) -> None:
+        self.contributions.offer(BASE, Offer(fragment, 100, 100, vector(value), 1.0))
+        self.rounds.offered(0.0, fragment)
+        self.pump()
+
+    def pump(self) -> None:
+        self.rounds.pump(0.0)
+        while self.exchanges.busy:
+            self.rounds.pump(0.0)
+
+    def sent(self, kind: type) -> list[int]:
+        """Chunks of that kind that wait to be carried."""
+        return [message.chunk for _, message, _ in self.outlet.bulk if type(message) is kind]
+
+    def take(self, peer: bytes, message: Any, payload: Payload) -> None:
+        if isinstance(message, EarlyPart):
+            self.rounds.take_early(0.0, peer, message, payload, COST)
+        else:
+            self.rounds.take_chunk(0.0, peer, message, payload, COST)
+
+
+class Two:
+    """ME and OTHER after so many rounds of both, and what they say to each other."""
+
+    def __init__(self, num_rounds: int = 2, limits: Limits = LIMITS) -> None:
+        self.members = {key: Member(key, limits) for key in (ME, OTHER)}
+        self.me, self.other = self.members[ME], self.members[OTHER]
+        self.serial = 0
+        for _ in range(num_rounds):
+            self.offer()
+            self.open()
+            self.carry()
+            self.end()
+
+    def offer(self) -> None:
+        for value, member in enumerate(self.members.values()):
+            member.offer(1.0 + 2.0 * value)
+
+    def open(self, *keys: bytes, **changes: Any) -> None:
+        self.serial += not changes.get("attempt")
+        message = Open(self.serial, 0, 0, BASE, CHUNK, (ME, OTHER), (1.0, 1.0), ())
+        for key in keys or (ME, OTHER):
+            self.members[key].rounds.open(0.0, replace(message, **changes))
+
+    def carry(self, *, words: bool = True) -> None:
+        """Everything that is said, until nothing is; without ``words`` only what has a payload."""
+        moved = True
+        while moved:
+            moved = False
+            for member in self.members.values():
+                bulk, member.outlet.bulk = member.outlet.bulk, []
+                for to, message, payload in bulk:
+                    self.members[to].take(member.key, message, payload)
+                    moved = True
+                early = [each for each in member.outlet.said if words and isinstance(each[1], SentEarly)]
+                member.outlet.said = [each for each in member.outlet.said if each not in early]
+                for to, message in early:
+                    self.members[to].rounds.sent_early(0.0, member.key, message)
+                    moved = True
+            for member in self.members.values():
+                member.pump()
+
+    def end(self) -> None:
+        """Both have done the round, and hold the mean."""
+        for member in self.members.values():
+            running = member.exchanges.close(0.0, self.serial)
+            assert running is not None
+            assert running.exchange.done
+            assert (running.exchange.reducer.output == 2.0).all()  # type: ignore[attr-defined]
+            del member.contributions.offered[0]
+
+
+def test_after_two_rounds_of_one_list_parts_leave_before_the_round_opens_and_are_sent_once() -> None:
+    two = Two()
+    two.offer()
+    assert two.me.sent(EarlyPart) == [2, 3]
+    assert {to for to, _, _ in two.me.outlet.bulk} == {OTHER}
+    two.carry()
+    assert not two.me.exchanges.running
+    two.open()
+    assert two.me.outlet.told(OTHER, SentEarly) == [SentEarly(3, 3)]
+    assert not two.me.sent(PartChunk)
+    two.carry()
+    two.end()
+    returned = sum(cost for _, cost in two.me.outlet.returned)
+    assert returned == 3 * 4 * COST, "of three rounds, two parts and two means"
+
+
+@pytest.mark.parametrize("num_rounds", [0, 1])
+def test_before_the_list_was_the_same_twice_nothing_leaves_early(num_rounds: int) -> None:
+    two = Two(num_rounds)
+    two.offer()
+    assert not two.me.outlet.bulk
+
+
+@pytest.mark.parametrize("late", ["parts", "words", "open"])
+def test_in_whatever_order_parts_the_word_about_them_and_the_opening_come_all_count(late: str) -> None:
+    two = Two()
+    two.offer()
+    if late == "parts":
+        bulk, two.me.outlet.bulk = two.me.outlet.bulk, []
+        two.open()
+        two.carry()
+        two.me.outlet.bulk += bulk
+    elif late == "words":
+        two.carry()
+        two.open()
+        two.carry(words=False)
+    else:
+        two.open(ME)
+        two.carry()
+        assert not two.other.exchanges.running
+        two.serial -= 1
+        two.open(OTHER)
+    two.carry()
+    two.end()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"idle": (1,)}, {"chunk_elements": SIZE // 2}, {"founders": (ME, OTHER, THIRD), "weights": (1.0,) * 3}],
+)
+def test_where_the_round_is_another_than_was_thought_all_parts_are_sent_as_ever(
+    changes: dict[str, Any],
+) -> None:
+    two = Two()
+    two.offer()
+    two.me.outlet.bulk.clear()
+    two.open(ME, **changes)
+    two.me.pump()
+    assert not two.me.outlet.told(OTHER, SentEarly)
+    running = two.me.exchanges.running[3]
+    assert running.plan is not None
+    num_chunks = running.exchange.num_chunks
+    owned = [c for c in range(num_chunks) if running.plan.owner(c, num_chunks) != ME]
+    assert sorted(two.me.sent(PartChunk)) == owned
+    two.me.contributions.offered.clear()
+    two.me.offer(1.0)
+    assert bool(two.me.sent(EarlyPart)) is ("chunk_elements" in changes), (
+        "with another list the next ones wait"
+    )
+
+
+def test_a_contribution_that_is_taken_back_counts_in_no_round_though_its_parts_have_left() -> None:
+    two = Two()
+    two.offer()
+    two.carry()
+    assert two.me.contributions.withdraw(0.0, 0) is not None
+    two.open(OTHER)
+    two.serial -= 1
+    two.carry()
+    assert two.other.exchanges.running[3].exchange.owing_parts() == {ME}, "nothing of it is used"
+    two.open(ME)
+    assert two.me.outlet.told(HOST, Decline)
+    assert not two.me.outlet.told(OTHER, SentEarly)
+
+
+def test_what_was_trained_on_since_is_sent_anew_and_not_mixed_with_what_left_before() -> None:
+    two = Two()
+    two.other.offer(3.0)
+    two.me.offer(9.0)
+    two.carry()
+    two.me.contributions.withdraw(0.0, 0)
+    two.me.offer(1.0)
+    two.open()
+    two.carry()
+    two.end()
+
+
+def test_parts_that_were_lost_with_a_link_are_sent_in_the_round() -> None:
+    two = Two()
+    two.offer()
+    two.me.outlet.bulk.clear()
+    for member, peer in ((two.me, OTHER), (two.other, ME)):
+        member.rounds.resume_link(peer)
+    two.open()
+    two.carry()
+    two.end()
+
+
+def test_parts_that_were_lost_with_a_link_after_the_word_about_them_are_sent_again() -> None:
+    two = Two()
+    two.offer()
+    two.me.outlet.bulk.clear()
+    two.open()
+    two.me.outlet.said.clear()
+    for member, peer in ((two.me, OTHER), (two.other, ME)):
+        member.rounds.resume_link(peer)
+    two.carry()
+    two.end()
+
+
+def test_in_a_proved_round_and_in_a_later_attempt_nothing_counts_that_left_before() -> None:
+    for changes in ({"proved": True}, {"attempt": 1}):
+        two = Two()
+        two.offer()
+        two.serial += "attempt" in changes
+        two.open(ME, **changes)
+        assert not two.me.outlet.told(OTHER, SentEarly)
+
+
+def test_more_than_the_bound_does_not_leave_and_what_is_beyond_it_goes_in_the_round() -> None:
+    two = Two(limits=replace(LIMITS, early_bytes=COST))
+    two.offer()
+    assert two.me.sent(EarlyPart) == [2]
+    two.open()
+    two.me.pump()
+    assert two.me.sent(PartChunk) == [3]
+    two.carry()
+    two.end()
+
+
+def test_some_credit_is_left_for_all_else() -> None:
+    two = Two()
+    two.me.outlet.room_bytes = 2 * LIMITS.payload_bytes + 4 * CHUNK - 1
+    two.offer()
+    assert not two.me.sent(EarlyPart)
+    two.me.outlet.room_bytes += 1
+    two.me.pump()
+    assert two.me.sent(EarlyPart)
+
+
+def test_one_who_sends_too_much_twice_or_for_no_round_changes_nothing_of_others() -> None:
+    two, junk = Two(), np.full(CHUNK, 77.0, np.float32).tobytes()
+    two.other.outlet.returned.clear()
+    for number in range(5):
+        for chunk in (0, 1, 2, 2, 3, 99):
+            two.other.take(THIRD, EarlyPart(number, chunk), junk)
+            two.other.take(THIRD, EarlyPart(max(0, number - 1), chunk), junk)
+    held = two.other.early.held
+    assert held.keys() == {THIRD}
+    assert held[THIRD].cost == 2 * COST
+    assert len(two.other.outlet.returned) == 5 * 12 - 2 - 4, (
+        "the last two are held; four were one payment for two"
+    )
+    for number in range(1000):
+        two.other.rounds.sent_early(0.0, THIRD, SentEarly(100 + number, 10 + number))
+    assert len(two.other.early.said) == LIMITS.fragments
+    two.other.rounds.sent_early(0.0, THIRD, SentEarly(1, 4))
+    two.offer()
+    two.open()
+    two.carry()
+    two.end()
+
+
+def test_early_parts_of_a_round_that_do_not_fit_it_are_their_authors_fault() -> None:
+    two = Two()
+    two.offer()
+    two.open()
+    two.other.rounds.sent_early(0.0, ME, SentEarly(3, 9))
+    with pytest.raises(BadFrame, match="bytes instead of"):
+        two.other.take(ME, EarlyPart(9, 2), bytes(4))
+    with pytest.raises(BadFrame, match="someone else"):
+        two.other.take(ME, EarlyPart(9, 0), bytes(4 * CHUNK))
+    two.carry()
+    two.end()
+
+
+def test_of_several_contributions_the_first_leaves_early_and_the_others_in_their_rounds() -> None:
+    two = Two()
+    two.offer()
+    opened = Open(2, 0, 1, BASE, CHUNK, (ME, OTHER), (1.0, 1.0), ())
+    two.me.early.learn(opened, Plan(0, (ME, OTHER), (1.0, 1.0)))
+    before = len(two.me.outlet.bulk)
+    two.me.offer(5.0, fragment=1)
+    assert len(two.me.outlet.bulk) == before
+
+
+def test_once_the_coordinator_remembers_no_round_nothing_leaves_early_until_two_are_alike() -> None:
+    two = Two()
+    two.me.rounds.entered(0.0)
+    two.offer()
+    assert not two.me.outlet.bulk
+    two.open()
+    two.carry()
+    two.end()
+    assert not two.me.outlet.seen(Done)
