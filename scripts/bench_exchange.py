@@ -60,14 +60,14 @@ class Result:
 
 
 @contextlib.contextmanager
-def host_address(address: str, spec: LinkSpec | None) -> Iterator[str]:
-    """Where the others find process 0: at the far end of the emulated link, if there is one."""
+def host_address(addresses: tuple[str, str], spec: LinkSpec | None) -> Iterator[str]:
+    """Where the others find process 0, which listens at two ports: at the far end of the emulated link, if
+    there is one."""
     if spec is None:
-        yield address
+        yield addresses[0]
         return
-    host, port = address.removeprefix("tcp://").split(":")
     with running_link(spec) as link:
-        near = link.map(("127.0.0.1", 0), (host, int(port)))
+        near = link.map_with_bulk(*(int(each.rpartition(":")[2]) for each in addresses))
         yield f"tcp://{near[0]}:{near[1]}"
 
 

@@ -90,8 +90,9 @@ class Worker:
         self._rank = rank
         self._events: queue.SimpleQueue[tuple[float, object]] = queue.SimpleQueue()
 
-    def start(self, host: str) -> str:
-        """Begin to talk; ``host`` is the address of process 0, which has none to dial."""
+    def start(self, host: str) -> tuple[str, str]:
+        """Begin to talk; ``host`` is the address of process 0, which has none to dial. Returns where this one
+        listens, for control and for bulk."""
         keys, host_key = self.plan.keys[self._rank], self.plan.keys[0].public
         hosting = None if self._rank else self._hosting()
         contact = Contact(host_key, (host,) if self._rank else ())
@@ -105,7 +106,7 @@ class Worker:
         )
         self._driver.start()
         assert self._driver.address is not None
-        return self._driver.address
+        return self._driver.address, self._driver.bulk_address or self._driver.address
 
     def _hosting(self) -> Hosting:
         n = len(self.plan.keys)
@@ -216,12 +217,12 @@ def check(output: torch.Tensor, num_elements: int, name: str, num_processes: int
 
 
 def work(rank: int, plan: Plan, host: str, barrier: Any, times: Any, results: Any) -> None:
-    """One process. Process 0 reports its address first, then one line per size and codec."""
+    """One process. Process 0 reports its addresses first, then one line per size and codec."""
     torch.set_num_threads(1)
     worker = Worker(rank, plan)
-    address = worker.start(host)
+    addresses = worker.start(host)
     if not rank:
-        results.put(address)
+        results.put(addresses)
     worker.enter()
     for fragment in range(len(plan.sizes)):
         for name in plan.codecs:

@@ -20,7 +20,7 @@ from typing import Any
 
 from chaos_story import LostDisk, Sample
 from chaos_worker import Part, work
-from emulate_link import BackgroundLink, free_port, running_link
+from emulate_link import ELSEWHERE, BackgroundLink, free_port, running_link
 from fork_server import fork_server
 from link_options import LinkSpec
 from process_usage import num_descriptors, num_threads, resident_mib
@@ -75,7 +75,7 @@ class Processes:
         for column in (HOST, *range(self.peers)):
             link, port = self._open.enter_context(running_link(LINE)), free_port()
             self.links[column] = link
-            self._ports[column] = port, link.map(("127.0.0.1", 0), ("127.0.0.1", port))[1]
+            self._ports[column] = port, link.map_with_bulk(port, port + 1)[1]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,7 +94,7 @@ class Processes:
         ticket = self.folder / "ticket"
         ticket.unlink(missing_ok=True)
         command = [sys.executable, "-m", "diloco.cli", "host", str(self.folder / "RUN.toml")]
-        command += ["--listen", f"tcp://127.0.0.1:{port}", "--advertise", f"tcp://127.0.0.1:{outside}"]
+        command += ["--listen", f"tcp://127.0.0.1:{port}", "--advertise", f"tcp://{ELSEWHERE}:{outside}"]
         command += ["--state", str(self.folder / "host"), "--ticket-file", str(ticket)]
         command += ["--ticket-uses", str(_IDENTITIES)]
         with (self.folder / "host.log").open("ab") as log:
@@ -138,7 +138,7 @@ class Processes:
             self._elements,
             self._step_s,
             f"tcp://127.0.0.1:{port}",
-            f"tcp://127.0.0.1:{outside}",
+            f"tcp://{ELSEWHERE}:{outside}",
             os.getpid(),
             stops_in_exchange,
         )

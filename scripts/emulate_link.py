@@ -29,6 +29,7 @@ READ_BYTES = 16 * 1024
 """Small pieces, so that connections share the bottleneck fairly."""
 KERNEL_BUFFER_BYTES = 64 * 1024
 """Small, so that the kernel's buffers do not hide the queue."""
+LOOPBACK, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 MAX_CONNECTIONS = 256
 
 
@@ -267,6 +268,12 @@ class BackgroundLink:
     def map(self, listen: Address, target: Address, back: bool = False) -> Address:
         """As `Link.map`."""
         return asyncio.run_coroutine_threadsafe(self.link.map(listen, target, back), self.loop).result()
+
+    def map_with_bulk(self, port: int, bulk_port: int, back: bool = False) -> Address:
+        """Reach a process of ours that listens on loopback at these ports; returns where. Bulk is dialled at
+        the machine where control was reached, so that is another address of this machine."""
+        self.map((ELSEWHERE, bulk_port), (LOOPBACK, bulk_port), back)
+        return self.map((ELSEWHERE, 0), (LOOPBACK, port), back)
 
     def do(self, action: Callable[[Link], None]) -> None:
         """Run for example ``Link.reset`` on the link's thread; returns when it is done."""

@@ -23,6 +23,7 @@ import diloco
 from peers.node import Node
 from peers.protocol.events import RoundCommitted
 from transport.effects import Connect, Effect
+from transport.sockets import aes_hardware
 
 LOCAL = "127.0.0.1"
 
@@ -51,6 +52,8 @@ def dial_through(link: BackgroundLink) -> None:
 
 def work(options: argparse.Namespace, link: BackgroundLink) -> None:
     """Join, and step until the run is finished. One line of JSON for each commit."""
+    # Bulk is dialled at the machine where control was reached, which no chain of two links stands for here.
+    aes_hardware.says_aes = lambda cpuinfo: False
     port = free_port()
     far = link.map((LOCAL, 0), (LOCAL, port), back=True)
     dial_through(link)
