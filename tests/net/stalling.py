@@ -37,7 +37,8 @@ class Line:
         self.num_broken = 0
         """Connections that one of the two ends broke."""
         self._ways: list[_Way] = []
-        self._ends = self._cuts = False
+        self._ends = self._cuts = self._freezes = False
+        self._frozen: list[_Way] = []
 
     def carry(self, num_bytes: int) -> None:
         """Let so many more bytes through on every connection, up."""
@@ -47,6 +48,11 @@ class Line:
     def cut(self) -> None:
         """Break every connection, at the thread's next turn; new ones may come."""
         self._cuts = True
+
+    def freeze(self) -> None:
+        """Carry nothing more over the connections that stand, at the thread's next turn, not even their
+        ends: as a router does that has forgotten them. New ones may come."""
+        self._freezes = True
 
     def stop(self) -> None:
         """End it all, at the thread's next turn."""
@@ -70,10 +76,15 @@ class Line:
                 self._cuts = False
                 for way in list(self._ways):
                     self._break(way)
+            if self._freezes:
+                self._freezes = False
+                self._frozen, self._ways = self._frozen + self._ways, []
             for way in [each for each in self._ways if not each.left and _is_over(each.source)]:
                 self._break(way)
         for way in list(self._ways):
             self._break(way)
+        for way in self._frozen:
+            way.source.close()
         self._listening.close()
 
     def _accept(self) -> None:

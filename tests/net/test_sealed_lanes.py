@@ -149,6 +149,22 @@ def test_a_lane_that_stands_and_carries_nothing_is_given_up_for_curve() -> None:
         assert any("nothing got on" in each.reason for each in lost)
 
 
+def test_a_lane_of_which_only_one_end_sees_the_end_is_replaced_and_nothing_is_lost() -> None:
+    host, member = pair()
+    payloads = [os.urandom(500_000) for _ in range(80)]
+    with running(host, member), elsewhere(host) as (control, bulk):
+        member.dials(host, control.address)
+        eventually(lambda: is_up(host, member))
+        exchange(host, member, payloads[:2])
+        eventually(lambda: all_came_once(payloads[:2], host, member))
+        bulk.freeze()
+        member.puts(host, payloads[2:])
+        eventually(lambda: member.traced(BulkLaneLostTrace))
+        host.puts(member, payloads[2:])
+        eventually(lambda: all_came_once(payloads, host, member), 15.0)
+        eventually(lambda: len(member.traced(BulkLaneUpTrace)) == 2)
+
+
 def test_a_peer_that_begins_anew_gets_another_lane() -> None:
     host, member = pair()
     again = LinkNode(3, bind=None, keys=member.keys)

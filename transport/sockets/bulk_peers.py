@@ -63,6 +63,8 @@ class BulkPeer:
     asked: dict[int, LaneAsk] = field(default_factory=dict, repr=False)
     ask_from: dict[int, float] = field(default_factory=dict)
     """By lane, when it may be asked for next."""
+    ended: set[int] = field(default_factory=set)
+    """Lanes of ours whose last sealed connection ended: the peer may not have seen that."""
 
     def grows(self, now: float) -> bool:
         """Look how fast bulk is; whether it is to have more lanes or fewer from now on, if we dial them."""
@@ -81,6 +83,7 @@ class BulkPeer:
         """Forget all but how its lanes fared."""
         self.sessions, self.control_heard_at = None, NEVER
         self.lanes, self.asked, self.ask_from = {}, {}, {}
+        self.ended = set()
 
 
 class BulkPeers:

@@ -221,8 +221,11 @@ class SealedLanes:
         self._runner.trace(BulkLaneUpTrace(short(peer), opened.lane))
         if older is not None:
             older.connection.end("another one replaced it")
-        # What is under way over libzmq's connection still comes: nothing is said again for this one.
-        if opened.is_ours and (older is not None or not self._control.is_up(peer, opened.lane)):
+        # What is under way over libzmq's connection still comes: nothing is said again for a first one. Of
+        # one before it the peer may not have seen the end: then what it said since was lost with that.
+        is_first = older is None and opened.lane not in found.ended
+        found.ended.discard(opened.lane)
+        if opened.is_ours and not (is_first and self._control.is_up(peer, opened.lane)):
             self._runner.feed(lambda now: self._runner.core.connected(now, peer, opened.lane))
 
     def _has_ended(self, ended: Ended) -> None:
@@ -264,7 +267,9 @@ class SealedLanes:
             self._asks.say_ended(peer, number)  # whoever dialled may not see the end, and greets after it
             if number > 1:  # nothing else carries that lane
                 self._runner.feed(lambda now: self._runner.core.ended(now, peer, number))
-        elif not self._greet_again(peer, number):
+            return
+        found.ended.add(number)
+        if not self._greet_again(peer, number):
             self._runner.feed(lambda now: self._runner.core.disconnected(now, peer, number))
 
     def _greet_again(self, peer: bytes, lane: int) -> bool:
