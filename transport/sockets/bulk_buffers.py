@@ -18,8 +18,6 @@ _SMALL = 8 * 1024
 """Up to this a payload gets a buffer of its own: that is cheap."""
 _LOOKS = 8
 """Buffers that are looked at before a fresh one is made."""
-_FREE = 3
-"""References to a buffer of which nobody has a part: where it is kept, who looks, and the question."""
 
 
 class Buffers:
@@ -27,6 +25,8 @@ class Buffers:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
+        self._free = _num_references(deque([bytearray(1)]))
+        """To a buffer of which nobody has a part; versions of Python count differently."""
         self._lock = threading.Lock()
         self._kept: dict[int, deque[bytearray]] = {}
         self.kept_bytes = 0
@@ -43,23 +43,29 @@ class Buffers:
             self.num_taken += 1
             same = self._kept.setdefault(rounded, deque())
             for _ in range(min(len(same), _LOOKS)):
-                buffer = same[0]
+                is_free = _num_references(same) == self._free
                 same.rotate(-1)  # who was given out longest ago is looked at first
-                if sys.getrefcount(buffer) == _FREE:
-                    return memoryview(buffer)[:size_bytes]
-            buffer = bytearray(rounded)
-            if self.kept_bytes + rounded <= self._most_bytes:
-                same.append(buffer)
-                self.kept_bytes += rounded
-        return memoryview(buffer)[:size_bytes]
+                if is_free:
+                    return memoryview(same[-1])[:size_bytes]
+            if self.kept_bytes + rounded > self._most_bytes:
+                return memoryview(bytearray(size_bytes))
+            same.append(bytearray(rounded))
+            self.kept_bytes += rounded
+            return memoryview(same[-1])[:size_bytes]
 
     def drop_free(self) -> None:
         """Give back what nobody holds."""
         with self._lock:
             for size, same in self._kept.items():
                 for _ in range(len(same)):
-                    buffer = same.popleft()
-                    if sys.getrefcount(buffer) == _FREE - 1:
+                    is_free = _num_references(same) == self._free
+                    same.rotate(-1)
+                    if is_free:
+                        same.pop()
                         self.kept_bytes -= size
-                    else:
-                        same.append(buffer)
+
+
+def _num_references(same: deque[bytearray]) -> int:
+    """How many there are to the first of these."""
+    buffer = same[0]
+    return sys.getrefcount(buffer)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import pytest
 
 from transport.sockets.bulk_buffers import Buffers
 
@@ -35,6 +38,22 @@ def test_whatever_is_held_of_a_buffer_keeps_it() -> None:
     assert len(taken) == 2
     assert address(third) not in taken
     assert buffers.kept_bytes == 3 * MIB
+
+
+@pytest.mark.parametrize("fewer", [0, 1, 2, 3])
+def test_what_is_held_is_kept_however_an_interpreter_counts(
+    fewer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = sys.getrefcount
+    monkeypatch.setattr(sys, "getrefcount", lambda thing: honest(thing) - fewer)
+    buffers = Buffers(8 * MIB)
+    held = [buffers.take(MIB) for _ in range(3)]
+    assert len({address(view) for view in held}) == 3
+    del held[0]
+    buffers.drop_free()
+    assert buffers.kept_bytes == 2 * MIB
+    held.append(buffers.take(MIB))
+    assert len({address(view) for view in held}) == 3
 
 
 def test_a_payload_has_exactly_its_size() -> None:
