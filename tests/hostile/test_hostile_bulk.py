@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tests.net.link_core import LinkNode
-from tests.net.swarm_kit import eventually, running
+from tests.net.swarm_kit import eventually, never, running
 from transport.effects import Send
 from transport.frames import pack
 from transport.limits import LIMITS, Limits
@@ -29,7 +29,6 @@ from transport.sockets.wire import DRIVER_LANE
 
 PATIENT = replace(LIMITS, bulk_opening_s=3600.0)
 """Strangers are not closed for their silence."""
-PAYLOADS = [os.urandom(150_000 + number) for number in range(8)]
 MARK = 77_777
 """A payload of so many bytes is that of a member that lies about it."""
 
@@ -71,8 +70,9 @@ def up(*nodes: LinkNode) -> bool:
 
 def comes_once(host: LinkNode, member: LinkNode) -> None:
     """Whatever the member sends to the host comes, each once."""
-    member.puts(host, PAYLOADS)
-    wanted = {hashlib.sha256(payload).digest() for payload in PAYLOADS}
+    payloads = [os.urandom(150_000 + number) for number in range(8)]
+    member.puts(host, payloads)
+    wanted = {hashlib.sha256(payload).digest() for payload in payloads}
     eventually(lambda: {digest for _, digest in host.linked.arrived} >= wanted)
     digests = [digest for _, digest in host.linked.arrived if digest in wanted]
     assert len(digests) == len(wanted)
@@ -186,6 +186,17 @@ def said_by_a_member(words: list[bytes]) -> None:
 )
 def test_a_member_that_says_anything_about_lanes_is_closed(word: bytes) -> None:
     said_by_a_member([word])
+
+
+def test_whoever_broke_the_rules_gets_no_lane_before_it_greets_anew() -> None:
+    liar = LinkNode(3, bind=None)
+    with swarm(liar) as (host, _):
+        liar.dials(host)
+        eventually(lambda: up(liar))
+        host.run(lambda core, now: host.driver.sealed.give_up_peer(liar.key))
+        assert not host.driver.sealed.carries(liar.key, 1)
+        never(lambda: host.driver.sealed.carries(liar.key, 1), 1.5)  # it asks again meanwhile
+        host.traces = [each for each in host.traces if not isinstance(each, BulkLaneLostTrace)]  # the liar's
 
 
 def test_a_member_that_asks_for_lanes_without_end_is_closed() -> None:

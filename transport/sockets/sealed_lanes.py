@@ -126,9 +126,12 @@ class SealedLanes:
         """It broke the rules elsewhere: nothing more is taken from it here, and what was under way goes
         another way once there is one."""
         found = self._peers.find(peer)
+        if found is None:
+            return
         if self._asks.door is not None:
             self._asks.door.forget(peer)
-        for lane in [] if found is None else list(found.lanes.values()):
+        found.sessions = None  # what is coming up just now is of no session, until both greet anew
+        for lane in list(found.lanes.values()):
             self._end(lane.connection, "it broke the rules")
 
     def is_waiting(self) -> bool:
