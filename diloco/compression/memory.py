@@ -8,6 +8,7 @@ torch count those; nobody hands memory back, and nothing is decided here about w
 
 from __future__ import annotations
 
+import mmap
 import weakref
 from dataclasses import dataclass
 from threading import Lock
@@ -21,8 +22,6 @@ SMALL = 32 * 1024
 """Vectors of fewer elements are left to the allocator, which uses memory of that size again by itself."""
 
 _Values = npt.NDArray[np.float32]
-_LINE_BYTES = 64
-"""Of the cache, at one of which torch's own vectors begin."""
 
 
 def _empty(n: int) -> _Values:
@@ -31,11 +30,10 @@ def _empty(n: int) -> _Values:
 
 
 def _untouched_zeros(n: int) -> _Values:
-    """Zeros that the system clears where they are first touched. Torch writes zeros at once, and numpy asks
-    for large pages, for which Linux may have to move others first."""
-    held = np.frombuffer(bytearray(4 * n + _LINE_BYTES), dtype=np.float32)
-    skipped = -held.ctypes.data % _LINE_BYTES // 4
-    return held[skipped : skipped + n]
+    """Zeros that the system clears where they are first touched. Torch and bytearrays write theirs at once,
+    and numpy asks for large pages, for which Linux may have to move others first."""
+    pages = mmap.mmap(-1, 4 * n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype=np.float32)
 
 
 @dataclass(eq=False, slots=True)

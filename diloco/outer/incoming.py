@@ -7,6 +7,7 @@ Refuses to know where pieces come from and whether they are right.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from diloco.compression.vectors import Buffer, bytes_of
@@ -23,7 +24,7 @@ class IncomingState:
         self.values = values
         self._piece_bytes = piece_bytes
         self._count = memoryview(bytearray(COUNT_BYTES))
-        self.frozen = memoryview(bytearray(frozen_bytes))
+        self.frozen = bytes_of(torch.empty(frozen_bytes, dtype=torch.uint8))
         self._segments = [self._count, bytes_of(values), self.frozen]
         self._put: dict[int, bytes] = {}
         """Digests of the pieces that came."""

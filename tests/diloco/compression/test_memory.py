@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -32,6 +34,21 @@ def test_zeros_are_zeros_whatever_lay_in_memory_that_is_free(n: int) -> None:
     memory.empty(n).fill_(1.0)
     assert torch.equal(memory.zeros(n), torch.zeros(n))
     assert memory.zeros(n).data_ptr() % 64 == memory.empty(n).data_ptr() % 64 == 0
+
+
+STATM = Path("/proc/self/statm")
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="only Linux tells how much memory is resident")
+def test_zeros_take_no_memory_until_they_are_written() -> None:
+    def resident() -> int:
+        return int(STATM.read_text().split()[1]) * resource.getpagesize()
+
+    memory, before = VectorMemory(PATIENCE), resident()
+    zeros = memory.zeros(16 << 20)
+    assert resident() - before < 16 << 20
+    zeros[: 8 << 20] = 1.0
+    assert resident() - before > 24 << 20
 
 
 REFERENCES: dict[str, Any] = {
