@@ -37,7 +37,8 @@ class StandingLane:
         if unheard is None:
             return False
         watch.sent(now, num_put)
-        if moved - unheard > self.heard_bytes:
+        # What waits here, as at the gate of a limited upload, is not held up by the path.
+        if moved - unheard > self.heard_bytes or not unheard:
             self.heard_bytes = moved - unheard
             watch.moved(now)
         if not unheard and not num_waiting:

@@ -55,6 +55,13 @@ def test_a_lane_that_gets_on_or_has_nothing_to_carry_is_not_stuck() -> None:
     assert not idle.is_stuck(20.0, control_heard_at=20.0)
 
 
+def test_a_lane_whose_bulk_waits_here_is_not_stuck() -> None:
+    standing, _ = lane()
+    standing.connection.put(message(b"a", b"held by the gate of uploads"))
+    for now in (1.0, 10.0, 20.0):
+        assert not standing.is_stuck(now, control_heard_at=now)
+
+
 def test_what_is_remembered_of_peers_without_lanes_is_bounded() -> None:
     peers = BulkPeers(most=2, most_lanes=1)
     first = peers.of(b"1")
