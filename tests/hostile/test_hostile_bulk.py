@@ -19,6 +19,7 @@ from transport.frames import pack
 from transport.limits import LIMITS, Limits
 from transport.sealed.opening import ask
 from transport.sealed.records import Kind, Record
+from transport.sockets import driver
 from transport.sockets.traces import (
     BulkLaneLostTrace,
     BulkLaneUpTrace,
@@ -92,13 +93,18 @@ def swarm(*more: LinkNode, limits: Limits = LIMITS) -> Iterator[tuple[LinkNode, 
         assert not host.traced(TransportFailedTrace)
 
 
-@pytest.mark.parametrize(
-    "says",
-    [b"", b"x", os.urandom(16), os.urandom(31), os.urandom(32), b"GET / HTTP/1.1\r\n\r\n", os.urandom(5_000)],
-    ids=lambda says: f"{len(says)} bytes",
-)
-def test_whoever_says_no_right_opening_is_closed_without_a_word(says: bytes) -> None:
-    with swarm() as (host, _), strangers(host, 2, says) as found:
+def test_whoever_says_no_right_opening_is_closed_without_a_word() -> None:
+    wrong = [
+        b"",
+        b"x",
+        os.urandom(16),
+        os.urandom(31),
+        os.urandom(32),
+        b"GET / HTTP/1.1\r\n\r\n",
+        bytes(5_000),
+    ]
+    with swarm() as (host, _), ExitStack() as stack:
+        found = [stack.enter_context(strangers(host, 1, says))[0] for says in wrong]
         eventually(lambda: all(map(is_closed, found)))
 
 
@@ -201,3 +207,14 @@ def test_whoever_broke_the_rules_gets_no_lane_before_it_greets_anew() -> None:
 
 def test_a_member_that_asks_for_lanes_without_end_is_closed() -> None:
     said_by_a_member([pack(ask(1)) for _ in range(500)])
+
+
+def test_where_a_processor_has_no_aes_no_lane_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, True])  # the host's processor has none
+    monkeypatch.setattr(driver, "has_fast_aes", lambda: next(answers))
+    host, member = LinkNode(1), LinkNode(2, bind=None)
+    with running(host, member):
+        member.dials(host)
+        comes_once(host, member)
+        assert host.driver.bulk_address is None
+        assert not up(member)
