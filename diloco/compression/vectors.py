@@ -28,8 +28,9 @@ SLICE = 256 * 1024
 handing work to torch's threads is small against the work."""
 
 
-_PATIENCE = 8
-"""Vectors of each fragment after which memory that none of them took is given up: those of two rounds."""
+_PATIENCE = 24
+"""Vectors of each fragment after which memory that none of them took is given up. A round takes 3 to 8, and a
+method that overlaps rounds takes the same memory again in every second one."""
 
 
 class VectorDevice:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diloco.compression.vectors import count_non_finite, spans, squared_norm
+from diloco.compression.vectors import count_non_finite, squared_norm
 from diloco.errors import LayoutError, NonFinite, NonFiniteContribution, StateError
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
@@ -38,6 +38,8 @@ from transport.limits import LIMITS
 
 _LARGEST_NORM = 1.8e19
 """From here on a squared norm is not finite in fp32."""
+_ENCODED_AT_ONCE = 1 << 20
+"""Elements: the payload of all would be fresh memory, and shorter pieces cost top-k more."""
 _SURE_NORM = 6e4
 """A vector of this norm has no value that float16 cannot hold, and every other codec takes more."""
 
@@ -315,8 +317,9 @@ class TensorReplica:
         if self._method.error_feedback == "none" or self._gossips or self.outer.sketches(fragment):
             return None
         coder, sent = self._own_codec, self.model.device.unpinned(len(y))
-        for span in spans(y):  # as much at once as an encoded chunk has
-            coder.decode(coder.encode(y[span]), span.stop - span.start, sent[span])
+        for start in range(0, len(y), _ENCODED_AT_ONCE):
+            piece = y[start : start + _ENCODED_AT_ONCE]
+            coder.decode(coder.encode(piece), len(piece), sent[start : start + len(piece)])
         projection = self.outer.components(fragment).projection
         return projection.lift(sent, self.outer.projection_state(fragment), self.outer.count(fragment))
 
