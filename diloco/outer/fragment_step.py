@@ -13,12 +13,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diloco.compression.vectors import bytes_of
+from diloco.compression.vectors import bytes_of, spans
 from diloco.methods.spec import Method
+from diloco.outer.checks import Written, check_of
 from diloco.outer.components import Components, components_of
 from diloco.outer.snapshot import StateView
 
 COUNT_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What a step has made."""
+
+    delta: Tensor
+    """The pseudo-gradient [n] that the mean stands for."""
+    count: int
+    """Outer steps behind the new state."""
+    check: bytes
+    """Of the new state (`checks`), as it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +74,8 @@ class FragmentStep:
         """Whether the next mean moves the projection's state alone, as the first of two exchanges."""
         return self.components.projection.sketches(self.projection_state(state))
 
-    def step(self, old: Tensor, count: int, mean: Tensor, new: Tensor) -> Tensor:
-        """Write into ``new`` what a mean makes of ``old``, which may be the same; the pseudo-gradient [n]."""
+    def step(self, old: Tensor, count: int, mean: Tensor, new: Tensor) -> Stepped:
+        """Write into ``new`` what a mean makes of ``old``, which may be the same."""
         components = self.components
         theta, *buffers = self.vectors(old)
         shared = buffers.pop() if components.feedback.shared else None
@@ -70,28 +83,40 @@ class FragmentStep:
         lifted = components.projection.lift(mean, projection, count)
         delta, new_shared = components.feedback.update(lifted, shared)
         next_projection = components.projection.next_state(mean, projection, count)
-        new_theta, *new_buffers = self.vectors(new)
+        new_theta, *new_buffers = vectors = self.vectors(new)
+        written = Written(vectors)
         if new_shared is not None:
             new_buffers.pop().copy_(new_shared)
         optimizer = components.optimizers.at(count, components.projection.momentum_scale(mean, projection))
-        optimizer.step(theta, buffers, delta, count, new_theta, new_buffers)
+        optimizer.step(theta, buffers, delta, count, new_theta, new_buffers, written.take)
         self.projection_state(new).copy_(next_projection)
-        return delta
+        return Stepped(delta, count + 1, written.check(count + 1, self.projection_state(new)))
 
-    def take_sketch(self, old: Tensor, count: int, mean: Tensor, new: Tensor) -> None:
-        """Write into ``new`` what the first of two exchanges makes of ``old``, which may be the same."""
+    def take_sketch(self, old: Tensor, count: int, mean: Tensor, new: Tensor) -> bytes:
+        """Write into ``new`` what the first of two exchanges makes of ``old``, which may be the same; its
+        check."""
         after = self.components.projection.next_state(mean, self.projection_state(old), count)
-        if new is not old:
-            new.copy_(old)
+        before, vectors = self.vectors(old), self.vectors(new)
+        written = Written(vectors)
+        for span in spans(vectors[0]):
+            if new is not old:
+                for source, vector in zip(before, vectors, strict=True):
+                    vector[span].copy_(source[span])
+            written.take(span)
         self.projection_state(new).copy_(after)
+        return written.check(count, self.projection_state(new))
 
-    def commit(self, state: Tensor, count: int, mean: Tensor) -> int:
-        """Move ``state`` by a committed mean [k], whichever of the two that is; the count behind it."""
+    def commit(self, state: Tensor, count: int, mean: Tensor) -> tuple[int, bytes]:
+        """Move ``state`` by a committed mean [k], whichever of the two that is; the count behind it, and the
+        check of what it is then."""
         if self.sketches(state):
-            self.take_sketch(state, count, mean, state)
-            return count
-        self.step(state, count, mean, state)
-        return count + 1
+            return count, self.take_sketch(state, count, mean, state)
+        stepped = self.step(state, count, mean, state)
+        return stepped.count, stepped.check
+
+    def check(self, state: Tensor, count: int) -> bytes:
+        """The check of a state as it lies."""
+        return check_of(self.vectors(state), count, self.projection_state(state))
 
 
 def averages_values(method: Method, fragment: int) -> bool:

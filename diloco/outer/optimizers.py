@@ -8,6 +8,7 @@ know fragments, rounds and what a pseudo-gradient is made of; the sign is that o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -18,6 +19,13 @@ from diloco.compression import kernels
 from diloco.compression.vectors import SLICE
 from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.registry import make
+
+
+Seen = Callable[[slice], None]
+
+
+def _unseen(span: slice) -> None:
+    """Nobody looks at what is written."""
 
 
 class OuterOptimizer(Protocol):
@@ -34,9 +42,11 @@ class OuterOptimizer(Protocol):
         count: int,
         out_theta: Tensor,
         out_buffers: list[Tensor],
+        seen: Seen = ...,
     ) -> None:
         """Move ``theta`` [n] by ``delta`` [n], the mean pseudo-gradient, as outer step number ``count`` (0
-        first). Outputs are written whole, and may be the inputs or other memory."""
+        first). Outputs are written whole, and may be the inputs or other memory; of each slice that is
+        written ``seen`` is told, in order, while it lies in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,7 @@ class _Sliced:
         count: int,
         out_theta: Tensor,
         out_buffers: list[Tensor],
+        seen: Seen = _unseen,
     ) -> None:
         """See `OuterOptimizer.step`."""
         for start in range(0, len(theta), SLICE):
@@ -84,6 +95,7 @@ class _Sliced:
                     self._scratch[:, : span.stop - start],
                 )
             )
+            seen(span)
 
     def _move(self, at: _Slice) -> None:
         raise NotImplementedError

@@ -48,7 +48,7 @@ class TensorRecomputer:
             raise StateError(f"it has {len(view)} bytes, and {end} at least are due")
         state = items_of(view[COUNT_BYTES:end], torch.float32)
         mean = self._decoded(step.mean_length(state), result, chunk_elements, num_parts)
-        count = step.commit(state, int.from_bytes(view[:COUNT_BYTES], "little"), mean)
+        count, _ = step.commit(state, int.from_bytes(view[:COUNT_BYTES], "little"), mean)
         # What follows are frozen parameters, which no step moves.
         return state_view(state, count).followed_by([view[end:]]).digest()
 

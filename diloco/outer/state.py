@@ -14,15 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
 
-import torch
 from torch import Tensor
 
 from diloco.compression.vectors import VectorDevice, count_non_finite
 from diloco.errors import StateError
 from diloco.methods.ramps import value_at
 from diloco.methods.spec import Method
+from diloco.outer.checks import Written
 from diloco.outer.components import Components
 from diloco.outer.fragment_step import COUNT_BYTES, FragmentStep, averages_values, require_mean, state_view
+from diloco.outer.gossip_step import GossipStep
 from diloco.outer.incoming import IncomingState
 from diloco.outer.layout import Layout
 from diloco.outer.snapshot import StateView
@@ -35,6 +36,7 @@ class _Former:
     state: Tensor
     count: int
     version: int
+    check: bytes
     pinned: bool
     """A view of ``state`` was given away: it must not change any more."""
 
@@ -49,6 +51,8 @@ class _Fragment:
     """Outer steps since the run began."""
     version: int = 0
     """Changes of ``state`` on this machine."""
+    check: bytes = b""
+    """Of ``state``, as it was written (`checks`); empty while that is not known."""
     pinned: bool = False
     """A view of ``state`` was given away: it must not change any more."""
     readers: int = 0
@@ -56,9 +60,9 @@ class _Fragment:
     former: _Former | None = None
     """What the last commit moved, where that is kept."""
 
-    def replace(self, state: Tensor, count: int) -> None:
+    def replace(self, state: Tensor, count: int, check: bytes) -> None:
         """Put another state in place; readers of the old one keep it."""
-        self.former = None
+        self.former, self.check = None, check
         if state is not self.state:
             self.state, self.pinned, self.readers = state, False, 0
         self.count = count
@@ -103,6 +107,7 @@ class OuterState:
         held = self._fragments[fragment]
         assert not held.version, "a run has begun"
         write(held.vectors(held.state)[0])
+        held.check = b""
 
     def count(self, fragment: int) -> int:
         """Outer steps that this fragment has taken since the run began."""
@@ -138,11 +143,10 @@ class OuterState:
         held = self._fragments[fragment]
         require_mean(mean, held.step.mean_length(held.state))
         with self._lock:
-            old, count = held.state, held.count
             new = self._room_for_next(held)
-            delta = held.step.step(old, count, mean, new)
-            self._replace(held, new, count + 1)
-        return delta
+            stepped = held.step.step(held.state, held.count, mean, new)
+            self._replace(held, new, stepped.count, stepped.check)
+        return stepped.delta
 
     def sketches(self, fragment: int) -> bool:
         """Whether the next round moves the projection's state alone: `take_sketch` takes its mean."""
@@ -155,33 +159,22 @@ class OuterState:
         held = self._fragments[fragment]
         require_mean(mean, held.step.mean_length(held.state))
         with self._lock:
-            old, count = held.state, held.count
             new = self._room_for_next(held)
-            held.step.take_sketch(old, count, mean, new)
-            self._replace(held, new, count)
+            check = held.step.take_sketch(held.state, held.count, mean, new)
+            self._replace(held, new, held.count, check)
 
     def gossip_step(self, fragment: int, mean_delta: Tensor, mean_theta: Tensor) -> Tensor:
-        """Move this replica by its group's mean pseudo-gradient and mean outer parameters [n], NoLoCo (arXiv
-        2506.10911), section 3, with alpha = outer_momentum, beta = outer_lr and pseudo-gradients of descent
-        sign:
-
-            m' = alpha * m + beta * mean_delta + gamma * (theta - mean_theta);   theta' = theta - m'
-
-        Without momentum and with beta = gamma = 1 that is plain averaging of the local parameters. Returns
-        ``mean_delta``."""
+        """Move this replica by its group's mean pseudo-gradient and mean outer parameters [n] (`GossipStep`).
+        Returns ``mean_delta``."""
         held, method = self._fragments[fragment], self.method
+        momentum = value_at(method.outer_momentum, held.count)
+        step = GossipStep(value_at(method.outer_lr, held.count), momentum, method.gamma)
         with self._lock:
-            theta, *buffers = held.vectors(held.state)
-            moved = mean_delta * value_at(method.outer_lr, held.count)
-            moved.add_((theta - mean_theta).mul_(method.gamma))
-            if buffers:
-                moved.add_(buffers[0] * value_at(method.outer_momentum, held.count))
             new = self._room_for_next(held)
-            new_theta, *new_buffers = held.vectors(new)
-            torch.sub(theta, moved, out=new_theta)
-            for buffer in new_buffers:
-                buffer.copy_(moved)
-            held.replace(new, held.count + 1)
+            vectors, count = held.vectors(new), held.count + 1
+            written = Written(vectors)
+            step.step(held.vectors(held.state), mean_delta, mean_theta, vectors, written.take)
+            held.replace(new, count, written.check(count, held.projection_state(new)))
         return mean_delta
 
     def _room_for_next(self, held: _Fragment) -> Tensor:
@@ -194,11 +187,11 @@ class OuterState:
     def _empty(self, held: _Fragment) -> Tensor:
         return self._device.empty(len(held.state))
 
-    def _replace(self, held: _Fragment, new: Tensor, count: int) -> None:
+    def _replace(self, held: _Fragment, new: Tensor, count: int, check: bytes) -> None:
         # Who reads the old state just now may take longer than until the next step.
         pinned = held.pinned or held.readers > 0
-        old = _Former(held.state, held.count, held.version, pinned)
-        held.replace(new, count)
+        old = _Former(held.state, held.count, held.version, held.check, pinned)
+        held.replace(new, count, check)
         held.former = old if self.keeps_former else None
 
     # -- as bytes -----------------------------------------------------------------------------
@@ -247,6 +240,13 @@ class OuterState:
         with self.reading(fragment) as view:
             return view.digest()
 
+    def check(self, fragment: int) -> bytes:
+        """The check of the fragment's state (`checks`): as it was when it was written by a step, or as it is
+        now where that was not by one. For the trainer's thread."""
+        held = self._fragments[fragment]
+        held.check = held.check or held.step.check(held.state, held.count)
+        return held.check
+
     def room(self, fragment: int, frozen_bytes: int = 0) -> IncomingState:
         """Memory for another state of this fragment, with so many bytes of frozen parameters behind it. From
         any thread."""
@@ -261,7 +261,7 @@ class OuterState:
         if bad:
             raise StateError(f"state of fragment {fragment} has {bad} values that are not finite")
         with self._lock:
-            held.replace(state, incoming.count)
+            held.replace(state, incoming.count, b"")
             return held.version
 
     def _view(self, fragment: int) -> StateView:

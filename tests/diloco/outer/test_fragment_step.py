@@ -32,9 +32,9 @@ def test_in_place_and_into_another_vector_give_the_same_bits() -> None:
     step = FragmentStep.of(method_of(preset="diloco"), 0, SHAPES)
     state, mean = normal(56, 1), normal(28, 2)
     other = torch.empty_like(state)
-    step.step(state, 3, mean, other)
     moved = state.clone()
-    assert step.commit(moved, 3, mean) == 4
+    stepped = step.step(state, 3, mean, other)
+    assert step.commit(moved, 3, mean) == (stepped.count, stepped.check) == (4, step.check(moved, 4))
     assert torch.equal(moved, other)
     assert not torch.equal(moved, state)
 
@@ -46,9 +46,9 @@ def test_the_first_of_two_exchanges_counts_no_step() -> None:
     state = step.first_state(torch.zeros)
     assert step.sketches(state)
     parameters = step.vectors(state)[0].clone()
-    assert step.commit(state, 0, normal(step.mean_length(state), 1)) == 0
+    assert step.commit(state, 0, normal(step.mean_length(state), 1)) == (0, step.check(state, 0))
     assert torch.equal(step.vectors(state)[0], parameters)
-    assert step.commit(state, 0, normal(step.mean_length(state), 2)) == 1
+    assert step.commit(state, 0, normal(step.mean_length(state), 2)) == (1, step.check(state, 1))
 
 
 def test_moments_are_the_fragments_behind_those_of_parameters() -> None:

@@ -1,0 +1,53 @@
+"""Checks of states: 128 bits by which members see at every commit whether they hold the same bits.
+
+xxh3 is as fast as memory, so that a check costs next to nothing beside the step that writes a state. It finds
+what goes wrong by itself. Who wants to can make up other bytes with the same check: where bytes come from
+others they go by cryptographic digests (`snapshot`). Keeps S1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from xxhash import xxh3_128, xxh3_128_digest
+
+from diloco.compression.vectors import bytes_of, spans
+
+_COUNT_BYTES = 8
+
+
+class Written:
+    """The check of a state, from its vectors [n] while they are written slice by slice: each slice is looked
+    at while it lies in the cache."""
+
+    def __init__(self, vectors: Sequence[Tensor]) -> None:
+        self._views = [bytes_of(vector) for vector in vectors]
+        self._hashes = [xxh3_128() for _ in vectors]
+
+    def take(self, span: slice) -> None:
+        """The elements of a slice, the next one, are written in all vectors."""
+        for view, each in zip(self._views, self._hashes, strict=True):
+            each.update(view[4 * span.start : 4 * span.stop])
+
+    def check(self, count: int, projection: Tensor) -> bytes:
+        """Of the whole, which is behind ``count`` outer steps and ends with that ``projection``."""
+        parts = [each.digest() for each in self._hashes]
+        parts += [xxh3_128_digest(bytes_of(projection)), count.to_bytes(_COUNT_BYTES, "little")]
+        return xxh3_128_digest(b"".join(parts))
+
+
+def check_of(vectors: Sequence[Tensor], count: int, projection: Tensor) -> bytes:
+    """The check of a state as it lies."""
+    written = Written(vectors)
+    for span in spans(vectors[0]):
+        written.take(span)
+    return written.check(count, projection)
+
+
+def followed_by(check: bytes, segments: Sequence[memoryview]) -> bytes:
+    """The check of a state with more bytes behind it."""
+    behind = xxh3_128()
+    for segment in segments:
+        behind.update(segment)
+    return xxh3_128_digest(check + behind.digest()) if any(map(len, segments)) else check

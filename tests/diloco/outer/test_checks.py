@@ -1,0 +1,101 @@
+"""Checks of states: what differs in a bit has another one, at the commit that writes it or at the next."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from diloco.compression.vectors import SLICE
+from diloco.methods.presets import method
+from diloco.methods.spec import Method
+from diloco.outer.checks import Written, check_of, followed_by
+from diloco.outer.layout import Layout
+from diloco.outer.state import OuterState
+from tests.diloco.outer.kit import make, normal
+
+METHODS = {
+    "diloco": method("diloco"),
+    "shared error feedback": method("diloco", codec="int8", error_feedback="ef21", weights="equal", mean_codec="fp32"),
+    "low rank": method("diloco", projection="low_rank", rank=2, codec="fp32"),
+    "adam": method("diloco", outer="adam"),
+    "delayed": method("diloco", outer="delayed_nesterov"),
+    "sgd": method("local_sgd"),
+    "signs": method("demo"),
+}
+
+
+def held(chosen: Method, seed: int = 1) -> OuterState:
+    """The state of one fragment, of random values."""
+    outer = OuterState(Layout.of(make(24), chosen.num_fragments), chosen)
+    outer.start_from(0, normal(outer.num_elements(0), seed))
+    return outer
+
+
+def commit(outer: OuterState, seed: int) -> bytes:
+    """One more commit, of a mean that is the same for the same seed."""
+    length = outer.components(0).projection.length(outer.projection_state(0))
+    moves = outer.take_sketch if outer.sketches(0) else outer.step
+    moves(0, normal(length, seed))
+    return outer.check(0)
+
+
+def flip(vector: Tensor, at: int = 5) -> None:
+    """The lowest bit of an exponent, as a worn memory would."""
+    vector.view(torch.int32)[at] ^= 1 << 23
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_check_of_a_step_is_that_of_the_state_as_it_was_written(name: str) -> None:
+    outer = held(METHODS[name])
+    for seed in range(4):
+        found = commit(outer, seed)
+        other = held(METHODS[name])
+        with outer.reading(0) as view:
+            other.load_state(0, memoryview(bytearray(view.read(0, view.size_bytes))))
+        assert other.check(0) == found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_bit_that_is_flipped_before_a_step_is_in_the_check_of_that_step(name: str) -> None:
+    outer, twin = held(METHODS[name]), held(METHODS[name])
+    assert [commit(outer, seed) for seed in range(2)] == [commit(twin, seed) for seed in range(2)]
+    flip(twin.outer_parameters(0))
+    assert commit(outer, 2) != commit(twin, 2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_bit_that_is_flipped_after_a_step_is_in_the_check_of_the_next(name: str) -> None:
+    outer, twin = held(METHODS[name]), held(METHODS[name])
+    found = commit(outer, 0)
+    assert commit(twin, 0) == found
+    flip(twin.outer_parameters(0))
+    assert twin.check(0) == found, "it is of what was written"
+    assert commit(outer, 1) != commit(twin, 1)
+
+
+def test_whatever_is_kept_beside_the_parameters_is_in_the_check_too() -> None:
+    outer = held(METHODS["adam"])
+    commit(outer, 0)
+    for vector in (outer.outer_parameters(0), *outer.buffers(0)):
+        vectors = [outer.outer_parameters(0), *outer.buffers(0)]
+        before = check_of(vectors, 1, torch.ones(2))
+        flip(vector)
+        assert check_of(vectors, 1, torch.ones(2)) != before
+    assert check_of(vectors, 1, torch.ones(2)) != check_of(vectors, 2, torch.ones(2))
+    assert check_of(vectors, 1, torch.ones(2)) != check_of(vectors, 1, torch.zeros(2))
+
+
+def test_how_a_state_is_cut_changes_nothing_and_where_a_value_lies_does() -> None:
+    vectors = [normal(SLICE + 7, 1), normal(SLICE + 7, 2)]
+    cut = Written(vectors)
+    for start in range(0, SLICE + 7, 1000):
+        cut.take(slice(start, min(start + 1000, SLICE + 7)))
+    assert cut.check(3, torch.empty(0)) == check_of(vectors, 3, torch.empty(0))
+    assert check_of(vectors[::-1], 3, torch.empty(0)) != check_of(vectors, 3, torch.empty(0))
+
+
+def test_what_follows_a_state_is_in_its_check() -> None:
+    check = check_of([normal(5, 1)], 0, torch.empty(0))
+    assert followed_by(check, []) == followed_by(check, [memoryview(b"")]) == check
+    assert len({check, followed_by(check, [memoryview(b"a")]), followed_by(check, [memoryview(b"b")])}) == 3
