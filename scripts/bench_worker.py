@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from diloco.compression.codecs import codec
 from diloco.compression.codecs.base import Codec
 from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.tensor_reducer import TensorReducer
+from diloco.swarm.naming import NamingThreads
 from peers.admission.door import Door
 from peers.coordinator.rules import Rules
 from peers.node import Node
@@ -35,6 +37,7 @@ TIMEOUT_S = 60.0
 STATE = bytes(8)
 """What stands for a model's outer state here; nothing is trained."""
 STATE_NAME = tree_digest([digest_of(STATE)])
+CHECK = bytes(16)
 NAME = bytes(32)
 
 
@@ -74,6 +77,9 @@ class Untrained:
     def state_blob(self, fragment: int, blob: bytes) -> Untrained | None:
         return self if blob == STATE_NAME else None
 
+    def to_name(self, fragment: int, check: bytes) -> Callable[[], bytes]:
+        return lambda: STATE_NAME
+
     def kept_result(self, result: bytes) -> EncodedResult | None:
         return None
 
@@ -101,9 +107,11 @@ class Worker:
         def take(event: object) -> None:
             self._events.put((time.perf_counter(), event))
 
+        names = NamingThreads(node, take)
         self._driver = SocketDriver(
-            node, keys, "tcp://127.0.0.1:0", take, lambda trace: None, lambda entry: None, bulk=Bulk()
+            node, keys, "tcp://127.0.0.1:0", names.hear, lambda trace: None, lambda entry: None, bulk=Bulk()
         )
+        names.driver = self._driver
         self._driver.start()
         assert self._driver.address is not None
         return self._driver.address, self._driver.bulk_address or self._driver.address
@@ -128,9 +136,9 @@ class Worker:
             match self._event():
                 case (_, BecomeSeed()):
                     for fragment in range(len(elements)):
-                        self._command(ConfirmCaptured(fragment, STATE_NAME))
+                        self._command(ConfirmCaptured(fragment, STATE_NAME, CHECK))
                 case (_, StateFetched(fragment=fragment, version=version)):
-                    self._command(ConfirmLoaded(fragment, version, STATE_NAME))
+                    self._command(ConfirmLoaded(fragment, version, CHECK))
                 case (_, BecameActive()):
                     return
 
@@ -156,7 +164,7 @@ class Worker:
             elif isinstance(event, RoundCommitted):
                 ended = time.perf_counter()
                 assert event.mean is reducer
-                self._command(ConfirmApplied(event.record, STATE_NAME))
+                self._command(ConfirmApplied(event.record, CHECK))
                 return ended - began, ended - opened
 
     def stop(self) -> None:

@@ -26,7 +26,7 @@ from diloco.checkpoints.writer import Writer
 from diloco.errors import CheckpointError, StateError
 from diloco.outer.replica import TensorReplica
 from diloco.settings import Checkpoint
-from peers.protocol.commands import Command, ConfirmLoaded, ConfirmMoved, ConfirmSaved
+from peers.protocol.commands import BeginSave, Command, ConfirmLoaded, ConfirmMoved, ConfirmSaved
 from peers.protocol.events import (
     BecameActive,
     CheckpointFailed,
@@ -125,7 +125,9 @@ class Keeper:
     def _begin_with(self, saved: Saved) -> Held:
         """Its shared state is loaded: so is the rest."""
         manifest = saved.manifest
-        self._saved, held = saved, manifest.held()
+        every, found = range(self._replica.num_fragments), manifest.held()
+        held = replace(found, checks=tuple(self._replica.check(fragment) for fragment in every))
+        self._saved = saved
         self._position = Position(self._replica.num_fragments, held)
         self._position.begin_after(tuple(each.serial for each in manifest.fragments))
         step = self._take_up_own(saved)
@@ -221,7 +223,7 @@ class Keeper:
             return
         if saved and self._is_saved(held) and self._entry in (None, saved.manifest.own):
             return
-        self._begin_write(now)
+        self._begin_write(now, is_over=True)
         self._finish(now)
 
     def _finish(self, now: float) -> None:
@@ -241,7 +243,7 @@ class Keeper:
         manifest = self._saved.manifest if self._saved is not None else None
         return manifest is not None and (manifest.head, manifest.index) == (held.head.hex(), held.place)
 
-    def _begin_write(self, now: float) -> None:
+    def _begin_write(self, now: float, is_over: bool = False) -> None:
         held = self._held
         if held is None:
             return
@@ -256,12 +258,21 @@ class Keeper:
         previous = self._saved.manifest.sha256() if self._saved else None
         keep = self._terms.keep
 
-        def finish(files: tuple[FileEntry, ...]) -> Manifest:
-            return shared.manifest(
-                self._replica, files, run=self._run, settings=settings, own=entry, previous=previous
-            )
+        if not is_over:
+            self._hooks.command(BeginSave(held.head))
 
         def job(pause: Callable[[], None]) -> Saved:
+            def finish(files: tuple[FileEntry, ...]) -> Manifest:
+                return shared.manifest(
+                    self._replica,
+                    files,
+                    run=self._run,
+                    settings=settings,
+                    own=entry,
+                    previous=previous,
+                    pause=pause,
+                )
+
             saved = self._store.write(held.head, held.place, [*shared.contents, *own], finish, pause)
             # Who went back, or copied a replica with fewer steps, is not to begin with what it left.
             oldest = self._store.prune(keep, held.steps)

@@ -26,27 +26,28 @@ class Position:
         self._every = range(num_fragments)
         self._head, self._index, self._record = b"", 0, b""
         self._versions: dict[int, bytes] = {}
-        self._digests: dict[int, bytes] = {}
+        self._checks: dict[int, bytes] = {}
         self._serials = dict.fromkeys(self._every, 0)
         self._whole = False
         """All fragments are of one head."""
         if held is not None:
             self._head, self._index, self._record = held.head, held.index, held.record
             self._versions = dict(enumerate(held.versions))
-            self._digests = dict(enumerate(held.digests))
+            self._checks = dict(enumerate(held.checks))
             self._whole = True
 
     @property
     def held(self) -> Held | None:
-        """What is held now; None while that is nothing whole."""
+        """What is held now, whose digests are yet to be found; None while that is nothing whole."""
         if not self._whole:
             return None
         return Held(
             self._head,
             self._index,
             tuple(self._versions[f] for f in self._every),
-            tuple(self._digests[f] for f in self._every),
+            (),
             self._record,
+            tuple(self._checks[f] for f in self._every),
         )
 
     @property
@@ -63,18 +64,18 @@ class Position:
         match command:
             case ConfirmApplied():
                 self._move(command.record)
-                self._digests[command.record.fragment] = command.state
+                self._checks[command.record.fragment] = command.check
             case ConfirmMoved():
-                self._digests[command.fragment] = command.state
+                self._checks[command.fragment] = command.check
             case ConfirmLoaded():
                 self._whole = False  # until all are loaded, which `BecameActive` says
                 self._versions[command.fragment] = command.version
-                self._digests[command.fragment] = command.state
+                self._checks[command.fragment] = command.check
                 self._serials[command.fragment] = 0
             case ConfirmCaptured():
                 self._whole = False
                 self._versions.pop(command.fragment, None)
-                self._digests[command.fragment] = command.state
+                self._checks[command.fragment] = command.check
 
     def event(self, event: object) -> None:
         """An event of the member, once the worker has answered it."""
@@ -90,7 +91,7 @@ class Position:
         for fragment in self._every:
             # A first state that was captured here has its head for a name, and only that.
             self._versions.setdefault(fragment, event.head)
-        self._whole = all(fragment in self._digests for fragment in self._every)
+        self._whole = all(fragment in self._checks for fragment in self._every)
 
     def _move(self, record: Record) -> None:
         self._head, self._index, self._record = record.hash(), record.index, pack(record)

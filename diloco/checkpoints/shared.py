@@ -6,6 +6,7 @@ Made on the training thread for the price of pointers (`OuterState.pin` copies o
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -24,31 +25,22 @@ class SharedState:
     held: Held
     contents: tuple[Content, ...]
     """One file for each fragment."""
-    fragments: tuple[FragmentEntry, ...]
+    fragments: tuple[Callable[[], FragmentEntry], ...]
+    """What is said of each; that takes as long as hashing its state, and can be asked once."""
     base: FrozenDigests | None
     """Of the frozen parameters, where the files hold none: they are the model's own, which whoever starts it
     again has. Those that came from others of the run are kept, for here is nothing else that has them."""
 
     @classmethod
     def pin(cls, replica: TensorReplica, held: Held, serials: tuple[int, ...]) -> SharedState:
-        """The state as it is now, which is that of ``held``."""
+        """The state as it is now, which is that of ``held``. Nothing is hashed yet."""
         every = range(replica.num_fragments)
         whole = replica.model.has_other_frozen
         return cls(
             held=held,
             contents=tuple(fragment_content(replica, f, whole=whole) for f in every),
             base=None if whole else replica.model.frozen_digests,
-            fragments=tuple(
-                FragmentEntry(
-                    version=held.versions[f].hex(),
-                    digest=held.digests[f].hex(),
-                    serial=serials[f],
-                    count=replica.count(f),
-                    vectors=vectors_of(replica, f),
-                    projection=len(replica.outer.projection_state(f)),
-                )
-                for f in every
-            ),
+            fragments=tuple(_entry(replica, f, held.versions[f], serials[f]) for f in every),
         )
 
     def manifest(
@@ -60,8 +52,9 @@ class SharedState:
         settings: str,
         own: OwnEntry | None,
         previous: str | None,
+        pause: Callable[[], None] = lambda: None,
     ) -> Manifest:
-        """What is written once all ``files`` are."""
+        """What is written once all ``files`` are, with a ``pause`` after each state that is hashed for it."""
         return Manifest(
             written_by=_version(),
             written_at=time.time(),
@@ -71,12 +64,34 @@ class SharedState:
             index=self.held.place,
             head=self.held.head.hex(),
             record=self.held.record.hex(),
-            fragments=self.fragments,
+            fragments=tuple(self._entries(pause)),
             tensors=tensor_entries(replica, self.base.by_name() if self.base is not None else {}),
             own=own,
             files=files,
             previous=previous,
         )
+
+    def _entries(self, pause: Callable[[], None]) -> Iterator[FragmentEntry]:
+        for entry in self.fragments:
+            yield entry()
+            pause()
+
+
+def _entry(replica: TensorReplica, fragment: int, version: bytes, serial: int) -> Callable[[], FragmentEntry]:
+    name, count = replica.names.present(fragment), replica.count(fragment)
+    vectors, projection = vectors_of(replica, fragment), len(replica.outer.projection_state(fragment))
+
+    def entry() -> FragmentEntry:
+        return FragmentEntry(
+            version=version.hex(),
+            digest=name().hex(),
+            serial=serial,
+            count=count,
+            vectors=vectors,
+            projection=projection,
+        )
+
+    return entry
 
 
 def _version() -> str:

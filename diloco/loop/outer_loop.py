@@ -187,7 +187,8 @@ class OuterLoop:
             case StateFetched():
                 return [self._loaded(event)]
             case BecomeSeed():
-                return [ConfirmCaptured(f, self._replica.digest(f)) for f in range(len(self.progress))]
+                replica, every = self._replica, range(len(self.progress))
+                return [ConfirmCaptured(f, replica.digest(f), replica.check(f)) for f in every]
             case BecameActive():
                 self.active, self.coordinator_lost, self.awaits_end = True, False, event.over
                 for each in self.progress:
@@ -388,7 +389,7 @@ class OuterLoop:
             each.keep_snapshot(again_in=0)
         else:
             self._offer_early(fragment, lands_too=self._schedule.offers_before_landing)
-        return [ConfirmApplied(event.record, self._replica.digest(fragment))]
+        return [ConfirmApplied(event.record, self._replica.check(fragment))]
 
     def _committed(self, now: float, event: RoundCommitted) -> list[Command]:
         fragment = event.record.fragment
@@ -412,7 +413,7 @@ class OuterLoop:
         if not missed_before:
             self._align(fragment, self._delay(fragment) if ours is None else steps)
         self._follow(now, event)
-        commands: list[Command] = [ConfirmApplied(event.record, self._replica.digest(fragment))]
+        commands: list[Command] = [ConfirmApplied(event.record, self._replica.check(fragment))]
         if ours is None:
             self._replica.land(fragment, None, on_time=False)
             return commands
@@ -455,7 +456,7 @@ class OuterLoop:
         self.progress[fragment].steps, self.progress[fragment].tokens = steps, tokens
         self.rounds_applied += 1
         self.finished = self.finished or self._replica.count(fragment) >= self._rounds
-        return [ConfirmMoved(fragment, self._replica.digest(fragment))]
+        return [ConfirmMoved(fragment, self._replica.check(fragment))]
 
     def _loaded(self, event: StateFetched) -> ConfirmLoaded | RefuseLoaded:
         try:
@@ -466,7 +467,7 @@ class OuterLoop:
         self.progress[event.fragment] = Progress(self._schedule.offsets[event.fragment])
         if self._schedule.exchanges_per_step > 1 and not self._replica.sketches(event.fragment):
             self._offer_early(event.fragment)
-        return ConfirmLoaded(event.fragment, event.version, self._replica.digest(event.fragment))
+        return ConfirmLoaded(event.fragment, event.version, self._replica.check(event.fragment))
 
 
 def weight_of(schedule: Schedule, tokens: int, steps: int) -> int:

@@ -65,4 +65,7 @@ class Replica(Protocol):
         anything changes, for a state that cannot be taken."""
 
     def digest(self, fragment: int) -> bytes:
-        """The digest of a fragment's outer state."""
+        """The digest of a fragment's outer state, which is hashed for it."""
+
+    def check(self, fragment: int) -> bytes:
+        """The check of a fragment's outer state, as it was when it was written."""

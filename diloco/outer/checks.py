@@ -45,9 +45,14 @@ def check_of(vectors: Sequence[Tensor], count: int, projection: Tensor) -> bytes
     return written.check(count, projection)
 
 
-def followed_by(check: bytes, segments: Sequence[memoryview]) -> bytes:
-    """The check of a state with more bytes behind it."""
+def check_of_bytes(segments: Sequence[memoryview]) -> bytes:
+    """The check of bytes that follow a state; empty if there are none."""
     behind = xxh3_128()
     for segment in segments:
         behind.update(segment)
-    return xxh3_128_digest(check + behind.digest()) if any(map(len, segments)) else check
+    return behind.digest() if any(map(len, segments)) else b""
+
+
+def followed_by(check: bytes, behind: bytes) -> bytes:
+    """The check of a state and what follows it, which has the check ``behind``."""
+    return xxh3_128_digest(check + behind) if behind else check

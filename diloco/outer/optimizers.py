@@ -20,7 +20,6 @@ from diloco.compression.vectors import SLICE
 from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.registry import make
 
-
 Seen = Callable[[slice], None]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from diloco.compression.vectors import items_of
 from diloco.errors import StateError
 from diloco.methods.spec import Method
+from diloco.outer.checks import check_of_bytes, followed_by
 from diloco.outer.components import codecs_of
 from diloco.outer.fragment_step import COUNT_BYTES, FragmentStep, state_view
 from diloco.outer.tensor_reducer import TensorReducer
@@ -29,7 +30,7 @@ class TensorRecomputer:
         self._method = method
         self._codecs = codecs_of(method)
 
-    def digest_after(
+    def computed(
         self,
         layout: str,
         fragment: int,
@@ -37,10 +38,10 @@ class TensorRecomputer:
         result: Sequence[Payload],
         chunk_elements: int,
         num_parts: int,
-    ) -> bytes:
-        """The digest of what a result, a mean of ``num_parts`` cut into chunks of so many elements, makes of
-        the state ``former``, whose memory is used. Raises `StateError` for what is no such state or result.
-        """
+    ) -> tuple[bytes, bytes, bytes]:
+        """What a result, a mean of ``num_parts`` cut into chunks of so many elements, makes of the state
+        ``former``, whose memory is used: the check of that, and check and digest of the new one. Raises
+        `StateError` for what is no such state or result."""
         step = FragmentStep.of(self._method, fragment, shapes_of(layout, fragment))
         length = len(step.first_state(lambda n: torch.empty(n, device="meta")))
         view, end = memoryview(former), COUNT_BYTES + 4 * length
@@ -48,9 +49,13 @@ class TensorRecomputer:
             raise StateError(f"it has {len(view)} bytes, and {end} at least are due")
         state = items_of(view[COUNT_BYTES:end], torch.float32)
         mean = self._decoded(step.mean_length(state), result, chunk_elements, num_parts)
-        count, _ = step.commit(state, int.from_bytes(view[:COUNT_BYTES], "little"), mean)
+        count = int.from_bytes(view[:COUNT_BYTES], "little")
+        before = step.check(state, count)
+        count, check = step.commit(state, count, mean)
         # What follows are frozen parameters, which no step moves.
-        return state_view(state, count).followed_by([view[end:]]).digest()
+        behind = check_of_bytes([view[end:]])
+        name = state_view(state, count).followed_by([view[end:]]).digest()
+        return followed_by(before, behind), followed_by(check, behind), name
 
     def _decoded(self, length: int, result: Sequence[Payload], chunk_elements: int, num_parts: int) -> Tensor:
         contributions, means = self._codecs

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -21,18 +22,19 @@ from diloco.errors import LayoutError, NonFinite, NonFiniteContribution, StateEr
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
 from diloco.methods.wire_formats import WIRE_FORMATS
+from diloco.outer.checks import check_of_bytes
 from diloco.outer.components import codecs_of
 from diloco.outer.incoming import IncomingState
 from diloco.outer.inner_state import InnerState
 from diloco.outer.layout import Layout
 from diloco.outer.local_state import LocalState, PendingContribution
 from diloco.outer.model_tensors import ModelTensors
+from diloco.outer.names import Names
 from diloco.outer.snapshot import FrozenTail, StateView, require_size
 from diloco.outer.state import OuterState
 from diloco.outer.tensor_reducer import TensorReducer
 from transport.collectives.fetch import AtHand, BlobBuffer
 from transport.collectives.reducer import Reducer
-from transport.digests import tree_digest
 from transport.effects import EncodedResult, Payload
 from transport.limits import LIMITS
 
@@ -42,15 +44,6 @@ _ENCODED_AT_ONCE = 1 << 20
 """Elements: the payload of all would be fresh memory, and shorter pieces cost top-k more."""
 _SURE_NORM = 6e4
 """A vector of this norm has no value that float16 cannot hold, and every other codec takes more."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """Digests of one version of a fragment."""
-
-    name: bytes
-    version: int
-    digests: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +68,8 @@ class TensorReplica:
         for fragment in range(outer.num_fragments):
             outer.start_from(fragment, partial(model.gather, fragment))
         self.local = LocalState(outer, model)
+        self.names = Names(outer, self.frozen_tail, self._frozen_check)
+        """Digests of what is held."""
         self._inner = inner
         self.last_norm = 0.0
         """Euclidean norm of the last contribution that was offered."""
@@ -85,9 +80,9 @@ class TensorReplica:
         self._gossips = method.gossips
         self._codecs = codecs_of(method)
         self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
-        self._named: list[tuple[_Named, ...]] = [()] * outer.num_fragments
-        """By fragment: the newest version that was named, and the one before it."""
         self._frozen: list[FrozenTail | None] = [None] * outer.num_fragments
+        self._frozen_checks: list[bytes | None] = [None] * outer.num_fragments
+        self._frozen_lock = Lock()
         self._pending: list[tuple[Reducer, PendingContribution] | None] = [None] * outer.num_fragments
         self._committed: list[PendingContribution | None] = [None] * outer.num_fragments
 
@@ -234,18 +229,19 @@ class TensorReplica:
             assert isinstance(data, IncomingState), "`state_buffer` made it"
             incoming = data
         self.load_trained(fragment, incoming)  # or nothing has changed
-        self.model.load_frozen(fragment, incoming.frozen)
-        self._frozen[fragment] = None
-        if digests := incoming.digests:
-            before = self.outer.state_size(fragment)
-            self._frozen[fragment] = FrozenTail.known(before, incoming.frozen, digests)
+        with self._frozen_lock:
+            self.model.load_frozen(fragment, incoming.frozen)
+            self._frozen[fragment], self._frozen_checks[fragment] = None, None
+            if digests := incoming.digests:
+                before = self.outer.state_size(fragment)
+                self._frozen[fragment] = FrozenTail.known(before, incoming.frozen, digests)
 
     def load_trained(self, fragment: int, incoming: IncomingState) -> None:
         """Load a state whose frozen parameters are those of this model, whatever ``incoming`` has of them.
         Raises `StateError`, before anything changes, if it does not fit."""
         version = self.outer.take_over(fragment, incoming)
         if digests := incoming.digests:  # checked when it was read, or came
-            self._named[fragment] = (_Named(tree_digest(digests), version, digests),)
+            self.names.learn(fragment, version, digests)
         self._pending[fragment] = self._committed[fragment] = None
         self.local.loaded(fragment)
         if self.outer.averages_values(fragment) and self._inner is not None:
@@ -253,14 +249,10 @@ class TensorReplica:
             self._inner.have_taken(self.outer.count(fragment) * self.sync_every(fragment))
 
     def digest(self, fragment: int) -> bytes:
-        with self.outer.reading(fragment) as view:
-            known = [each for each in self._named[fragment] if each.version == view.version]
-            if known:  # the pieces of a state that came were checked by them
-                return known[0].name
-            digests = self.frozen_tail(fragment).digests_of(view)
-        newest = _Named(tree_digest(digests), view.version, digests)
-        self._named[fragment] = (newest, *self._named[fragment][:1])
-        return newest.name
+        return self.names.digest(fragment)
+
+    def check(self, fragment: int) -> bytes:
+        return self.names.check(fragment)
 
     def own_state(self) -> list[dict[str, Any]]:
         """By fragment, what is this worker's own beside the live model, with what is still to land. The
@@ -283,11 +275,18 @@ class TensorReplica:
     def frozen_tail(self, fragment: int) -> FrozenTail:
         """The frozen parameters behind a fragment's outer state. They never change, but with a state that is
         loaded: they are hashed once."""
-        tail = self._frozen[fragment]
-        if tail is None:
-            before = self.outer.state_size(fragment)
-            tail = self._frozen[fragment] = FrozenTail.of(before, self.model.frozen_bytes(fragment))
-        return tail
+        with self._frozen_lock:  # whoever names a state does so on a thread of its own
+            tail = self._frozen[fragment]
+            if tail is None:
+                before = self.outer.state_size(fragment)
+                tail = self._frozen[fragment] = FrozenTail.of(before, self.model.frozen_bytes(fragment))
+            return tail
+
+    def _frozen_check(self, fragment: int) -> bytes:
+        check = self._frozen_checks[fragment]
+        if check is None:
+            check = self._frozen_checks[fragment] = check_of_bytes(self.model.frozen_bytes(fragment))
+        return check
 
     def _pending_of(self, fragment: int, ours: Reducer | None) -> PendingContribution | None:
         held, self._pending[fragment] = self._pending[fragment], None
@@ -352,10 +351,10 @@ class TensorReplica:
 
     def state_at_hand(self, fragment: int) -> AtHand:
         view = self.pin(fragment)
-        known = (each.digests for each in self._named[fragment] if each.version == view.version)
+        known = self.names.known(fragment, view.version)
         # The count of outer steps is in the first piece: where that differs, all that is trained has moved.
         num_trained = -(-self.outer.state_size(fragment) // LIMITS.payload_bytes)
-        return AtHand(Snapshot(view, []).piece, next(known, []), num_trained)
+        return AtHand(Snapshot(view, []).piece, known.digests if known is not None else [], num_trained)
 
     def state_size(self, fragment: int) -> int:
         """Bytes of the fragment's state, frozen parameters included."""
@@ -366,11 +365,14 @@ class TensorReplica:
         return self.outer.pin(fragment).followed_by(self.model.frozen_bytes(fragment))
 
     def state_blob(self, fragment: int, blob: bytes) -> Snapshot | None:
-        for named in self._named[fragment]:
-            view = self.outer.pin_version(fragment, named.version) if blob == named.name else None
+        for named in self.names.found(fragment, blob):
+            view = self.outer.pin_version(fragment, named.version)
             if view is not None:
                 return Snapshot(view.followed_by(self.model.frozen_bytes(fragment)), named.digests)
         return None
+
+    def to_name(self, fragment: int, check: bytes) -> Callable[[], bytes] | None:
+        return self.names.to_name(fragment, check)
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         return self.find_result(result)

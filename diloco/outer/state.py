@@ -80,8 +80,8 @@ class OuterState:
     """Outer parameters and outer optimizer of a model, fragment by fragment.
 
     Outer parameters are zeros until `start_from` or `take_over` gives them, and buffers are zeros. One
-    thread, the trainer's, calls it; `pin`, `reading` and `digest` may be called from any thread and wait at
-    most for one step. Outer values are fp32 vectors on ``device``.
+    thread, the trainer's, calls it; any thread may call `pin`, `reading`, `checks` and `digest`, which wait
+    at most for one step. Outer values are fp32 vectors on ``device``.
     """
 
     def __init__(self, layout: Layout, method: Method, device: VectorDevice | None = None) -> None:
@@ -246,6 +246,14 @@ class OuterState:
         held = self._fragments[fragment]
         held.check = held.check or held.step.check(held.state, held.count)
         return held.check
+
+    def checks(self, fragment: int) -> dict[int, bytes]:
+        """By version on this machine, the checks of the states that are held: the present one, and the one
+        before the last commit if that is kept. Empty where one is not known yet."""
+        held = self._fragments[fragment]
+        with self._lock:
+            former = {} if held.former is None else {held.former.version: held.former.check}
+            return {held.version: held.check, **former}
 
     def room(self, fragment: int, frozen_bytes: int = 0) -> IncomingState:
         """Memory for another state of this fragment, with so many bytes of frozen parameters behind it. From

@@ -21,7 +21,7 @@ from diloco.simulation.roles.registry import ROLES
 from diloco.simulation.roles.role import Adversary, Role
 from diloco.simulation.worker import Trainer, Watcher, Worker
 from peers.node import Node
-from peers.protocol.events import RecomputeWanted
+from peers.protocol.events import Computed, RecomputeWanted
 from peers.protocol.messages import Refused
 from peers.seats import Contact, Hosting
 from transport.effects import Effect
@@ -49,7 +49,7 @@ class Engine:
         num_steps: int | None = None,
         watchers: Sequence[Watcher] = (),
         make_node: Callable[..., Node] = Node,
-        recompute: Callable[[RecomputeWanted], bytes] | None = None,
+        recompute: Callable[[RecomputeWanted], Computed] | None = None,
         **network: Any,
     ) -> None:
         """``recompute``: how the host computes a disputed step; it cannot without."""

@@ -171,9 +171,9 @@ class Invariants:
                 life.holds_state = True
             case ConfirmLoaded():
                 life.holds_state = True
-                self._holds(now, worker, command.fragment, command.version, command.state)
+                self._holds(now, worker, command.fragment, command.version, command.check)
             case ConfirmApplied():
-                self._holds(now, worker, command.record.fragment, command.record.hash(), command.state)
+                self._holds(now, worker, command.record.fragment, command.record.hash(), command.check)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class Invariants:
         elif serial:
             self._told_otherwise[key, serial] = event.fate
 
-    def _holds(self, now: float, worker: Worker, fragment: int, version: bytes, state: bytes) -> None:
-        expected = self._states.setdefault((version, fragment), state)
-        if expected != state and not self._method.gossips:
+    def _holds(self, now: float, worker: Worker, fragment: int, version: bytes, check: bytes) -> None:
+        expected = self._states.setdefault((version, fragment), check)
+        if expected != check and not self._method.gossips:
             self._broken(now, "S1", f"{worker.name} holds other bits than others at the same commit")

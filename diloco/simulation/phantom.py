@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from diloco.methods.cost import (
     basis_values,
@@ -122,7 +123,13 @@ class PhantomReplica(NoLiveModel):
     def digest(self, fragment: int) -> bytes:
         return tree_digest(_digests_of(self._full_name(fragment), len(self._piece_sizes(fragment))))
 
+    def check(self, fragment: int) -> bytes:
+        return _hash(self._full_name(fragment))[:16]
+
     # peers.application.Application
+
+    def to_name(self, fragment: int, check: bytes) -> Callable[[], bytes] | None:
+        return partial(self.digest, fragment) if check == self.check(fragment) else None
 
     def receiver(self, fragment: int) -> Reducer:
         return PhantomVector(self._method, self.elements[fragment], b"")

@@ -26,7 +26,7 @@ from diloco.simulation.recorder import Recorder
 from diloco.simulation.report.report import Activity, RoleReport, SimulationReport
 from diloco.simulation.scenario import Scenario, load_scenario, parse_scenario
 from diloco.simulation.topology import access_of, peers_of, route_of
-from diloco.simulation.vectors import VectorReplica, digest_after, vector_limits
+from diloco.simulation.vectors import VectorReplica, computed, vector_limits
 from diloco.simulation.worker import Trainer, Worker
 from peers.node import Node
 from peers.protocol.commands import Command
@@ -81,7 +81,7 @@ class ScenarioRun:
             limits=limits,
             watchers=[self.recorder, self.invariants, self],
             make_node=make_node,
-            recompute=partial(digest_after, limits.payload_bytes) if scenario.mode == "vectors" else None,
+            recompute=partial(computed, limits.payload_bytes) if scenario.mode == "vectors" else None,
             route=route_of(scenario),
             trace_frames=False,
         )

@@ -7,6 +7,7 @@ outer step takes the mean off. So whoever knows the records and the first state 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from diloco.simulation.no_live_model import NoLiveModel
 from peers.protocol.application import piece_sizes
-from peers.protocol.events import RecomputeWanted
+from peers.protocol.events import Computed, RecomputeWanted
 from transport.collectives.fetch import AtHand, BlobBuffer
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import digest_of, tree_digest
@@ -48,14 +49,24 @@ def step_of(state: Vector, mean: Vector) -> Vector:
     return (state - np.float32(0.5) * mean).astype(np.float32)
 
 
-def digest_after(piece_bytes: int, wanted: RecomputeWanted) -> bytes:
+def computed(piece_bytes: int, wanted: RecomputeWanted) -> Computed:
     """What a host computes that is to know which of several states is right."""
     state = np.frombuffer(bytes(wanted.former), dtype=np.float32)
     reducer = NumpyReducer(len(state))
     reducer.begin(wanted.chunk_elements, wanted.num_parts)
     for chunk, payload in enumerate(wanted.result):
         reducer.accept(chunk, payload)
-    return tree_digest(_digests_of(step_of(state, reducer.output), piece_bytes))
+    name = _name_of(step_of(state, reducer.output), piece_bytes)
+    return Computed(check_named(_name_of(state, piece_bytes)), check_named(name), name)
+
+
+def check_named(name: bytes) -> bytes:
+    """The check of the state of that digest, here where states are short."""
+    return name[:16]
+
+
+def _name_of(state: Vector, piece_bytes: int) -> bytes:
+    return tree_digest(_digests_of(state, piece_bytes))
 
 
 def _digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
@@ -120,12 +131,20 @@ class VectorReplica(NoLiveModel):
         self._former.pop(fragment, None)
 
     def digest(self, fragment: int) -> bytes:
-        return tree_digest(_digests_of(self.states[fragment], self._piece_bytes))
+        return _name_of(self.states[fragment], self._piece_bytes)
+
+    def check(self, fragment: int) -> bytes:
+        return check_named(self.digest(fragment))
 
     # peers.application.Application
 
     def receiver(self, fragment: int) -> Reducer:
         return NumpyReducer(self.sizes[fragment])
+
+    def to_name(self, fragment: int, check: bytes) -> Callable[[], bytes] | None:
+        held = [self.states[fragment], *([self._former[fragment]] if fragment in self._former else [])]
+        names = [name for each in held if check_named(name := _name_of(each, self._piece_bytes)) == check]
+        return (lambda: names[0]) if names else None
 
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * self.sizes[fragment])

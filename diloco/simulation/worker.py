@@ -23,14 +23,18 @@ from diloco.simulation.pace import Clockwork, Peer
 from diloco.simulation.report.report import Activity
 from peers.node import Node
 from peers.protocol.application import Application
-from peers.protocol.commands import Command, LeaveRun
+from peers.protocol.commands import Command, ConfirmNamed, LeaveRun
+from peers.protocol.events import NameWanted
 from peers.protocol.manifest import layout_name
+from peers.protocol.record import NO_DIGEST
 from peers.seats import Training
 from transport.effects import Core, Effect
 from transport.simnet.links import NS
 from transport.simnet.network import SimNetwork
 
 _REPORT_EVERY_S = 2.0
+_NAMES_S = 0.02
+"""Seconds of hashing a state."""
 _MAX_STEPS = 1000
 """Inner steps counted in one go."""
 
@@ -280,6 +284,9 @@ class Worker:
         """Training takes events between inner steps, and at once while it waits."""
         if self._ended:
             return
+        if isinstance(event, NameWanted):
+            self._name(event)
+            return
         self._inbox.append(event)
         if self._block:
             ends = bisect_left(self._block, self._net.now) + 1
@@ -289,6 +296,18 @@ class Worker:
         self._take_inbox()
         self._do_what_is_due()
         self._advance()
+
+    def _name(self, wanted: NameWanted) -> None:
+        """Hash a state beside training, as it is now."""
+        named = hashed(self.trainer.replica, wanted)
+
+        def answer() -> None:
+            if self.process.frozen and self.process.alive:
+                self._net.at(_NAMES_S, answer)
+            elif self.runs:
+                self._run([named])
+
+        self._net.at(_NAMES_S, answer)
 
     def _take_inbox(self) -> None:
         """Take all events, also those that a command brings: to confirm one commit hands over the next."""
@@ -332,6 +351,12 @@ class Worker:
         self.activity, self._since_s = activity, now
         for watcher in self._watchers:
             watcher.activity(now, self, activity)
+
+
+def hashed(app: Application, wanted: NameWanted) -> ConfirmNamed:
+    """The digest of a state, in no time."""
+    find = app.to_name(wanted.fragment, wanted.check)
+    return ConfirmNamed(wanted.fragment, wanted.check, find() if find is not None else NO_DIGEST)
 
 
 def _do(node: Node, command: Command, _: Core, now: float) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from diloco.methods.registry import make
 from diloco.methods.spec import Method
 from peers.node import Node
-from peers.protocol.events import RecomputeWanted
+from peers.protocol.events import Computed, RecomputeWanted
 from transport.errors import DriverStopped
 from transport.sockets.driver import SocketDriver
 
@@ -77,21 +77,21 @@ class RecomputeThreads:
 
     def _run(self, wanted: RecomputeWanted) -> None:
         try:
-            self._answer(wanted.version, self._digest(wanted), "")
+            self._answer(wanted.version, self._computed(wanted), "")
         except Exception as error:  # the run waits for an answer, whatever went wrong here
             self._answer(wanted.version, None, f"{type(error).__name__}: {error}")
 
-    def _answer(self, version: bytes, found: bytes | None, reason: str) -> None:
+    def _answer(self, version: bytes, found: Computed | None, reason: str) -> None:
         driver, coordinator = self.driver, self._node.coordinator
         assert coordinator is not None, "a host computes"
         assert driver is not None, "it was set before the first event"
         with suppress(DriverStopped):  # this process has left the run
             driver.call(lambda _, now: coordinator.recomputer.take_answer(version, found, reason))
 
-    def _digest(self, wanted: RecomputeWanted) -> bytes:
+    def _computed(self, wanted: RecomputeWanted) -> Computed:
         if self._recomputer is None:
             self._recomputer = make(_Row(), method=self._method)
-        found: bytes = self._recomputer.digest_after(
+        found = self._recomputer.computed(
             wanted.layout.decode(),
             wanted.fragment,
             wanted.former,
@@ -99,4 +99,4 @@ class RecomputeThreads:
             wanted.chunk_elements,
             wanted.num_parts,
         )
-        return found
+        return Computed(*found)

@@ -13,6 +13,7 @@ from diloco.errors import UserError
 from diloco.methods.spec import Method
 from diloco.settings import RunSettings
 from diloco.swarm.failure_log import FailureLog
+from diloco.swarm.naming import NamingThreads
 from diloco.swarm.recomputing import RecomputeThreads
 from diloco.units import show_rate
 from peers.admission.identity import Identity
@@ -65,7 +66,8 @@ def start_driver(
         if on_trace is not None:
             on_trace(trace)
 
-    steps = RecomputeThreads(node, method, events.put)
+    names = NamingThreads(node, events.put)
+    steps = RecomputeThreads(node, method, names.hear)
     driver = SocketDriver(
         node,
         identity.keys,
@@ -77,6 +79,6 @@ def start_driver(
         say_disk_full=node.links.say_disk_full,
         bulk=bulk,
     )
-    steps.driver = driver
+    steps.driver = names.driver = driver
     driver.start()
     return driver, events

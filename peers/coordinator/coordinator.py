@@ -16,6 +16,7 @@ from typing import Any
 
 from peers.coordinator import (
     adoption,
+    naming,
     places,
     restoring,
     round_messages,
@@ -66,6 +67,7 @@ from peers.protocol.messages import (
     Unusable,
     Withdraw,
 )
+from peers.protocol.naming import Saving, StateNamed
 from peers.protocol.orders import Obeyed
 from peers.protocol.signing import NO_IDENTITY
 from peers.protocol.spots import Spotted
@@ -118,6 +120,8 @@ class Coordinator:
             CaughtUp: partial(state_sync.caught_up, self.state),
             NeedState: partial(state_sync.needs_state, self.state),
             Unusable: partial(state_sync.unusable, self.state),
+            StateNamed: partial(state_sync.named, self.state),
+            Saving: partial(saving.begun, self.state),
             Saved: partial(saving.saved, self.state),
             Lack: self.recomputer.take_lack,
             Report: self._report,
@@ -386,6 +390,8 @@ class Coordinator:
                 rounds.part_with_laggards(state, course, now, current)
                 self._hearing.settle_dissent(now, course, current)
             state_sync.settle(state, course, now, *self.recomputer.advance(now, course))
+            state_sync.part_with_unnamed(state, course, now)
+            naming.give_orders(state, course, now)
             state_sync.serve_waiting(state, course, now)
             rounds.open_what_can_be(state, course, now)
         self._mode.flush(now)

@@ -60,11 +60,18 @@ class Recomputation:
     version: bytes
     record: Record
     """Of that version."""
+    former_version: bytes
+    """The version before it."""
+    former_check: bytes
+    """The check of the state of that, as it was agreed on; empty if it is not known."""
     former: bytes
-    """The digest of the state before it, as it was agreed on."""
+    """The digest of the same, as it was agreed on before or named since; empty if it is yet to be named."""
+    false_names: set[bytes] = field(default_factory=set)
+    """Digests of states that were named for it and have another check."""
     at: RecomputationState = RecomputationState.WAITS
+    check: bytes = b""
     state: bytes = b""
-    """The digest that was found; empty if none was."""
+    """The check and the digest that were found; empty if none were."""
     asked: Counter[bytes] = field(default_factory=Counter)
     """By member: how often it was asked for what it is computed from, once each time that it came."""
     donors: set[bytes] = field(default_factory=set)
@@ -73,13 +80,19 @@ class Recomputation:
     """How often nobody handed that out."""
     again_at: float = 0.0
     """When all are asked once more."""
-    told: dict[bytes, bytes] = field(default_factory=dict)
-    """By member: the digest that it told of this version, also if it is gone or took it back; empty if it
-    told two."""
+    told: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    """By member: the check and the digest that it told of this version, also if it is gone or took it back;
+    nothing that is right if it told two."""
 
-    def note(self, member: bytes, digest: bytes) -> None:
-        """A member tells a digest of this version."""
-        self.told[member] = digest if self.told.get(member, digest) == digest else b""
+    def note(self, member: bytes, check: bytes, name: bytes) -> None:
+        """A member tells a state of this version; its digest may not be known yet."""
+        known_check, known_name = self.told.get(member, (check, name))
+        is_same = known_check == check and (known_name == name or b"" in (known_name, name))
+        self.told[member] = (check, known_name or name) if is_same else (b"", b"")
+
+    def is_right(self, state: tuple[bytes, bytes]) -> bool:
+        """Whether a check, and a digest if one was told, are what was computed."""
+        return bool(self.state) and state[0] == self.check and state[1] in (b"", self.state)
 
     def ask(self, members: set[bytes], max_times: int) -> set[bytes]:
         """Those of the members who came since all were asked, and were not asked so often before."""
@@ -126,6 +139,10 @@ class Course:
     """By fragment, those that somebody has to end."""
     recomputations: dict[int, Recomputation] = field(default_factory=dict)
     """By fragment: the newest version of which different states were told."""
+    name_every: set[bytes] = field(default_factory=set)
+    """Members that were told to name every version."""
+    unbound_since: dict[int, tuple[bytes, float]] = field(default_factory=dict)
+    """By fragment: the version of which names are waited for, and since when (`naming`)."""
     opens_at: float = 0.0
     """No round opens before: there is nobody left of whom nobody speaks ill."""
     suspicion: Suspicion = field(default_factory=Suspicion)

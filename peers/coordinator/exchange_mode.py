@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from peers.coordinator.agreement import Agreement
 from peers.coordinator.course import Course
 from peers.coordinator.roster import Entry
 from peers.protocol.messages import MemberGone, Ready, Report
@@ -54,8 +55,8 @@ class ExchangeMode(Protocol):
         """The first fragment of which a member holds other bits than are agreed on."""
         ...
 
-    def agreed(self, course: Course, fragment: int) -> bytes:
-        """The digest of a fragment's newest version that members agree on; empty where they do not."""
+    def agreed(self, course: Course, fragment: int) -> Agreement:
+        """The state of a fragment's newest version that members agree on; an empty one where they do not."""
         ...
 
     def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
@@ -64,6 +65,10 @@ class ExchangeMode(Protocol):
 
     def sources(self, course: Course) -> FragmentSources:
         """The members from which a newcomer gets each fragment."""
+        ...
+
+    def next_donor(self, course: Course) -> Entry | None:
+        """With gossip: the member whose replica the next newcomer copies, if there is one."""
         ...
 
     def left_behind(self, course: Course, entry: Entry | None = None) -> list[Entry]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from statistics import median_high
 
+from peers.coordinator.agreement import Agreement
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.journal import StepsTaken
@@ -78,25 +79,30 @@ class GossipMode:
         """None, since every member has a state of its own."""
         return None
 
-    def agreed(self, course: Course, fragment: int) -> bytes:
-        """Empty, since every member has a state of its own."""
-        return b""
+    def agreed(self, course: Course, fragment: int) -> Agreement:
+        """None, since every member has a state of its own."""
+        return Agreement()
 
     def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
         """Nothing is disputed, since every member has a state of its own."""
         return ()
 
     def sources(self, course: Course) -> FragmentSources:
-        """A newcomer copies one member, as that one is now. A donor that moved on meanwhile says so, and the
-        newcomer asks for the next."""
+        """A newcomer copies one member, as that one is now and names it. A donor that moved on meanwhile says
+        so, and the newcomer asks for the next."""
         assert course.manifest is not None
-        fragments = range(course.manifest.num_fragments)
-        whole = [e for e in self._roster.active_in(course.number) if all(f in e.digests for f in fragments)]
-        if not whole:
-            return [(fragment, b"", []) for fragment in fragments]
-        # Members are asked in turn, so that one that moves too fast is not asked for ever.
-        donor = whole[course.num_donations % len(whole)]
-        return [(fragment, donor.digests[fragment][1], [donor.key]) for fragment in fragments]
+        donor, found = self.next_donor(course), FragmentSources()
+        for fragment in range(course.manifest.num_fragments):
+            name = donor.name_of(fragment, course.chain.base(fragment)) if donor is not None else b""
+            found.append((fragment, name, [donor.key] if donor is not None and name else []))
+        return found
+
+    def next_donor(self, course: Course) -> Entry | None:
+        """Members are asked in turn, so that one that moves too fast is not asked for ever."""
+        num_fragments = course.manifest.num_fragments if course.manifest is not None else 0
+        active = self._roster.active_in(course.number)
+        whole = [entry for entry in active if len(entry.checks) == num_fragments]
+        return whole[course.num_donations % len(whole)] if whole else None
 
     def left_behind(self, course: Course, entry: Entry | None = None) -> list[Entry]:
         """Members that came back with a replica from their disks, and are far behind most. One that has gone

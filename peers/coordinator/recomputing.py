@@ -1,12 +1,14 @@
 """Which of several states is right: the host computes the step once more, and nobody votes.
 
-Where members tell different states of a version, the record names the state before it, which was agreed on,
-and the result that leads from one to the other. The host gathers both from whoever holds them (`gathering`),
-and a thread beside it goes that step once more. Until that is done nobody's state is overwritten and no round
-of that fragment opens. What comes out decides if a member holds it, however many hold another one. If nobody
-hands out what is needed, nothing is decided: the run waits, until somebody comes who was not asked. Whoever
-was found wrong again and again gets the state later each time, so that false words cost the others less and
-less. A dispute that is taken back, or left behind, is computed all the same, and who told what is remembered.
+Where members tell different states of a version, the record names the result that led there, and the state
+before it, if its digest was known then; else most who held that one name it now, and its check, which all had
+told before there was a dispute, must be that of what they hand out. The host gathers both from whoever holds
+them (`gathering`), and a thread beside it goes that step once more. Until that is done nobody's state is
+overwritten and no round of that fragment opens. What comes out decides if a member holds it, however many
+hold another one. If nobody hands out what is needed, nothing is decided: the run waits, until somebody comes
+who was not asked. Whoever was found wrong again and again gets the state later each time, so that false words
+cost the others less and less. A dispute that is taken back, or left behind, is computed all the same, and who
+told what is remembered.
 
 Most decide only where there is nothing to compute, or it cannot be computed here: see `agreement`. Keeps S1.
 """
@@ -18,13 +20,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from peers.coordinator import naming
+from peers.coordinator.agreement import State, states_told
 from peers.coordinator.course import Course, Recomputation, RecomputationState
 from peers.coordinator.gathering import Found, Gathering
 from peers.coordinator.marks import FORGIVEN_AFTER
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.coordinator.unusable import MAX_DOUBLINGS
-from peers.protocol.events import RecomputeWanted
+from peers.protocol.events import Computed, RecomputeWanted
 from peers.protocol.record import Record
 from peers.protocol.traces import RecomputedTrace
 from transport.collectives.fetch import Lack, Piece
@@ -34,6 +38,7 @@ COMPUTE_TIMEOUTS = 6
 """Failure timeouts that computing a step may take, beside the time of its bytes."""
 COMPUTED_PER_S = 20 << 20
 """Bytes of which the slowest machine computes a step in a second."""
+_UNNAMED = "nobody here hands out what it is computed from: most do not name the same state before"
 FindBlob = Callable[[float, bytes], Found | None]
 MAX_TRIES = 10
 """So often all who are here are asked for what a version is computed from, with pauses that double; from then
@@ -53,56 +58,58 @@ def look_at(state: RunState, course: Course, fragment: int) -> None:
         return
     former = _former(course, record)
     if former is not None:
-        known = course.recomputations[fragment] = Recomputation(version, record, former)
+        known = course.recomputations[fragment] = Recomputation(version, record, *former)
         _note(state, course, fragment, known)
 
 
-def _tellers(state: RunState, course: Course, fragment: int, version: bytes) -> dict[bytes, bytes]:
-    """By member, the digest that it tells of a version."""
-    entered = state.roster.entered_in(course.number)
-    told = {entry.key: entry.digests.get(fragment) for entry in entered if entry.holds_state}
-    return {key: each[1] for key, each in told.items() if each is not None and each[0] == version}
+def _told(state: RunState, course: Course, fragment: int, version: bytes) -> dict[State, list[Entry]]:
+    """The states that members tell of a version."""
+    return states_told(state.roster.entered_in(course.number), fragment, version)
 
 
-def _told(state: RunState, course: Course, fragment: int, version: bytes) -> set[bytes]:
-    """The digests that members tell of a version."""
-    return set(_tellers(state, course, fragment, version).values())
+def _tellers(state: RunState, course: Course, fragment: int, version: bytes) -> dict[bytes, State]:
+    """By member, the state that it tells of a version."""
+    states = _told(state, course, fragment, version)
+    return {entry.key: told for told, those in states.items() for entry in those}
 
 
 def _note(state: RunState, course: Course, fragment: int, asked: Recomputation) -> None:
     if asked.pending:
-        for key, digest in _tellers(state, course, fragment, asked.version).items():
-            asked.note(key, digest)
+        for key, (check, name) in _tellers(state, course, fragment, asked.version).items():
+            asked.note(key, check, name)
 
 
 def withdrawn(state: RunState, course: Course, fragment: int) -> list[Entry]:
     """Who told a state that was found wrong, and does not tell it any more; each once. Nobody, if what was
     computed is nobody's."""
     known = course.recomputations.get(fragment)
-    if known is None or not known.state or known.state not in known.told.values():
+    if known is None or not any(map(known.is_right, known.told.values())):
         return []
     told, known.told = known.told, {}
-    still = _tellers(state, course, fragment, known.version)
-    wrong = [key for key, digest in told.items() if digest != known.state]
-    found = [state.roster.entries.get(key) for key in wrong if still.get(key, known.state) == known.state]
+    still, right = _tellers(state, course, fragment, known.version), (known.check, known.state)
+    wrong = [key for key, each in told.items() if not known.is_right(each)]
+    found = [state.roster.entries.get(key) for key in wrong if known.is_right(still.get(key, right))]
     return [entry for entry in found if entry is not None]
 
 
-def _former(course: Course, record: Record) -> bytes | None:
-    """The digest of the state that an ordinary record moved, as it was agreed on before; None if there is
-    none."""
+def _former(course: Course, record: Record) -> tuple[bytes, bytes, bytes] | None:
+    """Version, check and digest of the state that an ordinary record moved, as they were agreed on before,
+    empty as far as they were not; None if there is none."""
     if record.restores or course.manifest is None:
         return None
-    if any(record.former):
-        return record.former
+    fragment, name = record.fragment, record.former if any(record.former) else b""
     versions = course.chain.versions_at(record.parent, course.manifest.num_fragments)
-    return course.saves.agreed(record.fragment, versions[record.fragment]) if versions is not None else None
+    if versions is None:
+        return (b"", b"", name) if name else None
+    version, saves = versions[fragment], course.saves
+    return version, saves.agreed_check(fragment, version), name or saves.agreed(fragment, version) or b""
 
 
 def decided(course: Course, fragment: int, agreed: bytes) -> bool:
-    """Whether a state is agreed on since it was computed."""
+    """Whether the state of that check is agreed on since it was computed."""
     known = course.recomputations.get(fragment)
-    return known is not None and known.version == course.chain.base(fragment) and known.state == agreed
+    is_known = known is not None and known.version == course.chain.base(fragment) and known.state
+    return bool(is_known) and known is not None and known.check == agreed
 
 
 def found_wrong(course: Course, now: float, entry: Entry, timeout_s: float) -> None:
@@ -161,9 +168,26 @@ class Recomputer:
     def _begin_next(self, now: float, course: Course) -> None:
         holders = self._holders(course)
         for fragment, asked in sorted(course.recomputations.items()):
-            if self._goes_on(course, fragment, asked) and self._is_due(now, asked, holders):
+            if not asked.former:
+                self._find_former(now, course, fragment, asked)
+            if asked.former and self._goes_on(course, fragment, asked) and self._is_due(now, asked, holders):
                 self._begin(now, course, fragment, asked, holders)
                 return
+
+    def _find_former(self, now: float, course: Course, fragment: int, asked: Recomputation) -> None:
+        """Which state the step began from is not known: what most who hold that name it (`naming`)."""
+        if not self._goes_on(course, fragment, asked):
+            return
+        state, version = self._state, asked.former_version
+        asked.former = naming.majority(state, course, fragment, version, asked.false_names)
+        if asked.former:
+            asked.at = RecomputationState.WAITS
+            return
+        naming.ask(state, course, now, fragment, version)
+        is_open = naming.awaits_names(state, course, now, fragment, version)
+        if asked.at is RecomputationState.WAITS and not is_open:
+            asked.num_tries += 1
+            self._tell_end(course, fragment, asked, RecomputationState.UNSERVED, _UNNAMED)
 
     def _is_due(self, now: float, asked: Recomputation, holders: set[bytes]) -> bool:
         if asked.at is not RecomputationState.UNSERVED:
@@ -222,14 +246,21 @@ class Recomputer:
             work.until = now + COMPUTE_TIMEOUTS * self._state.rules.failure_timeout_s + for_bytes_s
             self._state.outlet.deliver(_wanted(work))
 
-    def _end(self, at: RecomputationState, reason: str, found: bytes = b"") -> None:
+    def _end(self, at: RecomputationState, reason: str, found: Computed | None = None) -> None:
         work = self._work
         assert work is not None, "something was done"
         self._work = None
-        self._ended.append((work.course, work.fragment))
-        work.asked.at, work.asked.state = at, found
-        index, is_found = work.asked.record.index, at is RecomputationState.FOUND
-        trace = RecomputedTrace(fragment=work.fragment, index=index, found=is_found, reason=reason)
+        if found is not None:
+            work.asked.check, work.asked.state = found.check, found.state
+        self._tell_end(work.course, work.fragment, work.asked, at, reason)
+
+    def _tell_end(
+        self, course: Course, fragment: int, asked: Recomputation, at: RecomputationState, reason: str
+    ) -> None:
+        self._ended.append((course, fragment))
+        asked.at = at
+        index, is_found = asked.record.index, at is RecomputationState.FOUND
+        trace = RecomputedTrace(fragment=fragment, index=index, found=is_found, reason=reason)
         self._state.outlet.trace(trace)
 
     def _holders(self, course: Course) -> set[bytes]:
@@ -247,12 +278,19 @@ class Recomputer:
 
     # -- what comes ---------------------------------------------------------------------------
 
-    def take_answer(self, version: bytes, found: bytes | None, reason: str) -> None:
-        """The thread is done: the digest that it found, or why it found none."""
+    def take_answer(self, version: bytes, found: Computed | None, reason: str) -> None:
+        """The thread is done: what it found, or why it found nothing."""
         work = self._work
         if work is None or work.asked.at is not RecomputationState.COMPUTES or work.asked.version != version:
             return
-        self._end(RecomputationState.FOUND if found else RecomputationState.FAILED, reason, found or b"")
+        asked = work.asked
+        if found is None:
+            self._end(RecomputationState.FAILED, reason)
+        elif asked.former_check and found.former_check != asked.former_check:
+            asked.false_names.add(asked.former)
+            asked.former, asked.at, self._work = b"", RecomputationState.WAITS, None
+        else:
+            self._end(RecomputationState.FOUND, reason, found)
 
     def takes(self, peer: bytes, message: object) -> bool:
         """Whether something that a member sends is for this: it was asked for it, or, where nobody else in

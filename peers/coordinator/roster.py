@@ -14,7 +14,7 @@ from enum import Enum
 from peers.coordinator.influence import NormHistory
 from peers.coordinator.pace import MemberPace
 from peers.protocol.messages import Enter, MemberIs, NewestRecord, Ready, Report
-from peers.protocol.record import GENESIS
+from peers.protocol.record import GENESIS, NO_DIGEST
 from peers.protocol.signing import NO_IDENTITY
 from transport.effects import NEVER
 from transport.keys import short
@@ -35,6 +35,11 @@ class MemberState(Enum):
     """It holds the shared state, so it may contribute and be a donor."""
 
 
+_MAX_NAMED = 3
+"""Versions of a fragment of which it is remembered what a member named them: the newest two, and one that is
+about to come."""
+_MAX_ASKED = 1024
+"""Versions that a member is asked to name alone: those of one head at least."""
 _MAX_HELD = 4096
 """Heads of a member that are remembered."""
 _HERE = frozenset(MemberState) - {MemberState.ABSENT}
@@ -86,8 +91,16 @@ class Entry:
     """The record whose result it reported to hold."""
     holds_state: bool = False
     """It holds the whole state of ``head``, which may be an earlier one than the course's."""
-    digests: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
-    """By fragment: version and digest of its state, as it said."""
+    checks: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    """By fragment: version and check of its state, as it said."""
+    names: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    """By fragment and version, of the newest ones that it named: the digest; `NO_DIGEST` if it had none."""
+    names_every: bool = False
+    """It was told to name every version."""
+    names_since: float = 0.0
+    """When it was last told so, or that it need not."""
+    asked_names: dict[tuple[int, bytes], float] = field(default_factory=dict)
+    """By fragment and version that it was asked to name alone: when."""
     ready: dict[int, Ready] = field(default_factory=dict)
     norms: dict[int, NormHistory] = field(default_factory=dict)
     """By fragment; it outlives memberships, so that nobody gets rid of it by coming back."""
@@ -181,7 +194,9 @@ class Entry:
         self.name, self.addresses, self.stage = message.name, message.addresses, message.stage
         self.order, self.entered_at, self.course = order, now, course
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
-        self.digests, self.ready, self.report, self.pace = {}, {}, None, MemberPace()
+        self.ready, self.report, self.pace = {}, None, MemberPace()
+        self._forget_states()
+        self.names_every = False
         self.told_finished = self.out_of_sight = self.is_silent = self.stranded = False
         self.told_order = order
         self.refusals = Refusals()
@@ -195,6 +210,36 @@ class Entry:
         if self.entered and self.holds_state:
             self.head = claim.head
 
+    def _forget_states(self) -> None:
+        self.checks.clear()
+        self.names.clear()
+        self.asked_names.clear()
+
+    def tell_check(self, fragment: int, version: bytes, check: bytes) -> None:
+        """It says which state it holds; what it named under that version before may have been another one.
+        If it is the same, it names it again."""
+        self.names.get(fragment, {}).pop(version, None)
+        self.checks[fragment] = (version, check)
+
+    def tell_name(self, fragment: int, version: bytes, name: bytes) -> None:
+        """It says the digest of a version."""
+        named = self.names.setdefault(fragment, {})
+        named.pop(version, None)
+        named[version] = name
+        while len(named) > _MAX_NAMED:
+            del named[next(iter(named))]
+
+    def ask_name(self, now: float, fragment: int, version: bytes) -> None:
+        """It is asked for the digest of a version."""
+        self.asked_names[fragment, version] = now
+        while len(self.asked_names) > _MAX_ASKED:
+            del self.asked_names[next(iter(self.asked_names))]
+
+    def name_of(self, fragment: int, version: bytes) -> bytes:
+        """The digest that it told of a version; empty if it told none, or that it has none."""
+        name = self.names.get(fragment, {}).get(version, b"")
+        return b"" if name == NO_DIGEST else name
+
     def wait_for_state(self) -> None:
         """The member cannot follow from where it is."""
         self._make("wait_for_state")
@@ -204,7 +249,7 @@ class Entry:
         self._make("give_up_state")
         self.holds_state, self.will_hold = False, b""
         self.ready.clear()
-        self.digests.clear()
+        self._forget_states()
 
     def begin_seeding(self) -> None:
         """The member's own state is to become the run's first."""

@@ -11,9 +11,9 @@ import math
 from collections.abc import Collection, Sequence
 from statistics import median
 
-from peers.coordinator import mean_proofs, spot_checks
-from peers.coordinator.agreement import disputed
+from peers.coordinator import mean_proofs, naming, spot_checks
 from peers.coordinator.course import CommitSummary, Course
+from peers.coordinator.disputes import disputed
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
 from peers.coordinator.marks import FORGIVEN_AFTER
 from peers.coordinator.measured import mean_limit, part_limit
@@ -57,7 +57,8 @@ def open_what_can_be(state: RunState, course: Course, now: float) -> None:
             chosen = _choose(state, course, now, fragment)
             if _refuse_leaps(state, course, now, fragment, chosen):
                 chosen = _choose(state, course, now, fragment)
-            if chosen and not disputed(state, course, fragment):
+            is_bound = not naming.binds(state, course, now, fragment)
+            if chosen and is_bound and not disputed(state, course, fragment):
                 _open(state, course, now, fragment, chosen)
 
 

@@ -55,30 +55,34 @@ class RoundsMode:
     # -- state --------------------------------------------------------------------------------
 
     def dissenters(self, course: Course, fragment: int) -> list[Entry]:
-        """Members whose digest is not the one that most members report (S1)."""
+        """Members whose state is not the one that most members report (S1)."""
         return list(self._agreement(course, fragment).dissenters)
 
     def differing_fragment(self, course: Course, entry: Entry) -> int | None:
-        """The first fragment of the current version whose digest is another than the agreed one."""
+        """The first fragment of the current version whose state is another than the agreed one."""
         assert course.manifest is not None
         for fragment in range(course.manifest.num_fragments):
             if entry in self._agreement(course, fragment).dissenters:
                 return fragment
         return None
 
-    def agreed(self, course: Course, fragment: int) -> bytes:
-        """Of the newest version of a fragment, the digest that most members report; empty without one."""
-        return self._agreement(course, fragment).digest
+    def agreed(self, course: Course, fragment: int) -> Agreement:
+        """Which state of the newest version of a fragment most members report."""
+        return self._agreement(course, fragment)
 
     def disputed(self, course: Course, fragment: int) -> tuple[tuple[str, ...], ...]:
         """Who holds which state, where none is held by more than half."""
         return self._agreement(course, fragment).camps
 
     def sources(self, course: Course) -> FragmentSources:
-        """Of each fragment the agreed state, and all who hold it."""
+        """Of each fragment the agreed state, and all who hold it and have named it."""
         assert course.manifest is not None
         found = [self._agreement(course, fragment) for fragment in range(course.manifest.num_fragments)]
-        return [(fragment, each.digest, list(each.donors)) for fragment, each in enumerate(found)]
+        return [(fragment, each.name, list(each.donors)) for fragment, each in enumerate(found)]
+
+    def next_donor(self, course: Course) -> Entry | None:
+        """None: all who hold the state are donors."""
+        return None
 
     def left_behind(self, course: Course, entry: Entry | None = None) -> list[Entry]:
         """Nobody: who is behind follows the records, or fetches the state when it enters."""

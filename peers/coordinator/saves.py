@@ -1,12 +1,12 @@
 """What members' disks have: states of which the coordinator can tell that they are the run's.
 
 A member names what it saved by one digest, over the head and all fragments' digests. The coordinator computes
-the same from what most members told of those versions while they were the newest, notes the two if they are
-equal, and journals that, so that it knows after every restart whose disk to wait for. With gossip each has a
-replica of its own, and is believed: indexes are outer steps then, at the run's first head. A member that
-keeps the results of rounds may come back with more than it saved: with all up to the last record that counts
-it. It is a word about the disk of whoever says it, and changes no state. Keeps DU2 and DU3 on the
-coordinator's side.
+the same from how most members named those versions, as it asks them to when somebody begins to save them
+(`naming`), notes the two if they are equal, and journals that, so that it knows after every restart whose
+disk to wait for. With gossip each has a replica of its own, and is believed: indexes are outer steps then, at
+the run's first head. A member that keeps the results of rounds may come back with more than it saved: with
+all up to the last record that counts it. It is a word about the disk of whoever says it, and changes no
+state. Keeps DU2 and DU3 on the coordinator's side.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Saves:
         """What members said last and nobody can check yet."""
         self._agreed: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
         """By fragment and version: the digest that most who held it told."""
+        self._checks: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
+        """The same of checks."""
         self._names: OrderedDict[bytes, bytes] = OrderedDict()
         """By head."""
 
@@ -74,6 +76,16 @@ class Saves:
         if len(self._agreed) > _MAX_AGREED:
             self._agreed.popitem(last=False)
         return True
+
+    def agree_on_check(self, fragment: int, version: bytes, check: bytes) -> None:
+        """Most who hold this version say that its state has this check."""
+        self._checks[fragment, version] = check
+        if len(self._checks) > _MAX_AGREED:
+            self._checks.popitem(last=False)
+
+    def agreed_check(self, fragment: int, version: bytes) -> bytes:
+        """The check that was agreed on of a version, as far as it is remembered; else empty."""
+        return self._checks.get((fragment, version), b"")
 
     def agreed(self, fragment: int, version: bytes) -> bytes | None:
         """The digest that was agreed on of a version, as far as it is remembered."""

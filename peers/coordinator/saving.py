@@ -6,6 +6,7 @@ was noted at its head fetches the state anew: it loaded something else (DU2).
 
 from __future__ import annotations
 
+from peers.coordinator import naming
 from peers.coordinator.course import Course
 from peers.coordinator.journal import StateSaved
 from peers.coordinator.roster import Entry
@@ -14,6 +15,7 @@ from peers.coordinator.state import RunState
 from peers.protocol.fields import DETAIL_BYTES, cut
 from peers.protocol.held import state_name
 from peers.protocol.messages import Refused, Saved, SaveNow
+from peers.protocol.naming import Saving
 from peers.protocol.orders import Obeyed
 from peers.protocol.traces import SavedOtherTrace, SavedTrace
 from transport.frames import pack
@@ -43,23 +45,42 @@ def _believe(state: RunState, course: Course, entry: Entry, message: Saved) -> N
 
 
 def applied(state: RunState, course: Course, fragment: int) -> None:
-    """Another member told its digest of a fragment's newest version: remember what most say."""
-    if state.rules.gossips:
-        return
-    digest = state.mode.agreed(course, fragment)
-    if digest and course.saves.agree(fragment, course.chain.base(fragment), digest):
+    """Another member told its state of a fragment's newest version: remember what most say."""
+    found, version = state.mode.agreed(course, fragment), course.chain.base(fragment)
+    if found.check:
+        course.saves.agree_on_check(fragment, version, found.check)
+    agree(state, course, fragment, version, found.name)
+
+
+def agree(state: RunState, course: Course, fragment: int, version: bytes, name: bytes) -> None:
+    """Most say that this is the digest of a version, if it is not empty."""
+    if name and course.saves.agree(fragment, version, name):
         for member in list(course.saves.claims):
             _look_at_claim(state, course, member)
+
+
+def begun(state: RunState, now: float, course: Course, entry: Entry, message: Saving) -> None:
+    """A member begins to write a state to its disk: have all who hold it name it while they do."""
+    num_fragments = course.manifest.num_fragments if course.manifest is not None else 0
+    versions = course.chain.versions_at(message.head, num_fragments)
+    if state.rules.gossips or versions is None:
+        return
+    for fragment, version in enumerate(versions):
+        if course.saves.agreed(fragment, version) is None:
+            naming.ask(state, course, now, fragment, version)
 
 
 def holds_another(course: Course, entry: Entry) -> bool:
     """Whether a member told other digests than are noted of the head that it is at; never with gossip, for
     nothing is noted then."""
     noted = course.saves.noted(entry.head)
-    if noted is None or course.manifest is None or len(entry.digests) < course.manifest.num_fragments:
+    if noted is None or course.manifest is None or len(entry.checks) < course.manifest.num_fragments:
         return False
-    versions, digests = zip(*(told for _, told in sorted(entry.digests.items())), strict=True)
-    return state_name(course.chain.index_of(entry.head), entry.head, versions, digests) != noted
+    versions = [version for _, (version, _) in sorted(entry.checks.items())]
+    names = [entry.name_of(fragment, version) for fragment, version in enumerate(versions)]
+    if not all(names):
+        return False
+    return state_name(course.chain.index_of(entry.head), entry.head, versions, names) != noted
 
 
 def _look_at_claim(state: RunState, course: Course, member: bytes) -> None:

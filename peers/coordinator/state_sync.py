@@ -8,7 +8,7 @@ holds the head is left is in `restoring`. Keeps S1, S9, L3 and L4.
 
 from __future__ import annotations
 
-from peers.coordinator import recomputing, restoring, rounds, saving
+from peers.coordinator import naming, recomputing, restoring, rounds, saving
 from peers.coordinator.adoption import is_newer
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
@@ -16,16 +16,8 @@ from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
 from peers.coordinator.unusable import MAX_DOUBLINGS, note, of_no_use, usable
 from peers.protocol.fields import cut
-from peers.protocol.messages import (
-    Applied,
-    CatchUp,
-    CaughtUp,
-    Committed,
-    NeedState,
-    Seed,
-    Serve,
-    Unusable,
-)
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve, Unusable
+from peers.protocol.naming import StateNamed
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
     ActiveTrace,
@@ -80,14 +72,31 @@ def _records_for(state: RunState, course: Course, entry: Entry) -> list[Record] 
 
 
 def applied(state: RunState, now: float, course: Course, entry: Entry, message: Applied) -> None:
-    """A member tells the digest of a version that it holds; a minority is repaired (S1)."""
+    """A member tells the check of a version that it holds; a minority is repaired (S1)."""
     if now < entry.served_from:
         return  # it was found wrong again and again, and gets the state later
-    entry.digests[message.fragment] = (message.version, message.state)
-    if message.version != course.chain.base(message.fragment):
+    entry.tell_check(message.fragment, message.version, message.check)
+    if message.version == course.chain.base(message.fragment):
+        _compare(state, course, now, message.fragment)
+
+
+def named(state: RunState, now: float, course: Course, entry: Entry, message: StateNamed) -> None:
+    """A member tells the digest of a version that it holds."""
+    if now < entry.served_from:
         return
-    recomputing.look_at(state, course, message.fragment)
-    settle(state, course, now, message.fragment)
+    fragment, version = message.fragment, message.version
+    was_asked = entry.asked_names.pop((fragment, version), None) is not None
+    entry.tell_name(fragment, version, message.state)
+    if version == course.chain.base(fragment):
+        _compare(state, course, now, fragment)
+    elif was_asked:
+        name = naming.majority(state, course, fragment, version)
+        saving.agree(state, course, fragment, version, name)
+
+
+def _compare(state: RunState, course: Course, now: float, fragment: int) -> None:
+    recomputing.look_at(state, course, fragment)
+    settle(state, course, now, fragment)
 
 
 def settle(state: RunState, course: Course, now: float, *fragments: int) -> None:
@@ -111,7 +120,7 @@ def caught_up(state: RunState, now: float, course: Course, entry: Entry, message
     entry.head, entry.holds_state = message.head, True
     if course.chain.head == GENESIS and entry.key == course.seed and message.head != GENESIS:
         state.begin_run(course, message.head)
-        for fragment in entry.digests:
+        for fragment in entry.checks:
             saving.applied(state, course, fragment)
     if saving.holds_another(course, entry):
         state.outlet.trace(SavedOtherTrace(entry.key, entry.name, course.chain.index_of(message.head)))
@@ -191,7 +200,7 @@ def _doubt_first_state(state: RunState, course: Course, now: float) -> None:
 def _repair(state: RunState, course: Course, now: float, entry: Entry, fragment: int) -> None:
     """A member holds other bits than the others at the same commit: have it fetch the state again (S1)."""
     state.outlet.trace(ParityTrace(peer=entry.key, fragment=fragment, index=course.chain.index))
-    if recomputing.decided(course, fragment, state.mode.agreed(course, fragment)):
+    if recomputing.decided(course, fragment, state.mode.agreed(course, fragment).check):
         recomputing.found_wrong(course, now, entry, state.rules.failure_timeout_s)
     _give_up(state, course, now, entry, "its state differs from the others'")
 
@@ -199,6 +208,14 @@ def _repair(state: RunState, course: Course, now: float, entry: Entry, fragment:
 def _give_up(state: RunState, course: Course, now: float, entry: Entry, reason: str) -> None:
     rounds.leave_all(state, course, now, entry, reason)
     entry.give_up_state()
+
+
+def part_with_unnamed(state: RunState, course: Course, now: float) -> None:
+    """Whoever does not name its state, where all are to be bound by that, is taken to hold none."""
+    for entry in naming.overdue(state, course, now):
+        if entry.holds_state:
+            recomputing.found_wrong(course, now, entry, state.rules.failure_timeout_s)
+            _give_up(state, course, now, entry, "it does not name its state")
 
 
 def serve_waiting(state: RunState, course: Course, now: float) -> None:
@@ -219,7 +236,7 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
                 _send_donors(state, course, now, entry, found)
     elif waiting and course.chain.head == GENESIS:
         _name_seed(state, course, now, waiting)
-    elif waiting and state.rules.gossips:
+    elif waiting and state.rules.gossips and not state.roster.active_in(course.number):
         _let_one_go_on(state, now, waiting)
     restoring.restore_if_lost(state, course, now)
 

@@ -15,6 +15,7 @@ from peers.member.exchanges import Exchanges
 from peers.member.fetches import Fetches
 from peers.member.membership import Membership
 from peers.member.outlet import MemberOutlet
+from peers.member.own_states import OwnStates
 from peers.member.results import KeptResults
 from peers.member.versions import Versions
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, ConfirmMoved, RefuseLoaded
@@ -30,7 +31,7 @@ from peers.protocol.events import (
 )
 from peers.protocol.fields import cut
 from peers.protocol.held import Held
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Unusable
+from peers.protocol.messages import CatchUp, CaughtUp, Committed, NeedState, Seed, Unusable
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record, genesis_head, record_in
 from transport.effects import EncodedResult
@@ -66,6 +67,8 @@ class Follower:
         self._outlet = outlet
         self._max_records = max_records
         self._versions = versions
+        self.states = OwnStates(coordinator, outlet, versions)
+        """What is said of the states that are held."""
         self._results = results
         self._fetches = fetches
         self._membership = membership
@@ -82,7 +85,6 @@ class Follower:
         self._alone = False
         """It follows those, and not the coordinator's word."""
         self._over = False
-        self._digests: dict[int, bytes] = {}
 
     def may_offer(self, fragment: int) -> bool:
         """Whether this member holds the newest version of the fragment that it knows of. A record of another
@@ -102,11 +104,11 @@ class Follower:
         """The application has loaded a checkpoint: enter with its head, and follow from there, if the host
         has lost its journal by the records that are ``later``. Raises `BadFrame` for one of another model."""
         num_fragments = self._profile.manifest.num_fragments
-        if not len(held.versions) == len(held.digests) == num_fragments:
+        if not len(held.versions) == len(held.digests) == len(held.checks) == num_fragments:
             raise BadFrame(f"a checkpoint of {len(held.versions)} fragments, of a model with {num_fragments}")
         self._versions.begin_with(held)
         self._later = later
-        self._digests = dict(enumerate(held.digests))
+        self.states.begin_with(held)
 
     def enter(self, now: float, *, over: bool = False) -> None:
         """The coordinator has let this member in, to a run that may be ``over``."""
@@ -124,6 +126,7 @@ class Follower:
         self.leave()
         self._stranded = self._alone = False
         self._records.clear()
+        self.states.begin_session()
         if self._versions.holds_state:
             self._fetches.stop()
 
@@ -147,7 +150,7 @@ class Follower:
             self._say_head(now)
         elif not self._versions.holds_state and not self._seeding and self._loading is None:
             self._seeding, self._stranded = True, False
-            self._digests.clear()
+            self.states.clear()
             self._outlet.deliver(BecomeSeed())
 
     def fetch_state(self, now: float, order: CatchUp) -> None:
@@ -205,8 +208,8 @@ class Follower:
         record = applied.record
         assert self.applying == record, "one record at a time is with the application"
         self.applying = None
+        self.states.move(record.fragment, applied.check)
         self._versions.move(record)
-        self._digests[record.fragment] = applied.state
         if self.entered and self._follows:  # it may have fallen behind meanwhile
             if self.active:
                 self._say_applied(now, record.fragment)
@@ -221,7 +224,7 @@ class Follower:
         if order is None or (order.fragment, order.version) != (loaded.fragment, loaded.version):
             return
         self._loading = None
-        self._digests[loaded.fragment] = loaded.state
+        self.states.replace(loaded.fragment, loaded.check)
         self._versions.set_base(loaded.fragment, loaded.version)
         if order.remaining == 0:
             self._versions.arrive(order)
@@ -238,16 +241,17 @@ class Follower:
 
     def confirm_captured(self, now: float, captured: ConfirmCaptured) -> None:
         """One fragment of our own first state is captured; with the last one the run begins at it."""
-        self._digests[captured.fragment] = captured.state
-        if self._seeding and len(self._digests) == self._profile.manifest.num_fragments:
+        self.states.replace(captured.fragment, captured.check, captured.state)
+        names = self.states.names
+        if self._seeding and len(names) == self._profile.manifest.num_fragments:
             self._seeding = False
-            self._versions.begin_at(genesis_head([d for _, d in sorted(self._digests.items())]))
+            self._versions.begin_at(genesis_head([name for _, name in sorted(names.items())]))
             self._say_head(now)
         self.advance(now)
 
     def confirm_moved(self, now: float, moved: ConfirmMoved) -> None:
         """Gossip: our state is another one, under the same head."""
-        self._digests[moved.fragment] = moved.state
+        self.states.replace(moved.fragment, moved.check)
         self._versions.steps = None  # from here on it goes on as one that was never away
         self._say_applied(now, moved.fragment)
 
@@ -256,7 +260,7 @@ class Follower:
     def _say_head(self, now: float) -> None:
         if not self.entered:
             return
-        for fragment in sorted(self._digests):
+        for fragment in sorted(self.states.checks):
             self._say_applied(now, fragment)
         self._say_caught_up(now)
         self._become_active(now)
@@ -274,8 +278,7 @@ class Follower:
 
     def _say_applied(self, now: float, fragment: int) -> None:
         if self.entered:
-            version = self._versions.base(fragment)
-            self._outlet.send(now, self._coordinator, Applied(fragment, version, self._digests[fragment]))
+            self.states.say(now, fragment)
 
     def _fall_behind(self, reason: str) -> None:
         self.active = False

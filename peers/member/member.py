@@ -66,6 +66,7 @@ from peers.protocol.messages import (
     SettingsAre,
     Wanted,
 )
+from peers.protocol.naming import NameEvery, NameState, Saving
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record
 from peers.protocol.signing import Signer, Verify, run_of
@@ -145,8 +146,8 @@ class Member:
         )
         if held is not None:
             self._follower.begin_with(held, later)
-        self._me = me
-        self._coordinator = coordinator
+        self.to_name = app.to_name  # for the program around
+        self._me, self._coordinator = me, coordinator
         self._outlet = outlet
         self._timeout_s = failure_timeout_s
         self._saved = held
@@ -165,6 +166,8 @@ class Member:
             Seed: self._follower.begin_seeding,
             CatchUp: self._fetch_state,
             Serve: lambda now, message: self._donor.serve(now, message.fragment, message.state),
+            NameState: self._follower.states.order,
+            NameEvery: self._follower.states.order_every,
             HostBehind: self._host_behind,
             Committed: self._follower.take_commit,
             Counted: lambda now, message: self.contributions.mark_counted(message),
@@ -220,6 +223,10 @@ class Member:
                 self._follower.confirm_captured(now, command)
             case commands.ConfirmMoved():
                 self._follower.confirm_moved(now, command)
+            case commands.ConfirmNamed():
+                self._follower.states.confirm_named(now, command, says=self._follower.entered)
+            case commands.BeginSave() if self._follower.entered:
+                self._outlet.send(now, self._coordinator, Saving(command.head))
             case commands.ConfirmSaved():
                 self._confirm_saved(now, command)
             case commands.ReportProgress() if self._follower.entered:

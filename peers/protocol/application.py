@@ -6,6 +6,7 @@ calls it, so an implementation guards what it shares with the training thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from transport.collectives.fetch import AtHand, BlobBuffer
@@ -39,6 +40,11 @@ class Application(Protocol):
     def state_blob(self, fragment: int, blob: bytes) -> StateBlob | None:
         """The snapshot with that digest, if the fragment is at it now, or was before the last commit and that
         is kept."""
+
+    def to_name(self, fragment: int, check: bytes) -> Callable[[], bytes] | None:
+        """What finds the digest of the state with that check, if the fragment is at it now, or was before the
+        last commit and that is kept. It hashes the whole, so it is for another thread; the state stays as it
+        is until then."""
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         """The result of that name, if this worker's disk has it; it need not have been checked."""

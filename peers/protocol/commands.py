@@ -44,19 +44,19 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmApplied:
-    """A record was applied; ``state`` is the digest of the fragment that it moved."""
+    """A record was applied; ``check`` is that of the state of the fragment that it moved."""
 
     record: Record
-    state: bytes
+    check: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ConfirmLoaded:
-    """A fetched state was loaded; ``state`` is the digest of what is held now."""
+    """A fetched state was loaded; ``check`` is that of what is held now."""
 
     fragment: int
     version: bytes
-    state: bytes
+    check: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +70,35 @@ class RefuseLoaded:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmCaptured:
-    """This worker's initial state of a fragment was captured as the run's."""
+    """This worker's initial state of a fragment was captured as the run's: its digest, and its check."""
 
     fragment: int
     state: bytes
+    check: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ConfirmMoved:
-    """Gossip: this worker's outer state moved; ``state`` is its digest."""
+    """Gossip: this worker's outer state moved; ``check`` is that of what it is now."""
 
     fragment: int
+    check: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmNamed:
+    """The state with that check has the digest ``state``; `NO_DIGEST` if it is not held any more."""
+
+    fragment: int
+    check: bytes
     state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BeginSave:
+    """The shared state at this head begins to be written to this worker's disk."""
+
+    head: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +133,8 @@ Command = (
     | RefuseLoaded
     | ConfirmCaptured
     | ConfirmMoved
+    | ConfirmNamed
+    | BeginSave
     | ConfirmSaved
     | ReportProgress
     | LeaveRun

@@ -39,6 +39,15 @@ class StateFetched:
 
 
 @dataclass(frozen=True, slots=True)
+class NameWanted:
+    """Hash the state with that check, beside training, and say its digest (`commands.ConfirmNamed`). Told to
+    the program around a member, at once, and not to its training."""
+
+    fragment: int
+    check: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Restored:
     """The swarm goes on from the state that you hold."""
 
@@ -171,6 +180,17 @@ class GotUnusable:
 
     fragment: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a host found that computed a step."""
+
+    former_check: bytes
+    """Of the state that it began from."""
+    check: bytes
+    state: bytes
+    """Check and digest of the state that came out."""
 
 
 @dataclass(frozen=True, slots=True)

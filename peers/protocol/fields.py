@@ -55,6 +55,8 @@ Description = Annotated[str, Between(0, 256)]
 # -- what is trained ----------------------------------------------------------------------------
 
 Digest = Key
+Check = Annotated[bytes, Between(16, 16)]
+"""Of a state: fast, and equal where the bits are; it vouches for nothing (`messages.Applied`)."""
 Head = Key
 """The hash of a record, or the name of a first state: of both the state that follows."""
 Fragment = Annotated[int, Between(0, MAX_FRAGMENTS - 1)]

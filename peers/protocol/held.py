@@ -20,9 +20,11 @@ class Held:
     versions: tuple[bytes, ...]
     """By fragment: the record that moved it last."""
     digests: tuple[bytes, ...]
-    """By fragment: the digest of its state, as `peers.protocol.messages.Applied` tells it."""
+    """By fragment: the digest of its state, as `peers.protocol.naming.StateNamed` tells it."""
     record: bytes = b""
     """The head's record, packed, where it is known."""
+    checks: tuple[bytes, ...] = ()
+    """By fragment: the check of its state, as `peers.protocol.messages.Applied` tells it."""
     steps: int | None = None
     """Of a run that gossips: outer steps of this replica since the head, which is the run's first state."""
 

@@ -160,11 +160,13 @@ class Decline:
 @kind(56)
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """I hold this version of a fragment, and this is the digest of its state."""
+    """I hold this version of a fragment, and this is the check of its state, as I wrote it. Two members with
+    the same one hold the same bits, as long as nobody makes up a state: which bytes a version has is named by
+    digests alone."""
 
     fragment: fields.Fragment
     version: fields.Head
-    state: fields.Digest
+    check: fields.Check
 
 
 @kind(57)

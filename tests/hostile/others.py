@@ -55,7 +55,7 @@ def others_of(core: Node) -> Others:
                 entry.member_state,
                 entry.name,
                 entry.addresses,
-                dict(entry.digests),
+                dict(entry.checks),
                 entry.num_penalties,
                 entry.kicked,
                 entry.has_place,

@@ -88,7 +88,7 @@ def known_in(world: World) -> dict[type, tuple[Any, ...]]:
     course = coordinator.state.courses[0]
     serials = [each.serial for each in course.rounds.values()] or [(1 << 32) + 1]
     heads = [course.chain.head, *(course.chain.base(f) for f in range(2))]
-    digests = [d for e in coordinator.roster.entries.values() for pair in e.digests.values() for d in pair]
+    digests = [d for e in coordinator.roster.entries.values() for pair in e.checks.values() for d in pair]
     keys = [*(key_of(i) for i in HONEST), key_of(HOST), HOSTILE_KEY]
     return {
         int: (serials[0], serials[0] + 1, serials[0] - 1, 0, 1, 2, 1000, 1001, 2000, 1 << 62),

@@ -21,8 +21,9 @@ WRONG_AT = 3
 class Trained:
     """A thread that trains in a swarm to its end."""
 
-    def __init__(self, swarm: diloco.Swarm, seed: int, wrong_at: int | None) -> None:
+    def __init__(self, swarm: diloco.Swarm, seed: int, wrong_at: int | None, when: str = "after") -> None:
         self._swarm = swarm
+        self._when = when
         self._seed = seed
         self._wrong_at = wrong_at
         self.error: BaseException | None = None
@@ -43,7 +44,7 @@ class Trained:
         data = torch.Generator().manual_seed(self._seed)
         with diloco.attach(model, optimizer, self._swarm, tokens_per_step=8, timeout_s=30.0) as outer:
             if self._wrong_at is not None:
-                go_wrong_once(outer, self._wrong_at)
+                go_wrong_once(outer, self._wrong_at, self._when)
             for x in outer.until_finished(iter(lambda: torch.randn(8, 24, generator=data), None)):
                 optimizer.zero_grad()
                 (model(x) - x).square().mean().backward()
@@ -53,16 +54,21 @@ class Trained:
             self.round = outer.round
 
 
-def go_wrong_once(outer: diloco.Outer, at: int) -> None:
-    """The outer step with that count moves one value by a bit, as a worn memory would."""
+def go_wrong_once(outer: diloco.Outer, at: int, when: str) -> None:
+    """Before or after the outer step with that count one value moves by a bit, as in worn memory."""
     state = outer.replica.outer
     step = state.step
 
+    def wear(fragment: int) -> None:
+        bits = state.outer_parameters(fragment)[:1].view(torch.int32)
+        bits ^= 1 << 20  # a step must not round it away
+
     def wrong(fragment: int, mean: Tensor) -> Tensor:
+        if when == "before" and state.count(fragment) == at - 1:
+            wear(fragment)
         delta = step(fragment, mean)
-        if state.count(fragment) == at:
-            value = state.outer_parameters(fragment)[:1]
-            value.copy_(torch.nextafter(value, torch.tensor(9.0)))
+        if when == "after" and state.count(fragment) == at:
+            wear(fragment)
         return delta
 
     state.step = wrong  # type: ignore[method-assign]
@@ -73,8 +79,9 @@ def host_key(seen: list[Trace]) -> bytes:
     return next(each.peer for each in seen if isinstance(each, EnteredTrace) and each.peer_name == "host")
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("who", ["worker", "host"])
-def test_a_tie_is_broken_by_computing_the_step_once_more(who: str, tmp_path: Path) -> None:
+def test_a_tie_is_broken_by_computing_the_step_once_more(who: str, when: str, tmp_path: Path) -> None:
     run = settings("diloco")
     run = run.model_copy(update={"run": run.run.model_copy(update={"rounds": ROUNDS})})
     seen: list[Trace] = []
@@ -82,13 +89,14 @@ def test_a_tie_is_broken_by_computing_the_step_once_more(who: str, tmp_path: Pat
         diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path / "host", on_trace=seen.append) as host,
         diloco.join(host.ticket, name="w", listen="tcp://127.0.0.1:0") as other,
     ):
-        own = Trained(host, 0, WRONG_AT if who == "host" else None)
-        worker = Trained(other, 1, WRONG_AT if who == "worker" else None)
+        own = Trained(host, 0, WRONG_AT if who == "host" else None, when)
+        worker = Trained(other, 1, WRONG_AT if who == "worker" else None, when)
         for each in (own, worker):
             each.thread.join(60.0)
             assert not each.thread.is_alive(), "it waits for the other"
     assert (own.error, worker.error) == (None, None)
-    assert [trace.found for trace in seen if isinstance(trace, RecomputedTrace)] == [True]
+    computed = [trace for trace in seen if isinstance(trace, RecomputedTrace)]
+    assert [trace.found for trace in computed] == [True], computed
     assert [trace.peer == host_key(seen) for trace in seen if isinstance(trace, ParityTrace)] == [
         who == "host"
     ]

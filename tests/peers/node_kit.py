@@ -13,7 +13,7 @@ from peers.protocol.events import BecomeSeed
 from peers.protocol.manifest import Manifest
 from peers.protocol.profile import Matching, Profile
 from peers.seats import Contact, Hosting, Training
-from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, name_of, state_of
+from tests.peers.member.fakes import LIMITS, SIZE, FakeApp, check_of, name_of, state_of
 from transport.effects import Close, Connect, Deliver, Send, Store, Trace
 from transport.frames import pack_items, to_items, unpack
 from transport.limits import Limits
@@ -123,13 +123,13 @@ class Swarm:
     def seed(self, key: bytes) -> None:
         """The member gives the run its first state."""
         assert BecomeSeed() in self.events[key]
-        self.command(key, ConfirmCaptured(0, DIGEST))
+        self.command(key, ConfirmCaptured(0, DIGEST, check_of(DIGEST)))
 
 
 def fetched(swarm: Swarm) -> Swarm:
     """The lower member has seeded the run, and the higher one fetches the state from it."""
     swarm.apps[LOW].states = [state_of(0)]
-    swarm.command(LOW, ConfirmCaptured(0, name_of(state_of(0))))
+    swarm.command(LOW, ConfirmCaptured(0, name_of(state_of(0)), check_of(name_of(state_of(0)))))
     for _ in range(4):
         swarm.run(TIMEOUT_S / 8)
     return swarm

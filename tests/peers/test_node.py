@@ -32,7 +32,7 @@ from peers.protocol.orders import Kick, Obeyed, Stop
 from peers.protocol.profile import Matching
 from peers.protocol.traces import EnteredTrace, OpenedTrace, RemovedTrace
 from peers.seats import Contact, Hosting
-from tests.peers.member.fakes import FakeApp, name_of, state_of, vector
+from tests.peers.member.fakes import FakeApp, check_of, name_of, state_of, vector
 from tests.peers.node_kit import (
     DIGEST,
     HIGH,
@@ -58,7 +58,7 @@ def test_a_run_from_its_first_state_to_a_commit_passes_through_its_nodes() -> No
     swarm = fetched(Swarm(host_node(min_peers=2), LOW, HIGH))
     (event,) = swarm.seen(HIGH, StateFetched)
     assert bytes(event.data) == state_of(0)
-    swarm.command(HIGH, ConfirmLoaded(0, event.version, name_of(state_of(0))))
+    swarm.command(HIGH, ConfirmLoaded(0, event.version, check_of(name_of(state_of(0)))))
     assert swarm.seen(HIGH, BecameActive)
     for key in (LOW, HIGH):
         assert swarm.command(key, Offer(0, 10, 10, vector(1.0), 3.0))
@@ -78,7 +78,7 @@ def test_a_run_from_its_first_state_to_a_commit_passes_through_its_nodes() -> No
 def test_the_host_wakes_when_a_grace_ends_and_opens_the_round() -> None:
     swarm = fetched(Swarm(host_node(min_peers=1, grace_s=0.1), LOW, HIGH))
     (event,) = swarm.seen(HIGH, StateFetched)
-    swarm.command(HIGH, ConfirmLoaded(0, event.version, name_of(state_of(0))))
+    swarm.command(HIGH, ConfirmLoaded(0, event.version, check_of(name_of(state_of(0)))))
     swarm.run(0.01)
     host = swarm.nodes[HOST]
     regular = host.deadline()
@@ -204,7 +204,7 @@ def test_a_newer_process_of_a_member_takes_its_place() -> None:
 def test_a_node_has_one_member_and_obeys_no_command_before() -> None:
     node = member_node(LOW)
     with pytest.raises(AssertionError, match="does not train"):
-        node.command(0.0, ConfirmCaptured(0, DIGEST))
+        node.command(0.0, ConfirmCaptured(0, DIGEST, check_of(DIGEST)))
     node.train(0.0, training(LOW))
     with pytest.raises(AssertionError, match="trains already"):
         node.train(0.0, training(LOW))
@@ -338,7 +338,7 @@ def test_results_go_to_the_disk_of_a_member_that_keeps_them(keeps: bool) -> None
 def test_a_checkpoint_of_another_model_is_refused_before_anything_begins() -> None:
     node = member_node(b"k" * 32, 1)
     node.start(0.0)
-    held = Held(b"h" * 32, 1, (b"v" * 32,) * 9, (b"d" * 32,) * 9)
+    held = Held(b"h" * 32, 1, (b"v" * 32,) * 9, (b"d" * 32,) * 9, checks=(b"d" * 16,) * 9)
     with pytest.raises(BadFrame, match="9 fragments"):
         node.train(0.0, replace(training(b"k" * 32, None, FakeApp()), held=held))
     assert node.member is None

@@ -23,6 +23,7 @@ from peers.member.member import Member
 from peers.protocol import messages as said
 from peers.protocol.fields import cut
 from peers.protocol.manifest import Manifest
+from peers.protocol.naming import StateNamed
 from peers.protocol.profile import Matching, Profile
 from peers.protocol.record import GENESIS
 from tests.peers.member.fakes import PATIENCE_S, TIMEOUT_S, FakeApp, FakeOutlet
@@ -63,7 +64,7 @@ RELAYED = [
     "Counted",
     "Rejected",
 ]
-RELAYED += ["Entered", "Refused", "Finished", "Pace", "RosterBatch"]
+RELAYED += ["Entered", "Refused", "Finished", "Pace", "RosterBatch", "NameEvery"]
 COUNTS: Counter[str] = Counter()
 """What the coordinators said, by kind."""
 
@@ -216,7 +217,9 @@ def settle(run: Run) -> None:
     course = run.core.state.courses[0]
     for entry in run.core.roster.entered():
         for fragment in range(NUM_FRAGMENTS):
-            run.hear(entry.key, said.Applied(fragment, course.chain.base(fragment), b"d" * 32))
+            version = course.chain.base(fragment)
+            run.hear(entry.key, said.Applied(fragment, version, b"d" * 16))
+            run.hear(entry.key, StateNamed(fragment, version, b"d" * 32))
         run.hear(entry.key, said.CaughtUp(course.chain.head if course.chain.index else ROOT))
 
 

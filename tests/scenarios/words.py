@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peers.coordinator import journal
-from peers.protocol import events, evidence, messages, spots, traces
+from peers.protocol import events, evidence, messages, naming, spots, traces
 from peers.protocol.record import Record
 from transport import effects
 from transport.collectives import chunks, fetch
@@ -23,6 +23,7 @@ MODULES = {
     messages: "messages",
     evidence: "messages",
     spots: "messages",
+    naming: "messages",
     chunks: "chunks",
     fetch: "state",
     link: "links",
@@ -160,8 +161,16 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     messages.Done: lambda n, m: f"Done: I hold the whole mean, and it is {n.letter('mean', m.digest)}",
     messages.Stuck: lambda n, m: f"Stuck: I get nothing from {n.all(m.peers)}",
     messages.Decline: lambda n, m: f"Decline: {n.plain(m.reason)}",
+    naming.StateNamed: lambda n, m: (
+        f"StateNamed: what I hold after {n.commit(m.version)} is {n.letter('state', m.state)}"
+    ),
+    naming.NameEvery: lambda n, m: (
+        f"NameEvery: {'name every state that you hold' if m.on else 'name no more states'}"
+    ),
+    naming.NameState: lambda n, m: f"NameState: name what you hold after {n.commit(m.version)}",
+    naming.Saving: lambda n, m: f"Saving: I write what I hold after {n.commit(m.head)} to my disk",
     messages.Applied: lambda n, m: (
-        f"Applied: after {n.commit(m.version)} I hold {n.letter('state', m.state)}"
+        f"Applied: after {n.commit(m.version)} I hold what has {n.letter('check', m.check)}"
     ),
     messages.CaughtUp: lambda n, m: f"CaughtUp: my head is {n.commit(m.head)}",
     messages.Entered: lambda n, m: "Entered: you are in",
@@ -208,6 +217,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
         f"finds that the means differ: {n.all(t.peers) or 'nobody'} against most"
     ),
     traces.AbortedTrace: lambda n, t: f"gives {n.round(t.serial)} up: {n.plain(t.reason)}",
+    events.NameWanted: lambda n, e: "hash a state beside training",
     events.StateFetched: lambda n, e: f"load the state of {n.commit(e.version)}",
     events.RoundCommitted: _applies,
     events.VersionExpected: lambda n, e: "that offer is not taken, a newer commit is on its way",

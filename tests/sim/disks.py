@@ -8,7 +8,7 @@ there after whatever crash (DU1), and what is loaded must be what the records ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,8 +70,9 @@ class SimKeeper:
         if found is None:
             return None
         manifest, states = found
-        self._saved, held = manifest, manifest.held()
         self._replica.states = [np.frombuffer(state, dtype=np.float32).copy() for state in states]
+        checks = tuple(self._replica.check(fragment) for fragment in range(len(states)))
+        self._saved, held = manifest, replace(manifest.held(), checks=checks)
         self._replica.bases = list(held.versions)
         self._position = Position(len(states), held)
         self._position.begin_after(tuple(each.serial for each in manifest.fragments))
@@ -99,7 +100,9 @@ class SimKeeper:
             return None
         self._is_due = False
         self._boundaries.begin(now, held.index)
-        return Pinned(held, self._position.serials, tuple(s.tobytes() for s in self._replica.states))
+        digests = tuple(self._replica.digest(fragment) for fragment in range(len(self._replica.sizes)))
+        states = tuple(s.tobytes() for s in self._replica.states)
+        return Pinned(replace(held, digests=digests), self._position.serials, states)
 
     def poll(self) -> ConfirmSaved | None:
         """What is to be told of results that the disk did not take."""

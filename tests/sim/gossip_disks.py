@@ -44,9 +44,9 @@ class ReplicaKeeper:
         if found is None:
             return None
         manifest, (state,) = found
-        held = manifest.held()
         self._replica.state = np.frombuffer(state, dtype=np.float32).copy()
-        self._replica.steps = held.place
+        self._replica.steps = manifest.held().place
+        held = replace(manifest.held(), checks=(self._replica.check(0),))
         self._position = Position(1, held)
         self._is_due = False
         return held
@@ -64,7 +64,7 @@ class ReplicaKeeper:
         if not due or held is None or self._boundaries.is_busy:
             return None
         self._is_due = False
-        held = replace(held, steps=self._replica.steps)
+        held = replace(held, steps=self._replica.steps, digests=(self._replica.digest(0),))
         self._boundaries.begin(now, held.place)
         return Pinned(held, (0,), (self._replica.state.tobytes(),))
 

@@ -15,12 +15,13 @@ import numpy.typing as npt
 from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.session import Terms, WorkerSession
 from diloco.methods.schedule import Schedule
-from diloco.simulation.vectors import VectorBlob
+from diloco.simulation.vectors import VectorBlob, check_named
+from diloco.simulation.worker import hashed
 from peers.admission.door import Door
 from peers.coordinator.rules import Rules
 from peers.node import Node
 from peers.protocol.commands import Command, Swap
-from peers.protocol.events import SwapFailed, Swapped
+from peers.protocol.events import NameWanted, SwapFailed, Swapped
 from peers.protocol.held import Held
 from peers.protocol.profile import Matching
 from peers.seats import Contact, Hosting, Training
@@ -97,6 +98,13 @@ class GossipReplica:
     def digest(self, fragment: int) -> bytes:
         self.state[-2] = self.steps
         return tree_digest(digests_of(self.state, LIMITS.payload_bytes))
+
+    def check(self, fragment: int) -> bytes:
+        return check_named(self.digest(fragment))
+
+    def to_name(self, fragment: int, check: bytes) -> Callable[[], bytes] | None:
+        name = self.digest(fragment)
+        return (lambda: name) if check == check_named(name) else None
 
     def receiver(self, fragment: int) -> Reducer:
         return NumpyReducer(SIZE)
@@ -246,7 +254,23 @@ class GossipWorld:
         session.stepped(8, worker.step_s)
         self._run(worker, session.due(now))
 
+    def _name(self, worker: Gossiper, wanted: NameWanted) -> None:
+        """Hash a replica beside training, as it is now."""
+        named = hashed(worker.replica, wanted)
+        endpoint = self.net.peers[key_of(worker.index)]
+
+        def answer() -> None:
+            if endpoint.alive and endpoint.frozen:
+                self.net.at(0.1, answer)
+            elif endpoint.alive:
+                self._run(worker, [named])
+
+        self.net.at(0.02, answer)
+
     def _event(self, worker: Gossiper, event: object) -> None:
+        if isinstance(event, NameWanted):
+            self._name(worker, event)
+            return
         if isinstance(event, (Swapped, SwapFailed)):
             if worker.swaps.get(event.step) != "begun":
                 self.double_ends.append(f"g{worker.index} step {event.step}: {worker.swaps.get(event.step)}")

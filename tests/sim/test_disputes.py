@@ -19,19 +19,31 @@ class Dispute:
     """A swarm in which some hold another state than the others from some commit on, all of them the same."""
 
     def __init__(
-        self, seed: int, num_workers: int, wrong: set[int], *, recomputes: bool = True, keep: bool = True
+        self,
+        seed: int,
+        num_workers: int,
+        wrong: set[int],
+        *,
+        recomputes: bool = True,
+        keep: bool = True,
+        worn: bool = False,
     ) -> None:
+        """Their step goes wrong as it writes the state, or the state is ``worn`` later, between two steps."""
         self.traces: list[Effect] = []
         self.world = World(seed, num_workers, sizes=(300, 64), recomputes=recomputes)
         self.world.observers.append(lambda now, key, effect: self.traces.append(effect))
         self.world.hostile = wrong
         self.checkers = Checkers(self.world)
-        self.keep = keep
+        self.keep, self.worn = keep, worn
         self.world.net.at(WRONG_AT_S, self._go_wrong)
 
     def _go_wrong(self) -> None:
         for index in self.world.hostile:
-            self.world.workers[index].replica.corrupt = True
+            replica = self.world.workers[index].replica
+            if self.worn:
+                replica.wear(0)
+            else:
+                replica.corrupt = True
         if not self.keep:
             for worker in self.world.workers.values():
                 worker.replica.former = Forgets()
@@ -71,6 +83,19 @@ def test_commits_go_on_at_the_right_state_however_many_hold_another_one(
         assert dispute.run() > 10
         assert dispute.repaired() == wrong
         assert dispute.count(RecomputedTrace) >= 1
+        assert dispute.count(DisputedTrace) == 0
+        dispute.world.hostile = set()
+        dispute.checkers.check_all_states()
+
+
+@pytest.mark.parametrize(("num_workers", "wrong"), [(2, {0}), (3, {1}), (5, {2}), (6, {1, 4})])
+def test_a_bit_that_is_flipped_in_a_state_after_it_was_told_is_found_at_the_next_commit_and_repaired(
+    num_workers: int, wrong: set[int]
+) -> None:
+    for seed in range(3):
+        dispute = Dispute(seed, num_workers, wrong, worn=True)
+        assert dispute.run() > 10
+        assert dispute.repaired() == wrong
         assert dispute.count(DisputedTrace) == 0
         dispute.world.hostile = set()
         dispute.checkers.check_all_states()

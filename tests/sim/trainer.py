@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +20,9 @@ import numpy.typing as npt
 
 from diloco.checkpoints.shelf import Shelf
 from diloco.simulation.no_live_model import NoLiveModel
-from diloco.simulation.vectors import VectorBlob
+from diloco.simulation.vectors import VectorBlob, check_named
 from peers.protocol.application import piece_sizes
-from peers.protocol.events import RecomputeWanted
+from peers.protocol.events import Computed, RecomputeWanted
 from peers.protocol.record import GENESIS
 from transport.collectives.reducer import NumpyReducer, Part, Reducer
 from transport.digests import digest_of, tree_digest
@@ -75,15 +76,20 @@ def digests_of(state: Vector, piece_bytes: int) -> list[bytes]:
     return [digest_of(data[a:b]) for a, b in pairwise(starts)]
 
 
-def digest_after(wanted: RecomputeWanted, size: int, piece_bytes: int) -> bytes:
+def name_of(state: Vector, piece_bytes: int) -> bytes:
+    return tree_digest(digests_of(state, piece_bytes))
+
+
+def computed(wanted: RecomputeWanted, size: int, piece_bytes: int) -> Computed:
     """What a host computes that is to know which of several states is right."""
     assert wanted.layout == LAYOUT
     reducer = NumpyReducer(size)
     reducer.begin(wanted.chunk_elements, wanted.num_parts)
     for chunk, payload in enumerate(wanted.result):
         reducer.accept(chunk, payload)
-    state = outer_step(np.frombuffer(bytes(wanted.former), dtype=np.float32), reducer.output)
-    return tree_digest(digests_of(state, piece_bytes))
+    former = np.frombuffer(bytes(wanted.former), dtype=np.float32)
+    name = name_of(outer_step(former, reducer.output), piece_bytes)
+    return Computed(check_named(name_of(former, piece_bytes)), check_named(name), name)
 
 
 class VectorJudge:
@@ -131,6 +137,10 @@ class VectorReplica(NoLiveModel):
     corrupt: bool = False
     """The next outer step of this worker goes wrong by one bit, as a broken build's would."""
 
+    written: dict[int, bytes] = field(default_factory=dict)
+    """By fragment, the check of its state as it was written."""
+    former_written: dict[int, bytes] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         self.states = [initial_state(self.index, f, n, self.exchanges) for f, n in enumerate(self.sizes)]
         self.bases = [GENESIS] * len(self.sizes)
@@ -157,23 +167,41 @@ class VectorReplica(NoLiveModel):
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
     ) -> None:
         assert isinstance(mean, NumpyReducer)
-        self.former[fragment] = self.states[fragment]
+        self.former[fragment], self.former_written[fragment] = self.states[fragment], self.check(fragment)
         self.states[fragment] = outer_step(self.states[fragment], mean.output)
         if self.corrupt:
             self.corrupt = False
-            self.states[fragment][0] = np.nextafter(self.states[fragment][0], np.float32(9.0))
+            self.wear(fragment)
+        self.written[fragment] = check_named(self.digest(fragment))
+
+    def wear(self, fragment: int) -> None:
+        """A bit of what is held is another one from now on."""
+        self.states[fragment] = self.states[fragment].copy()
+        self.states[fragment][0] = np.nextafter(self.states[fragment][0], np.float32(9.0))
 
     def load(self, fragment: int, data: bytearray) -> None:
         self.states[fragment] = np.frombuffer(bytes(data), dtype=np.float32).copy()
         self.former.pop(fragment, None)
+        self.written[fragment] = check_named(self.digest(fragment))
 
     def digest(self, fragment: int) -> bytes:
-        return tree_digest(digests_of(self.states[fragment], self.limits.payload_bytes))
+        return name_of(self.states[fragment], self.limits.payload_bytes)
+
+    def check(self, fragment: int) -> bytes:
+        return self.written.get(fragment) or check_named(self.digest(fragment))
 
     # peers.application.Application
 
     def receiver(self, fragment: int) -> Reducer:
         return NumpyReducer(self.sizes[fragment])
+
+    def to_name(self, fragment: int, check: bytes) -> Callable[[], bytes] | None:
+        former = self.former.get(fragment)
+        if check == self.check(fragment):
+            return partial(name_of, self.states[fragment], self.limits.payload_bytes)
+        if former is not None and check == self.former_written[fragment]:
+            return partial(name_of, former, self.limits.payload_bytes)
+        return None
 
     def state_buffer(self, fragment: int) -> bytearray:
         return bytearray(4 * len(self.states[fragment]))

@@ -17,10 +17,11 @@ from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.session import Terms, WorkerSession
 from diloco.methods.schedule import Schedule
 from diloco.settings import Checkpoint
+from diloco.simulation.worker import hashed
 from peers.coordinator.rules import Rules
 from peers.node import Node
-from peers.protocol.commands import Command, ConfirmCaptured, ConfirmLoaded
-from peers.protocol.events import RecomputeWanted, Restored, RoundCommitted
+from peers.protocol.commands import BeginSave, Command, ConfirmCaptured, ConfirmLoaded
+from peers.protocol.events import NameWanted, RecomputeWanted, Restored, RoundCommitted
 from peers.protocol.held import Held
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Refused, Welcome
@@ -37,7 +38,7 @@ from tests.sim.doors import (
     knock_of,
     open_door,
 )
-from tests.sim.trainer import LAYOUT, SYNC_EVERY, VectorJudge, VectorReplica, digest_after
+from tests.sim.trainer import LAYOUT, SYNC_EVERY, VectorJudge, VectorReplica, computed
 from tests.sim.violation import Violation
 from transport.effects import Effect, KeepResult
 from transport.frames import unpack
@@ -135,6 +136,7 @@ class World:
         self.net = SimNetwork(self.seed, self.observe)
         self.rng = self.net.stream("world")
         self.delays = self.net.stream("delays")
+        self.names = self.net.stream("names")
         self.writes = self.net.stream("writes")
         self.disks: dict[int, SimDisk] = {}
         """By worker: the disk of its newest process."""
@@ -213,7 +215,7 @@ class World:
         assert isinstance(event, RecomputeWanted), "a host that does not train is handed nothing else"
         coordinator, process = self.host.coordinator, self.net.peers[key_of(HOST)]
         assert coordinator is not None
-        found = digest_after(event, self.sizes[event.fragment], self.limits.payload_bytes)
+        found = computed(event, self.sizes[event.fragment], self.limits.payload_bytes)
 
         def answer() -> None:
             if process.alive:
@@ -342,6 +344,7 @@ class World:
         if told := worker.keeper.poll():
             self._run(worker, [told])
         if pinned is not None:
+            self._run(worker, [BeginSave(pinned.held.head)])
             self.net.at(self.writes.choice([0.0, 0.2, 2.0]), lambda: self._write(worker, pinned))
 
     def _write(self, worker: Worker, pinned: Pinned) -> None:
@@ -393,6 +396,9 @@ class World:
             event, Restored
         ):  # the state is as it was; only its name is new, and the member goes by it
             worker.replica.bases = [event.record.hash()] * len(self.sizes)
+        if isinstance(event, NameWanted):
+            self._name(worker, event)
+            return
         worker.busy_until = max(worker.busy_until, self.net.now) + self.delays.uniform(0.0, 0.06)
 
         def take() -> None:
@@ -403,6 +409,19 @@ class World:
 
         worker.inbox.append(event)
         self.net.at(worker.busy_until - self.net.now, take)
+
+    def _name(self, worker: Worker, wanted: NameWanted) -> None:
+        """Hash a state beside training, as it is now."""
+        named = hashed(worker.replica, wanted)
+
+        def answer() -> None:
+            if worker.process.frozen and worker.process.alive:
+                self.net.at(0.1, answer)
+            elif worker.process.alive:
+                self._run(worker, [named])
+
+        self.seen["named"] += 1
+        self.net.at(self.names.uniform(0.0, 0.2), answer)
 
     def _event(self, worker: Worker, now: float, event: object) -> None:
         commands = worker.session.event(now, event)

@@ -304,7 +304,7 @@ class Fetch:
     def _take_or_leave(self, at_hand: AtHand, index: int) -> None:
         if index >= self._num_moved:
             piece = at_hand.piece(index)
-            if at_hand.digests or digest_of(piece) == self.digests[index]:
+            if digest_of(piece) == self.digests[index]:  # memory may have worn since it was hashed
                 self._take(index, piece)
                 self._left -= 1
                 return

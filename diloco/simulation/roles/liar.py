@@ -8,7 +8,7 @@ from typing import Any
 
 from diloco.simulation.roles.lying_reducer import LyingReducer, true_values
 from diloco.simulation.roles.role import Adversary, Role
-from peers.protocol.commands import Command, ConfirmApplied, Offer, ReportProgress
+from peers.protocol.commands import Command, ConfirmApplied, ConfirmNamed, Offer, ReportProgress
 from peers.protocol.messages import Enter, Stuck
 from transport.link.messages import Stale
 
@@ -34,6 +34,9 @@ class Liar(Role):
             case Offer():
                 return self._offer(command)
             case ConfirmApplied() if self.rng.random() < 0.1:
+                self.did("said another check of its state")
+                return replace(command, check=self.rng.randbytes(16))
+            case ConfirmNamed() if self.rng.random() < 0.1:
                 self.did("said another digest of its state")
                 return replace(command, state=self.rng.randbytes(32))
             case ReportProgress():

@@ -85,7 +85,7 @@ class Worker:
         self.held = self.keeper.begin(resume)
         self.head = self.held.head if self.held else FIRST
         self.index = self.held.index if self.held else 0
-        captured = [] if self.held else [ConfirmCaptured(0, self.replica.digest(0))]
+        captured = [] if self.held else [ConfirmCaptured(0, self.replica.digest(0), self.replica.check(0))]
         self.hear(BecameActive(self.head, self.index), captured)
 
     def commit(self, seconds: float = 60.0, behind: int = 0) -> Record:
@@ -98,7 +98,7 @@ class Worker:
         self.own.taken += 4
         self.replica.outer.step(0, torch.full((self.replica.num_elements(0),), 0.1 * self.index))
         event = RoundCommitted(record, self.replica.receiver(0), None, 0, 0.0, 0.0, behind)
-        self.hear(event, [ConfirmApplied(record, self.replica.digest(0))])
+        self.hear(event, [ConfirmApplied(record, self.replica.check(0))])
         return record
 
     def hold(self, serial: int) -> None:

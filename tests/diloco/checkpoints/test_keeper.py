@@ -11,7 +11,7 @@ from torn_saves import FOLDER
 from diloco.checkpoints.local_disk import LocalDisk
 from diloco.checkpoints.store import Store
 from diloco.settings import Checkpoint
-from peers.protocol.commands import ConfirmSaved
+from peers.protocol.commands import BeginSave, ConfirmSaved
 from peers.protocol.events import (
     BecameActive,
     CheckpointFailed,
@@ -30,7 +30,7 @@ def test_the_first_checkpoint_is_written_as_soon_as_the_worker_is_active(tmp_pat
     worker.settle()
     assert worker.of(CheckpointWritten) == [0]
     held = Held(FIRST, 0, (FIRST,), (worker.replica.digest(0),))
-    assert worker.commands == [ConfirmSaved(held)]
+    assert worker.commands == [BeginSave(FIRST), ConfirmSaved(held)]
 
 
 def test_a_state_that_came_from_others_is_written_at_once_for_no_results_lead_to_it(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_result_that_cannot_be_kept_is_told_to_the_coordinator(tmp_path: Path)
     worker.keeper.poll(1.0)
     worker.keeper.poll(2.0)
     held = Held(FIRST, 0, (FIRST,), (worker.replica.digest(0),))
-    assert worker.commands[1:] == [ConfirmSaved(held, keeps=False)]
+    assert worker.commands[2:] == [ConfirmSaved(held, keeps=False)]
 
 
 def test_results_that_are_not_kept_are_told_once_until_they_are_kept_again(

@@ -27,7 +27,7 @@ def record(parent: bytes, index: int, fragment: int, serial: int) -> Record:
 def seeded(num_fragments: int = 2) -> Position:
     position = Position(num_fragments)
     for fragment in range(num_fragments):
-        position.answer(ConfirmCaptured(fragment, name(f"first {fragment}")))
+        position.answer(ConfirmCaptured(fragment, b"d" * 32, name(f"first {fragment}")))
     position.event(BecameActive(HEAD, 0))
     return position
 
@@ -35,11 +35,11 @@ def seeded(num_fragments: int = 2) -> Position:
 def test_nothing_is_held_before_all_of_a_first_state_is_captured_and_named() -> None:
     position = Position(2)
     assert position.held is None
-    position.answer(ConfirmCaptured(0, name("first 0")))
-    position.answer(ConfirmCaptured(1, name("first 1")))
+    position.answer(ConfirmCaptured(0, b"d" * 32, name("first 0")))
+    position.answer(ConfirmCaptured(1, b"d" * 32, name("first 1")))
     assert position.held is None
     position.event(BecameActive(HEAD, 0))
-    assert position.held == Held(HEAD, 0, (HEAD, HEAD), (name("first 0"), name("first 1")))
+    assert position.held == Held(HEAD, 0, (HEAD, HEAD), (), checks=(name("first 0"), name("first 1")))
 
 
 def test_a_commit_moves_the_head_and_one_fragment() -> None:
@@ -49,7 +49,7 @@ def test_a_commit_moves_the_head_and_one_fragment() -> None:
     assert held is not None
     assert (held.head, held.index) == (first.hash(), 1)
     assert held.versions == (HEAD, first.hash())
-    assert held.digests == (name("first 0"), name("second"))
+    assert held.checks == (name("first 0"), name("second"))
     assert record_in(held.record) == first
     assert position.serials == (0, 5)
 
@@ -61,7 +61,9 @@ def test_a_state_that_is_being_fetched_is_not_held_until_all_of_it_is_there() ->
     position.answer(ConfirmLoaded(1, name("v1"), name("d1")))
     assert position.held is None
     position.event(BecameActive(name("later"), 9))
-    assert position.held == Held(name("later"), 9, (name("v0"), name("v1")), (name("d0"), name("d1")))
+    assert position.held == Held(
+        name("later"), 9, (name("v0"), name("v1")), (), checks=(name("d0"), name("d1"))
+    )
     assert position.serials == (0, 0)
 
 
@@ -86,7 +88,7 @@ def test_a_restoring_record_names_every_fragment_anew() -> None:
 
 def test_who_begins_with_a_checkpoint_holds_it_at_once() -> None:
     first = record(HEAD, 4, 0, 3)
-    held = Held(first.hash(), 4, (first.hash(), HEAD), (name("d0"), name("d1")))
+    held = Held(first.hash(), 4, (first.hash(), HEAD), (), checks=(name("d0"), name("d1")))
     position = Position(2, held)
     position.begin_after((3, 2))
     assert position.held == held
@@ -101,4 +103,4 @@ def test_who_begins_with_a_checkpoint_holds_it_at_once() -> None:
 def test_a_swap_moves_the_state_and_not_the_head() -> None:
     position = seeded(num_fragments=1)
     position.answer(ConfirmMoved(0, name("moved")))
-    assert position.held == Held(HEAD, 0, (HEAD,), (name("moved"),))
+    assert position.held == Held(HEAD, 0, (HEAD,), (), checks=(name("moved"),))

@@ -56,7 +56,7 @@ class Gossiper:
         self.keeper = Keeper(LocalDisk(folder), RUN, lambda: settings, self.replica, hooks, self.own)
         self.now = 0.0
         self.held = self.keeper.begin()
-        captured = [] if self.held else [ConfirmCaptured(0, self.replica.digest(0))]
+        captured = [] if self.held else [ConfirmCaptured(0, self.replica.digest(0), self.replica.check(0))]
         self.hear(BecameActive(FIRST, 0), captured)
 
     def hear(self, event: object, answers: list[Command]) -> None:
@@ -77,7 +77,7 @@ class Gossiper:
             if alone
             else Swapped(0, step, 8, self.replica.receiver(0), (b"p" * 32,))
         )
-        self.hear(event, [ConfirmMoved(0, self.replica.digest(0))])
+        self.hear(event, [ConfirmMoved(0, self.replica.check(0))])
 
     def written(self) -> list[int]:
         return [each.index for each in self.told if isinstance(each, CheckpointWritten)]
@@ -115,7 +115,8 @@ def test_a_later_process_begins_with_its_own_replica_and_all_that_moved_it(tmp_p
     first.swap(seconds=1.0)
     first.keeper.close(first.now)
     later = Gossiper(tmp_path, seed=9)
-    assert later.held == Held(FIRST, 0, (FIRST,), (first.replica.digest(0),), steps=3)
+    digests, checks = (first.replica.digest(0),), (first.replica.check(0),)
+    assert later.held == Held(FIRST, 0, (FIRST,), digests, checks=checks, steps=3)
     assert later.replica.digest(0) == first.replica.digest(0)
     assert torch.equal(later.replica.outer.buffers(0)[0], first.replica.outer.buffers(0)[0])
     assert (later.replica.count(0), later.own.taken) == (3, 8)
@@ -134,7 +135,7 @@ def test_a_replica_that_is_fetched_in_place_of_ones_own_is_said_and_written_at_o
     for _ in range(4):
         later.replica.outer.step(0, torch.ones(later.replica.num_elements(0)))
     with caplog.at_level(logging.WARNING, "diloco"):
-        later.hear(StateFetched(0, FIRST, bytearray()), [ConfirmLoaded(0, FIRST, later.replica.digest(0))])
+        later.hear(StateFetched(0, FIRST, bytearray()), [ConfirmLoaded(0, FIRST, later.replica.check(0))])
     assert "far ahead of this worker's replica of outer step 2: it goes on from a copy" in caplog.text
     assert "of outer step 6, with its own inner optimizer" in caplog.text
     later.hear(BecameActive(FIRST, 0), [])
@@ -148,7 +149,7 @@ def test_a_newcomer_that_fetches_its_first_replica_is_told_of_none_of_its_own(
     keeper = Keeper(LocalDisk(tmp_path), RUN, str, replica, Hooks(print, print), Steps())
     assert keeper.begin() is None
     with caplog.at_level(logging.WARNING, "diloco"):
-        keeper.hear(0.0, StateFetched(0, FIRST, bytearray()), [ConfirmLoaded(0, FIRST, replica.digest(0))])
+        keeper.hear(0.0, StateFetched(0, FIRST, bytearray()), [ConfirmLoaded(0, FIRST, replica.check(0))])
     assert caplog.text == ""
 
 

@@ -54,7 +54,7 @@ def test_it_offers_nothing_before_it_holds_the_shared_state(replica: Recorder) -
 
 def test_after_a_commit_it_applies_and_begins_again(loop: OuterLoop, replica: Recorder) -> None:
     step(loop, 4)
-    assert loop.handle(0.0, committed(1)) == [ConfirmApplied(record(), bytes(32))]
+    assert loop.handle(0.0, committed(1)) == [ConfirmApplied(record(), bytes(16))]
     assert replica.calls == [("apply", 0, True), ("land", 0, True, True)]
     assert replica.shares == [1.0]
     assert not loop.waits(0.0)
@@ -316,9 +316,12 @@ def test_weights_are_tokens_or_all_the_same_or_tokens_times_tokens_per_step(
 
 def test_a_seed_captures_and_a_joiner_loads_every_fragment(replica: Recorder) -> None:
     loop = OuterLoop(schedule(2), WAIT_S, replica)
-    assert loop.handle(0.0, BecomeSeed()) == [ConfirmCaptured(0, bytes(32)), ConfirmCaptured(1, b"\x01" * 32)]
+    assert loop.handle(0.0, BecomeSeed()) == [
+        ConfirmCaptured(0, bytes(32), bytes(16)),
+        ConfirmCaptured(1, b"\x01" * 32, b"\x01" * 16),
+    ]
     fetched = loop.handle(0.0, StateFetched(1, GENESIS, bytearray(8)))
-    assert fetched == [ConfirmLoaded(1, GENESIS, b"\x01" * 32)]
+    assert fetched == [ConfirmLoaded(1, GENESIS, b"\x01" * 16)]
     assert replica.calls == [("load", 1)]
 
 

@@ -73,7 +73,7 @@ def test_a_sketch_has_the_weight_and_no_tokens_and_the_second_exchange_follows_a
     assert isinstance(sketch, Offer)
     assert (sketch.tokens, sketch.weight) == (0, 8)
     assert loop.waits(0.0)
-    assert loop.handle(0.0, committed(1)) == [ConfirmApplied(record(), bytes(32))]
+    assert loop.handle(0.0, committed(1)) == [ConfirmApplied(record(), bytes(16))]
     assert offers(loop) == [(8, 8)]
     assert loop.waits(0.0)
     loop.handle(0.0, committed(2))

@@ -9,14 +9,17 @@ from torch import Tensor
 from diloco.compression.vectors import SLICE
 from diloco.methods.presets import method
 from diloco.methods.spec import Method
-from diloco.outer.checks import Written, check_of, followed_by
+from diloco.outer.checks import Written, check_of, check_of_bytes, followed_by
+from diloco.outer.gossip_step import GossipStep
 from diloco.outer.layout import Layout
 from diloco.outer.state import OuterState
 from tests.diloco.outer.kit import make, normal
 
 METHODS = {
     "diloco": method("diloco"),
-    "shared error feedback": method("diloco", codec="int8", error_feedback="ef21", weights="equal", mean_codec="fp32"),
+    "shared error feedback": method(
+        "diloco", codec="int8", error_feedback="ef21", weights="equal", mean_codec="fp32"
+    ),
     "low rank": method("diloco", projection="low_rank", rank=2, codec="fp32"),
     "adam": method("diloco", outer="adam"),
     "delayed": method("diloco", outer="delayed_nesterov"),
@@ -28,7 +31,7 @@ METHODS = {
 def held(chosen: Method, seed: int = 1) -> OuterState:
     """The state of one fragment, of random values."""
     outer = OuterState(Layout.of(make(24), chosen.num_fragments), chosen)
-    outer.start_from(0, normal(outer.num_elements(0), seed))
+    outer.start_from(0, lambda out: out.copy_(normal(outer.num_elements(0), seed)))
     return outer
 
 
@@ -52,7 +55,9 @@ def test_the_check_of_a_step_is_that_of_the_state_as_it_was_written(name: str) -
         found = commit(outer, seed)
         other = held(METHODS[name])
         with outer.reading(0) as view:
-            other.load_state(0, memoryview(bytearray(view.read(0, view.size_bytes))))
+            incoming = other.room(0)
+            incoming.write(0, bytes(view.read(0, view.size_bytes)))
+        other.take_over(0, incoming)
         assert other.check(0) == found
 
 
@@ -97,5 +102,16 @@ def test_how_a_state_is_cut_changes_nothing_and_where_a_value_lies_does() -> Non
 
 def test_what_follows_a_state_is_in_its_check() -> None:
     check = check_of([normal(5, 1)], 0, torch.empty(0))
-    assert followed_by(check, []) == followed_by(check, [memoryview(b"")]) == check
-    assert len({check, followed_by(check, [memoryview(b"a")]), followed_by(check, [memoryview(b"b")])}) == 3
+    assert check_of_bytes([]) == check_of_bytes([memoryview(b"")]) == b""
+    assert followed_by(check, b"") == check
+    behind = [check_of_bytes([memoryview(each)]) for each in (b"ab", b"ba")]
+    assert behind[0] == check_of_bytes([memoryview(b"a"), memoryview(b"b")])
+    assert len({check, *(followed_by(check, each) for each in behind)}) == 3
+
+
+def test_a_step_of_gossip_tells_each_slice_once_it_is_written() -> None:
+    n = SLICE + 3
+    old, new = [normal(n, 1), normal(n, 2)], [torch.empty(n), torch.empty(n)]
+    written = Written(new)
+    GossipStep(lr=0.7, momentum=0.5, gamma=1.0).step(old, normal(n, 3), normal(n, 4), new, written.take)
+    assert written.check(1, torch.empty(0)) == check_of(new, 1, torch.empty(0))

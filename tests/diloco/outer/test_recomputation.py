@@ -63,13 +63,14 @@ def test_the_step_that_a_commit_took_is_taken_again_from_the_state_before_it(par
     for count in range(4):
         for fragment in range(replica.num_fragments):
             train(model[:2], count)
-            former = replica.digest(fragment)
+            former, before = replica.digest(fragment), replica.check(fragment)
             made, chunks = exchange(replica, fragment)
             replica.apply(fragment, made, made, 1.0, keep_old=False)
             replica.land(fragment, made, on_time=not method.delay)
             after = replica.digest(fragment)
             held = bytes_in(replica.state_blob(fragment, former))
-            assert recomputer.digest_after(layout, fragment, held, chunks, CHUNK, 1) == after
+            found = recomputer.computed(layout, fragment, held, chunks, CHUNK, 1)
+            assert found == (before, replica.check(fragment), after)
             assert replica.digest(fragment) == after, "nothing moved"
 
 
@@ -128,11 +129,11 @@ def test_what_is_no_such_state_or_result_is_refused() -> None:
     state = bytes_in(replica.state_blob(0, replica.digest(0)))
     _, chunks = exchange(replica, 0)
     with pytest.raises(StateError, match="at least are due"):
-        recomputer.digest_after(layout, 0, state[:100], chunks, CHUNK, 1)
+        recomputer.computed(layout, 0, state[:100], chunks, CHUNK, 1)
     with pytest.raises(StateError, match="chunks of a vector"):
-        recomputer.digest_after(layout, 0, bytearray(state), chunks[1:], CHUNK, 1)
+        recomputer.computed(layout, 0, bytearray(state), chunks[1:], CHUNK, 1)
     with pytest.raises(StateError, match="does not decode"):
-        recomputer.digest_after(layout, 0, bytearray(state), [b"x", *chunks[1:]], CHUNK, 1)
+        recomputer.computed(layout, 0, bytearray(state), [b"x", *chunks[1:]], CHUNK, 1)
 
 
 def test_shapes_are_read_from_the_text_of_a_layout() -> None:

@@ -45,7 +45,7 @@ class Watched:
             self.seen.event(0.0, self.a, BecomeSeed())
             self.store(RunBegan(FIRST))
         for worker in (self.a, self.b):
-            self.seen.command(0.0, worker, ConfirmCaptured(0, bytes(32)))
+            self.seen.command(0.0, worker, ConfirmCaptured(0, bytes(32), bytes(16)))
 
     @staticmethod
     def worker(name: str, life: int = 1, steps: int = 0) -> Any:

@@ -148,7 +148,7 @@ def test_whether_a_liar_holds_another_state_the_host_computes_each_time() -> Non
     run.engine.watchers.append(seen)
     report = run.run()
     (liar,) = run.engine.roles.values()
-    assert liar.deeds["said another digest of its state"] > 0
+    assert liar.deeds["said another check of its state"] > 0
     assert report.violations == []
     assert len(seen.found) > 0
     assert all(seen.found)

@@ -14,7 +14,7 @@ from diloco.outer.replica import TensorReplica
 from diloco.settings import RunSettings
 from diloco.swarm import recomputing
 from diloco.swarm.recomputing import RecomputeThreads, memory_bytes, recompute_bytes
-from peers.protocol.events import RecomputeWanted, RunFinished
+from peers.protocol.events import Computed, RecomputeWanted, RunFinished
 from tests.diloco.outer.kit import make
 from transport.errors import DriverStopped
 
@@ -25,7 +25,7 @@ class Answers:
     """A driver whose calls are carried out at once, and a coordinator that notes what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[bytes, bytes | None, str]] = []
+        self.told: list[tuple[bytes, Computed | None, str]] = []
         self.done = threading.Event()
         self.recomputer = SimpleNamespace(take_answer=lambda *told: self.told.append(told))
         self.coordinator = SimpleNamespace(recomputer=self.recomputer)
@@ -60,8 +60,9 @@ def test_a_step_is_computed_in_another_thread_and_everything_else_is_passed_on()
         former = bytearray(view.read(0, view.size_bytes))
     threads.hear(wanted(former, replica.layout.manifest().text))
     assert answers.done.wait(60.0)
+    before = replica.check(0)
     replica.outer.step(0, torch.zeros(replica.num_elements(0)))
-    assert answers.told == [(b"v" * 32, replica.digest(0), "")]
+    assert answers.told == [(b"v" * 32, Computed(before, replica.check(0), replica.digest(0)), "")]
     assert answers.thread is not threading.current_thread()
     assert passed == [RunFinished(3)]
 

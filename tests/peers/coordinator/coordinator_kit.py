@@ -8,16 +8,10 @@ from peers.coordinator.chain import Chain
 from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.judgement import Court
 from peers.coordinator.rules import Rules
-from peers.protocol.messages import (
-    PROTOCOL,
-    Applied,
-    CaughtUp,
-    Enter,
-    Open,
-    Ready,
-    Report,
-)
+from peers.protocol.messages import PROTOCOL, Applied, CaughtUp, Enter, Open, Ready, Report
+from peers.protocol.naming import StateNamed
 from peers.protocol.record import GENESIS
+from tests.peers.member.fakes import check_of
 from transport.effects import Trace
 from transport.frames import unpack
 from transport.limits import LIMITS, Limits
@@ -103,8 +97,13 @@ class Swarm:
         self.hear(index, Enter(**{**fields, **changes}))
 
     def hold(self, index: int, version: bytes = ROOT, digest: bytes = b"d" * 32) -> None:
-        self.hear(index, Applied(0, version, digest))
+        self.applied(index, version, digest)
         self.hear(index, CaughtUp(version))
+
+    def applied(self, index: int, version: bytes, digest: bytes, fragment: int = 0) -> None:
+        """A member that holds a state says so, and names it at once."""
+        self.hear(index, Applied(fragment, version, check_of(digest)))
+        self.hear(index, StateNamed(fragment, version, digest))
 
     def ready(self, index: int, tokens: int = 8, norm: float = 1.0, fragment: int = 0) -> None:
         self.hear(index, Ready(fragment, self.chain.base(0), tokens, tokens, 1, norm))

@@ -8,7 +8,6 @@ from typing import Any
 from peers.coordinator.adoption import Proposal
 from peers.coordinator.journal import CommitWritten, RunBegan
 from peers.protocol.messages import (
-    Applied,
     CatchUp,
     CaughtUp,
     Committed,
@@ -56,7 +55,7 @@ def come_back(swarm: Swarm, index: int, record: Record, packed: bytes | None = N
     shown = pack(record) if packed is None else packed
     swarm.hear(index, NewestRecord(record.hash(), record.index, shown))
     swarm.greet(index, head=record.hash(), holds_state=True)
-    swarm.hear(index, Applied(0, record.hash(), STATE))
+    swarm.applied(index, record.hash(), STATE)
     swarm.hear(index, CaughtUp(record.hash()))
 
 
@@ -132,7 +131,7 @@ def test_the_owner_adopts_what_more_than_half_of_the_records_members_hold() -> N
     restoring = record_in(swarm.told(2, Committed)[-1].record)
     assert (restoring.restores, restoring.parent, restoring.result) == (True, record.hash(), record.hash())
     for index in (1, 2, 3):
-        swarm.hear(index, Applied(0, restoring.hash(), STATE))
+        swarm.applied(index, restoring.hash(), STATE)
         swarm.hear(index, CaughtUp(restoring.hash()))
     assert commit(swarm, 1, 2, 3).index == 4
     assert commit(swarm, 1, 2, 3).serial > record.serial
@@ -255,7 +254,7 @@ def test_whoever_is_further_than_what_was_adopted_is_told_donors_once_and_when_i
     assert swarm.core.adopt(swarm.now, records[1].hash())
     restoring = record_in(swarm.told(1, Committed)[-1].record)
     for index in (1, 3):
-        swarm.hear(index, Applied(0, restoring.hash(), STATE))
+        swarm.applied(index, restoring.hash(), STATE)
         swarm.hear(index, CaughtUp(restoring.hash()))
     for expected in (1, 2):
         for _ in range(5):

@@ -182,14 +182,14 @@ def test_a_run_that_gossips_and_is_stopped_is_over_for_all_at_once() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [Ready(1, ROOT, 8, 8, 1, 1.0), Withdraw(1, 1), Applied(1, ROOT, RESULT)],
+    [Ready(1, ROOT, 8, 8, 1, 1.0), Withdraw(1, 1), Applied(1, ROOT, RESULT[:16])],
     ids=lambda each: type(each).__name__,
 )
 def test_a_fragment_that_the_model_does_not_have_is_refused_and_nothing_is_kept(message: Any) -> None:
     swarm = trained(2)
-    said, held = len(swarm.said), dict(swarm.core.roster.entries[key(1)].digests)
+    said, held = len(swarm.said), dict(swarm.core.roster.entries[key(1)].checks)
     with pytest.raises(BadFrame, match="fragment 1 of 1"):
         swarm.hear(1, message)
     assert len(swarm.said) == said
     assert swarm.core.roster.entries[key(1)].ready == {}
-    assert swarm.core.roster.entries[key(1)].digests == held
+    assert swarm.core.roster.entries[key(1)].checks == held

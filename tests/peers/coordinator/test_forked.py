@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peers.coordinator.journal import Forked
 from peers.coordinator.waiting import waits_for
-from peers.protocol.messages import Applied, CaughtUp, Leave, NeedState, Seed, Unusable
+from peers.protocol.messages import CaughtUp, Leave, NeedState, Seed, Unusable
 from peers.protocol.record import GENESIS
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key
 from transport.frames import pack
@@ -42,7 +42,7 @@ def test_where_the_first_state_is_lost_only_the_hosts_own_worker_is_asked_again(
     swarm.later(9.0)
     assert swarm.chain.head == GENESIS, "nobody holds it"
     for index in (1, 2):
-        swarm.hear(index, Applied(0, b"1" * 32, b"e" * 32))
+        swarm.applied(index, b"1" * 32, b"e" * 32)
         swarm.hear(index, CaughtUp(b"1" * 32))
     swarm.later(1000.0)
     assert (swarm.chain.head, swarm.told(1, Seed), swarm.told(2, Seed)) == (GENESIS, [], [])

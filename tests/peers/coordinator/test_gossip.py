@@ -23,7 +23,7 @@ def test_gossip_opens_no_rounds_introduces_members_and_ends_when_all_have_taken_
     for index in range(2):
         swarm.enter(index)
     for index in range(2):
-        swarm.hold(index, digest=bytes([index]) * 32)
+        swarm.hold(index, digest=bytes([1 + index]) * 32)
         swarm.ready(index)
     assert not swarm.told(0, Open)
     for index in range(2):
@@ -40,12 +40,12 @@ def test_a_gossip_joiner_copies_one_member_as_it_is_now() -> None:
     swarm = Swarm(gossips=True)
     for index in range(2):
         swarm.enter(index)
-        swarm.hold(index, digest=bytes([index]) * 32)
+        swarm.hold(index, digest=bytes([1 + index]) * 32)
     swarm.enter(2)
     (order,) = swarm.told(2, CatchUp)
     assert len(order.donors) == 1
     donor = 0 if order.donors[0] == key(0) else 1
-    assert order.state == bytes([donor]) * 32
+    assert order.state == bytes([1 + donor]) * 32
 
 
 def test_gossip_compares_no_digests_and_offers_wait_for_no_round() -> None:
@@ -67,7 +67,7 @@ def test_a_gossip_donor_is_another_one_each_time() -> None:
     swarm = Swarm(gossips=True)
     for index in range(2):
         swarm.enter(index)
-        swarm.hold(index, digest=bytes([index]) * 32)
+        swarm.hold(index, digest=bytes([1 + index]) * 32)
     for index in (2, 3):
         swarm.enter(index)
     donors = {swarm.told(index, CatchUp)[0].donors for index in (2, 3)}

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from peers.coordinator.agreement import UNSERVED
+from peers.coordinator.disputes import UNSERVED
 from peers.coordinator.recomputing import COMPUTE_TIMEOUTS, MAX_TRIES
-from peers.protocol.events import RecomputeWanted
+from peers.protocol.events import Computed, RecomputeWanted
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, Done, Finished, Leave, Open
 from peers.protocol.record import Record, record_in
 from peers.protocol.traces import DisputedTrace, ParityTrace, RecomputedTrace
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, opened, trained
+from tests.peers.member.fakes import check_of
 from transport.collectives.fetch import Lack, Piece, Want, index_page
 from transport.digests import digest_of, tree_digest
 from transport.limits import Limits
@@ -75,8 +76,14 @@ class Host(Swarm):
     def compute(self, state: bytes | None, reason: str = "") -> None:
         """The thread is done."""
         (wanted,) = [each for each in self.events if isinstance(each, RecomputeWanted)]
-        self.core.recomputer.take_answer(wanted.version, state, reason)
+        found = computed_as(state) if state is not None else None
+        self.core.recomputer.take_answer(wanted.version, found, reason)
         self.later(0.0)
+
+
+def computed_as(state: bytes, former: bytes = FORMER) -> Computed:
+    """What a thread finds that began from the state before and came to that one."""
+    return Computed(check_of(former), check_of(state), state)
 
 
 def committed(*indexes: int, num_holders: int = 9, **rules: Any) -> tuple[Host, Record]:
@@ -95,7 +102,7 @@ def committed(*indexes: int, num_holders: int = 9, **rules: Any) -> tuple[Host, 
 
 def applied(swarm: Swarm, record: Record, **states: bytes) -> None:
     for name, state in states.items():
-        swarm.hear(int(name[1:]), Applied(0, record.hash(), state))
+        swarm.applied(int(name[1:]), record.hash(), state)
         swarm.hear(int(name[1:]), CaughtUp(record.hash()))
 
 
@@ -279,7 +286,7 @@ def test_most_decide_if_nobody_holds_what_was_computed_and_nobody_is_awaited() -
 def test_most_decide_of_a_state_to_which_no_step_leads() -> None:
     swarm = trained(3)
     swarm.core.state.recompute_bytes = 10_000
-    swarm.hear(1, Applied(0, ROOT, WRONG))
+    swarm.applied(1, ROOT, WRONG)
     assert repaired(swarm) == [key(1)]
     assert swarm.told(2, Want) == []
 
@@ -304,9 +311,9 @@ def test_an_answer_about_another_version_or_a_piece_that_was_not_asked_for_count
     swarm, record = committed(1, 2)
     assert not swarm.core.recomputer.takes(key(1), Piece(FORMER, 0, False))
     applied(swarm, record, w1=RIGHT, w2=WRONG)
-    swarm.core.recomputer.take_answer(record.hash(), WRONG, "")
+    swarm.core.recomputer.take_answer(record.hash(), computed_as(WRONG), "")
     swarm.answer()
-    swarm.core.recomputer.take_answer(ROOT, WRONG, "")
+    swarm.core.recomputer.take_answer(ROOT, computed_as(WRONG), "")
     swarm.later(0.0)
     assert repaired(swarm) == []
     assert swarm.core.recomputer.takes(key(1), Piece(FORMER, 0, False)), "it may come late"
@@ -333,7 +340,8 @@ def test_a_large_state_that_is_here_is_copied_in_pieces_between_other_work(
         list(map(digest_of, HELD[blob])),
         HELD[blob].__getitem__,
     )
-    applied(swarm, record, w1=RIGHT, w2=WRONG)
+    applied(swarm, record, w1=RIGHT)
+    swarm.hear(2, Applied(0, record.hash(), check_of(WRONG)))
     turns = 0
     while not swarm.events:
         assert swarm.core.deadline() <= swarm.now, "it waits for nothing"

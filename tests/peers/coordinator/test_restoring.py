@@ -10,7 +10,6 @@ from peers.coordinator.restoring import RESTORE_WAIT_TIMEOUTS
 from peers.coordinator.waiting import waits_for
 from peers.errors import ResumeError
 from peers.protocol.messages import (
-    Applied,
     CatchUp,
     CaughtUp,
     Committed,
@@ -271,7 +270,7 @@ def test_until_then_records_after_it_are_told_to_nobody() -> None:
     swarm.core.resume_from(2)
     come(swarm, 1, heads[1])
     assert [record_in(message.record).index for message in swarm.told(1, Committed)] == [2]
-    swarm.hear(1, Applied(0, heads[2], DIGEST))
+    swarm.applied(1, heads[2], DIGEST)
     swarm.hear(1, CaughtUp(heads[2]))
     assert [record_in(message.record).index for message in swarm.told(1, Committed)] == [2, 4]
 

@@ -54,7 +54,7 @@ def test_a_fresh_membership_counts_nothing_of_an_earlier_one() -> None:
     roster = Roster()
     entry = roster.certify(b"k" * 32, "w")
     roster.enter(1.0, entry, entering(), 0)
-    entry.digests[0], entry.ready[0], entry.told_finished = (
+    entry.checks[0], entry.ready[0], entry.told_finished = (
         (b"v", b"d"),
         Ready(0, b"b" * 32, 1, 1, 1, 1.0),
         True,
@@ -62,7 +62,7 @@ def test_a_fresh_membership_counts_nothing_of_an_earlier_one() -> None:
     roster.leave(entry)
     assert (entry.entered, entry.holds_state, entry.ready) == (False, False, {})
     roster.enter(2.0, entry, entering(holds_state=False), 0)
-    assert (entry.entered_at, entry.digests, entry.holds_state, entry.told_finished) == (
+    assert (entry.entered_at, entry.checks, entry.holds_state, entry.told_finished) == (
         2.0,
         {},
         False,
@@ -75,10 +75,10 @@ def test_who_gives_up_its_state_holds_and_offers_nothing() -> None:
     entry = roster.certify(b"k" * 32, "w")
     roster.enter(1.0, entry, entering(), 0)
     entry.become_active()
-    entry.digests[0], entry.will_hold, entry.ready[0] = (b"v", b"d"), b"h", Ready(0, b"b" * 32, 1, 1, 1, 1.0)
+    entry.checks[0], entry.will_hold, entry.ready[0] = (b"v", b"d"), b"h", Ready(0, b"b" * 32, 1, 1, 1, 1.0)
     entry.give_up_state()
     assert (entry.active, entry.waits_for_state, entry.holds_state) == (False, True, False)
-    assert (entry.digests, entry.will_hold, entry.ready) == ({}, b"", {})
+    assert (entry.checks, entry.will_hold, entry.ready) == ({}, b"", {})
 
 
 def test_members_are_listed_in_the_order_of_entering_and_by_course() -> None:

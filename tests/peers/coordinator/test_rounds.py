@@ -9,7 +9,6 @@ import pytest
 from peers.coordinator import rounds
 from peers.protocol.messages import (
     Abort,
-    Applied,
     CatchUp,
     CaughtUp,
     Committed,
@@ -210,7 +209,7 @@ def test_before_a_member_gets_the_state_anew_it_is_decided_what_becomes_of_its_r
     if how == "it cannot follow":
         swarm.hear(3, NeedState("it lacks a result"))
     else:
-        swarm.hear(3, Applied(0, ROOT, b"x" * 32))
+        swarm.applied(3, ROOT, b"x" * 32)
     said = [type(message) for peer, message in swarm.said[since:] if peer == key(3)]
     assert said[0] is (Committed if others_are_done else Abort)
     assert (CatchUp in said) is not others_are_done, "of what was committed just now nobody is a donor yet"
@@ -302,7 +301,7 @@ def test_members_that_wait_for_each_other_in_a_circle_are_asked_for_what_has_wai
         swarm.enter(index, elements=(100, 100))
     for index in range(2):
         for fragment in range(2):
-            swarm.hear(index, Applied(fragment, ROOT, b"d" * 32))
+            swarm.applied(index, ROOT, b"d" * 32, fragment)
         swarm.hear(index, CaughtUp(ROOT))
     swarm.ready(0, fragment=1)
     swarm.later(1.0)

@@ -72,10 +72,10 @@ def test_members_that_hold_other_bits_than_most_dissent_at_the_current_version_o
     course, entries = swarm.core.state.courses[0], swarm.core.roster.entered()
     assert isinstance(mode, RoundsMode)
     assert mode.dissenters(course, 0) == []
-    entries[1].digests[0] = (ROOT, b"x" * 32)
+    entries[1].checks[0] = (ROOT, b"x" * 32)
     assert mode.dissenters(course, 0) == [entries[1]]
     assert mode.differing_fragment(course, entries[1]) == 0
-    entries[1].digests[0] = (b"earlier" + bytes(25), b"x" * 32)
+    entries[1].checks[0] = (b"earlier" + bytes(25), b"x" * 32)
     assert (mode.dissenters(course, 0), mode.differing_fragment(course, entries[1])) == ([], None)
 
 
@@ -91,5 +91,5 @@ def test_a_newcomer_fetches_from_all_who_hold_the_agreed_state() -> None:
     swarm = trained(3)
     course = swarm.core.state.courses[0]
     assert swarm.core.state.mode.sources(course) == [(0, b"d" * 32, [key(1), key(2), key(3)])]
-    swarm.core.roster.entered()[0].digests[0] = (ROOT, b"x" * 32)
+    swarm.core.roster.entered()[0].checks[0] = (ROOT, b"x" * 32)
     assert swarm.core.state.mode.sources(course) == [(0, b"d" * 32, [key(2), key(3)])]

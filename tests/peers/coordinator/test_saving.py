@@ -182,11 +182,11 @@ def test_of_a_head_that_nobody_noted_a_member_may_hold_what_it_says() -> None:
     swarm = trained(2)
     head = commit(swarm, 1, 2)
     course, entry = swarm.core.state.courses[0], swarm.core.roster.entries[key(1)]
-    entry.digests[0] = (head, b"x" * 32)
+    swarm.applied(1, head, b"x" * 32)
     assert not saving.holds_another(course, entry)
     say_saved(swarm, 2, head)
     assert saving.holds_another(course, entry)
-    entry.digests.clear()
+    entry.checks.clear()
     assert not saving.holds_another(course, entry), "it told nothing yet"
 
 

@@ -7,7 +7,6 @@ import pytest
 from peers.coordinator import state_sync
 from peers.coordinator.roster import MemberState
 from peers.protocol.messages import (
-    Applied,
     CatchUp,
     Committed,
     Counted,
@@ -39,7 +38,7 @@ def test_one_that_has_not_caught_up_is_never_a_donor() -> None:
     swarm.enter(1)
     swarm.hold(1)
     swarm.enter(2)
-    swarm.hear(2, Applied(0, ROOT, b"d" * 32))
+    swarm.applied(2, ROOT, b"d" * 32)
     swarm.enter(3)
     assert swarm.told(3, CatchUp)[0].donors == (key(1),)
 
@@ -51,7 +50,7 @@ def test_a_member_with_another_digest_than_most_is_repaired() -> None:
         swarm.hear(index, Done(serial, 0, RESULT))
     head = swarm.chain.head
     for index, digest in ((1, b"a" * 32), (2, b"a" * 32), (3, b"b" * 32)):
-        swarm.hear(index, Applied(0, head, digest))
+        swarm.applied(index, head, digest)
     order = swarm.told(3, CatchUp)[-1]
     assert (order.state, order.donors) == (b"a" * 32, (key(1), key(2)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peers.coordinator import unusable
 from peers.coordinator.roster import Entry
 from peers.protocol.fields import MAX_FRAGMENTS, MAX_MEMBERS
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Done, NeedState, Seed, Unusable
+from peers.protocol.messages import CatchUp, CaughtUp, Done, NeedState, Seed, Unusable
 from peers.protocol.record import GENESIS
 from peers.protocol.traces import UnusableTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
@@ -94,7 +94,7 @@ def test_where_most_cannot_use_the_first_state_another_member_gives_it() -> None
         swarm.hear(index, NeedState("other bytes"))
     assert swarm.chain.head == GENESIS
     assert [each for each in range(1, 5) if swarm.told(each, Seed)] == [1, 2], "not the first one again"
-    swarm.hear(2, Applied(0, b"1" * 32, b"e" * 32))
+    swarm.applied(2, b"1" * 32, b"e" * 32)
     swarm.hear(2, CaughtUp(b"1" * 32))
     assert swarm.chain.head == b"1" * 32
     for index in (1, 3, 4):

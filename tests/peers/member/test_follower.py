@@ -25,6 +25,7 @@ from peers.protocol.events import (
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Ready, Seed, Withdraw
+from peers.protocol.naming import StateNamed
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record, genesis_head
 from tests.peers.member.fakes import (
@@ -38,6 +39,7 @@ from tests.peers.member.fakes import (
     TIMEOUT_S,
     FakeApp,
     FakeOutlet,
+    check_of,
     name_of,
     record_on,
     result_of,
@@ -52,6 +54,7 @@ from transport.frames import pack
 
 NUM_FRAGMENTS = 2
 STATE = b"s" * 32
+CHECK = check_of(STATE)
 
 
 class FollowingMember:
@@ -92,7 +95,7 @@ class FollowingMember:
         self.follower.take_commit(0.0, Committed(pack(record)))
 
     def applied(self, record: Record) -> None:
-        self.follower.confirm_applied(0.0, ConfirmApplied(record, STATE))
+        self.follower.confirm_applied(0.0, ConfirmApplied(record, CHECK))
 
     def handed(self) -> list[int]:
         """Indexes of the records that the application was given."""
@@ -131,18 +134,21 @@ def test_one_without_a_state_says_nothing_and_offers_nothing() -> None:
 
 def test_a_seed_gives_the_run_its_head_once_every_fragment_is_captured() -> None:
     member = FollowingMember(at=None)
-    member.follower.confirm_captured(0.0, ConfirmCaptured(0, b"x" * 32))  # for an earlier order
+    earlier = ConfirmCaptured(0, b"x" * 32, b"x" * 16)
+    member.follower.confirm_captured(0.0, earlier)
     member.follower.begin_seeding(0.0, Seed(1))
     member.follower.begin_seeding(0.0, Seed(1))
     assert member.outlet.events == [BecomeSeed()]
     states = [bytes([fragment]) * 32 for fragment in range(NUM_FRAGMENTS)]
     for fragment, state in reversed(list(enumerate(states))):
         assert not member.follower.active
-        member.follower.confirm_captured(0.0, ConfirmCaptured(fragment, state))
+        member.follower.confirm_captured(0.0, ConfirmCaptured(fragment, state, check_of(state)))
     head = genesis_head(states)
     assert member.versions.head == head
-    applied = [Applied(fragment, head, state) for fragment, state in enumerate(states)]
-    assert [message for _, message in member.outlet.said] == [*applied, CaughtUp(head)]
+    told: list[object] = []
+    for fragment, state in enumerate(states):
+        told += [Applied(fragment, head, check_of(state)), StateNamed(fragment, head, state)]
+    assert [message for _, message in member.outlet.said] == [*told, CaughtUp(head)]
 
 
 def test_one_record_at_a_time_is_with_the_application_and_in_order() -> None:
@@ -158,7 +164,7 @@ def test_one_record_at_a_time_is_with_the_application_and_in_order() -> None:
     member.applied(second)
     heads = [message.head for message in member.outlet.told(HOST, CaughtUp)]
     assert heads == [BASE, first.hash(), second.hash()]
-    assert member.outlet.told(HOST, Applied) == [Applied(0, each.hash(), STATE) for each in (first, second)]
+    assert member.outlet.told(HOST, Applied) == [Applied(0, each.hash(), CHECK) for each in (first, second)]
 
 
 def test_a_fragment_of_which_a_newer_version_is_known_is_not_offered() -> None:
@@ -348,7 +354,7 @@ def test_a_stranded_member_follows_again_after(how: str) -> None:
     else:
         member.fetch_whole_state()
         for fragment in range(NUM_FRAGMENTS):
-            member.follower.confirm_loaded(0.0, ConfirmLoaded(fragment, b"v" * 32, STATE))
+            member.follower.confirm_loaded(0.0, ConfirmLoaded(fragment, b"v" * 32, CHECK))
     assert member.follower.active
     member.commit(record_on(member.versions.head, 10))
     assert member.handed() == [10]
@@ -410,21 +416,21 @@ def test_a_fetched_state_is_loaded_fragment_by_fragment_before_the_member_is_act
         assert not member.versions.holds_state
         assert [event.fragment for event in member.outlet.seen(StateFetched)] == [*range(fragment + 1)]
         assert bytes(member.outlet.seen(StateFetched)[fragment].data) == state_of(fragment)
-        member.follower.confirm_loaded(0.0, ConfirmLoaded(fragment, b"v" * 32, STATE))
+        member.follower.confirm_loaded(0.0, ConfirmLoaded(fragment, b"v" * 32, CHECK))
     assert member.follower.active
     assert (member.versions.head, member.versions.index) == (b"n" * 32, 9)
     assert member.outlet.told(HOST, CaughtUp)[-1] == CaughtUp(b"n" * 32)
-    applied = [Applied(fragment, b"v" * 32, STATE) for fragment in range(NUM_FRAGMENTS)]
+    applied = [Applied(fragment, b"v" * 32, CHECK) for fragment in range(NUM_FRAGMENTS)]
     assert member.outlet.told(HOST, Applied) == applied
 
 
 def test_a_state_that_is_no_longer_ordered_is_not_taken() -> None:
     member = FollowingMember()
     member.fetch_whole_state()
-    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, b"w" * 32, STATE))
+    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, b"w" * 32, CHECK))
     assert len(member.outlet.seen(StateFetched)) == 1
     member.fetch_whole_state()  # everything before it is void
-    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, b"v" * 32, STATE))
+    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, b"v" * 32, CHECK))
     assert [event.fragment for event in member.outlet.seen(StateFetched)] == [0, 0, 1]
 
 
@@ -484,8 +490,8 @@ def test_one_who_enters_while_the_application_applies_says_what_it_holds_of_ever
 
 def test_gossip_tells_the_digest_of_a_state_that_moved() -> None:
     member = FollowingMember()
-    member.follower.confirm_moved(0.0, ConfirmMoved(1, STATE))
-    assert member.outlet.told(HOST, Applied) == [Applied(1, BASE, STATE)]
+    member.follower.confirm_moved(0.0, ConfirmMoved(1, CHECK))
+    assert member.outlet.told(HOST, Applied) == [Applied(1, BASE, CHECK)]
 
 
 def test_a_commit_without_a_record_is_rubbish() -> None:

@@ -38,6 +38,7 @@ from tests.peers.member.fakes import (
     TIMEOUT_S,
     FakeApp,
     FakeOutlet,
+    check_of,
     entry,
     record_on,
     result_of,
@@ -49,8 +50,9 @@ from transport.errors import BadFrame
 from transport.frames import pack
 
 STATE = b"s" * 32
+CHECKS = (check_of(STATE),)
 RECORD = record_on(BASE, 7)
-HELD = Held(RECORD.hash(), 7, (RECORD.hash(),), (STATE,), pack(RECORD))
+HELD = Held(RECORD.hash(), 7, (RECORD.hash(),), (STATE,), pack(RECORD), CHECKS)
 
 
 def going_back_to(record: Record, index: int) -> Record:
@@ -108,7 +110,7 @@ def test_it_shows_its_record_and_enters_with_its_head() -> None:
 
 
 def test_without_a_checkpoint_a_member_enters_with_nothing() -> None:
-    resumed = Resumed(Held(BASE, 0, (BASE,), (STATE,)), keeps=False)
+    resumed = Resumed(Held(BASE, 0, (BASE,), (STATE,), checks=CHECKS), keeps=False)
     assert resumed.said(Enter)[0].head == BASE
     assert resumed.said(NewestRecord) == []
 
@@ -116,27 +118,27 @@ def test_without_a_checkpoint_a_member_enters_with_nothing() -> None:
 def test_once_it_is_in_it_tells_what_it_holds_and_that_its_disk_has_it() -> None:
     resumed = Resumed()
     resumed.hear(Entered(1))
-    assert resumed.said(Applied) == [Applied(0, RECORD.hash(), STATE)]
+    assert resumed.said(Applied) == [Applied(0, RECORD.hash(), *CHECKS)]
     assert resumed.said(CaughtUp) == [CaughtUp(RECORD.hash())]
     assert resumed.said(Saved) == [Saved(7, RECORD.hash(), HELD.digest(), True)]
     assert resumed.outlet.seen(BecameActive) == [BecameActive(RECORD.hash(), 7)]
 
 
 def test_with_gossip_it_tells_how_far_its_replica_is_until_that_moves() -> None:
-    replica = Held(BASE, 0, (BASE,), (STATE,), steps=12)
+    replica = Held(BASE, 0, (BASE,), (STATE,), checks=CHECKS, steps=12)
     resumed = Resumed(replica, keeps=False, matching=Matching("pair"))
     assert resumed.said(NewestRecord) == [NewestRecord(BASE, 12, b"")]
     resumed.hear(Entered(1))
     assert resumed.said(CaughtUp) == [CaughtUp(BASE)], "it is active at the run's first head, as all are"
     assert resumed.said(Saved) == [Saved(12, BASE, replica.digest(), False)]
-    resumed.member.do(0.0, ConfirmMoved(0, b"m" * 32))
-    assert resumed.said(Applied)[-1] == Applied(0, BASE, b"m" * 32)
+    resumed.member.do(0.0, ConfirmMoved(0, b"m" * 16))
+    assert resumed.said(Applied)[-1] == Applied(0, BASE, b"m" * 16)
     resumed.member.begin_session(0.0, HOST)
     assert len(resumed.said(NewestRecord)) == 1, "the host restarted, and this one never was away"
 
 
 def test_with_gossip_it_goes_on_from_its_own_replica_if_nobody_is_left_to_copy_from() -> None:
-    resumed = Resumed(Held(BASE, 0, (BASE,), (STATE,), steps=12), matching=Matching("pair"))
+    resumed = Resumed(Held(BASE, 0, (BASE,), (STATE,), checks=CHECKS, steps=12), matching=Matching("pair"))
     resumed.hear(Entered(1))
     resumed.hear(CatchUp(0, BASE, b"o" * 32, (OTHER,), BASE, 0, 0))
     assert not resumed.member.active
@@ -153,7 +155,7 @@ def test_it_follows_by_the_results_on_its_disk_and_asks_nobody_for_them() -> Non
     resumed.hear(Committed(pack(first)))
     resumed.hear(Committed(pack(second)))
     resumed.hear(Entered(1))
-    resumed.member.do(0.0, ConfirmApplied(first, STATE))
+    resumed.member.do(0.0, ConfirmApplied(first, *CHECKS))
     handed = [event.record.index for event in resumed.outlet.seen(RoundCommitted)]
     assert handed == [8, 9]
     assert not resumed.outlet.told(OTHER, Want)
@@ -167,7 +169,7 @@ def test_of_a_host_without_its_journal_it_needs_no_word_and_shows_each_record_th
     assert resumed.outlet.seen(RoundCommitted) == [], "as long as the host tells what follows"
     resumed.hear(HostBehind(0))
     for record in (first, second):
-        resumed.member.do(0.0, ConfirmApplied(record, STATE))
+        resumed.member.do(0.0, ConfirmApplied(record, *CHECKS))
     assert [event.record.index for event in resumed.outlet.seen(RoundCommitted)] == [8, 9]
     told = [each for peer, each in resumed.outlet.said if isinstance(each, (NewestRecord, CaughtUp))]
     assert [each.head for each in told[2:]] == [first.hash(), first.hash(), second.hash(), second.hash()]
@@ -193,7 +195,7 @@ def test_what_the_owner_goes_on_from_is_fetched_by_who_is_further_by_itself() ->
     resumed.hear(Entered(1))
     resumed.hear(HostBehind(0))
     for record in (first, second):
-        resumed.member.do(0.0, ConfirmApplied(record, STATE))
+        resumed.member.do(0.0, ConfirmApplied(record, *CHECKS))
     back = going_back_to(RECORD, 8)
     resumed.hear(Committed(pack(back)))
     assert resumed.said(NeedState)
@@ -220,7 +222,7 @@ def test_one_that_wants_no_results_kept_says_at_once_that_none_lead_on_from_its_
 def test_what_is_saved_is_told_at_once_and_again_when_it_enters_again() -> None:
     resumed = Resumed()
     resumed.hear(Entered(1))
-    later = Held(b"n" * 32, 9, (b"n" * 32,), (STATE,))
+    later = Held(b"n" * 32, 9, (b"n" * 32,), (STATE,), checks=CHECKS)
     resumed.member.do(0.0, ConfirmSaved(later, keeps=False))
     assert resumed.said(Saved)[-1] == Saved(9, later.head, later.digest(), False)
     assert (resumed.member.keeps, resumed.member.leads_on) == (True, False), "more of them go to the disk"
@@ -232,9 +234,10 @@ def test_what_is_saved_is_told_at_once_and_again_when_it_enters_again() -> None:
 @pytest.mark.parametrize(
     "held",
     [
-        Held(BASE, 7, (BASE, BASE), (STATE, STATE)),
-        Held(BASE, 7, (BASE,), ()),
-        Held(BASE, 7, (BASE,), (STATE,), b"rubbish"),
+        Held(BASE, 7, (BASE, BASE), (STATE, STATE), checks=2 * CHECKS),
+        Held(BASE, 7, (BASE,), (STATE,)),
+        Held(BASE, 7, (BASE,), (), checks=CHECKS),
+        Held(BASE, 7, (BASE,), (STATE,), b"rubbish", CHECKS),
     ],
 )
 def test_a_checkpoint_of_another_model_or_with_no_record_is_refused(held: Held) -> None:

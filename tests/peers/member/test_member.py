@@ -85,7 +85,7 @@ from tests.peers.member.fakes import (
     state_of,
     vector,
 )
-from tests.peers.member.training_kit import HEAD, STATE, Training
+from tests.peers.member.training_kit import HEAD, Training
 from transport.collectives.chunks import PartChunk
 from transport.collectives.fetch import Lack, Piece, Want, index_page
 from transport.collectives.plan import Plan
@@ -176,7 +176,7 @@ def test_a_commit_goes_to_the_application_and_its_answer_moves_the_head() -> Non
     training.commit(record)
     assert training.member.applying
     assert [event.record for event in training.outlet.seen(RoundCommitted)] == [record]
-    training.do(ConfirmApplied(record, STATE))
+    training.do(ConfirmApplied(record, b"a" * 16))
     assert not training.member.applying
     assert training.member.versions.head == record.hash()
 
@@ -223,14 +223,14 @@ def test_a_state_is_fetched_loaded_and_held() -> None:
             training.member.take_bulk(0.0, OTHER, Piece(want.blob, want.piece, want.index), payload, 10)
     (event,) = training.outlet.seen(StateFetched)
     assert bytes(event.data) == state
-    training.do(ConfirmLoaded(0, b"v" * 32, STATE))
+    training.do(ConfirmLoaded(0, b"v" * 32, b"l" * 16))
     assert training.outlet.seen(BecameActive) == [BecameActive(b"n" * 32, 9)]
 
 
 def test_gossip_tells_of_every_state() -> None:
     training = Training(Matching("pair"))
-    training.do(ConfirmMoved(0, b"2" * 32))
-    assert training.outlet.told(HOST, Applied)[-1] == Applied(0, HEAD, b"2" * 32)
+    training.do(ConfirmMoved(0, b"2" * 16))
+    assert training.outlet.told(HOST, Applied)[-1] == Applied(0, HEAD, b"2" * 16)
 
 
 # -- messages -------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_after_a_result_that_does_not_decode_a_whole_state_is_taken_and_followed
     for fragment in range(2):
         order = member.order(fragment)
         assert [event.fragment for event in member.outlet.seen(StateFetched)][-1] == fragment
-        member.follower.confirm_loaded(0.0, ConfirmLoaded(fragment, order.version, order.state))
+        member.follower.confirm_loaded(0.0, ConfirmLoaded(fragment, order.version, order.state[:16]))
     assert member.outlet.told(HOST, CaughtUp)[-1] == CaughtUp(b"n" * 32)
     member.commit(record_on(b"n" * 32, 10))
     assert member.handed() == [10]
@@ -70,7 +70,7 @@ def test_who_refuses_the_first_fragment_of_a_state_still_holds_the_earlier_one()
     assert member.versions.holds_state
     assert member.versions.head == BASE
     member.fetch_whole_state()
-    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, first.version, first.state))
+    member.follower.confirm_loaded(0.0, ConfirmLoaded(0, first.version, first.state[:16]))
     member.follower.refuse_loaded(0.0, RefuseLoaded(1, second.version, "not finite"))
     assert not member.versions.holds_state, "half of it is another one"
 

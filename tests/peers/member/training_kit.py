@@ -20,6 +20,7 @@ from tests.peers.member.fakes import (
     TIMEOUT_S,
     FakeApp,
     FakeOutlet,
+    check_of,
     result_of,
     vector,
 )
@@ -55,7 +56,7 @@ class Training:
         self.hear(Entered(1))
         if active:
             self.hear(Seed(1))
-            self.do(ConfirmCaptured(0, STATE))
+            self.do(ConfirmCaptured(0, STATE, check_of(STATE)))
 
     def hear(self, message: object, peer: bytes = HOST) -> None:
         self.member.take_control(0.0, peer, message)

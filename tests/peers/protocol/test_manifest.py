@@ -79,9 +79,9 @@ def test_a_manifest_is_read_from_who_enters() -> None:
 
 
 def test_a_message_about_a_fragment_that_the_model_does_not_have_is_refused() -> None:
-    OURS.check_fragment(Applied(1, GENESIS, GENESIS))
+    OURS.check_fragment(Applied(1, GENESIS, GENESIS[:16]))
     OURS.check_fragment(CaughtUp(GENESIS))
-    for message in (Applied(2, GENESIS, GENESIS), Ready(255, GENESIS, 1, 1, 1, 1.0)):
+    for message in (Applied(2, GENESIS, GENESIS[:16]), Ready(255, GENESIS, 1, 1, 1, 1.0)):
         with pytest.raises(BadFrame, match=f"fragment {message.fragment} of 2"):
             OURS.check_fragment(message)
 
