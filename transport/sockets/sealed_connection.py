@@ -193,7 +193,7 @@ class SealedConnection:
                 return False
             self.moved_bytes += num_bytes
             self._left = self._left[num_bytes:]
-            self._gate.wait_after(num_bytes)
+            self._gate.wait_after(num_bytes, lambda: self.is_over)
         if self._sending is not None:
             self._sent_bytes += self._sending.size_bytes
             self._sending = None

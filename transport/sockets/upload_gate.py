@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 from transport.sealed.upload import Upload
 
+_LOOK_S = 0.25
+"""Whoever waits looks so often whether it still has to."""
+
 
 class UploadGate:
     """Any thread may call any of it."""
@@ -40,10 +43,12 @@ class UploadGate:
         with self._lock:
             return self._upload.wait_s(self._clock())
 
-    def wait_after(self, size_bytes: int) -> None:
-        """So many bytes have left: return when more may."""
-        if self.is_limited and (wait := self._take(size_bytes)) > 0.0:
-            self._sleep(wait)
+    def wait_after(self, size_bytes: int, is_over: Callable[[], bool] = lambda: False) -> None:
+        """So many bytes have left: return when more may, or soon after it ``is_over``."""
+        left = self._take(size_bytes) if self.is_limited else 0.0
+        while left > 0.0 and not is_over():
+            self._sleep(min(left, _LOOK_S))
+            left -= _LOOK_S
 
     def _take(self, size_bytes: int) -> float:
         with self._lock:

@@ -54,11 +54,16 @@ def opened_opener(key: bytes) -> Opener:
 
 
 def connection_of(
-    sock: socket.socket, *, is_ours: bool = False, limits: Limits = LIMITS, buffers: Buffers | None = None
+    sock: socket.socket,
+    *,
+    is_ours: bool = False,
+    limits: Limits = LIMITS,
+    buffers: Buffers | None = None,
+    gate: UploadGate | None = None,
 ) -> SealedConnection:
     sending, receiving = (UP, DOWN) if is_ours else (DOWN, UP)
     opened = Opened(b"p" * 32, 1, SESSIONS, is_ours, sock, opened_sealer(sending), opened_opener(receiving))
-    return SealedConnection(opened, buffers or Buffers(1 << 24), limits, UploadGate(None))
+    return SealedConnection(opened, buffers or Buffers(1 << 24), limits, gate or UploadGate(None))
 
 
 def both_ends(limits: Limits = LIMITS) -> tuple[SealedConnection, SealedConnection]:

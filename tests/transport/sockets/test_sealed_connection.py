@@ -20,6 +20,7 @@ from tests.transport.sockets.sealed_kit import (
 from transport.errors import BadRecord
 from transport.limits import Limits
 from transport.sockets.sealed_connection import WAITING_FRAMES, SealedConnection
+from transport.sockets.upload_gate import UploadGate
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +131,21 @@ def test_a_grown_window_may_wait_whole() -> None:
     ours, _ = both_ends(limits)
     assert ours.put(message(b"a", bytes(limits.largest_window)))
     assert ours.put(message(b"b", b"x"))
+
+
+def test_a_sender_that_its_limit_holds_back_leaves_soon_after_the_end() -> None:
+    near, _ = socket_pair()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        connection.end("the test is over")
+
+    connection = connection_of(near, gate=UploadGate(1000.0, lambda: 0.0, sleep))
+    with pytest.raises(OSError, match="Broken pipe"):
+        connection.send(0, message(b"a", bytes(60_000)))
+    assert len(slept) == 1
+    assert slept[0] < 1.0
 
 
 def test_the_descriptor_lives_until_both_threads_have_left() -> None:

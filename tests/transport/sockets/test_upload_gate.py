@@ -42,8 +42,17 @@ def test_control_is_counted_and_bulk_waits_for_it() -> None:
     assert hands.slept == []
     assert gate.wait_s() == pytest.approx(0.5 - BURST_S)
     gate.wait_after(100_000)
-    assert hands.slept == [pytest.approx(0.6 - BURST_S)]
+    assert sum(hands.slept) == pytest.approx(0.6 - BURST_S)
     assert gate.wait_s() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_whoever_is_over_waits_no_longer() -> None:
+    hands = Hands()
+    gate = hands.gate(1e6)
+    gate.count(60_000_000)
+    gate.wait_after(1000, lambda: len(hands.slept) == 3)
+    assert len(hands.slept) == 3
+    assert sum(hands.slept) < 1.0
 
 
 def test_without_a_limit_nobody_waits() -> None:
