@@ -8,9 +8,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.net.link_core import OF_THE_RUN, LinkNode
 from tests.net.stalling import ALL, Line, line
 from tests.net.swarm_kit import eventually, never, running
+from transport.sockets.bulk_threads import LaneThreads
+from transport.sockets.sealed_connection import SealedConnection
 from transport.sockets.sealed_lanes import Bulk
 from transport.sockets.traces import BulkLaneLostTrace, BulkLaneUpTrace, BulkOverControlTrace
 
@@ -109,6 +113,37 @@ def test_a_lane_that_breaks_again_and_again_loses_nothing_and_comes_back() -> No
         eventually(lambda: all_came_once(payloads, host, member))
         eventually(lambda: len(member.traced(BulkLaneUpTrace)) == 3)
         never(lambda: not all_came_once(payloads, host, member))
+
+
+def test_lanes_that_somebody_cuts_each_time_are_left_alone_for_a_while() -> None:
+    host, member = pair()
+    payloads = [os.urandom(200_000) for _ in range(60)]
+    with running(host, member), elsewhere(host) as (control, bulk):
+        member.dials(host, control.address)
+        for number in (1, 2, 3):
+            eventually(lambda number=number: len(member.traced(BulkLaneUpTrace)) == number)
+            exchange(host, member, payloads[20 * number - 20 : 20 * number])
+            bulk.cut()
+        (told,) = eventually(lambda: member.traced(BulkOverControlTrace))
+        assert "three times" in told.reason
+        eventually(lambda: all_came_once(payloads, host, member))
+        never(lambda: len(member.traced(BulkLaneUpTrace)) > 3, 1.5)
+
+
+def test_where_no_thread_is_to_be_had_bulk_goes_over_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(threads: LaneThreads, connection: SealedConnection) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(LaneThreads, "serve", fails)
+    host, member = pair()
+    payloads = [os.urandom(200_000) for _ in range(20)]
+    with running(host, member):
+        member.dials(host)
+        exchange(host, member, payloads)
+        eventually(lambda: all_came_once(payloads, host, member))
+        (told,) = eventually(lambda: member.traced(BulkOverControlTrace))
+        assert "new thread" in told.reason
+        assert not is_up(member)
 
 
 def test_bulk_that_moves_to_a_sealed_lane_is_not_said_again() -> None:

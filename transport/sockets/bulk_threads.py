@@ -46,15 +46,17 @@ class LaneThreads:
         self._receivers: list[_SharedReceiver] = []
 
     def serve(self, connection: SealedConnection) -> None:
-        """Have it served until it ends."""
+        """Have it served until it ends. Raises `OSError` or `RuntimeError` if no descriptor or no thread can
+        be had; then it has to be ended and its socket closed."""
         for gone in [each for each, two in self._threads.items() if not any(t.is_alive() for t in two)]:
             del self._threads[gone]
         if len(self._threads) < self._own:
             self._serve_alone(connection)
             return
-        if not self._senders:
-            self._senders = [_SharedSender() for _ in range(self._num_shared)]
-            self._receivers = [_SharedReceiver(self._tell) for _ in range(self._num_shared)]
+        while len(self._senders) < self._num_shared:
+            self._senders.append(_SharedSender())
+        while len(self._receivers) < self._num_shared:
+            self._receivers.append(_SharedReceiver(self._tell))
         connection.sock.setblocking(False)
         min(self._senders, key=len).serve(connection)
         min(self._receivers, key=len).serve(connection)

@@ -99,9 +99,14 @@ class LaneAsks:
         if refused.was_connected:  # it was taken as no offer: by now another session may have begun
             found.ask_from[dial.lane] = now + AGAIN_S
             self.count_trouble(found)
-        elif found.choice.refused(now):
+        else:
             where = "{}:{}".format(*dial.target)
-            self._runner.trace(BulkOverControlTrace(short(dial.peer), f"{where}: {refused.reason}"))
+            self.go_without(found, f"{where}: {refused.reason}")
+
+    def go_without(self, found: BulkPeer, why: str) -> None:
+        """No lane can be had for some minutes, which is told once."""
+        if found.choice.refused(self._runner.clock()):
+            self._runner.trace(BulkOverControlTrace(short(found.peer), why))
 
     def count_trouble(self, found: BulkPeer) -> None:
         """A lane ended that should not have."""

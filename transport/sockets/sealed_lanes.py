@@ -218,8 +218,14 @@ class SealedLanes:
             return
         older = found.lanes.get(opened.lane)
         connection = SealedConnection(opened, self.buffers, self._limits, self._gate)
+        try:
+            self._threads.serve(connection)
+        except (OSError, RuntimeError) as error:
+            connection.end(str(error))
+            opened.sock.close()
+            self._asks.go_without(found, f"{type(error).__name__}: {error}")
+            return
         found.lanes[opened.lane] = StandingLane(connection, LaneWatch(self._runner.clock()))
-        self._threads.serve(connection)
         found.choice.opened()
         self._runner.trace(BulkLaneUpTrace(short(peer), opened.lane))
         if older is not None:
@@ -237,7 +243,8 @@ class SealedLanes:
             return
         if isinstance(error, BadMessage):
             self._control.refuse(connection.peer, str(error))
-        elif isinstance(error, PeerFault):
+        elif isinstance(error, PeerFault) or self._control.reached(connection.peer) is not None:
+            # Whoever sits in between and cuts every lane gets three, and then bulk goes where it can.
             self._asks.count_trouble(self._peers.of(connection.peer))
         self._end(connection, connection.reason or str(error))
 
