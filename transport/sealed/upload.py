@@ -40,7 +40,3 @@ class Upload:
         self._free_at = max(self._free_at if self._free_at is not None else earliest, earliest)
         self._free_at += size_bytes / self._bytes_per_s
         return max(0.0, self._free_at - now)
-
-    def wait_s(self, now: float) -> float:
-        """Seconds until bytes may leave."""
-        return max(0.0, self._free_at - now) if self._free_at is not None else 0.0

@@ -27,21 +27,20 @@ class UploadGate:
     ) -> None:
         self._upload, self._clock, self._sleep = Upload(bytes_per_s), clock, sleep
         self._lock = threading.Lock()
+        self._counted_until = clock()
         self.is_limited = bytes_per_s is not None
         self.slice_bytes = self._upload.slice_bytes
         """Hand at most so many to a socket at a time."""
 
     def count(self, size_bytes: int) -> None:
-        """So many bytes leave, and nobody waits for that."""
+        """So many bytes leave, and nobody waits for that now."""
         if self.is_limited:
-            self._take(size_bytes)
+            self._counted_until = self._clock() + self._take(size_bytes)
 
     def wait_s(self) -> float:
-        """Seconds until bulk may leave; 0 when it may."""
-        if not self.is_limited:
-            return 0.0
-        with self._lock:
-            return self._upload.wait_s(self._clock())
+        """Seconds until bulk of whoever counts may leave, which is when all has had its time that left
+        before its last; what others have sent since does not hold it back, or they always would."""
+        return max(0.0, self._counted_until - self._clock()) if self.is_limited else 0.0
 
     def wait_after(self, size_bytes: int, is_over: Callable[[], bool] = lambda: False) -> None:
         """So many bytes have left: return when more may, or soon after it ``is_over``."""

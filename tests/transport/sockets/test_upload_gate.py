@@ -46,6 +46,25 @@ def test_control_is_counted_and_bulk_waits_for_it() -> None:
     assert gate.wait_s() == pytest.approx(0.0, abs=1e-9)
 
 
+def test_bulk_of_the_drivers_thread_has_its_turn_among_threads_that_send_all_the_time() -> None:
+    now, slept = [0.0], [0.0]
+    gate = UploadGate(1e6, lambda: now[0], slept.append)
+    ready, sent = [0.0] * 3, [0] * 3
+    while min(ready) < 10.0:
+        now[0] = min(ready)
+        sender = ready.index(now[0])
+        slept[:] = [0.0]
+        if sender:
+            gate.wait_after(gate.slice_bytes)
+            sent[sender] += gate.slice_bytes
+        elif gate.wait_s() == 0.0:
+            gate.count(100_000)
+            sent[sender] += 100_000
+        ready[sender] += sum(slept) if sender else max(1e-6, gate.wait_s())
+    assert sent[0] >= 3_000_000
+    assert sum(sent) == pytest.approx(10e6, rel=0.03)
+
+
 def test_whoever_is_over_waits_no_longer() -> None:
     hands = Hands()
     gate = hands.gate(1e6)
