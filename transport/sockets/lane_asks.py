@@ -98,6 +98,7 @@ class LaneAsks:
         found = self._peers.of(dial.peer)
         if refused.was_connected:  # it was taken as no offer: by now another session may have begun
             found.ask_from[dial.lane] = now + AGAIN_S
+            found.ended.add(dial.lane)  # the peer may think that it is up
             self.count_trouble(found)
         else:
             where = "{}:{}".format(*dial.target)

@@ -184,6 +184,16 @@ def test_a_closed_port_is_told_once_and_a_wrong_answer_after_three_times() -> No
     assert len(other.runner.traces) == 1
 
 
+def test_a_lane_that_only_the_other_end_may_think_is_up_counts_as_one_that_ended() -> None:
+    end = dialler()
+    for was_connected in (False, True):
+        end.asks.ask_due(end.runner.now)
+        end.hears(HIGH, LaneOffer(1, 7001, b"i" * 16, b"s" * 32))
+        end.asks.refused(DialRefused(end.door.dials[-1], "nobody answers there", was_connected))
+        end.runner.now += 301.0
+        assert end.peers.of(HIGH).ended == ({1} if was_connected else set())
+
+
 def test_words_that_no_driver_says_and_too_many_of_them_are_the_peers_fault() -> None:
     end = dialler()
     with pytest.raises(BadFrame):
