@@ -21,6 +21,8 @@ class Sample:
     name: str
     life: int
     at: float
+    cpu_s: float
+    """Seconds of a processor since it began."""
     mib: float
     threads: int
     descriptors: int

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 
 from chaos_story import Sample, Story, Verdict
 
-SETTLED_S = 60.0
-"""After so long a process has loaded what it needs, on a busy machine too."""
+SETTLED_CPU_S = 15.0
+"""After so many seconds of a processor a process has loaded what it needs, on a busy machine too."""
 GROWN, MEMORY, THREADS, DESCRIPTORS, RESTING_MEMORY, RESTING_THREADS, RESTING_DESCRIPTORS = (
-    f"R1: MiB more than after its first {SETTLED_S:.0f} s",
+    f"R1: MiB more than after its first {SETTLED_CPU_S:.0f} s of a processor",
     "R1: MiB",
     "R3: threads",
     "R3: descriptors",
@@ -38,14 +38,12 @@ def too_much(story: Story, verdict: Verdict) -> Iterable[str]:
 
 
 def _most(samples: Iterable[Sample]) -> dict[tuple[str, str], float]:
-    began: dict[tuple[str, int], float] = {}
     settled: dict[tuple[str, int], float] = {}
     most: dict[tuple[str, str], float] = defaultdict(float)
     for sample in samples:
-        life = sample.name, sample.life
         measured = {MEMORY: sample.mib, THREADS: sample.threads, DESCRIPTORS: sample.descriptors}
-        if sample.at - began.setdefault(life, sample.at) >= SETTLED_S:
-            measured[GROWN] = sample.mib - settled.setdefault(life, sample.mib)
+        if sample.cpu_s >= SETTLED_CPU_S:
+            measured[GROWN] = sample.mib - settled.setdefault((sample.name, sample.life), sample.mib)
         for what, found in measured.items():
             most[what, sample.name] = max(found, most[what, sample.name])
     return most

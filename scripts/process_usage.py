@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 MIB = 1 << 20
@@ -10,6 +11,15 @@ MIB = 1 << 20
 def resident_mib(pid: int) -> float:
     """Resident memory."""
     return _number(pid, "VmRSS:") * 1024 / MIB
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of a processor since it began, its threads' together."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def num_threads(pid: int) -> int:

@@ -68,7 +68,7 @@ def story() -> Story:
             told = {"index": index, "head": head.hex(), "number": own, "members": len(weights)}
             lines.append(line("committed", key, index + 0.5, **told, **held(str(index), values)))
     lines.append(line("saved", BOB, 1.7, index=1))
-    samples = [Sample(name, 1, at, 300.0, 9, 30) for at in (0.0, 70.0, 80.0) for name in ("ann", "host")]
+    samples = [Sample(name, 1, at, at, 300.0, 9, 30) for at in (0.0, 70.0, 80.0) for name in ("ann", "host")]
     bounds = {
         GROWN: 20.0,
         MEMORY: 400.0,
@@ -283,7 +283,7 @@ def test_what_a_restoring_record_gives_up_is_all_behind_its_state() -> None:
 
 def test_a_file_that_is_open_for_a_moment_at_rest_is_no_leak() -> None:
     of = story()
-    of.samples = [*of.samples, Sample("ann", 1, 80.5, 300.0, 12, 38)]
+    of.samples = [*of.samples, Sample("ann", 1, 80.5, 80.5, 300.0, 12, 38)]
     assert judge(of).broken == []
     assert judge(replace(of, rests=[(0.0, 1.0), (80.2, 81.0)])).broken != []
 
