@@ -64,7 +64,7 @@ def test_an_exchange_takes_what_its_bytes_take() -> None:
     for each in report.rounds:
         assert each.participants == 4
         assert each.exchange_s == pytest.approx(wire_s, rel=0.06)
-    sent = sum(each.sent["exchange"] for each in report.peers) / 4 / 4
+    sent = sum(each.sent["exchange"] + each.sent.get("early", 0) for each in report.peers) / 4 / 4
     assert sent == pytest.approx(2 * 3 / 4 * 4 * 5e6, rel=0.01)
 
 
