@@ -6,13 +6,14 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from tests.net.link_core import OF_THE_RUN, LinkNode
 from tests.net.stalling import ALL, Line, line
 from tests.net.swarm_kit import eventually, never, running
+from transport.sockets import bulk_door
 from transport.sockets.bulk_threads import LaneThreads
 from transport.sockets.sealed_connection import SealedConnection
 from transport.sockets.sealed_lanes import Bulk
@@ -97,6 +98,32 @@ def test_a_closed_bulk_port_costs_one_line_and_bulk_goes_over_curve() -> None:
         (told,) = eventually(lambda: member.traced(BulkOverControlTrace))
         assert "Connection refused" in told.reason
         never(lambda: len(member.traced(BulkOverControlTrace)) > 1, 1.0)
+
+
+@pytest.mark.parametrize("dial_s", [1000.0, 0.2])
+def test_a_bulk_port_that_never_answers_holds_nothing_up_and_costs_one_line(
+    dial_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, member = pair()
+    payloads = [os.urandom(300_000) for _ in range(20)]
+    monkeypatch.setattr(bulk_door, "DIAL_S", dial_s)
+    with running(host, member), line(host.address, at=(_ELSEWHERE, 0)) as control, ExitStack() as stack:
+        assert host.driver.bulk_address is not None
+        at = _ELSEWHERE, int(host.driver.bulk_address.rpartition(":")[2])
+        full = stack.enter_context(socket.create_server(at, backlog=0))
+        for _ in range(3):  # the kernel answers nobody after these
+            other = stack.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        member.dials(host, control.address)
+        exchange(host, member, payloads)
+        eventually(lambda: all_came_once(payloads, host, member))
+        if dial_s > 100.0:
+            assert not member.traced(BulkOverControlTrace), "nobody waited for the end of that attempt"
+            return
+        (told,) = eventually(lambda: member.traced(BulkOverControlTrace))
+        assert "nobody answers there" in told.reason
+        never(lambda: len(member.traced(BulkOverControlTrace)) > 1, 0.5)
 
 
 def test_a_lane_that_breaks_again_and_again_loses_nothing_and_comes_back() -> None:

@@ -42,7 +42,8 @@ class Outgoing:
     """One message of ours, and what it counts as."""
 
     lane: int
-    header: bytes
+    header: bytes = field(repr=False)
+    """What two drivers say to each other has secrets in it."""
     payload: bytes | bytearray | memoryview | None
     purpose: str
     again: bool

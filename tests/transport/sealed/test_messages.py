@@ -10,6 +10,7 @@ from transport.frames import from_items, pack, to_items, unpack
 from transport.sealed.messages import LaneAsk, LaneOffer
 from transport.sealed.opening import Offers, OpenedLane, accept, ask
 from transport.sealed.seals import Opener, Sealer
+from transport.sockets.wire import DRIVER_LANE, Outgoing
 
 
 def test_both_come_back_as_they_were_said() -> None:
@@ -48,6 +49,7 @@ def test_no_secret_key_or_id_is_in_the_text_of_anything() -> None:
     assert isinstance(lane, OpenedLane)
     told: list[object] = [asked, offer, offers, sealer, opener, lane, keys, to_items(asked)[:2]]
     told += [Sealer(keys.sending), Opener(keys.sending)]
+    told += [Outgoing(DRIVER_LANE, pack(word), None, "control", False) for word in (asked, offer)]
     texts = "".join(f"{each!r}{each!s}" for each in told)
     with pytest.raises(BadFrame) as raised:
         from_items([165, 1, asked.secret + b"?"])
