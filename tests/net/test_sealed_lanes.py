@@ -254,6 +254,21 @@ def test_both_ends_that_dial_agree_on_one_lane() -> None:
         never(lambda: len(one.traced(BulkLaneUpTrace)) > 1, 1.0)
 
 
+@pytest.mark.parametrize("who", [0, 1])
+def test_what_was_on_its_way_over_the_lane_of_one_of_two_that_dial_is_said_again(who: int) -> None:
+    one, other = LinkNode(1), LinkNode(2)
+    payloads = [os.urandom(200_000) for _ in range(50)]
+    with running(one, other):
+        one.dials(other)
+        other.dials(one)
+        eventually(lambda: is_up(one, other) and one.linked.ups and other.linked.ups)
+        eventually(lambda: all(sorted(set(each.linked.ups)) == [0, 1] for each in (one, other)))
+        exchange(one, other, payloads)
+        ends, peer = (one, other) if who else (other, one)
+        ends.run(lambda core, now: ends.driver.sealed.give_up_peer(peer.key))
+        eventually(lambda: all_came_once(payloads, one, other))
+
+
 def test_strangers_at_the_bulk_port_cost_members_nothing() -> None:
     host, member = pair()
     payloads = [os.urandom(200_000) for _ in range(50)]

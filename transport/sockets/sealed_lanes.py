@@ -234,7 +234,8 @@ class SealedLanes:
         # one before it the peer may not have seen the end: then what it said since was lost with that.
         is_first = older is None and opened.lane not in found.ended
         found.ended.discard(opened.lane)
-        if opened.is_ours and not (is_first and self._control.is_up(peer, opened.lane)):
+        stands = self._control.is_up(peer, opened.lane)  # if both dial, beside the other end's lane too
+        if not (is_first and stands) and (opened.is_ours or stands):
             self._runner.feed(lambda now: self._runner.core.connected(now, peer, opened.lane))
 
     def _has_ended(self, ended: Ended) -> None:
@@ -277,6 +278,7 @@ class SealedLanes:
             self._asks.say_ended(peer, number)  # whoever dialled may not see the end, and greets after it
             if number > 1:  # nothing else carries that lane
                 self._runner.feed(lambda now: self._runner.core.ended(now, peer, number))
+            self._greet_again(peer, number)  # if both dial: for the core what is lost went over ours
             return
         found.ended.add(number)
         if not self._greet_again(peer, number):
