@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[type, str]] = {
     "pseudo-gradient": (LocalState, "measured_gradient"),
     "apply": (TensorReplica, "apply"),
     "outer step": (OuterState, "step"),
-    "digest": (TensorReplica, "digest"),
+    "check": (TensorReplica, "check"),
     "land": (TensorReplica, "land"),
 }
 """Methods that are timed; "pseudo-gradient" lies within "contribution", "outer step" within "apply"."""

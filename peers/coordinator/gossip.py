@@ -101,7 +101,7 @@ class GossipMode:
         """Members are asked in turn, so that one that moves too fast is not asked for ever."""
         num_fragments = course.manifest.num_fragments if course.manifest is not None else 0
         active = self._roster.active_in(course.number)
-        whole = [entry for entry in active if len(entry.checks) == num_fragments]
+        whole = [e for e in active if len(e.checks) == num_fragments and not e.out_of_sight]
         return whole[course.num_donations % len(whole)] if whole else None
 
     def left_behind(self, course: Course, entry: Entry | None = None) -> list[Entry]:

@@ -110,7 +110,7 @@ def test_the_benchmark_of_rounds_counts_what_the_training_thread_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = bench_round.main(["--elements", "70000", "--rounds", "2"])
-    assert min(rows["contribution"], rows["apply"], rows["digest"], rows["land"]) > 0
+    assert min(rows["contribution"], rows["apply"], rows["check"], rows["land"]) > 0
     assert 0 < rows["pseudo-gradient"] < rows["contribution"] < rows["training thread"] < rows["process"]
     assert rows["sync"] > 0
     assert rows["peak memory"] > 2, "a state of two vectors at least"
