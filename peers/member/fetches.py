@@ -6,6 +6,7 @@ at a time. What a fetched state or result is for is decided in `peers.member.fol
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +20,9 @@ from peers.protocol.record import Record
 from transport.collectives.fetch import BlobBuffer, Fetch, Lack, Piece
 from transport.effects import NEVER, EncodedResult, Payload, Phantom
 from transport.limits import Limits
+
+MAX_TIMES_LACKED = 4
+"""A member that lacked a result so often is not asked for it again."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,8 @@ class ResultFetch:
     fetch: Fetch
     lacking: set[bytes] = field(default_factory=set)
     """Members that did not have the result when they were asked, and may have it soon."""
+    times_lacked: Counter[bytes] = field(default_factory=Counter)
+    """By member. Each is asked so often only: of many who all lack it, one would be asked for ever."""
 
 
 class Fetches:
@@ -176,7 +182,9 @@ class Fetches:
         """A donor does not have what it was asked for, perhaps not yet."""
         for each in self.results:
             if each.fetch.blob == message.blob and peer in each.fetch.donors:
-                each.lacking.add(peer)
+                each.times_lacked[peer] += 1
+                if each.times_lacked[peer] < MAX_TIMES_LACKED:
+                    each.lacking.add(peer)
         for fetch in self._all():
             if fetch.blob == message.blob:
                 fetch.drop(peer)

@@ -271,6 +271,18 @@ def test_who_lacked_a_result_is_asked_again_while_somebody_has_it() -> None:
     assert fetches.donors() == {DONOR}
 
 
+def test_a_result_that_all_lack_again_and_again_is_given_up() -> None:
+    """With many donors some are always about to be asked once more."""
+    behind = Behind(Wire(), 1)
+    fetches, (found,) = behind.fetches, behind.fetches.results
+    others = [DONOR, *(bytes([each]) * 32 for each in range(1, 16))]
+    found.fetch.add_donors(others[1:])
+    for tick in range(4 * len(others)):
+        fetches.drop_lacking(tick / 100, others[tick % len(others)], Lack(found.record.result))
+        fetches.tick(tick / 100)
+    assert not behind.fetches.finish_results(behind.records)
+
+
 def test_a_result_that_has_come_whole_is_kept_and_can_be_decoded() -> None:
     wire = Wire()
     behind = Behind(wire, 1)
