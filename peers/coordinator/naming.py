@@ -53,7 +53,14 @@ def _wanted(state: RunState, course: Course, now: float) -> list[Entry]:
     if state.rules.gossips:
         return [donor] if waiting and (donor := _next_donor(state, course, now)) else []
     holders = [entry for entry in state.roster.entered_in(course.number) if entry.holds_state]
-    return holders if waiting or (state.recompute_bytes and 2 <= len(holders) < FEW) else []
+    return holders if waiting or _are_few(state, course) else []
+
+
+def _are_few(state: RunState, course: Course) -> bool:
+    """Whether all who hold a state, of whatever version, are to be bound by their word. A round must never
+    wait for a name that nobody was told to find."""
+    num_holders = sum(entry.holds_state for entry in state.roster.entered_in(course.number))
+    return bool(state.recompute_bytes) and 2 <= num_holders < FEW
 
 
 def _next_donor(state: RunState, course: Course, now: float) -> Entry | None:
@@ -78,12 +85,12 @@ def patience_s(state: RunState, course: Course, fragment: int | None = None) -> 
 def unbound(state: RunState, course: Course, fragment: int) -> list[Entry]:
     """Members that hold the newest version of a fragment and have not named it yet, where each is to be bound
     by its word before a round opens."""
-    if state.rules.gossips or not state.recompute_bytes:
+    if state.rules.gossips or not _are_few(state, course):
         return []
     version = course.chain.base(fragment)
     entered = state.roster.entered_in(course.number)
     holders = [e for e in entered if e.holds_state and e.checks.get(fragment, (b"", b""))[0] == version]
-    if not 2 <= len(holders) < FEW:
+    if len(holders) < 2:
         return []
     return [e for e in holders if not e.out_of_sight and version not in e.names.get(fragment, {})]
 

@@ -84,6 +84,18 @@ def test_a_round_of_many_and_one_of_a_host_that_computes_nothing_wait_for_no_nam
         assert len(swarm.told(1, Open)) == 1
 
 
+def test_a_fourth_that_tells_nothing_of_its_state_has_no_round_of_three_wait_for_names() -> None:
+    swarm = holding(3, recomputes=True)
+    name(swarm, 1, 2, 3)
+    swarm.enter(4, head=ROOT, holds_state=True)
+    for index in (1, 2, 3):
+        swarm.hear(index, Applied(0, ROOT, check_of(NAME)))  # names under it are to be told anew
+    assert orders(swarm, 1)[-1] is False
+    for index in (1, 2, 3):
+        swarm.ready(index)
+    assert len(swarm.told(1, Open)) == 1
+
+
 def test_one_that_never_names_its_state_is_taken_to_hold_none() -> None:
     swarm = holding(2, recomputes=True, min_peers=1)
     swarm.ready(1)
