@@ -66,8 +66,17 @@ def begun(state: RunState, now: float, course: Course, entry: Entry, message: Sa
     if state.rules.gossips or versions is None:
         return
     for fragment, version in enumerate(versions):
-        if course.saves.agreed(fragment, version) is None:
+        if course.saves.agreed(fragment, version) is None and _may_be_held(course, fragment, version):
             naming.ask(state, course, now, fragment, version)
+
+
+def _may_be_held(course: Course, fragment: int, version: bytes) -> bool:
+    """Members keep the newest version and the one before it. To ask for older ones would have them tell the
+    coordinator of those, as often as somebody likes, until it remembers none that counts."""
+    newest = course.chain.base(fragment)
+    record = course.chain.record_of(newest)
+    before = course.chain.versions_at(record.parent, fragment + 1) if record is not None else None
+    return version == newest or (before is not None and version == before[fragment])
 
 
 def holds_another(course: Course, entry: Entry) -> bool:

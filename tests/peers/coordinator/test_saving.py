@@ -10,10 +10,12 @@ from peers.coordinator import saving
 from peers.coordinator.journal import StateSaved
 from peers.coordinator.saves import SavedState
 from peers.protocol.held import state_name
-from peers.protocol.messages import CatchUp, Done, Leave, Refused, Saved, SaveNow
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Done, Leave, Refused, Saved, SaveNow
+from peers.protocol.naming import NameState, Saving
 from peers.protocol.orders import Obeyed
 from peers.protocol.traces import SavedOtherTrace, SavedTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
+from tests.peers.member.fakes import check_of
 from transport.frames import unpack
 
 DIGEST = b"d" * 32
@@ -207,3 +209,21 @@ def test_where_nobody_has_a_state_none_is_saved() -> None:
         answer = swarm.core.save_now(0.0)
         assert isinstance(answer, Refused)
         assert answer.code == "none"
+
+
+def test_members_are_asked_to_name_what_they_may_hold_and_nothing_older_however_often_one_says_it_saves() -> (
+    None
+):
+    swarm = trained(5)
+    heads = [swarm.chain.head]
+    for _ in range(4):
+        serial = opened(swarm, 1, 2, 3, 4, 5).serial
+        for index in range(1, 6):
+            swarm.hear(index, Done(serial, 0, RESULT))
+        heads.append(swarm.chain.head)
+        for index in range(1, 6):
+            swarm.hear(index, Applied(0, swarm.chain.head, check_of(swarm.chain.head)))
+            swarm.hear(index, CaughtUp(swarm.chain.head))
+    for head in [*heads, *heads]:
+        swarm.hear(5, Saving(head))
+    assert [order.version for order in swarm.told(1, NameState)] == heads[-2:]
