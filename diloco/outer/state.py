@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Lock
 
 from torch import Tensor
@@ -37,8 +37,6 @@ class _Former:
     count: int
     version: int
     check: bytes
-    pinned: bool
-    """A view of ``state`` was given away: it must not change any more."""
 
 
 @dataclass(slots=True)
@@ -188,9 +186,7 @@ class OuterState:
         return self._device.empty(len(held.state))
 
     def _replace(self, held: _Fragment, new: Tensor, count: int, check: bytes) -> None:
-        # Who reads the old state just now may take longer than until the next step.
-        pinned = held.pinned or held.readers > 0
-        old = _Former(held.state, held.count, held.version, held.check, pinned)
+        old = _Former(held.state, held.count, held.version, held.check)
         held.replace(new, count, check)
         held.former = old if self.keeps_former else None
 
@@ -218,7 +214,6 @@ class OuterState:
                 return self._view(fragment)
             if held.former is None or held.former.version != version:
                 return None
-            held.former = replace(held.former, pinned=True)
             return state_view(held.former.state, held.former.count, version)
 
     @contextmanager
