@@ -172,7 +172,7 @@ def test_a_host_goes_back_to_an_earlier_commit_where_its_owner_says_so(tmp_path:
         before = records_in(tmp_path / "story")
         person.host(*train, "--resume", "2")
         person.until("host", "this worker begins with its checkpoint of commit 0")
-        person.until("host", f"round {len(before) + 2}: 1 worker")
+        person.until("host", f"round {len(before) + 1} (commit {len(before) + 2}): 1 worker")
         person.interrupt("host")
     after = records_in(tmp_path / "story")
     assert after[: len(before)] == before
