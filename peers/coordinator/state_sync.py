@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from peers.coordinator import naming, recomputing, restoring, rounds, saving
 from peers.coordinator.adoption import is_newer
+from peers.coordinator.agreement import states_told
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry, MemberState
@@ -95,6 +96,9 @@ def named(state: RunState, now: float, course: Course, entry: Entry, message: St
 
 
 def _compare(state: RunState, course: Course, now: float, fragment: int) -> None:
+    version = course.chain.base(fragment)
+    if len(states_told(state.roster.entered_in(course.number), fragment, version)) > 1:
+        naming.ask(state, course, now, fragment, version)  # who says no more than the check may hold either
     recomputing.look_at(state, course, fragment)
     settle(state, course, now, fragment)
 

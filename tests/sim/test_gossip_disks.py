@@ -48,7 +48,7 @@ def test_everybody_dies_again_and_again_and_nobody_begins_anew(seed: int) -> Non
         world.all_die(power=rng.random() < 0.5)
         missing = rng.choice([None, *world.workers])
         come_back(world, rng, *(index for index in world.workers if index != missing))
-        net.run(net.now + 2 * BOUND_S)
+        net.run(net.now + 3 * BOUND_S)  # in a grid each step waits for who is missing
         for worker in world.living():
             assert worker.held is not None
             assert worker.loop.active

@@ -66,6 +66,16 @@ def test_a_joiner_is_sent_to_nobody_who_names_another_one_under_the_same_check()
     assert order.donors == (key(2), key(3), key(4))
 
 
+def test_where_two_names_are_told_under_one_check_all_who_hold_it_are_asked_and_most_decide() -> None:
+    swarm = holding(5)
+    name(swarm, 1)
+    name(swarm, 2, name=OTHER)
+    assert [len(swarm.told(index, NameState)) for index in (3, 4, 5)] == [1, 1, 1]
+    name(swarm, 3, 4)
+    assert not swarm.core.roster.entries[key(2)].holds_state, "it fetches the state again"
+    assert all(swarm.core.roster.entries[key(index)].holds_state for index in (1, 3, 4, 5))
+
+
 def test_a_round_of_few_waits_until_each_is_bound_by_its_word() -> None:
     swarm = holding(2, recomputes=True)
     swarm.ready(1)
