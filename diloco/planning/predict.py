@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from diloco.methods.cost import (
-    Cost,
     basis_values,
     cost_of,
     element_bytes,
@@ -89,8 +88,7 @@ def predict(method: Method, num_parameters: float, swarm: UniformSwarm) -> Predi
     """What `method` does on equal peers. Where ranks and H adapt, it is before they have."""
     cost = cost_of(method, num_parameters, swarm.peers)
     wire_s = 8 * cost.per_outer_step / swarm.exchange_bps
-    latency_s = _latency_s(method, cost, wire_s, swarm.rtt_s / 2, swarm.peers)
-    load = _load(method, swarm.step_s, wire_s, latency_s)
+    load = _load(method, swarm.step_s, wire_s, cost.ways * swarm.rtt_s / 2)
     at_once = max(len(load.due(step)) for step in range(1, load.sync_every + 1))
     exchange_s = at_once * wire_s + load.latency_s
     if method.gossips:
@@ -115,22 +113,6 @@ def memory(method: Method, num_parameters: float, num_peers: int) -> tuple[float
     host = 4 * num_parameters * vectors + 4 * fragment * in_flight + 2 * wire
     host += 4 * basis_values(method, num_parameters)
     return _ADAM_BYTES * num_parameters + 4 * fragment, host
-
-
-_EARLY_SHARE = 0.5
-"""Of that time, what the model takes off: in simulations it is all of it, but for `dilocox` with high ranks,
-where it is nothing."""
-
-
-def _latency_s(method: Method, cost: Cost, wire_s: float, way_s: float, num_peers: int) -> float:
-    """Seconds of the ways of an outer step, but for those in which parts travel already: while the
-    coordinator is asked (`peers.member.early_parts`), where rounds have the same members each time."""
-    latency_s = cost.ways * way_s
-    if method.gossips or method.quorum:
-        return latency_s
-    part, mean = element_bytes(method.codec, method), mean_bytes(method, num_peers)
-    asking_s = min(2 * method.exchanges_per_step * way_s, wire_s * part / (part + mean))
-    return latency_s - _EARLY_SHARE * asking_s
 
 
 def _load(method: Method, step_s: float, wire_s: float, latency_s: float) -> Load:
@@ -200,15 +182,13 @@ def predict_scenario(scenario: Scenario) -> float:
     assert model is not None, "only timed scenarios are predicted"
     method, peers = scenario.settings().method.resolved(), peers_of(scenario)
     cost = cost_of(method, model.parameters, len(peers))
-    way_s = _way_s(scenario)
+    latency_s = cost.ways * _way_s(scenario)
 
     def wire_s(group: int) -> float:
         sent = cost.exchanges * exchange_bytes(method, model.parameters, group)
         return max(_access_s(peers, sent), _lines_s(scenario, sent, group))
 
-    whole_s = wire_s(len(peers))
-    latency_s = _latency_s(method, cost, whole_s, way_s, len(peers))
-    load = _load(method, 0.0, whole_s, latency_s)
+    load = _load(method, 0.0, wire_s(len(peers)), latency_s)
     rng = np.random.default_rng(scenario.seed)
     means = np.array([peer.step_time.step_s for peer in peers])
     jitter = np.array([peer.step_time.jitter for peer in peers])

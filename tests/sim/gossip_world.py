@@ -40,6 +40,7 @@ LIMITS = Limits(
     window_bytes=64 * 1024,
     buffer_bytes=1024 * 1024,
     spare_bytes=64 * 1024,
+    early_bytes=16 * 1024,
     chunk_elements=64,
 )
 HOST = hashlib.sha256(b"gossip host").digest()

@@ -53,6 +53,7 @@ LIMITS = Limits(
     window_bytes=64 * 1024,
     buffer_bytes=1024 * 1024,
     spare_bytes=64 * 1024,
+    early_bytes=16 * 1024,
     chunk_elements=64,
 )
 TIMEOUT_S = 2.0
