@@ -313,6 +313,9 @@ class Worker:
         """Take all events, also those that a command brings: to confirm one commit hands over the next."""
         now = self._net.now
         while (event := self._next_event()) is not None:
+            if isinstance(event, NameWanted):
+                self._name(event)
+                continue
             commands = self.session.event(now, event)
             for watcher in self._watchers:
                 watcher.event(now, self, event)
