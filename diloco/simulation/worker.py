@@ -33,7 +33,7 @@ from transport.simnet.links import NS
 from transport.simnet.network import SimNetwork
 
 _REPORT_EVERY_S = 2.0
-_NAMES_S = 0.02
+NAMES_S = 0.02
 """Seconds of hashing a state."""
 _MAX_STEPS = 1000
 """Inner steps counted in one go."""
@@ -303,11 +303,11 @@ class Worker:
 
         def answer() -> None:
             if self.process.frozen and self.process.alive:
-                self._net.at(_NAMES_S, answer)
+                self._net.at(NAMES_S, answer)
             elif self.runs:
                 self._run([named])
 
-        self._net.at(_NAMES_S, answer)
+        self._net.at(NAMES_S, answer)
 
     def _take_inbox(self) -> None:
         """Take all events, also those that a command brings: to confirm one commit hands over the next."""

@@ -141,6 +141,8 @@ class Course:
     """By fragment: the newest version of which different states were told."""
     name_every: set[bytes] = field(default_factory=set)
     """Members that were told to name every version."""
+    unnamed_since: float | None = None
+    """Since when somebody waits for the state, and not all of it is named; None if nobody does."""
     unbound_since: dict[int, tuple[bytes, float]] = field(default_factory=dict)
     """By fragment: the version of which names are waited for, and since when (`naming`)."""
     opens_at: float = 0.0

@@ -38,6 +38,18 @@ def give_orders(state: RunState, course: Course, now: float) -> None:
     for key in course.name_every - {entry.key for entry in wanted}:
         _order(state, now, state.roster.entries[key], on=False)
     course.name_every = {entry.key for entry in wanted}
+    if not _lacks_names(state, course, now):
+        course.unnamed_since = None
+    elif course.unnamed_since is None:
+        course.unnamed_since = now
+
+
+def _lacks_names(state: RunState, course: Course, now: float) -> bool:
+    """Whether somebody waits for the state, and most have yet to name a fragment's newest version."""
+    if state.rules.gossips or course.manifest is None or course.chain.head == GENESIS:
+        return False
+    is_waiting = any(now >= entry.served_from for entry in state.roster.waiting_in(course.number))
+    return is_waiting and not all(name for _, name, _ in state.mode.sources(course))
 
 
 def _order(state: RunState, now: float, entry: Entry, *, on: bool) -> None:
@@ -96,7 +108,12 @@ def unbound(state: RunState, course: Course, fragment: int) -> list[Entry]:
 
 
 def binds(state: RunState, course: Course, now: float, fragment: int) -> bool:
-    """Whether a round of a fragment has to wait for names."""
+    """Whether a round of a fragment has to wait for names: of those who are to be bound by them, or, where
+    hashing takes longer than rounds do, so that somebody who has waited for the state for long gets it."""
+    if course.unnamed_since is not None:
+        begins = course.unnamed_since + state.rules.failure_timeout_s
+        if begins <= now < begins + patience_s(state, course):
+            return True
     return bool(unbound(state, course, fragment)) and now < _ends(state, course, now, fragment)
 
 

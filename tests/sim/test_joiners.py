@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from diloco.simulation import worker
 from diloco.simulation.report.report import SimulationReport
 from diloco.simulation.runner import simulate
 from diloco.simulation.scenario import parse_scenario
@@ -13,15 +14,17 @@ from diloco.simulation.scenario import parse_scenario
 STEP_S = 0.25
 
 
-def run_with_a_joiner(num_fragments: int, joins_at: float, delay: int = 0) -> SimulationReport:
+def run_with_a_joiner(
+    num_fragments: int, joins_at: float, delay: int = 0, *, sync_every: int = 20, rounds: int = 12
+) -> SimulationReport:
     """Four peers of one pace, and a fifth that comes later."""
     step = {"step": f"{STEP_S}s", "spread": 0.05, "up": "100Mbps", "latency": "10ms"}
-    method = {"preset": "local_sgd", "sync_every": 20, "num_fragments": num_fragments, "delay": delay}
+    method = {"preset": "local_sgd", "sync_every": sync_every, "num_fragments": num_fragments, "delay": delay}
     scenario = {
         "name": "a joiner",
         "mode": "timed",
         "seed": 1,
-        "run": {"rounds": 12, "min_peers": 2, "failure_timeout_s": 5.0, "grace_s": 5.0},
+        "run": {"rounds": rounds, "min_peers": 2, "failure_timeout_s": 5.0, "grace_s": 5.0},
         "method": method,
         "model": {"parameters": 900, "tokens_per_step": 64},
         "peers": [
@@ -53,3 +56,15 @@ def test_who_joins_comes_to_offer_each_fragment_when_the_others_do(
     # It may be late for its first round by what it missed of a step; from then on it is in step.
     assert with_it[0] < before + 2 * STEP_S
     assert max(with_it[1:]) < before + STEP_S
+
+
+# A round takes two seconds, and of four fragments one commits every half a second.
+@pytest.mark.parametrize(("num_fragments", "names_s"), [(1, 0.3), (1, 3.0), (4, 3.0)])
+def test_who_joins_gets_the_state_though_hashing_it_takes_longer_than_rounds_do(
+    num_fragments: int, names_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "NAMES_S", names_s)
+    report = run_with_a_joiner(num_fragments, 15.0, sync_every=8, rounds=20)
+    assert report.violations == []
+    with_it = [members for _, _, members in between_commits(report) if members == 5]
+    assert len(with_it) >= 5 * num_fragments

@@ -181,3 +181,30 @@ def test_with_gossip_only_the_next_donor_names_and_one_that_does_not_is_passed_o
     assert again != asked
     name(swarm, *again)
     assert [order.donors for order in swarm.told(9, CatchUp)] == [(key(again[0]),)]
+
+
+def test_rounds_wait_for_names_while_one_has_waited_for_long_and_not_without_end() -> None:
+    swarm = holding(5)
+    swarm.enter(9)
+    swarm.later(0.0)
+    patience_s = swarm.core.state.rules.failure_timeout_s
+    swarm.later(patience_s + 0.1)
+    for index in range(1, 6):
+        swarm.ready(index)
+    assert swarm.told(1, Open) == []
+    name(swarm, 1, 2)
+    assert swarm.told(1, Open) == []
+    swarm.later(100.0)
+    assert len(swarm.told(1, Open)) == 1, "most do not say"
+
+
+def test_rounds_go_on_as_soon_as_one_who_waited_has_donors() -> None:
+    swarm = holding(5)
+    swarm.enter(9)
+    swarm.later(swarm.core.state.rules.failure_timeout_s + 0.1)
+    for index in range(1, 6):
+        swarm.ready(index)
+    assert swarm.told(1, Open) == []
+    name(swarm, 1, 2, 3)
+    assert len(swarm.told(9, CatchUp)) == 1
+    assert len(swarm.told(1, Open)) == 1
