@@ -45,6 +45,9 @@ class OwnStates:
         """By fragment and version that is to be named: the check."""
         self._hashing: set[tuple[int, bytes]] = set()
         """Fragments and checks with the program around."""
+        self._overtaken: set[int] = set()
+        """Fragments whose newest version is hashed once the one that is being hashed is done: each that waits
+        in line is a whole state in memory."""
 
     # -- what is held -------------------------------------------------------------------------
 
@@ -86,8 +89,12 @@ class OwnStates:
         """Which state of a fragment is held."""
         version = self._versions.base(fragment)
         self._outlet.send(now, self._coordinator, Applied(fragment, version, self.checks[fragment]))
-        if self._names_every or fragment in self.names:
-            self._name(now, fragment, version, self.checks[fragment], self.names.get(fragment, b""))
+        if fragment in self.names:
+            self._say_name(now, fragment, version, self.names[fragment])
+        elif self._names_every and any(each == fragment for each, _ in self._hashing):
+            self._overtaken.add(fragment)
+        elif self._names_every:
+            self._name(now, fragment, version, self.checks[fragment], b"")
 
     def order_every(self, now: float, order: NameEvery) -> None:
         """The coordinator wants every version named, or no more."""
@@ -122,6 +129,11 @@ class OwnStates:
             del self._asked[asked]
             if says:
                 self._say_name(now, *asked, named.state)
+        if fragment in self._overtaken:
+            self._overtaken.discard(fragment)
+            if self._names_every and says and fragment in self.checks:
+                check, name = self.checks[fragment], self.names.get(fragment, b"")
+                self._name(now, fragment, self._versions.base(fragment), check, name)
 
     def _name(self, now: float, fragment: int, version: bytes, check: bytes, name: bytes) -> None:
         if name:

@@ -135,3 +135,21 @@ def test_a_checkpoint_brings_its_digests() -> None:
     assert holder.told() == [Applied(0, BASE, SECOND), StateNamed(0, BASE, NAME)]
     holder.states.clear()
     assert (holder.states.checks, holder.states.names) == ({}, {})
+
+
+def test_while_a_version_is_hashed_the_newest_one_alone_waits_in_line() -> None:
+    holder = Holder()
+    holder.states.order_every(0.0, NameEvery(True))
+    newest = BASE
+    for number in range(5):
+        record = record_on(newest)
+        newest = record.hash()
+        holder.states.move(0, bytes([number]) * 16)
+        holder.versions.move(record)
+        holder.states.say(0.0, 0)
+    assert holder.wanted() == [FIRST]
+    holder.name(FIRST, NAME)
+    assert holder.wanted() == [FIRST, bytes([4]) * 16]
+    holder.told()
+    holder.name(bytes([4]) * 16, OTHER_NAME)
+    assert holder.told() == [StateNamed(0, newest, OTHER_NAME)]
