@@ -19,6 +19,7 @@ from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.protocol.naming import NameEvery, NameState
 from peers.protocol.record import GENESIS
+from transport.effects import NEVER
 
 FEW = 4
 """From so many holders on most of them can say afterwards which state they had agreed on."""
@@ -145,9 +146,11 @@ def _ends(state: RunState, course: Course, now: float, fragment: int) -> float:
 
 
 def ask(state: RunState, course: Course, now: float, fragment: int, version: bytes) -> None:
-    """Have all who may hold a version name it; each is asked once."""
+    """Have all who may hold a version name it; each is asked once, and again if it should be done by now."""
+    pause_s = patience_s(state, course, fragment)
     for entry in _holders(state, course):
-        if version not in entry.names.get(fragment, {}) and (fragment, version) not in entry.asked_names:
+        is_due = now >= entry.asked_names.get((fragment, version), NEVER) + pause_s
+        if version not in entry.names.get(fragment, {}) and is_due:
             entry.ask_name(now, fragment, version)
             state.outlet.send(now, entry.key, NameState(fragment, version))
 

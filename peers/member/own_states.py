@@ -107,6 +107,8 @@ class OwnStates:
     def order(self, now: float, order: NameState) -> None:
         """The coordinator wants one version named."""
         fragment, version = order.fragment, order.version
+        # It is asked again where an answer should be there by now: what hashes may have come to nothing.
+        self._hashing = {each for each in self._hashing if (fragment, version) not in self._asked}
         former = self._former.get(fragment)
         if fragment in self.checks and version == self._versions.base(fragment):
             self._name(now, fragment, version, self.checks[fragment], self.names.get(fragment, b""))

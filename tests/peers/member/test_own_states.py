@@ -50,8 +50,8 @@ def test_a_commit_is_told_by_its_check_alone_and_hashes_nothing() -> None:
 
 def test_one_version_is_hashed_once_when_it_is_asked_for_and_told_when_it_is_done() -> None:
     holder = Holder()
-    for _ in range(2):
-        holder.states.order(0.0, NameState(0, BASE))
+    holder.states.order_every(0.0, NameEvery(True))
+    holder.states.order_every(0.0, NameEvery(True))
     assert holder.wanted() == [FIRST]
     assert holder.told() == []
     holder.name(FIRST, NAME)
@@ -59,6 +59,15 @@ def test_one_version_is_hashed_once_when_it_is_asked_for_and_told_when_it_is_don
     holder.states.order(0.0, NameState(0, BASE))
     assert holder.told() == [StateNamed(0, BASE, NAME)]
     assert len(holder.wanted()) == 1, "it is known"
+
+
+def test_what_is_asked_for_again_is_hashed_again_for_the_first_may_have_come_to_nothing() -> None:
+    holder = Holder()
+    holder.states.order(0.0, NameState(0, BASE))
+    holder.states.order(0.0, NameState(0, BASE))
+    assert holder.wanted() == [FIRST, FIRST]
+    holder.name(FIRST, NAME)
+    assert holder.told() == [StateNamed(0, BASE, NAME)]
 
 
 def test_every_version_is_named_from_the_order_on_until_it_is_taken_back() -> None:
