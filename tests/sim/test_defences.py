@@ -149,7 +149,7 @@ def test_a_liar_whose_accusations_are_believed_slows_the_others(monkeypatch: pyt
 def test_a_liar_whose_values_nobody_measures_moves_the_mean_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenRound, "disputes", lambda self: [])
     monkeypatch.setattr("peers.member.rounds.NormLimits", lambda parts, mean: NO_LIMITS)
-    assert "times too far" in broken("liar", seeds=range(1))
+    assert "times too far" in broken("liar", seeds=range(1, 3))
 
 
 def test_a_liar_that_is_as_fast_as_it_says_has_the_others_train_next_to_nothing(
