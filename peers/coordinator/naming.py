@@ -25,6 +25,8 @@ FEW = 4
 """From so many holders on most of them can say afterwards which state they had agreed on."""
 _TIMEOUTS = 2
 """Failure timeouts that naming a state may take, beside the time of its bytes."""
+_IN_LINE = 2
+"""Versions of a fragment that a member hashes one after the other: an old one, and the newest."""
 _HASHED_PER_S = 20 << 20
 """Bytes that the slowest machine hashes in a second beside its training."""
 _BYTES_PER_ELEMENT = 16
@@ -112,10 +114,20 @@ def binds(state: RunState, course: Course, now: float, fragment: int) -> bool:
     """Whether a round of a fragment has to wait for names: of those who are to be bound by them, or, where
     hashing takes longer than rounds do, so that somebody who has waited for the state for long gets it."""
     if course.unnamed_since is not None:
-        begins = course.unnamed_since + state.rules.failure_timeout_s
-        if begins <= now < begins + patience_s(state, course):
+        waited_s = now - course.unnamed_since - state.rules.failure_timeout_s
+        if _is_in_window(waited_s, _IN_LINE * patience_s(state, course)):
             return True
     return bool(unbound(state, course, fragment)) and now < _ends(state, course, now, fragment)
+
+
+def _is_in_window(elapsed_s: float, window_s: float) -> bool:
+    """Windows come again, after pauses that double: whoever names nothing holds up less and less."""
+    begins, pause_s = 0.0, window_s
+    while elapsed_s >= begins:
+        if elapsed_s < begins + window_s:
+            return True
+        begins, pause_s = begins + window_s + pause_s, 2 * pause_s
+    return False
 
 
 def overdue(state: RunState, course: Course, now: float) -> list[Entry]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from peers.coordinator import naming
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Open, Saved
+from peers.protocol.messages import Applied, CatchUp, CaughtUp, Done, Open, Saved
 from peers.protocol.naming import NameEvery, NameState, Saving, StateNamed
 from peers.protocol.record import NO_DIGEST
 from peers.protocol.traces import SavedTrace
-from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key
+from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key
 from tests.peers.member.fakes import check_of
 
 NAME, OTHER = b"n" * 32, b"o" * 32
@@ -187,15 +187,38 @@ def test_rounds_wait_for_names_while_one_has_waited_for_long_and_not_without_end
     swarm = holding(5)
     swarm.enter(9)
     swarm.later(0.0)
-    patience_s = swarm.core.state.rules.failure_timeout_s
-    swarm.later(patience_s + 0.1)
+    timeout_s = swarm.core.state.rules.failure_timeout_s
+    swarm.later(timeout_s + 0.1)
     for index in range(1, 6):
         swarm.ready(index)
     assert swarm.told(1, Open) == []
     name(swarm, 1, 2)
     assert swarm.told(1, Open) == []
-    swarm.later(100.0)
+    swarm.later(4 * timeout_s)
     assert len(swarm.told(1, Open)) == 1, "most do not say"
+    for member in range(1, 6):
+        swarm.hear(member, Done(swarm.told(1, Open)[-1].serial, 0, RESULT))
+    for member in range(1, 6):
+        swarm.hear(member, Applied(0, swarm.chain.head, check_of(OTHER)))
+        swarm.ready(member)
+    assert len(swarm.told(1, Open)) == 2
+
+
+def test_who_waits_for_names_that_did_not_come_in_time_is_given_time_again_and_ever_more_rarely() -> None:
+    swarm = holding(5)
+    swarm.enter(9)
+    swarm.later(0.0)
+    timeout_s = swarm.core.state.rules.failure_timeout_s
+    course, window_s = (
+        swarm.core.state.courses[0],
+        2 * naming.patience_s(swarm.core.state, swarm.core.state.courses[0]),
+    )
+    held = []
+    for number in range(40):
+        at = timeout_s + (number + 0.5) * window_s
+        swarm.later(at - swarm.now)
+        held += [number] if naming.binds(swarm.core.state, course, at, 0) else []
+    assert held == [0, 2, 5, 10, 19, 36]
 
 
 def test_rounds_go_on_as_soon_as_one_who_waited_has_donors() -> None:
