@@ -8,10 +8,8 @@ nothing about lanes: `transport.sockets.sealed_lanes` does. Keeps R1 and X2.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import socket
 import sys
-import termios
 import threading
 from array import array
 from collections.abc import Callable
@@ -135,6 +133,9 @@ class SealedConnection:
         """Bytes that the kernel holds until the other end's has them; None where that cannot be asked."""
         if sys.platform != "linux":
             return None
+        import fcntl
+        import termios
+
         waiting = array("i", [0])
         try:
             fcntl.ioctl(self.sock, termios.TIOCOUTQ, waiting)
