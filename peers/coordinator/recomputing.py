@@ -68,9 +68,14 @@ def _told(state: RunState, course: Course, fragment: int, version: bytes) -> dic
 
 
 def _tellers(state: RunState, course: Course, fragment: int, version: bytes) -> dict[bytes, State]:
-    """By member, the state that it tells of a version."""
+    """By member, the state that it tells of a version, with the digest that it told itself: nobody vouches for
+    what another one named under the same check."""
     states = _told(state, course, fragment, version)
-    return {entry.key: told for told, those in states.items() for entry in those}
+    return {
+        entry.key: (check, entry.name_of(fragment, version))
+        for (check, _), those in states.items()
+        for entry in those
+    }
 
 
 def _note(state: RunState, course: Course, fragment: int, asked: Recomputation) -> None:

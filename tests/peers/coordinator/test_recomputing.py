@@ -11,6 +11,7 @@ from peers.coordinator.recomputing import COMPUTE_TIMEOUTS, MAX_TRIES
 from peers.protocol.events import Computed, RecomputeWanted
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, Done, Finished, Leave, Open
+from peers.protocol.naming import StateNamed
 from peers.protocol.record import Record, record_in
 from peers.protocol.traces import DisputedTrace, ParityTrace, RecomputedTrace
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, opened, trained
@@ -418,3 +419,19 @@ def test_who_is_found_wrong_again_and_again_disputes_nothing_while_it_waits(how:
     applied(swarm, record, w2=RIGHT)
     assert len(repaired(swarm)) == 2
     assert swarm.core.roster.entries[key(2)].active
+
+
+def test_a_digest_that_another_one_made_up_under_the_same_check_is_nobody_elses_word() -> None:
+    swarm, record = committed(1, 2, 3)
+    version = record.hash()
+    swarm.hear(1, Applied(0, version, check_of(RIGHT)))
+    swarm.hear(3, Applied(0, version, check_of(WRONG)))
+    swarm.hear(3, Applied(0, version, check_of(RIGHT)))
+    swarm.hear(3, StateNamed(0, version, OTHER))
+    swarm.hear(1, StateNamed(0, version, RIGHT))
+    swarm.applied(2, version, RIGHT)
+    swarm.answer()
+    swarm.compute(RIGHT)
+    entries = swarm.core.roster.entries
+    assert [entries[key(index)].holds_state for index in (1, 2, 3)] == [True, True, False]
+    assert [entries[key(index)].num_wrong for index in (1, 2)] == [0, 0]
