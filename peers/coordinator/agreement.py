@@ -44,9 +44,12 @@ State = tuple[bytes, bytes]
 """A check, and a digest where one is known."""
 
 
-def states_told(entries: Iterable[Entry], fragment: int, version: bytes) -> dict[State, list[Entry]]:
+def states_told(
+    entries: Iterable[Entry], fragment: int, version: bytes, computed: State | None = None
+) -> dict[State, list[Entry]]:
     """Who holds which state of a version. One check and two digests are two states: something went wrong, or
-    is made up, and whoever told that check and no digest may hold either, and is left out."""
+    is made up, and whoever told that check and no digest may hold either, and is left out; unless the state
+    of that check was ``computed``, for then it holds that one."""
     alike: dict[bytes, list[Entry]] = {}
     for entry in entries:
         held = entry.checks.get(fragment)
@@ -55,6 +58,12 @@ def states_told(entries: Iterable[Entry], fragment: int, version: bytes) -> dict
     found: dict[State, list[Entry]] = {}
     for check, those in alike.items():
         named = [(entry, entry.name_of(fragment, version)) for entry in those]
+        if computed is not None and check == computed[0]:
+            known = computed[1] if any(name == computed[1] for _, name in named) else b""
+            for entry, name in named:
+                told = known if name in (b"", known) else name
+                found.setdefault((check, told), []).append(entry)
+            continue
         names = {name for _, name in named if name}
         if len(names) < 2:
             found[check, names.pop() if names else b""] = those
@@ -75,11 +84,12 @@ def agreement_on(
     """``entries`` are all who are here; an active one that did not say yet what it holds counts if it is
     ``awaited``. A ``recomputation`` of another version says nothing."""
     here = list(entries)
-    states = states_told(here, fragment, version)
+    computed = recomputation if recomputation is not None and recomputation.version == version else None
+    found = (computed.check, computed.state) if computed is not None and computed.state else None
+    states = states_told(here, fragment, version, found)
     told = {entry.key for those in states.values() for entry in those}
     num_awaited = sum(entry.key not in told and entry.active and awaited(entry) for entry in here)
     num_voters = num_awaited + len(told)
-    computed = recomputation if recomputation is not None and recomputation.version == version else None
     right = next((state for state in states if computed is not None and computed.is_right(state)), None)
     most_decide = len(states) == 1 or computed is None or _is_left_to_most(computed, num_awaited)
     for state, alike in states.items():

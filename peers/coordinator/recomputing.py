@@ -68,8 +68,8 @@ def _told(state: RunState, course: Course, fragment: int, version: bytes) -> dic
 
 
 def _tellers(state: RunState, course: Course, fragment: int, version: bytes) -> dict[bytes, State]:
-    """By member, the state that it tells of a version, with the digest that it told itself: nobody vouches for
-    what another one named under the same check."""
+    """By member, the state that it tells of a version, with the digest that it told itself: nobody vouches
+    for what another one named under the same check."""
     states = _told(state, course, fragment, version)
     return {
         entry.key: (check, entry.name_of(fragment, version))

@@ -435,3 +435,17 @@ def test_a_digest_that_another_one_made_up_under_the_same_check_is_nobody_elses_
     entries = swarm.core.roster.entries
     assert [entries[key(index)].holds_state for index in (1, 2, 3)] == [True, True, False]
     assert [entries[key(index)].num_wrong for index in (1, 2)] == [0, 0]
+
+
+def test_who_holds_what_was_computed_is_right_whatever_another_one_names_under_its_check() -> None:
+    swarm, record = committed(1, 2, 3, 4, 5)
+    version = record.hash()
+    swarm.hear(1, Applied(0, version, check_of(RIGHT)))
+    swarm.applied(2, version, RIGHT)
+    swarm.hear(2, StateNamed(0, version, OTHER))
+    applied(swarm, record, w3=WRONG, w4=WRONG, w5=WRONG)
+    swarm.answer()
+    swarm.compute(RIGHT)
+    assert sorted(repaired(swarm)) == sorted(map(key, (2, 3, 4, 5)))
+    assert swarm.core.roster.entries[key(1)].holds_state
+    assert disputes(swarm) == []
