@@ -24,14 +24,18 @@ class Written:
     def __init__(self, vectors: Sequence[Tensor]) -> None:
         self._views = [bytes_of(vector) for vector in vectors]
         self._hashes = [xxh3_128() for _ in vectors]
+        self._taken = 0
 
     def take(self, span: slice) -> None:
         """The elements of a slice, the next one, are written in all vectors."""
         for view, each in zip(self._views, self._hashes, strict=True):
             each.update(view[4 * span.start : 4 * span.stop])
+        self._taken = span.stop
 
     def check(self, count: int, projection: Tensor) -> bytes:
-        """Of the whole, which is behind ``count`` outer steps and ends with that ``projection``."""
+        """Of the whole, which is behind ``count`` outer steps and ends with that ``projection``. What was not
+        told of as written is looked at now."""
+        self.take(slice(self._taken, max(len(view) // 4 for view in self._views)))
         parts = [each.digest() for each in self._hashes]
         parts += [xxh3_128_digest(bytes_of(projection)), count.to_bytes(_COUNT_BYTES, "little")]
         return xxh3_128_digest(b"".join(parts))

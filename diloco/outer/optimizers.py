@@ -45,7 +45,7 @@ class OuterOptimizer(Protocol):
     ) -> None:
         """Move ``theta`` [n] by ``delta`` [n], the mean pseudo-gradient, as outer step number ``count`` (0
         first). Outputs are written whole, and may be the inputs or other memory; of each slice that is
-        written ``seen`` is told, in order, while it lies in the cache."""
+        written ``seen`` may be told, in order, while it lies in the cache, for the check."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS, OuterRule
 from diloco.methods.presets import method
 from diloco.methods.registry import make
 from diloco.methods.wire_formats import WIRE_FORMATS, WireFormat
-from diloco.outer.optimizers import outer_optimizer
+from diloco.outer.optimizers import Seen, outer_optimizer
 from diloco.outer.replica import TensorReplica
 from diloco.outer.tensor_reducer import TensorReducer
 from diloco.settings import RunSettings, commented_toml, parse_settings
@@ -61,6 +61,7 @@ class Forgetful:
         count: int,
         out_theta: Tensor,
         out_buffers: list[Tensor],
+        seen: Seen,
     ) -> None:
         out_buffers[0].copy_(delta)
         torch.sub(theta, delta * self._lr, out=out_theta)

@@ -48,6 +48,14 @@ def flip(vector: Tensor, at: int = 5) -> None:
     vector.view(torch.int32)[at] ^= 1 << 23
 
 
+@pytest.mark.parametrize("told", [0, 5, 24])
+def test_what_nobody_told_of_as_written_is_looked_at_in_the_end(told: int) -> None:
+    vectors, projection = [normal(24, 1), normal(24, 2)], normal(0, 3)
+    written = Written(vectors)
+    written.take(slice(0, told))
+    assert written.check(3, projection) == check_of(vectors, 3, projection)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_check_of_a_step_is_that_of_the_state_as_it_was_written(name: str) -> None:
     outer = held(METHODS[name])
