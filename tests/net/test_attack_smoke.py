@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import attack_strangers
 import attack_worker
 import pytest
 from attack_swarm import main
 
 from diloco.simulation.roles.registry import ROLES
+
+SHARED_THREADS = 3 * 2 * min(4, os.cpu_count() or 1)
+"""Descriptors that a host keeps once it had more than four bulk lanes: three for each thread that serves
+several."""
 
 
 @pytest.mark.timeout(400)
@@ -18,7 +24,8 @@ def test_an_attacked_swarm_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
         assert (costs.ended, costs.expelled) == ((), ()), costs
         assert all(rate > 0 for rate in costs.commits_per_s), costs
         before, most, after = costs.descriptors
-        assert after <= before + 10, f"connections of one that is gone stay: {before}, {most}, {after}"
+        more = after - before
+        assert more <= 10 + SHARED_THREADS, f"connections of one that is gone stay: {before}, {most}, {after}"
     assert "who ended" in capsys.readouterr().out
 
 
