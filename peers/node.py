@@ -36,6 +36,7 @@ from transport.effects import (
     KeepResult,
     Payload,
     Probe,
+    Send,
     Store,
     Trace,
     size_bytes,
@@ -438,9 +439,13 @@ class Node:
             is_host = peer == self._contact.key
             self.links.open(now, peer, link.addresses, dials=True, eager=is_host)
 
+    def _says_something(self) -> bool:
+        """Whether something is on its way to others that has not left yet."""
+        return any(isinstance(each, Send) for each in self._out)
+
     def _settle(self, now: float) -> None:
         """Deliver what the node said to itself (a round once others have heard of it), and update links."""
-        while self._self and not (self._out and isinstance(self._self[0], Open)):
+        while self._self and not (isinstance(self._self[0], Open) and self._says_something()):
             self._dispatch(now, self.key, self._self.popleft())
         if self.links.changed:
             self._update_links(now)

@@ -48,7 +48,7 @@ from tests.peers.node_kit import (
     member_node,
     training,
 )
-from transport.effects import Deliver, EncodedResult, KeepResult, Store
+from transport.effects import Deliver, Effect, EncodedResult, KeepResult, Store
 from transport.errors import BadFrame
 from transport.frames import pack, unpack
 from transport.link.messages import Stale
@@ -145,20 +145,35 @@ def test_a_host_that_trains_talks_to_its_member_without_a_wire() -> None:
 
 
 def test_the_hosts_own_member_works_on_a_round_once_others_have_heard_of_it() -> None:
+    swarm = Swarm(host_node(min_peers=1), LOW)
+    host = swarm.nodes[HOST]
+    host.train(swarm.now, training(HOST))
+    (event,) = fetched(swarm).seen(HOST, StateFetched)
+    swarm.command(HOST, ConfirmLoaded(0, event.version, check_of(name_of(state_of(0)))))
+    assert swarm.command(LOW, Offer(0, 10, 10, vector(1.0), 3.0))
+    assert host.command(swarm.now, Offer(0, 10, 10, vector(1.0), 3.0))
+    at_once = host.drain()
+    assert any(isinstance(effect, OpenedTrace) for effect in at_once)
+    assert RoundOpened not in delivered(at_once)
+    assert host.deadline() == 0.0
+    host.tick(swarm.now)
+    assert RoundOpened in delivered(host.drain())
+    assert host.deadline() != 0.0
+
+
+def test_the_hosts_own_member_alone_works_on_a_round_at_once() -> None:
     swarm = Swarm(host_node(min_peers=1))
     host = swarm.nodes[HOST]
     host.train(0.0, training(HOST))
     swarm.run()
     swarm.seed(HOST)
     assert host.command(0.0, Offer(0, 10, 10, vector(1.0), 3.0))
-    at_once = host.drain()
-    assert any(isinstance(effect, OpenedTrace) for effect in at_once)
-    opened = [type(effect.event) for effect in at_once if isinstance(effect, Deliver)]
-    assert RoundOpened not in opened
-    assert host.deadline() == 0.0
-    host.tick(0.0)
-    assert RoundOpened in [type(effect.event) for effect in host.drain() if isinstance(effect, Deliver)]
-    assert host.deadline() != 0.0
+    assert RoundOpened in delivered(host.drain())
+
+
+def delivered(effects: list[Effect]) -> list[type]:
+    """What kinds of events are among the effects."""
+    return [type(effect.event) for effect in effects if isinstance(effect, Deliver)]
 
 
 def test_a_host_is_dialled_and_dials_nobody() -> None:
