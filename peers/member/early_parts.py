@@ -72,6 +72,8 @@ class EarlyParts:
         """The round before that one had the same."""
         self._chunk_elements: dict[int, int] = {}
         """By fragment, in its last round."""
+        self._told = 0
+        """The last round of which this member has said that early parts are of it."""
         self._sending: _Sending | None = None
         self.held: dict[bytes, Held] = {}
         """By member."""
@@ -82,8 +84,9 @@ class EarlyParts:
 
     def offered(self, fragment: int) -> None:
         """A contribution was offered: its parts may leave, if the next round may well be like the last. Those
-        of one contribution at a time do: an owner holds no more."""
-        if self._waits():
+        of one contribution at a time do: an owner holds no more. Nor may the next ones overtake, on the bulk
+        lane, the word about those before."""
+        if self._waits() or self._may_be_held():
             return
         self._sending = None
         mine, (founders, idle) = self._contributions.offered[fragment], self._list
@@ -117,6 +120,12 @@ class EarlyParts:
         mine = self._sending.contribution if self._sending is not None else None
         return mine is not None and self._contributions.offered.get(mine.fragment) is mine and not mine.serial
 
+    def _may_be_held(self) -> bool:
+        """An owner may not have heard yet of which round the last ones are. Once the exchange is done here,
+        all have used them."""
+        running = self._exchanges.running.get(self._told)
+        return running is not None and not running.exchange.done
+
     def _send(self, now: float, sending: _Sending, owner: bytes, queue: deque[int]) -> bool:
         mine, chunk = sending.contribution, queue[0]
         size = mine.reducer.size_bytes(chunk)
@@ -142,6 +151,8 @@ class EarlyParts:
         sent_for = sending.founders, sending.idle, sending.chunk_elements
         if sent_for != (plan.founders, plan.idle, message.chunk_elements):
             return set()
+        if sending.sent:
+            self._told = message.serial
         for owner in sorted({owner for _, owner in sending.sent}):
             self._outlet.send(now, owner, SentEarly(message.serial, mine.number))
         return sending.sent

@@ -318,6 +318,25 @@ def test_of_several_contributions_the_first_leaves_early_and_the_others_in_their
     assert len(two.me.outlet.bulk) == before
 
 
+def test_the_next_parts_leave_no_earlier_than_those_before_are_used() -> None:
+    two = Two()
+    two.me.early.learn(
+        Open(2, 0, 1, BASE, CHUNK, (ME, OTHER), (1.0, 1.0), ()), Plan(0, (ME, OTHER), (1.0, 1.0))
+    )
+    two.offer()
+    two.carry()
+    two.open()
+    two.me.offer(5.0, fragment=1)
+    two.me.outlet.said, words = [], two.me.outlet.said
+    two.carry()  # what is bulk overtakes the word about the parts before
+    assert not two.me.exchanges.running[3].exchange.done
+    two.me.outlet.said = words
+    two.carry()
+    two.end()
+    two.me.offer(7.0, fragment=0)
+    assert two.me.sent(EarlyPart) == [2, 3]
+
+
 def test_once_the_coordinator_remembers_no_round_nothing_leaves_early_until_two_are_alike() -> None:
     two = Two()
     two.me.rounds.entered(0.0)
