@@ -109,7 +109,7 @@ def test_the_benchmark_of_checkpoints_compares_training_with_them_and_without() 
 def test_the_benchmark_of_rounds_counts_what_the_training_thread_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rows = bench_round.main(["--elements", "70000", "--rounds", "2"])
+    rows = bench_round.main(["--elements", "700000", "--rounds", "2"])
     assert min(rows["contribution"], rows["apply"], rows["check"], rows["land"]) > 0
     assert 0 < rows["pseudo-gradient"] < rows["contribution"] < rows["training thread"] < rows["process"]
     assert rows["sync"] > 0
