@@ -186,6 +186,8 @@ HEADER_BYTES = 100
 """Of a message with a part of a vector."""
 CONTROL_BYTES = 8_000
 """Of all else that one worker says in a run of a reference test."""
+INDEX_BYTES = 100
+"""Of the index of a fragment's first state, if that is one piece: a digest of 32 bytes, and which it is."""
 
 
 def assert_bytes(
@@ -245,10 +247,12 @@ def assert_nearly_told(seen: Seen, starts: list[dict[str, Tensor]], step: float,
 
 
 def assert_bulk(seen: list[Seen], payload: int, messages: int) -> None:
-    """Fails unless all sent ``payload`` bytes of numbers together, and for each of at most ``messages`` parts
-    and means a header of at most 40 bytes."""
+    """Fails unless all sent ``payload`` bytes of numbers together, for each of at most ``messages`` parts and
+    means a header of at most 40 bytes, and to all but one, by fragment, the index of the first state, which
+    tells them that theirs is the same."""
     sent = sum(each.bulk_bytes for each in seen)
-    assert payload <= sent <= payload + 40 * messages, f"{sent} bytes were sent for {payload}"
+    indexes = INDEX_BYTES * (len(seen) - 1) * len(seen[0].outer_steps)
+    assert payload <= sent <= payload + 40 * messages + indexes, f"{sent} bytes were sent for {payload}"
 
 
 def _wait_for_others(swarm: diloco.Swarm, count: int, timeout_s: float) -> None:

@@ -121,7 +121,7 @@ class Seen:
     bytes_sent: int = 0
     """Of everything that this worker sent."""
     bulk_bytes: int = 0
-    """Of contributions and means that it sent, with their headers; 0 over sockets, which do not tell."""
+    """Of contributions, means and states that it sent, with headers; 0 over sockets, which do not tell."""
     groups: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """With gossip, by outer step: the members of the group that it averaged in, rising."""
     pauses: list[int] = field(default_factory=list)
