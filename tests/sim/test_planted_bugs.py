@@ -5,7 +5,7 @@ A planted bug is a subclass of the class in use that breaks one thing, put where
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from peers.admission import card
 from peers.coordinator import rounds_mode
 from peers.coordinator.agreement import Agreement
 from peers.coordinator.open_round import OpenRound
+from peers.coordinator.roster import Entry
 from peers.member.contributions import Contributions
 from peers.node import Node
 from peers.protocol.events import Fate
@@ -132,14 +133,24 @@ class NotLoaded(VectorReplica):
         pass
 
 
-def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def whoever_speaks(entries: Any, fragment: int, version: bytes, *unheeded: Any) -> Agreement:
-        held = [(e.digests[fragment][1], e.key) for e in entries if fragment in e.digests]
-        return Agreement(held[-1][0], (held[-1][1],), (), ()) if held else Agreement(b"", (), (), ())
-
+def test_a_joiner_that_keeps_its_own_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.sim.world.VectorReplica", NotLoaded)
+    assert rules_broken(range(1, 4), []) == {"S1"}
+
+
+def whoever_speaks(entries: Iterable[Entry], fragment: int, version: bytes, *unheeded: object) -> Agreement:
+    """The state of whoever is last to say what it holds, of any version; one that is named first."""
+    held = [(each, *each.checks[fragment]) for each in entries if fragment in each.checks]
+    named = [(check, name, each) for each, old, check in held if (name := each.name_of(fragment, old))]
+    if named:
+        check, name, donor = named[-1]
+        return Agreement(check, name, (donor.key,))
+    return Agreement(held[-1][2]) if held else Agreement()
+
+
+def test_a_joiner_that_is_a_donor_before_it_caught_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds_mode, "agreement_on", whoever_speaks)
-    assert "S1" in rules_broken(range(1, 4), [])
+    assert "S1" in rules_broken(range(1, 6), [])
 
 
 class ConfiguredSize(NumpyReducer):
