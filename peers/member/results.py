@@ -24,15 +24,15 @@ _MAX_NAMES = 1024
 """Results of the disk of which it is remembered whether they can be used."""
 
 
-SMALL_BYTES = 8 << 20
-"""Of older results at least so many bytes: small models have fast rounds, a joiner takes time."""
-MAX_OLDER = 64
-"""Older results that are kept, however small."""
+FEW, FEW_BYTES = 2, 8 << 20
+"""So many older results are kept of a small model, whose rounds are fast, of so many bytes at most. With more
+whoever came back went from one to the next and never caught up, instead of fetching the state."""
 
 
 class KeptResults:
     """Of a model of ``num_fragments`` the last result of each, older ones of at most ``spare_bytes``
-    together, and those that are needed. Of what was read from the disk as much, and a few at least."""
+    together or a few small ones, and those that are needed. Of what was read from the disk as much, and a
+    few at least."""
 
     def __init__(self, app: Application, num_fragments: int, spare_bytes: int, outlet: MemberOutlet) -> None:
         self._app = app
@@ -48,8 +48,8 @@ class KeptResults:
     @classmethod
     def of(cls, app: Application, elements: Sequence[int], outlet: MemberOutlet) -> KeptResults:
         """Of a model whose fragments have so many values each: of older results a quarter of its bytes as
-        fp32, and a little more, for one of int8 has scales too; of a small model more."""
-        return cls(app, len(elements), max(SMALL_BYTES, sum(elements) * 5 // 4), outlet)
+        fp32, and a little more, for one of int8 has scales too."""
+        return cls(app, len(elements), sum(elements) * 5 // 4, outlet)
 
     def __contains__(self, digest: bytes) -> bool:
         if digest in self._kept:
@@ -63,7 +63,7 @@ class KeptResults:
         older = [each for each in list(self._kept)[: -self._num_fragments] if each not in needed]
         size = sum(self._kept[each].size_bytes for each in older)
         for place, each in enumerate(older):
-            if size <= self._spare_bytes and len(older) - place <= MAX_OLDER:
+            if size <= self._spare_bytes or (len(older) - place <= FEW and size <= FEW_BYTES):
                 return
             size -= self._kept.pop(each).size_bytes
 

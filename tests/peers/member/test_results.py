@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from peers.member.results import MAX_OLDER, SMALL_BYTES, KeptResults
+from peers.member.results import FEW, KeptResults
 from peers.protocol.events import KeptResultDamaged
 from tests.peers.member.fakes import BASE, SIZE, FakeApp, FakeOutlet, record_on, result_of
 from transport.collectives.reducer import NumpyReducer
@@ -30,16 +30,17 @@ def held(results: KeptResults, *indexes: int) -> list[bool]:
 
 
 def test_the_oldest_result_makes_room() -> None:
-    assert held(kept_of(1, 2, 3), 1, 2, 3) == [False, True, True]
+    assert held(kept_of(1, 2, 3, 4), 1, 2, 3, 4) == [False, True, True, True]
 
 
 def test_a_result_that_a_record_to_come_needs_stays_and_takes_nobodys_room() -> None:
     needed = frozenset({record_on(BASE, 1).result})
-    assert held(kept_of(1, 2, 3, 4, needed=needed), 1, 2, 3, 4) == [True, False, True, True]
+    assert held(kept_of(1, 2, 3, 4, 5, needed=needed), 1, 2, 3, 4, 5) == [True, False, True, True, True]
 
 
 @pytest.mark.parametrize(
-    ("spare", "held_of_nine"), [(0, 2), (RESULT_BYTES - 1, 2), (RESULT_BYTES, 3), (5 * RESULT_BYTES, 7)]
+    ("spare", "held_of_nine"),
+    [(0, 2 + FEW), (RESULT_BYTES, 2 + FEW), (FEW * RESULT_BYTES, 2 + FEW), (5 * RESULT_BYTES, 7)],
 )
 def test_beyond_one_of_each_fragment_results_are_bounded_by_their_bytes(
     spare: int, held_of_nine: int
@@ -47,16 +48,6 @@ def test_beyond_one_of_each_fragment_results_are_bounded_by_their_bytes(
     results = kept_of(*range(9), num_fragments=2, spare=spare)
     assert held(results, *range(9)) == [False] * (9 - held_of_nine) + [True] * held_of_nine
     assert results.size_bytes == held_of_nine * RESULT_BYTES
-
-
-def test_of_results_of_few_bytes_many_are_kept_and_not_all() -> None:
-    results = kept_of(*range(MAX_OLDER + 9), num_fragments=2, spare=SMALL_BYTES)
-    assert results.size_bytes == (MAX_OLDER + 2) * RESULT_BYTES
-    small = KeptResults.of(FakeApp(), [100, 100], FakeOutlet())
-    for index in range(9):
-        chunk = result_of(index)
-        small.keep(digest_of(chunk), EncodedResult([digest_of(chunk)], [chunk]), frozenset())
-    assert small.size_bytes == 9 * RESULT_BYTES
 
 
 def test_a_kept_result_is_decoded_for_its_record() -> None:
