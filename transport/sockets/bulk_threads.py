@@ -161,6 +161,8 @@ class _Shared:
             while self._asked:
                 connection = self._asked.popleft()
                 if connection is None:
+                    for each in list(self._served):  # ended, and not looked at since
+                        self._leave(each)
                     return
                 self._look(connection)
 
