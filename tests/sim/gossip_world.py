@@ -26,23 +26,15 @@ from peers.protocol.held import Held
 from peers.protocol.profile import Matching
 from peers.seats import Contact, Hosting, Training
 from tests.sim.trainer import digests_of
+from tests.sim.world import LIMITS
 from transport.collectives.reducer import NumpyReducer, Reducer
 from transport.digests import tree_digest
 from transport.effects import EncodedResult
 from transport.frames import unpack
-from transport.limits import Limits
 from transport.simnet.links import Access
 from transport.simnet.network import SimNetwork
 
 SETTINGS = hashlib.sha256(b"gossip").digest()
-LIMITS = Limits(
-    payload_bytes=1024,
-    window_bytes=64 * 1024,
-    buffer_bytes=1024 * 1024,
-    spare_bytes=64 * 1024,
-    early_bytes=16 * 1024,
-    chunk_elements=64,
-)
 HOST = hashlib.sha256(b"gossip host").digest()
 TIMEOUT_S, GRACE_S = 2.0, 4.0
 SIZE = 100
