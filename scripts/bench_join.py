@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
+import os
 import socket
 import statistics
 import tempfile
@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from bench_round import Vector
+from process_usage import MIB, peak_mib
 
 import diloco
 
@@ -63,11 +64,11 @@ def join(ticket: str, num_elements: int, name: str, results: Any) -> None:
     model = Vector(num_elements)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     with diloco.join(ticket, name=name) as swarm:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before_mib = peak_mib(os.getpid())
         began, cpu = time.perf_counter(), time.process_time()
         diloco.attach(model, optimizer, swarm, tokens_per_step=1, timeout_s=600.0)
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
-        peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        peak = int((peak_mib(os.getpid()) - before_mib) * MIB)
     results.put((took, cpu, peak))
 
 

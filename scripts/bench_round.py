@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from process_usage import MIB, peak_mib
 from torch import nn
 
 import diloco
@@ -116,7 +118,7 @@ def train(swarm: diloco.Swarm, options: argparse.Namespace) -> list[Round]:
     model = Vector(options.elements)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     spare, source = torch.ones(options.elements), torch.ones(options.elements)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_mib = peak_mib(os.getpid())
     outer = diloco.attach(model, optimizer, swarm, tokens_per_step=1, timeout_s=600.0)
     clock.watch()
     while not outer.finished:
@@ -132,7 +134,7 @@ def train(swarm: diloco.Swarm, options: argparse.Namespace) -> list[Round]:
         spare.copy_(source)
         copy_s = time.thread_time() - began
         fresh_bytes = resource.getpagesize() * (used.ru_minflt - faults)
-        grown_bytes = 1024 * (used.ru_maxrss - before)
+        grown_bytes = int((peak_mib(os.getpid()) - before_mib) * MIB)
         found.append(Round(thread_s, process_s, copy_s, sync_s, fresh_bytes, grown_bytes, clock.take()))
     return [each for each in found[_UNTIMED:] if "apply" in each.parts]
 

@@ -13,6 +13,12 @@ def resident_mib(pid: int) -> float:
     return _number(pid, "VmRSS:") * 1024 / MIB
 
 
+def peak_mib(pid: int) -> float:
+    """The most resident memory since it began to run its program: the kernel's other count of that, of
+    `getrusage`, is handed on by the process which started it."""
+    return _number(pid, "VmHWM:") * 1024 / MIB
+
+
 def cpu_seconds(pid: int) -> float:
     """Seconds of a processor since it began, its threads' together."""
     try:

@@ -8,6 +8,7 @@ stands here, so that inside the coordinator it is keyed by course and fragment.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -94,10 +95,10 @@ class Recomputation:
         """Whether a check, and a digest if one was told, are what was computed."""
         return bool(self.state) and state[0] == self.check and state[1] in (b"", self.state)
 
-    def ask(self, members: set[bytes], max_times: int) -> set[bytes]:
+    def ask(self, members: Iterable[bytes], max_times: int) -> list[bytes]:
         """Those of the members who came since all were asked, and were not asked so often before."""
-        found = {each for each in members - self.donors if self.asked[each] < max_times}
-        self.donors |= found
+        found = [each for each in members if each not in self.donors and self.asked[each] < max_times]
+        self.donors.update(found)
         self.asked.update(found)
         return found
 

@@ -38,7 +38,7 @@ def give_orders(state: RunState, course: Course, now: float) -> None:
     wanted = _wanted(state, course, now)
     for entry in wanted:
         _order(state, now, entry, on=True)
-    for key in course.name_every - {entry.key for entry in wanted}:
+    for key in sorted(course.name_every - {entry.key for entry in wanted}):
         _order(state, now, state.roster.entries[key], on=False)
     course.name_every = {entry.key for entry in wanted}
     if not _lacks_names(state, course, now):

@@ -194,14 +194,14 @@ class Recomputer:
             asked.num_tries += 1
             self._tell_end(course, fragment, asked, RecomputationState.UNSERVED, _UNNAMED)
 
-    def _is_due(self, now: float, asked: Recomputation, holders: set[bytes]) -> bool:
+    def _is_due(self, now: float, asked: Recomputation, holders: list[bytes]) -> bool:
         if asked.at is not RecomputationState.UNSERVED:
             return asked.at is RecomputationState.WAITS
         again = now >= asked.again_at and asked.num_tries < MAX_TRIES
         return bool(asked.ask(holders, MAX_TRIES)) or (again and bool(holders))
 
     def _begin(
-        self, now: float, course: Course, fragment: int, asked: Recomputation, donors: set[bytes]
+        self, now: float, course: Course, fragment: int, asked: Recomputation, donors: list[bytes]
     ) -> None:
         state, manifest, record = self._state, course.manifest, asked.record
         assert manifest is not None, "there are records"
@@ -268,10 +268,11 @@ class Recomputer:
         trace = RecomputedTrace(fragment=fragment, index=index, found=is_found, reason=reason)
         self._state.outlet.trace(trace)
 
-    def _holders(self, course: Course) -> set[bytes]:
+    def _holders(self, course: Course) -> list[bytes]:
         """Members that may hold what is needed. This process is asked in another way."""
         entered = self._state.roster.entered_in(course.number)
-        return {e.key for e in entered if e.holds_state and not e.out_of_sight} - {self._state.me}
+        here = [e.key for e in entered if e.holds_state and not e.out_of_sight]
+        return [key for key in here if key != self._state.me]
 
     def _goes_on(self, course: Course, fragment: int, asked: Recomputation) -> bool:
         """Whether that version is still to be computed: the first time also if whoever disputed it took that
