@@ -7,7 +7,7 @@ at a time. What a fetched state or result is for is decided in `peers.member.fol
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -82,15 +82,16 @@ class Fetches:
     # -- results ------------------------------------------------------------------------------
 
     def fetch_missing_results(
-        self, now: float, records: Iterable[Record], head: bytes, others: Iterable[bytes]
+        self, now: float, records: Collection[Record], head: bytes, others: Iterable[bytes]
     ) -> None:
         """Begin to fetch the results that nobody gave to us: of the record that follows our head, and of
         those behind it, also while the state before them is on its way. One after the other would take some
         round trips each, and by then others may have forgotten them."""
         fetching = {each.record.result for each in self.results}
+        ahead_bytes = self._kept.size_bytes(record.result for record in records)
         for place, record in enumerate(islice(records, 1 if self._adapts else None)):
             full = len(self.results) >= MAX_RESULTS_AT_ONCE
-            full |= place > 0 and self._kept.size_bytes >= self._max_ahead_bytes
+            full |= place > 0 and ahead_bytes >= self._max_ahead_bytes
             if full or record.restores or (self._adapts and record.parent != head):
                 return
             if record.result not in self._kept and record.result not in fetching:

@@ -8,7 +8,7 @@ disk gives is hashed before it is used: what is not what it is named for is told
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from peers.member.outlet import MemberOutlet
 from peers.protocol.application import Application
@@ -67,10 +67,9 @@ class KeptResults:
                 return
             size -= self._kept.pop(each).size_bytes
 
-    @property
-    def size_bytes(self) -> int:
-        """Of the results in memory, but for those that were read from the disk."""
-        return sum(each.size_bytes for each in self._kept.values())
+    def size_bytes(self, wanted: Iterable[bytes]) -> int:
+        """Of those of the named results that are in memory, but for those that were read from the disk."""
+        return sum(self._kept[each].size_bytes for each in wanted if each in self._kept)
 
     def find(self, digest: bytes) -> EncodedResult | None:
         """The result of that name, if it is at hand."""

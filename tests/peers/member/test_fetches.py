@@ -236,10 +236,21 @@ def test_of_results_ahead_only_so_many_bytes_are_fetched_and_the_next_one_always
         behind.finish(taken)
     behind.fetch()
     assert len(wire.asked) == 4 * 2, "an index and a chunk of each, and no fifth"
+    behind.records.appendleft(behind.records.pop())  # one that is not here is due
+    behind.fetch()
+    assert [want.blob for _, want in wire.asked[8:]] == [behind.records[0].result]
+
+
+def test_results_that_were_applied_take_no_room_of_those_ahead() -> None:
+    """Whoever is behind would fetch one after the other: fast rounds stay ahead of that for ever."""
+    wire = Wire()
+    behind = Behind(wire, 9)
+    for taken in range(4):
+        behind.finish(taken)
     for _ in range(4):
         behind.records.popleft()
     behind.fetch()
-    assert [want.blob for _, want in wire.asked[8:]] == [behind.records[0].result]
+    assert [want.blob for _, want in wire.asked[8:]] == [each.result for each in behind.records][:4]
 
 
 def test_where_lengths_depend_on_the_state_only_the_next_result_is_fetched() -> None:

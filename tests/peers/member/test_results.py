@@ -47,7 +47,8 @@ def test_beyond_one_of_each_fragment_results_are_bounded_by_their_bytes(
 ) -> None:
     results = kept_of(*range(9), num_fragments=2, spare=spare)
     assert held(results, *range(9)) == [False] * (9 - held_of_nine) + [True] * held_of_nine
-    assert results.size_bytes == held_of_nine * RESULT_BYTES
+    everything = [record_on(BASE, index).result for index in range(9)]
+    assert results.size_bytes(everything) == held_of_nine * RESULT_BYTES
 
 
 def test_a_kept_result_is_decoded_for_its_record() -> None:
