@@ -14,6 +14,7 @@ from diloco.errors import (
     JoinError,
     LayoutError,
     MethodError,
+    PipelineError,
     SettingsError,
     SwarmClosed,
     SwarmTimeout,
@@ -26,6 +27,8 @@ from diloco.swarm.handshake import status
 from diloco.swarm.swarm import Swarm
 
 if TYPE_CHECKING:
+    from diloco.pipeline.cuts import Part
+    from diloco.pipeline.cutting import cut
     from diloco.simulation.runner import simulate
     from diloco.training.attach import Outer, attach
 
@@ -38,6 +41,8 @@ __all__ = [
     "LayoutError",
     "MethodError",
     "Outer",
+    "Part",
+    "PipelineError",
     "RunSettings",
     "SettingsError",
     "Swarm",
@@ -46,6 +51,7 @@ __all__ = [
     "TrainingDiverged",
     "UserError",
     "attach",
+    "cut",
     "host",
     "join",
     "load_settings",
@@ -60,6 +66,14 @@ def __getattr__(name: str) -> Any:
         from diloco.training import attach
 
         return getattr(attach, name)
+    if name == "cut":
+        from diloco.pipeline.cutting import cut
+
+        return cut
+    if name == "Part":
+        from diloco.pipeline.cuts import Part
+
+        return Part
     if name == "simulate":
         from diloco.simulation.runner import simulate
 

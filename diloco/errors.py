@@ -9,6 +9,8 @@
     │   ├── CheckpointError  files that hold no checkpoint, or none that can be used here
     │   ├── TextError        training text that cannot be read
     │   ├── RecipeError      a recipe that cannot be loaded
+    │   ├── PipelineError    a model that cannot be cut so, or parts that do not fit together
+    │   │   └── BoundaryError    a tensor between two stages of another size, or not finite
     │   ├── StateInUse       another process has the state directory
     │   ├── JoinError        the host of a ticket refuses
     │   ├── EntryError       the run trains something else than this member
@@ -68,6 +70,15 @@ class TextError(UserError):
 
 class RecipeError(UserError):
     """A recipe that cannot be found or loaded from this machine."""
+
+
+class PipelineError(UserError):
+    """A model that cannot be cut into these stages, or parts that do not fit together."""
+
+
+class BoundaryError(PipelineError):
+    """A tensor between two stages, or a loss, that is of another shape or dtype than was agreed on, or not
+    finite."""
 
 
 class StateInUse(UserError):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "invariants.md"
-NUMBER = re.compile(r"\b(?:[SLRXD]|DU)\d{1,2}\b")
-ENTRY = re.compile(r"^- \*\*((?:[SLRXD]|DU)\d{1,2})\*\* ", re.MULTILINE)
+NUMBER = re.compile(r"\b(?:[SLRXD]|DU|PP)\d{1,2}\b")
+ENTRY = re.compile(r"^- \*\*((?:[SLRXD]|DU|PP)\d{1,2})\*\* ", re.MULTILINE)
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 SEARCHED = ("transport", "peers", "diloco", "tests", "scripts", "examples", "docs")
 

@@ -61,13 +61,14 @@ ARROWS = {
     "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",
     "diloco/training": f"{SET_UP} diloco/loop diloco/compression diloco/outer diloco/checkpoints diloco/swarm"
     f" diloco/interrupts {PEERS}",
+    "diloco/pipeline": f"{PLAIN} diloco/methods diloco/compression diloco/outer",
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
     "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models",
     "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",
     "diloco/planning": f"{SIMULATED} {PEERS} transport/simnet",
     "diloco/comparison": f"{SIMULATED} {PEERS} transport/simnet",
     "diloco/monitoring": f"{SET_UP} {SAID}",
-    "diloco/__init__": f"{SET_UP} diloco/swarm diloco/training diloco/simulation",
+    "diloco/__init__": f"{SET_UP} diloco/swarm diloco/training diloco/pipeline diloco/simulation",
     "diloco/cli": "*",
 }
 """By room (a folder, or a file that stands beside the folders of its package): the rooms whose files it may
@@ -95,7 +96,10 @@ SHELLS = {
     "peers/coordinator/truncation.py",
 }
 """The files below `diloco` that may touch the world; all others there are cores."""
-NO_TORCH = ("transport", "peers", "diloco/methods", "diloco/loop", "diloco/swarm", "diloco/planning")
+NO_TORCH = (
+    *("transport", "peers", "diloco/methods", "diloco/loop", "diloco/swarm", "diloco/planning"),
+    *(f"diloco/pipeline/{name}.py" for name in ("cuts", "microbatch", "stage_loop")),
+)
 NOT_IN_CORES = {"time", "threading", "socket", "asyncio", "os", "logging", "select", "subprocess"}
 IMPORT_BY_NAME = {
     "diloco/methods/registry.py": "its rows name classes of rooms above it, imported when one is made",
@@ -112,8 +116,10 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def files(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+def files(*names: str) -> list[Path]:
+    """The modules in these folders, and those that are named themselves."""
+    places = [ROOT / name for name in names]
+    return sorted(path for place in places for path in ([place] if place.suffix else place.rglob("*.py")))
 
 
 def name_of(path: Path) -> str:

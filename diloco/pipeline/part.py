@@ -1,0 +1,208 @@
+"""A part at work: forward and backward of one stage's module, microbatch by microbatch.
+
+Owns what a microbatch leaves behind between forward and backward, running forward again instead of keeping
+it, the random numbers of both (PP6), and the scale of gradients. When what is computed is not decided here
+(`stage_loop`), and the optimizer is not known. Gradients add up in ``.grad``, in the order of the calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diloco.errors import BoundaryError, PipelineError
+from diloco.pipeline.boundary import Boundary
+from diloco.pipeline.cuts import Part
+from diloco.pipeline.microbatch import MicrobatchId, random_seed
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, int]]
+"""Of the last stage's output and the targets: the sum of the losses of all tokens, and how many they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossAndGradient:
+    """What the last stage has of one microbatch."""
+
+    loss_sum: float
+    tokens: int
+    gradient: Tensor | None
+    """For the stage below; None if there is none."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a microbatch left behind."""
+
+    x: Tensor
+    output: Tensor | None
+    """With its graph; None if forward is run again."""
+
+
+class RunningPart:
+    """One stage's module. ``takes`` and ``gives`` are the boundaries to the stages below and above, None at
+    the outer ends: stage 0 takes whatever the run is fed with, and the last stage has a ``loss``. All
+    gradients are divided by ``nominal_tokens``, those of a whole inner step, so that they add up to a mean.
+    With ``recompute`` only the input of a microbatch is kept, and forward is run again before backward:
+    8 instead of 6 floating-point operations of a parameter and token. Random numbers follow from ``seed``,
+    the microbatch and the stage, for torch's generators of the CPU and of the module's CUDA device.
+
+    Raises `PipelineError` for boundaries or a loss where there are none, or none where they belong, and for a
+    module without a trainable parameter. The tensors that it is handed are never written."""
+
+    def __init__(
+        self,
+        part: Part,
+        model: nn.Module,
+        *,
+        takes: Boundary | None = None,
+        gives: Boundary | None = None,
+        loss: Loss | None = None,
+        nominal_tokens: int,
+        seed: int = 0,
+        recompute: bool = True,
+    ) -> None:
+        self.part = part
+        self.model = model
+        self.takes, self.gives = takes, gives
+        self.nominal_tokens = nominal_tokens
+        self._loss = loss
+        self._seed = seed
+        self._recompute = recompute
+        self._held: dict[MicrobatchId, _Held] = {}
+        self._has_run = False
+        _require_ends(part, takes, gives, loss)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        if not trainable:
+            raise PipelineError(f"stage {part.stage} has no trainable parameter: choose other cuts")
+        self._device = trainable[0].device
+
+    @property
+    def num_held(self) -> int:
+        """Microbatches between their forward and their backward."""
+        return len(self._held)
+
+    def forward(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
+        """What the part makes of ``x``, for the stage above, without a graph. Not at the last stage. Raises
+        `BoundaryError` for an ``x`` or an output that does not fit, and `PipelineError` if forward changes a
+        buffer that running it again would change twice."""
+        x = self._input(microbatch, x)
+        if self._recompute:
+            with torch.no_grad(), self._watching_buffers():
+                output = self._run(microbatch, x)
+        else:
+            x = self._differentiable(x)
+            output = self._run(microbatch, x)
+        assert self.gives is not None, "the last stage runs forward and backward as one"
+        given = self.gives.require(output, f"what stage {self.part.stage} made of {microbatch}").detach()
+        self._held[microbatch] = _Held(x, None if self._recompute else output)
+        return given
+
+    def backward(self, microbatch: MicrobatchId, gradient: Tensor) -> Tensor | None:
+        """Add the microbatch's gradient to what the parameters have, by the ``gradient`` of what `forward`
+        gave. Returns the gradient of the input; None at stage 0. Raises `BoundaryError`, before anything
+        changes, for one that does not fit."""
+        assert self.gives is not None, "the last stage runs forward and backward as one"
+        self.gives.require(gradient, f"the gradient of {microbatch} that stage {self.part.stage} got")
+        held = self._held.pop(microbatch)
+        x, output = held.x, held.output
+        if output is None:
+            x = self._differentiable(x)
+            output = self._run(microbatch, x)
+        torch.autograd.backward(output, gradient.to(output.device))
+        return self._input_gradient(microbatch, x)
+
+    def forward_backward(self, microbatch: MicrobatchId, x: Tensor, targets: Tensor) -> LossAndGradient:
+        """Both, at the last stage. Raises `BoundaryError`, before any gradient was added, for an ``x`` that
+        does not fit and a loss that is not one finite number of at least one token."""
+        assert self._loss is not None, "the last stage has a loss"
+        x = self._differentiable(self._input(microbatch, x))
+        output = self._run(microbatch, x)
+        found, tokens = self._loss(output, targets.to(self._device))
+        loss_sum, tokens = _checked_loss(found), int(tokens)
+        if not math.isfinite(loss_sum) or tokens < 1:
+            raise BoundaryError(f"the loss of {microbatch} is {loss_sum} over {tokens} tokens")
+        torch.autograd.backward(found / self.nominal_tokens)
+        return LossAndGradient(loss_sum, tokens, self._input_gradient(microbatch, x))
+
+    def weigh(self, tokens: int) -> None:
+        """Make of what was added up the mean over the ``tokens`` that were counted. Does nothing if they are
+        the nominal ones: there is no rounding then beyond that of a process that accumulates gradients."""
+        if tokens != self.nominal_tokens:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.nominal_tokens / tokens)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _run(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
+        with _drawing_from(random_seed(self._seed, microbatch, self.part.stage), self._device):
+            output: Tensor = self.model(x)
+            return output
+
+    def _input(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
+        if self.takes is not None:
+            self.takes.require(x, f"the input of {microbatch} that stage {self.part.stage} got")
+        return x.detach().to(self._device)
+
+    def _differentiable(self, x: Tensor) -> Tensor:
+        """The input as a leaf of its own graph, where the stage below wants a gradient."""
+        return x if self.takes is None else x.detach().requires_grad_()
+
+    def _input_gradient(self, microbatch: MicrobatchId, x: Tensor) -> Tensor | None:
+        if self.takes is None:
+            return None
+        if x.grad is None:
+            raise PipelineError(f"stage {self.part.stage} does not use its input: there is no gradient of it")
+        return self.takes.require(x.grad, f"the gradient of {microbatch} that stage {self.part.stage} made")
+
+    @contextmanager
+    def _watching_buffers(self) -> Iterator[None]:
+        """Within is the part's first forward, or a later one: after the first the values of all buffers are
+        compared. (Not every write is counted by torch: those of batch norm's kernels are not.)"""
+        if self._has_run:
+            yield
+            return
+        before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        yield
+        for name, buffer in self.model.named_buffers():
+            if name not in before or not torch.equal(buffer, before[name]):
+                raise PipelineError(
+                    f"forward changes the buffer {name}, which would change twice with recompute = true: turn"
+                    " that off, or keep no running statistics"
+                )
+        self._has_run = True
+
+
+def _require_ends(part: Part, takes: Boundary | None, gives: Boundary | None, loss: Loss | None) -> None:
+    wanted = {
+        "boundary to the stage below": (takes, not part.is_first),
+        "boundary to the stage above": (gives, not part.is_last),
+        "loss": (loss, part.is_last),
+    }
+    for what, (given, belongs) in wanted.items():
+        if belongs and given is None:
+            raise PipelineError(f"stage {part.stage} of {part.stages} needs a {what}")
+        if not belongs and given is not None:
+            raise PipelineError(f"stage {part.stage} of {part.stages} has no {what}: give None")
+
+
+def _checked_loss(found: object) -> float:
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        raise BoundaryError("the loss must be a tensor of one element: the sum over all tokens")
+    return float(found.detach())
+
+
+@contextmanager
+def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Within, torch's generators begin at ``seed``; after, they go on from where they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,147 @@
+"""What a replica of a stage computes next, and when its inner step ends: decisions, no tensors and no IO.
+
+A driver tells the loop which inputs and gradients are there, carries out the work that it names and says when
+that is done: in one process `in_process` does so. Backward goes before forward and the lowest number first,
+which is the order of 1F1B (PipeDream, arXiv 1806.03377) as it is found while links make their own delays. A
+step begins the forward of at most a quota of microbatches and ends when each of those was counted, so that
+weights change only while nothing is in flight (PP2), and no microbatch's gradient is of other weights than
+its forward's. Keeps PP5 on this side: a step names exactly what was counted since the last one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diloco.pipeline.microbatch import MicrobatchId
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Run the part forward on a microbatch; at the last stage backward too, as one."""
+
+    microbatch: MicrobatchId
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """Run it backward, by the gradient that came."""
+
+    microbatch: MicrobatchId
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Let the optimizer step with the mean over the ``tokens`` of these microbatches, which were counted in
+    this order."""
+
+    microbatches: tuple[MicrobatchId, ...]
+    tokens: int
+
+
+Work = Forward | Backward | Step
+
+
+class StageLoop:
+    """One replica's inner steps, of ``quota`` microbatches each. A step whose microbatches stay away ends
+    with fewer, once ``grace_s`` seconds have passed since it began its first."""
+
+    def __init__(self, quota: int, *, is_last: bool, grace_s: float) -> None:
+        assert quota >= 1, "a step has a microbatch at least"
+        assert grace_s > 0, "or a step would end before its second microbatch"
+        self.quota = quota
+        self._is_last = is_last
+        self._grace_s = grace_s
+        self._waiting: set[MicrobatchId] = set()
+        self._in_flight: set[MicrobatchId] = set()
+        """Their forward was begun in this step, and they are not counted."""
+        self._gradients: set[MicrobatchId] = set()
+        """Those of them whose gradient is there."""
+        self._counted: list[MicrobatchId] = []
+        self._tokens = 0
+        self._began_s = 0.0
+        self._at_hand: Work | None = None
+
+    # -- what is there ------------------------------------------------------------------------
+
+    def input_arrived(self, microbatch: MicrobatchId) -> None:
+        """A microbatch's input is here: what the stage below computed, or at stage 0 what was fed."""
+        self._waiting.add(microbatch)
+
+    def gradient_arrived(self, microbatch: MicrobatchId) -> None:
+        """The gradient of what was handed up is here."""
+        assert microbatch in self._in_flight, f"{microbatch} is not in flight here"
+        self._gradients.add(microbatch)
+
+    # -- what a driver asks -------------------------------------------------------------------
+
+    @property
+    def num_wanted(self) -> int:
+        """How many more inputs this step has use for."""
+        return self.quota - self._num_begun - len(self._waiting)
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing of the present step is in flight."""
+        return not self._in_flight and self._at_hand is None
+
+    @property
+    def ends_early_at_s(self) -> float | None:
+        """When the step ends though it has not all its microbatches, if none comes meanwhile; None while it
+        has counted none, or something is in flight."""
+        return self._began_s + self._grace_s if self._counted and self.drained else None
+
+    def next_work(self, now: float) -> Work | None:
+        """What to compute now; None if there is nothing. `done` must follow before it is asked again."""
+        assert self._at_hand is None, "one thing is computed at a time"
+        self._at_hand = self._choose(now)
+        if isinstance(self._at_hand, Forward):
+            if not self._num_begun:
+                self._began_s = now
+            self._waiting.remove(self._at_hand.microbatch)
+            self._in_flight.add(self._at_hand.microbatch)
+        return self._at_hand
+
+    def done(self, work: Work, tokens: int = 0) -> None:
+        """The driver carried out what `next_work` said. Where that counts a microbatch (backward, and forward
+        at the last stage) it says how many tokens the loss had."""
+        assert work is self._at_hand, "it was to be done"
+        self._at_hand = None
+        match work:
+            case Forward() if self._is_last:
+                self._count(work.microbatch, tokens)
+            case Backward():
+                self._gradients.remove(work.microbatch)
+                self._count(work.microbatch, tokens)
+            case Step():
+                self._counted.clear()
+                self._tokens = 0
+
+    # -- inside -------------------------------------------------------------------------------
+
+    @property
+    def _num_begun(self) -> int:
+        return len(self._counted) + len(self._in_flight)
+
+    def _choose(self, now: float) -> Work | None:
+        if self._gradients:
+            return Backward(min(self._gradients, key=_age))
+        if len(self._counted) == self.quota:
+            return self._step()
+        if self._waiting and self._num_begun < self.quota:
+            return Forward(min(self._waiting, key=_age))
+        early = self.ends_early_at_s
+        return self._step() if early is not None and now >= early else None
+
+    def _step(self) -> Step:
+        return Step(tuple(self._counted), self._tokens)
+
+    def _count(self, microbatch: MicrobatchId, tokens: int) -> None:
+        self._in_flight.remove(microbatch)
+        self._counted.append(microbatch)
+        self._tokens += tokens
+
+
+def _age(microbatch: MicrobatchId) -> tuple[int, MicrobatchId]:
+    """The lowest number is the oldest, whatever came first: sums round by their order, and all stages of a
+    line are to count in the same one (PP4)."""
+    return microbatch.number, microbatch
