@@ -114,9 +114,12 @@ def spans(x: Tensor) -> Iterator[slice]:
 
 def bytes_of(x: Tensor) -> memoryview:
     """The raw bytes of a tensor: its own memory if it is contiguous on the CPU, else a copy."""
-    flat = x.detach().cpu().contiguous().view(-1)
-    # A memoryview of no elements cannot be cast.
-    return flat.view(torch.uint8).numpy().data.cast("B") if len(flat) else memoryview(bytearray())
+    if not x.numel():  # a memoryview of no elements cannot be cast
+        return memoryview(bytearray())
+    if x.dtype != torch.float32 or x.requires_grad or x.device.type != "cpu" or not x.is_contiguous():
+        x = x.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    # One call of torch, of which each lets the interpreter's lock go.
+    return x.numpy().data.cast("B")
 
 
 def items_of(payload: Buffer, dtype: torch.dtype) -> Tensor:

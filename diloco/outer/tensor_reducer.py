@@ -54,6 +54,8 @@ class TensorReducer:
         self._chunk_elements = max(1, num_elements)
         self.contribution = contribution
         self.part_squares: list[float] = []
+        self._made: dict[int, tuple[Payload, float]] = {}
+        """By chunk, a mean that was made here and is in the output already, and its squared norm."""
         self._total, self._scratch = Scratch(torch.float32), Scratch(torch.float32)
         self.output = torch.zeros(num_elements) if output is None else output
 
@@ -65,6 +67,7 @@ class TensorReducer:
         if chunk_elements < 1:
             raise ValueError(f"chunk_elements is {chunk_elements}: at least 1 is needed")
         self._chunk_elements = chunk_elements
+        self._made = {}
         self._means = self._fixed_mean_codec or self._codec.for_mean(num_parts)
 
     def size_bytes(self, chunk: int) -> int:
@@ -79,8 +82,7 @@ class TensorReducer:
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
         found = self._reduced_at_once(chunk, parts)
         if found is not None:
-            payload, self.part_squares = found
-            return payload
+            return found
         total = self._sum(chunk)
         self.part_squares = [self._add(total, chunk, part, first=part is parts[0]) for part in parts]
         try:
@@ -91,6 +93,9 @@ class TensorReducer:
             raise Poisoned(largest, f"the mean overflows: {error}", alone=False) from None
 
     def accept(self, chunk: int, payload: Payload) -> float:
+        made, square = self._made.pop(chunk, (None, 0.0))
+        if made is payload:
+            return square
         span = self._span(chunk)
         try:
             # Decodes and measures in one pass.
@@ -128,9 +133,10 @@ class TensorReducer:
         norms = [squared_norm(each[section]) for each in (held - rounded, rounded - total, held)]
         return math.sqrt(norms[0]), math.sqrt(norms[1]), math.sqrt(norms[2])
 
-    def _reduced_at_once(self, chunk: int, parts: Sequence[Part]) -> tuple[Payload, list[float]] | None:
-        """What `reduce` gives, and `part_squares`, in one pass of compiled code; None where that cannot be,
-        or where something is refused: whose it is, is found part by part."""
+    def _reduced_at_once(self, chunk: int, parts: Sequence[Part]) -> Payload | None:
+        """What `reduce` gives, in one pass of compiled code that decodes it into the output too; None where
+        that cannot be, or where something is refused: whose it is, is found part by part."""
+        self._made.pop(chunk, None)
         given: list[tuple[Buffer | Tensor, float]] = []
         for part in parts:
             payload = part.payload
@@ -142,13 +148,14 @@ class TensorReducer:
             if isinstance(payload, Phantom):
                 return None
             given.append((self._own(chunk) if payload is None else payload, part.weight))
-        total, shared = self.output[self._span(chunk)], self._means.shares_memory
-        found = kernels.reduce(self._codec, self._means, given, total, shared)
+        out, shared = self.output[self._span(chunk)], self._means.shares_memory
+        found = kernels.reduce(self._codec, self._means, given, out, shared)
         if found is None:
             return None
-        mean, squares = found
-        sent = [part.payload is not None for part in parts]
-        return mean, [square if each else 0.0 for square, each in zip(squares, sent, strict=True)]
+        squares = zip(found.squares, parts, strict=True)
+        self.part_squares = [0.0 if part.payload is None else square for square, part in squares]
+        self._made[chunk] = found.payload, found.square
+        return found.payload
 
     def _add(self, total: Tensor, chunk: int, part: Part, first: bool) -> float:
         """Returns the squared norm of what someone else sent."""

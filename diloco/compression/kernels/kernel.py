@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from diloco.compression.kernels.library import CPart, library
-from diloco.compression.vectors import Buffer, bytes_of
+from diloco.compression.vectors import Buffer
 
 _FORMATS = ("fp32", "fp16", "bf16", "int8", "int4", "fp4")
 """In the order of kernels.c."""
 _TAKEN, _REFUSED = 0, 1
+_Bytes = npt.NDArray[np.uint8]
 
 
 class Sized(Protocol):
@@ -43,9 +44,16 @@ class Kernel:
         found = library()
         if found is None or not _takes(x):
             return None
-        packed = torch.empty(size, dtype=torch.uint8)
-        status = found.diloco_encode(self.format, x.data_ptr(), len(x), packed.data_ptr(), size)
-        return bytes_of(packed) if _taken(status) else None
+        packed = _room_for(size)
+        status = found.diloco_encode(self.format, x.data_ptr(), len(x), packed.ctypes.data, size)
+        return packed.data if _taken(status) else None
+
+    def encodes_in_place(self, x: Tensor) -> bool:
+        """Whether ``x`` [n] is its own payload of fp32: all of it is finite."""
+        found = library()
+        if found is None or not _takes(x):
+            return False
+        return _taken(found.diloco_encode(self.format, x.data_ptr(), len(x), x.data_ptr(), 4 * len(x)))
 
     def decode(self, payload: Buffer, out: Tensor) -> bool:
         """Whether ``out`` [n] has the values of ``payload`` now."""
@@ -68,12 +76,22 @@ def kernel_of(codec: object) -> Kernel | None:
     return found if isinstance(found, Kernel) else None
 
 
+class Reduced(NamedTuple):
+    """A weighted sum of parts, encoded."""
+
+    payload: Buffer
+    squares: list[float]
+    """Squared norms of the parts that were payloads, 0 for those that were vectors."""
+    square: float
+    """Squared norm of what the payload decodes to."""
+
+
 def reduce(
     codec: Sized, means: Sized, parts: Sequence[tuple[Buffer | Tensor, float]], out: Tensor, shared: bool
-) -> tuple[Buffer, list[float]] | None:
-    """The weighted sum of parts, in their order, encoded by ``means``, and the squared norms of those that
-    are payloads of ``codec``, 0 for those that are vectors [n]. The sum is in ``out`` [n] fp32 if it is
-    ``shared``, as the payload of fp32; else ``out`` is not written."""
+) -> Reduced | None:
+    """The weighted sum of parts, in their order, which are payloads of ``codec`` or vectors [n], encoded by
+    ``means``. What that decodes to is in ``out`` [n] fp32 then, which is the payload too if it is ``shared``,
+    as that of fp32 may be."""
     found, ours, theirs = library(), kernel_of(codec), kernel_of(means)
     if found is None or ours is None or theirs is None or not _takes(out):
         return None
@@ -90,11 +108,12 @@ def reduce(
             if len(raw) != size:
                 return None
             each.payload = raw.ctypes.data
-    packed = out if shared else torch.empty(means.size_bytes(n), dtype=torch.uint8)
-    where = packed.data_ptr(), packed.nbytes
-    if not _taken(found.diloco_reduce(ours.format, given, len(parts), size, n, theirs.format, *where)):
+    packed = _bytes_in(out) if shared else _room_for(means.size_bytes(n))
+    mean, square = (packed.ctypes.data, len(packed)), ctypes.c_double()
+    inputs = ours.format, given, len(parts), size, n
+    if not _taken(found.diloco_reduce(*inputs, theirs.format, *mean, out.data_ptr(), square)):
         return None
-    return bytes_of(packed), [each.square for each in given]
+    return Reduced(packed.data, [each.square for each in given], square.value)
 
 
 def subtract(a: Tensor, b: Tensor, out: Tensor) -> float | None:
@@ -134,5 +153,14 @@ def _taken(status: int) -> bool:
     return status == _TAKEN
 
 
-def _raw(payload: Buffer) -> npt.NDArray[np.uint8]:
+def _room_for(size: int) -> _Bytes:
+    # Numpy keeps the interpreter's lock, which torch lets go for every tensor that it makes.
+    return np.empty(size, dtype=np.uint8)
+
+
+def _bytes_in(x: Tensor) -> _Bytes:
+    return x.numpy().view(np.uint8)
+
+
+def _raw(payload: Buffer) -> _Bytes:
     return np.frombuffer(payload, dtype=np.uint8)

@@ -30,7 +30,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { FP32, FP16, BF16, INT8, INT4, FP4, NUM_FORMATS };
-enum { BLOCK = 256, NIBBLE_BLOCK = 64, HALF = NIBBLE_BLOCK / 2, LANES = 16, TILE = 4096 };
+enum { BLOCK = 256, NIBBLE_BLOCK = 64, HALF = NIBBLE_BLOCK / 2, LANES = 16, TILE = 1024 };
 enum { TAKEN = 0, REFUSED = 1, MISUSED = 2 };
 
 #define SCALE_MIN 0x1p-126f
@@ -101,41 +101,57 @@ INLINE int32_t largest_bits(const float *x, int64_t count)
     return top;
 }
 
-/* The sum of squares of up to BLOCK floats; not finite if and only if one of them is not. */
-INLINE double square_of(const float *x, int64_t count)
+/* The sum of squares of up to BLOCK floats at any address; not finite if and only if one of them is not. */
+INLINE double square_at(const uint8_t *x, int64_t count)
 {
     float sums[LANES] = {0}, sum = 0;
     if (count == BLOCK) {
         lanes_t lanes = {0}, values;
         for (int i = 0; i < BLOCK; i += LANES) {
-            memcpy(&values, x + i, sizeof values);
+            memcpy(&values, x + 4 * i, sizeof values);
             lanes += values * values;
         }
         memcpy(sums, &lanes, sizeof lanes);
     } else
         for (int64_t i = 0; i < count; i++)
-            sums[i % LANES] += x[i] * x[i];
+            sums[i % LANES] += float_at(x + 4 * i) * float_at(x + 4 * i);
     for (int i = 0; i < LANES; i++)
         sum += sums[i];
     if ((bits_of(sum) & 0x7fffffff) < INFINITE)
         return sum;
     double wide = 0;
     for (int64_t i = 0; i < count; i++)
-        wide += (double)x[i] * x[i];
+        wide += (double)float_at(x + 4 * i) * float_at(x + 4 * i);
     return wide;
 }
 
+INLINE double square_of(const float *x, int64_t count) { return square_at((const uint8_t *)x, count); }
+
 INLINE int is_finite(double x) { return x - x == 0; }
 
-/* total = weight * part, or that added to it. */
-INLINE void add_weighted(float *total, const float *part, int64_t count, float weight, int first)
+/* total = weight * part, or that added to it. The part lies at any address, which may be that of the total. */
+INLINE void add_weighted(float *total, const uint8_t *part, int64_t count, float weight, int first)
+{
+    lanes_t values, sum;
+    int64_t at = 0;
+    for (; at <= count - LANES; at += LANES) {
+        memcpy(&values, part + 4 * at, sizeof values);
+        memcpy(&sum, total + at, sizeof sum);
+        sum = first ? values * weight : sum + values * weight;
+        memcpy(total + at, &sum, sizeof sum);
+    }
+    for (; at < count; at++) {
+        float value = float_at(part + 4 * at) * weight;
+        total[at] = first ? value : total[at] + value;
+    }
+}
+
+CLONES void diloco_add_values(float *total, const float *part, int64_t count, float weight, int first)
 {
     if (first)
-        for (int64_t i = 0; i < count; i++)
-            total[i] = part[i] * weight;
+        add_weighted(total, (const uint8_t *)part, count, weight, 1);
     else
-        for (int64_t i = 0; i < count; i++)
-            total[i] += part[i] * weight;
+        add_weighted(total, (const uint8_t *)part, count, weight, 0);
 }
 
 /* -- encoding: of x [count], which are elements from `start` of n; 0 unless something is refused ------------------- */
@@ -311,22 +327,31 @@ INLINE double add_nibbles(
 }
 
 /* Formats of one number per element. Not finite if one of them is not. */
-INLINE double add_plain(int format, float *total, int64_t count, const uint8_t *payload, float weight, int first)
+INLINE double add_fp32(float *total, int64_t count, const uint8_t *payload, float weight, int first)
+{
+    double square = 0;
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        int64_t here = least_of(BLOCK, count - at);
+        square += square_at(payload + 4 * at, here);
+        add_weighted(total + at, payload + 4 * at, here, weight, first);
+    }
+    return square;
+}
+
+INLINE double add_halves(int format, float *total, int64_t count, const uint8_t *payload, float weight, int first)
 {
     double square = 0;
     float parts[BLOCK];
     for (int64_t at = 0; at < count; at += BLOCK) {
         int64_t here = least_of(BLOCK, count - at);
-        if (format == FP32)
-            memcpy(parts, payload + 4 * at, 4 * (size_t)here);
-        else if (format == BF16)
+        if (format == BF16)
             for (int64_t i = 0; i < here; i++)
                 parts[i] = float_of_bf16(half_at(payload + 2 * (at + i)));
         else
             for (int64_t i = 0; i < here; i++)
                 parts[i] = float_of_fp16(half_at(payload + 2 * (at + i)));
         square += square_of(parts, here);
-        add_weighted(total + at, parts, here, weight, first);
+        add_weighted(total + at, (const uint8_t *)parts, here, weight, first);
     }
     return square;
 }
@@ -336,9 +361,9 @@ INLINE double add_range(
     int first)
 {
     switch (format) {
-    case FP32: return add_plain(FP32, total, count, payload + 4 * start, weight, first);
-    case FP16: return add_plain(FP16, total, count, payload + 2 * start, weight, first);
-    case BF16: return add_plain(BF16, total, count, payload + 2 * start, weight, first);
+    case FP32: return add_fp32(total, count, payload + 4 * start, weight, first);
+    case FP16: return add_halves(FP16, total, count, payload + 2 * start, weight, first);
+    case BF16: return add_halves(BF16, total, count, payload + 2 * start, weight, first);
     case INT8: return add_int8(total, count, payload, n, start, weight, first);
     case INT4: return add_nibbles(INT4, total, count, payload, n, start, weight, first);
     default: return add_nibbles(FP4, total, count, payload, n, start, weight, first);
@@ -369,6 +394,14 @@ static int scales_valid(int format, const uint8_t *payload, int64_t n)
             valid &= scale >= 0.0f && scale <= SCALE_MAX;
         }
     return valid;
+}
+
+CLONES double diloco_square(const float *x, int64_t count)
+{
+    double square = 0;
+    for (int64_t at = 0; at < count; at += BLOCK)
+        square += square_of(x + at, least_of(BLOCK, count - at));
+    return square;
 }
 
 static int usable(int format, int64_t n, int64_t size)
@@ -421,7 +454,7 @@ CLONES void diloco_nesterov_range(
 
 /* -- what is exported: each gives TAKEN, REFUSED for values that are not finite, or MISUSED ----------------------- */
 
-EXPORTED int diloco_kernels_version(void) { return 2; }
+EXPORTED int diloco_kernels_version(void) { return 3; }
 
 /* Which copy of the functions this processor runs. */
 EXPORTED const char *diloco_kernels_target(void)
@@ -463,32 +496,45 @@ struct part {
     float weight;
 };
 
-/* The payload [mean_size] of the weighted sum of parts, in their order. */
+/* The payload [mean_size] of the weighted sum of parts, in their order, what it decodes to [n], and the squared norm of
+   that. Of FP32 both may be the same memory. */
 EXPORTED int diloco_reduce(
     int format, struct part *parts, int64_t num_parts, int64_t size, int64_t n, int mean_format, uint8_t *mean,
-    int64_t mean_size)
+    int64_t mean_size, float *decoded, double *square)
 {
     float total[TILE];
+    int in_place = mean == (uint8_t *)decoded;
     if (!usable(format, n, size) || !usable(mean_format, n, mean_size) || num_parts < 1)
+        return MISUSED;
+    if (in_place && mean_format != FP32)
         return MISUSED;
     for (int64_t i = 0; i < num_parts; i++) {
         parts[i].square = 0;
         if (parts[i].payload && !scales_valid(format, parts[i].payload, n))
             return REFUSED;
     }
+    *square = 0;
     for (int64_t start = 0; start < n; start += TILE) {
         int64_t count = least_of(TILE, n - start);
+        /* What decodes to itself is added up where it is to lie. */
+        float *sums = mean_format == FP32 ? decoded + start : total;
         for (int64_t i = 0; i < num_parts; i++) {
             struct part *part = parts + i;
             if (part->payload)
                 part->square +=
-                    diloco_add_range(format, total, count, part->payload, n, start, part->weight, i == 0);
+                    diloco_add_range(format, sums, count, part->payload, n, start, part->weight, i == 0);
             else
-                add_weighted(total, part->values + start, count, part->weight, i == 0);
+                diloco_add_values(sums, part->values + start, count, part->weight, i == 0);
             if (!is_finite(part->square))
                 return REFUSED;
         }
-        if (diloco_encode_range(mean_format, total, count, mean, n, start))
+        if (in_place)
+            *square += diloco_square(sums, count);
+        else if (diloco_encode_range(mean_format, sums, count, mean, n, start))
+            return REFUSED;
+        else
+            *square += diloco_add_range(mean_format, decoded + start, count, mean, n, start, 1.0f, 1);
+        if (!is_finite(*square))
             return REFUSED;
     }
     return TAKEN;

@@ -16,7 +16,7 @@ from diloco.errors import UserError
 Choice = Literal["auto", "compiled", "torch"]
 CHOICES: tuple[Choice, ...] = ("auto", "compiled", "torch")
 LIBRARY = Path(__file__).with_name("kernels.so")
-_VERSION = 2
+_VERSION = 3
 """What `diloco_kernels_version` gives: it grows with every change of what a function takes or writes."""
 
 
@@ -35,7 +35,7 @@ _INT, _LONG, _AT, _SQUARE = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctype
 _TAKES = {
     "diloco_encode": (_INT, _AT, _LONG, _AT, _LONG),
     "diloco_add": (_INT, _AT, _LONG, _AT, _LONG, ctypes.c_float, _INT, _SQUARE),
-    "diloco_reduce": (_INT, ctypes.POINTER(CPart), _LONG, _LONG, _LONG, _INT, _AT, _LONG),
+    "diloco_reduce": (_INT, ctypes.POINTER(CPart), _LONG, _LONG, _LONG, _INT, _AT, _LONG, _AT, _SQUARE),
     "diloco_subtract": (_AT, _AT, _AT, _LONG, _SQUARE),
     "diloco_nesterov": (_AT, _AT, _AT, ctypes.c_float, ctypes.c_float, _AT, _AT, _LONG),
 }

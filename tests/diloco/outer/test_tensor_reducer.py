@@ -136,6 +136,15 @@ def test_a_result_is_kept_as_it_travelled_and_of_fp32_in_the_output_alone(name: 
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_another_mean_than_the_one_made_here_is_decoded(name: str) -> None:
+    owner, other = make(name, values(0)), make(name, values(1))
+    mean = bytes(other.reduce(0, [Part(0, 1.0, None)]))  # type: ignore[arg-type]
+    owner.reduce(0, [Part(0, 1.0, None)])
+    assert owner.accept(0, mean) == other.accept(0, mean)
+    assert torch.equal(owner.output[:CHUNK], other.output[:CHUNK])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_part_of_wrong_size_poisons_with_its_member(name: str) -> None:
     with pytest.raises(Poisoned) as caught:
         make(name, values(0)).reduce(0, [Part(0, 0.5, None), Part(7, 0.5, b"123")])

@@ -248,8 +248,9 @@ def test_both_reduce_to_the_same_bytes_and_blame_the_same_member(
         mean_codec = None if means == "same" else codec(means)
         made = TensorReducer(codec(name), n, contribution, mean_codec=mean_codec, as_sent=as_sent)
         made.begin(max(1, n), num_parts)
-        payload = bytes(made.reduce(0, parts))  # type: ignore[arg-type]
-        return payload, made.part_squares
+        payload = made.reduce(0, parts)
+        part_squares, square = made.part_squares, made.accept(0, payload)
+        return bytes(payload) + bits(made.output), [*part_squares, square]  # type: ignore[arg-type]
 
     compiled, by_torch = both(built, reduced)
     assert isinstance(compiled, tuple)
