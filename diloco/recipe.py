@@ -1,14 +1,16 @@
 """Recipes: what one worker trains, as the command line runs it.
 
-A recipe is a function `(settings, data_path, device, worker_salt) -> Job`. Owns the built-in one, `gpt`, and
-the loading of others. A recipe is code from this machine's own disk that its owner named: nothing that
-a host or a peer sends is ever imported (X8).
+A recipe is a function `(settings, data_path, device, worker_salt) -> Job`; one that can build a stage of its
+model takes a `part` too. Owns the built-in one, `gpt`, and the loading and calling of others. A recipe is
+code from this machine's own disk that its owner named: nothing that a host or a peer sends is ever imported
+(X8).
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +25,9 @@ from diloco.errors import RecipeError
 from diloco.models.gpt import GPT
 from diloco.models.inner_optimizers import inner_optimizers, lr_share, set_weight_decay, step_all
 from diloco.models.text import Text, load_text
+from diloco.pipeline.boundary import Boundary
+from diloco.pipeline.cuts import Part
+from diloco.pipeline.part import Loss
 from diloco.settings import RunSettings, Train
 
 VALIDATION_BATCHES = 8
@@ -52,13 +57,18 @@ class Job:
     """What a later process goes on from beside the model and ``optimizer``: objects with `state_dict` and
     `load_state_dict`, by name. ``batches`` are among them if they have these."""
 
+    boundary: tuple[Boundary | None, Boundary | None] = (None, None)
+    """Of a part: what lies between this stage and the ones below and above it; None at the outer ends."""
+    loss: Loss | None = None
+    """Of a part at the last stage; None at the others."""
+
     def kept(self) -> dict[str, Any]:
         """All of that, for `attach`."""
         data = {"batches": self.batches} if hasattr(self.batches, "load_state_dict") else {}
         return {**data, **self.keep}
 
 
-Recipe = Callable[[RunSettings, Path | None, torch.device, str], Job]
+Recipe = Callable[..., Job]
 
 
 def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, worker_salt: str) -> Job:
@@ -81,6 +91,29 @@ def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, wor
         follow=steps.follow,
         keep={"steps": steps, **{f"optimizer {i}": each for i, each in enumerate(optimizers[:-1])}},
     )
+
+
+def job_of(
+    recipe: Recipe,
+    settings: RunSettings,
+    data_path: Path | None,
+    device: torch.device,
+    worker_salt: str,
+    part: Part | None = None,
+) -> Job:
+    """What ``recipe`` makes for one worker: of the whole model, or of ``part``. A recipe with an argument
+    named ``part`` is always given one, of the whole model the only stage. Raises `RecipeError` for a stage of
+    a recipe without, and what the recipe raises."""
+    arguments = (settings, data_path, device, worker_salt)
+    part = part or Part(0, 1)
+    if "part" in inspect.signature(recipe).parameters:
+        return recipe(*arguments, part=part)
+    if part.stages > 1:
+        raise RecipeError(
+            f"recipe {getattr(recipe, '__name__', recipe)} cannot build stage {part.stage} of {part.stages}:"
+            " give it an argument `part`, and let it build diloco.cut(layers, part)"
+        )
+    return recipe(*arguments)
 
 
 def load_recipe(name: str) -> Recipe:

@@ -50,12 +50,12 @@ def stage(number, stages):
     # What builds each layer, so that a process makes its own stage's only.
     layers = [partial(nn.Embedding, SYMBOLS, WIDTH), *[Block] * 4, partial(nn.Linear, WIDTH, SYMBOLS)]
     model = diloco.cut(layers, part)
-    edge = Boundary((SEQUENCES, LENGTH, WIDTH))  # what goes up, and back as a gradient
+    takes, gives = part.ends(Boundary((SEQUENCES, LENGTH, WIDTH)))  # what goes up, and back as a gradient
     running = RunningPart(
         part,
         model,
-        takes=None if part.is_first else edge,
-        gives=None if part.is_last else edge,
+        takes=takes,
+        gives=gives,
         loss=loss_sum if part.is_last else None,
         nominal_tokens=MICROBATCHES * SEQUENCES * LENGTH,
     )

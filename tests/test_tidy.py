@@ -63,7 +63,7 @@ ARROWS = {
     f" diloco/interrupts {PEERS}",
     "diloco/pipeline": f"{PLAIN} diloco/methods diloco/compression diloco/outer",
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
-    "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models",
+    "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models diloco/pipeline",
     "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",
     "diloco/planning": f"{SIMULATED} {PEERS} transport/simnet",
     "diloco/comparison": f"{SIMULATED} {PEERS} transport/simnet",

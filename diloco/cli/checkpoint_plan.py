@@ -33,9 +33,9 @@ def planned(origin: Path, settings: RunSettings, recipe: str, data: Path | None)
     from diloco.checkpoints.origin import open_origin
     from diloco.checkpoints.regroup import plan
     from diloco.outer.replica import TensorReplica
-    from diloco.recipe import load_recipe
+    from diloco.recipe import job_of, load_recipe
 
     found = open_origin(origin)
-    job = load_recipe(recipe)(settings, data, torch.device("cpu"), "plan")
+    job = job_of(load_recipe(recipe), settings, data, torch.device("cpu"), "plan")
     method = settings.method.resolved()
     return plan(found, TensorReplica.of(job.model, method, job.optimizer), method)

@@ -19,7 +19,7 @@ from diloco.compression.kernels import running
 from diloco.errors import DeviceFailed, SwarmClosed, UserError
 from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
-from diloco.recipe import Job, Recipe
+from diloco.recipe import Job, Recipe, job_of
 from diloco.swarm.swarm import Swarm
 from diloco.training.attach import Outer, attach
 from diloco.training.device_errors import device_fault
@@ -60,7 +60,7 @@ def make_job(recipe: Recipe, swarm: Swarm, data: Path | None, device: str) -> Jo
     except (RuntimeError, AssertionError) as error:  # torch without CUDA says so by an assertion
         reason = str(error).partition("\n")[0]
         raise UserError(f"device {device} cannot be used on this machine: {reason}") from None
-    return recipe(swarm.settings, data, found, swarm.peer_name)
+    return job_of(recipe, swarm.settings, data, found, swarm.peer_name)
 
 
 def train(

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from diloco.errors import PipelineError
 from diloco.outer.fragments import partition
 
 MAX_STAGES = 64
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class Part:
     @property
     def is_last(self) -> bool:
         return self.stage == self.stages - 1
+
+    def ends(self, boundary: T) -> tuple[T | None, T | None]:
+        """What lies below and above the stage in a model whose boundaries are all alike: None at the outer
+        ends."""
+        return None if self.is_first else boundary, None if self.is_last else boundary
 
     def layers(self, sizes: Sequence[int]) -> range:
         """The layers of this stage, of a model whose layers have so many parameters each. Raises

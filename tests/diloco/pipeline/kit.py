@@ -106,11 +106,12 @@ def line_of(
     edge = Boundary((SEQUENCES, POSITIONS, WIDTH))
     for number in range(len(cuts) + 1):
         part = Part(number, len(cuts) + 1, tuple(cuts))
+        takes, gives = part.ends(edge)
         running = RunningPart(
             part,
             cut(copy.deepcopy(list(model)), part),
-            takes=None if part.is_first else edge,
-            gives=None if part.is_last else edge,
+            takes=takes,
+            gives=gives,
             loss=loss_sum if part.is_last else None,
             nominal_tokens=quota * TOKENS,
             seed=seed,

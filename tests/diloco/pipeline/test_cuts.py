@@ -29,6 +29,11 @@ def test_without_cuts_stages_have_equal_parameters() -> None:
     assert Part(0, 3).all_layers([0, 0, 0]) == [range(1), range(1, 2), range(2, 3)]
 
 
+def test_a_stage_has_boundaries_where_it_has_neighbours() -> None:
+    assert [Part(stage, 3).ends("b") for stage in range(3)] == [(None, "b"), ("b", "b"), ("b", None)]
+    assert Part(0, 1).ends("b") == (None, None)
+
+
 def test_one_stage_has_all_layers() -> None:
     assert Part(0, 1).layers([3, 4]) == range(2)
 

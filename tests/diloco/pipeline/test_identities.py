@@ -245,11 +245,12 @@ def test_a_part_that_computes_in_bf16_hands_on_bf16() -> None:
     stages = []
     for number in range(3):
         part = Part(number, 3, (2, 4))
+        takes, gives = part.ends(edge)
         running = RunningPart(
             part,
             cut(copy.deepcopy(model), part),
-            takes=None if part.is_first else edge,
-            gives=None if part.is_last else edge,
+            takes=takes,
+            gives=gives,
             loss=loss_sum if part.is_last else None,
             nominal_tokens=3 * TOKENS,
         )
