@@ -1,5 +1,5 @@
-"""What a seed comes to does not depend on how Python hashes, which every process draws anew: a failure that was
-seen elsewhere can be replayed here.
+"""What a seed comes to does not depend on how Python hashes, which every process draws anew: a failure that
+was seen elsewhere can be replayed here.
 
 Nothing may leave in the order of a set. Each world is run in two processes that hash otherwise.
 """

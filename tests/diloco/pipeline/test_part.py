@@ -209,6 +209,11 @@ def test_a_loss_that_is_none_is_refused(loss: Any, text: str) -> None:
     assert grads(model) == []
 
 
+def test_a_loss_of_one_token_is_one() -> None:
+    found = last(nn.Linear(3, 3), lambda output, targets: (output.sum(), 1))
+    assert found.forward_backward(ID, torch.ones(4, 3), torch.zeros(4)).tokens == 1
+
+
 def test_statistics_that_forward_keeps_are_refused_with_recompute_only() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     with pytest.raises(PipelineError, match=r"forward changes the buffer 1\.running_mean"):
