@@ -7,7 +7,7 @@ end of a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,8 +45,10 @@ class Down:
 
 class LocalStage:
     """One replica of a stage. Each inner step is of ``quota`` microbatches; the optimizer steps with the
-    token-weighted mean of their gradients (and `attach`, if it hooks this optimizer, does its part then),
-    after they were clipped to ``clip_norm``, of this stage alone (see `cutting.clip_share`)."""
+    token-weighted mean of their gradients, after that was clipped to ``clip_norm``, of this stage alone (see
+    `cutting.clip_share`). ``after_step`` is told then how many tokens were counted: the `step_done` of an
+    `Outer` that no longer hooks the optimizer (`Outer.detach`), say, since one that does counts its
+    ``tokens_per_step``, which are others where targets are left out."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class LocalStage:
         *,
         quota: int,
         clip_norm: float | None = None,
+        after_step: Callable[[int], object] | None = None,
     ) -> None:
         if quota < 1:
             raise PipelineError(f"an inner step of {quota} microbatches is not possible: choose 1 or more")
@@ -62,6 +65,7 @@ class LocalStage:
         self.loop = StageLoop(quota, is_last=part.part.is_last, grace_s=_GRACE_S)
         self.optimizer = optimizer
         self._clip_norm = clip_norm
+        self._after_step = after_step
         self._inputs: dict[MicrobatchId, tuple[Tensor, Tensor | None]] = {}
         self._gradients: dict[MicrobatchId, tuple[Tensor, int]] = {}
 
@@ -108,6 +112,8 @@ class LocalStage:
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self.part.model.parameters(), self._clip_norm)
         self.optimizer.step()
+        if self._after_step is not None:
+            self._after_step(work.tokens)
         self.optimizer.zero_grad(set_to_none=True)
 
 

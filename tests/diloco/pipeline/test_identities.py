@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diloco.models.gpt import Block
 from diloco.pipeline.boundary import Boundary
 from diloco.pipeline.cuts import Part
 from diloco.pipeline.cutting import clip_share, cut
@@ -22,7 +23,9 @@ from diloco.pipeline.microbatch import MicrobatchId
 from diloco.pipeline.part import RunningPart
 from diloco.pipeline.stage_loop import Step
 from tests.diloco.pipeline.kit import (
+    POSITIONS,
     TOKENS,
+    WIDTH,
     Batch,
     Optimizer,
     Plain,
@@ -258,5 +261,34 @@ def test_a_part_that_computes_in_bf16_hands_on_bf16() -> None:
     losses = [step.loss for step in Line(stages).run(data)]
     plain = Plain(model, 3)
     for step in steps_of(data, 3):
+        plain.step(step)
+    require_equal(plain, stages, losses)
+
+
+# -- the built-in model's layers ----------------------------------------------------------------------
+
+
+class Layer(Block):
+    """A block of the built-in model with its own rotary positions."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 2)
+        angles = torch.outer(torch.arange(float(POSITIONS)), torch.tensor([1.0, 0.01])).repeat(1, 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        y: Tensor = super().forward(x, self.cos, self.sin)
+        return y
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_blocks_of_the_built_in_model_in_four_stages(recompute: bool) -> None:
+    ends = layers(0)
+    model, data = built([ends[0], *[Layer] * 4, ends[1]]), batches(8)
+    line, stages = line_of(model, (1, 3, 5), 4, recompute=recompute)
+    losses = [step.loss for step in line.run(data)]
+    plain = Plain(model, 4)
+    for step in steps_of(data, 4):
         plain.step(step)
     require_equal(plain, stages, losses)

@@ -12,8 +12,8 @@ import diloco
 from diloco.methods.presets import method
 from diloco.methods.spec import Method
 from diloco.outer.replica import TensorReplica
-from diloco.pipeline.in_process import LocalStage
-from tests.diloco.pipeline.kit import Plain, batches, built, layers, line_of, parameters_of, sgd
+from diloco.pipeline.in_process import Line, LocalStage
+from tests.diloco.pipeline.kit import TOKENS, Plain, batches, built, layers, line_of, parameters_of, sgd
 
 CUTS, QUOTA = (2, 4), 2
 
@@ -103,6 +103,22 @@ def test_attach_hooks_each_stage_with_nothing_in_flight(overrides: dict[str, obj
     finally:
         for swarm in swarms:
             swarm.close()
+
+
+def test_a_round_weighs_the_tokens_that_the_stage_counted() -> None:
+    """Where targets are left out, steps have fewer tokens than they could."""
+    _, (stage,) = line_of(built(layers()), (), QUOTA)
+    data = batches(4 * QUOTA, ragged=True)
+    settings = diloco.RunSettings.model_validate({"run": {"rounds": 2}, "method": {"sync_every": 2}})
+    with diloco.solo(settings) as swarm:
+        outer = diloco.attach(stage.part.model, stage.optimizer, swarm)
+        outer.detach()
+        told = LocalStage(stage.part, stage.optimizer, quota=QUOTA, after_step=outer.step_done)
+        steps = list(Line([told]).run(data))
+    counted = sum(int((targets >= 0).sum()) for _, targets in data)
+    assert sum(step.tokens for step in steps) == counted < 4 * QUOTA * TOKENS
+    assert outer.tokens_by_fate["applied"] == counted
+    assert outer.round == 2
 
 
 def plain_sgd(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
