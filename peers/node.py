@@ -22,8 +22,10 @@ from peers.links import MAX_IDLE_TIMEOUTS, LinksByNeed, LinksToAll, LinkTable, M
 from peers.member.member import AMONG_MEMBERS, Member
 from peers.member.succession import Succession
 from peers.protocol.commands import Command, LeaveRun
+from peers.protocol.events import EntryRefused, StageAssigned
 from peers.protocol.evidence import Evidence
-from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, Open, RosterBatch
+from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, Open, Refused, RosterBatch
+from peers.protocol.placing import ANY_STAGE, AskStage, StageIs
 from peers.protocol.signing import NO_IDENTITY, Signer, run_of
 from peers.protocol.traces import BadFrameTrace, PeerBarredTrace
 from peers.seats import Contact, Hosting, Training
@@ -76,6 +78,8 @@ class Node:
         self._next_tick = 0.0
         self._now = NEVER
         """When the last frame or tick was: `admits` is given no time."""
+        self._asks: AskStage | None = None
+        """What is to be known before there is a member, and asked at each session until it is."""
         self._stopped = False
         self._succession = Succession()
         self.coordinator: Coordinator | None = None
@@ -233,6 +237,17 @@ class Node:
 
     # -- the program's side -------------------------------------------------------------------
 
+    def ask_stage(self, now: float, name: str, memory_bytes: int = 0, wish: int = ANY_STAGE) -> None:
+        """Before anything is built, ask which stage this node is to `train`, with so much memory for it (0 if
+        that is not said). `StageAssigned` tells, or `EntryRefused` why not."""
+        assert self.member is None, "this node trains already"
+        self._asks = AskStage(memory_bytes, wish)
+        if self.coordinator:
+            self._certify_self(name)
+        if self.coordinator or self.links.is_up(self._contact.key):
+            self.send(now, self._contact.key, self._asks)
+        self._settle(now)
+
     def train(self, now: float, training: Training) -> None:
         """Take part: from here on this node has a member, which enters as soon as it can. Raises `BadFrame`
         for a checkpoint that does not fit the model."""
@@ -262,8 +277,7 @@ class Node:
         self.member.start(now)
         if self.coordinator:
             self.coordinator.recomputer.find_blob = self.member.find_blob
-            identity = self._signer.public if self._signer else NO_IDENTITY
-            self.coordinator.certify(self.key, profile.name, identity=identity)
+            self._certify_self(profile.name)
         if self.coordinator or self.links.is_up(contact):
             self.member.begin_session(now, contact)
         self._settle(now)
@@ -331,6 +345,18 @@ class Node:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _certify_self(self, name: str) -> None:
+        assert self.coordinator is not None
+        identity = self._signer.public if self._signer else NO_IDENTITY
+        self.coordinator.certify(self.key, name, identity=identity)
+
+    def _hear_stage(self, answer: StageIs | Refused) -> None:
+        self._asks = None
+        if isinstance(answer, StageIs):
+            self.deliver(StageAssigned(answer.stage))
+        else:
+            self.deliver(EntryRefused(answer.code, answer.detail))
+
     def _waits_for(self) -> set[bytes] | None:
         """Peers whose silence would matter now; None for all. Who is in the run is the coordinator's affair:
         members that exchange nothing leave each other in peace, or heartbeats grew with their square."""
@@ -370,6 +396,8 @@ class Node:
                 self.coordinator.session_began(now, peer)
             if self.member and (peer == self._contact.key or not result.first):
                 self.member.begin_session(now, peer)
+            if self._asks and peer == self._contact.key:
+                self.send(now, peer, self._asks)
 
     def _told_to_stop(self, now: float, peer: bytes) -> None:
         """A peer says that a newer process has our identity. Only the coordinator is listened to, and asked
@@ -411,6 +439,8 @@ class Node:
             self.member.averaging.lose_sight(now, peer)
         elif isinstance(message, Missing):
             self._look_for(now, message.key)
+        elif self._asks and peer == self._contact.key and isinstance(message, (StageIs, Refused)):
+            self._hear_stage(message)
         if self.member and (peer == self._contact.key or isinstance(message, AMONG_MEMBERS)):
             self.member.take_control(now, peer, message)
             if isinstance(message, (MemberIs, MemberGone, RosterBatch)):

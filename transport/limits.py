@@ -47,7 +47,9 @@ class Limits:
     roster_changes: int = 1024
     """Changes of the roster that wait to be told together."""
     fragments: int = 256
-    """Fragments of one model."""
+    """Fragments of one model, or of one stage."""
+    stages: int = 64
+    """Parts that one model is cut into."""
     chunk_bytes: int = 1 * MIB
     """Most bytes in one chunk of an exchange, encoded: the fewer chunks, the less they cost beside bytes."""
     chunk_elements: int = 2 * MIB

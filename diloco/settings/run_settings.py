@@ -25,6 +25,7 @@ from diloco.settings.sections import (
     Checkpoint,
     MethodSection,
     Model,
+    Pipeline,
     Run,
     Section,
     Train,
@@ -58,6 +59,7 @@ class RunSettings(Section):
     run: Run = Run()
     method: MethodSection = MethodSection()
     model: Model = Model()
+    pipeline: Pipeline = Pipeline()
     train: Train = Train()
     checkpoint: Checkpoint = Checkpoint()
 

@@ -162,6 +162,17 @@ class Model(Section):
         return self
 
 
+class Pipeline(Section):
+    """Into how many parts the model is cut, each of which other workers train."""
+
+    stages: int = Field(
+        default=1,
+        ge=1,
+        le=LIMITS.stages,
+        description="Parts of the model; so far the commands train whole models only: 1.",
+    )
+
+
 class Train(Section):
     """The inner optimizer, AdamW, and its batches; the same on every worker."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diloco.errors import UserError
-from diloco.rules import judge_of, rules_of
+from diloco.rules import judge_of, require_whole_model, rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.handshake import KNOCK_S, ask_status, knock_for_settings
 from diloco.swarm.host_watch import HostWatch
@@ -86,7 +86,7 @@ def host(
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
     _check_addresses(listen, advertise)
-    settings, name = run if isinstance(run, RunSettings) else load_settings(Path(run)), _checked_name(name)
+    settings, name = _settings_of(run), _checked_name(name)
     home = home_of(settings, Path(state) if state else None)
     if adopt and not (home / "identity").exists():
         raise UserError(
@@ -151,6 +151,7 @@ def join(
     identity, settings = joined.identity, joined.settings
     with ExitStack() as undone:
         undone.callback(joined.close)
+        require_whole_model(settings)
         node = Node(
             identity.keys.public,
             joined.incarnation,
@@ -214,6 +215,12 @@ def _remembered(driver: SocketDriver, home: Path, advertise: str | None) -> str:
         remember_address(home, driver.address, address)
         unkept.pop_all()
     return address
+
+
+def _settings_of(run: RunSettings | Path | str) -> RunSettings:
+    settings = run if isinstance(run, RunSettings) else load_settings(Path(run))
+    require_whole_model(settings)
+    return settings
 
 
 def _checked_name(name: str) -> str:

@@ -50,7 +50,7 @@ def is_newer(course: Course, entry: Entry) -> bool:
 
 def is_behind(state: RunState, course: Course) -> bool:
     """Whether the journal may end before what members hold, or its owner is about to choose."""
-    return not state.committed and (state.adopting or bool(members_ahead(state, course)))
+    return not course.committed and (state.adopting or bool(members_ahead(state, course)))
 
 
 def members_ahead(state: RunState, course: Course) -> list[Entry]:

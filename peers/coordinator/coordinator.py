@@ -27,7 +27,9 @@ from peers.coordinator import (
     stalls,
     state_sync,
 )
+from peers.coordinator.assignment import Assignment
 from peers.coordinator.course import Course
+from peers.coordinator.entry_checks import ABSENT, entry_refusal
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.hearing import Hearing
 from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited, PeerSigns
@@ -45,7 +47,7 @@ from peers.coordinator.tickets import remember_when_invited
 from peers.coordinator.waiting import AFTER_THE_END_TIMEOUTS
 from peers.protocol.evidence import Evidence, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, MAX_UNIX_SECONDS, cut
-from peers.protocol.manifest import difference, manifest_in
+from peers.protocol.manifest import manifest_in
 from peers.protocol.messages import (
     Applied,
     CaughtUp,
@@ -69,6 +71,7 @@ from peers.protocol.messages import (
 )
 from peers.protocol.naming import Saving, StateNamed
 from peers.protocol.orders import Obeyed
+from peers.protocol.placing import AskStage
 from peers.protocol.signing import NO_IDENTITY
 from peers.protocol.spots import Spotted
 from peers.protocol.traces import (
@@ -102,6 +105,7 @@ class Coordinator:
         self._outlet = outlet
         self._mode = mode
         self._lives = Lives(outlet, limits)
+        self._assignment = Assignment(self.state, mode.max_members)
         self.recomputer = Recomputer(self.state)
         self.began_at = 0.0
         """Second 0 of ours in unix seconds: for what is to be remembered over restarts, not for decisions."""
@@ -148,6 +152,7 @@ class Coordinator:
             entry.absent_since = now
             entry.certified_at = min(entry.certified_at, now)  # the clock may have been put back
         self.state.begin_term()
+        self._assignment.start(now)
         if self.finished:
             self.state.stays_until = now + AFTER_THE_END_TIMEOUTS * self._rules.failure_timeout_s
 
@@ -186,7 +191,7 @@ class Coordinator:
         """Admit an identity that came with a ticket, as far as that may, or say why not."""
         entry = self.roster.entries.get(key)
         if entry is None or not (entry.has_place or entry.kicked):
-            members = self._mode.max_members
+            members = min(self._mode.max_members * self._rules.stages, self.state.limits.gossip_members)
             refused = places.refusal(self.roster, self.state.limits, members, now, key, invite, uses)
             if refused is not None:
                 return refused
@@ -263,12 +268,14 @@ class Coordinator:
         return Obeyed(cut(f"{names} is out of the run", DETAIL_BYTES))
 
     def proposal(self) -> adoption.Proposal | None:
-        """The record that could be adopted now."""
-        return adoption.propose(self.state, self.state.courses[0])
+        """A record that could be adopted now: of several stages one after the other."""
+        found = (adoption.propose(self.state, each) for each in self.state.courses.values())
+        return next((each for each in found if each is not None), None)
 
     def members_ahead(self) -> dict[str, int]:
         """By full name: the commits that members say they hold, if the journal is to be taken for older."""
-        ahead = adoption.members_ahead(self.state, self.state.courses[0])
+        courses = self.state.courses.values()
+        ahead = [entry for each in courses for entry in adoption.members_ahead(self.state, each)]
         return {entry.full_name: entry.claim.index for entry in ahead if entry.claim is not None}
 
     def adopt_nothing(self, now: float) -> None:
@@ -278,7 +285,9 @@ class Coordinator:
 
     def adopt(self, now: float, head: bytes) -> bool:
         """Go on from a record that was proposed; False if it is no more."""
-        adopted = adoption.adopt(self.state, self.state.courses[0], now, head)
+        adopted = any(adoption.adopt(self.state, each, now, head) for each in self.state.courses.values())
+        if adopted:
+            self.state.adopting = self.proposal() is not None
         self._advance(now)
         return adopted
 
@@ -318,6 +327,8 @@ class Coordinator:
             return
         if isinstance(message, Enter):
             self._enter(now, entry, message)
+        elif isinstance(message, AskStage):
+            self._ask_stage(now, entry, message)
         elif isinstance(message, NewestRecord):
             entry.show(message)
         elif entry.entered and (handler := self._handlers.get(type(message))):
@@ -404,14 +415,15 @@ class Coordinator:
     def _enter(self, now: float, entry: Entry, message: Enter) -> None:
         if entry.entered:
             self.remove(now, entry, "entered again", forget=False)
-        course = self.state.course_for(message.stage)
-        refusal = self._refusal(course, entry, message)
+        refusal = entry_refusal(self.state, self._assignment, self._mode.max_members, entry, message)
         if refusal is not None:
             self._outlet.trace(RefusedTrace(peer=entry.key, code=refusal.code, detail=refusal.detail))
             self._outlet.send(now, entry.key, refusal)
             return
+        course = self.state.courses[message.stage]
         if course.manifest is None:
             self.state.agree_on_model(course, manifest_in(message))
+        self._assignment.entered(entry)
         self.roster.enter(now, entry, message, course.number)
         self._outlet.trace(EnteredTrace(peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch))
         self._mode.tell_entered(now, entry)
@@ -422,26 +434,11 @@ class Coordinator:
         if self.finished and self._mode.tells_end_on_entering(entry):
             self.state.tell_finished(now, entry)
 
-    def _refusal(self, course: Course, entry: Entry, message: Enter) -> Refused | None:
-        if not entry.has_place:
-            detail = "this worker was away so long that others may have its place: join again"
-            return Refused("absent", detail)
-        if message.settings != self._rules.settings:
-            return Refused("settings", "the run's settings differ from this member's: join again")
-        if course.manifest is not None:
-            found = difference(course.manifest, manifest_in(message), message.protocol)
-            if found is not None:
-                return Refused(*found)
-        num_members = len(self.roster.entered_in(course.number))
-        if num_members >= self._mode.max_members:
-            return Refused("full", f"the run has {num_members} members, as many as it may")
-        if not message.addresses and any(not each.addresses for each in self.roster.entered()):
-            return Refused(
-                "unreachable",
-                "this member and another one both accept no connections, so they could never exchange: "
-                "let this one listen on an address that the others reach (--listen)",
-            )
-        return None
+    def _ask_stage(self, now: float, entry: Entry, message: AskStage) -> None:
+        if entry.has_place:
+            self._assignment.ask(now, entry, message)
+        else:
+            self._outlet.send(now, entry.key, ABSENT)
 
     def remove(self, now: float, entry: Entry, reason: str, *, forget: bool) -> None:
         """End a membership: open rounds go on without it, and the others learn of it."""
@@ -481,7 +478,8 @@ class Coordinator:
             state_sync.overtaken(self.state, course, now)
         if self._rules.paces:
             self._pace(now, course, entry)
-        for other in self._mode.reported(now, course, message):
+        told = self._mode.reported(now, course, message)
+        for other in told if self.finished else ():
             self.state.tell_finished(now, other)
         self._outlet.trace(ReportTrace(peer=entry.key, peer_name=entry.name, report=message))
 

@@ -1,8 +1,8 @@
 """A course: everything that belongs to one chain of commits, and so to one shared state.
 
-A run has one course today, number 0, and every member is in it; the stages of a pipeline will have one each.
-Facts only: the rounds, the state and the end of a course are decided elsewhere. What is kept by fragment
-stands here, so that inside the coordinator it is keyed by course and fragment.
+A run has a course for each stage of its model, with that stage's number; where the model is not cut there is
+number 0 alone. Facts only: the rounds, the state and the end of a course are decided elsewhere. What is kept
+by fragment stands here, so that inside the coordinator it is keyed by course and fragment.
 """
 
 from __future__ import annotations
@@ -173,6 +173,8 @@ class Course:
     told_lost: bytes = b""
     """The head that nobody holds, and nobody an earlier one, as it was told."""
     saves: Saves = field(default_factory=Saves)
+    committed: bool = False
+    """This life has written a record: what members claim of others counts no more."""
     num_donations: int = 0
     recent: deque[CommitSummary] = field(default_factory=_no_summaries)
     """The last commits."""

@@ -7,7 +7,9 @@ with a replica of its own goes on from that, unless it is far behind.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from statistics import median_high
 
 from peers.coordinator.agreement import Agreement
@@ -36,7 +38,8 @@ class GossipMode:
         self._rules = rules
         self._outlet = outlet
         self._roster = roster
-        self._feed = RosterFeed(outlet.send)
+        self._feeds: defaultdict[int, RosterFeed] = defaultdict(lambda: RosterFeed(outlet.send))
+        """By course: its members are told of each other alone."""
         self.max_members = limits.gossip_members
 
     def num_rounds(self, course: Course) -> int:
@@ -47,24 +50,27 @@ class GossipMode:
 
     def tell_entered(self, now: float, entry: Entry) -> None:
         """The newcomer reads the roster from its beginning."""
-        self._feed.entered(now, entry.key)
-        self._feed.add(now, self._roster.member_is(entry))
+        feed = self._feeds[entry.course]
+        feed.entered(now, entry.key)
+        feed.add(now, self._roster.member_is(entry))
 
     def tell_active(self, now: float, entry: Entry) -> None:
         """All members learn that this one may be matched from now on."""
-        self._feed.add(now, MemberActive(entry.key))
+        self._feeds[entry.course].add(now, MemberActive(entry.key))
 
     def tell_gone(self, now: float, gone: MemberGone) -> None:
         """The other members read of it in the next batch."""
-        self._feed.left(gone.key)
-        self._feed.add(now, gone)
+        feed = self._feeds[self._roster.entries[gone.key].course]
+        feed.left(gone.key)
+        feed.add(now, gone)
 
     def flush(self, now: float) -> None:
-        """Send the batch that is due."""
-        self._feed.flush(now, self._everyone)
+        """Send the batches that are due."""
+        for course, feed in self._feeds.items():
+            feed.flush(now, partial(self._everyone, course))
 
-    def _everyone(self) -> Iterator[MemberIs | MemberActive]:
-        for entry in self._roster.entered():
+    def _everyone(self, course: int) -> Iterator[MemberIs | MemberActive]:
+        for entry in self._roster.entered_in(course):
             yield self._roster.member_is(entry)
             if entry.active:
                 yield MemberActive(entry.key)
@@ -132,7 +138,7 @@ class GossipMode:
         taken = min((each.report.rounds if each.report else 0 for each in active), default=0)
         if taken > course.num_steps:
             course.num_steps = taken
-            self._outlet.store(pack(StepsTaken(taken)))
+            self._outlet.store(pack(StepsTaken(taken, course.number)))
             self._outlet.trace(SwappedTrace(index=taken, members=tuple(each.key for each in active)))
         return self._roster.entered_in(course.number) if taken >= self._rules.rounds else []
 

@@ -14,8 +14,8 @@ from peers.protocol.record import Record, record_in
 from transport.errors import BadFrame
 from transport.frames import Key, Small, kind, pack, unpack
 
-FORMAT = 2
-"""Of a journal. Format 1 named results and states by another hash."""
+FORMAT = 3
+"""Of a journal. Format 1 named results and states by another hash; in format 2 entries named no course."""
 
 
 @kind(93)
@@ -142,13 +142,14 @@ class Forked:
 @kind(95)
 @dataclass(frozen=True, slots=True)
 class ModelAgreed:
-    """The first member's model is the run's."""
+    """The first member's model is the course's."""
 
     packed: fields.Packed
+    course: fields.CourseNumber = 0
 
     @classmethod
-    def of(cls, manifest: Manifest) -> ModelAgreed:
-        return cls(pack(manifest))
+    def of(cls, manifest: Manifest, course: int = 0) -> ModelAgreed:
+        return cls(pack(manifest), course)
 
     def manifest(self) -> Manifest:
         """Raises `BadFrame`."""
@@ -158,15 +159,16 @@ class ModelAgreed:
 @kind(97)
 @dataclass(frozen=True, slots=True)
 class RunBegan:
-    """The seed's state is the run's first; `GENESIS` when it was lost before anything built on it."""
+    """The seed's state is the course's first; `GENESIS` when it was lost before anything built on it."""
 
     head: fields.Head
+    course: fields.CourseNumber = 0
 
 
 @kind(96)
 @dataclass(frozen=True, slots=True)
 class CommitWritten:
-    """A commit record."""
+    """A commit record, which names its course."""
 
     packed: fields.Packed
 
@@ -204,9 +206,19 @@ class Adopted:
 @kind(141)
 @dataclass(frozen=True, slots=True)
 class StepsTaken:
-    """Gossip: all members that held a replica had taken so many outer steps."""
+    """Gossip: all members of a course that held a replica had taken so many outer steps."""
 
     steps: fields.Rounds
+    course: fields.CourseNumber = 0
+
+
+@kind(182)
+@dataclass(frozen=True, slots=True)
+class StageGiven:
+    """This identity was told to train that stage, and may enter with no other."""
+
+    key: Key
+    stage: fields.Stage
 
 
 @kind(140)
@@ -222,6 +234,8 @@ class StateSaved:
     """As in `peers.protocol.messages.Saved`."""
     keeps: bool
     """It keeps the results of later rounds too."""
+    course: fields.CourseNumber = 0
+    """Whose state that is."""
 
 
 def format_of(entry: Any) -> int | None:

@@ -153,6 +153,11 @@ def _tell_lost(state: RunState, course: Course) -> None:
 def resume_from(state: RunState, index: int) -> None:
     """The owner wants the run to go on from that record, not from later ones. Raises `ResumeError`."""
     chain = state.courses[0].chain
+    if len(state.courses) > 1:
+        raise ResumeError(
+            f"each of the run's {len(state.courses)} stages has commits of its own, and which one's commit "
+            f"{index} is meant cannot be said yet"
+        )
     if state.rules.gossips:
         raise ResumeError(
             "in a run that gossips each worker goes on from a replica of its own: diloco join --resume "

@@ -82,10 +82,14 @@ class Entry:
     """Set by the transitions below alone."""
     entered_at: float = 0.0
     addresses: tuple[str, ...] = ()
-    stage: int = 0
-    """The stage that it says it trains."""
     course: int = 0
-    """The number of the course that it belongs to."""
+    """The number of the course that it belongs to: the stage that it trains."""
+    given_stage: int | None = None
+    """The stage that it was told to train, in a run with several."""
+    keeps_stage: bool = False
+    """It may have been there, so its disk may have that stage's state."""
+    num_reserved: int = 0
+    """Places that were held for it since it was here last."""
     head: bytes = GENESIS
     will_hold: bytes = b""
     """The record whose result it reported to hold."""
@@ -103,7 +107,8 @@ class Entry:
     """By fragment and version that it was asked to name alone: when."""
     ready: dict[int, Ready] = field(default_factory=dict)
     norms: dict[int, NormHistory] = field(default_factory=dict)
-    """By fragment; it outlives memberships, so that nobody gets rid of it by coming back."""
+    """By fragment; it outlives memberships, so that nobody gets rid of it by coming back: to its stage, for
+    it is told no other."""
     claim: NewestRecord | None = None
     """The newest record that it says it holds; told just before it enters, and while it goes on by records
     of its own."""
@@ -191,7 +196,7 @@ class Entry:
     def enter(self, now: float, message: Enter, order: int, course: int) -> None:
         """A fresh membership: nothing of an earlier one counts (S14)."""
         self._make("enter")
-        self.name, self.addresses, self.stage = message.name, message.addresses, message.stage
+        self.name, self.addresses = message.name, message.addresses
         self.order, self.entered_at, self.course = order, now, course
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.ready, self.report, self.pace = {}, None, MemberPace()
@@ -340,4 +345,4 @@ class Roster:
 
     def member_is(self, entry: Entry) -> MemberIs:
         """What others are told of a member."""
-        return MemberIs(self.epoch, entry.key, entry.name, entry.addresses, entry.stage, entry.identity)
+        return MemberIs(self.epoch, entry.key, entry.name, entry.addresses, entry.course, entry.identity)

@@ -37,6 +37,8 @@ class Rules:
     quorum: int = 0
     """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
 
+    stages: int = 1
+    """Parts that the model is cut into: each is a course of its own, of ``min_peers`` members at least."""
     gossips: bool = False
     """Members exchange in groups of their own: there are no rounds, and states differ."""
     paces: bool = False

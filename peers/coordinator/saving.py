@@ -37,7 +37,7 @@ def _believe(state: RunState, course: Course, entry: Entry, message: Saved) -> N
     known = course.saves.by_member.get(entry.key)
     if message.head != course.chain.head or (known is not None and message.index <= known.index):
         return
-    noted = StateSaved(entry.key, message.index, message.head, message.state, message.keeps)
+    noted = StateSaved(entry.key, message.index, message.head, message.state, message.keeps, course.number)
     if known is None:
         state.outlet.store(pack(noted))
     course.saves.believe(noted)
@@ -105,7 +105,7 @@ def _look_at_claim(state: RunState, course: Course, member: bytes) -> None:
     if (name, chain.index_of(claim.head)) != (claim.state, claim.index):
         state.outlet.trace(SavedOtherTrace(peer=member, peer_name=who, index=claim.index))
     elif claim.is_news_after(saves.by_member.get(member)):
-        noted = StateSaved(member, claim.index, claim.head, claim.state, claim.keeps)
+        noted = StateSaved(member, claim.index, claim.head, claim.state, claim.keeps, course.number)
         state.outlet.store(pack(noted))
         saves.replay(chain, noted)
         state.outlet.trace(SavedTrace(peer=member, peer_name=who, index=claim.index))

@@ -26,6 +26,7 @@ from peers.coordinator.journal import (
     RunBegan,
     RunStopped,
     SettingsChanged,
+    StageGiven,
     StateSaved,
     StepsTaken,
     TermBegan,
@@ -64,8 +65,8 @@ class RunState:
         self.outlet = outlet
         self.roster = roster
         self.mode = mode
-        self.courses = {0: Course(0, Chain(limits.history_records))}
-        """Courses by number; there is always number 0."""
+        self.courses = {n: Course(n, Chain(limits.history_records)) for n in range(rules.stages)}
+        """By number, which is that of its stage; there is always number 0."""
         self.term = 0
         self.tickets = Tickets(limits)
         self.judges = False
@@ -86,15 +87,12 @@ class RunState:
         """The owner wants the run to go on from the record of this index."""
         self.stays_until = 0.0
         """Until then a host that restarted after the last round waits to tell members that come back."""
-        self.committed = False
-        """This life has written a record: what members claim of others counts no more."""
         self._num_serials = 0
 
     # -- lives --------------------------------------------------------------------------------
 
     def restore(self, entries: list[Any]) -> None:
-        """Replay the journal: the same decisions, in order. Models and first states are course 0's, for their
-        entries name no course. Raises `BadEntry`."""
+        """Replay the journal: the same decisions, in order. Raises `BadEntry`."""
         for number, entry in enumerate(entries, 1):
             try:
                 self._replay(entry)
@@ -117,6 +115,10 @@ class RunState:
                 self._known(entry.key).has_place = False
             case PeerKicked():
                 self._known(entry.key).kicked = True
+            case StageGiven():
+                self._course_numbered(entry.stage)
+                known = self._known(entry.key)
+                known.given_stage, known.keeps_stage = entry.stage, True
             case RunStopped():
                 self.stopped = True
             case Forked():
@@ -125,40 +127,49 @@ class RunState:
                 self.changed_settings = entry.values
                 self.stopped = self.stopped and not entry.goes_on
             case ModelAgreed():
-                self.courses[0].manifest = entry.manifest()
-            case RunBegan() if self.courses[0].chain.index:
-                raise BadFrame("it names a first state, and there are commits already")
+                self._course_numbered(entry.course).manifest = entry.manifest()
             case RunBegan():
-                self.courses[0].begin(entry.head)
+                self._replay_beginning(entry)
             case StateSaved():
                 self._known(entry.key)
+                course = self._course_numbered(entry.course)
                 if self.rules.gossips:
-                    self.courses[0].saves.believe(entry)
+                    course.saves.believe(entry)
                 else:
-                    self.courses[0].saves.replay(self.courses[0].chain, entry)
+                    course.saves.replay(course.chain, entry)
             case StepsTaken():
-                self.courses[0].num_steps = entry.steps
+                self._course_numbered(entry.course).num_steps = entry.steps
             case CommitWritten():
                 self._replay_commit(entry.commit())
             case Adopted():
                 self._replay_adopted(entry.record(), entry.restoring())
 
+    def _replay_beginning(self, entry: RunBegan) -> None:
+        course = self._course_numbered(entry.course)
+        if course.chain.index:
+            raise BadFrame("it names a first state, and there are commits already")
+        course.begin(entry.head)
+
     def _replay_adopted(self, record: Record, restoring: Record) -> None:
-        chain = self.courses[0].chain
+        chain = self._course_numbered(record.course).chain
         if record.index < chain.index or restoring.parent != record.hash() or not restoring.restores:
             raise BadFrame(f"commit {record.index} cannot be adopted after commit {chain.index}")
         chain.adopt(record)
         self._replay_commit(restoring)
 
     def _replay_commit(self, record: Record) -> None:
-        course = self.courses.get(record.course)
-        if course is None:
-            raise BadFrame(f"it is a commit of course {record.course}, which the run does not have")
+        course = self._course_numbered(record.course)
         if (record.parent, record.index) != (course.chain.head, course.chain.index + 1):
             raise BadFrame(f"commit {record.index} does not follow commit {course.chain.index}")
         if course.manifest is not None and not record.restores:
             course.manifest.check_fragment(record)
         course.chain.append(record)
+
+    def _course_numbered(self, number: int) -> Course:
+        found = self.courses.get(number)
+        if found is None:
+            raise BadFrame(f"it is about course {number}, which the run does not have")
+        return found
 
     def _known(self, key: bytes) -> Entry:
         entry = self.roster.entries.get(key)
@@ -184,10 +195,6 @@ class RunState:
 
     # -- courses ------------------------------------------------------------------------------
 
-    def course_for(self, stage: int) -> Course:
-        """The course of a stage; a stage that has none of its own is trained in course 0."""
-        return self.courses.get(stage, self.courses[0])
-
     def course_of(self, entry: Entry) -> Course:
         """The course that a member belongs to."""
         return self.courses[entry.course]
@@ -212,11 +219,11 @@ class RunState:
     def agree_on_model(self, course: Course, manifest: Manifest) -> None:
         """Take the first member's manifest as that of all members of the course."""
         course.manifest = manifest
-        self.outlet.store(pack(ModelAgreed.of(manifest)))
+        self.outlet.store(pack(ModelAgreed.of(manifest, course.number)))
 
     def begin_run(self, course: Course, head: bytes) -> None:
         """Name a course's first state, or with `GENESIS` say that it is lost."""
-        self.outlet.store(pack(RunBegan(head)))
+        self.outlet.store(pack(RunBegan(head, course.number)))
         course.begin(head)
 
     def kick(self, entry: Entry) -> None:
@@ -233,7 +240,7 @@ class RunState:
         """Write a record to the journal, then announce it. Returns its hash, the new head."""
         self.outlet.store(pack(CommitWritten.of(record)))
         head = course.chain.append(record)
-        self.committed = True
+        course.committed = True
         self.announce(now, course, record)
         return head
 
@@ -248,7 +255,7 @@ class RunState:
         self.outlet.store(pack(Adopted.of(record, restoring)))
         course.chain.adopt(record)
         course.chain.append(restoring)
-        self.committed, self.adopting = True, False
+        course.committed = True
         self.announce(now, course, restoring)
 
     def announce(self, now: float, course: Course, record: Record) -> None:

@@ -40,7 +40,7 @@ def start_following(state: RunState, course: Course, now: float, entry: Entry) -
     if now < entry.served_from and state.roster.active_in(course.number):
         entry.holds_state = False  # its state was found wrong again and again
     following = _records_for(state, course, entry)
-    if following is None and is_newer(course, entry) and not state.committed:
+    if following is None and is_newer(course, entry) and not course.committed:
         return  # it may be the coordinator that is behind
     if following is None:
         for counted in course.chain.counted(entry.key) if entry.holds_state else ():

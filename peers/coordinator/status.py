@@ -11,11 +11,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from peers.coordinator.course import CommitSummary
+from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.coordinator.tickets import TicketStatus
-from peers.coordinator.waiting import waits_for
+from peers.coordinator.waiting import course_waits_for, waits_for
 from transport.errors import BadFrame
 from transport.limits import LIMITS
 
@@ -48,6 +48,44 @@ class MemberStatus:
     bytes_sent: int
     non_finite: int
     """Contributions that it gave up because they were not finite."""
+    stage: int = 0
+    """The part of the model that it trains."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """One stage of a model that is cut into several, or the only one."""
+
+    number: int
+    num_replicas: int
+    num_active: int
+    """Replicas that hold the stage's state. Where one alone does, its death loses that, but for what is on
+    disks."""
+    speed: float
+    """Of all replicas together, in tokens per second without the time that they waited, as they say."""
+    num_rounds: int
+    num_commits: int
+    head: bytes
+    model: str
+    saved_index: int
+    """The newest commit whose state is on somebody's disk; -1 without any."""
+    waits: str
+    """For whom the stage waits, and what to do; empty while it waits for nobody."""
+
+    def plain(self) -> dict[str, Any]:
+        """A table that msgpack carries."""
+        return {
+            "stage": self.number,
+            "replicas": self.num_replicas,
+            "active": self.num_active,
+            "speed": self.speed,
+            "rounds": self.num_rounds,
+            "commits": self.num_commits,
+            "head": self.head,
+            "model": self.model,
+            "saved": self.saved_index,
+            "waits": self.waits,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +145,8 @@ class RunStatus:
     """Each worker has a replica of its own, and what is saved is counted by outer steps."""
     num_commits: int = 0
     """Rounds, and each time that the run went back: the index of the newest record. With gossip rounds."""
+    stages: tuple[StageStatus, ...] = ()
+    """What is said of a run's state, model and saves above is of the first of them."""
 
     @property
     def num_members(self) -> int:
@@ -130,6 +170,7 @@ class RunStatus:
                     "speed": each.speed,
                     "bytes_sent": each.bytes_sent,
                     "non_finite": each.non_finite,
+                    "stage": each.stage,
                 }
                 for each in self.members
             ],
@@ -161,6 +202,7 @@ class RunStatus:
             "saved_by": list(self.saved_by),
             "gossips": self.gossips,
             "commits": self.num_commits,
+            "stages": [each.plain() for each in self.stages],
         }
 
     @classmethod
@@ -196,6 +238,7 @@ class RunStatus:
             ),
             gossips=table.flag("gossips"),
             num_commits=table.count("commits"),
+            stages=tuple(_stage(each) for each in table.rows("stages", LIMITS.stages)),
         )
 
 
@@ -231,6 +274,7 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
         saved_by=tuple(state.roster.entries[key].name for key in saved_by[: LIMITS.gossip_members]),
         gossips=state.rules.gossips,
         num_commits=state.num_rounds if state.rules.gossips else first.chain.index,
+        stages=tuple(_status_of_stage(state, now, course) for course in state.courses.values()),
     )
 
 
@@ -243,6 +287,23 @@ def _marks_of(state: RunState) -> list[MarkStatus]:
         for accuser, accused, num_commits in course.suspicion.pairs(course.chain.index)
     ]
     return sorted(marks, key=lambda each: -each.num_commits)[:_MAX_MARKS]
+
+
+def _status_of_stage(state: RunState, now: float, course: Course) -> StageStatus:
+    here, chain = state.roster.entered_in(course.number), course.chain
+    num_rounds = state.mode.num_rounds(course)
+    return StageStatus(
+        number=course.number,
+        num_replicas=len(here),
+        num_active=len(state.roster.active_in(course.number)),
+        speed=sum(each.report.speed for each in here if each.report),
+        num_rounds=num_rounds,
+        num_commits=num_rounds if state.rules.gossips else chain.index,
+        head=chain.head,
+        model=course.manifest.model if course.manifest else "",
+        saved_index=course.saves.newest(chain)[0],
+        waits=course_waits_for(state, course, now),
+    )
 
 
 def _status_of(state: RunState, now: float, entry: Entry) -> MemberStatus:
@@ -261,6 +322,7 @@ def _status_of(state: RunState, now: float, entry: Entry) -> MemberStatus:
         speed=report.speed if report else 0.0,
         bytes_sent=report.bytes_sent if report else 0,
         non_finite=report.non_finite if report else 0,
+        stage=entry.course,
     )
 
 
@@ -343,6 +405,23 @@ def _member(plain: object) -> MemberStatus:
         speed=table.number("speed"),
         bytes_sent=table.count("bytes_sent"),
         non_finite=table.count("non_finite"),
+        stage=table.count("stage"),
+    )
+
+
+def _stage(plain: object) -> StageStatus:
+    table = _Table(plain, "a stage")
+    return StageStatus(
+        number=table.count("stage"),
+        num_replicas=table.count("replicas"),
+        num_active=table.count("active"),
+        speed=table.number("speed"),
+        num_rounds=table.count("rounds"),
+        num_commits=table.count("commits"),
+        head=table.key("head"),
+        model=table.text("model"),
+        saved_index=table.count("saved", least=-1),
+        waits=table.text("waits"),
     )
 
 

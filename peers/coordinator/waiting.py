@@ -28,8 +28,17 @@ def waits_for(state: RunState, now: float) -> str:
     """The most important wait of the run, at most `MAX_BYTES` long; empty without any."""
     if state.finished:
         return _after_the_end(state, now)
-    found = (_wait_of(state, course, now) for course in state.courses.values())
-    return cut(next((line for line in found if line), ""), MAX_BYTES)
+    several = len(state.courses) > 1
+    for course in state.courses.values():
+        line = course_waits_for(state, course, now)
+        if line:
+            return cut(f"stage {course.number}: {line}" if several else line, MAX_BYTES)
+    return ""
+
+
+def course_waits_for(state: RunState, course: Course, now: float) -> str:
+    """The same of one stage, which says nothing of the others."""
+    return "" if state.finished else cut(_wait_of(state, course, now), MAX_BYTES)
 
 
 def _after_the_end(state: RunState, now: float) -> str:

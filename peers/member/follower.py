@@ -168,8 +168,7 @@ class Follower:
     def take_commit(self, now: float, message: Committed) -> None:
         """A record was written. Raises `BadFrame`."""
         record = record_in(message.record)
-        if not record.restores:
-            self._profile.manifest.check_fragment(record)
+        self._profile.check(record)
         exchange = self._exchanges.find_result(record.serial, record.result)
         if exchange is not None:
             # The exchange has hashed its chunks: that takes as long as all other arithmetic of a round.

@@ -111,7 +111,7 @@ class Member:
         self.leads_on = keeps and leads_on
         """Whether those of all rounds since the newest checkpoint are there, as far as they were had."""
         self.versions = Versions()
-        self.membership = Membership(me, outlet, self._partner_left)
+        self.membership = Membership(me, outlet, self._partner_left, stage=profile.stage)
         self.contributions = Contributions(me, coordinator, outlet)
         self.exchanges = Exchanges(outlet, failure_timeout_s, patience_s, limits)
         self.averaging: Averaging
@@ -310,7 +310,7 @@ class Member:
             self._fetches.drop_lacking(now, peer, message)
             self._follower.advance(now)
         elif peer == self._coordinator and (handler := self._handlers.get(type(message))):
-            self.profile.manifest.check_fragment(message)
+            self.profile.check(message)
             handler(now, message)
 
     def take_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, cost: int) -> None:

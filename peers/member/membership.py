@@ -24,6 +24,8 @@ class Membership:
         me: bytes,
         outlet: MemberOutlet,
         leaving: Callable[[float, bytes, str], None],
+        *,
+        stage: int = 0,
         max_members: int = LIMITS.gossip_members,
     ) -> None:
         """``leaving(now, key, reason)`` is called before a member is forgotten."""
@@ -34,10 +36,13 @@ class Membership:
         self._me = me
         self._outlet = outlet
         self._leaving = leaving
+        self._stage = stage
         self._max_members = max_members
 
     def welcome(self, members: Sequence[MemberIs]) -> None:
-        """These are in. Raises `BadFrame` if they are more than a run may have."""
+        """These are in. Raises `BadFrame` if they are more than a run may have, or train another stage."""
+        if any(each.stage != self._stage for each in members):
+            raise BadFrame(f"a member of another stage is named to one of stage {self._stage}")
         others = [each for each in members if each.key != self._me]
         if len(self.others.keys() | {each.key for each in others}) >= self._max_members:
             raise BadFrame(f"a run of more than {self._max_members} members")

@@ -25,6 +25,13 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class StageAssigned:
+    """This machine is to train that stage of the model: build that part. Told before there is a member."""
+
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
 class BecomeSeed:
     """Your initial state is the run's."""
 

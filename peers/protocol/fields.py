@@ -66,8 +66,13 @@ RecordFragment = Annotated[int, Between(0, ALL_FRAGMENTS)]
 Elements = Annotated[tuple[Count, ...], Between(1, MAX_FRAGMENTS)]
 """Of each fragment."""
 ChunkElements = Count
-Stage = Small
-CourseNumber = Small
+MAX_STAGES = 64
+"""Parts that a model may be cut into."""
+Stage = Annotated[int, Between(0, MAX_STAGES - 1)]
+StageWish = Annotated[int, Between(-1, MAX_STAGES - 1)]
+"""A stage, or -1 for any."""
+CourseNumber = Stage
+"""Each stage is a course of its own, and has its number."""
 
 # -- rounds and records -------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from peers.protocol import fields
 from peers.protocol.signing import NO_IDENTITY
 from transport.frames import Between, Key, Small, kind
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Version of everything below; members of one run speak the same."""
 
 
@@ -344,7 +344,7 @@ class Open:
     proved: bool = False
     """Members sign what they send, so that who is wrong can be shown (`transport.collectives.proofs`)."""
     course: fields.CourseNumber = 0
-    """The course whose members exchange; today there is one (`peers.coordinator.course`)."""
+    """The course whose members exchange: a stage's replicas."""
     part_limits: fields.Squares = ()
     """By founder: the largest squared norm that its contribution may have, by what it claims."""
     mean_limit: fields.Square = fields.MAX_SQUARE

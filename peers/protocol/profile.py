@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import PROTOCOL, Enter
+from transport.errors import BadFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Profile:
     addresses: tuple[str, ...]
     manifest: Manifest
     stage: int = 0
+    """The stage of the model that it trains, whose course it follows."""
     matching: Matching | None = None
     """Gossip: how groups are found. None for rounds of the coordinator's."""
     rebases: bool = False
@@ -43,6 +46,15 @@ class Profile:
     """How long a contribution is depends on the state that it builds on."""
     layout: bytes = b""
     """The text of the model's layout."""
+
+    def check(self, message: object) -> None:
+        """Raises `BadFrame` for what is about another stage than this member's (PP9), or about a fragment
+        that the model does not have."""
+        course = getattr(message, "course", self.stage)
+        if course != self.stage:
+            raise BadFrame(f"{type(message).__name__} of stage {course} to a worker of stage {self.stage}")
+        if getattr(message, "fragment", 0) != ALL_FRAGMENTS:
+            self.manifest.check_fragment(message)
 
     def enter(self, head: bytes, holds_state: bool) -> Enter:
         """The word with which this member enters, holding the state of ``head`` or none."""

@@ -53,7 +53,7 @@ class Record:
     weights: fields.Weights
     result: fields.Digest
     course: fields.CourseNumber = 0
-    """The course whose chain this record belongs to; today there is one (`peers.coordinator.course`)."""
+    """The course whose chain this record belongs to: that of a stage (`peers.coordinator.course`)."""
     former: fields.Digest = NO_DIGEST
     """Of the state that an ordinary record moves, as members had agreed on it: whoever holds that state and
     the result can compute what follows. `NO_DIGEST` if they had not."""

@@ -39,6 +39,15 @@ class RefusedTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class StageGivenTrace(Trace):
+    """A joiner was told which stage it is to train."""
+
+    peer: bytes
+    peer_name: str
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
 class EnteredTrace(Trace):
     """A member entered."""
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from peers.coordinator.assignment import MAX_RESERVED
 from peers.coordinator.chain import Chain
 from peers.coordinator.coordinator import Coordinator
 from peers.coordinator.gathering import MAX_LAYOUT_PIECES, Gathering
+from peers.coordinator.journal import StageGiven
 from peers.coordinator.marks import Marks
 from peers.coordinator.rules import Rules
 from peers.coordinator.suspicion import Suspicion
@@ -31,6 +33,7 @@ from peers.member.rounds import Rounds
 from peers.member.versions import Versions
 from peers.protocol.commands import Offer
 from peers.protocol.messages import Applied, MemberActive, MemberIs, Open, Ready, RosterBatch
+from peers.protocol.placing import ANY_STAGE, AskStage, StageIs
 from peers.protocol.record import Record
 from peers.protocol.roster_feed import RosterFeed
 from tests.hostile.bounds_kit import SIZE_AND_BOUND, SMALL, Rows, keys
@@ -58,7 +61,7 @@ from transport.collectives.fetch import Piece, Want, index_page
 from transport.digests import digest_of, tree_digest
 from transport.effects import Effect, EncodedResult
 from transport.errors import BadFrame
-from transport.frames import to_items
+from transport.frames import to_items, unpack
 from transport.limits import LIMITS
 from transport.link.link import Link
 from transport.link.messages import NOBODY, Ack, Hello, Session
@@ -286,7 +289,7 @@ def fragments_of_a_state_that_are_fetched_at_once() -> SIZE_AND_BOUND:
 
 @BOUNDS.add
 def members_that_a_coordinator_tells_of() -> SIZE_AND_BOUND:
-    membership = Membership(ME, FakeOutlet(), lambda now, key, reason: None, SMALL.gossip_members)
+    membership = Membership(ME, FakeOutlet(), lambda now, key, reason: None, max_members=SMALL.gossip_members)
     for _, peer in zip(range(100), keys(), strict=False):
         with suppress(BadFrame):
             membership.welcome([MemberIs(1, peer, "w", (), 0)])
@@ -295,7 +298,7 @@ def members_that_a_coordinator_tells_of() -> SIZE_AND_BOUND:
 
 @BOUNDS.add
 def members_that_are_said_to_hold_a_state() -> SIZE_AND_BOUND:
-    membership = Membership(ME, FakeOutlet(), lambda now, key, reason: None, SMALL.gossip_members)
+    membership = Membership(ME, FakeOutlet(), lambda now, key, reason: None, max_members=SMALL.gossip_members)
     for _, peer in zip(range(100), keys(), strict=False):
         with suppress(BadFrame):
             membership.became_active(MemberActive(peer))
@@ -406,6 +409,31 @@ def identities_of_a_run() -> SIZE_AND_BOUND:
     for _, peer in zip(range(100), keys(), strict=False):
         core.certify(peer, "w")
     return len(core.roster.entries), SMALL.identities
+
+
+@BOUNDS.add
+def places_that_are_held_for_joiners() -> SIZE_AND_BOUND:
+    swarm = Swarm(stages=2, limits=replace(SMALL, members=8))
+    for _, peer in zip(range(40), keys(), strict=False):
+        swarm.core.certify(peer, "w")
+        for wish in (ANY_STAGE, 0, 1, 1):
+            swarm.core.receive(0.0, peer, AskStage(0, wish))
+    return sum(isinstance(said, StageIs) and said.stage in (0, 1) for _, said in first_of_each(swarm)), 16
+
+
+def first_of_each(swarm: Swarm) -> list[tuple[bytes, object]]:
+    """What each was told first."""
+    return list({peer: (peer, said) for peer, said in reversed(swarm.said)}.values())
+
+
+@BOUNDS.add
+def lines_of_the_journal_about_the_stage_of_one_that_never_comes() -> SIZE_AND_BOUND:
+    swarm = Swarm(stages=2)
+    swarm.core.certify(key(1), "w")
+    for number in range(100):
+        swarm.now += 1000.0
+        swarm.hear(1, AskStage(0, number % 2))
+    return sum(isinstance(unpack(entry), StageGiven) for entry in swarm.journal), MAX_RESERVED
 
 
 @BOUNDS.add

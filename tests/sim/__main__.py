@@ -7,6 +7,7 @@ scripts/sim --seeds 0:100 --hashes   the hash of each trace, to compare two chec
 scripts/sim --seeds 0:40 --exchanges 2   outer steps of two exchanges each
 scripts/sim --seeds 0:100 --disks        workers have disks, and now and then everybody dies
 scripts/sim --seeds 10000:10100 --disks  the same, and what is kept there is drawn too
+scripts/sim --seeds 0:400 --stages       the model has two or three stages; also with --disks
 scripts/sim --seeds 0:200 --roles    one peer of each swarm means harm; it goes on where roles.jsonl ends
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from tests.sim.doors import HOST, key_of
 from tests.sim.faults import Fault
 from tests.sim.roles import resume, table_of
-from tests.sim.run import outcome_of, outcomes_of, plan
+from tests.sim.run import Outcome, outcome_of, outcomes_of, plan
 
 QUIET = ("send", "recv", "tick", "lost", "store")
 
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--hashes", action="store_true", help="with --seeds: print the hash of each trace")
     parser.add_argument("--exchanges", type=int, choices=(1, 2), default=1, help="commits per outer step")
     parser.add_argument("--disks", action="store_true", help="workers have disks, and everybody may die")
+    parser.add_argument("--stages", action="store_true", help="the model is cut into stages")
     about = "with --seeds: one peer of each swarm means harm; go on where FILE ends (roles.jsonl)"
     kept = Path("roles.jsonl")
     parser.add_argument("--roles", metavar="FILE", type=Path, nargs="?", const=kept, help=about)
@@ -42,37 +44,39 @@ def main() -> int:
     if args.seeds and args.roles:
         return roles(*(int(part) for part in args.seeds.split(":")), args.roles)
     if args.seeds:
-        return many(*(int(part) for part in args.seeds.split(":")), args.hashes, args.exchanges, args.disks)
+        first, last = (int(part) for part in args.seeds.split(":"))
+        outcomes = outcomes_of(list(range(first, last)), args.exchanges, args.disks, args.stages)
+        return tell_many(outcomes, args.hashes)
     lines: list[str] | None = [] if args.trace else None
-    problem = problem_of(args.seed, args.exchanges, args.disks, None, lines)
+    kind = (args.exchanges, args.disks, args.stages)
+    problem = problem_of(args.seed, kind, None, lines)
     if lines is not None:
         print_table(lines, args.wire)
     print(f"seed {args.seed}: {problem or 'all invariants hold'}")
     if problem and args.shrink:
-        shrink(args.seed, args.exchanges, args.disks)
+        shrink(args.seed, kind)
     return 1 if problem else 0
 
 
+Kind = tuple[int, bool, bool]
+"""Exchanges of an outer step, whether workers have disks, whether the model has stages."""
+
+
 def problem_of(
-    seed: int,
-    exchanges: int,
-    disks: bool,
-    faults: list[Fault] | None = None,
-    lines: list[str] | None = None,
+    seed: int, kind: Kind, faults: list[Fault] | None = None, lines: list[str] | None = None
 ) -> str:
-    found = outcome_of(seed, faults, lines, exchanges, disks)
+    found = outcome_of(seed, faults, lines, *kind)
     return found if isinstance(found, str) else ""
 
 
-def many(first: int, last: int, hashes: bool, exchanges: int, disks: bool) -> int:
-    outcomes = outcomes_of(list(range(first, last)), exchanges, disks)
+def tell_many(outcomes: dict[int, Outcome | str], hashes: bool) -> int:
     problems = {seed: found for seed, found in outcomes.items() if isinstance(found, str)}
     for seed, found in outcomes.items():
         if hashes and not isinstance(found, str):
             print(f"{seed} {found.trace_hash}")
     for seed, problem in problems.items():
         print(f"seed {seed}: {problem}")
-    print(f"{last - first} seeds, {len(problems)} failed")
+    print(f"{len(outcomes)} seeds, {len(problems)} failed")
     return 1 if problems else 0
 
 
@@ -87,17 +91,17 @@ def roles(first: int, last: int, kept: Path) -> int:
     return 1 if broken else 0
 
 
-def shrink(seed: int, exchanges: int, disks: bool) -> None:
+def shrink(seed: int, kind: Kind) -> None:
     """Drop faults one by one, as long as the run still fails."""
-    faults = plan(seed, exchanges, disks)[1]
+    faults = plan(seed, *kind)[1]
     index = 0
     while index < len(faults):
         fewer = faults[:index] + faults[index + 1 :]
-        if problem_of(seed, exchanges, disks, fewer):
+        if problem_of(seed, kind, fewer):
             faults = fewer
         else:
             index += 1
-    print(f"still fails with {len(faults)} faults: {problem_of(seed, exchanges, disks, faults)}")
+    print(f"still fails with {len(faults)} faults: {problem_of(seed, kind, faults)}")
     for fault in faults:
         print(f"    {fault}")
 

@@ -38,6 +38,8 @@ class Checkers:
     """All of them over one world."""
 
     world: World
+    course: int = 0
+    """The stage whose course they look at."""
     records: list[Record] = field(default_factory=list)
     states: dict[tuple[bytes, int], Vector] = field(default_factory=dict)
     """Expected state by version and fragment."""
@@ -56,7 +58,8 @@ class Checkers:
 
     def __post_init__(self) -> None:
         self.fates = Fates(self.world.hostile)
-        self.durable = Durable(self.world)
+        self.sizes = self.world.sizes_of(self.course)
+        self.durable = Durable(self.world, self.course)
         self.standing: list[Record] = []
         """Of the records those that no restoring one has undone."""
         self.world.notes.append(self.note)
@@ -68,7 +71,7 @@ class Checkers:
 
     def observe(self, now: float, key: bytes, effect: Effect) -> None:
         if isinstance(effect, Trace):
-            self.world.seen[effect.name] += 1
+            self.world.seen[effect.name] += self.course == 0
             if isinstance(effect, ProvedWrongTrace):
                 self._put_out(self.world.peer_names[effect.peer], effect.reason)
             if isinstance(effect, PoisonedTrace) and effect.reason in (WRONG_MEAN, NOT_SHOWN):
@@ -87,7 +90,13 @@ class Checkers:
         if not self.world.hostile.issuperset(owners):
             raise Violation("S3", f"workers {owners} are distrusted: {reason}")
 
+    def processes(self) -> list[Worker]:
+        """Every process of a worker of this stage that lives."""
+        return [worker for worker in self.world.processes() if worker.stage == self.course]
+
     def note(self, now: float, worker: Worker, seen: object) -> None:
+        if worker.stage != self.course:
+            return
         self.durable.note(worker, seen)
         match seen:
             case BecomeSeed():
@@ -121,9 +130,9 @@ class Checkers:
                 raise Violation("S2", f"term {message.term} after {self.terms[-1]}")
             self.terms.append(message.term)
             self.newest_counted.clear()  # a host that restarts has not met anybody's newer process
-        if isinstance(message, StateSaved):
+        if isinstance(message, StateSaved) and message.course == self.course:
             self.durable.noted[self.world.peer_names[message.key]] = message
-        if isinstance(message, RunBegan):
+        if isinstance(message, RunBegan) and message.course == self.course:
             if self.records:
                 raise Violation("S2", "the run began twice")
             self.root = message.head
@@ -133,6 +142,8 @@ class Checkers:
         if not isinstance(message, CommitWritten):
             return
         record = message.commit()
+        if record.course != self.course:
+            return
         head = self.records[-1].hash() if self.records else self.root
         if record.parent != head or record.index != len(self.records) + 1:
             raise Violation("S2", f"record {record.index} does not follow the head")
@@ -173,7 +184,7 @@ class Checkers:
         total = np.float64(sum(record.weights))
         step = record.chunk_elements
         for lives in self._possible_lives(record, base):
-            mean = np.zeros(self.world.sizes[record.fragment], dtype=np.float32)
+            mean = np.zeros(self.sizes[record.fragment], dtype=np.float32)
             for index, life, weight in zip(indices, lives, record.weights, strict=True):
                 values = contribution_of(index, life, base, record.fragment, len(mean))
                 if index in self.world.exploded:
@@ -228,7 +239,7 @@ class Checkers:
 
     def _captured(self, worker: Worker, seen: ConfirmCaptured) -> None:
         exchanges = self.world.exchanges
-        states = [initial_state(worker.index, f, n, exchanges) for f, n in enumerate(self.world.sizes)]
+        states = [initial_state(worker.index, f, n, exchanges) for f, n in enumerate(self.sizes)]
         head = genesis_head([expected_digest(s, self.world.limits.payload_bytes) for s in states])
         self.versions[head] = [head] * len(states)
         self.states.update({(head, fragment): state for fragment, state in enumerate(states)})
@@ -243,7 +254,7 @@ class Checkers:
 
     def check_all_states(self) -> None:
         """Sweep: whoever claims a version holds exactly it."""
-        for worker in self.world.processes():
+        for worker in self.processes():
             member = worker.node.member
             if (
                 worker.index in self.world.hostile
@@ -252,7 +263,7 @@ class Checkers:
                 or member.applying
             ):
                 continue
-            for fragment in range(len(self.world.sizes)):
+            for fragment in range(len(self.sizes)):
                 self._check_state(worker, fragment, worker.replica.bases[fragment])
 
     # -- S4: every contribution has one fate --------------------------------------------------
@@ -292,7 +303,7 @@ class Checkers:
 
     def check_ledger(self) -> None:
         """At the end: what a living worker trained is applied, has a reason, or is still offered."""
-        for worker in self.world.processes():
+        for worker in self.processes():
             index, member = worker.index, worker.node.member
             assert member is not None
             ledger = member.contributions
@@ -302,7 +313,7 @@ class Checkers:
                 raise Violation(
                     "S4", f"worker {index} offered {ledger.tokens_trained}, ended {ended}, open {offered}"
                 )
-            fragments = len(self.world.sizes)
+            fragments = len(self.sizes)
             loop = worker.loop
             told = [p.offered and not worker.replica.sketches(f) for f, p in enumerate(loop.progress)]
             pending = sum(
@@ -317,12 +328,13 @@ class Checkers:
 
     def _superseded(self, worker: Worker) -> None:
         self.world.seen["superseded"] += 1
-        if worker is self.world.workers[worker.index]:
+        is_newest = worker is self.world.workers[worker.index] and worker.index not in self.world.building
+        if is_newest:
             raise Violation("S13", f"worker {worker.index} is told to stop, and no newer process has its key")
 
     def check_clones(self) -> None:
         """At the end: whoever has a newer clone was told."""
-        for worker in self.world.processes():
+        for worker in self.processes():
             if worker is not self.world.workers[worker.index] and not worker.loop.superseded:
                 raise Violation("S13", f"life {worker.life} of worker {worker.index} was never told to stop")
 
@@ -341,7 +353,7 @@ class Checkers:
     # -- R1: memory ---------------------------------------------------------------------------
 
     def check_memory(self) -> None:
-        for worker in self.world.processes():
+        for worker in self.processes():
             for link in worker.node.links.by_peer.values():
                 held = link.streams.kept().bulk_out_cost
                 if held > self.world.limits.largest_window:

@@ -38,9 +38,10 @@ class Life:
 
 @dataclass
 class Durable:
-    """What was said of the disks of one world."""
+    """What was said of the disks of one world, and one stage's workers."""
 
     world: World
+    course: int = 0
     put_out: set[int] = field(default_factory=set)
     """Workers that may not come back."""
     noted: dict[int, StateSaved] = field(default_factory=dict)
@@ -128,7 +129,7 @@ class Durable:
     def sweep(self) -> None:
         """Whoever says that results lead on from its checkpoint has all of them."""
         for worker in self.world.processes():
-            if worker.keeper is not None:
+            if worker.keeper is not None and worker.stage == self.course:
                 self._check_results(worker, self._lives[worker.index, worker.life])
 
     def _check_results(self, worker: Worker, life: Life) -> None:
@@ -151,7 +152,8 @@ class Durable:
 
     def reach(self, standing: list[Record], root: bytes) -> int:
         """The index to which the disks of all who may come back lead together; -1 for nothing."""
-        may_come = [index for index in self.world.disks if index not in self.put_out]
+        mine = [index for index in self.world.disks if self.world.stage_of[index] == self.course]
+        may_come = [index for index in mine if index not in self.put_out]
         disks = [self.world.disks[index] for index in may_come]
         stores = [Store(disk, folder_of(SETTINGS[:16])) for disk in disks]
         shelves = [Shelf(disk, store.folder) for disk, store in zip(disks, stores, strict=True)]

@@ -123,12 +123,15 @@ class Injector:
     def _last_holder(self, who: int) -> bool:
         """Without checkpoints, a swarm that loses its last holder of the state has lost it: that is
         no fault to recover from, so two are left alive until a disk has it."""
-        if self.world.disks_with_state():
+        stage = self.world.stage_of.get(who, 0)
+        if self.world.disks_with_state(stage):
             return False
         holders = []
-        for index in self.world.living():
+        for index in [each for each in self.world.living() if self.world.stage_of[each] == stage]:
             member = self.world.workers[index].node.member
-            replaced = index in self.world.knocking  # a clone without the state is about to take its place
+            replaced = (
+                index in self.world.knocking | self.world.building
+            )  # a clone without the state is about to take its place
             if member and member.versions.holds_state and self.world.alive(index) and not replaced:
                 holders.append(index)
         return who in holders and len(holders) <= 2
@@ -150,7 +153,8 @@ class Injector:
     def _clone(self, fault: Fault) -> bool:
         """A second process with the same identity starts while the first one runs on."""
         index = fault.who
-        if not self.world.alive(index) or index in self.world.knocking or self._last_holder(index):
+        starts = index in self.world.knocking | self.world.building
+        if not self.world.alive(index) or starts or self._last_holder(index):
             return False
         self.world.start_worker(index)
         return True
@@ -243,7 +247,7 @@ class Injector:
     def _all_die(self, fault: Fault) -> bool:
         """Every process is killed at once, the host's too in some; power fails in others. They come back in
         any order, one of them much later."""
-        if not self.world.disks_with_state():
+        if not all(map(self.world.disks_with_state, range(self.world.stages))):
             return False
         net, rng = self.world.net, random.Random(fault.number)
         everybody = sorted(self.world.lives)
@@ -263,7 +267,8 @@ class Injector:
         """Of one machine, whose disk lies in some, if it is not the only one that has the state."""
         if fault.who not in self.world.disks or not self._crash(fault):
             return False
-        disk, others = self.world.disks[fault.who], self.world.disks_with_state()
+        disk = self.world.disks[fault.who]
+        others = self.world.disks_with_state(self.world.stage_of[fault.who])
         lies = fault.number < 0.2 and any(other is not disk for other in others)
         if lies:
             self.world.lied.add(disk)

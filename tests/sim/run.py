@@ -16,6 +16,7 @@ from peers.node import Node
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
 from tests.sim.faults import Fault, Injector, draw_disk_faults, draw_faults, draw_full_disks
+from tests.sim.stages import StageCheckers
 from tests.sim.trainer import SYNC_EVERY
 from tests.sim.violation import Violation
 from tests.sim.world import GRACE_S, TIMEOUT_S, World
@@ -41,15 +42,32 @@ class Outcome:
     seen: Counter[str]
 
 
-def plan(seed: int, exchanges: int = 1, disks: bool = False) -> tuple[World, list[Fault]]:
-    """The world and the faults of a seed; outer steps are so many exchanges, and workers may have disks."""
-    probe = World(seed, 0).net.stream("plan")
+@dataclass(frozen=True)
+class Cut:
+    """How a world's model is cut: see `World`."""
+
+    stages: int = 1
+    wider: int = 0
+
+
+def plan(
+    seed: int, exchanges: int = 1, disks: bool = False, stages: bool = False
+) -> tuple[World, list[Fault]]:
+    """The world and the faults of a seed; outer steps are so many exchanges, workers may have disks, and the
+    model may have several stages."""
+    net = World(seed, 0).net
+    probe = net.stream("plan")
     num_workers = probe.choice([2, 3, 4, 5, 8]) if seed % 25 else probe.choice([16, 32])
     sizes = probe.choice([(300,), (45,), (700, 130), (64, 64, 64)])
     delay = probe.choice([0, 0, SYNC_EVERY // 2, SYNC_EVERY])
-    world = World(seed, num_workers, min_peers=probe.choice([1, 2, 2]), sizes=sizes, delay=delay)
+    min_peers, cut = probe.choice([1, 2, 2]), Cut()
+    if stages:
+        cut, num_workers = draw_stages(net.stream("stages"))
+    world = World(seed, num_workers, min_peers, cut.stages, cut.wider, sizes, delay=delay)
     world.exchanges, world.with_disks = exchanges, disks
-    if num_workers > 3 and probe.random() < 0.15:
+    if stages:
+        pass  # of three replicas none is judged by the others: those seeds are about other things
+    elif num_workers > 3 and probe.random() < 0.15:
         world.poisoned.add(num_workers - 1)
     elif num_workers > 3 and probe.random() < 0.15:
         world.exploded.add(num_workers - 1)
@@ -59,6 +77,12 @@ def plan(seed: int, exchanges: int = 1, disks: bool = False) -> tuple[World, lis
         world.checkpoint = draw_checkpoint(seed, world.net.stream("settings of checkpoints"))
         drawn += draw_disk_faults(world.net.stream("faults of disks"), num_workers, until)
     return world, sorted(drawn, key=lambda fault: fault.at_s)
+
+
+def draw_stages(rng: random.Random) -> tuple[Cut, int]:
+    """Two or three stages, alike or not, and how many workers there are at first."""
+    cut = Cut(rng.choice([2, 2, 3]), rng.choice([0, 0, 7]))
+    return cut, cut.stages * rng.choice([2, 2, 3]) + rng.choice([0, 1])
 
 
 def draw_checkpoint(seed: int, rng: random.Random) -> Checkpoint:
@@ -76,14 +100,15 @@ def run_seed(
     trace: list[str] | None = None,
     exchanges: int = 1,
     disks: bool = False,
+    stages: bool = False,
 ) -> Outcome:
     """Run a seed, with its own faults or given ones. Raises `Violation`."""
-    world, drawn = plan(seed, exchanges, disks)
+    world, drawn = plan(seed, exchanges, disks, stages)
     if make_node is not Node:
         world = remake(world, make_node)
     world.net.trace_log.lines = trace
     faults = drawn if faults is None else faults
-    checkers = Checkers(world)
+    checkers = StageCheckers(world)
     injector = Injector(world, faults)
     last = max((f.at_s for f in drawn), default=5.0)
     end = 0.0
@@ -93,10 +118,9 @@ def run_seed(
         checkers.sweep()
     injector.quiet()
     converge(world, checkers, end)
-    checkers.check_ledger()
-    checkers.check_clones()
-    rounds = len(checkers.records)
-    world.seen["given_up"] += checkers.durable.num_given_up
+    checkers.check_end()
+    rounds = checkers.num_records
+    world.seen["given_up"] += checkers.num_given_up
     return Outcome(seed, world.net.trace_hash(), world.net.num_events, rounds, injector.fired, world.seen)
 
 
@@ -106,19 +130,22 @@ def outcome_of(
     trace: list[str] | None = None,
     exchanges: int = 1,
     disks: bool = False,
+    stages: bool = False,
 ) -> Outcome | str:
     """The outcome, or what went wrong and the command that replays it."""
     try:
-        return run_seed(seed, faults, trace=trace, exchanges=exchanges, disks=disks)
+        return run_seed(seed, faults, trace=trace, exchanges=exchanges, disks=disks, stages=stages)
     except Exception as error:
         how = f"--seed {seed} --trace" + (f" --exchanges {exchanges}" if exchanges > 1 else "")
-        how += " --disks" if disks else ""
+        how += " --disks" * disks + " --stages" * stages
         return f"{type(error).__name__}: {error}\n    replay: scripts/sim {how}"
 
 
-def outcomes_of(seeds: list[int], exchanges: int = 1, disks: bool = False) -> dict[int, Outcome | str]:
+def outcomes_of(
+    seeds: list[int], exchanges: int = 1, disks: bool = False, stages: bool = False
+) -> dict[int, Outcome | str]:
     """Many seeds, in parallel processes."""
-    run = partial(outcome_of, exchanges=exchanges, disks=disks)
+    run = partial(outcome_of, exchanges=exchanges, disks=disks, stages=stages)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         return dict(zip(seeds, pool.map(run, seeds, chunksize=4), strict=True))
 
@@ -140,6 +167,8 @@ def remake(world: World, make_node: Callable[..., Node]) -> World:
         world.seed,
         world.num_workers,
         min_peers=world.min_peers,
+        stages=world.stages,
+        wider=world.wider,
         sizes=world.sizes,
         delay=world.delay,
         exchanges=world.exchanges,
@@ -151,22 +180,43 @@ def remake(world: World, make_node: Callable[..., Node]) -> World:
     return again
 
 
-def converge(world: World, checkers: Checkers, begin: float) -> None:
-    """L1, L4, L7: after the faults everyone is active, at one head, and rounds with everyone commit."""
+def converge(world: World, checkers: StageCheckers, begin: float) -> None:
+    """L1, L4, L7: after the faults everyone is active, at its course's head, and rounds with everyone commit.
+    A stage that fewer workers were given than commit a round waits, and says so."""
     world.net.run(begin + SETTLE_S)
     checkers.sweep()
-    settled = len(checkers.records)
+    settled = [len(each.records) for each in checkers.courses]
     aborts, breaks = world.seen["aborted"], world.net.num_breaks
     world.net.run(begin + SETTLE_S + 2 * GRACE_S)
     checkers.sweep()
-    if len(checkers.records) < settled + 2:
-        raise Violation("L1", f"{len(checkers.records) - settled} commits in {2 * GRACE_S} quiet seconds")
     if world.seen["aborted"] > aborts + 2:
         raise Violation("L7", f"{world.seen['aborted'] - aborts} aborts in the quiet")
     if world.net.num_breaks > breaks:
         raise Violation("L7", f"{world.net.num_breaks - breaks} connections broke in the quiet")
-    healthy = {key_of(i) for i in world.lives if i not in world.poisoned | world.exploded}
+    for each, before in zip(checkers.courses, settled, strict=True):
+        mine = {index for index in world.lives if world.stage_of[index] == each.course}
+        if len(mine) >= world.min_peers:
+            check_all_take_part(world, each, before, mine)
+        else:
+            check_waits(world, each, before)
+
+
+def check_all_take_part(world: World, checkers: Checkers, settled: int, workers: set[int]) -> None:
+    """A course with enough workers commits, and all of them are in the newest records."""
+    if len(checkers.records) < settled + 2:
+        raise Violation("L1", f"{len(checkers.records) - settled} commits in {2 * GRACE_S} quiet seconds")
+    healthy = {key_of(i) for i in workers - world.poisoned - world.exploded}
     latest = set(checkers.records[-1].members) | set(checkers.records[-2].members)
     if not healthy <= latest:
         missing = sorted(world.peer_names[k] for k in healthy - latest)
         raise Violation("L4", f"workers {missing} take no part in the last rounds")
+
+
+def check_waits(world: World, checkers: Checkers, settled: int) -> None:
+    """A course with too few workers commits nothing, and the status says for whom it waits."""
+    world.seen["stage_waits"] += 1
+    coordinator = world.host.coordinator
+    assert coordinator is not None
+    told = coordinator.status(world.net.now).stages[checkers.course].waits
+    if len(checkers.records) > settled or "too few workers" not in told:
+        raise Violation("L1", f"stage {checkers.course} has too few workers, and says: {told}")

@@ -80,10 +80,10 @@ def name_of(state: Vector, piece_bytes: int) -> bytes:
     return tree_digest(digests_of(state, piece_bytes))
 
 
-def computed(wanted: RecomputeWanted, size: int, piece_bytes: int) -> Computed:
+def computed(wanted: RecomputeWanted, exchanges: int, piece_bytes: int) -> Computed:
     """What a host computes that is to know which of several states is right."""
     assert wanted.layout == LAYOUT
-    reducer = NumpyReducer(size)
+    reducer = NumpyReducer(len(wanted.former) // 4 // (1 + exchanges))
     reducer.begin(wanted.chunk_elements, wanted.num_parts)
     for chunk, payload in enumerate(wanted.result):
         reducer.accept(chunk, payload)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from diloco.checkpoints.store import Store, folder_of
@@ -21,7 +21,7 @@ from diloco.simulation.worker import hashed
 from peers.coordinator.rules import Rules
 from peers.node import Node
 from peers.protocol.commands import BeginSave, Command, ConfirmCaptured, ConfirmLoaded
-from peers.protocol.events import NameWanted, RecomputeWanted, Restored, RoundCommitted
+from peers.protocol.events import NameWanted, RecomputeWanted, Restored, RoundCommitted, StageAssigned
 from peers.protocol.held import Held
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Refused, Welcome
@@ -74,6 +74,7 @@ class Worker:
     node: Node
     process: Endpoint
     keeper: SimKeeper | None = None
+    stage: int = 0
     busy_until: float = 0.0
     inbox: deque[object] = field(default_factory=deque)
 
@@ -112,6 +113,10 @@ class World:
     seed: int
     num_workers: int
     min_peers: int = 2
+    stages: int = 1
+    """Parts of the model: each worker asks the host which one it trains."""
+    wider: int = 0
+    """So many elements each fragment of a stage has more than those of the one before."""
     sizes: tuple[int, ...] = (300,)
     host_trains: bool = False
     rounds: int = 1 << 30
@@ -148,6 +153,10 @@ class World:
         self.older: list[Worker] = []
         """Those whose process ran when a newer one was let in."""
         self.knocking: set[int] = set()
+        self.building: set[int] = set()
+        """Workers that were let in and build the part that they are given."""
+        self.stage_of: dict[int, int] = {}
+        """By worker: the stage that it was given."""
         self.strangers: list[Stranger] = []
         self.let_in = 0
         """Strangers to whom the door was opened."""
@@ -182,6 +191,10 @@ class World:
         )
         return Terms(SETTINGS, schedule, GRACE_S + 2 * TIMEOUT_S)
 
+    def sizes_of(self, stage: int) -> tuple[int, ...]:
+        """Elements of a stage's fragments."""
+        return tuple(size + stage * self.wider for size in self.sizes)
+
     # -- lives --------------------------------------------------------------------------------
 
     def start_host(self) -> None:
@@ -194,6 +207,7 @@ class World:
             rounds=self.rounds,
             failure_timeout_s=TIMEOUT_S,
             grace_s=GRACE_S,
+            stages=self.stages,
         )
         self.host = self.make_node(
             key,
@@ -216,7 +230,7 @@ class World:
         assert isinstance(event, RecomputeWanted), "a host that does not train is handed nothing else"
         coordinator, process = self.host.coordinator, self.net.peers[key_of(HOST)]
         assert coordinator is not None
-        found = computed(event, self.sizes[event.fragment], self.limits.payload_bytes)
+        found = computed(event, self.exchanges, self.limits.payload_bytes)
 
         def answer() -> None:
             if process.alive:
@@ -263,40 +277,61 @@ class World:
             limits=self.limits,
             signer=identity_of(index),
         )
-        replica = VectorReplica(index, list(self.sizes), self.limits, life=life, exchanges=self.exchanges)
+        begun: list[Worker] = []
+        address = self._free_address(index)
+
+        def hear(now: float, event: object) -> None:
+            if isinstance(event, StageAssigned):
+                self.net.at(self.delays.uniform(0.0, 1.0), lambda: build(event.stage))
+            else:
+                self._event_later(begun[0], event)
+
+        def build(stage: int) -> None:
+            if process.frozen and process.alive:
+                self.net.at(0.1, lambda: build(stage))
+            elif process.alive:
+                self.building.discard(index)
+                begun.append(self._train(index, life, stage, node, process, address))
+
+        process = self.net.add(
+            key, node, access, hear, address, lambda effect: self._keep_result(begun[0], effect)
+        )
+        if self.stages == 1:
+            build(0)
+        else:
+            self.building.add(index)
+            self.net.command(process, lambda core, now: core.ask_stage(now, f"w{index}"))
+
+    def _train(
+        self, index: int, life: int, stage: int, node: Node, process: Endpoint, address: str
+    ) -> Worker:
+        """A worker knows its stage: it builds that part, and enters."""
+        key, sizes = key_of(index), self.sizes_of(stage)
+        replica = VectorReplica(index, list(sizes), self.limits, life=life, exchanges=self.exchanges)
         replica.poison, replica.explode = index in self.poisoned, index in self.exploded
         before = self.workers.get(index)
         is_clone = before is not None and before.process.alive
         keeper = self._keeper(index, replica, is_clone) if self.with_disks else None
         held = keeper.load() if keeper else None
         session = WorkerSession(self.terms(), replica, self.net.now)
-        address = self._free_address(index)
-        process = self.net.add(
-            key,
-            node,
-            access,
-            lambda _, event: self._event_later(worker, event),
-            address,
-            lambda effect: self._keep_result(worker, effect),
-        )
         step_s = self.rng.uniform(0.05, 0.2)
-        worker = Worker(index, key, life, session, replica, step_s, node, process, keeper)
+        worker = Worker(index, key, life, session, replica, step_s, node, process, keeper, stage)
         if before is not None and is_clone:
             self.older.append(before)
-        self.workers[index] = worker
+        self.workers[index], self.stage_of[index] = worker, stage
         for note in self.notes if self.with_disks else ():
             note(self.net.now, worker, Loaded(held))
         profile = session.profile(
             f"w{index}",
             (address,),
-            self.sizes,
+            sizes,
             tensors=SETTINGS,
             shapes=layout_name(LAYOUT, self.limits.payload_bytes),
             layout=LAYOUT,
-            model=f"vectors of {sum(self.sizes)}",
+            model=f"vectors of {sum(sizes)}",
         )
         training = Training(
-            profile,
+            replace(profile, stage=stage),
             replica,
             patience_s=2 * GRACE_S,
             held=held,
@@ -306,12 +341,14 @@ class World:
         )
         self.net.command(process, lambda core, now: core.train(now, training))
         self.net.at(worker.step_s, lambda: self._step(worker))
+        return worker
 
     # -- disks --------------------------------------------------------------------------------
 
-    def disks_with_state(self) -> list[SimDisk]:
-        """Those on which a whole checkpoint is."""
-        stores = [(disk, Store(disk, folder_of(SETTINGS[:16]))) for disk in self.disks.values()]
+    def disks_with_state(self, stage: int = 0) -> list[SimDisk]:
+        """Those on which a whole checkpoint of a stage is."""
+        disks = [disk for index, disk in self.disks.items() if self.stage_of[index] == stage]
+        stores = [(disk, Store(disk, folder_of(SETTINGS[:16]))) for disk in disks]
         return [disk for disk, store in stores if newest_on(store) is not None]
 
     def _keeper(self, index: int, replica: VectorReplica, is_clone: bool) -> SimKeeper:

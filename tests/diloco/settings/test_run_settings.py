@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from diloco.errors import SettingsError
 from diloco.methods.presets import PRESETS, method
 from diloco.methods.spec import Method
-from diloco.settings.run_settings import RunSettings, commented_toml, load_settings, parse_settings
+from diloco.settings.run_settings import (
+    CHANGEABLE,
+    RunSettings,
+    commented_toml,
+    load_settings,
+    parse_settings,
+)
 
 
 def refused(text: str, folder: Path) -> str:
@@ -89,6 +95,8 @@ def test_the_method_section_overrides_its_preset() -> None:
         ("[checkpoint]\nkeep = 0", "checkpoint.keep = 0: input should be greater than or equal to 1"),
         ("[checkpoint]\nkeep = 1001", "checkpoint.keep = 1001: input should be less than or equal to 1000"),
         ("[checkpoint]\nresults = 1", "checkpoint.results = 1: input should be a valid boolean"),
+        ("[pipeline]\nstages = 0", "pipeline.stages = 0: input should be greater than or equal to 1"),
+        ("[pipeline]\nstages = 65", "pipeline.stages = 65: input should be less than or equal to 64"),
         (
             "[checkpoint]\nevery = 100\n[method]\npreset = 'streaming'\nnum_fragments = 4",
             "checkpoint.every = 100: with 4 fragments 64 at most, or the host would forget commits",
@@ -102,6 +110,13 @@ def test_a_mistake_gets_one_line_that_names_key_value_and_remedy(
     message = refused(text, tmp_path)
     assert line in message
     assert "\n" not in message
+
+
+def test_in_how_many_parts_the_model_is_cut_is_the_same_for_all_and_cannot_change() -> None:
+    cut = parse_settings({"pipeline": {"stages": 4}}, "")
+    assert cut.digest() != RunSettings().digest()
+    assert RunSettings.from_bytes(cut.to_bytes()).digest() == cut.digest()
+    assert "pipeline.stages" not in CHANGEABLE
 
 
 def test_what_is_kept_may_be_said_for_every_method() -> None:

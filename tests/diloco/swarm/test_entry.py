@@ -139,6 +139,20 @@ def test_who_joins_has_the_hosts_settings_and_no_ticket_to_give(tmp_path: Path) 
             assert there.addresses[0].startswith("tcp://127.0.0.1:")
 
 
+def test_a_run_whose_model_is_cut_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = parse_settings({"run": {"name": "cut"}, "pipeline": {"stages": 4}}, "")
+    with pytest.raises(UserError, match=r"pipeline\.stages = 4: .* set it to 1"):
+        host(cut, listen=LOCAL, state=tmp_path / "host")
+    assert not (tmp_path / "host").exists()
+    with monkeypatch.context() as patch:  # a host of another version
+        patch.setattr("diloco.swarm.entry.require_whole_model", lambda settings: None)
+        here = host(cut, listen=LOCAL, state=tmp_path / "host")
+    with here, pytest.raises(UserError, match=r"pipeline\.stages = 4: .* set it to 1"):
+        join(here.ticket, listen=None)
+
+
 def test_a_member_with_a_state_directory_is_the_same_peer_again(tmp_path: Path) -> None:
     with host(RUN, listen=LOCAL, state=tmp_path / "host") as here:
         names = []

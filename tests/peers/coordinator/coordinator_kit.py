@@ -10,6 +10,7 @@ from peers.coordinator.judgement import Court
 from peers.coordinator.rules import Rules
 from peers.protocol.messages import PROTOCOL, Applied, CaughtUp, Enter, Open, Ready, Report
 from peers.protocol.naming import StateNamed
+from peers.protocol.placing import AskStage, StageIs
 from peers.protocol.record import GENESIS
 from tests.peers.member.fakes import check_of
 from transport.effects import Trace
@@ -47,7 +48,7 @@ class Swarm:
 
     @property
     def chain(self) -> Chain:
-        """The chain of the only course."""
+        """The chain of the only course, or of the first stage's."""
         return self.core.state.courses[0].chain
 
     # Outlet
@@ -78,6 +79,13 @@ class Swarm:
         self.core.certify(key(index), f"w{index}")
         self.greet(index, addresses, **changes)
 
+    def join_stage(self, index: int, stage: int, **changes: Any) -> None:
+        """Somebody who was let in wishes for a stage, is given it, and enters with it."""
+        self.core.certify(key(index), f"w{index}")
+        self.hear(index, AskStage(0, stage))
+        assert self.told(index, StageIs)[-1] == StageIs(stage)
+        self.greet(index, stage=stage, **changes)
+
     def greet(self, index: int, addresses: tuple[str, ...] = ("tcp://a:1",), **changes: Any) -> None:
         """A member that was at the door, some day, says that it is here."""
         fields = {
@@ -105,8 +113,11 @@ class Swarm:
         self.hear(index, Applied(fragment, version, check_of(digest)))
         self.hear(index, StateNamed(fragment, version, digest))
 
-    def ready(self, index: int, tokens: int = 8, norm: float = 1.0, fragment: int = 0) -> None:
-        self.hear(index, Ready(fragment, self.chain.base(0), tokens, tokens, 1, norm))
+    def ready(
+        self, index: int, tokens: int = 8, norm: float = 1.0, fragment: int = 0, stage: int = 0
+    ) -> None:
+        base = self.core.state.courses[stage].chain.base(0)
+        self.hear(index, Ready(fragment, base, tokens, tokens, 1, norm))
 
     def told(self, index: int, kind: type) -> list[Any]:
         return [message for peer, message in self.said if peer == key(index) and type(message) is kind]

@@ -26,10 +26,10 @@ def test_of_commits_the_last_few_are_shown() -> None:
 
 
 def test_rounds_of_two_courses_open_and_commit_apart() -> None:
-    swarm = Swarm()
-    other = swarm.core.state.courses[1] = Course(1, Chain(8))
+    swarm = Swarm(stages=2)
+    other = swarm.core.state.courses[1]
     for index, stage in ((1, 0), (2, 0), (3, 1), (4, 1)):
-        swarm.enter(index, stage=stage, elements=(100 + stage,))
+        swarm.join_stage(index, stage, elements=(100 + stage,))
     swarm.hold(1)
     swarm.hold(2)
     there, here = b"1" * 32, swarm.chain.head

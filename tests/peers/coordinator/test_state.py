@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from peers.coordinator.chain import Chain
 from peers.coordinator.course import Course
 from peers.coordinator.journal import (
     CommitWritten,
@@ -16,6 +15,9 @@ from peers.coordinator.journal import (
     PeerKicked,
     PlaceGivenBack,
     RunBegan,
+    StageGiven,
+    StateSaved,
+    StepsTaken,
     TermBegan,
 )
 from peers.coordinator.outlet import Outlet
@@ -27,13 +29,14 @@ from peers.errors import BadEntry
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Committed, Ready
-from peers.protocol.record import Record
-from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, opened, trained
+from peers.protocol.record import GENESIS, Record
+from tests.peers.coordinator.coordinator_kit import ROOT, key, opened, trained
 from tests.peers.coordinator.test_roster import entering
 from transport.effects import Trace
 from transport.frames import unpack
 from transport.limits import LIMITS
 
+OTHER = b"1" * 32
 FIRST = Record(ROOT, 1, 0, 1, 1, 1, (b"m" * 32,), (1.0,), b"r" * 32)
 MODEL = Manifest(b"s" * 32, b"t" * 32, b"h" * 32, "int8", (5,), "a model of 5")
 
@@ -58,8 +61,8 @@ class Told(Outlet):
         return now
 
 
-def run_state(rounds: int = 5) -> tuple[RunState, Told]:
-    told, roster, rules = Told(), Roster(), Rules(b"s" * 32, rounds=rounds)
+def run_state(rounds: int = 5, stages: int = 1) -> tuple[RunState, Told]:
+    told, roster, rules = Told(), Roster(), Rules(b"s" * 32, rounds=rounds, stages=stages)
     return RunState(key(255), rules, LIMITS, told, roster, RoundsMode(rules, LIMITS, told, roster)), told
 
 
@@ -81,20 +84,29 @@ def test_serials_and_epochs_of_a_later_life_are_higher_than_all_before() -> None
 
 
 def test_a_journal_is_replayed_in_order_each_record_into_its_course() -> None:
-    state, _ = run_state()
-    state.courses[1] = Course(1, Chain(8))
-    one = record_on(state.courses[1])
-    state.restore([TermBegan(3), PeerCertified(key(1), "w"), RunBegan(ROOT), CommitWritten.of(one)])
+    state, _ = run_state(stages=3)
+    state.courses[2].begin(OTHER)
+    two = record_on(state.courses[2])
+    state, _ = run_state(stages=3)
+    known, given = PeerCertified(key(1), "w"), StageGiven(key(1), 2)
+    saved = StateSaved(key(1), 0, OTHER, b"s" * 32, True, 2)
+    beginnings = [ModelAgreed.of(MODEL, 1), RunBegan(ROOT), RunBegan(OTHER, 2), saved, StepsTaken(4, 1)]
+    state.restore([TermBegan(3), known, given, *beginnings, CommitWritten.of(two)])
     assert (state.term, state.roster.entries[key(1)].name) == (3, "w")
-    assert [course.chain.head for course in state.courses.values()] == [ROOT, one.hash()]
+    assert state.roster.entries[key(1)].given_stage == 2
+    courses = list(state.courses.values())
+    assert [course.chain.head for course in courses] == [ROOT, GENESIS, two.hash()]
+    assert [course.manifest for course in courses] == [None, MODEL, None]
+    assert [course.num_steps for course in courses] == [0, 4, 0]
+    assert [set(course.saves.by_member) for course in courses] == [set(), set(), {key(1)}]
 
 
 def test_a_record_is_journaled_and_then_said_to_the_members_of_its_course() -> None:
-    state, told = run_state()
-    other = state.courses[1] = Course(1, Chain(8))
+    state, told = run_state(stages=2)
+    other = state.courses[1]
     for index, stage in ((1, 0), (2, 1)):
         entry = state.roster.certify(key(index), "w")
-        state.roster.enter(0.0, entry, entering(stage), state.course_for(stage).number)
+        state.roster.enter(0.0, entry, entering(stage), stage)
     record = record_on(other)
     assert state.commit(1.0, other, record) == other.chain.head == record.hash()
     stored, (peer, message) = told.all
@@ -114,21 +126,11 @@ def test_a_record_voids_offers_of_what_it_moved_and_a_restoring_one_all() -> Non
 
 
 def test_a_run_is_finished_when_every_course_has_its_rounds() -> None:
-    state, _ = run_state(rounds=1)
-    state.courses[1] = Course(1, Chain(8))
+    state, _ = run_state(rounds=1, stages=2)
     for course in state.courses.values():
         assert not state.finished
         state.commit(0.0, course, record_on(course))
     assert (state.finished, state.num_rounds) == (True, 1)
-
-
-def test_a_stage_without_a_course_is_trained_in_the_first() -> None:
-    state, _ = run_state()
-    assert state.course_for(9) is state.courses[0]
-    swarm = Swarm()
-    swarm.enter(1, stage=9)
-    entry = swarm.core.roster.entries[key(1)]
-    assert (entry.course, entry.stage) == (0, 9)
 
 
 def test_a_round_that_is_given_up_is_open_no_more_and_its_members_may_offer_again() -> None:
@@ -159,6 +161,12 @@ def test_a_round_that_is_given_up_is_open_no_more_and_its_members_may_offer_agai
         ),
         ([RunBegan(key(9)), CommitWritten.of(FIRST)], "commit 1 does not follow commit 0"),
         ([RunBegan(ROOT), CommitWritten.of(replace(FIRST, course=3))], "course 3"),
+        ([RunBegan(ROOT, 3)], "course 3"),
+        ([ModelAgreed.of(MODEL, 3)], "course 3"),
+        ([StepsTaken(1, 3)], "course 3"),
+        ([PeerCertified(key(1), "w"), StateSaved(key(1), 0, ROOT, ROOT, True, 3)], "course 3"),
+        ([PeerCertified(key(1), "w"), StageGiven(key(1), 3)], "course 3"),
+        ([StageGiven(key(1), 0)], "never let in"),
         (
             [ModelAgreed.of(MODEL), RunBegan(ROOT), CommitWritten.of(replace(FIRST, fragment=1))],
             "fragment 1 of 1",

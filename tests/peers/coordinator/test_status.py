@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from peers.coordinator.course import CommitSummary
-from peers.coordinator.status import MarkStatus, MemberStatus, OpenRoundStatus, RunStatus
+from peers.coordinator.status import MarkStatus, MemberStatus, OpenRoundStatus, RunStatus, StageStatus
 from peers.coordinator.tickets import TicketStatus
 from peers.protocol.messages import Done, Report
-from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained
+from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, speed, trained
 from transport.effects import NEVER
 from transport.errors import BadFrame
 from transport.frames import pack_items, unpack_items
 
 STATUS = RunStatus(
-    members=(MemberStatus("w", key(1), True, 0.25, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3),),
+    members=(MemberStatus("w", key(1), True, 0.25, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3, 1),),
     run_name="demo",
     epoch=3,
     term=1,
@@ -39,6 +39,7 @@ STATUS = RunStatus(
     saved_by=("v", "w"),
     gossips=True,
     num_commits=5,
+    stages=(StageStatus(1, 3, 2, 12.5, 4, 5, b"h" * 32, "part 1", -1, "too few workers"),),
 )
 PLAIN: dict[str, Any] = {
     "members": [
@@ -55,6 +56,7 @@ PLAIN: dict[str, Any] = {
             "speed": 12.0,
             "bytes_sent": 1000,
             "non_finite": 3,
+            "stage": 1,
         }
     ],
     "run": "demo",
@@ -77,6 +79,20 @@ PLAIN: dict[str, Any] = {
     "saved_by": ["v", "w"],
     "gossips": True,
     "commits": 5,
+    "stages": [
+        {
+            "stage": 1,
+            "replicas": 3,
+            "active": 2,
+            "speed": 12.5,
+            "rounds": 4,
+            "commits": 5,
+            "head": b"h" * 32,
+            "model": "part 1",
+            "saved": -1,
+            "waits": "too few workers",
+        }
+    ],
 }
 
 
@@ -89,7 +105,7 @@ def test_a_status_comes_back_from_its_plain_form_over_the_wire() -> None:
 
 
 def test_names_of_a_newer_host_are_passed_over() -> None:
-    assert RunStatus.from_plain(PLAIN | {"stages": [1, 2]}) == STATUS
+    assert RunStatus.from_plain(PLAIN | {"colours": [1, 2]}) == STATUS
 
 
 @pytest.mark.parametrize(
@@ -117,6 +133,10 @@ def test_names_of_a_newer_host_are_passed_over() -> None:
         (("saved",), -2, "saved is no count"),
         (("saved_by", 1), 7, "saved_by is no text"),
         (("recent", 0), [1, 2], "a recent commit is no list"),
+        (("stages",), [PLAIN["stages"][0]] * 65, "stages is no list of at most 64"),
+        (("stages", 0), 7, "a stage is no table"),
+        (("stages", 0, "speed"), float("nan"), "speed is no finite number"),
+        (("stages", 0, "saved"), -2, "saved is no count"),
         (("recent", 0, 2), None, "a recent commit's seconds is no finite number"),
     ],
 )
@@ -132,10 +152,14 @@ def test_rubbish_from_a_host_is_refused_in_one_sentence(path: tuple[Any, ...], v
         RunStatus.from_plain(plain if path else value)
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *(("members", name) for name in PLAIN["members"][0])])
+TABLES = ("members", "stages")
+"""Whose rows are tables."""
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *((table, name) for table in TABLES for name in PLAIN[table][0])])
 def test_a_status_that_lacks_a_name_is_refused_by_that_name(name: Any) -> None:
     plain = deepcopy(PLAIN)
-    at, missing = (plain["members"][0], name[1]) if isinstance(name, tuple) else (plain, name)
+    at, missing = (plain[name[0]][0], name[1]) if isinstance(name, tuple) else (plain, name)
     del at[missing]
     with pytest.raises(BadFrame, match=f"has no {missing}"):
         RunStatus.from_plain(plain)
@@ -179,6 +203,27 @@ def test_an_empty_run_has_a_status() -> None:
 def test_of_one_that_has_not_reported_yet_all_numbers_are_nothing() -> None:
     (found,) = trained(1).core.status(0.0).members
     assert found == MemberStatus("w1", key(1), True, 0.0, 0, 0, 0.0, True, 0.0, 0.0, 0, 0)
+
+
+def test_each_stage_tells_of_itself_alone() -> None:
+    swarm = Swarm(stages=3, min_peers=1)
+    for index, stage in ((1, 0), (2, 0), (3, 1)):
+        swarm.join_stage(index, stage, model=f"part {stage}")
+        swarm.hold(index, bytes([stage]) * 32)
+        swarm.hear(index, speed(10.0))
+    swarm.core.remove(0.0, swarm.core.roster.entries[key(2)], "dead", forget=False)
+    found = swarm.core.status(0.0)
+    assert [(each.num_replicas, each.num_active, each.speed) for each in found.stages] == [
+        (1, 1, 10.0),
+        (1, 1, 10.0),
+        (0, 0, 0.0),
+    ]
+    assert [each.model for each in found.stages] == ["part 0", "part 1", ""]
+    assert [each.head for each in found.stages][:2] == [b"\0" * 32, b"\1" * 32]
+    assert [each.waits.split(":")[0] for each in found.stages] == ["", "", "too few workers"]
+    assert found.waits.startswith("stage 2: too few workers: 0 of 1 (min_peers)")
+    assert [each.stage for each in found.members] == [0, 1]
+    assert RunStatus.from_plain(found.plain()) == found
 
 
 def test_a_status_is_read_up_to_its_bounds() -> None:

@@ -13,6 +13,7 @@ from peers.protocol.fields import (
     ALL_FRAGMENTS,
     MAX_FRAGMENTS,
     MAX_MEMBERS,
+    MAX_STAGES,
     MAX_WEIGHT,
     RoundWeight,
     Weight,
@@ -69,6 +70,7 @@ def test_a_weight_that_may_be_offered_may_be_in_a_round_as_the_same_number() -> 
 def test_bounds_are_those_of_the_transport() -> None:
     assert LIMITS.members == MAX_MEMBERS
     assert LIMITS.fragments == MAX_FRAGMENTS
+    assert LIMITS.stages == MAX_STAGES
     assert ALL_FRAGMENTS >= MAX_FRAGMENTS
     assert Attempt == Serial == ChunkIndex
     assert RosterBatch in kinds().values()

@@ -64,7 +64,7 @@ def test_one_who_has_left_reads_no_more_and_one_who_is_back_reads_from_the_begin
 
 
 def test_a_batch_fits_into_a_frame_whatever_it_holds() -> None:
-    longest = MemberIs(1 << 62, key(1), "n" * 64, (f"tcp://{'a' * 56}:1",) * 3, 1 << 31)
+    longest = MemberIs(1 << 62, key(1), "n" * 64, (f"tcp://{'a' * 56}:1",) * 3, 63)
     batches = packed([to_items(longest)] * 100)
     assert [each for batch in batches for each in messages_in(batch)] == [longest] * 100
     assert len(batches) > 5

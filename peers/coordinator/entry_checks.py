@@ -1,0 +1,43 @@
+"""Why a member that wants to enter is refused: its place, its settings, its stage, its model, its addresses.
+
+Keeps X6: each refusal is a sentence for whoever started the member. Changes nothing.
+"""
+
+from __future__ import annotations
+
+from peers.coordinator.assignment import Assignment
+from peers.coordinator.roster import Entry
+from peers.coordinator.state import RunState
+from peers.protocol.manifest import difference, manifest_in
+from peers.protocol.messages import Enter, Refused
+
+ABSENT = Refused("absent", "this worker was away so long that others may have its place: join again")
+
+
+def entry_refusal(
+    state: RunState, assignment: Assignment, max_members: int, entry: Entry, message: Enter
+) -> Refused | None:
+    """Why a member may not enter; None if it may."""
+    if not entry.has_place:
+        return ABSENT
+    if message.settings != state.rules.settings:
+        return Refused("settings", "the run's settings differ from this member's: join again")
+    wrong_stage = assignment.refusal(entry, message.stage)
+    if wrong_stage is not None:
+        return wrong_stage
+    course = state.courses[message.stage]
+    if course.manifest is not None:
+        found = difference(course.manifest, manifest_in(message), message.protocol)
+        if found is not None:
+            return Refused(*found)
+    here = state.roster.entered_in(course.number)
+    if len(here) >= max_members:
+        what = "the run" if assignment.num_stages == 1 else f"stage {course.number}"
+        return Refused("full", f"{what} has {len(here)} members, as many as it may")
+    if not message.addresses and any(not each.addresses for each in here):
+        return Refused(
+            "unreachable",
+            "this member and another one both accept no connections, so they could never exchange: "
+            "let this one listen on an address that the others reach (--listen)",
+        )
+    return None

@@ -1,0 +1,32 @@
+"""Which stage of a model cut into several a joiner is to train: its question, and the coordinator's answer.
+
+A joiner asks before it builds anything. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.protocol import fields
+from transport.frames import kind
+
+ANY_STAGE = -1
+"""The wish of a joiner that takes whichever stage it is given."""
+
+
+@kind(180)
+@dataclass(frozen=True, slots=True)
+class AskStage:
+    """Which stage am I to train?"""
+
+    memory_bytes: fields.Bytes = 0
+    """What this machine has for a stage; 0 if it does not say."""
+    wish: fields.StageWish = ANY_STAGE
+
+
+@kind(181)
+@dataclass(frozen=True, slots=True)
+class StageIs:
+    """That one. It is held for the asker for some failure timeouts, and entering with another is refused."""
+
+    stage: fields.Stage
