@@ -102,7 +102,10 @@ class Follower:
 
     def begin_with(self, held: Held, later: tuple[Record, ...] = ()) -> None:
         """The application has loaded a checkpoint: enter with its head, and follow from there, if the host
-        has lost its journal by the records that are ``later``. Raises `BadFrame` for one of another model."""
+        has lost its journal by the records that are ``later``. Raises `BadFrame` for one of another model, or
+        of another stage."""
+        if held.record:
+            self._profile.check(record_in(held.record))
         num_fragments = self._profile.manifest.num_fragments
         if not len(held.versions) == len(held.digests) == len(held.checks) == num_fragments:
             raise BadFrame(f"a checkpoint of {len(held.versions)} fragments, of a model with {num_fragments}")

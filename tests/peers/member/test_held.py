@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -238,9 +239,10 @@ def test_what_is_saved_is_told_at_once_and_again_when_it_enters_again() -> None:
         Held(BASE, 7, (BASE,), (STATE,)),
         Held(BASE, 7, (BASE,), (), checks=CHECKS),
         Held(BASE, 7, (BASE,), (STATE,), b"rubbish", CHECKS),
+        Held(BASE, 7, (BASE,), (STATE,), pack(replace(RECORD, course=1)), CHECKS),
     ],
 )
-def test_a_checkpoint_of_another_model_or_with_no_record_is_refused(held: Held) -> None:
+def test_a_checkpoint_of_another_model_or_stage_or_with_no_record_is_refused(held: Held) -> None:
     with pytest.raises(BadFrame):
         Resumed(held)
 
