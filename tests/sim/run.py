@@ -63,6 +63,8 @@ def plan(
     min_peers, cut = probe.choice([1, 2, 2]), Cut()
     if stages:
         cut, num_workers = draw_stages(net.stream("stages"))
+        if seed % 10 == 9:  # one stage has too few, unless somebody joins
+            num_workers, min_peers = 2 * cut.stages - 1, 2
     world = World(seed, num_workers, min_peers, cut.stages, cut.wider, sizes, delay=delay)
     world.exchanges, world.with_disks = exchanges, disks
     if stages:
