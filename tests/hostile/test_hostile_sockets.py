@@ -26,6 +26,7 @@ from transport.sockets.traces import (
     StrangerRefusedTrace,
     TransportFailedTrace,
 )
+from transport.sockets.wire import frame_of
 
 MIB = 1 << 20
 
@@ -76,7 +77,7 @@ def heard_from(host: Node, member: Node) -> list[tuple[bytes, int, bytes, bytes 
 def test_a_stranger_reaches_neither_receive_nor_knock(swarm: tuple[Node, Node]) -> None:
     host, member = swarm
     with client(host.address, host.key) as stranger:
-        stranger.send_multipart([b"\0", b"let me in"])
+        stranger.send(frame_of(0, b"let me in"))
         eventually(lambda: host.traced(StrangerRefusedTrace))
     assert heard_from(host, member) == []
     assert host.core.knocks == []
@@ -87,9 +88,9 @@ def test_who_was_answered_at_the_door_does_not_hold_its_connection() -> None:
     host.admit(invite.public, "invite")
     with running(host), client(host.address, host.key, invite) as guest:
         monitor = guest.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        guest.send_multipart([b"\0", b"me"])
+        guest.send(frame_of(0, b"me"))
         assert guest.poll(5000)
-        assert guest.recv_multipart()[1] == b"welcome me"
+        assert guest.recv() == frame_of(0, b"welcome me", b"settings")
         broken = monitor.poll(5000)
         guest.disable_monitor()
         monitor.close(0)
@@ -105,7 +106,7 @@ def test_plain_clients_wrong_keys_and_garbage_deliver_nothing(swarm: tuple[Node,
     ):
         for sock in (plain, lost):
             with suppress(zmq.Again):  # it has been thrown out already, and has nobody to send to
-                sock.send_multipart([b"\0", b"x"], zmq.NOBLOCK)
+                sock.send(frame_of(0, b"x"), zmq.NOBLOCK)
         raw.sendall(bytes(range(256)) * 64)
         never(lambda: heard_from(host, member) or host.core.knocks)
 
@@ -117,7 +118,7 @@ def test_without_a_living_zap_handler_everyone_is_refused() -> None:
     try:
         door.asking.close(0)
         with client(door.address, keys.public) as stranger:
-            stranger.send_multipart([b"\0", b"x"])
+            stranger.send(frame_of(0, b"x"))
             assert door.socket.poll(300) == 0
     finally:
         door.close(0)
@@ -144,7 +145,7 @@ def test_the_death_of_the_zap_handler_ends_the_driver() -> None:
 
     host.driver.call(kill).result(20)
     with client(host.address, host.key) as stranger:
-        stranger.send_multipart([b"\0", b"x"])
+        stranger.send(frame_of(0, b"x"))
         eventually(lambda: not host.driver.running)
     assert host.driver.error is not None
     assert host.traced(TransportFailedTrace)
@@ -161,7 +162,7 @@ def test_a_squatted_routing_id_gains_nothing(swarm: tuple[Node, Node]) -> None:
     (route,) = [each.route for each in accepted(host).connections.of_peer(member.key)]
     for claimed in (b"member", member.key, route):
         with client(host.address, host.key, squatter, claimed) as sock:
-            sock.send_multipart([b"\0", b"echo steal"])
+            sock.send(frame_of(0, b"echo steal"))
             host.do(Send(member.key, 0, b"for the member"))
             assert sock.poll(50) == 0
         accepted(host).bars.clear()
@@ -184,8 +185,14 @@ def test_a_key_that_is_revoked_is_closed_at_its_next_frame(swarm: tuple[Node, No
     assert len(heard_from(host, member)) == 1
 
 
-EDGES = [b"\0", b"\1", b"\xff", b"", bytes(LIMITS.header_bytes), bytes(LIMITS.header_bytes + 1)]
-MESSAGES = st.lists(st.binary(max_size=40) | st.sampled_from(EDGES), min_size=1, max_size=9)
+HEADERS = st.binary(max_size=40) | st.sampled_from(
+    [bytes(LIMITS.header_bytes), bytes(LIMITS.header_bytes + 1)]
+)
+PAYLOADS = st.none() | st.binary(max_size=40)
+FRAMES = st.builds(frame_of, st.sampled_from([0, 0, 0, 1, 2, 254, 255]), HEADERS, PAYLOADS)
+MESSAGES = st.lists(FRAMES, min_size=1, max_size=1) | st.lists(
+    st.binary(max_size=40) | FRAMES, min_size=1, max_size=9
+)
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=8))
@@ -198,7 +205,7 @@ def test_any_messages_of_an_admitted_key_are_taken_or_close_that_key_only(
     host.admit(rogue.public)
     bad = next((index for index, parts in enumerate(messages) if not well_formed(parts)), None)
     # A connection has one lane: a change of it is the rule breaking, too.
-    lanes = [parts[0] for parts in messages[:bad]]
+    lanes = [parts[0][-1] for parts in messages[:bad]]
     changed = next((index for index, lane in enumerate(lanes) if lane != lanes[0]), None)
     taken = messages[: bad if changed is None else changed]
     with client(host.address, host.key, rogue) as sock:
@@ -216,12 +223,15 @@ def received(host: Node, keys: KeyPair) -> int:
 
 
 def well_formed(parts: list[bytes]) -> bool:
-    return (
-        len(parts) in (2, 3)
-        and parts[0] in (b"\0", b"\1")
-        and len(parts[1]) <= LIMITS.header_bytes
-        and len(b"".join(parts[2:])) <= LIMITS.payload_bytes
-    )
+    """By the protocol's text: a payload, a header, two bytes with the header's length, whose highest bit says
+    that there is a payload, and the lane."""
+    (frame, *more) = parts
+    if more or len(frame) < 3 or frame[-1] > LIMITS.lanes:
+        return False
+    length = int.from_bytes(frame[-3:-1], "big") % 32768
+    payload = len(frame) - 3 - length
+    has_payload = frame[-3] >= 128
+    return length <= LIMITS.header_bytes and (payload >= 0 if has_payload else payload == 0)
 
 
 def test_a_rule_breaker_is_cut_off_and_refused_for_a_while(swarm: tuple[Node, Node]) -> None:
@@ -230,12 +240,12 @@ def test_a_rule_breaker_is_cut_off_and_refused_for_a_while(swarm: tuple[Node, No
     host.admit(rogue.public)
     with client(host.address, host.key, rogue) as sock:
         monitor = sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        sock.send_multipart([b"\7", b"x"])
+        sock.send(frame_of(7, b"x"))
         assert monitor.poll(2000)
         sock.disable_monitor()
         monitor.close(0)
         eventually(lambda: host.traced(PeerClosedTrace))
-        sock.send_multipart([b"\0", b"now well-behaved"])
+        sock.send(frame_of(0, b"now well-behaved"))
         never(lambda: received(host, rogue), 0.3)
 
 
@@ -245,7 +255,7 @@ def test_oversized_and_many_part_messages_do_not_stay_in_memory(swarm: tuple[Nod
     host.admit(rogue.public)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with client(host.address, host.key, rogue) as sock:
-        sock.send_multipart([b"\0", b"x", bytes(8 * MIB)])
+        sock.send(frame_of(0, b"x", bytes(8 * MIB)))
         never(lambda: received(host, rogue), 0.1)
     with client(host.address, host.key, rogue) as sock:
         sock.send_multipart([b"\0"] * 20_000)
@@ -266,7 +276,7 @@ def test_a_flood_faster_than_the_core_is_held_back_in_the_kernel(swarm: tuple[No
         sock.setsockopt(zmq.SNDHWM, 2)
         sent = 0
         while sent < 200 and sock.poll(300, zmq.POLLOUT):
-            sock.send_multipart([b"\1", b"x", bytes(MIB)])
+            sock.send(frame_of(1, b"x", bytes(MIB)))
             sent += 1
     assert sent < 64
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 96 * 1024
@@ -284,7 +294,7 @@ def test_an_acceptor_that_breaks_the_rules_is_hung_up_and_dialled_again() -> Non
         (connection,) = accepted(host).connections.of_peer(member.key)
 
         def break_rules(core: object, now: float) -> None:
-            accepted(host).listener.socket.send_multipart([connection.route, b"\1", b"x"])
+            accepted(host).listener.socket.send_multipart([connection.route, frame_of(1, b"x")])
 
         host.driver.call(break_rules).result(20)
         eventually(lambda: (host.key, 0) in member.core.down)

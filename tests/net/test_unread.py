@@ -11,6 +11,7 @@ from tests.hostile.test_hostile_sockets import client
 from tests.net.swarm_kit import Node, eventually, running
 from transport.effects import Send
 from transport.keys import random_pair
+from transport.sockets.wire import frame_of
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 100
@@ -25,11 +26,11 @@ def a_sender_goes_while_nobody_reads() -> None:
     with running(host, member):
         member.dial(host)
         with client(host.address, host.key, rogue) as sock:
-            sock.send_multipart([b"\0", b"first"])
+            sock.send(frame_of(0, b"first"))
             eventually(lambda: host.core.received)
             host.block(4.0)
             for _ in range(FRAMES):
-                sock.send_multipart([b"\0", bytes(4000)])
+                sock.send(frame_of(0, bytes(4000)))
             time.sleep(0.5)
         member.do(Send(host.key, 0, b"echo"))
         eventually(lambda: member.core.received)

@@ -14,7 +14,7 @@ from transport.counters import OTHERS, Counters
 from transport.effects import CONTROL_LANE, Core, Effect, Store, Trace, size_bytes
 from transport.guarded import Guarded
 from transport.in_order import InOrder
-from transport.sockets.wire import Outgoing
+from transport.sockets.wire import TAIL_BYTES, Outgoing
 
 
 class CoreRunner:
@@ -55,7 +55,7 @@ class CoreRunner:
         if lane == CONTROL_LANE:
             self.on_control(peer)
         purpose = "bulk" if payload is not None else "control"
-        self.counters.add(peer, "received", purpose, 1 + len(header) + size_bytes(payload))
+        self.counters.add(peer, "received", purpose, TAIL_BYTES + len(header) + size_bytes(payload))
         self.feed(lambda now: self.core.receive(now, peer, lane, header, payload))
 
     def count_sent(self, peer: bytes, message: Outgoing) -> None:

@@ -23,7 +23,6 @@ from typing import Any, Literal
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from transport.effects import size_bytes
 from transport.errors import BadMessage, DialFailed, KnockRefused, KnockTimeout, TransportError
 from transport.keys import KeyPair
 from transport.limits import LIMITS, Limits
@@ -32,7 +31,7 @@ from transport.sockets import zap
 from transport.sockets.kernel import Handle, remote, taken_in
 from transport.sockets.names import LOOKUP_S, numeric_address
 from transport.sockets.unread import LOOK_S, TOO_MUCH, wire_bytes
-from transport.sockets.wire import Outgoing, parse
+from transport.sockets.wire import Outgoing, frame_of, parse
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
@@ -41,7 +40,7 @@ _MIN_LIBZMQ = (4, 3, 5)
 _ZERO_COPY_BYTES = 64 * 1024
 FRAMES_PER_ROUND = 64
 """Messages that are read from one socket before others have their turn."""
-_KEPT_PARTS = 5
+_KEPT_PARTS = 3
 _DROPPED_AT_ONCE = 1024
 """Parts of a message with too many that are dropped before others have their turn."""
 EARLY_RANK = 1
@@ -366,15 +365,13 @@ def _harden_dealer(sock: Socket, keys: KeyPair, server: bytes, limits: Limits) -
 
 def _transmit(sock: Socket, message: Outgoing, route: bytes | None = None) -> bool:
     """Hand one message to the socket; False when it is full."""
-    more = zmq.NOBLOCK | zmq.SNDMORE
-    payload = message.payload
     try:
         if route is not None:
-            sock.send(route, more)
-        sock.send(bytes([message.lane]), more)
-        sock.send(message.header, zmq.NOBLOCK if payload is None else more)
-        if payload is not None:
-            sock.send(payload, zmq.NOBLOCK, copy=size_bytes(payload) <= _ZERO_COPY_BYTES)
+            sock.send(route, zmq.NOBLOCK | zmq.SNDMORE)  # it does not go over the wire
+        elif message.size_bytes > _ZERO_COPY_BYTES and not int(sock.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+            return False  # before it is copied
+        frame = frame_of(message.lane, message.header, message.payload)
+        sock.send(frame, zmq.NOBLOCK, copy=len(frame) <= _ZERO_COPY_BYTES)
     except zmq.Again:
         return False
     return True

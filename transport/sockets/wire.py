@@ -1,11 +1,14 @@
 """Small parts of the socket driver that need no socket: shape of a message, queue, pace, connections.
 
-A wire message is [lane, header] or [lane, header, payload], in both directions. All bounds come from
-`Limits`. Nothing here does IO or reads a clock. Keeps R4 and X2.
+A wire message is one part, in both directions: the payload, the header, and a tail that tells how long the
+header is, whether there is a payload, and the lane. libzmq ends the process where a connection is cut while a
+message of several parts is half sent; the payload comes first since it lies as memory is given then. All
+bounds come from `Limits`. Nothing here does IO or reads a clock. Keeps R4, X1 and X2.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +17,9 @@ from transport.effects import size_bytes
 from transport.errors import BadMessage
 from transport.limits import Limits
 
-MAX_PARTS = 3
+_TAIL = struct.Struct(">HB")
+TAIL_BYTES = _TAIL.size
+_HAS_PAYLOAD = 1 << 15
 DRIVER_LANE = 255
 """What two drivers say to each other is on this lane of the control connection: it has no payload."""
 FORGOTTEN = 4096
@@ -23,18 +28,32 @@ FORGOTTEN = 4096
 
 def parse(parts: Sequence[memoryview], limits: Limits) -> tuple[int, bytes, memoryview | None]:
     """Lane, header and payload of a message. Raises `BadMessage`. Copies the header only."""
-    if not 2 <= len(parts) <= MAX_PARTS:
-        raise BadMessage("a message has not two or three parts")
-    lane, header = parts[0], parts[1]
-    payload = parts[2] if len(parts) == MAX_PARTS else None
-    is_for_driver = lane.nbytes == 1 and lane[0] == DRIVER_LANE and payload is None
-    if not is_for_driver and (lane.nbytes != 1 or lane[0] > limits.lanes):
+    if len(parts) != 1:
+        raise BadMessage("a message has several parts, as those of an older diloco had: install the same one")
+    (frame,) = parts
+    if frame.nbytes < TAIL_BYTES:
+        raise BadMessage("a message is too short")
+    ends = frame.nbytes - TAIL_BYTES
+    length, lane = _TAIL.unpack_from(frame, ends)
+    has_payload, length = bool(length & _HAS_PAYLOAD), length & ~_HAS_PAYLOAD
+    begins = ends - length
+    if begins < 0 or (begins and not has_payload):
+        raise BadMessage("a message is not as long as it says")
+    if lane > limits.lanes and (lane != DRIVER_LANE or has_payload):
         raise BadMessage(f"the lane is not one of 0 to {limits.lanes}")
-    if header.nbytes > limits.header_bytes:
-        raise BadMessage(f"a header of {header.nbytes} bytes exceeds {limits.header_bytes}")
-    if payload is not None and payload.nbytes > limits.payload_bytes:
-        raise BadMessage(f"a payload of {payload.nbytes} bytes exceeds {limits.payload_bytes}")
-    return lane[0], bytes(header), payload
+    if length > limits.header_bytes:
+        raise BadMessage(f"a header of {length} bytes exceeds {limits.header_bytes}")
+    if begins > limits.payload_bytes:
+        raise BadMessage(f"a payload of {begins} bytes exceeds {limits.payload_bytes}")
+    return lane, bytes(frame[begins:ends]), frame[:begins] if has_payload else None
+
+
+def frame_of(lane: int, header: bytes, payload: bytes | bytearray | memoryview | None = None) -> bytes:
+    """A message as it goes over the wire; the payload is copied."""
+    assert len(header) < _HAS_PAYLOAD, "headers are bounded"
+    if payload is None:
+        return header + _TAIL.pack(len(header), lane)
+    return b"".join((payload, header, _TAIL.pack(len(header) | _HAS_PAYLOAD, lane)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +69,8 @@ class Outgoing:
 
     @property
     def size_bytes(self) -> int:
-        return 1 + len(self.header) + size_bytes(self.payload)
+        """What it is long on the wire."""
+        return size_bytes(self.payload) + len(self.header) + TAIL_BYTES
 
 
 class Outbox:

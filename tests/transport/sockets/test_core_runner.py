@@ -61,15 +61,15 @@ def test_a_frame_at_which_the_core_fails_is_lost_and_told_and_its_peer_is_closed
     assert run.done[3:] == [Send(b"p", 0, b"back", None)]
 
 
-def test_a_frame_reaches_the_core_and_is_counted_with_its_lane() -> None:
+def test_a_frame_reaches_the_core_and_is_counted_with_its_tail() -> None:
     run = Run()
     run.runner.receive(b"p", 0, b"echo", None)
     run.runner.receive(b"p", 1, b"bulk", memoryview(bytes(10)))
     assert run.core.received == [(b"p", 0, b"echo", None), (b"p", 1, b"bulk", bytes(10))]
     assert run.done == [Send(b"p", 0, b"back", None)]
     counts = run.runner.counters.snapshot()
-    assert counts[b"p", "received", "control"] == Traffic(1, 5)
-    assert counts[b"p", "received", "bulk"] == Traffic(1, 15)
+    assert counts[b"p", "received", "control"] == Traffic(1, 7)
+    assert counts[b"p", "received", "bulk"] == Traffic(1, 17)
 
 
 def test_what_is_sent_is_counted_by_peer_and_an_answer_to_a_knock_by_nobody() -> None:
@@ -77,8 +77,8 @@ def test_what_is_sent_is_counted_by_peer_and_an_answer_to_a_knock_by_nobody() ->
     run.runner.count_sent(b"p", Outgoing(1, b"head", bytes(5), "exchange", True))
     run.runner.count_sent(b"p", Outgoing(0, b"head", None, "knock", False))
     assert run.runner.counters.snapshot() == {
-        (b"p", "sent", "exchange"): Traffic(0, 0, 1, 10),
-        (OTHERS, "sent", "knock"): Traffic(1, 5),
+        (b"p", "sent", "exchange"): Traffic(0, 0, 1, 12),
+        (OTHERS, "sent", "knock"): Traffic(1, 7),
     }
 
 

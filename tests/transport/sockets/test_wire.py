@@ -14,6 +14,7 @@ from transport.sockets.wire import (
     Outbox,
     Outgoing,
     RateLimiter,
+    frame_of,
     parse,
 )
 
@@ -32,27 +33,63 @@ def connection(route: bytes, peer: bytes = b"p", lane: int = 0) -> AcceptedConne
     return AcceptedConnection(peer, lane, route, None, Outbox(LIMITS))
 
 
-@given(st.lists(st.binary(max_size=20), max_size=6))
-@settings(max_examples=200)
-def test_only_our_shape_is_taken(parts: list[bytes]) -> None:
-    good = (
-        len(parts) in (2, 3)
-        and len(parts[0]) == 1
-        and parts[0][0] <= 2
-        and len(parts[1]) <= 8
-        and len(b"".join(parts[2:])) <= 16
-    )
-    if good:
-        lane, header, payload = parse(views(*parts), LIMITS)
-        assert [bytes([lane]), header, *([] if payload is None else [bytes(payload)])] == parts
-    else:
+def told_by(frame: bytes) -> tuple[int, bytes, bytes | None] | None:
+    """What a frame says by the text of the protocol, within these limits."""
+    if len(frame) < 3 or not (frame[-1] <= 2 or frame[-1] == 255):
+        return None
+    length, rest = int.from_bytes(frame[-3:-1], "big"), frame[:-3]
+    length, has_payload = length % 32768, length >= 32768
+    payload, header = rest[: len(rest) - length], rest[len(rest) - length :]
+    if length > min(8, len(rest)) or len(payload) > 16 or (payload and not has_payload):
+        return None
+    if has_payload and frame[-1] == 255:
+        return None
+    return frame[-1], header, payload if has_payload else None
+
+
+RUBBISH = st.binary(max_size=30) | st.builds(
+    lambda rest, high, low, lane: rest + bytes([high, low, lane]),
+    st.binary(max_size=28),
+    st.sampled_from([0, 128, 1, 255]),
+    st.integers(0, 12),
+    st.sampled_from([0, 1, 2, 3, 254, 255]),
+)
+
+
+@given(RUBBISH)
+@settings(max_examples=600)
+def test_only_our_shape_is_taken(frame: bytes) -> None:
+    wanted = told_by(frame)
+    if wanted is None:
         with pytest.raises(BadMessage):
-            parse(views(*parts), LIMITS)
+            parse(views(frame), LIMITS)
+    else:
+        lane, header, payload = parse(views(frame), LIMITS)
+        assert (lane, header, payload if payload is None else bytes(payload)) == wanted
 
 
-def test_a_payload_is_not_copied() -> None:
-    buffer = bytearray(b"abc")
-    _, _, payload = parse([*views(b"\0", b"h"), memoryview(buffer)], LIMITS)
+@given(
+    st.sampled_from([0, 1, 2]), st.binary(max_size=8), st.none() | st.binary(max_size=16), st.integers(1, 16)
+)
+def test_what_is_framed_is_told(lane: int, header: bytes, payload: bytes | None, cut: int) -> None:
+    frame = frame_of(lane, header, payload)
+    assert told_by(frame) == (lane, header, payload)
+    assert len(frame) == Outgoing(lane, header, payload, "bulk", False).size_bytes
+    beyond = frame[:-cut]
+    if told_by(beyond) is None:
+        with pytest.raises(BadMessage):
+            parse(views(beyond), LIMITS)
+
+
+@pytest.mark.parametrize("parts", [(), (b"\0", b"header"), (b"\0", b"header", b"payload")])
+def test_a_message_of_several_parts_is_refused_with_what_to_do(parts: tuple[bytes, ...]) -> None:
+    with pytest.raises(BadMessage, match="an older diloco had: install the same one"):
+        parse(views(*parts), LIMITS)
+
+
+def test_a_payload_that_came_is_not_copied() -> None:
+    buffer = bytearray(frame_of(0, b"h", b"abc"))
+    _, _, payload = parse([memoryview(buffer)], LIMITS)
     buffer[0] = 120
     assert payload == b"xbc"
 
@@ -64,7 +101,7 @@ def test_an_outbox_keeps_order_and_is_bounded_in_frames_and_bytes() -> None:
     assert len(box) == 7
     box.clear()
     big = Outgoing(1, b"h", memoryview(bytes(100)).cast("I"), "bulk", False)
-    assert big.size_bytes == 102
+    assert big.size_bytes == 104
     assert box.push(big)
     assert box.push(big)
     assert not box.push(big)
