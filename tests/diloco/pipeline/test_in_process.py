@@ -100,3 +100,8 @@ def test_a_value_that_is_not_finite_ends_the_run_with_the_stage_and_the_microbat
 def test_no_batches_are_no_step() -> None:
     line, _ = line_of(built(layers()), (2, 4), 2)
     assert list(line.run([])) == []
+
+
+def test_a_step_may_be_of_one_microbatch() -> None:
+    line, _ = line_of(built(layers()), (2, 4), 1)
+    assert [step.microbatches for step in line.run(batches(3))] == [1, 1, 1]
