@@ -12,6 +12,7 @@ from diloco.pipeline.boundary import Boundary
 def test_rows_and_columns_are_those_of_the_matrix_that_travels() -> None:
     assert (Boundary((2, 5, 8)).rows, Boundary((2, 5, 8)).columns) == (10, 8)
     assert (Boundary((8,)).rows, Boundary((8,)).columns) == (1, 8)
+    assert Boundary((1, 1)).rows == 1
     assert str(Boundary((2, 5, 8), torch.bfloat16)) == "[2, 5, 8] bfloat16"
 
 
