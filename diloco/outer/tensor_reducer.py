@@ -58,6 +58,7 @@ class TensorReducer:
         """By chunk, a mean that was made here and is in the output already, and its squared norm."""
         self._total, self._scratch = Scratch(torch.float32), Scratch(torch.float32)
         self.output = torch.zeros(num_elements) if output is None else output
+        self._output_bytes = bytes_of(self.output)
 
     @property
     def num_elements(self) -> int:
@@ -104,7 +105,10 @@ class TensorReducer:
             raise Poisoned(-1, str(error)) from None
 
     def kept(self, chunk: int, payload: Payload) -> Payload:
-        return bytes_of(self.output[self._span(chunk)]) if self._means.shares_memory else payload
+        if not self._means.shares_memory:
+            return payload
+        span = self._span(chunk)
+        return self._output_bytes[4 * span.start : 4 * span.stop]
 
     def length(self, chunk: int) -> int:
         span = self._span(chunk)

@@ -76,6 +76,7 @@ class LaneThreads:
 
     def _serve_alone(self, connection: SealedConnection) -> None:
         connection.sock.setblocking(True)
+        connection.sends_at_once = True
         self._threads[connection] = [
             threading.Thread(target=_send_alone, args=(connection,), name="diloco-send", daemon=True),
             threading.Thread(

@@ -27,6 +27,8 @@ from transport.sockets.wire import Outgoing
 
 WAITING_FRAMES = 4096
 """Messages that may wait to be sent over one connection."""
+AT_ONCE_BYTES = 16 * 1024
+"""A message up to this leaves at once, if nothing else waits: to wake a thread for it takes longer."""
 HUNG_UP = "the other end hung up"
 _FRAME_COST = 512
 """Bytes that a frame takes beside what came."""
@@ -74,6 +76,9 @@ class SealedConnection:
         """Tells the thread that sends of more in the queue, where it does not wait at the queue itself."""
         self.say_room: Callable[[], None] = lambda: None
         """Tells the thread that receives that it may go on."""
+        self.sends_at_once = False
+        """The thread that sends touches nothing here while no message waits: then the driver's thread may
+        send a small one itself."""
         self.is_over = False
         """The driver has ended it: nothing that came over it is taken any more."""
         self.is_paused = False
@@ -106,10 +111,12 @@ class SealedConnection:
             return False
         if self._put_bytes - self._sent_bytes >= 2 * self._limits.largest_window:
             return False
+        at_once = self.sends_at_once and not self.num_waiting and not self._gate.is_limited
         self._put_bytes += message.size_bytes
         self._num_put += 1
-        self.queue.put(message)
-        self.say_waits()
+        if not (at_once and message.size_bytes <= AT_ONCE_BYTES and self._leaves(message)):
+            self.queue.put(message)
+            self.say_waits()
         return True
 
     @property
@@ -182,9 +189,9 @@ class SealedConnection:
             return frame
 
     def send(self, flags: int, message: Outgoing | None = None) -> bool:
-        """Send on, or ``message`` if nothing is left; False if a socket that does not block is full. Raises
-        `OSError`."""
-        if message is not None:
+        """Send on, or ``message`` if nothing is left, or that of it which is left; False if a socket that
+        does not block is full. Raises `OSError`."""
+        if message is not None and message is not self._sending:
             assert self._sending is None, "one after the other"
             self._seal(message)
         while self._left:
@@ -231,6 +238,15 @@ class SealedConnection:
                 self.sock.close()
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _leaves(self, message: Outgoing) -> bool:
+        """Send a message on the driver's thread; False if the rest of it is for the thread that sends."""
+        try:
+            return self.send(socket.MSG_DONTWAIT, message)
+        except OSError as error:
+            self.fails(error)
+            self.break_off()  # the thread that receives tells of the end
+            return True
 
     def _room_for(self, num_bytes: int) -> memoryview:
         if len(self._body) < num_bytes:

@@ -19,7 +19,7 @@ from tests.transport.sockets.sealed_kit import (
 )
 from transport.errors import BadRecord
 from transport.limits import Limits
-from transport.sockets.sealed_connection import WAITING_FRAMES, SealedConnection
+from transport.sockets.sealed_connection import AT_ONCE_BYTES, WAITING_FRAMES, SealedConnection
 from transport.sockets.upload_gate import UploadGate
 
 
@@ -62,6 +62,57 @@ def test_a_full_socket_leaves_the_rest_for_later() -> None:
     got += received(theirs)
     assert got == [(b"a", payload), (b"b", payload)]
     assert ours.num_waiting == 0
+
+
+def test_a_small_message_leaves_at_once_and_a_large_one_waits_for_its_thread() -> None:
+    ours, theirs = both_ends()
+    ours.sends_at_once = True
+    small, large = b"x" * 1000, bytes(AT_ONCE_BYTES)
+    assert ours.put(message(b"a", small))
+    assert received(theirs) == [(b"a", small)]
+    assert ours.num_waiting == 0
+    assert ours.put(message(b"b", large))
+    assert ours.put(message(b"c", small))  # after what waits
+    assert received(theirs) == []
+    for _ in range(2):
+        assert ours.send(0, ours.queue.get_nowait())
+    assert received(theirs) == [(b"b", large), (b"c", small)]
+
+
+@pytest.mark.parametrize("reason", ["shared", "limited"])
+def test_a_small_message_waits_too_where_a_thread_may_be_sending_or_has_a_limit(reason: str) -> None:
+    near, far = socket_pair()
+    ours = connection_of(near, is_ours=True, gate=UploadGate(1e6 if reason == "limited" else None))
+    ours.sends_at_once = reason == "limited"
+    assert ours.put(message(b"a", b"x"))
+    assert received(connection_of(far)) == []
+    assert ours.num_waiting == 1
+
+
+def test_the_thread_sends_the_rest_of_what_did_not_leave_whole_and_nothing_twice() -> None:
+    ours, theirs = both_ends()
+    ours.sends_at_once = True
+    payload, number = os.urandom(AT_ONCE_BYTES // 2), 0
+    while ours.num_waiting < 3:  # one is begun, if the socket took a part of it, and two more wait
+        ours.put(message(b"%d" % number, payload))
+        number += 1
+    got = received(theirs)
+    for _ in range(3):
+        assert ours.send(0, ours.queue.get_nowait())
+        got += received(theirs)
+    assert got == [(b"%d" % each, payload) for each in range(number)]
+    assert ours.num_waiting == 0
+
+
+def test_a_small_message_for_a_socket_that_is_gone_ends_the_connection() -> None:
+    ours, theirs = both_ends()
+    ours.sends_at_once = True
+    theirs.break_off()
+    assert ours.put(message(b"a", b"x"))
+    assert ours.reason is not None
+    assert "BrokenPipe" in ours.reason
+    with pytest.raises(ConnectionResetError):
+        ours.receive(0)
 
 
 def test_a_connection_that_ends_anywhere_gives_whole_frames_alone() -> None:
