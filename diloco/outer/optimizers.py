@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diloco.compression import kernels
-from diloco.compression.vectors import SLICE
+from diloco.compression.vectors import SLICE, spans
 from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.registry import make
 
@@ -149,12 +149,29 @@ class _Momentum(_Sliced):
         self._clip, self._penalty = clip, penalty
         self._in_one_pass = self.nesterov and not clip and penalty == 1.0
 
+    def step(
+        self,
+        theta: Tensor,
+        buffers: list[Tensor],
+        delta: Tensor,
+        count: int,
+        out_theta: Tensor,
+        out_buffers: list[Tensor],
+        seen: Seen = _unseen,
+    ) -> None:
+        moved = None
+        if self._in_one_pass:
+            vectors = theta, buffers[0], delta, self._lr, self._momentum, out_theta, out_buffers[0]
+            moved = kernels.nesterov(*vectors)
+        if moved is None:
+            super().step(theta, buffers, delta, count, out_theta, out_buffers, seen)
+            return
+        for span in spans(theta):
+            moved(span)
+            seen(span)
+
     def _move(self, at: _Slice) -> None:
         (buffer,), (new,), step, delta = at.buffers, at.out_buffers, at.scratch[0], at.delta
-        if self._in_one_pass and kernels.nesterov(
-            at.theta, buffer, delta, self._lr, self._momentum, at.out_theta, new
-        ):
-            return
         if self._penalty != 1.0:
             delta = torch.div(delta, self._penalty, out=at.scratch[1])
         torch.mul(buffer, self._momentum, out=new)

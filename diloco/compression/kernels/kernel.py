@@ -9,7 +9,7 @@ payload whose scales are refused; after another refusal the content of a sum is 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -134,14 +134,21 @@ def nesterov(
     momentum: float,
     out_theta: Tensor,
     out_buffer: Tensor,
-) -> bool:
+) -> Callable[[slice], None] | None:
     """buffer' = momentum * buffer + delta, theta' = theta - lr * (momentum * buffer' + delta), all [n] and
-    each operation rounded by itself, into outputs that may be the inputs. Whether it was done."""
+    each operation rounded by itself, into outputs that may be the inputs: what does it to a slice of the
+    elements, without a call of torch."""
     found, given = library(), (theta, buffer, delta, out_theta, out_buffer)
     if found is None or not all(_takes(each) and len(each) == len(theta) for each in given):
-        return False
-    first, second, third, *outputs = (each.data_ptr() for each in given)
-    return _taken(found.diloco_nesterov(first, second, third, lr, momentum, *outputs, len(theta)))
+        return None
+    run, n = found.diloco_nesterov, len(theta)
+
+    def step(span: slice) -> None:
+        start, stop, _ = span.indices(n)
+        first, second, third, *outputs = (each.data_ptr() + 4 * start for each in given)
+        _taken(run(first, second, third, lr, momentum, *outputs, stop - start))
+
+    return step
 
 
 def _takes(x: Tensor) -> bool:

@@ -326,12 +326,26 @@ def test_a_kernel_leaves_to_torch_what_it_does_not_take(built: Path, name: str) 
         assert kernel.add(torch.zeros(16)[::2], bytes(size), 0.5, first=False) is None
         assert not kernel.decode(bytes(size), torch.zeros(8, dtype=torch.float16))
         assert kernels.subtract(torch.zeros(8), torch.zeros(7), torch.zeros(8)) is None
-        assert not kernels.nesterov(*ones, 0.7, 0.9, torch.zeros(8), torch.zeros(16)[::2])
-        assert kernels.nesterov(*ones, 0.7, 0.9, *ones[:2])
+        assert kernels.nesterov(*ones, 0.7, 0.9, torch.zeros(8), torch.zeros(16)[::2]) is None
+        assert kernels.nesterov(*ones, 0.7, 0.9, *ones[:2]) is not None
     with by("torch", built):
         assert kernel.encode(torch.zeros(8), size) is None
         assert kernels.subtract(torch.zeros(8), torch.zeros(8), torch.zeros(8)) is None
-        assert not kernels.nesterov(*ones, 0.7, 0.9, *ones[:2])
+        assert kernels.nesterov(*ones, 0.7, 0.9, *ones[:2]) is None
+
+
+def test_a_step_of_nesterov_moves_the_slices_that_it_is_told_and_nothing_outside(built: Path) -> None:
+    with by("compiled", built):
+        theta, buffer, delta = (torch.full((1000,), each) for each in (1.0, 2.0, 4.0))
+        out_theta, out_buffer = torch.zeros(1000), torch.zeros(1000)
+        step = kernels.nesterov(theta, buffer, delta, 0.5, 0.5, out_theta, out_buffer)
+        assert step is not None
+        step(slice(300, 600))
+        step(slice(900, 1200))  # there are no more
+    moved = torch.zeros(1000)
+    moved[300:600] = moved[900:] = 1.0
+    assert torch.equal(out_buffer, 5.0 * moved)
+    assert torch.equal(out_theta, -2.25 * moved)
 
 
 @pytest.mark.parametrize("name", NAMES)
