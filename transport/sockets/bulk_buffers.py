@@ -16,8 +16,10 @@ _GRAIN = 64 * 1024
 """Sizes are rounded up to this, so that few kinds of buffers are kept."""
 _SMALL = 8 * 1024
 """Up to this a payload gets a buffer of its own: that is cheap."""
+_RECENT = 24
+"""So many that were given out last are looked at first: what was in them may still lie in the cache."""
 _LOOKS = 8
-"""Buffers that are looked at before a fresh one is made."""
+"""So many are looked at of those that were given out longest ago, before a fresh one is made."""
 
 
 class Buffers:
@@ -42,16 +44,35 @@ class Buffers:
         with self._lock:
             self.num_taken += 1
             same = self._kept.setdefault(rounded, deque())
-            for _ in range(min(len(same), _LOOKS)):
-                is_free = _num_references(same) == self._free
-                same.rotate(-1)  # who was given out longest ago is looked at first
-                if is_free:
-                    return memoryview(same[-1])[:size_bytes]
+            if self._find_recent(same) or self._find_old(same):
+                return memoryview(same[-1])[:size_bytes]
             if self.kept_bytes + rounded > self._most_bytes:
                 return memoryview(bytearray(size_bytes))
             same.append(bytearray(rounded))
             self.kept_bytes += rounded
             return memoryview(same[-1])[:size_bytes]
+
+    def _find_recent(self, same: deque[bytearray]) -> bool:
+        """Whether one of the last ones is free; it is the last one then."""
+        num_looks = min(len(same), _RECENT)
+        for looks in range(num_looks):
+            same.rotate(1)
+            if _num_references(same) == self._free:
+                found = same.popleft()
+                same.rotate(-looks)
+                same.append(found)
+                return True
+        same.rotate(-num_looks)
+        return False
+
+    def _find_old(self, same: deque[bytearray]) -> bool:
+        """The same of the first ones."""
+        for _ in range(min(len(same), _LOOKS)):
+            is_free = _num_references(same) == self._free
+            same.rotate(-1)
+            if is_free:
+                return True
+        return False
 
     def drop_free(self) -> None:
         """Give back what nobody holds."""

@@ -25,6 +25,19 @@ def test_a_buffer_is_given_out_again_once_it_was_let_go() -> None:
     assert buffers.kept_bytes == MIB
 
 
+def test_of_those_that_are_free_the_one_that_was_given_out_last_comes_first() -> None:
+    buffers = Buffers(64 * MIB)
+    held = [buffers.take(MIB) for _ in range(40)]
+    where = [address(view) for view in held]
+    for index in (0, 37, 20):  # long ago, of late, and between
+        held[index] = memoryview(b"")
+    again = [buffers.take(MIB) for _ in range(4)]
+    assert [address(view) for view in again[:3]] == [where[37], where[20], where[0]]
+    assert address(again[3]) not in where
+    assert len({address(view) for view in (*held, *again) if len(view)}) == 41
+    assert buffers.kept_bytes == 41 * MIB
+
+
 def test_whatever_is_held_of_a_buffer_keeps_it() -> None:
     buffers = Buffers(8 * MIB)
     whole = buffers.take(MIB)
