@@ -51,7 +51,6 @@ class TensorReducer:
         self._as_sent = as_sent
         self._plain = Fp32()
         self._num_elements = num_elements
-        self._chunk_elements = max(1, num_elements)
         self.contribution = contribution
         self.part_squares: list[float] = []
         self._made: dict[int, tuple[Payload, float]] = {}
@@ -59,6 +58,7 @@ class TensorReducer:
         self._total, self._scratch = Scratch(torch.float32), Scratch(torch.float32)
         self.output = torch.zeros(num_elements) if output is None else output
         self._output_bytes = bytes_of(self.output)
+        self._cut(max(1, num_elements))
 
     @property
     def num_elements(self) -> int:
@@ -67,9 +67,16 @@ class TensorReducer:
     def begin(self, chunk_elements: int, num_parts: int) -> None:
         if chunk_elements < 1:
             raise ValueError(f"chunk_elements is {chunk_elements}: at least 1 is needed")
-        self._chunk_elements = chunk_elements
+        self._cut(chunk_elements)
         self._made = {}
         self._means = self._fixed_mean_codec or self._codec.for_mean(num_parts)
+
+    def _cut(self, chunk_elements: int) -> None:
+        # At once, and not chunk by chunk: torch lets the interpreter's lock go for every view that it makes.
+        self._chunk_elements = chunk_elements
+        self._outputs: tuple[Tensor, ...] = torch.split(self.output, chunk_elements)
+        own = self.contribution
+        self._owns: tuple[Tensor, ...] = () if own is None else torch.split(own, chunk_elements)
 
     def size_bytes(self, chunk: int) -> int:
         return self._codec.size_bytes(self.length(chunk))
@@ -97,10 +104,9 @@ class TensorReducer:
         made, square = self._made.pop(chunk, (None, 0.0))
         if made is payload:
             return square
-        span = self._span(chunk)
         try:
             # Decodes and measures in one pass.
-            return self._means.add(self.output[span], _buffer(payload, -1), 1.0, first=True)
+            return self._means.add(self._outputs[chunk], _buffer(payload, -1), 1.0, first=True)
         except CodecError as error:
             raise Poisoned(-1, str(error)) from None
 
@@ -152,7 +158,7 @@ class TensorReducer:
             if isinstance(payload, Phantom):
                 return None
             given.append((self._own(chunk) if payload is None else payload, part.weight))
-        out, shared = self.output[self._span(chunk)], self._means.shares_memory
+        out, shared = self._outputs[chunk], self._means.shares_memory
         found = kernels.reduce(self._codec, self._means, given, out, shared)
         if found is None:
             return None
@@ -180,7 +186,7 @@ class TensorReducer:
         span = self._span(chunk)
         # Encoded bytes that are the sum's own memory live where the result belongs in the end.
         if self._means.shares_memory:
-            return self.output[span]
+            return self._outputs[chunk]
         return self._total.of(span.stop - span.start, self.output.device)
 
     def _largest(self, chunk: int, parts: Sequence[Part]) -> int:
@@ -197,7 +203,7 @@ class TensorReducer:
 
     def _own(self, chunk: int) -> Tensor:
         assert self.contribution is not None, "one who only receives has no contribution"
-        return self.contribution[self._span(chunk)]
+        return self._owns[chunk]
 
     def _span(self, chunk: int) -> slice:
         start = chunk * self._chunk_elements

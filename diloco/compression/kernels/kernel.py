@@ -45,7 +45,7 @@ class Kernel:
         if found is None or not _takes(x):
             return None
         packed = _room_for(size)
-        status = found.diloco_encode(self.format, x.data_ptr(), len(x), packed.ctypes.data, size)
+        status = found.diloco_encode(self.format, x.data_ptr(), x.numel(), packed.ctypes.data, size)
         return packed.data if _taken(status) else None
 
     def encodes_in_place(self, x: Tensor) -> bool:
@@ -53,7 +53,7 @@ class Kernel:
         found = library()
         if found is None or not _takes(x):
             return False
-        return _taken(found.diloco_encode(self.format, x.data_ptr(), len(x), x.data_ptr(), 4 * len(x)))
+        return _taken(found.diloco_encode(self.format, x.data_ptr(), x.numel(), x.data_ptr(), 4 * x.numel()))
 
     def decode(self, payload: Buffer, out: Tensor) -> bool:
         """Whether ``out`` [n] has the values of ``payload`` now."""
@@ -65,7 +65,7 @@ class Kernel:
         if found is None or not _takes(total):
             return None
         raw, square = _raw(payload), ctypes.c_double()
-        where = total.data_ptr(), len(total), raw.ctypes.data, len(raw)
+        where = total.data_ptr(), total.numel(), raw.ctypes.data, len(raw)
         status = found.diloco_add(self.format, *where, weight, first, square)
         return square.value if _taken(status) else None
 
@@ -95,12 +95,12 @@ def reduce(
     found, ours, theirs = library(), kernel_of(codec), kernel_of(means)
     if found is None or ours is None or theirs is None or not _takes(out):
         return None
-    n, size = len(out), codec.size_bytes(len(out))
+    n, size = out.numel(), codec.size_bytes(out.numel())
     held, given = [], (CPart * len(parts))()
     for (part, weight), each in zip(parts, given, strict=True):
         each.weight = weight
         if isinstance(part, Tensor):
-            if not _takes(part) or len(part) != n:
+            if not _takes(part) or part.numel() != n:
                 return None
             each.values = part.data_ptr()
         else:
@@ -120,10 +120,10 @@ def subtract(a: Tensor, b: Tensor, out: Tensor) -> float | None:
     """out = a - b, all [n], where ``out`` may be one of them. Returns its squared norm, which is not finite
     if and only if a value of it is not."""
     found, square = library(), ctypes.c_double()
-    if found is None or not all(_takes(each) and len(each) == len(out) for each in (a, b, out)):
+    if found is None or not all(_takes(each) and len(each) == out.numel() for each in (a, b, out)):
         return None
     where = [each.data_ptr() for each in (a, b, out)]
-    return square.value if _taken(found.diloco_subtract(*where, len(out), square)) else None
+    return square.value if _taken(found.diloco_subtract(*where, out.numel(), square)) else None
 
 
 def nesterov(

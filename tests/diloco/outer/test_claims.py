@@ -209,8 +209,10 @@ def test_of_a_long_chunk_one_run_is_computed_again_and_only_a_lie_in_that_one_is
     assert is_same(off, rounding, length)
     assert checker.part_squares[0] == pytest.approx(squared_norm(normal(n, 0)[section]))
     for lied, found in ((section, True), (slice(0, 4096), False)):
-        made[0].contribution = normal(n, 0).clone()
-        made[0].contribution[lied] *= -2.0
+        values = normal(n, 0).clone()
+        values[lied] *= -2.0
+        assert made[0].contribution is not None
+        made[0].contribution.copy_(values)
         lie = bytes(made[0].reduce(0, honest))
         assert is_same(*checker.deviation(0, shown, lie, section)) is not found
 
