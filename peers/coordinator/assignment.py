@@ -64,18 +64,22 @@ class Assignment:
             answer = self._answer(now, entry, message)
         self._state.outlet.send(now, entry.key, answer)
 
-    def refusal(self, entry: Entry, stage: int) -> Refused | None:
-        """Why a member may not enter with that stage; None if it may."""
+    def refusal(self, entry: Entry, stage: int, *, holds_state: bool) -> Refused | None:
+        """Why a member may not enter with that stage; None if it may. One that holds a stage's state and was
+        given none comes from a life that the journal lacks."""
         if stage not in self._state.courses:
             return Refused("stage", f"{self._numbers()}: there is no stage {stage}")
         if self.num_stages == 1 or stage == entry.given_stage:
             return None
         if entry.given_stage is None:
-            return Refused("stage", f"{self._numbers()}: this worker came with one and was given none")
+            told = f"{self._numbers()}: this worker came with one and was given none"
+            return None if holds_state else Refused("stage", told)
         return Refused("stage", f"this worker was given stage {entry.given_stage}, and came with {stage}")
 
-    def entered(self, entry: Entry) -> None:
+    def entered(self, entry: Entry, stage: int) -> None:
         """A member is here: nothing is held for it any more, and its stage stays its own."""
+        if self.num_stages > 1:
+            self._note(entry, stage)
         self._reserved.pop(entry.key, None)
         entry.keeps_stage, entry.num_reserved = True, 0
 
@@ -103,12 +107,15 @@ class Assignment:
         if chosen is None:
             unfit = [found for each in loads if (found := self._unfit(each, memory)) is not None]
             return unfit[0] if len(unfit) == len(loads) else self._full(message.wish)
-        if chosen.number != entry.given_stage:
-            self._state.outlet.store(pack(StageGiven(entry.key, chosen.number)))
-            entry.given_stage = chosen.number
+        self._note(entry, chosen.number)
         self._reserve(now, entry, chosen.number)
         self._state.outlet.trace(StageGivenTrace(entry.key, entry.name, chosen.number))
         return StageIs(chosen.number)
+
+    def _note(self, entry: Entry, stage: int) -> None:
+        if stage != entry.given_stage:
+            self._state.outlet.store(pack(StageGiven(entry.key, stage)))
+            entry.given_stage = stage
 
     def _reserve(self, now: float, entry: Entry, stage: int) -> None:
         if entry.key not in self._reserved:

@@ -423,7 +423,7 @@ class Coordinator:
         course = self.state.courses[message.stage]
         if course.manifest is None:
             self.state.agree_on_model(course, manifest_in(message))
-        self._assignment.entered(entry)
+        self._assignment.entered(entry, course.number)
         self.roster.enter(now, entry, message, course.number)
         self._outlet.trace(EnteredTrace(peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch))
         self._mode.tell_entered(now, entry)

@@ -22,7 +22,7 @@ def entry_refusal(
         return ABSENT
     if message.settings != state.rules.settings:
         return Refused("settings", "the run's settings differ from this member's: join again")
-    wrong_stage = assignment.refusal(entry, message.stage)
+    wrong_stage = assignment.refusal(entry, message.stage, holds_state=message.holds_state)
     if wrong_stage is not None:
         return wrong_stage
     course = state.courses[message.stage]

@@ -137,6 +137,43 @@ def test_the_owner_adopts_what_more_than_half_of_the_records_members_hold() -> N
     assert commit(swarm, 1, 2, 3).serial > record.serial
 
 
+def test_of_several_stages_each_goes_on_from_what_its_own_members_hold() -> None:
+    """The journal is gone, and with it who was given which stage: whoever holds a state says that."""
+    old = Swarm(stages=2, min_peers=1)
+    records = []
+    for index in (1, 2, 3, 4):
+        old.join_stage(index, index % 2)
+        old.hold(index, bytes([index % 2]) * 32)
+    for stage, members in ((1, (1, 3)), (0, (2, 4))):
+        for index in members:
+            old.ready(index, stage=stage)
+        serial = old.told(members[0], Open)[-1].serial
+        for index in members:
+            old.hear(index, Done(serial, 0, RESULT))
+        records.append(record_in(old.told(members[0], Committed)[-1].record))
+    swarm = Swarm(stages=2, min_peers=1)
+    swarm.core.state.adopting = True
+    for index in (1, 2, 3, 4):
+        record = records[0] if index % 2 else records[1]
+        swarm.core.certify(key(index), f"w{index}")
+        swarm.hear(index, NewestRecord(record.hash(), record.index, pack(record)))
+        swarm.greet(index, stage=index % 2, head=record.hash(), holds_state=True)
+    assert len(swarm.core.members_ahead()) == 4
+    adopted = []
+    while (proposal := swarm.core.proposal()) is not None:
+        assert swarm.core.state.adopting
+        adopted.append(proposal.head)
+        assert swarm.core.adopt(swarm.now, proposal.head)
+    assert set(adopted) == {record.hash() for record in records}
+    assert not swarm.core.state.adopting
+    again = Swarm(swarm.journal, stages=2)
+    courses = again.core.state.courses
+    assert [course.chain.head for course in courses.values()] == [
+        record_in(swarm.told(index, Committed)[-1].record).hash() for index in (2, 1)
+    ]
+    assert [again.core.roster.entries[key(index)].given_stage for index in (1, 2, 3, 4)] == [1, 0, 1, 0]
+
+
 def test_what_was_adopted_stands_after_a_restart() -> None:
     _, record = before()
     swarm = after(adopting=True)

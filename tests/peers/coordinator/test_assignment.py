@@ -67,6 +67,15 @@ def test_who_comes_with_another_stage_than_it_was_given_is_refused_in_a_sentence
     assert refused(one, 1) == "the run has one stage, 0: there is no stage 1"
 
 
+def test_one_that_holds_a_stages_state_from_before_the_journal_is_let_in_and_stays_there() -> None:
+    swarm = Swarm(stages=2)
+    swarm.enter(1, stage=1, head=ROOT, holds_state=True)
+    assert given(swarm) == [StageGiven(key(1), 1)]
+    swarm.core.session_began(swarm.now, key(1))
+    swarm.greet(1, stage=0, head=ROOT, holds_state=True)
+    assert refused(swarm, 1) == "this worker was given stage 1, and came with 0"
+
+
 def test_a_run_of_one_stage_gives_that_and_writes_nothing_down() -> None:
     swarm = Swarm()
     assert ask(swarm, 1, wish=0) == ask(swarm, 1) == 0
