@@ -18,13 +18,14 @@ from peers.protocol.events import (
 )
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Committed, MemberIs, Open
-from peers.protocol.placing import StageIs
+from peers.protocol.placing import AskStage, StageIs
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record
 from peers.protocol.traces import BadFrameTrace
 from peers.seats import Training
 from tests.peers.member.fakes import SIZE, FakeApp, check_of, name_of, state_of, vector
 from tests.peers.node_kit import DIGEST, HOST, TIMEOUT_S, Swarm, host_node, member_node
+from transport.effects import Close, Trace
 from transport.frames import pack, unpack
 
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
@@ -148,6 +149,15 @@ def test_what_another_than_the_host_says_of_stages_is_not_heard() -> None:
     before = list(swarm.events[C])
     swarm.say(C, StageIs(1), by=A)  # a member of its stage, to which it has a link
     assert swarm.events[C] == before
+
+
+def test_a_stranger_that_asks_for_a_stage_is_told_nothing() -> None:
+    swarm = Stages(A)
+    host = swarm.nodes[HOST]
+    before = list(swarm.journal)
+    host.receive(swarm.now, C, 0, pack(AskStage()), None)
+    assert [effect for effect in host.drain() if not isinstance(effect, Trace)] == [Close(C, "not a member")]
+    assert swarm.journal == before
 
 
 OPEN = Open(1 << 40, 0, 0, b"h" * 32, 8, (A,), (1.0,), (), course=1)

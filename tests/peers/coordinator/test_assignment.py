@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from peers.coordinator.assignment import MAX_RESERVED, RESERVED_TIMEOUTS
-from peers.coordinator.journal import StageGiven
+from peers.coordinator.journal import PlaceGivenBack, StageGiven
 from peers.coordinator.placing import BYTES_PER_PARAMETER
 from peers.protocol.messages import Entered, Refused
 from peers.protocol.placing import ANY_STAGE, AskStage, StageIs
 from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, speed
-from transport.frames import unpack
+from transport.frames import pack, unpack
 from transport.limits import Limits
 
 
@@ -176,6 +176,15 @@ def test_after_a_restart_those_who_took_part_last_have_a_time_to_come_back() -> 
     late = Swarm(swarm.journal, stages=2)
     late.now = RESERVED_TIMEOUTS * 6.0
     assert ask(late, 6) == 0
+
+
+def test_after_a_restart_who_was_put_out_or_away_for_long_is_not_awaited() -> None:
+    swarm = Swarm(stages=2)
+    for index, stage in ((1, 0), (2, 0), (3, 1)):
+        swarm.join_stage(index, stage)
+    swarm.core.kick(0.0, "w1")
+    again = Swarm([*swarm.journal, pack(PlaceGivenBack(key(2)))], stages=2)
+    assert [ask(again, 4), ask(again, 5)] == [0, 0], "nobody is awaited there, and one in the other stage"
 
 
 def test_one_that_has_no_place_any_more_is_told_to_join_again() -> None:
