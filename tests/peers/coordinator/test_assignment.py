@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from peers.coordinator.assignment import MAX_RESERVED, RESERVED_TIMEOUTS
 from peers.coordinator.journal import PlaceGivenBack, StageGiven
 from peers.coordinator.placing import BYTES_PER_PARAMETER
@@ -90,6 +92,12 @@ def test_a_place_is_held_for_some_time_and_then_free_for_another() -> None:
     assert [ask(swarm, 2), ask(swarm, 1)] == [0, 1]
     swarm.greet(2)
     assert swarm.told(2, Entered)
+    late = Swarm(stages=2)
+    assert [ask(late, 1), ask(late, 2), ask(late, 3)] == [0, 1, 0]
+    late.now += RESERVED_TIMEOUTS * 6.0 - 0.1
+    assert ask(late, 4) == 1, "two are awaited in the other one"
+    late.now += 0.2
+    assert [ask(late, 5), ask(late, 6)] == [0, 0], "of those only the fourth still is"
 
 
 def test_who_was_here_is_given_its_stage_ever_after_however_poor_the_other_one_is() -> None:
@@ -150,6 +158,13 @@ def test_every_place_that_is_held_counts_so_that_a_stage_never_has_more_than_it_
     swarm.core.roster.entries[key(9)].given_stage = 0
     swarm.greet(9)
     assert refused(swarm, 9) == "stage 0 has 3 members, as many as it may"
+
+
+@pytest.mark.parametrize(("stages", "places"), [(1, 2), (3, 6)])
+def test_a_ticket_lets_in_half_of_the_places_of_all_stages_together(stages: int, places: int) -> None:
+    swarm = Swarm(stages=stages, limits=Limits(members=4))
+    answers = [swarm.core.admit(0.0, key(index), f"w{index}", b"i" * 32, 0) for index in range(8)]
+    assert [answer is None for answer in answers] == [True] * places + [False] * (8 - places)
 
 
 def test_one_that_asks_and_never_comes_costs_a_few_lines_and_holds_nothing_any_more() -> None:
