@@ -9,6 +9,8 @@ the journal `MAX_RESERVED` entries at most, and it holds one place at a time.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peers.coordinator.course import Course
@@ -91,7 +93,7 @@ class Assignment:
             if wish not in (ANY_STAGE, given):
                 told = f"this worker was given stage {given}, whose state its disk may have"
                 return Refused("stage", f"{told}: ask for no other one, or join as a new worker")
-            refused = self._unfit(self._load(self._state.courses[given]), message.memory_bytes)
+            refused = self._unfit(self._loads([self._state.courses[given]])[0], message.memory_bytes)
             if refused is None and not entry.entered and entry.num_reserved < MAX_RESERVED:
                 self._reserve(now, entry, given)
             return refused or StageIs(given)
@@ -102,7 +104,7 @@ class Assignment:
         if message.wish != ANY_STAGE and message.wish not in courses:
             return Refused("stage", f"{self._numbers()}: there is no stage {message.wish}")
         wanted = list(courses.values()) if message.wish == ANY_STAGE else [courses[message.wish]]
-        loads = [self._load(course) for course in wanted]
+        loads = self._loads(wanted)
         chosen = choose(loads, memory, self._max_replicas)
         if chosen is None:
             unfit = [found for each in loads if (found := self._unfit(each, memory)) is not None]
@@ -123,11 +125,14 @@ class Assignment:
             until = now + RESERVED_TIMEOUTS * self._state.rules.failure_timeout_s
             self._reserved[entry.key] = _Reservation(stage, until)
 
-    def _load(self, course: Course) -> StageLoad:
+    def _loads(self, courses: Sequence[Course]) -> list[StageLoad]:
+        num_reserved = Counter(each.stage for each in self._reserved.values())
+        return [self._load(course, num_reserved[course.number]) for course in courses]
+
+    def _load(self, course: Course, num_reserved: int) -> StageLoad:
         here = self._state.roster.entered_in(course.number)
         told = [each.pace.speed(each.report.speed) for each in here if each.report]
         speeds = tuple(speed for speed in told if speed > 0.0)
-        num_reserved = sum(each.stage == course.number for each in self._reserved.values())
         return StageLoad(
             course.number,
             speeds,

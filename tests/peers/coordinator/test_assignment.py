@@ -9,9 +9,10 @@ import pytest
 from peers.coordinator.assignment import MAX_RESERVED, RESERVED_TIMEOUTS
 from peers.coordinator.journal import PlaceGivenBack, StageGiven
 from peers.coordinator.placing import BYTES_PER_PARAMETER
-from peers.protocol.messages import Entered, Refused
+from peers.protocol.messages import Done, Entered, Open, Refused
 from peers.protocol.placing import ANY_STAGE, AskStage, StageIs
-from tests.peers.coordinator.coordinator_kit import ROOT, Swarm, key, speed
+from peers.protocol.record import GENESIS
+from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, speed
 from transport.frames import pack, unpack
 from transport.limits import Limits
 
@@ -113,6 +114,31 @@ def test_who_was_here_is_given_its_stage_ever_after_however_poor_the_other_one_i
     assert ask(swarm, 4) == 0
 
 
+def test_one_that_comes_back_is_awaited_for_a_time_a_few_times_and_not_for_ever() -> None:
+    swarm = Swarm(stages=2)
+    swarm.join_stage(1, 0)
+    swarm.core.session_began(swarm.now, key(1))
+    others = iter(range(10, 100))
+    for _ in range(MAX_RESERVED):
+        assert ask(swarm, 1) == 0
+        assert ask(swarm, next(others)) == 1, "the first stage has one who is about to come"
+        swarm.now += RESERVED_TIMEOUTS * 6.0
+    assert ask(swarm, 1) == 0
+    assert ask(swarm, next(others)) == 0, "it never came"
+    swarm.greet(1)
+    swarm.core.session_began(swarm.now, key(1))
+    swarm.now += RESERVED_TIMEOUTS * 6.0
+    assert [ask(swarm, 1), ask(swarm, next(others))] == [0, 1], "it was here, and is awaited again"
+
+
+def test_one_whose_memory_is_too_small_now_is_not_awaited() -> None:
+    swarm = Swarm(stages=2)
+    swarm.join_stage(1, 0, elements=(1000,))
+    swarm.core.session_began(swarm.now, key(1))
+    assert ask(swarm, 1, memory=1) == "memory"
+    assert ask(swarm, 2) == 0
+
+
 def test_a_wish_is_granted_where_there_is_room_and_memory() -> None:
     swarm = Swarm(stages=3, limits=Limits(members=2))
     assert ask(swarm, 1, wish=2) == ask(swarm, 2, wish=2) == 2
@@ -191,6 +217,20 @@ def test_after_a_restart_those_who_took_part_last_have_a_time_to_come_back() -> 
     late = Swarm(swarm.journal, stages=2)
     late.now = RESERVED_TIMEOUTS * 6.0
     assert ask(late, 6) == 0
+
+
+def test_after_a_restart_only_those_in_the_newest_commits_are_awaited() -> None:
+    swarm = Swarm(stages=2, min_peers=1)
+    for index in (1, 2):
+        swarm.join_stage(index, 0)
+        swarm.hold(index, swarm.chain.head if swarm.chain.head != GENESIS else ROOT)
+        swarm.ready(index)
+        swarm.later(30.0)
+        swarm.hear(index, Done(swarm.told(index, Open)[-1].serial, 0, RESULT))
+        swarm.core.session_began(swarm.now, key(index))
+    assert swarm.chain.index == 2
+    again = Swarm(swarm.journal, stages=2, min_peers=1)
+    assert [ask(again, 3), ask(again, 4)] == [1, 0], "of the first stage one is awaited"
 
 
 def test_after_a_restart_who_was_put_out_or_away_for_long_is_not_awaited() -> None:

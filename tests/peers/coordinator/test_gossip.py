@@ -98,3 +98,18 @@ def test_a_newcomer_learns_of_all_also_after_many_have_come_and_gone() -> None:
     assert {key(0), key(1)} <= {each.key for each in news if isinstance(each, MemberIs)}
     assert {each.key for each in news if isinstance(each, MemberActive)} == {key(0), key(1)}
     assert len(batches) < 40, "it need not read all that ever was"
+
+
+def test_of_several_stages_each_takes_its_own_steps_and_the_end_is_told_when_all_have_theirs() -> None:
+    swarm = Swarm(gossips=True, stages=2, rounds=2, min_peers=1)
+    for index, stage in ((1, 0), (2, 1)):
+        swarm.join_stage(index, stage)
+        swarm.hold(index, bytes([stage]) * 32)
+        swarm.hear(index, speed(1.0, rounds=1))
+    swarm.hear(1, speed(1.0, rounds=2))
+    assert [course.num_steps for course in swarm.core.state.courses.values()] == [2, 1]
+    assert not swarm.told(1, Finished)
+    again = Swarm(swarm.journal, gossips=True, stages=2, rounds=2, min_peers=1)
+    assert [course.num_steps for course in again.core.state.courses.values()] == [2, 1]
+    swarm.hear(2, speed(1.0, rounds=2))
+    assert [swarm.told(index, Finished) for index in (1, 2)] == [[Finished(2)], [Finished(2)]]
