@@ -37,6 +37,8 @@ def rules_of(settings: RunSettings) -> Rules:
         element_bytes=wire_element_bytes(method),
         quorum=method.quorum,
         stages=settings.pipeline.stages,
+        copies=settings.checkpoint.copies,
+        save_every=settings.checkpoint.every,
         gossips=method.gossips,
         paces=method.pace == "by_speed",
         overlap=min(1.0, method.delay / method.sync_every),

@@ -267,6 +267,7 @@ class Node:
             keeps=training.keeps,
             leads_on=training.leads_on,
             later=training.later,
+            stored=training.stored,
         )
         roster, lose = self.member.membership.others, self.member.lose_peer
         ends = (self.links, self.key, contact, profile.addresses, roster, lose)

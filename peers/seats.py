@@ -15,6 +15,7 @@ from peers.protocol.application import Application
 from peers.protocol.held import Held
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record
+from peers.protocol.shares import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +59,7 @@ class Training:
     """Results of rounds go to this machine's disk: the driver was given a function for that."""
     leads_on: bool = True
     """If so: whether they are there, of all rounds after what is ``held``, as far as they were had."""
+    stored: Stored | None = None
+    """Shares of states on this machine's disk, of which others may have the rest."""
     later: tuple[Record, ...] = ()
     """Records that lead on from what is ``held``, as this machine's disk has them."""

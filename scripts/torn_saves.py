@@ -113,12 +113,17 @@ def held_by(made: TensorReplica, index: int) -> Held:
 
 
 def save(
-    store: Store, made: TensorReplica, index: int, serial: int = 7, previous: Saved | None = None
+    store: Store,
+    made: TensorReplica,
+    index: int,
+    serial: int = 7,
+    previous: Saved | None = None,
+    fragments: frozenset[int] | None = None,
 ) -> Saved:
-    """Write a checkpoint of this replica, which follows ``previous``."""
+    """Write a checkpoint of this replica, or only some ``fragments``, which follows ``previous``."""
     before = previous.manifest.sha256() if previous else None
     held = held_by(made, index)
-    shared = SharedState.pin(made, held, (serial,) * made.num_fragments)
+    shared = SharedState.pin(made, held, (serial,) * made.num_fragments, fragments)
     return store.write(
         held.head,
         index,

@@ -82,6 +82,7 @@ def load_state(disk: Disk, saved: Saved, replica: TensorReplica) -> None:
     are others in ``replica``, and `StateError` if the state is another model's; nothing has changed then."""
     last = replica.num_fragments - 1 if saved.manifest.named_only else None
     every = range(replica.num_fragments)
+    saved.manifest.require_whole(saved.path)
     states = [_read_into_room(disk, saved, replica, fragment, named=fragment == last) for fragment in every]
     for fragment, incoming in enumerate(states):
         if fragment == last:

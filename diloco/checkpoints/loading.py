@@ -19,14 +19,18 @@ _LOG = logging.getLogger("diloco")
 def load_newest(store: Store, replica: TensorReplica, at_most: int | None = None) -> Saved | None:
     """Load the newest checkpoint that is whole into ``replica``, or the newest of the commit ``at_most`` or
     an earlier one; None if there is none. Raises `CheckpointError` if it is another model's, if the disk
-    cannot be read, or if none is that old."""
+    cannot be read, or if none is that old; shares of states are passed over."""
     try:
         store.begin()
     except OSError as error:
         raise CheckpointError(f"{store.folder} cannot be used: {error}") from None
     damaged: list[CheckpointError] = []
+    has_share = False
     for saved in store.newest(damaged.append):
         if at_most is not None and saved.manifest.index > at_most:
+            continue
+        if not saved.manifest.is_whole:
+            has_share = True
             continue
         require_fit(saved.manifest, replica)
         try:
@@ -42,7 +46,7 @@ def load_newest(store: Store, replica: TensorReplica, at_most: int | None = None
             continue
         _warn_of(damaged, "an older checkpoint is taken")
         return saved
-    if at_most is not None:
+    if at_most is not None and not has_share:
         _warn_of(damaged, "it is left out")
         unit = unit_of(gossips=replica.outer.method.gossips)
         there = ", ".join(name.partition("-")[0].lstrip("0") or "0" for name in store.names())

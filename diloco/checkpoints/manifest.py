@@ -19,7 +19,7 @@ from peers.protocol.held import Held
 from peers.protocol.record import record_in
 from transport.errors import BadFrame
 
-FORMAT = 4
+FORMAT = 5
 FILE_NAME = "manifest.json"
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(\.[a-z0-9]+)+$", max_length=64)]
@@ -103,6 +103,27 @@ class Manifest(_Part):
     def size_bytes(self) -> int:
         """Of all files."""
         return sum(each.size_bytes for each in self.files)
+
+    @property
+    def here(self) -> frozenset[int]:
+        """Fragments whose files are beside it: of a state that workers share out not all."""
+        names = {each.name for each in self.files}
+        return frozenset(f for f in range(len(self.fragments)) if fragment_file(f) in names)
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.here) == len(self.fragments)
+
+    def require_whole(self, path: str) -> None:
+        """Raises `CheckpointError` for a share of a state, which says what is missing."""
+        if not self.is_whole:
+            every, here = range(len(self.fragments)), sorted(self.here)
+            missing = ", ".join(str(f) for f in every if f not in self.here)
+            has = f"holds fragments {', '.join(map(str, here))}" if here else "holds no fragment"
+            raise CheckpointError(
+                f"{path} {has} of {len(every)}: {missing} are in other workers' folders of the same commit; "
+                "diloco checkpoint gather puts them together"
+            )
 
     @property
     def serial_floor(self) -> int:

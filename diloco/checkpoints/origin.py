@@ -60,6 +60,7 @@ def _of_checkpoint(path: Path) -> Origin:
     path = path.absolute()
     saved = Store(ANYWHERE, str(path.parent)).read(path.name)
     manifest = saved.manifest
+    manifest.require_whole(saved.path)
     method = _method_of(manifest)
     first = manifest.fragments[0].vectors
     what = "the replica at " if manifest.replica else ""

@@ -24,7 +24,7 @@ class SharedState:
 
     held: Held
     contents: tuple[Content, ...]
-    """One file for each fragment."""
+    """One file for each fragment that is to be written."""
     fragments: tuple[Callable[[], FragmentEntry], ...]
     """What is said of each; that takes as long as hashing its state, and can be asked once."""
     base: FrozenDigests | None
@@ -32,13 +32,24 @@ class SharedState:
     again has. Those that came from others of the run are kept, for here is nothing else that has them."""
 
     @classmethod
-    def pin(cls, replica: TensorReplica, held: Held, serials: tuple[int, ...]) -> SharedState:
-        """The state as it is now, which is that of ``held``. Nothing is hashed yet."""
+    def pin(
+        cls,
+        replica: TensorReplica,
+        held: Held,
+        serials: tuple[int, ...],
+        fragments: frozenset[int] | None = None,
+    ) -> SharedState:
+        """The state as it is now, which is that of ``held``; of only some ``fragments`` there are files.
+        Nothing is hashed yet."""
         every = range(replica.num_fragments)
         whole = replica.model.has_other_frozen
         return cls(
             held=held,
-            contents=tuple(fragment_content(replica, f, whole=whole) for f in every),
+            contents=tuple(
+                fragment_content(replica, f, whole=whole)
+                for f in every
+                if fragments is None or f in fragments
+            ),
             base=None if whole else replica.model.frozen_digests,
             fragments=tuple(_entry(replica, f, held.versions[f], serials[f]) for f in every),
         )

@@ -167,6 +167,23 @@ class Store:
             self._remove_damaged({each.name for each in whole}, older_than=left[0].name)
         return min((each.manifest for each in left), key=lambda each: each.serial_floor, default=None)
 
+    def prune_shares(self, keep: int, covered: int) -> Manifest | None:
+        """The same where workers share states out: all fragments of that of the index ``covered`` are on
+        disks (0: of none it is known), so this one stays, newer shares but the newest were given up, and of
+        what is older or whole so many stay that there are ``keep`` beside the newest."""
+        found = list(self.newest())
+        others = [
+            each for each in found[1:] if each.manifest.is_whole or not 0 < covered < each.manifest.index
+        ]
+        others.sort(key=lambda each: each.manifest.index != covered)
+        left = [*found[:1], *others[:keep]]
+        for each in found:
+            if each not in left:
+                self.disk.remove(each.path)
+        if len(left) > keep:
+            self._remove_damaged({each.name for each in found}, older_than=found[0].name)
+        return min((each.manifest for each in left), key=lambda each: each.serial_floor, default=None)
+
     def _remove_damaged(self, whole: set[str], older_than: str) -> None:
         for name in self.names():
             if name not in whole and _age(name) < _age(older_than):

@@ -21,7 +21,7 @@ from transport.errors import BadFrame
 def faults_of(disk: Disk, saved: Saved) -> Iterator[str]:
     """What is wrong with the files of one checkpoint, each in one line that names the file."""
     manifest = saved.manifest
-    for fragment in range(len(manifest.fragments)):
+    for fragment in sorted(manifest.here):
         try:
             read_state(disk, saved, fragment, lambda index, piece, digest: None)
         except CheckpointError as error:

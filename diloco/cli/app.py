@@ -20,7 +20,7 @@ from rich.text import Text
 
 import diloco
 from diloco.cli import checkpoint_plan
-from diloco.cli.checkpoints import export_command, list_command, verify_command
+from diloco.cli.checkpoints import export_command, gather_command, list_command, verify_command
 from diloco.cli.doctor import doctor_command
 from diloco.cli.host import host_command
 from diloco.cli.interrupts import end_at_once, leaving_in_order
@@ -230,6 +230,9 @@ app.command(
         "diloco export CHECKPOINT -o out/model.safetensors --like ~/models/smollm    # loads as that one",
     ),
 )(export_command)
+checkpoint_app.command(
+    "gather", epilog=_examples("diloco checkpoint gather ann/ bob/ -o whole    # state directories")
+)(gather_command)
 checkpoint_app.command("now", epilog=_examples("diloco checkpoint now @ticket"))(save_command)
 checkpoint_app.command("plan", epilog=_examples("diloco checkpoint plan model.safetensors RUN.toml"))(
     checkpoint_plan.plan_command

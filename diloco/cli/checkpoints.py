@@ -1,4 +1,4 @@
-"""`diloco checkpoint list|verify` and `diloco export`: what is on this machine. Flags in, lines out.
+"""`diloco checkpoint list|verify|gather` and `diloco export`: what is on this machine. Flags in, lines out.
 
 Torch is imported when one of them reads tensors: a host has none.
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from diloco.checkpoints.finding import find_checkpoint, place_of, stores_in
-from diloco.checkpoints.manifest import FILE_NAME
+from diloco.checkpoints.manifest import FILE_NAME, Manifest
 from diloco.checkpoints.store import Store
 from diloco.errors import CheckpointError
 from diloco.terminal import plain_table, printable, wide_console
@@ -36,7 +36,7 @@ def list_command(where: Where) -> None:
         table = plain_table(f"run {printable(store.folder.rpartition('/')[2] or where.name)}")
         newest = next(store.newest(), None)
         unit = newest.manifest.unit if newest is not None else "commit"
-        for heading in (unit, "written", "MB", "own step", "folder"):
+        for heading in (unit, "written", "MB", "fragments", "own step", "folder"):
             table.add_column(heading)
         damaged: list[CheckpointError] = []
         for saved in store.newest(damaged.append):
@@ -45,6 +45,7 @@ def list_command(where: Where) -> None:
                 f"{manifest.index:,}",
                 datetime.fromtimestamp(manifest.written_at).strftime("%Y-%m-%d %H:%M:%S"),
                 f"{manifest.size_bytes / 1e6:,.1f}",
+                _fragments_of(manifest),
                 "-" if manifest.own is None else f"{manifest.own.step:,}",
                 saved.path.rpartition("/")[2],
             )
@@ -69,6 +70,35 @@ def verify_command(where: Where) -> None:
     print(f"{num_whole} checkpoint{'s' * (num_whole != 1)} as they were written")
     if faults:
         raise typer.Exit(1)
+
+
+def gather_command(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER...",
+            help="State directories of several workers, or checkpoints in them.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+) -> None:
+    """Put shares of one state (checkpoint.copies) together as a whole checkpoint, the newest that there is in
+    these folders. It can be exported, and a new run can begin from it."""
+    from diloco.checkpoints.gathering import gather
+
+    try:
+        made = gather(folders, output)
+    except OSError as error:
+        raise CheckpointError(f"{output} cannot be written: {error.strerror or error}") from None
+    print(
+        f"wrote {output}: all {len(made.fragments)} fragments of commit {made.index:,} of run {made.run[:8]}"
+    )
+
+
+def _fragments_of(manifest: Manifest) -> str:
+    every, here = len(manifest.fragments), sorted(manifest.here)
+    return f"all {every}" if manifest.is_whole else f"{', '.join(map(str, here)) or 'none'} of {every}"
 
 
 def export_command(
@@ -96,6 +126,7 @@ def export_command(
     from diloco.checkpoints.verifying import faults_of
 
     disk, saved = find_checkpoint(where)
+    saved.manifest.require_whole(saved.path)
     for fault in faults_of(disk, saved):
         raise CheckpointError(f"{fault}; it is not exported")
     try:
@@ -144,6 +175,8 @@ def _faults_below(where: Path) -> tuple[list[str], list[str], int]:
                 continue  # its worker runs, and has newer ones by now
             faults += wrong
             num_whole += not wrong
+            if not saved.manifest.is_whole:
+                remarks.append(f"{saved.path} is a share: fragments {_fragments_of(saved.manifest)}")
         remarks += breaks_between(store)
     return faults, remarks, num_whole
 

@@ -27,6 +27,7 @@ from peers.protocol.traces import (
     BadFrameTrace,
     BehindTrace,
     CommittedTrace,
+    CoveredTrace,
     DisputedTrace,
     DissentTrace,
     EnteredTrace,
@@ -109,7 +110,7 @@ _FAULTS = (
 )
 """What a peer can make us tell as often as it likes: a few lines of that a minute."""
 
-_FOR_PROGRAMS = (SavedTrace, DissentTrace, RecomputedTrace, SeedLostTrace, StateLostTrace)
+_FOR_PROGRAMS = (SavedTrace, CoveredTrace, DissentTrace, RecomputedTrace, SeedLostTrace, StateLostTrace)
 """Of the story, and shown in another way: by status, by waits, or by what follows."""
 
 _STYLES = {"gone": "red dim", "exchanging": "cyan", "training": "green", "waiting": "blue"}

@@ -282,6 +282,10 @@ class TensorReplica:
                 tail = self._frozen[fragment] = FrozenTail.of(before, self.model.frozen_bytes(fragment))
             return tail
 
+    def frozen_view(self, fragment: int) -> StateView:
+        """The bytes of the frozen parameters behind a fragment's outer state."""
+        return StateView(0, self.model.frozen_bytes(fragment))
+
     def _frozen_check(self, fragment: int) -> bytes:
         check = self._frozen_checks[fragment]
         if check is None:

@@ -44,6 +44,7 @@ CHANGEABLE = {
     "train.weight_decay": "likewise",
     "train.clip_norm": "likewise",
     "checkpoint.every": "a worker's own disk, which others only hear of",
+    "checkpoint.copies": "the host alone says who writes what",
     "checkpoint.keep": "likewise",
     "checkpoint.results": "likewise",
     "checkpoint.own": "likewise",
@@ -71,6 +72,11 @@ class RunSettings(Section):
             raise ValueError(
                 f"checkpoint.every = {every}: with {count} fragments {most} at most, or the host would forget"
                 " commits that a checkpoint has to be followed by"
+            )
+        if self.checkpoint.copies and self.method.resolved().gossips:
+            raise ValueError(
+                f"checkpoint.copies = {self.checkpoint.copies}: with gossip each worker has a replica of its"
+                " own, which nobody else could write"
             )
         return self
 

@@ -226,6 +226,13 @@ class Checkpoint(Section):
         description="Commits of each fragment between two checkpoints at the least; a worker that cannot keep"
         " up writes half as often.",
     )
+    copies: int = Field(
+        default=0,
+        ge=0,
+        le=LIMITS.members,
+        description="Workers that write each fragment of a checkpoint, for states too large for every disk;"
+        " 0: every worker writes all of it.",
+    )
     keep: int = Field(
         default=3,
         ge=1,

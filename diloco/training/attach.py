@@ -282,6 +282,7 @@ class Outer:
             keeps=kept is not None,
             leads_on=bool(kept and kept.leads_on),
             later=kept.later if kept is not None else (),
+            stored=kept.stored if kept is not None else None,
         )
         self.swarm.train(training)
         give_up = time.monotonic() + timeout_s

@@ -30,6 +30,7 @@ from peers.protocol.commands import Command, Offer
 from peers.protocol.events import RoundCommitted
 from peers.protocol.held import Held
 from peers.protocol.record import Record
+from peers.protocol.shares import Stored
 from transport.disk import Disk
 
 _LOG = logging.getLogger("diloco")
@@ -109,6 +110,7 @@ class Keeping:
             hooks,
             self,
             wanted=swarm.settings.checkpoint,
+            me=swarm.key,
         )
         self._from_before: set[int] = set()
         """Fragments of which this life has offered nothing yet: what is held of them may have been sent."""
@@ -125,6 +127,11 @@ class Keeping:
     def leads_on(self) -> bool:
         """Whether the swarm may count on results of rounds on this disk."""
         return self._keeper.leads_on
+
+    @property
+    def stored(self) -> Stored:
+        """Shares of states on this disk."""
+        return self._keeper.parts
 
     @property
     def later(self) -> tuple[Record, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from peers.coordinator import (
     adoption,
+    assembling,
     naming,
     places,
     restoring,
@@ -72,6 +73,7 @@ from peers.protocol.messages import (
 from peers.protocol.naming import Saving, StateNamed
 from peers.protocol.orders import Obeyed
 from peers.protocol.placing import AskStage
+from peers.protocol.shares import PartHeld
 from peers.protocol.signing import NO_IDENTITY
 from peers.protocol.spots import Spotted
 from peers.protocol.traces import (
@@ -127,6 +129,7 @@ class Coordinator:
             StateNamed: partial(state_sync.named, self.state),
             Saving: partial(saving.begun, self.state),
             Saved: partial(saving.saved, self.state),
+            PartHeld: partial(assembling.told, self.state),
             Lack: self.recomputer.take_lack,
             Report: self._report,
             Leave: self._leave,

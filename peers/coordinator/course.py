@@ -17,6 +17,7 @@ from peers.coordinator.marks import Marks
 from peers.coordinator.mean_case import MeanCase
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.saves import Saves
+from peers.coordinator.shared_save import SharedSaves
 from peers.coordinator.suspicion import Suspicion
 from peers.protocol.manifest import Manifest
 from peers.protocol.record import Record
@@ -175,6 +176,7 @@ class Course:
     saves: Saves = field(default_factory=Saves)
     committed: bool = False
     """This life has written a record: what members claim of others counts no more."""
+    shared: SharedSaves = field(default_factory=SharedSaves)
     num_donations: int = 0
     recent: deque[CommitSummary] = field(default_factory=_no_summaries)
     """The last commits."""

@@ -14,8 +14,9 @@ from peers.protocol.record import Record, record_in
 from transport.errors import BadFrame
 from transport.frames import Key, Small, kind, pack, unpack
 
-FORMAT = 3
-"""Of a journal. Format 1 named results and states by another hash; in format 2 entries named no course."""
+FORMAT = 4
+"""Of a journal. Format 1 named results and states by another hash; in format 2 entries named no course;
+format 3 knew whole checkpoints alone."""
 
 
 @kind(93)
@@ -234,6 +235,20 @@ class StateSaved:
     """As in `peers.protocol.messages.Saved`."""
     keeps: bool
     """It keeps the results of later rounds too."""
+    course: fields.CourseNumber = 0
+    """Whose state that is."""
+    fragments: fields.FragmentBits = b""
+    """Those that its disk has, as in `Saved`."""
+
+
+@kind(144)
+@dataclass(frozen=True, slots=True)
+class StateCovered:
+    """All fragments of the shared state at that head are on members' disks, which may part with older
+    ones."""
+
+    index: fields.RecordIndex
+    head: fields.Head
     course: fields.CourseNumber = 0
     """Whose state that is."""
 

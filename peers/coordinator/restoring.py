@@ -9,6 +9,7 @@ Keeps S2, L4 and DU3.
 
 from __future__ import annotations
 
+from peers.coordinator import assembling
 from peers.coordinator.course import Course
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
@@ -40,9 +41,13 @@ def restore_if_lost(state: RunState, course: Course, now: float) -> None:
     index = course.chain.index_of(best.head) if best else -1
     if course.holderless_since is None or index > course.best_here:
         course.holderless_since, course.best_here = now, index
+    if any(entry.assembles for entry in entered):
+        return  # it comes to a state by the shares of others, or says that it cannot
     waited_s = now - course.holderless_since
-    arrived_at = max((entry.entered_at for entry in entered if entry.holds_state), default=0.0)
+    arrived_at = max((e.entered_at for e in entered if e.holds_state or e.parts), default=0.0)
     settled_s = min(waited_s, now - arrived_at)
+    if _assemble_what_is_here(state, course, now, entered, index, waited_s, settled_s):
+        return
     if settled_s < 2 * state.rules.failure_timeout_s and waited_s < restore_wait_s(state):
         return
     if best is None and course.has_moved:
@@ -53,6 +58,27 @@ def restore_if_lost(state: RunState, course: Course, now: float) -> None:
         ask_for_another_first_state(state, course)
     else:
         restore(state, course, now, best, f"nobody here holds commit {course.chain.index}")
+
+
+def _assemble_what_is_here(
+    state: RunState,
+    course: Course,
+    now: float,
+    entered: list[Entry],
+    index: int,
+    waited_s: float,
+    settled_s: float,
+) -> bool:
+    """Members that are here may have shares of a state beyond that index, and all of it together: at once if
+    none is known that is newer, else in time, have them go on from it."""
+    found = assembling.newest_whole(course, entered)
+    if found is None or found.index <= index:
+        return False
+    if found.index < course.saves.covered_index(course.chain):
+        awaits = away_with_more(state, course, found.index) and waited_s < restore_wait_s(state)
+        if awaits or settled_s < 2 * state.rules.failure_timeout_s:
+            return False
+    return assembling.assemble(state, course, now, found)
 
 
 def _tell_again(state: RunState, course: Course, now: float, entered: list[Entry]) -> None:
@@ -106,6 +132,9 @@ def resumes(state: RunState, course: Course, now: float) -> bool:
     entered = state.roster.entered_in(course.number)
     holder = next((entry for entry in entered if entry.holds_state and entry.head == head), None)
     if holder is None:
+        found = assembling.whole_at(course, entered, head) if head is not None else None
+        if found is not None:
+            assembling.assemble(state, course, now, found, follow=False)
         return True
     state.resume = None
     restore(state, course, now, holder, "its owner gives up what came after it")

@@ -15,6 +15,7 @@ from peers.coordinator.influence import NormHistory
 from peers.coordinator.pace import MemberPace
 from peers.protocol.messages import Enter, MemberIs, NewestRecord, Ready, Report
 from peers.protocol.record import GENESIS, NO_DIGEST
+from peers.protocol.shares import PartHeld
 from peers.protocol.signing import NO_IDENTITY
 from transport.effects import NEVER
 from transport.keys import short
@@ -40,6 +41,8 @@ _MAX_NAMED = 3
 about to come."""
 _MAX_ASKED = 1024
 """Versions that a member is asked to name alone: those of one head at least."""
+_MAX_PARTS = 16
+"""States of which a member may say that its disk has a share."""
 _MAX_HELD = 4096
 """Heads of a member that are remembered."""
 _HERE = frozenset(MemberState) - {MemberState.ABSENT}
@@ -55,6 +58,17 @@ TRANSITIONS: dict[str, tuple[frozenset[MemberState], MemberState]] = {
 }
 """By transition, which is a method of `Entry`: the states that it may leave, and the one it leads to. A
 member that waits may become active without a donor, since it may reach the head by itself."""
+
+
+@dataclass(slots=True)
+class HeldPart:
+    """A member's share of a state, as it says."""
+
+    index: int
+    states: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    """By fragment, also of those that it lacks: version and digest."""
+    here: set[int] = field(default_factory=set)
+    """Fragments on its disk."""
 
 
 @dataclass(slots=True)
@@ -156,6 +170,12 @@ class Entry:
     """Order of the member that had entered last when it was told what follows its head."""
     came_without_state: bool = False
     """It had nothing to go on from when it entered: it begins anew in the midst of the others' training."""
+    parts: dict[bytes, HeldPart] = field(default_factory=dict)
+    """By head: states of which its disk has a share, as it said when it came."""
+    assembles: bytes = b""
+    """The head whose state it was told to fetch from the shares of others, and does not hold yet."""
+    assembled_at: float = NEVER
+    """When it was told so last."""
     awaited_from: int = 0
     """Index of the commit from which on rounds wait for it; not for one who came in the midst of one (L3)."""
     sits_out_until: int = 0
@@ -206,6 +226,7 @@ class Entry:
         self.told_order = order
         self.refusals = Refusals()
         self.came_without_state, self.awaited_from = not message.holds_state, 0
+        self.parts, self.assembles, self.assembled_at = {}, b"", NEVER
 
     def show(self, claim: NewestRecord) -> None:
         """It says how far it is."""
@@ -225,6 +246,16 @@ class Entry:
         If it is the same, it names it again."""
         self.names.get(fragment, {}).pop(version, None)
         self.checks[fragment] = (version, check)
+
+    def tell_part(self, told: PartHeld) -> None:
+        """It says what its disk has, or lacks, of a state that was shared out."""
+        part = self.parts.get(told.head)
+        if part is None and len(self.parts) >= _MAX_PARTS:
+            return
+        if part is None:
+            part = self.parts[told.head] = HeldPart(told.index)
+        part.states[told.fragment] = (told.version, told.state)
+        (part.here.add if told.here else part.here.discard)(told.fragment)
 
     def tell_name(self, fragment: int, version: bytes, name: bytes) -> None:
         """It says the digest of a version."""
@@ -252,7 +283,7 @@ class Entry:
     def give_up_state(self) -> None:
         """The member waits for a state; nothing that it held, offered or was to hold counts any more."""
         self._make("give_up_state")
-        self.holds_state, self.will_hold = False, b""
+        self.holds_state, self.will_hold, self.assembles = False, b"", b""
         self.ready.clear()
         self._forget_states()
 
@@ -268,6 +299,7 @@ class Entry:
     def become_active(self) -> None:
         """The member holds the shared state now."""
         self._make("become_active")
+        self.assembles = b""
         self.refusals = Refusals()
 
     def leave(self) -> None:
@@ -276,6 +308,7 @@ class Entry:
         self.claim, self.told_behind = None, False
         self.held.clear()
         self.holds_state, self.will_hold, self.ready = False, b"", {}
+        self.parts, self.assembles = {}, b""
 
 
 class Roster:

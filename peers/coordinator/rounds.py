@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from statistics import median
 
-from peers.coordinator import mean_proofs, naming, spot_checks
+from peers.coordinator import mean_proofs, naming, sharing, spot_checks
 from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.disputes import disputed
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
@@ -356,6 +356,7 @@ def _commit(
     )
     spot_checks.draw(state, course, now, current, record)
     mean_proofs.draw(state, course, now, current, record)
+    sharing.about_to_commit(state, course, now, record)
     head = state.commit(now, course, record)
     for member in members:
         entry = state.roster.entries[member]

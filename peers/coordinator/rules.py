@@ -34,6 +34,12 @@ class Rules:
     """The same of means."""
     element_bytes: float = 4.0
     """Of an element in a contribution or in a mean, whichever is more."""
+    copies: int = 0
+    """Members that write each fragment of a checkpoint; 0: every member writes all of it."""
+    save_every: int = 1
+    """Commits of each fragment between two checkpoints at the least, where members share them out."""
+    save_least_s: float = 10.0
+    """Seconds between two such at the least."""
     quorum: int = 0
     """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
 

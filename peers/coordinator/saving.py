@@ -6,7 +6,7 @@ was noted at its head fetches the state anew: it loaded something else (DU2).
 
 from __future__ import annotations
 
-from peers.coordinator import naming
+from peers.coordinator import naming, sharing
 from peers.coordinator.course import Course
 from peers.coordinator.journal import StateSaved
 from peers.coordinator.roster import Entry
@@ -26,7 +26,7 @@ def saved(state: RunState, now: float, course: Course, entry: Entry, message: Sa
     if state.rules.gossips:
         _believe(state, course, entry, message)
         return
-    said = SavedState(message.index, message.head, message.state, message.keeps)
+    said = SavedState(message.index, message.head, message.state, message.keeps, message.fragments)
     course.saves.claims[entry.key] = said
     _look_at_claim(state, course, entry.key)
 
@@ -105,15 +105,22 @@ def _look_at_claim(state: RunState, course: Course, member: bytes) -> None:
     if (name, chain.index_of(claim.head)) != (claim.state, claim.index):
         state.outlet.trace(SavedOtherTrace(peer=member, peer_name=who, index=claim.index))
     elif claim.is_news_after(saves.by_member.get(member)):
-        noted = StateSaved(member, claim.index, claim.head, claim.state, claim.keeps, course.number)
+        noted = StateSaved(
+            member, claim.index, claim.head, claim.state, claim.keeps, course.number, claim.fragments
+        )
         state.outlet.store(pack(noted))
         saves.replay(chain, noted)
         state.outlet.trace(SavedTrace(peer=member, peer_name=who, index=claim.index))
+        sharing.look_at(state, course)
 
 
 def ask_for_checkpoints(state: RunState, now: float) -> Refused | Obeyed:
     """The owner wants the newest commit on the members' disks, or with gossip the replica of each: ask all
     who hold a state."""
+    if state.rules.copies:
+        for course in state.courses.values():
+            course.shared.is_wanted = True
+        return Obeyed("the next commit will be saved, of which each worker writes its share")
     names = []
     for course in state.courses.values():
         for entry in state.roster.active_in(course.number):

@@ -27,6 +27,7 @@ from peers.coordinator.journal import (
     RunStopped,
     SettingsChanged,
     StageGiven,
+    StateCovered,
     StateSaved,
     StepsTaken,
     TermBegan,
@@ -137,6 +138,8 @@ class RunState:
                     course.saves.believe(entry)
                 else:
                     course.saves.replay(course.chain, entry)
+            case StateCovered():
+                self._course_numbered(entry.course).saves.cover(entry)
             case StepsTaken():
                 self._course_numbered(entry.course).num_steps = entry.steps
             case CommitWritten():

@@ -8,7 +8,7 @@ holds the head is left is in `restoring`. Keeps S1, S9, L3 and L4.
 
 from __future__ import annotations
 
-from peers.coordinator import naming, recomputing, restoring, rounds, saving
+from peers.coordinator import assembling, naming, recomputing, restoring, rounds, saving
 from peers.coordinator.adoption import is_newer
 from peers.coordinator.agreement import states_told
 from peers.coordinator.course import Course
@@ -17,7 +17,7 @@ from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
 from peers.coordinator.unusable import MAX_DOUBLINGS, note, of_no_use, usable
 from peers.protocol.fields import cut
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Seed, Serve, Unusable
+from peers.protocol.messages import Applied, CaughtUp, Committed, NeedState, Seed, Unusable
 from peers.protocol.naming import StateNamed
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
@@ -121,7 +121,7 @@ def caught_up(state: RunState, now: float, course: Course, entry: Entry, message
     reach a head that would otherwise move away from it for ever."""
     if now < entry.served_from:
         return
-    entry.head, entry.holds_state = message.head, True
+    entry.head, entry.holds_state, entry.assembles = message.head, True, b""
     if course.chain.head == GENESIS and entry.key == course.seed and message.head != GENESIS:
         state.begin_run(course, message.head)
         for fragment in entry.checks:
@@ -166,6 +166,7 @@ def needs_state(state: RunState, now: float, course: Course, entry: Entry, messa
     rounds.leave_all(state, course, now, entry, message.reason)
     if entry.member_state is MemberState.FOLLOWING and not entry.holds_state:
         entry.refusals.num_in_vain += 1
+    assembling.failed(course, entry)
     held = entry.holds_state
     entry.give_up_state()
     entry.holds_state = held  # of an earlier head: the swarm may have to go back to it
@@ -249,14 +250,8 @@ def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sour
     chain = course.chain
     entry.follow_donors()
     course.num_donations += 1
-    for fragment, digest, donors in sources:
-        remaining = len(sources) - fragment - 1
-        version = chain.base(fragment)
-        message = CatchUp(fragment, version, digest, tuple(donors), chain.head, chain.index, remaining)
-        # Donors hear of it before they can hear of the next commit, so the state is still theirs.
-        for donor in donors:
-            state.outlet.send(now, donor, Serve(fragment, digest))
-        state.outlet.send(now, entry.key, message)
+    versions = tuple(chain.base(fragment) for fragment, _, _ in sources)
+    assembling.send_donors(state, now, entry, sources, versions, chain.head, chain.index)
 
 
 def _let_one_go_on(state: RunState, now: float, waiting: list[Entry]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from peers.coordinator import restoring
+from peers.coordinator import assembling, restoring
 from peers.coordinator.adoption import is_behind
 from peers.coordinator.course import Course
 from peers.coordinator.roster import Entry
@@ -88,11 +88,16 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
 
 def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
     """Nobody who is here holds the newest state. Empty where that ends by itself."""
+    fetching = [entry.name for entry in here if entry.assembles]
+    if fetching:
+        return f"the run's state is put together again from shares on several disks, by {_names(fetching)}"
     best, newest = restoring.furthest(course, here), course.chain.index
     index = course.chain.index_of(best.head) if best else -1
     coming, upto = restoring.coming_nearer(course, here, index)
     away = restoring.away_with_more(state, course, max(index, upto))
     who = _names((entry.name for entry in away), " or ")
+    if best is None and (missing := assembling.lacks(state, course, here)):
+        return _lacking(missing, course.saves.covered_index(course.chain))
     if best is None and course.has_moved:
         what = f"outer step {course.num_steps}" if state.rules.gossips else f"commit {newest}"
         whom = f"start {who}, whose disk has it" if who else "start one that still holds it"
@@ -110,6 +115,19 @@ def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
         f"waiting for {who}, whose disk has more ({here_is}), for at most "
         f"{restoring.restore_wait_s(state):.0f} s{else_}"
     )
+
+
+def _lacking(missing: dict[int, list[Entry]], index: int) -> str:
+    """Shares of a state that nobody here has, and on whose disks they are."""
+    by_holders: dict[str, list[int]] = {}
+    for fragment, holders in missing.items():
+        by_holders.setdefault(_names((e.name for e in holders), " or "), []).append(fragment)
+    whom = [
+        f"fragment{'s' * (len(those) > 1)} {', '.join(map(str, those))}"
+        f" ({f'start {names}, whose disk has it' if names else 'nobody is known to have it'})"
+        for names, those in by_holders.items()
+    ]
+    return f"workers here hold shares of the run's state (commit {index}), and lack {'; '.join(whom)}"
 
 
 def _took_part_last(state: RunState, course: Course) -> list[str]:

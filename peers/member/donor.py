@@ -1,7 +1,8 @@
 """What a member hands out to others: results of the last rounds, states of fragments, the model's layout.
 
-Whoever does not hold a whole state hands out none. A piece that finds no credit waits, and each peer may have
-only so many waiting. What has not been asked for in a while is kept no longer.
+Whoever does not hold a whole state hands out none, but for the shares of states on its disk. A piece that
+finds no credit waits, and each peer may have only so many waiting. What has not been asked for in a while is
+kept no longer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from peers.member.results import KeptResults
 from peers.member.versions import Versions
 from peers.protocol.application import Application, StateBlob
 from peers.protocol.manifest import layout_pieces
+from peers.protocol.shares import Stored
 from transport.collectives.fetch import Lack, Piece, Want, index_page
 from transport.digests import digest_of, tree_digest
 from transport.effects import Payload
@@ -42,7 +44,10 @@ class Donor:
         num_fragments: int,
         versions: Versions,
         results: KeptResults,
+        stored: Stored | None = None,
     ) -> None:
+        """``stored`` are shares of states on this machine's disk."""
+        self._stored = stored
         self._app = app
         self._outlet = outlet
         self._limits = limits
@@ -69,8 +74,10 @@ class Donor:
 
     def _keep(self, now: float, fragment: int, blob: bytes, *, promised: bool) -> None:
         """Each version kept may cost a copy of the state, and there is a new one with every commit."""
-        if blob not in self._served and self._versions.holds_state and fragment < self._num_fragments:
-            snapshot = self._app.state_blob(fragment, blob)
+        if blob not in self._served and fragment < self._num_fragments:
+            snapshot = self._app.state_blob(fragment, blob) if self._versions.holds_state else None
+            if snapshot is None and self._stored is not None:
+                snapshot = self._stored.find(fragment, blob)
             if snapshot is not None:
                 self._served[blob] = _Served(fragment, snapshot, now, promised)
                 of_fragment = [each for each in self._served.items() if each[1].fragment == fragment]
@@ -112,6 +119,9 @@ class Donor:
         elif want.piece < len(digests):
             payload = piece_of(want.piece)
         else:
+            self._outlet.send(now, peer, Lack(want.blob))
+            return True
+        if not len(payload) and digests[want.piece] != digest_of(b""):  # the disk does not give it any more
             self._outlet.send(now, peer, Lack(want.blob))
             return True
         if self._outlet.room(peer) < len(payload):

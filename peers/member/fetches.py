@@ -17,7 +17,8 @@ from peers.member.results import MAX_RESULTS_AT_ONCE, KeptResults
 from peers.protocol.application import Application, piece_sizes
 from peers.protocol.messages import CatchUp
 from peers.protocol.record import Record
-from transport.collectives.fetch import BlobBuffer, Fetch, Lack, Piece
+from peers.protocol.shares import Stored
+from transport.collectives.fetch import AtHand, BlobBuffer, Fetch, Lack, Piece
 from transport.effects import NEVER, EncodedResult, Payload, Phantom
 from transport.limits import Limits
 
@@ -62,10 +63,12 @@ class Fetches:
         results: KeptResults,
         *,
         adapts: bool = False,
+        stored: Stored | None = None,
     ) -> None:
         """``patience_s``: how long a donor with a living link may hand out nothing. Of results behind the
         next one no more are begun once those at hand have ``max_ahead_bytes``. ``adapts``: how long a result
-        is depends on the state before it."""
+        is depends on the state before it. ``stored`` are shares of states on this machine's disk."""
+        self._stored = stored
         self.states: list[StateFetch] = []
         self.results: list[ResultFetch] = []
         self._me = me
@@ -143,7 +146,10 @@ class Fetches:
         donors = self.liars.without(order.state, [d for d in order.donors if d != self._me])
         fetch = Fetch(order.state, sizes, donors, take, self._limits, now)
         self.states.append(StateFetch(order, data, fetch))
+        kept = self._stored.find(order.fragment, order.state) if self._stored is not None else None
         own = self._app.state_at_hand(order.fragment)
+        if kept is not None:
+            own = AtHand(kept.piece, kept.digests)
         if own is not None:
             # All began alike, say, or have the same frozen parameters: that need not travel.
             fetch.have(own)

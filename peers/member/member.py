@@ -38,6 +38,7 @@ from peers.protocol.events import (
     RunFinished,
     SaveWanted,
     SettingsChanged,
+    ShareWanted,
     VersionExpected,
 )
 from peers.protocol.evidence import ProveMean
@@ -69,6 +70,7 @@ from peers.protocol.messages import (
 from peers.protocol.naming import NameEvery, NameState, Saving
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record
+from peers.protocol.shares import ALL, PartHeld, SaveShare, Stored, pack_fragments
 from peers.protocol.signing import Signer, Verify, run_of
 from peers.protocol.spots import Spot, SpotPart
 from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
@@ -77,6 +79,8 @@ from transport.effects import Payload
 from transport.errors import BadFrame
 from transport.limits import Limits
 
+_MAX_PARTS_TOLD = 512
+"""Fragments that are told at once of what the disk has: half of what a link holds back for a peer."""
 AMONG_MEMBERS = (Want, Lack, NoSwap, SentEarly)
 """Control messages that members say to each other; all others are the coordinator's."""
 
@@ -100,10 +104,11 @@ class Member:
         keeps: bool = False,
         leads_on: bool = True,
         later: tuple[Record, ...] = (),
+        stored: Stored | None = None,
     ) -> None:
         """It begins with what the application loaded from a checkpoint, if it is ``held``, and ``keeps``
         results of rounds on this machine's disk, which ``leads_on`` from there by them; ``later`` are records
-        that were kept too. Raises `BadFrame` for a checkpoint of another model."""
+        that were kept too, ``stored`` shares of states. Raises `BadFrame` for one of another model."""
         num_fragments = profile.manifest.num_fragments
         self.profile = profile
         self.keeps = keeps
@@ -114,24 +119,19 @@ class Member:
         self.membership = Membership(me, outlet, self._partner_left, stage=profile.stage)
         self.contributions = Contributions(me, coordinator, outlet)
         self.exchanges = Exchanges(outlet, failure_timeout_s, patience_s, limits)
-        self.averaging: Averaging
-        if profile.matching is None:
-            run = run_of(coordinator, profile.manifest.settings)
-            notary = MemberNotary(*signing, self.membership.others) if signing else None
-            parts = (self.contributions, self.exchanges, outlet)
-            self.averaging = Rounds(me, coordinator, *parts, run, notary, limits)
-        else:
-            self.averaging = Swaps(
-                me, profile.matching, self.membership, self.contributions, self.exchanges, outlet, limits
-            )
+        self._me, self._coordinator, self._outlet = me, coordinator, outlet
+        self.averaging = self._averaging(limits, signing)
         results = self._results = KeptResults.of(app, profile.manifest.elements, outlet)
         about = (me, coordinator, app, self.exchanges, limits.members, outlet, patience_s)
         self._spot_checks = SpotChecks(*about)
         self._mean_proofs = MeanProofs(me, self.exchanges, outlet)
-        self._donor = Donor(app, outlet, limits, failure_timeout_s, num_fragments, self.versions, results)
+        served = (num_fragments, self.versions, results, stored)
+        self._donor = Donor(app, outlet, limits, failure_timeout_s, *served)
         # As fp32, twice the model: about what a state has that is fetched instead.
         bounds = (failure_timeout_s, patience_s, 8 * sum(profile.manifest.elements))
-        self._fetches = Fetches(me, app, outlet, limits, *bounds, results, adapts=profile.adapts)
+        self._fetches = Fetches(
+            me, app, outlet, limits, *bounds, results, adapts=profile.adapts, stored=stored
+        )
         self._follower = Follower(
             coordinator,
             profile,
@@ -147,13 +147,21 @@ class Member:
         if held is not None:
             self._follower.begin_with(held, later)
         self.to_name = app.to_name  # for the program around
-        self._me, self._coordinator = me, coordinator
-        self._outlet = outlet
         self._timeout_s = failure_timeout_s
-        self._saved = held
+        self._stored = stored
+        self._saved = commands.ConfirmSaved(held) if held is not None else None
         """The newest state on this machine's disk of which the coordinator is to know."""
         self.coordinator_watch = CoordinatorWatch(failure_timeout_s, outlet.deliver)
         self._handlers: dict[type, Handler] = {**self._handlers_of_its_parts(), **self.averaging.handlers}
+
+    def _averaging(self, limits: Limits, signing: tuple[Signer, Verify] | None) -> Averaging:
+        """By rounds, or with gossip by swaps."""
+        me, outlet, parts = self._me, self._outlet, (self.contributions, self.exchanges)
+        if self.profile.matching is not None:
+            return Swaps(me, self.profile.matching, self.membership, *parts, outlet, limits)
+        run = run_of(self._coordinator, self.profile.manifest.settings)
+        notary = MemberNotary(*signing, self.membership.others) if signing else None
+        return Rounds(me, self._coordinator, *parts, outlet, run, notary, limits)
 
     def _handlers_of_its_parts(self) -> dict[type, Handler]:
         """Handlers of the coordinator's messages but for those about exchanges, by kind."""
@@ -177,6 +185,9 @@ class Member:
             Wanted: self._wanted,
             Spot: self._spot_checks.begin,
             ProveMean: self._mean_proofs.begin,
+            SaveShare: lambda now, message: deliver(
+                ShareWanted(message.index, message.copies, message.covered)
+            ),
             SaveNow: lambda now, message: deliver(SaveWanted(message.index)),
             SettingsAre: lambda now, message: deliver(SettingsChanged(message.values)),
             Finished: lambda now, message: deliver(RunFinished(message.rounds)),
@@ -249,12 +260,15 @@ class Member:
         return True
 
     def _confirm_saved(self, now: float, saved: commands.ConfirmSaved) -> None:
-        self.leads_on, self._saved = saved.keeps, saved.held
+        self.leads_on, self._saved = saved.keeps, saved
         if self._follower.entered:
-            self._say_saved(now, saved.held)
+            self._say_saved(now, saved)
 
-    def _say_saved(self, now: float, held: Held) -> None:
-        said = Saved(held.place, held.head, held.digest(), self.leads_on)
+    def _say_saved(self, now: float, saved: commands.ConfirmSaved) -> None:
+        held, fragments = saved.held, ALL
+        if saved.fragments is not None:
+            fragments = pack_fragments(saved.fragments, self.profile.manifest.num_fragments)
+        said = Saved(held.place, held.head, held.digest(), self.leads_on, fragments)
         self._outlet.send(now, self._coordinator, said)
 
     def _leave(self, now: float, reason: str) -> None:
@@ -367,6 +381,18 @@ class Member:
         self._follower.enter(now, over=message.over)
         if self._saved is not None:
             self._say_saved(now, self._saved)
+        if self._stored is not None:
+            self._say_parts(now, self._stored)
+
+    def _say_parts(self, now: float, stored: Stored) -> None:
+        """Of which states the disk has a share: others may have the rest."""
+        most = max(1, _MAX_PARTS_TOLD // self.profile.manifest.num_fragments)
+        for part in [each for each in stored.parts() if each.fragments][:most]:
+            held = part.held
+            for fragment, (version, state) in enumerate(zip(held.versions, held.digests, strict=True)):
+                here = fragment in part.fragments
+                told = PartHeld(held.index, held.head, fragment, version, state, here)
+                self._outlet.send(now, self._coordinator, told)
 
     def _partner_left(self, now: float, peer: bytes, reason: str) -> None:
         self.averaging.partner_left(now, peer, reason)

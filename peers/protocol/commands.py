@@ -108,6 +108,8 @@ class ConfirmSaved:
 
     held: Held
     keeps: bool = True
+    fragments: frozenset[int] | None = None
+    """Those that are on it; None for all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,6 +338,17 @@ class SaveWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareWanted:
+    """A checkpoint is to be written of the commit of that index, which comes next, and of it this member's
+    share: so many ``copies`` of each fragment are kept. All fragments of the state of commit ``covered`` are
+    on disks; newer shares but this one are of no use. 0 if nothing is known to be."""
+
+    index: int
+    copies: int
+    covered: int
+
+
+@dataclass(frozen=True, slots=True)
 class OfferWanted:
     """The others have offered this fragment and wait: offer what there is."""
 

@@ -60,6 +60,8 @@ Check = Annotated[bytes, Between(16, 16)]
 Head = Key
 """The hash of a record, or the name of a first state: of both the state that follows."""
 Fragment = Annotated[int, Between(0, MAX_FRAGMENTS - 1)]
+FragmentBits = Annotated[bytes, Between(0, MAX_FRAGMENTS // 8)]
+"""A set of fragments."""
 FragmentCount = Annotated[int, Between(0, MAX_FRAGMENTS)]
 RecordFragment = Annotated[int, Between(0, ALL_FRAGMENTS)]
 """A fragment, or `ALL_FRAGMENTS`."""

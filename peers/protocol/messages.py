@@ -13,7 +13,7 @@ from peers.protocol import fields
 from peers.protocol.signing import NO_IDENTITY
 from transport.frames import Between, Key, Small, kind
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Version of everything below; members of one run speak the same."""
 
 
@@ -189,6 +189,8 @@ class Saved:
     """Of all of it, as `peers.protocol.held.state_name` gives it."""
     keeps: bool
     """Results of later rounds are on it too, before I say that I hold them."""
+    fragments: fields.FragmentBits = b""
+    """Those that are on it, as `peers.protocol.shares.pack_fragments` gives them; by default all."""
 
 
 @kind(58)

@@ -198,6 +198,14 @@ class SavedTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class CoveredTrace(Trace):
+    """All fragments of the shared state of commit ``index`` are on members' disks, of which each has a
+    share."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class SavedOtherTrace(Trace):
     """What a member says it saved, or what it loaded, is not the shared state of commit ``index``."""
 

@@ -7,7 +7,9 @@ from peers.member.contributions import Contributions
 from peers.member.exchanges import Exchanges
 from peers.member.rounds import Rounds
 from peers.protocol.messages import SentEarly
+from peers.protocol.shares import PartHeld
 from tests.hostile.bounds_kit import SIZE_AND_BOUND, SMALL, Rows
+from tests.peers.coordinator.coordinator_kit import key, trained
 from tests.peers.member.fakes import HOST, ME, OTHER, FakeOutlet
 from transport.collectives.chunks import EarlyPart, PartChunk
 from transport.frames import to_items
@@ -17,6 +19,15 @@ from transport.link.streams import FRAME_COST
 US, THEM = Session(1, 1), Session(2, 1)
 NOTE = to_items(PartChunk(1, 0, 0))
 SHARED = Rows()
+
+
+@SHARED.add
+def states_of_which_a_member_says_that_it_has_a_share() -> SIZE_AND_BOUND:
+    swarm = trained(1)
+    for number in range(100):
+        state = number.to_bytes(32, "big")
+        swarm.hear(1, PartHeld(number, state, 0, state, state, True))
+    return len(swarm.core.roster.entries[key(1)].parts), 16
 
 
 @SHARED.add

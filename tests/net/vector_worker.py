@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--nan-after", type=int, default=0)
     parser.add_argument("--nan-stays", action="store_true")
     parser.add_argument("--state", type=Path)
+    parser.add_argument("--tensors", type=int, default=1)
     parser.add_argument(OPTION, action="store_true", help="bulk goes over CURVE")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -88,7 +89,9 @@ def write(out: Any, what: str, fields: dict[str, Any]) -> None:
 
 def train(args: argparse.Namespace, tell: Any) -> None:
     model = nn.Module()
-    model.values = nn.Parameter(torch.full((args.size,), float(args.index)))
+    for number in range(args.tensors):
+        name = f"values{number or ''}"
+        model.register_parameter(name, nn.Parameter(torch.full((args.size,), float(args.index))))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
 
     def on_event(event: object) -> None:
@@ -96,15 +99,17 @@ def train(args: argparse.Namespace, tell: Any) -> None:
             case RoundOpened():
                 tell("opened", attempt=event.attempt, members=len(event.members))
             case RoundCommitted():
+                fragment = event.record.fragment
+                moved = outer.replica.outer.outer_parameters(fragment)
                 tell(
                     "committed",
                     index=event.record.index,
                     commit=event.record.hash().hex(),
                     members=len(event.record.members),
                     counted=event.number is not None,
-                    state=outer.replica.digest(0).hex(),
-                    value=float(outer.replica.outer.outer_parameters(0)[0]),
-                    last=float(outer.replica.outer.outer_parameters(0)[-1]),
+                    state=outer.replica.digest(fragment).hex(),
+                    value=float(moved[0]),
+                    last=float(moved[-1]),
                 )
             case ContributionEnded():
                 tell("fate", fate=event.fate.value, reason=event.reason)
@@ -133,7 +138,8 @@ def train(args: argparse.Namespace, tell: Any) -> None:
         tell("active", value=float(outer.replica.outer.outer_parameters(0)[0]))
         while not outer.finished:
             time.sleep(args.step_s)
-            model.values.grad = torch.full((args.size,), 4.0**args.index / every)
+            for each in model.parameters():
+                each.grad = torch.full((args.size,), 4.0**args.index / every)
             if args.nan_after and outer.round >= args.nan_after:
                 model.values.grad[0] = float("nan")
                 args.nan_after *= args.nan_stays

@@ -16,7 +16,14 @@ from itertools import product
 import numpy as np
 
 from peers.coordinator.influence import FEWEST_JUDGES
-from peers.coordinator.journal import CommitWritten, PeerInvited, RunBegan, StateSaved, TermBegan
+from peers.coordinator.journal import (
+    CommitWritten,
+    PeerInvited,
+    RunBegan,
+    StateCovered,
+    StateSaved,
+    TermBegan,
+)
 from peers.coordinator.spot_checks import NOT_SHOWN, WRONG_MEAN
 from peers.protocol.commands import ConfirmApplied, ConfirmCaptured, ConfirmLoaded, Offer, TakeBack
 from peers.protocol.events import BecomeSeed, ContributionEnded, Fate, IdentitySuperseded, RoundCommitted
@@ -130,6 +137,8 @@ class Checkers:
                 raise Violation("S2", f"term {message.term} after {self.terms[-1]}")
             self.terms.append(message.term)
             self.newest_counted.clear()  # a host that restarts has not met anybody's newer process
+        if isinstance(message, StateCovered) and message.course == self.course:
+            self.durable.covered.append(message.head)
         if isinstance(message, StateSaved) and message.course == self.course:
             self.durable.noted[self.world.peer_names[message.key]] = message
         if isinstance(message, RunBegan) and message.course == self.course:

@@ -10,17 +10,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from blake3 import blake3
+
 from diloco.checkpoints.shelf import Shelf
 from diloco.checkpoints.store import Store, folder_of
 from peers.coordinator.journal import StateSaved
 from peers.protocol.commands import ConfirmSaved
 from peers.protocol.events import BecameActive, RoundCommitted
-from peers.protocol.record import Record
+from peers.protocol.record import Record, record_in
 from tests.sim.disks import has_result, newest_on
 from tests.sim.doors import SETTINGS, key_of
 from tests.sim.violation import Violation
 from tests.sim.world import Loaded, Worker, World
 from transport.simnet.disk import SimDisk
+
+
+def drawn(head: bytes, fragment: int, members: tuple[bytes, ...], copies: int) -> set[bytes]:
+    """Who is to write a fragment: the naive twin of `peers.protocol.shares.holders`."""
+    hashes = {blake3(head + fragment.to_bytes(4, "big") + member).digest(): member for member in members}
+    return {hashes[each] for each in sorted(hashes)[:copies]}
 
 
 @dataclass
@@ -46,6 +54,8 @@ class Durable:
     """Workers that may not come back."""
     noted: dict[int, StateSaved] = field(default_factory=dict)
     """By worker: what its disk has, as the coordinator knows."""
+    covered: list[bytes] = field(default_factory=list)
+    """Heads of states of which the coordinator said that all fragments are on disks."""
     num_given_up: int = 0
     """Commits that were undone because no disk led to them."""
     _confirmed: dict[SimDisk, int] = field(default_factory=dict)
@@ -81,16 +91,42 @@ class Durable:
         wanted, keeper = self.world.checkpoint, worker.keeper
         assert keeper is not None
         num_kept = len(list(keeper.store.newest()))
-        if num_kept > wanted.keep:
+        if num_kept > wanted.keep + bool(wanted.copies):
             raise Violation("DU32", f"worker {worker.index} keeps {num_kept} checkpoints, not {wanted.keep}")
         if len(keeper.shelf) and not wanted.results:
             raise Violation("DU32", f"worker {worker.index} keeps results, which nobody wants")
+        if wanted.copies:
+            self._check_share(worker)
+            return
         if life.saved_index % (wanted.every * len(self.world.sizes)) == 0:
             return
         because = next((index for index in life.may_save_at if index <= life.saved_index), None)
         if because is None:
             raise Violation("DU32", f"worker {worker.index} wrote a checkpoint of commit {life.saved_index}")
         life.may_save_at.remove(because)  # it had just come to the run's state
+
+    def _check_share(self, worker: Worker) -> None:
+        """A worker writes the fragments that fall to it, of a commit that was named, and no others."""
+        assert worker.keeper is not None
+        manifest = next(worker.keeper.store.newest()).manifest
+        record = record_in(bytes.fromhex(manifest.record))
+        count, copies = len(self.world.sizes), self.world.checkpoint.copies
+        draws = {f: drawn(record.hash(), f, record.members, copies) for f in range(count)}
+        mine = {f for f, those in draws.items() if worker.key in those}
+        if manifest.here != mine:
+            raise Violation("DU32", f"worker {worker.index} wrote {manifest.here}, and {mine} fell to it")
+
+    def _check_covered(self) -> None:
+        """All fragments of the newest state that is said to be covered are on disks."""
+        if not self.covered or self.world.lied:
+            return
+        head, count = self.covered[-1], len(self.world.sizes)
+        have = set[int]()
+        for disk in self.world.disks.values():
+            for saved in Store(disk, folder_of(SETTINGS[:16])).newest():
+                have |= saved.manifest.here if saved.manifest.head == head.hex() else set()
+        if len(have) < count:
+            raise Violation("DU3", f"of a covered state only fragments {sorted(have)} are on disks")
 
     def _disk_of(self, worker: Worker) -> SimDisk:
         assert worker.keeper is not None
@@ -102,7 +138,10 @@ class Durable:
         self.world.seen["resumed"] += loaded.held is not None
         disk = self._disk_of(worker)
         least = self._confirmed.get(disk, -1)
-        found = loaded.held.index if loaded.held else -1
+        assert worker.keeper is not None
+        newest = next(worker.keeper.store.newest(), None) if self.world.checkpoint.copies else None
+        found = max(loaded.held.index if loaded.held else -1, newest.manifest.index if newest else -1)
+        self.world.seen["shares"] += newest is not None and loaded.held is None
         if found < least and disk not in self.world.lied:
             raise Violation(
                 "DU1", f"worker {worker.index} confirmed commit {least}, and its disk has {found}"
@@ -128,6 +167,7 @@ class Durable:
 
     def sweep(self) -> None:
         """Whoever says that results lead on from its checkpoint has all of them."""
+        self._check_covered()
         for worker in self.world.processes():
             if worker.keeper is not None and worker.stage == self.course:
                 self._check_results(worker, self._lives[worker.index, worker.life])
@@ -165,6 +205,7 @@ class Durable:
             known_of = self.world.alive(index) or (found and noted and found[0].index <= noted.index)
             if found is not None and known_of:
                 saved.append(found[0].held().head)
+        saved += self._shared(may_come, stores) if self.world.checkpoint.copies else []
         reach = max((heads[head] for head in saved if head in heads), default=-1)
         for record in standing if reach >= 0 else ():
             if record.index <= reach:
@@ -178,6 +219,17 @@ class Durable:
                 break
             reach = record.index
         return reach
+
+    def _shared(self, may_come: list[int], stores: list[Store]) -> list[bytes]:
+        """Heads of states of which those disks have all fragments together. Of one that is away that counts
+        for what the coordinator knows to be covered."""
+        have: dict[bytes, set[int]] = {}
+        for index, store in zip(may_come, stores, strict=True):
+            for saved in store.newest():
+                head = bytes.fromhex(saved.manifest.head)
+                if self.world.alive(index) or head in self.covered:
+                    have.setdefault(head, set()).update(saved.manifest.here)
+        return [head for head, fragments in have.items() if len(fragments) == len(self.world.sizes)]
 
     def _is_known_to_keep(self, index: int, record: Record) -> bool:
         """Of one that only followed nobody knows that its disk has the result, nor of one that said that

@@ -26,6 +26,8 @@ SETTLE_S = 12 * TIMEOUT_S + 2 * GRACE_S
 """Time after the last fault in which the swarm must be whole again: detection, judging, fetching the
 state anew once, and two rounds, with everybody's patience used up once each."""
 
+DRAW_COPIES_FROM = 20_000
+"""Seeds from here on draw also how many members write each fragment."""
 DRAW_SETTINGS_FROM = 10_000
 """Seeds of worlds with disks from here on draw what is kept there."""
 
@@ -92,7 +94,9 @@ def draw_checkpoint(seed: int, rng: random.Random) -> Checkpoint:
     if seed < DRAW_SETTINGS_FROM:
         return Checkpoint()
     every, keep = rng.choice([1, 2, 3, 8]), rng.choice([1, 2, 5])
-    return Checkpoint(every=every, keep=keep, results=rng.random() < 0.8)
+    results = rng.random() < 0.8
+    copies = rng.choice([1, 2, 2, 3]) if seed >= DRAW_COPIES_FROM else 0
+    return Checkpoint(every=every, keep=keep, results=results, copies=copies)
 
 
 def run_seed(

@@ -26,7 +26,7 @@ from peers.protocol.held import Held
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Refused, Welcome
 from peers.seats import Contact, Hosting, Training
-from tests.sim.disks import Pinned, SimKeeper, newest_on
+from tests.sim.disks import LEAST_S, Pinned, SimKeeper, newest_on
 from tests.sim.doors import (
     HOST,
     SETTINGS,
@@ -208,6 +208,9 @@ class World:
             failure_timeout_s=TIMEOUT_S,
             grace_s=GRACE_S,
             stages=self.stages,
+            copies=self.checkpoint.copies,
+            save_every=self.checkpoint.every,
+            save_least_s=LEAST_S,
         )
         self.host = self.make_node(
             key,
@@ -338,6 +341,7 @@ class World:
             keeps=keeper is not None,
             leads_on=keeper is not None and keeper.leads_on,
             later=keeper.later if keeper is not None else (),
+            stored=keeper.parts if keeper is not None else None,
         )
         self.net.command(process, lambda core, now: core.train(now, training))
         self.net.at(worker.step_s, lambda: self._step(worker))

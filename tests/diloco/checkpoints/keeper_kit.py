@@ -65,6 +65,7 @@ class Worker:
         least_s: float = 10.0,
         wanted: Checkpoint | None = None,
         resume: int | None = None,
+        me: bytes = b"",
     ) -> None:
         self.replica = replica or make_replica()
         self.own = Steps()
@@ -80,6 +81,7 @@ class Worker:
             self.own,
             wanted=wanted,
             least_s=least_s,
+            me=me,
         )
         self.now = 0.0
         self.held = self.keeper.begin(resume)

@@ -183,3 +183,36 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     kept.prune(3)
     assert indexes(kept) == [4]
     assert (tmp_path / FOLDER / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("keep", "covered", "left"),
+    [
+        (1, 0, [8, 6]),
+        (2, 0, [8, 6, 4]),
+        (1, 4, [8, 4]),
+        (2, 4, [8, 4, 2]),
+        (1, 6, [8, 6]),
+        (1, 3, [8, 2]),
+        (3, 1, [8]),
+    ],
+)
+def test_shares_stay_until_a_newer_state_is_covered(
+    tmp_path: Path, keep: int, covered: int, left: list[int]
+) -> None:
+    store = Store(LocalDisk(tmp_path), FOLDER)
+    for index in (2, 4, 6, 8):
+        save(store, make_replica(fragments=2), index, fragments=frozenset({index % 4 // 2}))
+    oldest = store.prune_shares(keep, covered)
+    assert [each.manifest.index for each in store.newest()] == left
+    assert oldest is not None
+
+
+def test_a_whole_state_beside_shares_is_not_given_up_for_an_older_one_that_was_covered_and_is_gone(
+    tmp_path: Path,
+) -> None:
+    store = Store(LocalDisk(tmp_path), FOLDER)
+    for index, fragments in ((4, None), (6, None), (8, frozenset({0}))):
+        save(store, make_replica(fragments=2), index, fragments=fragments)
+    store.prune_shares(1, 2)
+    assert [each.manifest.index for each in store.newest()] == [8, 6]

@@ -135,3 +135,22 @@ def test_what_cannot_be_read_or_written_is_one_line(home: Path, tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     code, output = run("export", path.parent, "-o", tmp_path / "m")
     assert (code, "it is not exported" in output) == (2, True)
+
+
+def test_shares_are_listed_refused_and_put_together(tmp_path: Path) -> None:
+    for name, fragments in (("ann", {0, 2}), ("bob", {1})):
+        store = Store(LocalDisk(tmp_path / name), FOLDER)
+        save(store, make_replica(fragments=3), 4, fragments=frozenset(fragments))
+    ann, bob, whole = tmp_path / "ann", tmp_path / "bob", tmp_path / "whole"
+    assert "0, 2 of 3" in run("checkpoint", "list", ann)[1]
+    code, output = run("checkpoint", "verify", bob)
+    assert code == 0
+    assert "is a share: fragments 1 of 3\n1 checkpoint as they were written" in output
+    code, output = run("export", ann, "-o", tmp_path / "model.safetensors")
+    assert code == 2
+    assert "holds fragments 0, 2 of 3: 1 are in other workers' folders of the same commit" in output
+    assert run("checkpoint", "gather", ann, "-o", whole)[0] == 2
+    assert run("checkpoint", "gather", ann, bob, "-o", whole)[0] == 0
+    assert run("export", whole, "-o", tmp_path / "model.safetensors")[0] == 0
+    names = {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight"}
+    assert set(load_file(tmp_path / "model.safetensors")) == names

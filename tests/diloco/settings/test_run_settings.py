@@ -204,3 +204,12 @@ def test_settings_and_methods_need_no_torch() -> None:
         subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[3], check=False).returncode
         == 0
     )
+
+
+def test_with_gossip_there_are_no_copies_of_one_state() -> None:
+    plain = {"checkpoint": {"copies": 2}, "method": {"preset": "noloco"}}
+    with pytest.raises(SettingsError, match="with gossip each worker has a replica of its own"):
+        parse_settings(plain, "RUN.toml")
+    with pytest.raises(SettingsError, match="copies"):
+        parse_settings({"checkpoint": {"copies": -1}}, "RUN.toml")
+    assert parse_settings({"checkpoint": {"copies": 2}}, "RUN.toml").checkpoint.copies == 2

@@ -88,7 +88,7 @@ def test_a_record_names_the_state_after_it() -> None:
 
 
 WRITTEN = bytes.fromhex(
-    "0000000538e2432e93ccaa010300000027b25015be935ec4206b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b"
+    "00000005a686d68d93ccaa010400000027b25015be935ec4206b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b"
     "6b6b6b6b6b6b6ba277300000007dd84d8f55935fc478975cc420737373737373737373737373737373737373737373737373"
     "7373737373737373c4207474747474747474747474747474747474747474747474747474747474747474c420686868686868"
     "6868686868686868686868686868686868686868686868686868a4696e743892641ca76770742031323800000000251fcacc"
@@ -141,8 +141,8 @@ def test_a_journal_of_this_format_is_read_and_would_be_written_the_same(tmp_path
 @pytest.mark.parametrize(
     ("began", "said"),
     [
-        (FormerTermBegan(1), "has format 1, of an older version of this program: 3 is read. Go on with that"),
-        (TermBegan(1, FORMAT + 1), "has format 4, of a newer version"),
+        (FormerTermBegan(1), "has format 1, of an older version of this program: 4 is read. Go on with that"),
+        (TermBegan(1, FORMAT + 1), "has format 5, of a newer version"),
     ],
 )
 def test_a_journal_of_another_format_is_refused_in_one_line_that_says_what_to_do(
