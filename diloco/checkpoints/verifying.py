@@ -55,5 +55,5 @@ def breaks_between(store: Store) -> Iterator[str]:
         if later.manifest.previous is not None and later.manifest.previous not in known:
             yield (
                 f"{later.path} follows another checkpoint than {earlier.path}: the run went back to an "
-                "earlier one then, or one of the two was brought here from elsewhere"
+                "earlier one then, or this worker alone (--resume), or one was brought here from elsewhere"
             )

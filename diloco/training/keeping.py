@@ -26,6 +26,7 @@ from diloco.loop.session import WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.settings import Checkpoint
 from diloco.swarm.swarm import Swarm
+from diloco.training.resuming import Resuming
 from peers.protocol.commands import Command, Offer
 from peers.protocol.events import RoundCommitted
 from peers.protocol.held import Held
@@ -115,6 +116,7 @@ class Keeping:
         self._from_before: set[int] = set()
         """Fragments of which this life has offered nothing yet: what is held of them may have been sent."""
         self._in_loop = False
+        self._resuming = Resuming(swarm.resume)
         replica.find_result = self._keeper.shelf.find
         swarm.keep_results(self._keeper.shelf.keep)
         swarm.on_left(lambda: self._keeper.close(time.monotonic()))
@@ -171,6 +173,8 @@ class Keeping:
 
     def before(self, event: object) -> None:
         """An event that the session is about to take."""
+        if line := self._resuming.hear(event):
+            _LOG.warning("%s", line)
         if not isinstance(event, RoundCommitted) or event.number is not None:
             return
         record = event.record

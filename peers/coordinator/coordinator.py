@@ -45,7 +45,7 @@ from peers.coordinator.rules import Rules
 from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
 from peers.coordinator.tickets import remember_when_invited
-from peers.coordinator.waiting import AFTER_THE_END_TIMEOUTS
+from peers.coordinator.waiting import AFTER_THE_END_TIMEOUTS, who_arrives
 from peers.protocol.evidence import Evidence, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, MAX_UNIX_SECONDS, cut
 from peers.protocol.manifest import manifest_in
@@ -165,9 +165,9 @@ class Coordinator:
         return self.state.finished
 
     def over(self, now: float) -> bool:
-        """Whether the run has all its rounds, and all members that are here were told."""
+        """Whether the run has all its rounds, and all members that are here or about to enter were told."""
         told = all(entry.told_finished for entry in self.roster.entered())
-        return self.finished and told and now >= self.state.stays_until
+        return self.finished and told and now >= self.state.stays_until and not who_arrives(self.state, now)
 
     def status(self, now: float) -> RunStatus:
         """The roster and the rounds, for whoever holds a ticket."""
@@ -345,6 +345,8 @@ class Coordinator:
         """A process greeted that proved this identity."""
         if peer in self.roster.entries:
             self._lives.greeted(now, peer, incarnation)
+            if not self.finished or peer not in self.state.arriving:  # to greet again delays no end
+                self.state.arriving[peer] = now + restoring.restore_wait_s(self.state)
 
     def session_began(self, now: float, peer: bytes) -> None:
         """The peer is new or lost its memory of us: its membership is over until it enters."""

@@ -88,6 +88,8 @@ class RunState:
         """The owner wants the run to go on from the record of this index."""
         self.stays_until = 0.0
         """Until then a host that restarted after the last round waits to tell members that come back."""
+        self.arriving: dict[bytes, float] = {}
+        """Who greeted, and until when the end of the run waits to tell those that did not enter yet."""
         self._num_serials = 0
 
     # -- lives --------------------------------------------------------------------------------

@@ -42,12 +42,33 @@ def course_waits_for(state: RunState, course: Course, now: float) -> str:
 
 
 def _after_the_end(state: RunState, now: float) -> str:
+    if awaited := who_arrives(state, now):
+        named = ", ".join(name for name, _ in awaited[:_NAMES_SHOWN])
+        left_s = max(until for _, until in awaited) - now
+        return cut(
+            f"the run is over, and {named} came and will hear so as soon as the model there is built, within "
+            f"{left_s:.0f} s; then the host ends (Ctrl-C: at once)",
+            MAX_BYTES,
+        )
     if now >= state.stays_until:
         return ""
     return (
         "the run is over, and a host that starts again tells so to workers that come back within "
         f"{AFTER_THE_END_TIMEOUTS * state.rules.failure_timeout_s:.0f} s; then it ends (Ctrl-C: at once)"
     )
+
+
+def who_arrives(state: RunState, now: float) -> list[tuple[str, float]]:
+    """Names of those who greeted, give signs of life and have not entered yet, and until when the end of the
+    run waits for them."""
+    timeout_s, entries = state.rules.failure_timeout_s, state.roster.entries
+    return [
+        (entries[key].name, until)
+        for key, until in state.arriving.items()
+        if now < until
+        and not (entries[key].entered or entries[key].told_finished or entries[key].kicked)
+        and now - state.outlet.last_heard(now, key) <= timeout_s
+    ]
 
 
 def too_few(num_here: int, wanted: int, away: str = "") -> str:

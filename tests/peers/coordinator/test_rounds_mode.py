@@ -49,6 +49,33 @@ def test_a_host_that_died_at_the_end_waits_for_members_to_come_back_and_hear_of_
     assert after.core.over(4.1)
 
 
+def test_the_end_waits_for_a_member_that_came_and_has_not_entered_yet() -> None:
+    before, head = finished_run(1, min_peers=1)
+    after = Swarm(before.journal, rounds=1, min_peers=1, failure_timeout_s=2.0)
+    after.core.met(1.0, key(1), 1)
+    assert not after.core.over(4.1), "it builds its model, and would wait for a host that is gone"
+    assert after.core.status(4.1).waits.startswith("the run is over, and w1 came and will hear so")
+    after.core.met(50.0, key(1), 1)
+    assert not after.core.over(60.9)
+    assert after.core.over(61.1), "to greet again delays no end"
+    after.now = 5.0
+    after.greet(1, head=head, holds_state=True)
+    assert after.told(1, Finished)
+    assert after.core.over(5.0)
+
+
+def test_the_end_waits_for_nobody_who_came_and_is_silent_or_has_left() -> None:
+    swarm, head = finished_run(1, min_peers=1, failure_timeout_s=2.0)
+    swarm.core.certify(key(2), "w2")
+    swarm.core.met(swarm.now, key(1), 1)
+    swarm.core.met(swarm.now, key(2), 1)
+    swarm.hold(1, head)
+    swarm.hear(1, Leave("the end"))
+    assert not swarm.core.over(swarm.now)
+    swarm.silent[key(2)] = -2.1
+    assert swarm.core.over(swarm.now)
+
+
 def test_the_end_of_a_run_waits_for_nobody_without_bound() -> None:
     swarm, head = finished_run(2, grace_s=3.0, failure_timeout_s=2.0)
     swarm.hold(1, head)
