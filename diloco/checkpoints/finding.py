@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from diloco.checkpoints.local_disk import ANYWHERE, LocalDisk, reading
@@ -12,15 +13,17 @@ from diloco.errors import CheckpointError
 from transport.disk import Disk
 
 
-def find_checkpoint(path: Path) -> tuple[Disk, Saved]:
+def find_checkpoint(
+    path: Path, passed: Callable[[CheckpointError], None] = lambda error: None
+) -> tuple[Disk, Saved]:
     """The checkpoint in the folder ``path``, or the newest whole one of the run, or of the state directory,
-    that is there. Raises `CheckpointError`."""
+    that is there; ``passed`` is told of newer ones that are not whole. Raises `CheckpointError`."""
     path = path.expanduser()
     with reading(path):
         is_one = (path / FILE_NAME).exists()
     if is_one:
         return ANYWHERE, Store(ANYWHERE, str(path.parent)).read(path.name)
-    newest = [(disk, saved) for disk, store in stores_in(path) for saved in _first(store)]
+    newest = [(disk, saved) for disk, store in stores_in(path) for saved in islice(store.newest(passed), 1)]
     if not newest:
         raise CheckpointError(f"{path} holds no checkpoint that is whole: diloco checkpoint list {path}")
     return max(newest, key=lambda found: found[1].manifest.written_at)
@@ -40,9 +43,3 @@ def place_of(disk: Disk, saved: Saved) -> Path:
     """Where a checkpoint lies."""
     assert isinstance(disk, LocalDisk), "people name folders of this machine"
     return disk.root / saved.path
-
-
-def _first(store: Store) -> Iterator[Saved]:
-    for saved in store.newest():
-        yield saved
-        return

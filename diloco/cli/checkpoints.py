@@ -5,6 +5,7 @@ Torch is imported when one of them reads tensors: a host has none.
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -125,7 +126,10 @@ def export_command(
     from diloco.checkpoints.exporting import export
     from diloco.checkpoints.verifying import faults_of
 
-    disk, saved = find_checkpoint(where)
+    def passed(error: CheckpointError) -> None:
+        print(f"diloco: a newer one is passed over: {error}", file=sys.stderr)
+
+    disk, saved = find_checkpoint(where, passed)
     saved.manifest.require_whole(saved.path)
     for fault in faults_of(disk, saved):
         raise CheckpointError(f"{fault}; it is not exported")

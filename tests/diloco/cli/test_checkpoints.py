@@ -109,6 +109,16 @@ def test_export_writes_the_newest(home: Path) -> None:
     assert len(load_file(home / "made" / "of" / "m.safetensors")) == 5
 
 
+def test_export_names_a_newer_checkpoint_that_is_not_whole(tmp_path: Path) -> None:
+    store = Store(LocalDisk(tmp_path), FOLDER)
+    save(store, make_replica(), 4)
+    newer = tmp_path / save(store, make_replica(), 8).path / "outer.000.safetensors"
+    newer.write_bytes(newer.read_bytes()[:-1])
+    code, output = run("export", tmp_path, "-o", tmp_path / "m.safetensors")
+    assert (code, "of commit 4 (" in output) == (0, True)
+    assert "diloco: a newer one is passed over: checkpoints/" in output
+
+
 def test_export_leaves_frozen_parameters_to_the_base_model_and_says_so(tmp_path: Path) -> None:
     save(Store(LocalDisk(tmp_path), FOLDER), make_replica(frozen=True), 4)
     assert run("checkpoint", "verify", tmp_path) == (0, "1 checkpoint as they were written\n")
