@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from diloco.errors import PipelineError
 from diloco.outer.fragments import partition
+from transport.limits import LIMITS
 
-MAX_STAGES = 64
 T = TypeVar("T")
 
 
@@ -30,8 +30,8 @@ class Part:
 
     def __post_init__(self) -> None:
         stage, stages, cuts = self.stage, self.stages, self.cuts
-        if not 1 <= stages <= MAX_STAGES:
-            raise PipelineError(f"{stages} stages are not possible: choose from 1 to {MAX_STAGES}")
+        if not 1 <= stages <= LIMITS.stages:
+            raise PipelineError(f"{stages} stages are not possible: choose from 1 to {LIMITS.stages}")
         if not 0 <= stage < stages:
             raise PipelineError(f"there is no stage {stage}: {stages} stages are numbered 0 to {stages - 1}")
         if not cuts:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from diloco.errors import PipelineError, UserError
-from diloco.pipeline.cuts import MAX_STAGES, Part
+from diloco.pipeline.cuts import Part
+from transport.limits import LIMITS
 
 
 def test_cuts_name_the_first_layer_of_each_later_stage() -> None:
@@ -42,7 +43,10 @@ def test_one_stage_has_all_layers() -> None:
     ("wrong", "text"),
     [
         ((0, 0), "0 stages are not possible"),
-        ((0, MAX_STAGES + 1), f"{MAX_STAGES + 1} stages are not possible: choose from 1 to {MAX_STAGES}"),
+        (
+            (0, LIMITS.stages + 1),
+            f"{LIMITS.stages + 1} stages are not possible: choose from 1 to {LIMITS.stages}",
+        ),
         ((4, 4), "there is no stage 4: 4 stages are numbered 0 to 3"),
         ((-1, 4), "there is no stage -1"),
         ((0, 3, (5,)), r"cuts \[5\] make 2 stages and not 3"),
