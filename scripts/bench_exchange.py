@@ -4,7 +4,8 @@ Ours are processes with everything that a training run has below its tensors: `p
 `SocketDriver`, CURVE over TCP, process 0 coordinating. After a barrier each one announces a vector;
 *round* is from there until the slowest process has got `RoundCommitted` (ready, open, exchange, digests
 agreed, commit), *exchange* from `RoundOpened` to there. Gloo (see gloo_peer.py) is neither encrypted nor
-hashed, and knows its peers beforehand. Every process has one thread for arithmetic. Times are medians.
+hashed, and knows its peers beforehand. Every process has one thread for arithmetic. Times are medians;
+*cpu* is the processor time that a process takes for a round, which other work on the machine distorts less.
 With --link, two processes and gloo each cross an emulated internet link (see emulate_link.py).
 
     python scripts/bench_exchange.py --quick
@@ -51,6 +52,9 @@ class Result:
     round_s: float
     exchange_s: float
     gloo_s: float
+    cpu_s: float
+    """Processor seconds of the process that took most."""
+    gloo_cpu_s: float
     repeats: int
 
     @property
@@ -77,10 +81,10 @@ def ours(
     spec: LinkSpec | None,
     codecs: tuple[str, ...] = CODECS,
 ) -> dict[Any, list[Any]]:
-    """Times by size and codec: of each repeat its round and its exchange."""
+    """Times by size and codec, of each repeat as `bench_worker.Times`."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(num_processes, timeout=2 * TIMEOUT_S)
-    times = context.Array("d", 2 * num_processes, lock=False)
+    times = context.Array("d", 3 * num_processes, lock=False)
     results: Any = context.Queue()
     keys = tuple(random_pair() for _ in range(num_processes))
     plan = Plan(keys, tuple(options.sizes), codecs, options.repeats, options.budget)
@@ -105,8 +109,8 @@ def ours(
     return found
 
 
-def gloo(num_processes: int, options: argparse.Namespace, spec: LinkSpec | None) -> dict[int, float]:
-    """Median seconds by size."""
+def gloo(num_processes: int, options: argparse.Namespace, spec: LinkSpec | None) -> dict[int, dict[str, Any]]:
+    """What `gloo_peer` prints, by size."""
     sizes = ",".join(f"{size}B" for size in options.sizes)
     command = [sys.executable, str(Path(__file__).with_name("gloo_peer.py")), "--sizes", sizes]
     command += ["--world", str(num_processes), "--repeats", str(2 * options.repeats)]
@@ -115,7 +119,7 @@ def gloo(num_processes: int, options: argparse.Namespace, spec: LinkSpec | None)
         command += ["--rate", f"{spec.rate_bps:f}bps", "--rtt", f"{spec.rtt_s:f}s"]
         command += ["--queue", f"{spec.queue_bytes}B"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    return {each["size"]: each["median_s"] for each in map(json.loads, lines)}
+    return {each["size"]: each for each in map(json.loads, lines)}
 
 
 def compare(num_processes: int, options: argparse.Namespace, spec: LinkSpec | None) -> list[Result]:
@@ -130,7 +134,9 @@ def compare(num_processes: int, options: argparse.Namespace, spec: LinkSpec | No
             size_bytes=size,
             round_s=statistics.median(each[0] for each in found),
             exchange_s=statistics.median(each[1] for each in found),
-            gloo_s=theirs[size],
+            gloo_s=theirs[size]["median_s"],
+            cpu_s=statistics.median(each[2] for each in found),
+            gloo_cpu_s=theirs[size]["cpu_s"],
             repeats=len(found),
         )
         for (size, name), found in ours(num_processes, options, spec, options.codecs).items()
@@ -140,11 +146,13 @@ def compare(num_processes: int, options: argparse.Namespace, spec: LinkSpec | No
 def show(results: list[Result], spec: LinkSpec | None) -> None:
     """A plain table."""
     print(f"\n{results[0].link}, {results[0].processes} processes; milliseconds")
-    print(f"{'vector':>10} {'codec':>5} {'gloo':>9} {'round':>9} {'exchange':>9} {'gloo/round':>10}  repeats")
+    columns = f"{'gloo':>9} {'round':>9} {'exchange':>9} {'gloo/round':>10} {'gloo cpu':>9} {'cpu':>9}"
+    print(f"{'vector':>10} {'codec':>5} {columns}  repeats")
     for each in results:
         size = f"{each.size_bytes / 2**20:g} MiB" if each.size_bytes >= 2**20 else f"{each.size_bytes} B"
         times = (f"{1e3 * value:9.2f}" for value in (each.gloo_s, each.round_s, each.exchange_s))
-        print(f"{size:>10} {each.codec:>5} {' '.join(times)} {each.ratio:10.2f}  {each.repeats}")
+        cpu = f"{1e3 * each.gloo_cpu_s:9.2f} {1e3 * each.cpu_s:9.2f}"
+        print(f"{size:>10} {each.codec:>5} {' '.join(times)} {each.ratio:10.2f} {cpu}  {each.repeats}")
     if spec is not None:
         for line in of_the_line(results, spec):
             print(line)

@@ -83,7 +83,7 @@ def measured(spec: LinkSpec, line_s: float, repeats: int) -> Result:
     found = ours(2, options, spec, ("fp32",))
 
     def round_s(size: int) -> float:
-        return statistics.median(each for each, _ in found[size, "fp32"])
+        return statistics.median(each for each, *_ in found[size, "fp32"])
 
     def share(seconds_of: Callable[[int], float]) -> float:
         return 8 * (full - short) / spec.rate_bps / (seconds_of(full) - seconds_of(short))

@@ -41,6 +41,10 @@ CHECK = bytes(16)
 NAME = bytes(32)
 
 
+Times = tuple[float, float, float]
+"""Of a round: its seconds, those of its exchange, and processor seconds of the process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What every process is told."""
@@ -150,10 +154,10 @@ class Worker:
             each = WIRE_FORMATS[wire.name].bytes_per_element
             coordinator.state.rules = replace(coordinator.state.rules, element_bytes=each)
 
-    def round(self, fragment: int, reducer: Reducer, norm: float, barrier: Any) -> tuple[float, float]:
-        """Seconds of one round and of its exchange, in this process."""
+    def round(self, fragment: int, reducer: Reducer, norm: float, barrier: Any) -> Times:
+        """One round in this process."""
         barrier.wait()
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         if not self._command(Offer(fragment, 1, 1, reducer, norm)):
             raise RuntimeError("the member is not in the swarm any more")
         opened = began
@@ -162,10 +166,10 @@ class Worker:
             if isinstance(event, RoundOpened):
                 opened = at
             elif isinstance(event, RoundCommitted):
-                ended = time.perf_counter()
+                ended, cpu_s = time.perf_counter(), time.process_time() - used
                 assert event.mean is reducer
                 self._command(ConfirmApplied(event.record, CHECK))
-                return ended - began, ended - opened
+                return ended - began, ended - opened, cpu_s
 
     def stop(self) -> None:
         """Hang up."""
@@ -184,11 +188,11 @@ class Worker:
         return bool(self._call(lambda now: self.node.command(now, command)))
 
 
-def slowest(times: Any, barrier: Any, rank: int, mine: tuple[float, float]) -> tuple[float, float]:
+def slowest(times: Any, barrier: Any, rank: int, mine: Times) -> Times:
     """The largest values of all processes, the same everywhere."""
-    times[2 * rank : 2 * rank + 2] = mine
+    times[3 * rank : 3 * rank + 3] = mine
     barrier.wait()
-    found = max(times[0::2]), max(times[1::2])
+    found = max(times[0::3]), max(times[1::3]), max(times[2::3])
     barrier.wait()
     return found
 
@@ -201,13 +205,13 @@ def measure(worker: Worker, fragment: int, name: str, rank: int, barrier: Any, t
     vector = torch.randn(num_elements, generator=torch.Generator().manual_seed(rank))
     output, wire, norm = torch.zeros(num_elements), codec(name), float(vector.norm())
     worker.measures(wire)
-    found: list[tuple[float, float]] = []
+    found: list[Times] = []
     until = time.perf_counter() + plan.budget_s
     for _ in range(1 + plan.repeats):
         reducer = TensorReducer(wire, num_elements, vector, output)
         own = worker.round(fragment, reducer, norm, barrier)
         found.append(slowest(times, barrier, rank, own))
-        over, _ = slowest(times, barrier, rank, (float(time.perf_counter() > until), 0.0))
+        over, *_ = slowest(times, barrier, rank, (float(time.perf_counter() > until), 0.0, 0.0))
         if over and len(found) > 2:
             break
     check(output, num_elements, name, len(plan.keys))

@@ -1,9 +1,10 @@
 """Times torch.distributed's gloo all-reduce between processes on this machine, as a yardstick.
 
-Prints one JSON line per vector size: {"size", "world", "median_s", "min_s", "repeats", "rate_bps", "rtt_s"},
-where the seconds of a repeat are those of its slowest process. With --rate, gloo's connections run through
-one emulated link (see emulate_link.py): every process listens on its own loopback address, and the
-store in which gloo publishes addresses hands the others the address of the proxy instead. Linux only then,
+Prints one JSON line per vector size: {"size", "world", "median_s", "min_s", "cpu_s", "repeats", "rate_bps",
+"rtt_s"}, where the seconds of a repeat are those of its slowest process, and ``cpu_s`` are the processor
+seconds that rank 0 takes, also a median. With --rate, gloo's connections run through one emulated link (see
+emulate_link.py): every process listens on its own loopback address, and the store
+in which gloo publishes addresses hands the others the address of the proxy instead. Linux only then,
 as other systems have one loopback address. The rendezvous itself does not cross the link.
 """
 
@@ -106,23 +107,25 @@ def slowest(group: Any, elapsed_s: float) -> float:
     return value.item()
 
 
-def time_once(group: Any, vector: torch.Tensor) -> float:
-    """Seconds of one all-reduce on the slowest process."""
+def time_once(group: Any, vector: torch.Tensor) -> tuple[float, float]:
+    """Seconds of one all-reduce on the slowest process, and processor seconds of this one."""
     group.barrier().wait()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     group.allreduce([vector]).wait()
-    return slowest(group, time.perf_counter() - start)
+    elapsed_s, cpu_s = time.perf_counter() - start, time.process_time() - used
+    return slowest(group, elapsed_s), cpu_s
 
 
-def measure(group: Any, size: int, repeats: int, budget_s: float) -> list[float]:
-    """Seconds of each repeat. All processes count the same seconds, so they stop together."""
+def measure(group: Any, size: int, repeats: int, budget_s: float) -> list[tuple[float, float]]:
+    """Seconds of each repeat, as `time_once` gives them. All processes count the same seconds, so they stop
+    together."""
     vector = torch.ones(size // 4)
     first = time_once(group, vector)
     if not torch.all(vector == group.size()):
         raise RuntimeError("gloo's sum is wrong")
     vector.zero_()
     # The first run opens buffers; it counts only where the budget allows no other.
-    times = [time_once(group, vector) for _ in range(min(repeats, int(budget_s / first)))]
+    times = [time_once(group, vector) for _ in range(min(repeats, int(budget_s / first[0])))]
     return times or [first]
 
 
@@ -133,12 +136,14 @@ def work(rank: int, port: int, arguments: argparse.Namespace) -> None:
     link = None if arguments.rate is None else spec_from(arguments)
     group = join(store, rank, arguments.world, link is not None)
     for size in arguments.sizes:
-        times = measure(group, size, arguments.repeats, arguments.budget)
+        found = measure(group, size, arguments.repeats, arguments.budget)
+        times = [elapsed_s for elapsed_s, _ in found]
         result = {
             "size": size,
             "world": arguments.world,
             "median_s": statistics.median(times),
             "min_s": min(times),
+            "cpu_s": statistics.median(cpu_s for _, cpu_s in found),
             "repeats": len(times),
             "rate_bps": link.rate_bps if link else None,
             "rtt_s": link.rtt_s if link else None,

@@ -29,6 +29,7 @@ def test_the_benchmark_times_every_size_and_codec_beside_gloo(
     ]
     assert all(0 < each.exchange_s <= each.round_s and each.gloo_s > 0 for each in results)
     assert [each["codec"] for each in json.loads(path.read_text())] == [each.codec for each in results]
+    assert all(each.cpu_s > 0 and each.gloo_cpu_s > 0 for each in results)
     assert "gloo/round" in capsys.readouterr().out
 
 
