@@ -27,15 +27,19 @@ def plan_command(
 
 
 def planned(origin: Path, settings: RunSettings, recipe: str, data: Path | None) -> Plan:
-    """What a run with these settings would take over. Raises `CheckpointError` where that cannot be."""
+    """What a run with these settings would take over. Reads all of it. Raises `CheckpointError` where
+    that cannot be."""
     import torch
 
     from diloco.checkpoints.origin import open_origin
-    from diloco.checkpoints.regroup import plan
+    from diloco.checkpoints.regroup import plan, take_over
     from diloco.outer.replica import TensorReplica
     from diloco.recipe import job_of, load_recipe
 
     found = open_origin(origin)
     job = job_of(load_recipe(recipe), settings, data, torch.device("cpu"), "plan")
     method = settings.method.resolved()
-    return plan(found, TensorReplica.of(job.model, method, job.optimizer), method)
+    replica = TensorReplica.of(job.model, method, job.optimizer)
+    done = plan(found, replica, method)
+    take_over(found, replica, done)  # its values too: a run that was begun with them could not go on
+    return done

@@ -68,6 +68,27 @@ def test_a_run_is_not_put_aside_for_one_whose_model_has_another_shape(run_file: 
     assert not (home / "before").exists()
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.zeros(256, 128, dtype=torch.int32), "torch.int32"),
+        (torch.full((256, 128), torch.nan), "not finite"),
+    ],
+)
+def test_a_run_is_not_put_aside_for_one_whose_values_are_of_no_use(
+    run_file: Path, tmp_path: Path, value: torch.Tensor, said: str
+) -> None:
+    home, model = tmp_path / "home", tmp_path / "m.safetensors"
+    diloco.host(run_file, listen=LOCAL[1], state=home).close()
+    save_file({"embedding.weight": value}, model)
+    done = CliRunner().invoke(
+        app, ["host", str(run_file), "--train", "--state", str(home), "--from", str(model), *LOCAL]
+    )
+    assert isinstance(done.exception, CheckpointError), done.output
+    assert said in str(done.exception)
+    assert not (home / "before").exists()
+
+
 def test_what_is_set_is_checked_before_anything_is_touched(run_file: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     for given in ("run.rounds", "model.width=4", "run.rounds=0", "checkpoint.keep=0", "checkpoint.to=3"):
