@@ -40,7 +40,7 @@ def status(ticket: str, timeout_s: float = KNOCK_S) -> dict[str, Any]:
 def ask_status(ticket: str, timeout_s: float = KNOCK_S) -> RunStatus:
     """The same as `status`, typed and checked."""
     found = read_ticket(ticket, None)  # whether it expired is the host's to say: clocks differ
-    header, payload = _ask(found, pack(AskStatus(PROTOCOL)), timeout_s)
+    header, payload = _ask(found, pack(AskStatus(PROTOCOL)), timeout_s, waits_for_disk=False)
     if not isinstance(understood(header), StatusFollows):
         raise JoinError("rubbish", "the host sent something else than its status")
     try:
@@ -64,9 +64,12 @@ def knock_for_settings(ticket: Ticket, identity: Identity, name: str, timeout_s:
     return settings
 
 
-def _ask(ticket: Ticket, header: bytes, timeout_s: float) -> tuple[bytes, bytes]:
+def _ask(
+    ticket: Ticket, header: bytes, timeout_s: float, *, waits_for_disk: bool = True
+) -> tuple[bytes, bytes]:
+    keys = invite_pair(ticket.secret)
     try:
-        return ask_at(ticket.addresses, ticket.host, invite_pair(ticket.secret), header, timeout_s)
+        return ask_at(ticket.addresses, ticket.host, keys, header, timeout_s, waits_for_disk=waits_for_disk)
     except TransportError as error:
         try:
             ticket.check_expiry(time.time())
@@ -76,14 +79,20 @@ def _ask(ticket: Ticket, header: bytes, timeout_s: float) -> tuple[bytes, bytes]
 
 
 def ask_at(
-    addresses: tuple[str, ...], host: bytes, keys: KeyPair, header: bytes, timeout_s: float
+    addresses: tuple[str, ...],
+    host: bytes,
+    keys: KeyPair,
+    header: bytes,
+    timeout_s: float,
+    *,
+    waits_for_disk: bool = True,
 ) -> tuple[bytes, bytes]:
     """Ask a host one thing with a key that opens its door, at each address in turn; the last failure is
-    raised."""
+    raised. See `knock` for ``waits_for_disk``."""
     failure: TransportError | None = None
     for address in addresses:
         try:
-            return knock(address, host, keys, header, timeout_s)
+            return knock(address, host, keys, header, timeout_s, waits_for_disk=waits_for_disk)
         except (KnockTimeout, DialFailed) as error:
             failure = error
     assert failure is not None, "a ticket has an address"

@@ -29,6 +29,8 @@ def test_while_the_journal_cannot_be_written_nothing_is_said_or_taken_and_then_i
         member.do(Send(host.key, 0, b"echo 1"))
         with pytest.raises(KnockTimeout, match="cannot write its journal"):
             knock(host.address, host.key, invite, b"me", 0.5)
+        with pytest.raises(KnockTimeout, match=r"^no answer from .*: the host cannot write its journal"):
+            knock(host.address, host.key, invite, b"how is it?", 300.0, waits_for_disk=False)
         assert (len(host.core.received), host.core.knocks, host.events) == (1, [], [])
         eventually(lambda: len(member.core.received) > 1)
         assert {frame[2] for frame in member.core.received[1:]} == {b"my disk is full"}

@@ -384,11 +384,14 @@ def knock(
     header: bytes,
     timeout_s: float,
     limits: Limits = LIMITS,
+    *,
+    waits_for_disk: bool = True,
 ) -> tuple[bytes, bytes]:
     """Ask a host one thing with an invite's key; blocks. Returns the reply's header and payload.
 
-    Raises `KnockRefused` when the invite opens nothing there, `KnockTimeout` when nobody answers, and
-    `DialFailed` for an address that leads nowhere.
+    Raises `KnockRefused` when the invite opens nothing there, `KnockTimeout` when nobody answers (at once if
+    the host cannot write its journal, unless the caller ``waits_for_disk``), and `DialFailed` for an address
+    that leads nowhere.
     """
     check_libzmq()
     until = time.monotonic() + timeout_s
@@ -401,6 +404,8 @@ def knock(
             if reply is not None:
                 return reply
             reason = failure or reason
+            if reason == HELD and not waits_for_disk:
+                raise KnockTimeout(f"no answer from {named}: {HELD}")
             time.sleep(max(0.0, min(0.2, until - time.monotonic())))
     finally:
         context.term()
