@@ -30,6 +30,7 @@ EXTREME = {
     "train.weight_decay": 1.2345678901234567e-300,
     "train.clip_norm": 123_456.78901234567,
     "checkpoint.every": 256,
+    "checkpoint.copies": 64,
     "checkpoint.keep": 1000,
     "checkpoint.results": False,
     "checkpoint.own": False,
