@@ -42,7 +42,7 @@ def test_no_commit_is_lost_to_which_disks_lead_together(outcomes: dict[int, Outc
 def test_workers_came_back_with_shares_often_enough(outcomes: dict[int, Outcome | str]) -> None:
     fired, seen = counts_in(outcomes)
     assert fired["all_die"] >= 12
-    assert seen["shares"] >= 40
+    assert seen["shares"] >= 20
 
 
 def test_seeds_draw_how_many_copies_there_are() -> None:
