@@ -38,6 +38,8 @@ STATE = bytes(8)
 """What stands for a model's outer state here; nothing is trained."""
 STATE_NAME = tree_digest([digest_of(STATE)])
 CHECK = bytes(16)
+REST_S = 0.1
+"""Between rounds, as while a run trains: what follows a commit (a mean that is checked) has left the line."""
 NAME = bytes(32)
 
 
@@ -208,6 +210,7 @@ def measure(worker: Worker, fragment: int, name: str, rank: int, barrier: Any, t
     found: list[Times] = []
     until = time.perf_counter() + plan.budget_s
     for _ in range(1 + plan.repeats):
+        time.sleep(REST_S)
         reducer = TensorReducer(wire, num_elements, vector, output)
         own = worker.round(fragment, reducer, norm, barrier)
         found.append(slowest(times, barrier, rank, own))

@@ -56,9 +56,9 @@ class Limits:
     """Most elements in one chunk, however few bytes they take: whoever adds them up has 4 bytes for each."""
     chunks_per_owner: int = 16
     """Chunks that each member of an exchange owns, if they are not too small for that: the pipeline fills."""
-    early_bytes: int = 0
-    """Bytes of parts that a member sends another before their round opens, and that are held so long. None:
-    on a line in whose queue control waits too, they hold up the word that the round opened."""
+    early_bytes: int = 4 * MIB
+    """Bytes of parts that a member sends another before their round opens, and that are held so long: what a
+    line of 1 Gbit/s carries in the time that this takes."""
     history_records: int = 512
     """Commit records that the coordinator keeps in memory for members that were away. Disks keep the results
     since their last checkpoint, of half as many records at most."""

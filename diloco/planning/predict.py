@@ -15,13 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from diloco.methods.cost import (
+    Cost,
     basis_values,
     cost_of,
     element_bytes,
+    elements_sent,
     exchange_bytes,
     gossip_groups,
     mean_bytes,
     state_vectors,
+    wire_element_bytes,
 )
 from diloco.methods.schedule import Schedule
 from diloco.methods.spec import Method
@@ -30,6 +33,8 @@ from diloco.simulation.pace import Peer
 from diloco.simulation.scenario import Scenario
 from diloco.simulation.topology import peers_of
 from peers.coordinator.pace import fastest_of
+from transport.collectives.plan import chunk_elements_for
+from transport.limits import LIMITS
 from transport.simnet.routes import mathis_rate
 
 _ADAM_BYTES = 16
@@ -37,6 +42,8 @@ _ADAM_BYTES = 16
 LINE_EFFICIENCY = 0.99
 """Share of a line's nominal rate that an exchange over TCP gets: measured by scripts/bench_line.py, see
 docs/planning.md."""
+_WAYS_TO_OPEN = 2
+"""Ways between peers, of those of a round, during which parts may leave: ready, open."""
 _SWAPS = 33
 """Outer steps of gossip that are computed; the first does not count."""
 
@@ -88,7 +95,9 @@ def predict(method: Method, num_parameters: float, swarm: UniformSwarm) -> Predi
     """What `method` does on equal peers. Where ranks and H adapt, it is before they have."""
     cost = cost_of(method, num_parameters, swarm.peers)
     wire_s = 8 * cost.per_outer_step / swarm.exchange_bps
-    load = _load(method, swarm.step_s, wire_s, cost.ways * swarm.rtt_s / 2)
+    latency_s = _latency_s(method, num_parameters, swarm.peers, wire_s, swarm.rtt_s / 2)
+    latency_s += _between_exchanges_s(method, cost, wire_s + latency_s, swarm.step_s)
+    load = _load(method, swarm.step_s, wire_s, latency_s)
     at_once = max(len(load.due(step)) for step in range(1, load.sync_every + 1))
     exchange_s = at_once * wire_s + load.latency_s
     if method.gossips:
@@ -97,6 +106,39 @@ def predict(method: Method, num_parameters: float, swarm: UniformSwarm) -> Predi
         timing = steady(load).times(method.sync_every / load.sync_every)
     device, host = memory(method, num_parameters, swarm.peers)
     return Prediction(timing, cost.per_step * method.sync_every, device, host, exchange_s)
+
+
+def _latency_s(method: Method, num_parameters: float, num_peers: int, wire_s: float, way_s: float) -> float:
+    """What one outer step takes beside its bytes. Where parts leave before a round opens, they take no time
+    as long as it takes that long to open it, nor does their way."""
+    cost = cost_of(method, num_parameters, num_peers)
+    early = _early_bytes(method, num_parameters, num_peers)
+    if not early:
+        return cost.ways * way_s
+    saved_s = min(cost.exchanges * _WAYS_TO_OPEN * way_s, early / cost.per_exchange * wire_s)
+    return (cost.ways - cost.exchanges) * way_s - saved_s
+
+
+def _early_bytes(method: Method, num_parameters: float, num_peers: int) -> float:
+    """What each may send of an exchange before its round opens: parts, up to a bound to each owner. Nothing,
+    where somebody owns no chunk, for that one's parts are waited for."""
+    if method.gossips or method.quorum == 1:
+        return 0.0
+    sent = math.ceil(elements_sent(method, num_parameters) / method.num_fragments)
+    chunk_elements = chunk_elements_for(sent, num_peers, LIMITS, wire_element_bytes(method))
+    if sent <= (num_peers - 1) * chunk_elements:
+        return 0.0
+    parts = sent * element_bytes(method.codec, method)
+    return (num_peers - 1) * min(parts / num_peers, LIMITS.early_bytes)
+
+
+def _between_exchanges_s(method: Method, cost: Cost, exchanges_s: float, step_s: float) -> float:
+    """How long the exchanges of one outer step wait for each other: a worker that trains meanwhile offers the
+    next one when its step ends."""
+    each_s = exchanges_s / cost.exchanges
+    if each_s >= method.delay * step_s:
+        return 0.0  # it trains no more, and waits
+    return (cost.exchanges - 1) * (math.ceil(each_s / step_s) * step_s - each_s)
 
 
 def memory(method: Method, num_parameters: float, num_peers: int) -> tuple[float, float]:
@@ -182,13 +224,14 @@ def predict_scenario(scenario: Scenario) -> float:
     assert model is not None, "only timed scenarios are predicted"
     method, peers = scenario.settings().method.resolved(), peers_of(scenario)
     cost = cost_of(method, model.parameters, len(peers))
-    latency_s = cost.ways * _way_s(scenario)
+    way_s = _way_s(scenario)
 
     def wire_s(group: int) -> float:
         sent = cost.exchanges * exchange_bytes(method, model.parameters, group)
         return max(_access_s(peers, sent), _lines_s(scenario, sent, group))
 
-    load = _load(method, 0.0, wire_s(len(peers)), latency_s)
+    whole_s = wire_s(len(peers))
+    load = _load(method, 0.0, whole_s, _latency_s(method, model.parameters, len(peers), whole_s, way_s))
     rng = np.random.default_rng(scenario.seed)
     means = np.array([peer.step_time.step_s for peer in peers])
     jitter = np.array([peer.step_time.jitter for peer in peers])
@@ -200,7 +243,9 @@ def predict_scenario(scenario: Scenario) -> float:
 
     if not method.gossips:
         return together(load, steps)
-    return together(load, steps, _groups(method, len(peers), lambda size: wire_s(size) + latency_s, rng))
+    return together(
+        load, steps, _groups(method, len(peers), lambda size: wire_s(size) + cost.ways * way_s, rng)
+    )
 
 
 def _access_s(peers: Sequence[Peer], size_bytes: float) -> float:

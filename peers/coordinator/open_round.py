@@ -55,6 +55,8 @@ class OpenRound:
     """When the last of those who are done said so."""
     norms: tuple[float, ...] = ()
     """Of the founders' contributions, as they claim."""
+    numbers: tuple[int, ...] = ()
+    """Of the founders' contributions."""
     part_limits: tuple[float, ...] = ()
     """By founder: the largest squared norm that owners may measure of its parts, all together."""
     mean_limit: float = MAX_SQUARE

@@ -168,6 +168,7 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
         founders=tuple(entry.key for entry in chosen),
         weights=effective_weights(offered, norms, state.rules.max_influence),
         norms=norms,
+        numbers=tuple(entry.ready[fragment].number for entry in chosen),
         part_limits=limits,
         mean_limit=min(MAX_SQUARE, mean_limit(limits, state.rules.mean_growth)),
         opened_at=now,
@@ -222,6 +223,7 @@ def _say_open(state: RunState, course: Course, now: float, current: OpenRound) -
         current.part_limits,
         current.mean_limit,
         current.life,
+        current.numbers,
     )
     for member in current.members:
         state.outlet.send(now, member, message)

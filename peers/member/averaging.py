@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from peers.protocol.commands import Swap
-from peers.protocol.messages import NoSwap, SentEarly
+from peers.protocol.messages import NoSwap
 from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
 from transport.effects import Payload
 
@@ -43,10 +43,7 @@ class Averaging(Protocol):
         """A contribution was offered to the coordinator."""
 
     def take_early(self, now: float, peer: bytes, message: EarlyPart, payload: Payload, cost: int) -> None:
-        """A part of somebody whose round is not known here. Raises `BadFrame`."""
-
-    def sent_early(self, now: float, peer: bytes, message: SentEarly) -> None:
-        """Somebody says of which round its early parts are. Raises `BadFrame`."""
+        """A part of somebody that left before its round opened; `pump` is to follow. Raises `BadFrame`."""
 
     def resume_link(self, peer: bytes) -> None:
         """The link to a peer began anew, or is gone: what was under way is lost."""

@@ -8,7 +8,7 @@ held and give no credit back, so they are bounded by the sender's window.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peers.member.outlet import MemberOutlet
 from peers.member.patience import Owing, Patience
@@ -39,6 +39,8 @@ class RunningExchange:
     """Chunks that the coordinator was shown of those that this member refuses, in the present attempt."""
     plan: Plan | None = None
     """Of the present attempt, if it is a round's."""
+    early: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    """By member, the contribution and the cut of those of its early parts that count here."""
 
 
 _Held = tuple[bytes, PartChunk | MeanChunk, Payload, int]

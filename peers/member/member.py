@@ -62,7 +62,6 @@ from peers.protocol.messages import (
     Saved,
     SaveNow,
     Seed,
-    SentEarly,
     Serve,
     SettingsAre,
     Wanted,
@@ -81,7 +80,7 @@ from transport.limits import Limits
 
 _MAX_PARTS_TOLD = 512
 """Fragments that are told at once of what the disk has: half of what a link holds back for a peer."""
-AMONG_MEMBERS = (Want, Lack, NoSwap, SentEarly)
+AMONG_MEMBERS = (Want, Lack, NoSwap)
 """Control messages that members say to each other; all others are the coordinator's."""
 
 
@@ -318,8 +317,6 @@ class Member:
             self._donor.hand_out(now, peer, message)
         elif isinstance(message, NoSwap):
             self.averaging.refused(now, peer, message)
-        elif isinstance(message, SentEarly):
-            self.averaging.sent_early(now, peer, message)
         elif isinstance(message, Lack):
             self._fetches.drop_lacking(now, peer, message)
             self._follower.advance(now)

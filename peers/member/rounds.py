@@ -15,7 +15,7 @@ from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Swap
 from peers.protocol.events import Fate, RoundAborted, RoundOpened
 from peers.protocol.fields import MAX_SQUARE, cut
-from peers.protocol.messages import Abort, Decline, Done, Missing, NoSwap, Open, SentEarly, Stuck
+from peers.protocol.messages import Abort, Decline, Done, Missing, NoSwap, Open, Stuck
 from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
 from transport.collectives.direct_reduce import DirectReduce, Poison
 from transport.collectives.norms import NormLimits
@@ -62,6 +62,8 @@ class Rounds:
             raise BadFrame("a round without a weight for each member")
         if message.part_limits and len(message.part_limits) != len(message.founders):
             raise BadFrame("a round without a limit for each member")
+        if message.numbers and len(message.numbers) != len(message.founders):
+            raise BadFrame("a round without a contribution of each member")
         self._exchanges.pass_by(now, message.serial - 1)
         self._exchanges.know(message.serial)
         lost = frozenset(message.founders[i] for i in message.lost if i < len(message.founders))
@@ -81,16 +83,19 @@ class Rounds:
         running.exchange.begin(now, plan)
         self._outlet.deliver(RoundOpened(message.serial, message.attempt, message.fragment, plan.members))
         self._exchanges.replay_early(now, message.serial)
+        self.early.opened(now, message, plan, running)
         self.pump(now)
 
     def _join(self, now: float, message: Open, plan: Plan) -> RunningExchange | None:
         mine = self._contributions.offered.get(message.fragment)
         weights = dict(zip(message.founders, message.weights, strict=True))
+        numbers = dict(zip(message.founders, message.numbers, strict=False))
         agrees = (
             mine is not None
             and not mine.committed
             and mine.serial in (0, message.serial)
             and mine.base == message.base
+            and mine.number == numbers.get(self._me, mine.number)
             and 0.0 < weights.get(self._me, 0.0) <= mine.weight
         )
         if mine is None or not agrees:
@@ -101,7 +106,7 @@ class Rounds:
         chunk_elements = max(1, message.chunk_elements)
         prover = self._prover(message, mine.reducer.num_elements)
         exchange = DirectReduce(message.serial, self._me, mine.reducer, chunk_elements, now, prover)
-        exchange.mark_sent(self.early.joined(now, message, plan, mine))
+        exchange.mark_sent(self.early.joined(message, plan, mine))
         running = RunningExchange(message.fragment, exchange, now, mine.tokens)
         self._exchanges.running[message.serial] = running
         return running
@@ -197,18 +202,13 @@ class Rounds:
     # -- before a round opens -----------------------------------------------------------------
 
     def offered(self, now: float, fragment: int) -> None:
-        """A contribution was offered to the coordinator."""
+        """A contribution was offered to the coordinator, who is to hear of it before anything else leaves."""
         self.early.offered(fragment)
-        self.pump(now)
+        self._exchanges.busy = True
 
     def take_early(self, now: float, peer: bytes, message: EarlyPart, payload: Payload, cost: int) -> None:
-        """A part of somebody whose round is not known here. Raises `BadFrame`."""
+        """A part of somebody that left before its round opened; `pump` is to follow. Raises `BadFrame`."""
         self.early.take(now, peer, message, payload, cost)
-
-    def sent_early(self, now: float, peer: bytes, message: SentEarly) -> None:
-        """Somebody says of which round its early parts are. Raises `BadFrame`."""
-        self.early.told(now, peer, message)
-        self.pump(now)
 
     def resume_link(self, peer: bytes) -> None:
         """The link to a peer began anew, or is gone."""

@@ -19,7 +19,7 @@ from peers.member.membership import Membership
 from peers.member.outlet import MemberOutlet
 from peers.protocol.commands import Swap
 from peers.protocol.events import SwapFailed, Swapped
-from peers.protocol.messages import NoSwap, SentEarly
+from peers.protocol.messages import NoSwap
 from peers.protocol.profile import Matching
 from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
 from transport.collectives.direct_reduce import DirectReduce
@@ -127,9 +127,6 @@ class Swaps:
     def take_early(self, now: float, peer: bytes, message: EarlyPart, payload: Payload, cost: int) -> None:
         """It is dropped: swaps wait for nobody's word, so nothing leaves before they begin."""
         self._outlet.consumed(now, peer, cost)
-
-    def sent_early(self, now: float, peer: bytes, message: SentEarly) -> None:
-        """Nothing is to be done: nothing of it is here."""
 
     def resume_link(self, peer: bytes) -> None:
         """The link to a peer began anew, or is gone."""

@@ -86,8 +86,10 @@ Term = Annotated[int, Between(0, MAX_TERM)]
 """A life of the coordinator: serials and epochs are the term and 32 bits more."""
 RecordIndex = Count
 Rounds = Count
-OfferNumber = Count
+OfferNumber = Small
 """A member's contributions are numbered."""
+OfferNumbers = Annotated[tuple[OfferNumber, ...], Between(0, MAX_MEMBERS)]
+"""By founder of a round."""
 FounderIndex = Annotated[int, Between(0, MAX_MEMBERS - 1)]
 
 # -- numbers that a member claims ---------------------------------------------------------------

@@ -353,6 +353,8 @@ class Open:
     """The same of the means of any owner."""
     life: fields.Life = bytes(16)
     """The host's, which members name in what they sign."""
+    numbers: fields.OfferNumbers = ()
+    """By founder: its contribution that is in this round."""
 
 
 @kind(76)
@@ -460,15 +462,6 @@ class Missing:
 @dataclass(frozen=True, slots=True)
 class Goodbye:
     """I leave the run and end this link: wait for nothing of mine."""
-
-
-@kind(176)
-@dataclass(frozen=True, slots=True)
-class SentEarly:
-    """The parts that I sent you early, of my contribution of that number, are of this round."""
-
-    serial: fields.Serial
-    number: fields.OfferNumber
 
 
 @kind(100)

@@ -6,7 +6,6 @@ from peers.links import LinkTable
 from peers.member.contributions import Contributions
 from peers.member.exchanges import Exchanges
 from peers.member.rounds import Rounds
-from peers.protocol.messages import SentEarly
 from peers.protocol.shares import PartHeld
 from tests.hostile.bounds_kit import SIZE_AND_BOUND, SMALL, Rows
 from tests.peers.coordinator.coordinator_kit import key, trained
@@ -71,18 +70,10 @@ def parts_that_come_before_rounds_that_never_open() -> SIZE_AND_BOUND:
     rounds, cost = waiting_for_rounds(), 100 + FRAME_COST
     for number in range(20):
         for chunk in range(200):
-            rounds.take_early(0.0, OTHER, EarlyPart(number, chunk), bytes(100), cost)
+            rounds.take_early(0.0, OTHER, EarlyPart(number, bytes(16), chunk), bytes(100), cost)
     assert len(rounds.early.held) == 1
     held = sum(cost for _, cost in rounds.early.held[OTHER].parts.values())
     return held, SMALL.early_bytes
-
-
-@SHARED.add
-def rounds_of_which_early_parts_are_said_to_be() -> SIZE_AND_BOUND:
-    rounds = waiting_for_rounds()
-    for serial in range(1, 2000):
-        rounds.sent_early(0.0, OTHER, SentEarly(serial, serial))
-    return len(rounds.early.said), SMALL.fragments
 
 
 def waiting_for_rounds() -> Rounds:

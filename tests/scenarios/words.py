@@ -189,7 +189,6 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     messages.Committed: lambda n, m: f"Committed: {_record(n, unpack(m.record))}",
     messages.Counted: lambda n, m: f"Counted: {n.commit(m.record)} counts your part in {n.round(m.serial)}",
     messages.NoSwap: lambda n, m: f"NoSwap: I am not in swap {m.serial} with you",
-    messages.SentEarly: lambda n, m: f"SentEarly: those parts are of {n.round(m.serial)}",
     chunks.EarlyPart: lambda n, m: f"EarlyPart: my part of chunk {m.chunk}, of a round to come",
     chunks.PartChunk: lambda n, m: f"PartChunk: my part of chunk {m.chunk}, {n.round(m.serial)}",
     chunks.MeanChunk: lambda n, m: f"MeanChunk: the mean of chunk {m.chunk}, {n.round(m.serial)}",

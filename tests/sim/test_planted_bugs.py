@@ -18,8 +18,11 @@ from peers.coordinator.agreement import Agreement
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.roster import Entry
 from peers.member.contributions import Contributions
+from peers.member.early_parts import EarlyParts
+from peers.member.exchanges import RunningExchange
 from peers.node import Node
 from peers.protocol.events import Fate
+from peers.protocol.messages import Open
 from peers.protocol.record import Record
 from tests.sim.faults import KINDS_OF_CLONES, Fault
 from tests.sim.run import run_seed
@@ -190,7 +193,7 @@ class ToldTooSoon(Contributions):
 
 def test_a_contribution_that_is_told_late_and_counts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peers.member.member.Contributions", ToldTooSoon)
-    assert rules_broken(range(10, 13)) == {"S4"}
+    assert rules_broken(range(6, 7)) == {"S4"}
 
 
 class CountsItself(Contributions):
@@ -206,6 +209,22 @@ def test_a_contribution_that_is_told_applied_and_does_not_count_is_caught(
 ) -> None:
     monkeypatch.setattr("peers.member.member.Contributions", CountsItself)
     assert rules_broken(range(4, 6)) == {"S4"}
+
+
+class AnyNumber(EarlyParts):
+    """Of what came early it takes whatever is there, and not what `Open` names."""
+
+    def opened(self, now: float, message: Open, plan: Plan, running: RunningExchange) -> None:
+        named = zip(message.founders, message.numbers, strict=True)
+        numbers = tuple(self.held[each].number if each in self.held else number for each, number in named)
+        super().opened(now, replace(message, numbers=numbers), plan, running)
+
+
+def test_parts_that_came_early_of_another_contribution_and_count_are_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peers.member.rounds.EarlyParts", AnyNumber)
+    assert rules_broken(range(2, 3)) == {"S3"}
 
 
 class KeepsMeans(DirectReduce):

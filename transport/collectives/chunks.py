@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from transport.collectives.fields import Attempt, ChunkIndex, Serial
 from transport.collectives.proofs import Path, Signature
-from transport.frames import Count, kind
+from transport.frames import Between, Small, kind
+
+Cut = Annotated[bytes, Between(16, 16)]
 
 
 @kind(10)
@@ -22,10 +25,12 @@ class PartChunk:
 @kind(175)
 @dataclass(slots=True)
 class EarlyPart:
-    """A part that leaves before its exchange is known; its author says later which one it is of."""
+    """A part that leaves before its exchange opens."""
 
-    number: Count
+    number: Small
     """Of the contribution that it is of, among its author's."""
+    cut: Cut
+    """How it was cut, and for whom: it counts only in an exchange that has the same."""
     chunk: ChunkIndex
 
 

@@ -82,6 +82,9 @@ class DirectReduce:
         self._mean_sizes: list[int] = []
         self._parts: list[dict[bytes, Payload]] = [{} for _ in range(self.num_chunks)]
         self._part_sent: set[tuple[int, bytes]] = set()
+        self._left_early: set[tuple[int, bytes]] = set()
+        self._came_early: set[tuple[int, bytes]] = set()
+        """Chunks, and their authors, of whom nothing shows yet that they take part."""
         self._heard: dict[bytes, float] = {}
         self._num_heard: Counter[bytes] = Counter()
         self.started_at = now
@@ -163,8 +166,9 @@ class DirectReduce:
     # -- inputs -------------------------------------------------------------------------------
 
     def mark_sent(self, parts: set[tuple[int, bytes]]) -> None:
-        """Before the first attempt: these chunks have left for these owners already."""
-        self._part_sent = parts
+        """Before the first attempt: these chunks have left for these owners already. They count in no other
+        attempt."""
+        self._part_sent, self._left_early = set(parts), parts
 
     def begin(self, now: float, plan: Plan) -> None:
         """Begin the first attempt, or go on with fewer members. Parts are kept, means are not."""
@@ -189,6 +193,11 @@ class DirectReduce:
             if self._owners[chunk] != self._me:
                 parts.clear()
         self._forget_means()
+        if plan.attempt:  # not all means of the first one are needed now: who takes part has to show it
+            for chunk, author in self._came_early:
+                self._parts[chunk].pop(author, None)
+            self._part_sent -= self._left_early
+            self._came_early, self._left_early = set(), set()
         # A chunk that moves away and back is sent anew: who did not own it has dropped it.
         self._part_sent = {(c, peer) for c, peer in self._part_sent if self._owners[c] == peer}
         self._part_queues = self._queue_parts(plan)
@@ -213,6 +222,7 @@ class DirectReduce:
             return False
         parts = self._parts[message.chunk]
         if peer not in self._others or peer in parts:
+            self._came_early.discard((message.chunk, peer))
             return False
         proof = self._proof_beside(message)
         if self.prover and not proof and message.attempt != self.attempt:
@@ -224,6 +234,12 @@ class DirectReduce:
         if self._has_all_parts(message.chunk):
             self._to_reduce.append(message.chunk)
         return True
+
+    def early_part(self, now: float, peer: bytes, chunk: int, payload: Payload) -> None:
+        """A part for the first attempt that left before that was opened. Raises `BadFrame`."""
+        is_held = (chunk, peer) in self._came_early
+        if self.part(now, peer, PartChunk(self.serial, 0, chunk), payload) or is_held:
+            self._came_early.add((chunk, peer))
 
     def mean(self, now: float, peer: bytes, message: MeanChunk, payload: Payload) -> bool:
         """A mean from its owner; True if it was used. Raises `BadFrame`."""

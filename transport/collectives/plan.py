@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from transport.collectives.norms import NO_LIMITS, NormLimits
 from transport.limits import Limits
@@ -50,10 +51,21 @@ class Plan:
             return founder
         return self.owners[chunk % len(self.owners)]
 
+    def cut(self, chunk_elements: int) -> bytes:
+        """A name of 16 bytes for what this attempt has every member send to whom, if chunks have so many
+        elements."""
+        idle = bytes(member in self.idle for member in self.founders)
+        return sha256(b"".join((chunk_elements.to_bytes(8), *self.founders, idle))).digest()[:16]
+
     def drawn_of(self, owner: bytes, drawn: int, num_chunks: int) -> int | None:
         """One of the chunks of an owner, counted round and round; None if it has none."""
         owned = [chunk for chunk in range(num_chunks) if self.owner(chunk, num_chunks) == owner]
         return owned[drawn % len(owned)] if owned else None
+
+
+def chunks_of(index: int, num_founders: int, num_chunks: int) -> range:
+    """The chunks of the founder at ``index``, as long as it is neither lost nor idle."""
+    return range(-(-index * num_chunks // num_founders), -(-(index + 1) * num_chunks // num_founders))
 
 
 def chunk_elements_for(num_elements: int, num_members: int, limits: Limits, element_bytes: float) -> int:

@@ -166,8 +166,8 @@ def test_a_journal_of_another_format_is_refused_in_one_line_that_says_what_to_do
 def test_an_open_says_its_course_where_the_first_version_had_a_zero() -> None:
     said = Open(9, 1, 0, b"0" * 32, 256, (b"k" * 32,), (8.0,), ())
     first = (
-        f"9f4b090100c420{'30' * 32}cd010091c420{'6b' * 32}91cb40200000000000009090c20090cb5f138d352e5096af"
-        f"c410{'00' * 16}"
+        f"dc00104b090100c420{'30' * 32}cd010091c420{'6b' * 32}91cb40200000000000009090c20090"
+        f"cb5f138d352e5096afc410{'00' * 16}90"
     )
     assert pack(said).hex() == first
     assert unpack(pack(replace(said, course=3))).course == 3

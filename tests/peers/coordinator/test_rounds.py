@@ -42,6 +42,16 @@ def test_a_round_opens_with_everyone_or_after_the_grace() -> None:
     assert not swarm.told(3, Open)
 
 
+def test_a_round_names_the_contribution_of_each_member_that_is_in_it() -> None:
+    swarm = trained(3)
+    for index, number in ((2, 7), (1, 5), (3, 11)):
+        swarm.hear(index, Ready(0, ROOT, 8, 8, number, 1.0))
+    assert swarm.told(1, Open)[-1].numbers == (5, 7, 11)
+    swarm.hear(3, Leave("enough"))
+    again = swarm.told(1, Open)[-1]
+    assert (again.attempt, again.numbers) == (1, (5, 7, 11)), "by founder, also of those who are lost"
+
+
 def test_with_a_quorum_the_grace_begins_once_the_quorum_is_there() -> None:
     swarm = trained(4, grace_s=10.0, quorum=2)
     swarm.ready(1)

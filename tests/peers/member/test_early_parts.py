@@ -1,4 +1,4 @@
-"""Parts that leave before their round opens: they count when their author says so, and never else."""
+"""Parts that leave before their round opens: they count where `Open` names them, and never else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peers.member.early_parts import EarlyParts
 from peers.member.exchanges import Exchanges
 from peers.member.rounds import Rounds
 from peers.protocol.commands import Offer
-from peers.protocol.messages import Decline, Done, Open, SentEarly
+from peers.protocol.messages import Decline, Done, Open
 from tests.peers.member.fakes import (
     BASE,
     HOST,
@@ -37,6 +37,7 @@ CHUNK = 2
 """Elements: two chunks for each of two owners."""
 COST = 4 * CHUNK + FRAME_COST
 LIMITS = Limits(payload_bytes=64, early_bytes=2 * COST)
+CUT = Plan(0, (ME, OTHER), (1.0, 1.0)).cut(CHUNK)
 
 
 class Member:
@@ -90,12 +91,13 @@ class Two:
 
     def open(self, *keys: bytes, **changes: Any) -> None:
         self.serial += not changes.get("attempt")
-        message = Open(self.serial, 0, 0, BASE, CHUNK, (ME, OTHER), (1.0, 1.0), ())
+        numbers = tuple(member.contributions.num_offered for member in self.members.values())
+        message = Open(self.serial, 0, 0, BASE, CHUNK, (ME, OTHER), (1.0, 1.0), (), numbers=numbers)
         for key in keys or (ME, OTHER):
             self.members[key].rounds.open(0.0, replace(message, **changes))
 
-    def carry(self, *, words: bool = True) -> None:
-        """Everything that is said, until nothing is; without ``words`` only what has a payload."""
+    def carry(self) -> None:
+        """Every chunk that is sent, until none is."""
         moved = True
         while moved:
             moved = False
@@ -103,11 +105,6 @@ class Two:
                 bulk, member.outlet.bulk = member.outlet.bulk, []
                 for to, message, payload in bulk:
                     self.members[to].take(member.key, message, payload)
-                    moved = True
-                early = [each for each in member.outlet.said if words and isinstance(each[1], SentEarly)]
-                member.outlet.said = [each for each in member.outlet.said if each not in early]
-                for to, message in early:
-                    self.members[to].rounds.sent_early(0.0, member.key, message)
                     moved = True
             for member in self.members.values():
                 member.pump()
@@ -130,7 +127,7 @@ def test_after_two_rounds_of_one_list_parts_leave_before_the_round_opens_and_are
     two.carry()
     assert not two.me.exchanges.running
     two.open()
-    assert two.me.outlet.told(OTHER, SentEarly) == [SentEarly(3, 3)]
+    assert not two.other.early.held
     assert not two.me.sent(PartChunk)
     two.carry()
     two.end()
@@ -145,8 +142,8 @@ def test_before_the_list_was_the_same_twice_nothing_leaves_early(num_rounds: int
     assert not two.me.outlet.bulk
 
 
-@pytest.mark.parametrize("late", ["parts", "words", "open"])
-def test_in_whatever_order_parts_the_word_about_them_and_the_opening_come_all_count(late: str) -> None:
+@pytest.mark.parametrize("late", ["parts", "open"])
+def test_whether_parts_come_before_their_round_opens_or_after_all_count_and_once(late: str) -> None:
     two = Two()
     two.offer()
     if late == "parts":
@@ -154,23 +151,24 @@ def test_in_whatever_order_parts_the_word_about_them_and_the_opening_come_all_co
         two.open()
         two.carry()
         two.me.outlet.bulk += bulk
-    elif late == "words":
-        two.carry()
-        two.open()
-        two.carry(words=False)
     else:
         two.open(ME)
         two.carry()
         assert not two.other.exchanges.running
         two.serial -= 1
         two.open(OTHER)
+    assert not two.me.sent(PartChunk)
     two.carry()
     two.end()
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"idle": (1,)}, {"chunk_elements": SIZE // 2}, {"founders": (ME, OTHER, THIRD), "weights": (1.0,) * 3}],
+    [
+        {"idle": (1,)},
+        {"chunk_elements": SIZE // 2},
+        {"founders": (ME, OTHER, THIRD), "weights": (1.0,) * 3, "numbers": (3, 3, 1)},
+    ],
 )
 def test_where_the_round_is_another_than_was_thought_all_parts_are_sent_as_ever(
     changes: dict[str, Any],
@@ -180,7 +178,6 @@ def test_where_the_round_is_another_than_was_thought_all_parts_are_sent_as_ever(
     two.me.outlet.bulk.clear()
     two.open(ME, **changes)
     two.me.pump()
-    assert not two.me.outlet.told(OTHER, SentEarly)
     running = two.me.exchanges.running[3]
     assert running.plan is not None
     num_chunks = running.exchange.num_chunks
@@ -193,18 +190,62 @@ def test_where_the_round_is_another_than_was_thought_all_parts_are_sent_as_ever(
     )
 
 
-def test_a_contribution_that_is_taken_back_counts_in_no_round_though_its_parts_have_left() -> None:
+@pytest.mark.parametrize("offers_again", [False, True])
+def test_with_a_contribution_that_is_taken_back_nobody_comes_to_a_result_though_its_parts_have_left(
+    offers_again: bool,
+) -> None:
     two = Two()
     two.offer()
     two.carry()
     assert two.me.contributions.withdraw(0.0, 0) is not None
     two.open(OTHER)
     two.serial -= 1
-    two.carry()
-    assert two.other.exchanges.running[3].exchange.owing_parts() == {ME}, "nothing of it is used"
-    two.open(ME)
+    if offers_again:
+        two.me.offer(9.0)
+    two.open(ME, numbers=(3, 3))
     assert two.me.outlet.told(HOST, Decline)
-    assert not two.me.outlet.told(OTHER, SentEarly)
+    two.carry()
+    running = two.other.exchanges.running[3]
+    assert not running.exchange.done
+    assert running.exchange.waiting_for() == {ME}, "its own means are missing"
+    # The coordinator goes on without it: what came early is for no other attempt.
+    two.open(OTHER, attempt=1, serial=3, lost=(0,), numbers=(3, 3))
+    two.other.pump()
+    assert running.exchange.done
+    assert (running.exchange.reducer.output == 3.0).all()  # type: ignore[attr-defined]
+
+
+def test_in_a_second_attempt_nothing_counts_that_left_early_and_all_is_sent_again() -> None:
+    """By then a result may need no mean of an author who has not heard of the round yet."""
+    two = Two()
+    two.offer()
+    two.open(OTHER)
+    two.serial -= 1
+    two.me.outlet.bulk, bulk = [], two.me.outlet.bulk
+    for to, message, payload in bulk:
+        two.members[to].take(ME, message, payload)
+    running = two.other.exchanges.running[3]
+    assert not running.exchange.owing_parts()
+    two.open(OTHER, attempt=1, serial=3, idle=(0,))
+    assert running.exchange.owing_parts() == {ME}
+    two.open(ME, serial=3)
+    two.open(ME, attempt=1, serial=3, idle=(0,))
+    two.carry()
+    two.end()
+
+
+def test_a_part_that_came_early_and_again_in_the_round_counts_in_a_second_attempt() -> None:
+    two = Two()
+    two.offer()
+    two.carry()
+    two.me.rounds.resume_link(OTHER)
+    two.me.early.entered(0.0)
+    two.open()
+    assert two.me.sent(PartChunk) == [2, 3]
+    two.carry()
+    two.open(attempt=1)
+    two.carry()
+    two.end()
 
 
 def test_what_was_trained_on_since_is_sent_anew_and_not_mixed_with_what_left_before() -> None:
@@ -230,12 +271,11 @@ def test_parts_that_were_lost_with_a_link_are_sent_in_the_round() -> None:
     two.end()
 
 
-def test_parts_that_were_lost_with_a_link_after_the_word_about_them_are_sent_again() -> None:
+def test_parts_that_were_lost_with_a_link_after_their_round_opened_are_sent_again() -> None:
     two = Two()
     two.offer()
     two.me.outlet.bulk.clear()
     two.open()
-    two.me.outlet.said.clear()
     for member, peer in ((two.me, OTHER), (two.other, ME)):
         member.rounds.resume_link(peer)
     two.carry()
@@ -243,12 +283,25 @@ def test_parts_that_were_lost_with_a_link_after_the_word_about_them_are_sent_aga
 
 
 def test_in_a_proved_round_and_in_a_later_attempt_nothing_counts_that_left_before() -> None:
-    for changes in ({"proved": True}, {"attempt": 1}):
-        two = Two()
-        two.offer()
-        two.serial += "attempt" in changes
-        two.open(ME, **changes)
-        assert not two.me.outlet.told(OTHER, SentEarly)
+    two = Two()
+    two.offer()
+    two.me.outlet.bulk.clear()
+    two.serial += 1
+    two.open(ME, attempt=1)
+    two.me.pump()
+    running = two.me.exchanges.running[3]
+    two.me.take(OTHER, EarlyPart(3, CUT, 0), bytes(4 * CHUNK))
+    assert running.exchange.owing_parts() == {OTHER}
+    assert two.me.sent(PartChunk) == [2, 3]
+    two = Two()
+    two.offer()
+    message = Open(3, 0, 0, BASE, CHUNK, (ME, OTHER), (1.0, 1.0), (), proved=True, numbers=(3, 3))
+    proved = Plan(0, (ME, OTHER), (1.0, 1.0), proved=True)
+    assert not two.me.early.joined(message, proved, two.me.contributions.offered[0])
+    two.me.take(OTHER, EarlyPart(3, CUT, 0), bytes(4 * CHUNK))
+    two.me.early.opened(0.0, message, proved, running)
+    assert not running.early
+    assert not two.me.early.held
 
 
 def test_more_than_the_bound_does_not_leave_and_what_is_beyond_it_goes_in_the_round() -> None:
@@ -277,18 +330,15 @@ def test_one_who_sends_too_much_twice_or_for_no_round_changes_nothing_of_others(
     two.other.outlet.returned.clear()
     for number in range(5):
         for chunk in (0, 1, 2, 2, 3, 99):
-            two.other.take(THIRD, EarlyPart(number, chunk), junk)
-            two.other.take(THIRD, EarlyPart(max(0, number - 1), chunk), junk)
+            two.other.take(THIRD, EarlyPart(number, CUT, chunk), junk)
+            two.other.take(THIRD, EarlyPart(max(0, number - 1), CUT, chunk), junk)
+            two.other.take(THIRD, EarlyPart(number, bytes(16), chunk + 10), junk)
     held = two.other.early.held
     assert held.keys() == {THIRD}
     assert held[THIRD].cost == 2 * COST
-    assert len(two.other.outlet.returned) == 5 * 12 - 2 - 4, (
+    assert len(two.other.outlet.returned) == 5 * 18 - 2 - 4, (
         "the last two are held; four were one payment for two"
     )
-    for number in range(1000):
-        two.other.rounds.sent_early(0.0, THIRD, SentEarly(100 + number, 10 + number))
-    assert len(two.other.early.said) == LIMITS.fragments
-    two.other.rounds.sent_early(0.0, THIRD, SentEarly(1, 4))
     two.offer()
     two.open()
     two.carry()
@@ -299,11 +349,42 @@ def test_early_parts_of_a_round_that_do_not_fit_it_are_their_authors_fault() -> 
     two = Two()
     two.offer()
     two.open()
-    two.other.rounds.sent_early(0.0, ME, SentEarly(3, 9))
     with pytest.raises(BadFrame, match="bytes instead of"):
-        two.other.take(ME, EarlyPart(9, 2), bytes(4))
+        two.other.take(ME, EarlyPart(3, CUT, 2), bytes(4))
     with pytest.raises(BadFrame, match="someone else"):
-        two.other.take(ME, EarlyPart(9, 0), bytes(4 * CHUNK))
+        two.other.take(ME, EarlyPart(3, CUT, 0), bytes(4 * CHUNK))
+    two.carry()
+    two.end()
+
+
+def test_early_parts_that_do_not_fit_and_were_held_are_not_the_coordinators_fault() -> None:
+    two = Two()
+    two.offer()
+    two.me.outlet.bulk.clear()
+    for chunk, size in ((0, 4 * CHUNK), (2, 4), (99, 4)):
+        two.other.take(ME, EarlyPart(3, CUT, chunk), bytes(size))
+    two.open()
+    assert two.other.exchanges.running[3].exchange.owing_parts() == {ME}
+
+
+def test_an_author_who_owns_no_chunk_sends_nothing_early_and_nothing_of_it_is_used() -> None:
+    """Others would come to a result without a word of it, though it may have taken back what it offered."""
+    two = Two(0)
+    for _ in range(2):
+        two.offer()
+        two.open(idle=(0,))
+        two.carry()
+        two.end()
+    two.offer()
+    assert not two.me.sent(EarlyPart)
+    assert not two.other.sent(EarlyPart), "nor does anything leave for it"
+    cut = Plan(0, (ME, OTHER), (1.0, 1.0), idle=frozenset({ME})).cut(CHUNK)
+    two.other.take(ME, EarlyPart(3, cut, 2), vector(9.0).encode(0))
+    two.open(OTHER, idle=(0,))
+    assert two.other.exchanges.running[3].exchange.owing_parts() == {ME}
+    assert not two.other.early.held
+    two.serial -= 1
+    two.open(ME, idle=(0,))
     two.carry()
     two.end()
 
@@ -325,12 +406,11 @@ def test_the_next_parts_leave_no_earlier_than_those_before_are_used() -> None:
     )
     two.offer()
     two.carry()
-    two.open()
+    two.open(ME)
     two.me.offer(5.0, fragment=1)
-    two.me.outlet.said, words = [], two.me.outlet.said
-    two.carry()  # what is bulk overtakes the word about the parts before
-    assert not two.me.exchanges.running[3].exchange.done
-    two.me.outlet.said = words
+    two.carry()  # the other one has not heard yet that the round opened, and holds what is for it
+    two.serial -= 1
+    two.open(OTHER, numbers=(3, 3))
     two.carry()
     two.end()
     two.me.offer(7.0, fragment=0)
