@@ -99,6 +99,8 @@ class OwnState:
                 continue
             try:
                 source.load_state_dict(kept[name])
+                # A data loader makes its iterator here, which draws a seed: before the generators are back.
+                source.state_dict()
             except Exception as error:  # its class is its owner's affair, and so is what it raises
                 _LOG.warning("%s does not take what was kept of it, and begins anew: %s", name, error)
         for name in sorted(kept.keys() - self._sources.keys()):

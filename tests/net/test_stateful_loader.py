@@ -36,10 +36,11 @@ def epochs(loader: StatefulDataLoader[tuple[Tensor]]) -> Iterator[Tensor]:
             yield batch
 
 
-def life(home: Path, num_workers: int, killed: Path | None = None) -> tuple[int, Batches]:
-    """At which step a life began, and its batches. ``killed`` becomes a copy of its folder as it was when a
-    checkpoint in the middle of an epoch was on the disk: that is what SIGKILL leaves."""
-    began, ends_at, batches = 0, GOES_ON, []
+def life(home: Path, num_workers: int, killed: Path | None = None) -> tuple[int, Batches, list[float]]:
+    """At which step a life began, its batches, and what its loop drew beside them. ``killed`` becomes
+    a copy of its folder as it was when a checkpoint in the middle of an epoch was on the disk: that is what
+    SIGKILL leaves."""
+    began, ends_at, batches, draws = 0, GOES_ON, [], []
     data = TensorDataset(torch.arange(32.0).reshape(32, 1))
     loader = StatefulDataLoader(data, batch_size=4, shuffle=True, num_workers=num_workers)
     model = nn.Linear(1, 1)
@@ -62,6 +63,7 @@ def life(home: Path, num_workers: int, killed: Path | None = None) -> tuple[int,
     ):
         for batch in outer.until_finished(epochs(loader)):
             batches.append(batch.flatten().tolist())
+            draws.append(torch.rand(()).item())  # as dropout does
             optimizer.zero_grad()
             model(batch / 32).square().mean().backward()
             optimizer.step()
@@ -69,7 +71,7 @@ def life(home: Path, num_workers: int, killed: Path | None = None) -> tuple[int,
                 control.save_now(swarm.ticket, home)
             if len(batches) >= ends_at and (killed is None or killed.exists()):
                 outer.stop()
-    return began, batches
+    return began, batches, draws
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -77,11 +79,12 @@ def test_a_job_that_is_killed_in_the_middle_of_an_epoch_goes_on_with_the_same_ba
     tmp_path: Path, num_workers: int
 ) -> None:
     torch.manual_seed(3)
-    _, whole = life(tmp_path / "whole", num_workers, tmp_path / "killed")
+    _, whole, drawn = life(tmp_path / "whole", num_workers, tmp_path / "killed")
     torch.manual_seed(4)
-    began, rest = life(tmp_path / "killed", num_workers)
+    began, rest, drawn_later = life(tmp_path / "killed", num_workers)
     assert began % EPOCH, "it is in the middle of an epoch"
     assert sorted(each for batch in whole[:EPOCH] for each in batch) == list(range(32)), (
         "an epoch is all data"
     )
     assert rest == whole[began : began + GOES_ON]
+    assert drawn_later == drawn[began : began + GOES_ON]
