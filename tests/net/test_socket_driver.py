@@ -61,7 +61,7 @@ def test_payloads_of_a_mebibyte_arrive_intact_and_in_order_both_ways() -> None:
             digests = [hashlib.sha256(frame[3] or b"").digest() for frame in node.core.received]
             assert digests == [hashlib.sha256(payload).digest() for payload in payloads]
         sent = member.driver.counters.snapshot()[host.key, "sent", "exchange"]
-        assert (sent.frames, sent.size_bytes) == (24, 24 * ((1 << 20) + 5))
+        assert (sent.frames, sent.size_bytes) == (24, 24 * ((1 << 20) + 7))
 
 
 def test_thousands_of_small_frames_arrive_in_order() -> None:
