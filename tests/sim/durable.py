@@ -221,15 +221,21 @@ class Durable:
         return reach
 
     def _shared(self, may_come: list[int], stores: list[Store]) -> list[bytes]:
-        """Heads of states of which those disks have all fragments together. Of one that is away that counts
-        for what the coordinator knows to be covered."""
+        """Heads of states of which those disks have all fragments together. Of one that is away, or begins
+        and has not yet told what it has, that counts for what the coordinator knows to be covered."""
         have: dict[bytes, set[int]] = {}
         for index, store in zip(may_come, stores, strict=True):
             for saved in store.newest():
                 head = bytes.fromhex(saved.manifest.head)
-                if self.world.alive(index) or head in self.covered:
+                if self._has_told(index) or head in self.covered:
                     have.setdefault(head, set()).update(saved.manifest.here)
         return [head for head, fragments in have.items() if len(fragments) == len(self.world.sizes)]
+
+    def _has_told(self, index: int) -> bool:
+        """Whether a worker is in, and has told with that which shares it has."""
+        coordinator = self.world.host.coordinator
+        entry = coordinator.roster.entries.get(key_of(index)) if coordinator else None
+        return self.world.alive(index) and entry is not None and entry.entered
 
     def _is_known_to_keep(self, index: int, record: Record) -> bool:
         """Of one that only followed nobody knows that its disk has the result, nor of one that said that

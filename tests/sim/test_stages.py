@@ -34,8 +34,8 @@ from tests.sim.violation import Violation
 from tests.sim.world import TIMEOUT_S, World
 from transport.limits import Limits
 
-NUM_SEEDS = 40
-NUM_WITH_DISKS = 20
+NUM_SEEDS = 30
+NUM_WITH_DISKS = 12
 
 
 @pytest.fixture(scope="module")

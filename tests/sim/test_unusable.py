@@ -87,7 +87,7 @@ class LyingDonor(Donor):
 def test_a_donor_that_hands_out_other_bytes_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peers.member.member.Donor", LyingDonor)
     # In the first two the liar gives the run's first state; in none it is ever alone with what was committed.
-    for seed in (13, 7, 9):
+    for seed in (13, 7, 19):
         LyingApp.num_lies = 0
         run_seed(seed)
         assert LyingApp.num_lies >= 2
