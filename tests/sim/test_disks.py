@@ -22,8 +22,8 @@ from tests.sim.violation import Violation
 from transport.effects import Effect, KeepResult
 from transport.simnet.disk import SimDisk
 
-NUM_SEEDS = 40
-NUM_DRAWN = 20
+NUM_SEEDS = 24
+NUM_DRAWN = 12
 """Seeds that draw besides what is kept."""
 FAILED_ONCE = (2, 7, 14, 142, 465, 2008, 2013, 5033, 6010)
 """Every seed that ever failed, kept for ever."""
@@ -47,7 +47,7 @@ def test_everybody_died_often_enough_and_workers_came_back_with_what_they_had(
     outcomes: dict[int, Outcome | str],
 ) -> None:
     fired, seen = counts_in(outcomes)
-    assert all(fired[kind] >= 40 for kind in KINDS_OF_DISKS), fired
+    assert all(fired[kind] >= 30 for kind in KINDS_OF_DISKS), fired
     assert seen["resumed"] >= 300
     assert seen["restored"] >= 5, "where power failed something is lost"
 
