@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from diloco.checkpoints.finding import stores_in
 from peers.coordinator.journal import StateCovered
 from peers.coordinator.journal_scan import scan
+from tests.net.kept_swarm import KeptSwarm
 from tests.net.swarm_processes import Processes, same_everywhere
 
 pytestmark = pytest.mark.timeout(240)
@@ -29,30 +28,12 @@ copies = 2
 keep = 1
 """
 NUM_WORKERS = 4
+FOUR = ("--tensors", "4")
+"""Of each worker's model: a fragment each."""
 
 
-class Swarm:
-    """A host that does not train, and workers with a state directory each."""
-
-    def __init__(self, processes: Processes, folder: Path) -> None:
-        self.processes = processes
-        self.folder = folder
-        toml = folder / "RUN.toml"
-        toml.write_text(SETTINGS)
-        self._host = [sys.executable, "-m", "diloco.cli", "host", str(toml), "--listen", "tcp://127.0.0.1:0"]
-        self._host += ["--state", str(folder / "host"), "--ticket-file", str(processes.ticket)]
-
-    def start_host(self) -> None:
-        self.processes.run("host", self._host)
-        ticket = self.processes.ticket
-        self.processes.until(lambda: ticket.exists() and ticket.read_text().endswith("\n"))
-
-    def start_worker(self, index: int) -> None:
-        self.processes.start(index, "--state", str(self._state(index)), "--tensors", "4")
-
-    def commits(self, index: int, *, members: int = 1, above: int = 0) -> list[int]:
-        lines = self.processes.lines(index, "committed")
-        return [line["index"] for line in lines if line["index"] > above and line["members"] >= members]
+class Swarm(KeptSwarm):
+    """One whose workers share their checkpoints out."""
 
     def covered(self) -> list[int]:
         found: list[int] = []
@@ -66,46 +47,34 @@ class Swarm:
         has = [dict(self.shares(index)).get(covered[-1], ()) for index in range(NUM_WORKERS) if covered]
         return bool(has) and all(len(each) < 4 for each in has)
 
-    def kill_all(self) -> int:
-        """SIGKILL everyone at once; the newest record that anybody applied."""
-        for name in self.processes.processes:
-            self.processes.signal(name, signal.SIGKILL)
-        for process in self.processes.processes.values():
-            process.wait()
-        self.processes.processes.clear()
-        return max(max(self.commits(index), default=0) for index in range(NUM_WORKERS))
-
     def shares(self, index: int) -> list[tuple[int, frozenset[int]]]:
         """The commit and the fragments of each checkpoint on a worker's disk."""
         return [
             (saved.manifest.index, saved.manifest.here)
-            for _, store in stores_in(self._state(index))
+            for _, store in stores_in(self.state_of(index))
             for saved in store.newest()
         ]
-
-    def _state(self, index: int) -> Path:
-        return self.folder / f"state-{index}"
 
 
 def test_shares_on_several_disks_are_one_state_again_also_with_one_of_them_missing(tmp_path: Path) -> None:
     with Processes(tmp_path, 1000) as processes:
-        swarm = Swarm(processes, tmp_path)
+        swarm = Swarm(processes, tmp_path, SETTINGS)
         swarm.start_host()
         for index in range(NUM_WORKERS):
-            swarm.start_worker(index)
+            swarm.start_worker(index, *FOUR)
         processes.until(swarm.shares_are_out, seconds=90)
-        last = swarm.kill_all()
+        last = swarm.kill_all(NUM_WORKERS)
         newest = swarm.covered()[-1]
         has = [dict(swarm.shares(index)).get(newest, frozenset()) for index in range(NUM_WORKERS)]
         assert [sum(fragment in each for each in has) for fragment in range(4)] == [2, 2, 2, 2]
         assert all(len(each) < 4 for each in has), has
 
         for index in (2, 0, 3):
-            swarm.start_worker(index)
+            swarm.start_worker(index, *FOUR)
         swarm.start_host()
         for index in (0, 2, 3):
             processes.until(lambda index=index: swarm.commits(index, members=3, above=last), seconds=90)
-        swarm.start_worker(1)
+        swarm.start_worker(1, *FOUR)
         processes.until(lambda: swarm.commits(1, members=4, above=last), seconds=90)
     commits = same_everywhere(processes, list(range(NUM_WORKERS)))
     assert sorted(commits) == list(range(1, max(commits) + 1)), "no record was given up, and none is missing"
