@@ -66,13 +66,18 @@ class Swarm:
         for key in members:
             self.join(key)
 
-    def join(self, key: bytes, incarnation: int = 1) -> Node:
+    def enter(self, key: bytes, incarnation: int) -> Node:
+        """The node of an identity that may come in."""
         coordinator = self.nodes[HOST].coordinator
         assert coordinator is not None
         coordinator.certify(key, key[:1].decode())
         node = self.nodes[key] = member_node(key, incarnation)
         self.events[key] = []
         node.start(self.now)
+        return node
+
+    def join(self, key: bytes, incarnation: int = 1) -> Node:
+        node = self.enter(key, incarnation)
         self.apps[key] = FakeApp()
         node.train(self.now, training(key, self.matching, self.apps[key]))
         self.run()

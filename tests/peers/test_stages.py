@@ -39,12 +39,7 @@ class Stages(Swarm):
         super().__init__(host_node(**{"stages": 2, "min_peers": 1, **rules}), *members)
 
     def join(self, key: bytes, incarnation: int = 1) -> Node:
-        coordinator = self.nodes[HOST].coordinator
-        assert coordinator is not None
-        coordinator.certify(key, key[:1].decode())
-        node = self.nodes[key] = member_node(key, incarnation)
-        self.events[key] = []
-        node.start(self.now)
+        node = self.enter(key, incarnation)
         node.ask_stage(self.now, key[:1].decode())
         self.run()
         told = self.seen(key, StageAssigned)
