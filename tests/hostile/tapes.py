@@ -100,6 +100,11 @@ def send_again(tape: Tape, address: str) -> bytes:
                 sock.sendall(piece)
             with suppress(OSError):  # also where nothing comes
                 answers += sock.recv(1 << 16)
+        with suppress(OSError):  # to close with an answer unread would be a reset, which loses what was said
+            sock.shutdown(socket.SHUT_WR)
+            sock.settimeout(10.0)
+            while piece := sock.recv(1 << 16):
+                answers += piece
     return bytes(answers)
 
 
