@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -21,15 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diloco.errors import RecipeError
-from diloco.models.gpt import GPT
+from diloco.errors import PipelineError, RecipeError
+from diloco.models.gpt import GPT, GPTSizes
 from diloco.models.inner_optimizers import inner_optimizers, lr_share, set_weight_decay, step_all
+from diloco.models.layered import LayeredGPT, cross_entropy_sum, gpt_layers
 from diloco.models.text import Text, load_text
 from diloco.pipeline.boundary import Boundary
 from diloco.pipeline.cuts import Part
+from diloco.pipeline.cutting import Layer, clip_share, cut
 from diloco.pipeline.part import Loss
 from diloco.settings import RunSettings, Train
 
+WHOLE = Part(0, 1)
 VALIDATION_BATCHES = 8
 SAMPLE_BYTES = 200
 
@@ -61,6 +64,14 @@ class Job:
     """Of a part: what lies between this stage and the ones below and above it; None at the outer ends."""
     loss: Loss | None = None
     """Of a part at the last stage; None at the others."""
+    apply: Callable[[], None] | None = None
+    """Of a part: one optimizer step by the gradients that are there. None lets ``optimizer`` step. The
+    ``batches`` of a part are microbatches, pairs of input and targets; ``step``, ``evaluate`` and ``sample``
+    are not asked."""
+    validation: Sequence[Any] = ()
+    """Of the first part: microbatches that are run forward only, to evaluate."""
+    layers: Sequence[Layer] = ()
+    """The whole model's, as they were given to `diloco.cut`: for `diloco cut`, which times them."""
 
     def kept(self) -> dict[str, Any]:
         """All of that, for `attach`."""
@@ -71,13 +82,22 @@ class Job:
 Recipe = Callable[..., Job]
 
 
-def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, worker_salt: str) -> Job:
-    """The built-in recipe: `GPT` on bytes of text with the inner optimizer of the run's method. ``data_path``
-    None means the standard library's source. Workers with different salts draw different batches. Raises
-    `TextError` and `RecipeError`."""
+def gpt(
+    settings: RunSettings,
+    data_path: Path | None,
+    device: torch.device,
+    worker_salt: str,
+    part: Part = WHOLE,
+) -> Job:
+    """The built-in recipe: a decoder on bytes of text with the inner optimizer of the run's method, `GPT` or,
+    where the weights are not tied, `LayeredGPT`, of which it builds a ``part`` too. ``data_path`` None means
+    the standard library's source. Workers with different salts draw different batches. Raises `TextError`,
+    `RecipeError` and `PipelineError`."""
+    if part.stages > 1:
+        return _part_of_gpt(settings, data_path, device, worker_salt, part)
     sizes, train = settings.model, settings.train
     text = load_text(data_path)
-    model = GPT(sizes.layers, sizes.heads, sizes.width, sizes.context, settings.run.seed).to(device)
+    model = _whole_gpt(settings).to(device)
     optimizers = inner_optimizers(settings.method.resolved().inner, model, train)
     steps = InnerSteps(model, optimizers, train)
     return Job(
@@ -93,6 +113,59 @@ def gpt(settings: RunSettings, data_path: Path | None, device: torch.device, wor
     )
 
 
+def _whole_gpt(settings: RunSettings) -> GPT | LayeredGPT:
+    sizes, seed = settings.model, settings.run.seed
+    if sizes.tied:
+        return GPT(sizes.layers, sizes.heads, sizes.width, sizes.context, seed)
+    return LayeredGPT(_sizes_of(settings), seed)
+
+
+def _sizes_of(settings: RunSettings) -> GPTSizes:
+    sizes = settings.model
+    return GPTSizes(sizes.layers, sizes.heads, sizes.width, sizes.context)
+
+
+def _part_of_gpt(
+    settings: RunSettings, data_path: Path | None, device: torch.device, worker_salt: str, part: Part
+) -> Job:
+    if settings.model.tied:
+        raise PipelineError(
+            f"model.tied = true: the embedding of stage 0 and the head of stage {part.stages - 1} would be"
+            " the same weights; set model.tied = false in the file of the run"
+        )
+    sizes, train, microbatch = settings.model, settings.train, settings.pipeline.microbatch
+    layers = gpt_layers(_sizes_of(settings), settings.run.seed)
+    model = cut(layers, part).to(device)
+    optimizers = inner_optimizers(settings.method.resolved().inner, model, train, of_a_part=True)
+    steps = InnerSteps(model, optimizers, train, clip_share=clip_share(layers, part))
+    batches: Iterator[Any] = iter(())
+    validation: tuple[Any, ...] = ()
+    if part.is_first:
+        text, seed = load_text(data_path), settings.run.seed
+        batches = text.batches(seed, worker_salt, microbatch, sizes.context)
+        validation = validation_batches(text, settings, microbatch, torch.device("cpu"))
+    return Job(
+        model=model,
+        optimizer=optimizers[-1],
+        step=steps,
+        batches=batches,
+        tokens_per_step=settings.pipeline.quota * microbatch * sizes.context,
+        evaluate=_of_whole_models,
+        sample=_of_whole_models,
+        follow=steps.follow,
+        keep={"steps": steps, **{f"optimizer {i}": each for i, each in enumerate(optimizers[:-1])}},
+        boundary=part.ends(Boundary((microbatch, sizes.context, sizes.width))),
+        loss=cross_entropy_sum if part.is_last else None,
+        apply=steps.apply,
+        layers=layers,
+        validation=validation,
+    )
+
+
+def _of_whole_models() -> Any:
+    raise PipelineError("a part alone has no loss and no text of its own")
+
+
 def job_of(
     recipe: Recipe,
     settings: RunSettings,
@@ -105,7 +178,7 @@ def job_of(
     named ``part`` is always given one, of the whole model the only stage. Raises `RecipeError` for a stage of
     a recipe without, and what the recipe raises."""
     arguments = (settings, data_path, device, worker_salt)
-    part = part or Part(0, 1)
+    part = part or WHOLE
     if "part" in inspect.signature(recipe).parameters:
         return recipe(*arguments, part=part)
     if part.stages > 1:
@@ -137,26 +210,39 @@ def load_recipe(name: str) -> Recipe:
 
 
 class InnerSteps:
-    """Called with a batch (inputs, targets) int64 [B, T] it takes one inner step, and returns the detached
-    loss. ``train`` may change between two steps (see `follow`)."""
+    """Called with a batch (inputs, targets) int64 [B, T] it takes one inner step of a whole model, and
+    returns the detached loss; `apply` steps by gradients that are there. ``train`` may change between two
+    steps (see `follow`). A part clips by its share of the model (`cutting.clip_share`)."""
 
-    def __init__(self, model: GPT, optimizers: list[torch.optim.Optimizer], train: Train) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        train: Train,
+        *,
+        clip_share: float = 1.0,
+    ) -> None:
         self.count = 0
         """Steps so far, from which the learning rate follows."""
         self._model = model
         self._optimizers = optimizers
         self._train = train
+        self._clip_share = clip_share
 
     def __call__(self, batch: Any) -> Tensor:
-        train = self._train
         self._model.zero_grad(set_to_none=True)
-        loss = self._model.loss(*batch)
+        loss: Tensor = self._model.loss(*batch)  # type: ignore[operator]
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._model.parameters(), train.clip_norm)
+        self.apply()
+        return loss.detach()
+
+    def apply(self) -> None:
+        """Step by the gradients that the parameters have."""
+        train = self._train
+        nn.utils.clip_grad_norm_(self._model.parameters(), train.clip_norm * self._clip_share)
         share = lr_share(self.count, train.warmup_steps, train.decay_steps)
         self.count += 1
         step_all(self._optimizers, train.inner_lr * share)
-        return loss.detach()
 
     def state_dict(self) -> dict[str, int]:
         """How far it is."""
@@ -172,17 +258,28 @@ class InnerSteps:
         set_weight_decay(self._optimizers, settings.train.weight_decay)
 
 
+def validation_batches(
+    text: Text,
+    settings: RunSettings,
+    batch_size: int,
+    device: torch.device,
+    num_batches: int = VALIDATION_BATCHES,
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The same ones each time, and for every worker."""
+    context, seed = settings.model.context, settings.run.seed
+    drawn = text.batches(seed, "validation", batch_size, context, device, validation=True)
+    return tuple(itertools.islice(drawn, num_batches))
+
+
 def evaluation(
-    model: GPT,
+    model: GPT | LayeredGPT,
     text: Text,
     settings: RunSettings,
     device: torch.device,
     num_batches: int = VALIDATION_BATCHES,
 ) -> Callable[[], float]:
     """Loss on the same validation batches each time, and for every worker."""
-    batch_size, context, seed = settings.train.batch_size, settings.model.context, settings.run.seed
-    drawn = text.batches(seed, "validation", batch_size, context, device, validation=True)
-    batches = list(itertools.islice(drawn, num_batches))
+    batches = validation_batches(text, settings, settings.train.batch_size, device, num_batches)
 
     @torch.no_grad()
     def evaluate() -> float:

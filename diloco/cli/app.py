@@ -21,6 +21,7 @@ from rich.text import Text
 import diloco
 from diloco.cli import checkpoint_plan
 from diloco.cli.checkpoints import export_command, gather_command, list_command, verify_command
+from diloco.cli.cut import cut_command
 from diloco.cli.doctor import doctor_command
 from diloco.cli.host import host_command
 from diloco.cli.interrupts import end_at_once, leaving_in_order
@@ -136,6 +137,11 @@ app.command(
         "diloco join @ticket --no-listen    # behind a router that forwards nothing",
     ),
 )(join_command)
+
+
+app.command(
+    "cut", epilog=_examples("diloco cut RUN.toml", "diloco cut RUN.toml --recipe mine.py:job --stages 4")
+)(cut_command)
 
 
 @app.command(epilog=_examples("diloco status @ticket", "diloco status @ticket --json | jq .rounds"))

@@ -54,13 +54,18 @@ class TrainingOutcome:
 
 def make_job(recipe: Recipe, swarm: Swarm, data: Path | None, device: str) -> Job:
     """The recipe's job on this worker, with data of its own. Raises `UserError` for a missing device."""
+    return job_of(recipe, swarm.settings, data, checked_device(device), swarm.peer_name)
+
+
+def checked_device(name: str) -> torch.device:
+    """The device of that name. Raises `UserError` if this machine has none."""
     try:
-        found = torch.device(device)
+        found = torch.device(name)
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA says so by an assertion
         reason = str(error).partition("\n")[0]
-        raise UserError(f"device {device} cannot be used on this machine: {reason}") from None
-    return job_of(recipe, swarm.settings, data, found, swarm.peer_name)
+        raise UserError(f"device {name} cannot be used on this machine: {reason}") from None
+    return found
 
 
 def train(

@@ -9,6 +9,7 @@ Shape letters: B batch, T positions, C width, N heads, D channels of a head, V v
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,16 @@ from torch import Tensor, nn
 
 VOCABULARY = 256
 ROPE_BASE = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class GPTSizes:
+    """How large the model is: blocks, heads, width, and the longest sequence."""
+
+    layers: int
+    heads: int
+    width: int
+    context: int
 
 
 class Attention(nn.Module):
@@ -86,19 +97,10 @@ class GPT(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.head = nn.Linear(width, VOCABULARY, bias=False)
         self.head.weight = self.embedding.weight
-        cos, sin = _rotation(context, width // heads)
+        cos, sin = rotation(context, width // heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self._initialise(torch.Generator().manual_seed(seed), layers)
-
-    def _initialise(self, generator: torch.Generator, layers: int) -> None:
-        # The two matrices of a block that write to the residual stream start smaller, as there are
-        # 2 * layers of them (GPT-2).
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
-                residual = name.endswith(("out.weight", "down.weight"))
-                scale = 1 / math.sqrt(2 * layers) if residual else 1.0
-                nn.init.normal_(parameter, std=0.02 * scale, generator=generator)
+        initialise(self, torch.Generator().manual_seed(seed), layers)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits [B, T, V] for int64 bytes [B, T]."""
@@ -114,18 +116,35 @@ class GPT(nn.Module):
         logits_BTV = self(tokens_BT).float()
         return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
-    @torch.no_grad()
     def generate(self, prompt: bytes, n: int, temperature: float = 1.0, seed: int = 0) -> bytes:
         """``n`` bytes that follow ``prompt``; temperature 0 takes the likeliest. The same seed and weights
         give the same bytes. Raises ValueError for an empty prompt."""
-        if not prompt:
-            raise ValueError("the prompt is empty: give at least one byte")
-        generator = torch.Generator().manual_seed(seed)
-        tokens = list(prompt)
-        for _ in range(n):
-            window = torch.tensor([tokens[-self.context :]], device=self.embedding.weight.device)
-            tokens.append(_draw(self(window)[0, -1].float().cpu(), temperature, generator))
-        return bytes(tokens[len(prompt) :])
+        return draw_bytes(self, self.context, prompt, n, temperature, seed)
+
+
+def initialise(model: nn.Module, generator: torch.Generator, layers: int) -> None:
+    """Draw all matrices of a model of so many blocks, or of a part of it."""
+    # The two matrices of a block that write to the residual stream start smaller, as there are
+    # 2 * layers of them (GPT-2).
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            residual = name.endswith(("out.weight", "down.weight"))
+            scale = 1 / math.sqrt(2 * layers) if residual else 1.0
+            nn.init.normal_(parameter, std=0.02 * scale, generator=generator)
+
+
+@torch.no_grad()
+def draw_bytes(model: nn.Module, context: int, prompt: bytes, n: int, temperature: float, seed: int) -> bytes:
+    """What `GPT.generate` returns, of a ``model`` that makes logits [B, T, V] of bytes [B, T]."""
+    if not prompt:
+        raise ValueError("the prompt is empty: give at least one byte")
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    tokens = list(prompt)
+    for _ in range(n):
+        window = torch.tensor([tokens[-context:]], device=device)
+        tokens.append(_draw(model(window)[0, -1].float().cpu(), temperature, generator))
+    return bytes(tokens[len(prompt) :])
 
 
 def _draw(logits_V: Tensor, temperature: float, generator: torch.Generator) -> int:
@@ -135,7 +154,7 @@ def _draw(logits_V: Tensor, temperature: float, generator: torch.Generator) -> i
     return int(torch.multinomial(shares_V, 1, generator=generator))
 
 
-def _rotation(context: int, channels: int) -> tuple[Tensor, Tensor]:
+def rotation(context: int, channels: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines [T, D] of rotary positions (RoFormer, arXiv 2104.09864)."""
     frequencies = ROPE_BASE ** (-torch.arange(0, channels, 2, dtype=torch.float32) / channels)
     angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies).repeat(1, 2)

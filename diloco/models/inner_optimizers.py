@@ -17,12 +17,12 @@ from diloco.settings import Train
 
 
 def inner_optimizers(
-    name: Literal["adamw", "sgd", "muon"], model: nn.Module, train: Train
+    name: Literal["adamw", "sgd", "muon"], model: nn.Module, train: Train, *, of_a_part: bool = False
 ) -> list[torch.optim.Optimizer]:
     """Optimizers that together step all trainable parameters, in the order in which to step them. ``muon`` is
     torch's (2.9 or later) for matrices inside the model, scaled so that AdamW's learning rate suits it,
-    beside AdamW for embeddings, head and norms, as MuLoCo (arXiv 2505.23725) has it. Raises `RecipeError`
-    where torch has no Muon."""
+    beside AdamW for embeddings, head and norms, as MuLoCo (arXiv 2505.23725) has it; a part of a model may
+    have no such matrix. Raises `RecipeError` where torch has no Muon."""
     trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
     if name == "sgd":
         return [torch.optim.SGD(trainable.values(), lr=train.inner_lr)]
@@ -36,8 +36,10 @@ def inner_optimizers(
     matrices = [
         each
         for name, each in trainable.items()
-        if each.dim() == 2 and id(each) not in embeddings and not name.startswith(("head", "lm_head"))
+        if each.dim() == 2 and id(each) not in embeddings and not {"head", "lm_head"} & set(name.split("."))
     ]
+    if not matrices and of_a_part:
+        return [_adamw(list(trainable.values()), train)]
     if not matrices:
         raise RecipeError('inner = "muon" moves matrices, and this model has none but embeddings and head')
     chosen = {id(each) for each in matrices}

@@ -46,9 +46,10 @@ class Down:
 class LocalStage:
     """One replica of a stage. Each inner step is of ``quota`` microbatches; the optimizer steps with the
     token-weighted mean of their gradients, after that was clipped to ``clip_norm``, of this stage alone (see
-    `cutting.clip_share`). ``after_step`` is told then how many tokens were counted: the `step_done` of an
-    `Outer` that no longer hooks the optimizer (`Outer.detach`), say, since one that does counts its
-    ``tokens_per_step``, which are others where targets are left out."""
+    `cutting.clip_share`); ``apply`` is called in the place of both, if it is given. ``after_step`` is told
+    then how many tokens were counted: the `step_done` of an `Outer` that no longer hooks the optimizer
+    (`Outer.detach`), say, since one that does counts its ``tokens_per_step``, which are others where targets
+    are left out."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class LocalStage:
         *,
         quota: int,
         clip_norm: float | None = None,
+        apply: Callable[[], None] | None = None,
         after_step: Callable[[int], object] | None = None,
     ) -> None:
         if quota < 1:
@@ -65,6 +67,7 @@ class LocalStage:
         self.loop = StageLoop(quota, is_last=part.part.is_last, grace_s=_GRACE_S)
         self.optimizer = optimizer
         self._clip_norm = clip_norm
+        self._apply = apply or self._clip_and_step
         self._after_step = after_step
         self._inputs: dict[MicrobatchId, tuple[Tensor, Tensor | None]] = {}
         self._gradients: dict[MicrobatchId, tuple[Tensor, int]] = {}
@@ -109,12 +112,15 @@ class LocalStage:
 
     def _step(self, work: Step) -> None:
         self.part.weigh(work.tokens)
+        self._apply()
+        if self._after_step is not None:
+            self._after_step(work.tokens)
+        self.part.model.zero_grad(set_to_none=True)
+
+    def _clip_and_step(self) -> None:
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self.part.model.parameters(), self._clip_norm)
         self.optimizer.step()
-        if self._after_step is not None:
-            self._after_step(work.tokens)
-        self.optimizer.zero_grad(set_to_none=True)
 
 
 @dataclass(frozen=True, slots=True)

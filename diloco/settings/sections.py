@@ -5,6 +5,7 @@ Owns no file and no bytes: the tree that these tables make is `diloco.settings.r
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
@@ -151,6 +152,10 @@ class Model(Section):
         description="Width of the residual stream, a multiple of 2 * heads; 4 layers of 128 are 0.8 M.",
     )
     context: int = Field(default=128, ge=8, le=1_048_576, description="Bytes that the model sees at once.")
+    tied: bool = Field(
+        default=True,
+        description="The embedding and the head are one matrix; with pipeline.stages above 1 they cannot be.",
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Model:
@@ -171,6 +176,42 @@ class Pipeline(Section):
         le=LIMITS.stages,
         description="Parts of the model; so far the commands train whole models only: 1.",
     )
+    cuts: tuple[int, ...] = Field(
+        default=(),
+        description="First layer of each later stage, as `diloco cut` finds them; []: equal parameters.",
+    )
+    microbatch: int = Field(
+        default=4,
+        ge=1,
+        le=1_048_576,
+        description="Sequences that go through the stages together.",
+    )
+    quota: int = Field(
+        default=16,
+        ge=1,
+        le=65_536,
+        description="Microbatches of an inner step, in the place of train.batch_size.",
+    )
+    recompute: bool = Field(
+        default=True,
+        description="Keep a microbatch's input only, and run forward again before backward: less memory.",
+    )
+
+    @field_validator("cuts", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _cuts_make_stages(self) -> Pipeline:
+        if self.cuts and len(self.cuts) != self.stages - 1:
+            raise ValueError(
+                f"cuts = {list(self.cuts)} make {len(self.cuts) + 1} stages and not {self.stages}: name the"
+                " first layer of each stage but the first"
+            )
+        if any(after <= before for before, after in pairwise((0, *self.cuts))):
+            raise ValueError(f"cuts = {list(self.cuts)} must rise from 1 on: each stage has a layer at least")
+        return self
 
 
 class Train(Section):

@@ -96,6 +96,19 @@ def test_the_method_section_overrides_its_preset() -> None:
         ("[checkpoint]\nkeep = 1001", "checkpoint.keep = 1001: input should be less than or equal to 1000"),
         ("[checkpoint]\nresults = 1", "checkpoint.results = 1: input should be a valid boolean"),
         ("[pipeline]\nstages = 0", "pipeline.stages = 0: input should be greater than or equal to 1"),
+        (
+            "[pipeline]\nstages = 3\ncuts = [2]",
+            "[pipeline] cuts = [2] make 2 stages and not 3: name the first layer of each stage but the first",
+        ),
+        (
+            "[pipeline]\nstages = 3\ncuts = [2, 2]",
+            "[pipeline] cuts = [2, 2] must rise from 1 on: each stage has a layer at least",
+        ),
+        (
+            "[pipeline]\nstages = 2\ncuts = [0]",
+            "[pipeline] cuts = [0] must rise from 1 on: each stage has a layer at least",
+        ),
+        ("[pipeline]\nquota = 0", "pipeline.quota = 0: input should be greater than or equal to 1"),
         ("[pipeline]\nstages = 65", "pipeline.stages = 65: input should be less than or equal to 64"),
         (
             "[checkpoint]\nevery = 100\n[method]\npreset = 'streaming'\nnum_fragments = 4",
@@ -113,7 +126,8 @@ def test_a_mistake_gets_one_line_that_names_key_value_and_remedy(
 
 
 def test_in_how_many_parts_the_model_is_cut_is_the_same_for_all_and_cannot_change() -> None:
-    cut = parse_settings({"pipeline": {"stages": 4}}, "")
+    cut = parse_settings({"pipeline": {"stages": 4, "cuts": [1, 2, 5]}}, "")
+    assert RunSettings.from_bytes(cut.to_bytes()).pipeline.cuts == (1, 2, 5)
     assert cut.digest() != RunSettings().digest()
     assert RunSettings.from_bytes(cut.to_bytes()).digest() == cut.digest()
     assert "pipeline.stages" not in CHANGEABLE
