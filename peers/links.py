@@ -38,6 +38,8 @@ class LinkTable:
         """Peers whose links ended and are not back."""
         self.bars = Bars(limits, NUM_FREE, FREE_S)
         """Peers that sent the coordinator what is no message again and again."""
+        self.takes_streams = False
+        """Peers may stream to this node: the model of this run has stages."""
         self.changed = False
         """A link was dropped, or the roster is not what it was when links were last compared with it."""
         self._incarnation = incarnation
@@ -55,9 +57,17 @@ class LinkTable:
     # -- links begin and end ------------------------------------------------------------------
 
     def open(
-        self, now: float, peer: bytes, addresses: tuple[str, ...], *, dials: bool, eager: bool = False
+        self,
+        now: float,
+        peer: bytes,
+        addresses: tuple[str, ...],
+        *,
+        dials: bool,
+        eager: bool = False,
+        with_stream: bool | None = None,
     ) -> Link:
-        """A link to a peer begins. ``eager``: everything waits for this peer, so it is dialled more often."""
+        """A link to a peer begins. ``eager``: everything waits for this peer, so it is dialled more often.
+        ``with_stream``: it has a stream; by default if this node takes streams."""
         link = Link(
             peer,
             self._next_session(),
@@ -70,11 +80,15 @@ class LinkTable:
             out=self._out,
             oldest=self.newest.get(peer, 0),
             spare=self._spare,
+            with_stream=self.takes_streams if with_stream is None else with_stream,
         )
         self.by_peer[peer] = link
-        window = self._limits.window(len(self.by_peer))
+        num_links = len(self.by_peer)
+        window, stream_window = self._limits.window(num_links), self._limits.stream_window(num_links)
         for each in self.by_peer.values():
             each.streams.window.base = window
+            if each.streams.stream is not None:
+                each.streams.stream.window.base = stream_window
         link.start(now)
         return link
 
@@ -130,6 +144,23 @@ class LinkTable:
         link = self.by_peer.get(peer)
         if link is not None:
             link.streams.consumed(now, cost)
+
+    def send_stream(self, now: float, peer: bytes, message: Any, payload: Payload) -> None:
+        """Send one payload that must not wait behind others; the caller looked at `stream_room` first."""
+        link = self.by_peer.get(peer)
+        if link is not None:
+            link.streams.send_stream(now, message, payload)
+
+    def stream_room(self, peer: bytes) -> int:
+        """Bytes that may be streamed to a peer now; -1 without a link to it, or one without a stream."""
+        link = self.by_peer.get(peer)
+        return -1 if link is None else link.streams.stream_room()
+
+    def stream_consumed(self, now: float, peer: bytes, cost: int) -> None:
+        """Give a peer credit again for what it streamed."""
+        link = self.by_peer.get(peer)
+        if link is not None and link.streams.stream is not None:
+            link.streams.stream_consumed(now, cost)
 
     def last_heard(self, peer: bytes) -> float:
         """When a peer last gave a sign of life on the link that stands."""

@@ -62,8 +62,10 @@ class Node:
         hosting: Hosting | None = None,
         limits: Limits = LIMITS,
         signer: Signer | None = None,
+        streams: bool = False,
     ) -> None:
-        """Without a ``signer`` a member takes no part in rounds that are proved."""
+        """Without a ``signer`` a member takes no part in rounds that are proved. ``streams``: the model of
+        this run has stages, between which tensors are streamed."""
         self.key = key
         self._signer = signer
         self.limits = limits
@@ -71,8 +73,11 @@ class Node:
         self._timeout_s = failure_timeout_s
         self._out: list[Effect] = []
         self.links = LinkTable(incarnation, failure_timeout_s, limits, self._out)
+        self.links.takes_streams = streams
         # The links answer by themselves what is asked for each chunk.
         self.send_bulk, self.room, self.consumed = self.links.send_bulk, self.links.room, self.links.consumed
+        self.send_stream, self.stream_room = self.links.send_stream, self.links.stream_room
+        self.stream_consumed = self.links.stream_consumed
         self._self: deque[Any] = deque()
         """What coordinator and member say to each other."""
         self._next_tick = 0.0

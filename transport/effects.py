@@ -21,6 +21,8 @@ NEVER = -math.inf
 
 CONTROL_LANE = 0
 """The lane of control messages; bulk travels on lanes 1 and up, so control never waits behind it."""
+STREAM_LANE = 254
+"""The lane of bulk that must not wait behind other bulk, between peers that stream to each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Send:
     header: bytes
     payload: Payload | None = None
     purpose: str = "control"
-    """For the byte counters: control, exchange, state."""
+    """For the byte counters: control, exchange, state, stream."""
     again: bool = False
     """True for a retransmission, which is counted apart."""
 
@@ -61,6 +63,13 @@ class Connect:
     lanes: int
     eager_from: float | None = None
     """Half a minute from then on, and whenever a connection breaks, it is dialled at least twice a second."""
+    with_stream: bool = False
+    """There is the lane of streams too."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of all lanes that are dialled."""
+        return (*range(self.lanes + 1), *[STREAM_LANE] * self.with_stream)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class Limits:
     """Largest array or map inside a header."""
     window_bytes: int = 32 * MIB
     """Bulk bytes that one peer may have in flight to us, granted as credit."""
+    stream_window_bytes: int = 8 * MIB
+    """The same of what a peer streams, beside that: who streams takes it at once, so it is for the line."""
     buffer_bytes: int = 256 * MIB
     """Bulk bytes in flight from all peers together: the credit of each shrinks as peers join. Who was granted
     more before keeps that, so that all together reach three times as much at the worst."""
@@ -128,8 +130,14 @@ class Limits:
 
     def window(self, num_peers: int) -> int:
         """Credit in bytes for each of ``num_peers`` links; never less than four payloads."""
-        share = self.buffer_bytes // max(1, num_peers)
-        return max(4 * self.payload_bytes, min(self.window_bytes, share))
+        return self._share(self.window_bytes, num_peers)
+
+    def stream_window(self, num_peers: int) -> int:
+        """The same for what they stream."""
+        return self._share(self.stream_window_bytes, num_peers)
+
+    def _share(self, most: int, num_peers: int) -> int:
+        return max(4 * self.payload_bytes, min(most, self.buffer_bytes // max(1, num_peers)))
 
 
 LIMITS = Limits()

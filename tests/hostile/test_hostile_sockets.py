@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.net.swarm_kit import Node, eventually, never, running
-from transport.effects import Send
+from transport.effects import STREAM_LANE, Send
 from transport.keys import KeyPair, random_pair
 from transport.limits import LIMITS
 from transport.sockets.accepted import AcceptedLanes
@@ -226,7 +226,7 @@ def well_formed(parts: list[bytes]) -> bool:
     """By the protocol's text: a payload, a header, two bytes with the header's length, whose highest bit says
     that there is a payload, and the lane."""
     (frame, *more) = parts
-    if more or len(frame) < 3 or frame[-1] > LIMITS.lanes:
+    if more or len(frame) < 3 or (frame[-1] > LIMITS.lanes and frame[-1] != STREAM_LANE):
         return False
     length = int.from_bytes(frame[-3:-1], "big") % 32768
     payload = len(frame) - 3 - length

@@ -22,11 +22,14 @@ OF_THE_RUN = Bulk(b"run")
 
 
 class LinkCore:
-    """Everybody is a member. ``arrived`` has the numbers of what came, and the digests."""
+    """Everybody is a member. ``arrived`` has the numbers of what came, and the digests; ``streamed`` those of
+    what came in the streams of its links."""
 
-    def __init__(self, incarnation: int, limits: Limits = LIMITS) -> None:
+    def __init__(self, incarnation: int, limits: Limits = LIMITS, *, streams: bool = False) -> None:
         self.links: dict[bytes, Link] = {}
         self.arrived: list[tuple[int, bytes]] = []
+        self.streamed: list[tuple[int, bytes]] = []
+        self._streams = streams
         self.ups: list[int] = []
         """Lanes of which a connection came up."""
         self.also: list[Effect] = []
@@ -34,6 +37,7 @@ class LinkCore:
         self._incarnation, self._limits = incarnation, limits
         self._out: list[Effect] = []
         self._to_send: deque[tuple[bytes, int, bytes]] = deque()
+        self._to_stream: deque[tuple[bytes, int, bytes]] = deque()
         self._num_put = 0
 
     def dial(self, now: float, peer: bytes, address: str) -> None:
@@ -45,6 +49,11 @@ class LinkCore:
         for payload in payloads:
             self._to_send.append((peer, self._num_put, payload))
             self._num_put += 1
+        self._pump(now)
+
+    def stream(self, now: float, peer: bytes, payloads: list[bytes]) -> None:
+        for number, payload in enumerate(payloads):
+            self._to_stream.append((peer, number, payload))
         self._pump(now)
 
     # -- what a driver calls ------------------------------------------------------------------
@@ -70,8 +79,11 @@ class LinkCore:
         for result in link.receive(now, lane, unpack_items(header), payload):
             if isinstance(result, Arrival) and result.payload is not None:
                 assert not isinstance(result.payload, Phantom)
-                self.arrived.append((result.message.chunk, hashlib.sha256(result.payload).digest()))
-                link.streams.consumed(now, result.cost)
+                came = self.streamed if result.is_stream else self.arrived
+                came.append((result.message.chunk, hashlib.sha256(result.payload).digest()))
+                (link.streams.stream_consumed if result.is_stream else link.streams.consumed)(
+                    now, result.cost
+                )
         self._pump(now)
 
     def knock(self, now: float, invite: bytes, header: bytes) -> None:
@@ -112,10 +124,17 @@ class LinkCore:
             silence_s=10.0,
             limits=self._limits,
             out=self._out,
+            with_stream=self._streams,
         )
         return link
 
     def _pump(self, now: float) -> None:
+        while self._to_stream:
+            peer, number, payload = self._to_stream[0]
+            if peer not in self.links or self.links[peer].streams.stream_room() < len(payload):
+                break
+            self._to_stream.popleft()
+            self.links[peer].streams.send_stream(now, PartChunk(2, 0, number), payload)
         while self._to_send:
             peer, number, payload = self._to_send[0]
             if peer not in self.links or self.links[peer].streams.room() < len(payload):
@@ -134,9 +153,11 @@ class LinkNode(Node):
         bulk: Bulk | None = OF_THE_RUN,
         keys: KeyPair | None = None,
         limits: Limits = LIMITS,
+        *,
+        streams: bool = False,
     ) -> None:
         super().__init__(bind, keys, limits)
-        self.linked = LinkCore(incarnation, limits)
+        self.linked = LinkCore(incarnation, limits, streams=streams)
         self.driver = SocketDriver(
             self.linked,
             self.keys,
@@ -158,6 +179,9 @@ class LinkNode(Node):
     def says(self, *effects: Effect) -> None:
         """Have the core say what no core of ours would."""
         self.run(lambda core, now: core.also.extend(effects))
+
+    def streams(self, other: Node, payloads: list[bytes]) -> None:
+        self.run(lambda core, now: core.stream(now, other.key, payloads))
 
     def puts(self, other: Node, payloads: list[bytes]) -> None:
         self.run(lambda core, now: core.put(now, other.key, payloads))

@@ -96,7 +96,7 @@ class Swarm:
         for effect in effects:
             match effect:
                 case Connect():
-                    for lane in range(1 + effect.lanes):
+                    for lane in effect.numbers:
                         node.connected(self.now, effect.peer, lane)
                 case Send() if effect.peer in self.nodes:
                     self.sent.append((key, effect.peer))

@@ -95,8 +95,8 @@ def test_a_commit_without_the_digest_check_is_caught(monkeypatch: pytest.MonkeyP
 class ForgetfulStreams(Streams):
     """They do not say what came before a break, so that it is sent again, and take it again."""
 
-    def hello(self, *, reply: bool) -> Hello:
-        return replace(super().hello(reply=reply), bulk=0)
+    def hello(self, lane: int = 0, *, reply: bool) -> Hello:
+        return replace(super().hello(lane, reply=reply), bulk=0)
 
     def bulk_arrived(self, now: float, seq: int, items: Any, payload: Any) -> list[Any]:
         arrived = super().bulk_arrived(now, seq, items, payload)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transport.effects import CONTROL_LANE, NEVER, Close, Connect, Effect, Payload
+from transport.effects import CONTROL_LANE, NEVER, STREAM_LANE, Close, Connect, Effect, Payload
 from transport.errors import BadFrame
 from transport.frames import from_items, to_items
 from transport.limits import Limits
@@ -32,6 +32,7 @@ from transport.link.messages import (
     Session,
     Stale,
     Started,
+    StreamAck,
     Superseded,
 )
 from transport.link.streams import Streams
@@ -81,6 +82,7 @@ class Link:
         oldest: int = 0,
         eager: bool = False,
         spare: tuple[Spare, Spare] | None = None,
+        with_stream: bool = False,
     ) -> None:
         """``oldest`` is the newest incarnation of the peer that an earlier link to it met: those before it
         are stale, also while the newer process is away. ``eager``: see `transport.effects.Connect`."""
@@ -88,7 +90,7 @@ class Link:
         self.dials = dials
         self.addresses = addresses
         self.last_heard = NEVER
-        self.streams = Streams(peer, session, limits, out, spare)
+        self.streams = Streams(peer, session, limits, out, spare, with_stream=with_stream)
         """Bulk and its credit are asked for there, chunk by chunk."""
         self._eager = eager
         self._began_at = NEVER
@@ -101,7 +103,7 @@ class Link:
         self._asked_at = NEVER
         self._watched = True
         self._watched_at = NEVER
-        self._last_hello = dict.fromkeys(range(limits.lanes + 1), NEVER)
+        self._last_hello = dict.fromkeys((*range(limits.lanes + 1), STREAM_LANE), NEVER)
         self._known_said = dict.fromkeys(self._last_hello, NOBODY)
         self._dialled_at = 0.0
         self._rate_tokens = 10.0 * limits.control_per_second
@@ -137,7 +139,14 @@ class Link:
         if self.dials:
             self._began_at = now if self._began_at == NEVER else self._began_at
             eager_from = max(self._began_at, self.last_heard) if self._eager else None
-            self._out.append(Connect(self.peer, self.addresses, self._limits.lanes, eager_from))
+            wanted = Connect(
+                self.peer,
+                self.addresses,
+                self._limits.lanes,
+                eager_from,
+                with_stream=self.streams.stream is not None,
+            )
+            self._out.append(wanted)
 
     def ask(self, now: float) -> None:
         """Ask for a sign of life, if there is anything to ask."""
@@ -181,6 +190,9 @@ class Link:
         if not isinstance(items, list) or not 1 <= len(items) <= 2:
             raise BadFrame("a frame is not a link header and at most one message")
         link_header, streams = from_items(items[0]), self.streams
+        is_stream = isinstance(link_header, StreamAck)
+        if (is_stream or lane == STREAM_LANE) and streams.stream is None:
+            raise BadFrame("a stream where there is none")
         if not isinstance(link_header, (Ack, Hello)):
             if isinstance(link_header, DiskFull):
                 self._charge_rate(now)
@@ -203,9 +215,13 @@ class Link:
             if isinstance(link_header, Ask):
                 self._charge_rate(now)
                 streams.answer(now, link_header.seq)
-            else:
+            elif not is_stream:
                 streams.window.answered(now, link_header.seq)
             return []
+        if is_stream != (lane == STREAM_LANE):
+            raise BadFrame("a message of a stream on another lane, or another message on its lane")
+        if is_stream:
+            return streams.stream_arrived(now, link_header.seq, items[1], payload)
         if lane != CONTROL_LANE:
             return streams.bulk_arrived(now, link_header.seq, items[1], payload)
         if payload is not None:
@@ -227,7 +243,7 @@ class Link:
             self._asked_at = now
             self.streams.send_ask(now)
         elif self.streams.owes_ack() and self.streams.last_sent + self._silence_s <= now:
-            self.streams.send_ack(now)
+            self.streams.send_owed(now)
         if watched:
             self._redial_if_silent(now, self._silent_since())
 
@@ -258,7 +274,7 @@ class Link:
     def _hello(self, now: float, lane: int, *, reply: bool) -> None:
         self._last_hello[lane] = now
         self._known_said[lane] = self.streams.peer_session
-        self.streams.transmit(now, lane, [to_items(self.streams.hello(reply=reply))], None)
+        self.streams.transmit(now, lane, [to_items(self.streams.hello(lane, reply=reply))], None)
 
     def _greeted(self, now: float, lane: int, hello: Hello) -> list[Started]:
         self._charge_rate(now)  # each greeting may cost a retransmission of everything
@@ -274,7 +290,7 @@ class Link:
         if not hello.reply or not knows_us or self._known_said[lane] != hello.session:
             self._hello(now, lane, reply=True)
         if knows_us:
-            streams.acknowledged(hello)
+            streams.acknowledged(hello, lane)
             streams.open_lane(now, lane)
         return [Started(first)] if started else []
 

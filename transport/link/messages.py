@@ -15,7 +15,7 @@ from transport.frames import Between, Count, kind
 GENERATIONS = 1 << 62
 """Generations are below this."""
 Generation = Annotated[int, Between(0, GENERATIONS - 1)]
-ACK, ASK = 2, 4
+ACK, ASK, STREAM_ACK = 2, 4, 6
 
 
 class Session(NamedTuple):
@@ -87,6 +87,12 @@ class Ask(Ack):
     """The same from one who waits for a sign of life, and is to be answered with the number in ``seq``."""
 
 
+@kind(STREAM_ACK)
+@dataclass(slots=True)
+class StreamAck(Ack):
+    """The same about the stream of the link, whose numbers and credit are its own."""
+
+
 @kind(3)
 @dataclass(frozen=True, slots=True)
 class Stale:
@@ -120,3 +126,5 @@ class Arrival:
     message: Any
     payload: Payload | None
     cost: int
+    is_stream: bool = False
+    """It came in the stream of the link, whose credit it takes."""

@@ -53,20 +53,21 @@ class Window:
         "_needed_at",
         "_num_asked",
         "_returns",
-        "_round_trips",
         "_spare",
         "base",
         "consumed",
         "granted",
+        "round_trips",
     )
 
-    def __init__(self, base: int, spare: Spare) -> None:
+    def __init__(self, base: int, spare: Spare, round_trips: deque[float] | None = None) -> None:
+        """``round_trips`` are those of another window over the same path, which measures them."""
         self.base = base
         """What it gets at any time; shrinks as peers join."""
         self._spare = spare
         self._extra = 0
         self._num_asked = 0
-        self._round_trips: deque[float] = deque(maxlen=_SAMPLES)
+        self.round_trips = deque[float](maxlen=_SAMPLES) if round_trips is None else round_trips
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -82,7 +83,7 @@ class Window:
         self._in_epoch = 0
         self._asked: int | None = None
         self._asked_at = NEVER
-        self._round_trips.clear()
+        self.round_trips.clear()
 
     @property
     def size(self) -> int:
@@ -103,8 +104,8 @@ class Window:
         if self._returns:
             outstanding = self.granted - self.consumed
             self._extra = self._spare.take(self._extra, min(self._extra, outstanding - self.base))
-        if self._round_trips:
-            self._measure(now, min(self._round_trips))
+        if self.round_trips:
+            self._measure(now, min(self.round_trips))
 
     def _measure(self, now: float, round_trip_s: float) -> None:
         elapsed_s = now - self._epoch_at
@@ -134,4 +135,4 @@ class Window:
         """The other end has answered that one."""
         if number == self._asked:
             self._asked = None
-            self._round_trips.append(now - self._asked_at)
+            self.round_trips.append(now - self._asked_at)

@@ -58,9 +58,9 @@ class Connections:
         random = self._randoms.get(peer.key)
         if random is None:
             random = self._randoms[peer.key] = self._stream(f"redial {peer.key.hex()}")
-        lanes = [Redial(wanted.addresses, random, wanted.eager_from) for _ in range(wanted.lanes + 1)]
+        lanes = {lane: Redial(wanted.addresses, random, wanted.eager_from) for lane in wanted.numbers}
         peer.dialling[wanted.peer] = lanes
-        for lane, redial in enumerate(lanes):
+        for lane, redial in lanes.items():
             redial.due = self._timeline.now_ns / NS
             self._dial_at(redial.due, peer, wanted.peer, lane, redial)
 
@@ -108,8 +108,7 @@ class Connections:
         """Dial then, if it is still wanted. An attempt that has ``waited`` is at its end."""
 
         def dial() -> None:
-            lanes = peer.dialling.get(to, [])
-            if not peer.alive or lane >= len(lanes) or lanes[lane] is not redial:
+            if not peer.alive or peer.dialling.get(to, {}).get(lane) is not redial:
                 return
             if peer.stands_still:
                 peer.backlog.append(dial)

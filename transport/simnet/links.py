@@ -93,8 +93,8 @@ class Endpoint:
     """Slows its link by this."""
     stalled_until: int = 0
     """Until then its link carries nothing, in ns."""
-    dialling: dict[bytes, list[Redial]] = field(default_factory=dict)
-    """By key, the lanes that are dialled."""
+    dialling: dict[bytes, dict[int, Redial]] = field(default_factory=dict)
+    """By key and number, the lanes that are dialled."""
     connections: dict[SimConnection, None] = field(default_factory=dict)
     dialled: dict[tuple[bytes, int], SimConnection] = field(default_factory=dict)
     accepted: dict[tuple[bytes, int], SimConnection] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from transport.effects import NEVER
+from transport.effects import NEVER, STREAM_LANE
 from transport.sealed.growth import BusyRate, LaneGrowth
 from transport.sealed.headers import Sessions
 from transport.sealed.messages import LaneAsk
@@ -69,7 +69,7 @@ class BulkPeer:
 
     def grows(self, now: float) -> bool:
         """Look how fast bulk is; whether it is to have more lanes or fewer from now on, if we dial them."""
-        lanes = list(self.lanes.values())
+        lanes = self.patient
         got_on = sum(lane.heard_bytes for lane in lanes)
         is_busy = all(lane.connection.num_waiting for lane in lanes) and self.is_whole()
         rate_bps = self.busy.looked(now, len(lanes), got_on, is_busy=is_busy)
@@ -77,8 +77,13 @@ class BulkPeer:
 
     def is_whole(self) -> bool:
         """Whether all lanes are up that it is to have, and we dialled them."""
-        lanes = self.lanes.values()
+        lanes = self.patient
         return len(lanes) == self.growth.lanes and all(lane.connection.is_ours for lane in lanes)
+
+    @property
+    def patient(self) -> list[StandingLane]:
+        """The lanes of bulk that may wait."""
+        return [lane for number, lane in self.lanes.items() if number != STREAM_LANE]
 
     def begin_anew(self) -> None:
         """Forget all but how its lanes fared."""

@@ -35,6 +35,10 @@ class Control:
         """Whether we dial a peer for bulk too."""
         return self._dialled.has_bulk(peer)
 
+    def has_stream(self, peer: bytes) -> bool:
+        """Whether we dial a peer for streams too."""
+        return self._dialled.has_stream(peer)
+
     def is_up(self, peer: bytes, lane: int) -> bool:
         """Whether libzmq's connection of a lane that we dial stands."""
         return self._dialled.is_up(peer, lane)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from transport.addresses import is_numeric, parts
-from transport.effects import CONTROL_LANE, Connect
+from transport.effects import CONTROL_LANE, STREAM_LANE, Connect
 from transport.errors import BadMessage, DialFailed, PeerFault
 from transport.keys import KeyPair, short
 from transport.limits import Limits
@@ -46,7 +46,8 @@ class DialledLanes:
         self._names = names
         self._runner, self._context, self._poll = runner, context, poll
         self._keys, self._limits = keys, limits
-        self._lanes: dict[bytes, list[Lane]] = {}
+        self._lanes: dict[bytes, dict[int, Lane]] = {}
+        """By peer and number."""
         self._random = random
         self._unread = Unread(limits)
         self.on_word: Callable[[bytes, bytes], None] = lambda peer, header: None
@@ -60,16 +61,17 @@ class DialledLanes:
     def connect(self, wanted: Connect) -> None:
         """Dial a peer for control and for bulk; connections to it that we dialled before are closed."""
         self.close(wanted.peer, 0.0)
-        lanes = range(min(wanted.lanes, 1) + 1)  # more than one carry bulk only if they are sealed
-        self._lanes[wanted.peer] = [
-            Lane(wanted.peer, lane, self._redial(wanted), Outbox(self._limits)) for lane in lanes
-        ]
-        for lane in self._lanes[wanted.peer]:
+        # More than one carry bulk only if they are sealed.
+        lanes = [number for number in wanted.numbers if number <= 1 or number == STREAM_LANE]
+        self._lanes[wanted.peer] = {
+            lane: Lane(wanted.peer, lane, self._redial(wanted), Outbox(self._limits)) for lane in lanes
+        }
+        for lane in self._lanes[wanted.peer].values():
             self._dial(lane, self._runner.clock())
 
     def close(self, peer: bytes, grace_s: float) -> None:
         """End the dialling of a peer; what was handed over has ``grace_s`` seconds to leave."""
-        for lane in self._lanes.pop(peer, []):
+        for lane in self._lanes.pop(peer, {}).values():
             self._hang_up(lane, grace_s)
             # It may still be in the hands of a caller further up: it must never dial again.
             lane.redial.stop()
@@ -81,7 +83,7 @@ class DialledLanes:
 
     def break_all(self, peer: bytes, reason: str) -> None:
         """The connections to a peer are of no use any more: they are dialled again a little later."""
-        for lane in self._lanes.get(peer, []):
+        for lane in self._lanes.get(peer, {}).values():
             lane.broken = lane.broken or reason
 
     def close_all(self, grace_s: float) -> None:
@@ -95,12 +97,16 @@ class DialledLanes:
 
     def has_bulk(self, peer: bytes) -> bool:
         """Whether bulk goes there."""
-        return len(self._lanes.get(peer, [])) > 1
+        return 1 in self._lanes.get(peer, ())
+
+    def has_stream(self, peer: bytes) -> bool:
+        """Whether what is streamed goes there."""
+        return STREAM_LANE in self._lanes.get(peer, ())
 
     def is_up(self, peer: bytes, lane: int) -> bool:
         """Whether the connection of a lane stands."""
-        lanes = self._lanes.get(peer, [])
-        return lane < len(lanes) and lanes[lane].redial.up and lanes[lane].broken is None
+        found = self._lanes.get(peer, {}).get(lane)
+        return found is not None and found.redial.up and found.broken is None
 
     def reached(self, peer: bytes) -> str | None:
         """The machine to which the control connection leads, in numbers; None while it does not stand."""
@@ -109,9 +115,8 @@ class DialledLanes:
 
     def send(self, peer: bytes, message: Outgoing) -> bool:
         """Send on a lane that is up; False if there is none."""
-        lanes = self._lanes.get(peer, [])
         number = CONTROL_LANE if message.lane == DRIVER_LANE else message.lane
-        lane = lanes[number] if number < len(lanes) else None
+        lane = self._lanes.get(peer, {}).get(number)
         if lane is None or not lane.redial.up or lane.broken is not None:
             return False
         if not lane.outbox.push(message):
@@ -170,7 +175,7 @@ class DialledLanes:
     # -- inside -------------------------------------------------------------------------------
 
     def _all(self) -> list[Lane]:
-        return [lane for lanes in self._lanes.values() for lane in lanes]
+        return [lane for lanes in self._lanes.values() for lane in lanes.values()]
 
     def _redial(self, wanted: Connect) -> Redial:
         return Redial(wanted.addresses, self._random, wanted.eager_from)

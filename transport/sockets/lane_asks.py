@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from transport.effects import NEVER
+from transport.effects import NEVER, STREAM_LANE
 from transport.errors import BadFrame, BadMessage
 from transport.frames import pack, unpack
 from transport.keys import short
@@ -24,7 +24,7 @@ from transport.sockets.bulk_peers import BulkPeer, BulkPeers
 from transport.sockets.control import Control
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.traces import BulkOverControlTrace
-from transport.sockets.wire import DRIVER_LANE, Outgoing
+from transport.sockets.wire import DRIVER_LANE, Outgoing, is_lane
 
 _ANSWER_S = 2.0
 """After this long without an answer a lane is asked for again."""
@@ -73,7 +73,7 @@ class LaneAsks:
     def take_word(self, peer: bytes, header: bytes) -> None:
         """The driver of a peer says something about its lanes. Raises `PeerFault`."""
         word = unpack(header, self._limits)
-        if not isinstance(word, LaneAsk | LaneOffer) or word.lane > self._limits.lanes:
+        if not isinstance(word, LaneAsk | LaneOffer) or not is_lane(word.lane, self._limits):
             raise BadFrame("a driver says nothing of this kind to another")
         found = self._peers.of(peer)
         if not found.words.take(self._runner.clock()):
@@ -119,7 +119,8 @@ class LaneAsks:
 
     def _ask(self, now: float, found: BulkPeer) -> None:
         num_lanes = found.growth.lanes if self._control.has_bulk(found.peer) else 0
-        for lane in range(1, num_lanes + 1):
+        streams = [STREAM_LANE] * self._control.has_stream(found.peer)
+        for lane in (*streams, *range(1, num_lanes + 1)):
             if lane not in found.lanes and found.ask_from.get(lane, NEVER) <= now:
                 found.ask_from[lane] = now + _ANSWER_S
                 found.asked[lane] = ask(lane)

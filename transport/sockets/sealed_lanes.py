@@ -13,7 +13,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 
-from transport.effects import CONTROL_LANE, NEVER, Trace
+from transport.effects import CONTROL_LANE, NEVER, STREAM_LANE, Trace
 from transport.errors import BadMessage, PeerFault
 from transport.keys import short
 from transport.limits import Limits
@@ -155,7 +155,7 @@ class SealedLanes:
                 self._give_up(found, lane, _STUCK)
         for found in self._peers.with_lanes():
             if found.grows(now):
-                for number in [each for each in found.lanes if each > found.growth.lanes]:
+                for number in [each for each in found.lanes if STREAM_LANE > each > found.growth.lanes]:
                     self._end(found.lanes[number].connection, "it makes bulk no faster")
         if self._used[0] != self.buffers.num_taken:
             self._used = self.buffers.num_taken, now
@@ -276,7 +276,7 @@ class SealedLanes:
         self._runner.trace(BulkLaneLostTrace(short(peer), number, reason))
         if not connection.is_ours:
             self._asks.say_ended(peer, number)  # whoever dialled may not see the end, and greets after it
-            if number > 1:  # nothing else carries that lane
+            if STREAM_LANE > number > 1:  # nothing else carries that lane
                 self._runner.feed(lambda now: self._runner.core.ended(now, peer, number))
             self._greet_again(peer, number)  # if both dial: for the core what is lost went over ours
             return

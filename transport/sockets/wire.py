@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transport.effects import size_bytes
+from transport.effects import STREAM_LANE, size_bytes
 from transport.errors import BadMessage
 from transport.limits import Limits
 
@@ -24,6 +24,11 @@ DRIVER_LANE = 255
 """What two drivers say to each other is on this lane of the control connection: it has no payload."""
 FORGOTTEN = 4096
 """Closed connections that are remembered, so that what they had sent before is not taken."""
+
+
+def is_lane(number: int, limits: Limits) -> bool:
+    """Whether a core may have such a lane."""
+    return number <= limits.lanes or number == STREAM_LANE
 
 
 def parse(parts: Sequence[memoryview], limits: Limits) -> tuple[int, bytes, memoryview | None]:
@@ -39,7 +44,7 @@ def parse(parts: Sequence[memoryview], limits: Limits) -> tuple[int, bytes, memo
     begins = ends - length
     if begins < 0 or (begins and not has_payload):
         raise BadMessage("a message is not as long as it says")
-    if lane > limits.lanes and (lane != DRIVER_LANE or has_payload):
+    if not is_lane(lane, limits) and (lane != DRIVER_LANE or has_payload):
         raise BadMessage(f"the lane is not one of 0 to {limits.lanes}")
     if length > limits.header_bytes:
         raise BadMessage(f"a header of {length} bytes exceeds {limits.header_bytes}")

@@ -43,7 +43,7 @@ class FakeControl(Control):
 
     def __init__(self, dials: bool) -> None:
         self.said: deque[tuple[bytes, Outgoing]] = deque()
-        self.dials = dials
+        self.dials, self.streams = dials, False
 
     def say(self, peer: bytes, message: Outgoing) -> None:
         self.said.append((peer, message))
@@ -56,6 +56,9 @@ class FakeControl(Control):
 
     def has_bulk(self, peer: bytes) -> bool:
         return True
+
+    def has_stream(self, peer: bytes) -> bool:
+        return self.streams
 
 
 @dataclass

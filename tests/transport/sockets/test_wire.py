@@ -35,7 +35,7 @@ def connection(route: bytes, peer: bytes = b"p", lane: int = 0) -> AcceptedConne
 
 def told_by(frame: bytes) -> tuple[int, bytes, bytes | None] | None:
     """What a frame says by the text of the protocol, within these limits."""
-    if len(frame) < 3 or not (frame[-1] <= 2 or frame[-1] == 255):
+    if len(frame) < 3 or not (frame[-1] <= 2 or frame[-1] in (254, 255)):
         return None
     length, rest = int.from_bytes(frame[-3:-1], "big"), frame[:-3]
     length, has_payload = length % 32768, length >= 32768

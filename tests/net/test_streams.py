@@ -1,0 +1,63 @@
+"""The stream of a link over sockets: a lane of its own beside other bulk, sealed or over CURVE."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+
+from tests.net.link_core import OF_THE_RUN, LinkNode
+from tests.net.stalling import line
+from tests.net.swarm_kit import eventually, running
+from transport.effects import STREAM_LANE
+from transport.sockets.sealed_lanes import Bulk
+from transport.sockets.traces import BulkLaneLostTrace, BulkLaneUpTrace
+
+PAYLOADS = [os.urandom(200_000 + i) for i in range(30)]
+
+
+def pair(bulk: Bulk | None = OF_THE_RUN) -> tuple[LinkNode, LinkNode]:
+    return LinkNode(1, bulk=bulk, streams=True), LinkNode(2, bind=None, bulk=bulk, streams=True)
+
+
+def came_once(came: list[tuple[int, bytes]]) -> bool:
+    return sorted(came) == [(i, hashlib.sha256(each).digest()) for i, each in enumerate(PAYLOADS)]
+
+
+def lanes_up(node: LinkNode) -> set[int]:
+    return {trace.lane for trace in node.traced(BulkLaneUpTrace)}
+
+
+@pytest.mark.parametrize("bulk", [OF_THE_RUN, None], ids=["sealed", "curve"])
+def test_a_stream_and_other_bulk_come_once_each_over_lanes_of_their_own(bulk: Bulk | None) -> None:
+    host, member = pair(bulk)
+    with running(host, member):
+        member.dials(host)
+        if bulk is not None:
+            eventually(lambda: lanes_up(host) == lanes_up(member) == {1, STREAM_LANE})
+        for one, other in ((host, member), (member, host)):
+            one.puts(other, PAYLOADS)
+            one.streams(other, PAYLOADS)
+        for node in (host, member):
+            eventually(lambda node=node: came_once(node.linked.streamed) and came_once(node.linked.arrived))
+        sent = member.driver.counters.snapshot()
+        assert sent[host.key, "sent", "stream"].frames == len(PAYLOADS)
+        assert sorted(member.linked.ups) == [0, 1, STREAM_LANE], "nothing was lost, so nobody greets anew"
+
+
+def test_a_sealed_stream_that_breaks_goes_on_over_curve_and_comes_back() -> None:
+    host, member = pair()
+    at = "127.0.0.3"
+    with running(host, member):
+        assert host.driver.bulk_address is not None
+        port = int(host.driver.bulk_address.rpartition(":")[2])
+        with line(host.address, at=(at, 0)) as control, line(host.driver.bulk_address, at=(at, port)) as bulk:
+            member.dials(host, control.address)
+            eventually(lambda: lanes_up(member) == {1, STREAM_LANE})
+            member.streams(host, PAYLOADS)
+            bulk.cut()
+            eventually(lambda: {each.lane for each in member.traced(BulkLaneLostTrace)} >= {STREAM_LANE})
+            eventually(lambda: came_once(host.linked.streamed))
+            ups = [each.lane for each in member.traced(BulkLaneUpTrace)]
+            eventually(lambda: len(ups) < len(member.traced(BulkLaneUpTrace)))
