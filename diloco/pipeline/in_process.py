@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from diloco.errors import PipelineError
+from diloco.pipeline.boundary import Boundary
+from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.cutting import refuse_tied
 from diloco.pipeline.microbatch import MicrobatchId
 from diloco.pipeline.part import RunningPart
@@ -136,13 +138,19 @@ class LineStep:
 class Line:
     """One replica of each stage, in order: together one worker. At most ``window`` microbatches are under way
     at once (by default an inner step's); fewer take less memory and give the same bits. ``feeder`` names the
-    line where there are several: their dropout differs by it.
+    line where there are several: their dropout differs by it. With ``make_codec``, which is given each
+    boundary, tensors go from stage to stage as on a wire, encoded and decoded; without it as they are.
 
     Raises `PipelineError` if the stages are not those of one model: numbers, quotas, nominal tokens or
     boundaries that differ, or weights that two stages share."""
 
     def __init__(
-        self, stages: Sequence[LocalStage], *, window: int | None = None, feeder: bytes = b""
+        self,
+        stages: Sequence[LocalStage],
+        *,
+        window: int | None = None,
+        feeder: bytes = b"",
+        make_codec: Callable[[Boundary], BoundaryCodec] | None = None,
     ) -> None:
         _require_one_model(stages)
         self._stages = stages
@@ -150,6 +158,9 @@ class Line:
         if self._window < 1:
             raise PipelineError(f"a window of {self._window} lets no microbatch through: choose 1 or more")
         self._feeder = feeder
+        boundaries = [each.part.takes for each in stages]
+        self._codecs = [make_codec(each) if make_codec and each else None for each in boundaries]
+        """By stage, of the boundary below it."""
         self._num_fed = 0
         self._targets: dict[MicrobatchId, Tensor] = {}
         """Of the microbatches that are under way and not at the last stage."""
@@ -185,7 +196,7 @@ class Line:
             self._num_fed += 1
             self._num_unsettled += 1
             x, self._targets[microbatch] = batch
-            self._hand_up(0, microbatch, x)
+            self._stages[0].take(microbatch, x, self._targets_at(0, microbatch))
         return True
 
     def _act(self) -> bool | None:
@@ -207,8 +218,14 @@ class Line:
         return acted
 
     def _hand_up(self, index: int, microbatch: MicrobatchId, x: Tensor) -> None:
-        is_last = index == len(self._stages) - 1
-        self._stages[index].take(microbatch, x, self._targets.pop(microbatch) if is_last else None)
+        stage = self._stages[index]
+        if (codec := self._codecs[index]) is not None:
+            payload = codec.encode_activation(x, microbatch)
+            x = codec.decode_activation(payload, microbatch, stage.part.device)
+        stage.take(microbatch, x, self._targets_at(index, microbatch))
+
+    def _targets_at(self, index: int, microbatch: MicrobatchId) -> Tensor | None:
+        return self._targets.pop(microbatch) if index == len(self._stages) - 1 else None
 
     def _hand_down(self, index: int, came: Down) -> None:
         if came.loss_sum is not None:
@@ -216,8 +233,12 @@ class Line:
         if index == 0:
             self._num_unsettled -= 1
         else:
-            assert came.gradient is not None, "all stages but the first take an activation"
-            self._stages[index - 1].take_gradient(came.microbatch, came.gradient, came.tokens)
+            gradient, below = came.gradient, self._stages[index - 1]
+            assert gradient is not None, "all stages but the first take an activation"
+            if (codec := self._codecs[index]) is not None:
+                payload = codec.encode_gradient(gradient, came.microbatch, index)
+                gradient = codec.decode_gradient(payload, came.microbatch, below.part.device)
+            below.take_gradient(came.microbatch, gradient, came.tokens)
 
     def _take_ended(self) -> LineStep:
         ended, self._ended = self._ended, []

@@ -79,7 +79,8 @@ class RunningPart:
         trainable = [p for p in model.parameters() if p.requires_grad]
         if not trainable:
             raise PipelineError(f"stage {part.stage} has no trainable parameter: choose other cuts")
-        self._device = trainable[0].device
+        self.device = trainable[0].device
+        """Where the module is: that of its first trainable parameter."""
 
     @property
     def num_held(self) -> int:
@@ -122,7 +123,7 @@ class RunningPart:
         assert self._loss is not None, "the last stage has a loss"
         x = self._differentiable(self._input(microbatch, x))
         output = self._run(microbatch, x)
-        found, tokens = self._loss(output, targets.to(self._device))
+        found, tokens = self._loss(output, targets.to(self.device))
         loss_sum, tokens = _checked_loss(found), int(tokens)
         if not math.isfinite(loss_sum) or tokens < 1:
             raise BoundaryError(f"the loss of {microbatch} is {loss_sum} over {tokens} tokens")
@@ -140,14 +141,14 @@ class RunningPart:
     # -- inside -------------------------------------------------------------------------------
 
     def _run(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
-        with _drawing_from(random_seed(self._seed, microbatch, self.part.stage), self._device):
+        with _drawing_from(random_seed(self._seed, microbatch, self.part.stage), self.device):
             output: Tensor = self.model(x)
             return output
 
     def _input(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
         if self.takes is not None:
             self.takes.require(x, f"the input of {microbatch} that stage {self.part.stage} got")
-        return x.detach().to(self._device)
+        return x.detach().to(self.device)
 
     def _differentiable(self, x: Tensor) -> Tensor:
         """The input as a leaf of its own graph, where the stage below wants a gradient."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diloco.pipeline.boundary import Boundary
+from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.cuts import Part
 from diloco.pipeline.cutting import cut
 from diloco.pipeline.in_process import Line, LocalStage
@@ -100,6 +101,7 @@ def line_of(
     seed: int = 0,
     feeder: bytes = b"",
     clip_norms: Sequence[float | None] = (),
+    make_codec: Callable[[Boundary], BoundaryCodec] | None = None,
 ) -> tuple[Line, list[LocalStage]]:
     """A line of stages that train copies of the model's layers."""
     stages = []
@@ -120,7 +122,7 @@ def line_of(
         optimizer = make_optimizer(running.model.parameters())
         clip_norm = clip_norms[number] if clip_norms else None
         stages.append(LocalStage(running, optimizer, quota=quota, clip_norm=clip_norm))
-    return Line(stages, window=window, feeder=feeder), stages
+    return Line(stages, window=window, feeder=feeder, make_codec=make_codec), stages
 
 
 def parameters_of(stages: Sequence[LocalStage]) -> dict[str, Tensor]:
