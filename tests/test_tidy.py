@@ -65,7 +65,7 @@ ARROWS = {
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
     "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models diloco/pipeline",
     "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",
-    "diloco/planning": f"{SIMULATED} {PEERS} transport/simnet",
+    "diloco/planning": f"{SIMULATED} diloco/pipeline {PEERS} transport/simnet",
     "diloco/comparison": f"{SIMULATED} {PEERS} transport/simnet",
     "diloco/monitoring": f"{SET_UP} {SAID}",
     "diloco/__init__": f"{SET_UP} diloco/swarm diloco/training diloco/pipeline diloco/simulation",

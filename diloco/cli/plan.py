@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import statistics
 import sys
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from diloco.cli.methods import codec_text
 from diloco.cli.papers import by_target, print_paper
+from diloco.cli.stage_plan import parse_memory, print_stage_plan, whole_sentence
 from diloco.cli.usage import finite
 from diloco.errors import UserError
 from diloco.methods.cost import element_bytes
@@ -33,6 +35,7 @@ from diloco.planning.advice import (
 )
 from diloco.planning.predict import LINE_EFFICIENCY, UniformSwarm, predict
 from diloco.planning.published_tables import TARGETS
+from diloco.planning.stage_plan import MICROBATCH_TOKENS, Wanted
 from diloco.terminal import plain_table, wide_console
 from diloco.units import (
     parse_count,
@@ -46,6 +49,43 @@ from diloco.units import (
 from peers.admission.ticket import read_ticket
 
 _FLOPS_PER_PARAMETER = 6
+_TOKENS_PER_STEP = "16k"
+
+
+# What some options are.
+_LineEfficiency = Annotated[
+    float | None,
+    typer.Option(
+        help=f"Share of these rates that TCP really gets. [default: {LINE_EFFICIENCY}; 1 for a rate that"
+        " --from-host has measured]",
+    ),
+]
+_Mfu = Annotated[
+    float, typer.Option(min=0.01, max=1.0, callback=finite, help="Share of --flops that is reached.")
+]
+_TokensPerStep = Annotated[
+    str | None,
+    typer.Option(help="Tokens of a peer's inner step. [default: 16k; in stages, what keeps them busy]"),
+]
+_Width = Annotated[
+    int | None,
+    typer.Option(min=1, max=1_000_000, help="For a model in stages: values of a token between layers."),
+]
+_Memory = Annotated[str | None, typer.Option(help="For a model in stages: of a peer's device, 80G or 24GiB.")]
+_Stages = Annotated[
+    int | None, typer.Option(min=1, help="So many stages. [default: the fewest that fit --memory]")
+]
+_Microbatch = Annotated[str, typer.Option(help="Tokens that go through the stages together.")]
+_FromHost = Annotated[
+    str | None,
+    typer.Option(metavar="TICKET", help="Take model, peers, speed and round trip from a running host."),
+]
+_Utilization = Annotated[
+    bool, typer.Option("--utilization", help="The bandwidth that each method needs, for 50 to 99 %.")
+]
+_Paper = Annotated[
+    str | None, typer.Option(help="A paper's table, reproduced: streaming, scaling-laws, intellect-1.")
+]
 
 
 def plan_command(
@@ -54,32 +94,21 @@ def plan_command(
     peers: Annotated[int | None, typer.Option(min=2, max=4096, help="Workers. [default: 8]")] = None,
     up: Annotated[str | None, typer.Option(help="Upload of each peer: 500Mbps, 1Gbit/s, 10MB/s.")] = None,
     down: Annotated[str | None, typer.Option(help="Download, if it differs from the upload.")] = None,
-    line_efficiency: Annotated[
-        float | None,
-        typer.Option(
-            help=f"Share of these rates that TCP really gets. [default: {LINE_EFFICIENCY}; 1 for a rate that"
-            " --from-host has measured]",
-        ),
-    ] = None,
+    line_efficiency: _LineEfficiency = None,
     rtt: Annotated[str | None, typer.Option(help="Round trip between any two. [default: 60ms]")] = None,
     step: Annotated[str | None, typer.Option(help="Seconds of an inner step: 0.8s, 300ms.")] = None,
     flops: Annotated[str | None, typer.Option(help="Or peak FLOP/s of a peer: 300T, 8P.")] = None,
-    mfu: Annotated[
-        float, typer.Option(min=0.01, max=1.0, callback=finite, help="Share of --flops that is reached.")
-    ] = 0.4,
-    tokens_per_step: Annotated[str, typer.Option(help="Tokens of a peer's inner step.")] = "16k",
+    mfu: _Mfu = 0.4,
+    tokens_per_step: _TokensPerStep = None,
     tokens: Annotated[str | None, typer.Option(help="Token budget of the run: 200B.")] = None,
     price: Annotated[str | None, typer.Option(help="Of a peer: 2.5/h.")] = None,
-    from_host: Annotated[
-        str | None,
-        typer.Option(metavar="TICKET", help="Take model, peers, speed and round trip from a running host."),
-    ] = None,
-    utilization: Annotated[
-        bool, typer.Option("--utilization", help="The bandwidth that each method needs, for 50 to 99 %.")
-    ] = False,
-    paper: Annotated[
-        str | None, typer.Option(help="A paper's table, reproduced: streaming, scaling-laws, intellect-1.")
-    ] = None,
+    width: _Width = None,
+    memory: _Memory = None,
+    stages: _Stages = None,
+    microbatch: _Microbatch = f"{MICROBATCH_TOKENS}",
+    from_host: _FromHost = None,
+    utilization: _Utilization = False,
+    paper: _Paper = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Methods and settings for a model on given links: busy time, traffic, memory, days and cost."""
@@ -96,28 +125,33 @@ def plan_command(
             "say at least how large the model is and how fast a peer uploads:"
             " diloco plan --params 10B --up 500Mbps --step 0.8s"
         )
-    per_step = _positive(parse_count(tokens_per_step), "--tokens-per-step")
     if line_efficiency is None:  # what exchanges did is what TCP gets
         line_efficiency = 1.0 if up is None and "up_bps" in measured else LINE_EFFICIENCY
+    down_bps = parse_rate(down) if down is not None else up_bps
+    rtt_s = parse_seconds(rtt) if rtt is not None else measured.get("rtt_s", 0.06)
     swarm = UniformSwarm(
-        peers=peers or measured.get("peers", 8),
-        up_bps=_positive(up_bps, "--up"),
-        down_bps=_positive(parse_rate(down) if down is not None else up_bps, "--down"),
-        rtt_s=parse_seconds(rtt) if rtt is not None else measured.get("rtt_s", 0.06),
-        step_s=_step_s(step, flops, mfu, count, per_step, measured),
-        line_efficiency=_share(line_efficiency, "--line-efficiency"),
+        peers or measured.get("peers", 8),
+        _positive(up_bps, "--up"),
+        _positive(down_bps, "--down"),
+        rtt_s,
+        math.nan,
+        _share(line_efficiency, "--line-efficiency"),
     )
-    rows = candidates(_positive(count, "--params"), layers, swarm)
+    speed, size = _Speed(step, flops, mfu, tokens_per_step), _positive(count, "--params")
+    money = _Money.of(tokens, price)
+    if width is not None or memory is not None or stages is not None:
+        if utilization:
+            raise UserError("--utilization is of whole models: leave --width, --memory and --stages out")
+        wanted = _wanted(size, layers, swarm, width, memory, stages, microbatch, speed)
+        if print_stage_plan(wanted, money.budget, money.per_hour, as_json):
+            return
+        print(whole_sentence(wanted), file=sys.stderr)
+    swarm = replace(swarm, step_s=speed.step_s(size, measured))
+    rows = candidates(size, layers, swarm)
     if utilization:
-        _needed(rows, count, swarm, as_json)
+        _needed(rows, size, swarm, as_json)
         return
-    budget = _positive(parse_count(tokens), "--tokens") if tokens is not None else None
-    per_hour = parse_price(price) if price is not None else None
-    plan = _Plan(rows, count, swarm, per_step, budget, per_hour)
-    if as_json:
-        print(json.dumps(_plain(plan), indent=1))
-        return
-    _print_plan(plan)
+    _print_plan(_Plan(rows, size, swarm, speed.tokens, money.budget, money.per_hour), as_json)
 
 
 def _positive(value: float, name: str) -> float:
@@ -132,19 +166,86 @@ def _share(value: float, name: str) -> float:
     return value
 
 
-def _step_s(
-    step: str | None, flops: str | None, mfu: float, params: float, tokens: float, measured: dict[str, Any]
-) -> float:
-    if step is not None and flops is not None:
-        raise UserError("--step and --flops say the same: give one of them")
-    if step is not None:
-        return _positive(parse_seconds(step), "--step")
-    if flops is not None:
-        return _FLOPS_PER_PARAMETER * params * tokens / (_positive(parse_count(flops), "--flops") * mfu)
-    if "step_s" in measured:
-        found: float = measured["step_s"]
-        return found
-    raise UserError("say how long an inner step takes, by --step 0.8s or --flops 300T")
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """How fast a peer is, as it was typed."""
+
+    step: str | None
+    flops: str | None
+    mfu: float
+    tokens_per_step: str | None
+
+    @property
+    def tokens(self) -> float:
+        """Of an inner step."""
+        return _positive(parse_count(self.tokens_per_step or _TOKENS_PER_STEP), "--tokens-per-step")
+
+    def step_s(self, params: float, measured: dict[str, Any]) -> float:
+        """Seconds of an inner step of a whole model."""
+        if self.step is not None and self.flops is not None:
+            raise UserError("--step and --flops say the same: give one of them")
+        if self.step is not None:
+            return _positive(parse_seconds(self.step), "--step")
+        if self.flops is not None:
+            return _FLOPS_PER_PARAMETER * params * self.tokens / self.reached_flops
+        if "step_s" in measured:
+            found: float = measured["step_s"]
+            return found
+        raise UserError("say how long an inner step takes, by --step 0.8s or --flops 300T")
+
+    @property
+    def reached_flops(self) -> float:
+        """Per second."""
+        if self.flops is None or self.step is not None:
+            raise UserError("stages take a share of a model's computing: say --flops 300T, and not --step")
+        return _positive(parse_count(self.flops), "--flops") * self.mfu
+
+
+@dataclass(frozen=True, slots=True)
+class _Money:
+    """What a run may take."""
+
+    budget: float | None
+    """Tokens."""
+    per_hour: float | None
+    """Of a peer."""
+
+    @classmethod
+    def of(cls, tokens: str | None, price: str | None) -> _Money:
+        budget = _positive(parse_count(tokens), "--tokens") if tokens is not None else None
+        return cls(budget, parse_price(price) if price is not None else None)
+
+
+def _wanted(
+    params: float,
+    layers: int,
+    swarm: UniformSwarm,
+    width: int | None,
+    memory: str | None,
+    stages: int | None,
+    microbatch: str,
+    speed: _Speed,
+) -> Wanted:
+    """A model that shall be cut. Raises `UserError` where something is not said that this needs."""
+    if width is None or memory is None:
+        raise UserError(
+            "for a model in stages say both --width 10496, the values of a token between layers, and"
+            " --memory 80G of a peer's device"
+        )
+    tokens = _positive(parse_count(microbatch), "--microbatch")
+    return Wanted(
+        num_parameters=params,
+        layers=layers,
+        width=width,
+        peers=swarm.peers,
+        rate_bps=swarm.exchange_bps,
+        rtt_s=swarm.rtt_s,
+        flops=speed.reached_flops,
+        memory_bytes=_positive(parse_memory(memory), "--memory"),
+        microbatch_tokens=max(1, round(tokens)),
+        stages=stages,
+        step_tokens=None if speed.tokens_per_step is None else speed.tokens,
+    )
 
 
 # -- a plan -------------------------------------------------------------------------------------------
@@ -176,7 +277,10 @@ class _Plan:
         return seconds / 3600 * self.price * self.swarm.peers
 
 
-def _print_plan(plan: _Plan) -> None:
+def _print_plan(plan: _Plan, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_plain(plan), indent=1))
+        return
     console, swarm = wide_console(), plan.swarm
     chosen, reason = recommended(plan.rows)
     console.print(_table(plan, chosen))

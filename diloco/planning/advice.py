@@ -53,18 +53,29 @@ class Candidate:
 def candidates(num_parameters: float, layers: int, swarm: UniformSwarm) -> list[Candidate]:
     """Every method and setting that can be had: ranked ones from the surest to the most saving, then every
     other method as its preset is."""
+    others = [_candidate(name, {}, num_parameters, swarm, ranked=False) for name in _unranked()]
+    return [*ranked(num_parameters, layers, swarm), *(each for each in others if each is not None)]
+
+
+def ranked(num_parameters: float, layers: int, swarm: UniformSwarm) -> list[Candidate]:
+    """Those whose place in the order is known: from the surest to the most saving."""
     found = []
-    for preset, wanted in (*_CANDIDATES, *((name, {}) for name in _unranked())):
+    for preset, wanted in _CANDIDATES:
         overrides = dict(wanted)
         if preset == "streaming":
             overrides |= _fragments(num_parameters, layers, swarm, overrides)
-        try:
-            chosen = method(preset, **overrides)
-        except MethodError:
-            continue
-        prediction = predict(chosen, num_parameters, swarm)
-        found.append(Candidate(preset, overrides, chosen, prediction, ranked=bool(wanted)))
-    return found
+        found.append(_candidate(preset, overrides, num_parameters, swarm, ranked=True))
+    return [each for each in found if each is not None]
+
+
+def _candidate(
+    preset: str, overrides: dict[str, Any], num_parameters: float, swarm: UniformSwarm, *, ranked: bool
+) -> Candidate | None:
+    try:
+        chosen = method(preset, **overrides)
+    except MethodError:
+        return None
+    return Candidate(preset, overrides, chosen, predict(chosen, num_parameters, swarm), ranked)
 
 
 def _unranked() -> list[str]:

@@ -77,8 +77,34 @@ class StageTimes:
         """U = G t / ((G - 1) tau + P + o): the share of the time of an inner step of G microbatches in which
         a replica computes, with a window that is wide enough. Without distance and lines it is
         G / (G + S - 1), as of GPipe (arXiv 1811.06965) and 1F1B."""
+        return num_microbatches * self.compute_s / self.inner_step_s(num_microbatches)
+
+    def inner_step_s(self, num_microbatches: int) -> float:
+        """Of so many microbatches, from the first forward to the end of the optimizer's step."""
+        return (num_microbatches - 1) * self.period_s + self.alone_s + self.step_s
+
+    def microbatches_for(self, utilization: float) -> int | None:
+        """The fewest in an inner step with which a replica computes for such a share of the time; None if
+        there is none, since its line cannot carry what it computes."""
+        gained_s = self.compute_s - utilization * self.period_s
+        if gained_s <= 0:
+            return None
+        return max(1, math.ceil(utilization * (self.alone_s - self.period_s + self.step_s) / gained_s))
+
+    def utilization_split(self, num_microbatches: int) -> float:
+        """At most, if backward is split into the gradient of the input, which goes down at once, and that of
+        the weights, as long as a forward, which fills the waits (Zero Bubble, arXiv 2401.10241)."""
+        first_s = self.compute_s - self.forward_s
+        alone_s = self.alone_s - self.stages * self.forward_s
+        last_s = alone_s + (num_microbatches - 1) * max(first_s, self.line_s) + self.forward_s
         busy_s = num_microbatches * self.compute_s
-        return busy_s / ((num_microbatches - 1) * self.period_s + self.alone_s + self.step_s)
+        return busy_s / (max(busy_s, last_s) + self.step_s)
+
+    @property
+    def utilization_undrained(self) -> float:
+        """t / tau: at most, if replicas step with microbatches in flight and so with gradients up to
+        ``stages`` steps old (PipeDream, arXiv 1806.03377)."""
+        return self.compute_s / self.period_s
 
 
 @dataclass(frozen=True, slots=True)

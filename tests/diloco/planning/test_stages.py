@@ -254,3 +254,26 @@ def test_memory_is_a_worker_of_the_stages_size_and_a_window_of_microbatches() ->
     one = 4096 * 4096
     assert model.memory(chosen, 2, 10, 4.0, 1.0) == pytest.approx((device + 40 * one, host + 10 * one))
     assert device > 16 * 1.65e9
+
+
+def test_the_fewest_microbatches_that_keep_replicas_busy() -> None:
+    times = StagedModel(70e9, 8192, 10, 4096, 160e12).times(1.03, 1e9, 0.06)
+    for target in (0.5, 0.9, 0.95):
+        count = times.microbatches_for(target)
+        assert count is not None
+        assert times.utilization(count) >= target > times.utilization(count - 1)
+    slow = StagedModel(70e9, 8192, 10, 4096, 160e12).times(1.03, 1e8, 0.06)
+    assert slow.microbatches_for(0.9) is None
+    assert StageTimes(1, 1.0, 2.0, 0.0, 0.0, 0.0).microbatches_for(0.9) == 1
+
+
+@pytest.mark.parametrize(("line_s", "num", "whole", "split"), [(0.3, 16, 64, 91), (0.5, 32, 77, 100)])
+def test_split_backward_fills_the_wait(line_s: float, num: int, whole: int, split: int) -> None:
+    times = StageTimes(8, 1.0, 2.0, 0.1, line_s, line_s)
+    assert round(100 * times.utilization(num)) == whole
+    assert round(100 * times.utilization_split(num)) == split
+
+
+def test_without_drains_only_the_line_is_in_the_way() -> None:
+    assert StageTimes(8, 1.0, 2.0, 0.1, 0.3, 0.3).utilization_undrained == 1.0
+    assert StageTimes(8, 1.0, 2.0, 0.1, 2.0, 2.0).utilization_undrained == pytest.approx(0.75)
