@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from diloco.pipeline.cuts import Part
     from diloco.pipeline.cutting import cut
     from diloco.simulation.runner import simulate
-    from diloco.training.attach import Outer, attach
+    from diloco.training.attach import attach
+    from diloco.training.outer import Outer
 
 __version__ = "0.1.0"
 
@@ -62,10 +63,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("attach", "Outer"):
-        from diloco.training import attach
+    if name == "attach":
+        from diloco.training.attach import attach
 
-        return getattr(attach, name)
+        return attach
+    if name == "Outer":
+        from diloco.training.outer import Outer
+
+        return Outer
     if name == "cut":
         from diloco.pipeline.cutting import cut
 

@@ -42,8 +42,8 @@ class Job:
     """One worker's training, without any knowledge of a swarm."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    """Whose step ends an inner step: `attach` hooks it."""
+    optimizer: torch.optim.Optimizer | list[torch.optim.Optimizer]
+    """What steps ``model``, several in the order in which they step: `attach` hooks them."""
     step: Callable[[Any], Tensor]
     """One whole inner step on a batch, the optimizer's included; returns the detached loss."""
     batches: Iterator[Any]
@@ -102,14 +102,14 @@ def gpt(
     steps = InnerSteps(model, optimizers, train)
     return Job(
         model=model,
-        optimizer=optimizers[-1],
+        optimizer=optimizers if len(optimizers) > 1 else optimizers[0],
         step=steps,
         batches=text.batches(settings.run.seed, worker_salt, train.batch_size, sizes.context, device),
         tokens_per_step=train.batch_size * sizes.context,
         evaluate=evaluation(model, text, settings, device),
         sample=lambda: model.generate(b"def ", SAMPLE_BYTES, temperature=0.8).decode("utf-8", "replace"),
         follow=steps.follow,
-        keep={"steps": steps, **{f"optimizer {i}": each for i, each in enumerate(optimizers[:-1])}},
+        keep={"steps": steps},
     )
 
 

@@ -21,8 +21,9 @@ from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
 from diloco.recipe import Job, Recipe, job_of
 from diloco.swarm.swarm import Swarm
-from diloco.training.attach import Outer, attach
+from diloco.training.attach import attach
 from diloco.training.device_errors import device_fault
+from diloco.training.outer import Outer
 from peers.protocol.commands import LeaveRun
 from peers.protocol.events import CheckpointRestored, RunFinished, SettingsChanged
 

@@ -1,7 +1,7 @@
 """One worker's side of a run as a core: what it trained and waited, what it says of itself, what it is to do.
 
 A driver tells the session what happened, carries out the commands that it returns, and says by `told` how
-each was taken: `training.attach` is the driver for real time, `simulation.worker` for virtual time. Owns the
+each was taken: `training.driver` is the driver for real time, `simulation.worker` for virtual time. Owns the
 counts (steps, tokens and their fates, loss, speed) and what the run's settings mean to a worker; decisions
 about offers and landings are the `OuterLoop`'s. Owns no clock, thread, queue or tensor. Keeps S4 on the
 training side: every token is counted once.

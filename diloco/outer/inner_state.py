@@ -7,32 +7,41 @@ buffers are only named. Costs nothing until something was found to be not finite
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 _NAMES_SHOWN = 4
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
+"""What steps a model: one, several that step one after the other, or nothing that is known."""
+
+
+def listed_optimizers(given: Optimizers) -> list[torch.optim.Optimizer]:
+    """Each of them once."""
+    if given is None:
+        return []
+    if isinstance(given, torch.optim.Optimizer):
+        return [given]
+    return list({id(each): each for each in given}.values())
 
 
 class InnerState:
-    """A worker's own state beside the parameters of ``model``, which ``optimizer`` steps; None if that is not
-    known."""
+    """A worker's own state beside the parameters of ``model``, which ``optimizers`` step."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    def __init__(self, model: nn.Module, optimizers: Optimizers) -> None:
         self._model = model
-        self._optimizer = optimizer
+        self._optimizers = listed_optimizers(optimizers)
 
     @property
     def lr(self) -> float:
-        """The present inner learning rate, that of the optimizer's first group."""
-        assert self._optimizer is not None, "who follows it asks for an optimizer"
-        return float(self._optimizer.param_groups[0]["lr"])
+        """The present inner learning rate, that of the last optimizer's first group."""
+        assert self._optimizers, "who follows it asks for an optimizer"
+        return float(self._optimizers[-1].param_groups[0]["lr"])
 
     def have_taken(self, steps: int) -> None:
         """The moments of all parameters are those of at least so many steps."""
-        states = self._optimizer.state.values() if self._optimizer is not None else ()
-        for state in states:
+        for state in (state for each in self._optimizers for state in each.state.values()):
             if isinstance(count := state.get("step"), Tensor) and float(count) < steps:
                 count.fill_(steps)
 
@@ -43,10 +52,8 @@ class InnerState:
     def _mend_optimizer(self) -> list[str]:
         said: list[str] = []
         trained = {p: name for name, p in self._model.named_parameters() if p.requires_grad}
-        optimizer = self._optimizer
-        groups = optimizer.param_groups if optimizer is not None else []
-        known = {id(parameter) for group in groups for parameter in group["params"]}
-        states = optimizer.state.items() if optimizer is not None else ()
+        known = {id(p) for each in self._optimizers for group in each.param_groups for p in group["params"]}
+        states = [pair for each in self._optimizers for pair in each.state.items()]
         names = {id(p): name for p, name in trained.items()}
         reset = [(names.get(id(p), "one without a name"), _reset(state)) for p, state in states]
         if num_tensors := sum(num for _, num in reset):

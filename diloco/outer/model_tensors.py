@@ -8,7 +8,7 @@ Buffers of the model are never touched: see `layout`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn.parameter import Parameter
 from diloco.compression import kernels
 from diloco.compression.vectors import VectorDevice, bytes_of, spans, squared_norm
 from diloco.errors import LayoutError
+from diloco.outer.inner_state import Optimizers, listed_optimizers
 from diloco.outer.layout import Layout, TensorSpec
 from transport.digests import digest_of
 
@@ -42,18 +43,16 @@ class ModelTensors:
         """Where vectors that meet these tensors are best kept."""
 
     @classmethod
-    def of(
-        cls, layout: Layout, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
-    ) -> ModelTensors:
-        """The parameters of ``model``; with ``optimizer``, AdamW's two moments of them as two fragments more,
-        for DES-LOC (arXiv 2505.22549). Raises `LayoutError` if the tensors are not those of the layout, or
-        the optimizer is not AdamW."""
+    def of(cls, layout: Layout, model: nn.Module, optimizers: Optimizers = None) -> ModelTensors:
+        """The parameters of ``model``; with ``optimizers``, AdamW's two moments of them as two fragments
+        more, for DES-LOC (arXiv 2505.22549). Raises `LayoutError` if the tensors are not those of the layout,
+        or an optimizer is not AdamW."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
         frozen = [_matching(spec, parameters) for spec in layout.frozen]
         tensors: dict[str, Tensor] = dict(parameters)
-        if optimizer is not None:
+        if every := listed_optimizers(optimizers):
             (specs,) = layout.fragments
-            moments = {spec.name: _moments(spec.name, parameters[spec.name], optimizer) for spec in specs}
+            moments = {spec.name: _moments(spec.name, parameters[spec.name], every) for spec in specs}
             for which in MOMENTS:
                 tensors |= {f"{which}/{name}": found[which] for name, found in moments.items()}
             layout = with_moments(layout)
@@ -144,17 +143,24 @@ def subtract(a: Tensor, b: Tensor, out: Tensor) -> float:
     return sum(squared_norm(torch.sub(a[span], b[span], out=out[span])) for span in spans(out))
 
 
-def _moments(name: str, parameter: Parameter, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(
+    name: str, parameter: Parameter, optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, Tensor]:
     """The moments of one parameter, made (as zeros) if it has taken no step yet."""
-    if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-        raise LayoutError(
-            f"moments_every averages the moments of AdamW, but the inner optimizer is"
-            f" {type(optimizer).__name__}"
-        )
-    owned = {id(each) for group in optimizer.param_groups for each in group["params"]}
-    if id(parameter) not in owned:
+    for each in optimizers:
+        if not isinstance(each, (torch.optim.Adam, torch.optim.AdamW)):
+            raise LayoutError(
+                f"moments_every averages the moments of AdamW, but the inner optimizer is"
+                f" {type(each).__name__}"
+            )
+    owners = [
+        each
+        for each in optimizers
+        if any(parameter is owned for group in each.param_groups for owned in group["params"])
+    ]
+    if not owners:
         raise LayoutError(f"parameter {name} is shared but not among those that the inner optimizer moves")
-    state = optimizer.state[parameter]
+    state = owners[0].state[parameter]
     if not state:
         state["step"] = torch.zeros(())
         for which in MOMENTS:

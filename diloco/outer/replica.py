@@ -25,7 +25,7 @@ from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.outer.checks import check_of_bytes
 from diloco.outer.components import codecs_of
 from diloco.outer.incoming import IncomingState
-from diloco.outer.inner_state import InnerState
+from diloco.outer.inner_state import InnerState, Optimizers, listed_optimizers
 from diloco.outer.layout import Layout
 from diloco.outer.local_state import LocalState, PendingContribution
 from diloco.outer.model_tensors import ModelTensors
@@ -87,22 +87,21 @@ class TensorReplica:
         self._committed: list[PendingContribution | None] = [None] * outer.num_fragments
 
     @classmethod
-    def of(
-        cls, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer | None = None
-    ) -> TensorReplica:
-        """The replica of a torch model. Its inner optimizer is mended if it is known, and is needed if the
-        method averages AdamW's moments or follows the inner learning rate. Raises `LayoutError`."""
-        if method.moments_every and optimizer is None:
+    def of(cls, model: nn.Module, method: Method, optimizers: Optimizers = None) -> TensorReplica:
+        """The replica of a torch model. Its inner optimizers are mended if they are known, and are needed if
+        the method averages AdamW's moments or follows the inner learning rate. Raises `LayoutError`."""
+        every = listed_optimizers(optimizers)
+        if method.moments_every and not every:
             raise LayoutError("the method averages AdamW's moments: attach the inner optimizer too")
-        if method.tells_inner_lr and optimizer is None:
+        if method.tells_inner_lr and not every:
             raise LayoutError(
                 f'outer = "{method.outer}" follows the inner learning rate: attach the inner optimizer too'
             )
         layout = Layout.of(
             model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
         )
-        tensors = ModelTensors.of(layout, model, optimizer if method.moments_every else None)
-        return cls(tensors, method, InnerState(model, optimizer))
+        tensors = ModelTensors.of(layout, model, every if method.moments_every else None)
+        return cls(tensors, method, InnerState(model, every))
 
     @property
     def layout(self) -> Layout:

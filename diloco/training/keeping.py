@@ -85,7 +85,7 @@ class Keeping:
         self,
         swarm: Swarm,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
+        optimizers: Sequence[torch.optim.Optimizer],
         replica: TensorReplica,
         session: WorkerSession,
         keep: Mapping[str, Stateful],
@@ -97,8 +97,9 @@ class Keeping:
         self._session = session
         self._worker = Worker(model, replica, session)
         sources: dict[str, Stateful] = {"the worker": self._worker}
-        if optimizer is not None:
-            sources["the inner optimizer"] = InnerOptimizer(optimizer)
+        for index, each in enumerate(optimizers):
+            name = "the inner optimizer" if len(optimizers) == 1 else f"inner optimizer {index}"
+            sources[name] = InnerOptimizer(each)
         sources |= {f"keep[{name!r}]": each for name, each in keep.items()}
         sources["random generators"] = GlobalGenerators()
         self._own = OwnState(sources)

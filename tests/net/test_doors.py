@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import diloco
 from diloco.cli.app import app
-from diloco.training.attach import Outer
+from diloco.training.outer import Outer
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair
 from peers.node import Node

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import diloco
 from diloco.recipe import gpt
-from diloco.training.attach import Outer
+from diloco.training.outer import Outer
 from peers.protocol.events import CheckpointRestored, RoundCommitted
 
 pytestmark = pytest.mark.timeout(120)

@@ -1,0 +1,226 @@
+"""A worker's session driven by the clock, over a live model: its commands to the swarm, and events back.
+
+Owns entering, the waits, reports, and what follows an inner step that is over. Owns no decision about rounds,
+and counts nothing: that is `loop.session`'s. All of it happens on the training thread, between two inner
+steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from diloco.checkpoints.keeper import Hooks
+from diloco.checkpoints.origin import open_origin
+from diloco.checkpoints.own import Stateful
+from diloco.checkpoints.regroup import plan, take_over
+from diloco.errors import EntryError, SwarmTimeout
+from diloco.loop.session import Terms, WorkerSession
+from diloco.outer.replica import TensorReplica
+from diloco.swarm.swarm import Swarm
+from diloco.training.keeping import Keeping
+from peers.protocol.commands import Command
+from peers.protocol.events import (
+    GotUnusable,
+    KeptResultDamaged,
+    ProgressLost,
+    RoundCommitted,
+    SettingsChanged,
+)
+from peers.protocol.profile import Profile
+from peers.seats import Training
+
+_LOG = logging.getLogger("diloco")
+_POLL_S = 0.05
+
+
+class WorkerDriver:
+    """One life of a worker in ``swarm``, training ``model`` by ``optimizers``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        swarm: Swarm,
+        on_event: Callable[[object], None] | None,
+        keep: Mapping[str, Stateful] | None,
+    ) -> None:
+        method = swarm.settings.method.resolved()
+        self.swarm = swarm
+        self.pseudo_grad_norm = 0.0
+        """Of the last contribution, as of the last commit."""
+        self.stopping = False
+        """No wait for the network holds this worker up any more."""
+        self.replica = TensorReplica.of(model, method, optimizers)
+        # A host finds out by it which of several states is right.
+        self.replica.outer.keeps_former = swarm.has_others and not method.gossips
+        self._on_event = on_event
+        self._resumed = time.monotonic()
+        self.session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
+        self.keeping: Keeping | None = None
+        if swarm.home is not None:
+            hooks = Hooks(lambda command: self._run([command]), self._tell)
+            self.keeping = Keeping(swarm, model, optimizers, self.replica, self.session, keep or {}, hooks)
+        self._told_of_damage = False
+
+    @property
+    def num_parameters(self) -> int:
+        """Values that are exchanged, but for averaged moments."""
+        outer = self.replica.outer
+        return sum(outer.num_elements(f) for f in range(outer.method.num_fragments))
+
+    def enter(self, timeout_s: float) -> None:
+        """Take part, and wait until the model holds the swarm's state."""
+        kept = self.keeping
+        held = kept.begin(self.swarm.resume) if kept is not None else None
+        if held is None and self.swarm.origin is not None:
+            self._begin_from(self.swarm.origin)
+        self.swarm.train(
+            Training(
+                self._profile(),
+                self.replica,
+                held=held,
+                keeps=kept is not None,
+                leads_on=bool(kept and kept.leads_on),
+                later=kept.later if kept is not None else (),
+                stored=kept.stored if kept is not None else None,
+            )
+        )
+        give_up = time.monotonic() + timeout_s
+        while not self.session.active or self.session.awaits_end:
+            self._take_event(_POLL_S)
+            self._raise_dismissal()
+            if self.session.finished and not self.session.active:
+                raise EntryError("finished", "the run is over: there is nothing left to join")
+            if time.monotonic() > give_up:
+                raise SwarmTimeout(
+                    f"no shared state after {timeout_s:.0f} s: is another member training, and reachable?"
+                )
+        if self.session.finished:
+            self._report()  # of gossip nobody else would know
+        self._resumed = time.monotonic()
+
+    def stepped(self, tokens: int) -> None:
+        """An inner step of so many tokens is over: do what follows."""
+        session = self.session
+        session.stepped(tokens, time.monotonic() - self._resumed)
+        self._take_events()
+        self._raise_dismissal()
+        self._do_what_is_due()
+        self._wait()
+        self._report_if_due()
+        if self.keeping is not None:
+            self.keeping.poll()
+        self._resumed = time.monotonic()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _profile(self) -> Profile:
+        replica = self.replica
+        found = replica.layout.manifest()
+        return self.session.profile(
+            self.swarm.name,
+            self.swarm.addresses,
+            tuple(replica.max_sent(f) for f in range(replica.num_fragments)),
+            tensors=found.names_sha256,
+            shapes=found.text_name,
+            layout=found.text.encode(),
+            model=f"{sum(map(len, replica.layout.fragments))} tensors of {self.num_parameters:,} values",
+        )
+
+    def _begin_from(self, path: Path) -> None:
+        origin = open_origin(path)
+        found = plan(origin, self.replica, self.replica.outer.method)
+        take_over(origin, self.replica, found)
+        for line in found.lines():
+            _LOG.warning("%s", line)
+
+    def _wait(self) -> None:
+        began, session = time.monotonic(), self.session
+        while not self.stopping and session.waits(time.monotonic()):
+            if self._take_event(_POLL_S):
+                self._take_events()
+            self._raise_dismissal()
+            self._do_what_is_due()
+            self._report_if_due()
+        if session.finished:
+            self._report()  # of gossip nobody else would know
+        session.waited_s += time.monotonic() - began
+
+    def _take_events(self) -> None:
+        """Take all events, also those that a command brings: to confirm one commit hands over the next."""
+        while self._take_event(0.0):
+            pass
+
+    def _take_event(self, timeout_s: float) -> bool:
+        event = self.swarm.next_event(timeout_s)
+        if event is None:
+            return False
+        if self.keeping is not None:
+            self.keeping.before(event)
+        commands = self.session.event(time.monotonic(), event)
+        self._run(commands)
+        if self.keeping is not None:
+            self.keeping.after(time.monotonic(), event, commands)
+        if isinstance(event, SettingsChanged):
+            self.session.follow(self.swarm.settings)
+            if self.keeping is not None:
+                self.keeping.follow(self.swarm.settings.checkpoint)
+        if isinstance(event, GotUnusable):
+            _LOG.warning("what was fetched cannot be used, training goes on: %s", event.reason)
+        if isinstance(event, KeptResultDamaged) and not self._told_of_damage:
+            self._told_of_damage = True  # once: where one file is damaged, more may be
+            found = event.result.hex()[:16]
+            _LOG.warning("a result on the disk, results/*-%s, is damaged: others are asked for it", found)
+        if isinstance(event, RoundCommitted):
+            self.pseudo_grad_norm = self.replica.last_norm
+        self._tell(event)
+        return True
+
+    def _tell(self, event: object) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _do_what_is_due(self) -> None:
+        commands, losses = self.session.due(time.monotonic()), self.session.progress_lost()
+        if losses:
+            self._report()  # at once, for this may be the last that the swarm hears of this worker
+        self._run(commands)
+        for lost in losses:
+            _LOG.warning(_text_of(lost))
+            self._tell(lost)
+        self._raise_dismissal()
+
+    def _run(self, commands: list[Command]) -> None:
+        for command in commands:
+            taken = self.swarm.command(command)
+            self.session.told(command, taken)
+            if self.keeping is not None:
+                self.keeping.told(command, taken)
+
+    def _report_if_due(self) -> None:
+        if self.session.report_is_due(time.monotonic()):
+            self._report()
+
+    def _report(self) -> None:
+        swarm = self.swarm
+        self._run(self.session.report(time.monotonic(), swarm.bytes_sent, swarm.bytes_received))
+
+    def _raise_dismissal(self) -> None:
+        error = self.session.dismissal
+        if error is not None:
+            raise error
+
+
+def _text_of(lost: ProgressLost) -> str:
+    """For people."""
+    times = "" if lost.in_a_row == 1 else f" (time {lost.in_a_row} in a row)"
+    said = (
+        f"{lost.reason}{times}: what led to it is given up, and the model goes back to the outer parameters"
+    )
+    return "; ".join([said, *lost.mended])

@@ -1,0 +1,39 @@
+"""Whether a loop's model and optimizers fit together, before anything is hooked or sent. Refuses by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diloco.errors import LayoutError
+
+_NAMES_SHOWN = 4
+
+
+def require_stepped(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Each trainable parameter is stepped by one of ``optimizers``, if any is known: another one would be
+    exchanged for ever as it is. Raises `LayoutError`."""
+    if not optimizers:
+        return
+    owned = [p for each in optimizers for group in each.param_groups for p in group["params"]]
+    known = {id(each) for each in owned} | {_place(each) for each in owned if each.numel()}
+    trainable = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+    missing = [name for name, each in trainable if id(each) not in known and _place(each) not in known]
+    if not missing:
+        return
+    kinds = " and ".join(type(each).__name__ for each in optimizers)
+    more = f" and {len(missing) - _NAMES_SHOWN} more" if len(missing) > _NAMES_SHOWN else ""
+    if len(missing) == len(trainable):
+        raise LayoutError(
+            f"{kinds} steps no parameter of this model, not even {missing[0]}: make it of model.parameters()"
+        )
+    raise LayoutError(
+        f"trainable, but in no optimizer ({kinds}): {', '.join(missing[:_NAMES_SHOWN])}{more}; give attach a"
+        " list of all optimizers, in the order in which they step, or set requires_grad = False"
+    )
+
+
+def _place(parameter: Tensor) -> tuple[str, int]:
+    return str(parameter.device), parameter.data_ptr()

@@ -1,0 +1,37 @@
+"""The outer parameters in the live model: to evaluate, to save, and gone again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from diloco.methods import method
+from diloco.outer.replica import TensorReplica
+from diloco.training.lending import lent, write_model
+
+
+def replica_of(model: nn.Module) -> TensorReplica:
+    return TensorReplica.of(model, method("diloco"))
+
+
+def learn(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(0.01)
+
+
+def test_the_outer_parameters_are_lent_and_saved_and_local_ones_come_back(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    replica, shared = replica_of(model), model.weight.detach().clone()
+    learn(model)
+    local = model.weight.detach().clone()
+    with lent(model, replica) as given:
+        assert given is model
+        assert torch.equal(model.weight, shared)
+    assert torch.equal(model.weight, local)
+    write_model(model, replica, tmp_path / "m.safetensors", round_=3, full=False)
+    assert torch.equal(load_file(tmp_path / "m.safetensors")["weight"], shared)
+    assert torch.equal(model.weight, local)
