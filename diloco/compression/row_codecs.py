@@ -218,32 +218,33 @@ ROW_CODECS: dict[str, Callable[[], RowCodec]] = {
 
 def rotate(x: Tensor) -> Tensor:
     """Blocks [b, n], n a power of two, times fixed signs and the orthonormal Hadamard matrix."""
-    return _hadamard(x * _signs(x.shape[1]).to(x.device))
+    return _hadamard((x * _signs(x.shape[1]).to(x.device)).t().contiguous())
 
 
 def rotate_back(x: Tensor) -> Tensor:
     """The inverse of `rotate`, but for rounding."""
-    return _hadamard(x).mul_(_signs(x.shape[1]).to(x.device))
+    return _hadamard(x.t().contiguous()).mul_(_signs(x.shape[1]).to(x.device))
 
 
-def _hadamard(x: Tensor) -> Tensor:
-    """Sylvester's matrix / sqrt(n), by sums and differences, each rounded by itself. Blocks lie along the
-    last dimension meanwhile, so that neighbours in memory are treated alike."""
-    count, n = x.shape
-    y, half = x.t().contiguous(), n // 2
+def _hadamard(y: Tensor) -> Tensor:
+    """Blocks [b, n] that are Sylvester's matrix times the columns of ``y`` [n, b], by sums and differences,
+    each rounded by itself. In columns neighbours in memory are treated alike. Overwrites ``y``."""
+    n, count = y.shape
+    other, half = torch.empty_like(y), n // 2
     while half:
-        pairs = y.view(-1, 2, half, count)
-        y = torch.stack((pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]), dim=1)
-        half //= 2
-    return y.view(n, count).t().contiguous().mul_(1 / math.sqrt(n))
+        pairs, out = y.view(-1, 2, half, count), other.view(-1, 2, half, count)
+        torch.add(pairs[:, 0], pairs[:, 1], out=out[:, 0])
+        torch.sub(pairs[:, 0], pairs[:, 1], out=out[:, 1])
+        y, other, half = other, y, half // 2
+    return y.t().contiguous()
 
 
 @cache
 def _signs(n: int) -> Tensor:
-    """1 or -1 [n], as chance has it but always the same: without them a block of equal values, which have a
-    mean, would become one large value. Shared: never write to it."""
+    """1 or -1 [n] over the square root of n, as chance has it but always the same: without them a block of
+    equal values, which have a mean, would become one large value. Shared: never write to it."""
     bits = seeded_bits([n], n) >> np.uint64(63)
-    return torch.from_numpy(bits.astype(np.float32)).mul_(-2.0).add_(1.0)
+    return torch.from_numpy(bits.astype(np.float32)).mul_(-2.0).add_(1.0).mul_(1 / math.sqrt(n))
 
 
 def _noise(draws: Sequence[int], n: int, device: torch.device) -> Callable[[int, int], Tensor]:

@@ -20,7 +20,7 @@ from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.cutting import refuse_tied
 from diloco.pipeline.microbatch import MicrobatchId
 from diloco.pipeline.part import RunningPart
-from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step
+from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step, Weights
 
 _GRACE_S = 1.0
 """Of the line's own seconds, which pass only when there is no more to be fed."""
@@ -36,7 +36,7 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """A microbatch was counted; for the stage below, if there is one, the gradient."""
+    """A microbatch went back; for the stage below, if there is one, the gradient."""
 
     microbatch: MicrobatchId
     gradient: Tensor | None
@@ -66,7 +66,9 @@ class LocalStage:
         if quota < 1:
             raise PipelineError(f"an inner step of {quota} microbatches is not possible: choose 1 or more")
         self.part = part
-        self.loop = StageLoop(quota, is_last=part.part.is_last, grace_s=_GRACE_S)
+        self.loop = StageLoop(
+            quota, is_last=part.part.is_last, grace_s=_GRACE_S, split_backward=part.split_backward
+        )
         self.optimizer = optimizer
         self._clip_norm = clip_norm
         self._apply = apply or self._clip_and_step
@@ -84,7 +86,7 @@ class LocalStage:
         self._gradients[microbatch] = gradient, tokens
         self.loop.gradient_arrived(microbatch)
 
-    def act(self, now: float) -> Up | Down | Step | None:
+    def act(self, now: float) -> Up | Down | Weights | Step | None:
         """Do the next piece of work; what came of it, or None if there was nothing to do. Raises what
         `RunningPart` raises; the line cannot go on after that."""
         work = self.loop.next_work(now)
@@ -96,6 +98,9 @@ class LocalStage:
                 below = self.part.backward(work.microbatch, gradient)
                 self.loop.done(work, tokens)
                 return Down(work.microbatch, below, tokens)
+            case Weights():
+                self.part.weight_backward(work.microbatch)
+                self.loop.done(work)
             case Step():
                 self._step(work)
                 self.loop.done(work)
@@ -167,7 +172,9 @@ class Line:
         self._num_unsettled = 0
         self._now = 0.0
         self._ended: list[Down] = []
-        """What the last stage counted in the present step."""
+        """What the last stage has of the present step."""
+        self._num_stepped = 0
+        """Stages that took the present step; none is fed for the next one meanwhile."""
 
     def run(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[LineStep]:
         """Train on microbatches, (input, targets) each, until there are no more; yields after each inner
@@ -175,11 +182,12 @@ class Line:
         have fewer. Raises what `RunningPart` raises."""
         drawn = iter(batches)
         while True:
-            has_more = self._feed(drawn)
-            stepped = self._act()
-            if stepped:
+            has_more = self._num_stepped > 0 or self._feed(drawn)
+            acted = self._act()
+            if self._num_stepped == len(self._stages):
+                self._num_stepped = 0
                 yield self._take_ended()
-            elif stepped is None:
+            elif not acted:
                 assert not has_more, "a stage has something to do until the step ends"
                 ends = [end for stage in self._stages if (end := stage.loop.ends_early_at_s) is not None]
                 if not ends:
@@ -199,22 +207,19 @@ class Line:
             self._stages[0].take(microbatch, x, self._targets_at(0, microbatch))
         return True
 
-    def _act(self) -> bool | None:
-        """Let every stage do one thing; None if none had anything to do, else whether stage 0 stepped: it is
-        the last to do so."""
-        acted: bool | None = None
+    def _act(self) -> bool:
+        """Let every stage do one thing; False if none had anything to do."""
+        acted = False
         for index, stage in reversed(list(enumerate(self._stages))):
             came = stage.act(self._now)
-            if came is None:
-                continue
-            acted = bool(acted)
+            acted |= came is not None
             match came:
                 case Up():
                     self._hand_up(index + 1, came.microbatch, came.activation)
                 case Down():
                     self._hand_down(index, came)
                 case Step():
-                    acted = acted or index == 0
+                    self._num_stepped += 1
         return acted
 
     def _hand_up(self, index: int, microbatch: MicrobatchId, x: Tensor) -> None:

@@ -19,6 +19,7 @@ from diloco.errors import BoundaryError, PipelineError
 from diloco.pipeline.boundary import Boundary
 from diloco.pipeline.cuts import Part
 from diloco.pipeline.microbatch import MicrobatchId, random_seed
+from diloco.pipeline.split_backward import Left, WeightWork
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, int]]
 """Of the last stage's output and the targets: the sum of the losses of all tokens, and how many they are."""
@@ -48,11 +49,14 @@ class RunningPart:
     the outer ends: stage 0 takes whatever the run is fed with, and the last stage has a ``loss``. All
     gradients are divided by ``nominal_tokens``, those of a whole inner step, so that they add up to a mean.
     With ``recompute`` only the input of a microbatch is kept, and forward is run again before backward:
-    8 instead of 6 floating-point operations of a parameter and token. Random numbers follow from ``seed``,
+    8 instead of 6 floating-point operations of a parameter and token. With ``split_backward``, which needs
+    ``recompute=False``, the gradients of linear layers' weights wait for `weight_backward`, so that the stage
+    below has its gradient earlier (`diloco.pipeline.split_backward`). Random numbers follow from ``seed``,
     the microbatch and the stage, for torch's generators of the CPU and of the module's CUDA device.
 
-    Raises `PipelineError` for boundaries or a loss where there are none, or none where they belong, and for a
-    module without a trainable parameter. The tensors that it is handed are never written."""
+    Raises `PipelineError` for boundaries or a loss where there are none, or none where they belong, for a
+    module without a trainable parameter, and for ``split_backward`` with ``recompute``. The tensors that it
+    is handed are never written; the module is the part's from then on."""
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class RunningPart:
         nominal_tokens: int,
         seed: int = 0,
         recompute: bool = True,
+        split_backward: bool = False,
     ) -> None:
         self.part = part
         self.model = model
@@ -76,16 +81,29 @@ class RunningPart:
         self._held: dict[MicrobatchId, _Held] = {}
         self._has_run = False
         _require_ends(part, takes, gives, loss)
+        if split_backward and recompute:
+            raise PipelineError(
+                "split_backward = true keeps activations until the gradients of weights are computed, and"
+                " recompute = true is there to keep none: turn one of them off"
+            )
         trainable = [p for p in model.parameters() if p.requires_grad]
         if not trainable:
             raise PipelineError(f"stage {part.stage} has no trainable parameter: choose other cuts")
         self.device = trainable[0].device
         """Where the module is: that of its first trainable parameter."""
+        self._weight_work = WeightWork(model) if split_backward else None
+        self._left: dict[MicrobatchId, list[Left]] = {}
+        """By microbatch, what `weight_backward` is to do."""
 
     @property
     def num_held(self) -> int:
-        """Microbatches between their forward and their backward."""
-        return len(self._held)
+        """Microbatches between their forward and the end of their backward."""
+        return len(self._held) + len(self._left)
+
+    @property
+    def split_backward(self) -> bool:
+        """Whether `weight_backward` belongs to each microbatch."""
+        return self._weight_work is not None
 
     def forward(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
         """What the part makes of ``x``, for the stage above, without a graph. Not at the last stage. Raises
@@ -115,7 +133,12 @@ class RunningPart:
             x = self._differentiable(x)
             output = self._run(microbatch, x)
         torch.autograd.backward(output, gradient.to(output.device))
+        self._leave_weights(microbatch)
         return self._input_gradient(microbatch, x)
+
+    def weight_backward(self, microbatch: MicrobatchId) -> None:
+        """With ``split_backward``: add what the microbatch's backward left. In the order of the backwards."""
+        WeightWork.add(self._left.pop(microbatch))
 
     def forward_backward(self, microbatch: MicrobatchId, x: Tensor, targets: Tensor) -> LossAndGradient:
         """Both, at the last stage. Raises `BoundaryError`, before any gradient was added, for an ``x`` that
@@ -128,6 +151,7 @@ class RunningPart:
         if not math.isfinite(loss_sum) or tokens < 1:
             raise BoundaryError(f"the loss of {microbatch} is {loss_sum} over {tokens} tokens")
         torch.autograd.backward(found / self.nominal_tokens)
+        self._leave_weights(microbatch)
         return LossAndGradient(loss_sum, tokens, self._input_gradient(microbatch, x))
 
     def weigh(self, tokens: int) -> None:
@@ -144,6 +168,10 @@ class RunningPart:
         with _drawing_from(random_seed(self._seed, microbatch, self.part.stage), self.device):
             output: Tensor = self.model(x)
             return output
+
+    def _leave_weights(self, microbatch: MicrobatchId) -> None:
+        if self._weight_work is not None:
+            self._left[microbatch] = self._weight_work.take()
 
     def _input(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
         if self.takes is not None:

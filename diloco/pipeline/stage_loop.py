@@ -2,7 +2,8 @@
 
 A driver tells the loop which inputs and gradients are there, carries out the work that it names and says when
 that is done: in one process `in_process` does so. Backward goes before forward and the lowest number first,
-which is the order of 1F1B (PipeDream, arXiv 1806.03377) as it is found while links make their own delays. A
+which is the order of 1F1B (PipeDream, arXiv 1806.03377) as it is found while links make their own delays;
+with a split backward the weights' part comes last, when there is nothing else to do (arXiv 2401.10241). A
 step begins the forward of at most a quota of microbatches and ends when each of those was counted, so that
 weights change only while nothing is in flight (PP2), and no microbatch's gradient is of other weights than
 its forward's. Keeps PP5 on this side: a step names exactly what was counted since the last one.
@@ -30,6 +31,13 @@ class Backward:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """Compute the gradients of weights that its backward left."""
+
+    microbatch: MicrobatchId
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """Let the optimizer step with the mean over the ``tokens`` of these microbatches, which were counted in
     this order."""
@@ -38,24 +46,28 @@ class Step:
     tokens: int
 
 
-Work = Forward | Backward | Step
+Work = Forward | Backward | Weights | Step
 
 
 class StageLoop:
     """One replica's inner steps, of ``quota`` microbatches each. A step whose microbatches stay away ends
-    with fewer, once ``grace_s`` seconds have passed since it began its first."""
+    with fewer, once ``grace_s`` seconds have passed since it began its first. With ``split_backward`` each
+    microbatch has its `Weights` after its backward, in the same order, and is counted then."""
 
-    def __init__(self, quota: int, *, is_last: bool, grace_s: float) -> None:
+    def __init__(self, quota: int, *, is_last: bool, grace_s: float, split_backward: bool = False) -> None:
         assert quota >= 1, "a step has a microbatch at least"
         assert grace_s > 0, "or a step would end before its second microbatch"
         self.quota = quota
         self._is_last = is_last
         self._grace_s = grace_s
+        self._split_backward = split_backward
         self._waiting: set[MicrobatchId] = set()
         self._in_flight: set[MicrobatchId] = set()
         """Their forward was begun in this step, and they are not counted."""
         self._gradients: set[MicrobatchId] = set()
         """Those of them whose gradient is there."""
+        self._weights_left: list[tuple[MicrobatchId, int]] = []
+        """Those of them whose backward left the weights to do, in its order, with their tokens."""
         self._counted: list[MicrobatchId] = []
         self._tokens = 0
         self._began_s = 0.0
@@ -102,16 +114,18 @@ class StageLoop:
         return self._at_hand
 
     def done(self, work: Work, tokens: int = 0) -> None:
-        """The driver carried out what `next_work` said. Where that counts a microbatch (backward, and forward
-        at the last stage) it says how many tokens the loss had."""
+        """The driver carried out what `next_work` said. After a backward, and forward at the last stage, it
+        says how many tokens the loss had: that counts the microbatch, unless its weights are left to do."""
         assert work is self._at_hand, "it was to be done"
         self._at_hand = None
         match work:
             case Forward() if self._is_last:
-                self._count(work.microbatch, tokens)
+                self._went_back(work.microbatch, tokens)
             case Backward():
                 self._gradients.remove(work.microbatch)
-                self._count(work.microbatch, tokens)
+                self._went_back(work.microbatch, tokens)
+            case Weights():
+                self._count(*self._weights_left.pop(0))
             case Step():
                 self._counted.clear()
                 self._tokens = 0
@@ -129,11 +143,19 @@ class StageLoop:
             return self._step()
         if self._waiting and self._num_begun < self.quota:
             return Forward(min(self._waiting, key=_age))
+        if self._weights_left:
+            return Weights(self._weights_left[0][0])
         early = self.ends_early_at_s
         return self._step() if early is not None and now >= early else None
 
     def _step(self) -> Step:
         return Step(tuple(self._counted), self._tokens)
+
+    def _went_back(self, microbatch: MicrobatchId, tokens: int) -> None:
+        if self._split_backward:
+            self._weights_left.append((microbatch, tokens))
+        else:
+            self._count(microbatch, tokens)
 
     def _count(self, microbatch: MicrobatchId, tokens: int) -> None:
         self._in_flight.remove(microbatch)

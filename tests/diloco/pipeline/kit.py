@@ -98,6 +98,7 @@ def line_of(
     make_optimizer: Optimizer = adamw,
     window: int | None = None,
     recompute: bool = True,
+    split_backward: bool = False,
     seed: int = 0,
     feeder: bytes = b"",
     clip_norms: Sequence[float | None] = (),
@@ -117,7 +118,8 @@ def line_of(
             loss=loss_sum if part.is_last else None,
             nominal_tokens=quota * TOKENS,
             seed=seed,
-            recompute=recompute,
+            recompute=recompute and not split_backward,
+            split_backward=split_backward,
         )
         optimizer = make_optimizer(running.model.parameters())
         clip_norm = clip_norms[number] if clip_norms else None
