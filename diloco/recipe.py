@@ -146,14 +146,14 @@ def _part_of_gpt(
         validation = validation_batches(text, settings, microbatch, torch.device("cpu"))
     return Job(
         model=model,
-        optimizer=optimizers[-1],
+        optimizer=optimizers if len(optimizers) > 1 else optimizers[0],
         step=steps,
         batches=batches,
         tokens_per_step=settings.pipeline.quota * microbatch * sizes.context,
         evaluate=_of_whole_models,
         sample=_of_whole_models,
         follow=steps.follow,
-        keep={"steps": steps, **{f"optimizer {i}": each for i, each in enumerate(optimizers[:-1])}},
+        keep={"steps": steps},
         boundary=part.ends(Boundary((microbatch, sizes.context, sizes.width))),
         loss=cross_entropy_sum if part.is_last else None,
         apply=steps.apply,

@@ -1,7 +1,7 @@
 """Shares of one state in several folders, put together as one whole checkpoint.
 
-Shares are of one state if run, head and the digests of all fragments are the same. Files are copied as they
-are, and the whole is verified before it gets its name.
+Shares are of one state if run, stage, head and the digests of all fragments are the same. Files are copied as
+they are, and the whole is verified before it gets its name.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def _checkpoints_in(folder: Path) -> Iterator[tuple[Disk, Saved]]:
 
 
 def _newest_whole(found: _Found) -> _Found:
-    by_state: dict[tuple[str, str, tuple[str, ...]], _Found] = {}
+    by_state: dict[tuple[str, int, str, tuple[str, ...]], _Found] = {}
     for disk, saved in found:
         manifest = saved.manifest
         digests = tuple(each.digest for each in manifest.fragments)
-        by_state.setdefault((manifest.run, manifest.head, digests), []).append((disk, saved))
+        by_state.setdefault((manifest.run, manifest.stage, manifest.head, digests), []).append((disk, saved))
     newest = sorted(by_state.values(), key=lambda those: -those[0][1].manifest.index)
     whole = next((those for those in newest if not _missing(those)), None)
     if whole is None:

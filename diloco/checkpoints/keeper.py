@@ -90,9 +90,11 @@ class Keeper:
         wanted: Checkpoint | None = None,
         least_s: float = LEAST_S,
         me: bytes = b"",
+        stage: tuple[int, int] = (0, 1),
     ) -> None:
         """``me`` is the worker's key, by which shares are drawn; ``wanted`` is what the run's settings say of
-        checkpoints; see `follow`."""
+        checkpoints; see `follow`. ``stage``, of so many, is what ``replica`` is of the run's model."""
+        self._stage = stage
         self._run, self._me = run, me
         self._terms = wanted = wanted or Checkpoint()
         self._settings = settings
@@ -137,7 +139,7 @@ class Keeper:
     def begin(self, at_most: int | None = None) -> Held | None:
         """Begin with the newest checkpoint, or that of ``at_most``, as `load_newest` says; what the member
         enters with. Raises `CheckpointError`."""
-        saved = load_newest(self._store, self._replica, at_most)
+        saved = load_newest(self._store, self._replica, at_most, self._stage)
         self._begin_with_shares(saved, at_most)
         if saved is None:
             return None
@@ -158,6 +160,7 @@ class Keeper:
             and (at_most is None or each.manifest.index <= at_most)
         ]
         for each in shares:
+            each.manifest.require_stage(*self._stage, each.path)
             require_fit(each.manifest, self._replica)
         self.parts = read_parts(self._store.disk, shares, self._replica)
         if whole is None and shares:
@@ -350,6 +353,7 @@ class Keeper:
                     files,
                     run=self._run,
                     settings=settings,
+                    stage=self._stage,
                     own=entry,
                     previous=previous,
                     pause=pause,

@@ -16,10 +16,13 @@ from diloco.outer.replica import TensorReplica
 _LOG = logging.getLogger("diloco")
 
 
-def load_newest(store: Store, replica: TensorReplica, at_most: int | None = None) -> Saved | None:
+def load_newest(
+    store: Store, replica: TensorReplica, at_most: int | None = None, stage: tuple[int, int] = (0, 1)
+) -> Saved | None:
     """Load the newest checkpoint that is whole into ``replica``, or the newest of the commit ``at_most`` or
-    an earlier one; None if there is none. Raises `CheckpointError` if it is another model's, if the disk
-    cannot be read, or if none is that old; shares of states are passed over."""
+    an earlier one; None if there is none. Raises `CheckpointError` if it is another model's, or of another
+    ``stage`` of so many, if the disk cannot be read, or if none is that old; shares of states are passed
+    over."""
     try:
         store.begin()
     except OSError as error:
@@ -32,6 +35,7 @@ def load_newest(store: Store, replica: TensorReplica, at_most: int | None = None
         if not saved.manifest.is_whole:
             has_share = True
             continue
+        saved.manifest.require_stage(*stage, saved.path)
         require_fit(saved.manifest, replica)
         try:
             load_state(store.disk, saved, replica)

@@ -19,7 +19,7 @@ from peers.protocol.held import Held
 from peers.protocol.record import record_in
 from transport.errors import BadFrame
 
-FORMAT = 5
+FORMAT = 6
 FILE_NAME = "manifest.json"
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(\.[a-z0-9]+)+$", max_length=64)]
@@ -86,6 +86,10 @@ class Manifest(_Part):
     """The run's settings as the host gives them to who joins."""
     replica: bool = False
     """It is of a run that gossips: one worker's replica, and others have other ones."""
+    stage: int = Field(default=0, ge=0)
+    """Of the run's model, whose parameters these are."""
+    stages: int = Field(default=1, ge=1)
+    """How many the model is cut into."""
     index: int = Field(ge=0)
     """Of the head's record; of a replica, its outer steps."""
     head: _Digest
@@ -113,6 +117,14 @@ class Manifest(_Part):
     @property
     def is_whole(self) -> bool:
         return len(self.here) == len(self.fragments)
+
+    def require_stage(self, stage: int, stages: int, path: str) -> None:
+        """Raises `CheckpointError` if it is not of that stage of so many."""
+        if (self.stage, self.stages) != (stage, stages):
+            raise CheckpointError(
+                f"{path} is of stage {self.stage} of {self.stages}, and this worker trains stage {stage} of"
+                f" {stages}: give it another folder"
+            )
 
     def require_whole(self, path: str) -> None:
         """Raises `CheckpointError` for a share of a state, which says what is missing."""

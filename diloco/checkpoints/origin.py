@@ -61,6 +61,11 @@ def _of_checkpoint(path: Path) -> Origin:
     saved = Store(ANYWHERE, str(path.parent)).read(path.name)
     manifest = saved.manifest
     manifest.require_whole(saved.path)
+    if manifest.stages > 1:
+        raise CheckpointError(
+            f"{path} is of stage {manifest.stage} of {manifest.stages}, which is no whole model: a new run"
+            " cannot begin from it"
+        )
     method = _method_of(manifest)
     first = manifest.fragments[0].vectors
     what = "the replica at " if manifest.replica else ""

@@ -63,15 +63,19 @@ class SharedState:
         settings: str,
         own: OwnEntry | None,
         previous: str | None,
+        stage: tuple[int, int] = (0, 1),
         pause: Callable[[], None] = lambda: None,
     ) -> Manifest:
-        """What is written once all ``files`` are, with a ``pause`` after each state that is hashed for it."""
+        """What is written once all ``files`` are, of that ``stage`` of so many, with a ``pause`` after each
+        state that is hashed for it."""
         return Manifest(
             written_by=_version(),
             written_at=time.time(),
             run=run.hex(),
             settings=settings,
             replica=self.held.steps is not None,
+            stage=stage[0],
+            stages=stage[1],
             index=self.held.place,
             head=self.held.head.hex(),
             record=self.held.record.hex(),

@@ -20,7 +20,13 @@ from rich.text import Text
 
 import diloco
 from diloco.cli import checkpoint_plan
-from diloco.cli.checkpoints import export_command, gather_command, list_command, verify_command
+from diloco.cli.checkpoints import (
+    assemble_command,
+    export_command,
+    gather_command,
+    list_command,
+    verify_command,
+)
 from diloco.cli.cut import cut_command
 from diloco.cli.doctor import doctor_command
 from diloco.cli.host import host_command
@@ -239,6 +245,9 @@ app.command(
 checkpoint_app.command(
     "gather", epilog=_examples("diloco checkpoint gather ann/ bob/ -o whole    # state directories")
 )(gather_command)
+app.command("assemble", epilog=_examples("diloco assemble ann/model bob/model cid/model -o whole"))(
+    assemble_command
+)
 checkpoint_app.command("now", epilog=_examples("diloco checkpoint now @ticket"))(save_command)
 checkpoint_app.command("plan", epilog=_examples("diloco checkpoint plan model.safetensors RUN.toml"))(
     checkpoint_plan.plan_command

@@ -97,9 +97,31 @@ def gather_command(
     )
 
 
+def assemble_command(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER...", help="What --save wrote, of all stages together.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+) -> None:
+    """Put the files of all stages together as one model: a set of safetensors with its index."""
+    from diloco.checkpoints.sharded import INDEX, assemble
+
+    try:
+        chosen = assemble(folders, output)
+    except OSError as error:
+        raise CheckpointError(f"{output} cannot be written: {error.strerror or error}") from None
+    size = sum(sum(each.sizes.values()) for each in chosen)
+    rounds = sorted({each.round for each in chosen}, key=lambda text: (len(text), text))
+    print(f"wrote {output / INDEX}: {len(chosen)} stages, {size / 1e6:,.1f} MB, of round {', '.join(rounds)}")
+
+
 def _fragments_of(manifest: Manifest) -> str:
     every, here = len(manifest.fragments), sorted(manifest.here)
-    return f"all {every}" if manifest.is_whole else f"{', '.join(map(str, here)) or 'none'} of {every}"
+    count = f"all {every}" if manifest.is_whole else f"{', '.join(map(str, here)) or 'none'} of {every}"
+    return count if manifest.stages == 1 else f"{count}, stage {manifest.stage} of {manifest.stages}"
 
 
 def export_command(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,6 +51,7 @@ class WorkerDriver:
         swarm: Swarm,
         on_event: Callable[[object], None] | None,
         keep: Mapping[str, Stateful] | None,
+        stage: int = 0,
     ) -> None:
         method = swarm.settings.method.resolved()
         self.swarm = swarm
@@ -60,12 +63,16 @@ class WorkerDriver:
         # A host finds out by it which of several states is right.
         self.replica.outer.keeps_former = swarm.has_others and not method.gossips
         self._on_event = on_event
+        self._stage = stage
+        self._later: deque[object] = deque()
         self._resumed = time.monotonic()
         self.session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
         self.keeping: Keeping | None = None
         if swarm.home is not None:
             hooks = Hooks(lambda command: self._run([command]), self._tell)
-            self.keeping = Keeping(swarm, model, optimizers, self.replica, self.session, keep or {}, hooks)
+            self.keeping = Keeping(
+                swarm, model, optimizers, self.replica, self.session, keep or {}, hooks, stage
+            )
         self._told_of_damage = False
 
     @property
@@ -105,25 +112,52 @@ class WorkerDriver:
             self._report()  # of gossip nobody else would know
         self._resumed = time.monotonic()
 
-    def stepped(self, tokens: int) -> None:
-        """An inner step of so many tokens is over: do what follows."""
+    def stepped(self, tokens: int, seconds: float | None = None) -> None:
+        """An inner step of so many tokens is over, for which it computed so many ``seconds`` (by default all
+        since the last): do what follows."""
         session = self.session
-        session.stepped(tokens, time.monotonic() - self._resumed)
+        session.stepped(tokens, time.monotonic() - self._resumed if seconds is None else seconds)
         self._take_events()
         self._raise_dismissal()
         self._do_what_is_due()
         self._wait()
-        self._report_if_due()
+        self.report_if_due()
         if self.keeping is not None:
             self.keeping.poll()
         self._resumed = time.monotonic()
+
+    # -- for a loop that takes the swarm's events itself (`pipeline.serving`) -----------------
+
+    def later(self, event: object) -> None:
+        """An event of the swarm that came in the midst of an inner step, where the model must not change: it
+        is taken behind that step, before those that the swarm still has."""
+        self._later.append(event)
+
+    def rest(self) -> None:
+        """No inner step is begun: take what the swarm says, and do what is due by time."""
+        self._take_events()
+        self._raise_dismissal()
+        self._do_what_is_due()
+        self.report_if_due()
+        if self.keeping is not None:
+            self.keeping.poll()
+
+    def report_if_due(self) -> None:
+        """Say how training goes, if that was not said for a while."""
+        if self.session.report_is_due(time.monotonic()):
+            self._report()
+
+    def go_back(self) -> None:
+        """Give up what was trained and not offered: the model goes back to the outer parameters."""
+        for fragment in range(self.replica.num_fragments):
+            self.session.loop.forget(fragment)
 
     # -- inside -------------------------------------------------------------------------------
 
     def _profile(self) -> Profile:
         replica = self.replica
         found = replica.layout.manifest()
-        return self.session.profile(
+        profile = self.session.profile(
             self.swarm.name,
             self.swarm.addresses,
             tuple(replica.max_sent(f) for f in range(replica.num_fragments)),
@@ -132,6 +166,7 @@ class WorkerDriver:
             layout=found.text.encode(),
             model=f"{sum(map(len, replica.layout.fragments))} tensors of {self.num_parameters:,} values",
         )
+        return replace(profile, stage=self._stage)
 
     def _begin_from(self, path: Path) -> None:
         origin = open_origin(path)
@@ -147,7 +182,7 @@ class WorkerDriver:
                 self._take_events()
             self._raise_dismissal()
             self._do_what_is_due()
-            self._report_if_due()
+            self.report_if_due()
         if session.finished:
             self._report()  # of gossip nobody else would know
         session.waited_s += time.monotonic() - began
@@ -158,7 +193,7 @@ class WorkerDriver:
             pass
 
     def _take_event(self, timeout_s: float) -> bool:
-        event = self.swarm.next_event(timeout_s)
+        event = self._later.popleft() if self._later else self.swarm.next_event(timeout_s)
         if event is None:
             return False
         if self.keeping is not None:
@@ -202,10 +237,6 @@ class WorkerDriver:
             self.session.told(command, taken)
             if self.keeping is not None:
                 self.keeping.told(command, taken)
-
-    def _report_if_due(self) -> None:
-        if self.session.report_is_due(time.monotonic()):
-            self._report()
 
     def _report(self) -> None:
         swarm = self.swarm

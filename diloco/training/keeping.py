@@ -90,6 +90,7 @@ class Keeping:
         session: WorkerSession,
         keep: Mapping[str, Stateful],
         hooks: Hooks,
+        stage: int = 0,
     ) -> None:
         assert swarm.home is not None, "it is kept there"
         self._key = swarm.key
@@ -113,6 +114,7 @@ class Keeping:
             self,
             wanted=swarm.settings.checkpoint,
             me=swarm.key,
+            stage=(stage, swarm.settings.pipeline.stages),
         )
         self._from_before: set[int] = set()
         """Fragments of which this life has offered nothing yet: what is held of them may have been sent."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from diloco.checkpoints.sharded import ShardPlace, write_shard
 from diloco.outer.replica import TensorReplica
 
 _LOG = logging.getLogger("diloco")
@@ -36,6 +37,29 @@ def lent(model: nn.Module, replica: TensorReplica) -> Iterator[nn.Module]:
 def write_model(model: nn.Module, replica: TensorReplica, path: Path, *, round_: int, full: bool) -> None:
     """``model`` with the outer parameters as safetensors, tied tensors once; frozen parameters only if it is
     to be ``full``."""
+    with lent(model, replica):
+        tensors = _tensors_of(model, replica, str(path), full=full)
+        save_file(tensors, str(path), metadata={"round": str(round_), "format": "pt"})
+
+
+def write_part(
+    model: nn.Module, replica: TensorReplica, place: ShardPlace, *, round_: int, full: bool
+) -> None:
+    """The same of a stage's part, as one file of a sharded set."""
+    with lent(model, replica):
+        tensors = _tensors_of(model, replica, str(place.path), full=full)
+        is_whole = write_shard(place, tensors, index=round_)
+    if not is_whole:
+        _LOG.warning(
+            "%s has stage %d of %d: diloco assemble puts the files of all stages together",
+            place.path,
+            place.stage,
+            place.stages,
+        )
+
+
+def _tensors_of(model: nn.Module, replica: TensorReplica, path: str, *, full: bool) -> dict[str, Tensor]:
+    """On the CPU these are the live parameters themselves."""
     frozen = {spec.name for spec in replica.layout.frozen}
     if replica.model.has_other_frozen and not full:
         _LOG.warning(
@@ -43,14 +67,13 @@ def write_model(model: nn.Module, replica: TensorReplica, path: Path, *, round_:
             "save(full=True) or --full writes them too",
             path,
         )
-    with lent(model, replica):
-        seen: set[int] = set()
-        tensors = {}
-        for name, tensor in model.state_dict().items():
-            if tensor.numel() and tensor.data_ptr() in seen:
-                continue
-            seen.add(tensor.data_ptr())
-            if name in frozen and not full:
-                continue
-            tensors[name] = tensor.detach().cpu().contiguous()
-        save_file(tensors, str(path), metadata={"round": str(round_), "format": "pt"})
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() and tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        if name in frozen and not full:
+            continue
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from diloco.checkpoints.own import Stateful
+from diloco.checkpoints.sharded import ShardPlace
 from diloco.errors import UserError
 from diloco.interrupts import NOTICE_S, handled
 from diloco.swarm.swarm import Swarm
 from diloco.training.driver import WorkerDriver
 from diloco.training.keeping import CheckpointCost
-from diloco.training.lending import lent, write_model
+from diloco.training.lending import lent, write_model, write_part
 from diloco.training.stepping import StepHooks
 
 T = TypeVar("T")
@@ -42,12 +43,16 @@ class Outer:
         tokens_per_step: int | None,
         on_event: Callable[[object], None] | None,
         keep: Mapping[str, Stateful] | None = None,
+        *,
+        stage: int = 0,
     ) -> None:
         self.swarm = swarm
+        self.stage = stage
+        """Of the run's model that ``model`` is."""
         self.model = model
         self.method = swarm.settings.method.resolved()
         self._tokens_per_step = None if tokens_per_step is None else checked_tokens(tokens_per_step)
-        self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep)
+        self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage)
         self.replica = self._driver.replica
         """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
@@ -194,8 +199,15 @@ class Outer:
 
     def save(self, path: Path, *, full: bool = False) -> None:
         """Write the model with the outer parameters as safetensors, tied tensors once; frozen parameters,
-        which the base model has, only if it is to be ``full``."""
-        write_model(self.model, self.replica, path, round_=self.round, full=full)
+        which the base model has, only if it is to be ``full``. A stage's part becomes one file of several in
+        the folder ``path``, under the whole model's names; once those of all stages are there, they and their
+        index load as one model."""
+        stages = self.swarm.settings.pipeline.stages
+        if stages == 1:
+            write_model(self.model, self.replica, path, round_=self.round, full=full)
+            return
+        place = ShardPlace(path, self.stage, stages, self.swarm.run.hex())
+        write_part(self.model, self.replica, place, round_=self.round, full=full)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What is this worker's own and nobody else has: error feedback's residuals, flat, for

@@ -10,6 +10,7 @@ from torn_saves import FOLDER, RUN, make_replica
 
 from diloco.checkpoints.keeper import Hooks, Keeper
 from diloco.checkpoints.local_disk import LocalDisk
+from diloco.checkpoints.origin import open_origin
 from diloco.checkpoints.shared import SharedState
 from diloco.checkpoints.store import Store
 from diloco.errors import CheckpointError
@@ -100,6 +101,32 @@ def test_where_all_are_damaged_the_replica_is_as_it_was(tmp_path: Path) -> None:
     keeper = Keeper(LocalDisk(tmp_path), RUN, str, other, Hooks(print, print), Steps())
     assert keeper.begin() is None
     assert [other.digest(0), other.digest(1)] == before
+
+
+def test_a_checkpoint_of_one_stage_is_refused_for_another(tmp_path: Path) -> None:
+    replica = make_replica()
+    held = Held(FIRST, 3, (FIRST,), (replica.digest(0),))
+    shared = SharedState.pin(replica, held, (1,))
+    saved = Store(LocalDisk(tmp_path), FOLDER).write(
+        FIRST,
+        3,
+        shared.contents,
+        lambda files: shared.manifest(
+            replica, files, run=RUN, settings="", own=None, previous=None, stage=(1, 3)
+        ),
+    )
+    for stage in ((0, 3), (1, 2), (0, 1)):
+        keeper = Keeper(LocalDisk(tmp_path), RUN, str, replica, Hooks(print, print), Steps(), stage=stage)
+        with pytest.raises(CheckpointError) as caught:
+            keeper.begin()
+        assert str(caught.value) == (
+            f"{saved.path} is of stage 1 of 3, and this worker trains stage {stage[0]} of {stage[1]}:"
+            " give it another folder"
+        )
+    own = Keeper(LocalDisk(tmp_path), RUN, str, replica, Hooks(print, print), Steps(), stage=(1, 3))
+    assert own.begin() is not None
+    with pytest.raises(CheckpointError, match="is of stage 1 of 3, which is no whole model"):
+        open_origin(tmp_path / saved.path)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

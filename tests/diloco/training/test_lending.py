@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from diloco.checkpoints.sharded import ShardPlace
 from diloco.methods import method
 from diloco.outer.replica import TensorReplica
-from diloco.training.lending import lent, write_model
+from diloco.training.lending import lent, write_model, write_part
 
 
 def replica_of(model: nn.Module) -> TensorReplica:
@@ -34,4 +35,8 @@ def test_the_outer_parameters_are_lent_and_saved_and_local_ones_come_back(tmp_pa
     assert torch.equal(model.weight, local)
     write_model(model, replica, tmp_path / "m.safetensors", round_=3, full=False)
     assert torch.equal(load_file(tmp_path / "m.safetensors")["weight"], shared)
+    place = ShardPlace(tmp_path, 1, 2, "ab")
+    write_part(model, replica, place, round_=3, full=False)
+    assert torch.equal(load_file(place.path)["weight"], shared)
+    assert torch.equal(model.weight, local)
     assert torch.equal(model.weight, local)
