@@ -20,7 +20,7 @@ MAX_FUNCTION_LINES = 70
 
 GROUND = (
     "transport/{limits,effects,errors,keys,counters,frames,digests,addresses}"
-    " transport/{redial,guarded,in_order,log_limit,disk,floods}"
+    " transport/{redial,guarded,in_order,log_limit,disk,floods,yielding}"
 )
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"

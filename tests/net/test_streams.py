@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Hashable
 
 import pytest
 
@@ -13,7 +14,11 @@ from tests.net.swarm_kit import eventually, running
 from transport.effects import STREAM_LANE
 from transport.sockets.sealed_lanes import Bulk
 from transport.sockets.traces import BulkLaneLostTrace, BulkLaneUpTrace
+from transport.sockets.upload_gate import UploadGate
+from transport.yielding import LEAST_BYTES
 
+READ_AHEAD = 128 * 1024
+"""What a kernel takes for a program that does not read."""
 PAYLOADS = [os.urandom(200_000 + i) for i in range(30)]
 
 
@@ -61,3 +66,35 @@ def test_a_sealed_stream_that_breaks_goes_on_over_curve_and_comes_back() -> None
             eventually(lambda: came_once(host.linked.streamed))
             ups = [each.lane for each in member.traced(BulkLaneUpTrace)]
             eventually(lambda: len(ups) < len(member.traced(BulkLaneUpTrace)))
+
+
+class CountingGate(UploadGate):
+    """It counts what bulk that has time may hand over."""
+
+    num_bytes = 0
+
+    def wait_turn(self, flow: Hashable, size_bytes: int, is_over: Callable[[], bool]) -> int:
+        size = super().wait_turn(flow, size_bytes, is_over)
+        self.num_bytes += size
+        return size
+
+
+def test_while_a_stream_is_under_way_the_kernel_gets_little_of_other_bulk_that_does_not_get_on() -> None:
+    gate, most = CountingGate(None), 256 * 1024
+    host = LinkNode(1, streams=True)
+    member = LinkNode(2, bind=None, bulk=Bulk(b"run", gate=gate), streams=True)
+    small = [each[:1000] for each in PAYLOADS]
+    with running(host, member):
+        assert host.driver.bulk_address is not None
+        at = "127.0.0.3", int(host.driver.bulk_address.rpartition(":")[2])
+        with line(host.address, at=(at[0], 0)) as control, line(host.driver.bulk_address, most, at=at):
+            member.dials(host, control.address)
+            eventually(lambda: lanes_up(host) == lanes_up(member) == {1, STREAM_LANE})
+            member.streams(host, small[:1])
+            member.puts(host, PAYLOADS)
+            eventually(lambda: gate.num_bytes > most)
+            member.streams(host, small)
+            eventually(lambda: len(host.linked.streamed) == 1 + len(small))
+            # The line took what it carries and what its kernel holds; the rest is what may be under way.
+            assert gate.num_bytes < most + 4 * LEAST_BYTES + 2 * READ_AHEAD
+            assert not member.traced(BulkLaneLostTrace)

@@ -31,6 +31,14 @@ class Upload:
             return NO_SLICE
         return int(min(MOST_SLICE, max(LEAST_SLICE, self._bytes_per_s * BURST_S)))
 
+    def slice_of(self, seconds: float) -> int:
+        """Bytes that take so long."""
+        return NO_SLICE if self._bytes_per_s is None else int(max(LEAST_SLICE, self._bytes_per_s * seconds))
+
+    def debt_s(self, now: float) -> float:
+        """Seconds until all that was counted has had its time."""
+        return 0.0 if self._free_at is None else max(0.0, self._free_at - now)
+
     def take(self, now: float, size_bytes: int) -> float:
         """So many bytes leave now. Seconds until the next ones may."""
         if self._bytes_per_s is None:

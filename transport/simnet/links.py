@@ -11,10 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from transport.effects import Core, KeepResult
+from transport.effects import Core, KeepResult, Send
 from transport.guarded import Guarded
 from transport.in_order import InOrder
 from transport.redial import Bars, Redial
+from transport.yielding import Uplink
 
 NS = 1_000_000_000
 
@@ -50,6 +51,17 @@ class Pipe:
         begins = now if now > self.free_at else self.free_at
         self.free_at = begins + self.time(size_bytes, factor)
         return self.free_at
+
+
+@dataclass(slots=True, eq=False)
+class HeldFrame:
+    """A frame of bulk that leaves in slices, between which a stream has its turn."""
+
+    connection: SimConnection
+    to: Endpoint
+    effect: Send
+    left_bytes: int
+    """So much has not left."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +112,11 @@ class Endpoint:
     accepted: dict[tuple[bytes, int], SimConnection] = field(default_factory=dict)
     """By key and lane, the newest connection over which something came: it carries what is sent back."""
     bars: Bars = field(default_factory=Bars)
+    uplink: Uplink = field(default_factory=Uplink)
+    held: deque[HeldFrame] = field(default_factory=deque)
+    """Bulk that waits before its access link, while a stream is under way."""
+    releases: bool = False
+    """It is looked at again when some of it may leave."""
 
     def __post_init__(self) -> None:
         self.guarded = Guarded(self.core)
@@ -138,6 +155,8 @@ class SimConnection:
     """Something came over it to the acceptor, which answers there."""
     closed_by: Endpoint | None = None
     """Who hung up, and takes nothing more of what waits there."""
+    slices: dict[Endpoint, tuple[int, int]] = field(default_factory=dict)
+    """By sender, bytes in all that left in slices, and those of them that came."""
     _last_to_dialer: int = 0
     _last_to_acceptor: int = 0
 

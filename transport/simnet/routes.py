@@ -63,6 +63,12 @@ class Paths:
             total += route.latency_s * (1 + self._jitter.random() * route.jitter)
         return round(total * NS)
 
+    def distance_s(self, one: Endpoint, two: Endpoint) -> float:
+        """The least that anything takes one way."""
+        base = one.access.latency_s * one.factor + two.access.latency_s * two.factor
+        route = self._of(one, two)
+        return base + (route.latency_s if route is not None else 0.0)
+
     def resent_ns(self, one: Endpoint, two: Endpoint, size_bytes: int, now: int = 0) -> int:
         """What lost packets, and a link that stalls at ``now``, delay a frame by. TCP sends a lost packet
         again after a round trip. It doubles its wait from try to try: the first try after a stall comes up to

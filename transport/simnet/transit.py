@@ -1,7 +1,8 @@
 """Frames on their way: what leaves one process over a connection, what it waits for, and when it arrives.
 
 Bulk waits at the sender's access link, at shared lines and at the receiver's link; control takes the time of
-its bytes and waits for nothing. Order is kept within a connection, and what is on its way when it breaks is
+its bytes and waits for nothing. While a process streams, its other bulk leaves in slices, when
+`transport.yielding` says so. Order is kept within a connection, and what is on its way when it breaks is
 lost.
 """
 
@@ -9,17 +10,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from zlib import crc32
 
-from transport.effects import CONTROL_LANE, Send, size_bytes
+from transport.effects import CONTROL_LANE, STREAM_LANE, Send, size_bytes
 from transport.simnet.connections import Connections
-from transport.simnet.links import NS, Endpoint, Pipe, SimConnection
+from transport.simnet.links import NS, Endpoint, HeldFrame, Pipe, SimConnection
 from transport.simnet.routes import Paths
 from transport.simnet.timeline import Timeline
 from transport.simnet.trace_log import TraceLog
 
 _FRAME_OVERHEAD = 64
 """Bytes that encryption and framing add to a frame."""
+
+
+@dataclass(slots=True, eq=False)
+class _Slice:
+    """A part of a frame whose sender is told when it has come; the last one brings the frame."""
+
+    sender: Endpoint
+    size: int
+    effect: Send | None
 
 
 class Transit:
@@ -55,8 +66,8 @@ class Transit:
         now = self._timeline.now_ns
         if self._trace_log is not None:
             self._trace_log.add(now, peer.key, ("send", lane, size, crc32(effect.header)))
-        pipes = [] if connection.plain else self._paths.pipes(peer, other)
         if lane == CONTROL_LANE:
+            pipes = [] if connection.plain else self._paths.pipes(peer, other)
             # Flows share a link, so control on its own connection never waits for all queued bulk.
             ns = peer.up.time(size, peer.factor) + other.down.time(size, other.factor)
             ns += sum(pipe.time(size, 1.0) for pipe in pipes)
@@ -64,19 +75,78 @@ class Transit:
             lands = connection.in_order(other, now + ns)
             self._timeline.push(lands, self._arrive, connection, other, effect)
             return
-        left = peer.up.put(now, size, peer.factor)
+        if lane == STREAM_LANE:
+            peer.uplink.streamed(now / NS)
+            self._leave_in_slice(connection, peer, other, size, effect)
+            return
+        if peer.held or peer.uplink.is_shared(now / NS):
+            peer.held.append(HeldFrame(connection, other, effect, size))
+            if not peer.releases:
+                self._release(peer)
+            return
+        self._leave(connection, peer, other, effect, size)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _leave(
+        self,
+        connection: SimConnection,
+        peer: Endpoint,
+        other: Endpoint,
+        effect: Send | _Slice,
+        size: int,
+    ) -> None:
+        pipes = [] if connection.plain else self._paths.pipes(peer, other)
+        left = peer.up.put(self._timeline.now_ns, size, peer.factor)
         if pipes:
             self._timeline.push(left, self._pass, connection, other, effect, size, pipes)
         else:
             self._cross(connection, other, effect, size, left)
 
-    # -- inside -------------------------------------------------------------------------------
+    def _release(self, peer: Endpoint) -> None:
+        """Let as many slices of what is held go as may."""
+        peer.releases = False
+        uplink, now_s = peer.uplink, self._timeline.now_ns / NS
+        while peer.held:
+            frame = peer.held[0]
+            if not frame.connection.up:
+                uplink.forget((frame.connection, peer))
+                peer.held.popleft()
+                continue
+            shared = uplink.is_shared(now_s)
+            size = min(frame.left_bytes, uplink.slice_bytes) if shared else frame.left_bytes
+            wait_s = uplink.wait_s(now_s, size)
+            if wait_s:
+                peer.releases = True
+                self._timeline.push(self._timeline.now_ns + round(wait_s * NS), self._release, peer)
+                return
+            frame.left_bytes -= size
+            is_last = not frame.left_bytes
+            if is_last:
+                peer.held.popleft()
+            self._leave_in_slice(frame.connection, peer, frame.to, size, frame.effect if is_last else None)
+
+    def _leave_in_slice(
+        self, connection: SimConnection, peer: Endpoint, to: Endpoint, size: int, effect: Send | None
+    ) -> None:
+        self._count(connection, peer, to, handed=size)
+        self._leave(connection, peer, to, _Slice(peer, size, effect), size)
+
+    def _count(
+        self, connection: SimConnection, peer: Endpoint, to: Endpoint, handed: int = 0, heard: int = 0
+    ) -> None:
+        """Tell the sender's uplink of so many bytes more that were handed over, or have got there."""
+        before = connection.slices.get(peer, (0, 0))
+        far = connection.slices[peer] = before[0] + handed, before[1] + heard
+        now_s, distance_s = self._timeline.now_ns / NS, self._paths.distance_s(peer, to)
+        patient = connection.lane != STREAM_LANE
+        peer.uplink.told(now_s, (connection, peer), *far, distance_s, patient=patient)
 
     def _pass(
-        self, connection: SimConnection, to: Endpoint, effect: Send, size: int, pipes: list[Pipe]
+        self, connection: SimConnection, to: Endpoint, effect: Send | _Slice, size: int, pipes: list[Pipe]
     ) -> None:
         """A bulk frame comes to a shared line, and waits for what came there before it."""
-        if not connection.up:
+        if self._is_lost(connection, effect):
             return
         left = pipes[0].put(self._timeline.now_ns, size, 1.0)
         if pipes[1:]:
@@ -84,7 +154,14 @@ class Transit:
         else:
             self._cross(connection, to, effect, size, left)
 
-    def _cross(self, connection: SimConnection, to: Endpoint, effect: Send, size: int, left: int) -> None:
+    def _is_lost(self, connection: SimConnection, effect: Send | _Slice) -> bool:
+        if not connection.up and isinstance(effect, _Slice):
+            effect.sender.uplink.forget((connection, effect.sender))
+        return not connection.up
+
+    def _cross(
+        self, connection: SimConnection, to: Endpoint, effect: Send | _Slice, size: int, left: int
+    ) -> None:
         sender = connection.acceptor if to is connection.dialer else connection.dialer
         reaches = connection.in_order(to, left + self._delay_ns(connection, sender, to, size, left))
         self._timeline.push(reaches, self._reach, connection, to, effect, size)
@@ -97,13 +174,19 @@ class Transit:
             return latency
         return latency + self._paths.resent_ns(sender, to, size, now)
 
-    def _reach(self, connection: SimConnection, to: Endpoint, effect: Send, size: int) -> None:
+    def _reach(self, connection: SimConnection, to: Endpoint, effect: Send | _Slice, size: int) -> None:
         """A bulk frame comes to the receiver's access link, and waits for what came there before it."""
-        if connection.up:
+        if not self._is_lost(connection, effect):
             lands = to.down.put(self._timeline.now_ns, size, to.factor)
             self._timeline.push(lands, self._arrive, connection, to, effect)
 
-    def _arrive(self, connection: SimConnection, to: Endpoint, effect: Send) -> None:
+    def _arrive(self, connection: SimConnection, to: Endpoint, effect: Send | _Slice) -> None:
+        if isinstance(effect, _Slice):
+            if not self._is_lost(connection, effect):
+                self._count(connection, effect.sender, to, heard=effect.size)
+            if effect.effect is None:
+                return
+            effect = effect.effect
         if not connection.up or not to.alive:
             return
         if self._trace_log is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from transport.counters import OTHERS
-from transport.effects import CONTROL_LANE
+from transport.effects import CONTROL_LANE, STREAM_LANE
 from transport.errors import BadMessage, PeerFault
 from transport.keys import short
 from transport.limits import Limits
@@ -21,11 +21,11 @@ from transport.sockets.admissions import Admissions
 from transport.sockets.core_runner import CoreRunner
 from transport.sockets.flood_gate import FloodGate
 from transport.sockets.half_open import HalfOpen, HalfOpenBounds
-from transport.sockets.kernel import Handle, address_of, remote, shut_down, taken_in
+from transport.sockets.kernel import Handle, address_of, arrived_over, remote, shut_down, taken_in
 from transport.sockets.libzmq import FRAMES_PER_ROUND, Listener, Poll, ReceivedMessage
 from transport.sockets.traces import PeerClosedTrace, StrangerRefusedTrace
-from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread
-from transport.sockets.upload_gate import UploadGate
+from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread, wire_bytes
+from transport.sockets.upload_gate import Progress, UploadGate
 from transport.sockets.wire import (
     DRIVER_LANE,
     AcceptedConnection,
@@ -103,7 +103,7 @@ class AcceptedLanes:
     def close_peer(self, peer: bytes, grace_s: float) -> None:
         """Take nothing more from a peer, and break its connections in ``grace_s`` seconds."""
         for connection in self.connections.of_peer(peer):
-            self.connections.drop(connection.route)
+            self._drop(connection.route)
             self._doom(connection, grace_s)
 
     def close(self, grace_s: float) -> None:
@@ -118,7 +118,7 @@ class AcceptedLanes:
 
     def is_waiting(self) -> bool:
         """Whether something waits to be sent that may leave."""
-        return any(not self._is_held(each) for each in self.connections.waiting())
+        return any(not self._held_s(each) for each in self.connections.waiting())
 
     def dues(self) -> list[float]:
         """When `serve_due` has something to do, beside sending what waits."""
@@ -126,8 +126,7 @@ class AcceptedLanes:
         dues = [due for due, _ in self._doomed] + [now] * bool(self._ended)
         if self._look_again is not None:
             dues.append(self._look_again)
-        if any(map(self._is_held, self.connections.waiting())):
-            dues.append(now + self._upload.wait_s())
+        dues += [now + waits_s for each in self.connections.waiting() if (waits_s := self._held_s(each))]
         if len(self.half_open) or len(self._accounts):
             dues.append(self._looked_at + LOOK_S)
         return dues if self._gate.due is None else [*dues, self._gate.due]
@@ -217,7 +216,7 @@ class AcceptedLanes:
             return
         ended, self._ended = self._ended, []
         for gone in ended:
-            if self.connections.drop(gone.route) is not None:  # it was not replaced meanwhile
+            if self._drop(gone.route) is not None:  # it was not replaced meanwhile
                 self._runner.feed(partial(self._ends, gone))
 
     def _ends(self, gone: AcceptedConnection, now: float) -> None:
@@ -243,8 +242,8 @@ class AcceptedLanes:
         if kind != "member":
             self._answer_knock(self._connection(lane, arrived), header, is_limited=kind != "owner")
             return
-        if not known and (older := self.connections.add(self._connection(lane, arrived))) is not None:
-            self._doom(older, 0.0)
+        if not known:
+            self._add(self._connection(lane, arrived))
         self._runner.receive(key, lane, header, payload)
 
     def _take_word(self, kind: str, peer: bytes, route: bytes, header: bytes) -> None:
@@ -319,7 +318,7 @@ class AcceptedLanes:
         self.on_refused(peer)
 
     def _break(self, connection: AcceptedConnection, reason: str) -> None:
-        self.connections.drop(connection.route)
+        self._drop(connection.route)
         self._runner.trace(PeerClosedTrace(short(connection.peer), reason))
         self._doom(connection, 0.0)
 
@@ -327,8 +326,20 @@ class AcceptedLanes:
         if connection.handle is not None:
             self._doomed.append((self._runner.clock() + grace_s, connection.handle))
 
+    def _add(self, connection: AcceptedConnection) -> None:
+        if (older := self.connections.add(connection)) is not None:
+            self._upload.leave(older.route)
+            self._doom(older, 0.0)
+        if connection.lane != CONTROL_LANE:
+            patient = connection.lane != STREAM_LANE
+            self._upload.join(connection.route, lambda: _progress(connection), patient=patient)
+
+    def _drop(self, route: bytes) -> AcceptedConnection | None:
+        self._upload.leave(route)
+        return self.connections.drop(route)
+
     def _flush_connection(self, connection: AcceptedConnection) -> None:
-        while len(connection.outbox) and not self._is_held(connection):
+        while len(connection.outbox) and not self._held_s(connection):
             message = connection.outbox.peek()
             outcome = self.listener.send(message, connection.route)
             if outcome == "gone":
@@ -338,9 +349,23 @@ class AcceptedLanes:
             if outcome != "sent":
                 return
             connection.outbox.pop()
+            connection.num_sent += wire_bytes(message.size_bytes)
             self._upload.count(message.size_bytes)
+            if connection.lane == STREAM_LANE:
+                self._upload.streams()
             self._runner.count_sent(connection.peer, message)
 
-    def _is_held(self, connection: AcceptedConnection) -> bool:
-        """Whether its bulk has to wait, for what left before takes all that may leave."""
-        return connection.lane != CONTROL_LANE and self._upload.wait_s() > 0.0
+    def _held_s(self, connection: AcceptedConnection) -> float:
+        """How long its bulk has to wait, for what left before takes all that may leave."""
+        if connection.lane == CONTROL_LANE:
+            return 0.0
+        if connection.lane == STREAM_LANE:
+            return self._upload.wait_s()
+        return self._upload.patient_wait_s(connection.outbox.peek().size_bytes)
+
+
+def _progress(connection: AcceptedConnection) -> Progress | None:
+    found = None if connection.handle is None else arrived_over(connection.handle)
+    if found is None:
+        return None
+    return Progress(connection.num_sent, min(found[0], connection.num_sent), found[1])

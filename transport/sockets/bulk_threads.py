@@ -42,37 +42,43 @@ class LaneThreads:
     def __init__(self, tell: Tell, own: int = OWN, num_shared: int = NUM_SHARED) -> None:
         self._tell, self._own, self._num_shared = tell, own, num_shared
         self._threads: dict[SealedConnection, list[threading.Thread]] = {}
-        self._senders: list[_SharedSender] = []
-        self._receivers: list[_SharedReceiver] = []
+        # Streams have shared threads of their own: those of other bulk wait while a stream is under way.
+        self._senders: dict[bool, list[_SharedSender]] = {True: [], False: []}
+        self._receivers: dict[bool, list[_SharedReceiver]] = {True: [], False: []}
 
     def serve(self, connection: SealedConnection) -> None:
         """Have it served until it ends. Raises `OSError` or `RuntimeError` if no descriptor or no thread can
         be had; then it has to be ended and its socket closed."""
         for gone in [each for each, two in self._threads.items() if not any(t.is_alive() for t in two)]:
             del self._threads[gone]
-        if len(self._threads) < self._own:
+        kind = connection.is_patient
+        if sum(each.is_patient is kind for each in self._threads) < self._own:
             self._serve_alone(connection)
             return
-        while len(self._senders) < self._num_shared:
-            self._senders.append(_SharedSender())
-        while len(self._receivers) < self._num_shared:
-            self._receivers.append(_SharedReceiver(self._tell))
+        senders, receivers = self._senders[kind], self._receivers[kind]
+        while len(senders) < self._num_shared:
+            senders.append(_SharedSender())
+        while len(receivers) < self._num_shared:
+            receivers.append(_SharedReceiver(self._tell))
         connection.sock.setblocking(False)
-        min(self._senders, key=len).serve(connection)
-        min(self._receivers, key=len).serve(connection)
+        min(senders, key=len).serve(connection)
+        min(receivers, key=len).serve(connection)
 
     def close(self) -> None:
         """Wait for all of them to leave: every connection was ended before."""
         for two in self._threads.values():
             for thread in two:
                 thread.join()
-        for each in (*self._senders, *self._receivers):
+        for each in self._all_shared():
             each.close()
 
     def forked(self) -> None:
         """This is a forked child, where none of the threads is."""
-        for each in (*self._senders, *self._receivers):
+        for each in self._all_shared():
             each.forked()
+
+    def _all_shared(self) -> list[_Shared]:
+        return [each for kind in (True, False) for each in (*self._senders[kind], *self._receivers[kind])]
 
     def _serve_alone(self, connection: SealedConnection) -> None:
         connection.sock.setblocking(True)

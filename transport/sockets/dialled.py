@@ -17,13 +17,13 @@ from transport.keys import KeyPair, short
 from transport.limits import Limits
 from transport.redial import REFUSAL_S, Redial
 from transport.sockets.core_runner import CoreRunner
-from transport.sockets.kernel import taken_in
+from transport.sockets.kernel import arrived_over, taken_in
 from transport.sockets.lane import Lane
 from transport.sockets.libzmq import FRAMES_PER_ROUND, NOBODY, Context, Dialer, Poll
 from transport.sockets.names import LOOKUP_S, Lookup, Names
 from transport.sockets.traces import LaneLostTrace, LaneRefusedTrace, PeerClosedTrace
 from transport.sockets.unread import LOOK_S, TOO_MUCH, Unread
-from transport.sockets.upload_gate import UploadGate
+from transport.sockets.upload_gate import Progress, UploadGate
 from transport.sockets.wire import DRIVER_LANE, Outbox, Outgoing, parse
 
 
@@ -135,14 +135,14 @@ class DialledLanes:
         """When `serve_due` has something to do."""
         lanes = self._all()
         look = [self._looked_at + LOOK_S] * any(lane.dialer is not None for lane in lanes)
-        waits_s = self._gate.wait_s() if any(len(each.outbox) for each in lanes) else 0.0
+        waits_s = max((self._held_s(each) for each in lanes if len(each.outbox)), default=0.0)
         held = [self._runner.clock() + waits_s] if waits_s else []
         return [lane.redial.due for lane in lanes if not lane.redial.up] + look + held
 
     def serve_due(self, now: float) -> None:
         """Dial what is due, give up what was not answered, and tell the core of what broke."""
         self._names.serve()
-        if self._gate.is_limited:
+        if self._gate.is_limited or self._gate.is_shared:
             self.flush()
         self.guard(now, self._serve_messages)
         for lane in self._all():
@@ -220,6 +220,8 @@ class DialledLanes:
             lane.broken = str(error)
             return
         lane.dialer = dialer
+        if lane.lane != CONTROL_LANE:
+            self._gate.join(dialer, lambda: _progress(dialer), patient=lane.lane != STREAM_LANE)
         self._poll.watch(dialer.monitor, 2, lambda: self._serve_events(lane, dialer))
         rank = 3 if lane.lane == CONTROL_LANE else 4
         self._poll.watch(dialer.socket, rank, lambda: self._serve_messages(lane, dialer))
@@ -285,6 +287,7 @@ class DialledLanes:
             self._poll.unwatch(lane.dialer.socket)
             self._poll.unwatch(lane.dialer.monitor)
             lane.dialer.close(grace_s)
+            self._gate.leave(lane.dialer)
             lane.dialer = None
 
     def _flush_lane(self, lane: Lane) -> None:
@@ -292,10 +295,25 @@ class DialledLanes:
             return
         held = False
         while len(lane.outbox):
-            held = lane.lane != CONTROL_LANE and self._gate.wait_s() > 0.0
+            held = self._held_s(lane) > 0.0
             if held or not lane.dialer.send(message := lane.outbox.peek()):
                 break
             lane.outbox.pop()
             self._gate.count(message.size_bytes)
+            if lane.lane == STREAM_LANE:
+                self._gate.streams()
             self._runner.count_sent(lane.peer, message)
         self._poll.want_room(lane.dialer.socket, len(lane.outbox) > 0 and not held)
+
+    def _held_s(self, lane: Lane) -> float:
+        """How long what waits on a lane has to wait for what left before."""
+        if lane.lane == CONTROL_LANE:
+            return 0.0
+        if lane.lane == STREAM_LANE:
+            return self._gate.wait_s()
+        return self._gate.patient_wait_s(lane.outbox.peek().size_bytes)
+
+
+def _progress(dialer: Dialer) -> Progress | None:
+    found = None if dialer.handle is None else arrived_over(dialer.handle)
+    return None if found is None else Progress(dialer.num_sent, min(found[0], dialer.num_sent), found[1])

@@ -19,6 +19,9 @@ Handle = tuple[int, object]
 
 _BYTES_RECEIVED = struct.Struct("=128xQ")
 """Where Linux has ``tcpi_bytes_received`` in its TCP_INFO, from 4.1 on."""
+_PROGRESS = struct.Struct("=120xQ20xI")
+"""Where it has ``tcpi_bytes_acked`` and ``tcpi_min_rtt``, from 4.6 on."""
+_NEVER_SEEN = (1 << 32) - 1
 
 
 def remote(descriptor: int) -> Handle | None:
@@ -62,6 +65,30 @@ def taken_in(handle: Handle) -> int | None:
         return None
     received: int = _BYTES_RECEIVED.unpack(info)[0]
     return received - waiting[0]
+
+
+def arrived(sock: socket.socket) -> tuple[int, float] | None:
+    """How many bytes over a connection the other machine's kernel has acknowledged since it began, and the
+    least round trip that was seen, in seconds. None where that is not known: wherever it is not Linux."""
+    if sys.platform != "linux":
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PROGRESS.size)
+    except (OSError, ValueError):
+        return None
+    if len(info) < _PROGRESS.size:
+        return None
+    acknowledged, least_us = _PROGRESS.unpack(info)
+    return acknowledged, (0 if least_us == _NEVER_SEEN else least_us) * 1e-6
+
+
+def arrived_over(handle: Handle) -> tuple[int, float] | None:
+    """The same of a connection of libzmq's; None too when it is gone."""
+    try:
+        with borrowed(handle[0]) as sock:
+            return arrived(sock) if _handle(handle[0], sock) == handle else None
+    except (OSError, ValueError):
+        return None
 
 
 def shut_down(handle: Handle) -> None:

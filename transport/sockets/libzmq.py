@@ -264,6 +264,8 @@ class Dialer:
         """Its connection, once there is one."""
         self.num_read = 0
         """Bytes of messages that were read over it, as on the wire."""
+        self.num_sent = 0
+        """Bytes of messages that were handed over, as on the wire."""
         try:
             self.socket.connect(address)
         except zmq.ZMQError as error:
@@ -303,7 +305,10 @@ class Dialer:
 
     def send(self, message: Outgoing) -> bool:
         """Hand over a message; False when there is no room."""
-        return _transmit(self.socket, message)
+        is_sent = _transmit(self.socket, message)
+        if is_sent:
+            self.num_sent += wire_bytes(message.size_bytes)
+        return is_sent
 
     def close(self, linger_s: float) -> None:
         """End the connection; what was handed over has ``linger_s`` seconds to leave."""

@@ -16,13 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from transport.effects import size_bytes
+from transport.effects import STREAM_LANE, size_bytes
 from transport.limits import Limits
 from transport.sealed.keys import Session
 from transport.sealed.records import SEALED_HEADER_BYTES, TAG_BYTES, Kind, Record, max_sealed_bytes
 from transport.sealed.seals import Opener, Sealer
 from transport.sockets.bulk_buffers import Buffers
-from transport.sockets.upload_gate import UploadGate
+from transport.sockets.kernel import arrived
+from transport.sockets.upload_gate import Progress, UploadGate
 from transport.sockets.wire import Outgoing
 
 WAITING_FRAMES = 4096
@@ -91,6 +92,8 @@ class SealedConnection:
         """Messages of which all bytes were."""
         self._limits, self._buffers, self._gate = limits, buffers, gate
         self._opener, self._sealer = opened.opener, opened.sealer
+        self.is_patient = opened.lane != STREAM_LANE
+        """What it carries has time: it waits while a stream is under way."""
         self._num_put = self._put_bytes = self._sent_bytes = 0
         self._received_bytes = self._taken_bytes = 0
         self._leaving = threading.Lock()
@@ -102,6 +105,7 @@ class SealedConnection:
         self._sealed = bytearray()
         self._left = memoryview(b"")
         self._sending: Outgoing | None = None
+        gate.join(self, self.progress, patient=self.is_patient)
 
     # -- the driver's thread ------------------------------------------------------------------
 
@@ -111,7 +115,11 @@ class SealedConnection:
             return False
         if self._put_bytes - self._sent_bytes >= 2 * self._limits.largest_window:
             return False
-        at_once = self.sends_at_once and not self.num_waiting and not self._gate.is_limited
+        gate = self._gate
+        if not self.is_patient:
+            gate.streams()
+        held = gate.is_limited or (gate.is_shared and self.is_patient)
+        at_once = self.sends_at_once and not self.num_waiting and not held
         self._put_bytes += message.size_bytes
         self._num_put += 1
         if not (at_once and message.size_bytes <= AT_ONCE_BYTES and self._leaves(message)):
@@ -150,8 +158,18 @@ class SealedConnection:
             return None
         return waiting[0]
 
+    def progress(self) -> Progress | None:
+        """How far what was handed to the kernel is; None once it is over."""
+        unheard = None if self.is_over else self.unheard_bytes()
+        handed = self.moved_bytes
+        if unheard is None:
+            return None if self.is_over else Progress(handed, handed, 0.0)
+        found = arrived(self.sock)
+        return Progress(handed, handed - unheard, 0.0 if found is None else found[1])
+
     def end(self, reason: str) -> None:
         """Both ends see the end of it, and both threads leave."""
+        self._gate.leave(self)
         self.is_over, self.reason = True, self.reason or reason
         self.break_off()
         self.queue.put(None)
@@ -195,8 +213,11 @@ class SealedConnection:
             assert self._sending is None, "one after the other"
             self._seal(message)
         while self._left:
+            most = min(len(self._left), self._gate.slice_bytes)
+            if self._gate.is_shared and self.is_patient:
+                most = self._gate.wait_turn(self, most, lambda: self.is_over)
             try:
-                num_bytes = self.sock.send(self._left[: self._gate.slice_bytes], flags)
+                num_bytes = self.sock.send(self._left[:most], flags)
             except BlockingIOError:
                 return False
             self.moved_bytes += num_bytes

@@ -143,6 +143,8 @@ class AcceptedConnection:
     handle: tuple[int, object] | None
     """What the driver needs to break it: descriptor and remote end."""
     outbox: Outbox
+    num_sent: int = 0
+    """Bytes of messages that were handed over, as on the wire."""
 
 
 @dataclass(slots=True)

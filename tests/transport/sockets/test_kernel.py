@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from transport.sockets.kernel import Handle, address_of, remote, shut_down, taken_in
+from transport.sockets.kernel import Handle, address_of, arrived, arrived_over, remote, shut_down, taken_in
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -84,3 +84,20 @@ def test_elsewhere_than_on_linux_nothing_is_told(pair: Pair, monkeypatch: pytest
     handle = handle_of(pair[1])
     monkeypatch.setattr(sys, "platform", "darwin")
     assert taken_in(handle) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says it")
+def test_the_kernel_knows_how_much_the_other_machine_has(pair: Pair) -> None:
+    dialled, accepted = pair
+    handle = handle_of(dialled)
+    dialled.sendall(bytes(10_000))
+    while len(accepted.recv(20_000, socket.MSG_PEEK)) < 10_000:
+        pass
+    found = arrived(dialled)
+    assert found is not None
+    assert 10_000 <= found[0] <= 10_001
+    assert 0.0 < found[1] < 1.0
+    assert arrived_over(handle) == found
+    dialled.close()
+    assert arrived_over(handle) is None
+    assert arrived(dialled) is None

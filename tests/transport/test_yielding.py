@@ -1,0 +1,124 @@
+"""While a stream is under way other bulk has 50 ms of the uplink on the way, beside what distance takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from transport.yielding import HELD_S, LEAST_BYTES, LEAST_SLICE, MOST_SLICE, UNDER_WAY_S, Uplink
+
+RATE = 12.5e6
+BOUND_S = 0.05
+
+
+class Line:
+    """What is handed over leaves at a rate, and is known to have come after a round trip."""
+
+    def __init__(self, rate: float = RATE, round_trip_s: float = 0.0, num_flows: int = 1) -> None:
+        self.uplink, self.rate, self.round_trip_s = Uplink(), rate, round_trip_s
+        self.now, self.free_at = 0.0, 0.0
+        self.handed, self.heard = [0] * num_flows, [0] * num_flows
+        self.coming: list[tuple[float, int, int]] = []
+        self.longest_queue_s = 0.0
+        self.uplink.streamed(0.0)
+
+    def tell(self, flow: int, *, patient: bool = True) -> None:
+        counts = self.handed[flow], self.heard[flow]
+        self.uplink.told(self.now, flow, *counts, self.round_trip_s, patient=patient)
+
+    def hear(self) -> None:
+        for at, flow, size in [each for each in self.coming if each[0] <= self.now]:
+            self.coming.remove((at, flow, size))
+            self.heard[flow] += size
+            self.tell(flow)
+
+    def hand(self, flow: int, size: int) -> None:
+        self.handed[flow] += size
+        self.free_at = max(self.free_at, self.now) + size / self.rate
+        self.coming.append((self.free_at + self.round_trip_s, flow, size))
+        self.tell(flow)
+
+    def run(self, seconds: float) -> float:
+        """All flows have as much to send as they may; the share of the line that they use."""
+        until, before, turn = self.now + seconds, sum(self.heard), 0
+        while self.now < until:
+            self.hear()
+            self.uplink.streamed(self.now)
+            size = self.uplink.slice_bytes
+            wait_s = self.uplink.wait_s(self.now, size)
+            if wait_s:
+                self.longest_queue_s = max(self.longest_queue_s, self.free_at - self.now)
+                self.now += wait_s
+            else:
+                turn = (turn + 1) % len(self.handed)
+                self.hand(turn, size)
+        return (sum(self.heard) - before) / seconds / self.rate
+
+
+@pytest.mark.parametrize("num_flows", [1, 8])
+@pytest.mark.parametrize("round_trip_s", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("rate", [1.25e6, RATE, 125e6])
+def test_no_more_than_50_ms_are_queued_and_the_line_is_full_all_the_same(
+    rate: float, round_trip_s: float, num_flows: int
+) -> None:
+    line = Line(rate, round_trip_s, num_flows)
+    line.run(8.0)
+    line.longest_queue_s = 0.0
+    assert line.run(4.0) > 0.9
+    assert line.longest_queue_s <= max(BOUND_S, HELD_S + 2 * LEAST_SLICE / rate)
+    assert line.uplink.rate == pytest.approx(rate, rel=0.1)
+
+
+def test_nobody_waits_unless_a_stream_is_under_way() -> None:
+    uplink = Uplink()
+    assert not uplink.is_shared(0.0)
+    uplink.told(0.0, "flow", 1 << 40, 0, 0.0, patient=True)
+    assert uplink.wait_s(0.0, 1) == 0.0
+    uplink.streamed(0.0)
+    assert uplink.wait_s(UNDER_WAY_S - 0.1, 1) > 0.0
+    assert uplink.wait_s(UNDER_WAY_S, 1) == 0.0
+    assert not uplink.is_shared(UNDER_WAY_S)
+
+
+def test_what_was_under_way_before_the_stream_counts_and_goes_with_its_connection() -> None:
+    uplink = Uplink()
+    uplink.streamed(0.0)
+    uplink.told(0.0, "a", 5 * LEAST_BYTES, 0, 0.0, patient=True)
+    uplink.told(0.0, "b", LEAST_BYTES, 0, 0.0, patient=True)
+    assert uplink.wait_s(0.0, 1) > 0.0
+    uplink.forget("a")
+    assert uplink.wait_s(0.0, 1) > 0.0
+    uplink.told(0.0, "b", LEAST_BYTES, LEAST_BYTES, 0.0, patient=True)
+    assert uplink.wait_s(0.0, 1 << 30) == 0.0, "one slice may leave whatever its size"
+    uplink.forget("nobody")
+
+
+def test_what_streams_have_under_way_does_not_hold_other_bulk_and_tells_how_fast_the_line_is() -> None:
+    line = Line(num_flows=2)
+    for _ in range(50):
+        line.now += 0.1
+        line.handed[0] += int(RATE / 10)
+        line.heard[0] += int(RATE / 10)
+        line.uplink.told(line.now, 0, line.handed[0] + 10 * MOST_SLICE, line.heard[0], 0.0, patient=False)
+    assert line.uplink.rate == pytest.approx(RATE, rel=0.01)
+    line.hand(1, int(HELD_S * RATE / 2))
+    assert line.uplink.wait_s(line.now, LEAST_SLICE) == 0.0
+    line.hand(1, int(HELD_S * RATE / 2))
+    assert line.uplink.wait_s(line.now, LEAST_SLICE) > 0.0
+
+
+def test_a_line_that_gets_slower_is_taken_for_what_it_is_after_a_while() -> None:
+    line = Line()
+    line.run(2.0)
+    line.rate = RATE / 4
+    line.run(12.0)
+    assert line.uplink.rate == pytest.approx(RATE / 4, rel=0.1)
+    line.longest_queue_s = 0.0
+    line.run(1.0)
+    assert line.longest_queue_s <= BOUND_S
+
+
+def test_slices_are_a_few_milliseconds_of_the_line() -> None:
+    assert Uplink().slice_bytes == LEAST_SLICE
+    line = Line(125e6)
+    line.run(1.0)
+    assert LEAST_SLICE < line.uplink.slice_bytes <= 0.01 * 125e6 < 2 * MOST_SLICE
