@@ -24,7 +24,7 @@ GROUND = (
 )
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
-PEERS = f"{SAID} peers/{{admission,coordinator,member,absence,links,seats,node}}"
+PEERS = f"{SAID} peers/{{admission,coordinator,routing,member,absence,links,seats,node}}"
 PLAIN = "diloco/errors diloco/units diloco/terminal"
 SET_UP = f"{PLAIN} diloco/methods diloco/settings diloco/rules"
 SIMULATED = (
@@ -42,10 +42,11 @@ ARROWS = {
     "peers/protocol": CARRIED,
     "peers/admission": SAID,
     "peers/coordinator": SAID,
-    "peers/member": SAID,
+    "peers/routing": SAID,
+    "peers/member": f"{SAID} peers/routing",
     "peers/absence": "",
     "peers/links": f"{SAID} peers/absence peers/member",
-    "peers/seats": f"{SAID} peers/admission peers/coordinator",
+    "peers/seats": f"{SAID} peers/admission peers/coordinator peers/routing",
     "peers/node": PEERS,
     "diloco/errors": "",
     "diloco/units": PLAIN,
@@ -61,7 +62,7 @@ ARROWS = {
     "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",
     "diloco/training": f"{SET_UP} diloco/loop diloco/compression diloco/outer diloco/checkpoints diloco/swarm"
     f" diloco/interrupts {PEERS}",
-    "diloco/pipeline": f"{PLAIN} diloco/methods diloco/compression diloco/outer {GROUND}",
+    "diloco/pipeline": f"{PLAIN} diloco/methods diloco/compression diloco/outer {SAID}",
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
     "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models diloco/pipeline",
     "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",

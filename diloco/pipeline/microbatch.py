@@ -7,21 +7,10 @@ stage, drops out the same values (PP6). Needs no torch.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
 
+from peers.protocol.stage_work import MicrobatchId
 
-class MicrobatchId(NamedTuple):
-    """One microbatch of a run, for all its stages."""
-
-    feeder: bytes
-    """Key of the peer that fed it; in one process, any name of the line."""
-    incarnation: int
-    """Of the feeder's process."""
-    number: int
-    """Rises by one with each microbatch of that process."""
-
-    def __str__(self) -> str:
-        return f"microbatch {self.number}"
+__all__ = ["MicrobatchId", "random_seed"]
 
 
 def random_seed(run_seed: int, microbatch: MicrobatchId, stage: int) -> int:

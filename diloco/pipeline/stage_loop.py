@@ -54,7 +54,17 @@ class StageLoop:
     with fewer, once ``grace_s`` seconds have passed since it began its first. With ``split_backward`` each
     microbatch has its `Weights` after its backward, in the same order, and is counted then."""
 
-    def __init__(self, quota: int, *, is_last: bool, grace_s: float, split_backward: bool = False) -> None:
+    def __init__(
+        self,
+        quota: int,
+        *,
+        is_last: bool,
+        grace_s: float,
+        split_backward: bool = False,
+        ends_early: bool = True,
+    ) -> None:
+        """Without ``ends_early`` a step does so only if something was given up in it, or others wait: so all
+        stages of a line take the same steps."""
         assert quota >= 1, "a step has a microbatch at least"
         assert grace_s > 0, "or a step would end before its second microbatch"
         self.quota = quota
@@ -71,7 +81,10 @@ class StageLoop:
         self._counted: list[MicrobatchId] = []
         self._tokens = 0
         self._began_s = 0.0
+        self._idle_since_s = self._now_s = 0.0
         self._at_hand: Work | None = None
+        self._always_early = self._may_end_early = ends_early
+        self._others_wait = False
 
     # -- what is there ------------------------------------------------------------------------
 
@@ -83,6 +96,33 @@ class StageLoop:
         """The gradient of what was handed up is here."""
         assert microbatch in self._in_flight, f"{microbatch} is not in flight here"
         self._gradients.add(microbatch)
+
+    def given_up(self, microbatch: MicrobatchId) -> bool:
+        """Nothing comes of a microbatch any more: its place in the quota is free. Returns False for one that
+        is counted, or about to be, whatever was given up elsewhere."""
+        computing = self._is_last and self._at_hand == Forward(microbatch)
+        left = any(microbatch == each for each, _ in self._weights_left)
+        if computing or left or microbatch in self._gradients:
+            return False
+        known = microbatch in self._waiting or microbatch in self._in_flight
+        self._waiting.discard(microbatch)
+        self._in_flight.discard(microbatch)
+        self._may_end_early = self._may_end_early or known
+        return known
+
+    def others_wait(self, waits: bool = True) -> None:
+        """Others of this stage wait for what this one offers, or no more: a step ends early, also with
+        nothing, and what there is is offered."""
+        self._others_wait = waits
+
+    def reset(self) -> None:
+        """Begin anew with nothing: whatever was here is over. Not while something is computed."""
+        assert self._at_hand is None, "what is computed is to be done first"
+        self._waiting.clear()
+        self._in_flight.clear()
+        self._gradients.clear()
+        self._weights_left.clear()
+        self._ended_step()
 
     # -- what a driver asks -------------------------------------------------------------------
 
@@ -100,11 +140,14 @@ class StageLoop:
     def ends_early_at_s(self) -> float | None:
         """When the step ends though it has not all its microbatches, if none comes meanwhile; None while it
         has counted none, or something is in flight."""
-        return self._began_s + self._grace_s if self._counted and self.drained else None
+        if not self.drained or not (self._others_wait or (self._counted and self._may_end_early)):
+            return None
+        return (self._began_s if self._counted else self._idle_since_s) + self._grace_s
 
     def next_work(self, now: float) -> Work | None:
         """What to compute now; None if there is nothing. `done` must follow before it is asked again."""
         assert self._at_hand is None, "one thing is computed at a time"
+        self._now_s = now
         self._at_hand = self._choose(now)
         if isinstance(self._at_hand, Forward):
             if not self._num_begun:
@@ -127,8 +170,7 @@ class StageLoop:
             case Weights():
                 self._count(*self._weights_left.pop(0))
             case Step():
-                self._counted.clear()
-                self._tokens = 0
+                self._ended_step()
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -147,6 +189,12 @@ class StageLoop:
             return Weights(self._weights_left[0][0])
         early = self.ends_early_at_s
         return self._step() if early is not None and now >= early else None
+
+    def _ended_step(self) -> None:
+        self._counted.clear()
+        self._tokens = 0
+        self._idle_since_s = self._now_s
+        self._may_end_early = self._always_early
 
     def _step(self) -> Step:
         return Step(tuple(self._counted), self._tokens)

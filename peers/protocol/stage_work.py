@@ -61,6 +61,14 @@ class Cause(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmOpened:
+    """`StreamOpened` was taken: nothing of an earlier membership is held any more. Before that no other
+    command about microbatches is taken, and no offer."""
+
+    membership: int
+
+
+@dataclass(frozen=True, slots=True)
 class Feed:
     """Stage 0: the next microbatch is drawn, and its input is here. The member chooses its path and sends the
     targets to the last stage of it. Taken if ``number`` follows the last one and is below `MayFeed.until`;
@@ -89,7 +97,8 @@ class ForwardDone:
 @dataclass(frozen=True, slots=True)
 class Counted:
     """Its weight gradient was added to what the present inner step accumulates; ``payload`` is the encoded
-    gradient for the stage below, None at stage 0."""
+    gradient for the stage below, None at stage 0. If it is not taken, a new membership begins, and what was
+    counted and not offered is void."""
 
     microbatch: MicrobatchId
     tokens: int
@@ -118,7 +127,7 @@ class Drain:
     is finished; `Drained` tells when."""
 
 
-StageCommand = Feed | ForwardBegan | ForwardDone | Counted | Stepped | RefuseTensor | Drain
+StageCommand = ConfirmOpened | Feed | ForwardBegan | ForwardDone | Counted | Stepped | RefuseTensor | Drain
 
 
 # -- events: the member to its training thread ----------------------------------------------------
@@ -128,7 +137,8 @@ StageCommand = Feed | ForwardBegan | ForwardDone | Counted | Stepped | RefuseTen
 class StreamOpened:
     """This worker has a membership with that number: microbatches travel. Whatever was waiting or in flight
     of an earlier one is over and to be dropped. ``void``: so is all that was counted and not offered, and the
-    live parameters go back to the outer ones, for others may count the same again."""
+    live parameters go back to the outer ones, for others may count the same again. Answered by
+    `ConfirmOpened`."""
 
     membership: int
     void: bool

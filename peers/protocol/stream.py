@@ -32,7 +32,7 @@ Line = Annotated[int, Between(0, 1 << 16)]
 # -- with the coordinator -------------------------------------------------------------------------
 
 
-@kind(182)
+@kind(198)
 @dataclass(frozen=True, slots=True)
 class StandsSince:
     """The number of your membership; from a member, just before it enters: the number that it has had."""
@@ -43,7 +43,8 @@ class StandsSince:
 @kind(183)
 @dataclass(frozen=True, slots=True)
 class ReplicaIs:
-    """A member of any stage is in, or what is known of it has changed."""
+    """A member of any stage is in, or what is known of it has changed; in what `RosterIs` ends, the epoch is
+    0."""
 
     epoch: fields.Epoch
     key: Key
@@ -64,6 +65,15 @@ class ReplicaGone:
 
     epoch: fields.Epoch
     key: Key
+
+
+@kind(197)
+@dataclass(frozen=True, slots=True)
+class RosterIs:
+    """You were told of all replicas, each with epoch 0, since you stand (again): whoever else you know is
+    gone, as of that epoch."""
+
+    epoch: fields.Epoch
 
 
 @kind(196)
@@ -152,7 +162,6 @@ class Backward:
     you: fields.Epoch
     feeder: fields.Epoch
     number: MicrobatchNumber
-    attempt: StreamAttempt
     tokens: fields.Tokens
     piece: PieceIndex
 

@@ -183,3 +183,44 @@ def test_whatever_comes_when_every_microbatch_is_counted_once_at_one_version(see
             now = 1e9 + now  # the grace of all is over
     assert len(set(stepped)) == len(stepped)
     assert set(stepped) == set(range(total)) or len(stepped) == total - total % quota
+
+
+def test_what_is_given_up_leaves_its_place_in_the_quota_to_another() -> None:
+    loop = a_middle_stage(1)
+    loop.input_arrived(m(0))
+    do(loop)
+    assert loop.given_up(m(0))
+    loop.input_arrived(m(1))
+    assert do(loop) == Forward(m(1))
+    loop.gradient_arrived(m(1))
+    assert not loop.given_up(m(1)), "its gradient is there: it is counted"
+    assert do(loop) == Backward(m(1))
+
+
+def test_in_a_line_a_step_ends_early_only_where_something_was_given_up() -> None:
+    loop = StageLoop(2, is_last=True, grace_s=1.0, ends_early=False)
+    loop.input_arrived(m(0))
+    do(loop)
+    assert do(loop, now=9.0) is None
+    loop.input_arrived(m(1))
+    assert loop.given_up(m(1))
+    assert do(loop, now=9.0) == Step((m(0),), 0)
+
+
+def test_a_step_ends_with_nothing_where_others_wait_for_it() -> None:
+    loop = StageLoop(2, is_last=True, grace_s=1.0, ends_early=False)
+    assert do(loop, now=5.0) is None
+    loop.others_wait()
+    assert do(loop, now=6.0) == Step((), 0)
+    loop.others_wait(False)
+    assert do(loop, now=9.0) is None
+
+
+def test_a_loop_that_is_reset_has_nothing() -> None:
+    loop = a_middle_stage(2)
+    for number in (0, 1):
+        loop.input_arrived(m(number))
+    do(loop)
+    loop.reset()
+    assert do(loop) is None
+    assert loop.drained

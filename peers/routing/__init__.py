@@ -1,0 +1,1 @@
+"""Microbatches on their way through the stages of a model."""

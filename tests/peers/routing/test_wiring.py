@@ -1,0 +1,44 @@
+"""Paths from a roster alone."""
+
+from __future__ import annotations
+
+from peers.protocol.stream import ReplicaIs
+from peers.routing.replicas import Replicas
+from peers.routing.wiring import choose_path, choose_replica
+
+
+def roster(*entries: tuple[int, int, int], draining: tuple[int, ...] = ()) -> Replicas:
+    """Replicas of (since, stage, line), of three stages."""
+    found = Replicas(3)
+    for since, stage, line in entries:
+        drains = since in draining
+        found.hear(ReplicaIs(since, bytes([since]) * 32, since, stage, line, (), 0.0, drains))
+    return found
+
+
+TWO_LINES = ((1, 0, 0), (2, 1, 0), (3, 2, 0), (4, 0, 1), (5, 1, 1), (6, 2, 1))
+
+
+def test_a_line_is_used_again_and_again() -> None:
+    replicas = roster(*TWO_LINES)
+    assert [choose_path(replicas, 1, number) for number in range(3)] == [(1, 2, 3)] * 3
+    assert choose_path(replicas, 4, 0) == (4, 5, 6)
+
+
+def test_a_broken_line_takes_a_spare_replica_and_else_any() -> None:
+    replicas = roster(*TWO_LINES[:4], (6, 2, 1), (7, 1, 2))
+    assert choose_path(replicas, 4, 0) == (4, 7, 6), "the line of 7 has no feeder"
+    replicas = roster(*TWO_LINES[:4], (6, 2, 1))
+    assert choose_path(replicas, 4, 0) == (4, 2, 6)
+
+
+def test_one_who_leaves_takes_no_new_path_but_what_is_under_way_where_there_is_nobody_else() -> None:
+    replicas = roster(*TWO_LINES[:3], draining=(2,))
+    assert choose_path(replicas, 1, 0) is None
+    found = choose_replica(replicas, 1, 1, 0, drains_too=True)
+    assert found is not None
+    assert found.since == 2
+
+
+def test_a_stage_without_anybody_has_no_path() -> None:
+    assert choose_path(roster((1, 0, 0), (3, 2, 0)), 1, 0) is None
