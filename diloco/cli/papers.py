@@ -10,6 +10,7 @@ import json
 
 from rich.table import Table
 
+from diloco.cli.staged_papers import STAGED
 from diloco.errors import UserError
 from diloco.planning.published_tables import (
     GRID,
@@ -32,6 +33,8 @@ def print_paper(name: str, as_json: bool) -> None:
     """One paper's table. Raises `UserError` for a name that is not known."""
     if name == "intellect-1":
         _print_intellect_1(as_json)
+    elif name in STAGED:
+        STAGED[name](as_json)
     elif name in TABLES:
         table = TABLES[name]
         found = [
@@ -40,7 +43,7 @@ def print_paper(name: str, as_json: bool) -> None:
         ]
         print(json.dumps(_plain(table, found))) if as_json else _print_table(table, found)
     else:
-        names = ", ".join((*TABLES, "intellect-1"))
+        names = ", ".join((*TABLES, "intellect-1", *STAGED))
         raise UserError(f"--paper {name} is not known: choose from {names}")
 
 

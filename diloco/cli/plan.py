@@ -84,7 +84,8 @@ _Utilization = Annotated[
     bool, typer.Option("--utilization", help="The bandwidth that each method needs, for 50 to 99 %.")
 ]
 _Paper = Annotated[
-    str | None, typer.Option(help="A paper's table, reproduced: streaming, scaling-laws, intellect-1.")
+    str | None,
+    typer.Option(help="A paper's table, reproduced: streaming, scaling-laws, intellect-1, swarm, dilocox."),
 ]
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from diloco.cli.app import app
 from diloco.cli.papers import print_paper
+from diloco.cli.staged_papers import STAGED
 from diloco.errors import UserError
 
 SIZES = {
@@ -57,5 +58,28 @@ def test_intellect_1_is_printed() -> None:
 
 
 def test_a_paper_that_is_not_known_is_refused_with_the_names() -> None:
-    with pytest.raises(UserError, match="choose from streaming, scaling-laws, intellect-1"):
+    with pytest.raises(UserError, match="choose from streaming, scaling-laws, intellect-1, swarm, dilocox"):
         print_paper("fairy-tales", as_json=False)
+
+
+def test_swarm_is_printed_with_what_is_assumed_and_what_a_window_makes_of_it() -> None:
+    shown = " ".join(printed("swarm").split())
+    assert "base 3.29 ms 15 ms 18 (18) 11.6 (11.8) 4.82 (4.88) 2.78 (2.78) 1.51 (1.53)" in shown
+    assert "one microbatch in flight, of which nothing overlaps" in shown
+    assert "latency leaves the table, bandwidth stays" in shown
+    plain = json.loads(printed("swarm", "--json"))
+    assert plain["base"]["published"] == [18.0, 11.8, 4.88, 2.78, 1.53]
+    assert plain["GPT-3"]["with_window"] == pytest.approx([100.0] * 5)
+
+
+def test_dilocox_is_printed_with_what_is_assumed_and_what_the_number_measures() -> None:
+    shown = " ".join(printed("dilocox").split())
+    assert "Assumed, for neither is published: B = 32,768 tokens" in shown
+    assert "all-reduce in each step 9.55 10.4 B / (A + x)" in shown
+    assert "speedup 391 357" in shown
+    assert "4.8% of the peak of 160 A800" in shown
+    plain = json.loads(printed("dilocox", "--json"))
+    assert plain["published"]["speedup"] == 357
+    assert plain["ours"]["speedup"] == pytest.approx(390.6, abs=0.1)
+    for paper in STAGED:
+        assert max(map(len, printed(paper).splitlines())) <= 110
