@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from diloco.errors import PipelineError, RecipeError
-from diloco.models.gpt import GPT, GPTSizes
+from diloco.models.gpt import GPT, VOCABULARY, GPTSizes
 from diloco.models.inner_optimizers import inner_optimizers, lr_share, set_weight_decay, step_all
 from diloco.models.layered import LayeredGPT, cross_entropy_sum, gpt_layers
 from diloco.models.text import Text, load_text
@@ -122,7 +122,7 @@ def _whole_gpt(settings: RunSettings) -> GPT | LayeredGPT:
 
 def _sizes_of(settings: RunSettings) -> GPTSizes:
     sizes = settings.model
-    return GPTSizes(sizes.layers, sizes.heads, sizes.width, sizes.context)
+    return GPTSizes(sizes.layers, sizes.heads, sizes.width, sizes.context, sizes.waist)
 
 
 def _part_of_gpt(
@@ -154,12 +154,20 @@ def _part_of_gpt(
         sample=_of_whole_models,
         follow=steps.follow,
         keep={"steps": steps},
-        boundary=part.ends(Boundary((microbatch, sizes.context, sizes.width))),
+        boundary=part.ends(_boundary(settings)),
         loss=cross_entropy_sum if part.is_last else None,
         apply=steps.apply,
         layers=layers,
         validation=validation,
     )
+
+
+def _boundary(settings: RunSettings) -> Boundary:
+    """All channels, or those of the waist and the bytes themselves."""
+    sizes, rows = settings.model, (settings.pipeline.microbatch, settings.model.context)
+    if sizes.waist:
+        return Boundary((*rows, sizes.waist + 1), ids=VOCABULARY)
+    return Boundary((*rows, sizes.width))
 
 
 def _of_whole_models() -> Any:

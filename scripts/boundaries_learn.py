@@ -1,7 +1,8 @@
 """What formats of boundaries cost in loss: a model in 4 stages and 2 lines, equal tokens, one process.
 
 The built-in model (4 layers of 128, untied, 0.87 M parameters) learns Python's own source from scratch; the
-same seed has the same start and the same data in each row. Tensors go from stage to stage encoded and decoded
+same seed has the same start and the same data in each row, but for models with a waist (`model.waist`), which
+are others. Tensors go from stage to stage encoded and decoded
 (`diloco.pipeline.boundary_codecs`); the parameters of the two lines are averaged every H inner steps, stage
 by stage, without loss. Losses are nats per byte of the averaged parameters on the same validation bytes for
 all: as a saved model has it, and through the boundaries that it was trained with. What has been run is in
@@ -50,6 +51,7 @@ class Row:
     name: str
     activations: str = "fp32"
     gradients: str = "fp32"
+    waist: int = 0
 
 
 ROWS = (
@@ -61,6 +63,10 @@ ROWS = (
     Row("int4, forward only", "int4"),
     Row("int4_rotated, forward only", "int4_rotated"),
     Row("int8, forward only", "int8"),
+    Row("waist 32", waist=32),
+    Row("waist 16", waist=16),
+    Row("waist 8", waist=8),
+    Row("waist 16, int8", "int8", "int8", waist=16),
 )
 
 
@@ -89,7 +95,7 @@ def settings_of(row: Row, seed: int, options: argparse.Namespace) -> RunSettings
     return RunSettings.model_validate(
         {
             "run": {"seed": seed},
-            "model": {"tied": False, "context": CONTEXT},
+            "model": {"tied": False, "context": CONTEXT, "waist": row.waist},
             "pipeline": {"stages": STAGES, "microbatch": MICROBATCH, "quota": options.quota},
             "train": {
                 "inner_lr": options.inner_lr,

@@ -27,6 +27,8 @@ class GPTSizes:
     heads: int
     width: int
     context: int
+    waist: int = 0
+    """Channels of the residual stream that are learned, of a model of layers (`waist`); 0: all."""
 
 
 class Attention(nn.Module):

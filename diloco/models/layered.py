@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diloco.models.gpt import VOCABULARY, Block, GPTSizes, draw_bytes, initialise, rotation
+from diloco.models.waist import WaistBlock, WaistEmbedding, WaistHead
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -54,11 +55,25 @@ class Head(nn.Module):
 
 
 def gpt_layers(sizes: GPTSizes, seed: int = 0) -> list[Callable[[], nn.Module]]:
-    """What builds each layer: the embedding, ``sizes.layers`` blocks, the head."""
+    """What builds each layer: the embedding, ``sizes.layers`` blocks, the head; those of `waist` if there is
+    one. Raises ValueError for a waist that is as wide as the model."""
+    if sizes.waist:
+        return _waist_layers(sizes, seed)
     makers: list[Callable[[], nn.Module]] = [
         partial(nn.Embedding, VOCABULARY, sizes.width),
         *[partial(BlockLayer, sizes)] * sizes.layers,
         partial(Head, sizes.width),
+    ]
+    return [partial(_made, make, sizes, seed, index) for index, make in enumerate(makers)]
+
+
+def _waist_layers(sizes: GPTSizes, seed: int) -> list[Callable[[], nn.Module]]:
+    if not 0 < sizes.waist < sizes.width:
+        raise ValueError(f"a waist of {sizes.waist} channels is not within a width of {sizes.width}")
+    makers: list[Callable[[], nn.Module]] = [
+        partial(WaistEmbedding, sizes.waist),
+        *[partial(WaistBlock, sizes, seed)] * sizes.layers,
+        partial(WaistHead, sizes, seed),
     ]
     return [partial(_made, make, sizes, seed, index) for index, make in enumerate(makers)]
 

@@ -156,6 +156,13 @@ class Model(Section):
         default=True,
         description="The embedding and the head are one matrix; with pipeline.stages above 1 they cannot be.",
     )
+    waist: int = Field(
+        default=0,
+        ge=0,
+        le=65_536,
+        description="Channels of the residual stream that are learned, and pass from stage to stage beside"
+        " the bytes themselves; the others are fixed. 0: all of the width. Needs tied = false.",
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Model:
@@ -164,6 +171,10 @@ class Model(Section):
                 f"width is {self.width} and heads is {self.heads}: width must be a multiple of 2 * heads,"
                 " since position is encoded in pairs of channels of each head"
             )
+        if self.waist >= self.width:
+            raise ValueError(f"waist is {self.waist} and width is {self.width}: choose a smaller waist, or 0")
+        if self.waist and self.tied:
+            raise ValueError("a model with a waist has a head of its own: set tied = false")
         return self
 
 

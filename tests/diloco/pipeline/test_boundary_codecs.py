@@ -175,3 +175,41 @@ def test_recompute_goes_on_from_what_was_decoded(name: str) -> None:
     assert same_bits(found[0][1], found[1][1])
     exact, stages = line_of(model, CUTS, QUOTA)
     assert [step.loss for step in exact.run(data)] != found[0][0]
+
+
+# -- ids ----------------------------------------------------------------------------------------------
+
+
+def with_ids(count: int, dtype: torch.dtype = torch.float32) -> tuple[Boundary, Tensor]:
+    edge = Boundary((SEQUENCES, POSITIONS, WIDTH + 1), dtype, ids=count)
+    column = torch.arange(edge.rows).view(SEQUENCES, POSITIONS, 1) * (count - 1) // (edge.rows - 1)
+    return edge, torch.cat((tensor(), column.float()), -1).to(dtype)
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 1), (256, 1), (257, 2), (65_536, 2), (2**24, 4)])
+@pytest.mark.parametrize("name", BOUNDARY_CODECS)
+def test_ids_travel_exactly_in_the_fewest_bytes_and_only_up(name: str, count: int, size: int) -> None:
+    edge, x = with_ids(count)
+    codec, plain = BoundaryCodec(edge, name), BoundaryCodec(EDGE, name)
+    payload = codec.encode_activation(x, FIRST)
+    assert len(memoryview(payload)) == codec.activation_bytes == plain.activation_bytes + size * edge.rows
+    decoded = codec.decode_activation(payload, FIRST)
+    assert torch.equal(decoded[..., -1], x[..., -1])
+    values = plain.decode_activation(plain.encode_activation(tensor(), FIRST), FIRST)
+    assert torch.equal(decoded[..., :-1], values)
+    gradient = torch.cat((tensor(1), torch.zeros(SEQUENCES, POSITIONS, 1)), -1)
+    down = codec.encode_gradient(gradient, FIRST, 1)
+    assert bytes(down) == bytes(plain.encode_gradient(tensor(1), FIRST, 1))
+    assert not codec.decode_gradient(down, FIRST)[..., -1].any()
+
+
+def test_ids_in_bf16_and_those_that_are_none() -> None:
+    edge, x = with_ids(256, torch.bfloat16)
+    codec = BoundaryCodec(edge, "bf16")
+    payload = bytearray(codec.encode_activation(x, FIRST))
+    assert torch.equal(codec.decode_activation(payload, FIRST), x)
+    few = BoundaryCodec(Boundary(edge.shape, torch.bfloat16, ids=200), "bf16")
+    with pytest.raises(BoundaryError, match="the activation of microbatch 0 has 4 ids that are no whole"):
+        few.decode_activation(payload, FIRST)
+    with pytest.raises(BoundaryError, match="the activation of microbatch 0: the payload has"):
+        codec.decode_activation(payload[:-1], FIRST)

@@ -14,6 +14,8 @@ from torch import nn
 from diloco.errors import PipelineError
 from diloco.models.gpt import GPTSizes
 from diloco.models.layered import LayeredGPT, cross_entropy_sum
+from diloco.pipeline.boundary import Boundary
+from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.cuts import Part
 from diloco.pipeline.in_process import Line, LocalStage
 from diloco.pipeline.part import RunningPart
@@ -46,8 +48,9 @@ def job(text: Path, stage: int, **model: Any) -> Job:
     return job_of(gpt, settings_of(**model), text, CPU, "salt", Part(stage, 3, CUTS))
 
 
-def test_its_stages_train_as_one_process(text: Path) -> None:
-    jobs = [job(text, stage) for stage in range(3)]
+@pytest.mark.parametrize("waist", [0, 6])
+def test_its_stages_train_as_one_process(text: Path, waist: int) -> None:
+    jobs = [job(text, stage, waist=waist) for stage in range(3)]
     stages = []
     for number, each in enumerate(jobs):
         takes, gives = each.boundary
@@ -64,7 +67,7 @@ def test_its_stages_train_as_one_process(text: Path) -> None:
     drawn = [next(jobs[0].batches) for _ in range(3 * QUOTA)]
     assert len(list(Line(stages).run(drawn))) == 3
 
-    whole = LayeredGPT(GPTSizes(layers=2, heads=2, width=16, context=8), 0)
+    whole = LayeredGPT(GPTSizes(layers=2, heads=2, width=16, context=8, waist=waist), 0)
     assert set(whole.state_dict()) == set(parameters_of(stages))
     matrices = [p for p in whole.parameters() if p.dim() >= 2]
     others = [p for p in whole.parameters() if p.dim() < 2]
@@ -108,8 +111,16 @@ def test_tied_weights_and_more_stages_than_layers_are_refused(text: Path) -> Non
         job_of(gpt, settings_of(), text, CPU, "salt", Part(0, 5))
 
 
-def test_untied_it_trains_whole_too(text: Path) -> None:
-    made = job_of(gpt, settings_of(), text, CPU, "salt")
+def test_the_boundary_of_a_waist_has_its_channels_and_the_bytes_as_integers(text: Path) -> None:
+    below, above = job(text, 1, waist=6).boundary
+    assert below == above == Boundary((2, 8, 7), ids=256)
+    codec = BoundaryCodec(below, "int8")
+    assert (codec.activation_bytes, codec.gradient_bytes) == (16 * (6 + 4 + 1), 16 * (6 + 4))
+
+
+@pytest.mark.parametrize("waist", [0, 6])
+def test_untied_it_trains_whole_too(text: Path, waist: int) -> None:
+    made = job_of(gpt, settings_of(waist=waist), text, CPU, "salt")
     before = made.evaluate()
     for _ in range(20):
         made.step(next(made.batches))

@@ -95,6 +95,11 @@ def test_the_method_section_overrides_its_preset() -> None:
         ("[checkpoint]\nkeep = 0", "checkpoint.keep = 0: input should be greater than or equal to 1"),
         ("[checkpoint]\nkeep = 1001", "checkpoint.keep = 1001: input should be less than or equal to 1000"),
         ("[checkpoint]\nresults = 1", "checkpoint.results = 1: input should be a valid boolean"),
+        ("[model]\nwaist = 16", "[model] a model with a waist has a head of its own: set tied = false"),
+        (
+            "[model]\nwaist = 128\ntied = false",
+            "[model] waist is 128 and width is 128: choose a smaller waist, or 0",
+        ),
         ("[pipeline]\nstages = 0", "pipeline.stages = 0: input should be greater than or equal to 1"),
         (
             "[pipeline]\nstages = 3\ncuts = [2]",
