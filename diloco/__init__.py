@@ -29,6 +29,8 @@ from diloco.swarm.swarm import Swarm
 if TYPE_CHECKING:
     from diloco.pipeline.cuts import Part
     from diloco.pipeline.cutting import cut
+    from diloco.pipeline.serving import Stage
+    from diloco.pipeline.staging import stage
     from diloco.simulation.runner import simulate
     from diloco.training.attach import attach
     from diloco.training.outer import Outer
@@ -46,6 +48,7 @@ __all__ = [
     "PipelineError",
     "RunSettings",
     "SettingsError",
+    "Stage",
     "Swarm",
     "SwarmClosed",
     "SwarmTimeout",
@@ -58,6 +61,7 @@ __all__ = [
     "load_settings",
     "simulate",
     "solo",
+    "stage",
     "status",
 ]
 
@@ -75,6 +79,14 @@ def __getattr__(name: str) -> Any:
         from diloco.pipeline.cutting import cut
 
         return cut
+    if name == "Stage":
+        from diloco.pipeline.serving import Stage
+
+        return Stage
+    if name == "stage":
+        from diloco.pipeline.staging import stage
+
+        return stage
     if name == "Part":
         from diloco.pipeline.cuts import Part
 

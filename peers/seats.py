@@ -16,6 +16,7 @@ from peers.protocol.held import Held
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record
 from peers.protocol.shares import Stored
+from peers.routing.state import StreamTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,5 @@ class Training:
     """Shares of states on this machine's disk, of which others may have the rest."""
     later: tuple[Record, ...] = ()
     """Records that lead on from what is ``held``, as this machine's disk has them."""
+    stream: StreamTerms | None = None
+    """What travels between this member's stage and others; None where nothing does."""

@@ -62,7 +62,8 @@ ARROWS = {
     "diloco/swarm": f"{SET_UP} {PEERS} transport/sockets",
     "diloco/training": f"{SET_UP} diloco/loop diloco/compression diloco/outer diloco/checkpoints diloco/swarm"
     f" diloco/interrupts {PEERS}",
-    "diloco/pipeline": f"{PLAIN} diloco/methods diloco/compression diloco/outer {SAID}",
+    "diloco/pipeline": f"{SET_UP} diloco/compression diloco/outer diloco/checkpoints diloco/swarm"
+    f" diloco/training {SAID} peers/routing",
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
     "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models diloco/pipeline",
     "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",

@@ -45,6 +45,7 @@ from diloco.cli.operate import (
 from diloco.cli.plan import plan_command
 from diloco.cli.replay import replay_command
 from diloco.cli.simulate import simulate_command
+from diloco.cli.stage_lines import loss_of, stage_lines
 from diloco.cli.usage import run_app
 from diloco.errors import DilocoError, UserError
 from diloco.monitoring.run_view import round_and_commit
@@ -163,9 +164,11 @@ def status(
     how_far = f"round {round_and_commit(found.num_rounds, found.num_commits)} of {found.max_rounds}"
     title = f"run {found.run_name}, {how_far}, {found.model or 'no model yet'}"
     table = Table(title=Text(printable(title)))
+    in_stages = len(found.stages) > 1
     for heading in (
         "worker",
         "key",
+        *(["stage"] if in_stages else []),
         "state",
         "step",
         "loss",
@@ -179,9 +182,10 @@ def status(
         table.add_row(
             Text(printable(each.name)),
             short(each.key),
+            *([str(each.stage)] if in_stages else []),
             "active" if each.active else "joining",
             f"{each.step:,}",
-            f"{each.loss:.3f}" if each.loss_is_finite else "not finite",
+            loss_of(each, found),
             f"{each.tokens_per_second:,.0f}",
             f"{each.bytes_sent / 1e6:.1f}",
             f"{each.non_finite:,}",
@@ -189,6 +193,8 @@ def status(
         )
     console = Console()
     console.print(table)
+    for line in stage_lines(found):
+        console.print(Text(printable(line)))
     for open_round in found.open_rounds:
         console.print(
             f"open: fragment {open_round.fragment} with {open_round.num_members} members, "

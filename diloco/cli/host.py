@@ -35,6 +35,9 @@ from peers.admission.ticket import Ticket
 
 if TYPE_CHECKING:
     from diloco.cli.train import TrainingOutcome
+    from diloco.cli.train_stage import StageOutcome
+
+    Outcome = TrainingOutcome | StageOutcome
 
 _LINGER_S = 2.0
 
@@ -70,8 +73,7 @@ def host_command(
     goes on with the run. If that is lost but for the identity, or old, --adopt goes on from the workers'."""
     settings = load_settings(run)
     _require_one_way(fresh or origin is not None, adopt, resume is not None)
-    if origin is not None and not train:
-        raise UserError("--from needs --train: the host's own worker brings the state")
+    _require_one_state(origin, train, settings.pipeline.stages)
     if origin is not None and origin.exists():  # else the run in the folder may know what it began from
         _require_whole(origin)
         if fresh or not began_from(home_of(settings, state), origin):
@@ -100,6 +102,7 @@ def host_command(
     )
     with closing(log), leaving_in_order(work.notice) as interrupts, swarm:
         view.rounds_wanted = num_commits(swarm.settings)
+        view.stages = swarm.settings.pipeline.stages
         print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
         print(bulk_line(swarm))
         if line := _where_it_goes_on(swarm.status()):
@@ -129,6 +132,15 @@ def _require_whole(origin: Path) -> None:
         raise CheckpointError(fault)
 
 
+def _require_one_state(origin: Path | None, train: bool, stages: int) -> None:
+    if origin is not None and stages > 1:
+        raise UserError(
+            f"--from brings one state, and this run has {stages} stages with one each: begin without it"
+        )
+    if origin is not None and not train:
+        raise UserError("--from needs --train: the host's own worker brings the state")
+
+
 def _require_one_way(*asked: bool) -> None:
     if sum(asked) > 1:
         raise UserError(
@@ -136,9 +148,9 @@ def _require_one_way(*asked: bool) -> None:
         )
 
 
-def _coordinate(swarm: diloco.Swarm, screen: Screen, train: Callable[[], TrainingOutcome] | None) -> None:
+def _coordinate(swarm: diloco.Swarm, screen: Screen, train: Callable[[], Outcome] | None) -> None:
     """Until the run is over, and train meanwhile if asked to."""
-    outcome: TrainingOutcome | TrainingDiverged | DeviceFailed | None = None
+    outcome: Outcome | TrainingDiverged | DeviceFailed | None = None
     wanted = screen.view.rounds_wanted
     with screen, closing(WaitWatch(lambda now: _wait_of(swarm), screen.note, every_s=1.0)):
         if train is not None:
@@ -162,8 +174,8 @@ def _wait_of(swarm: diloco.Swarm) -> str:
 
 
 def _train_beside_others(
-    screen: Screen, train: Callable[[], TrainingOutcome]
-) -> TrainingOutcome | TrainingDiverged | DeviceFailed:
+    screen: Screen, train: Callable[[], Outcome]
+) -> Outcome | TrainingDiverged | DeviceFailed:
     """A host whose own training diverges, or whose device fails, goes on for the others."""
     try:
         return train()

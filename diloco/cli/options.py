@@ -14,7 +14,10 @@ Recipe = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
 Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
-Save = Annotated[Path | None, typer.Option(help="Write the outer parameters here as safetensors.")]
+Save = Annotated[
+    Path | None,
+    typer.Option(help="Write the outer parameters here as safetensors; of a stage, into this folder."),
+]
 Full = Annotated[bool, typer.Option("--full", help="--save writes frozen parameters too.")]
 Events = Annotated[
     Path | None,
@@ -34,6 +37,10 @@ TicketHours = Annotated[
 ]
 TicketUses = Annotated[
     int, typer.Option(min=0, max=1 << 20, help="Workers that it lets in, ever; 0: up to half of the run.")
+]
+Stage = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Stage to train, where the model is cut; else the host chooses."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="Threads for torch on the CPU.")]
 Kernels = Annotated[

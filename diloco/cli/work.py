@@ -16,6 +16,7 @@ from diloco.monitoring.event_log import EventLog
 
 if TYPE_CHECKING:
     from diloco.cli.train import TrainingOutcome
+    from diloco.cli.train_stage import StageOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Work:
     device: options.Device = "cpu"
     save: options.Save = None
     full: options.Full = False
+    stage: options.Stage = None
     threads: options.Threads = None
     kernels: options.Kernels = "auto"
 
@@ -40,8 +42,10 @@ class Work:
 
             use(self.kernels)
 
-    def train(self, swarm: diloco.Swarm, interrupts: Interrupts, log: EventLog) -> TrainingOutcome:
-        """Train until the run is done."""
+    def train(
+        self, swarm: diloco.Swarm, interrupts: Interrupts, log: EventLog
+    ) -> TrainingOutcome | StageOutcome:
+        """Train until the run is done: the whole model, or a stage of it."""
         import torch
 
         from diloco.cli.train import make_job, train
@@ -49,7 +53,18 @@ class Work:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        job = make_job(load_recipe(self.recipe), swarm, self.data, self.device)
+        recipe, stages = load_recipe(self.recipe), swarm.settings.pipeline.stages
+        if stages > 1:
+            from diloco.cli.train_stage import make_part, require_folder, train_stage
+
+            require_folder(self.save)
+            part, part_job = make_part(recipe, swarm, self.data, self.device, self.stage)
+            return train_stage(
+                swarm, part, part_job, log=log, interrupts=interrupts, save=self.save, full=self.full
+            )
+        if self.stage is not None:
+            raise UserError(f"--stage {self.stage}: this run's model is not cut into stages; leave it out")
+        job = make_job(recipe, swarm, self.data, self.device)
         return train(swarm, job, log=log, interrupts=interrupts, save=self.save, full=self.full)
 
 

@@ -50,6 +50,7 @@ from peers.protocol.traces import (
     SeedLostTrace,
     SeedTrace,
     SetAsideTrace,
+    StageGivenTrace,
     StateLostTrace,
     SwappedTrace,
     UnusableTrace,
@@ -122,11 +123,13 @@ class _Worker:
     state: str = "joining"
     report: Report | None = None
     share: float = 0.0
+    stage: int = 0
 
 
 @dataclass(slots=True)
 class _Round:
     number: int
+    stage: int
     participants: int
     seconds: float
     attempt: int
@@ -143,11 +146,15 @@ class RunView:
     rounds: deque[_Round] = field(default_factory=lambda: deque(maxlen=_ROUNDS_SHOWN))
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=_NOTES_SHOWN))
     rounds_done: int = 0
+    """Of a model that is cut: of the stage that has fewest."""
+    stages: int = 1
     began: float = field(default_factory=time.monotonic)
     _limit: LogLimit = field(default_factory=LogLimit)
     _bytes_before: int = 0
     _first_commit: tuple[float, int] | None = None
     """When the first commit was seen, and its index."""
+    _rounds_of: dict[int, int] = field(default_factory=dict)
+    """By stage."""
 
     def trace(self, trace: Trace) -> str | None:
         """Take one trace in; the line that tells of it, if it is worth one."""
@@ -161,6 +168,9 @@ class RunView:
                 worker.state = "training"
             case RemovedTrace() if worker:
                 worker.state = "gone"
+                return self._with_warning(self._tell(trace, worker), worker.stage)
+            case StageGivenTrace() if worker:
+                worker.stage = trace.stage
             case OpenedTrace():
                 self._mark(trace.members, "exchanging")
             case CommittedTrace():
@@ -206,14 +216,31 @@ class RunView:
                 self.workers[member].share = weight / total
         sent = sum(w.report.bytes_sent for w in self.workers.values() if w.report)
         found = _Round(
-            trace.num_rounds, len(trace.members), trace.seconds, trace.attempt, sent - self._bytes_before
+            trace.num_rounds,
+            trace.course,
+            len(trace.members),
+            trace.seconds,
+            trace.attempt,
+            sent - self._bytes_before,
         )
         self._bytes_before = sent
         self.rounds.append(found)
-        self.rounds_done = trace.num_rounds
+        self._rounds_of[trace.course] = trace.num_rounds
+        self.rounds_done = min(self._rounds_of.get(stage, 0) for stage in range(self.stages))
         self._first_commit = self._first_commit or (time.monotonic(), self.rounds_done)
         told = f"{_workers(found.participants)}, {found.seconds:.2f} s"
-        return f"round {round_and_commit(found.number, trace.index)}: {told}"
+        where = f"stage {trace.course}, " if self.stages > 1 else ""
+        return f"{where}round {round_and_commit(found.number, trace.index)}: {told}"
+
+    def _with_warning(self, line: str | None, stage: int) -> str | None:
+        """What became of a worker, and a warning if its stage has one replica now."""
+        left = [each for each in self.workers.values() if each.stage == stage and each.state != "gone"]
+        if self.stages == 1 or len(left) > 1:
+            return line
+        has = "has nobody" if not left else f"has {left[0].name} alone, and its state with it"
+        warning = f"stage {stage} {has}: let another worker join"
+        self.note(warning)
+        return f"{line}; {warning}" if line else warning
 
     def _tell(self, trace: Trace, worker: _Worker | None) -> str | None:
         told = _TOLD.get(type(trace))
@@ -257,7 +284,8 @@ class RunView:
 
     def _worker_table(self) -> Table:
         table = Table(title="workers", title_justify="left", expand=False)
-        for heading in ("worker", "state", "step", "loss", "tokens/s", "share", "MB sent"):
+        stage = ["stage"] if self.stages > 1 else []
+        for heading in ("worker", *stage, "state", "step", "loss", "tokens/s", "share", "MB sent"):
             table.add_column(heading, justify="left" if heading in ("worker", "state") else "right")
         gone = [each for each in self.workers.values() if each.state == "gone"]
         hidden = gone[:-_GONE_SHOWN]
@@ -266,22 +294,29 @@ class RunView:
                 continue
             report = worker.report
             numbers = (
-                (f"{report.step:,}", _loss_of(report), f"{report.tokens_per_second:,.0f}")
+                (f"{report.step:,}", self._loss_of(worker), f"{report.tokens_per_second:,.0f}")
                 if report
                 else ("", "", "")
             )
             sent = f"{report.bytes_sent / 1e6:.1f}" if report else ""
             style = _STYLES.get(worker.state, "yellow")
             share = f"{worker.share:.0%}" if worker.share and worker.state != "gone" else ""
-            table.add_row(Text(worker.name), Text(worker.state, style=style), *numbers, share, sent)
+            at = [str(worker.stage)] if stage else []
+            table.add_row(Text(worker.name), *at, Text(worker.state, style=style), *numbers, share, sent)
         return table
+
+    def _loss_of(self, worker: _Worker) -> str:
+        """Of stages the last one knows it."""
+        return _loss_of(worker.report) if worker.report and worker.stage == self.stages - 1 else ""
 
     def _round_table(self) -> Table:
         table = Table(title="rounds", title_justify="left", expand=False)
-        for heading in ("round", "workers", "seconds", "attempts", "MB sent since"):
+        stage = ["stage"] if self.stages > 1 else []
+        for heading in (*stage, "round", "workers", "seconds", "attempts", "MB sent since"):
             table.add_column(heading, justify="right")
         for each in self.rounds:
             table.add_row(
+                *([str(each.stage)] if stage else []),
                 str(each.number),
                 str(each.participants),
                 f"{each.seconds:.2f}",

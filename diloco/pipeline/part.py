@@ -105,6 +105,16 @@ class RunningPart:
         """Whether `weight_backward` belongs to each microbatch."""
         return self._weight_work is not None
 
+    @property
+    def held(self) -> list[MicrobatchId]:
+        """Those microbatches."""
+        return [*self._held, *self._left]
+
+    def drop(self, microbatch: MicrobatchId) -> None:
+        """No backward of it comes, or no end of it; nothing where there was no forward."""
+        self._held.pop(microbatch, None)
+        self._left.pop(microbatch, None)
+
     def forward(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
         """What the part makes of ``x``, for the stage above, without a graph. Not at the last stage. Raises
         `BoundaryError` for an ``x`` or an output that does not fit, and `PipelineError` if forward changes a

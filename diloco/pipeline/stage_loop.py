@@ -110,6 +110,15 @@ class StageLoop:
         self._may_end_early = self._may_end_early or known
         return known
 
+    def refused(self, work: Forward | Backward) -> None:
+        """What `next_work` said could not be computed: nothing is counted, and its place in the quota is
+        free."""
+        assert work is self._at_hand, "it was to be done"
+        self._at_hand = None
+        self._in_flight.discard(work.microbatch)
+        self._gradients.discard(work.microbatch)
+        self._may_end_early = True
+
     def others_wait(self, waits: bool = True) -> None:
         """Others of this stage wait for what this one offers, or no more: a step ends early, also with
         nothing, and what there is is offered."""
@@ -135,6 +144,11 @@ class StageLoop:
     def drained(self) -> bool:
         """Whether nothing of the present step is in flight."""
         return not self._in_flight and self._at_hand is None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing of a step is begun."""
+        return self.drained and not self._counted
 
     @property
     def ends_early_at_s(self) -> float | None:

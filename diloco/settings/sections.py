@@ -6,7 +6,7 @@ Owns no file and no bytes: the tree that these tables make is `diloco.settings.r
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
@@ -203,9 +203,24 @@ class Pipeline(Section):
         le=65_536,
         description="Microbatches of an inner step, in the place of train.batch_size.",
     )
+    window: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="Most microbatches of one feeder that have not ended; 0: as many as the quota.",
+    )
+    activations: Literal["fp32", "bf16", "int8", "int4", "int4_rotated"] = Field(
+        default="int8",
+        description="What passes between two stages, up and down, as which numbers.",
+    )
     recompute: bool = Field(
         default=True,
         description="Keep a microbatch's input only, and run forward again before backward: less memory.",
+    )
+
+    split_backward: bool = Field(
+        default=False,
+        description="Compute weights' gradients when the stage below need not wait; not with recompute.",
     )
 
     @field_validator("cuts", mode="before")
@@ -222,6 +237,10 @@ class Pipeline(Section):
             )
         if any(after <= before for before, after in pairwise((0, *self.cuts))):
             raise ValueError(f"cuts = {list(self.cuts)} must rise from 1 on: each stage has a layer at least")
+        if self.split_backward and self.recompute:
+            raise ValueError(
+                "split_backward = true keeps what recompute = true is there not to keep: turn one of them off"
+            )
         return self
 
 

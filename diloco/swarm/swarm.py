@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import queue
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from diloco.errors import SettingsError, SwarmClosed
+from diloco.errors import EntryError, SettingsError, SwarmClosed, SwarmTimeout, UserError
 from diloco.settings import RunSettings
 from diloco.swarm.setting_changes import changes_between, told, unpack_values, with_values
 from peers.admission.ticket import Ticket
@@ -28,13 +29,16 @@ from peers.node import Node
 from peers.protocol.commands import Command, LeaveRun
 from peers.protocol.events import (
     BecameActive,
+    EntryRefused,
     HostIsBehind,
     PeerLeft,
     PeersJoined,
     RoundCommitted,
     RoundOpened,
     SettingsChanged,
+    StageAssigned,
 )
+from peers.protocol.placing import ANY_STAGE
 from peers.seats import Training
 from transport.counters import Direction
 from transport.effects import KeepResult
@@ -43,6 +47,7 @@ from transport.sockets.driver import SocketDriver
 
 _LOG = logging.getLogger("diloco")
 T = TypeVar("T")
+_POLL_S = 0.25
 _CALL_S = 60.0
 
 
@@ -222,6 +227,27 @@ class Swarm:
     def command(self, command: Command) -> bool:
         """Carry out one command on the member; False if it was not taken."""
         return self.call(lambda now, node: node.command(now, command))
+
+    def ask_stage(self, wish: int | None = None, *, memory_bytes: int = 0, timeout_s: float = 60.0) -> int:
+        """Before anything is built: which stage of the run's model this process is to train, if possible the
+        ``wish``. Without several it is 0, and nobody is asked. ``memory_bytes`` are what it has for a stage.
+        Raises `UserError` for a wish that is no stage, `EntryError` if there is no place, `SwarmTimeout` if
+        the host does not answer."""
+        if self.settings.pipeline.stages == 1:
+            return 0
+        if wish is not None and not 0 <= wish < self.settings.pipeline.stages:
+            stages = self.settings.pipeline.stages
+            raise UserError(f"there is no stage {wish}: {stages} stages are numbered 0 to {stages - 1}")
+        wanted = ANY_STAGE if wish is None else wish
+        self.call(lambda now, node: node.ask_stage(now, self.name, memory_bytes, wanted))
+        give_up = time.monotonic() + timeout_s
+        while (left_s := give_up - time.monotonic()) > 0:
+            event = self.next_event(min(left_s, _POLL_S))
+            if isinstance(event, StageAssigned):
+                return event.stage
+            if isinstance(event, EntryRefused):
+                raise EntryError(event.code, event.detail)
+        raise SwarmTimeout(f"the host did not say within {timeout_s:.0f} s which stage to train")
 
     def train(self, training: Training) -> None:
         """Take part with a model."""

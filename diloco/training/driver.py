@@ -35,6 +35,7 @@ from peers.protocol.events import (
     SettingsChanged,
 )
 from peers.protocol.profile import Profile
+from peers.routing.state import StreamTerms
 from peers.seats import Training
 
 _LOG = logging.getLogger("diloco")
@@ -52,6 +53,7 @@ class WorkerDriver:
         on_event: Callable[[object], None] | None,
         keep: Mapping[str, Stateful] | None,
         stage: int = 0,
+        stream: StreamTerms | None = None,
     ) -> None:
         method = swarm.settings.method.resolved()
         self.swarm = swarm
@@ -63,7 +65,7 @@ class WorkerDriver:
         # A host finds out by it which of several states is right.
         self.replica.outer.keeps_former = swarm.has_others and not method.gossips
         self._on_event = on_event
-        self._stage = stage
+        self._stage, self._stream = stage, stream
         self._later: deque[object] = deque()
         self._resumed = time.monotonic()
         self.session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
@@ -96,6 +98,7 @@ class WorkerDriver:
                 leads_on=bool(kept and kept.leads_on),
                 later=kept.later if kept is not None else (),
                 stored=kept.stored if kept is not None else None,
+                stream=self._stream,
             )
         )
         give_up = time.monotonic() + timeout_s
@@ -148,9 +151,12 @@ class WorkerDriver:
             self._report()
 
     def go_back(self) -> None:
-        """Give up what was trained and not offered: the model goes back to the outer parameters."""
-        for fragment in range(self.replica.num_fragments):
-            self.session.loop.forget(fragment)
+        """Give up what was trained and not offered: the model goes back to the outer parameters, but in
+        fragments whose offer is under way."""
+        loop = self.session.loop
+        for fragment, each in enumerate(loop.progress):
+            if each.offered is None:
+                loop.forget(fragment)
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from diloco.training.driver import WorkerDriver
 from diloco.training.keeping import CheckpointCost
 from diloco.training.lending import lent, write_model, write_part
 from diloco.training.stepping import StepHooks
+from peers.routing.state import StreamTerms
 
 T = TypeVar("T")
 _MAX_TOKENS = 1 << 40
@@ -45,6 +46,7 @@ class Outer:
         keep: Mapping[str, Stateful] | None = None,
         *,
         stage: int = 0,
+        stream: StreamTerms | None = None,
     ) -> None:
         self.swarm = swarm
         self.stage = stage
@@ -52,7 +54,7 @@ class Outer:
         self.model = model
         self.method = swarm.settings.method.resolved()
         self._tokens_per_step = None if tokens_per_step is None else checked_tokens(tokens_per_step)
-        self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage)
+        self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage, stream)
         self.replica = self._driver.replica
         """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
@@ -61,6 +63,11 @@ class Outer:
         self._draws = False
         """The loop goes through `until_finished`, which knows when all of a step is done."""
         self._hooks = StepHooks(optimizers, self._step_over, told=tokens_per_step is None)
+
+    @property
+    def driver(self) -> WorkerDriver:
+        """For loops that take the swarm's events themselves (`pipeline.serving`)."""
+        return self._driver
 
     # -- what a loop asks ---------------------------------------------------------------------
 

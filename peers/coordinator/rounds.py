@@ -381,6 +381,7 @@ def _commit(
             attempt=current.attempt,
             seconds=seconds,
             num_rounds=state.mode.num_rounds(course),
+            course=course.number,
         )
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from peers.protocol.held import Held
 from peers.protocol.messages import Report
 from peers.protocol.record import Record
+from peers.protocol.stage_work import StageCommand
 from transport.collectives.reducer import Reducer
 
 
@@ -140,4 +141,5 @@ Command = (
     | ConfirmSaved
     | ReportProgress
     | LeaveRun
+    | StageCommand
 )

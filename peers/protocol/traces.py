@@ -294,6 +294,8 @@ class CommittedTrace(Trace):
     seconds: float
     num_rounds: int
     """So far; fewer than the index where the run went back, which is a commit too and moves nothing."""
+    course: int = 0
+    """The stage whose round it was, of a model that is cut."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from peers.protocol.traces import (
     SavedTrace,
     SeedTrace,
     SetAsideTrace,
+    StageGivenTrace,
     StateLostTrace,
     SwappedTrace,
 )
@@ -254,3 +255,27 @@ def test_how_long_it_may_take_is_known_from_the_second_commit_on_and_not_at_the_
     assert left >= 0.0
     view.trace(committed(10, (A,), 1.0))
     assert view.seconds_left() is None
+
+
+def test_of_a_model_in_stages_workers_and_rounds_name_theirs_and_who_is_left_alone_is_told() -> None:
+    view = RunView("run", 10, stages=2)
+    given = [StageGivenTrace(A, "ann", 0), StageGivenTrace(B, "bea", 1), StageGivenTrace(C, "cid", 1)]
+    for trace in (*given, *entered(A, B, C)):
+        view.trace(trace)
+    committed = CommittedTrace(1, 1, 0, (B, C), (1.0, 1.0), 0, 0.5, 1, course=1)
+    assert view.trace(committed) == "stage 1, round 1: 2 workers, 0.50 s"
+    assert view.rounds_done == 0, "stage 0 has none yet"
+    view.trace(CommittedTrace(1, 2, 0, (A,), (1.0,), 0, 0.5, 1, course=0))
+    assert view.rounds_done == 1
+    report = Report(8, 1, 64, 2.5, True, 100.0, 100.0, 0, 0, 0)
+    view.trace(ReportTrace(A, "ann", report))
+    view.trace(ReportTrace(B, "bea", report))
+    assert row(view, "ann")[1:5] == ["0", "training", "8", ""], "the loss is known to the last stage"
+    assert row(view, "bea")[4] == "2.500"
+    told = view.trace(RemovedTrace(C, "cid", "silent"))
+    assert told == (
+        "cid is out: silent; stage 1 has bea alone, and its state with it: let another worker join"
+    )
+    assert view.trace(RemovedTrace(B, "bea", "silent")) == (
+        "bea is out: silent; stage 1 has nobody: let another worker join"
+    )

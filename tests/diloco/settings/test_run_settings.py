@@ -113,6 +113,11 @@ def test_the_method_section_overrides_its_preset() -> None:
             "[pipeline]\nstages = 2\ncuts = [0]",
             "[pipeline] cuts = [0] must rise from 1 on: each stage has a layer at least",
         ),
+        (
+            "[pipeline]\nsplit_backward = true",
+            "[pipeline] split_backward = true keeps what recompute = true is there not to keep:"
+            " turn one of them off",
+        ),
         ("[pipeline]\nquota = 0", "pipeline.quota = 0: input should be greater than or equal to 1"),
         ("[pipeline]\nstages = 65", "pipeline.stages = 65: input should be less than or equal to 64"),
         (

@@ -1,0 +1,194 @@
+"""One worker of the command line in a run whose model is cut: it asks for a stage, builds that, and trains.
+
+The counterpart of `train` for parts: owns what `diloco join` and `diloco host --train` do there between
+entering and leaving. Decides nothing about microbatches or rounds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diloco.cli.train import checked_device
+from diloco.compression.kernels import running
+from diloco.errors import DeviceFailed, PipelineError, SwarmClosed, UserError
+from diloco.interrupts import Interrupts
+from diloco.monitoring.event_log import EventLog
+from diloco.pipeline.cuts import Part
+from diloco.pipeline.serving import Stage
+from diloco.pipeline.staging import part_of, stage
+from diloco.recipe import Job, Recipe, job_of
+from diloco.swarm.swarm import Swarm
+from diloco.training.device_errors import device_fault
+from peers.protocol.commands import LeaveRun
+from peers.protocol.events import CheckpointRestored, RunFinished, SettingsChanged
+
+_LOG_EVERY_S = 0.5
+
+
+@dataclass(slots=True)
+class StageOutcome:
+    """What a replica's run came to."""
+
+    stage: int
+    rounds: int
+    steps: int
+    counted: int
+    """Microbatches."""
+    settled: int
+    """At stage 0, as the next two: of those that it fed."""
+    partial: int
+    lost: int
+    tokens_by_fate: dict[str, int]
+    bytes_sent: int
+    bytes_received: int
+    waited_s: float
+    loss: float | None
+    """At the last stage: of the last step."""
+
+    def line(self) -> str:
+        """For people."""
+        fates = ", ".join(f"{count:,} {fate}" for fate, count in self.tokens_by_fate.items() if count)
+        fed = ""
+        if self.stage == 0:
+            fed = f" ({self.settled:,} settled, {self.partial:,} partial, {self.lost:,} lost)"
+        loss = "" if self.loss is None else f", last loss {self.loss:.4f}"
+        return (
+            f"stage {self.stage}: {self.rounds} rounds, {self.steps} inner steps, {self.counted:,}"
+            f" microbatches{fed}, tokens: {fates or 'none applied'};"
+            f" {self.bytes_sent / 1e6:.1f} MB sent{loss}"
+        )
+
+
+def make_part(
+    recipe: Recipe, swarm: Swarm, data: Path | None, device: str, wish: int | None
+) -> tuple[Part, Job]:
+    """Ask the host for a stage, and build that one only. Raises `UserError` for what cannot be built."""
+    found = checked_device(device)
+    part = part_of(swarm.settings, swarm.ask_stage(wish))
+    job = job_of(recipe, swarm.settings, data, found, swarm.peer_name, part)
+    size = sum(each.numel() for each in job.model.parameters())
+    print(f"it trains stage {part.stage} of {part.stages}: {size:,} parameters", flush=True)
+    return part, job
+
+
+def train_stage(
+    swarm: Swarm,
+    part: Part,
+    job: Job,
+    *,
+    log: EventLog,
+    interrupts: Interrupts,
+    save: Path | None = None,
+    full: bool = False,
+) -> StageOutcome:
+    """Train until the run has all its rounds. At Ctrl-C what is in flight is finished, what is held is saved,
+    and `KeyboardInterrupt` follows. ``save`` is the folder for this stage's file of the sharded model."""
+    require_folder(save)
+    rounds: list[int] = []
+
+    def on_event(event: object) -> None:
+        if isinstance(event, RunFinished):
+            rounds.append(event.rounds)
+        if isinstance(event, CheckpointRestored):
+            print(f"this worker begins with its checkpoint of {event.unit} {event.index}", flush=True)
+        log.swarm_event(event)
+        if isinstance(event, SettingsChanged) and job.follow is not None:
+            job.follow(swarm.settings)
+
+    made = stage(
+        job.model,
+        job.optimizer,
+        swarm,
+        part=part,
+        boundary=job.boundary,
+        loss=job.loss,
+        apply=job.apply,
+        timeout_s=math.inf,  # what is waited for is told
+        on_event=on_event,
+        keep=job.kept(),
+    )
+    outer = made.outer
+    log.write("active", text=f"trains stage {part.stage}; codecs run by {running()}", round=outer.round)
+    try:
+        with interrupts.ending_with(outer.stop):
+            loss = _steps(made, job, log)
+    except Exception as error:
+        if save is not None and (swarm.failed or not isinstance(error, SwarmClosed | UserError)):
+            outer.save(save, full=full)
+        log.write("failed", text=f"ends by an error: {error}", reason=str(error), round=outer.round)
+        if fault := device_fault(error):
+            swarm.command(LeaveRun(f"its device failed: {fault}"))  # a host's process goes on without
+            raise DeviceFailed(f"the device failed, and this worker left the run: {fault}") from error
+        raise
+    if save is not None:
+        outer.save(save, full=full)
+    if interrupts.requested:
+        raise KeyboardInterrupt
+    outcome = _outcome(made, rounds[-1] if rounds else outer.round, loss)
+    log.write("end", text=f"ends: {outcome.line()}", tokens=outer.tokens, **asdict(outcome))
+    return outcome
+
+
+def require_folder(save: Path | None) -> None:
+    """Raises `UserError` for what cannot be the folder of a sharded model."""
+    if save is None:
+        return
+    if save.is_file() or save.suffix == ".safetensors":
+        raise UserError(f"--save {save}: this run's model is in stages: name a folder for their files")
+    if not save.parent.is_dir():
+        raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
+
+
+def _steps(made: Stage, job: Job, log: EventLog) -> float | None:
+    """Train; the loss of the last step, where it is known."""
+    outer, swarm = made.outer, made.outer.swarm
+    if outer.finished:
+        return None  # it was so when this worker came
+    if made.part.part.is_first and not hasattr(job.batches, "__next__"):
+        raise PipelineError("the recipe gives stage 0 no batches: let Job.batches be pairs (input, targets)")
+    print(f"it trains from commit {outer.round} on; codecs run by {running()}", flush=True)
+    if job.follow is not None:
+        job.follow(swarm.settings)  # what an optimizer kept may be of settings before these
+    logged, loss = 0.0, None
+    for step in made.run(job.batches if made.part.part.is_first else None):
+        loss = step.loss if step.loss is not None else loss
+        if time.monotonic() - logged > _LOG_EVERY_S:
+            logged = time.monotonic()
+            tally = made.tally
+            log.write(
+                "step",
+                step=outer.step,
+                stage=made.part.part.stage,
+                tokens=outer.tokens,
+                loss=loss,
+                round=outer.round,
+                participants=swarm.view.participants,
+                bytes_sent=swarm.bytes_sent,
+                waited_s=round(outer.waited_s, 3),
+                counted=tally.counted,
+                settled=tally.settled,
+                partial=tally.partial,
+                lost=tally.lost,
+            )
+    return loss
+
+
+def _outcome(made: Stage, rounds: int, loss: float | None) -> StageOutcome:
+    outer, tally = made.outer, made.tally
+    return StageOutcome(
+        stage=made.part.part.stage,
+        rounds=rounds,
+        steps=outer.step,
+        counted=tally.counted,
+        settled=tally.settled,
+        partial=tally.partial,
+        lost=tally.lost,
+        tokens_by_fate=outer.tokens_by_fate,
+        bytes_sent=outer.swarm.bytes_sent,
+        bytes_received=outer.swarm.bytes_received,
+        waited_s=round(outer.waited_s, 2),
+        loss=loss,
+    )

@@ -1,0 +1,384 @@
+"""`diloco.stage`: one replica of a stage in a swarm, trained by what its member brings.
+
+The seam between the training thread and the member: events in, `stage_loop` asked what to compute, `part` and
+the boundary's codec called, commands out. Decides nothing about microbatches, steps or rounds: those are the
+member's, the loop's and the `Outer`'s. Parameters change behind an inner step only (PP2), so that what the
+swarm says meanwhile waits, but for what ends this worker's part in the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Protocol
+
+from torch import Tensor
+
+from diloco.errors import BoundaryError, PipelineError
+from diloco.pipeline.boundary_codecs import BoundaryCodec
+from diloco.pipeline.part import RunningPart
+from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step, Weights, Work
+from diloco.pipeline.targets import decode_targets, encode_targets
+from diloco.training.outer import Outer
+from peers.protocol.events import EntryRefused, IdentitySuperseded, RunFinished
+from peers.protocol.stage_work import (
+    ConfirmOpened,
+    Counted,
+    Drain,
+    Drained,
+    Feed,
+    ForwardBegan,
+    ForwardDone,
+    GivenUp,
+    GradientArrived,
+    How,
+    InputArrived,
+    MayFeed,
+    MayStepEarly,
+    MicrobatchEnded,
+    MicrobatchId,
+    RefuseTensor,
+    StageCommand,
+    StageEvent,
+    Stepped,
+    StreamOpened,
+)
+from transport.effects import Payload, Phantom
+
+_POLL_S = 0.25
+_ENDINGS = (RunFinished, EntryRefused, IdentitySuperseded)
+"""Behind these nothing that is computed counts."""
+
+
+class Seam(Protocol):
+    """The member, as `swarm.Swarm` has it."""
+
+    @property
+    def key(self) -> bytes:
+        """Of this peer."""
+
+    def command(self, command: StageCommand) -> bool:
+        """Carry out a command; False if it was not taken."""
+
+    def next_event(self, timeout_s: float) -> object | None:
+        """The next event, or None after ``timeout_s``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageStep:
+    """One inner step of this replica."""
+
+    microbatches: int
+    tokens: int
+    loss: float | None
+    """At the last stage: mean over the tokens, before the step."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of microbatches at this replica."""
+
+    counted: int = 0
+    settled: int = 0
+    """At stage 0, like the two below: of those that were fed here."""
+    partial: int = 0
+    lost: int = 0
+    by_cause: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def fed(self) -> int:
+        """Of which the end is known."""
+        return self.settled + self.partial + self.lost
+
+
+class Stage:
+    """Made by `diloco.pipeline.staging.stage`. ``takes`` and ``gives`` encode what lies below and above."""
+
+    def __init__(
+        self,
+        outer: Outer,
+        seam: Seam,
+        part: RunningPart,
+        loop: StageLoop,
+        *,
+        takes: BoundaryCodec | None,
+        gives: BoundaryCodec | None,
+        targets_shape: tuple[int, ...],
+        apply: Callable[[], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.outer = outer
+        self.part = part
+        self.tally = Tally()
+        self._driver, self._seam, self._loop = outer.driver, seam, loop
+        self._takes, self._gives = takes, gives
+        self._targets_shape = targets_shape
+        self._apply = apply
+        self._clock = clock
+        self._arrived: deque[object] = deque()
+        """What the hook of `Outer` took from the swarm and is for microbatches."""
+        self._inputs: dict[MicrobatchId, tuple[Tensor, Tensor | None]] = {}
+        self._gradients: dict[MicrobatchId, tuple[Tensor, int]] = {}
+        self._membership = 0
+        self._number = 0
+        self._may_feed = 0
+        self._batch: tuple[Tensor, Tensor] | None = None
+        """Drawn, and not fed yet."""
+        self._has_more = True
+        self._is_over = False
+        self._drained = False
+        self._computed_s = 0.0
+        self._loss_sum = 0.0
+
+    def run(self, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> Iterator[StageStep]:
+        """Train until the run has all its rounds, `Outer.stop` was called, or there are no more ``batches``:
+        microbatches, pairs of input and targets, which stage 0 alone is given. Yields behind each inner step
+        of this replica. Raises `PipelineError` for batches where none belong or none where they do, and for
+        a part that cannot be trained so; else what `attach` raises."""
+        is_fed = self.part.part.is_first
+        if is_fed != (batches is not None):
+            what = "run needs its batches" if is_fed else "run takes no batches: stage 0 is fed"
+            raise PipelineError(f"stage {self.part.part.stage}: {what}")
+        drawn = iter(batches if batches is not None else ())
+        for _ in self.outer.until_finished(repeat(None)):
+            step = self._take_step(drawn)
+            if step is None:
+                break
+            yield step
+        if self._driver.stopping and not self.outer.finished:
+            self._drain()
+
+    def hear_in_hook(self, event: object) -> bool:
+        """An event that `Outer` took from the swarm; whether it is about microbatches."""
+        if isinstance(event, StreamOpened):
+            self._arrived.clear()
+            self._begin_anew(event)  # nothing is in flight: an inner step is over
+        elif isinstance(event, StageEvent):
+            self._arrived.append(event)
+        return isinstance(event, StageEvent)
+
+    # -- one inner step -----------------------------------------------------------------------
+
+    def _take_step(self, drawn: Iterator[tuple[Tensor, Tensor]]) -> StageStep | None:
+        """None if no step is to come."""
+        while True:
+            self._take_events()
+            self._feed(drawn)
+            if self._is_over:
+                self._driver.rest()
+            if self._is_over or self._driver.stopping:
+                return None
+            work = self._loop.next_work(self._clock())
+            match work:
+                case Step():
+                    return self._step(work)
+                case None if not self._has_more and self._loop.at_rest:
+                    return None
+                case None:
+                    self._wait()
+                case _:
+                    self._compute(work)
+
+    def _compute(self, work: Forward | Backward | Weights) -> None:
+        began = self._clock()
+        if isinstance(work, Weights):
+            self.part.weight_backward(work.microbatch)
+            self._loop.done(work)
+        else:
+            self._compute_and_say(work)
+        self._computed_s += self._clock() - began
+
+    def _compute_and_say(self, work: Forward | Backward) -> None:
+        try:
+            command = self._forward(work) if isinstance(work, Forward) else self._backward(work)
+        except BoundaryError as error:
+            self._loop.refused(work)
+            self._drop(work.microbatch)
+            self._seam.command(RefuseTensor(work.microbatch, str(error)))
+        else:
+            tokens = command.tokens if isinstance(command, Counted) else 0
+            self.tally.counted += isinstance(command, Counted)
+            self._loop.done(work, tokens)
+            self._seam.command(command)
+
+    def _forward(self, work: Forward) -> ForwardDone | Counted:
+        name = work.microbatch
+        x, targets = self._inputs.pop(name)
+        if self._takes is not None:
+            self._seam.command(ForwardBegan(name))
+        if self._gives is not None:
+            return ForwardDone(name, self._gives.encode_activation(self.part.forward(name, x), name))
+        assert targets is not None, "the last stage gets them"
+        found = self.part.forward_backward(name, x, targets)
+        self._loss_sum += found.loss_sum
+        return Counted(name, found.tokens, self._encoded(name, found.gradient))
+
+    def _backward(self, work: Backward) -> Counted:
+        name = work.microbatch
+        gradient, tokens = self._gradients.pop(name)
+        return Counted(name, tokens, self._encoded(name, self.part.backward(name, gradient)))
+
+    def _encoded(self, name: MicrobatchId, gradient: Tensor | None) -> Payload | None:
+        if self._takes is None or gradient is None:
+            return None
+        return self._takes.encode_gradient(gradient, name, self.part.part.stage)
+
+    def _step(self, work: Step) -> StageStep:
+        """The optimizer and the hook of `Outer`, with nothing in flight. A step without microbatches, which
+        others of the stage wait for, moves nothing."""
+        began = self._clock()
+        loss = None
+        if work.microbatches:
+            if self.part.part.is_last:
+                loss = self._loss_sum / work.tokens
+                self.outer.log(loss=loss)
+            self.part.weigh(work.tokens)
+            self._apply()
+            self.part.model.zero_grad(set_to_none=True)
+        seconds = self._computed_s + self._clock() - began
+        self._computed_s = self._loss_sum = 0.0
+        self._loop.done(work)
+        self._loop.others_wait(False)
+        self._driver.stepped(work.tokens, seconds)
+        self._seam.command(Stepped(work.microbatches, work.tokens))
+        return StageStep(len(work.microbatches), work.tokens, loss)
+
+    # -- microbatches -------------------------------------------------------------------------
+
+    def _feed(self, drawn: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Feed what this step has use for, as far as the member takes it."""
+        if self._takes is not None:
+            return
+        while self._loop.num_wanted > 0 and self._number < self._may_feed:
+            if self._batch is None:
+                self._batch = next(drawn, None)
+            if self._batch is None:
+                self._has_more = False
+                return
+            x, targets = self._batch
+            payload = encode_targets(targets, self._targets_shape)
+            if not self._seam.command(Feed(self._number, payload)):
+                return
+            name = MicrobatchId(self._seam.key, self._membership, self._number)
+            self._inputs[name] = x, None
+            self._loop.input_arrived(name)
+            self._number += 1
+            self._batch = None
+
+    def _take_events(self) -> None:
+        while self._arrived:
+            self._hear(self._arrived.popleft())
+        while (event := self._seam.next_event(0.0)) is not None:
+            self._hear(event)
+
+    def _wait(self) -> None:
+        """There is nothing to compute: for an event, or until the step may end early."""
+        ends, now = self._loop.ends_early_at_s, self._clock()
+        timeout_s = _POLL_S if ends is None else min(_POLL_S, max(0.0, ends - now))
+        if (event := self._seam.next_event(timeout_s)) is not None:
+            self._hear(event)
+        elif self._loop.at_rest:
+            self._driver.rest()
+        else:
+            self._driver.report_if_due()
+
+    def _hear(self, event: object) -> None:
+        match event:
+            case InputArrived():
+                self._take_input(event)
+            case GradientArrived():
+                self._take_gradient(event)
+            case GivenUp():
+                if self._loop.given_up(event.microbatch):
+                    self._drop(event.microbatch)
+            case MayFeed():
+                self._may_feed = event.until
+            case MicrobatchEnded():
+                self._tell_end(event)
+            case MayStepEarly():
+                self._loop.others_wait()
+            case StreamOpened():
+                self._begin_anew(event)
+            case Drained():
+                self._drained = True
+            case _:
+                self._driver.later(event)
+                self._is_over = self._is_over or isinstance(event, _ENDINGS)
+
+    def _take_input(self, event: InputArrived) -> None:
+        assert self._takes is not None, "stage 0 has its inputs"
+        name, targets = event.microbatch, None
+        try:
+            x = self._takes.decode_activation(_bytes(event.payload), name, self.part.device)
+            if event.targets is not None:
+                targets = decode_targets(event.targets, self._targets_shape)
+        except BoundaryError as error:
+            self._seam.command(RefuseTensor(name, str(error)))
+            return
+        self._inputs[name] = x, targets
+        self._loop.input_arrived(name)
+
+    def _take_gradient(self, event: GradientArrived) -> None:
+        assert self._gives is not None, "the last stage makes its gradients"
+        name = event.microbatch
+        try:
+            gradient = self._gives.decode_gradient(_bytes(event.payload), name, self.part.device)
+        except BoundaryError as error:
+            self._seam.command(RefuseTensor(name, str(error)))
+            if self._loop.given_up(name):
+                self._drop(name)
+            return
+        self._gradients[name] = gradient, event.tokens
+        self._loop.gradient_arrived(name)
+
+    def _drop(self, name: MicrobatchId) -> None:
+        self._inputs.pop(name, None)
+        self._gradients.pop(name, None)
+        self.part.drop(name)
+
+    def _begin_anew(self, event: StreamOpened) -> None:
+        self._membership, self._number, self._may_feed = event.membership, 0, 0
+        self._loop.reset()
+        for name in {*self._inputs, *self._gradients, *self.part.held}:
+            self._drop(name)
+        self.part.model.zero_grad(set_to_none=True)
+        self._loss_sum = 0.0
+        if event.void:
+            self._driver.go_back()
+        self._seam.command(ConfirmOpened(event.membership))
+
+    def _tell_end(self, event: MicrobatchEnded) -> None:
+        tally = self.tally
+        match event.how:
+            case How.SETTLED:
+                tally.settled += 1
+            case How.PARTIAL:
+                tally.partial += 1
+            case How.LOST:
+                tally.lost += 1
+        if event.how is not How.SETTLED:
+            cause = event.cause.name.lower()
+            tally.by_cause[cause] = tally.by_cause.get(cause, 0) + 1
+
+    def _drain(self) -> None:
+        """Before it leaves, finish what is in flight: others wait for it. No longer than two failure
+        timeouts."""
+        self._seam.command(Drain())
+        give_up = self._clock() + 2 * self.outer.swarm.settings.run.failure_timeout_s
+        while not self._drained and not self._is_over and self._clock() < give_up:
+            self._take_events()
+            work: Work | None = self._loop.next_work(self._clock())
+            if isinstance(work, Step):
+                self._step(work)
+            elif work is not None:
+                self._compute(work)
+            else:
+                self._wait()
+
+
+def _bytes(payload: Payload) -> bytes | bytearray | memoryview:
+    assert not isinstance(payload, Phantom), "phantoms are for simulations"
+    return payload

@@ -1,0 +1,213 @@
+"""A stage between its thread and its member: what is computed is what one process computes, bit for bit, and
+what does not fit is refused, told, and not counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from diloco.errors import PipelineError
+from diloco.pipeline.serving import Stage
+from peers.protocol.stage_work import (
+    Cause,
+    ConfirmOpened,
+    Counted,
+    Drain,
+    Drained,
+    Feed,
+    ForwardBegan,
+    ForwardDone,
+    GivenUp,
+    GradientArrived,
+    How,
+    InputArrived,
+    MayStepEarly,
+    MicrobatchEnded,
+    MicrobatchId,
+    RefuseTensor,
+    StageCommand,
+    Stepped,
+    StreamOpened,
+)
+from tests.diloco.pipeline.kit import TOKENS, WIDTH, Plain, batches, built, layers, same_bits
+from tests.diloco.pipeline.serving_kit import FEEDER, PlayedLine
+
+FINITE = torch.ones(TOKENS * WIDTH).numpy().tobytes()
+NAN = torch.full((TOKENS * WIDTH,), torch.nan).numpy().tobytes()
+
+
+@pytest.mark.parametrize(("kind", "window"), [("recompute", 64), ("keep", 2), ("split", 64)])
+def test_stages_in_threads_train_as_one_process(kind: str, window: int) -> None:
+    cuts, quota, steps = (1, 4), 3, 3
+    given = batches(quota * steps, ragged=True)
+    how = {"recompute": kind == "recompute", "split_backward": kind == "split"}
+    with PlayedLine(cuts, quota, dropout=0.2, window=window, **how) as line:
+        losses = line.run(given, steps)
+        found = line.parameters()
+        tally = line.stages[0].tally
+    plain = Plain(built(layers(4, 0.2)), quota, cuts=cuts, seed=0, feeder=FEEDER)
+    for at in range(steps):
+        plain.step(given[at * quota : (at + 1) * quota])
+    assert same_bits(found, plain.model.state_dict())
+    assert losses == plain.losses
+    assert (tally.counted, tally.lost) == (quota * steps, 0)
+
+
+class Alone(PlayedLine):
+    """The middle stage of three, or another, and a test in the place of its neighbours: of what goes up the
+    gradients come back that are in ``answers``."""
+
+    def __init__(self, *, quota: int = 2, number: int = 1, **more: Any) -> None:
+        super().__init__((1, 2), quota, num_blocks=2, only=number, **more)
+        self.stage: Stage = self.stages[0]
+        self.member = self.members[0]
+        self.answers: dict[int, list[object]] = {}
+        self.when: dict[type, Callable[[], None]] = {}
+
+    def take(self, number: int, command: StageCommand) -> bool:
+        self.when.get(type(command), lambda: None)()
+        if isinstance(command, ForwardDone):
+            up = command.microbatch.number
+            self.hear(*self.answers.get(up, [gradient(up)]))
+        return True
+
+    def hear(self, *events: object) -> None:
+        for event in events:
+            self.member.events.put(event)
+
+    def said(self, kind: type) -> list[Any]:
+        return [each for each in self.member.said if isinstance(each, kind)]
+
+    def held(self) -> dict[str, torch.Tensor]:
+        return {key: each.clone() for key, each in self.stage.part.model.state_dict().items()}
+
+
+def activation(number: int, payload: bytes = FINITE) -> InputArrived:
+    return InputArrived(name(number), payload, None)
+
+
+def gradient(number: int, payload: bytes = FINITE) -> GradientArrived:
+    return GradientArrived(name(number), payload, TOKENS)
+
+
+def name(number: int) -> MicrobatchId:
+    return MicrobatchId(FEEDER, 0, number)
+
+
+def numbers(said: list[Any]) -> list[int]:
+    return [each.microbatch.number for each in said]
+
+
+def test_a_step_tells_the_member_what_it_does_in_order() -> None:
+    with Alone() as line:
+        line.hear(activation(1), activation(0))
+        step = next(line.stage.run())
+        kinds = [type(each) for each in line.member.said]
+        assert (step.microbatches, step.tokens, step.loss) == (2, 2 * TOKENS, None)
+        assert kinds == [ConfirmOpened, *[ForwardBegan, ForwardDone, Counted] * 2, Stepped]
+        assert line.said(Stepped) == [Stepped((name(0), name(1)), 2 * TOKENS)]
+
+
+def test_what_is_not_finite_is_refused_by_name_and_never_counted() -> None:
+    with Alone() as line:
+        line.answers = {2: [gradient(2, NAN)]}
+        line.hear(activation(0, NAN), *map(activation, (1, 2, 3)))
+        step = next(line.stage.run())
+        refused = line.said(RefuseTensor)
+        assert step.tokens == 2 * TOKENS
+        assert numbers(refused) == [0, 2]
+        assert all("not finite" in each.reason for each in refused)
+        assert numbers(line.said(Counted)) == [1, 3]
+        assert all(torch.isfinite(each).all() for each in line.stage.part.model.parameters())
+
+
+def test_an_output_that_is_not_finite_is_refused_and_its_place_is_free() -> None:
+    with Alone(quota=1) as line:
+        parameter = next(line.stage.part.model.parameters())
+        kept = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.fill_(torch.inf)
+
+        def mend() -> None:
+            with torch.no_grad():
+                parameter.copy_(kept)
+            line.hear(activation(1))
+
+        line.when[RefuseTensor] = mend
+        line.hear(activation(0))
+        assert next(line.stage.run()).microbatches == 1
+        assert (numbers(line.said(RefuseTensor)), numbers(line.said(Counted))) == ([0], [1])
+
+
+def test_what_is_given_up_leaves_its_place_to_another() -> None:
+    with Alone() as line:
+        line.answers = {1: [GivenUp(name(1)), activation(2)]}
+        line.hear(activation(0), activation(1))
+        assert next(line.stage.run()).microbatches == 2
+        assert line.stage.part.num_held == 0
+        assert numbers(line.said(Counted)) == [0, 2]
+
+
+def test_others_who_wait_end_a_step_with_what_there_is_and_with_nothing() -> None:
+    with Alone(quota=5) as line:
+        before, run = line.held(), line.stage.run()
+        line.hear(MayStepEarly())
+        step = next(run)
+        assert (step.microbatches, step.tokens) == (0, 0)
+        assert same_bits(before, line.held()), "nothing moved it"
+        line.hear(activation(0), MayStepEarly())
+        assert next(run).microbatches == 1
+
+
+def test_a_new_membership_drops_everything_and_a_void_one_goes_back_to_the_outer_parameters() -> None:
+    with Alone(quota=1) as line:
+        before, run = line.held(), line.stage.run()
+        line.hear(activation(0))
+        next(run)
+        assert not same_bits(before, line.held())
+        seen: list[bool] = []
+        line.answers = {1: [StreamOpened(7, void=True), activation(5)]}
+        line.when[ConfirmOpened] = lambda: seen.append(same_bits(before, line.held()))
+        line.hear(activation(1))
+        next(run)
+        assert seen == [True]
+        assert line.stage.part.num_held == 0
+        assert line.said(ConfirmOpened)[-1] == ConfirmOpened(7)
+        assert [each.microbatches for each in line.said(Stepped)] == [(name(0),), (name(5),)]
+
+
+def test_stage_0_feeds_what_a_step_takes_and_tells_how_microbatches_ended() -> None:
+    with Alone(number=0, quota=3) as line:
+        line.hear(MicrobatchEnded(name(0), How.SETTLED, 0, Cause.NONE))
+        line.hear(MicrobatchEnded(name(1), How.PARTIAL, 1, Cause.CUT))
+        line.hear(MicrobatchEnded(name(2), How.LOST, 0, Cause.REFUSED))
+        drawn = iter(batches(5))
+        next(line.stage.run(drawn))
+        fed = line.said(Feed)
+        assert [each.number for each in fed] == [0, 1, 2], "and no more"
+        assert len(list(drawn)) == 2
+        assert len(fed[0].targets) == 4 * TOKENS
+        tally = line.stage.tally
+        assert (tally.settled, tally.partial, tally.lost, tally.fed) == (1, 1, 1, 3)
+        assert tally.by_cause == {"cut": 1, "refused": 1}
+
+
+def test_who_stops_finishes_what_is_in_flight_before_it_leaves() -> None:
+    with Alone() as line:
+        line.answers = {0: []}
+        line.when[ForwardDone] = line.stage.outer.stop
+        line.when[Drain] = lambda: line.hear(gradient(0), Drained())
+        line.hear(activation(0))
+        assert list(line.stage.run()) == []
+        assert [type(each) for each in line.member.said][-3:] == [ForwardDone, Drain, Counted]
+        assert line.stage.part.num_held == 0
+
+
+def test_batches_belong_to_stage_0_alone() -> None:
+    with Alone() as line, pytest.raises(PipelineError, match="stage 1: run takes no batches: stage 0 is fed"):
+        next(line.stage.run(batches(1)))
+    with Alone(number=0) as line, pytest.raises(PipelineError, match="stage 0: run needs its batches"):
+        next(line.stage.run())
