@@ -23,7 +23,7 @@ from chaos_worker import Part, work
 from emulate_link import ELSEWHERE, BackgroundLink, free_port, running_link
 from fork_server import fork_server
 from link_options import LinkSpec
-from process_usage import cpu_seconds, num_descriptors, num_threads, resident_mib
+from process_usage import cpu_seconds, num_descriptors, num_eventfds, num_threads, resident_mib
 
 from peers.coordinator.journal import CommitWritten
 from peers.coordinator.journal_file import Journal
@@ -210,7 +210,14 @@ class Processes:
             pids["host"] = self.host.pid
         return [
             Sample(
-                name, pid, now, cpu_seconds(pid), resident_mib(pid), num_threads(pid), num_descriptors(pid)
+                name,
+                pid,
+                now,
+                cpu_seconds(pid),
+                resident_mib(pid),
+                num_threads(pid),
+                num_descriptors(pid),
+                num_eventfds(pid),
             )
             for name, pid in pids.items()
         ]

@@ -240,6 +240,12 @@ def sampled(of: Story, **fields: Any) -> None:
     of.samples = [*of.samples[:-1], replace(of.samples[-1], **fields)]
 
 
+def test_who_dials_more_peers_than_before_leaks_nothing() -> None:
+    dialling = story()
+    sampled(dialling, descriptors=36, eventfds=6)
+    assert judge(dialling).broken == []
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_found(lie: str) -> None:
     number, plant = LIES[lie]
