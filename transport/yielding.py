@@ -2,9 +2,10 @@
 
 What a stage streams is late by every byte before it; exchanges and states have time. So while a stream is
 under way, they may have `HELD_S` of the uplink's time queued on the way, over all peers together, beside what
-the distance takes: then an activation waits for no more than that. The uplink is what was measured of late:
-bytes that got to other machines, of streams too. State only, given the time: what was handed to the network,
-and what of it has got there, is told by whoever drives.
+the distance takes: then an activation waits for no more than that. And while bytes of a stream wait to leave,
+the others get `SHARE` of the line: enough to get on at all. The uplink is what was measured of late: bytes
+that got to other machines, of streams too. State only, given the time: what was handed to the network, and
+what of it has got there, is told by whoever drives.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 
 from transport.effects import NEVER
 
-HELD_S = 0.04
-"""Seconds of the uplink that bulk which has time may take before a stream: 50 ms are the bound, of which a
-fifth is for what measuring gets wrong."""
+HELD_S = 0.03
+"""Seconds of the uplink that bulk which has time may take before a stream. The bound is 50 ms, the rest for
+what measuring gets wrong, and for what comes back the other way, as acknowledgements wait in its queue."""
+SHARE = 0.05
+"""Of the line, while bytes of a stream wait to leave."""
 UNDER_WAY_S = 30.0
 """A stream is under way for so long after its last frame: between two microbatches the line may be idle."""
 LEAST_BYTES = 48 * 1024
@@ -46,6 +49,10 @@ class _Flow:
     epoch_at: float = NEVER
     epoch_heard: int = 0
 
+    @property
+    def under_way(self) -> int:
+        return self.handed - self.heard
+
     def measure(self, now: float) -> None:
         elapsed_s = now - self.epoch_at
         if elapsed_s >= max(_EPOCH_S, self.round_trip_s):
@@ -58,6 +65,10 @@ class Uplink:
 
     def __init__(self) -> None:
         self._streamed_at = NEVER
+        self._stream_leaves_at = NEVER
+        """When all that was streamed has left, by the rate of the line."""
+        self._turn_at = NEVER
+        """When patient bytes have their share next, while streams wait to leave."""
         self._flows: dict[Hashable, _Flow] = {}
         self._under_way = 0
         """Bytes of patient flows that were handed over and have not got there."""
@@ -67,9 +78,11 @@ class Uplink:
         self._rates: deque[tuple[float, float]] = deque()
         """When so many bytes per second got over: each less than those before it."""
 
-    def streamed(self, now: float) -> None:
-        """A frame of a stream leaves."""
+    def streamed(self, now: float, size_bytes: int) -> None:
+        """So many bytes of a stream are about to leave."""
         self._streamed_at = now
+        if self.rate:
+            self._stream_leaves_at = max(now, self._stream_leaves_at) + size_bytes / self.rate
 
     def is_shared(self, now: float) -> bool:
         """Whether a stream is under way: only then is anything to be told here."""
@@ -93,10 +106,11 @@ class Uplink:
         known = self._flows.get(flow)
         if known is None:
             known = self._flows[flow] = _Flow(patient, handed, heard, epoch_at=now, epoch_heard=heard)
-            self._under_way += (handed - heard) * patient
+            self._under_way += known.under_way * patient
         else:
             if patient:
-                self._under_way += handed - heard - (known.handed - known.heard)
+                self._under_way += handed - heard - known.under_way
+                self._have_turn(now, handed - known.handed)
             self._heard_bytes += heard - known.heard
             known.handed, known.heard = handed, heard
         known.round_trip_s = round_trip_s
@@ -107,11 +121,16 @@ class Uplink:
         """A connection is gone, and what was under way over it."""
         known = self._flows.pop(flow, None)
         if known is not None and known.patient:
-            self._under_way -= known.handed - known.heard
+            self._under_way -= known.under_way
 
     def wait_s(self, now: float, size_bytes: int) -> float:
         """Seconds until patient bytes may be asked for again; 0: so many may be handed over now."""
-        if not self.is_shared(now) or not self._under_way:
+        if not self.is_shared(now):
+            return 0.0
+        if self._stream_waits(now) and now < self._turn_at:
+            looks_at = min(self._turn_at, max(now, self._stream_leaves_at))
+            return min(_MOST_WAIT_S, max(_LEAST_WAIT_S, looks_at - now))
+        if not self._under_way:
             return 0.0
         excess = self._under_way + size_bytes - self._allowed()
         if excess <= 0:
@@ -120,6 +139,19 @@ class Uplink:
         return min(_MOST_WAIT_S, max(_LEAST_WAIT_S, wait_s))
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _stream_waits(self, now: float) -> bool:
+        """Whether bytes of a stream have not left yet: more are under way than distance accounts for."""
+        if now < self._stream_leaves_at:
+            return True
+        streams = [each for each in self._flows.values() if not each.patient]
+        return any(each.under_way > LEAST_SLICE + self.rate * each.round_trip_s for each in streams)
+
+    def _have_turn(self, now: float, size_bytes: int) -> None:
+        """So many patient bytes were handed over."""
+        if size_bytes > 0 and self.rate:
+            self._turn_at = max(now, self._turn_at) + size_bytes / (SHARE * self.rate)
+            self._turn_at = min(self._turn_at, now + MOST_SLICE / (SHARE * self.rate))
 
     def _allowed(self) -> float:
         patient = [each for each in self._flows.values() if each.patient]

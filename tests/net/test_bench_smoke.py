@@ -14,6 +14,7 @@ import bench_death
 import bench_join
 import bench_line
 import bench_round
+import bench_stream
 import pytest
 from bench_exchange import CODECS, main, of_the_line
 from link_options import LinkSpec
@@ -122,3 +123,15 @@ def test_the_benchmark_of_joining_moves_the_state_beside_raw_tcp(capsys: pytest.
     (found,) = bench_join.main(["--elements", "300000", "--repeats", "1"])
     assert min(found.attach_s, found.cpu_s, found.raw_s) > 0
     assert "raw TCP" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_streams_times_hops_with_and_without_an_exchange(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stream.json"
+    arguments = ["--sizes", "64KiB", "--repeats", "2", "--only", "sealed", "--no-gloo", "--json", str(path)]
+    (result,) = bench_stream.main(arguments)
+    assert min(result.hop_s, result.beside_s) > 0
+    assert result.beside_s <= result.worst_beside_s
+    assert json.loads(path.read_text())[0]["hop_s"] == result.hop_s
+    assert "late" in capsys.readouterr().out

