@@ -1,7 +1,7 @@
 """diloco: train one PyTorch model from many machines that are joined only by ordinary internet links.
 
 This is the whole public face. Torch is imported when `attach` is first needed, so that a coordinator
-starts at once; the simulator when `simulate` is.
+starts at once and need not have it (`MissingExtra` says what brings it); the simulator when `simulate` is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from diloco.errors import (
     JoinError,
     LayoutError,
     MethodError,
+    MissingExtra,
     PipelineError,
     SettingsError,
     SwarmClosed,
@@ -21,6 +22,7 @@ from diloco.errors import (
     TrainingDiverged,
     UserError,
 )
+from diloco.extras import require
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.entry import host, join, solo
 from diloco.swarm.handshake import status
@@ -43,6 +45,7 @@ __all__ = [
     "JoinError",
     "LayoutError",
     "MethodError",
+    "MissingExtra",
     "Outer",
     "Part",
     "PipelineError",
@@ -67,6 +70,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("attach", "Outer", "cut"):
+        require("train", f"diloco.{name}")
     if name == "attach":
         from diloco.training.attach import attach
 

@@ -9,6 +9,7 @@
     │   ├── CheckpointError  files that hold no checkpoint, or none that can be used here
     │   ├── TextError        training text that cannot be read
     │   ├── RecipeError      a recipe that cannot be loaded
+    │   ├── MissingExtra     a package that is not installed, and what brings it; an ImportError too
     │   ├── PipelineError    a model that cannot be cut so, or parts that do not fit together
     │   │   └── BoundaryError    a tensor between two stages of another size, or not finite
     │   ├── StateInUse       another process has the state directory
@@ -70,6 +71,10 @@ class TextError(UserError):
 
 class RecipeError(UserError):
     """A recipe that cannot be found or loaded from this machine."""
+
+
+class MissingExtra(UserError, ImportError):
+    """Something needs a package that is not installed: the text says what, and what to install."""
 
 
 class PipelineError(UserError):

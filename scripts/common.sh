@@ -1,6 +1,6 @@
 # Sourced by the scripts: makes .venv and installs the project into it, once per change of what is built.
 
-# The pinned version that the scripts test against; the package itself supports torch>=2.6.
+# The pinned version that the scripts test against; the package itself supports torch>=2.6 (extra `train`).
 TORCH_VERSION=2.13.0
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,7 +35,7 @@ install_torch() {
     pip_install "torch==$TORCH_VERSION"
 }
 
-# install EXTRA: EXTRA is empty or "test".
+# install EXTRA: EXTRA is "test", or what a command needs ("train,plot").
 install() {
     local extra=$1 python stamp want
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
@@ -43,11 +43,11 @@ install() {
         say "creating .venv with $("$python" --version)"
         "$python" -m venv --clear .venv
     fi
-    stamp=.venv/installed${extra:+-$extra}
+    stamp=.venv/installed-$extra
     want="$PWD $(cat pyproject.toml setup.py diloco/compression/kernels/kernels.c | cksum)"
     [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
     install_torch
-    say "installing diloco${extra:+ and what its tests need}"
-    pip_install -e ".${extra:+[$extra]}"
+    say "installing diloco[$extra]"
+    pip_install -e ".[$extra]"
     echo "$want" >"$stamp"
 }

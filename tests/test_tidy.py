@@ -25,7 +25,7 @@ GROUND = (
 CARRIED = f"{GROUND} transport/link transport/collectives"
 SAID = f"{CARRIED} peers/errors peers/protocol"
 PEERS = f"{SAID} peers/{{admission,coordinator,routing,member,absence,links,seats,node}}"
-PLAIN = "diloco/errors diloco/units diloco/terminal"
+PLAIN = "diloco/errors diloco/extras diloco/units diloco/terminal"
 SET_UP = f"{PLAIN} diloco/methods diloco/settings diloco/rules"
 SIMULATED = (
     f"{SET_UP} diloco/loop diloco/compression diloco/outer diloco/models diloco/recipe diloco/simulation"
@@ -49,6 +49,7 @@ ARROWS = {
     "peers/seats": f"{SAID} peers/admission peers/coordinator peers/routing",
     "peers/node": PEERS,
     "diloco/errors": "",
+    "diloco/extras": "diloco/errors",
     "diloco/units": PLAIN,
     "diloco/terminal": PLAIN,
     "diloco/interrupts": "",
@@ -71,6 +72,7 @@ ARROWS = {
     "diloco/comparison": f"{SIMULATED} {PEERS} transport/simnet",
     "diloco/monitoring": f"{SET_UP} {SAID}",
     "diloco/__init__": f"{SET_UP} diloco/swarm diloco/training diloco/pipeline diloco/simulation",
+    "diloco/__main__": "diloco/cli",
     "diloco/cli": "*",
 }
 """By room (a folder, or a file that stands beside the folders of its package): the rooms whose files it may
@@ -456,3 +458,5 @@ def test_every_package_folder_is_packaged() -> None:
     assert not missing, f"no __init__.py in {missing}"
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert setuptools["packages"]["find"]["include"] == [f"{package}*" for package in PACKAGES]
+    assert setuptools["package-data"]["*"] == ["py.typed"]
+    assert all((ROOT / package / "py.typed").is_file() for package in PACKAGES)

@@ -46,7 +46,7 @@ from diloco.cli.plan import plan_command
 from diloco.cli.replay import replay_command
 from diloco.cli.simulate import simulate_command
 from diloco.cli.stage_lines import loss_of, stage_lines
-from diloco.cli.usage import run_app
+from diloco.cli.usage import InOrder, run_app
 from diloco.errors import DilocoError, UserError
 from diloco.monitoring.run_view import round_and_commit
 from diloco.settings import commented_toml
@@ -60,6 +60,8 @@ from transport.keys import short
 FAULTS_OF_PEOPLE = (DilocoError, PeersError, TransportError)
 
 app = typer.Typer(
+    cls=InOrder,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

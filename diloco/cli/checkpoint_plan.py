@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diloco.cli import options
+from diloco.extras import require
 from diloco.settings import RunSettings, load_settings
 from diloco.terminal import printable
 
@@ -22,6 +23,7 @@ def plan_command(
     data: options.Data = None,
 ) -> None:
     """Say what diloco host RUN.toml --from would keep, drop and begin anew."""
+    require("train", "diloco checkpoint plan")
     for line in planned(origin, load_settings(run), recipe, data).lines():
         print(printable(line))
 

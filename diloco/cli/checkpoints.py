@@ -16,6 +16,7 @@ from diloco.checkpoints.finding import find_checkpoint, place_of, stores_in
 from diloco.checkpoints.manifest import FILE_NAME, Manifest
 from diloco.checkpoints.store import Store
 from diloco.errors import CheckpointError
+from diloco.extras import require
 from diloco.terminal import plain_table, printable, wide_console
 from peers.coordinator.journal import CommitWritten, RunBegan
 from peers.coordinator.journal_scan import scan
@@ -58,6 +59,7 @@ def list_command(where: Where) -> None:
 def verify_command(where: Where) -> None:
     """Read checkpoints whole, and compare with what was written and what the members agreed on. Exit code 1
     if a file is not right."""
+    require("train", "diloco checkpoint verify")
     from diloco.checkpoints.verifying import faults_of
 
     if (where / FILE_NAME).exists():
@@ -86,6 +88,7 @@ def gather_command(
 ) -> None:
     """Put shares of one state (checkpoint.copies) together as a whole checkpoint, the newest that there is in
     these folders. It can be exported, and a new run can begin from it."""
+    require("train", "diloco checkpoint gather")
     from diloco.checkpoints.gathering import gather
 
     try:
@@ -145,6 +148,7 @@ def export_command(
 ) -> None:
     """Write a checkpoint's model, the outer parameters, as one safetensors file by the names of its state
     dict."""
+    require("train", "diloco export")
     from diloco.checkpoints.exporting import export
     from diloco.checkpoints.verifying import faults_of
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from diloco.cli import options
 from diloco.errors import PipelineError, UserError
+from diloco.extras import require
 from diloco.settings import RunSettings, load_settings
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def cut_command(
     """Time each layer of a run's model and print the cuts whose slowest stage is fastest.
 
     One layer is held at a time. Put the line that it prints into the file, for all peers must agree."""
+    require("train", "diloco cut")
     settings = load_settings(run)
     wanted = stages or settings.pipeline.stages
     if wanted < 2:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 import diloco
 from diloco.errors import UserError
+from diloco.extras import missing, require
 from diloco.monitoring.run_view import RunView, Screen
 from diloco.monitoring.training_report import plot_loss, read_log, summarize
 from diloco.settings import RunSettings, load_settings
@@ -104,6 +105,7 @@ def run_demo(
     num_workers: int, rounds: int | None, kill: bool, out: Path, run: Path | None, capture: Path | None
 ) -> int:
     """Run it all; the exit code."""
+    require("train", "diloco demo")
     settings = DEMO if run is None else load_settings(run)
     if rounds is not None:
         settings = settings.model_copy(update={"run": settings.run.model_copy(update={"rounds": rounds})})
@@ -168,10 +170,14 @@ def _capture(view: RunView, path: Path) -> None:
 def _report(out: Path, num_workers: int, seconds: float) -> int:
     logs = [read_log(path) for path in sorted(out.glob("w*.jsonl"))]
     summary = summarize(logs, num_workers)
-    plot_loss(logs, summary, out / "loss.png")
+    curve = f"{out / 'loss.png'}"
+    if (line := missing("plot")) is not None:
+        curve = f"not drawn: {line}"
+    else:
+        plot_loss(logs, summary, out / "loss.png")
     print(f"done in {seconds:.0f} s")
     print("\n".join(summary.lines()))
-    print(f"loss curve       {out / 'loss.png'}\nmodel            {out / 'model.safetensors'}")
+    print(f"loss curve       {curve}\nmodel            {out / 'model.safetensors'}")
     return 0
 
 

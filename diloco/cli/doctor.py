@@ -8,21 +8,26 @@ import platform
 import diloco
 from diloco.cli import options
 from diloco.cli.bulk import NO_AES
+from diloco.extras import missing
 from transport.sockets.aes_hardware import has_fast_aes
 
 
 def doctor_command(kernels: options.Kernels = "auto") -> None:
     """Show what this machine trains with: torch, threads and devices, how bulk goes, what codecs run by."""
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+    print(f"diloco {diloco.__version__}, Python {platform.python_version()}, {machine}")
+    bulk = "sealed (AES-256-GCM)" if has_fast_aes() else f"over CURVE: {NO_AES}"
+    if (line := missing("train")) is not None:
+        print(f"trains nothing, but hosts, plans and simulates: {line}")
+        print(f"bulk: {bulk}")
+        return
     import torch
 
     from diloco.compression.kernels import running, use
 
     use(kernels)
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
-    print(f"diloco {diloco.__version__}, Python {platform.python_version()}, {machine}")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     devices = ", ".join(names) or "no CUDA device"
     print(f"torch {torch.__version__}: {torch.get_num_threads()} threads, {devices}")
-    bulk = "sealed (AES-256-GCM)" if has_fast_aes() else f"over CURVE: {NO_AES}"
     print(f"bulk: {bulk}")
     print(f"codecs: {running()}")

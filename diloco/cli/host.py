@@ -21,6 +21,7 @@ from diloco.cli.checkpoint_plan import planned
 from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.work import Work, with_work
 from diloco.errors import CheckpointError, DeviceFailed, SwarmClosed, TrainingDiverged, UserError
+from diloco.extras import require
 from diloco.monitoring.event_log import EventLog
 from diloco.monitoring.run_view import RunView, Screen, round_and_commit
 from diloco.rules import num_commits
@@ -71,6 +72,8 @@ def host_command(
 
     Without --train torch is needed only where workers' states differ. Restarted with the same --state, it
     goes on with the run. If that is lost but for the identity, or old, --adopt goes on from the workers'."""
+    if train:
+        require("train", "diloco host --train")
     settings = load_settings(run)
     _require_one_way(fresh or origin is not None, adopt, resume is not None)
     _require_one_state(origin, train, settings.pipeline.stages)

@@ -17,6 +17,7 @@ from diloco.cli.interrupts import leaving_in_order
 from diloco.cli.operate import TicketArgument
 from diloco.cli.work import Work, with_work
 from diloco.errors import StateInUse, UserError
+from diloco.extras import require
 from diloco.monitoring.event_log import EventLog
 from diloco.swarm.handshake import ask_status
 from diloco.swarm.worker_home import free_name, worker_home
@@ -46,6 +47,7 @@ def join_command(
     """Join the run of a ticket and train until it is done. Its settings come from the host.
 
     The same command again goes on as the same worker, whether the host is there already or comes later."""
+    require("train", "diloco join")
     if ticket.startswith("dlc"):
         warning = "a ticket on the command line can be seen by others on this machine: prefer - or @FILE"
         print(f"diloco: {warning}", file=sys.stderr)

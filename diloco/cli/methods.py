@@ -12,6 +12,7 @@ from rich.table import Table
 from diloco.cli import options
 from diloco.cli.usage import finite
 from diloco.errors import UserError
+from diloco.extras import require
 from diloco.methods.cost import cost_of, data_parallel_bytes
 from diloco.methods.presets import PRESETS, method
 from diloco.methods.spec import METHOD_FIELDS, Method
@@ -73,6 +74,7 @@ def compare_command(
     out: Annotated[Path | None, typer.Option(help="Folder for comparison.json and comparison.png.")] = None,
 ) -> None:
     """Train the same model with each method, at equal tokens, in this one process."""
+    _require_packages(draws=out is not None)
     import torch
 
     from diloco.comparison.compare import Budget, Comparison, compare
@@ -108,6 +110,12 @@ def compare_command(
         (out / "comparison.json").write_text(json.dumps(found.to_plain()) + "\n", encoding="utf-8")
         draw(found, out / "comparison.png")
         print(f"written: {out / 'comparison.json'}, {out / 'comparison.png'}")
+
+
+def _require_packages(*, draws: bool) -> None:
+    require("train", "diloco compare")
+    if draws:
+        require("plot", "diloco compare --out")
 
 
 def whole_count(text: str) -> float:

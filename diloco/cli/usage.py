@@ -1,7 +1,8 @@
 """Runs the command line's app, and turns what typer says of wrong flags into one line, as all bad input gets.
 
 By itself typer prints how the command is called before it. Help that is printed where a command lacks
-arguments stays whole. Decides nothing about commands.
+arguments stays whole. Owns the order in which help lists them;
+decides nothing else about commands.
 """
 
 from __future__ import annotations
@@ -11,11 +12,28 @@ import sys
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from diloco.errors import UserError
 
 _WRONG_USAGE: type[Any] = typer.BadParameter.__bases__[0]
 """What all mistakes in flags are; typer hands out this one of them alone, and older ones have it of click."""
+
+
+ORDER = (
+    *("demo", "init", "host", "join", "status", "ticket", "kick", "stop", "checkpoint", "export"),
+    *("plan", "cut", "simulate", "methods", "compare", "doctor", "replay"),
+)
+"""The commands as a person comes to need them."""
+
+
+class InOrder(TyperGroup):
+    """A command whose help lists its commands so."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names; what has no place yet comes last."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:

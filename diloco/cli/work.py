@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import diloco
 from diloco.cli import options
 from diloco.errors import UserError
+from diloco.extras import require
 from diloco.interrupts import NOTICE_S, Interrupts
 from diloco.monitoring.event_log import EventLog
 
@@ -38,6 +39,7 @@ class Work:
         if self.full and self.save is None:
             raise UserError("--full says what --save writes: give --save FILE too")
         if self.kernels != "auto":
+            require("train", f"--kernels {self.kernels}")
             from diloco.compression.kernels import use
 
             use(self.kernels)

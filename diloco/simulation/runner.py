@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diloco.extras import require
 from diloco.methods.spec import Method
 from diloco.rules import rules_of, wait_s
 from diloco.simulation.engine import Engine
@@ -284,6 +285,7 @@ def _what_is_trained(
 ) -> tuple[Limits, Callable[[Peer, int], Trainer]]:
     model, method = scenario.timed_model(), scenario.settings().method.resolved()
     if model is None:
+        require("train", 'a scenario of mode "trained"')
         from diloco.simulation.tensor_trainer import trainers_of  # torch is needed for nothing else here
 
         return LIMITS, trainers_of(scenario.settings())

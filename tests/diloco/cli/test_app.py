@@ -32,7 +32,7 @@ batch_size = 2
 
 
 def diloco(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "diloco.cli", *arguments]
+    command = [sys.executable, "-m", "diloco", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **kwargs)  # type: ignore[call-overload, no-any-return]
 
 

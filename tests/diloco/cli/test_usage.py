@@ -9,7 +9,7 @@ import typer
 
 from diloco.cli import options
 from diloco.cli.app import app
-from diloco.cli.usage import finite, run_app
+from diloco.cli.usage import ORDER, finite, run_app
 from diloco.errors import UserError
 
 WRONG = [
@@ -75,3 +75,18 @@ def test_every_shared_option_that_is_a_float_is_checked_to_be_a_number() -> None
     floats = [option for kind, option in kinds if kind is float]
     assert len(floats) == 2
     assert all(each.callback is finite for each in floats)
+
+
+@pytest.mark.parametrize("words", [["-h"], ["join", "-h"], ["checkpoint", "list", "-h"]])
+def test_the_short_flag_for_help_is_known_to_all_commands(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(app, words) == 0
+    assert "-h, --help" in capsys.readouterr().out
+
+
+def test_help_lists_all_commands_in_the_order_of_their_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(app, ["--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    names = [line.split()[0] for line in listed]
+    assert tuple(names[: len(ORDER)]) == ORDER, "what has no place yet comes last"
