@@ -32,7 +32,7 @@ from diloco.swarm.state_dir import (
 )
 from diloco.swarm.swarm import Swarm
 from diloco.swarm.waits import WaitWatch
-from diloco.swarm.worker_waits import WorkerWaits
+from diloco.swarm.worker_waits import WorkerWaits, reason_for
 from peers.admission.door import Door, Invite
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, read_ticket
@@ -171,9 +171,11 @@ def join(
         bulk = bulk_of(found.run, bulk_port, max_upload_bps)
         driver, _ = start_driver(node, identity, listen, _no_journal, note, bulk, events)
         addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
-        waits = WorkerWaits(
-            settings.run.min_peers, time.monotonic(), lambda: ask_status(found.encode(), KNOCK_S).waits
-        )
+
+        def ask() -> str:
+            return reason_for(identity.keys.public, ask_status(found.encode(), KNOCK_S))
+
+        waits = WorkerWaits(settings.run.min_peers, time.monotonic(), ask)
         telling = WaitWatch(waits.reason, lambda line: _LOG.warning("%s", line), every_s=1.0)
         undone.callback(telling.close)
         on_close = undone.pop_all().close

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diloco.errors import DilocoError
+from peers.coordinator.status import RunStatus
 from peers.coordinator.waiting import too_few
 from peers.errors import PeersError
 from peers.protocol.events import (
@@ -27,6 +28,15 @@ from transport.errors import TransportError
 QUIET_S = 4.0
 """So long after a commit nothing is asked."""
 _ASK_EVERY_S, _MAX_ASK_EVERY_S = 5.0, 60.0
+
+
+def reason_for(me: bytes, status: RunStatus) -> str:
+    """What a host's status says of waits, as the worker with this key is to hear it."""
+    awaited = [each for each in status.members if each.awaited]
+    if all(each.key != me for each in awaited):
+        return status.waits
+    rest = len(awaited) - 1
+    return "the run waits for this worker" + (f" and {rest} more" if rest else "")
 
 
 class WorkerWaits:

@@ -15,7 +15,7 @@ from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.coordinator.tickets import TicketStatus
-from peers.coordinator.waiting import course_waits_for, waits_for
+from peers.coordinator.waiting import awaited_members, course_waits_for, waits_for
 from transport.errors import BadFrame
 from transport.limits import LIMITS
 
@@ -50,6 +50,8 @@ class MemberStatus:
     """Contributions that it gave up because they were not finite."""
     stage: int = 0
     """The part of the model that it trains."""
+    awaited: bool = False
+    """The run waits for it just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ class RunStatus:
                     "bytes_sent": each.bytes_sent,
                     "non_finite": each.non_finite,
                     "stage": each.stage,
+                    "awaited": each.awaited,
                 }
                 for each in self.members
             ],
@@ -248,8 +251,11 @@ def status_of(state: RunState, now: float, *, over: bool) -> RunStatus:
     saved_index, saved_by = first.saves.newest(first.chain)
     if state.rules.gossips:
         saved_by = list(first.saves.by_member)
+    awaited = awaited_members(state, now)
     return RunStatus(
-        members=tuple(_status_of(state, now, entry) for entry in state.roster.entered()),
+        members=tuple(
+            _status_of(state, now, entry, entry.key in awaited) for entry in state.roster.entered()
+        ),
         run_name=state.rules.name,
         epoch=state.roster.epoch,
         term=state.term,
@@ -306,7 +312,7 @@ def _status_of_stage(state: RunState, now: float, course: Course) -> StageStatus
     )
 
 
-def _status_of(state: RunState, now: float, entry: Entry) -> MemberStatus:
+def _status_of(state: RunState, now: float, entry: Entry, awaited: bool) -> MemberStatus:
     heard_at = max(entry.entered_at, state.outlet.last_heard(now, entry.key))
     report = entry.report
     return MemberStatus(
@@ -323,6 +329,7 @@ def _status_of(state: RunState, now: float, entry: Entry) -> MemberStatus:
         bytes_sent=report.bytes_sent if report else 0,
         non_finite=report.non_finite if report else 0,
         stage=entry.course,
+        awaited=awaited,
     )
 
 
@@ -406,6 +413,7 @@ def _member(plain: object) -> MemberStatus:
         bytes_sent=table.count("bytes_sent"),
         non_finite=table.count("non_finite"),
         stage=table.count("stage"),
+        awaited=table.flag("awaited"),
     )
 
 

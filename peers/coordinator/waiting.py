@@ -6,7 +6,8 @@ when the wait lasts (`diloco.swarm.waits`). Empty while nothing is waited for bu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 from peers.coordinator import assembling, restoring
 from peers.coordinator.adoption import is_behind
@@ -24,6 +25,13 @@ _CAMPS_BYTES = 90
 _WHAT_TO_DO = "end who is wrong, or diloco kick NAME"
 
 
+class Wait(NamedTuple):
+    """One wait in words, and the keys of members that are here and could end it."""
+
+    text: str = ""
+    awaited: frozenset[bytes] = frozenset()
+
+
 def waits_for(state: RunState, now: float) -> str:
     """The most important wait of the run, at most `MAX_BYTES` long; empty without any."""
     if state.finished:
@@ -38,7 +46,15 @@ def waits_for(state: RunState, now: float) -> str:
 
 def course_waits_for(state: RunState, course: Course, now: float) -> str:
     """The same of one stage, which says nothing of the others."""
-    return "" if state.finished else cut(_wait_of(state, course, now), MAX_BYTES)
+    return "" if state.finished else cut(_wait_of(state, course, now).text, MAX_BYTES)
+
+
+def awaited_members(state: RunState, now: float) -> frozenset[bytes]:
+    """Who is here and is waited for, of all stages."""
+    if state.finished:
+        return frozenset()
+    waits = [_wait_of(state, course, now) for course in state.courses.values()]
+    return frozenset().union(*(each.awaited for each in waits))
 
 
 def _after_the_end(state: RunState, now: float) -> str:
@@ -77,7 +93,14 @@ def too_few(num_here: int, wanted: int, away: str = "") -> str:
     return f"too few workers: {num_here} of {wanted} (min_peers); {others} with diloco join"
 
 
-def _wait_of(state: RunState, course: Course, now: float) -> str:
+def _wait_of(state: RunState, course: Course, now: float) -> Wait:
+    if text := _wait_for_owner(state, course):
+        return Wait(text)
+    return _wait_for_some(state, course, now, state.roster.entered_in(course.number))
+
+
+def _wait_for_owner(state: RunState, course: Course) -> str:
+    """Of what does not end by itself, or only by who is not here."""
     here, chain, wanted = state.roster.entered_in(course.number), course.chain, state.rules.min_peers
     if is_behind(state, course):
         return (
@@ -104,7 +127,7 @@ def _wait_of(state: RunState, course: Course, now: float) -> str:
         return f"{cut(each.camps, _CAMPS_BYTES)} hold different states, and {each.why}: {_WHAT_TO_DO}"
     if any(each.pending and state.mode.disputed(course, f) for f, each in course.recomputations.items()):
         return "workers hold different states: the host computes which is right, and rounds wait for that"
-    return _wait_for_some(state, course, now, here)
+    return ""
 
 
 def _lost(state: RunState, course: Course, here: list[Entry]) -> str:
@@ -162,31 +185,42 @@ def _took_part_last(state: RunState, course: Course) -> list[str]:
     return [entry.name for entry in away if course.chain.newest_of(entry.key) > since]
 
 
-def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry]) -> str:
+def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry]) -> Wait:
     """Of what is waited for by itself: it ends without anybody's doing."""
     seed = state.roster.entries.get(course.seed) if course.seed else None
     if course.chain.head == GENESIS and seed is not None and seed.entered:
         else_ = "nobody else may bring it" if state.forked else "another worker is asked if it does not come"
-        return f"the first state is awaited from {seed.name}; {else_}"
+        return Wait(f"the first state is awaited from {seed.name}; {else_}", frozenset([seed.key]))
     active = [entry for entry in here if entry.active]
     if len(active) < state.rules.min_peers:
-        joining = _names(entry.name for entry in here if not entry.active)
-        return (
-            f"{joining} must get the shared state first; if that lasts, look whether workers reach each other"
+        return _for_members(
+            [entry for entry in here if not entry.active],
+            "{who} must get the shared state first; if that lasts, look whether workers reach each other",
         )
     for current in course.rounds.values():
         missing = [m for m in current.members if m not in current.done]
         if missing and now - current.attempt_at > state.rules.failure_timeout_s:
-            who = _names(state.roster.entries[m].name for m in missing)
-            return f"an open round waits for {who}; diloco kick puts a worker out that never comes"
+            return _for_members(
+                [state.roster.entries[m] for m in missing],
+                "an open round waits for {who}; diloco kick puts a worker out that never comes",
+            )
     if course.ready_since and now < course.opens_at:
-        return "workers accuse each other, and the next round is put off for at most a minute"
+        return Wait("workers accuse each other, and the next round is put off for at most a minute")
     if course.ready_since and not course.rounds:
-        late = _names(e.name for e in active if not e.ready and not e.is_missing)
-        return late and (
-            f"the next round waits for {late}, for {state.rules.grace_s:g} s (grace_s) after the first offer"
+        return _for_members(
+            [e for e in active if not e.ready and not e.is_missing],
+            f"the next round waits for {{who}}, for {state.rules.grace_s:g} s (grace_s) after the first "
+            "offer",
         )
-    return ""
+    return Wait()
+
+
+def _for_members(awaited: Collection[Entry], text: str) -> Wait:
+    """A wait for these; none if there are none."""
+    if not awaited:
+        return Wait()
+    who = _names(entry.name for entry in awaited)
+    return Wait(text.format(who=who), frozenset(entry.key for entry in awaited))
 
 
 def _names(found: Iterable[str], separator: str = ", ") -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from diloco.swarm.waits import MAX_EVERY_S, WaitTeller
-from diloco.swarm.worker_waits import WorkerWaits
+from diloco.swarm.worker_waits import WorkerWaits, reason_for
+from peers.coordinator.status import RunStatus
 from peers.protocol.events import (
     BecameActive,
     CoordinatorBack,
@@ -14,6 +16,7 @@ from peers.protocol.events import (
     PeerLeft,
     PeersJoined,
 )
+from tests.peers.coordinator.coordinator_kit import trained
 from transport.errors import TransportError
 
 
@@ -98,3 +101,21 @@ def test_a_name_from_another_machine_cannot_steer_the_terminal() -> None:
     teller = WaitTeller()
     teller.line(0.0, "for \x1b[2J")
     assert "\x1b" not in str(teller.line(10.0, "for \x1b[2J"))
+
+
+def status(*awaited: int) -> RunStatus:
+    """Of workers 0, 1 and 2."""
+    swarm = trained(1)
+    found = swarm.core.status(0.0)
+    members = tuple(
+        replace(found.members[0], name=f"w{i}", key=bytes([i]) * 32, awaited=i in awaited) for i in range(3)
+    )
+    return replace(found, members=members, waits="the next round waits for w1")
+
+
+def test_a_worker_that_is_waited_for_itself_is_not_told_its_own_name() -> None:
+    me = bytes([1]) * 32
+    assert reason_for(me, status(1)) == "the run waits for this worker"
+    assert reason_for(me, status(0, 1, 2)) == "the run waits for this worker and 2 more"
+    assert reason_for(bytes([2]) * 32, status(1)) == "the next round waits for w1"
+    assert reason_for(me, status()) == "the next round waits for w1"

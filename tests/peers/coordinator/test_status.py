@@ -18,7 +18,7 @@ from transport.errors import BadFrame
 from transport.frames import pack_items, unpack_items
 
 STATUS = RunStatus(
-    members=(MemberStatus("w", key(1), True, 0.25, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3, 1),),
+    members=(MemberStatus("w", key(1), True, 0.25, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3, 1, True),),
     run_name="demo",
     epoch=3,
     term=1,
@@ -57,6 +57,7 @@ PLAIN: dict[str, Any] = {
             "bytes_sent": 1000,
             "non_finite": 3,
             "stage": 1,
+            "awaited": True,
         }
     ],
     "run": "demo",

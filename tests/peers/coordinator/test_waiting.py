@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peers.coordinator.waiting import waits_for
+from peers.coordinator.waiting import awaited_members, waits_for
 from peers.protocol.messages import Done, Leave
-from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, opened, trained
+from tests.peers.coordinator.coordinator_kit import RESULT, Swarm, key, opened, trained
 from tests.peers.coordinator.test_adoption import after, before, come_back
 
 
@@ -36,9 +36,11 @@ def test_a_round_that_waits_for_nobody_any_more_is_not_spoken_of() -> None:
     course = swarm.core.state.courses[0]
     course.ready_since[0] = 1.0
     assert "the next round waits for w1, w2, w3" in line(swarm)
+    assert awaited_members(swarm.core.state, 0.0) == {key(1), key(2), key(3)}
     for entry in swarm.core.roster.entered():
         entry.out_of_sight = True
     assert line(swarm) == ""
+    assert awaited_members(swarm.core.state, 0.0) == frozenset()
 
 
 def test_a_run_whose_workers_train_waits_for_nobody() -> None:
