@@ -121,3 +121,17 @@ def _split(text: str, wanted: str, shown: str | None = None) -> tuple[float, str
 
 def _prefix(prefix: str | None) -> float:
     return {**_DECIMAL, **_BINARY}[prefix or ""]
+
+
+def duration_text(seconds: float) -> str:
+    """For people: ``8 s``, ``12 min``, ``1 h 02 min``, ``3 d 04 h``."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24:02d} h"

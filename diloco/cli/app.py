@@ -90,7 +90,7 @@ def main() -> None:
     try:
         sys.exit(run_app(app))
     except FAULTS_OF_PEOPLE as error:
-        for line in str(error).splitlines():
+        for line in "\n".join([str(error), *getattr(error, "__notes__", ())]).splitlines():
             print(f"diloco: {printable(line)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:

@@ -6,7 +6,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,13 +14,15 @@ from diloco.interrupts import EXIT_CODE, NOTICE_S, SIGNALS, Interrupts, handled
 
 
 @contextmanager
-def leaving_in_order(notice_s: float = NOTICE_S) -> Iterator[Interrupts]:
-    """Ctrl-C and SIGTERM within end the command in order."""
+def leaving_in_order(
+    notice_s: float = NOTICE_S, said: Callable[[], str] = lambda: "interrupted, left the run"
+) -> Iterator[Interrupts]:
+    """Ctrl-C and SIGTERM within end the command in order, with what ``said`` gives as its last line."""
     try:
         with handled(notice_s) as interrupts:
             yield interrupts
     except KeyboardInterrupt:
-        print("diloco: interrupted, left the run", file=sys.stderr)
+        print(f"diloco: {said()}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from None
 
 

@@ -13,7 +13,9 @@ Recipe = Annotated[
     str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")
 ]
 Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
-Device = Annotated[str, typer.Option(help="Where the model lives: cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str, typer.Option(help="Where the model lives: auto (cuda, mps, xpu, or else cpu), cpu, cuda, cuda:1.")
+]
 Save = Annotated[
     Path | None,
     typer.Option(help="Write the outer parameters here as safetensors; of a stage, into this folder."),

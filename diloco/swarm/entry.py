@@ -41,7 +41,7 @@ from peers.errors import BadEntry
 from peers.node import Node
 from peers.protocol.fields import NAME_BYTES, cut
 from peers.seats import Contact, Hosting
-from transport.addresses import valid_address
+from transport.addresses import valid_address, with_scheme
 from transport.effects import Trace
 from transport.sockets.driver import SocketDriver
 
@@ -74,7 +74,7 @@ def host(
     is refused. The run in that directory goes on; ``run`` may differ from how it began in what
     `diloco.settings.CHANGEABLE` lists, and ``changes`` gives new values of such settings by key
     (``run.rounds``). With ``fresh`` the run's files are put aside and a new one begins. ``advertise`` is the
-    address in the ticket if it differs from ``listen``, as behind a router.
+    address in the ticket if it differs from ``listen``, as behind a router. Neither needs its ``tcp://``.
     With ``resume`` it goes on from the commit of that index, as soon as a worker that has it is here; later
     ones are given up. With ``begin_from`` a new run begins with the state of a checkpoint or of a model as
     safetensors, which the worker that is attached here brings; the same again goes on with that run.
@@ -85,7 +85,7 @@ def host(
     that is taken (0: any). ``max_upload_bps`` bounds what leaves, in bits per second to all together.
     ``on_trace`` is called on the network thread for everything that is traced, from the first moment on.
     Raises `UserError`."""
-    _check_addresses(listen, advertise)
+    listen, advertise = _checked_listen(listen), _checked_advertise(advertise)
     settings, name = _settings_of(run), _checked_name(name)
     home = home_of(settings, Path(state) if state else None)
     if adopt and not (home / "identity").exists():
@@ -143,7 +143,8 @@ def join(
     need a ticket that is still good. ``bulk_port`` and ``max_upload_bps`` are those of `host`. Raises
     `TicketError`, `StateInUse`, `JoinError` when the host refuses,
     `KnockTimeout` when it cannot be reached."""
-    _check_addresses(listen, advertise)
+    listen = None if listen is None else _checked_listen(listen)
+    advertise = _checked_advertise(advertise)
     found = read_ticket(ticket, None)  # whether it expired is the host's to say: clocks differ
     home = Path(state).expanduser() if state else None
     name = _checked_name(name) if name else cut(socket.gethostname(), NAME_BYTES)
@@ -171,11 +172,7 @@ def join(
         bulk = bulk_of(found.run, bulk_port, max_upload_bps)
         driver, _ = start_driver(node, identity, listen, _no_journal, note, bulk, events)
         addresses = () if driver.address is None else (advertise or _reachable(driver.address),)
-
-        def ask() -> str:
-            return reason_for(identity.keys.public, ask_status(found.encode(), KNOCK_S))
-
-        waits = WorkerWaits(settings.run.min_peers, time.monotonic(), ask)
+        waits = _waits_of(found, identity.keys.public, settings)
         telling = WaitWatch(waits.reason, lambda line: _LOG.warning("%s", line), every_s=1.0)
         undone.callback(telling.close)
         on_close = undone.pop_all().close
@@ -189,6 +186,7 @@ def join(
         home=home,
         run=found.run,
         resume=resume,
+        host_answered=joined.answered,
         on_close=on_close,
         on_event=lambda event: waits.hear(time.monotonic(), event),
     )
@@ -231,13 +229,22 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _check_addresses(listen: str | None, advertise: str | None) -> None:
-    port = (listen or "").rpartition(":")[2]
+def _checked_listen(listen: str) -> str:
+    """With its scheme, which may be left out."""
+    listen = with_scheme(listen)
+    port = listen.rpartition(":")[2]
     if port.isdecimal() and int(port) > 65535:  # libzmq would listen at another one
         raise UserError(f"there is no port {port} to listen on: give --listen one up to 65535, or 0 for any")
+    return listen
+
+
+def _checked_advertise(advertise: str | None) -> str | None:
+    """Likewise."""
+    advertise = None if advertise is None else with_scheme(advertise)
     if advertise is not None and not valid_address(advertise):
         how = "give --advertise tcp://HOST:PORT, of a name or an IPv4 address"
         raise UserError(f"others cannot dial {advertise!r}: {how}")
+    return advertise
 
 
 def _fresh_identity() -> tuple[Identity, int]:
@@ -255,6 +262,13 @@ def _reachable(address: str) -> str:
             return f"tcp://{probe.getsockname()[0]}:{port}"
         except OSError:
             return f"tcp://127.0.0.1:{port}"
+
+
+def _waits_of(ticket: Ticket, me: bytes, settings: RunSettings) -> WorkerWaits:
+    def ask() -> str:
+        return reason_for(me, ask_status(ticket.encode(), KNOCK_S))
+
+    return WorkerWaits(settings.run.min_peers, time.monotonic(), ask)
 
 
 def _no_journal(entry: bytes) -> None:

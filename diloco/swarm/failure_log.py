@@ -17,6 +17,8 @@ from transport.log_limit import LogLimit, with_left_out
 from transport.sockets.traces import BulkOverControlTrace, SocketFailedTrace
 
 _LOG = logging.getLogger("diloco")
+TRACE = "trace"
+"""Of a log record: the trace that it tells of, for whoever shows traces too."""
 
 
 class FailureLog:
@@ -45,9 +47,17 @@ class FailureLog:
                     "bulk with %s goes over CURVE for some minutes, more slowly: %s", trace.peer, trace.reason
                 )
             case StoreFailedTrace():
-                _LOG.error("the journal cannot be written, nothing is decided until it can: %s", trace.error)
+                _LOG.error(
+                    "the journal cannot be written, nothing is decided until it can: %s",
+                    trace.error,
+                    extra={TRACE: trace},
+                )
             case StoreRecoveredTrace():
-                _LOG.warning("the journal was written again after %.0f s, and the run goes on", trace.seconds)
+                _LOG.warning(
+                    "the journal was written again after %.0f s, and the run goes on",
+                    trace.seconds,
+                    extra={TRACE: trace},
+                )
 
     def _about(self, peer: bytes, line: str, traceback: str) -> None:
         left_out = self._limit.take(self._clock(), peer)

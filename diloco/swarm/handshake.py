@@ -11,6 +11,7 @@ from typing import Any
 
 from diloco.errors import JoinError
 from diloco.settings import RunSettings
+from diloco.swarm.reach import why_silent
 from peers.admission.card import CARD_TAG, Card
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
@@ -75,6 +76,8 @@ def _ask(
             ticket.check_expiry(time.time())
         except ExpiredTicket as expired:
             raise type(error)(f"{error} (by the clock of this machine, {expired})") from None
+        if isinstance(error, KnockTimeout | DialFailed) and (why := why_silent(ticket.addresses)):
+            error.add_note(why)
         raise
 
 

@@ -31,6 +31,8 @@ class JoinedRun:
     def __init__(self, ticket: Ticket, name: str, home: Path | None, timeout_s: float) -> None:
         """Without a ``home`` nothing is kept. Raises `StateInUse` and what `knock_for_settings` does."""
         self._ticket, self._home = ticket, home
+        self.answered = True
+        """Whether the host was there at this start."""
         with ExitStack() as undone:
             if home is None:
                 self.identity, self.incarnation = Identity.ephemeral(), int(time.time() * 1000)
@@ -52,6 +54,7 @@ class JoinedRun:
             if kept is None or (isinstance(error, JoinError) and error.code != "expired"):
                 raise
             _LOG.warning("%s; this worker was in the run before, and goes on looking for its host", error)
+            self.answered = False
             return kept
         if self._home:
             keep_run(self._home, KeptRun(self._ticket.run, settings), JOINED)

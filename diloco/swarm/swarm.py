@@ -84,6 +84,7 @@ class Swarm:
         run: bytes = bytes(16),
         resume: int | None = None,
         origin: Path | None = None,
+        host_answered: bool = True,
         on_close: Callable[[], None] = lambda: None,
         on_event: Callable[[object], None] = lambda event: None,
     ) -> None:
@@ -100,6 +101,8 @@ class Swarm:
         """This worker begins with its checkpoint of that commit or the newest before; None for the newest."""
         self.origin = origin
         """What a worker here begins with, as the first of a run that is about to begin."""
+        self.host_answered = host_answered
+        """False for a worker that came back and did not find its host, for which it looks since."""
         self._node = node
         self._driver = driver
         self._events = events

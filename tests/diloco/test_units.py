@@ -8,6 +8,7 @@ import pytest
 
 from diloco.errors import UserError
 from diloco.units import (
+    duration_text,
     parse_bytes,
     parse_count,
     parse_price,
@@ -81,3 +82,20 @@ def test_times_are_shown_in_the_unit_that_leaves_few_digits(seconds: float, text
 )
 def test_sizes_are_shown_in_decimal_prefixes(size: float, text: str) -> None:
     assert show_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (99.4, "99 s"),
+        (100, "2 min"),
+        (3569, "59 min"),
+        (3575, "1 h 00 min"),
+        (3720, "1 h 02 min"),
+        (47 * 3600 + 59 * 60, "47 h 59 min"),
+        (3.2 * 86_400, "3 d 05 h"),
+    ],
+)
+def test_a_duration_is_told_in_two_units_at_most(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transport.addresses import ADDRESS_BYTES, is_numeric, parts, valid_address
+from transport.addresses import ADDRESS_BYTES, is_numeric, parts, reach, valid_address, with_scheme
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,15 @@ def test_a_number_is_told_from_a_name() -> None:
     assert not any(
         map(is_numeric, ("1.2.3", "256.1.1.1", "1.2.3.4.5", "01.2.3.4", "host", "0x7f.0.0.1", "1"))
     )
+
+
+def test_a_scheme_may_be_left_out_and_another_one_stays() -> None:
+    assert with_scheme("0.0.0.0:7000") == with_scheme("tcp://0.0.0.0:7000") == "tcp://0.0.0.0:7000"
+    assert with_scheme("ipc://x") == "ipc://x"
+
+
+def test_an_address_says_from_where_alone_it_can_be_dialled() -> None:
+    assert reach("tcp://127.3.2.1:1") == reach("tcp://localhost:1") == "machine"
+    assert reach("tcp://172.16.0.1:1") == "network"
+    assert reach("tcp://100.127.0.1:1") == "carrier"
+    assert reach("tcp://172.15.0.1:1") is reach("tcp://host.example:1") is reach("nonsense") is None

@@ -69,6 +69,13 @@ def test_an_advertised_address_is_what_others_are_told(tmp_path: Path) -> None:
         assert swarm.addresses == Ticket.parse(swarm.ticket).addresses == (there,)
 
 
+def test_addresses_need_no_scheme(tmp_path: Path) -> None:
+    with host(RUN, listen="127.0.0.1:0", advertise="192.0.2.7:81", state=tmp_path / "host") as swarm:
+        assert swarm.addresses == ("tcp://192.0.2.7:81",)
+    with pytest.raises(UserError, match=r"others cannot dial 'tcp://0\.0\.0\.0:81'"):
+        host(RUN, listen="127.0.0.1:0", advertise="0.0.0.0:81", state=tmp_path / "host")
+
+
 def test_a_port_that_there_is_not_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no port 65536 to listen on"):
         host(RUN, listen="tcp://127.0.0.1:65536", state=tmp_path / "host")

@@ -47,8 +47,10 @@ def test_the_addresses_of_a_ticket_are_tried_in_turn(ticket: Ticket) -> None:
 
 
 def test_a_host_that_does_not_answer_is_named(ticket: Ticket) -> None:
-    with pytest.raises(KnockTimeout, match=r"no reply from tcp://127\.0\.0\.1:9 within 0\.1 s"):
+    with pytest.raises(KnockTimeout, match=r"no reply from tcp://127\.0\.0\.1:9 within 0\.1 s") as caught:
         knock_for_settings(replace(ticket, addresses=(NOBODY,)), Identity.ephemeral(), "guest", 0.1)
+    (note,) = caught.value.__notes__
+    assert note.startswith("tcp://127.0.0.1:9 in the ticket can be reached from its own machine alone")
 
 
 def test_settings_that_mean_something_else_here_are_refused(

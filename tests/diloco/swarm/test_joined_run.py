@@ -40,6 +40,7 @@ def test_who_was_in_the_run_goes_on_without_an_answer_and_who_was_not_does_not(
     with closing(JoinedRun(ticket, "ann", home, 20.0)) as first:
         pass
     with closing(JoinedRun(unanswered(ticket), "ann", home, 0.1)) as again:
+        assert (first.answered, again.answered) == (True, False)
         assert again.settings == first.settings
         assert again.settings.meaning() == RUN.meaning()
         assert again.identity.public == first.identity.public
