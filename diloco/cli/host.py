@@ -28,6 +28,7 @@ from diloco.rules import num_commits
 from diloco.settings import load_settings
 from diloco.swarm.entry import TICKET_HOURS
 from diloco.swarm.hosted_run import began_from
+from diloco.swarm.reach import limited_reach
 from diloco.swarm.repair import truncate_journal
 from diloco.swarm.setting_changes import given_values
 from diloco.swarm.state_dir import home_of
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     Outcome = TrainingOutcome | StageOutcome
 
 _LINGER_S = 2.0
+_AFTER = (
+    "interrupted: this host is away; workers train on by themselves and look for it, and the same command "
+    "goes on with the run"
+)
 
 
 @with_work
@@ -103,17 +108,29 @@ def host_command(
         max_upload_bps=upload_bps(max_upload),
         on_trace=screen.on_trace,
     )
-    with closing(log), leaving_in_order(work.notice) as interrupts, swarm:
+    with closing(log), leaving_in_order(work.notice, lambda: _left(view)) as interrupts, swarm:
         view.rounds_wanted = num_commits(swarm.settings)
         view.stages = swarm.settings.pipeline.stages
-        print(f"run {settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
-        print(bulk_line(swarm))
-        if line := _where_it_goes_on(swarm.status()):
-            print(line)
-        _show_ticket(swarm.ticket, ticket_file)
+        _begin(swarm, ticket_file)
         if adopt:
             adopt_record(swarm, yes=yes)
-        _coordinate(swarm, screen, partial(work.train, swarm, interrupts, log) if train else None)
+        trains = partial(work.train, swarm, interrupts, log, beside=screen)
+        _coordinate(swarm, screen, trains if train else None)
+
+
+def _begin(swarm: diloco.Swarm, ticket_file: Path | None) -> None:
+    """Say what began, where, and the ticket."""
+    print(f"run {swarm.settings.run.name} at {swarm.addresses[0]}, host {swarm.peer_name}")
+    print(bulk_line(swarm))
+    if line := _where_it_goes_on(swarm.status()):
+        print(line)
+    _show_ticket(swarm.ticket, ticket_file)
+    if near := limited_reach(swarm.addresses[0], swarm.bulk_port):
+        print(near, flush=True)
+
+
+def _left(view: RunView) -> str:
+    return "interrupted, after the end of the run" if view.rounds_done >= view.rounds_wanted else _AFTER
 
 
 def _where_it_goes_on(status: dict[str, Any]) -> str:
@@ -161,12 +178,19 @@ def _coordinate(swarm: diloco.Swarm, screen: Screen, train: Callable[[], Outcome
         while not swarm.status()["over"]:
             time.sleep(0.2)
         time.sleep(_LINGER_S)  # so that what was told arrives
-        done = min(swarm.status()["rounds"], wanted)
-    print(f"done: {done} rounds" if done == wanted else f"stopped after {done} of {wanted} rounds")
+        done = swarm.status()["rounds"]
+    print(_ended(done, wanted))
     if isinstance(outcome, TrainingDiverged | DeviceFailed):
         raise outcome
     if outcome is not None:
         print(outcome.line())
+
+
+def _ended(done: int, wanted: int) -> str:
+    """A run that was made shorter may have more rounds than it is to have."""
+    if done > wanted:
+        return f"done: {done} rounds, {done - wanted} more than the {wanted} that are wanted now"
+    return f"done: {done} rounds" if done == wanted else f"stopped after {done} of {wanted} rounds"
 
 
 def _wait_of(swarm: diloco.Swarm) -> str:

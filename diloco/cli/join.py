@@ -24,6 +24,10 @@ from diloco.swarm.worker_home import free_name, worker_home
 from peers.admission.ticket import read_ticket
 from peers.protocol.fields import NAME_BYTES, cut
 
+_ASK_S = 10.0
+_LEFT = "interrupted, left the run"
+_COMES_BACK = f"{_LEFT}; the same command comes back as this worker"
+
 
 @with_work
 def join_command(
@@ -78,12 +82,18 @@ def join_command(
         raise UserError(
             f"{error.who}: another worker on this machine needs a name of its own: --name {other}"
         ) from None
-    with closing(EventLog(work.events, name)) as log, leaving_in_order(work.notice) as interrupts, swarm:
-        print(f"joined run {swarm.settings.run.name} as {swarm.peer_name}", flush=True)
+    with (
+        closing(EventLog(work.events, name)) as log,
+        leaving_in_order(work.notice, lambda: _LEFT if home is None else _COMES_BACK) as interrupts,
+        swarm,
+    ):
+        run, me = swarm.settings.run.name, swarm.peer_name
+        away = f"goes on as {me} with run {run}, whose host is not there yet"
+        print(f"joined run {run} as {me}" if swarm.host_answered else away, flush=True)
         print(bulk_line(swarm), flush=True)
         if home is not None:
             print(f"it keeps its state in {home}", flush=True)
-        print(work.train(swarm, interrupts, log).line())
+        print(work.train(swarm, interrupts, log, ask=lambda: ask_status(found, _ASK_S)).line())
 
 
 def _default_home(ticket: str, name: str) -> Path:

@@ -12,6 +12,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -59,7 +60,10 @@ def make_job(recipe: Recipe, swarm: Swarm, data: Path | None, device: str) -> Jo
 
 
 def checked_device(name: str) -> torch.device:
-    """The device of that name. Raises `UserError` if this machine has none."""
+    """The device of that name; ``auto`` is the best that there is. Raises `UserError` if this machine has
+    none."""
+    if name == "auto":
+        name = best_device()
     try:
         found = torch.device(name)
         torch.zeros(1, device=found)
@@ -67,6 +71,57 @@ def checked_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise UserError(f"device {name} cannot be used on this machine: {reason}") from None
     return found
+
+
+def best_device() -> str:
+    """The first of these that this machine has and torch can use."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "xpu" if torch.xpu.is_available() else "cpu"
+
+
+def device_text(device: torch.device) -> str:
+    """A device as people know it: with the name of a GPU, and how many others there are."""
+    if device.type != "cuda":
+        return str(device)
+    name, others = torch.cuda.get_device_name(device), torch.cuda.device_count() - 1
+    more = f", 1 of {others + 1}: a worker uses one (--device cuda:1 --name ...)" if others else ""
+    return f"{device} ({name}{more})"
+
+
+def place_of(job: Job) -> str:
+    """Where a job trains, in a few words."""
+    threads = torch.get_num_threads()
+    return f"{_device_of(job)}, {threads} thread{'s' * (threads != 1)}"
+
+
+def _device_of(job: Job) -> torch.device:
+    return next((each.device for each in job.model.parameters()), torch.device("cpu"))
+
+
+def start_lines(swarm: Swarm, job: Job) -> list[str]:
+    """What is about to train, for people: the run, its method, where, and the model."""
+    run, method = swarm.settings.run, swarm.settings.method.resolved()
+    trained = [each for each in job.model.parameters() if each.requires_grad]
+    threads = torch.get_num_threads()
+    return [
+        f"run {run.name}: {run.rounds} rounds of {method.sync_every} inner steps, {run.min_peers} workers or "
+        f"more; method {method.name}, {method.codec}",
+        f"device {device_text(_device_of(job))}, {threads} thread{'s' * (threads != 1)} of the CPU; "
+        f"{sum(each.numel() for each in trained):,} values to train",
+    ]
+
+
+class Watch(Protocol):
+    """Who shows how training goes. Called on the training thread."""
+
+    def event(self, event: object) -> None:
+        """Of the member."""
+
+    def stepped(self, step: int, loss: float | None, tokens_per_second: float, waited_s: float) -> None:
+        """One inner step is done."""
 
 
 def train(
@@ -77,6 +132,7 @@ def train(
     interrupts: Interrupts,
     save: Path | None = None,
     full: bool = False,
+    watch: Watch | None = None,
 ) -> TrainingOutcome:
     """Train until the run has all its rounds. At Ctrl-C the step at hand is finished, what is held is saved,
     and `KeyboardInterrupt` follows; if a step fails, or the network thread ends by an error (`SwarmClosed`),
@@ -94,6 +150,8 @@ def train(
         if isinstance(event, CheckpointRestored):
             print(_restored(event, swarm.home), flush=True)
         log.swarm_event(event)
+        if watch is not None:
+            watch.event(event)
         if isinstance(event, SettingsChanged) and job.follow is not None:
             job.follow(swarm.settings)
 
@@ -115,7 +173,7 @@ def train(
         )
         try:
             with interrupts.ending_with(outer.stop):
-                _steps(outer, job, log)
+                _steps(outer, job, log, watch)
         except Exception as error:
             # A newer process of this identity saves from now on, and whoever is refused has nothing to save.
             if swarm.failed or not isinstance(error, SwarmClosed | UserError):
@@ -176,7 +234,7 @@ def _keep(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exc
     )
 
 
-def _steps(outer: Outer, job: Job, log: EventLog) -> None:
+def _steps(outer: Outer, job: Job, log: EventLog, watch: Watch | None) -> None:
     if outer.finished:
         return  # it was so when this worker came
     gossips = outer.method.gossips
@@ -188,6 +246,8 @@ def _steps(outer: Outer, job: Job, log: EventLog) -> None:
     for batch in outer.until_finished(job.batches):
         loss = float(job.step(batch))
         outer.log(loss=loss)
+        if watch is not None:
+            watch.stepped(outer.step, loss, outer.tokens_per_second, outer.waited_s)
         if time.monotonic() - logged > _LOG_EVERY_S:
             logged = time.monotonic()
             swarm = outer.swarm

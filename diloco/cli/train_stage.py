@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from diloco.cli.train import checked_device
+from diloco.cli.train import Watch, checked_device
 from diloco.compression.kernels import running
 from diloco.errors import DeviceFailed, PipelineError, SwarmClosed, UserError
 from diloco.interrupts import Interrupts
@@ -83,6 +83,7 @@ def train_stage(
     interrupts: Interrupts,
     save: Path | None = None,
     full: bool = False,
+    watch: Watch | None = None,
 ) -> StageOutcome:
     """Train until the run has all its rounds. At Ctrl-C what is in flight is finished, what is held is saved,
     and `KeyboardInterrupt` follows. ``save`` is the folder for this stage's file of the sharded model."""
@@ -95,6 +96,8 @@ def train_stage(
         if isinstance(event, CheckpointRestored):
             print(f"this worker begins with its checkpoint of {event.unit} {event.index}", flush=True)
         log.swarm_event(event)
+        if watch is not None:
+            watch.event(event)
         if isinstance(event, SettingsChanged) and job.follow is not None:
             job.follow(swarm.settings)
 
@@ -114,7 +117,7 @@ def train_stage(
     log.write("active", text=f"trains stage {part.stage}; codecs run by {running()}", round=outer.round)
     try:
         with interrupts.ending_with(outer.stop):
-            loss = _steps(made, job, log)
+            loss = _steps(made, job, log, watch)
     except Exception as error:
         if save is not None and (swarm.failed or not isinstance(error, SwarmClosed | UserError)):
             outer.save(save, full=full)
@@ -142,7 +145,7 @@ def require_folder(save: Path | None) -> None:
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
 
 
-def _steps(made: Stage, job: Job, log: EventLog) -> float | None:
+def _steps(made: Stage, job: Job, log: EventLog, watch: Watch | None) -> float | None:
     """Train; the loss of the last step, where it is known."""
     outer, swarm = made.outer, made.outer.swarm
     if outer.finished:
@@ -155,6 +158,8 @@ def _steps(made: Stage, job: Job, log: EventLog) -> float | None:
     logged, loss = 0.0, None
     for step in made.run(job.batches if made.part.part.is_first else None):
         loss = step.loss if step.loss is not None else loss
+        if watch is not None:
+            watch.stepped(outer.step, loss, outer.tokens_per_second, outer.waited_s)
         if time.monotonic() - logged > _LOG_EVERY_S:
             logged = time.monotonic()
             tally = made.tally

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import diloco
 from diloco.cli import options
+from diloco.cli.watching import BesideHost, own_training, watched
 from diloco.errors import UserError
 from diloco.extras import require
 from diloco.interrupts import NOTICE_S, Interrupts
@@ -18,6 +19,8 @@ from diloco.monitoring.event_log import EventLog
 if TYPE_CHECKING:
     from diloco.cli.train import TrainingOutcome
     from diloco.cli.train_stage import StageOutcome
+    from diloco.monitoring.run_view import Screen
+    from peers.coordinator.status import RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Work:
     notice: options.Notice = NOTICE_S
     recipe: options.Recipe = "gpt"
     data: options.Data = None
-    device: options.Device = "cpu"
+    device: options.Device = "auto"
     save: options.Save = None
     full: options.Full = False
     stage: options.Stage = None
@@ -45,29 +48,44 @@ class Work:
             use(self.kernels)
 
     def train(
-        self, swarm: diloco.Swarm, interrupts: Interrupts, log: EventLog
+        self,
+        swarm: diloco.Swarm,
+        interrupts: Interrupts,
+        log: EventLog,
+        *,
+        ask: Callable[[], RunStatus] | None = None,
+        beside: Screen | None = None,
     ) -> TrainingOutcome | StageOutcome:
-        """Train until the run is done: the whole model, or a stage of it."""
+        """Train until the run is done, the whole model or a stage of it, and show it: in a view of its own,
+        which may ``ask`` the host for its status, or ``beside`` a host's."""
         import torch
 
-        from diloco.cli.train import make_job, train
+        from diloco.cli.train import make_job, place_of, start_lines, train
         from diloco.recipe import load_recipe
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         recipe, stages = load_recipe(self.recipe), swarm.settings.pipeline.stages
+        given: dict[str, Any] = {"log": log, "interrupts": interrupts, "save": self.save, "full": self.full}
+        run: Callable[..., TrainingOutcome | StageOutcome]
         if stages > 1:
             from diloco.cli.train_stage import make_part, require_folder, train_stage
 
             require_folder(self.save)
-            part, part_job = make_part(recipe, swarm, self.data, self.device, self.stage)
-            return train_stage(
-                swarm, part, part_job, log=log, interrupts=interrupts, save=self.save, full=self.full
-            )
-        if self.stage is not None:
+            part, job = make_part(recipe, swarm, self.data, self.device, self.stage)
+            run = partial(train_stage, swarm, part, job, **given)
+        elif self.stage is not None:
             raise UserError(f"--stage {self.stage}: this run's model is not cut into stages; leave it out")
-        job = make_job(recipe, swarm, self.data, self.device)
-        return train(swarm, job, log=log, interrupts=interrupts, save=self.save, full=self.full)
+        else:
+            job = make_job(recipe, swarm, self.data, self.device)
+            run = partial(train, swarm, job, **given)
+        lines, where = start_lines(swarm, job), place_of(job)
+        if beside is not None:
+            beside.above("\n".join(lines))
+            return run(watch=BesideHost(beside, own_training(swarm, where)))
+        print("\n".join(lines), flush=True)
+        with watched(swarm, where, ask) as screen:
+            return run(watch=screen)
 
 
 def with_work(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,19 +6,20 @@ from other machines: they are shown as plain characters, never as markup or term
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from diloco.monitoring.display import Display, newest
 from diloco.monitoring.event_log import EventLog
+from diloco.monitoring.own_training import OwnTraining
 from diloco.terminal import printable
+from diloco.units import duration_text
 from peers.protocol.messages import Report
 from peers.protocol.traces import (
     AbortedTrace,
@@ -64,8 +65,11 @@ from transport.keys import short
 from transport.log_limit import LogLimit, with_left_out
 
 _ROUNDS_SHOWN = 8
-_NOTES_SHOWN = 4
+_NOTES_KEPT = 50
+_NOTES_SHOWN = 5
 _GONE_SHOWN = 4
+_TABLE_LINES = 5
+"""Of a table without its rows: title, borders and headings."""
 _TOLD: dict[type[Trace], str] = {
     EnteredTrace: "{name} entered",
     ActiveTrace: "{name} holds the shared state",
@@ -120,6 +124,7 @@ _STYLES = {"gone": "red dim", "exchanging": "cyan", "training": "green", "waitin
 @dataclass(slots=True, eq=False)
 class _Worker:
     name: str
+    key: bytes = b""
     state: str = "joining"
     report: Report | None = None
     share: float = 0.0
@@ -144,11 +149,13 @@ class RunView:
     rounds_wanted: int
     workers: dict[bytes, _Worker] = field(default_factory=dict)
     rounds: deque[_Round] = field(default_factory=lambda: deque(maxlen=_ROUNDS_SHOWN))
-    notes: deque[str] = field(default_factory=lambda: deque(maxlen=_NOTES_SHOWN))
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=_NOTES_KEPT))
     rounds_done: int = 0
     """Of a model that is cut: of the stage that has fewest."""
     stages: int = 1
     began: float = field(default_factory=time.monotonic)
+    own: OwnTraining | None = None
+    """Of a host that trains too."""
     _limit: LogLimit = field(default_factory=LogLimit)
     _bytes_before: int = 0
     _first_commit: tuple[float, int] | None = None
@@ -183,7 +190,7 @@ class RunView:
     def _worker(self, trace: Trace) -> _Worker | None:
         peer: bytes = getattr(trace, "peer", b"")
         if peer and (name := getattr(trace, "peer_name", None)) is not None:
-            self.workers.setdefault(peer, _Worker(printable(name)))
+            self.workers.setdefault(peer, _Worker(printable(name), peer))
         return self.workers.get(peer)
 
     def _reported(self, worker: _Worker, report: Report) -> str | None:
@@ -250,9 +257,9 @@ class RunView:
         left_out = self._limit.take(time.monotonic(), peer) if isinstance(trace, _FAULTS) else 0
         if left_out is None:
             return None
-        who = worker.name if worker else short(peer) if peer else "somebody"
+        who = self._label(worker) if worker else short(peer) if peer else "somebody"
         others: tuple[bytes, ...] = getattr(trace, "lost", ()) or getattr(trace, "peers", ())
-        names = ", ".join(self.workers[k].name for k in others if k in self.workers)
+        names = ", ".join(self._label(self.workers[k]) for k in others if k in self.workers)
         line = printable(told.format_map({**fields_of(trace), "name": who, "others": names}))
         line = with_left_out(line, left_out)
         self.note(line)
@@ -272,26 +279,50 @@ class RunView:
         pace = (time.monotonic() - first_at) / (self.rounds_done - first_index)
         return pace * (self.rounds_wanted - self.rounds_done)
 
-    def render(self) -> RenderableType:
-        """The whole view."""
+    def render(self, width: int | None = None, height: int | None = None) -> RenderableType:
+        """The view; of a terminal that is too low for all of it the notes, the workers, and some rounds."""
         done = Text(f"{self.title}   round {self.rounds_done} of {self.rounds_wanted}   ")
-        done.append(f"{time.monotonic() - self.began:.0f} s", style="dim")
+        done.no_wrap, done.overflow = True, "ellipsis"
+        done.append(duration_text(time.monotonic() - self.began), style="dim")
         if (left := self.seconds_left()) is not None:
-            done.append(f", about {left:.0f} s left", style="dim")
+            done.append(f", about {duration_text(left)} left", style="dim")
         bar = ProgressBar(total=self.rounds_wanted, completed=min(self.rounds_done, self.rounds_wanted))
-        notes = Text("\n".join(self.notes), style="dim")
-        return Group(done, bar, Text(), self._worker_table(), self._round_table(), notes)
+        above: list[RenderableType] = [done, bar, Text()]  # which ends the bar's line
+        if self.own is not None:
+            above.append(self.own.panel(width))
+        num_above = 2 + (2 if self.own is not None else 0)
+        if height is None:
+            notes = newest(list(self.notes)[-_NOTES_SHOWN:], width, None)
+            return Group(*above, self._worker_table(), self._round_table(), notes)
+        notes = newest(self.notes, width, min(_NOTES_SHOWN, max(1, height - num_above)))
+        left_over = height - num_above - len(notes.plain.splitlines())
+        shown = self._shown_workers()
+        num_workers = min(len(shown), max(0, left_over - _TABLE_LINES))
+        if num_workers < len(shown):
+            num_workers = max(0, num_workers - 1)  # for the line that says so
+        tables: list[RenderableType] = [self._worker_table(num_workers)] if num_workers else []
+        left_over -= (num_workers + _TABLE_LINES + (num_workers < len(shown))) if num_workers else 0
+        if left_over > _TABLE_LINES and self.rounds:
+            tables.append(self._round_table(left_over - _TABLE_LINES))
+        return Group(*above, *tables, notes)
 
-    def _worker_table(self) -> Table:
+    def _label(self, worker: _Worker) -> str:
+        """A name; workers of one machine are told apart by their keys."""
+        twice = sum(each.name == worker.name for each in self.workers.values()) > 1
+        return f"{worker.name} ({worker.key.hex()[:4]})" if twice else worker.name
+
+    def _shown_workers(self) -> list[_Worker]:
+        gone = [each for each in self.workers.values() if each.state == "gone"]
+        hidden = gone[:-_GONE_SHOWN]
+        return [each for each in self.workers.values() if each not in hidden]
+
+    def _worker_table(self, num_shown: int | None = None) -> Table:
         table = Table(title="workers", title_justify="left", expand=False)
         stage = ["stage"] if self.stages > 1 else []
         for heading in ("worker", *stage, "state", "step", "loss", "tokens/s", "share", "MB sent"):
             table.add_column(heading, justify="left" if heading in ("worker", "state") else "right")
-        gone = [each for each in self.workers.values() if each.state == "gone"]
-        hidden = gone[:-_GONE_SHOWN]
-        for worker in self.workers.values():
-            if worker in hidden:
-                continue
+        every = self._shown_workers()
+        for worker in every[:num_shown]:
             report = worker.report
             numbers = (
                 (f"{report.step:,}", self._loss_of(worker), f"{report.tokens_per_second:,.0f}")
@@ -302,19 +333,22 @@ class RunView:
             style = _STYLES.get(worker.state, "yellow")
             share = f"{worker.share:.0%}" if worker.share and worker.state != "gone" else ""
             at = [str(worker.stage)] if stage else []
-            table.add_row(Text(worker.name), *at, Text(worker.state, style=style), *numbers, share, sent)
+            name = Text(self._label(worker))
+            table.add_row(name, *at, Text(worker.state, style=style), *numbers, share, sent)
+        if num_shown is not None and num_shown < len(every):
+            table.add_row(Text(f"and {len(every) - num_shown} more", style="dim"))
         return table
 
     def _loss_of(self, worker: _Worker) -> str:
         """Of stages the last one knows it."""
         return _loss_of(worker.report) if worker.report and worker.stage == self.stages - 1 else ""
 
-    def _round_table(self) -> Table:
+    def _round_table(self, num_shown: int = _ROUNDS_SHOWN) -> Table:
         table = Table(title="rounds", title_justify="left", expand=False)
         stage = ["stage"] if self.stages > 1 else []
         for heading in (*stage, "round", "workers", "seconds", "attempts", "MB sent since"):
             table.add_column(heading, justify="right")
-        for each in self.rounds:
+        for each in list(self.rounds)[-num_shown:]:
             table.add_row(
                 *([str(each.stage)] if stage else []),
                 str(each.number),
@@ -339,50 +373,25 @@ def _loss_of(report: Report) -> str:
     return f"{report.loss:.3f}" if report.loss_is_finite else "not finite"
 
 
-class Screen:
-    """Shows a view: live on a terminal, line by line elsewhere and in the record of events. A context.
+class Screen(Display):
+    """Shows a host's view, and keeps a record of what it tells."""
 
-    The view changes on the driver's thread and is drawn on another: a lock keeps them apart."""
+    tells = tuple(_TOLD)
 
     def __init__(self, view: RunView, console: Console, log: EventLog | None = None) -> None:
+        super().__init__(view, console)
         self.view = view
         self._log = log
-        self._console = console
-        self._lock = threading.Lock()
-        self._live: Live | None = None
-        if console.is_terminal:
-            self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4)
 
     def on_trace(self, trace: Trace) -> None:
         """From the driver's thread."""
-        with self._lock:
+        with self.lock:
             line = self.view.trace(trace)
         if line is not None:
-            self._say(line)
+            self.say(line)
         if self._log is not None and (line is not None or isinstance(trace, _FOR_PROGRAMS)):
             self._log.trace(trace, line or "")
 
-    def note(self, line: str) -> None:
-        """Tell something that no trace tells."""
-        with self._lock:
-            self.view.note(line)
-        self._say(line)
-
-    def render(self) -> RenderableType:
-        """The view as it is now."""
-        with self._lock:
-            return self.view.render()
-
-    def _say(self, line: str) -> None:
-        if self._live is None:
-            seconds = time.monotonic() - self.view.began
-            self._console.print(f"{seconds:7.1f} s  {line}", markup=False, highlight=False, soft_wrap=True)
-
     def __enter__(self) -> Screen:
-        if self._live is not None:
-            self._live.start()
+        super().__enter__()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()

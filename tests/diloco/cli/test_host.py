@@ -133,3 +133,15 @@ def test_a_run_that_is_over_says_how_it_goes_on(
     assert "the run is over, with 0 of 3 rounds: --set run.rounds=N (changes=) makes it longer" in caplog.text
     with diloco.host(run_file, listen=LOCAL[1], state=home, changes={"run.rounds": 9}) as swarm:
         assert not swarm.status()["stopped"]
+
+
+def test_a_ticket_with_a_private_address_says_so_and_the_scheme_may_be_left_out(
+    run_file: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    with diloco.host(run_file, listen=LOCAL[1], state=home) as swarm:
+        control.stop(swarm.ticket, home)
+    private = ("--listen", "127.0.0.1:0", "--advertise", "192.168.1.5:7000")
+    done = CliRunner().invoke(app, ["host", str(run_file), "--state", str(home), *private])
+    assert "\n192.168.1.5 in the ticket can be reached from its own network alone. " in done.output
+    assert done.output.splitlines()[-1] == "stopped after 0 of 3 rounds"

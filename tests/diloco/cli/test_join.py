@@ -36,7 +36,7 @@ def joined(monkeypatch: pytest.MonkeyPatch, host: diloco.Swarm, *flags: str, mea
     """What the command printed, and the swarm that it trained in."""
     seen: list[diloco.Swarm] = []
 
-    def train(work: Work, swarm: diloco.Swarm, interrupts: object, log: object) -> object:
+    def train(work: Work, swarm: diloco.Swarm, interrupts: object, log: object, ask: object) -> object:
         seen.append(swarm)
         if meanwhile is not None:
             meanwhile()

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import diloco
-from diloco.cli.train import TrainingOutcome, make_job, train
+from diloco.cli.train import TrainingOutcome, best_device, checked_device, make_job, start_lines, train
 from diloco.errors import DeviceFailed, SwarmClosed, UserError
 from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
@@ -218,3 +218,22 @@ def test_a_device_that_fails_ends_the_worker_with_its_reason_and_the_run_hears_i
     assert load_file(save)["weight"].item() != 0.0
     left = [each for each in traces if isinstance(each, RemovedTrace)]
     assert [each.reason for each in left] == [f"left: its device failed: {said}"]
+
+
+@pytest.mark.parametrize(("there", "found"), [("cuda", "cuda"), ("mps", "mps"), ("xpu", "xpu"), ("", "cpu")])
+def test_the_best_device_is_the_first_that_there_is(
+    there: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there in ("cuda", "mps"))
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: there != "")
+    assert best_device() == found
+
+
+def test_what_is_about_to_train_is_said_with_its_device_threads_and_settings() -> None:
+    assert checked_device("auto").type == best_device()
+    with diloco.solo(SETTINGS) as swarm:
+        run, where = start_lines(swarm, job([]))
+    assert run == "run demo: 3 rounds of 4 inner steps, 1 workers or more; method diloco, int8"
+    assert where.startswith(f"device cpu, {torch.get_num_threads()} thread")
+    assert where.endswith("; 1 values to train")

@@ -279,3 +279,26 @@ def test_of_a_model_in_stages_workers_and_rounds_name_theirs_and_who_is_left_alo
     assert view.trace(RemovedTrace(B, "bea", "silent")) == (
         "bea is out: silent; stage 1 has nobody: let another worker join"
     )
+
+
+@pytest.mark.parametrize("height", [23, 15, 9])
+@pytest.mark.parametrize("num_workers", [2, 40])
+def test_on_a_low_terminal_it_fits_and_the_newest_note_is_seen(height: int, num_workers: int) -> None:
+    view = RunView("run", 100)
+    for each in range(num_workers):
+        view.trace(EnteredTrace(bytes([each]) * 32, f"worker-{each}", 1))
+    for index in range(1, 20):
+        view.trace(committed(index, (A,), 1.0))
+        view.note(f"note {index} " + "that is longer than one line of a terminal " * 3)
+    lines = shown(view.render(80, height), 80).splitlines()
+    assert len(lines) <= height
+    assert any("note 19" in line for line in lines)
+    if height == 23:
+        assert ("rounds" in [line.strip() for line in lines]) == (num_workers == 2)
+        assert any("more" in line for line in lines) == (num_workers == 40)
+
+
+def test_workers_of_one_machine_are_told_apart() -> None:
+    view = view_of(EnteredTrace(A, "box", 1), EnteredTrace(B, "box", 1))
+    assert row(view, "box (0101)")[1] == "joining"
+    assert view.trace(RemovedTrace(B, "box", "silent")) == "box (0202) is out: silent"
