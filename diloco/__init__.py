@@ -22,7 +22,7 @@ from diloco.errors import (
     TrainingDiverged,
     UserError,
 )
-from diloco.extras import require
+from diloco.extras import EXTRAS, require
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.entry import host, join, solo
 from diloco.swarm.handshake import status
@@ -70,8 +70,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("attach", "Outer", "cut"):
-        require("train", f"diloco.{name}")
+    try:
+        return _imported(name)
+    except ModuleNotFoundError as error:
+        if error.name in EXTRAS["train"]:
+            require("train", f"diloco.{name}")
+        raise
+
+
+def _imported(name: str) -> Any:
     if name == "attach":
         from diloco.training.attach import attach
 
