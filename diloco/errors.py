@@ -16,6 +16,7 @@
     │   ├── JoinError        the host of a ticket refuses
     │   ├── EntryError       the run trains something else than this member
     │   ├── SwarmTimeout     nobody handed out the shared state in time
+    │   ├── OptimizerUndoes  an optimizer writes a copy of its own over what landed
     │   └── TrainingDiverged    what a worker trains to is not finite again and again: it left the run
     ├── DeviceFailed         a worker's device is out of memory, or lost: it left the run
     ├── SwarmClosed          the swarm is closed, or its network thread has ended
@@ -113,6 +114,10 @@ class EntryError(UserError):
 
 class SwarmTimeout(UserError):
     """The shared state did not come in time."""
+
+
+class OptimizerUndoes(UserError):
+    """The step after a landing undid it: an optimizer keeps a copy of the parameters that nobody renewed."""
 
 
 class TrainingDiverged(UserError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,18 @@ from transport.digests import digest_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, as torch names it."""
+Places = Sequence[tuple[slice, Tensor]]
+"""Where live tensors lie in a fragment's vector."""
+
+
+class WriteWatcher(Protocol):
+    """Who keeps something beside live tensors that has to go with them."""
+
+    def before_write(self, places: Places) -> None:
+        """These tensors are about to be written."""
+
+    def written(self, places: Places, values: Tensor) -> None:
+        """They are written with ``values`` [n] fp32."""
 
 
 class ModelTensors:
@@ -36,6 +49,8 @@ class ModelTensors:
         self.frozen_digests = FrozenDigests(layout, frozen)
         self.has_other_frozen = False
         """Frozen parameters are not those that the model had by itself: others of the run were loaded."""
+        self.watcher: WriteWatcher | None = None
+        """Told of every `scatter`."""
         self._places = [[(s.span, _matching(s, tensors)) for s in specs] for specs in layout.fragments]
         """By fragment: where each tensor lies in the vector, and the tensor."""
         tensors_held = (tensor for held in self._places for _, tensor in held)
@@ -76,7 +91,15 @@ class ModelTensors:
         return square
 
     def scatter(self, fragment: int, values: Tensor) -> None:
-        """Write ``values`` [n] into the live tensors, cast to their dtypes."""
+        """Write ``values`` [n] into the live tensors, cast to their dtypes: training goes on from there."""
+        if self.watcher is not None:
+            self.watcher.before_write(self._places[fragment])
+        self.show(fragment, values)
+        if self.watcher is not None:
+            self.watcher.written(self._places[fragment], values)
+
+    def show(self, fragment: int, values: Tensor) -> None:
+        """The same for a while, between two inner steps: nobody trains on from there."""
         with torch.no_grad():
             for span, tensor in self._places[fragment]:
                 tensor.copy_(values[span].view(tensor.shape))

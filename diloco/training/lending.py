@@ -25,7 +25,7 @@ def lent(model: nn.Module, replica: TensorReplica) -> Iterator[nn.Module]:
     """``model`` with the outer parameters; local ones come back after."""
     held = [p.detach().clone() for p in model.parameters()]
     for fragment in range(replica.outer.method.num_fragments):  # moments stay where they are
-        replica.model.scatter(fragment, replica.outer.outer_parameters(fragment))
+        replica.model.show(fragment, replica.outer.outer_parameters(fragment))
     try:
         yield model
     finally:

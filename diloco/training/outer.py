@@ -24,6 +24,7 @@ from diloco.interrupts import NOTICE_S, handled
 from diloco.swarm.swarm import Swarm
 from diloco.training.driver import WorkerDriver
 from diloco.training.keeping import CheckpointCost
+from diloco.training.landings import Landings
 from diloco.training.lending import lent, write_model, write_part
 from diloco.training.stepping import StepHooks
 from peers.routing.state import StreamTerms
@@ -59,6 +60,8 @@ class Outer:
         """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
         self._session = self._driver.session
+        self._landings = Landings(model, optimizers)
+        self.replica.model.watcher = self._landings
         self._leaving: BaseException | None = None
         self._draws = False
         """The loop goes through `until_finished`, which knows when all of a step is done."""
@@ -193,6 +196,13 @@ class Outer:
             if self._leaving is not None:
                 raise self._leaving  # it came where no step followed
 
+    def on_landing(self, callback: Callable[[nn.Module], object]) -> None:
+        """Call it with the model now, and each time when the swarm's state, or something of it, was written
+        into the live parameters: for what keeps copies of them, such as an average that is trained on from.
+        It runs on the training thread, between two inner steps. Masters in the state of an optimizer, and
+        schedule-free's sequences, are moved along without it."""
+        self._landings.call(callback)
+
     def log(self, *, loss: float) -> None:
         """Tell the swarm's status how training goes."""
         self._session.loss = loss
@@ -244,6 +254,7 @@ class Outer:
     def enter(self, timeout_s: float) -> None:
         """Take part, and wait until the model holds the swarm's state."""
         self._driver.enter(timeout_s)
+        self._landings.tell()
 
     def step_done(self, tokens: int | None = None) -> None:
         """One inner step is done: take what the swarm says, offer and land what is due, and wait if the
@@ -251,7 +262,8 @@ class Outer:
         one that tells the ``tokens`` of each step (padded or packed batches), which gives `attach`
         ``tokens_per_step=None``: it calls this after each inner step, on the training thread; a step that a
         gradient scaler skipped counts for nothing there. Raises `UserError` for tokens that are no whole
-        number from 1 to 2**40 and where the hook counts steps already, `EntryError` or `SwarmClosed` if this
+        number from 1 to 2**40 and where the hook counts steps already, `OptimizerUndoes` if the first step on
+        what had landed wrote an old copy of the parameters over it, `EntryError` or `SwarmClosed` if this
         worker cannot go on, `TrainingDiverged` once it has left the run because what it trained was not
         finite five times in a row."""
         if self._hooks.counts:
@@ -274,7 +286,9 @@ class Outer:
     def _stepped(self, tokens: int) -> None:
         if self.finished:
             return
+        self._landings.stepped()
         self._driver.stepped(tokens)
+        self._landings.tell()
         if self._leaving is not None and not self._draws:
             raise self._leaving
 

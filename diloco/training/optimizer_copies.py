@@ -1,0 +1,78 @@
+"""Copies of parameters that an optimizer keeps in its state, which a landing has to move along.
+
+Owns the usual ones: masters of another dtype (or the same), found because they equal the parameter that was
+rounded from them, and the sequences of schedule-free optimizers, which lie beside the parameter and move by
+as much. Others are left as they are: see `landings`, which finds out whether that was wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diloco.outer.model_tensors import Places
+
+_BESIDE = ("z", "x")
+"""Schedule-free's own points of a parameter (arXiv 2405.15682), as its authors' package names them."""
+
+
+def keeps_none(optimizer: torch.optim.Optimizer) -> bool:
+    """Torch's own optimizers step the parameters themselves."""
+    return type(optimizer).__module__.partition(".")[0] == "torch"
+
+
+class OptimizerCopies:
+    """What ``optimizers`` keep of the parameters that they step (a `WriteWatcher`)."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._optimizers = [each for each in optimizers if not keeps_none(each)]
+        self._masters: set[str] = set()
+        """Keys of state that were once found to be a copy of a parameter that is not zero."""
+        self._found: dict[int, list[tuple[str, Tensor]]] = {}
+        self._beside: dict[int, tuple[Tensor, list[Tensor]]] = {}
+
+    def before_write(self, places: Places) -> None:
+        """Find what goes with the parameters, while it is equal to them."""
+        self._found, self._beside = {}, {}
+        free = {id(each): _is_schedule_free(each) for each in self._optimizers}
+        for _, tensor in places:
+            for optimizer in self._optimizers:
+                state = optimizer.state.get(tensor, {})
+                if free[id(optimizer)]:
+                    points = [t for key, t in _alike(tensor, state) if key in _BESIDE]
+                    self._beside[id(tensor)] = tensor.detach().clone(), points
+                else:
+                    equal = [(key, t) for key, t in _alike(tensor, state) if _is_rounded(tensor, t)]
+                    self._masters |= {key for key, t in equal if bool(t.any())}
+                    self._found[id(tensor)] = equal
+
+    def written(self, places: Places, values: Tensor) -> None:
+        """Move it along."""
+        for span, tensor in places:
+            new = values[span].view(tensor.shape)
+            for key, held in self._found.get(id(tensor), ()):
+                if key in self._masters:  # zeros alone may be a moment that has not begun
+                    held.copy_(new)
+            before, points = self._beside.get(id(tensor), (tensor, []))
+            for point in points:
+                point.add_((tensor.detach() - before).to(point.dtype))
+        self._found, self._beside = {}, {}
+
+
+def _is_rounded(tensor: Tensor, held: Tensor) -> bool:
+    """Whether ``tensor`` is what ``held`` is in its dtype, bit for bit."""
+    return torch.equal(held.to(device=tensor.device, dtype=tensor.dtype), tensor.detach())
+
+
+def _is_schedule_free(optimizer: torch.optim.Optimizer) -> bool:
+    return any("train_mode" in group for group in optimizer.param_groups)
+
+
+def _alike(tensor: Tensor, state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for key, held in state.items():
+        alike = isinstance(held, Tensor) and held is not tensor and held.shape == tensor.shape
+        if alike and held.is_floating_point():
+            yield key, held.detach()
