@@ -56,6 +56,9 @@ class Job:
     follow: Callable[[RunSettings], None] | None = None
     """Told the run's settings when it begins to train, and when some of them change; without it they change
     at its next start, but for what an optimizer keeps of them."""
+    at_step: Callable[[int], None] | None = None
+    """Told before each inner step how many the swarm has taken: a schedule goes by that, as who joins late is
+    to learn at the rate of the others."""
     keep: Mapping[str, Any] = field(default_factory=dict)
     """What a later process goes on from beside the model and ``optimizer``: objects with `state_dict` and
     `load_state_dict`, by name. ``batches`` are among them if they have these."""
@@ -109,6 +112,7 @@ def gpt(
         evaluate=evaluation(model, text, settings, device),
         sample=lambda: model.generate(b"def ", SAMPLE_BYTES, temperature=0.8).decode("utf-8", "replace"),
         follow=steps.follow,
+        at_step=steps.go_to,
         keep={"steps": steps},
     )
 
@@ -153,6 +157,7 @@ def _part_of_gpt(
         evaluate=_of_whole_models,
         sample=_of_whole_models,
         follow=steps.follow,
+        at_step=steps.go_to,
         keep={"steps": steps},
         boundary=part.ends(_boundary(settings)),
         loss=cross_entropy_sum if part.is_last else None,
@@ -259,6 +264,10 @@ class InnerSteps:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there."""
         self.count = state["count"]
+
+    def go_to(self, step: int) -> None:
+        """So many steps were taken, here or by others."""
+        self.count = step
 
     def follow(self, settings: RunSettings) -> None:
         """From the next step on, train as these settings say."""

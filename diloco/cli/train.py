@@ -244,6 +244,8 @@ def _steps(outer: Outer, job: Job, log: EventLog, watch: Watch | None) -> None:
         job.follow(outer.swarm.settings)  # what an optimizer kept may be of settings before these
     logged = 0.0
     for batch in outer.until_finished(job.batches):
+        if job.at_step is not None:
+            job.at_step(outer.swarm_step)
         loss = float(job.step(batch))
         outer.log(loss=loss)
         if watch is not None:

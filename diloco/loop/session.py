@@ -23,7 +23,15 @@ from diloco.methods.schedule import Schedule
 from diloco.rules import matching_of, wait_s
 from diloco.settings import RunSettings
 from peers.protocol.commands import Command, ReportProgress
-from peers.protocol.events import BecameActive, ContributionEnded, Fate, ProgressLost, RoundCommitted
+from peers.protocol.events import (
+    BecameActive,
+    ContributionEnded,
+    Fate,
+    ProgressLost,
+    Restored,
+    RoundCommitted,
+    StateFetched,
+)
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import Report
 from peers.protocol.profile import Matching, Profile
@@ -47,6 +55,8 @@ class Terms:
     rounds: int = sys.maxsize
     """Gossip: outer steps after which a worker is done. Otherwise the coordinator says so."""
     matching: Matching | None = None
+    quorum: int = 1
+    """Contributions for which a round waits, where it does not wait for all."""
     adapts: bool = False
     """Whether the method's state says how long a contribution is."""
 
@@ -61,6 +71,7 @@ class Terms:
             codec=method.codec,
             rounds=settings.run.rounds,
             matching=matching_of(settings),
+            quorum=max(1, method.quorum),
             adapts=method.projection == "low_rank",
         )
 
@@ -72,6 +83,11 @@ class WorkerSession:
         self.loop = OuterLoop(terms.schedule, terms.wait_s, replica, terms.rounds)
         self.steps = 0
         """Inner steps of this worker."""
+        self.swarm_step = 0
+        """Inner steps of a worker that has been in the run since it began: its own, and for who came later or
+        fell behind, as many as the outer steps that it holds took."""
+        self.num_members = 1
+        """Members of the run, this one included, which the driver sets."""
         self.tokens = 0
         self._tokens_before = 0
         """Those of earlier lives."""
@@ -181,6 +197,7 @@ class WorkerSession:
         """What a later process of this worker goes on from, at the same head."""
         return {
             "steps": self.steps,
+            "swarm_step": self.swarm_step,
             "tokens": self.tokens,
             "loss": self.loss,
             "waited_s": self.waited_s,
@@ -192,6 +209,7 @@ class WorkerSession:
         """Go on from there, before the first event; see `OuterLoop.load_state_dict`."""
         self.loop.load_state_dict(state["loop"], landing)
         self.steps, self.tokens = state["steps"], state["tokens"]
+        self.swarm_step = state["swarm_step"]
         self._tokens_before = self.tokens
         self.loss, self.waited_s = state["loss"], state["waited_s"]
         self._tokens_ended |= {Fate(fate): tokens for fate, tokens in state["tokens_ended"].items()}
@@ -208,6 +226,7 @@ class WorkerSession:
     def count(self, tokens: int, seconds: float, steps: int) -> None:
         """Count the last inner steps of a worker that stops: nothing is decided after them."""
         self.steps += steps
+        self.swarm_step += steps
         self.tokens += steps * tokens
         self._throughput.count(steps, steps * tokens, seconds)
 
@@ -220,7 +239,26 @@ class WorkerSession:
                 self.was_active, self._commit_index = True, event.index
             case RoundCommitted():
                 self._commit_index = event.record.index
-        return self.loop.handle(now, event)
+            case Restored():
+                self.swarm_step = 0  # the run went back
+        commands = self.loop.handle(now, event)
+        if isinstance(event, BecameActive | StateFetched | Restored) or (
+            isinstance(event, RoundCommitted) and event.number is None
+        ):
+            self.swarm_step = max(self.swarm_step, self._steps_of_outer_steps())
+        return commands
+
+    def _steps_of_outer_steps(self) -> int:
+        """Inner steps that each worker took for the outer steps that are held here. Where rounds wait for a
+        quorum alone, a worker is in as many of them as its share of the contributions."""
+        schedule, replica, steps = self._terms.schedule, self._replica, 0
+        for fragment in range(schedule.num_fragments):
+            if count := replica.count(fragment):
+                every = replica.sync_every(fragment)
+                steps = max(steps, schedule.offsets[fragment] + (count - 1) * every)
+        if schedule.rebases:
+            steps = steps * self._terms.quorum // max(self._terms.quorum, self.num_members)
+        return steps
 
     def due(self, now: float) -> list[Command]:
         """What is to be done now: after a step, after events that came while it waits, or because time went

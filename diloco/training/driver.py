@@ -204,6 +204,7 @@ class WorkerDriver:
             return False
         if self.keeping is not None:
             self.keeping.before(event)
+        self.session.num_members = 1 + len(self.swarm.view.peers)
         commands = self.session.event(time.monotonic(), event)
         self._run(commands)
         if self.keeping is not None:

@@ -26,6 +26,7 @@ from diloco.training.driver import WorkerDriver
 from diloco.training.keeping import CheckpointCost
 from diloco.training.landings import Landings
 from diloco.training.lending import lent, write_model, write_part
+from diloco.training.schedules import Scheduled, Schedules
 from diloco.training.stepping import StepHooks
 from peers.routing.state import StreamTerms
 
@@ -60,6 +61,7 @@ class Outer:
         """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
         self._session = self._driver.session
+        self._schedules = Schedules()
         self._landings = Landings(model, optimizers)
         self.replica.model.watcher = self._landings
         self._leaving: BaseException | None = None
@@ -78,6 +80,12 @@ class Outer:
     def step(self) -> int:
         """Inner steps of this worker."""
         return self._session.steps
+
+    @property
+    def swarm_step(self) -> int:
+        """Inner steps of a worker that has been in the run since it began, for schedules: who joins late, or
+        has fallen behind and caught up, is at once where the others are."""
+        return self._session.swarm_step
 
     @property
     def tokens(self) -> int:
@@ -196,6 +204,12 @@ class Outer:
             if self._leaving is not None:
                 raise self._leaving  # it came where no step followed
 
+    def schedule(self, scheduler: Scheduled) -> None:
+        """Keep a torch scheduler that the loop steps after each inner step where the swarm is: it is stepped
+        to `swarm_step` now, and again whenever this worker has caught up. Raises `UserError` for one that
+        does not go by steps."""
+        self._schedules.add(scheduler, self.swarm_step)
+
     def on_landing(self, callback: Callable[[nn.Module], object]) -> None:
         """Call it with the model now, and each time when the swarm's state, or something of it, was written
         into the live parameters: for what keeps copies of them, such as an average that is trained on from.
@@ -287,8 +301,10 @@ class Outer:
         if self.finished:
             return
         self._landings.stepped()
+        before = self.swarm_step
         self._driver.stepped(tokens)
         self._landings.tell()
+        self._schedules.skip(self.swarm_step - before - 1)
         if self._leaving is not None and not self._draws:
             raise self._leaving
 

@@ -79,6 +79,14 @@ def test_the_learning_rate_follows_the_inner_step(text_file: Path) -> None:
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
 
 
+def test_the_learning_rate_is_that_of_the_swarms_step(text_file: Path) -> None:
+    made = job(text_file, inner_lr=1e-3)
+    assert made.at_step is not None
+    made.at_step(1000)
+    made.step(next(made.batches))
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3), "it does not warm up"
+
+
 def test_settings_that_change_count_from_the_next_step_on(text_file: Path) -> None:
     made = job(text_file, inner_lr=1e-3, warmup_steps=0)
     made.step(next(made.batches))
