@@ -12,11 +12,11 @@ import importlib
 import importlib.util
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,8 @@ class Job:
     """What steps ``model``, several in the order in which they step: `attach` hooks them."""
     step: Callable[[Any], Tensor]
     """One whole inner step on a batch, the optimizer's included; returns the detached loss."""
-    batches: Iterator[Any]
-    """Endless."""
+    batches: Iterable[Any]
+    """Endless, or what gives an epoch of batches each time when it is gone through: a DataLoader, say."""
     tokens_per_step: int
     evaluate: Callable[[], float]
     """Validation loss; the same batches each time, and on every worker."""
@@ -193,13 +193,13 @@ def job_of(
     arguments = (settings, data_path, device, worker_salt)
     part = part or WHOLE
     if "part" in inspect.signature(recipe).parameters:
-        return recipe(*arguments, part=part)
+        return _checked(recipe(*arguments, part=part), recipe)
     if part.stages > 1:
         raise RecipeError(
             f"recipe {getattr(recipe, '__name__', recipe)} cannot build stage {part.stage} of {part.stages}:"
             " give it an argument `part`, and let it build diloco.cut(layers, part)"
         )
-    return recipe(*arguments)
+    return _checked(recipe(*arguments), recipe)
 
 
 def load_recipe(name: str) -> Recipe:
@@ -219,6 +219,7 @@ def load_recipe(name: str) -> Recipe:
     if not callable(recipe):
         raise RecipeError(f"recipe {name!r}: {attribute} is {type(recipe).__name__}, not a function")
     function: Recipe = recipe
+    _require_signature(function, name)
     return function
 
 
@@ -307,6 +308,51 @@ def evaluation(
         return sum(losses) / len(losses)
 
     return evaluate
+
+
+def _require_signature(recipe: Recipe, name: str) -> None:
+    """It can be called as `job_of` does, and says that it returns a `Job` if it says anything."""
+    wanted = "(settings, data_path, device, worker_salt)"
+    try:
+        found = inspect.signature(recipe)
+    except (TypeError, ValueError):  # of a builtin: what it takes cannot be known
+        return
+    given = {"part": None} if "part" in found.parameters else {}
+    try:
+        found.bind(None, None, None, None, **given)
+    except TypeError as error:
+        raise RecipeError(
+            f"recipe {name!r} is to be called with {wanted}, and takes {found}: {error}"
+        ) from None
+    try:
+        said = get_type_hints(recipe).get("return")
+    except (NameError, TypeError, AttributeError):  # it names what cannot be found: nothing is known
+        return
+    if isinstance(said, type) and not issubclass(said, Job):
+        returns = "None" if said is type(None) else said.__name__
+        raise RecipeError(
+            f"recipe {name!r} is to return a diloco.recipe.Job, and says that it returns {returns}"
+        )
+
+
+def _checked(job: object, recipe: Recipe) -> Job:
+    """What a recipe returned. Raises `RecipeError` for what could not be trained."""
+    name = getattr(recipe, "__name__", type(recipe).__name__)
+    if not isinstance(job, Job):
+        raise RecipeError(f"recipe {name} returned {type(job).__name__}: it is to return a diloco.recipe.Job")
+    tokens = job.tokens_per_step
+    wrong = {
+        "model is to be a torch module": not isinstance(job.model, nn.Module),
+        "batches are to be iterable": not hasattr(job.batches, "__iter__"),
+        "tokens_per_step is to be a whole number above 0": type(tokens) is not int or tokens < 1,
+        **{
+            f"{each} is to be a function": not callable(getattr(job, each))
+            for each in ("step", "evaluate", "sample")
+        },
+    }
+    if found := [sentence for sentence, is_wrong in wrong.items() if is_wrong]:
+        raise RecipeError(f"the Job that recipe {name} returned cannot be trained: {'; '.join(found)}")
+    return job
 
 
 def _load_module(where: str) -> ModuleType:

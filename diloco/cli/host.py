@@ -86,6 +86,8 @@ def host_command(
         _require_whole(origin)
         if fresh or not began_from(home_of(settings, state), origin):
             planned(origin, settings, work.recipe, work.data)  # refused before what is there is put aside
+    if train:
+        work.load()
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", 0)

@@ -61,6 +61,7 @@ def join_command(
         raise UserError("--resume begins with what an earlier start has kept: leave --no-state out")
     if no_listen and bulk_port is not None:
         raise UserError("--no-listen accepts no connections, --bulk-port says where: give one of them")
+    work.load()
     found = read_ticket(ticket, None).encode()  # standard input can be read once
     name = name or cut(socket.gethostname(), NAME_BYTES)
     home = None if no_state else state or _default_home(found, name)

@@ -24,6 +24,7 @@ from diloco.recipe import Job, Recipe, job_of
 from diloco.swarm.swarm import Swarm
 from diloco.training.attach import attach
 from diloco.training.device_errors import device_fault
+from diloco.training.epochs import Epochs
 from diloco.training.outer import Outer
 from peers.protocol.commands import LeaveRun
 from peers.protocol.events import CheckpointRestored, RunFinished, SettingsChanged
@@ -243,7 +244,7 @@ def _steps(outer: Outer, job: Job, log: EventLog, watch: Watch | None) -> None:
     if job.follow is not None:
         job.follow(outer.swarm.settings)  # what an optimizer kept may be of settings before these
     logged = 0.0
-    for batch in outer.until_finished(job.batches):
+    for batch in outer.until_finished(Epochs(job.batches)):
         if job.at_step is not None:
             job.at_step(outer.swarm_step)
         loss = float(job.step(batch))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import diloco
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diloco.cli.train import TrainingOutcome
     from diloco.cli.train_stage import StageOutcome
     from diloco.monitoring.run_view import Screen
+    from diloco.recipe import Recipe
     from peers.coordinator.status import RunStatus
 
 
@@ -47,6 +48,10 @@ class Work:
 
             use(self.kernels)
 
+    def load(self) -> None:
+        """Load what is to be trained, before anything listens. Raises `RecipeError`."""
+        _loaded(self.recipe)
+
     def train(
         self,
         swarm: diloco.Swarm,
@@ -61,11 +66,10 @@ class Work:
         import torch
 
         from diloco.cli.train import make_job, place_of, start_lines, train
-        from diloco.recipe import load_recipe
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        recipe, stages = load_recipe(self.recipe), swarm.settings.pipeline.stages
+        recipe, stages = _loaded(self.recipe), swarm.settings.pipeline.stages
         given: dict[str, Any] = {"log": log, "interrupts": interrupts, "save": self.save, "full": self.full}
         run: Callable[..., TrainingOutcome | StageOutcome]
         if stages > 1:
@@ -86,6 +90,14 @@ class Work:
         print("\n".join(lines), flush=True)
         with watched(swarm, where, ask) as screen:
             return run(watch=screen)
+
+
+@cache
+def _loaded(name: str) -> Recipe:
+    """The recipe, whose file runs once."""
+    from diloco.recipe import load_recipe
+
+    return load_recipe(name)
 
 
 def with_work(command: Callable[..., None]) -> Callable[..., None]:

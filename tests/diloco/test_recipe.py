@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from diloco.errors import RecipeError
 from diloco.models.inner_optimizers import lr_share
-from diloco.recipe import Job, gpt, load_recipe
+from diloco.recipe import Job, gpt, job_of, load_recipe
 from diloco.settings import RunSettings, parse_settings
 
 CPU = torch.device("cpu")
@@ -151,3 +153,62 @@ def test_a_recipe_whose_code_fails_says_how(
     for name in ("broken_recipe:f", f"{tmp_path}/broken_recipe.py:f"):
         with pytest.raises(RecipeError, match="does not load"):
             load_recipe(name)
+
+
+def in_file(folder: Path, text: str) -> str:
+    path = folder / "mine.py"
+    path.write_text("from diloco.recipe import Job\n" + text)
+    return f"{path}:make"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "def make(settings, data_path): ...",
+            r"to be called with \(settings, data_path, device, worker_salt\)",
+        ),
+        ("def make(settings, data_path, device, worker_salt, lr): ...", "takes .*'lr'"),
+        (
+            "def make(a, b, c, d) -> int: ...",
+            "is to return a diloco.recipe.Job, and says that it returns int",
+        ),
+        (
+            "from __future__ import annotations\ndef make(a, b, c, d) -> None: ...",
+            "says that it returns None",
+        ),
+    ],
+)
+def test_a_recipe_that_could_not_be_called_is_refused_when_it_is_loaded(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    text = text.replace("from __future__ import annotations\n", "")
+    with pytest.raises(RecipeError, match=reason):
+        load_recipe(in_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def make(*given) -> Job: ...",
+        "def make(a, b, c, d, e=1): ...",
+        "def make(a, b, c, d, part): ...",
+        "class make(Job):\n    def __init__(self, a, b, c, d): ...",
+        "def make(a, b, c, d) -> 'Unknown': ...",
+    ],
+)
+def test_a_recipe_that_can_be_called_is_loaded(tmp_path: Path, text: str) -> None:
+    assert callable(load_recipe(in_file(tmp_path, text)))
+
+
+def test_what_a_recipe_returned_is_looked_at_before_it_is_trained(text_file: Path) -> None:
+    def returning(what: object) -> Any:
+        return lambda *given: what
+
+    with pytest.raises(RecipeError, match=r"returned tuple: it is to return a diloco\.recipe\.Job"):
+        job_of(returning((1, 2)), tiny(), None, CPU, "")
+    wrong = dataclasses.replace(job(text_file), batches=7, tokens_per_step=0, evaluate=None)  # type: ignore[arg-type]
+    with pytest.raises(
+        RecipeError, match=r"batches are to be iterable; tokens_per_step is .*; evaluate is to be"
+    ):
+        job_of(returning(wrong), tiny(), None, CPU, "")

@@ -15,7 +15,7 @@ import diloco
 from diloco.cli import join
 from diloco.cli.app import app
 from diloco.cli.work import Work
-from diloco.errors import UserError
+from diloco.errors import RecipeError, UserError
 from diloco.settings import parse_settings
 from diloco.swarm.worker_home import worker_home
 from transport.errors import TransportError
@@ -119,3 +119,15 @@ def test_what_cannot_be_of_bulk_is_refused_in_one_line(
     taken = ("--no-state", "--bulk-port", str(host.bulk_port))
     with pytest.raises(TransportError, match=f"cannot listen for bulk on 127.0.0.1:{host.bulk_port}"):
         joined(monkeypatch, host, *taken)
+
+
+def test_a_recipe_that_cannot_be_called_is_refused_before_anything_listens(tmp_path: Path) -> None:
+    recipe, run = tmp_path / "mine.py", tmp_path / "RUN.toml"
+    recipe.write_text("def make(settings): ...")
+    run.write_text("")
+    host = ["host", str(run), "--train", "--state", str(tmp_path / "state"), "--recipe", f"{recipe}:make"]
+    for given in (["join", "dlcx", "--recipe", f"{recipe}:make"], host):
+        done = CliRunner().invoke(app, given)
+        assert isinstance(done.exception, RecipeError)
+        assert "is to be called with" in str(done.exception)
+    assert not (tmp_path / "state").exists()

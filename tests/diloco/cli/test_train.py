@@ -180,12 +180,15 @@ def test_a_device_that_is_not_there_is_one_line(device: str) -> None:
 
 
 def test_a_recipe_gets_the_runs_settings_and_this_workers_name() -> None:
-    def recipe(settings: object, data: object, device: object, salt: object) -> Any:
-        return settings, data, device, salt
+    given: list[object] = []
+
+    def recipe(*arguments: object) -> Job:
+        given.extend(arguments)
+        return job([])
 
     with diloco.solo(SETTINGS) as swarm:
-        made = make_job(recipe, swarm, Path("text"), "cpu")  # type: ignore[arg-type]
-        assert made == (swarm.settings, Path("text"), torch.device("cpu"), swarm.peer_name)
+        make_job(recipe, swarm, Path("text"), "cpu")
+        assert given == [swarm.settings, Path("text"), torch.device("cpu"), swarm.peer_name]
 
 
 def test_an_outcome_is_one_line_that_leaves_out_fates_that_nothing_met() -> None:
