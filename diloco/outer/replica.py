@@ -103,6 +103,10 @@ class TensorReplica:
         tensors = ModelTensors.of(layout, model, every if method.moments_every else None)
         return cls(tensors, method, InnerState(model, every))
 
+    def step_by(self, model: nn.Module, optimizers: Optimizers) -> None:
+        """Other optimizers step the same parameters from now on."""
+        self._inner = InnerState(model, optimizers)
+
     @property
     def layout(self) -> Layout:
         return self.outer.layout

@@ -32,9 +32,14 @@ class StateLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
+            holder = self._holder()
+            ours = holder.startswith(f"{who} with process {os.getpid()} on {socket.gethostname()}")
             raise StateInUse(
-                f"state folder {home} is in use by the {self._holder()}",
-                "end that one first, or name another folder (--state)",
+                f"state folder {home} is in use by the {holder}",
+                "that is this process, which ran the same before (an earlier cell of a notebook?): go on with"
+                " that swarm, or call its close() first"
+                if ours
+                else "end that one first, or name another folder (--state)",
             ) from None
         except OSError as error:
             raise UserError(f"state folder {home} cannot be locked: {error.strerror}") from None

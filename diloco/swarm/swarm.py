@@ -103,6 +103,8 @@ class Swarm:
         """What a worker here begins with, as the first of a run that is about to begin."""
         self.host_answered = host_answered
         """False for a worker that came back and did not find its host, for which it looks since."""
+        self.attached: object | None = None
+        """What `attach` made for it last."""
         self._node = node
         self._driver = driver
         self._events = events
@@ -114,6 +116,11 @@ class Swarm:
         self._closed = False
         self._process = os.getpid()
         atexit.register(self._close_at_exit)
+
+    def __repr__(self) -> str:
+        where = "closed" if self._closed else f"{len(self.view.peers)} other members, round {self.view.round}"
+        role = "hosts" if self._ticket is not None else "alone in" if self.is_host else "in"
+        return f"<diloco.Swarm: {self.peer_name} {role} run {self.settings.run.name}, {where}>"
 
     # -- what a loop sees ---------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from diloco.checkpoints.own import Stateful
 from diloco.compression import kernels
+from diloco.errors import UserError
 from diloco.swarm.swarm import Swarm
-from diloco.training.fitting import require_stepped
+from diloco.training.fitting import require_one_process, require_stepped
 from diloco.training.outer import Outer
 from diloco.training.stepping import optimizers_of
 
@@ -49,16 +50,34 @@ def attach(
     `StateError` for a state dict of something else than tensors and plain values.
 
     Trainable parameters are exchanged, each storage once; frozen ones come with the state; buffers stay
-    local. Returns when the model holds the shared state. Raises `LayoutError` for a trainable parameter that
-    none of the optimizers has, `EntryError` if the run trains another
-    model, `SwarmTimeout` if nobody hands out the state within ``timeout_s``."""
+    local. To attach the same model once more replaces the earlier attach, and counts go on; another model
+    needs another swarm. Returns when the model holds the shared state. Raises `LayoutError` for a trainable
+    parameter that none of the optimizers has, `EntryError` if the run trains another model, `SwarmTimeout` if
+    nobody hands out the state within ``timeout_s``, `UserError` for ranks that train one model together."""
     _LOG.info("codecs run by %s", kernels.running())
     optimizers = optimizers_of(optimizer)
+    require_one_process(model)
     require_stepped(model, optimizers)
-    outer = Outer(model, optimizers, swarm, tokens_per_step, on_event, keep)
+    earlier = earlier_of(swarm, model)
+    outer = Outer(model, optimizers, swarm, tokens_per_step, on_event, keep, earlier)
+    swarm.attached = outer
     try:
         outer.enter(timeout_s)
     except BaseException:
         outer.detach()
         raise
     return outer
+
+
+def earlier_of(swarm: Swarm, model: nn.Module) -> Outer | None:
+    """What was attached to the swarm before, of the same model: a notebook's cell that is run again. Raises
+    `UserError` if it was another model."""
+    earlier = swarm.attached
+    if not isinstance(earlier, Outer):
+        return None
+    if earlier.model is not model:
+        raise UserError(
+            f"this swarm trains another model already, {earlier!r}: attach that one again, or close the swarm"
+            " and join anew with this one"
+        )
+    return earlier

@@ -21,7 +21,7 @@ from diloco.checkpoints.keeper import Hooks
 from diloco.checkpoints.origin import open_origin
 from diloco.checkpoints.own import Stateful
 from diloco.checkpoints.regroup import plan, take_over
-from diloco.errors import EntryError, SwarmTimeout
+from diloco.errors import EntryError, SwarmTimeout, UserError
 from diloco.loop.session import Terms, WorkerSession
 from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
@@ -76,6 +76,26 @@ class WorkerDriver:
                 swarm, model, optimizers, self.replica, self.session, keep or {}, hooks, stage
             )
         self._told_of_damage = False
+        self._entered = False
+
+    def rebind(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        on_event: Callable[[object], None] | None,
+        keep: Mapping[str, Stateful] | None,
+    ) -> None:
+        """The same parameters are trained on by other optimizers. Raises `UserError` where the method
+        averages what the earlier ones hold."""
+        if self.replica.outer.method.moments_every:
+            raise UserError(
+                "the method averages the moments of the optimizer that was attached first: to train with"
+                " another one close the swarm and join again"
+            )
+        self._on_event = on_event
+        self.replica.step_by(model, optimizers)
+        if self.keeping is not None:
+            self.keeping.keep_also(optimizers, keep or {})
 
     @property
     def num_parameters(self) -> int:
@@ -84,23 +104,10 @@ class WorkerDriver:
         return sum(outer.num_elements(f) for f in range(outer.method.num_fragments))
 
     def enter(self, timeout_s: float) -> None:
-        """Take part, and wait until the model holds the swarm's state."""
-        kept = self.keeping
-        held = kept.begin(self.swarm.resume) if kept is not None else None
-        if held is None and self.swarm.origin is not None:
-            self._begin_from(self.swarm.origin)
-        self.swarm.train(
-            Training(
-                self._profile(),
-                self.replica,
-                held=held,
-                keeps=kept is not None,
-                leads_on=bool(kept and kept.leads_on),
-                later=kept.later if kept is not None else (),
-                stored=kept.stored if kept is not None else None,
-                stream=self._stream,
-            )
-        )
+        """Take part, and wait until the model holds the swarm's state; again, where that took too long."""
+        if not self._entered:
+            self._take_part()
+            self._entered = True
         give_up = time.monotonic() + timeout_s
         while not self.session.active or self.session.awaits_end:
             self._take_event(_POLL_S)
@@ -159,6 +166,24 @@ class WorkerDriver:
                 loop.forget(fragment)
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _take_part(self) -> None:
+        kept = self.keeping
+        held = kept.begin(self.swarm.resume) if kept is not None else None
+        if held is None and self.swarm.origin is not None:
+            self._begin_from(self.swarm.origin)
+        self.swarm.train(
+            Training(
+                self._profile(),
+                self.replica,
+                held=held,
+                keeps=kept is not None,
+                leads_on=bool(kept and kept.leads_on),
+                later=kept.later if kept is not None else (),
+                stored=kept.stored if kept is not None else None,
+                stream=self._stream,
+            )
+        )
 
     def _profile(self) -> Profile:
         replica = self.replica

@@ -7,9 +7,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diloco.errors import LayoutError
+from diloco.errors import LayoutError, UserError
 
 _NAMES_SHOWN = 4
+
+
+def require_one_process(model: nn.Module) -> None:
+    """This process trains the whole model by itself. Raises `UserError`."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        raise UserError(
+            f"{distributed.get_world_size()} ranks of torch.distributed train this model together, and each"
+            " would join as a worker of its own with the same progress: start one process per worker, without"
+            " init_process_group, and give each a name of its own"
+        )
+    for name, parameter in model.named_parameters():
+        if type(parameter.data).__name__ == "DTensor":
+            raise LayoutError(
+                f"parameter {name} is a DTensor, of which this process has a part: attach a model that one"
+                " process holds whole, without fully_shard or distribute_module"
+            )
 
 
 def require_stepped(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:

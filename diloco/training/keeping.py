@@ -97,14 +97,7 @@ class Keeping:
         self._replica = replica
         self._session = session
         self._worker = Worker(model, replica, session)
-        sources: dict[str, Stateful] = {"the worker": self._worker}
-        for index, each in enumerate(optimizers):
-            name = "the inner optimizer" if len(optimizers) == 1 else f"inner optimizer {index}"
-            sources[name] = InnerOptimizer(each)
-        sources |= {f"keep[{name!r}]": each for name, each in keep.items()}
-        sources["random generators"] = GlobalGenerators()
-        self._own = OwnState(sources)
-        self._own.check()
+        self.keep_also(optimizers, keep)
         self._keeper = Keeper(
             LocalDisk(swarm.home),
             swarm.run,
@@ -123,6 +116,17 @@ class Keeping:
         replica.find_result = self._keeper.shelf.find
         swarm.keep_results(self._keeper.shelf.keep)
         swarm.on_left(lambda: self._keeper.close(time.monotonic()))
+
+    def keep_also(self, optimizers: Sequence[torch.optim.Optimizer], keep: Mapping[str, Stateful]) -> None:
+        """From now on keep the state of these beside the worker's. Raises `StateError` for what cannot be."""
+        sources: dict[str, Stateful] = {"the worker": self._worker}
+        for index, each in enumerate(optimizers):
+            name = "the inner optimizer" if len(optimizers) == 1 else f"inner optimizer {index}"
+            sources[name] = InnerOptimizer(each)
+        sources |= {f"keep[{name!r}]": each for name, each in keep.items()}
+        sources["random generators"] = GlobalGenerators()
+        self._own = OwnState(sources)
+        self._own.check()
 
     def begin(self, up_to: int | None) -> Held | None:
         """See `Keeper.begin`."""

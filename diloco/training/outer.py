@@ -49,6 +49,7 @@ class Outer:
         *,
         stage: int = 0,
         stream: StreamTerms | None = None,
+        earlier: Outer | None = None,
     ) -> None:
         self.swarm = swarm
         self.stage = stage
@@ -56,7 +57,12 @@ class Outer:
         self.model = model
         self.method = swarm.settings.method.resolved()
         self._tokens_per_step = None if tokens_per_step is None else checked_tokens(tokens_per_step)
-        self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage, stream)
+        if earlier is None:
+            self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage, stream)
+        else:
+            self._driver = earlier._driver
+            self._driver.rebind(model, optimizers, on_event, keep)
+            earlier.detach()
         self.replica = self._driver.replica
         """The tensors: ``replica.outer.outer_parameters(fragment)`` are the shared values, and
         ``replica.digest(fragment)`` is equal on all members that hold the same commit."""
@@ -73,6 +79,15 @@ class Outer:
     def driver(self) -> WorkerDriver:
         """For loops that take the swarm's events themselves (`pipeline.serving`)."""
         return self._driver
+
+    def __repr__(self) -> str:
+        how = (
+            "finished" if self.finished else "trains" if self._session.active else "not in step with the run"
+        )
+        return (
+            f"<diloco.Outer of {type(self.model).__name__}, {self.num_parameters:,} parameters: {how},"
+            f" step {self.step}, round {self.round}, {self.tokens:,} tokens>"
+        )
 
     # -- what a loop asks ---------------------------------------------------------------------
 
