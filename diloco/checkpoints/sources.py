@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diloco.errors import StateError
+from diloco.outer.plain_names import named_buffers, named_parameters, named_state
 
 
 class LiveModel:
@@ -28,7 +29,7 @@ class LiveModel:
     def state_dict(self) -> dict[str, Any]:
         """The tensors themselves, by name, and which buffers the model's own state dict has."""
         tensors = self._tensors()
-        named = self._model.state_dict().keys()
+        named = named_state(self._model).keys()
         return {**tensors, "persistent": [name for name in tensors["buffers"] if name in named]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -41,10 +42,10 @@ class LiveModel:
                     tensor.copy_(state[kind][name])
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        return {"parameters": self._parameters(), "buffers": dict(self._model.named_buffers())}
+        return {"parameters": self._parameters(), "buffers": dict(named_buffers(self._model))}
 
     def _parameters(self) -> dict[str, Tensor]:
-        known = dict(self._model.named_parameters(remove_duplicate=False))
+        known = dict(named_parameters(self._model, remove_duplicate=False))
         return {name: known[name].detach() for name in self._names}
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from diloco.outer.plain_names import PlainNames, named_buffers, named_parameters
+
 _NAMES_SHOWN = 4
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 """What steps a model: one, several that step one after the other, or nothing that is known."""
@@ -51,7 +53,7 @@ class InnerState:
 
     def _mend_optimizer(self) -> list[str]:
         said: list[str] = []
-        trained = {p: name for name, p in self._model.named_parameters() if p.requires_grad}
+        trained = {p: name for name, p in named_parameters(self._model) if p.requires_grad}
         known = {id(p) for each in self._optimizers for group in each.param_groups for p in group["params"]}
         states = [pair for each in self._optimizers for pair in each.state.items()]
         names = {id(p): name for p, name in trained.items()}
@@ -70,10 +72,10 @@ class InnerState:
         return said
 
     def _mend_buffers(self) -> list[str]:
-        said: list[str] = []
-        if layers := [name for name, each in self._model.named_modules() if _reset_statistics(each)]:
+        said, plain = [], PlainNames(self._model)
+        if layers := [plain(name) for name, each in self._model.named_modules() if _reset_statistics(each)]:
             said.append(f"running statistics were not finite and began anew, of layers {_listed(layers)}")
-        if left := [name for name, each in self._model.named_buffers() if not _is_finite(each)]:
+        if left := [name for name, each in named_buffers(self._model) if not _is_finite(each)]:
             said.append(
                 f"buffers are not finite and stay so, as only the model knows how they begin: {_listed(left)}"
             )

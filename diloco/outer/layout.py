@@ -19,6 +19,7 @@ from torch.nn.parameter import Parameter, is_lazy
 
 from diloco.errors import LayoutError
 from diloco.outer.fragments import partition
+from diloco.outer.plain_names import named_parameters
 from diloco.outer.snapshot import StateView
 
 TRAINABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -121,7 +122,7 @@ _Extent = tuple[str, int, int]
 
 def _distinct_parameters(model: nn.Module) -> tuple[_Named, _Named]:
     """Trainable and frozen parameters, each storage once: tied to a trainable one is trainable."""
-    named = list(model.named_parameters())
+    named = list(named_parameters(model))
     for name, parameter in named:
         _require_shareable(name, parameter)
     seen: dict[_Extent, str] = {}

@@ -21,6 +21,7 @@ from diloco.compression.vectors import VectorDevice, bytes_of, spans, squared_no
 from diloco.errors import LayoutError
 from diloco.outer.inner_state import Optimizers, listed_optimizers
 from diloco.outer.layout import Layout, TensorSpec
+from diloco.outer.plain_names import named_parameters
 from transport.digests import digest_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -62,7 +63,7 @@ class ModelTensors:
         """The parameters of ``model``; with ``optimizers``, AdamW's two moments of them as two fragments
         more, for DES-LOC (arXiv 2505.22549). Raises `LayoutError` if the tensors are not those of the layout,
         or an optimizer is not AdamW."""
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        parameters = dict(named_parameters(model, remove_duplicate=False))
         frozen = [_matching(spec, parameters) for spec in layout.frozen]
         tensors: dict[str, Tensor] = dict(parameters)
         if every := listed_optimizers(optimizers):

@@ -15,6 +15,7 @@ from torch import nn
 from diloco.checkpoints.own import Stateful
 from diloco.compression import kernels
 from diloco.errors import UserError
+from diloco.outer.plain_names import unwrapped
 from diloco.swarm.swarm import Swarm
 from diloco.training.fitting import require_one_process, require_stepped
 from diloco.training.outer import Outer
@@ -75,7 +76,7 @@ def earlier_of(swarm: Swarm, model: nn.Module) -> Outer | None:
     earlier = swarm.attached
     if not isinstance(earlier, Outer):
         return None
-    if earlier.model is not model:
+    if unwrapped(earlier.model) is not unwrapped(model):
         raise UserError(
             f"this swarm trains another model already, {earlier!r}: attach that one again, or close the swarm"
             " and join anew with this one"

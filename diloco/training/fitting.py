@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diloco.errors import LayoutError, UserError
+from diloco.outer.plain_names import named_parameters
 
 _NAMES_SHOWN = 4
 
@@ -21,7 +22,7 @@ def require_one_process(model: nn.Module) -> None:
             " would join as a worker of its own with the same progress: start one process per worker, without"
             " init_process_group, and give each a name of its own"
         )
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         if type(parameter.data).__name__ == "DTensor":
             raise LayoutError(
                 f"parameter {name} is a DTensor, of which this process has a part: attach a model that one"
@@ -36,7 +37,7 @@ def require_stepped(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer
         return
     owned = [p for each in optimizers for group in each.param_groups for p in group["params"]]
     known = {id(each) for each in owned} | {_place(each) for each in owned if each.numel()}
-    trainable = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+    trainable = [(name, each) for name, each in named_parameters(model) if each.requires_grad]
     missing = [name for name, each in trainable if id(each) not in known and _place(each) not in known]
     if not missing:
         return

@@ -23,6 +23,7 @@ from diloco.checkpoints.rng import GlobalGenerators
 from diloco.checkpoints.sources import InnerOptimizer, LiveModel
 from diloco.checkpoints.store import Content, Saved
 from diloco.loop.session import WorkerSession
+from diloco.outer.plain_names import named_parameters
 from diloco.outer.replica import TensorReplica
 from diloco.settings import Checkpoint
 from diloco.swarm.swarm import Swarm
@@ -41,7 +42,7 @@ class Worker:
     """One worker's live model, its own side of the shared state, and its counts, which belong together."""
 
     def __init__(self, model: nn.Module, replica: TensorReplica, session: WorkerSession) -> None:
-        known = dict(model.named_parameters(remove_duplicate=False))
+        known = dict(named_parameters(model, remove_duplicate=False))
         names = [spec.name for specs in replica.layout.fragments for spec in specs if spec.name in known]
         self.live = LiveModel(model, names)
         self._replica = replica

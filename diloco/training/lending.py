@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diloco.checkpoints.sharded import ShardPlace, write_shard
+from diloco.outer.plain_names import named_state
 from diloco.outer.replica import TensorReplica
 
 _LOG = logging.getLogger("diloco")
@@ -69,7 +70,7 @@ def _tensors_of(model: nn.Module, replica: TensorReplica, path: str, *, full: bo
         )
     seen: set[int] = set()
     tensors = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in named_state(model).items():
         if tensor.numel() and tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
