@@ -202,6 +202,9 @@ def status(
             f"open: fragment {open_round.fragment} with {open_round.num_members} members, "
             f"attempt {open_round.attempt + 1}"
         )
+    if alike := [each.name for each in found.members if each.alike]:
+        line = f"{', '.join(alike)} and all others send the same: they seem to train on the same data"
+        console.print(Text(printable(line)))
     if found.waits:
         console.print(Text(printable(f"waits: {found.waits}")))
     if found.saved_by:

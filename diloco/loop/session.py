@@ -93,6 +93,8 @@ class WorkerSession:
         """Those of earlier lives."""
         self.loss = 0.0
         """Loss of the last step, which the driver sets."""
+        self.alike = False
+        """Round after round all others sent what this worker did; the driver sets it."""
         self._finite_loss = 0.0
         """The last that was reported and finite."""
         self.waited_s = 0.0
@@ -163,6 +165,7 @@ class WorkerSession:
             bytes_sent=bytes_sent,
             bytes_received=bytes_received,
             non_finite=self.loop.setbacks.count,
+            alike=self.alike,
         )
         return [ReportProgress(report)]
 

@@ -27,6 +27,7 @@ from diloco.outer.components import codecs_of
 from diloco.outer.incoming import IncomingState
 from diloco.outer.inner_state import InnerState, Optimizers, listed_optimizers
 from diloco.outer.layout import Layout
+from diloco.outer.likeness import ROUNDS, Likeness
 from diloco.outer.local_state import LocalState, PendingContribution
 from diloco.outer.model_tensors import ModelTensors
 from diloco.outer.names import Names
@@ -78,6 +79,7 @@ class TensorReplica:
         self._method = method
         self._schedule = Schedule.of(method)
         self._gossips = method.gossips
+        self._likeness = [Likeness() for _ in range(outer.num_fragments)]
         self._codecs = codecs_of(method)
         self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
         self._frozen: list[FrozenTail | None] = [None] * outer.num_fragments
@@ -176,6 +178,7 @@ class TensorReplica:
         self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float, keep_old: bool
     ) -> None:
         values = _averaged(mean, ours)
+        self._compare(fragment, mean, ours, share)
         if self.outer.sketches(fragment):
             self.outer.take_sketch(fragment, values)
             return  # what is pending is still to be sent
@@ -190,6 +193,17 @@ class TensorReplica:
             self.local.committed(fragment, pending)
             pending.share = share
             pending.mean = delta if self._method.merge == "eager" else None
+
+    @property
+    def learns_what_others_do(self) -> bool:
+        """For some rounds by now all others sent what this worker did."""
+        return max(each.num_rounds for each in self._likeness) >= ROUNDS
+
+    def _compare(self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float) -> None:
+        if self._gossips or self.outer.averages_values(fragment) or self.outer.sketches(fragment):
+            return
+        if isinstance(ours, TensorReducer) and isinstance(mean, TensorReducer):
+            self._likeness[fragment].take(*ours.own_beside(mean, self._own_codec), share)
 
     def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         landed = self._committed[fragment] if ours is not None else None

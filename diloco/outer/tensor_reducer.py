@@ -22,6 +22,9 @@ from transport.collectives.reducer import Part
 from transport.effects import Payload, Phantom
 from transport.errors import Poisoned
 
+_COMPARED = 1 << 16
+"""Elements of `own_beside`."""
+
 
 class TensorReducer:
     """`Reducer` over tensors. ``contribution`` [num_elements] fp32 is this member's pseudo-gradient,
@@ -125,6 +128,16 @@ class TensorReducer:
         coder = self._codec
         added = coder.decode(coder.encode(own), len(own)) if encoded or self._as_sent else own
         return bytes(self._plain.encode(added[section]))
+
+    def own_beside(self, mean: TensorReducer, codec: Codec) -> tuple[Tensor, Tensor]:
+        """Some of what this member sent, as others decoded it, and the ``mean`` there: one chunk from the
+        middle, or a part of it. ``codec`` is this thread's own, of the same kind."""
+        chunk = len(self._owns) // 2
+        span = self._span(chunk)
+        span = slice(span.start, min(span.stop, span.start + _COMPARED))
+        section = slice(0, span.stop - span.start)
+        sent = codec.decode(codec.encode(self._own(chunk)), self.length(chunk))
+        return sent[section], mean.output[span]
 
     def deviation(
         self, chunk: int, parts: Sequence[Part], mean: Payload, section: slice | None = None

@@ -36,8 +36,8 @@ class StateLock:
             ours = holder.startswith(f"{who} with process {os.getpid()} on {socket.gethostname()}")
             raise StateInUse(
                 f"state folder {home} is in use by the {holder}",
-                "that is this process, which ran the same before (an earlier cell of a notebook?): go on with"
-                " that swarm, or call its close() first"
+                "that is this process (an earlier cell of a notebook?): go on with that swarm, call its"
+                " close() first, or name another folder (--state)"
                 if ours
                 else "end that one first, or name another folder (--state)",
             ) from None

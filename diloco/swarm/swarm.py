@@ -41,6 +41,7 @@ from peers.protocol.events import (
 from peers.protocol.placing import ANY_STAGE
 from peers.seats import Training
 from transport.counters import Direction
+from transport.digests import digest_of
 from transport.effects import KeepResult
 from transport.errors import DriverStopped
 from transport.sockets.driver import SocketDriver
@@ -135,6 +136,12 @@ class Swarm:
     def peer_name(self) -> str:
         """Name and key of this peer: no two in a run have the same."""
         return f"{self.name}-{self._node.key.hex()[:16]}"
+
+    @property
+    def data_seed(self) -> int:
+        """A seed for the order of this worker's data, of 32 bits: by the run and this peer's key, so that no
+        two workers draw the same, and one that comes back draws the same again."""
+        return int.from_bytes(digest_of(b"order of data" + self.run + self.key)[:4], "big")
 
     @property
     def bulk_port(self) -> int | None:

@@ -60,7 +60,7 @@ def attach(
     require_one_process(model)
     require_stepped(model, optimizers)
     earlier = earlier_of(swarm, model)
-    outer = Outer(model, optimizers, swarm, tokens_per_step, on_event, keep, earlier)
+    outer = Outer(model, optimizers, swarm, tokens_per_step, on_event, keep, earlier=earlier)
     swarm.attached = outer
     try:
         outer.enter(timeout_s)

@@ -23,6 +23,7 @@ from diloco.checkpoints.own import Stateful
 from diloco.checkpoints.regroup import plan, take_over
 from diloco.errors import EntryError, SwarmTimeout, UserError
 from diloco.loop.session import Terms, WorkerSession
+from diloco.outer.likeness import ROUNDS
 from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
 from diloco.training.keeping import Keeping
@@ -246,8 +247,18 @@ class WorkerDriver:
             _LOG.warning("a result on the disk, results/*-%s, is damaged: others are asked for it", found)
         if isinstance(event, RoundCommitted):
             self.pseudo_grad_norm = self.replica.last_norm
+            self._tell_likeness()
         self._tell(event)
         return True
+
+    def _tell_likeness(self) -> None:
+        alike, self.session.alike = self.session.alike, self.replica.learns_what_others_do
+        if self.session.alike and not alike:
+            _LOG.warning(
+                "for %d rounds all others sent what this worker did (cosine above 0.99): they seem to train"
+                " on the same data; draw each worker's from a seed of its own, swarm.data_seed",
+                ROUNDS,
+            )
 
     def _tell(self, event: object) -> None:
         if self._on_event is not None:

@@ -52,6 +52,8 @@ class MemberStatus:
     """The part of the model that it trains."""
     awaited: bool = False
     """The run waits for it just now."""
+    alike: bool = False
+    """Round after round all others send what it sends itself: they seem to train on the same data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class RunStatus:
                     "non_finite": each.non_finite,
                     "stage": each.stage,
                     "awaited": each.awaited,
+                    "alike": each.alike,
                 }
                 for each in self.members
             ],
@@ -330,6 +333,7 @@ def _status_of(state: RunState, now: float, entry: Entry, awaited: bool) -> Memb
         non_finite=report.non_finite if report else 0,
         stage=entry.course,
         awaited=awaited,
+        alike=report.alike if report else False,
     )
 
 
@@ -414,6 +418,7 @@ def _member(plain: object) -> MemberStatus:
         non_finite=table.count("non_finite"),
         stage=table.count("stage"),
         awaited=table.flag("awaited"),
+        alike=table.flag("alike"),
     )
 
 

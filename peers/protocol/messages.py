@@ -233,6 +233,8 @@ class Report:
     bytes_received: fields.Bytes
     non_finite: fields.OfferNumber
     """Contributions that it gave up because they were not finite."""
+    alike: bool = False
+    """Round after round all others sent what it sent itself, as if they trained on the same data."""
 
 
 @kind(60)

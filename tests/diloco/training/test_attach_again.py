@@ -88,7 +88,7 @@ def test_a_host_cell_that_is_run_again_says_what_runs(tmp_path: Path) -> None:
     how = {"listen": "tcp://127.0.0.1:0", "state": tmp_path}
     with diloco.host(run(), **how) as host:  # type: ignore[arg-type]
         with pytest.raises(
-            diloco.UserError, match=r"that is this process.*go on with that swarm, or call its close"
+            diloco.UserError, match=r"that is this process.*go on with that swarm, call its close"
         ):
             diloco.host(run(), **how)  # type: ignore[arg-type]
         assert repr(host) == f"<diloco.Swarm: {host.peer_name} hosts run notebook, 0 other members, round 0>"

@@ -18,7 +18,7 @@ from transport.errors import BadFrame
 from transport.frames import pack_items, unpack_items
 
 STATUS = RunStatus(
-    members=(MemberStatus("w", key(1), True, 0.25, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3, 1, True),),
+    members=(MemberStatus("w", key(1), True, 0.25, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3, 1, True, True),),
     run_name="demo",
     epoch=3,
     term=1,
@@ -58,6 +58,7 @@ PLAIN: dict[str, Any] = {
             "non_finite": 3,
             "stage": 1,
             "awaited": True,
+            "alike": True,
         }
     ],
     "run": "demo",
@@ -168,13 +169,14 @@ def test_a_status_that_lacks_a_name_is_refused_by_that_name(name: Any) -> None:
 
 def test_a_coordinator_tells_members_rounds_and_commits() -> None:
     swarm = trained(2, rounds=9)
-    swarm.hear(1, Report(5, 1, 80, 2.5, False, 10.0, 12.0, 1000, 0, 3))
+    swarm.hear(1, Report(5, 1, 80, 2.5, False, 10.0, 12.0, 1000, 0, 3, True))
     serial = opened(swarm, 1, 2).serial
     swarm.now = 4.0
     swarm.silent[key(2)] = 1.5
     found = swarm.core.status(swarm.now)
     assert found.open_rounds == (OpenRoundStatus(serial, 0, 0, 2),)
-    assert found.members[0] == MemberStatus("w1", key(1), True, 0.0, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3)
+    of_first = MemberStatus("w1", key(1), True, 0.0, 5, 80, 2.5, False, 10.0, 12.0, 1000, 3, alike=True)
+    assert found.members[0] == of_first
     assert found.members[1].silent_s == 2.5
     assert (found.num_members, found.model, found.num_elements, found.max_rounds) == (2, "a model", (100,), 9)
     for index in (1, 2):
