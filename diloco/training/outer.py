@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from diloco.training.keeping import CheckpointCost
 from diloco.training.landings import Landings
 from diloco.training.lending import lent, write_model, write_part
 from diloco.training.schedules import Scheduled, Schedules
-from diloco.training.stepping import StepHooks
+from diloco.training.stepping import StepHooks, optimizers_of
 from peers.routing.state import StreamTerms
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Outer:
     def __init__(
         self,
         model: nn.Module,
-        optimizers: list[torch.optim.Optimizer],
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
         swarm: Swarm,
         tokens_per_step: int | None,
         on_event: Callable[[object], None] | None,
@@ -51,6 +51,7 @@ class Outer:
         stream: StreamTerms | None = None,
         earlier: Outer | None = None,
     ) -> None:
+        optimizers = optimizers_of(optimizer or None)
         self.swarm = swarm
         self.stage = stage
         """Of the run's model that ``model`` is."""
