@@ -147,6 +147,9 @@ class VectorReplica(NoLiveModel):
 
     # loop.replica.Replica
 
+    def count(self, fragment: int) -> int:
+        return 0  # nobody follows a schedule here
+
     def contribution(self, fragment: int) -> tuple[Reducer, float]:
         values = contribution_of(self.index, self.life, self.bases[fragment], fragment, self.sizes[fragment])
         if self.explode:
