@@ -428,6 +428,7 @@ class Coordinator:
         course = self.state.courses[message.stage]
         if course.manifest is None:
             self.state.agree_on_model(course, manifest_in(message))
+        course.layout_rows = message.rows
         self._assignment.entered(entry, course.number)
         self.roster.enter(now, entry, message, course.number)
         self._outlet.trace(EnteredTrace(peer=entry.key, peer_name=entry.name, epoch=self.roster.epoch))

@@ -129,6 +129,9 @@ class Course:
     chain: Chain
     manifest: Manifest | None = None
     """What its members train; the first of them sets it."""
+    layout_rows: bytes = b""
+    """By which others learn where their layout differs (`peers.protocol.layout_rows`). It is not journaled:
+    the next member that fits sets it anew."""
     rounds: dict[int, OpenRound] = field(default_factory=dict)
     """Open rounds by fragment."""
     ready_since: dict[int, float] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from peers.coordinator.assignment import Assignment
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
+from peers.protocol.layout_rows import first_difference
 from peers.protocol.manifest import difference, manifest_in
 from peers.protocol.messages import Enter, Refused
 
@@ -29,7 +30,8 @@ def entry_refusal(
     if course.manifest is not None:
         found = difference(course.manifest, manifest_in(message), message.protocol)
         if found is not None:
-            return Refused(*found)
+            row, num_rows = first_difference(course.layout_rows, message.rows) or (-1, 0)
+            return Refused(*found, row=row, num_rows=num_rows)
     here = state.roster.entered_in(course.number)
     if len(here) >= max_members:
         what = "the run" if assignment.num_stages == 1 else f"stage {course.number}"

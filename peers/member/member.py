@@ -44,6 +44,7 @@ from peers.protocol.events import (
 from peers.protocol.evidence import ProveMean
 from peers.protocol.fields import cut
 from peers.protocol.held import Held
+from peers.protocol.layout_rows import tell_rows
 from peers.protocol.messages import (
     CatchUp,
     Committed,
@@ -179,7 +180,7 @@ class Member:
             Committed: self._follower.take_commit,
             Counted: lambda now, message: self.contributions.mark_counted(message),
             Rejected: lambda now, message: self.contributions.reject(message),
-            Refused: lambda now, message: deliver(EntryRefused(message.code, message.detail)),
+            Refused: lambda now, message: deliver(self._refusal(message)),
             Pace: lambda now, message: deliver(PaceSet(message.fastest)),
             Wanted: self._wanted,
             Spot: self._spot_checks.begin,
@@ -405,6 +406,12 @@ class Member:
     def _apply_roster_batch(self, now: float, message: RosterBatch) -> None:
         self.membership.apply_batch(now, message)
         self._meet_donors(now)
+
+    def _refusal(self, message: Refused) -> EntryRefused:
+        detail, text = message.detail, self.profile.layout
+        if message.row >= 0 and text:
+            detail = f"{detail}; {tell_rows(text, message.row, message.num_rows)}"
+        return EntryRefused(message.code, detail)
 
     def _host_behind(self, now: float, message: HostBehind) -> None:
         self._outlet.deliver(HostIsBehind(message.index, self.versions.index))

@@ -59,6 +59,11 @@ Check = Annotated[bytes, Between(16, 16)]
 """Of a state: fast, and equal where the bits are; it vouches for nothing (`messages.Applied`)."""
 Head = Key
 """The hash of a record, or the name of a first state: of both the state that follows."""
+MAX_ROW_GROUPS = 96
+"""Of which `layout_rows` are made."""
+RowPrints = Annotated[bytes, Between(0, 1 + 2 * MAX_ROW_GROUPS)]
+Row = Annotated[int, Between(-1, 1 << 30)]
+"""Of a layout's text; -1 where none is meant."""
 Fragment = Annotated[int, Between(0, MAX_FRAGMENTS - 1)]
 FragmentBits = Annotated[bytes, Between(0, MAX_FRAGMENTS // 8)]
 """A set of fragments."""

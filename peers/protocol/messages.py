@@ -62,6 +62,10 @@ class Refused:
 
     code: fields.Code
     detail: fields.Detail
+    row: fields.Row = -1
+    """The first row of the member's layout that differs from the run's, where that is why."""
+    num_rows: fields.Row = 0
+    """So many rows from there on may be meant."""
 
 
 # -- member to coordinator ----------------------------------------------------------------------
@@ -86,6 +90,8 @@ class Enter:
     elements: fields.Elements
     model: fields.Description
     """Readable summary of the model, shown when something differs."""
+    rows: fields.RowPrints = b""
+    """By which it is told where layouts differ (`layout_rows`)."""
 
 
 @kind(137)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from peers.protocol.fields import ALL_FRAGMENTS
+from peers.protocol.layout_rows import row_prints
 from peers.protocol.manifest import Manifest
 from peers.protocol.messages import PROTOCOL, Enter
 from transport.errors import BadFrame
@@ -72,4 +73,5 @@ class Profile:
             m.codec,
             m.elements,
             m.model,
+            row_prints(self.layout),
         )

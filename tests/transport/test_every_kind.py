@@ -50,8 +50,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if hint is float:
         return st.floats(low, high, allow_nan=False)
     max_size = int(min(high, max(low, 40)))
-    if hint is str:
-        return st.text(st.characters(codec="utf-8"), min_size=int(low), max_size=max_size)
+    if hint is str:  # bounds count bytes, of which a character may take four
+        return st.text(st.characters(codec="utf-8"), min_size=int(low), max_size=max(int(low), max_size // 4))
     return st.binary(min_size=int(low), max_size=max_size)
 
 

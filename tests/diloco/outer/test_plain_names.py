@@ -79,3 +79,29 @@ def test_what_is_inside_of_all_wrappers_is_found() -> None:
     assert unwrapped(compiled(nn.DataParallel(model))) is model
     assert unwrapped(model) is model
     assert PlainNames(model)("module.weight") == "module.weight"
+
+
+def test_a_refusal_names_the_first_tensor_that_differs(tmp_path: Path) -> None:
+    local = "tcp://127.0.0.1:0"
+    run = diloco.RunSettings.model_validate({"run": {"min_peers": 1}})
+    with diloco.host(run, listen=local, state=tmp_path) as host:
+        model = Net()
+        diloco.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), host, timeout_s=30.0)
+        for change, says in (
+            (
+                lambda model: setattr(model, "layers", nn.ModuleList([nn.BatchNorm1d(3), nn.Linear(3, 4)])),
+                r"shapes: .* the first tensor that differs is this member's layers\.1\.weight 4x3 float32",
+            ),
+            (lambda model: model.layers.bfloat16(), r"member's layers\.0\.weight 3 bfloat16 \(fragment 0\)"),
+            (
+                lambda model: model.layers.append(nn.Linear(2, 2)),
+                r"tensors: .* member's layers\.2\.weight 2x2",
+            ),
+        ):
+            other = Net()
+            change(other)
+            with (
+                diloco.join(host.ticket, name="other", listen=local) as joined,
+                pytest.raises(diloco.EntryError, match=says),
+            ):
+                diloco.attach(other, torch.optim.SGD(other.parameters(), lr=0.1), joined, timeout_s=30.0)
