@@ -31,7 +31,8 @@ class TensorReducer:
     None for one who only receives; ``output`` [num_elements] fp32 on the CPU holds the mean once every
     chunk was accepted. The contribution must not change until the round ends, and its values must be
     finite (`vectors.count_non_finite`): `encode` raises `NonFinite` otherwise. The output must not change as
-    long as the result may be asked for, since with fp32 it is handed out from there.
+    long as the result may be asked for, since with fp32 it is handed out from there; of another attempt it is
+    other memory, for what was made before may still be on its way.
 
     Means travel in ``mean_codec``, by default what ``codec`` offers for them. With ``as_sent``, chunks that
     this member owns enter its sums as they would have been sent: error feedback counts on that (S7)."""
@@ -61,6 +62,8 @@ class TensorReducer:
         self._total, self._scratch = Scratch(torch.float32), Scratch(torch.float32)
         self.output = torch.zeros(num_elements) if output is None else output
         self._output_bytes = bytes_of(self.output)
+        self._is_lent = False
+        """A mean that was made lies in the output, and may be on its way to others."""
         self._cut(max(1, num_elements))
 
     @property
@@ -70,6 +73,10 @@ class TensorReducer:
     def begin(self, chunk_elements: int, num_parts: int) -> None:
         if chunk_elements < 1:
             raise ValueError(f"chunk_elements is {chunk_elements}: at least 1 is needed")
+        if self._is_lent:
+            # A mean of an earlier attempt may not have left yet, and is signed as it was: its memory stays.
+            self.output, self._is_lent = torch.empty_like(self.output), False
+            self._output_bytes = bytes_of(self.output)
         self._cut(chunk_elements)
         self._made = {}
         self._means = self._fixed_mean_codec or self._codec.for_mean(num_parts)
@@ -91,6 +98,7 @@ class TensorReducer:
         return self._codec.encode(self._own(chunk))
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
+        self._is_lent |= self._means.shares_memory
         found = self._reduced_at_once(chunk, parts)
         if found is not None:
             return found

@@ -190,3 +190,27 @@ def test_a_new_round_may_have_other_chunks() -> None:
 def test_a_contribution_of_another_length_is_our_bug() -> None:
     with pytest.raises(ValueError, match="shape"):
         TensorReducer(codec("fp32"), N, torch.zeros(N - 1))
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+def test_a_mean_that_has_not_left_yet_is_what_it_was_after_the_next_attempt_began(name: str) -> None:
+    reducer = TensorReducer(codec(name), N, torch.ones(N), torch.zeros(N))
+    others = [codec(name).encode(torch.full((N,), value)) for value in (2.0, 3.0)]
+    reducer.begin(N, 3)
+    three = [Part(i, 1 / 3, each) for i, each in enumerate((None, *others))]
+    mean, before = reducer.reduce(0, three), reducer.output
+    assert isinstance(mean, (bytes, bytearray, memoryview))
+    said = bytes(mean)
+    reducer.begin(N, 2)
+    reducer.accept(0, reducer.reduce(0, [Part(i, 1 / 2, each) for i, each in enumerate((None, others[0]))]))
+    assert bytes(mean) == said
+    assert reducer.output[0].item() == pytest.approx(1.5, rel=0.02)
+    assert (reducer.output is before) == (name != "fp32"), "no memory is taken where none is shared"
+
+
+def test_an_attempt_in_which_nothing_was_made_takes_no_memory() -> None:
+    reducer = TensorReducer(codec("fp32"), N, torch.ones(N), torch.zeros(N))
+    output = reducer.output
+    for num_parts in (3, 2):
+        reducer.begin(N, num_parts)
+    assert reducer.output is output
