@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
+import selectors
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -134,3 +137,102 @@ def test_the_port_is_the_one_after_that_of_control_unless_that_is_taken() -> Non
             listen_beside("127.0.0.1", port - 1, port)
     with listen_beside("127.0.0.1", port - 1, None) as beside:
         assert beside.getsockname()[1] == port
+
+
+class Failing(socket.socket):
+    """A listening socket of whose system there is no room for one more, or less of it, for a while."""
+
+    error, num_calls, num_fails = errno.ENOBUFS, 0, 0
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        self.num_calls += 1
+        if self.num_calls <= self.num_fails:
+            raise OSError(self.error, os.strerror(self.error))
+        return super().accept()
+
+
+def failing(error: int, num_fails: int) -> Failing:
+    made = listen("127.0.0.1", 0)
+    listener = Failing(fileno=made.detach())
+    listener.setblocking(False)
+    listener.error, listener.num_fails = error, num_fails
+    return listener
+
+
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE])
+def test_without_room_for_one_more_the_door_rests_and_takes_whoever_waits_afterwards(error: int) -> None:
+    listener = failing(error, 3)
+    host = Door(listener)
+    host.door.start()
+    try:
+        dial = host.offered()
+        began = time.monotonic()
+        with socket.create_connection(host.address) as coming:
+            coming.sendall(dial.opening)
+            opened = host.opened()
+        assert time.monotonic() - began > 0.25, "it rested three times"
+        assert listener.num_calls < 12, "and did not ask again and again"
+        opened.sock.close()
+    finally:
+        host.door.close()
+
+
+def test_one_that_went_again_before_it_was_taken_does_not_hold_up_who_waits_behind_it() -> None:
+    host = Door(failing(errno.ECONNABORTED, 5))
+    host.door.start()
+    try:
+        dial = host.offered()
+        with socket.create_connection(host.address) as coming:
+            coming.sendall(dial.opening)
+            opened = host.opened()
+            assert opened.peer == MEMBER
+            opened.sock.close()
+    finally:
+        host.door.close()
+
+
+class Full(selectors.DefaultSelector):
+    """Where nothing more may be waited for, for a while; the first two are the door's own."""
+
+    num_fails = 0
+
+    def register(self, *given: Any) -> Any:
+        if len(self.get_map()) >= 2 and Full.num_fails:
+            Full.num_fails -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().register(*given)
+
+
+def test_where_nothing_more_may_be_waited_for_the_door_drops_that_one_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(selectors, "DefaultSelector", Full)
+    with doors() as (host, member):
+        Full.num_fails = 1
+        with socket.create_connection(host.address) as first:
+            assert first.recv(1) == b"", "it is hung up on"
+        assert host.door.num_dropped == 1
+        dial = host.offered()
+        member.door.dial(dial)
+        for opened in (host.opened(), member.opened()):
+            opened.sock.close()
+
+
+def test_a_dial_that_cannot_be_waited_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullAtOnce(selectors.DefaultSelector):
+        def register(self, *given: Any) -> Any:
+            if self.get_map():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().register(*given)
+
+    host = Door(listen("127.0.0.1", 0))
+    host.door.start()
+    monkeypatch.setattr(selectors, "DefaultSelector", FullAtOnce)
+    member = Door(None)
+    member.door.start()
+    try:
+        member.door.dial(host.offered())
+        assert "no room" in member.refused().reason
+    finally:
+        for each in (host, member):
+            each.door.close()

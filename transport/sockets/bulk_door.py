@@ -35,7 +35,11 @@ from transport.sockets.sealed_connection import Opened
 _ACCEPTS_PER_ROUND = 64
 _BACKLOG = 128
 _REST_S = 0.1
-"""Without a descriptor left nobody is taken for so long."""
+"""Where the system has no room for one more connection nobody is taken for so long."""
+_GONE = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR, errno.ENETDOWN, errno.ENETUNREACH}
+_GONE |= {errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENOPROTOOPT, errno.EHOSTDOWN}
+"""What taking a connection says that went again, or was forbidden: others may wait behind it."""
+NO_ROOM = "the system has no room for one more"
 DIAL_S = 5.0
 """After this long a connection is given up that did not come up."""
 
@@ -219,10 +223,10 @@ class BulkDoor:
                 sock, (address, _) = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # it went again; or there is no descriptor left: that takes a while
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._selector.unregister(self._listener)
-                    self._rests_until = now + _REST_S
+            except OSError as error:
+                if error.errno in _GONE:
+                    continue
+                self._rest(now)  # no descriptor or no memory is left: that takes a while
                 return
             self._gate.came(now, address)
             coming = _Coming(sock, OPENING_BYTES)
@@ -232,7 +236,26 @@ class BulkDoor:
                 continue
             sock.setblocking(False)
             self._comings.add(coming)
-            self._selector.register(sock, selectors.EVENT_READ, coming)
+            if not self._watches(coming, selectors.EVENT_READ):
+                self.num_dropped += 1
+                self._drop(coming, NO_ROOM)
+                self._rest(now)
+                return
+
+    def _rest(self, now: float) -> None:
+        """Take nobody for a while."""
+        assert self._listener is not None
+        if self._listener in self._selector.get_map():
+            self._selector.unregister(self._listener)
+        self._rests_until = now + _REST_S
+
+    def _watches(self, coming: _Coming, events: int) -> bool:
+        """Wait for a connection to be ready; False if the system takes no more to wait for."""
+        try:
+            self._selector.register(coming.sock, events, coming)
+        except OSError:
+            return False
+        return True
 
     def _dial(self, now: float, dial: Dial) -> None:
         try:
@@ -247,7 +270,8 @@ class BulkDoor:
         if failed not in (0, errno.EINPROGRESS):
             self._drop(coming, os.strerror(failed))
             return
-        self._selector.register(sock, selectors.EVENT_WRITE, coming)
+        if not self._watches(coming, selectors.EVENT_WRITE):
+            self._drop(coming, NO_ROOM)
 
     def _serve(self, now: float, coming: _Coming) -> None:
         try:
@@ -301,7 +325,10 @@ class BulkDoor:
         if self._rests_until is not None and self._rests_until <= now:
             assert self._listener is not None
             self._rests_until = None
-            self._selector.register(self._listener, selectors.EVENT_READ)
+            try:
+                self._selector.register(self._listener, selectors.EVENT_READ)
+            except OSError:
+                self._rest(now)
 
     def _drop(self, coming: _Coming, reason: str) -> None:
         self._forget(coming)
