@@ -13,6 +13,8 @@ import pytest
 from tests.net.link_core import OF_THE_RUN, LinkNode
 from tests.net.stalling import ALL, Line, line
 from tests.net.swarm_kit import eventually, never, running
+from transport.frames import pack
+from transport.sealed.messages import NO_QUESTION, LaneOffer
 from transport.sockets import bulk_door
 from transport.sockets.bulk_threads import LaneThreads
 from transport.sockets.sealed_connection import SealedConnection
@@ -65,6 +67,18 @@ def test_bulk_goes_over_a_sealed_lane_both_ways_and_comes_once() -> None:
         assert sorted(member.linked.ups) == [0, 1], "nothing was lost, so nobody greets anew"
         assert not host.traced(BulkLaneLostTrace)
         never(lambda: not all_came_once(payloads, host, member))
+
+
+def test_the_end_of_an_earlier_connection_that_is_told_late_does_not_end_the_lane_that_stands() -> None:
+    host, member = pair()
+    late = pack(LaneOffer(1, 0, b"of another one..", bytes(32), NO_QUESTION))
+    with running(host, member):
+        member.dials(host)
+        eventually(lambda: is_up(host, member))
+        member.run(lambda core, now: member.driver.sealed.take_word(host.key, late))
+        exchange(host, member, [b"x"])
+        eventually(lambda: all_came_once([b"x"], host, member))
+        assert not member.traced(BulkLaneLostTrace)
 
 
 def test_a_process_without_sealed_lanes_and_one_with_them_talk_over_curve() -> None:

@@ -30,9 +30,20 @@ class LaneAsk:
 @dataclass(frozen=True, slots=True)
 class LaneOffer:
     """It may, at this port of the host where it reached the control connection, once and soon; port 0 says
-    that there is no lane to be had, and bulk goes over CURVE."""
+    that there is no lane to be had, and bulk goes over CURVE. If it answers no question, the connection that
+    it names has ended."""
 
     lane: LaneNumber
     port: Port
     connection: ConnectionId = field(repr=False)
     secret: Secret = field(repr=False)
+    asked: ConnectionId = field(repr=False)
+    """Names the question that this answers (`name_of`): it may have been put anew since."""
+
+
+NO_QUESTION = bytes(ID_BYTES)
+
+
+def name_of(asked: LaneAsk) -> bytes:
+    """Says which question an answer is for."""
+    return asked.secret[:ID_BYTES]

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from transport.limits import LIMITS, Limits
 from transport.sealed.headers import Sessions
 from transport.sealed.keys import ID_BYTES, SECRET_BYTES, LaneEnds, LaneKeys, agree
-from transport.sealed.messages import LaneAsk, LaneOffer
+from transport.sealed.messages import LaneAsk, LaneOffer, name_of
 from transport.sealed.records import TAG_BYTES
 from transport.sealed.seals import CipherOf, Opener, Sealer
 
@@ -69,7 +69,7 @@ class Offers:
         keys = agree(ends, connection, ask.secret, secret)
         self._offers[connection] = _Offer(ends, now + self._limits.lane_offer_s, keys)
         self._ids[ends.theirs, ends.lane] = connection
-        return LaneOffer(ask.lane, port, connection, secret)
+        return LaneOffer(ask.lane, port, connection, secret, name_of(ask))
 
     def take(self, now: float, opening: bytes) -> OpenedLane | None:
         """What a connection opens with these bytes: it is answered with `Sealer.opening`, and then the lane

@@ -23,7 +23,7 @@ from transport.effects import Trace
 from transport.errors import DialFailed, TransportError
 from transport.limits import Limits
 from transport.sealed.headers import Sessions
-from transport.sealed.keys import LaneEnds
+from transport.sealed.keys import ID_BYTES, LaneEnds
 from transport.sealed.messages import LaneAsk, LaneOffer
 from transport.sealed.opening import OPENING_BYTES, Offers
 from transport.sealed.records import TAG_BYTES
@@ -300,7 +300,8 @@ class BulkDoor:
         if dial is not None:
             if not dial.opener.is_opening(coming.got):
                 raise DialFailed("something else answers there")
-            opened = Opened(dial.peer, dial.lane, dial.sessions, True, coming.sock, dial.sealer, dial.opener)
+            keys, name = (dial.sealer, dial.opener), dial.opening[:ID_BYTES]
+            opened = Opened(dial.peer, dial.lane, dial.sessions, True, coming.sock, *keys, name)
         else:
             with self._lock:
                 found = self._offers.take(now, coming.got)
@@ -308,9 +309,8 @@ class BulkDoor:
                 raise DialFailed("that was never offered")
             _prepare(coming.sock)
             coming.sock.send(found.sealer.opening())
-            opened = Opened(
-                found.peer, found.lane, found.sessions, False, coming.sock, found.sealer, found.opener
-            )
+            keys, name = (found.sealer, found.opener), coming.got[:ID_BYTES]
+            opened = Opened(found.peer, found.lane, found.sessions, False, coming.sock, *keys, name)
         self._forget(coming)
         self._tell(opened)
 

@@ -17,7 +17,7 @@ from transport.keys import short
 from transport.limits import Limits
 from transport.sealed.headers import sessions_of
 from transport.sealed.keys import ID_BYTES, SECRET_BYTES, LaneEnds
-from transport.sealed.messages import LaneAsk, LaneOffer
+from transport.sealed.messages import NO_QUESTION, LaneAsk, LaneOffer, name_of
 from transport.sealed.opening import accept, ask
 from transport.sockets.bulk_door import DIAL_S, BulkDoor, Dial, DialRefused
 from transport.sockets.bulk_peers import BulkPeer, BulkPeers
@@ -33,7 +33,8 @@ AGAIN_S = 0.5
 
 
 class LaneAsks:
-    """``ended`` is called with a peer and the number of a lane that the peer says it has no more."""
+    """``ended`` is called with a peer, the number of a lane and the name of a connection of it: the peer says
+    that it has that one no more."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class LaneAsks:
         control: Control,
         peers: BulkPeers,
         limits: Limits,
-        ended: Callable[[BulkPeer, int], None],
+        ended: Callable[[BulkPeer, int, bytes], None],
     ) -> None:
         self.door: BulkDoor | None = None
         """Without one no lane is asked for or offered."""
@@ -80,17 +81,19 @@ class LaneAsks:
             raise BadMessage("it speaks of lanes too often")
         if isinstance(word, LaneAsk):
             self._answer(found, word)
+        elif word.asked == NO_QUESTION:
+            self._ended(found, word.lane, word.connection)
+        elif (asked := found.asked.get(word.lane)) is None or word.asked != name_of(asked):
+            return  # it was asked anew since, and that has an answer of its own
         elif word.port:
             self._dial(found, word)
-        elif (asked := found.asked.get(word.lane)) and word.connection == _name_of(asked):
+        else:
             del found.asked[word.lane]
             found.choice.refused(self._runner.clock())
-        else:
-            self._ended(found, word.lane)
 
-    def say_ended(self, peer: bytes, lane: int) -> None:
-        """There is no such lane here any more."""
-        self._say_none(peer, lane, bytes(ID_BYTES))
+    def say_ended(self, peer: bytes, lane: int, connection: bytes) -> None:
+        """There is no such connection here any more."""
+        self._say_none(peer, lane, connection, NO_QUESTION)
 
     def refused(self, refused: DialRefused) -> None:
         """A connection that was offered did not come up."""
@@ -130,7 +133,7 @@ class LaneAsks:
         peer, now = found.peer, self._runner.clock()
         dials_too = self._control.reached(peer) is not None and self._key < peer
         if self.door is None or not self.door.port or dials_too:
-            self._say_none(peer, asked.lane, _name_of(asked))
+            self._say_none(peer, asked.lane, bytes(ID_BYTES), name_of(asked))
         elif (ends := self._ends(found, asked.lane)) is not None:
             self._say(peer, self.door.offer(now, ends, asked))
 
@@ -151,13 +154,8 @@ class LaneAsks:
             return None
         return LaneEnds(self._run, self._key, found.peer, *found.sessions, lane)
 
-    def _say_none(self, peer: bytes, lane: int, connection: bytes) -> None:
-        self._say(peer, LaneOffer(lane, 0, connection, bytes(SECRET_BYTES)))
+    def _say_none(self, peer: bytes, lane: int, connection: bytes, asked: bytes) -> None:
+        self._say(peer, LaneOffer(lane, 0, connection, bytes(SECRET_BYTES), asked))
 
     def _say(self, peer: bytes, word: LaneAsk | LaneOffer) -> None:
         self._control.say(peer, Outgoing(DRIVER_LANE, pack(word, self._limits), None, "control", False))
-
-
-def _name_of(asked: LaneAsk) -> bytes:
-    """Says which question an answer without an offer is for."""
-    return asked.secret[:ID_BYTES]

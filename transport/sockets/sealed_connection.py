@@ -13,7 +13,7 @@ import sys
 import threading
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from transport.effects import STREAM_LANE, size_bytes
@@ -48,6 +48,8 @@ class Opened:
     sock: socket.socket
     sealer: Sealer
     opener: Opener
+    name: bytes = field(default=b"", repr=False)
+    """The random id under which it was offered: both ends have it."""
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ class SealedConnection:
 
     def __init__(self, opened: Opened, buffers: Buffers, limits: Limits, gate: UploadGate) -> None:
         self.peer, self.lane, self.sessions = opened.peer, opened.lane, opened.sessions
-        self.is_ours = opened.is_ours
+        self.is_ours, self.name = opened.is_ours, opened.name
         self.sock = opened.sock
         self.queue: SimpleQueue[Outgoing | None] = SimpleQueue()
         """What waits to be sent; None at the end."""

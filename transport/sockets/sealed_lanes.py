@@ -251,10 +251,11 @@ class SealedLanes:
 
     # -- inside: lanes go ---------------------------------------------------------------------
 
-    def _has_no_more(self, found: BulkPeer, lane: int) -> None:
+    def _has_no_more(self, found: BulkPeer, lane: int, name: bytes) -> None:
         """The peer has no such connection any more."""
         if (standing := found.lanes.get(lane)) is not None:
-            self._give_up(found, standing, _STUCK)
+            if standing.connection.name == name:  # another may have come up while that was said
+                self._give_up(found, standing, _STUCK)
         else:
             # What was said since it ended may have gone the way of what ended.
             self._greet_again(found.peer, lane)
@@ -275,7 +276,8 @@ class SealedLanes:
         found.ask_from[number] = self._runner.clock() + AGAIN_S
         self._runner.trace(BulkLaneLostTrace(short(peer), number, reason))
         if not connection.is_ours:
-            self._asks.say_ended(peer, number)  # whoever dialled may not see the end, and greets after it
+            # Whoever dialled may not see the end, and greets after it is told.
+            self._asks.say_ended(peer, number, connection.name)
             if STREAM_LANE > number > 1:  # nothing else carries that lane
                 self._runner.feed(lambda now: self._runner.core.ended(now, peer, number))
             self._greet_again(peer, number)  # if both dial: for the core what is lost went over ours

@@ -14,7 +14,7 @@ from transport.sockets.wire import DRIVER_LANE, Outgoing
 
 
 def test_both_come_back_as_they_were_said() -> None:
-    for message in (LaneAsk(1, b"s" * 32), LaneOffer(255, 65535, b"i" * 16, b"s" * 32)):
+    for message in (LaneAsk(1, b"s" * 32), LaneOffer(255, 65535, b"i" * 16, b"s" * 32, b"q" * 16)):
         assert unpack(pack(message)) == message
 
 
@@ -25,10 +25,11 @@ def test_both_come_back_as_they_were_said() -> None:
         [165, 256, b"s" * 32],
         [165, 1, b"s" * 31],
         [165, 1, b"s" * 33],
-        [166, 1, -1, b"i" * 16, b"s" * 32],
-        [166, 1, 65536, b"i" * 16, b"s" * 32],
-        [166, 1, 80, b"i" * 15, b"s" * 32],
-        [166, 1, 80, b"i" * 16],
+        [166, 1, -1, b"i" * 16, b"s" * 32, b"q" * 16],
+        [166, 1, 65536, b"i" * 16, b"s" * 32, b"q" * 16],
+        [166, 1, 80, b"i" * 15, b"s" * 32, b"q" * 16],
+        [166, 1, 80, b"i" * 16, b"s" * 32, b"q" * 15],
+        [166, 1, 80, b"i" * 16, b"s" * 32],
     ],
 )
 def test_what_is_out_of_bounds_is_refused(items: list[object]) -> None:

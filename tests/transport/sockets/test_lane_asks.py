@@ -14,7 +14,7 @@ from transport.frames import pack, pack_items, to_items, unpack
 from transport.keys import short
 from transport.limits import LIMITS
 from transport.link.messages import Hello
-from transport.sealed.messages import LaneAsk, LaneOffer
+from transport.sealed.messages import NO_QUESTION, LaneAsk, LaneOffer, name_of
 from transport.sealed.opening import ask
 from transport.sockets.bulk_door import Dial, DialRefused
 from transport.sockets.bulk_peers import BulkPeer, BulkPeers
@@ -70,7 +70,7 @@ class FakeDoor:
     forgotten: list[bytes] = field(default_factory=list)
 
     def offer(self, now: float, ends: Any, asked: LaneAsk) -> LaneOffer:
-        return LaneOffer(asked.lane, self.port, b"i" * 16, b"s" * 32)
+        return LaneOffer(asked.lane, self.port, b"i" * 16, b"s" * 32, name_of(asked))
 
     def forget(self, peer: bytes) -> None:
         self.forgotten.append(peer)
@@ -84,7 +84,7 @@ class End:
 
     def __init__(self, key: bytes, *, dials: bool, port: int = 7001) -> None:
         self.key, self.runner, self.control = key, Runner(), FakeControl(dials)
-        self.peers, self.ends = BulkPeers(8, 1), list[tuple[bytes, int]]()
+        self.peers, self.ends = BulkPeers(8, 1), list[tuple[bytes, int, bytes]]()
         runner: Any = self.runner
         self.asks = LaneAsks(runner, key, b"run", self.control, self.peers, LIMITS, self._ended)
         self.door: Any = FakeDoor(port)
@@ -103,8 +103,14 @@ class End:
     def hears(self, peer: bytes, word: Any) -> None:
         self.asks.take_word(peer, pack(word))
 
-    def _ended(self, found: BulkPeer, lane: int) -> None:
-        self.ends.append((found.peer, lane))
+    def _ended(self, found: BulkPeer, lane: int, name: bytes) -> None:
+        self.ends.append((found.peer, lane, name))
+
+    def asked(self) -> LaneAsk:
+        """What it asks for now."""
+        (asked,) = self.words()
+        assert isinstance(asked, LaneAsk)
+        return asked
 
 
 def dialler() -> End:
@@ -128,26 +134,47 @@ def test_a_lane_is_asked_for_once_both_have_greeted_and_again_if_nobody_answers(
     assert second.secret != first.secret
 
 
+def offer(asked: LaneAsk, port: int = 7001) -> LaneOffer:
+    return LaneOffer(1, port, b"i" * 16, b"s" * 32, name_of(asked))
+
+
+def ended(name: bytes) -> LaneOffer:
+    return LaneOffer(1, 0, name, bytes(32), NO_QUESTION)
+
+
 def test_what_is_offered_is_dialled_at_the_machine_that_control_reached() -> None:
     end = dialler()
     end.asks.ask_due(100.0)
-    end.words()
-    end.hears(HIGH, LaneOffer(1, 7001, b"i" * 16, b"s" * 32))
+    asked = end.asked()
+    end.hears(HIGH, offer(asked))
     (dial,) = end.door.dials
     assert (dial.target, dial.sessions) == (("192.0.2.7", 7001), ((1, 1), (2, 1)))
-    end.hears(HIGH, LaneOffer(1, 7001, b"i" * 16, b"s" * 32))
+    end.hears(HIGH, offer(asked))
     assert len(end.door.dials) == 1, "it was asked for once"
+
+
+def test_an_answer_to_what_was_asked_anew_since_is_no_answer() -> None:
+    end = dialler()
+    end.asks.ask_due(100.0)
+    first = end.asked()
+    end.asks.ask_due(103.0)
+    second = end.asked()
+    for port in (7001, 0):
+        end.hears(HIGH, offer(first, port))
+    assert (end.door.dials, end.ends) == ([], [])
+    end.hears(HIGH, offer(second))
+    assert len(end.door.dials) == 1
 
 
 def test_who_is_refused_asks_no_more_for_a_while_and_an_end_is_no_refusal() -> None:
     end = dialler()
-    end.hears(HIGH, LaneOffer(1, 0, bytes(16), bytes(32)))
-    assert end.ends == [(HIGH, 1)]
+    end.hears(HIGH, ended(b"one of before..!"))
+    assert end.ends == [(HIGH, 1, b"one of before..!")]
     end.asks.ask_due(100.0)
-    (asked,) = end.words()
-    end.hears(HIGH, LaneOffer(1, 0, bytes(16), bytes(32)))
+    asked = end.asked()
+    end.hears(HIGH, ended(b"another of then!"))
     assert len(end.ends) == 2
-    end.hears(HIGH, LaneOffer(1, 0, asked.secret[:16], bytes(32)))
+    end.hears(HIGH, offer(asked, port=0))
     assert len(end.ends) == 2
     end.asks.ask_due(200.0)
     assert end.words() == []
@@ -165,16 +192,16 @@ def test_a_lane_is_offered_where_there_is_one(key: bytes, dials: bool, port: int
     end.greets(peer, 1, 2)
     asked = ask(1)
     end.hears(peer, asked)
-    (offer,) = end.words()
-    assert isinstance(offer, LaneOffer)
-    assert bool(offer.port) is is_offered
-    assert (offer.connection == asked.secret[:16]) is not is_offered
+    (answer,) = end.words()
+    assert isinstance(answer, LaneOffer)
+    assert bool(answer.port) is is_offered
+    assert answer.asked == name_of(asked)
 
 
 def test_a_closed_port_is_told_once_and_a_wrong_answer_after_three_times() -> None:
     end = dialler()
     end.asks.ask_due(100.0)
-    end.hears(HIGH, LaneOffer(1, 7001, b"i" * 16, b"s" * 32))
+    end.hears(HIGH, offer(end.asked()))
     (dial,) = end.door.dials
     for _ in range(2):
         end.asks.refused(DialRefused(dial, "Connection refused", was_connected=False))
@@ -191,7 +218,7 @@ def test_a_lane_that_only_the_other_end_may_think_is_up_counts_as_one_that_ended
     end = dialler()
     for was_connected in (False, True):
         end.asks.ask_due(end.runner.now)
-        end.hears(HIGH, LaneOffer(1, 7001, b"i" * 16, b"s" * 32))
+        end.hears(HIGH, offer(end.asked()))
         end.asks.refused(DialRefused(end.door.dials[-1], "nobody answers there", was_connected))
         end.runner.now += 301.0
         assert end.peers.of(HIGH).ended == ({1} if was_connected else set())
