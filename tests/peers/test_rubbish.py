@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from peers.protocol.events import PeerLeft
 from peers.protocol.messages import Wanted
 from peers.protocol.traces import BadFrameTrace, PeerBarredTrace, RemovedTrace
@@ -17,8 +19,9 @@ from tests.peers.node_kit import (
     training,
 )
 from transport.collectives.fetch import Piece
-from transport.effects import Close, Connect, Deliver
-from transport.frames import pack
+from transport.effects import STREAM_LANE, Close, Connect, Deliver
+from transport.frames import pack, pack_items, to_items
+from transport.link.messages import StreamAck
 
 
 def test_when_an_input_of_a_member_fails_the_member_beside_the_host_hears_of_it_at_once() -> None:
@@ -133,3 +136,19 @@ def test_a_payload_to_a_node_that_does_not_train_is_rubbish() -> None:
     swarm.run()
     (trace,) = [each for each in swarm.traces if isinstance(each, BadFrameTrace)]
     assert "does not train" in trace.reason
+
+
+@pytest.mark.parametrize("is_ack", [True, False])
+def test_where_nothing_is_streamed_a_frame_of_a_stream_is_rubbish(is_ack: bool) -> None:
+    swarm = Swarm(host_node(), LOW)
+    swarm.run()
+    host = swarm.nodes[HOST]
+    link = host.links.by_peer[LOW].streams
+    ack = StreamAck(*link.peer_session, *link.session, 0, 0, 1 << 20, 1)
+    items = [to_items(ack)] if is_ack else [to_items(ack), to_items(Piece(DIGEST, 0, False))]
+    host.receive(swarm.now, LOW, STREAM_LANE, pack_items(items), None if is_ack else b"p")
+    assert [type(each) for each in host.drain() if isinstance(each, BadFrameTrace | Close)] == [
+        BadFrameTrace,
+        Close,
+    ]
+    assert host.stream_room(LOW) == -1
