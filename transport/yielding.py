@@ -33,7 +33,9 @@ _LINE_EPOCH_S = 0.25
 """That of the line over so long: a shorter one shows more than there is, when bytes come in lumps."""
 _MEMORY_S = 10.0
 """The fastest that was seen in so long is what the line can do."""
-_LEAST_WAIT_S, _MOST_WAIT_S = 0.001, 0.02
+_LEAST_WAIT_S, _MOST_WAIT_S = 0.002, 0.02
+_LONGEST_TURN_S = 1.0
+"""At least so often bulk that has time has its share: the line may be faster than was seen."""
 
 
 @dataclass(slots=True)
@@ -65,8 +67,6 @@ class Uplink:
 
     def __init__(self) -> None:
         self._streamed_at = NEVER
-        self._stream_leaves_at = NEVER
-        """When all that was streamed has left, by the rate of the line."""
         self._turn_at = NEVER
         """When patient bytes have their share next, while streams wait to leave."""
         self._flows: dict[Hashable, _Flow] = {}
@@ -78,11 +78,9 @@ class Uplink:
         self._rates: deque[tuple[float, float]] = deque()
         """When so many bytes per second got over: each less than those before it."""
 
-    def streamed(self, now: float, size_bytes: int) -> None:
-        """So many bytes of a stream are about to leave."""
+    def streamed(self, now: float) -> None:
+        """Bytes of a stream are about to leave."""
         self._streamed_at = now
-        if self.rate:
-            self._stream_leaves_at = max(now, self._stream_leaves_at) + size_bytes / self.rate
 
     def is_shared(self, now: float) -> bool:
         """Whether a stream is under way: only then is anything to be told here."""
@@ -127,9 +125,8 @@ class Uplink:
         """Seconds until patient bytes may be asked for again; 0: so many may be handed over now."""
         if not self.is_shared(now):
             return 0.0
-        if self._stream_waits(now) and now < self._turn_at:
-            looks_at = min(self._turn_at, max(now, self._stream_leaves_at))
-            return min(_MOST_WAIT_S, max(_LEAST_WAIT_S, looks_at - now))
+        if now < self._turn_at and self._stream_waits():
+            return _LEAST_WAIT_S
         if not self._under_way:
             return 0.0
         excess = self._under_way + size_bytes - self._allowed()
@@ -140,18 +137,16 @@ class Uplink:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _stream_waits(self, now: float) -> bool:
+    def _stream_waits(self) -> bool:
         """Whether bytes of a stream have not left yet: more are under way than distance accounts for."""
-        if now < self._stream_leaves_at:
-            return True
         streams = [each for each in self._flows.values() if not each.patient]
         return any(each.under_way > LEAST_SLICE + self.rate * each.round_trip_s for each in streams)
 
     def _have_turn(self, now: float, size_bytes: int) -> None:
         """So many patient bytes were handed over."""
-        if size_bytes > 0 and self.rate:
-            self._turn_at = max(now, self._turn_at) + size_bytes / (SHARE * self.rate)
-            self._turn_at = min(self._turn_at, now + MOST_SLICE / (SHARE * self.rate))
+        if size_bytes > 0:
+            wait_s = size_bytes / (SHARE * self.rate) if self.rate else _LONGEST_TURN_S
+            self._turn_at = min(max(now, self._turn_at) + wait_s, now + _LONGEST_TURN_S)
 
     def _allowed(self) -> float:
         patient = [each for each in self._flows.values() if each.patient]

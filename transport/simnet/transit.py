@@ -76,7 +76,7 @@ class Transit:
             self._timeline.push(lands, self._arrive, connection, other, effect)
             return
         if lane == STREAM_LANE:
-            peer.uplink.streamed(now / NS, size)
+            peer.uplink.streamed(now / NS)
             self._leave_in_slice(connection, peer, other, size, effect)
             return
         if peer.held or peer.uplink.is_shared(now / NS):

@@ -352,7 +352,7 @@ class AcceptedLanes:
             connection.num_sent += wire_bytes(message.size_bytes)
             self._upload.count(message.size_bytes)
             if connection.lane == STREAM_LANE:
-                self._upload.streams(message.size_bytes)
+                self._upload.streams()
             self._runner.count_sent(connection.peer, message)
 
     def _held_s(self, connection: AcceptedConnection) -> float:

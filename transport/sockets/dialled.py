@@ -301,7 +301,7 @@ class DialledLanes:
             lane.outbox.pop()
             self._gate.count(message.size_bytes)
             if lane.lane == STREAM_LANE:
-                self._gate.streams(message.size_bytes)
+                self._gate.streams()
             self._runner.count_sent(lane.peer, message)
         self._poll.want_room(lane.dialer.socket, len(lane.outbox) > 0 and not held)
 

@@ -119,7 +119,7 @@ class SealedConnection:
             return False
         gate = self._gate
         if not self.is_patient:
-            gate.streams(message.size_bytes)
+            gate.streams()
         held = gate.is_limited or (gate.is_shared and self.is_patient)
         at_once = self.sends_at_once and not self.num_waiting and not held
         self._put_bytes += message.size_bytes

@@ -88,10 +88,10 @@ class UploadGate:
             self._flows.pop(flow, None)
             self._uplink.forget(flow)
 
-    def streams(self, size_bytes: int) -> None:
-        """So many bytes of a stream are about to leave."""
+    def streams(self) -> None:
+        """Bytes of a stream are about to leave."""
         with self._lock:
-            self._uplink.streamed(self._clock(), size_bytes)
+            self._uplink.streamed(self._clock())
             self.is_shared = True
 
     def patient_wait_s(self, size_bytes: int) -> float:

@@ -109,7 +109,7 @@ def test_while_a_stream_is_under_way_bulk_leaves_in_slices_and_waits_for_what_is
     hands = Hands()
     gate = hands.gate(None)
     one, two = Sending(gate), Sending(gate)
-    gate.streams(0)
+    gate.streams()
     size = gate.wait_turn(one, 1 << 20, lambda: False)
     assert 0 < size < 1 << 20
     one.handed += size
@@ -131,7 +131,7 @@ def test_what_was_on_the_way_over_a_connection_that_is_gone_holds_nobody() -> No
         gate = hands.gate(None)
         gone = Sending(gate)
         gone.handed = 10 * LEAST_BYTES
-        gate.streams(0)
+        gate.streams()
         hands.now += 0.01
         assert gate.patient_wait_s(1) > 0.0
         gone.is_gone = True
@@ -146,7 +146,7 @@ def test_when_no_stream_is_under_way_any_more_nobody_waits() -> None:
     gate = hands.gate(None)
     sending = Sending(gate)
     sending.handed = 10 * LEAST_BYTES
-    gate.streams(0)
+    gate.streams()
     hands.now += 0.01
     assert gate.patient_wait_s(1) > 0.0
     hands.now += UNDER_WAY_S
@@ -158,7 +158,7 @@ def test_of_a_limited_upload_bulk_leaves_the_turn_to_a_stream() -> None:
     hands = Hands()
     gate = hands.gate(1e6)
     stream, sending = Sending(gate, patient=False), Sending(gate)
-    gate.streams(0)
+    gate.streams()
     gate.wait_after(100_000)
     hands.slept.clear()
     gate.count(50_000)
