@@ -27,6 +27,7 @@ from peers.protocol.evidence import Evidence
 from peers.protocol.messages import Goodbye, MemberGone, MemberIs, Missing, Open, Refused, RosterBatch
 from peers.protocol.placing import ANY_STAGE, AskStage, StageIs
 from peers.protocol.signing import NO_IDENTITY, Signer, run_of
+from peers.protocol.stream import ReplicaGone, ReplicaIs, RosterIs
 from peers.protocol.traces import BadFrameTrace, PeerBarredTrace
 from peers.seats import Contact, Hosting, Training
 from transport.effects import (
@@ -47,6 +48,8 @@ from transport.errors import BadFrame
 from transport.frames import unpack_items
 from transport.limits import LIMITS, Limits
 from transport.link.messages import Arrival, DiskFull, Started, Superseded
+
+CHANGES_OF_ROSTER = (MemberIs, MemberGone, RosterBatch, ReplicaIs, ReplicaGone, RosterIs)
 
 
 class Node:
@@ -273,14 +276,17 @@ class Node:
             leads_on=training.leads_on,
             later=training.later,
             stored=training.stored,
+            stream=training.stream,
         )
-        roster, lose = self.member.membership.others, self.member.lose_peer
+        roster, lose = self.member.all_known, self.member.lose_peer
         ends = (self.links, self.key, contact, profile.addresses, roster, lose)
         if self.member.averaging.needs_all_links:
             self._member_links = LinksToAll(*ends)
         else:
             self._member_links = LinksByNeed(*ends, max_idle_s=MAX_IDLE_TIMEOUTS * self._timeout_s)
         self.member.start(now)
+        for peer in [each for each in self.links.by_peer if self.links.is_up(each)]:
+            self.member.link_began(now, peer)
         if self.coordinator:
             self.coordinator.recomputer.find_blob = self.member.find_blob
             self._certify_self(profile.name)
@@ -371,9 +377,7 @@ class Node:
     def _knows(self, peer: bytes) -> bool:
         if self.coordinator:
             return self.coordinator.admits(peer)
-        return peer == self._contact.key or (
-            self.member is not None and peer in self.member.membership.others
-        )
+        return peer == self._contact.key or (self.member is not None and peer in self.member.all_known)
 
     def _handle(self, now: float, peer: bytes, result: Arrival | Started | Superseded | DiskFull) -> None:
         if isinstance(result, Arrival):
@@ -387,6 +391,8 @@ class Node:
                 self.coordinator.recomputer.take_piece(now, peer, result.message, result.payload)
             elif self.member is None:
                 raise BadFrame("bulk to a node that does not train")
+            elif result.is_stream:
+                self.member.take_stream(now, peer, result.message, result.payload, result.cost)
             else:
                 self.member.take_bulk(now, peer, result.message, result.payload, result.cost)
         elif isinstance(result, Superseded):
@@ -402,6 +408,8 @@ class Node:
                 self.coordinator.session_began(now, peer)
             if self.member and (peer == self._contact.key or not result.first):
                 self.member.begin_session(now, peer)
+            if self.member:
+                self.member.link_began(now, peer)
             if self._asks and peer == self._contact.key:
                 self.send(now, peer, self._asks)
 
@@ -449,7 +457,7 @@ class Node:
             self._hear_stage(message)
         if self.member and (peer == self._contact.key or isinstance(message, AMONG_MEMBERS)):
             self.member.take_control(now, peer, message)
-            if isinstance(message, (MemberIs, MemberGone, RosterBatch)):
+            if isinstance(message, CHANGES_OF_ROSTER):
                 self.links.changed = True
                 self._update_links(now)
         if self.coordinator:

@@ -67,6 +67,12 @@ def members_ahead(state: RunState, course: Course) -> list[Entry]:
     return newer if len(newer) > at_home else []
 
 
+def all_ahead(state: RunState) -> dict[str, int]:
+    """By full name, of all stages: the commits that `members_ahead` say they hold."""
+    ahead = [entry for each in state.courses.values() for entry in members_ahead(state, each)]
+    return {entry.full_name: entry.claim.index for entry in ahead if entry.claim is not None}
+
+
 def _newer_members(state: RunState, course: Course) -> list[Entry]:
     return [entry for entry in state.roster.entered_in(course.number) if is_newer(course, entry)]
 

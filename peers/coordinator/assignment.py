@@ -23,6 +23,7 @@ from peers.protocol.placing import ANY_STAGE, AskStage, StageIs
 from peers.protocol.traces import StageGivenTrace
 from transport.frames import pack
 
+ABSENT = Refused("absent", "this worker was away so long that others may have its place: join again")
 RESERVED_TIMEOUTS = 10
 """Failure timeouts for which a joiner's place in its stage is held."""
 MAX_RESERVED = 3
@@ -61,8 +62,8 @@ class Assignment:
 
     def ask(self, now: float, entry: Entry, message: AskStage) -> None:
         """A joiner wants to know its stage."""
-        answer: StageIs | Refused = StageIs(0)
-        if self.num_stages > 1:
+        answer: StageIs | Refused = StageIs(0) if entry.has_place else ABSENT
+        if self.num_stages > 1 and entry.has_place:
             answer = self._answer(now, entry, message)
         self._state.outlet.send(now, entry.key, answer)
 

@@ -30,7 +30,7 @@ from peers.coordinator import (
 )
 from peers.coordinator.assignment import Assignment
 from peers.coordinator.course import Course
-from peers.coordinator.entry_checks import ABSENT, entry_refusal
+from peers.coordinator.entry_checks import entry_refusal
 from peers.coordinator.gossip import GossipMode
 from peers.coordinator.hearing import Hearing
 from peers.coordinator.journal import InviteMade, InviteRevoked, PeerCertified, PeerInvited, PeerSigns
@@ -42,6 +42,7 @@ from peers.coordinator.recomputing import Recomputer
 from peers.coordinator.roster import Entry, Roster
 from peers.coordinator.rounds_mode import RoundsMode
 from peers.coordinator.rules import Rules
+from peers.coordinator.standing import Standing
 from peers.coordinator.state import RunState
 from peers.coordinator.status import RunStatus, status_of
 from peers.coordinator.tickets import remember_when_invited
@@ -76,6 +77,7 @@ from peers.protocol.placing import AskStage
 from peers.protocol.shares import PartHeld
 from peers.protocol.signing import NO_IDENTITY
 from peers.protocol.spots import Spotted
+from peers.protocol.stream import Draining, StandsSince
 from peers.protocol.traces import (
     CertifiedTrace,
     EnteredTrace,
@@ -108,6 +110,7 @@ class Coordinator:
         self._mode = mode
         self._lives = Lives(outlet, limits)
         self._assignment = Assignment(self.state, mode.max_members)
+        self._standing = Standing(self.state)
         self.recomputer = Recomputer(self.state)
         self.began_at = 0.0
         """Second 0 of ours in unix seconds: for what is to be remembered over restarts, not for decisions."""
@@ -121,7 +124,7 @@ class Coordinator:
             Done: partial(round_messages.done, self.state),
             Stuck: partial(round_messages.stuck, self.state),
             Decline: partial(round_messages.decline, self.state),
-            ToldTwoThings: self._told_two_things,
+            ToldTwoThings: self._hearing.take_two_things,
             Applied: partial(state_sync.applied, self.state),
             CaughtUp: partial(state_sync.caught_up, self.state),
             NeedState: partial(state_sync.needs_state, self.state),
@@ -134,6 +137,7 @@ class Coordinator:
             Report: self._report,
             Leave: self._leave,
             Spotted: partial(spot_checks.hear, self.state),
+            Draining: self._standing.drains,
         }
 
     # -- life ---------------------------------------------------------------------------------
@@ -156,6 +160,7 @@ class Coordinator:
             entry.certified_at = min(entry.certified_at, now)  # the clock may have been put back
         self.state.begin_term()
         self._assignment.start(now)
+        self._standing.start(now)
         if self.finished:
             self.state.stays_until = now + AFTER_THE_END_TIMEOUTS * self._rules.failure_timeout_s
 
@@ -277,9 +282,7 @@ class Coordinator:
 
     def members_ahead(self) -> dict[str, int]:
         """By full name: the commits that members say they hold, if the journal is to be taken for older."""
-        courses = self.state.courses.values()
-        ahead = [entry for each in courses for entry in adoption.members_ahead(self.state, each)]
-        return {entry.full_name: entry.claim.index for entry in ahead if entry.claim is not None}
+        return adoption.all_ahead(self.state)
 
     def adopt_nothing(self, now: float) -> None:
         """Go on with the journal as it is."""
@@ -331,9 +334,11 @@ class Coordinator:
         if isinstance(message, Enter):
             self._enter(now, entry, message)
         elif isinstance(message, AskStage):
-            self._ask_stage(now, entry, message)
+            self._assignment.ask(now, entry, message)
         elif isinstance(message, NewestRecord):
             entry.show(message)
+        elif isinstance(message, StandsSince):
+            self._standing.claim(entry, message)
         elif entry.entered and (handler := self._handlers.get(type(message))):
             course = self.state.course_of(entry)
             if course.manifest is not None:
@@ -390,11 +395,13 @@ class Coordinator:
         for key in [key for key, until in self._parting.items() if now >= until]:
             del self._parting[key]
             self._outlet.forget(key, _KICKED.detail)
+        self._standing.tick(now)
         places.give_back(self.state, now)
         self._lives.tick(now)
         self._advance(now)
         for course in self.state.courses.values():
             rounds.end_gridlock(self.state, course, now)
+            self._standing.wanting.ask(now, course)
 
     def _advance(self, now: float) -> None:
         state, self._looked_at = self.state, now
@@ -419,11 +426,12 @@ class Coordinator:
 
     def _enter(self, now: float, entry: Entry, message: Enter) -> None:
         if entry.entered:
-            self.remove(now, entry, "entered again", forget=False)
+            self.remove(now, entry, "entered again", forget=False, stands=True)
         refusal = entry_refusal(self.state, self._assignment, self._mode.max_members, entry, message)
         if refusal is not None:
             self._outlet.trace(RefusedTrace(peer=entry.key, code=refusal.code, detail=refusal.detail))
             self._outlet.send(now, entry.key, refusal)
+            self._standing.ended(now, entry.key)
             return
         course = self.state.courses[message.stage]
         if course.manifest is None:
@@ -437,17 +445,12 @@ class Coordinator:
         if self.state.changed_settings:
             self._outlet.send(now, entry.key, SettingsAre(self.state.changed_settings))
         self._outlet.send(now, entry.key, Entered(self.roster.epoch, self.finished))
+        self._standing.entered(now, entry)
         if self.finished and self._mode.tells_end_on_entering(entry):
             self.state.tell_finished(now, entry)
 
-    def _ask_stage(self, now: float, entry: Entry, message: AskStage) -> None:
-        if entry.has_place:
-            self._assignment.ask(now, entry, message)
-        else:
-            self._outlet.send(now, entry.key, ABSENT)
-
-    def remove(self, now: float, entry: Entry, reason: str, *, forget: bool) -> None:
-        """End a membership: open rounds go on without it, and the others learn of it."""
+    def remove(self, now: float, entry: Entry, reason: str, *, forget: bool, stands: bool = False) -> None:
+        """End a membership: rounds go on without it, others are told. ``stands``: it enters anew at once."""
         if not entry.entered:
             return
         course = self.state.course_of(entry)
@@ -459,6 +462,8 @@ class Coordinator:
             course.suspicion.owes_proof(entry.key, course.chain.index)  # or it could leave when asked
         self._outlet.trace(RemovedTrace(peer=entry.key, peer_name=entry.name, reason=reason))
         self._mode.tell_gone(now, MemberGone(self.roster.epoch, entry.key, reason))
+        if not stands:
+            self._standing.ended(now, entry.key)
         if forget:
             self._outlet.forget(entry.key, reason)
         for current in list(course.rounds.values()):
@@ -474,9 +479,6 @@ class Coordinator:
         """What a member shows: a chunk that it refuses, or whom it had its means from. Raises `BadFrame`."""
         self._hearing.take(now, peer, message, payload)
         self._advance(now)
-
-    def _told_two_things(self, now: float, course: Course, entry: Entry, message: ToldTwoThings) -> None:
-        self._hearing.take_two_things(now, entry.key, message)
 
     def _report(self, now: float, course: Course, entry: Entry, message: Report) -> None:
         is_first, entry.report = entry.report is None, message

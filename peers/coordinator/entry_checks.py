@@ -5,14 +5,12 @@ Keeps X6: each refusal is a sentence for whoever started the member. Changes not
 
 from __future__ import annotations
 
-from peers.coordinator.assignment import Assignment
+from peers.coordinator.assignment import ABSENT, Assignment
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.protocol.layout_rows import first_difference
 from peers.protocol.manifest import difference, manifest_in
 from peers.protocol.messages import Enter, Refused
-
-ABSENT = Refused("absent", "this worker was away so long that others may have its place: join again")
 
 
 def entry_refusal(

@@ -121,8 +121,9 @@ class Hearing:
                 return
         self._take_for_a_word(now, course, current, accuser, message, message.reason or "it is too long")
 
-    def take_two_things(self, now: float, peer: bytes, message: ToldTwoThings) -> None:
+    def take_two_things(self, now: float, course: Course, entry: Entry, message: ToldTwoThings) -> None:
         """Two roots that one author signed under one statement. Raises `BadFrame`."""
+        peer = entry.key
         found = self._round_of(peer, message)
         if found is None:
             return

@@ -222,6 +222,15 @@ class StageGiven:
     stage: fields.Stage
 
 
+@kind(199)
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """In a run whose model has stages: this member's membership began in that epoch; 0 if it is over."""
+
+    key: Key
+    since: fields.Epoch
+
+
 @kind(140)
 @dataclass(frozen=True, slots=True)
 class StateSaved:

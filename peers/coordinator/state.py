@@ -27,6 +27,7 @@ from peers.coordinator.journal import (
     RunStopped,
     SettingsChanged,
     StageGiven,
+    Stands,
     StateCovered,
     StateSaved,
     StepsTaken,
@@ -90,6 +91,8 @@ class RunState:
         """Until then a host that restarted after the last round waits to tell members that come back."""
         self.arriving: dict[bytes, float] = {}
         """Who greeted, and until when the end of the run waits to tell those that did not enter yet."""
+        self.standing: dict[bytes, int] = {}
+        """In a run with stages: since which epoch each membership stands (`standing`)."""
         self._num_serials = 0
 
     # -- lives --------------------------------------------------------------------------------
@@ -122,6 +125,11 @@ class RunState:
                 self._course_numbered(entry.stage)
                 known = self._known(entry.key)
                 known.given_stage, known.keeps_stage = entry.stage, True
+            case Stands():
+                self._known(entry.key)
+                self.standing[entry.key] = entry.since
+                if not entry.since:
+                    del self.standing[entry.key]
             case RunStopped():
                 self.stopped = True
             case Forked():

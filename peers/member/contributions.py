@@ -53,6 +53,8 @@ class Contributions:
     def __init__(self, me: bytes, coordinator: bytes, outlet: MemberOutlet) -> None:
         self.offered: dict[int, Contribution] = {}
         """By fragment."""
+        self.held_back: set[int] = set()
+        """Fragments of those of which the coordinator is not to hear yet."""
         self.num_offered = 0
         """Contributions so far, those that were taken back included: the number of the newest."""
         self.tokens_trained = 0
@@ -89,7 +91,7 @@ class Contributions:
     def send_all_offers(self, now: float) -> None:
         """Tell the coordinator of every contribution that no record counts."""
         for fragment, offered in self.offered.items():
-            if not offered.committed:
+            if not offered.committed and fragment not in self.held_back:
                 self.send_offer(now, fragment)
 
     def withdraw(self, now: float, fragment: int) -> Contribution | None:
@@ -100,7 +102,9 @@ class Contributions:
             return None
         del self.offered[fragment]
         self.tokens_trained -= found.tokens
-        self._outlet.send(now, self._coordinator, Withdraw(fragment, found.number))
+        if fragment not in self.held_back:
+            self._outlet.send(now, self._coordinator, Withdraw(fragment, found.number))
+        self.held_back.discard(fragment)
         return found
 
     def mark_committed(self, record: Record) -> None:
@@ -130,6 +134,7 @@ class Contributions:
     ) -> Contribution | None:
         """A contribution meets its fate."""
         found = self.offered.pop(fragment, None)
+        self.held_back.discard(fragment)
         if found is not None:
             self.tokens_by_fate[fate] += found.tokens
             ended = ContributionEnded(fragment, found.number, found.tokens, fate, reason, without_result)

@@ -7,7 +7,8 @@ that it holds and offers what it has. Keeps S2, S4, S5, S8, S13 and S14 on the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peers.member.averaging import Averaging, Handler
@@ -24,6 +25,7 @@ from peers.member.outlet import MemberOutlet
 from peers.member.results import KeptResults
 from peers.member.rounds import Rounds
 from peers.member.spot_checks import SpotChecks
+from peers.member.stages import Stages
 from peers.member.swaps import Swaps
 from peers.member.versions import Versions
 from peers.protocol import commands
@@ -73,6 +75,9 @@ from peers.protocol.record import Record
 from peers.protocol.shares import ALL, PartHeld, SaveShare, Stored, pack_fragments
 from peers.protocol.signing import Signer, Verify, run_of
 from peers.protocol.spots import Spot, SpotPart
+from peers.protocol.stage_work import StageCommand
+from peers.routing.state import StreamTerms
+from peers.routing.streaming import AMONG_REPLICAS, WITH_PAYLOAD
 from transport.collectives.chunks import EarlyPart, MeanChunk, PartChunk
 from transport.collectives.fetch import Lack, Piece, Want
 from transport.effects import Payload
@@ -81,7 +86,7 @@ from transport.limits import Limits
 
 _MAX_PARTS_TOLD = 512
 """Fragments that are told at once of what the disk has: half of what a link holds back for a peer."""
-AMONG_MEMBERS = (Want, Lack, NoSwap)
+AMONG_MEMBERS = (Want, Lack, NoSwap, *AMONG_REPLICAS)
 """Control messages that members say to each other; all others are the coordinator's."""
 
 
@@ -105,6 +110,7 @@ class Member:
         leads_on: bool = True,
         later: tuple[Record, ...] = (),
         stored: Stored | None = None,
+        stream: StreamTerms | None = None,
     ) -> None:
         """It begins with what the application loaded from a checkpoint, if it is ``held``, and ``keeps``
         results of rounds on this machine's disk, which ``leads_on`` from there by them; ``later`` are records
@@ -151,6 +157,8 @@ class Member:
         self._stored = stored
         self._saved = commands.ConfirmSaved(held) if held is not None else None
         """The newest state on this machine's disk of which the coordinator is to know."""
+        self.stages = self._stages(stream)
+        """What travels between this member's stage and others, in a model that is cut."""
         self.coordinator_watch = CoordinatorWatch(failure_timeout_s, outlet.deliver)
         self._handlers: dict[type, Handler] = {**self._handlers_of_its_parts(), **self.averaging.handlers}
 
@@ -162,6 +170,11 @@ class Member:
         run = run_of(self._coordinator, self.profile.manifest.settings)
         notary = MemberNotary(*signing, self.membership.others) if signing else None
         return Rounds(me, self._coordinator, *parts, outlet, run, notary, limits)
+
+    def _stages(self, terms: StreamTerms | None) -> Stages | None:
+        if terms is None:
+            return None
+        return Stages(self._me, self._coordinator, terms, self.contributions, self._outlet, self._send_offer)
 
     def _handlers_of_its_parts(self) -> dict[type, Handler]:
         """Handlers of the coordinator's messages but for those about exchanges, by kind."""
@@ -191,7 +204,14 @@ class Member:
             SaveNow: lambda now, message: deliver(SaveWanted(message.index)),
             SettingsAre: lambda now, message: deliver(SettingsChanged(message.values)),
             Finished: lambda now, message: deliver(RunFinished(message.rounds)),
+            **(self.stages.handlers if self.stages is not None else {}),
         }
+
+    @property
+    def all_known(self) -> Mapping[bytes, MemberIs]:
+        """Who is in the run, as far as this member has to know; it changes with what is told."""
+        neighbours = self.stages.neighbours if self.stages is not None else {}
+        return ChainMap(self.membership.others, neighbours)
 
     @property
     def active(self) -> bool:
@@ -205,7 +225,8 @@ class Member:
 
     def waits_for(self) -> set[bytes]:
         """Peers whose silence would matter now."""
-        return {self._coordinator} | self.exchanges.partners() | self._fetches.donors()
+        others = self.stages.partners() if self.stages is not None else set()
+        return {self._coordinator} | self.exchanges.partners() | self._fetches.donors() | others
 
     def find_blob(self, now: float, blob: bytes) -> tuple[Sequence[bytes], Callable[[int], Payload]] | None:
         """What this member would hand out: the digests of a blob's pieces, and each piece."""
@@ -244,6 +265,8 @@ class Member:
                 self._outlet.send(now, self._coordinator, command.report)
             case commands.LeaveRun():
                 self._leave(now, command.reason)
+            case _ if self.stages is not None and isinstance(command, StageCommand):
+                return self.stages.do(now, command)
         return True
 
     def _offer(self, now: float, offer: commands.Offer) -> bool:
@@ -253,11 +276,17 @@ class Member:
             if self._follower.expects(fragment):
                 self._outlet.deliver(VersionExpected(fragment))
             return False
+        if self.stages is not None and not self.stages.may_offer:
+            return False
         self.contributions.offer(self.versions.base(fragment), offer)
+        if self.stages is None or not self.stages.holds_back(fragment):
+            self._send_offer(now, fragment)
+        return True
+
+    def _send_offer(self, now: float, fragment: int) -> None:
         if self._follower.entered:
             self.contributions.send_offer(now, fragment)
             self.averaging.offered(now, fragment)
-        return True
 
     def _confirm_saved(self, now: float, saved: commands.ConfirmSaved) -> None:
         self.leads_on, self._saved = saved.keeps, saved
@@ -296,6 +325,8 @@ class Member:
             self._follower.begin_session()
             if (newest := self.versions.newest()) is not None:
                 self._outlet.send(now, peer, newest)
+            if self.stages is not None and (stood := self.stages.streaming.before_entering()) is not None:
+                self._outlet.send(now, peer, stood)
             enter = self.profile.enter(self.versions.head, self.versions.holds_state)
             self._outlet.send(now, peer, enter)
 
@@ -305,7 +336,14 @@ class Member:
         self._donor.drop_waiting(peer)
         self._fetches.drop_donor(now, peer)
         self._spot_checks.drop(peer)
+        if self.stages is not None:
+            self.stages.streaming.link_lost(peer)
         self._follower.advance(now)
+
+    def link_began(self, now: float, peer: bytes) -> None:
+        """A session of the link to a peer began, the first one too."""
+        if self.stages is not None:
+            self.stages.streaming.link_began(now, peer)
 
     def supersede(self) -> None:
         """A newer process has our identity: what is offered here counts no more."""
@@ -318,6 +356,9 @@ class Member:
             self._donor.hand_out(now, peer, message)
         elif isinstance(message, NoSwap):
             self.averaging.refused(now, peer, message)
+        elif isinstance(message, AMONG_REPLICAS):
+            if self.stages is not None:
+                self.stages.streaming.take_control(now, peer, message)
         elif isinstance(message, Lack):
             self._fetches.drop_lacking(now, peer, message)
             self._follower.advance(now)
@@ -342,8 +383,17 @@ class Member:
         self._fetches.take_piece(now, peer, message, payload)
         self._follower.advance(now)
 
+    def take_stream(self, now: float, peer: bytes, message: Any, payload: Payload, cost: int) -> None:
+        """One payload that waits behind no other bulk; `use_credit` follows. Raises `BadFrame`."""
+        self._outlet.stream_consumed(now, peer, cost)
+        if self.stages is None or not isinstance(message, WITH_PAYLOAD):
+            raise BadFrame(f"a payload of a stream beside {type(message).__name__}")
+        self.stages.streaming.take_payload(now, peer, message, payload)
+
     def use_credit(self, now: float) -> None:
         """Some link may have room again, or a chunk came: what waited moves on."""
+        if self.stages is not None:
+            self.stages.streaming.pump(now)
         if self._donor.waiting:  # looked at after every frame
             self._donor.hand_out_waiting(now)
         self.averaging.pump(now)
@@ -370,6 +420,8 @@ class Member:
         self._donor.tick(now)
         self._spot_checks.tick(now)
         self._mean_proofs.tick(now)
+        if self.stages is not None:
+            self.stages.streaming.tick(now)
         self._follower.advance(now)
 
     # -- the coordinator's word ---------------------------------------------------------------
@@ -433,3 +485,5 @@ class Member:
 
     def _wanted(self, now: float, message: Wanted) -> None:
         self._outlet.deliver(OfferWanted(message.fragment))
+        if self.stages is not None:
+            self.stages.streaming.others_offer()

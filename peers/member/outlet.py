@@ -23,8 +23,17 @@ class MemberOutlet(Protocol):
     def room(self, peer: bytes) -> int:
         """Bytes that ``peer`` would take now; -1 without a link to it."""
 
+    def send_stream(self, now: float, peer: bytes, message: Any, payload: Payload) -> None:
+        """Send one payload that must not wait behind other bulk; the caller looked at `stream_room` first."""
+
+    def stream_room(self, peer: bytes) -> int:
+        """Bytes that may be streamed to ``peer`` now; -1 without a link to it, or one without a stream."""
+
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
         """The member is done with a payload: its bytes become credit of ``peer`` again."""
+
+    def stream_consumed(self, now: float, peer: bytes, cost: int) -> None:
+        """The same of what came by `send_stream`."""
 
     def show(self, now: float, message: Any, payload: Payload) -> bool:
         """Let the coordinator have a payload; False if there is no room for it now."""

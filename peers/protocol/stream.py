@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from peers.protocol import fields
-from transport.frames import Between, Count, Key, kind
+from transport.frames import Between, Count, Key, Small, kind
 
 MAX_HELD = 120
 """Microbatches that one `Holding` names."""
-MAX_PIECES = 1 << 16
-
-MicrobatchNumber = Count
-StreamAttempt = Annotated[int, Between(1, 1 << 16)]
-Path = Annotated[tuple[fields.Epoch, ...], Between(1, fields.MAX_STAGES)]
+MicrobatchNumber = Small
+Route = Annotated[tuple[fields.Epoch, ...], Between(1, fields.MAX_STAGES)]
 """By stage, the number of a membership."""
-PieceIndex = Annotated[int, Between(0, MAX_PIECES - 1)]
+PieceIndex = Small
 HowCode = Annotated[int, Between(0, 2)]
 CauseCode = Annotated[int, Between(0, 6)]
 HasCode = Annotated[int, Between(0, 3)]
@@ -133,9 +130,9 @@ class Forward:
     me: fields.Epoch
     you: fields.Epoch
     number: MicrobatchNumber
-    attempt: StreamAttempt
-    path: Path
-    """``path[0]`` is its feeder."""
+    attempt: fields.Attempt
+    route: Route
+    """The first one is its feeder."""
     mark: MicrobatchNumber
     """Whatever of that feeder has a lower number is over."""
     piece: PieceIndex

@@ -11,14 +11,14 @@ from peers.protocol.stage_work import Cause, GradientArrived, How, InputArrived
 from peers.protocol.stream import AskTargets, Backward, Forward, GradientHeard, Targets
 from peers.routing.ending import grant_one, say_ended
 from peers.routing.pieces import Assembly
-from peers.routing.state import Entry, Item, Name, Pair, Phase, StreamState
+from peers.routing.state import MAX_KEPT, Entry, Item, Name, Pair, Phase, StreamState
 from transport.effects import Payload
 from transport.errors import BadFrame
 
 
 def take_forward(state: StreamState, now: float, pair: Pair, message: Forward, payload: Payload) -> None:
     """A piece of an activation from below."""
-    terms, path, name = state.terms, message.path, (message.path[0], message.number)
+    terms, path, name = state.terms, message.route, (message.route[0], message.number)
     fits = len(path) == terms.stages and terms.stage > 0 and path[terms.stage] == state.since
     if not fits or path[terms.stage - 1] != pair.since or message.mark > message.number:
         raise BadFrame("a microbatch whose path does not lead from its sender to here")
@@ -31,6 +31,8 @@ def take_forward(state: StreamState, now: float, pair: Pair, message: Forward, p
         if pair.taken > pair.granted:
             raise BadFrame("a microbatch for which there is no room")
         if not _is_taken(state, now, pair, name, message):
+            if len(pair.refused) >= MAX_KEPT:
+                raise BadFrame(f"more than {MAX_KEPT} microbatches are begun that were refused")
             pair.refused[entry] = state.pieces(terms.input_bytes)
             _count_refused(pair, entry)
             grant_one(state, now, pair)

@@ -43,10 +43,10 @@ def send_targets(state: StreamState, now: float, number: int, to: int) -> None:
     """Targets of one that was fed here are for the last replica of its path."""
     fed, pair = state.fed[number], state.pair_with(to)
     fed.sent_to.add(to)
-    if pair is None or not pair.ready:
+    name = (state.since, number)
+    if pair is None or not pair.ready or any(job.name == name for job in pair.targets):
         return
     first = Targets(state.since, to, number, state.mark, 0)
-    name = (state.since, number)
     pair.targets.append(Job(name, first, fed.targets, state.pieces(size_bytes(fed.targets)), False))
     pump(state, now, pair)
 
@@ -77,14 +77,14 @@ def pump(state: StreamState, now: float, pair: Pair) -> None:
     """Send as much as there is room for."""
     while pair.ready and (job := _next_job(pair)) is not None:
         piece = piece_of(job.payload, state.terms.piece_bytes, job.next_piece)
-        if state.outlet.room(pair.key) < size_bytes(piece):
+        if state.outlet.stream_room(pair.key) < size_bytes(piece):
             return
         if job.takes_slot and not job.next_piece:
             pair.num_sent_up += 1
             assert job.item is not None
             job.item.sent_to, job.item.since_s = pair.since, now
         message = job.message if not job.next_piece else replace(job.message, piece=job.next_piece)
-        state.outlet.send_bulk(now, pair.key, message, piece, "stream")
+        state.outlet.send_stream(now, pair.key, message, piece)
         job.next_piece += 1
         if job.next_piece == job.num_pieces:
             next(each for each in pair.jobs() if each and each[0] is job).popleft()

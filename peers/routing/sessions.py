@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from peers.protocol.stream import MAX_HELD, Holding, Meet
 from peers.routing.sending import send_all_again
-from peers.routing.state import Pair, Phase, StreamState
+from peers.routing.state import MAX_KEPT, Pair, Phase, StreamState
 from transport.errors import BadFrame
 
 
@@ -42,6 +42,8 @@ def take(state: StreamState, now: float, peer: bytes, message: Meet | Holding) -
         pair = state.pairs[peer]
     if isinstance(message, Holding):
         pair.held |= set(zip(message.held[::2], message.held[1::2], strict=False))
+        if len(pair.held) > MAX_KEPT:
+            raise BadFrame(f"more than {MAX_KEPT} microbatches are said to be held")
         return
     first, pair.ready = not pair.ready, True
     pair.may_send_up = max(pair.may_send_up, message.slots)

@@ -16,6 +16,9 @@ from peers.routing.pieces import Assembly, num_pieces
 from peers.routing.replicas import Replicas
 from transport.effects import Payload
 
+MAX_KEPT = 4096
+"""Microbatches of one peer of which something is kept that only it can end: more is no honest peer's."""
+
 Name = tuple[int, int]
 """A microbatch as messages name it: its feeder's membership, and its number."""
 
@@ -30,11 +33,11 @@ class StreamOutlet(Protocol):
     def send(self, now: float, peer: bytes, message: Any) -> None:
         """Say one control message."""
 
-    def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
-        """Send one payload; the caller looked at `room` first."""
+    def send_stream(self, now: float, peer: bytes, message: Any, payload: Payload) -> None:
+        """Send one payload, which waits behind no other bulk; the caller looked at `stream_room` first."""
 
-    def room(self, peer: bytes) -> int:
-        """Bytes that ``peer`` would take now; -1 without a link to it."""
+    def stream_room(self, peer: bytes) -> int:
+        """Bytes that ``peer`` would take of those now; -1 without a link to it."""
 
     def deliver(self, event: object) -> None:
         """Hand an event to the training loop."""

@@ -316,6 +316,9 @@ class Streaming:
             ending.give_up(self.state, now, item, how, message.stage, cause)
 
     def _asked_for_targets(self, now: float, pair: Pair, number: int) -> None:
+        replica = self.state.replicas.of(pair.key)
+        if self._terms.stage or replica is None or replica.stage != self._terms.stages - 1:
+            raise BadFrame("targets are asked for by another stage than the last one, or of no feeder")
         if number in self.state.fed:
             sending.send_targets(self.state, now, number, pair.since)
         else:

@@ -39,6 +39,7 @@ from peers.protocol.roster_feed import RosterFeed
 from tests.hostile.bounds_kit import SIZE_AND_BOUND, SMALL, Rows, keys
 from tests.hostile.shared_bounds import SHARED
 from tests.hostile.socket_bounds import SOCKETS
+from tests.hostile.stream_bounds import STREAMS
 from tests.peers.coordinator.coordinator_kit import SETTINGS, Swarm, key, trained
 from tests.peers.coordinator.test_state import Told
 from tests.peers.member.fakes import (
@@ -476,7 +477,7 @@ def records_by_member_and_fragment() -> SIZE_AND_BOUND:
 
 @pytest.mark.parametrize("name", [*BOUNDS, *SHARED, *SOCKETS])
 def test_what_a_peer_makes_us_keep_is_filled_and_stays_at_its_bound(name: str) -> None:
-    size, most = (BOUNDS | SHARED | SOCKETS)[name]()
+    size, most = (BOUNDS | SHARED | STREAMS | SOCKETS)[name]()
     assert size <= most
     assert 2 * size >= most, "it was not filled"
 

@@ -8,6 +8,7 @@ scripts/sim --seeds 0:40 --exchanges 2   outer steps of two exchanges each
 scripts/sim --seeds 0:100 --disks        workers have disks, and now and then everybody dies
 scripts/sim --seeds 10000:10100 --disks  the same, and what is kept there is drawn too
 scripts/sim --seeds 0:400 --stages       the model has two or three stages; also with --disks
+scripts/sim --seeds 0:400 --streams      and microbatches travel between its two to four stages
 scripts/sim --seeds 0:200 --roles    one peer of each swarm means harm; it goes on where roles.jsonl ends
 """
 
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--exchanges", type=int, choices=(1, 2), default=1, help="commits per outer step")
     parser.add_argument("--disks", action="store_true", help="workers have disks, and everybody may die")
     parser.add_argument("--stages", action="store_true", help="the model is cut into stages")
+    parser.add_argument("--streams", action="store_true", help="and microbatches travel between them")
     about = "with --seeds: one peer of each swarm means harm; go on where FILE ends (roles.jsonl)"
     kept = Path("roles.jsonl")
     parser.add_argument("--roles", metavar="FILE", type=Path, nargs="?", const=kept, help=about)
@@ -45,10 +47,12 @@ def main() -> int:
         return roles(*(int(part) for part in args.seeds.split(":")), args.roles)
     if args.seeds:
         first, last = (int(part) for part in args.seeds.split(":"))
-        outcomes = outcomes_of(list(range(first, last)), args.exchanges, args.disks, args.stages)
+        outcomes = outcomes_of(
+            list(range(first, last)), args.exchanges, args.disks, args.stages, args.streams
+        )
         return tell_many(outcomes, args.hashes)
     lines: list[str] | None = [] if args.trace else None
-    kind = (args.exchanges, args.disks, args.stages)
+    kind = (args.exchanges, args.disks, args.stages or args.streams, args.streams)
     problem = problem_of(args.seed, kind, None, lines)
     if lines is not None:
         print_table(lines, args.wire)
@@ -58,8 +62,8 @@ def main() -> int:
     return 1 if problem else 0
 
 
-Kind = tuple[int, bool, bool]
-"""Exchanges of an outer step, whether workers have disks, whether the model has stages."""
+Kind = tuple[int, bool, bool, bool]
+"""Exchanges of an outer step; whether workers have disks, the model has stages, and those stream."""
 
 
 def problem_of(

@@ -13,10 +13,12 @@ from multiprocessing import get_context
 
 from diloco.settings import Checkpoint
 from peers.node import Node
+from peers.protocol.stage_work import How
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
 from tests.sim.faults import Fault, Injector, draw_disk_faults, draw_faults, draw_full_disks
 from tests.sim.stages import StageCheckers
+from tests.sim.streams import StreamShape
 from tests.sim.trainer import SYNC_EVERY
 from tests.sim.violation import Violation
 from tests.sim.world import GRACE_S, TIMEOUT_S, World
@@ -53,7 +55,7 @@ class Cut:
 
 
 def plan(
-    seed: int, exchanges: int = 1, disks: bool = False, stages: bool = False
+    seed: int, exchanges: int = 1, disks: bool = False, stages: bool = False, streams: bool = False
 ) -> tuple[World, list[Fault]]:
     """The world and the faults of a seed; outer steps are so many exchanges, workers may have disks, and the
     model may have several stages."""
@@ -64,11 +66,13 @@ def plan(
     delay = probe.choice([0, 0, SYNC_EVERY // 2, SYNC_EVERY])
     min_peers, cut = probe.choice([1, 2, 2]), Cut()
     if stages:
-        cut, num_workers = draw_stages(net.stream("stages"))
+        cut, num_workers = draw_stages(net.stream("stages"), most=4 if streams else 3)
         if seed % 10 == 9:  # one stage has too few, unless somebody joins
             num_workers, min_peers = 2 * cut.stages - 1, 2
     world = World(seed, num_workers, min_peers, cut.stages, cut.wider, sizes, delay=delay)
     world.exchanges, world.with_disks = exchanges, disks
+    if streams:
+        world = draw_streams(world, net.stream("streams"))
     if stages:
         pass  # of three replicas none is judged by the others: those seeds are about other things
     elif num_workers > 3 and probe.random() < 0.15:
@@ -83,9 +87,17 @@ def plan(
     return world, sorted(drawn, key=lambda fault: fault.at_s)
 
 
-def draw_stages(rng: random.Random) -> tuple[Cut, int]:
-    """Two or three stages, alike or not, and how many workers there are at first."""
-    cut = Cut(rng.choice([2, 2, 3]), rng.choice([0, 0, 7]))
+def draw_streams(world: World, rng: random.Random) -> World:
+    """The same world, whose steps are made of microbatches. A step that nobody waits for lands at once."""
+    shape = StreamShape(rng.choice([1, 2]), rng.choice([2, 4]))
+    again = World(world.seed, world.num_workers, 1, world.stages, world.wider, world.sizes, streams=shape)
+    again.with_disks = world.with_disks
+    return again
+
+
+def draw_stages(rng: random.Random, most: int = 3) -> tuple[Cut, int]:
+    """Two or three stages, or up to ``most``, alike or not, and how many workers there are at first."""
+    cut = Cut(rng.choice([2, 2, 3] if most == 3 else range(2, most + 1)), rng.choice([0, 0, 7]))
     return cut, cut.stages * rng.choice([2, 2, 3]) + rng.choice([0, 1])
 
 
@@ -107,9 +119,10 @@ def run_seed(
     exchanges: int = 1,
     disks: bool = False,
     stages: bool = False,
+    streams: bool = False,
 ) -> Outcome:
     """Run a seed, with its own faults or given ones. Raises `Violation`."""
-    world, drawn = plan(seed, exchanges, disks, stages)
+    world, drawn = plan(seed, exchanges, disks, stages, streams)
     if make_node is not Node:
         world = remake(world, make_node)
     world.net.trace_log.lines = trace
@@ -137,21 +150,27 @@ def outcome_of(
     exchanges: int = 1,
     disks: bool = False,
     stages: bool = False,
+    streams: bool = False,
 ) -> Outcome | str:
     """The outcome, or what went wrong and the command that replays it."""
     try:
-        return run_seed(seed, faults, trace=trace, exchanges=exchanges, disks=disks, stages=stages)
+        kind = {"exchanges": exchanges, "disks": disks, "stages": stages or streams, "streams": streams}
+        return run_seed(seed, faults, trace=trace, **kind)
     except Exception as error:
         how = f"--seed {seed} --trace" + (f" --exchanges {exchanges}" if exchanges > 1 else "")
-        how += " --disks" * disks + " --stages" * stages
+        how += " --disks" * disks + " --stages" * stages + " --streams" * streams
         return f"{type(error).__name__}: {error}\n    replay: scripts/sim {how}"
 
 
 def outcomes_of(
-    seeds: list[int], exchanges: int = 1, disks: bool = False, stages: bool = False
+    seeds: list[int],
+    exchanges: int = 1,
+    disks: bool = False,
+    stages: bool = False,
+    streams: bool = False,
 ) -> dict[int, Outcome | str]:
     """Many seeds, in parallel processes."""
-    run = partial(outcome_of, exchanges=exchanges, disks=disks, stages=stages)
+    run = partial(outcome_of, exchanges=exchanges, disks=disks, stages=stages, streams=streams)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         return dict(zip(seeds, pool.map(run, seeds, chunksize=4), strict=True))
 
@@ -180,6 +199,7 @@ def remake(world: World, make_node: Callable[..., Node]) -> World:
         exchanges=world.exchanges,
         with_disks=world.with_disks,
         checkpoint=world.checkpoint,
+        streams=world.streams,
         make_node=make_node,
     )
     again.poisoned, again.exploded = world.poisoned, world.exploded
@@ -192,19 +212,34 @@ def converge(world: World, checkers: StageCheckers, begin: float) -> None:
     world.net.run(begin + SETTLE_S)
     checkers.sweep()
     settled = [len(each.records) for each in checkers.courses]
+    streams = checkers.streams
+    ended = (streams.num(How.SETTLED), streams.given_up) if streams is not None else (0, 0)
+    counted = {index: len(each.trainer.counted) for index, each in world.workers.items() if each.trainer}
     aborts, breaks = world.seen["aborted"], world.net.num_breaks
-    world.net.run(begin + SETTLE_S + 2 * GRACE_S)
+    world.net.run(begin + SETTLE_S + (2 if streams is None else 5) * GRACE_S)
     checkers.sweep()
     if world.seen["aborted"] > aborts + 2:
         raise Violation("L7", f"{world.seen['aborted'] - aborts} aborts in the quiet")
     if world.net.num_breaks > breaks:
         raise Violation("L7", f"{world.net.num_breaks - breaks} connections broke in the quiet")
+    if streams is not None and all(_has_workers(world, each) for each in range(world.stages)):
+        streams.check_quiet(*ended)
     for each, before in zip(checkers.courses, settled, strict=True):
         mine = {index for index in world.lives if world.stage_of[index] == each.course}
-        if len(mine) >= world.min_peers:
+        mine -= {index for index in mine if counted.get(index) == _num_counted(world, index)}  # spare ones
+        if len(mine) >= world.min_peers or streams is not None:
             check_all_take_part(world, each, before, mine)
         else:
             check_waits(world, each, before)
+
+
+def _num_counted(world: World, index: int) -> int:
+    worker = world.workers.get(index)
+    return -1 if worker is None or worker.trainer is None else len(worker.trainer.counted)
+
+
+def _has_workers(world: World, stage: int) -> bool:
+    return any(world.stage_of[index] == stage for index in world.lives)
 
 
 def check_all_take_part(world: World, checkers: Checkers, settled: int, workers: set[int]) -> None:

@@ -12,6 +12,7 @@ from peers.protocol.commands import ConfirmApplied, ConfirmLoaded
 from peers.protocol.events import RoundCommitted, RoundOpened
 from peers.protocol.record import Record
 from tests.sim.checkers import Checkers
+from tests.sim.stream_checks import StreamCheckers
 from tests.sim.violation import Violation
 from tests.sim.world import Loaded, Worker, World
 from transport.effects import Effect, Store
@@ -40,11 +41,18 @@ class Apart:
     def _stage_of(self, key: bytes) -> int | None:
         return self.world.stage_of.get(self.world.peer_names.get(key, -1))
 
+    def _may_have_link(self, one: int, other: int) -> bool:
+        """Stages that stream have links to those next to them and the next but one, and the first to the
+        last."""
+        near = one == other or (self.world.streams is not None and abs(one - other) <= 2)
+        return near or (self.world.streams is not None and {one, other} == {0, self.world.stages - 1})
+
     def sweep(self) -> None:
-        """Nobody has a link to a worker of another stage, over which it could send it anything."""
+        """Nobody has a link to a worker of a stage with which its own exchanges nothing."""
         for worker in self.world.processes():
             for key in worker.node.links.by_peer:
-                if self._stage_of(key) not in (None, worker.stage):
+                stage = self._stage_of(key)
+                if stage is not None and not self._may_have_link(stage, worker.stage):
                     other = self.world.peer_names[key]
                     raise Violation(
                         "PP9", f"worker {worker.index} has a link to worker {other} of another stage"
@@ -134,6 +142,7 @@ class StageCheckers:
         self.world = world
         self.apart = Apart(world) if world.stages > 1 else None
         self.courses = [Checkers(world, course) for course in range(world.stages)]
+        self.streams = StreamCheckers(world) if world.streams is not None else None
         if self.apart is not None:
             self.apart.courses = self.courses
 
@@ -152,6 +161,8 @@ class StageCheckers:
             each.sweep()
         if self.apart is not None:
             self.apart.sweep()
+        if self.streams is not None:
+            self.streams.sweep()
 
     def check_end(self) -> None:
         """What must hold when all is quiet again."""

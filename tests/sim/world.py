@@ -25,6 +25,7 @@ from peers.protocol.events import NameWanted, RecomputeWanted, Restored, RoundCo
 from peers.protocol.held import Held
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Refused, Welcome
+from peers.protocol.stage_work import StageCommand
 from peers.seats import Contact, Hosting, Training
 from tests.sim.disks import LEAST_S, Pinned, SimKeeper, newest_on
 from tests.sim.doors import (
@@ -38,6 +39,7 @@ from tests.sim.doors import (
     knock_of,
     open_door,
 )
+from tests.sim.streams import StageTrainer, StreamShape, terms_of
 from tests.sim.trainer import LAYOUT, SYNC_EVERY, VectorJudge, VectorReplica, computed
 from tests.sim.violation import Violation
 from transport.effects import Effect, KeepResult
@@ -77,6 +79,7 @@ class Worker:
     stage: int = 0
     busy_until: float = 0.0
     inbox: deque[object] = field(default_factory=deque)
+    trainer: StageTrainer | None = None
 
     @property
     def loop(self) -> OuterLoop:
@@ -125,6 +128,8 @@ class World:
     make_node: Callable[..., Node] = Node
     limits: Limits = LIMITS
     tokens_per_step: int = 8
+    streams: StreamShape | None = None
+    """If so, microbatches travel between the stages, and make the workers' steps."""
     delay: int = 0
     """Inner steps that a result may take; SYNC_EVERY overlaps a whole outer step."""
     exchanges: int = 1
@@ -226,6 +231,7 @@ class World:
                 recompute_bytes=1 << 20 if self.recomputes else 0,
             ),
             limits=self.limits,
+            streams=self.streams is not None,
         )
         self.net.add(key, self.host, Access(latency_s=0.01), self._host_event)
 
@@ -279,6 +285,7 @@ class World:
             failure_timeout_s=TIMEOUT_S,
             limits=self.limits,
             signer=identity_of(index),
+            streams=self.streams is not None,
         )
         begun: list[Worker] = []
         address = self._free_address(index)
@@ -337,6 +344,9 @@ class World:
             replace(profile, stage=stage),
             replica,
             patience_s=2 * GRACE_S,
+            stream=terms_of(stage, self.stages, self.streams, self.limits, TIMEOUT_S)
+            if self.streams
+            else None,
             held=held,
             keeps=keeper is not None,
             leads_on=keeper is not None and keeper.leads_on,
@@ -344,7 +354,16 @@ class World:
             stored=keeper.parts if keeper is not None else None,
         )
         self.net.command(process, lambda core, now: core.train(now, training))
-        self.net.at(worker.step_s, lambda: self._step(worker))
+        if self.streams is None:
+            self.net.at(worker.step_s, lambda: self._step(worker))
+        else:
+            rng = self.net.stream(f"stage {index} {life}")
+
+            def run(command: StageCommand) -> bool:
+                return self._run_one(worker, command)
+
+            worker.trainer = StageTrainer(self, worker, self.streams, rng, run)
+            self.net.at(worker.step_s, worker.trainer.live)
         return worker
 
     # -- disks --------------------------------------------------------------------------------
@@ -466,6 +485,13 @@ class World:
         self.net.at(self.names.uniform(0.0, 0.2), answer)
 
     def _event(self, worker: Worker, now: float, event: object) -> None:
+        if worker.trainer is not None:
+            worker.trainer.take(event)
+        else:
+            self.handle(worker, now, event)
+
+    def handle(self, worker: Worker, now: float, event: object) -> None:
+        """An event reaches a worker's session, and what comes of it its member."""
         commands = worker.session.event(now, event)
         if isinstance(event, RoundCommitted):
             worker.replica.bases[event.record.fragment] = event.record.hash()
@@ -475,17 +501,24 @@ class World:
         if worker.process.alive:
             self._run(worker, commands)
 
+    def _run_one(self, worker: Worker, command: Command) -> bool:
+        """Carry out one command; whether the member took it."""
+        for note in self.notes:
+            note(self.net.now, worker, command)
+        done = self.net.command(worker.process, lambda core, now: core.command(now, command))
+        for note in self.notes:
+            note(self.net.now, worker, Answered(command, bool(done)))
+        return bool(done)
+
+    def run_due(self, worker: Worker) -> None:
+        """Carry out what a worker's session has to say now."""
+        self._run(worker, worker.session.due(self.net.now))
+
     def _run(self, worker: Worker, commands: list[Command]) -> None:
         for command in commands:
             if isinstance(command, ConfirmLoaded):
                 worker.replica.bases[command.fragment] = command.version
-            for note in self.notes:
-                note(self.net.now, worker, command)
-            done = self.net.command(
-                worker.process, lambda core, now, command=command: core.command(now, command)
-            )
-            for note in self.notes:
-                note(self.net.now, worker, Answered(command, bool(done)))
+            done = self._run_one(worker, command)
             worker.session.told(command, bool(done))
             if isinstance(command, ConfirmCaptured) and worker.node.member:
                 worker.replica.bases = [worker.node.member.versions.head] * len(self.sizes)

@@ -61,6 +61,15 @@ class FakeOutlet:
     def consumed(self, now: float, peer: bytes, cost: int) -> None:
         self.returned.append((peer, cost))
 
+    def send_stream(self, now: float, peer: bytes, message: Any, payload: Payload) -> None:
+        self.bulk.append((peer, message, payload))
+
+    def stream_room(self, peer: bytes) -> int:
+        return self.room_bytes
+
+    def stream_consumed(self, now: float, peer: bytes, cost: int) -> None:
+        self.returned.append((peer, cost))
+
     def keep(self, serial: int, result: bytes, encoded: EncodedResult) -> None:
         self.said.append((b"disk", (serial, result, encoded)))
 

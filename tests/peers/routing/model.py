@@ -99,11 +99,11 @@ class Outlet:
         if self._lives():
             self.world.carry(self.key, peer, message, None)
 
-    def send_bulk(self, now: float, peer: bytes, message: Any, payload: Payload, purpose: str) -> None:
+    def send_stream(self, now: float, peer: bytes, message: Any, payload: Payload) -> None:
         if self._lives():
             self.world.carry(self.key, peer, message, payload)
 
-    def room(self, peer: bytes) -> int:
+    def stream_room(self, peer: bytes) -> int:
         return self.world.rng.choice([0, SIZE, SIZE]) if self.world.stingy else SIZE
 
     def deliver(self, event: object) -> None:

@@ -1,0 +1,125 @@
+"""Memberships of a run whose model has stages, as replicas of all stages are told of them.
+
+A membership is numbered by the epoch in which it began. It outlives sessions with the coordinator and its
+restarts, while the process lives: others have what it is computing, and what it accumulated counts. So its
+beginning and its end are journaled before they are said. Whoever stood when this life began, and has not come
+back after a while, stands no more; until then nobody is told that a list of replicas is whole. Keeps PP1, S14
+on the coordinator's side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peers.coordinator.course import Course
+from peers.coordinator.journal import Stands
+from peers.coordinator.roster import Entry
+from peers.coordinator.state import RunState
+from peers.coordinator.wanting import Wanting
+from peers.protocol.stream import Draining, ReplicaGone, ReplicaIs, RosterIs, StandsSince
+from transport.frames import pack
+
+COMES_BACK_TIMEOUTS = 2
+"""Failure timeouts in which members come back to a coordinator that restarted."""
+
+
+class Standing:
+    """Who stands since when. Does nothing in a run with one stage."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._is_used = state.rules.stages > 1
+        self.wanting = Wanting(state)
+        self._claims: dict[bytes, int] = {}
+        """By member that is about to enter: the membership that it says it has."""
+        self._lines: dict[bytes, int] = {}
+        self._drain: set[bytes] = set()
+        self._settles_at: float | None = None
+
+    def start(self, now: float) -> None:
+        """Begin a life."""
+        if self._state.standing:
+            self._settles_at = now + COMES_BACK_TIMEOUTS * self._state.rules.failure_timeout_s
+
+    def claim(self, entry: Entry, message: StandsSince) -> None:
+        """A member that is about to enter says which membership it has."""
+        if self._is_used:
+            self._claims[entry.key] = message.since
+
+    def entered(self, now: float, entry: Entry) -> None:
+        """A member is in: its membership goes on, if it is the one that stands, or begins."""
+        if not self._is_used:
+            return
+        key, roster = entry.key, self._state.roster
+        since = self._state.standing.get(key, 0)
+        if self._claims.pop(key, 0) != since or not since:
+            self.ended(now, key)
+            roster.epoch += 1
+            since = roster.epoch
+            self._state.outlet.store(pack(Stands(key, since)))
+            self._state.standing[key] = since
+            self._lines[key] = self._free_line(entry)
+            self._tell_others(now, key, self._replica_is(key, roster.epoch))
+        else:  # its addresses may be others
+            self._tell_others(now, key, self._replica_is(key, 0))
+        self._say(now, key, StandsSince(since))
+        for each in self._state.standing:
+            self._say(now, key, self._replica_is(each, 0))
+        if self._settles_at is None:
+            self._say(now, key, RosterIs(roster.epoch))
+
+    def ended(self, now: float, key: bytes) -> None:
+        """A membership is over; everybody hears of it."""
+        if not self._state.standing.get(key):
+            return
+        self._state.outlet.store(pack(Stands(key, 0)))
+        del self._state.standing[key]
+        self._lines.pop(key, None)
+        self._drain.discard(key)
+        self._state.roster.epoch += 1
+        self._tell_others(now, key, ReplicaGone(self._state.roster.epoch, key))
+
+    def drains(self, now: float, course: Course, entry: Entry, message: Draining) -> None:
+        """A member is about to leave: no new path goes through it."""
+        if self._state.standing.get(entry.key) == message.since and entry.key not in self._drain:
+            self._drain.add(entry.key)
+            self._state.roster.epoch += 1
+            said = self._replica_is(entry.key, self._state.roster.epoch)
+            self._tell_others(now, entry.key, said)
+            self._say(now, entry.key, said)
+
+    def tick(self, now: float) -> None:
+        """Time has passed: whoever had to come back by now has, or is gone."""
+        if self._settles_at is None or now < self._settles_at:
+            return
+        self._settles_at = None
+        for key in [each for each in self._state.standing if not self._state.roster.entries[each].entered]:
+            self.ended(now, key)
+        for entry in self._state.roster.entered():
+            self._say(now, entry.key, RosterIs(self._state.roster.epoch))
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _replica_is(self, key: bytes, epoch: int) -> ReplicaIs:
+        entry = self._state.roster.entries[key]
+        stage = entry.course if entry.given_stage is None else entry.given_stage
+        since, line, drains = self._state.standing[key], self._line_of(key), key in self._drain
+        return ReplicaIs(epoch, key, since, stage, line, entry.addresses, 0.0, drains)
+
+    def _line_of(self, key: bytes) -> int:
+        if key not in self._lines:  # it stood before this life began
+            self._lines[key] = self._free_line(self._state.roster.entries[key])
+        return self._lines[key]
+
+    def _free_line(self, entry: Entry) -> int:
+        entries = self._state.roster.entries
+        taken = {line for key, line in self._lines.items() if entries[key].given_stage == entry.given_stage}
+        return min(set(range(len(taken) + 1)) - taken)
+
+    def _tell_others(self, now: float, key: bytes, message: Any) -> None:
+        for other in self._state.roster.entered():
+            if other.key != key:
+                self._say(now, other.key, message)
+
+    def _say(self, now: float, key: bytes, message: Any) -> None:
+        self._state.outlet.send(now, key, message)

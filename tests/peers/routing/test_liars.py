@@ -1,0 +1,131 @@
+"""A neighbour that lies: what it says of others' microbatches changes nothing, and of its own only those."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peers.protocol.stage_work import How
+from peers.protocol.stream import (
+    AskTargets,
+    Backward,
+    Ended,
+    Forward,
+    GradientHeard,
+    Has,
+    Meet,
+    Slots,
+    Targets,
+)
+from tests.peers.routing.model import ModelSwarm, Process
+from tests.peers.routing.test_stories import everything_ends, feed_one, sent, slow_down, swarm
+from transport.errors import BadFrame
+
+NEVER_S = 1e6
+
+
+def liar(world: ModelSwarm, stage: int, path: list[Process]) -> Process:
+    """A replica of a stage that is on nobody's path."""
+    return next(each for each in world.living(stage) if each not in path)
+
+
+def since(process: Process) -> int:
+    return process.stream.state.since
+
+
+def held_up(stages: int = 3) -> tuple[ModelSwarm, Any, list[Process]]:
+    """A microbatch that is at the last stage, whose gradient takes its time."""
+    world = swarm(stages)
+    microbatch, path = feed_one(world)
+    slow_down(world, lambda frm, to, m: frm == path[-1].key and isinstance(m, Backward), 3.0)
+    world.run_until(lambda: sent(path[-2], microbatch))
+    return world, microbatch, path
+
+
+@pytest.mark.parametrize("has", [0, 1, 2, 3])
+def test_whatever_somebody_off_the_path_says_it_has_changes_nothing(has: int) -> None:
+    world, microbatch, path = held_up()
+    other = liar(world, 2, path)
+    told = Has(since(other), since(path[1]), *microbatch[1:], has)
+    path[1].stream.take_control(world.now, other.key, told)
+    everything_ends(world, microbatch)
+    assert world.ends[microbatch].how is How.SETTLED
+
+
+def test_nobody_off_the_path_ends_a_microbatch_or_acknowledges_its_gradient() -> None:
+    world, microbatch, path = held_up()
+    other = liar(world, 2, path)
+    me, you = since(other), since(path[1])
+    path[1].stream.take_control(world.now, other.key, Ended(me, you, *microbatch[1:], 2, 0, 1))
+    world.run_until(lambda: bool(path[2].stream.unheard()))
+    below = liar(world, 1, path)
+    told = GradientHeard(since(below), since(path[2]), *microbatch[1:])
+    path[2].stream.take_control(world.now, below.key, told)
+    assert path[2].stream.unheard()
+    everything_ends(world, microbatch)
+    assert world.ends[microbatch].how is How.SETTLED
+
+
+def test_a_gradient_of_somebody_off_the_path_is_not_used() -> None:
+    world, microbatch, path = held_up()
+    other = liar(world, 2, path)
+    for piece in range(3):
+        told = Backward(since(other), since(path[1]), *microbatch[1:], 1, piece)
+        path[1].stream.take_payload(world.now, other.key, told, b"xxx"[: 3 if piece < 2 else 2])
+    assert path[1].stream.state.items[microbatch[1:]].path[2] == since(path[2])
+    everything_ends(world, microbatch)
+    assert world.ends[microbatch].how is How.SETTLED
+
+
+def test_slots_that_are_made_up_send_no_more_than_there_is() -> None:
+    world, microbatch, path = held_up()
+    path[1].stream.take_control(world.now, path[2].key, Slots(since(path[2]), since(path[1]), 1 << 60))
+    path[1].stream.take_control(world.now, path[2].key, Slots(since(path[2]), since(path[1]), 0))
+    everything_ends(world, microbatch)
+    assert world.ends[microbatch].how is How.SETTLED
+
+
+def forward(frm: Process, to: Process, **changes: Any) -> Forward:
+    fields = {
+        "me": since(frm),
+        "you": since(to),
+        "number": 0,
+        "attempt": 1,
+        "route": (since(frm), since(to), 99),
+        "mark": 0,
+        "piece": 0,
+    }
+    return Forward(**{**fields, **changes})
+
+
+def test_what_cannot_be_meant_is_no_message() -> None:
+    world = swarm(3)
+    feeder, middle, last = (world.living(stage)[0] for stage in range(3))
+    wrong: list[tuple[Process, Process, Any, bytes]] = [
+        (feeder, middle, forward(feeder, middle, route=(since(feeder), since(middle))), b"xxx"),
+        (feeder, middle, forward(feeder, middle, route=(1, 2, 3)), b"xxx"),
+        (feeder, middle, forward(feeder, middle, mark=5), b"xxx"),
+        (feeder, middle, forward(feeder, middle, number=1000), b"xxx"),
+        (feeder, middle, forward(feeder, middle), b"x"),
+        (feeder, middle, forward(feeder, middle, piece=3), b"xxx"),
+        (last, middle, forward(last, middle, route=(since(last), since(middle), 99)), b"xxx"),
+        (middle, last, Targets(since(middle), since(last), 0, 0, 0), b"xxx"),
+        (feeder, last, Targets(since(feeder), since(last), 1000, 0, 0), b"xxx"),
+        (middle, last, Backward(since(middle), since(last), since(feeder), 0, 1, 0), b"xxx"),
+    ]
+    for frm, to, message, payload in wrong:
+        with pytest.raises(BadFrame):
+            to.stream.take_payload(world.now, frm.key, message, payload)
+    with pytest.raises(BadFrame):
+        feeder.stream.take_control(world.now, middle.key, AskTargets(since(middle), since(feeder), 0))
+
+
+def test_what_is_of_another_membership_is_dropped() -> None:
+    world = swarm(3)
+    feeder, middle = world.living(0)[0], world.living(1)[0]
+    for message in (forward(feeder, middle, me=99), forward(feeder, middle, you=99)):
+        middle.stream.take_payload(world.now, feeder.key, message, b"xxx")
+    middle.stream.take_control(world.now, feeder.key, Meet(99, since(middle), 0, False))
+    assert not middle.stream.state.pairs[feeder.key].inputs
+    assert middle.stream.state.pairs[feeder.key].since == since(feeder)

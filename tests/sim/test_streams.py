@@ -1,0 +1,78 @@
+"""Microbatches between stages, in whole swarms: seeds with faults, planted bugs, and what is on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diloco.pipeline.stage_loop import StageLoop
+from peers.routing import ending
+from tests.peers.routing.planted import nothing
+from tests.sim import streams
+from tests.sim.run import Outcome, counts_in, failures_in, outcomes_of, run_seed
+from tests.sim.stages import StageCheckers
+from tests.sim.streams import StreamShape
+from tests.sim.violation import Violation
+from tests.sim.world import World
+
+NUM_SEEDS = 6
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[int, Outcome | str]:
+    return outcomes_of(list(range(NUM_SEEDS)), stages=True, streams=True)
+
+
+@pytest.mark.timeout(900)
+def test_whatever_happens_to_a_swarm_that_streams_it_counts_once_and_converges(
+    outcomes: dict[int, Outcome | str],
+) -> None:
+    failures = failures_in(outcomes)
+    assert not failures, failures
+    _, seen = counts_in(outcomes)
+    assert seen["settled"] > 100 * NUM_SEEDS
+    assert seen["partial"] + seen["lost"] > 0
+
+
+class StepsInFlight(StageLoop):
+    """A step ends though something is in flight."""
+
+    def __init__(self, quota: int, **more: Any) -> None:
+        super().__init__(quota, **{**more, "ends_early": True, "grace_s": 0.01})
+
+    @property
+    def drained(self) -> bool:
+        return True
+
+
+def test_a_step_with_one_in_flight_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "StageLoop", StepsInFlight)
+    with pytest.raises(Violation, match="PP"):
+        run_seed(1, stages=True, streams=True)
+
+
+def test_a_slot_that_is_not_given_back_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "grant_one", nothing)
+    with pytest.raises(Violation, match=r"PP8|L1|L4"):
+        run_seed(3, faults=[], stages=True, streams=True)
+
+
+def test_without_faults_nothing_is_given_up_and_lines_keep_step() -> None:
+    world = World(1, 4, 1, 2, streams=StreamShape(quota=2, window=4))
+    checkers = StageCheckers(world)
+    assert checkers.streams is not None
+    world.net.run(20.0)
+    checkers.sweep()
+    assert checkers.streams.given_up == 0
+    assert len(checkers.streams.ends) > 40
+    lines = [[], []]  # type: list[list[int]]
+    for worker in world.workers.values():
+        assert worker.trainer is not None
+        member = worker.node.member
+        assert member is not None
+        assert member.stages is not None
+        replica = member.stages.streaming.state.replicas.of(worker.key)
+        assert replica is not None
+        lines[replica.line].append(worker.session.steps)
+    assert all(max(steps) - min(steps) <= 4 for steps in lines), lines
