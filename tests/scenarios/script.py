@@ -25,6 +25,7 @@ VERBS = {
     "gossip": PEERS,
     "rules": rf"(?:min_peers|quorum|grace_s) {NUMBER}(?: (?:min_peers|quorum|grace_s) {NUMBER})*",
     "step": rf"{PEERS} {NUMBER}",
+    "stage": rf"{PEERS} \d",
     "tell": rf"(?:{'|'.join(TOPICS)})(?: (?:{'|'.join(TOPICS)}))*",
     "wait": rf"{NUMBER}|{UNTIL}",
     **dict.fromkeys(("start", "crash", "freeze", "thaw"), PEER),

@@ -13,6 +13,7 @@ from tests.scenarios.script import HOST, Scenario, ScriptError, Step, Until
 from tests.scenarios.story import Log, TellingNode, story_of
 from tests.scenarios.words import Names
 from tests.sim import doors, gossip_world
+from tests.sim.streams import StreamShape
 from tests.sim.world import LIMITS, World
 from transport.simnet.links import Endpoint
 
@@ -21,6 +22,8 @@ PATIENCE_S = 60.0
 """Virtual time after which what a script waits for will not come any more."""
 AFTERMATH_S = 2.0
 """Untold time at the end, in which whatever is still under way arrives."""
+ONE_AT_A_TIME = StreamShape(quota=1, window=1, activation_bytes=200)
+"""One microbatch of each feeder is under way, and is an inner step by itself."""
 ON_THE_NETWORK = {
     "crash": "{} is killed",
     "freeze": "{} freezes",
@@ -40,6 +43,11 @@ def tell(scenario: Scenario) -> str:
     stage.log.topics = ()
     stage.net.run(stage.net.now + AFTERMATH_S)
     return story_of(stage.log)
+
+
+def _staged(step: Step) -> tuple[str, ...]:
+    """Whom a line gives a stage."""
+    return step.words[:-1] if step.verb == "stage" else ()
 
 
 class _World(World):
@@ -74,7 +82,10 @@ class Stage:
             self._world: Any = gossip_world.GossipWorld(SEED, num_workers, make_node=self._make_node)
         else:
             sizes = (LIMITS.chunk_elements * num_workers,)  # so that each peer owns one chunk
-            self._world = _World(SEED, num_workers, sizes=sizes, make_node=self._make_node)
+            stage_of = {ord(name) - ord("a"): int(step.words[-1]) for step in steps for name in _staged(step)}
+            cut = {"stages": max(stage_of.values()) + 1, "streams": ONE_AT_A_TIME} if stage_of else {}
+            self._world = _World(SEED, num_workers, sizes=sizes, make_node=self._make_node, **cut)
+            self._world.wishes = stage_of
             self._world.rebases = "quorum" in self._rules
         self.net = self._world.net
         self.log.clock = lambda: self.net.now
@@ -100,7 +111,7 @@ class Stage:
         if step.verb in ON_THE_NETWORK:
             self.log.add("", "does", ON_THE_NETWORK[step.verb].format(*step.words))
             getattr(self.net, step.verb)(*map(self._process, step.words))
-        elif step.verb not in ("peers", "gossip", "rules"):  # with these the world was made
+        elif step.verb not in ("peers", "gossip", "rules", "stage"):  # with these the world was made
             getattr(self, f"_{step.verb}")(step)
 
     def _tell(self, step: Step) -> None:

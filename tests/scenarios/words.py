@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peers.coordinator import journal
-from peers.protocol import events, evidence, messages, naming, spots, traces
+from peers.protocol import events, evidence, messages, naming, placing, spots, stage_work, stream, traces
 from peers.protocol.record import Record
 from transport import effects
 from transport.collectives import chunks, fetch
@@ -24,6 +24,9 @@ MODULES = {
     evidence: "messages",
     spots: "messages",
     naming: "messages",
+    placing: "stages",
+    stream: "microbatches",
+    stage_work: "work",
     chunks: "chunks",
     fetch: "state",
     link: "links",
@@ -38,6 +41,9 @@ APART = {
     events.BecameActive: "heads",
     events.ContributionEnded: "fates",
     link.Stale: "messages",
+    **dict.fromkeys((stream.StandsSince, stream.ReplicaIs, stream.ReplicaGone, stream.RosterIs), "replicas"),
+    **dict.fromkeys((stream.Meet, stream.Holding, stream.Slots), "slots"),
+    **dict.fromkeys((stage_work.StreamOpened, stage_work.GivenUp, stage_work.MicrobatchEnded), "ends"),
 }
 TOPICS = tuple(dict.fromkeys([*MODULES.values(), *APART.values()]))
 """What a script may ask to be told of."""
@@ -66,6 +72,7 @@ class Names:
     beginning: str
     """What the state is called that the run begins with."""
     _commits: dict[bytes, str] = field(default_factory=dict)
+    _standing: dict[int, str] = field(default_factory=dict)
     _letters: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
     def peer(self, key: bytes) -> str:
@@ -81,6 +88,17 @@ class Names:
         """A commit that is written gives a state its name."""
         if isinstance(entry, journal.CommitWritten):
             self._commits[entry.commit().hash()] = f"commit {entry.commit().index}"
+        elif isinstance(entry, journal.Stands) and entry.since:
+            again = sum(name.rstrip("'") == self.peer(entry.key) for name in self._standing.values())
+            self._standing[entry.since] = self.peer(entry.key) + "'" * again
+
+    def microbatch(self, feeder: int, number: int) -> str:
+        """By its feeder's membership."""
+        return f"microbatch {number} of {self._standing[feeder]}"
+
+    def route(self, members: Iterable[int]) -> str:
+        """A way through the stages."""
+        return " ".join(self._standing[each] for each in members)
 
     def round(self, serial: int) -> str:
         """A round of a coordinator's term, or with gossip a swap, which no coordinator numbers."""
@@ -105,8 +123,8 @@ class Names:
 def topic_of(thing: object) -> str:
     """Which part of a story tells of this; nothing for what no story is about."""
     kind = type(thing)
-    if kind in SIGNS_OF_LIFE | REPEATS:
-        return ""
+    if kind in SIGNS_OF_LIFE | REPEATS or (kind.__module__ == stream.__name__ and getattr(thing, "piece", 0)):
+        return ""  # of a tensor the first piece is told
     return APART.get(kind) or next(
         topic for module, topic in MODULES.items() if kind.__module__ == module.__name__
     )
@@ -152,6 +170,13 @@ def _failed(n: Names, e: events.SwapFailed) -> str:
     return f"swap {e.step + 1} fails ({n.plain(e.reason)}), {then}"
 
 
+HAS = ("I lack, and take of nobody who is gone,", "I have counted", "I compute", "I have given up")
+
+
+def _told(n: Names, e: stage_work.GivenUp | stage_work.MicrobatchEnded) -> str:
+    return n.microbatch(e.microbatch.incarnation, e.microbatch.number)
+
+
 SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     messages.Enter: lambda n, m: (
         "Enter: here I am, " + (f"I hold {n.commit(m.head)}" if m.holds_state else "I hold no state")
@@ -194,6 +219,24 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     chunks.MeanChunk: lambda n, m: f"MeanChunk: the mean of chunk {m.chunk}, {n.round(m.serial)}",
     fetch.Want: _piece,
     fetch.Piece: _piece,
+    stream.Forward: lambda n, m: f"Forward: {n.microbatch(m.route[0], m.number)}, by {n.route(m.route)}",
+    stream.Targets: lambda n, m: f"Targets: of {n.microbatch(m.me, m.number)}",
+    stream.Backward: lambda n, m: f"Backward: the gradient of {n.microbatch(m.feeder, m.number)}",
+    stream.GradientHeard: lambda n, m: f"GradientHeard: I have that of {n.microbatch(m.feeder, m.number)}",
+    stream.Ended: lambda n, m: f"Ended: expect nothing of {n.microbatch(m.feeder, m.number)}",
+    stream.Ask: lambda n, m: f"Ask: do you have {n.microbatch(m.feeder, m.number)}?",
+    stream.Has: lambda n, m: f"Has: {HAS[m.has]} {n.microbatch(m.feeder, m.number)}",
+    stream.AskTargets: lambda n, m: f"AskTargets: I lack those of {n.microbatch(m.you, m.number)}",
+    stream.ReplicaIs: lambda n, m: f"ReplicaIs: {n.peer(m.key)} trains stage {m.stage}",
+    stream.ReplicaGone: lambda n, m: f"ReplicaGone: {n.peer(m.key)} is out",
+    stage_work.GivenUp: lambda n, e: f"drop {_told(n, e)}",
+    stage_work.MicrobatchEnded: lambda n, e: (
+        f"{_told(n, e)} is {e.how.name.lower()}"
+        + (f", given up below stage {e.stage}" if e.how is stage_work.How.PARTIAL else "")
+    ),
+    journal.Stands: lambda n, e: (
+        f"writes: {n.peer(e.key)} {'stands from now on' if e.since else 'stands no more'}"
+    ),
     link.Hello: _hello,
     link.Stale: lambda n, m: "Stale: a newer process has your identity, stop",
     effects.Connect: lambda n, e: f"dials {n.peer(e.peer)}",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TOKENS = 8
 """Of a microbatch."""
-ACTIVATION_BYTES, TARGETS_BYTES = 2500, 100
+TARGETS_BYTES = 100
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class StreamShape:
 
     quota: int = 2
     window: int = 4
+    activation_bytes: int = 2500
 
 
 def terms_of(stage: int, stages: int, shape: StreamShape, limits: Limits, timeout_s: float) -> StreamTerms:
@@ -42,8 +43,8 @@ def terms_of(stage: int, stages: int, shape: StreamShape, limits: Limits, timeou
     return StreamTerms(
         stage,
         stages,
-        ACTIVATION_BYTES if stage else 0,
-        ACTIVATION_BYTES if stage < stages - 1 else 0,
+        shape.activation_bytes if stage else 0,
+        shape.activation_bytes if stage < stages - 1 else 0,
         TARGETS_BYTES,
         shape.window,
         limits.payload_bytes,
@@ -138,7 +139,7 @@ class StageTrainer:
         self.loop.done(todo, TOKENS)
         match todo:
             case Forward() if not self.is_last:
-                made = tensor("up", todo.microbatch, self.stage, ACTIVATION_BYTES)
+                made = tensor("up", todo.microbatch, self.stage, self.shape.activation_bytes)
                 self.run(work.ForwardDone(todo.microbatch, made))
             case Forward() | Backward():
                 self._count(todo.microbatch)
@@ -148,7 +149,7 @@ class StageTrainer:
     def _count(self, microbatch: MicrobatchId) -> None:
         if self.at_versions.pop(microbatch) != tuple(self.worker.replica.bases):
             raise Violation("PP2", f"worker {self.worker.index} counts {microbatch} at other weights")
-        made = tensor("down", microbatch, self.stage, ACTIVATION_BYTES) if self.stage else None
+        made = tensor("down", microbatch, self.stage, self.shape.activation_bytes) if self.stage else None
         if not self.run(work.Counted(microbatch, TOKENS, made)):
             self.is_void = True
 
@@ -200,7 +201,7 @@ class StageTrainer:
         self.run(work.ConfirmOpened(event.membership))
 
     def _check(self, payload: Payload, what: str, microbatch: MicrobatchId, stage: int) -> None:
-        size = TARGETS_BYTES if what == "targets" else ACTIVATION_BYTES
+        size = TARGETS_BYTES if what == "targets" else self.shape.activation_bytes
         assert not isinstance(payload, (str, int))
         if bytes(payload) != tensor(what, microbatch, stage, size):  # type: ignore[arg-type]
             raise Violation("PP9", f"worker {self.worker.index} is handed another tensor of {microbatch}")

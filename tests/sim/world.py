@@ -25,6 +25,7 @@ from peers.protocol.events import NameWanted, RecomputeWanted, Restored, RoundCo
 from peers.protocol.held import Held
 from peers.protocol.manifest import layout_name
 from peers.protocol.messages import Refused, Welcome
+from peers.protocol.placing import ANY_STAGE
 from peers.protocol.stage_work import StageCommand
 from peers.seats import Contact, Hosting, Training
 from tests.sim.disks import LEAST_S, Pinned, SimKeeper, newest_on
@@ -162,6 +163,8 @@ class World:
         """Workers that were let in and build the part that they are given."""
         self.stage_of: dict[int, int] = {}
         """By worker: the stage that it was given."""
+        self.wishes: dict[int, int] = {}
+        """By worker: the stage that it asks for; without one it takes any."""
         self.strangers: list[Stranger] = []
         self.let_in = 0
         """Strangers to whom the door was opened."""
@@ -310,7 +313,8 @@ class World:
             build(0)
         else:
             self.building.add(index)
-            self.net.command(process, lambda core, now: core.ask_stage(now, f"w{index}"))
+            wish = self.wishes.get(index, ANY_STAGE)
+            self.net.command(process, lambda core, now: core.ask_stage(now, f"w{index}", wish=wish))
 
     def _train(
         self, index: int, life: int, stage: int, node: Node, process: Endpoint, address: str
