@@ -115,6 +115,8 @@ class Streaming:
         void = False
         if message.since != self.state.since:
             void = bool(self.state.unheard_gradients)
+            for number in sorted(self.state.fed):
+                ending.end(self.state, now, number, How.PARTIAL, 1, Cause.FEEDER_GONE)
             self.state, self.confirmed = self._begin(message.since), False
             self._outlet.deliver(StreamOpened(message.since, void))
         self.state.replicas.begin_list()

@@ -76,6 +76,7 @@ class Process:
     at_weights: dict[work.MicrobatchId, int] = field(default_factory=dict)
     weights: int = 0
     effects_left: int | None = None
+    all_fed: set[work.MicrobatchId] = field(default_factory=set)
     stepped: list[tuple[work.MicrobatchId, ...]] = field(default_factory=list)
 
 
@@ -512,6 +513,7 @@ class ModelSwarm:
                 return
             process.fed += 1
             self.fed.add(fed)
+            process.all_fed.add(fed)
             process.loop.input_arrived(fed)
             unsettled = sum(each not in self.ends for each in self.fed if each[:2] == fed[:2])
             if unsettled > self.shape.window:
@@ -717,10 +719,15 @@ def quiet(world: ModelSwarm) -> None:
     _check_ended(world)
 
 
+def fed_by_the_living(world: ModelSwarm, microbatch: work.MicrobatchId) -> bool:
+    """Whether the process that fed a microbatch still lives, with whatever membership."""
+    return microbatch in world.processes[microbatch.feeder].all_fed
+
+
 def _check_ended(world: ModelSwarm) -> None:
     here = {(p.key, p.membership) for p in world.living(0)}
     for each in sorted(world.fed - world.ends.keys()):
-        if each[:2] in here:
+        if each[0] in {key for key, _ in here} and fed_by_the_living(world, each):
             raise Broken(f"PP3: {each} never ended")
     for process in world.living():
         if process.stream.state.items:
