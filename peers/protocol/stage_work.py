@@ -97,8 +97,8 @@ class ForwardDone:
 @dataclass(frozen=True, slots=True)
 class Counted:
     """Its weight gradient was added to what the present inner step accumulates; ``payload`` is the encoded
-    gradient for the stage below, None at stage 0. If it is not taken, a new membership begins, and what was
-    counted and not offered is void."""
+    gradient for the stage below, None at stage 0. If it is not taken, a new membership begins, and its
+    beginning is told once more, as one that voids what was counted."""
 
     microbatch: MicrobatchId
     tokens: int
@@ -138,7 +138,7 @@ class StreamOpened:
     """This worker has a membership with that number: microbatches travel. Whatever was waiting or in flight
     of an earlier one is over and to be dropped. ``void``: so is all that was counted and not offered, and the
     live parameters go back to the outer ones, for others may count the same again. Answered by
-    `ConfirmOpened`."""
+    `ConfirmOpened`, before which nothing else is told."""
 
     membership: int
     void: bool

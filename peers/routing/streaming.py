@@ -62,6 +62,39 @@ AMONG_REPLICAS = (Meet, Holding, Slots, GradientHeard, Ended, Ask, Has, AskTarge
 WITH_PAYLOAD = (Forward, Targets, Backward)
 
 
+class _Gate:
+    """The node, whose training thread hears nothing of a membership before it has dropped the last one's."""
+
+    def __init__(self, node: StreamOutlet) -> None:
+        self.send, self.send_stream, self.stream_room = node.send, node.send_stream, node.stream_room
+        self.is_open = False
+        self._node = node
+        self._waiting: list[object] = []
+
+    def deliver(self, event: object) -> None:
+        """Now, or once the gate is open."""
+        if self.is_open:
+            self._node.deliver(event)
+        else:
+            self._waiting.append(event)
+
+    def open(self) -> None:
+        """The training thread is ready."""
+        self.is_open = True
+        for event in self._waiting:
+            self._node.deliver(event)
+        self._waiting.clear()
+
+    def close(self, opened: StreamOpened) -> None:
+        """A membership begins, or its beginning is told once more."""
+        self.is_open = False
+        self._node.deliver(opened)
+
+    def begin_anew(self) -> None:
+        """What was to be told of the last membership is over with it."""
+        self._waiting.clear()
+
+
 class Streaming:
     """Commands come from the training thread, messages from the node; answers are events."""
 
@@ -76,17 +109,22 @@ class Streaming:
         """``heard(now)`` is called when fewer gradients wait to be acknowledged than before."""
         self._key = key
         self._terms = terms
-        self._outlet = outlet
+        self._gate = _Gate(outlet)
+        self._lost_count = False
+        """The training thread has counted something that this membership knows nothing of."""
         self._to_coordinator = to_coordinator
         self._heard = heard
         self._links: set[bytes] = set()
         """Peers with a link that is up."""
         self.state = self._begin(0)
-        self.confirmed = False
-        """Whether the training thread holds nothing of an earlier membership."""
 
     def _begin(self, since: int) -> StreamState:
-        return StreamState(self._key, since, self._terms, self._outlet, Replicas(self._terms.stages))
+        return StreamState(self._key, since, self._terms, self._gate, Replicas(self._terms.stages))
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the training thread holds nothing of an earlier membership."""
+        return self._gate.is_open
 
     @property
     def stands(self) -> bool:
@@ -117,8 +155,9 @@ class Streaming:
             void = bool(self.state.unheard_gradients)
             for number in sorted(self.state.fed):
                 ending.end(self.state, now, number, How.PARTIAL, 1, Cause.FEEDER_GONE)
-            self.state, self.confirmed = self._begin(message.since), False
-            self._outlet.deliver(StreamOpened(message.since, void))
+            self._gate.begin_anew()
+            self.state = self._begin(message.since)
+            self._gate.close(StreamOpened(message.since, void))
         self.state.replicas.begin_list()
         return void
 
@@ -154,7 +193,7 @@ class Streaming:
 
     def others_offer(self) -> None:
         """Others of this stage wait for what this member offers."""
-        self._outlet.deliver(MayStepEarly())
+        self._gate.deliver(MayStepEarly())
 
     # -- links --------------------------------------------------------------------------------
 
@@ -178,15 +217,14 @@ class Streaming:
         asking.ask_about_slow(self.state, now)
         if self.state.drains and not self.state.items and not self.state.drained:
             self.state.drained = True
-            self._outlet.deliver(Drained())
+            self._gate.deliver(Drained())
 
     # -- the training thread ------------------------------------------------------------------
 
     def do(self, now: float, command: StageCommand) -> bool:
         """Carry out a command of the training thread; False if it was not taken."""
-        if isinstance(command, ConfirmOpened):
-            self.confirmed = self.confirmed or command.membership == self.state.since
-        elif not self.confirmed:
+        if not self.confirmed and not isinstance(command, ConfirmOpened):
+            self._lost_count |= isinstance(command, Counted)
             return False  # it is about what an earlier membership had
         match command:
             case Feed():
@@ -208,9 +246,20 @@ class Streaming:
             case Drain():
                 self.state.drains = True
                 self._to_coordinator(now, Draining(self.state.since))
-            case ConfirmOpened() | Stepped():
+            case ConfirmOpened():
+                self._confirm(command)
+            case Stepped():
                 pass  # whoever watches sees it
         return True
+
+    def _confirm(self, command: ConfirmOpened) -> None:
+        if command.membership != self.state.since or self.confirmed:
+            return
+        if self._lost_count:  # meanwhile: it is void like what was counted before
+            self._lost_count = False
+            self._gate.close(StreamOpened(self.state.since, void=True))
+        else:
+            self._gate.open()
 
     def _feed(self, now: float, feed: Feed) -> bool:
         state, number = self.state, feed.number

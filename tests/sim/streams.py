@@ -77,7 +77,6 @@ class StageTrainer:
     may_feed: int = 0
     at_hand: Work | None = None
     at_versions: dict[MicrobatchId, tuple[bytes, ...]] = field(default_factory=dict)
-    is_void: bool = False
 
     def __post_init__(self) -> None:
         self.stage, self.stages = self.worker.stage, self.world.stages
@@ -150,8 +149,7 @@ class StageTrainer:
         if self.at_versions.pop(microbatch) != tuple(self.worker.replica.bases):
             raise Violation("PP2", f"worker {self.worker.index} counts {microbatch} at other weights")
         made = tensor("down", microbatch, self.stage, self.shape.activation_bytes) if self.stage else None
-        if not self.run(work.Counted(microbatch, TOKENS, made)):
-            self.is_void = True
+        self.run(work.Counted(microbatch, TOKENS, made))
 
     def _step(self, step: Step) -> None:
         self.counted += step.microbatches
@@ -192,8 +190,7 @@ class StageTrainer:
         self.loop.reset()
         self.membership, self.fed, self.may_feed = event.membership, 0, 0
         self.at_versions.clear()
-        if event.void or self.is_void:
-            self.is_void = False
+        if event.void:
             self.world.seen["void"] += 1
             for fragment, each in enumerate(self.worker.loop.progress):
                 if each.offered is None:

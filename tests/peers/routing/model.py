@@ -68,7 +68,6 @@ class Process:
     """What it offers, and what must be acknowledged before."""
     told: bool = False
     """The coordinator is told of it: whatever becomes of this membership, it counts once."""
-    void: bool = False
     was_told: bool = False
     may_feed: int = 0
     fed: int = 0
@@ -527,8 +526,7 @@ class ModelSwarm:
                 process.membership, process.may_feed, process.fed = event.membership, 0, 0
                 process.at_weights.clear()
                 self.seen["opened"] += 1
-                if event.void or process.void:
-                    process.void = False
+                if event.void:
                     self.seen["void"] += 1
                     process.counted = []
                     process.offered = process.offered if process.told else None
@@ -585,8 +583,7 @@ class ModelSwarm:
             raise Broken(f"PP2: {process.name} counts {microbatch} at other weights")
         process.counted.append(microbatch)
         payload = bytes(SIZE) if process.stage else None
-        if not self._do(process, work.Counted(microbatch, 1, payload)):
-            process.void = True
+        self._do(process, work.Counted(microbatch, 1, payload))
 
     def _step(self, process: Process, step: Step) -> None:
         process.weights += 1
