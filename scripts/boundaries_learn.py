@@ -196,28 +196,26 @@ def run(row: Row, seed: int, options: argparse.Namespace) -> Result:
 
 
 def table(results: Sequence[Result]) -> str:
-    """In Markdown, of the seeds that every row has."""
-    by_row = {row.name: {r.seed: r for r in results if r.row == row.name} for row in ROWS}
-    by_row = {name: found for name, found in by_row.items() if found}
-    seeds = sorted(set.intersection(*(set(found) for found in by_row.values()))) if by_row else []
+    """In Markdown; what a row costs is the mean over its seeds, each against fp32 of the same seed."""
+    base = {each.seed: each.loss for each in results if each.row == "fp32"}
     lines = [
-        f"{len(seeds)} seeds",
-        "",
-        "| | loss | spread | through boundaries | bytes/token up | down | against fp32 |",
-        "|---|---|---|---|---|---|---|",
+        "| | seeds | loss | spread | through boundaries | bytes a token up | down | against fp32 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    base = {seed: by_row["fp32"][seed].loss for seed in seeds} if "fp32" in by_row else {}
-    for name, found in by_row.items():
-        here = [found[seed] for seed in seeds]
+    for row in ROWS:
+        here = sorted((each for each in results if each.row == row.name), key=lambda each: each.seed)
         if not here:
             continue
         losses = [each.loss for each in here]
-        spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
-        change = statistics.fmean(each.loss / base[each.seed] - 1 for each in here) if base else 0.0
+        spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
+        changes = [100 * (each.loss / base[each.seed] - 1) for each in here if each.seed in base]
+        shown = f"{statistics.fmean(changes):+.1f} %" if changes else ""
+        if len(changes) > 1:
+            shown += f" ({', '.join(f'{each:+.1f}' for each in changes)})"
         lines.append(
-            f"| {name} | {statistics.fmean(losses):.4f} | {spread:.4f} |"
+            f"| {row.name} | {len(here)} | {statistics.fmean(losses):.4f} | {spread} |"
             f" {statistics.fmean(each.coded_loss for each in here):.4f} |"
-            f" {here[0].bytes_up:g} | {here[0].bytes_down:g} | {100 * change:+.2f} % |"
+            f" {here[0].bytes_up:g} | {here[0].bytes_down:g} | {shown} |"
         )
     return "\n".join(lines)
 
