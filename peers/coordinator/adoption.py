@@ -56,8 +56,10 @@ def is_behind(state: RunState, course: Course) -> bool:
 def members_ahead(state: RunState, course: Course) -> list[Entry]:
     """Members that say they hold a record which the journal does not know, if these are more than hold what
     it knows."""
-    here = state.roster.entered_in(course.number)
     newer = _newer_members(state, course)
+    if not newer:
+        return []
+    here = state.roster.entered_in(course.number)
     if (
         course.chain.head == GENESIS
     ):  # of a run that begins nobody holds anything: all others speak against it
@@ -74,7 +76,7 @@ def all_ahead(state: RunState) -> dict[str, int]:
 
 
 def _newer_members(state: RunState, course: Course) -> list[Entry]:
-    return [entry for entry in state.roster.entered_in(course.number) if is_newer(course, entry)]
+    return [entry for entry in state.roster.claiming_in(course.number) if is_newer(course, entry)]
 
 
 def holds_still(state: RunState, course: Course, now: float) -> bool:

@@ -74,6 +74,23 @@ def states_told(
     return found
 
 
+def differ(entries: Iterable[Entry], fragment: int, version: bytes) -> bool:
+    """Whether several states of a version are told (`states_told`)."""
+    check: bytes | None = None
+    names: set[bytes] = set()
+    for entry in entries:
+        held = entry.checks.get(fragment)
+        if not entry.holds_state or held is None or held[0] != version:
+            continue
+        name = entry.name_of(fragment, version)
+        if name:
+            names.add(name)
+        if len(names) > 1 or (check is not None and held[1] != check):
+            return True
+        check = held[1]
+    return False
+
+
 def agreement_on(
     entries: Iterable[Entry],
     fragment: int,

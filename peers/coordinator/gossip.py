@@ -40,6 +40,8 @@ class GossipMode:
         self._roster = roster
         self._feeds: defaultdict[int, RosterFeed] = defaultdict(lambda: RosterFeed(outlet.send))
         """By course: its members are told of each other alone."""
+        self._slowest: dict[int, Entry] = {}
+        """By course, a member that has not taken more outer steps than all have, when it was last looked."""
         self.max_members = limits.gossip_members
 
     def num_rounds(self, course: Course) -> int:
@@ -134,8 +136,13 @@ class GossipMode:
         over for everybody."""
         if course.num_steps >= self._rules.rounds or message.rounds <= course.num_steps:
             return []
+        slowest = self._slowest.get(course.number)
+        if slowest is not None and slowest.active and _rounds_of(slowest) <= course.num_steps:
+            return []
         active = self._roster.active_in(course.number)
-        taken = min((each.report.rounds if each.report else 0 for each in active), default=0)
+        if active:
+            self._slowest[course.number] = min(active, key=_rounds_of)
+        taken = min(map(_rounds_of, active), default=0)
         if taken > course.num_steps:
             course.num_steps = taken
             self._outlet.store(pack(StepsTaken(taken, course.number)))
@@ -149,6 +156,11 @@ class GossipMode:
     def awaiting_end(self, now: float, courses: Mapping[int, Course]) -> list[Entry]:
         """Everyone who was not told when the last report came: those of a run that its owner ended."""
         return [entry for entry in self._roster.entered() if not entry.told_finished]
+
+
+def _rounds_of(entry: Entry) -> int:
+    """Outer steps that a member has taken, as it reported last."""
+    return entry.report.rounds if entry.report else 0
 
 
 def _steps_of(entry: Entry) -> int | None:

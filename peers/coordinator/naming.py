@@ -159,10 +159,11 @@ def _ends(state: RunState, course: Course, now: float, fragment: int) -> float:
 
 def ask(state: RunState, course: Course, now: float, fragment: int, version: bytes) -> None:
     """Have all who may hold a version name it; each is asked once, and again if it should be done by now."""
-    pause_s = patience_s(state, course, fragment)
+    pause_s, wanted = patience_s(state, course, fragment), (fragment, version)
     for entry in _holders(state, course):
-        is_due = now >= entry.asked_names.get((fragment, version), NEVER) + pause_s
-        if version not in entry.names.get(fragment, {}) and is_due:
+        if version in entry.names.get(fragment, ()):
+            continue
+        if now >= entry.asked_names.get(wanted, NEVER) + pause_s:
             entry.ask_name(now, fragment, version)
             state.outlet.send(now, entry.key, NameState(fragment, version))
 

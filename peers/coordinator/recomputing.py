@@ -171,6 +171,8 @@ class Recomputer:
         return ended
 
     def _begin_next(self, now: float, course: Course) -> None:
+        if not course.recomputations:
+            return
         holders = self._holders(course)
         for fragment, asked in sorted(course.recomputations.items()):
             if not asked.former:

@@ -8,6 +8,7 @@ no other way.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -45,6 +46,7 @@ _MAX_PARTS = 16
 """States of which a member may say that its disk has a share."""
 _MAX_HELD = 4096
 """Heads of a member that are remembered."""
+_ENTERED, _CLAIMS = "entered", "claims"
 _HERE = frozenset(MemberState) - {MemberState.ABSENT}
 
 TRANSITIONS: dict[str, tuple[frozenset[MemberState], MemberState]] = {
@@ -80,6 +82,10 @@ class Refusals:
     num_in_a_row: int = 0
     num_in_vain: int = 0
     """How often it was told donors, and had no state from them."""
+
+
+def _nobody_listens() -> None:
+    pass
 
 
 @dataclass(slots=True, eq=False)
@@ -180,6 +186,8 @@ class Entry:
     """Index of the commit from which on rounds wait for it; not for one who came in the midst of one (L3)."""
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
+    moved: Callable[[], None] = _nobody_listens
+    """Called when its state, its course, or whether it claims a record changes."""
 
     @property
     def full_name(self) -> str:
@@ -212,12 +220,14 @@ class Entry:
             f"a member that is {self.member_state.value} cannot become {after.value} ({transition})"
         )
         self.member_state = after
+        self.moved()
 
     def enter(self, now: float, message: Enter, order: int, course: int) -> None:
         """A fresh membership: nothing of an earlier one counts (S14)."""
         self._make("enter")
         self.name, self.addresses = message.name, message.addresses
         self.order, self.entered_at, self.course = order, now, course
+        self.moved()
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.ready, self.report, self.pace = {}, None, MemberPace()
         self._forget_states()
@@ -231,10 +241,17 @@ class Entry:
     def show(self, claim: NewestRecord) -> None:
         """It says how far it is."""
         self.claim, self.was_told_donors = claim, False
+        self.moved()
         if len(self.held) < _MAX_HELD:
             self.held.add(claim.head)
         if self.entered and self.holds_state:
             self.head = claim.head
+
+    def forget_claim(self) -> NewestRecord | None:
+        """What it said of how far it is, which counts no more."""
+        claim, self.claim = self.claim, None
+        self.moved()
+        return claim
 
     def _forget_states(self) -> None:
         self.checks.clear()
@@ -305,7 +322,8 @@ class Entry:
     def leave(self) -> None:
         """The membership is over."""
         self._make("leave")
-        self.claim, self.told_behind = None, False
+        self.forget_claim()
+        self.told_behind = False
         self.held.clear()
         self.holds_state, self.will_hold, self.ready = False, b"", {}
         self.parts, self.assembles = {}, b""
@@ -322,11 +340,14 @@ class Roster:
         self._order = 0
         self._here: dict[bytes, Entry] = {}
         """Those who entered, in that order."""
+        self._lists: dict[tuple[int, MemberState | str], list[Entry]] = {}
+        """By course, and what its members have in common, until somebody moves: with a thousand members most
+        messages move nobody."""
 
     def certify(self, key: bytes, name: str, invite: bytes = b"") -> Entry:
         """Admit an identity, and give it a place; the same entry for the same key, however often it asks."""
         if key not in self.entries:
-            self.entries[key] = Entry(key, name)
+            self.entries[key] = Entry(key, name, moved=self._lists.clear)
             self.num_invited[invite] += 1
         entry = self.entries[key]
         entry.invite, entry.has_place = invite, True
@@ -351,12 +372,14 @@ class Roster:
         entry.enter(now, message, self._order, course)
         self._here.pop(entry.key, None)
         self._here[entry.key] = entry
+        self._lists.clear()
         self.epoch += 1
 
     def leave(self, entry: Entry) -> None:
         """End a membership."""
         entry.leave()
         self._here.pop(entry.key, None)
+        self._lists.clear()
         self.epoch += 1
 
     def entered(self) -> list[Entry]:
@@ -365,16 +388,33 @@ class Roster:
 
     def entered_in(self, course: int) -> list[Entry]:
         """Members of a course that have entered, in the order of entering."""
-        return [e for e in self._here.values() if e.course == course]
+        return self._those(course, _ENTERED, lambda entry: True)
 
     def active_in(self, course: int) -> list[Entry]:
         """Members of a course that hold its state."""
-        return [e for e in self._here.values() if e.member_state is MemberState.ACTIVE and e.course == course]
+        return self._in_state(course, MemberState.ACTIVE)
 
     def waiting_in(self, course: int) -> list[Entry]:
         """Everyone of a course to whom donors are to be named."""
-        waiting = MemberState.WAITING_FOR_STATE
-        return [e for e in self._here.values() if e.member_state is waiting and e.course == course]
+        return self._in_state(course, MemberState.WAITING_FOR_STATE)
+
+    def following_in(self, course: int) -> list[Entry]:
+        """Members of a course that are on their way to its state."""
+        return self._in_state(course, MemberState.FOLLOWING)
+
+    def claiming_in(self, course: int) -> list[Entry]:
+        """Members of a course that say which record they hold."""
+        return self._those(course, _CLAIMS, lambda entry: entry.claim is not None)
+
+    def _in_state(self, course: int, state: MemberState) -> list[Entry]:
+        return self._those(course, state, lambda entry: entry.member_state is state)
+
+    def _those(self, course: int, what: MemberState | str, has_it: Callable[[Entry], bool]) -> list[Entry]:
+        known = self._lists.get((course, what))
+        if known is None:
+            known = [e for e in self._here.values() if e.course == course and has_it(e)]
+            self._lists[course, what] = known
+        return list(known)
 
     def member_is(self, entry: Entry) -> MemberIs:
         """What others are told of a member."""

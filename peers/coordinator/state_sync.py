@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from peers.coordinator import assembling, naming, recomputing, restoring, rounds, saving
 from peers.coordinator.adoption import is_newer
-from peers.coordinator.agreement import states_told
+from peers.coordinator.agreement import differ
 from peers.coordinator.course import Course
 from peers.coordinator.exchange_mode import FragmentSources
 from peers.coordinator.roster import Entry, MemberState
@@ -97,7 +97,7 @@ def named(state: RunState, now: float, course: Course, entry: Entry, message: St
 
 def _compare(state: RunState, course: Course, now: float, fragment: int) -> None:
     version = course.chain.base(fragment)
-    if len(states_told(state.roster.entered_in(course.number), fragment, version)) > 1:
+    if differ(state.roster.entered_in(course.number), fragment, version):
         naming.ask(state, course, now, fragment, version)  # who says no more than the check may hold either
     recomputing.look_at(state, course, fragment)
     settle(state, course, now, fragment)
@@ -152,7 +152,7 @@ def overtaken(state: RunState, course: Course, now: float, entry: Entry | None =
     `ExchangeMode.left_behind`."""
     behind = state.mode.left_behind(course, entry)
     for each in behind:
-        claim, each.claim = each.claim, None
+        claim = each.forget_claim()
         told = LeftBehindTrace(peer=each.key, peer_name=each.name, steps=claim.index if claim else 0)
         state.outlet.trace(told)
         _give_up(state, course, now, each, "the others are far ahead of its replica")
@@ -227,9 +227,8 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
     """Name donors to the members that wait for the state, or name one of them the seed."""
     if course.manifest is None:
         return
-    for entry in state.roster.entered_in(course.number):
-        is_following = entry.member_state is MemberState.FOLLOWING and not entry.was_told_donors
-        if is_following and is_newer(course, entry):
+    for entry in state.roster.following_in(course.number):
+        if not entry.was_told_donors and is_newer(course, entry):
             entry.wait_for_state()  # it claimed a record that the run does not have
     waiting = [entry for entry in state.roster.waiting_in(course.number) if now >= entry.served_from]
     sources = state.mode.sources(course) if waiting else []
