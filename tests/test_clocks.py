@@ -11,7 +11,7 @@ USED = {
     "diloco/checkpoints/shared.py": "when a checkpoint was written, for people",
     "diloco/cli/app.py": "for how long a ticket is good, and whether one that is shown has expired",
     "diloco/cli/host.py": "for how long the ticket that it prints is good",
-    "diloco/cli/plan.py": "whether the ticket that names a host has expired",
+    "diloco/cli/measured_host.py": "whether the ticket that names a host has expired",
     "diloco/monitoring/event_log.py": "when something happened, for people",
     "diloco/swarm/control.py": "when a new ticket expires",
     "diloco/swarm/entry.py": "when a ticket expires, and since when a host runs, read once at its start",

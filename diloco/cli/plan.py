@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import socket
-import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from diloco.cli.measured_host import measured_at
 from diloco.cli.methods import codec_text
 from diloco.cli.papers import by_target, print_paper
 from diloco.cli.stage_plan import parse_memory, print_stage_plan, whole_sentence
 from diloco.cli.usage import finite
 from diloco.errors import UserError
-from diloco.methods.cost import element_bytes
-from diloco.methods.presets import PRESETS
 from diloco.planning.advice import (
     GOOD,
     Candidate,
@@ -35,7 +32,8 @@ from diloco.planning.advice import (
 )
 from diloco.planning.predict import LINE_EFFICIENCY, UniformSwarm, predict
 from diloco.planning.published_tables import TARGETS
-from diloco.planning.stage_plan import MICROBATCH_TOKENS, Wanted
+from diloco.planning.stage_plan import MICROBATCH_TOKENS, Wanted, decoder_sizes
+from diloco.settings import RunSettings, load_settings
 from diloco.terminal import plain_table, wide_console
 from diloco.units import (
     parse_count,
@@ -46,7 +44,6 @@ from diloco.units import (
     show_rate,
     show_seconds,
 )
-from peers.admission.ticket import read_ticket
 
 _FLOPS_PER_PARAMETER = 6
 _TOKENS_PER_STEP = "16k"
@@ -89,7 +86,14 @@ _Paper = Annotated[
 ]
 
 
+_RunFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN.toml", help="A run: its model, its steps and, if it is cut, its stages."),
+]
+
+
 def plan_command(
+    run: _RunFile = None,
     params: Annotated[str | None, typer.Option(help="Parameters of the model: 10B, 350M.")] = None,
     layers: Annotated[int, typer.Option(min=1, max=10_000, help="Its layers.")] = 24,
     peers: Annotated[int | None, typer.Option(min=2, max=4096, help="Workers. [default: 8]")] = None,
@@ -117,7 +121,14 @@ def plan_command(
         print_paper(paper, as_json)
         return
     measured = measured_at(from_host) if from_host is not None else {}
-    count = parse_count(params) if params is not None else measured.get("parameters")
+    if run is None:
+        found = parse_count(params) if params is not None else measured.get("parameters")
+        model = _Model(found, layers, width, stages, _positive(parse_count(microbatch), "--microbatch"))
+    elif params or width or stages or tokens_per_step:
+        raise UserError(f"{run} says how large the model and its steps are: leave these options out")
+    else:
+        model = _Model.of_run(load_settings(run))
+    count = model.params
     up_bps = parse_rate(up) if up is not None else measured.get("up_bps", 1e9 if utilization else None)
     if from_host is not None and count is None:
         raise UserError("the host knows no model yet: wait until workers train, or say --params and --up")
@@ -128,27 +139,25 @@ def plan_command(
         )
     if line_efficiency is None:  # what exchanges did is what TCP gets
         line_efficiency = 1.0 if up is None and "up_bps" in measured else LINE_EFFICIENCY
-    down_bps = parse_rate(down) if down is not None else up_bps
-    rtt_s = parse_seconds(rtt) if rtt is not None else measured.get("rtt_s", 0.06)
     swarm = UniformSwarm(
         peers or measured.get("peers", 8),
         _positive(up_bps, "--up"),
-        _positive(down_bps, "--down"),
-        rtt_s,
+        _positive(parse_rate(down) if down is not None else up_bps, "--down"),
+        parse_seconds(rtt) if rtt is not None else measured.get("rtt_s", 0.06),
         math.nan,
         _share(line_efficiency, "--line-efficiency"),
     )
-    speed, size = _Speed(step, flops, mfu, tokens_per_step), _positive(count, "--params")
+    speed, size = _Speed(step, flops, mfu, tokens_per_step or model.step_tokens), _positive(count, "--params")
     money = _Money.of(tokens, price)
-    if width is not None or memory is not None or stages is not None:
+    if model.is_cut or memory is not None:
         if utilization:
             raise UserError("--utilization is of whole models: leave --width, --memory and --stages out")
-        wanted = _wanted(size, layers, swarm, width, memory, stages, microbatch, speed)
+        wanted = _wanted(model, size, swarm, memory, speed)
         if print_stage_plan(wanted, money.budget, money.per_hour, as_json):
             return
         print(whole_sentence(wanted), file=sys.stderr)
     swarm = replace(swarm, step_s=speed.step_s(size, measured))
-    rows = candidates(size, layers, swarm)
+    rows = candidates(size, model.layers, swarm)
     if utilization:
         _needed(rows, size, swarm, as_json)
         return
@@ -217,34 +226,67 @@ class _Money:
         return cls(budget, parse_price(price) if price is not None else None)
 
 
-def _wanted(
-    params: float,
-    layers: int,
-    swarm: UniformSwarm,
-    width: int | None,
-    memory: str | None,
-    stages: int | None,
-    microbatch: str,
-    speed: _Speed,
-) -> Wanted:
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What is trained, as it was typed or as a RUN.toml has it."""
+
+    params: float | None
+    layers: int
+    width: int | None
+    stages: int | None
+    microbatch: float
+    """Tokens."""
+    sizes: tuple[float, ...] = ()
+    """Parameters of each layer, where they are not alike."""
+    cuts: tuple[int, ...] = ()
+    recompute: bool = True
+    step_tokens: str | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        return self.width is not None or self.stages is not None
+
+    @classmethod
+    def of_run(cls, settings: RunSettings) -> _Model:
+        """The built-in model of a run."""
+        model, pipeline, context = settings.model, settings.pipeline, settings.model.context
+        sizes = decoder_sizes(model.layers, model.heads, model.width)
+        if pipeline.stages == 1:
+            count = sum(sizes) - (sizes[0] if model.tied else 0)
+            tokens = f"{settings.train.batch_size * context}"
+            return cls(count, model.layers, None, None, context, step_tokens=tokens)
+        return cls(
+            params=sum(sizes),
+            layers=model.layers,
+            width=model.width,
+            stages=pipeline.stages,
+            microbatch=pipeline.microbatch * context,
+            sizes=sizes,
+            cuts=pipeline.cuts,
+            recompute=pipeline.recompute,
+            step_tokens=f"{pipeline.quota * pipeline.microbatch * context}",
+        )
+
+
+def _wanted(model: _Model, params: float, swarm: UniformSwarm, memory: str | None, speed: _Speed) -> Wanted:
     """A model that shall be cut. Raises `UserError` where something is not said that this needs."""
-    if width is None or memory is None:
+    if model.width is None or (memory is None and model.step_tokens is None):
         raise UserError(
             "for a model in stages say both --width 10496, the values of a token between layers, and"
             " --memory 80G of a peer's device"
         )
-    tokens = _positive(parse_count(microbatch), "--microbatch")
     return Wanted(
-        num_parameters=params,
-        layers=layers,
-        width=width,
+        sizes=model.sizes or (params / model.layers,) * model.layers,
+        width=model.width,
         peers=swarm.peers,
         rate_bps=swarm.exchange_bps,
         rtt_s=swarm.rtt_s,
         flops=speed.reached_flops,
-        memory_bytes=_positive(parse_memory(memory), "--memory"),
-        microbatch_tokens=max(1, round(tokens)),
-        stages=stages,
+        memory_bytes=math.inf if memory is None else _positive(parse_memory(memory), "--memory"),
+        microbatch_tokens=max(1, round(model.microbatch)),
+        stages=model.stages,
+        cuts=model.cuts,
+        recompute=model.recompute,
         step_tokens=None if speed.tokens_per_step is None else speed.tokens,
     )
 
@@ -397,61 +439,3 @@ def _needed(rows: list[Candidate], params: float, swarm: UniformSwarm, as_json: 
     _print_left_out(console)
     if any(bps is None for needed in found for bps in needed):
         print("latency: round trips alone cost more than that, whatever the bandwidth")
-
-
-# -- a running host -----------------------------------------------------------------------------------
-
-
-def measured_at(ticket: str) -> dict[str, Any]:
-    """What a host's status tells of its run, and the round trip to it; said in a line on stderr."""
-    from diloco.swarm.handshake import status
-
-    found = measured_from(status(ticket))
-    found["rtt_s"] = _round_trip_s(ticket)
-    told = [f"{show_seconds(found['rtt_s'])} round trip to the host"]
-    if "peers" in found:
-        told.append(
-            f"{found['peers']} active peers, {found['parameters']:,.0f} values in a round of all fragments"
-        )
-    if "step_s" in found:
-        told.append(f"{show_seconds(found['step_s'])} a step")
-    if "up_bps" in found:
-        told.append(f"exchanges at {show_rate(found['up_bps'])} (what links did, not what they can)")
-    print(f"measured: {', '.join(told)}", file=sys.stderr)
-    return found
-
-
-def measured_from(status: dict[str, Any]) -> dict[str, Any]:
-    """Peers, values exchanged, seconds of a step and the rate of exchanges, as far as a status has them."""
-    active = [member for member in status["members"] if member["active"]]
-    found: dict[str, Any] = {}
-    if active and status.get("elements"):
-        found |= {"peers": max(2, len(active)), "parameters": float(sum(status["elements"]))}
-    paces = [m["tokens"] / m["step"] / m["speed"] for m in active if m["step"] and m.get("speed")]
-    if paces:
-        found["step_s"] = statistics.median(paces)
-    codec = status.get("codec", "")
-    if codec and codec != "topk":
-        each = element_bytes(codec, PRESETS["diloco"])
-        rates = [
-            8 * 2 * (members - 1) / members * status["elements"][fragment] * each / seconds
-            for fragment, members, seconds in status.get("recent", [])
-            if members > 1 and seconds > 0
-        ]
-        if rates:
-            found["up_bps"] = statistics.median(rates)
-    return found
-
-
-def _round_trip_s(ticket: str) -> float:
-    """A TCP handshake takes one round trip: the median of several."""
-    host, port = read_ticket(ticket, time.time()).addresses[0].removeprefix("tcp://").rsplit(":", 1)
-    times = []
-    for _ in range(5):
-        began = time.monotonic()
-        try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=10.0):
-                times.append(time.monotonic() - began)
-        except OSError as error:
-            raise UserError(f"{host}:{port} cannot be reached: {error.strerror or error}") from None
-    return statistics.median(times)

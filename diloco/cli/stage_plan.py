@@ -82,7 +82,7 @@ def _print_rows(console: Console, rows: list[StagePlan], chosen: StagePlan) -> N
     wanted = chosen.wanted
     console.print(
         Text(
-            f"{wanted.num_parameters:,.0f} parameters in {wanted.layers} layers of width {wanted.width},"
+            f"{wanted.num_parameters:,.0f} parameters in {wanted.num_layers} layers of width {wanted.width},"
             f" {wanted.peers} peers that reach {wanted.flops / 1e12:,.4g} TFLOP/s,"
             f" {show_rate(wanted.rate_bps)} each way, {show_seconds(wanted.rtt_s)} round trip; microbatches"
             f" of {wanted.microbatch_tokens:,} tokens, run forward again before backward. line: what a"

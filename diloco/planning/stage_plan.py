@@ -1,9 +1,9 @@
 """How to cut a model that no peer can hold: how many stages, microbatches and replicas, and what it costs.
 
-Pure decisions over the formula of `stages` and the predictions of `predict`. All peers are alike, and so are
-layers. The fewest stages whose largest fits a peer are taken; of the codecs the one that loses least and
-fills the pipeline with steps of a bearable size; for the exchange of each stage what `advice` recommends for
-the share of the line that boundaries leave. The optimizer's own step is left out of times.
+Pure decisions over the formula of `stages` and the predictions of `predict`. All peers are alike. The fewest
+stages whose largest fits a peer are taken; of the codecs the one that loses least and fills the pipeline with
+steps of a bearable size; for the exchange of each stage what `advice` recommends for the share of the line
+that boundaries leave. The optimizer's own step is left out of times.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _KEPT_BYTES = 4.0
 """Of a value of an input that waits for its backward: what came is kept as it was decoded."""
 _TOKEN_BYTES = 4
 """Of a target, from the feeder to the last stage."""
+_VOCABULARY = 256
+"""Of the built-in model: bytes."""
 DAY_S = 86_400.0
 
 
@@ -38,9 +40,8 @@ DAY_S = 86_400.0
 class Wanted:
     """A model, the peers that shall train it, and what is settled already."""
 
-    num_parameters: float
-    layers: int
-    """Of equally many parameters: the cut is between them."""
+    sizes: tuple[float, ...]
+    """Parameters of each layer: the cut is between them."""
     width: int
     """Values of a token that cross a boundary."""
     peers: int
@@ -53,8 +54,19 @@ class Wanted:
     """Of a peer's device."""
     microbatch_tokens: int = MICROBATCH_TOKENS
     stages: int | None = None
+    cuts: tuple[int, ...] = ()
+    """First layers of the later ones; none: equally many layers."""
+    recompute: bool = True
     step_tokens: float | None = None
     """Of a line's inner step; None: what fills the pipeline."""
+
+    @property
+    def num_parameters(self) -> float:
+        return sum(self.sizes)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,14 @@ def wire_bytes(codec: str) -> float:
     return element_bytes(codec, PRESETS["diloco"])
 
 
+def decoder_sizes(blocks: int, heads: int, width: int) -> tuple[float, ...]:
+    """Parameters of each layer of the built-in model when it is cut: embedding, blocks, head. A test holds
+    them to the model."""
+    inside = 32 * math.ceil(width * 8 / 3 / 32)
+    block = 4 * width**2 + 3 * width * inside + 2 * width + 2 * (width // heads)
+    return (_VOCABULARY * width, *[block] * blocks, (_VOCABULARY + 1) * width)
+
+
 def plans(wanted: Wanted) -> list[StagePlan]:
     """For each codec the fewest stages of which each fits a peer. Raises `UserError` if none do, and if peers
     are too few for one replica of each."""
@@ -180,11 +200,11 @@ def memory_for_two(row: StagePlan) -> float:
     wanted, stages = row.wanted, row.wanted.peers // LEAST_REPLICAS
     if stages < 2:
         return math.inf
-    return _planned(replace(wanted, memory_bytes=0.0), row.codec, min(stages, wanted.layers)).memory[0]
+    return _planned(replace(wanted, memory_bytes=0.0), row.codec, min(stages, wanted.num_layers)).memory[0]
 
 
 def _fitting(wanted: Wanted, codec: str) -> StagePlan:
-    most = min(wanted.layers, LIMITS.stages)
+    most = min(wanted.num_layers, LIMITS.stages)
     for stages in range(1, most + 1) if wanted.stages is None else (wanted.stages,):
         if 16 * _largest(wanted, stages) > wanted.memory_bytes:
             continue
@@ -202,21 +222,26 @@ def _fitting(wanted: Wanted, codec: str) -> StagePlan:
     raise UserError(
         f"{stages} stages take {_gigabytes(needed)} of each peer with {codec} boundaries and --memory is"
         f" {_gigabytes(wanted.memory_bytes)}"
-        + ("" if wanted.stages else f": no more than {most} stages are possible of {wanted.layers} layers")
+        + (
+            ""
+            if wanted.stages
+            else f": no more than {most} stages are possible of {wanted.num_layers} layers"
+        )
     )
 
 
 def _planned(wanted: Wanted, codec: str, stages: int) -> StagePlan:
     """What so many stages give, whether they fit or not."""
     largest = _largest(wanted, stages)
-    model = StagedModel(stages * largest, wanted.width, stages, wanted.microbatch_tokens, wanted.flops)
+    tokens, flops, recompute = wanted.microbatch_tokens, wanted.flops, wanted.recompute
+    model = StagedModel(stages * largest, wanted.width, stages, tokens, flops, recompute)
     times = model.times(wire_bytes(codec), wanted.rate_bps, wanted.rtt_s)
     count = _microbatches(wanted, times)
     step_s = times.inner_step_s(count)
     left = wanted.rate_bps * (1 - count * times.line_s / step_s)
     replicas = max(LEAST_REPLICAS, wanted.peers // stages)
     swarm = UniformSwarm(replicas, left, left, wanted.rtt_s, step_s)
-    rows = ranked(largest, -(-wanted.layers // stages), swarm)
+    rows = ranked(largest, max(map(len, _layers(wanted, stages))), swarm)
     window = min(times.window, count)
 
     def device_bytes(row: Candidate) -> float:
@@ -236,12 +261,13 @@ def _microbatches(wanted: Wanted, times: StageTimes) -> int:
 
 
 def _layers(wanted: Wanted, stages: int) -> list[range]:
-    return Part(0, stages).all_layers([1] * wanted.layers)
+    cuts = wanted.cuts if stages == wanted.stages else ()
+    return Part(0, stages, cuts).all_layers([round(size) for size in wanted.sizes])
 
 
 def _largest(wanted: Wanted, stages: int) -> float:
     """Parameters of the largest stage."""
-    return -(-wanted.layers // stages) * wanted.num_parameters / wanted.layers
+    return max(sum(wanted.sizes[layer] for layer in layers) for layers in _layers(wanted, stages))
 
 
 def _gigabytes(size_bytes: float) -> str:

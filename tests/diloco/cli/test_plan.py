@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from diloco.cli import plan
 from diloco.cli.app import app
-from diloco.cli.plan import measured_from
+from diloco.cli.measured_host import measured_from
 from diloco.errors import UserError
 from diloco.methods.presets import PRESETS
 from diloco.planning.predict import LINE_EFFICIENCY
@@ -67,7 +68,7 @@ def test_a_factor_says_what_tcp_gets_of_a_line() -> None:
 
 def test_a_rate_that_a_host_has_measured_is_what_tcp_got(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"up_bps": 1e8, "rtt_s": 0.05, "parameters": 1e9, "peers": 4, "step_s": 1.0}
-    monkeypatch.setattr("diloco.cli.plan.measured_at", lambda ticket: found)
+    monkeypatch.setattr(plan, "measured_at", lambda ticket: found)
     assert "100 Mbit/s each way, of which TCP gets 100%" in call("plan", "--from-host", "ticket").output
     stated = call("plan", "--from-host", "ticket", "--up", "100Mbps").output
     assert f"of which TCP gets {LINE_EFFICIENCY:.0%}" in stated

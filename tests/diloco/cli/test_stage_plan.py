@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +82,43 @@ def test_a_model_that_fits_a_peer_is_planned_whole() -> None:
     assert result.exit_code == 0
     assert "A peer of 80 GB holds this model: do not cut it." in result.output
     assert "busy" in result.output
+
+
+RUN = """
+[model]
+layers = 10
+width = 512
+heads = 8
+context = 512
+tied = false
+[pipeline]
+stages = 3
+cuts = [4, 8]
+microbatch = 4
+quota = 32
+"""
+
+
+def test_a_run_file_says_the_model_its_cuts_and_its_steps(tmp_path: Path) -> None:
+    run = tmp_path / "RUN.toml"
+    run.write_text(RUN)
+    links = (str(run), "--peers", "6", "--up", "1Gbps", "--rtt", "20ms", "--flops", "20T")
+    plain = json.loads(call(*links, "--json").output)
+    row = plain["rows"][plain["recommended"]]
+    assert (row["stages"], row["cuts"], row["lines"], row["microbatches"]) == (3, [4, 8], 2, 32)
+    assert "Take 3 stages of 4 layers" in shown(*links)
+    error = call(*links, "--params", "1B").exception
+    assert "says how large the model and its steps are" in str(error)
+    error = call(*links, "--memory", "10MB").exception
+    assert "3 stages take" in str(error)
+
+
+def test_a_run_file_of_a_whole_model_is_planned_whole(tmp_path: Path) -> None:
+    run = tmp_path / "RUN.toml"
+    run.write_text(RUN.partition("[pipeline]")[0])
+    text = shown(str(run), "--up", "100Mbps", "--flops", "20T")
+    assert "31,895,296 parameters" in text
+    assert "does not exist" in str(call(str(tmp_path / "NONE.toml"), "--up", "1Gbps").exception)
 
 
 def test_memory_as_people_type_it() -> None:

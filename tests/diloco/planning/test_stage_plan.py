@@ -13,6 +13,7 @@ from diloco.planning.stage_plan import (
     StagePlan,
     Wanted,
     best,
+    decoder_sizes,
     memory_for_two,
     plans,
     wire_bytes,
@@ -20,8 +21,7 @@ from diloco.planning.stage_plan import (
 from diloco.planning.stages import StagedModel
 
 BIG = Wanted(
-    num_parameters=107e9,
-    layers=80,
+    sizes=(107e9 / 80,) * 80,
     width=10496,
     peers=40,
     rate_bps=1e9,
@@ -31,7 +31,7 @@ BIG = Wanted(
 )
 
 
-def planned(**changes: float | None) -> StagePlan:
+def planned(**changes: object) -> StagePlan:
     return best(plans(replace(BIG, **changes)))  # type: ignore[arg-type]
 
 
@@ -88,7 +88,7 @@ def test_a_step_that_is_said_is_kept() -> None:
 
 
 def test_what_fits_a_peer_is_one_stage_and_has_no_boundary() -> None:
-    row = planned(num_parameters=1e9)
+    row = planned(sizes=(1e9,))
     assert row.stages == 1
     assert row.boundary_bytes_per_step == row.bytes_per_day["targets"] == 0
 
@@ -100,12 +100,31 @@ def test_bytes_of_a_day_are_those_of_steps_and_leave_room_on_the_line() -> None:
     assert row.bytes_per_day["boundaries"] == pytest.approx(step * 86_400 / row.step_s, rel=0.05)
     assert row.boundary_bytes_per_step > 30 * row.exchange_bytes_per_step
     assert sum(row.bytes_per_day.values()) * 8 / 86_400 < BIG.rate_bps
-    two = planned(stages=2, memory_bytes=1e12, layers=2)
+    two = planned(stages=2, memory_bytes=1e12, sizes=(50e9, 50e9))
     assert two.boundary_bytes_per_step == two.num_microbatches * 4096 * 10496 * wire_bytes(two.codec)
+
+
+def test_cuts_that_are_said_are_kept() -> None:
+    row = planned(stages=3, cuts=(10, 50), memory_bytes=1e13)
+    assert [len(layers) for layers in row.layers] == [10, 40, 30]
+    assert row.stage_parameters == pytest.approx(107e9 / 2)
+
+
+def test_without_running_forward_again_a_microbatch_takes_three_quarters() -> None:
+    kept = planned(recompute=False)
+    assert kept.times.compute_s == pytest.approx(0.75 * planned().times.compute_s)
+
+
+def test_sizes_of_the_built_in_model_are_its_own() -> None:
+    from diloco.models.gpt import GPTSizes
+    from diloco.models.layered import gpt_layers
+
+    built = [layer() for layer in gpt_layers(GPTSizes(3, 4, 96, 32))]
+    assert decoder_sizes(3, 4, 96) == tuple(sum(p.numel() for p in each.parameters()) for each in built)
 
 
 def test_no_stages_are_enough() -> None:
     with pytest.raises(UserError, match="no more than 64 stages are possible of 80 layers"):
         planned(memory_bytes=20e9, peers=4096)
     with pytest.raises(UserError, match="no more than 2 stages are possible of 2 layers"):
-        planned(layers=2)
+        planned(sizes=(50e9, 50e9))
