@@ -120,6 +120,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All of a tree: to walk it anew in each test would be most of what this file takes."""
+    return list(ast.walk(tree(path)))
+
+
 def files(*names: str) -> list[Path]:
     """The modules in these folders, and those that are named themselves."""
     places = [ROOT / name for name in names]
@@ -136,7 +142,7 @@ def cores() -> list[Path]:
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Line and top-level module of every import, also those inside functions."""
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -162,15 +168,19 @@ def run_with_the_file(node: ast.AST) -> Iterator[ast.AST]:
             yield from run_with_the_file(each)
 
 
-def names_imported_with(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def names_imported_with(path: Path) -> list[tuple[int, str]]:
     """Line and dotted name of all that a file imports when it is imported."""
+    found: list[tuple[int, str]] = []
     for node in run_with_the_file(tree(path)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
 
 
+@cache
 def files_imported_with(path: Path) -> set[Path]:
     """The files of ours that are imported with a file: packages on the way to a module included."""
     parts = [name.split(".") for _, name in names_imported_with(path)]
@@ -191,13 +201,13 @@ def using(path: Path, names: set[str]) -> list[str]:
     """Where a file mentions one of the dotted names."""
     return [
         f"{name_of(path)}:{node.lineno} uses {dotted(node)}"
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Name | ast.Attribute) and dotted(node) in names
     ]
 
 
 def functions(path: Path) -> list[FunctionNode]:
-    return [node for node in ast.walk(tree(path)) if isinstance(node, FunctionNode)]
+    return [node for node in nodes(path) if isinstance(node, FunctionNode)]
 
 
 def public_functions(body: list[ast.stmt]) -> Iterator[tuple[FunctionNode, bool]]:
@@ -224,7 +234,7 @@ def module_file(dotted_name: str) -> Path | None:
 def imported_files(path: Path) -> frozenset[Path]:
     """The files of ours that a file imports: inside functions and under `TYPE_CHECKING` too."""
     found: set[Path | None] = set()
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {module_file(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -276,7 +286,7 @@ def test_no_import_is_relative() -> None:
     found = [
         f"{name_of(path)}:{node.lineno}"
         for path in files(*PACKAGES)
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and node.level > 0
     ]
     assert not found, "\n".join(found)
@@ -288,7 +298,7 @@ def test_modules_are_imported_by_a_string_where_a_reason_is_given_only() -> None
     found = {
         name_of(path)
         for path in files(*PACKAGES)
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if (isinstance(node, ast.Name) and node.id in by_name)
         or (isinstance(node, ast.Attribute) and node.attr in by_name)
         or (isinstance(node, ast.alias) and node.name in by_name)
@@ -357,7 +367,7 @@ def test_cores_have_no_clock_no_threads_and_no_io() -> None:
 def test_cores_draw_from_seeded_generators_only() -> None:
     found = []
     for path in cores():
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ImportFrom) and node.module == "random":
                 wrong = [alias.name for alias in node.names if alias.name != "Random"]
             elif isinstance(node, ast.Attribute) and dotted(node.value) in {"random", "np.random"}:
@@ -372,7 +382,7 @@ def test_nothing_runs_code_or_objects_that_came_as_data() -> None:
     everywhere = files(*PACKAGES, "scripts", "examples")
     found = importing(everywhere, BANNED_MODULES)
     for path in everywhere:
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if not isinstance(node, ast.Call):
                 continue
             if dotted(node.func) in BANNED_CALLS:
@@ -389,7 +399,7 @@ def test_nothing_imports_a_star() -> None:
     found = [
         f"{name_of(path)}:{node.lineno}"
         for path in files(*PACKAGES, "scripts", "examples", "tests")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
     ]
     assert not found, "\n".join(found)
@@ -406,7 +416,7 @@ def test_no_exception_is_swallowed() -> None:
     found = [
         f"{name_of(path)}:{node.lineno}"
         for path in files(*PACKAGES, "scripts", "examples")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or dotted(node.type) in {"Exception", "BaseException"})
         and all(isinstance(each, ast.Pass | ast.Continue) for each in node.body)
