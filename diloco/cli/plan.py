@@ -32,7 +32,7 @@ from diloco.planning.advice import (
 )
 from diloco.planning.predict import LINE_EFFICIENCY, UniformSwarm, predict
 from diloco.planning.published_tables import TARGETS
-from diloco.planning.stage_plan import MICROBATCH_TOKENS, Wanted, decoder_sizes
+from diloco.planning.stage_plan import CODECS, MICROBATCH_TOKENS, Wanted, decoder_sizes
 from diloco.settings import RunSettings, load_settings
 from diloco.terminal import plain_table, wide_console
 from diloco.units import (
@@ -240,6 +240,7 @@ class _Model:
     """Parameters of each layer, where they are not alike."""
     cuts: tuple[int, ...] = ()
     recompute: bool = True
+    codecs: tuple[str, ...] = CODECS
     step_tokens: str | None = None
 
     @property
@@ -264,6 +265,7 @@ class _Model:
             sizes=sizes,
             cuts=pipeline.cuts,
             recompute=pipeline.recompute,
+            codecs=(pipeline.activations,),
             step_tokens=f"{pipeline.quota * pipeline.microbatch * context}",
         )
 
@@ -287,6 +289,7 @@ def _wanted(model: _Model, params: float, swarm: UniformSwarm, memory: str | Non
         stages=model.stages,
         cuts=model.cuts,
         recompute=model.recompute,
+        codecs=model.codecs,
         step_tokens=None if speed.tokens_per_step is None else speed.tokens,
     )
 

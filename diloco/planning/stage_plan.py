@@ -57,6 +57,8 @@ class Wanted:
     cuts: tuple[int, ...] = ()
     """First layers of the later ones; none: equally many layers."""
     recompute: bool = True
+    codecs: tuple[str, ...] = CODECS
+    """Of boundaries, from what loses least."""
     step_tokens: float | None = None
     """Of a line's inner step; None: what fills the pipeline."""
 
@@ -172,7 +174,7 @@ class StagePlan:
 
 def wire_bytes(codec: str) -> float:
     """Bytes per value of a boundary."""
-    return element_bytes(codec, PRESETS["diloco"])
+    return element_bytes(codec.removesuffix("_rotated"), PRESETS["diloco"])
 
 
 def decoder_sizes(blocks: int, heads: int, width: int) -> tuple[float, ...]:
@@ -186,7 +188,7 @@ def decoder_sizes(blocks: int, heads: int, width: int) -> tuple[float, ...]:
 def plans(wanted: Wanted) -> list[StagePlan]:
     """For each codec the fewest stages of which each fits a peer. Raises `UserError` if none do, and if peers
     are too few for one replica of each."""
-    return [_fitting(wanted, codec) for codec in CODECS]
+    return [_fitting(wanted, codec) for codec in wanted.codecs]
 
 
 def best(rows: list[StagePlan]) -> StagePlan:

@@ -74,7 +74,8 @@ def test_the_snippet_is_a_run_that_can_be() -> None:
 
     plain = json.loads(call(*BIG, "120G", "--json").output)
     settings = parse_settings(tomllib.loads(plain["toml"]), "RUN.toml")
-    assert settings.pipeline.stages == 20
+    assert (settings.pipeline.stages, settings.pipeline.quota) == (20, 291)
+    assert settings.pipeline.activations == "int8"
 
 
 def test_a_model_that_fits_a_peer_is_planned_whole() -> None:
@@ -96,6 +97,7 @@ stages = 3
 cuts = [4, 8]
 microbatch = 4
 quota = 32
+activations = "int4_rotated"
 """
 
 
@@ -106,6 +108,7 @@ def test_a_run_file_says_the_model_its_cuts_and_its_steps(tmp_path: Path) -> Non
     plain = json.loads(call(*links, "--json").output)
     row = plain["rows"][plain["recommended"]]
     assert (row["stages"], row["cuts"], row["lines"], row["microbatches"]) == (3, [4, 8], 2, 32)
+    assert [each["activations"] for each in plain["rows"]] == ["int4_rotated"]
     assert "Take 3 stages of 4 layers" in shown(*links)
     error = call(*links, "--params", "1B").exception
     assert "says how large the model and its steps are" in str(error)
