@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diloco.swarm.failure_log import FailureLog
+from diloco.swarm.failure_log import TRACE, FailureLog
 from transport.guarded import InputLostTrace
 from transport.in_order import StoreFailedTrace, StoreRecoveredTrace
 from transport.limits import LIMITS
@@ -42,6 +42,13 @@ def test_each_failure_is_a_line_with_its_traceback_and_the_rest_is_none(
     log.trace(StoreFailedTrace("OSError: No space left on device"))
     log.trace(StoreRecoveredTrace(7.0))
     assert [each.levelname for each in caplog.records] == ["ERROR", "ERROR", "ERROR", "WARNING"]
+    traces = [getattr(each, TRACE, None) for each in caplog.records]
+    assert traces == [
+        None,
+        None,
+        StoreFailedTrace("OSError: No space left on device"),
+        StoreRecoveredTrace(7.0),
+    ]
     log.trace(LaneLostTrace("p", 0, "tcp://a:1", "it broke"))
     assert len(caplog.records) == 4
 
