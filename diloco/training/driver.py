@@ -109,6 +109,8 @@ class WorkerDriver:
         if not self._entered:
             self._take_part()
             self._entered = True
+        else:
+            self.swarm.call(lambda now, node: None)  # or it is closed
         give_up = time.monotonic() + timeout_s
         while not self.session.active or self.session.awaits_end:
             self._take_event(_POLL_S)

@@ -56,9 +56,9 @@ def test_a_run_of_one_stage_and_a_recipe_that_names_no_layers_are_refused(run: P
         cut(whole)
     mine = tmp_path / "mine.py"
     mine.write_text(
-        "from diloco.recipe import Job\n"
+        "from torch import nn\nfrom diloco.recipe import Job\n"
         "def job(settings, data_path, device, worker_salt, part):\n"
-        "    return Job(None, None, None, iter(()), 1, None, None)\n"
+        "    return Job(nn.Linear(1, 1), None, print, iter(()), 1, print, print)\n"
     )
     with pytest.raises(
         UserError, match=r"does not say what it cuts: let it return Job\(..., layers=layers\)"

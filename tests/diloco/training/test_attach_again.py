@@ -59,6 +59,14 @@ def test_a_cell_that_is_run_again_replaces_the_earlier_attach(swarm: diloco.Swar
     assert before.step == after.step
 
 
+def test_a_cell_that_is_run_again_after_the_swarm_was_closed_says_so(swarm: diloco.Swarm) -> None:
+    model = nn.Linear(3, 2)
+    cell(model, swarm)
+    swarm.close()
+    with pytest.raises(diloco.SwarmClosed):
+        cell(model, swarm)
+
+
 def test_another_model_for_the_same_swarm_is_refused_with_the_remedy(swarm: diloco.Swarm) -> None:
     cell(nn.Linear(3, 2), swarm)
     with pytest.raises(
