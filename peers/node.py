@@ -381,14 +381,15 @@ class Node:
 
     def _handle(self, now: float, peer: bytes, result: Arrival | Started | Superseded | DiskFull) -> None:
         if isinstance(result, Arrival):
+            host = None if result.is_stream else self.coordinator  # the credit of a stream is another one
             if result.payload is None:
                 self._dispatch(now, peer, result.message)
-            elif self.coordinator and isinstance(result.message, Evidence):
+            elif host and isinstance(result.message, Evidence):
                 self.consumed(now, peer, result.cost)
-                self.coordinator.take_evidence(now, peer, result.message, result.payload)
-            elif self.coordinator and self.coordinator.recomputer.takes(peer, result.message):
+                host.take_evidence(now, peer, result.message, result.payload)
+            elif host and host.recomputer.takes(peer, result.message):
                 self.consumed(now, peer, result.cost)
-                self.coordinator.recomputer.take_piece(now, peer, result.message, result.payload)
+                host.recomputer.take_piece(now, peer, result.message, result.payload)
             elif self.member is None:
                 raise BadFrame("bulk to a node that does not train")
             elif result.is_stream:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transport.collectives.stream import Incoming, Outgoing
+from transport.collectives.stream import Assembly, num_pieces, piece_of
 from transport.effects import Effect, Payload
 from transport.errors import BadFrame
 from transport.frames import Count, Small, kind, unpack_items
@@ -65,8 +65,9 @@ class StreamEnd:
         self._out: list[Effect] = []
         self._payload, self._is_first = payload, address is not None
         self._size, self._exchange, self._left, self._began = 0, False, 0, 0.0
-        self._outgoing: Outgoing | None = None
-        self._incoming = Incoming(0, PIECE_BYTES)
+        self._sending: Any = b""
+        self._next_piece = 1
+        self._incoming = Assembly(0, PIECE_BYTES)
         self._link = Link(
             other,
             Session(incarnation, 1),
@@ -118,13 +119,12 @@ class StreamEnd:
                 self._begin(each.message.size, exchange=each.message.exchange)
             elif isinstance(each.message, PieceOf):
                 assert each.payload is not None
-                self._incoming.take(each.message.index, each.payload)
                 self._link.streams.stream_consumed(now, each.cost)
+                if (whole := self._incoming.put(each.message.index, each.payload)) is not None:
+                    self._came(whole)
             elif each.payload is not None:
                 self.chunk_bytes += len(each.payload)
                 self._link.streams.consumed(now, each.cost)
-        if self._size and self._incoming.is_whole:
-            self._came()
         self._pump(now)
         if self._link.streams.stream_room() > 0 and self._link.streams.room() > 0:
             self.is_up.set()
@@ -157,14 +157,14 @@ class StreamEnd:
 
     def _begin(self, size: int, *, exchange: bool) -> None:
         self._size, self._exchange = size, exchange
-        self._incoming = Incoming(size, PIECE_BYTES)
+        self._incoming = Assembly(size, PIECE_BYTES)
 
     def _send_tensor(self, payload: Any) -> None:
         self._began = time.perf_counter()
-        self._outgoing = Outgoing(payload, PIECE_BYTES)
+        self._sending, self._next_piece = payload, 0
 
-    def _came(self) -> None:
-        payload, self._incoming = self._incoming.payload, Incoming(self._size, PIECE_BYTES)
+    def _came(self, payload: Payload) -> None:
+        self._incoming = Assembly(self._size, PIECE_BYTES)
         if not self._is_first:
             self._send_tensor(payload)
             return
@@ -177,10 +177,13 @@ class StreamEnd:
             self.finished.set()
 
     def _pump(self, now: float) -> None:
-        streams, outgoing = self._link.streams, self._outgoing
-        while outgoing is not None and not outgoing.all_left and streams.stream_room() >= outgoing.next_bytes:
-            index, piece = outgoing.pop()
-            streams.send_stream(now, PieceOf(index), piece)
+        streams, num = self._link.streams, num_pieces(len(self._sending), PIECE_BYTES)
+        while self._next_piece < num:
+            piece = piece_of(self._sending, PIECE_BYTES, self._next_piece)
+            if streams.stream_room() < len(piece):
+                break
+            streams.send_stream(now, PieceOf(self._next_piece), piece)
+            self._next_piece += 1
         while self._exchange and streams.room() >= len(CHUNK):
             streams.send_bulk(now, Chunk(0), CHUNK, "exchange")
 

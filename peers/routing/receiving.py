@@ -10,8 +10,8 @@ from __future__ import annotations
 from peers.protocol.stage_work import Cause, GradientArrived, How, InputArrived
 from peers.protocol.stream import AskTargets, Backward, Forward, GradientHeard, Targets
 from peers.routing.ending import grant_one, say_ended
-from peers.routing.pieces import Assembly
 from peers.routing.state import MAX_KEPT, Entry, Item, Name, Pair, Phase, StreamState
+from transport.collectives.stream import Assembly
 from transport.effects import Payload
 from transport.errors import BadFrame
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from peers.protocol.stream import Ask, Backward, Forward, Targets
-from peers.routing.pieces import piece_of
 from peers.routing.state import Item, Job, Pair, Phase, StreamState
+from transport.collectives.stream import piece_of
 from transport.effects import size_bytes
 
 

@@ -12,8 +12,8 @@ from enum import Enum
 from typing import Any, Protocol
 
 from peers.protocol.stage_work import MicrobatchId
-from peers.routing.pieces import Assembly, num_pieces
 from peers.routing.replicas import Replicas
+from transport.collectives.stream import Assembly, num_pieces
 from transport.effects import Payload
 
 MAX_KEPT = 4096

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peers.protocol.events import PeerLeft
+from peers.protocol.evidence import ShownMean
 from peers.protocol.messages import Wanted
 from peers.protocol.traces import BadFrameTrace, PeerBarredTrace, RemovedTrace
 from tests.peers.node_kit import (
@@ -16,6 +17,7 @@ from tests.peers.node_kit import (
     Swarm,
     fetched,
     host_node,
+    member_node,
     training,
 )
 from transport.collectives.fetch import Piece
@@ -152,3 +154,22 @@ def test_where_nothing_is_streamed_a_frame_of_a_stream_is_rubbish(is_ack: bool) 
         Close,
     ]
     assert host.stream_room(LOW) == -1
+
+
+@pytest.mark.parametrize("message", [ShownMean(1), Piece(DIGEST, 0, False)])
+def test_what_no_stream_carries_is_rubbish_there_and_gives_no_credit_of_other_bulk(message: object) -> None:
+    """Bytes that counted as consumed where they did not come would let a peer send ever more."""
+    host, low = host_node(), member_node(LOW)
+    host.links.takes_streams = low.links.takes_streams = True
+    swarm = Swarm(host)
+    assert host.coordinator is not None
+    host.coordinator.certify(LOW, "low")
+    swarm.nodes[LOW], swarm.events[LOW] = low, []
+    low.start(0.0)
+    swarm.run()
+    window = host.links.by_peer[LOW].streams.window
+    low.send_stream(0.0, HOST, message, b"x" * 100)
+    swarm.run()
+    (trace,) = [each for each in swarm.traces if isinstance(each, BadFrameTrace)]
+    assert "does not train" in trace.reason
+    assert window.consumed == 0

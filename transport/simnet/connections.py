@@ -172,6 +172,8 @@ class Connections:
             dialer, acceptor, lane = connection.dialer, connection.acceptor, connection.lane
             for held in (self._all, dialer.connections, acceptor.connections):
                 held.pop(connection, None)
+            for end in (dialer, acceptor):
+                end.uplink.forget((connection, end))
             was_up, connection.up, connection.closed_by = connection.up, False, by
             self.num_breaks += was_up
             if was_up and acceptor is not by and acceptor.accepted.get((dialer.key, lane)) is connection:

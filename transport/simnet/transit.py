@@ -110,7 +110,6 @@ class Transit:
         while peer.held:
             frame = peer.held[0]
             if not frame.connection.up:
-                uplink.forget((frame.connection, peer))
                 peer.held.popleft()
                 continue
             shared = uplink.is_shared(now_s)
@@ -146,18 +145,13 @@ class Transit:
         self, connection: SimConnection, to: Endpoint, effect: Send | _Slice, size: int, pipes: list[Pipe]
     ) -> None:
         """A bulk frame comes to a shared line, and waits for what came there before it."""
-        if self._is_lost(connection, effect):
+        if not connection.up:
             return
         left = pipes[0].put(self._timeline.now_ns, size, 1.0)
         if pipes[1:]:
             self._timeline.push(left, self._pass, connection, to, effect, size, pipes[1:])
         else:
             self._cross(connection, to, effect, size, left)
-
-    def _is_lost(self, connection: SimConnection, effect: Send | _Slice) -> bool:
-        if not connection.up and isinstance(effect, _Slice):
-            effect.sender.uplink.forget((connection, effect.sender))
-        return not connection.up
 
     def _cross(
         self, connection: SimConnection, to: Endpoint, effect: Send | _Slice, size: int, left: int
@@ -176,13 +170,13 @@ class Transit:
 
     def _reach(self, connection: SimConnection, to: Endpoint, effect: Send | _Slice, size: int) -> None:
         """A bulk frame comes to the receiver's access link, and waits for what came there before it."""
-        if not self._is_lost(connection, effect):
+        if connection.up:
             lands = to.down.put(self._timeline.now_ns, size, to.factor)
             self._timeline.push(lands, self._arrive, connection, to, effect)
 
     def _arrive(self, connection: SimConnection, to: Endpoint, effect: Send | _Slice) -> None:
         if isinstance(effect, _Slice):
-            if not self._is_lost(connection, effect):
+            if connection.up:
                 self._count(connection, effect.sender, to, heard=effect.size)
             if effect.effect is None:
                 return
