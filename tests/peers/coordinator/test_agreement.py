@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from peers.coordinator.agreement import agreement_on
+import random
+
+from peers.coordinator.agreement import agreement_on, differ, states_told
 from peers.coordinator.disputes import disputed
 from peers.coordinator.roster import Entry, MemberState
 from peers.protocol.messages import CatchUp, CaughtUp, Leave, Open, Ready
@@ -36,6 +38,24 @@ def test_the_first_of_many_that_speaks_decides_nothing() -> None:
     found = agreement_on([liar, *silent], 0, ROOT, lambda entry: True)
     assert (found.name, found.camps) == (b"", ())
     assert agreement_on([liar, *silent], 0, ROOT, lambda entry: False).name == LIE
+
+
+def test_members_differ_if_several_states_are_told() -> None:
+    rng, seen = random.Random(0), set()
+    for _ in range(500):
+        those = [
+            holder(f"{i}", rng.choice([HONEST, HONEST, HONEST, LIE, None])) for i in range(rng.randint(0, 4))
+        ]
+        for entry in those:
+            entry.holds_state = rng.random() < 0.8
+            if rng.random() < 0.3:
+                entry.names.clear()
+            elif rng.random() < 0.2:
+                entry.tell_name(0, ROOT, b"another name of the same check!!")
+        found = len(states_told(those, 0, ROOT)) > 1
+        assert differ(those, 0, ROOT) == found
+        seen.add(found)
+    assert seen == {True, False}
 
 
 def test_who_is_not_active_yet_counts_and_is_no_donor() -> None:

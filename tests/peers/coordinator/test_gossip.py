@@ -13,6 +13,7 @@ from peers.protocol.messages import (
     Open,
     RosterBatch,
 )
+from peers.protocol.naming import NameState
 from peers.protocol.roster_feed import messages_in
 from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
 from transport.limits import LIMITS
@@ -61,6 +62,32 @@ def test_gossip_compares_no_digests_and_offers_wait_for_no_round() -> None:
     assert (mode.dissenters(course, 0), course.ready_since) == ([], {})
     assert not any(entry.ready for entry in swarm.core.roster.entered())
     assert mode.max_members == LIMITS.gossip_members
+
+
+def test_nobody_has_to_hash_its_state_since_every_one_is_another() -> None:
+    swarm = Swarm(gossips=True)
+    for index in range(3):
+        swarm.enter(index)
+    for index in range(3):
+        swarm.hold(index, digest=bytes([1 + index]) * 32)
+        swarm.applied(index, swarm.core.state.courses[0].chain.base(0), bytes([5 + index]) * 32)
+    assert not [told for index in range(3) for told in swarm.told(index, NameState)]
+
+
+def test_the_run_ends_with_the_slowest_whoever_that_is() -> None:
+    swarm = Swarm(gossips=True, rounds=9)
+    for index in range(3):
+        swarm.enter(index)
+        swarm.hold(index, digest=bytes([1 + index]) * 32)
+    taken = [0, 0, 0]
+    for index in (0, 1, 2, 0, 2, 1, 1, 0, 2, 0, 2):
+        taken[index] += 1
+        swarm.hear(index, speed(1.0, rounds=taken[index]))
+        assert swarm.core.state.num_rounds == min(taken)
+    swarm.hear(1, Leave("done"))
+    swarm.hear(0, speed(1.0, rounds=9))
+    swarm.hear(2, speed(1.0, rounds=9))
+    assert swarm.core.finished
 
 
 def test_a_gossip_donor_is_another_one_each_time() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
 
 from peers.coordinator.roster import TRANSITIONS, Entry, MemberState, Roster
-from peers.protocol.messages import PROTOCOL, Enter, Ready
+from peers.protocol.messages import PROTOCOL, Enter, NewestRecord, Ready
 from peers.protocol.record import GENESIS
 
 
@@ -94,3 +95,31 @@ def test_members_are_listed_in_the_order_of_entering_and_by_course() -> None:
     assert (roster.active_in(0), roster.active_in(1)) == ([entries[0]], [])
     assert roster.epoch == 6, "each change counts"
     assert roster.member_is(entries[3]).stage == 1
+
+
+def test_lists_of_members_follow_whatever_moves_them() -> None:
+    rng, roster = random.Random(0), Roster()
+    entries = [roster.certify(bytes([i]) * 32, f"{i}") for i in range(6)]
+    claim = NewestRecord(b"h" * 32, 1, b"")
+    for _ in range(600):
+        entry, name = rng.choice(entries), rng.choice([*MOVES, "show", "forget_claim"])
+        if name == "show":
+            entry.show(claim)
+        elif name == "forget_claim":
+            entry.forget_claim()
+        elif entry.member_state not in TRANSITIONS[name][0]:
+            continue
+        elif name == "enter":
+            roster.enter(1.0, entry, entering(), rng.choice([0, 1]))
+        elif name == "leave":
+            roster.leave(entry)
+        else:
+            MOVES[name][0](entry)
+        for course in (0, 1):
+            here = [each for each in roster.entered() if each.course == course]
+            assert roster.entered_in(course) == here
+            assert roster.active_in(course) == [e for e in here if e.active]
+            assert roster.waiting_in(course) == [e for e in here if e.waits_for_state]
+            assert roster.following_in(course) == [e for e in here if e.member_state is MemberState.FOLLOWING]
+            assert roster.claiming_in(course) == [e for e in here if e.claim is not None]
+        roster.entered_in(0).clear()  # a list is the asker's own
