@@ -216,7 +216,7 @@ def converge(world: World, checkers: StageCheckers, begin: float) -> None:
     ended = (streams.num(How.SETTLED), streams.given_up) if streams is not None else (0, 0)
     counted = {index: len(each.trainer.counted) for index, each in world.workers.items() if each.trainer}
     aborts, breaks = world.seen["aborted"], world.net.num_breaks
-    world.net.run(begin + SETTLE_S + (2 if streams is None else 5) * GRACE_S)
+    world.net.run(begin + SETTLE_S + (2 if streams is None else 8) * GRACE_S)
     checkers.sweep()
     if world.seen["aborted"] > aborts + 2:
         raise Violation("L7", f"{world.seen['aborted'] - aborts} aborts in the quiet")

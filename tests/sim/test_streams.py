@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from diloco.pipeline.stage_loop import StageLoop
+from peers.protocol.events import StageAssigned
 from peers.routing import ending
 from tests.peers.routing.planted import nothing
 from tests.sim import streams
+from tests.sim.doors import HOST, key_of
 from tests.sim.run import Outcome, counts_in, failures_in, outcomes_of, run_seed
 from tests.sim.stages import StageCheckers
 from tests.sim.streams import StreamShape
@@ -56,6 +58,35 @@ def test_a_slot_that_is_not_given_back_is_caught(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ending, "grant_one", nothing)
     with pytest.raises(Violation, match=r"PP8|L1|L4"):
         run_seed(3, faults=[], stages=True, streams=True)
+
+
+class HostTrains(World):
+    """The host's own process trains a part too."""
+
+    def start_host(self) -> None:
+        super().start_host()
+        self.lives[HOST] = 1
+        process = self.net.peers[key_of(HOST)]
+        self.net.at(0.1, lambda: self.net.command(process, lambda core, now: core.ask_stage(now, "host")))
+
+    def _host_event(self, now: float, event: object) -> None:
+        if isinstance(event, StageAssigned):
+            process = self.net.peers[key_of(HOST)]
+            self._train(HOST, 1, event.stage, self.host, process, "tcp://host:1")
+        else:
+            self._event_later(self.workers[HOST], event)
+
+
+def test_a_host_that_trains_exchanges_microbatches_like_everyone() -> None:
+    world = HostTrains(3, 3, 1, 2, streams=StreamShape())
+    checkers = StageCheckers(world)
+    world.net.run(15.0)
+    checkers.sweep()
+    host = world.workers[HOST].trainer
+    assert host is not None
+    assert len(host.counted) > 20
+    assert checkers.streams is not None
+    assert checkers.streams.given_up == 0
 
 
 def test_without_faults_nothing_is_given_up_and_lines_keep_step() -> None:
