@@ -117,7 +117,7 @@ class StageTrainer:
             self._look_what_is_due()
             return
         if isinstance(self.at_hand, Forward):
-            self.at_versions[self.at_hand.microbatch] = tuple(self.worker.replica.bases)
+            self.at_versions[self.at_hand.microbatch] = self._weights()
             if self.stage:
                 self.run(work.ForwardBegan(self.at_hand.microbatch))
         net.at(self.rng.uniform(0.005, 0.04), self._done)
@@ -145,8 +145,12 @@ class StageTrainer:
             case Step():
                 self._step(todo)
 
+    def _weights(self) -> tuple[bytes, ...]:
+        """What the parameters stand on: other names of the same bits are the same."""
+        return tuple(state.tobytes() for state in self.worker.replica.states)
+
     def _count(self, microbatch: MicrobatchId) -> None:
-        if self.at_versions.pop(microbatch) != tuple(self.worker.replica.bases):
+        if self.at_versions.pop(microbatch) != self._weights():
             raise Violation("PP2", f"worker {self.worker.index} counts {microbatch} at other weights")
         made = tensor("down", microbatch, self.stage, self.shape.activation_bytes) if self.stage else None
         self.run(work.Counted(microbatch, TOKENS, made))
