@@ -149,6 +149,8 @@ class WorkerView:
 
     def _trouble(self, event: object) -> str | None:
         match event:
+            case CoordinatorLost() if self._host_away:
+                return None  # a host whose disk is full is silent after that
             case CoordinatorLost():
                 self._host_away = True
                 return f"the host is away (silent for {event.silent_s:.0f} s); this worker trains on"

@@ -135,6 +135,13 @@ def test_the_view_has_the_worker_the_swarm_the_line_and_how_long_it_may_take() -
     assert screen_of(view)[3] == "state        trains, while the host is away"
 
 
+def test_a_host_whose_disk_is_full_is_not_told_again_as_a_silent_one() -> None:
+    view = view_of(CoordinatorDiskFull())
+    assert view.event(CoordinatorLost(11.0)) is None
+    assert view.event(CoordinatorBack()) == "the host is back"
+    assert view.event(CoordinatorLost(11.0)) is not None
+
+
 def test_with_gossip_its_own_outer_steps_are_counted() -> None:
     view = view_of(Swapped(0, 7, 10, NO_MEAN, (A, B)))
     assert (view.rounds_done, view.participants) == (7, 3)
