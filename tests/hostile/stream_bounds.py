@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
-from peers.protocol.stream import MAX_HELD, Ask, Forward, Holding, Meet, Targets
+from peers.protocol.stream import MAX_HELD, Ask, Forward, Holding, Targets
 from peers.routing.asking import MAX_ASKS
 from peers.routing.state import MAX_KEPT
-from tests.hostile.bounds_kit import SIZE_AND_BOUND, Rows
+from tests.hostile.bounds_kit import SIZE_AND_BOUND, SMALL, Rows
 from tests.peers.member.fakes import OTHER
 from tests.peers.member.test_stages import FEEDER, MINE, LastStage
+from transport.effects import STREAM_LANE
 from transport.errors import BadFrame
+from transport.frames import to_items
+from transport.link.bulk import FRAME_COST
+from transport.link.messages import Session
+from transport.link.streams import Streams
 
 STREAMS = Rows()
 WINDOW = 4
@@ -49,18 +55,6 @@ def microbatches_that_are_begun_and_never_sent_whole() -> SIZE_AND_BOUND:
 
 
 @STREAMS.add
-def microbatches_of_feeders_that_nobody_knows() -> SIZE_AND_BOUND:
-    here = LastStage()
-    for number in range(100):
-        forward = Forward(FEEDER, MINE, 0, 1, (1 << 50, MINE), 0, 0)
-        with suppress(BadFrame):
-            here.stages.streaming.take_payload(0.0, OTHER, forward, b"aaaa")
-        here.stages.streaming.take_control(0.0, OTHER, Meet(FEEDER, MINE, number, False))
-    state = here.stages.streaming.state
-    return len(state.past) + len(state.unheard), 2 * WINDOW + 1
-
-
-@STREAMS.add
 def targets_of_microbatches_that_never_come() -> SIZE_AND_BOUND:
     here = LastStage()
     for number in range(100):
@@ -68,3 +62,38 @@ def targets_of_microbatches_that_never_come() -> SIZE_AND_BOUND:
             here.stages.streaming.take_payload(0.0, OTHER, Targets(FEEDER, MINE, number, 0, 0), b"tt")
     state = here.stages.streaming.state
     return len(state.targets) + len(state.pairs[OTHER].targets_in), WINDOW
+
+
+NARROW = replace(SMALL, stream_window_bytes=64 * 1024)
+NOTE = to_items(Targets(FEEDER, MINE, 0, 0, 0))
+
+
+def link_with_stream() -> Streams:
+    """One of 16 links, whose other end has greeted."""
+    found = Streams(b"them", Session(1, 1), NARROW, [], with_stream=True)
+    found.begin_anew(Session(1, 1), Session(2, 1), keep_control=False)
+    assert found.stream is not None
+    found.stream.window.base = NARROW.stream_window(16)
+    found.hello(STREAM_LANE, reply=True)
+    return found
+
+
+@STREAMS.add
+def bytes_of_a_stream_that_nobody_consumed() -> SIZE_AND_BOUND:
+    link = link_with_stream()
+    for seq in range(1, 1000):
+        try:
+            link.stream_arrived(0.0, seq, NOTE, bytes(NARROW.payload_bytes))
+        except BadFrame:
+            break  # its link is dropped, and all that it sent
+    return link.kept().stream_unconsumed_cost, NARROW.stream_window(16) + NARROW.payload_bytes + FRAME_COST
+
+
+@STREAMS.add
+def numbers_of_a_stream_that_come_out_of_order() -> SIZE_AND_BOUND:
+    link = link_with_stream()
+    for seq in range(2, 2000, 2):
+        with suppress(BadFrame):
+            for arrival in link.stream_arrived(0.0, seq, NOTE, b""):
+                link.stream_consumed(0.0, arrival.cost)
+    return link.kept().stream_seen, NARROW.largest_window // FRAME_COST

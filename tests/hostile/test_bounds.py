@@ -475,7 +475,7 @@ def records_by_member_and_fragment() -> SIZE_AND_BOUND:
 # -- all of them ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*BOUNDS, *SHARED, *SOCKETS])
+@pytest.mark.parametrize("name", [*BOUNDS, *SHARED, *STREAMS, *SOCKETS])
 def test_what_a_peer_makes_us_keep_is_filled_and_stays_at_its_bound(name: str) -> None:
     size, most = (BOUNDS | SHARED | STREAMS | SOCKETS)[name]()
     assert size <= most
