@@ -192,14 +192,23 @@ def job_of(
     a recipe without, and what the recipe raises."""
     arguments = (settings, data_path, device, worker_salt)
     part = part or WHOLE
-    if "part" in inspect.signature(recipe).parameters:
-        return _checked(recipe(*arguments, part=part), recipe)
     if part.stages > 1:
+        require_parts(recipe, part.stages)
+    made = recipe(*arguments, part=part) if _takes_part(recipe) else recipe(*arguments)
+    return _checked(made, recipe)
+
+
+def require_parts(recipe: Recipe, stages: int) -> None:
+    """Raises `RecipeError` for a recipe that builds whole models only."""
+    if not _takes_part(recipe):
         raise RecipeError(
-            f"recipe {getattr(recipe, '__name__', recipe)} cannot build stage {part.stage} of {part.stages}:"
-            " give it an argument `part`, and let it build diloco.cut(layers, part)"
+            f"recipe {getattr(recipe, '__name__', recipe)} cannot build one of {stages} stages: give it an"
+            " argument `part`, and let it build diloco.cut(layers, part)"
         )
-    return _checked(recipe(*arguments), recipe)
+
+
+def _takes_part(recipe: Recipe) -> bool:
+    return "part" in inspect.signature(recipe).parameters
 
 
 def load_recipe(name: str) -> Recipe:

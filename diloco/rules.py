@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diloco.errors import UserError
 from diloco.methods.cost import wire_element_bytes
 from diloco.methods.registry import make
 from diloco.methods.schedule import Schedule
@@ -99,15 +98,6 @@ def matching_of(settings: RunSettings) -> Matching | None:
         return None
     run, each = settings.run, wire_element_bytes(method)
     return Matching(method.group, run.seed, method.group_size, run.min_peers, each)
-
-
-def require_whole_model(settings: RunSettings) -> None:
-    """Raises `UserError` for a run whose model is cut into stages, which workers cannot train yet."""
-    stages = settings.pipeline.stages
-    if stages > 1:
-        raise UserError(
-            f"pipeline.stages = {stages}: workers of this version train whole models only; set it to 1"
-        )
 
 
 def num_commits(settings: RunSettings) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,8 @@ def _write_index(folder: Path, stages: int) -> bool:
 
 
 def _write(folder: Path, name: str, pieces: Iterator[bytes | memoryview] | list[bytes]) -> None:
-    disk, aside = LocalDisk(folder), f".{name}.partial"
+    # Replicas of a stage may have the folder in common, and end at the same moment.
+    disk, aside = LocalDisk(folder), f".{name}.{secrets.token_hex(4)}.partial"
     try:
         disk.write(aside, pieces)
         disk.rename(aside, name)

@@ -141,6 +141,7 @@ app.command(
     epilog=_examples(
         "diloco join @ticket",
         "diloco join - < ticket",
+        "diloco join @ticket --stage 2 --save model    # of a run whose model is cut",
         "diloco join @ticket --name second    # another worker on this machine",
         "diloco join @ticket --device cuda --recipe mine.py:recipe --save model.safetensors",
         "diloco join @ticket --no-listen    # behind a router that forwards nothing",
@@ -271,7 +272,7 @@ def ticket_show(ticket: TicketArgument) -> None:
     print(read_ticket(ticket, time.time()))
 
 
-@app.command(epilog=_examples("diloco demo", "diloco demo --kill --workers 3"))
+@app.command(epilog=_examples("diloco demo", "diloco demo --kill --workers 3", "diloco demo --pipeline"))
 def demo(
     workers: Annotated[int, typer.Option(min=2, max=16, help="Worker processes.")] = 4,
     rounds: Annotated[int | None, typer.Option(min=2, help="Rounds; by default about three minutes.")] = None,
@@ -279,9 +280,25 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs/demo"),
     run: Annotated[Path | None, typer.Option(help="Settings other than the demo's.")] = None,
     capture: Annotated[Path | None, typer.Option(help="Write the view midway as an SVG picture.")] = None,
+    pipeline: Annotated[
+        bool,
+        typer.Option(
+            "--pipeline", help="Four stages with two replicas each instead; one is killed, a fresh one joins."
+        ),
+    ] = False,
 ) -> None:
     """A host and several workers on this machine train a byte-level GPT on Python's own source."""
     from diloco.cli.demo import run_demo
+    from diloco.cli.demo_stages import run_stage_demo
+
+    if pipeline:
+        if kill or run is not None or capture is not None:
+            raise UserError(
+                "--pipeline is a demo of its own: of the other options it takes --rounds and --out"
+            )
+        with leaving_in_order():
+            code = run_stage_demo(rounds, out)
+        raise typer.Exit(code)
 
     with leaving_in_order():
         code = run_demo(workers, rounds, kill, out, run, capture)

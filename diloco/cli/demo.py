@@ -109,7 +109,7 @@ def run_demo(
     settings = DEMO if run is None else load_settings(run)
     if rounds is not None:
         settings = settings.model_copy(update={"run": settings.run.model_copy(update={"rounds": rounds})})
-    _empty(out)
+    empty_folder(out)
     began = time.monotonic()
     view = RunView(f"diloco demo: {num_workers} workers on this machine", settings.run.rounds)
     screen = Screen(view, Console())
@@ -181,7 +181,7 @@ def _report(out: Path, num_workers: int, seconds: float) -> int:
     return 0
 
 
-def _empty(out: Path) -> None:
+def empty_folder(out: Path) -> None:
     """A fresh folder; one that holds something else than an earlier demo is left alone."""
     if out.exists() and any(out.iterdir()):
         if not (out / "host").is_dir():

@@ -19,7 +19,7 @@ from diloco.monitoring.event_log import EventLog
 from diloco.pipeline.cuts import Part
 from diloco.pipeline.serving import Stage
 from diloco.pipeline.staging import part_of, stage
-from diloco.recipe import Job, Recipe, job_of
+from diloco.recipe import Job, Recipe, job_of, require_parts
 from diloco.swarm.swarm import Swarm
 from diloco.training.device_errors import device_fault
 from peers.protocol.commands import LeaveRun
@@ -67,6 +67,7 @@ def make_part(
 ) -> tuple[Part, Job]:
     """Ask the host for a stage, and build that one only. Raises `UserError` for what cannot be built."""
     found = checked_device(device)
+    require_parts(recipe, swarm.settings.pipeline.stages)
     part = part_of(swarm.settings, swarm.ask_stage(wish))
     job = job_of(recipe, swarm.settings, data, found, swarm.peer_name, part)
     size = sum(each.numel() for each in job.model.parameters())

@@ -246,7 +246,7 @@ class RunView:
     def _with_warning(self, line: str | None, stage: int) -> str | None:
         """What became of a worker, and a warning if its stage has one replica now."""
         left = [each for each in self.workers.values() if each.stage == stage and each.state != "gone"]
-        if self.stages == 1 or len(left) > 1:
+        if self.stages == 1 or len(left) > 1 or self.rounds_done >= self.rounds_wanted:
             return line
         has = "has nobody" if not left else f"has {left[0].name} alone, and its state with it"
         warning = f"stage {stage} {has}: let another worker join"

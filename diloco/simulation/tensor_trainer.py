@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diloco.models.gpt import GPT
 from diloco.models.inner_optimizers import inner_optimizers
+from diloco.models.layered import LayeredGPT
 from diloco.models.text import load_text
 from diloco.outer.replica import TensorReplica
 from diloco.recipe import InnerSteps
@@ -19,7 +20,7 @@ from diloco.simulation.worker import Trainer
 
 
 def trainer_of(
-    settings: RunSettings, train: Train, model: GPT, batches: Iterator[tuple[Tensor, Tensor]]
+    settings: RunSettings, train: Train, model: GPT | LayeredGPT, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> tuple[TensorReplica, Trainer]:
     """What a worker with ``model`` and ``batches`` trains by the method of ``settings``."""
     method = settings.method.resolved()

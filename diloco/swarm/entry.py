@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diloco.errors import UserError
-from diloco.rules import judge_of, require_whole_model, rules_of
+from diloco.rules import judge_of, rules_of
 from diloco.settings import RunSettings, load_settings
 from diloco.swarm.handshake import KNOCK_S, ask_status, knock_for_settings
 from diloco.swarm.host_watch import HostWatch
@@ -152,7 +152,6 @@ def join(
     identity, settings = joined.identity, joined.settings
     with ExitStack() as undone:
         undone.callback(joined.close)
-        require_whole_model(settings)
         node = Node(
             identity.keys.public,
             joined.incarnation,
@@ -160,6 +159,7 @@ def join(
             failure_timeout_s=settings.run.failure_timeout_s,
             limits=limits_of(settings),
             signer=identity,
+            streams=settings.pipeline.stages > 1,
         )
         events: queue.SimpleQueue[object] = queue.SimpleQueue()
         watch = HostWatch(found.host, lambda: knock_for_settings(found, identity, name, KNOCK_S), events.put)
@@ -219,7 +219,6 @@ def _remembered(driver: SocketDriver, home: Path, advertise: str | None) -> str:
 
 def _settings_of(run: RunSettings | Path | str) -> RunSettings:
     settings = run if isinstance(run, RunSettings) else load_settings(Path(run))
-    require_whole_model(settings)
     return settings
 
 
@@ -328,4 +327,5 @@ def _hosting_node(
             recompute_bytes=recompute_bytes(settings.method.resolved()),
         ),
         signer=identity,
+        streams=settings.pipeline.stages > 1,
     )

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from diloco.compression.codecs import codec as codec_of
-from diloco.errors import UserError
 from diloco.methods.presets import PRESETS
 from diloco.methods.wire_formats import WIRE_FORMATS
-from diloco.rules import matching_of, num_commits, require_whole_model, rules_of, wait_s
+from diloco.rules import matching_of, num_commits, rules_of, wait_s
 from diloco.settings import RunSettings
 from peers.member.matching import group_of
 from transport.collectives.plan import BLOCK_ELEMENTS, chunk_elements_for
@@ -32,12 +31,6 @@ def test_a_run_is_done_when_every_fragment_has_moved_as_often_as_there_are_round
 def test_the_coordinator_knows_into_how_many_stages_the_model_is_cut() -> None:
     cut = RunSettings.model_validate({"pipeline": {"stages": 3}})
     assert (rules_of(settings()).stages, rules_of(cut).stages) == (1, 3)
-
-
-def test_a_model_that_is_cut_is_refused_by_those_who_train_whole_ones() -> None:
-    require_whole_model(settings())
-    with pytest.raises(UserError, match=r"^pipeline\.stages = 3: .* set it to 1$"):
-        require_whole_model(RunSettings.model_validate({"pipeline": {"stages": 3}}))
 
 
 def test_members_of_other_settings_are_told_apart_by_their_digest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def test_the_last_stage_to_write_makes_the_index_and_the_folder_loads_as_one_mod
         *(f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)),
         INDEX,
     ]
+
+
+def test_all_replicas_may_write_into_one_folder_at_the_same_time(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(6) as threads:
+        for done in [threads.submit(write, tmp_path, stage % STAGES) for stage in range(60)]:
+            done.result()
+    assert len(load(tmp_path)) == 2 * STAGES
+    assert not [each for each in tmp_path.iterdir() if each.name.endswith(".partial")]
 
 
 def test_files_of_several_folders_are_put_together_the_newest_of_each_stage(tmp_path: Path) -> None:

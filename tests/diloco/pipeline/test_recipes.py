@@ -72,6 +72,6 @@ def test_a_recipe_of_whole_models_has_no_stages(recipes: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         job_of(whole, RunSettings(), None, CPU, "salt", Part(1, 2))
     assert str(caught.value) == (
-        "recipe whole cannot build stage 1 of 2: give it an argument `part`, and let it build"
+        "recipe whole cannot build one of 2 stages: give it an argument `part`, and let it build"
         " diloco.cut(layers, part)"
     )

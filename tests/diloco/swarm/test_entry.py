@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import diloco
-from diloco.errors import SettingsError, SwarmClosed, UserError
+from diloco.errors import EntryError, SettingsError, SwarmClosed, UserError
 from diloco.settings import commented_toml, parse_settings
 from diloco.swarm.entry import host, join, solo
 from diloco.swarm.setting_changes import with_values
@@ -146,18 +146,16 @@ def test_who_joins_has_the_hosts_settings_and_no_ticket_to_give(tmp_path: Path) 
             assert there.addresses[0].startswith("tcp://127.0.0.1:")
 
 
-def test_a_run_whose_model_is_cut_is_refused_before_anything_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cut = parse_settings({"run": {"name": "cut"}, "pipeline": {"stages": 4}}, "")
-    with pytest.raises(UserError, match=r"pipeline\.stages = 4: .* set it to 1"):
-        host(cut, listen=LOCAL, state=tmp_path / "host")
-    assert not (tmp_path / "host").exists()
-    with monkeypatch.context() as patch:  # a host of another version
-        patch.setattr("diloco.swarm.entry.require_whole_model", lambda settings: None)
-        here = host(cut, listen=LOCAL, state=tmp_path / "host")
-    with here, pytest.raises(UserError, match=r"pipeline\.stages = 4: .* set it to 1"):
-        join(here.ticket, listen=None)
+def test_who_joins_a_run_in_stages_is_told_which_and_may_wish(tmp_path: Path) -> None:
+    cut = parse_settings({"run": {"name": "cut"}, "pipeline": {"stages": 3}}, "")
+    with host(cut, listen=LOCAL, state=tmp_path / "host") as here:
+        assert here.ask_stage(2) == 2
+        with join(here.ticket, listen=None, name="a") as a, join(here.ticket, listen=None, name="b") as b:
+            assert {a.ask_stage(), b.ask_stage()} == {0, 1}, "those that have nobody yet"
+            with pytest.raises(EntryError, match="ask for no other one, or join as a new worker"):
+                a.ask_stage(2)
+            with pytest.raises(UserError, match="there is no stage 3: 3 stages are numbered 0 to 2"):
+                b.ask_stage(3)
 
 
 def test_a_member_with_a_state_directory_is_the_same_peer_again(tmp_path: Path) -> None:
