@@ -195,7 +195,7 @@ def job_of(
     if part.stages > 1:
         require_parts(recipe, part.stages)
     made = recipe(*arguments, part=part) if _takes_part(recipe) else recipe(*arguments)
-    return _checked(made, recipe)
+    return _checked(made, recipe, of_a_part=part.stages > 1)
 
 
 def require_parts(recipe: Recipe, stages: int) -> None:
@@ -344,7 +344,7 @@ def _require_signature(recipe: Recipe, name: str) -> None:
         )
 
 
-def _checked(job: object, recipe: Recipe) -> Job:
+def _checked(job: object, recipe: Recipe, *, of_a_part: bool) -> Job:
     """What a recipe returned. Raises `RecipeError` for what could not be trained."""
     name = getattr(recipe, "__name__", type(recipe).__name__)
     if not isinstance(job, Job):
@@ -356,7 +356,7 @@ def _checked(job: object, recipe: Recipe) -> Job:
         "tokens_per_step is to be a whole number above 0": type(tokens) is not int or tokens < 1,
         **{
             f"{each} is to be a function": not callable(getattr(job, each))
-            for each in ("step", "evaluate", "sample")
+            for each in (() if of_a_part else ("step", "evaluate", "sample"))
         },
     }
     if found := [sentence for sentence, is_wrong in wrong.items() if is_wrong]:

@@ -123,6 +123,7 @@ class Stage:
         self._inputs: dict[MicrobatchId, tuple[Tensor, Tensor | None]] = {}
         self._gradients: dict[MicrobatchId, tuple[Tensor, int]] = {}
         self._membership = 0
+        self._has_opened = False
         self._number = 0
         self._may_feed = 0
         self._batch: tuple[Tensor, Tensor] | None = None
@@ -346,7 +347,11 @@ class Stage:
             self._drop(name)
         self.part.model.zero_grad(set_to_none=True)
         self._loss_sum = 0.0
-        if event.void:
+        came_back = not self._has_opened and self.outer.step > 0
+        self._has_opened = True
+        if (
+            event.void or came_back
+        ):  # what an earlier process trained and did not offer was another membership's
             self._driver.go_back()
         self._seam.command(ConfirmOpened(event.membership))
 

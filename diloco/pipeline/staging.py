@@ -71,6 +71,7 @@ def stage(
         keep,
         stage=part.stage,
         stream=_terms(part, settings, below, above, targets_shape),
+        edges=(str(boundary[0] or ""), str(boundary[1] or "")),
     )
     outer.detach()  # the stage says itself when a step is over, and of how many tokens
     outer.enter(timeout_s)
@@ -160,7 +161,10 @@ def _require_of(part: Part, settings: RunSettings) -> None:
 def _codec(boundary: Boundary | None, settings: RunSettings) -> BoundaryCodec | None:
     if boundary is None:
         return None
-    return BoundaryCodec(boundary, settings.pipeline.activations, seed=settings.run.seed)
+    formats = settings.pipeline
+    return BoundaryCodec(
+        boundary, formats.activations, formats.gradients or formats.activations, seed=settings.run.seed
+    )
 
 
 def _terms(
@@ -175,7 +179,7 @@ def _terms(
         stage=part.stage,
         stages=part.stages,
         input_bytes=below.activation_bytes if below else 0,
-        output_bytes=above.activation_bytes if above else 0,
+        output_bytes=above.gradient_bytes if above else 0,  # what comes back
         targets_bytes=targets_bytes(targets_shape),
         window=pipeline.window or pipeline.quota,
         piece_bytes=LIMITS.payload_bytes,

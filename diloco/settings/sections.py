@@ -211,7 +211,11 @@ class Pipeline(Section):
     )
     activations: Literal["fp32", "bf16", "int8", "int4", "int4_rotated"] = Field(
         default="int8",
-        description="What passes between two stages, up and down, as which numbers.",
+        description="What passes up between two stages, as which numbers.",
+    )
+    gradients: Literal["", "fp32", "bf16", "int8", "int4", "int4_rotated"] = Field(
+        default="",
+        description="What passes down, as which numbers; empty: as activations.",
     )
     recompute: bool = Field(
         default=True,

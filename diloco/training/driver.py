@@ -55,6 +55,7 @@ class WorkerDriver:
         keep: Mapping[str, Stateful] | None,
         stage: int = 0,
         stream: StreamTerms | None = None,
+        edges: tuple[str, str] = ("", ""),
     ) -> None:
         method = swarm.settings.method.resolved()
         self.swarm = swarm
@@ -66,7 +67,7 @@ class WorkerDriver:
         # A host finds out by it which of several states is right.
         self.replica.outer.keeps_former = swarm.has_others and not method.gossips
         self._on_event = on_event
-        self._stage, self._stream = stage, stream
+        self._stage, self._stream, self._edges = stage, stream, edges
         self._later: deque[object] = deque()
         self._resumed = time.monotonic()
         self.session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
@@ -200,7 +201,7 @@ class WorkerDriver:
             layout=found.text.encode(),
             model=f"{sum(map(len, replica.layout.fragments))} tensors of {self.num_parameters:,} values",
         )
-        return replace(profile, stage=self._stage)
+        return replace(profile, stage=self._stage, takes=self._edges[0], gives=self._edges[1])
 
     def _begin_from(self, path: Path) -> None:
         origin = open_origin(path)

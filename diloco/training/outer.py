@@ -50,6 +50,7 @@ class Outer:
         stage: int = 0,
         stream: StreamTerms | None = None,
         earlier: Outer | None = None,
+        edges: tuple[str, str] = ("", ""),
     ) -> None:
         optimizers = optimizers_of(optimizer or None)
         self.swarm = swarm
@@ -59,7 +60,7 @@ class Outer:
         self.method = swarm.settings.method.resolved()
         self._tokens_per_step = None if tokens_per_step is None else checked_tokens(tokens_per_step)
         if earlier is None:
-            self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage, stream)
+            self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage, stream, edges)
         else:
             self._driver = earlier._driver
             self._driver.rebind(model, optimizers, on_event, keep)

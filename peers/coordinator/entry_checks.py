@@ -30,6 +30,8 @@ def entry_refusal(
         if found is not None:
             row, num_rows = first_difference(course.layout_rows, message.rows) or (-1, 0)
             return Refused(*found, row=row, num_rows=num_rows)
+    if (unfit := _boundary_refusal(state, message)) is not None:
+        return unfit
     here = state.roster.entered_in(course.number)
     if len(here) >= max_members:
         what = "the run" if assignment.num_stages == 1 else f"stage {course.number}"
@@ -40,4 +42,21 @@ def entry_refusal(
             "this member and another one both accept no connections, so they could never exchange: "
             "let this one listen on an address that the others reach (--listen)",
         )
+    return None
+
+
+def _boundary_refusal(state: RunState, message: Enter) -> Refused | None:
+    """What a stage takes and gives must be what its neighbours, as far as they are here, give and take."""
+    for other, mine, theirs in (
+        (message.stage - 1, message.takes, "gives"),
+        (message.stage + 1, message.gives, "takes"),
+    ):
+        for each in state.roster.entered_in(other):
+            if getattr(each, theirs) != mine:
+                verb = "takes" if theirs == "gives" else "gives"
+                return Refused(
+                    "boundary",
+                    f"stage {message.stage} of this member {verb} {mine or 'nothing'}, and stage {other}"
+                    f" {theirs} {getattr(each, theirs) or 'nothing'}: let recipes say the same boundary",
+                )
     return None

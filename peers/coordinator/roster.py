@@ -111,6 +111,9 @@ class Entry:
     num_reserved: int = 0
     """Places that were held for it since it was here last."""
     head: bytes = GENESIS
+    takes: str = ""
+    gives: str = ""
+    """The boundaries of the stage that it trains, as `Enter` says them."""
     will_hold: bytes = b""
     """The record whose result it reported to hold."""
     holds_state: bool = False
@@ -229,6 +232,7 @@ class Entry:
         self.order, self.entered_at, self.course = order, now, course
         self.moved()
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
+        self.takes, self.gives = message.takes, message.gives
         self.ready, self.report, self.pace = {}, None, MemberPace()
         self._forget_states()
         self.names_every = False

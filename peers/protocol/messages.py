@@ -92,6 +92,10 @@ class Enter:
     """Readable summary of the model, shown when something differs."""
     rows: fields.RowPrints = b""
     """By which it is told where layouts differ (`layout_rows`)."""
+    takes: fields.Description = ""
+    """Of a stage: the boundary to the one below, in words that both ends say alike; empty: there is none."""
+    gives: fields.Description = ""
+    """That to the one above."""
 
 
 @kind(137)

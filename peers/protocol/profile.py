@@ -47,6 +47,9 @@ class Profile:
     """How long a contribution is depends on the state that it builds on."""
     layout: bytes = b""
     """The text of the model's layout."""
+    takes: str = ""
+    gives: str = ""
+    """Of a stage: the boundaries to its neighbours, as `Enter` says them."""
 
     def check(self, message: object) -> None:
         """Raises `BadFrame` for what is about another stage than this member's (PP9), or about a fragment
@@ -74,4 +77,6 @@ class Profile:
             m.elements,
             m.model,
             row_prints(self.layout),
+            self.takes,
+            self.gives,
         )

@@ -27,8 +27,8 @@ def mine(settings, data_path, device, worker_salt, part):
     torch.manual_seed(settings.run.seed)
     model = cut([make() for make in layers()], part).to(device)
     return Job(
-        model=model, optimizer=adamw(model.parameters()), step=None, batches=iter(batches(6)),
-        tokens_per_step=1, evaluate=None, sample=None,
+        model=model, optimizer=adamw(model.parameters()), batches=iter(batches(6)), tokens_per_step=1,
+        **dict.fromkeys(("step", "evaluate", "sample"), None if part.stages > 1 else print),
         boundary=part.ends(Boundary((3, 5, 8))), loss=loss_sum if part.is_last else None,
     )
 
@@ -68,7 +68,8 @@ def test_a_recipes_stages_train_as_its_whole_model(recipes: Path) -> None:
 
 def test_a_recipe_of_whole_models_has_no_stages(recipes: Path) -> None:
     whole = load_recipe(f"{recipes}:whole")
-    assert job_of(whole, RunSettings(), None, CPU, "salt") == "salt"  # type: ignore[comparison-overlap]
+    with pytest.raises(RecipeError, match="recipe whole returned str"):
+        job_of(whole, RunSettings(), None, CPU, "salt")  # it is called, without a part
     with pytest.raises(RecipeError) as caught:
         job_of(whole, RunSettings(), None, CPU, "salt", Part(1, 2))
     assert str(caught.value) == (

@@ -55,6 +55,25 @@ def test_one_without_a_place_is_refused_whatever_it_says() -> None:
     assert refusal(swarm, message()) == ABSENT
 
 
+def test_a_boundary_that_the_neighbour_does_not_have_is_refused_by_both() -> None:
+    swarm = Swarm(stages=3)
+    swarm.join_stage(1, 1, takes="[4, 8] float32", gives="[4, 9] float32")
+    fits = {0: {"gives": "[4, 8] float32"}, 2: {"takes": "[4, 9] float32"}}
+    for index, (stage, ends) in enumerate(fits.items(), 2):
+        swarm.core.certify(key(index), f"w{index}")
+        swarm.core.roster.entries[key(index)].given_stage = stage
+        assert refusal(swarm, message(settings=SETTINGS, stage=stage, **ends), index) is None
+    found = refusal(swarm, message(settings=SETTINGS, stage=0, gives="[4, 8] bfloat16"), 2)
+    assert found == Refused(
+        "boundary",
+        "stage 0 of this member gives [4, 8] bfloat16, and stage 1 takes [4, 8] float32: let recipes say the"
+        " same boundary",
+    )
+    found = refusal(swarm, message(settings=SETTINGS, stage=2), 3)
+    assert found is not None
+    assert found.detail.startswith("stage 2 of this member takes nothing, and stage 1 gives [4, 9] float32")
+
+
 def test_members_of_another_stage_take_no_place_and_need_no_address() -> None:
     swarm = Swarm(stages=2)
     swarm.join_stage(1, 0, addresses=())
