@@ -29,9 +29,11 @@ class Schedules:
     def __init__(self) -> None:
         self._schedulers: list[Scheduled] = []
 
-    def add(self, scheduler: Scheduled, step: int) -> None:
-        """Move it to ``step``, if it is not there yet, and on with the others. Raises `UserError` for one
-        that does not go by steps."""
+    def add(self, given: Any, step: int) -> None:
+        """Move the scheduler that is given, out of accelerate's wrapper, to ``step``, if it is not there yet,
+        and on with the others. Raises `UserError` for one that does not go by steps."""
+        wraps = type(given).__module__.startswith("accelerate.") and hasattr(given, "scheduler")
+        scheduler: Scheduled = given.scheduler if wraps else given
         by_metric = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
         if by_metric or not hasattr(scheduler, "last_epoch"):
             raise UserError(

@@ -102,7 +102,24 @@ def test_a_later_process_goes_on_at_the_step_of_the_earlier_one() -> None:
     assert after.swarm_step == 7
 
 
+class AcceleratedScheduler:
+    """As accelerate's, which hides how far it is."""
+
+    def __init__(self, scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+        self.scheduler = scheduler
+
+
+AcceleratedScheduler.__module__ = "accelerate.scheduler"
+
+
+def test_what_accelerate_wraps_is_moved_inside() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    scheduler = warmup_and_decay(optimizer)
+    Schedules().add(AcceleratedScheduler(scheduler), 7)
+    assert scheduler.last_epoch == 7
+
+
 def test_a_scheduler_that_goes_by_a_metric_is_refused() -> None:
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     with pytest.raises(diloco.UserError, match="ReduceLROnPlateau does not go by steps"):
-        Schedules().add(torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), 0)  # type: ignore[arg-type]
+        Schedules().add(torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), 0)
