@@ -1,8 +1,9 @@
 """Copies of parameters that an optimizer keeps in its state, which a landing has to move along.
 
 Owns the usual ones: masters of another dtype (or the same), found because they equal the parameter that was
-rounded from them, and the sequences of schedule-free optimizers, which lie beside the parameter and move by
-as much. Others are left as they are: see `landings`, which finds out whether that was wrong.
+rounded from them, and the points of schedule-free optimizers, which all begin anew at what landed: moved by
+as much as the parameter, they came to worse models. Others are left as they are: see `landings`, which finds
+out whether that was wrong.
 """
 
 from __future__ import annotations
@@ -32,18 +33,17 @@ class OptimizerCopies:
         self._masters: set[str] = set()
         """Keys of state that were once found to be a copy of a parameter that is not zero."""
         self._found: dict[int, list[tuple[str, Tensor]]] = {}
-        self._beside: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._points: dict[int, list[Tensor]] = {}
 
     def before_write(self, places: Places) -> None:
         """Find what goes with the parameters, while it is equal to them."""
-        self._found, self._beside = {}, {}
+        self._found, self._points = {}, {}
         free = {id(each): _is_schedule_free(each) for each in self._optimizers}
         for _, tensor in places:
             for optimizer in self._optimizers:
                 state = optimizer.state.get(tensor, {})
                 if free[id(optimizer)]:
-                    points = [t for key, t in _alike(tensor, state) if key in _BESIDE]
-                    self._beside[id(tensor)] = tensor.detach().clone(), points
+                    self._points[id(tensor)] = [t for key, t in _alike(tensor, state) if key in _BESIDE]
                 else:
                     equal = [(key, t) for key, t in _alike(tensor, state) if _is_rounded(tensor, t)]
                     self._masters |= {key for key, t in equal if bool(t.any())}
@@ -56,10 +56,9 @@ class OptimizerCopies:
             for key, held in self._found.get(id(tensor), ()):
                 if key in self._masters:  # zeros alone may be a moment that has not begun
                     held.copy_(new)
-            before, points = self._beside.get(id(tensor), (tensor, []))
-            for point in points:
-                point.add_((tensor.detach() - before).to(point.dtype))
-        self._found, self._beside = {}, {}
+            for point in self._points.get(id(tensor), ()):
+                point.copy_(new)
+        self._found, self._points = {}, {}
 
 
 def _is_rounded(tensor: Tensor, held: Tensor) -> bool:

@@ -231,7 +231,7 @@ class Outer:
         """Call it with the model now, and each time when the swarm's state, or something of it, was written
         into the live parameters: for what keeps copies of them, such as an average that is trained on from.
         It runs on the training thread, between two inner steps. Masters in the state of an optimizer, and
-        schedule-free's sequences, are moved along without it."""
+        schedule-free's points, go along without it."""
         self._landings.call(callback)
 
     def log(self, *, loss: float) -> None:
