@@ -85,9 +85,7 @@ class StreamEnd:
         self.times, self._left = [], repeats
         self.finished.clear()
         self._begin(size, exchange=exchange)
-        self._link.send_control(now, Next(size, exchange))
-        self._send_tensor(self._payload[:size])
-        self._pump(now)
+        self._link.send_control(now, Next(size, exchange))  # what comes in a stream may be before it
 
     def rest(self, now: float) -> None:
         """No exchange any more."""
@@ -116,7 +114,7 @@ class StreamEnd:
             if not isinstance(each, Arrival):
                 continue
             if isinstance(each.message, Next):
-                self._begin(each.message.size, exchange=each.message.exchange)
+                self._hear_next(now, each.message)
             elif isinstance(each.message, PieceOf):
                 assert each.payload is not None
                 self._link.streams.stream_consumed(now, each.cost)
@@ -158,6 +156,13 @@ class StreamEnd:
     def _begin(self, size: int, *, exchange: bool) -> None:
         self._size, self._exchange = size, exchange
         self._incoming = Assembly(size, PIECE_BYTES)
+
+    def _hear_next(self, now: float, message: Next) -> None:
+        if not self._is_first:
+            self._begin(message.size, exchange=message.exchange)
+            self._link.send_control(now, message)
+        elif message.size:
+            self._send_tensor(self._payload[: self._size])
 
     def _send_tensor(self, payload: Any) -> None:
         self._began = time.perf_counter()
