@@ -50,6 +50,7 @@ class _Flow:
     """Bytes per second over the last epoch."""
     epoch_at: float = NEVER
     epoch_heard: int = 0
+    told_at: float = NEVER
 
     @property
     def under_way(self) -> int:
@@ -109,9 +110,12 @@ class Uplink:
             if patient:
                 self._under_way += handed - heard - known.under_way
                 self._have_turn(now, handed - known.handed)
-            self._heard_bytes += heard - known.heard
+            if now - known.told_at < _LINE_EPOCH_S:
+                self._heard_bytes += heard - known.heard
+            else:  # while nobody looked: of then, and not of the epoch that is measured now
+                known.epoch_at, known.epoch_heard = now, heard
             known.handed, known.heard = handed, heard
-        known.round_trip_s = round_trip_s
+        known.round_trip_s, known.told_at = round_trip_s, now
         known.measure(now)
         self._measure(now)
 

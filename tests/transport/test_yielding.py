@@ -183,3 +183,18 @@ def test_bytes_of_a_stream_that_the_network_has_not_taken_hold_other_bulk(round_
         line.now, "stream", on_the_way + MOST_SLICE, MOST_SLICE + on_the_way // 4, round_trip_s, patient=False
     )
     assert line.uplink.wait_s(line.now, LEAST_SLICE) == 0.0
+
+
+def test_what_came_while_nobody_looked_does_not_make_the_line_faster() -> None:
+    line = Line(num_flows=2, num_patient=1)
+    line.run(2.0)
+    line.now += 4.0
+    for flow in (0, 1):
+        line.handed[flow] += int(3 * RATE)
+        line.heard[flow] = line.handed[flow]
+    line.coming.clear()
+    for _ in range(100):
+        line.now += 0.01
+        line.tell(0)
+        line.tell(1)
+    assert line.uplink.rate == pytest.approx(RATE, rel=0.1)
