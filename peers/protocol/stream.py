@@ -211,6 +211,8 @@ class Has:
     feeder: fields.Epoch
     number: MicrobatchNumber
     has: HasCode
+    epoch: fields.Epoch
+    """Of the question that this answers: another one may have been asked since."""
 
 
 @kind(195)

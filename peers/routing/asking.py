@@ -33,7 +33,7 @@ class Known(IntEnum):
 def asked(state: StreamState, now: float, pair: Pair, message: Ask) -> None:
     """Somebody below asks."""
     if message.epoch <= state.replicas.heard:
-        _answer(state, now, pair.since, (message.feeder, message.number))
+        _answer(state, now, message)
     elif len(state.asks) < MAX_ASKS:
         state.asks.append((pair.key, message))
 
@@ -43,7 +43,7 @@ def answer_waiting(state: StreamState, now: float) -> None:
     due = [each for each in state.asks if each[1].epoch <= state.replicas.heard]
     state.asks = [each for each in state.asks if each[1].epoch > state.replicas.heard]
     for _, message in due:
-        _answer(state, now, message.me, (message.feeder, message.number))
+        _answer(state, now, message)
 
 
 def answered(state: StreamState, now: float, pair: Pair, message: Has) -> None:
@@ -53,6 +53,8 @@ def answered(state: StreamState, now: float, pair: Pair, message: Has) -> None:
         return
     above = state.terms.stage + 1
     if item.asked and item.asked == pair.since:
+        if message.epoch < item.asked_at:
+            return  # it answers an earlier question, about somebody else who was gone
         if known is Known.NO:
             replace_above(state, now, item)
         else:
@@ -69,7 +71,10 @@ def ask_about_slow(state: StreamState, now: float) -> None:
             continue
         if item.phase is Phase.UP:
             item.since_s = now
-            if item.asked:
+            if not _is_with_somebody(state, item):
+                how = How.PARTIAL if item.sent_to else How.LOST
+                give_up(state, now, item, how, state.terms.stage + 1, Cause.NO_REPLICA)
+            elif item.asked:
                 ask_above_the_cut(state, now, item)
             elif not is_leaving(state.pair_with(item.path[state.terms.stage + 1]), item):
                 above = item.path[state.terms.stage + 1]
@@ -77,6 +82,12 @@ def ask_about_slow(state: StreamState, now: float) -> None:
         elif state.terms.is_last and item.phase is Phase.WAITING and not item.told:
             item.since_s = now
             ask_targets(state, now, item)
+
+
+def _is_with_somebody(state: StreamState, item: Item) -> bool:
+    """Whether who is to take or answer for an item stands: news of it would have come by now."""
+    above = state.terms.stage + 1
+    return state.stands_at(item.asked or item.path[above], above + 1 if item.asked else above)
 
 
 def _slow_answered(state: StreamState, now: float, item: Item, known: Known) -> None:
@@ -90,18 +101,19 @@ def _slow_answered(state: StreamState, now: float, item: Item, known: Known) -> 
         give_up(state, now, item, How.PARTIAL, state.terms.stage + 1, Cause.OVER)
 
 
-def _answer(state: StreamState, now: float, to: int, name: Name) -> None:
-    state.say(now, to, Has(state.since, to, *name, _known(state, name)))
+def _answer(state: StreamState, now: float, ask: Ask) -> None:
+    name = (ask.feeder, ask.number)
+    state.say(now, ask.me, Has(state.since, ask.me, *name, _known(state, name, ask.me), ask.epoch))
 
 
-def _known(state: StreamState, name: Name) -> Known:
+def _known(state: StreamState, name: Name, asks: int) -> Known:
     feeder, number = name
     item, past = state.items.get(name), state.past.get(feeder)
     if item is not None:
         return Known.COUNTED if item.phase is Phase.COUNTED else Known.COMPUTING
     if past is not None and number in past.counted:
         return Known.COUNTED
-    if state.replicas.is_over(feeder) or (past is not None and past.is_over(number)):
+    if state.replicas.is_over(feeder) or (past is not None and past.is_over(number, asks)):
         return Known.OVER
     if any(entry[:2] == name for pair in state.pairs.values() for entry in pair.inputs):
         return Known.COMPUTING

@@ -22,6 +22,8 @@ def membership_ended(state: StreamState, now: float, gone: Replica) -> None:
     if pair is not None and pair.since == gone.since:
         del state.pairs[gone.key]
     state.asks = [each for each in state.asks if each[0] != gone.key]
+    for past in state.past.values():
+        past.marks.pop(gone.since, None)
     for item in sorted(state.items.values(), key=lambda each: each.name[::-1]):
         if item.name[0] == gone.since:
             _feeder_gone(state, now, item)
@@ -78,7 +80,7 @@ def _cut_above(state: StreamState, now: float, item: Item) -> None:
     elif above == state.terms.stages - 1:
         replace_above(state, now, item)
     else:
-        item.asked = item.path[above + 1]
+        item.asked, item.asked_at = item.path[above + 1], state.replicas.heard
         ask_above_the_cut(state, now, item)
 
 

@@ -18,7 +18,7 @@ def give_up(state: StreamState, now: float, item: Item, how: How, stage: int, ca
     assert not item.loses_nothing, "it is counted whatever happens above"
     del state.items[item.name]
     feeder, number = item.name
-    state.past_of(feeder).over.add(number)
+    state.past_of(feeder).over[number] = item.below
     state.targets.pop(item.name, None)
     if item in state.unheard:
         state.unheard.remove(item)

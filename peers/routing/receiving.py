@@ -15,6 +15,9 @@ from transport.collectives.stream import Assembly
 from transport.effects import Payload
 from transport.errors import BadFrame
 
+TOKEN_BYTES = 4
+"""Of the targets, for each token."""
+
 
 def take_forward(state: StreamState, now: float, pair: Pair, message: Forward, payload: Payload) -> None:
     """A piece of an activation from below."""
@@ -114,6 +117,8 @@ def take_backward(state: StreamState, now: float, pair: Pair, message: Backward,
     name, terms = (message.feeder, message.number), state.terms
     if terms.is_last:
         raise BadFrame("a gradient to the last stage")
+    if not 1 <= message.tokens <= terms.targets_bytes // TOKEN_BYTES:
+        raise BadFrame("a gradient of more tokens than a microbatch has, or of none")
     item = state.items.get(name)
     if item is None or item.phase is not Phase.UP or item.path[terms.stage + 1] != pair.since:
         begun = pair.gradients_in.pop(name, None)  # before it was given up
@@ -145,17 +150,30 @@ def _is_taken(state: StreamState, now: float, pair: Pair, name: Name, message: F
     if state.replicas.is_over(feeder):
         say_ended(state, now, pair.since, name, How.PARTIAL, 0, Cause.FEEDER_GONE)
         return False
-    raise_mark(state, feeder, message.mark)
+    if not _may_exist(state, message.route):
+        say_ended(state, now, pair.since, name, How.PARTIAL, state.terms.stage, Cause.OVER)
+        return False
     past = state.past_of(feeder)
-    if number >= past.mark + state.terms.window:
+    if pair.since == feeder:
+        raise_mark(state, feeder, message.mark)
+    else:
+        past.raise_mark_by(pair.since, message.mark)
+    if number >= past.mark_by(pair.since) + state.terms.window:
         raise BadFrame("a microbatch beyond the window")
     item = state.items.get(name)
     if item is not None and item.below == pair.since:
         return False  # it is here already, and its gradient goes there
-    if past.is_over(number) or number in past.counted or item is not None:
+    if past.is_over(number, pair.since) or number in past.counted or item is not None:
         say_ended(state, now, pair.since, name, How.PARTIAL, state.terms.stage, Cause.OVER)
         return False
     return True
+
+
+def _may_exist(state: StreamState, route: tuple[int, ...]) -> bool:
+    """Whether nobody on a path is known to be of another stage. Who passes it on may not have heard of
+    somebody yet, so it is no bad frame."""
+    known = [(stage, state.replicas.standing(since)) for stage, since in enumerate(route)]
+    return all(replica is None or replica.stage == stage for stage, replica in known)
 
 
 def _count_refused(pair: Pair, entry: Entry) -> None:

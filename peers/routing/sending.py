@@ -16,12 +16,13 @@ from transport.effects import size_bytes
 
 def send_up(state: StreamState, now: float, item: Item) -> None:
     """What an item became here is for the replica above; it waits if there is no session with that."""
-    pair = state.pair_with(item.path[state.terms.stage + 1])
-    if pair is None or not pair.ready or item.payload is None:
+    above = state.terms.stage + 1
+    pair = state.pair_with(item.path[above])
+    if pair is None or not pair.ready or item.payload is None or not state.stands_at(pair.since, above):
         return
     feeder, number = item.name
     past = state.past.get(feeder)
-    mark = state.mark if feeder == state.since else past.mark if past is not None else 0
+    mark = state.mark if feeder == state.since else past.mark_by(item.below) if past is not None else 0
     first = Forward(state.since, pair.since, number, item.attempt, tuple(item.path), min(mark, number), 0)
     job = Job(item.name, first, item.payload, state.pieces(size_bytes(item.payload)), True, item)
     pair.ups.append(job)

@@ -103,6 +103,8 @@ class Item:
     """When it went up, or was last heard of."""
     asked: int = 0
     """The membership two above that is asked whether it has this one; 0 if none is."""
+    asked_at: int = 0
+    """The epoch from which on its answer counts."""
     told: bool = False
     """The training thread has it."""
     renewed: bool = False
@@ -163,21 +165,35 @@ class Past:
     """What became of one feeder's microbatches here, above its mark."""
 
     mark: int = 0
-    """Everything of a lower number is over for the feeder."""
-    counted: set[int] = field(default_factory=set)
-    over: set[int] = field(default_factory=set)
-    """Given up here."""
+    """Everything of a lower number is over, as the feeder itself says."""
+    marks: dict[int, int] = field(default_factory=dict)
+    """The same by the word of others who pass its microbatches on, which stand: each about what it brings."""
+    counted: dict[int, int] = field(default_factory=dict)
+    """By number: the membership that brought it; 0 at stage 0."""
+    over: dict[int, int] = field(default_factory=dict)
+    """Given up here, likewise."""
+
+    def mark_by(self, sender: int) -> int:
+        """Below that nothing is begun which ``sender`` brings."""
+        return max(self.mark, self.marks.get(sender, 0))
 
     def raise_mark(self, mark: int) -> None:
         """The feeder says that more is over."""
         if mark > self.mark:
             self.mark = mark
-            self.counted = {each for each in self.counted if each >= mark}
-            self.over = {each for each in self.over if each >= mark}
+            self.counted = {number: by for number, by in self.counted.items() if number >= mark}
+            self.over = {number: by for number, by in self.over.items() if number >= mark}
 
-    def is_over(self, number: int) -> bool:
-        """Whether nothing new is begun of it."""
-        return number < self.mark or number in self.over
+    def raise_mark_by(self, sender: int, mark: int) -> None:
+        """Somebody who passes microbatches on says so: what it brought is forgotten below that."""
+        if mark > self.mark_by(sender):
+            self.marks[sender] = mark
+            self.counted = {n: by for n, by in self.counted.items() if n >= mark or by != sender}
+            self.over = {n: by for n, by in self.over.items() if n >= mark or by != sender}
+
+    def is_over(self, number: int, sender: int = 0) -> bool:
+        """Whether nothing new is begun of it, as ``sender`` brings it."""
+        return number < self.mark_by(sender) or number in self.over
 
 
 @dataclass(slots=True, eq=False)
@@ -240,6 +256,11 @@ class StreamState:
         replica = self.replicas.standing(since)
         pair = None if replica is None else self.pairs.get(replica.key)
         return pair if pair is not None and pair.since == since else None
+
+    def stands_at(self, since: int, stage: int) -> bool:
+        """Whether a membership stands, as far as this one heard, and is of that stage."""
+        replica = self.replicas.standing(since)
+        return replica is not None and replica.stage == stage
 
     def say(self, now: float, since: int, message: Any) -> None:
         """Say something to a membership; nothing without a session, where whatever matters is said anew when

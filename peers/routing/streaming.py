@@ -284,7 +284,7 @@ class Streaming:
             return  # of an earlier membership
         feeder, number = item.name
         if not self.state.replicas.is_over(feeder):
-            self.state.past_of(feeder).counted.add(number)
+            self.state.past_of(feeder).counted[number] = item.below
         item.phase, item.payload, item.tokens = Phase.COUNTED, counted.payload, counted.tokens
         if self._terms.stage == 0:
             del self.state.items[item.name]

@@ -1,4 +1,9 @@
-"""A neighbour that lies: what it says of others' microbatches changes nothing, and of its own only those."""
+"""A neighbour that lies: what it says of microbatches that are here by way of others ends none of them, and
+what it makes up itself does not stay for ever.
+
+Not shown, for it does not hold: whoever first brings a number of a feeder is believed to have it from that
+feeder, so a liar may take the place of a microbatch that has not come yet.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +23,9 @@ from peers.protocol.stream import (
     Slots,
     Targets,
 )
+from peers.routing.state import Phase
 from tests.peers.routing.model import ModelSwarm, Process
-from tests.peers.routing.test_stories import everything_ends, feed_one, sent, slow_down, swarm
+from tests.peers.routing.test_stories import everything_ends, feed_one, replace_of, sent, slow_down, swarm
 from transport.errors import BadFrame
 
 NEVER_S = 1e6
@@ -47,7 +53,7 @@ def held_up(stages: int = 3) -> tuple[ModelSwarm, Any, list[Process]]:
 def test_whatever_somebody_off_the_path_says_it_has_changes_nothing(has: int) -> None:
     world, microbatch, path = held_up()
     other = liar(world, 2, path)
-    told = Has(since(other), since(path[1]), *microbatch[1:], has)
+    told = Has(since(other), since(path[1]), *microbatch[1:], has, 0)
     path[1].stream.take_control(world.now, other.key, told)
     everything_ends(world, microbatch)
     assert world.ends[microbatch].how is How.SETTLED
@@ -113,6 +119,8 @@ def test_what_cannot_be_meant_is_no_message() -> None:
         (middle, last, Targets(since(middle), since(last), 0, 0, 0), b"xxx"),
         (feeder, last, Targets(since(feeder), since(last), 1000, 0, 0), b"xxx"),
         (middle, last, Backward(since(middle), since(last), since(feeder), 0, 1, 0), b"xxx"),
+        (last, middle, Backward(since(last), since(middle), since(feeder), 0, 0, 0), b"xxx"),
+        (last, middle, Backward(since(last), since(middle), since(feeder), 0, 3, 0), b"xxx"),
     ]
     for frm, to, message, payload in wrong:
         with pytest.raises(BadFrame):
@@ -129,3 +137,67 @@ def test_what_is_of_another_membership_is_dropped() -> None:
     middle.stream.take_control(world.now, feeder.key, Meet(99, since(middle), 0, False))
     assert not middle.stream.state.pairs[feeder.key].inputs
     assert middle.stream.state.pairs[feeder.key].since == since(feeder)
+
+
+def bring(world: ModelSwarm, frm: Process, to: Process, **changes: Any) -> None:
+    """All pieces of an activation."""
+    for piece, payload in enumerate((b"xxx", b"xxx", b"xx")):
+        to.stream.take_payload(world.now, frm.key, forward(frm, to, piece=piece, **changes), payload)
+    world.run(world.now + 1.0)
+
+
+@pytest.mark.parametrize("last", [1 << 61, 0])
+def test_a_path_that_leads_to_nobody_holds_nobody_up_for_ever(last: int) -> None:
+    """A membership that was made up, and one that is of another stage."""
+    world = swarm(4)
+    microbatch, path = feed_one(world)
+    everything_ends(world, microbatch)
+    feeder, middle, third, _ = path
+    other = liar(world, 1, path)
+    route = (since(feeder), since(other), since(third), last or since(middle))
+    bring(world, other, third, number=1, mark=1, route=route)
+    assert ((since(feeder), 1) in third.stream.state.items) == (last > 0), "a stage is known"
+    world.run(world.now + 3 * third.stream.state.terms.patience_s)
+    assert not third.stream.state.items
+
+
+def test_what_somebody_off_the_path_says_is_over_is_over_for_that_one_alone() -> None:
+    world = swarm(3)
+    microbatch, path = feed_one(world)
+    everything_ends(world, microbatch)
+    other, far = liar(world, 1, path), 1 << 31
+    route = (since(path[0]), since(other), since(path[2]))
+    bring(world, other, path[2], number=far, mark=far, route=route)
+    world.feeds = True
+    settled = world.seen["SETTLED"]
+    world.run(world.now + 10.0)
+    assert world.seen["SETTLED"] > settled + 5
+    assert world.seen["PARTIAL"] == 0
+
+
+def test_a_late_answer_is_not_one_to_the_question_after_it() -> None:
+    """c6 has nothing of b3 and says so; b4 brings it, and dies too: the same word must not be taken again."""
+    world = swarm(3, 3)
+    microbatch, (a, b, c) = feed_one(world)
+    name = microbatch[1:]
+    answers: list[Has] = []
+    hear = a.stream.take_control
+
+    def overhear(now: float, peer: bytes, message: Any) -> None:
+        answers.extend([message] if isinstance(message, Has) else [])
+        hear(now, peer, message)
+
+    a.stream.take_control = overhear  # type: ignore[method-assign]
+    slow_down(world, lambda frm, to, m: frm == b.key and isinstance(m, Forward), NEVER_S)
+    world.run_until(lambda: sent(a, microbatch) and name in b.stream.state.items)
+    replace_of(world, b)
+    world.run_until(lambda: bool(answers))
+    slow_down(world, lambda frm, to, m: frm == c.key and isinstance(m, (Backward, Has)), NEVER_S)
+    world.run_until(lambda: bool(c.stream.unheard()))
+    item = a.stream.state.items[name]
+    second = next(each for each in world.living(1) if since(each) == item.path[1])
+    replace_of(world, second)
+    world.run_until(lambda: item.asked == since(c))
+    hear(world.now, c.key, answers[0])
+    assert item.asked == since(c), "it is still to be answered"
+    assert item.phase is Phase.UP
