@@ -187,6 +187,7 @@ def test_bytes_of_a_stream_that_the_network_has_not_taken_hold_other_bulk(round_
 
 def test_what_came_while_nobody_looked_does_not_make_the_line_faster() -> None:
     line = Line(num_flows=2, num_patient=1)
+    line.hand(1, 1000)
     line.run(2.0)
     line.now += 4.0
     for flow in (0, 1):
