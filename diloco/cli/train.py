@@ -143,26 +143,14 @@ def train(
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
 
-    rounds: list[int] = []
-
-    def on_event(event: object) -> None:
-        if isinstance(event, RunFinished):
-            rounds.append(event.rounds)
-        if isinstance(event, CheckpointRestored):
-            print(_restored(event, swarm.home), flush=True)
-        log.swarm_event(event)
-        if watch is not None:
-            watch.event(event)
-        if isinstance(event, SettingsChanged) and job.follow is not None:
-            job.follow(swarm.settings)
-
+    heard = Heard(swarm, job, log, watch)
     with attach(
         job.model,
         job.optimizer,
         swarm,
         tokens_per_step=job.tokens_per_step,
         timeout_s=math.inf,  # what is waited for is told
-        on_event=on_event,
+        on_event=heard.event,
         keep=job.kept(),
     ) as outer:
         log.write(
@@ -176,12 +164,7 @@ def train(
             with interrupts.ending_with(outer.stop):
                 _steps(outer, job, log, watch)
         except Exception as error:
-            # A newer process of this identity saves from now on, and whoever is refused has nothing to save.
-            if swarm.failed or not isinstance(error, SwarmClosed | UserError):
-                _keep(outer, save, full, log, error)
-            if fault := device_fault(error):
-                swarm.command(LeaveRun(f"its device failed: {fault}"))  # a host's process goes on without
-                raise DeviceFailed(f"the device failed, and this worker left the run: {fault}") from error
+            keep_what_is_held(outer, save, full, log, error)
             raise
         if save is not None:
             outer.save(save, full=full)
@@ -189,8 +172,7 @@ def train(
             raise KeyboardInterrupt
         with outer.outer_parameters():
             loss, sample = job.evaluate(), job.sample()
-        # What a worker counts are commits, and a run that went back has fewer rounds.
-        outcome = _outcome(outer, rounds[-1] if rounds else outer.round, loss)
+        outcome = _outcome(outer, heard.rounds(outer), loss)
         log.write(
             "end", text=f"ends: {outcome.line()}", tokens=outer.tokens, sample=sample, **asdict(outcome)
         )
@@ -209,11 +191,48 @@ def _outcome(outer: Outer, rounds: int, loss: float) -> TrainingOutcome:
     )
 
 
+class Heard:
+    """What a worker of the command line does with what its member tells: it is shown, logged and followed."""
+
+    def __init__(self, swarm: Swarm, job: Job, log: EventLog, watch: Watch | None) -> None:
+        self._swarm, self._job, self._log, self._watch = swarm, job, log, watch
+        self._finished: RunFinished | None = None
+
+    def event(self, event: object) -> None:
+        """One event."""
+        if isinstance(event, RunFinished):
+            self._finished = event
+        if isinstance(event, CheckpointRestored):
+            print(_restored(event, self._swarm.home), flush=True)
+        self._log.swarm_event(event)
+        if self._watch is not None:
+            self._watch.event(event)
+        if isinstance(event, SettingsChanged) and self._job.follow is not None:
+            self._job.follow(self._swarm.settings)
+
+    def rounds(self, outer: Outer) -> int:
+        """Of the run, once it is over. What a worker counts are commits, and a run that went back has fewer
+        rounds."""
+        return self._finished.rounds if self._finished is not None else outer.round
+
+
 def _restored(event: CheckpointRestored, home: Path | None) -> str:
     """For people."""
     own = "all that is its own begins anew" if event.step is None else f"inner step {event.step}"
     where = home / event.path if home is not None else event.path
     return f"this worker begins with its checkpoint of {event.unit} {event.index}, {own} ({where})"
+
+
+def keep_what_is_held(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exception) -> None:
+    """Training ends by an error: save what is held, and leave the run if the device has failed, by
+    `DeviceFailed`. A newer process of this identity saves from now on, and whoever is refused has nothing to
+    save."""
+    swarm = outer.swarm
+    if swarm.failed or not isinstance(error, SwarmClosed | UserError):
+        _keep(outer, save, full, log, error)
+    if fault := device_fault(error):
+        swarm.command(LeaveRun(f"its device failed: {fault}"))  # a host's process goes on without
+        raise DeviceFailed(f"the device failed, and this worker left the run: {fault}") from error
 
 
 def _keep(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exception) -> None:

@@ -11,9 +11,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from diloco.cli.train import Watch, checked_device
+from diloco.cli.train import Heard, Watch, checked_device, keep_what_is_held
 from diloco.compression.kernels import running
-from diloco.errors import DeviceFailed, PipelineError, SwarmClosed, UserError
+from diloco.errors import PipelineError, UserError
 from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
 from diloco.pipeline.cuts import Part
@@ -21,9 +21,6 @@ from diloco.pipeline.serving import Stage
 from diloco.pipeline.staging import part_of, stage
 from diloco.recipe import Job, Recipe, job_of, require_parts
 from diloco.swarm.swarm import Swarm
-from diloco.training.device_errors import device_fault
-from peers.protocol.commands import LeaveRun
-from peers.protocol.events import CheckpointRestored, RunFinished, SettingsChanged
 
 _LOG_EVERY_S = 0.5
 
@@ -89,19 +86,7 @@ def train_stage(
     """Train until the run has all its rounds. At Ctrl-C what is in flight is finished, what is held is saved,
     and `KeyboardInterrupt` follows. ``save`` is the folder for this stage's file of the sharded model."""
     require_folder(save)
-    rounds: list[int] = []
-
-    def on_event(event: object) -> None:
-        if isinstance(event, RunFinished):
-            rounds.append(event.rounds)
-        if isinstance(event, CheckpointRestored):
-            print(f"this worker begins with its checkpoint of {event.unit} {event.index}", flush=True)
-        log.swarm_event(event)
-        if watch is not None:
-            watch.event(event)
-        if isinstance(event, SettingsChanged) and job.follow is not None:
-            job.follow(swarm.settings)
-
+    heard = Heard(swarm, job, log, watch)
     made = stage(
         job.model,
         job.optimizer,
@@ -111,7 +96,7 @@ def train_stage(
         loss=job.loss,
         apply=job.apply,
         timeout_s=math.inf,  # what is waited for is told
-        on_event=on_event,
+        on_event=heard.event,
         keep=job.kept(),
     )
     outer = made.outer
@@ -120,18 +105,13 @@ def train_stage(
         with interrupts.ending_with(outer.stop):
             loss = _steps(made, job, log, watch)
     except Exception as error:
-        if save is not None and (swarm.failed or not isinstance(error, SwarmClosed | UserError)):
-            outer.save(save, full=full)
-        log.write("failed", text=f"ends by an error: {error}", reason=str(error), round=outer.round)
-        if fault := device_fault(error):
-            swarm.command(LeaveRun(f"its device failed: {fault}"))  # a host's process goes on without
-            raise DeviceFailed(f"the device failed, and this worker left the run: {fault}") from error
+        keep_what_is_held(outer, save, full, log, error)
         raise
     if save is not None:
         outer.save(save, full=full)
     if interrupts.requested:
         raise KeyboardInterrupt
-    outcome = _outcome(made, rounds[-1] if rounds else outer.round, loss)
+    outcome = _outcome(made, heard.rounds(outer), loss)
     log.write("end", text=f"ends: {outcome.line()}", tokens=outer.tokens, **asdict(outcome))
     return outcome
 

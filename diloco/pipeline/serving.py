@@ -349,9 +349,8 @@ class Stage:
         self._loss_sum = 0.0
         came_back = not self._has_opened and self.outer.step > 0
         self._has_opened = True
-        if (
-            event.void or came_back
-        ):  # what an earlier process trained and did not offer was another membership's
+        if event.void or came_back:
+            # What an earlier process trained and did not offer was another membership's.
             self._driver.go_back()
         self._seam.command(ConfirmOpened(event.membership))
 
