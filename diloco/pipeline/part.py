@@ -8,6 +8,7 @@ it, the random numbers of both (PP6), and the scale of gradients. When what is c
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from diloco.pipeline.boundary import Boundary
 from diloco.pipeline.cuts import Part
 from diloco.pipeline.microbatch import MicrobatchId, random_seed
 from diloco.pipeline.split_backward import Left, WeightWork
+
+_DRAWING = threading.Lock()
+"""Held by whoever has set torch's generators to a microbatch's seed."""
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, int]]
 """Of the last stage's output and the targets: the sum of the losses of all tokens, and how many they are."""
@@ -238,8 +242,9 @@ def _checked_loss(found: object) -> float:
 
 @contextmanager
 def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Within, torch's generators begin at ``seed``; after, they go on from where they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Within, torch's generators begin at ``seed``; after, they go on from where they were. They are the whole
+    process's: parts that run in threads of one process draw one after the other."""
+    with _DRAWING, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):

@@ -58,10 +58,10 @@ def test_a_sealed_stream_that_breaks_goes_on_over_curve_and_comes_back() -> None
             member.dials(host, control.address)
             eventually(lambda: lanes_up(member) == {1, STREAM_LANE})
             member.streams(host, PAYLOADS)
+            ups = [each.lane for each in member.traced(BulkLaneUpTrace)]
             bulk.cut()
             eventually(lambda: {each.lane for each in member.traced(BulkLaneLostTrace)} >= {STREAM_LANE})
             eventually(lambda: came_once(host.linked.streamed))
-            ups = [each.lane for each in member.traced(BulkLaneUpTrace)]
             eventually(lambda: len(ups) < len(member.traced(BulkLaneUpTrace)))
 
 

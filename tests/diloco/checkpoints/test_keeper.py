@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -152,15 +153,25 @@ def test_results_are_counted_on_again_only_from_a_checkpoint_that_has_all_missin
 
 
 def test_a_result_that_goes_missing_while_a_checkpoint_is_written_is_not_in_it(tmp_path: Path) -> None:
-    disk = FullDisk(tmp_path, room=1 << 20)
+    disk = LosingResults(tmp_path)
     worker = Worker(disk)
     worker.commit()
-    disk.room = 0
+    disk.loses = True
     worker.hold(102)
-    disk.room = 1 << 20
     worker.settle()
     worker.keeper.poll(worker.now)
     assert worker.claims() == [(0, True), (1, False)]
+
+
+class LosingResults(LocalDisk):
+    """Checkpoints are written by a thread of their own, meanwhile: for them there is room."""
+
+    loses = False
+
+    def write(self, path: str, pieces: Iterable[bytes | memoryview], *, sync: bool = True) -> None:
+        if self.loses and "/results/" in path:
+            raise OSError(28, "No space left on device")
+        super().write(path, pieces, sync=sync)
 
 
 def test_as_many_checkpoints_stay_and_as_far_apart_as_the_owner_says(tmp_path: Path) -> None:
