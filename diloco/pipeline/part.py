@@ -242,7 +242,7 @@ def _checked_loss(found: object) -> float:
 
 @contextmanager
 def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Within, torch's generators begin at ``seed``; after, they go on from where they were. They are the whole
+    """Within, torch's generators begin at ``seed``; after, they go on from where they were. They are the
     process's: parts that run in threads of one process draw one after the other."""
     with _DRAWING, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)

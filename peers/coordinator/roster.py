@@ -189,7 +189,7 @@ class Entry:
     """Index of the commit from which on rounds wait for it; not for one who came in the midst of one (L3)."""
     sits_out_until: int = 0
     """Index of the commit before which it is not asked again, after having been set aside."""
-    moved: Callable[[], None] = _nobody_listens
+    moved: Callable[[], None] = field(default=_nobody_listens, repr=False, compare=False)
     """Called when its state, its course, or whether it claims a record changes."""
 
     @property
