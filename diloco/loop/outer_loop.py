@@ -257,6 +257,11 @@ class OuterLoop:
         self._replica.discard(fragment)
         self._restart(fragment)
 
+    def forget_since_offer(self, fragment: int) -> None:
+        """What was trained on a fragment since its offer, which is under way and stays so, is given up."""
+        if self.progress[fragment].steps_since_offer:
+            self.tokens_unoffered += self._forget(fragment)
+
     # -- inside -------------------------------------------------------------------------------
 
     def _gives_up(self, now: float, each: Progress) -> bool:

@@ -162,12 +162,14 @@ class WorkerDriver:
             self._report()
 
     def go_back(self) -> None:
-        """Give up what was trained and not offered: the model goes back to the outer parameters, but in
-        fragments whose offer is under way."""
+        """Give up what was trained and not offered: the model goes back to the outer parameters. Where an
+        offer is under way it stays so, and what was trained since is given up."""
         loop = self.session.loop
         for fragment, each in enumerate(loop.progress):
             if each.offered is None:
                 loop.forget(fragment)
+            else:
+                loop.forget_since_offer(fragment)
 
     # -- inside -------------------------------------------------------------------------------
 

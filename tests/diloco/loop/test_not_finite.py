@@ -110,6 +110,19 @@ def test_what_is_under_way_stays_so_when_another_fragment_is_not_finite(replica:
     assert first.steps_since_offer == 1
 
 
+def test_what_came_after_an_offer_is_forgotten_and_the_offer_is_not(replica: Recorder) -> None:
+    loop = active_loop(replica, num_fragments=2, delay=3)
+    step(loop, 3)  # the first was offered after 2
+    loop.forget_since_offer(0)
+    first = loop.progress[0]
+    assert replica.calls == [("reset", 0, True)]
+    assert (first.offered is not None, first.steps, first.tokens, loop.tokens_unoffered) == (True, 2, 4, 2)
+    loop.forget_since_offer(0)
+    assert replica.calls == [("reset", 0, True)], "there is no more"
+    loop.handle(0.0, committed(1))
+    assert (first.steps_since_offer, loop.progress[0].tokens) == (0, 0)
+
+
 def test_overlapped_nothing_of_the_offer_is_left_in_the_live_model(replica: Recorder) -> None:
     loop = active_loop(replica, num_fragments=2, delay=4, offers_before_landing=True)
     step(loop, 3)
