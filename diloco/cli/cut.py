@@ -15,6 +15,8 @@ from diloco.extras import require
 from diloco.settings import RunSettings, load_settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diloco.pipeline.timing import LayerCost
 
 STATE_BYTES = 16
@@ -64,8 +66,22 @@ def _costs_of(
         )
     last = job_of(made_by, settings, data, where, "", Part(1, 2, (len(first.layers) - 1,)))
     assert last.loss is not None, "the last part has a loss"
-    x, targets = next(iter(first.batches))
+    x, targets = _microbatch_of(next(iter(first.batches), None), recipe)
     return time_layers(first.layers, x, targets, last.loss, where)
+
+
+def _microbatch_of(batch: object, recipe: str) -> tuple[Tensor, Tensor]:
+    from torch import Tensor
+
+    if batch is None:
+        raise PipelineError(f"recipe {recipe} has no batches: there is nothing to time layers with")
+    pair = tuple(batch) if isinstance(batch, tuple | list) else ()
+    if len(pair) != 2 or not all(isinstance(each, Tensor) for each in pair):
+        raise PipelineError(
+            f"recipe {recipe} has a batch that is no microbatch of a part: let it be a pair of tensors, input"
+            " and targets"
+        )
+    return pair
 
 
 def _show(costs: list[LayerCost], stages: int, settings: RunSettings) -> None:

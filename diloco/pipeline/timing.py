@@ -50,7 +50,7 @@ def time_layers(
 ) -> list[LayerCost]:
     """The median of ``repeats`` times of each layer, after one that is not counted. ``x`` is what the first
     is fed with; the loss counts as a part of the last. Raises `PipelineError` for a layer that does not
-    return one tensor."""
+    return one tensor, and for one through which no gradient comes back."""
     costs = []
     for index, layer in enumerate(layers):
         built = (layer if isinstance(layer, nn.Module) else layer()).to(device)
@@ -79,7 +79,10 @@ def _time_layer(
             raise PipelineError(f"layer {index} returns a {type(output).__name__}, not one tensor")
         ends = above[0](output, above[1].to(output.device))[0] if above is not None else output
         between = _now(x.device, clock)
-        torch.autograd.backward(ends, None if above is not None else torch.ones_like(ends))
+        if ends.requires_grad:
+            torch.autograd.backward(ends, None if above is not None else torch.ones_like(ends))
+        elif x.requires_grad or above is not None:
+            raise PipelineError(f"no gradient comes back through layer {index}: what it makes has none")
         forwards.append(between - began)
         backwards.append(_now(x.device, clock) - between)
         layer.zero_grad(set_to_none=True)

@@ -66,3 +66,28 @@ def test_a_run_of_one_stage_and_a_recipe_that_names_no_layers_are_refused(run: P
         cut(run, "--recipe", f"{mine}:job")
     with pytest.raises(UserError, match="6 stages of 5 layers are not possible: choose 1 to 5 stages"):
         cut(run, "--stages", "6")
+
+
+@pytest.mark.parametrize(
+    ("batches", "text"),
+    [
+        ("", "has no batches: there is nothing to time layers with"),
+        ("torch.zeros(2, 4)", "let it be a pair of tensors, input and targets"),
+        ("{'x': 1, 'y': 2}", "let it be a pair of tensors"),
+        ("(torch.zeros(2),)", "let it be a pair of tensors"),
+        ("(torch.zeros(2), 3)", "let it be a pair of tensors"),
+    ],
+)
+def test_batches_that_are_no_microbatches_are_refused(
+    run: Path, tmp_path: Path, batches: str, text: str
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import torch\nfrom torch import nn\nfrom diloco.recipe import Job\n"
+        "def job(settings, data_path, device, worker_salt, part):\n"
+        "    layers = [nn.Linear(1, 1), nn.Linear(1, 1)]\n"
+        f"    return Job(layers[0], None, print, iter([{batches}]), 1, print, print, loss=print,"
+        " layers=layers)\n"
+    )
+    with pytest.raises(UserError, match=text):
+        cut(run, "--recipe", f"{mine}:job")

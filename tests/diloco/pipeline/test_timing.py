@@ -45,3 +45,31 @@ def test_a_layer_that_returns_two_tensors_is_named() -> None:
     x = torch.zeros(SEQUENCES, WIDTH)
     with pytest.raises(PipelineError, match="layer 1 returns a tuple, not one tensor"):
         time_layers([nn.Linear(WIDTH, WIDTH), Two()], x, None, loss_sum, CPU)
+
+
+class Frozen(nn.Embedding):
+    def __init__(self) -> None:
+        super().__init__(VOCABULARY, WIDTH)
+        self.weight.requires_grad_(False)
+
+
+def test_a_first_layer_with_nothing_to_train_has_no_backward() -> None:
+    x, targets = batches(1)[0]
+    ticks = (float(each**2) for each in itertools.count())
+    found = time_layers(
+        [Frozen(), *layers(0)[1:]], x, targets, loss_sum, CPU, repeats=1, clock=lambda: next(ticks)
+    )
+    assert [each.output for each in found] == [TOKENS * WIDTH, TOKENS * VOCABULARY]
+
+
+class Cuts(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach()
+
+
+def test_a_layer_that_lets_no_gradient_through_is_named() -> None:
+    x, targets = batches(1)[0]
+    with pytest.raises(PipelineError, match="no gradient comes back through layer 1"):
+        time_layers([*layers(0)[:1], Cuts(), *layers(0)[1:]], x, targets, loss_sum, CPU)
+    with pytest.raises(PipelineError, match="no gradient comes back through layer 0"):
+        time_layers([Frozen()], x, targets, lambda y, t: (y.sum(), 1), CPU)
