@@ -119,6 +119,26 @@ class RunningPart:
         self._held.pop(microbatch, None)
         self._left.pop(microbatch, None)
 
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """Within is one microbatch's backward and what its gradient is made into for the stage below: where
+        that raises, its gradient is not added. Takes the memory of the gradients once more, meanwhile."""
+        if self.takes is None:  # it hands none down
+            yield
+            return
+        parameters = list(self.model.parameters())
+        earlier = [each.grad for each in parameters]
+        self.model.zero_grad(set_to_none=True)
+        try:
+            yield
+        except BaseException:
+            for parameter, before in zip(parameters, earlier, strict=True):
+                parameter.grad = before
+            raise
+        for parameter, before in zip(parameters, earlier, strict=True):
+            if before is not None:
+                parameter.grad = before if parameter.grad is None else before.add_(parameter.grad)
+
     def forward(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
         """What the part makes of ``x``, for the stage above, without a graph. Not at the last stage. Raises
         `BoundaryError` for an ``x`` or an output that does not fit, and `PipelineError` if forward changes a
@@ -170,8 +190,11 @@ class RunningPart:
 
     def weigh(self, tokens: int) -> None:
         """Make of what was added up the mean over the ``tokens`` that were counted. Does nothing if they are
-        the nominal ones: there is no rounding then beyond that of a process that accumulates gradients."""
-        if tokens != self.nominal_tokens:
+        the nominal ones: there is no rounding then beyond that of a process that accumulates gradients. Of no
+        tokens there is no mean, and no gradient is left."""
+        if not tokens:
+            self.model.zero_grad(set_to_none=True)
+        elif tokens != self.nominal_tokens:
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(self.nominal_tokens / tokens)

@@ -137,13 +137,16 @@ class Stage:
     def run(self, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> Iterator[StageStep]:
         """Train until the run has all its rounds, `Outer.stop` was called, or there are no more ``batches``:
         microbatches, pairs of input and targets, which stage 0 alone is given. Yields behind each inner step
-        of this replica. Raises `PipelineError` for batches where none belong or none where they do, and for
-        a part that cannot be trained so; else what `attach` raises."""
+        of this replica; the last one of given batches may have fewer microbatches. The stages above are not
+        told that a feeder has no more: they wait for other feeders, and a step that they began ends with what
+        it has once others of their stage wait for it. Raises `PipelineError` for batches where none belong or
+        none where they do, and for a part that cannot be trained so; else what `attach` raises."""
         is_fed = self.part.part.is_first
         if is_fed != (batches is not None):
             what = "run needs its batches" if is_fed else "run takes no batches: stage 0 is fed"
             raise PipelineError(f"stage {self.part.part.stage}: {what}")
         drawn = iter(batches if batches is not None else ())
+        self._say_whether_more(True)
         for _ in self.outer.until_finished(repeat(None)):
             step = self._take_step(drawn)
             if step is None:
@@ -213,14 +216,18 @@ class Stage:
         if self._gives is not None:
             return ForwardDone(name, self._gives.encode_activation(self.part.forward(name, x), name))
         assert targets is not None, "the last stage gets them"
-        found = self.part.forward_backward(name, x, targets)
+        with self.part.adding():
+            found = self.part.forward_backward(name, x, targets)
+            payload = self._encoded(name, found.gradient)
         self._loss_sum += found.loss_sum
-        return Counted(name, found.tokens, self._encoded(name, found.gradient))
+        return Counted(name, found.tokens, payload)
 
     def _backward(self, work: Backward) -> Counted:
         name = work.microbatch
         gradient, tokens = self._gradients.pop(name)
-        return Counted(name, tokens, self._encoded(name, self.part.backward(name, gradient)))
+        with self.part.adding():
+            payload = self._encoded(name, self.part.backward(name, gradient))
+        return Counted(name, tokens, payload)
 
     def _encoded(self, name: MicrobatchId, gradient: Tensor | None) -> Payload | None:
         if self._takes is None or gradient is None:
@@ -229,16 +236,16 @@ class Stage:
 
     def _step(self, work: Step) -> StageStep:
         """The optimizer and the hook of `Outer`, with nothing in flight. A step without microbatches, which
-        others of the stage wait for, moves nothing."""
+        others of the stage wait for, moves nothing, and so does one of no tokens."""
         began = self._clock()
         loss = None
-        if work.microbatches:
+        if work.tokens:
             if self.part.part.is_last:
                 loss = self._loss_sum / work.tokens
                 self.outer.log(loss=loss)
             self.part.weigh(work.tokens)
             self._apply()
-            self.part.model.zero_grad(set_to_none=True)
+        self.part.model.zero_grad(set_to_none=True)
         seconds = self._computed_s + self._clock() - began
         self._computed_s = self._loss_sum = 0.0
         self._loop.done(work)
@@ -257,7 +264,7 @@ class Stage:
             if self._batch is None:
                 self._batch = next(drawn, None)
             if self._batch is None:
-                self._has_more = False
+                self._say_whether_more(False)
                 return
             x, targets = self._batch
             payload = encode_targets(targets, self._targets_shape)
@@ -268,6 +275,10 @@ class Stage:
             self._loop.input_arrived(name)
             self._number += 1
             self._batch = None
+
+    def _say_whether_more(self, has_more: bool) -> None:
+        self._has_more = has_more
+        self._loop.more_come(has_more)
 
     def _take_events(self) -> None:
         while self._arrived:

@@ -85,6 +85,7 @@ class StageLoop:
         self._at_hand: Work | None = None
         self._always_early = self._may_end_early = ends_early
         self._others_wait = False
+        self._more_come = True
 
     # -- what is there ------------------------------------------------------------------------
 
@@ -124,6 +125,10 @@ class StageLoop:
         nothing, and what there is is offered."""
         self._others_wait = waits
 
+    def more_come(self, more: bool = True) -> None:
+        """Whether inputs are still to come, or none any more: then a step ends at once with what it has."""
+        self._more_come = more
+
     def reset(self) -> None:
         """Begin anew with nothing: whatever was here is over. Not while something is computed."""
         assert self._at_hand is None, "what is computed is to be done first"
@@ -154,6 +159,8 @@ class StageLoop:
     def ends_early_at_s(self) -> float | None:
         """When the step ends though it has not all its microbatches, if none comes meanwhile; None while it
         has counted none, or something is in flight."""
+        if self.drained and self._counted and not self._waiting and not self._more_come:
+            return self._began_s
         if not self.drained or not (self._others_wait or (self._counted and self._may_end_early)):
             return None
         return (self._began_s if self._counted else self._idle_since_s) + self._grace_s

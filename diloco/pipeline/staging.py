@@ -25,7 +25,7 @@ from diloco.swarm.swarm import Swarm
 from diloco.training.fitting import require_stepped
 from diloco.training.outer import Outer
 from diloco.training.stepping import optimizers_of
-from peers.routing.state import StreamTerms
+from peers.routing.state import MAX_KEPT, StreamTerms
 from transport.limits import LIMITS
 
 
@@ -181,7 +181,7 @@ def _terms(
         input_bytes=below.activation_bytes if below else 0,
         output_bytes=above.gradient_bytes if above else 0,  # what comes back
         targets_bytes=targets_bytes(targets_shape),
-        window=pipeline.window or pipeline.quota,
+        window=pipeline.window or min(pipeline.quota, MAX_KEPT),
         piece_bytes=LIMITS.payload_bytes,
         patience_s=2 * settings.run.failure_timeout_s,
     )

@@ -207,7 +207,7 @@ class Pipeline(Section):
         default=0,
         ge=0,
         le=4096,
-        description="Most microbatches of one feeder that have not ended; 0: as many as the quota.",
+        description="Most microbatches of one feeder that have not ended; 0: the quota, 4096 at most.",
     )
     activations: Literal["fp32", "bf16", "int8", "int4", "int4_rotated"] = Field(
         default="int8",

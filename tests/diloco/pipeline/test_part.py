@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -120,6 +121,29 @@ def test_what_was_added_up_becomes_the_mean_of_what_was_counted(tokens: int, fac
         assert torch.equal(new, old if factor is None else old * factor)
 
 
+def test_of_no_tokens_no_gradient_is_left() -> None:
+    model = nn.Linear(3, 3)
+    part = last(model)
+    part.forward_backward(ID, torch.randn(4, 3), torch.randn(4, 3))
+    part.weigh(0)
+    assert grads(model) == []
+
+
+def test_what_is_added_is_added_as_a_whole_or_not_at_all() -> None:
+    model, plain = nn.Linear(3, 3), nn.Linear(3, 3)
+    plain.load_state_dict(model.state_dict())
+    part, x, targets = last(model), torch.randn(2, 4, 3), torch.randn(4, 3)
+    for each in x:
+        with part.adding():
+            part.forward_backward(ID, each, targets)
+        (squares(plain(each), targets)[0] / 8).backward()
+    with suppress(BoundaryError), part.adding():
+        part.forward_backward(OTHER, x[0], targets)
+        raise BoundaryError("its gradient is too large for the format")
+    for one, two in zip(grads(model), grads(plain), strict=True):
+        assert torch.equal(one, two)
+
+
 def test_a_parameter_that_nothing_used_has_no_gradient_to_weigh() -> None:
     model = nn.ModuleDict({"used": nn.Linear(3, 3), "other": nn.Linear(3, 3)})
     model.forward = lambda x: model["used"](x)  # type: ignore[assignment]
@@ -142,7 +166,7 @@ def test_what_is_not_finite_is_refused_before_it_is_counted(bad: float) -> None:
     part.forward(ID, torch.zeros(4, 3))
     with pytest.raises(BoundaryError, match="the gradient of microbatch 6 that stage 1 got has 1 of 12"):
         part.backward(ID, wrong)
-    with pytest.raises(BoundaryError, match=r"the loss of microbatch 6 is (nan|inf) over 4 tokens"):
+    with pytest.raises(BoundaryError, match=r"the loss of microbatch 6 is (nan|-?inf) over 4 tokens"):
         last(model, lambda o, t: (o.sum() * bad, 4)).forward_backward(ID, torch.ones(4, 3), torch.zeros(4))
     assert grads(model) == []
 

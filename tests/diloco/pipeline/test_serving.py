@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from diloco.errors import PipelineError
+from diloco.errors import BoundaryError, PipelineError
+from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.serving import Stage
 from peers.protocol.stage_work import (
     Cause,
@@ -122,6 +123,57 @@ def test_what_is_not_finite_is_refused_by_name_and_never_counted() -> None:
         assert all("not finite" in each.reason for each in refused)
         assert numbers(line.said(Counted)) == [1, 3]
         assert all(torch.isfinite(each).all() for each in line.stage.part.model.parameters())
+
+
+HUGE = torch.full((TOKENS * WIDTH,), 3e38).numpy().tobytes()
+
+
+@pytest.mark.parametrize("split_backward", [False, True])
+@pytest.mark.parametrize("bad_at", [0, 1])
+@pytest.mark.parametrize("by", ["value", "format"])
+def test_of_a_refused_microbatch_no_gradient_is_in_the_step(
+    bad_at: int, split_backward: bool, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(codec: BoundaryCodec, x: torch.Tensor, microbatch: MicrobatchId, stage: int) -> object:
+        if by == "format" and microbatch.number == bad_at:
+            raise BoundaryError("its largest value is beyond the format")
+        return encoded(codec, x, microbatch, stage)
+
+    encoded = BoundaryCodec.encode_gradient
+    monkeypatch.setattr(BoundaryCodec, "encode_gradient", encode)
+    how = {"recompute": not split_backward, "split_backward": split_backward}
+    found = []
+    for refused in ([bad_at], []):
+        with Alone(**how) as line:
+            line.answers = {number: [gradient(number, HUGE)] for number in refused if by == "value"}
+            line.hear(*(activation(each) for each in range(3) if each != bad_at or refused))
+            assert next(line.stage.run()).tokens == 2 * TOKENS
+            assert numbers(line.said(RefuseTensor)) == refused
+            assert numbers(line.said(Counted)) == [each for each in range(3) if each != bad_at]
+            assert line.stage.part.num_held == 0
+            found.append(line.held())
+    assert same_bits(*found)
+
+
+def test_a_step_of_no_tokens_moves_nothing() -> None:
+    with Alone() as line:
+        before = line.held()
+        line.answers = {number: [GradientArrived(name(number), FINITE, 0)] for number in range(2)}
+        line.hear(activation(0), activation(1), activation(2), activation(3))
+        run = line.stage.run()
+        step = next(run)
+        assert (step.microbatches, step.tokens) == (2, 0)
+        assert same_bits(before, line.held())
+        assert next(run).tokens == 2 * TOKENS, "and the next one is as ever"
+        assert not same_bits(before, line.held())
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_the_last_step_of_given_batches_takes_what_there_is(count: int) -> None:
+    with Alone(number=0, quota=3) as line:
+        run = line.stage.run(batches(count))
+        assert [each.microbatches for each in run] == [3, count - 3][: 1 + (count > 3)]
+        assert [each.microbatches for each in line.stage.run(batches(3))] == [3], "others may follow"
 
 
 def test_an_output_that_is_not_finite_is_refused_and_its_place_is_free() -> None:

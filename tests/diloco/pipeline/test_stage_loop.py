@@ -51,6 +51,28 @@ def test_a_step_names_what_was_counted_in_its_order_and_the_tokens() -> None:
     assert do(loop) is None, "and the next begins with nothing"
 
 
+def test_where_no_more_come_a_step_ends_at_once_but_not_before_what_is_there() -> None:
+    loop = StageLoop(3, is_last=False, grace_s=10.0, ends_early=False)
+    for number in range(2):
+        loop.input_arrived(m(number))
+    do(loop)
+    loop.gradient_arrived(m(0))
+    do(loop, tokens=4)
+    loop.more_come(False)
+    assert do(loop) == Forward(m(1))
+    assert do(loop, now=99.0) is None, "it is in flight"
+    loop.gradient_arrived(m(1))
+    do(loop, tokens=4)
+    assert do(loop) == Step((m(0), m(1)), 8)
+    assert do(loop) is None
+    loop.more_come()
+    loop.input_arrived(m(2))
+    do(loop)
+    loop.gradient_arrived(m(2))
+    do(loop)
+    assert do(loop, now=99.0) is None
+
+
 def test_what_comes_beyond_the_quota_waits_for_the_next_step() -> None:
     loop = a_middle_stage(2)
     for number in range(4):

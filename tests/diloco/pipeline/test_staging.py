@@ -59,3 +59,18 @@ def test_what_does_not_belong_to_a_stage_is_refused() -> None:
     other = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     with pytest.raises(LayoutError):
         attached(part_of(SETTINGS, 0), optimizer=other)
+
+
+@pytest.mark.parametrize(("quota", "chosen", "window"), [(5000, 0, 4096), (3, 0, 3), (3, 7, 7)])
+def test_no_more_is_under_way_than_others_keep(
+    quota: int, chosen: int, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, seen = settings_of((2, 4), quota, window=chosen), []
+    part = part_of(settings, 1)
+    model = cut(built(layers()), part)
+    with diloco.solo(settings) as swarm:
+        swarm.ask_stage(1)
+        train = swarm.train
+        monkeypatch.setattr(swarm, "train", lambda training: (seen.append(training.stream), train(training)))
+        stage(model, adamw(model.parameters()), swarm, part=part, boundary=part.ends(EDGE), timeout_s=20.0)
+    assert [each.window for each in seen] == [window]
