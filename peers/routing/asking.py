@@ -13,7 +13,7 @@ from peers.protocol.stage_work import Cause, How
 from peers.protocol.stream import Ask, Has
 from peers.routing.cuts import replace_above
 from peers.routing.ending import give_up
-from peers.routing.receiving import ask_targets
+from peers.routing.receiving import ask_targets, drop_unknown
 from peers.routing.sending import ask_above_the_cut, is_leaving, send_up
 from peers.routing.state import Item, Name, Pair, Phase, StreamState
 
@@ -79,6 +79,8 @@ def ask_about_slow(state: StreamState, now: float) -> None:
             elif not is_leaving(state.pair_with(item.path[state.terms.stage + 1]), item):
                 above = item.path[state.terms.stage + 1]
                 state.say(now, above, Ask(state.since, above, *item.name, 0))
+        elif item.id is None:
+            drop_unknown(state, now, item)
         elif state.terms.is_last and item.phase is Phase.WAITING and not item.told:
             item.since_s = now
             ask_targets(state, now, item)

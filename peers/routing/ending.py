@@ -7,7 +7,7 @@ What was given up is remembered until the feeder's mark has passed it, so that i
 from __future__ import annotations
 
 from peers.protocol.stage_work import Cause, GivenUp, How, MayFeed, MicrobatchEnded, MicrobatchId
-from peers.protocol.stream import Ended, Slots
+from peers.protocol.stream import Ended, GradientHeard, Slots
 from peers.routing.sending import forget_unsent
 from peers.routing.state import Item, Name, Pair, Phase, StreamState
 from peers.routing.wiring import choose_path
@@ -18,12 +18,13 @@ def give_up(state: StreamState, now: float, item: Item, how: How, stage: int, ca
     assert not item.loses_nothing, "it is counted whatever happens above"
     del state.items[item.name]
     feeder, number = item.name
-    state.past_of(feeder).over[number] = item.below
+    if state.id_of(item.name) is not None:
+        state.past_of(feeder).over[number] = item.below
     state.targets.pop(item.name, None)
     if item in state.unheard:
         state.unheard.remove(item)
     if not state.terms.is_last:
-        forget_unsent(state.pair_with(item.path[state.terms.stage + 1]), item)
+        _forget_above(state, now, item)
     if item.phase is Phase.WAITING:
         free_slot(state, now, item)
     if item.told and item.id is not None:
@@ -32,6 +33,14 @@ def give_up(state: StreamState, now: float, item: Item, how: How, stage: int, ca
         end(state, now, number, how, stage, cause)
     else:
         say_ended(state, now, item.below, item.name, how, stage, cause)
+
+
+def _forget_above(state: StreamState, now: float, item: Item) -> None:
+    """A gradient of which only a part has come is of no use either: whoever sends it need not keep it."""
+    pair = state.pair_with(item.path[state.terms.stage + 1])
+    forget_unsent(pair, item)
+    if pair is not None and pair.gradients_in.pop(item.name, None) is not None:
+        state.say(now, pair.since, GradientHeard(state.since, pair.since, *item.name))
 
 
 def say_ended(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from peers.protocol.stage_work import Cause, GradientArrived, How, InputArrived
 from peers.protocol.stream import AskTargets, Backward, Forward, GradientHeard, Targets
 from peers.routing.ending import grant_one, say_ended
-from peers.routing.state import MAX_KEPT, Entry, Item, Name, Pair, Phase, StreamState
+from peers.routing.state import MAX_KEPT, Entry, Item, Name, Pair, Past, Phase, StreamState
 from transport.collectives.stream import Assembly
 from transport.effects import Payload
 from transport.errors import BadFrame
@@ -82,6 +82,15 @@ def hand_over(state: StreamState, now: float) -> None:
         state.outlet.deliver(InputArrived(item.id, payload, targets))
 
 
+def drop_unknown(state: StreamState, now: float, item: Item) -> None:
+    """Of a feeder nothing was heard for long: the training thread has nothing of it."""
+    state.unheard.remove(item)
+    del state.items[item.name]
+    if (pair := state.pair_with(item.below)) is not None:
+        say_ended(state, now, item.below, item.name, How.PARTIAL, state.terms.stage, Cause.OVER)
+        grant_one(state, now, pair)
+
+
 def ask_targets(state: StreamState, now: float, item: Item) -> None:
     """The feeder keeps targets until the end."""
     feeder, number = item.name
@@ -121,8 +130,7 @@ def take_backward(state: StreamState, now: float, pair: Pair, message: Backward,
         raise BadFrame("a gradient of more tokens than a microbatch has, or of none")
     item = state.items.get(name)
     if item is None or item.phase is not Phase.UP or item.path[terms.stage + 1] != pair.since:
-        begun = pair.gradients_in.pop(name, None)  # before it was given up
-        if message.piece == 0 or begun is not None:
+        if message.piece == 0:
             state.say(now, pair.since, GradientHeard(state.since, pair.since, *name))
         return
     assembly = pair.gradients_in.setdefault(name, Assembly(terms.output_bytes, terms.piece_bytes))
@@ -153,7 +161,7 @@ def _is_taken(state: StreamState, now: float, pair: Pair, name: Name, message: F
     if not _may_exist(state, message.route):
         say_ended(state, now, pair.since, name, How.PARTIAL, state.terms.stage, Cause.OVER)
         return False
-    past = state.past_of(feeder)
+    past = Past() if state.id_of(name) is None else state.past_of(feeder)  # who is unknown may be made up
     if pair.since == feeder:
         raise_mark(state, feeder, message.mark)
     else:

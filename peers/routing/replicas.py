@@ -39,7 +39,12 @@ class Replicas:
     def hear(self, news: ReplicaIs) -> list[Replica]:
         """One is in, or is otherwise than before. Returns its memberships that are over by that."""
         self.heard = max(self.heard, news.epoch)
-        ended = self._end(news.key, news.since)
+        same = (self._by_key.get(news.key), self._by_since.get(news.since))
+        ended = [
+            each for each in same if each is not None and (each.key, each.since) != (news.key, news.since)
+        ]
+        for each in ended:  # of a higher number too: a host with an older journal gives numbers again
+            self._forget(each)
         replica = Replica(
             news.key, news.since, news.stage, news.line, news.addresses, news.speed, news.drains
         )
@@ -57,7 +62,7 @@ class Replicas:
         listed, self._listed = self._listed, None
         gone = [] if listed is None else [each for each in self.everybody() if each.since not in listed]
         for each in gone:
-            del self._by_key[each.key], self._by_since[each.since]
+            self._forget(each)
         self.heard = max(self.heard, epoch)
         return gone
 
@@ -70,8 +75,11 @@ class Replicas:
         found = self._by_key.get(key)
         if found is None or found.since >= before:
             return []
-        del self._by_key[key], self._by_since[found.since]
+        self._forget(found)
         return [found]
+
+    def _forget(self, replica: Replica) -> None:
+        del self._by_key[replica.key], self._by_since[replica.since]
 
     def standing(self, since: int) -> Replica | None:
         """The membership of that number, if it stands and is known."""

@@ -54,7 +54,8 @@ def take(state: StreamState, now: float, peer: bytes, message: Meet | Holding) -
 
 
 def _room_for(state: StreamState, below: int) -> int:
-    """Microbatches that a sender may have waiting here: its share of a window, one at least."""
+    """Microbatches that a sender may have waiting here: its share of a window, one at least. Those that wait
+    are among them, whatever session they came in; each gives its slot back to the newest."""
     num_below = max(1, len(state.replicas.at(state.terms.stage - 1)))
     waiting = sum(item.below == below and item.phase is Phase.WAITING for item in state.items.values())
-    return max(1, -(-state.terms.window // num_below) - waiting)
+    return max(0, -(-state.terms.window // num_below) - waiting)

@@ -7,6 +7,7 @@ feeder, so a liar may take the place of a microbatch that has not come yet.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from peers.routing.state import Phase
 from tests.peers.routing.model import ModelSwarm, Process
 from tests.peers.routing.test_stories import everything_ends, feed_one, replace_of, sent, slow_down, swarm
 from transport.errors import BadFrame
+from transport.frames import pack, unpack
 
 NEVER_S = 1e6
 
@@ -201,3 +203,35 @@ def test_a_late_answer_is_not_one_to_the_question_after_it() -> None:
     hear(world.now, c.key, answers[0])
     assert item.asked == since(c), "it is still to be answered"
     assert item.phase is Phase.UP
+
+
+def test_feeders_that_are_made_up_take_no_more_room_than_a_sender_has_and_not_for_ever() -> None:
+    world = swarm(3)
+    middle, last = world.living(1)[0], world.living(2)[0]
+    for number in range(50):
+        last.stream.link_began(world.now, middle.key)
+        with suppress(BadFrame):  # there is no room
+            bring(world, middle, last, route=((1 << 61) + number, since(middle), since(last)))
+    state = last.stream.state
+    assert 0 < len(state.items) <= state.terms.window
+    assert not any(feeder >= 1 << 61 for feeder in state.past)
+    world.run(world.now + 3 * state.terms.patience_s)
+    assert not state.items
+    assert not state.unheard
+
+
+def test_a_gradient_that_was_begun_is_not_kept_once_its_microbatch_is_given_up() -> None:
+    world, microbatch, (_, middle, last) = held_up()
+    name = microbatch[1:]
+    begun = Backward(since(last), since(middle), *name, 1, 0)
+    middle.stream.take_payload(world.now, last.key, begun, b"xxx")
+    assert name in middle.stream.state.pairs[last.key].gradients_in
+    middle.stream.take_control(world.now, last.key, Ended(since(last), since(middle), *name, 2, 0, 1))
+    assert name not in middle.stream.state.pairs[last.key].gradients_in
+    everything_ends(world, microbatch)
+
+
+def test_nobody_above_says_that_a_microbatch_is_settled() -> None:
+    with pytest.raises(BadFrame):
+        unpack(pack(Ended(1, 2, 3, 4, How.SETTLED, 0, 0)))
+    assert unpack(pack(Ended(1, 2, 3, 4, How.LOST, 0, 0))) == Ended(1, 2, 3, 4, How.LOST, 0, 0)

@@ -42,3 +42,17 @@ def test_one_who_leaves_takes_no_new_path_but_what_is_under_way_where_there_is_n
 
 def test_a_stage_without_anybody_has_no_path() -> None:
     assert choose_path(roster((1, 0, 0), (3, 2, 0)), 1, 0) is None
+
+
+def test_a_member_has_one_membership_and_a_number_one_member_whatever_a_host_says_again() -> None:
+    """One that lost the end of its journal gives numbers again."""
+    replicas = Replicas(3)
+    one, other = b"1" * 32, b"2" * 32
+    replicas.hear(ReplicaIs(9, one, 9, 0, 0, (), 0.0, False))
+    ended = replicas.hear(ReplicaIs(0, one, 4, 0, 0, (), 0.0, False))
+    assert [each.since for each in ended] == [9]
+    assert [each.key for each in replicas.hear(ReplicaIs(0, other, 4, 1, 0, (), 0.0, False))] == [one]
+    assert [(each.key, each.since) for each in replicas.everybody()] == [(other, 4)]
+    replicas.begin_list()
+    assert [each.since for each in replicas.end_list(10)] == [4]
+    assert replicas.of(one) is replicas.of(other) is None
