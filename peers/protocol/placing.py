@@ -14,6 +14,12 @@ ANY_STAGE = -1
 """The wish of a joiner that takes whichever stage it is given."""
 
 
+def stages_exchange(one: int, other: int, num_stages: int) -> bool:
+    """Whether members of two stages say anything to each other about microbatches: neighbours, those next to
+    them, which are asked, and feeders and the last stage."""
+    return 1 <= abs(one - other) <= 2 or {one, other} == {0, num_stages - 1}
+
+
 @kind(180)
 @dataclass(frozen=True, slots=True)
 class AskStage:

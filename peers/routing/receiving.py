@@ -49,7 +49,8 @@ def take_forward(state: StreamState, now: float, pair: Pair, message: Forward, p
         grant_one(state, now, pair)  # it was given up or came otherwise meanwhile
         return
     item = Item(name, None, list(path), pair.since, Phase.WAITING, whole, since_s=now)
-    item.renewed = message.attempt > 1
+    item.renewed, past = message.attempt > 1, state.past.get(name[0])
+    item.mark = message.mark if past is None else past.mark_by(pair.since)
     state.items[name] = item
     state.unheard.append(item)
     hand_over(state, now)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from peers.protocol.placing import stages_exchange
 from peers.protocol.stage_work import MicrobatchId
 from peers.routing.replicas import Replicas
 from transport.collectives.stream import Assembly, num_pieces
@@ -96,6 +97,8 @@ class Item:
     """What came, while it waits; what goes up, while it is up; the gradient for below, once counted."""
     attempt: int = 1
     """Of sending it up."""
+    mark: int = 0
+    """Of its feeder, as far as who brought it said then, who may be gone when it goes up."""
     sent_to: int = 0
     """The membership above to which a part of it was sent last; 0 if none was."""
     tokens: int = 0
@@ -274,10 +277,8 @@ class StreamState:
         return you == self.since and me == pair.since and self.replicas.standing(me) is not None
 
     def exchanges_with(self, stage: int) -> bool:
-        """Whether this stage says anything to another one: neighbours, those next to them, which are asked,
-        and feeders and the last stage."""
-        mine = self.terms.stage
-        return 1 <= abs(stage - mine) <= 2 or {stage, mine} == {0, self.terms.stages - 1}
+        """Whether this stage says anything to another one."""
+        return stages_exchange(self.terms.stage, stage, self.terms.stages)
 
     def pieces(self, total_bytes: int) -> int:
         """Of a payload of that size."""
