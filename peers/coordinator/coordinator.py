@@ -428,6 +428,7 @@ class Coordinator:
         if entry.entered:
             self.remove(now, entry, "entered again", forget=False, stands=True)
         refusal = entry_refusal(self.state, self._assignment, self._mode.max_members, entry, message)
+        refusal = refusal or self._standing.refusal(now, entry)
         if refusal is not None:
             self._outlet.trace(RefusedTrace(peer=entry.key, code=refusal.code, detail=refusal.detail))
             self._outlet.send(now, entry.key, refusal)

@@ -11,6 +11,7 @@ from peers.coordinator.state import RunState
 from peers.protocol.layout_rows import first_difference
 from peers.protocol.manifest import difference, manifest_in
 from peers.protocol.messages import Enter, Refused
+from peers.protocol.placing import stages_exchange
 
 
 def entry_refusal(
@@ -36,13 +37,20 @@ def entry_refusal(
     if len(here) >= max_members:
         what = "the run" if assignment.num_stages == 1 else f"stage {course.number}"
         return Refused("full", f"{what} has {len(here)} members, as many as it may")
-    if not message.addresses and any(not each.addresses for each in here):
-        return Refused(
-            "unreachable",
-            "this member and another one both accept no connections, so they could never exchange: "
-            "let this one listen on an address that the others reach (--listen)",
-        )
-    return None
+    return None if message.addresses else _unreachable(state, message.stage)
+
+
+def _unreachable(state: RunState, stage: int) -> Refused | None:
+    """Of two that exchange anything, rounds or microbatches, one must accept connections."""
+    stages = state.rules.stages
+    others = [each for each in range(stages) if each == stage or stages_exchange(stage, each, stages)]
+    if all(each.addresses for other in others for each in state.roster.entered_in(other)):
+        return None
+    return Refused(
+        "unreachable",
+        "this member and another one both accept no connections, so they could never exchange: "
+        "let this one listen on an address that the others reach (--listen)",
+    )
 
 
 def _boundary_refusal(state: RunState, message: Enter) -> Refused | None:

@@ -16,11 +16,14 @@ from peers.coordinator.journal import Stands
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.coordinator.wanting import Wanting
+from peers.protocol.messages import Refused
 from peers.protocol.stream import Draining, ReplicaGone, ReplicaIs, RosterIs, StandsSince
 from transport.frames import pack
 
 COMES_BACK_TIMEOUTS = 2
 """Failure timeouts in which members come back to a coordinator that restarted."""
+MAX_NEW = 8
+"""Memberships that one identity may begin in quick succession; from then on one in a failure timeout."""
 
 
 class Standing:
@@ -35,6 +38,8 @@ class Standing:
         self._lines: dict[bytes, int] = {}
         self._drain: set[bytes] = set()
         self._settles_at: float | None = None
+        self._paid_until: dict[bytes, float] = {}
+        """By identity: later by a failure timeout with each membership that it begins."""
 
     def start(self, now: float) -> None:
         """Begin a life."""
@@ -46,14 +51,28 @@ class Standing:
         if self._is_used:
             self._claims[entry.key] = message.since
 
+    def refusal(self, now: float, entry: Entry) -> Refused | None:
+        """Why a member may not enter: each new membership is journaled twice and told to everybody."""
+        early_s = self._paid_until.get(entry.key, now) - now
+        if early_s <= (MAX_NEW - 1) * self._state.rules.failure_timeout_s or self._goes_on(entry.key):
+            return None
+        return Refused("often", f"this worker entered {MAX_NEW} times in a short time: join again later")
+
+    def _goes_on(self, key: bytes) -> bool:
+        since = self._state.standing.get(key, 0)
+        return since > 0 and self._claims.get(key, 0) == since
+
     def entered(self, now: float, entry: Entry) -> None:
         """A member is in: its membership goes on, if it is the one that stands, or begins."""
         if not self._is_used:
             return
         key, roster = entry.key, self._state.roster
-        since = self._state.standing.get(key, 0)
-        if self._claims.pop(key, 0) != since or not since:
+        goes_on, since = self._goes_on(key), self._state.standing.get(key, 0)
+        self._claims.pop(key, None)
+        if not goes_on:
             self.ended(now, key)
+            timeout_s = self._state.rules.failure_timeout_s
+            self._paid_until[key] = max(now, self._paid_until.get(key, now)) + timeout_s
             roster.epoch += 1
             since = roster.epoch
             self._state.outlet.store(pack(Stands(key, since)))

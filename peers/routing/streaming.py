@@ -158,6 +158,8 @@ class Streaming:
             self._gate.begin_anew()
             self.state = self._begin(message.since)
             self._gate.close(StreamOpened(message.since, void))
+        elif self.state.drains:  # a coordinator that restarted does not know
+            self._to_coordinator(now, Draining(self.state.since))
         self.state.replicas.begin_list()
         return void
 

@@ -74,15 +74,26 @@ def test_a_boundary_that_the_neighbour_does_not_have_is_refused_by_both() -> Non
     assert found.detail.startswith("stage 2 of this member takes nothing, and stage 1 gives [4, 9] float32")
 
 
-def test_members_of_another_stage_take_no_place_and_need_no_address() -> None:
+def test_members_of_another_stage_take_no_place() -> None:
     swarm = Swarm(stages=2)
-    swarm.join_stage(1, 0, addresses=())
+    swarm.join_stage(1, 0)
     swarm.core.certify(key(2), "w2")
     swarm.core.roster.entries[key(2)].given_stage = 1
-    other = message(settings=SETTINGS, stage=1, addresses=())
-    assert refusal(swarm, other, 2, most=1) is None
+    assert refusal(swarm, message(settings=SETTINGS, stage=1), 2, most=1) is None
     swarm.core.roster.entries[key(2)].given_stage = 0
     alike = message(settings=SETTINGS, elements=(100,), model="a model", tensors=SETTINGS, shapes=SETTINGS)
     full = refusal(swarm, alike, 2, most=1)
     assert full is not None
     assert full.detail == "stage 0 has 1 members, as many as it may"
+
+
+@pytest.mark.parametrize(("stage", "fits"), [(1, False), (2, False), (3, True), (4, True), (5, False)])
+def test_of_two_stages_that_exchange_one_member_accepts_connections(stage: int, fits: bool) -> None:
+    swarm = Swarm(stages=6)
+    swarm.join_stage(1, 0, addresses=())
+    swarm.core.certify(key(2), "w2")
+    swarm.core.roster.entries[key(2)].given_stage = stage
+    assert refusal(swarm, message(settings=SETTINGS, stage=stage), 2) is None
+    found = refusal(swarm, message(settings=SETTINGS, stage=stage, addresses=()), 2)
+    assert (found is None) == fits
+    assert fits or (found is not None and found.code == "unreachable")

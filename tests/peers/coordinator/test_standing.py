@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from peers.coordinator.standing import COMES_BACK_TIMEOUTS, Standing
-from peers.protocol.messages import Leave
+from peers.coordinator.standing import COMES_BACK_TIMEOUTS, MAX_NEW, Standing
+from peers.protocol.messages import Leave, Refused
 from peers.protocol.stream import Draining, ReplicaGone, ReplicaIs, RosterIs, StandsSince
 from tests.peers.coordinator.coordinator_kit import Swarm, key
 
@@ -87,6 +87,26 @@ def test_one_who_leaves_is_on_no_new_path() -> None:
     swarm.hear(2, Draining(since(swarm, 2)))
     assert swarm.told(1, ReplicaIs)[-1].drains
     assert swarm.told(2, ReplicaIs)[-1].drains
+
+
+def test_one_that_enters_again_and_again_fills_no_journal() -> None:
+    swarm = two_stages()
+    swarm.join_stage(1, 0)
+    for _ in range(MAX_NEW - 1):
+        swarm.greet(1, stage=0)
+    assert not swarm.told(1, Refused), "a process may well come back a few times"
+    swarm.greet(1, stage=0)
+    assert swarm.told(1, Refused)[-1].code == "often"
+    size = len(swarm.journal)
+    for _ in range(100):
+        swarm.greet(1, stage=0)
+    assert len(swarm.journal) == size
+    swarm.later(TIMEOUT_S)
+    swarm.greet(1, stage=0)
+    swarm.hear(1, StandsSince(since(swarm, 1)))
+    num_refused = len(swarm.told(1, Refused))
+    swarm.greet(1, stage=0)
+    assert len(swarm.told(1, Refused)) == num_refused, "a membership that goes on is no new one"
 
 
 def test_in_a_run_with_one_stage_nothing_is_said() -> None:

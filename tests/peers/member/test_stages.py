@@ -7,8 +7,9 @@ from peers.member.stages import Stages
 from peers.protocol.commands import Offer
 from peers.protocol.events import ContributionEnded, Fate
 from peers.protocol.messages import Ready
-from peers.protocol.stage_work import ConfirmOpened, Counted, ForwardBegan, MicrobatchId, StreamOpened
+from peers.protocol.stage_work import ConfirmOpened, Counted, Drain, ForwardBegan, MicrobatchId, StreamOpened
 from peers.protocol.stream import (
+    Draining,
     Forward,
     GradientHeard,
     Meet,
@@ -112,6 +113,13 @@ def test_a_new_membership_voids_nothing_that_was_acknowledged() -> None:
     here.stages.streaming.take_control(0.0, OTHER, GradientHeard(FEEDER, MINE, FEEDER, 0))
     here.stand(11)
     assert StreamOpened(11, void=False) in here.node.events
+
+
+def test_who_leaves_says_so_again_to_a_host_that_came_back() -> None:
+    here = LastStage()
+    here.stages.do(0.0, Drain())
+    here.stand(MINE)
+    assert [message for _, message in here.node.said if isinstance(message, Draining)] == [Draining(MINE)] * 2
 
 
 def test_neighbours_are_known_as_long_as_their_membership_stands() -> None:
