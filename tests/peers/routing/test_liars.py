@@ -21,6 +21,7 @@ from peers.protocol.stream import (
     GradientHeard,
     Has,
     Meet,
+    ReplicaGone,
     Slots,
     Targets,
 )
@@ -142,10 +143,14 @@ def test_what_is_of_another_membership_is_dropped() -> None:
 
 
 def bring(world: ModelSwarm, frm: Process, to: Process, **changes: Any) -> None:
-    """All pieces of an activation."""
+    """All pieces of an activation, and some time."""
+    bring_now(world, frm, to, **changes)
+    world.run(world.now + 1.0)
+
+
+def bring_now(world: ModelSwarm, frm: Process, to: Process, **changes: Any) -> None:
     for piece, payload in enumerate((b"xxx", b"xxx", b"xx")):
         to.stream.take_payload(world.now, frm.key, forward(frm, to, piece=piece, **changes), payload)
-    world.run(world.now + 1.0)
 
 
 @pytest.mark.parametrize("last", [1 << 61, 0])
@@ -175,6 +180,21 @@ def test_what_somebody_off_the_path_says_is_over_is_over_for_that_one_alone() ->
     world.run(world.now + 10.0)
     assert world.seen["SETTLED"] > settled + 5
     assert world.seen["PARTIAL"] == 0
+
+
+def test_whoever_passes_a_liars_microbatch_on_sends_nothing_that_is_no_message() -> None:
+    """A mark that falls, and is nobody's any more by the time that it goes up."""
+    world = swarm(4)
+    microbatch, path = feed_one(world)
+    everything_ends(world, microbatch)
+    other, third = liar(world, 1, path), path[2]
+    route = (since(path[0]), since(other), since(third), since(path[3]))
+    begun = forward(other, third, number=100, mark=100, route=route)
+    third.stream.take_payload(world.now, other.key, begun, b"xxx")
+    bring_now(world, other, third, number=103, mark=0, route=route)
+    third.stream.replica_gone(world.now, ReplicaGone(since(other) + 1, other.key))
+    world.run(world.now + 5.0)
+    assert (since(path[0]), 103) in path[3].stream.state.items
 
 
 def test_a_late_answer_is_not_one_to_the_question_after_it() -> None:
