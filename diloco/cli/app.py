@@ -289,9 +289,10 @@ def demo(
 ) -> None:
     """A host and several workers on this machine train a byte-level GPT on Python's own source."""
     from diloco.cli.demo import run_demo
-    from diloco.cli.demo_stages import run_stage_demo
 
     if pipeline:
+        from diloco.cli.demo_stages import run_stage_demo
+
         if kill or run is not None or capture is not None:
             raise UserError(
                 "--pipeline is a demo of its own: of the other options it takes --rounds and --out"
