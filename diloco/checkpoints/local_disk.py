@@ -13,6 +13,9 @@ from pathlib import Path
 
 from diloco.errors import CheckpointError
 
+_BINARY = getattr(os, "O_BINARY", 0)
+"""Windows would write other line ends without it."""
+
 
 class LocalDisk:
     """All below ``root``, which is made with the first file."""
@@ -24,7 +27,7 @@ class LocalDisk:
         """See `transport.disk.Disk`."""
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o600)
         try:
             for piece in pieces:
                 _write_all(descriptor, piece)
@@ -39,7 +42,7 @@ class LocalDisk:
 
     def sync_dir(self, path: str) -> None:
         """See `transport.disk.Disk`."""
-        descriptor = os.open(self.root / path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(self.root / path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

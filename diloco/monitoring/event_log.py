@@ -46,7 +46,7 @@ class EventLog:
         try:
             if path:
                 self._torn = _end_of_last_line(path)
-                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
         self.write("began", text="begins", who=who, process=os.getpid())

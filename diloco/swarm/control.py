@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diloco.errors import JoinError, UserError
 from diloco.swarm.handshake import KNOCK_S, ask_at, understood
-from diloco.swarm.state_dir import DEFAULT_STATE, advertised_address, local_address
+from diloco.swarm.state_dir import advertised_address, default_state, local_address
 from peers.admission.identity import Identity
 from peers.admission.ticket import Ticket, invite_pair, read_ticket
 from peers.protocol.messages import PROTOCOL, Welcome
@@ -77,7 +77,7 @@ def _answer(addresses: list[str], identity: Identity, header: bytes, timeout_s: 
 
 def _owners(state: Path | None) -> list[tuple[Path, Identity]]:
     """The state directories of hosts that a person may mean, and the identities in them."""
-    homes = [state.expanduser()] if state else sorted(DEFAULT_STATE.glob("*"))
+    homes = [state.expanduser()] if state else sorted(default_state().glob("*"))
     found = [(home, Identity.load(home / "identity")) for home in homes if local_address(home)]
     return [(home, identity) for home, identity in found if identity is not None]
 
@@ -87,7 +87,7 @@ def _owner(host: bytes, state: Path | None) -> tuple[Path, Identity]:
     for home, identity in _owners(state):
         if identity.keys.public == host:
             return home, identity
-    where = state or f"any folder in {DEFAULT_STATE}"
+    where = state or f"any folder in {default_state()}"
     raise UserError(f"the state of that ticket's host is not in {where}: name its folder (--state)")
 
 
@@ -95,6 +95,6 @@ def _only_owner(state: Path | None) -> tuple[Path, Identity]:
     """The state directory of the only host that a person may mean."""
     found = _owners(state)
     if len(found) != 1:
-        where = state or DEFAULT_STATE
+        where = state or default_state()
         raise UserError(f"the state of {len(found) or 'no'} hosts is in {where}: name one's folder (--state)")
     return found[0]

@@ -45,7 +45,10 @@ def recompute_bytes(method: Method) -> int:
 
 
 def memory_bytes(limit_files: tuple[str, ...] = _LIMIT_FILES) -> int:
-    """What this process may use: the machine's memory, or what its container is limited to."""
+    """What this process may use: the machine's memory, or what its container is limited to. 0 where the
+    system has no way to ask (Windows): then it computes no step but its own."""
+    if not hasattr(os, "sysconf"):
+        return 0
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for name in limit_files:
         try:

@@ -16,8 +16,17 @@ from peers.admission.identity import Identity, next_incarnation, replace_private
 from transport.addresses import valid_address
 
 _SECRET_BYTES = 16
-DEFAULT_STATE = Path.home() / ".local" / "state" / "diloco"
-"""Folders of hosts that were given none, by the names of their runs."""
+
+
+def default_state() -> Path:
+    """Where folders are made for hosts and workers that were given none. Raises `UserError` for an account
+    without a home, as containers have."""
+    try:
+        return Path.home() / ".local" / "state" / "diloco"
+    except RuntimeError:
+        raise UserError(
+            "this account has no home folder to keep state in: name a folder by --state, or set HOME"
+        ) from None
 
 
 def make_home(home: Path) -> None:
@@ -43,7 +52,7 @@ def run_id_of(identity: Identity) -> bytes:
 
 def home_of(settings: RunSettings, state: Path | None) -> Path:
     """The state folder of a host: the one that was named, or that of the run's name."""
-    return (state or DEFAULT_STATE / settings.run.name).expanduser()
+    return (state or default_state() / settings.run.name).expanduser()
 
 
 def journal_of(home: Path, run: bytes) -> Path:

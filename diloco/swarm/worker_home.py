@@ -11,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diloco.errors import StateInUse
-from diloco.swarm.state_dir import DEFAULT_STATE
+from diloco.swarm.state_dir import default_state
 from diloco.swarm.state_lock import StateLock
 
 _MOST_WORKERS = 100
 
 
-def worker_home(run: bytes, name: str, run_name: Callable[[], str], state: Path = DEFAULT_STATE) -> Path:
-    """The folder of a worker of that name in a run. ``run_name`` asks what the run is called, for the first
-    worker of it on this machine."""
+def worker_home(run: bytes, name: str, run_name: Callable[[], str], state: Path | None = None) -> Path:
+    """The folder of a worker of that name in a run, in ``state`` or where all are by default. ``run_name``
+    asks what the run is called, for the first worker of it on this machine."""
+    state = state or default_state()
     mark = run.hex()[:8]
     known = sorted(state.glob(f"*-{mark}"))
     folder = known[0] if known else state / f"{run_name()}-{mark}"

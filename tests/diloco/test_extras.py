@@ -1,10 +1,12 @@
-"""What goes without torch, safetensors, matplotlib and fcntl, and what is said where something does not.
+"""What goes without torch, safetensors, matplotlib and what only POSIX has, and what is said where something
+does not.
 
-All of it in one process in which none of these can be imported."""
+All of it in one process in which there is none of these."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -20,7 +22,9 @@ from diloco.extras import EXTRAS, missing, require
 ROOT = Path(__file__).parents[2]
 BARE = """
 import contextlib, io, json, sys
-for each in ("torch", "safetensors", "matplotlib", "fcntl"):
+from without_posix import take_away
+take_away()
+for each in ("torch", "safetensors", "matplotlib"):
     sys.modules[each] = None
 import diloco
 from diloco.cli.app import app
@@ -89,7 +93,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         capture_output=True,
         text=True,
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}", "COLUMNS": "200"},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -98,7 +102,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", GOES)
-def test_what_trains_nothing_goes_without_torch_and_fcntl(command: str, told: dict[str, Any]) -> None:
+def test_what_trains_nothing_goes_without_torch_and_posix(command: str, told: dict[str, Any]) -> None:
     code, said = told[command]
     assert code == 0
     assert GOES[command] in said

@@ -71,7 +71,10 @@ def test_no_more_than_50_ms_are_queued_and_the_line_is_full_all_the_same(
     line.run(8.0)
     line.longest_queue_s = 0.0
     assert line.run(4.0) > 0.8
-    assert line.longest_queue_s <= max(BOUND_S, HELD_S + 2 * LEAST_SLICE / rate)
+    # Many flows on a slow line get a slice or two each in a round trip: their rates, and so what is on the
+    # way, are known no better than to some slices.
+    slices = 4 if num_flows > 1 else 2
+    assert line.longest_queue_s <= max(BOUND_S, HELD_S + slices * LEAST_SLICE / rate)
     assert line.uplink.rate == pytest.approx(rate, rel=0.1)
 
 

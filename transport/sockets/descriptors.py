@@ -7,7 +7,6 @@ often 1,024. Only the soft limit of this process is raised, never lowered, which
 from __future__ import annotations
 
 import os
-import resource
 
 from transport.errors import TransportError
 
@@ -19,8 +18,12 @@ NEEDED = 32
 
 def raise_descriptor_limit() -> int:
     """Raise the soft limit as far as the hard one, `WANTED` at most; returns what it is now, `WANTED` if
-    there is none. A system that refuses leaves it as it was: then sockets fail earlier, and a failed dial is
-    tried again."""
+    there is none, or the system knows none (Windows). A system that refuses leaves it as it was: then sockets
+    fail earlier, and a failed dial is tried again."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return WANTED
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return WANTED
@@ -39,7 +42,7 @@ def check_descriptors(soft: int) -> None:
     taken: list[int] = []
     try:
         for _ in range(NEEDED):
-            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            taken.append(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
         raise TransportError(
             f"this process may open {soft} files, which is too few ({error.strerror}): raise it by ulimit -n"

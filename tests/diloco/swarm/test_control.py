@@ -75,7 +75,7 @@ def test_without_the_hosts_state_nobody_orders(
         with pytest.raises(UserError, match=r"is not in .*--state"):
             control.stop(host.ticket, state)
     assert not (tmp_path / "none").exists()
-    monkeypatch.setattr(control, "DEFAULT_STATE", tmp_path / "all")
+    monkeypatch.setattr(control, "default_state", lambda: tmp_path / "all")
     with pytest.raises(UserError, match="any folder in"):
         control.stop(host.ticket)
     (tmp_path / "all").mkdir()
@@ -166,7 +166,7 @@ def test_a_host_may_say_for_how_many_workers_its_ticket_is_good(home: Path) -> N
 def test_for_a_new_ticket_the_host_must_be_clear(
     host: diloco.Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "DEFAULT_STATE", tmp_path)
+    monkeypatch.setattr(control, "default_state", lambda: tmp_path)
     assert knocks(control.new_ticket(0, 1.0)) == "welcome"
     diloco.host(RUN, listen=LOCAL, state=tmp_path / "other").close()
     with pytest.raises(UserError, match="the state of 2 hosts is in"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from diloco.errors import UserError
+from diloco.settings import RunSettings
 from diloco.swarm.state_dir import (
     advertised_address,
+    default_state,
+    home_of,
     invite_secret,
     load_identity,
     local_address,
@@ -127,7 +128,14 @@ def test_a_host_is_found_from_its_own_machine_by_the_address_that_it_listened_at
     assert local_address(tmp_path) == []
 
 
-def test_the_package_is_imported_where_there_is_no_fcntl() -> None:
-    script = "import sys; sys.modules['fcntl'] = None; import diloco; print(diloco.host.__name__)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("host\n", 0), done.stderr
+def test_an_account_without_a_home_is_told_to_name_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    assert default_state() == Path.home() / ".local/state/diloco"
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert home_of(RunSettings(), tmp_path) == tmp_path
+    with pytest.raises(UserError, match=r"no home folder .* --state, or set HOME"):
+        home_of(RunSettings(), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -180,6 +179,7 @@ def disk_that_fails(failing: str, size_bytes: int) -> Iterator[None]:
     def fail(*arguments: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.MonkeyPatch.context() as patched:
         if failing == "sync":
