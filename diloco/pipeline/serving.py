@@ -311,7 +311,7 @@ class Stage:
             case MicrobatchEnded():
                 self._tell_end(event)
             case MayStepEarly():
-                self._loop.others_wait()
+                self._loop.others_wait(at_once=event.at_once)
             case StreamOpened():
                 self._begin_anew(event)
             case Drained():

@@ -84,7 +84,7 @@ class StageLoop:
         self._idle_since_s = self._now_s = 0.0
         self._at_hand: Work | None = None
         self._always_early = self._may_end_early = ends_early
-        self._others_wait = False
+        self._others_wait = self._at_once = False
         self._more_come = True
 
     # -- what is there ------------------------------------------------------------------------
@@ -120,10 +120,11 @@ class StageLoop:
         self._gradients.discard(work.microbatch)
         self._may_end_early = True
 
-    def others_wait(self, waits: bool = True) -> None:
+    def others_wait(self, waits: bool = True, *, at_once: bool = False) -> None:
         """Others of this stage wait for what this one offers, or no more: a step ends early, also with
-        nothing, and what there is is offered."""
+        nothing, and what there is is offered; ``at_once`` if nothing more comes here."""
         self._others_wait = waits
+        self._at_once = waits and at_once
 
     def more_come(self, more: bool = True) -> None:
         """Whether inputs are still to come, or none any more: then a step ends at once with what it has."""
@@ -163,6 +164,8 @@ class StageLoop:
             return self._began_s
         if not self.drained or not (self._others_wait or (self._counted and self._may_end_early)):
             return None
+        if self._at_once and not self._waiting:
+            return self._idle_since_s
         return (self._began_s if self._counted else self._idle_since_s) + self._grace_s
 
     def next_work(self, now: float) -> Work | None:

@@ -129,6 +129,8 @@ class Entry:
     asked_names: dict[tuple[int, bytes], float] = field(default_factory=dict)
     """By fragment and version that it was asked to name alone: when."""
     ready: dict[int, Ready] = field(default_factory=dict)
+    passes: dict[int, Ready] = field(default_factory=dict)
+    """By fragment: it was asked for what it has, and has nothing on top of that version."""
     norms: dict[int, NormHistory] = field(default_factory=dict)
     """By fragment; it outlives memberships, so that nobody gets rid of it by coming back: to its stage, for
     it is told no other."""
@@ -233,7 +235,7 @@ class Entry:
         self.moved()
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.takes, self.gives = message.takes, message.gives
-        self.ready, self.report, self.pace = {}, None, MemberPace()
+        self.ready, self.passes, self.report, self.pace = {}, {}, None, MemberPace()
         self._forget_states()
         self.names_every = False
         self.told_finished = self.out_of_sight = self.is_silent = self.stranded = False

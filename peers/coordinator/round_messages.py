@@ -15,8 +15,10 @@ from peers.protocol.messages import Decline, Done, Ready, Stuck, Withdraw
 
 def ready(state: RunState, now: float, course: Course, entry: Entry, message: Ready) -> None:
     """A contribution is offered."""
-    if message.weight == 0:
-        return  # nothing was trained, so there is nothing to weigh it with
+    if message.weight == 0:  # nothing was trained, so there is nothing to weigh it with
+        if state.rules.stages > 1:  # no microbatch came there, and none may come before this round is over
+            entry.passes[message.fragment] = message
+        return
     entry.pace.offered(now, message.fragment, message.number, message.tokens)
     state.mode.offered(now, course, entry, message)
 
@@ -26,6 +28,9 @@ def withdraw(state: RunState, now: float, course: Course, entry: Entry, message:
     held = entry.ready.get(message.fragment)
     if held is not None and held.number == message.number:
         del entry.ready[message.fragment]
+    passed = entry.passes.get(message.fragment)
+    if passed is not None and passed.number == message.number:
+        del entry.passes[message.fragment]
 
 
 def done(state: RunState, now: float, course: Course, entry: Entry, message: Done) -> None:

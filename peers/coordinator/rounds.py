@@ -79,8 +79,15 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
     ends = course.grace_ends.setdefault(fragment, begins + state.rules.grace_s)
     if now < course.opens_at:
         return []
-    awaited = [e for e in active if e not in here and _is_awaited(course, e)]
+    awaited = [
+        e for e in active if e not in here and _is_awaited(course, e) and not passes(e, fragment, base)
+    ]
     return chosen if now >= ends or not awaited else []
+
+
+def passes(entry: Entry, fragment: int, base: bytes) -> bool:
+    """Whether a member has said that it has nothing to contribute on top of a version."""
+    return fragment in entry.passes and entry.passes[fragment].base == base
 
 
 def _is_awaited(course: Course, entry: Entry) -> bool:

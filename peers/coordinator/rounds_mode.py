@@ -107,6 +107,7 @@ class RoundsMode:
         fragment, index = message.fragment, course.chain.index
         is_first = fragment not in entry.ready
         entry.ready[fragment] = message
+        entry.passes.pop(fragment, None)
         here = [each for each in self._roster.active_in(course.number) if fragment in each.ready]
         if is_first and [each for each in here if each.sits_out_until <= index] == [entry]:
             # Who sits out is not waited for, and its offer uses up nobody's grace.

@@ -32,7 +32,7 @@ class Standing:
     def __init__(self, state: RunState) -> None:
         self._state = state
         self._is_used = state.rules.stages > 1
-        self.wanting = Wanting(state)
+        self.wanting = Wanting(state, self._is_fed)
         self._claims: dict[bytes, int] = {}
         """By member that is about to enter: the membership that it says it has."""
         self._lines: dict[bytes, int] = {}
@@ -119,11 +119,16 @@ class Standing:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _is_fed(self, key: bytes) -> bool:
+        """Whether a replica's line has one that feeds: to others microbatches come where a line is broken."""
+        line, entries = self._lines.get(key), self._state.roster.entries
+        feeders = {self._lines[each] for each in self._lines if _stage_of(entries[each]) == 0}
+        return line is None or line in feeders
+
     def _replica_is(self, key: bytes, epoch: int) -> ReplicaIs:
         entry = self._state.roster.entries[key]
-        stage = entry.course if entry.given_stage is None else entry.given_stage
         since, line, drains = self._state.standing[key], self._line_of(key), key in self._drain
-        return ReplicaIs(epoch, key, since, stage, line, entry.addresses, 0.0, drains)
+        return ReplicaIs(epoch, key, since, _stage_of(entry), line, entry.addresses, 0.0, drains)
 
     def _line_of(self, key: bytes) -> int:
         if key not in self._lines:  # it stood before this life began
@@ -142,3 +147,7 @@ class Standing:
 
     def _say(self, now: float, key: bytes, message: Any) -> None:
         self._state.outlet.send(now, key, message)
+
+
+def _stage_of(entry: Entry) -> int:
+    return entry.course if entry.given_stage is None else entry.given_stage

@@ -2,10 +2,12 @@
 
 A replica that offers waits for the others of its stage, and computes nothing meanwhile: those may lack just
 the microbatches that it would have passed on to them. So in a run with stages whoever has offered nothing for
-a while, though others have, is asked to offer what it has, also nothing.
+a while, though others have, is asked to offer what it has, also nothing; and at once if nothing comes to it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from peers.coordinator.course import Course
 from peers.coordinator.state import RunState
@@ -18,8 +20,10 @@ WAITS_TIMEOUTS = 0.5
 class Wanting:
     """Who was asked for what."""
 
-    def __init__(self, state: RunState) -> None:
+    def __init__(self, state: RunState, is_fed: Callable[[bytes], bool]) -> None:
+        """``is_fed``: whether microbatches come to a member by themselves."""
         self._state = state
+        self._is_fed = is_fed
         self._asked: dict[tuple[int, int], tuple[float, set[tuple[bytes, int]]]] = {}
         """By course and fragment: since when offers waited when members were asked, and those, each with the
         order in which it entered."""
@@ -31,12 +35,13 @@ class Wanting:
         patience_s = WAITS_TIMEOUTS * self._state.rules.failure_timeout_s
         active = self._state.roster.active_in(course.number)
         for fragment, since in course.ready_since.items():
-            if fragment in course.rounds or now - since < patience_s:
+            if fragment in course.rounds:
                 continue
             before, asked = self._asked.get((course.number, fragment), (since, set()))
             asked = asked if before == since else set()
             self._asked[course.number, fragment] = since, asked
             for entry in active:
-                if fragment not in entry.ready and (entry.key, entry.order) not in asked:
+                is_due = now - since >= patience_s or not self._is_fed(entry.key)
+                if is_due and fragment not in entry.ready and (entry.key, entry.order) not in asked:
                     asked.add((entry.key, entry.order))
                     self._state.outlet.send(now, entry.key, Wanted(fragment))

@@ -192,7 +192,9 @@ class MicrobatchEnded:
 @dataclass(frozen=True, slots=True)
 class MayStepEarly:
     """Others of this stage wait for what this one offers: once drained and idle for the grace, it steps and
-    offers what it has, also nothing."""
+    offers what it has, also nothing; without the grace if ``at_once``, for nothing comes here."""
+
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ from peers.protocol.stream import (
 from peers.routing import asking, cuts, ending, receiving, sending, sessions
 from peers.routing.replicas import Replicas
 from peers.routing.state import Fed, Item, Name, Pair, Phase, StreamOutlet, StreamState, StreamTerms
-from peers.routing.wiring import choose_path
+from peers.routing.wiring import choose_path, is_fed
 from transport.effects import Payload
 from transport.errors import BadFrame
 
@@ -195,7 +195,10 @@ class Streaming:
 
     def others_offer(self) -> None:
         """Others of this stage wait for what this member offers."""
-        self._gate.deliver(MayStepEarly())
+        is_idle = self._terms.stage > 0 and not self.state.items
+        self._gate.deliver(
+            MayStepEarly(is_idle and not is_fed(self.state.replicas, self._terms.stage, self.state.since))
+        )
 
     # -- links --------------------------------------------------------------------------------
 

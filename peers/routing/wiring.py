@@ -27,14 +27,23 @@ def choose_replica(
 ) -> Replica | None:
     """Who takes a microbatch at a stage, also in the place of one who is gone; None if nobody does. One who
     leaves takes no new path, but a microbatch that is under way where there is nobody else."""
+    there = _takers(replicas, stage, feeder, drains_too=drains_too)
+    return there[(feeder + number) % len(there)] if there else None
+
+
+def is_fed(replicas: Replicas, stage: int, since: int) -> bool:
+    """Whether a feeder that stands may choose a replica for what it feeds."""
+    feeders = [each for each in replicas.at(0) if not each.drains]
+    return any(taker.since == since for each in feeders for taker in _takers(replicas, stage, each.since))
+
+
+def _takers(replicas: Replicas, stage: int, feeder: int, *, drains_too: bool = False) -> list[Replica]:
+    """Those among whom a feeder's microbatches are shared out."""
     here = replicas.at(stage)
     there = [each for each in here if not each.drains] or (here if drains_too else [])
-    if not there:
-        return None
     mine = replicas.standing(feeder)
     own = [each for each in there if mine is not None and each.line == mine.line]
     if own:
-        return own[0]
+        return own[:1]
     fed = {each.line for each in replicas.at(0)}
-    spare = [each for each in there if each.line not in fed] or there
-    return spare[(feeder + number) % len(spare)]
+    return [each for each in there if each.line not in fed] or there

@@ -188,7 +188,7 @@ class StageTrainer:
             case work.GivenUp():
                 self.loop.given_up(event.microbatch)
             case work.MayStepEarly():
-                self.loop.others_wait()
+                self.loop.others_wait(at_once=event.at_once)
 
     def _begin_anew(self, event: work.StreamOpened) -> None:
         self.loop.reset()

@@ -238,6 +238,15 @@ def test_a_step_ends_with_nothing_where_others_wait_for_it() -> None:
     assert do(loop, now=9.0) is None
 
 
+def test_where_nothing_comes_a_step_ends_as_soon_as_others_wait_for_it() -> None:
+    loop = StageLoop(2, is_last=True, grace_s=9.0, ends_early=False)
+    loop.others_wait(at_once=True)
+    assert do(loop, now=0.5) == Step((), 0)
+    loop.others_wait(False)
+    loop.others_wait()
+    assert do(loop, now=1.0) is None
+
+
 def test_a_loop_that_is_reset_has_nothing() -> None:
     loop = a_middle_stage(2)
     for number in (0, 1):

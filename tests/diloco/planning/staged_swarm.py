@@ -205,7 +205,7 @@ class StageWorker(Worker):
             case work.GivenUp():
                 self.loop.given_up(event.microbatch)
             case work.MayStepEarly():
-                self.loop.others_wait()
+                self.loop.others_wait(at_once=event.at_once)
             case work.MicrobatchEnded():
                 self.counts[event.how.name.lower()] += 1
 

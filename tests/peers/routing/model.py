@@ -548,7 +548,7 @@ class ModelSwarm:
                 self.seen[event.cause.name] += 1
             case work.MayStepEarly() if process.offered is None:
                 process.was_told = True
-                loop.others_wait()
+                loop.others_wait(at_once=event.at_once)
 
     def _compute(self, process: Process) -> None:
         todo = process.loop.next_work(self.now)

@@ -107,5 +107,5 @@ BUGS = {
         2, patches=((receiving, "ask_targets", nothing), (asking, "ask_targets", nothing))
     ),
     "a membership ends at the word of a link": Bug(0, stream=BelievesLinks),
-    "what an ended membership counted is offered": Bug(13, stream=KeepsWhatIsVoid),
+    "what an ended membership counted is offered": Bug(31, stream=KeepsWhatIsVoid),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peers.protocol.stream import ReplicaIs
 from peers.routing.replicas import Replicas
-from peers.routing.wiring import choose_path, choose_replica
+from peers.routing.wiring import choose_path, choose_replica, is_fed
 
 
 def roster(*entries: tuple[int, int, int], draining: tuple[int, ...] = ()) -> Replicas:
@@ -30,6 +30,14 @@ def test_a_broken_line_takes_a_spare_replica_and_else_any() -> None:
     assert choose_path(replicas, 4, 0) == (4, 7, 6), "the line of 7 has no feeder"
     replicas = roster(*TWO_LINES[:4], (6, 2, 1))
     assert choose_path(replicas, 4, 0) == (4, 2, 6)
+
+
+def test_a_replica_whose_line_has_no_feeder_is_fed_where_a_line_is_broken() -> None:
+    spare = (7, 1, 2)
+    assert not is_fed(roster(*TWO_LINES, spare), 1, 7)
+    assert is_fed(roster(*TWO_LINES, spare), 1, 5)
+    assert is_fed(roster(*TWO_LINES[:4], (6, 2, 1), spare), 1, 7), "the second line is broken"
+    assert not is_fed(roster(*TWO_LINES, draining=(4,)), 1, 5), "its feeder leaves"
 
 
 def test_one_who_leaves_takes_no_new_path_but_what_is_under_way_where_there_is_nobody_else() -> None:
