@@ -10,7 +10,12 @@ import importlib.util
 
 from diloco.errors import MissingExtra
 
-EXTRAS = {"train": ("torch", "safetensors"), "plot": ("matplotlib",)}
+EXTRAS = {
+    "train": ("torch", "safetensors"),
+    "plot": ("matplotlib",),
+    "hf": ("transformers", "accelerate", "peft"),
+    "lightning": ("lightning",),
+}
 """The packages of each extra, as pyproject.toml has them."""
 
 

@@ -21,18 +21,30 @@ from diloco.outer.replica import TensorReplica
 _LOG = logging.getLogger("diloco")
 
 
+class Lent:
+    """``model`` with the outer parameters, from when this is made; local ones come back by `take_back`."""
+
+    def __init__(self, model: nn.Module, replica: TensorReplica) -> None:
+        self._model = model
+        self._held = [p.detach().clone() for p in model.parameters()]
+        for fragment in range(replica.outer.method.num_fragments):  # moments stay where they are
+            replica.model.show(fragment, replica.outer.outer_parameters(fragment))
+
+    def take_back(self) -> None:
+        """Train on from the local parameters."""
+        with torch.no_grad():
+            for parameter, local in zip(self._model.parameters(), self._held, strict=True):
+                parameter.copy_(local)
+
+
 @contextmanager
 def lent(model: nn.Module, replica: TensorReplica) -> Iterator[nn.Module]:
     """``model`` with the outer parameters; local ones come back after."""
-    held = [p.detach().clone() for p in model.parameters()]
-    for fragment in range(replica.outer.method.num_fragments):  # moments stay where they are
-        replica.model.show(fragment, replica.outer.outer_parameters(fragment))
+    borrowed = Lent(model, replica)
     try:
         yield model
     finally:
-        with torch.no_grad():
-            for parameter, local in zip(model.parameters(), held, strict=True):
-                parameter.copy_(local)
+        borrowed.take_back()
 
 
 def write_model(model: nn.Module, replica: TensorReplica, path: Path, *, round_: int, full: bool) -> None:

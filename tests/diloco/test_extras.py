@@ -5,6 +5,7 @@ All of it in one process in which there is none of these."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -131,6 +132,14 @@ def test_what_is_installed_is_not_missing_and_what_is_not_is_named(monkeypatch: 
         require("plot", "a picture")
     assert isinstance(caught.value, MissingExtra)
     assert isinstance(caught.value, UserError)
+
+
+def test_an_integration_says_what_brings_the_package_that_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for extra, name in {"hf": "transformers"}.items():
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, f"diloco.integrations.{name}", raising=False)
+        with pytest.raises(MissingExtra, match=rf"diloco\.integrations\.{name} cannot run here.*\[{extra}\]"):
+            importlib.import_module(f"diloco.integrations.{name}")
 
 
 def test_the_extras_are_those_of_the_project_file() -> None:
