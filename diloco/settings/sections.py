@@ -185,7 +185,7 @@ class Pipeline(Section):
         default=1,
         ge=1,
         le=LIMITS.stages,
-        description="Parts of the model; so far the commands train whole models only: 1.",
+        description="Parts of the model, each of which other workers train; 1: the model is whole.",
     )
     cuts: tuple[int, ...] = Field(
         default=(),

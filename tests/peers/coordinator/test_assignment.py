@@ -174,6 +174,18 @@ def test_the_poorest_by_speed_is_given_and_a_claim_alone_does_not_change_that_mu
     assert ask(swarm, 8) == 0
 
 
+def test_replicas_to_which_little_comes_are_not_taken_for_slow_ones() -> None:
+    swarm = Swarm(stages=2)
+    for index, stage in ((1, 0), (2, 1), (3, 1)):
+        swarm.join_stage(index, stage)
+        swarm.hear(index, speed(100.0))
+        pace = swarm.core.roster.entries[key(index)].pace
+        for number, ready_at in enumerate((1.0, 2.0)):  # stage 1 waits most of its time
+            pace.offered(ready_at * (1 + 3 * stage), 0, number, 100)
+            pace.accepted(ready_at * (1 + 3 * stage), 0, 1.0)
+    assert ask(swarm, 6) == 0, "100 against 200, though each of those was seen to do a fourth of it"
+
+
 def test_every_place_that_is_held_counts_so_that_a_stage_never_has_more_than_it_may() -> None:
     swarm = Swarm(stages=2, limits=Limits(members=3))
     assert [ask(swarm, index) for index in range(7)] == [0, 1, 0, 1, 0, 1, "full"]
