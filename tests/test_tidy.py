@@ -82,6 +82,7 @@ ONLY_IN = {"zmq": "transport/sockets/libzmq.py", "msgpack": "transport/frames.py
 SHELLS = {
     "transport/sockets/libzmq.py",
     "transport/sockets/driver.py",
+    "transport/sockets/arrivals.py",
     "transport/sockets/bulk_buffers.py",
     "transport/sockets/bulk_door.py",
     "transport/sockets/bulk_threads.py",

@@ -1,9 +1,9 @@
 """The threads that serve sealed lanes: they seal and send, receive and open, and tell the driver's thread.
 
-The first few connections have two threads of their own, which wait in the kernel for a whole record: nothing
-is cheaper. Beyond that `NUM_SHARED` of each kind serve all others and never wait for one of them, so that
-who stalls in the midst of a record holds up nobody. A thread decides nothing: that a connection has ended it
-says once, after everything that came over it.
+The first few connections have two threads of their own, which wait in the kernel for a record (`arrivals`):
+nothing is cheaper. Beyond that `NUM_SHARED` of each kind serve all others and never wait for one of them, so
+that who stalls in the midst of a record holds up nobody. A thread decides nothing: that a connection has
+ended it says once, after everything that came over it.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def _receive_alone(connection: SealedConnection, tell: Tell) -> None:
     connection.say_room = room.set
     try:
         while True:
-            frame = connection.receive(socket.MSG_WAITALL)
-            assert frame is not None, "this socket blocks"
+            frame = connection.receive(waits=True)
+            assert frame is not None, "it was waited for"
             tell(frame)
             while connection.is_full:
                 room.clear()
@@ -239,7 +239,7 @@ class _SharedReceiver(_Shared):
     def _serve(self, connection: SealedConnection) -> None:
         try:
             for _ in range(_AT_ONCE):
-                frame = connection.receive(socket.MSG_DONTWAIT)
+                frame = connection.receive(waits=False)
                 if frame is None:
                     break
                 self._tell(frame)

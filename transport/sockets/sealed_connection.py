@@ -21,6 +21,7 @@ from transport.limits import Limits
 from transport.sealed.keys import Session
 from transport.sealed.records import SEALED_HEADER_BYTES, TAG_BYTES, Kind, Record, max_sealed_bytes
 from transport.sealed.seals import Opener, Sealer
+from transport.sockets.arrivals import Arrivals
 from transport.sockets.bulk_buffers import Buffers
 from transport.sockets.kernel import arrived
 from transport.sockets.upload_gate import Progress, UploadGate
@@ -100,6 +101,7 @@ class SealedConnection:
         self._received_bytes = self._taken_bytes = 0
         self._leaving = threading.Lock()
         self._users = 2
+        self._arrivals = Arrivals(opened.sock)
         self._head = bytearray(SEALED_HEADER_BYTES)
         self._body = bytearray()
         self._wanted, self._num_got = memoryview(self._head), 0
@@ -187,15 +189,18 @@ class SealedConnection:
         """So much was not taken yet that reading has to wait. What is over has room for its end."""
         return not self.is_over and self._received_bytes - self._taken_bytes > self._limits.unread_bytes
 
-    def receive(self, flags: int) -> Frame | None:
-        """The next frame; None if a socket that does not block has no more. Raises `OSError` at the end, and
-        `PeerFault` for what the other end did not send."""
+    def receive(self, *, waits: bool) -> Frame | None:
+        """The next frame; None if it has not all come, for one who does not wait for it. Raises `OSError` at
+        the end, and `PeerFault` for what the other end did not send."""
         while True:
             while self._num_got < len(self._wanted):
                 try:
-                    num_bytes = self.sock.recv_into(self._wanted[self._num_got :], 0, flags)
+                    num_bytes = self._arrivals.read(self._wanted[self._num_got :])
                 except BlockingIOError:
-                    return None
+                    if not waits:
+                        return None
+                    self._arrivals.wait()
+                    continue
                 if not num_bytes:
                     raise ConnectionResetError(HUNG_UP)
                 self._num_got += num_bytes

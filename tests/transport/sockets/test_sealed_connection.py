@@ -32,7 +32,7 @@ def _no_socket_is_left() -> Iterator[None]:
 def received(connection: SealedConnection) -> list[tuple[bytes, bytes | None]]:
     """All that is there."""
     found = []
-    while (frame := connection.receive(socket.MSG_DONTWAIT)) is not None:
+    while (frame := connection.receive(waits=False)) is not None:
         found.append((frame.header, None if frame.payload is None else bytes(frame.payload)))
     return found
 
@@ -112,7 +112,7 @@ def test_a_small_message_for_a_socket_that_is_gone_ends_the_connection() -> None
     assert ours.reason is not None
     assert "BrokenPipe" in ours.reason
     with pytest.raises(ConnectionResetError):
-        ours.receive(0)
+        ours.receive(waits=True)
 
 
 def test_a_connection_that_ends_anywhere_gives_whole_frames_alone() -> None:
@@ -128,9 +128,9 @@ def test_a_connection_that_ends_anywhere_gives_whole_frames_alone() -> None:
         ours.close()
         connection = connection_of(theirs)
         for _ in range(sum(end <= num_bytes for end in ends[1:])):
-            assert connection.receive(socket.MSG_WAITALL) is not None
+            assert connection.receive(waits=True) is not None
         with pytest.raises(ConnectionResetError):
-            connection.receive(socket.MSG_WAITALL)
+            connection.receive(waits=True)
         theirs.close()
 
 
@@ -140,7 +140,7 @@ def test_a_changed_byte_ends_it_and_reaches_nobody() -> None:
     record[-20] ^= 1
     far.sock.sendall(record)
     with pytest.raises(BadRecord):
-        connection_of(far.near).receive(0)
+        connection_of(far.near).receive(waits=True)
 
 
 def test_too_much_is_not_put_in() -> None:
@@ -157,7 +157,7 @@ def test_reading_waits_until_frames_are_taken_out() -> None:
     room: list[bool] = []
     theirs.say_room = lambda: room.append(True)
     ours.send(0, message(b"a", b"x" * 2000))
-    frame = theirs.receive(0)
+    frame = theirs.receive(waits=True)
     assert frame is not None
     assert theirs.is_full
     theirs.is_paused = True
@@ -172,7 +172,7 @@ def test_frames_without_a_payload_make_reading_wait_too() -> None:
         ours.send(0, message(b"a", None))
     num_frames = 0
     while not theirs.is_full:
-        assert theirs.receive(0) is not None
+        assert theirs.receive(waits=True) is not None
         num_frames += 1
     assert num_frames < 25
 
