@@ -19,6 +19,7 @@
     │   ├── OptimizerUndoes  an optimizer writes a copy of its own over what landed
     │   └── TrainingDiverged    what a worker trains to is not finite again and again: it left the run
     ├── DeviceFailed         a worker's device is out of memory, or lost: it left the run
+    ├── SiteBroken           a rank of a site is gone, or failed: the site has left the run
     ├── SwarmClosed          the swarm is closed, or its network thread has ended
     └── CodecError           numbers or bytes that a codec cannot take; a ValueError too
         ├── NonFinite        values that are infinite, not a number or too large
@@ -126,6 +127,10 @@ class TrainingDiverged(UserError):
 
 class DeviceFailed(DilocoError):
     """The device that a worker trains on is out of memory, or lost: it has left the run, with the reason."""
+
+
+class SiteBroken(DilocoError):
+    """A rank of a site is gone or failed, so that its others train no further: the site has left the run."""
 
 
 class SwarmClosed(DilocoError):

@@ -20,6 +20,7 @@ from torch.nn.parameter import Parameter, is_lazy
 from diloco.errors import LayoutError
 from diloco.outer.fragments import partition
 from diloco.outer.plain_names import named_parameters
+from diloco.outer.shards import is_sharded
 from diloco.outer.snapshot import StateView
 
 TRAINABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -133,7 +134,9 @@ def _distinct_parameters(model: nn.Module) -> tuple[_Named, _Named]:
 
 
 def _is_new(name: str, parameter: Parameter, seen: dict[_Extent, str]) -> bool:
-    return parameter.numel() == 0 or seen.setdefault(_extent(parameter), name) == name
+    if parameter.numel() == 0 or is_sharded(parameter):  # of shards the parameter itself is what is tied
+        return True
+    return seen.setdefault(_extent(parameter), name) == name
 
 
 def _extent(parameter: Parameter) -> _Extent:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class ModelTensors:
         """Where vectors that meet these tensors are best kept."""
 
     @classmethod
-    def of(cls, layout: Layout, model: nn.Module, optimizers: Optimizers = None) -> ModelTensors:
+    def of(cls, layout: Layout, model: nn.Module, optimizers: Optimizers = None) -> Self:
         """The parameters of ``model``; with ``optimizers``, AdamW's two moments of them as two fragments
         more, for DES-LOC (arXiv 2505.22549). Raises `LayoutError` if the tensors are not those of the layout,
         or an optimizer is not AdamW."""

@@ -8,7 +8,7 @@ driver's thread). What both touch is guarded by `OuterState`'s own lock, or repl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -93,12 +93,7 @@ class TensorReplica:
         """The replica of a torch model. Its inner optimizers are mended if they are known, and are needed if
         the method averages AdamW's moments or follows the inner learning rate. Raises `LayoutError`."""
         every = listed_optimizers(optimizers)
-        if method.moments_every and not every:
-            raise LayoutError("the method averages AdamW's moments: attach the inner optimizer too")
-        if method.tells_inner_lr and not every:
-            raise LayoutError(
-                f'outer = "{method.outer}" follows the inner learning rate: attach the inner optimizer too'
-            )
+        require_inner(method, every)
         layout = Layout.of(
             model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
         )
@@ -397,6 +392,16 @@ class TensorReplica:
 
     def kept_result(self, result: bytes) -> EncodedResult | None:
         return self.find_result(result)
+
+
+def require_inner(method: Method, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """The method has the inner optimizers that it asks for. Raises `LayoutError`."""
+    if method.moments_every and not optimizers:
+        raise LayoutError("the method averages AdamW's moments: attach the inner optimizer too")
+    if method.tells_inner_lr and not optimizers:
+        raise LayoutError(
+            f'outer = "{method.outer}" follows the inner learning rate: attach the inner optimizer too'
+        )
 
 
 def _averaged(mean: Reducer | None, ours: Reducer | None) -> Tensor:

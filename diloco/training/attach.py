@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from diloco.checkpoints.own import Stateful
 from diloco.compression import kernels
@@ -19,6 +20,7 @@ from diloco.outer.plain_names import unwrapped
 from diloco.swarm.swarm import Swarm
 from diloco.training.fitting import require_one_process, require_stepped
 from diloco.training.outer import Outer
+from diloco.training.site import attach_site
 from diloco.training.stepping import optimizers_of
 
 _LOG = logging.getLogger("diloco")
@@ -27,8 +29,9 @@ _LOG = logging.getLogger("diloco")
 def attach(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
-    swarm: Swarm,
+    swarm: Swarm | None,
     *,
+    group: ProcessGroup | None = None,
     tokens_per_step: int | None = 1,
     timeout_s: float = 600.0,
     on_event: Callable[[object], None] | None = None,
@@ -54,9 +57,28 @@ def attach(
     local. To attach the same model once more replaces the earlier attach, and counts go on; another model
     needs another swarm. Returns when the model holds the shared state. Raises `LayoutError` for a trainable
     parameter that none of the optimizers has, `EntryError` if the run trains another model, `SwarmTimeout` if
-    nobody hands out the state within ``timeout_s``, `UserError` for ranks that train one model together."""
+    nobody hands out the state within ``timeout_s``, `UserError` for ranks that train one model together
+    without a ``group``.
+
+    The ranks of a torch.distributed ``group`` are one worker, a site, with DDP, `fully_shard` or HSDP inside,
+    or whatever else makes gradients of one model: all of them call this alike, rank 0 with the ``swarm`` and
+    the others with None. Tokens are the sum over the ranks, and what lands lands on all of them behind the
+    same step. A rank that does not answer for ``timeout_s``, or is gone, ends the site with `SiteBroken`."""
     _LOG.info("codecs run by %s", kernels.running())
     optimizers = optimizers_of(optimizer)
+    if group is not None:
+        return attach_site(
+            model,
+            optimizers,
+            swarm,
+            group,
+            tokens_per_step=tokens_per_step,
+            timeout_s=timeout_s,
+            on_event=on_event,
+            keep=keep,
+        )
+    if swarm is None:
+        raise UserError("attach was given no swarm: only the other ranks of a site, with group=, have none")
     require_one_process(model)
     require_stepped(model, optimizers)
     earlier = earlier_of(swarm, model)

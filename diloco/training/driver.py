@@ -56,6 +56,9 @@ class WorkerDriver:
         stage: int = 0,
         stream: StreamTerms | None = None,
         edges: tuple[str, str] = ("", ""),
+        *,
+        replica: TensorReplica | None = None,
+        keeps_own: bool = True,
     ) -> None:
         method = swarm.settings.method.resolved()
         self.swarm = swarm
@@ -63,7 +66,7 @@ class WorkerDriver:
         """Of the last contribution, as of the last commit."""
         self.stopping = False
         """No wait for the network holds this worker up any more."""
-        self.replica = TensorReplica.of(model, method, optimizers)
+        self.replica = replica or TensorReplica.of(model, method, optimizers)
         # A host finds out by it which of several states is right.
         self.replica.outer.keeps_former = swarm.has_others and not method.gossips
         self._on_event = on_event
@@ -75,7 +78,7 @@ class WorkerDriver:
         if swarm.home is not None:
             hooks = Hooks(lambda command: self._run([command]), self._tell)
             self.keeping = Keeping(
-                swarm, model, optimizers, self.replica, self.session, keep or {}, hooks, stage
+                swarm, model, optimizers, self.replica, self.session, keep or {}, hooks, stage, keeps_own
             )
         self._told_of_damage = False
         self._entered = False
@@ -114,6 +117,7 @@ class WorkerDriver:
             self.swarm.call(lambda now, node: None)  # or it is closed
         give_up = time.monotonic() + timeout_s
         while not self.session.active or self.session.awaits_end:
+            self.idle()
             self._take_event(_POLL_S)
             self._raise_dismissal()
             if self.session.finished and not self.session.active:
@@ -139,6 +143,9 @@ class WorkerDriver:
         if self.keeping is not None:
             self.keeping.poll()
         self._resumed = time.monotonic()
+
+    def idle(self) -> None:
+        """Again and again while it waits for the network: nothing here."""
 
     # -- for a loop that takes the swarm's events itself (`pipeline.serving`) -----------------
 
@@ -215,6 +222,7 @@ class WorkerDriver:
     def _wait(self) -> None:
         began, session = time.monotonic(), self.session
         while not self.stopping and session.waits(time.monotonic()):
+            self.idle()
             if self._take_event(_POLL_S):
                 self._take_events()
             self._raise_dismissal()

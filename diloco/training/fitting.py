@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diloco.errors import LayoutError, UserError
 from diloco.outer.plain_names import named_parameters
+from diloco.outer.shards import is_sharded
 
 _NAMES_SHOWN = 4
 
@@ -18,15 +19,15 @@ def require_one_process(model: nn.Module) -> None:
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         raise UserError(
-            f"{distributed.get_world_size()} ranks of torch.distributed train this model together, and each"
-            " would join as a worker of its own with the same progress: start one process per worker, without"
-            " init_process_group, and give each a name of its own"
+            f"{distributed.get_world_size()} ranks of torch.distributed train here, and each would join as a"
+            " worker of its own with the same progress: to make them one worker give attach"
+            " group=torch.distributed.group.WORLD on all of them, and the swarm on rank 0"
         )
     for name, parameter in named_parameters(model):
-        if type(parameter.data).__name__ == "DTensor":
+        if is_sharded(parameter):
             raise LayoutError(
-                f"parameter {name} is a DTensor, of which this process has a part: attach a model that one"
-                " process holds whole, without fully_shard or distribute_module"
+                f"parameter {name} is a DTensor, of which this process may have but a part: give attach the"
+                " group= of the ranks that have the rest"
             )
 
 
@@ -36,7 +37,7 @@ def require_stepped(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer
     if not optimizers:
         return
     owned = [p for each in optimizers for group in each.param_groups for p in group["params"]]
-    known = {id(each) for each in owned} | {_place(each) for each in owned if each.numel()}
+    known = {id(each) for each in owned} | {_place(e) for e in owned if e.numel() and not is_sharded(e)}
     trainable = [(name, each) for name, each in named_parameters(model) if each.requires_grad]
     missing = [name for name, each in trainable if id(each) not in known and _place(each) not in known]
     if not missing:

@@ -92,9 +92,12 @@ class Keeping:
         keep: Mapping[str, Stateful],
         hooks: Hooks,
         stage: int = 0,
+        keeps_own: bool = True,
     ) -> None:
         assert swarm.home is not None, "it is kept there"
         self._key = swarm.key
+        self._keeps_own = keeps_own
+        """Whether what is this worker's alone is kept too, and not the shared state only."""
         self._replica = replica
         self._session = session
         self._worker = Worker(model, replica, session)
@@ -161,7 +164,9 @@ class Keeping:
 
     @property
     def entry(self) -> OwnEntry | None:
-        """How far the worker is; None if what it trained to is not finite."""
+        """How far the worker is; None if what it trained to is not finite, or is not kept."""
+        if not self._keeps_own:
+            return None
         try:
             finite = self._worker.live.is_finite
         except RuntimeError:  # its device cannot be read any more
@@ -174,6 +179,11 @@ class Keeping:
 
     def take_up(self, disk: Disk, saved: Saved) -> None:
         """Go on from what is kept."""
+        if not self._keeps_own:
+            _LOG.warning(
+                "a site begins with the shared state alone: what %s keeps beside it stays there", saved.path
+            )
+            return
         self._own.take_up(disk, saved)
         self._from_before = set(range(self._replica.num_fragments))
 

@@ -17,6 +17,7 @@ from torch.nn.parameter import Parameter
 
 from diloco.errors import OptimizerUndoes
 from diloco.outer.model_tensors import Places
+from diloco.outer.shards import local_part
 from diloco.training.optimizer_copies import OptimizerCopies, keeps_none
 
 _TENSORS, _VALUES = 8, 512
@@ -130,7 +131,7 @@ def _is_undone(landing: _Landing, now: Tensor) -> bool:
 
 
 def _sample(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(_values(tensor.detach() for tensor in tensors)))
+    return torch.cat(list(_values(map(local_part, tensors))))
 
 
 def _gradient(tensors: Sequence[Tensor]) -> Tensor | None:

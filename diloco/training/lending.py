@@ -74,12 +74,8 @@ def write_part(
 def _tensors_of(model: nn.Module, replica: TensorReplica, path: str, *, full: bool) -> dict[str, Tensor]:
     """On the CPU these are the live parameters themselves."""
     frozen = {spec.name for spec in replica.layout.frozen}
-    if replica.model.has_other_frozen and not full:
-        _LOG.warning(
-            "%s lacks the frozen parameters, and the run's are other ones than this model had by itself: "
-            "save(full=True) or --full writes them too",
-            path,
-        )
+    if not full:
+        say_what_is_left_out(replica, path)
     seen: set[int] = set()
     tensors = {}
     for name, tensor in named_state(model).items():
@@ -90,3 +86,13 @@ def _tensors_of(model: nn.Module, replica: TensorReplica, path: str, *, full: bo
             continue
         tensors[name] = tensor.detach().cpu().contiguous()
     return tensors
+
+
+def say_what_is_left_out(replica: TensorReplica, path: str) -> None:
+    """Of a file without frozen parameters, where whoever loads it would have other ones."""
+    if replica.model.has_other_frozen:
+        _LOG.warning(
+            "%s lacks the frozen parameters, and the run's are other ones than this model had by itself: "
+            "save(full=True) or --full writes them too",
+            path,
+        )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diloco.outer.model_tensors import Places
+from diloco.outer.shards import local_part
 
 _BESIDE = ("z", "x")
 """Schedule-free's own points of a parameter (arXiv 2405.15682), as its authors' package names them."""
@@ -52,7 +53,7 @@ class OptimizerCopies:
     def written(self, places: Places, values: Tensor) -> None:
         """Move it along."""
         for span, tensor in places:
-            new = values[span].view(tensor.shape)
+            new = values[span].view(local_part(tensor).shape)
             for key, held in self._found.get(id(tensor), ()):
                 if key in self._masters:  # zeros alone may be a moment that has not begun
                     held.copy_(new)
@@ -63,7 +64,8 @@ class OptimizerCopies:
 
 def _is_rounded(tensor: Tensor, held: Tensor) -> bool:
     """Whether ``tensor`` is what ``held`` is in its dtype, bit for bit."""
-    return torch.equal(held.to(device=tensor.device, dtype=tensor.dtype), tensor.detach())
+    part = local_part(tensor)
+    return torch.equal(held.to(device=part.device, dtype=part.dtype), part)
 
 
 def _is_schedule_free(optimizer: torch.optim.Optimizer) -> bool:
@@ -74,4 +76,4 @@ def _alike(tensor: Tensor, state: dict[str, Any]) -> Iterator[tuple[str, Tensor]
     for key, held in state.items():
         alike = isinstance(held, Tensor) and held is not tensor and held.shape == tensor.shape
         if alike and held.is_floating_point():
-            yield key, held.detach()
+            yield key, local_part(held)

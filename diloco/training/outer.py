@@ -51,6 +51,7 @@ class Outer:
         stream: StreamTerms | None = None,
         earlier: Outer | None = None,
         edges: tuple[str, str] = ("", ""),
+        driver: WorkerDriver | None = None,
     ) -> None:
         optimizers = optimizers_of(optimizer or None)
         self.swarm = swarm
@@ -59,7 +60,9 @@ class Outer:
         self.model = model
         self.method = swarm.settings.method.resolved()
         self._tokens_per_step = None if tokens_per_step is None else checked_tokens(tokens_per_step)
-        if earlier is None:
+        if driver is not None:
+            self._driver = driver
+        elif earlier is None:
             self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage, stream, edges)
         else:
             self._driver = earlier._driver
@@ -103,6 +106,11 @@ class Outer:
         """Inner steps of a worker that has been in the run since it began, for schedules: who joins late, or
         has fallen behind and caught up, is at once where the others are."""
         return self._session.swarm_step
+
+    @property
+    def data_seed(self) -> int:
+        """A seed for the order of this process's data, of 32 bits: see `Swarm.data_seed`."""
+        return self.swarm.data_seed
 
     @property
     def tokens(self) -> int:
@@ -322,7 +330,7 @@ class Outer:
         self._driver.stepped(tokens)
         self._landings.tell()
         self._schedules.skip(self.swarm_step - before - 1)
-        if self._leaving is not None and not self._draws:
+        if self._leaving is not None and self._driver.stopping and not self._draws:
             raise self._leaving
 
 

@@ -123,7 +123,10 @@ def two_ranks() -> Iterator[None]:
 
 @pytest.mark.usefixtures("two_ranks")
 def test_ranks_that_train_one_model_together_are_refused_with_the_remedy(swarm: diloco.Swarm) -> None:
-    with pytest.raises(diloco.UserError, match=r"^2 ranks of torch\.distributed .*one process per worker"):
+    with pytest.raises(
+        diloco.UserError,
+        match=r"^2 ranks of torch\.distributed .*give attach group=torch\.distributed\.group\.WORLD",
+    ):
         cell(nn.Linear(3, 2), swarm)
     assert swarm.status()["members"] == []
 
