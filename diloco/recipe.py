@@ -59,6 +59,9 @@ class Job:
     at_step: Callable[[int], None] | None = None
     """Told before each inner step how many the swarm has taken: a schedule goes by that, as who joins late is
     to learn at the rate of the others."""
+    save: Callable[[Path], None] | None = None
+    """Writes the model as it is then, with the outer parameters, into the folder at a path; without it they
+    are written as one file of safetensors."""
     keep: Mapping[str, Any] = field(default_factory=dict)
     """What a later process goes on from beside the model and ``optimizer``: objects with `state_dict` and
     `load_state_dict`, by name. ``batches`` are among them if they have these."""
@@ -96,6 +99,11 @@ def gpt(
     where the weights are not tied, `LayeredGPT`, of which it builds a ``part`` too. ``data_path`` None means
     the standard library's source. Workers with different salts draw different batches. Raises `TextError`,
     `RecipeError` and `PipelineError`."""
+    if settings.model.lora:
+        raise RecipeError(
+            f"model.lora = {settings.model.lora}: the built-in model has no base to adapt; --recipe"
+            " hf:MODEL_DIR adapts one of transformers"
+        )
     if part.stages > 1:
         return _part_of_gpt(settings, data_path, device, worker_salt, part)
     sizes, train = settings.model, settings.train
@@ -198,6 +206,14 @@ def job_of(
     return _checked(made, recipe, of_a_part=part.stages > 1)
 
 
+def check_recipe(recipe: Recipe, data_path: Path | None, settings: RunSettings | None) -> None:
+    """Before anything listens: have a recipe that has a method ``check`` say what could not be trained. Who
+    joins learns the ``settings`` later."""
+    check = getattr(recipe, "check", None)
+    if callable(check):
+        check(data_path, settings)
+
+
 def require_parts(recipe: Recipe, stages: int) -> None:
     """Raises `RecipeError` for a recipe that builds whole models only."""
     if not _takes_part(recipe):
@@ -212,14 +228,19 @@ def _takes_part(recipe: Recipe) -> bool:
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe called ``gpt``, ``package.module:function`` or ``path/to/file.py:function``. Raises
-    `RecipeError`, with the reason if the code itself fails to load."""
+    """The recipe called ``gpt``, ``hf:MODEL_DIR`` (a language model of transformers),
+    ``package.module:function`` or ``path/to/file.py:function``. Raises `RecipeError`, with the reason if the
+    code itself fails to load, and `MissingExtra`."""
     if name == "gpt":
         return gpt
+    if name.startswith("hf:"):
+        made: Recipe = importlib.import_module("diloco.integrations.hf_recipe").recipe_of(name[3:])
+        return made
     where, colon, attribute = name.rpartition(":")
     if not colon or not where or not attribute.isidentifier():
         raise RecipeError(
-            f"recipe {name!r} is neither gpt, package.module:function nor path/to/file.py:function"
+            f"recipe {name!r} is neither gpt, hf:MODEL_DIR, package.module:function nor"
+            " path/to/file.py:function"
         )
     module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
     recipe = getattr(module, attribute, None)

@@ -109,7 +109,7 @@ NO_TORCH = (
 NOT_IN_CORES = {"time", "threading", "socket", "asyncio", "os", "logging", "select", "subprocess"}
 IMPORT_BY_NAME = {
     "diloco/methods/registry.py": "its rows name classes of rooms above it, imported when one is made",
-    "diloco/recipe.py": "a user's recipe is a module that is known only when the run starts",
+    "diloco/recipe.py": "a recipe that is not built in is a module that is known only when the run starts",
 }
 """The files that may import a module by a string, which no test here sees, and why each must."""
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}

@@ -79,7 +79,7 @@ def host_command(
     goes on with the run. If that is lost but for the identity, or old, --adopt goes on from the workers'."""
     if train:
         require("train", "diloco host --train")
-    settings = load_settings(run)
+    settings = work.asked(load_settings(run))
     _require_one_way(fresh or origin is not None, adopt, resume is not None)
     _require_one_state(origin, train, settings.pipeline.stages)
     if origin is not None and origin.exists():  # else the run in the folder may know what it began from
@@ -87,7 +87,7 @@ def host_command(
         if fresh or not began_from(home_of(settings, state), origin):
             planned(origin, settings, work.recipe, work.data)  # refused before what is there is put aside
     if train:
-        work.load()
+        work.load(settings)
     if truncate_at is not None:
         print(truncate_journal(settings, state, truncate_at), flush=True)
     view = RunView(f"run {settings.run.name}", 0)

@@ -10,15 +10,28 @@ import typer
 from diloco.cli.usage import finite
 
 Recipe = Annotated[
-    str, typer.Option(help="gpt, package.module:function or file.py:function, from this machine's disk.")
+    str,
+    typer.Option(
+        help="gpt, hf:MODEL_DIR (a language model of transformers), package.module:function or"
+        " file.py:function, from this machine's disk."
+    ),
 ]
-Data = Annotated[Path | None, typer.Option(help="Text to train on; by default Python's own source.")]
+Lora = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=65_536, metavar="RANK", help="With hf: train LoRA adapters only (model.lora in RUN.toml)."
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Text to train on, a file or a folder; by default Python's own source."),
+]
 Device = Annotated[
     str, typer.Option(help="Where the model lives: auto (cuda, mps, xpu, or else cpu), cpu, cuda, cuda:1.")
 ]
 Save = Annotated[
     Path | None,
-    typer.Option(help="Write the outer parameters here as safetensors; of a stage, into this folder."),
+    typer.Option(help="Write the outer parameters here: as safetensors; of a stage or with hf:, a folder."),
 ]
 Full = Annotated[bool, typer.Option("--full", help="--save writes frozen parameters too.")]
 Events = Annotated[

@@ -31,6 +31,7 @@ from peers.protocol.events import CheckpointRestored, RunFinished, SettingsChang
 
 _LOG = logging.getLogger("diloco")
 _LOG_EVERY_S = 0.5
+_WRITES_ITSELF = "--full: this recipe writes what belongs to its model by itself, leave it out"
 
 
 @dataclass(slots=True)
@@ -142,6 +143,9 @@ def train(
     one, this worker's own state is kept over restarts."""
     if save is not None and not save.parent.is_dir():
         raise UserError(f"{save} cannot be written: there is no folder {save.parent}")
+    if save is not None and job.save is not None and (full or save.is_file()):
+        what = f"{save} is a file: this recipe writes a folder" if save.is_file() else _WRITES_ITSELF
+        raise UserError(what)
 
     heard = Heard(swarm, job, log, watch)
     with attach(
@@ -164,10 +168,9 @@ def train(
             with interrupts.ending_with(outer.stop):
                 _steps(outer, job, log, watch)
         except Exception as error:
-            keep_what_is_held(outer, save, full, log, error)
+            keep_what_is_held(outer, job, save, full, log, error)
             raise
-        if save is not None:
-            outer.save(save, full=full)
+        write_result(outer, job, save, full)
         if interrupts.requested:
             raise KeyboardInterrupt
         with outer.outer_parameters():
@@ -223,23 +226,36 @@ def _restored(event: CheckpointRestored, home: Path | None) -> str:
     return f"this worker begins with its checkpoint of {event.unit} {event.index}, {own} ({where})"
 
 
-def keep_what_is_held(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exception) -> None:
+def write_result(outer: Outer, job: Job, save: Path | None, full: bool) -> None:
+    """What ``--save`` asks for, by the recipe where that knows how."""
+    if save is None:
+        return
+    if job.save is None:
+        outer.save(save, full=full)
+        return
+    with outer.outer_parameters():
+        job.save(save)
+
+
+def keep_what_is_held(
+    outer: Outer, job: Job, save: Path | None, full: bool, log: EventLog, error: Exception
+) -> None:
     """Training ends by an error: save what is held, and leave the run if the device has failed, by
     `DeviceFailed`. A newer process of this identity saves from now on, and whoever is refused has nothing to
     save."""
     swarm = outer.swarm
     if swarm.failed or not isinstance(error, SwarmClosed | UserError):
-        _keep(outer, save, full, log, error)
+        _keep(outer, job, save, full, log, error)
     if fault := device_fault(error):
         swarm.command(LeaveRun(f"its device failed: {fault}"))  # a host's process goes on without
         raise DeviceFailed(f"the device failed, and this worker left the run: {fault}") from error
 
 
-def _keep(outer: Outer, save: Path | None, full: bool, log: EventLog, error: Exception) -> None:
+def _keep(outer: Outer, job: Job, save: Path | None, full: bool, log: EventLog, error: Exception) -> None:
     """Something failed, here or on the network thread: what is held is right still."""
     if save is not None:
         try:
-            outer.save(save, full=full)
+            write_result(outer, job, save, full)
         except RuntimeError as unreadable:
             if device_fault(unreadable) is None:
                 raise

@@ -105,7 +105,7 @@ def train_stage(
         with interrupts.ending_with(outer.stop):
             loss = _steps(made, job, log, watch)
     except Exception as error:
-        keep_what_is_held(outer, save, full, log, error)
+        keep_what_is_held(outer, job, save, full, log, error)
         raise
     if save is not None:
         outer.save(save, full=full)

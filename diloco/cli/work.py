@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diloco.cli.train_stage import StageOutcome
     from diloco.monitoring.run_view import Screen
     from diloco.recipe import Recipe
+    from diloco.settings import RunSettings
     from peers.coordinator.status import RunStatus
 
 
@@ -32,6 +33,7 @@ class Work:
     notice: options.Notice = NOTICE_S
     recipe: options.Recipe = "gpt"
     data: options.Data = None
+    lora: options.Lora = None
     device: options.Device = "auto"
     save: options.Save = None
     full: options.Full = False
@@ -48,9 +50,18 @@ class Work:
 
             use(self.kernels)
 
-    def load(self) -> None:
-        """Load what is to be trained, before anything listens. Raises `RecipeError`."""
-        _loaded(self.recipe)
+    def asked(self, settings: RunSettings) -> RunSettings:
+        """The settings that a host begins with, as flags say."""
+        if self.lora is None:
+            return settings
+        return settings.model_copy(update={"model": settings.model.model_copy(update={"lora": self.lora})})
+
+    def load(self, settings: RunSettings | None = None) -> None:
+        """Load what is to be trained, and look whether it can be, before anything listens; a joiner learns
+        ``settings`` later. Raises `RecipeError` and `TextError`."""
+        from diloco.recipe import check_recipe
+
+        check_recipe(_loaded(self.recipe), self.data, settings)
 
     def train(
         self,
@@ -67,6 +78,11 @@ class Work:
 
         from diloco.cli.train import make_job, place_of, start_lines, train
 
+        if self.lora not in (None, swarm.settings.model.lora):
+            runs = swarm.settings.model.lora or "0: all weights"
+            raise UserError(
+                f"--lora {self.lora}: the run has model.lora = {runs}; leave it out, to do as it says"
+            )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         recipe, stages = _loaded(self.recipe), swarm.settings.pipeline.stages

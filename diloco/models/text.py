@@ -2,12 +2,14 @@
 
 Owns reading, the split into training and validation, and endless batches. The default is the source of
 the running interpreter's standard library, so that a demonstration downloads nothing. The split depends
-on file names only: workers with the same files hold out the same ones.
+on file names only: workers with the same files hold out the same ones. Documents, for those who make tokens
+of them, are texts by file or by line.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sysconfig
 from dataclasses import dataclass
@@ -95,6 +97,47 @@ def load_text(path: Path | None = None) -> Text:
     if path.is_dir():
         return _from_files(str(path), path, _files(path))
     raise TextError(f"{path} does not exist: give a text file or a folder of them")
+
+
+def load_documents(path: Path) -> list[str]:
+    """The texts at ``path``, a file or a folder: of each text file all of it, of a ``.jsonl`` the ``text`` of
+    each line. Raises `TextError`."""
+    if path.is_file():
+        return _documents_in(path, _read(path))
+    if not path.is_dir():
+        raise TextError(f"{path} does not exist: give a text file or a folder of them")
+    found, total = [], 0
+    for each in _files(path):
+        data = _read(each)
+        total += len(data)
+        if total > MAX_BYTES:
+            raise TextError(f"{path} has more than {MAX_BYTES >> 30} GiB of text: choose a smaller part")
+        found += [] if b"\0" in data[:8192] else _documents_in(each, data)
+    if not found:
+        raise TextError(f"{path} holds no text: give a text file or a folder of them")
+    return found
+
+
+def _documents_in(path: Path, data: bytes) -> list[str]:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TextError(f"{path} is no text in UTF-8: {error.reason} at byte {error.start}") from None
+    if path.suffix != ".jsonl":
+        return [text] if text else []
+    lines = ((at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip())
+    return [_text_of(line, f"{path}, line {at}") for at, line in lines]
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise TextError(f"{where} is no JSON: {error}") from None
+    text = found.get("text") if isinstance(found, dict) else None
+    if not isinstance(text, str):
+        raise TextError(f'{where} is no object with a "text"')
+    return text
 
 
 def _stdlib_files(root: Path) -> list[Path]:

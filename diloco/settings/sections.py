@@ -163,6 +163,13 @@ class Model(Section):
         description="Channels of the residual stream that are learned, and pass from stage to stage beside"
         " the bytes themselves; the others are fixed. 0: all of the width. Needs tied = false.",
     )
+    lora: int = Field(
+        default=0,
+        ge=0,
+        le=65_536,
+        description="Of a model of transformers (--recipe hf:DIR): rank of LoRA adapters, which alone are"
+        " trained; 0: all weights.",
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Model:

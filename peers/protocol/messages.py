@@ -13,7 +13,7 @@ from peers.protocol import fields
 from peers.protocol.signing import NO_IDENTITY
 from transport.frames import Between, Key, Small, kind
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Version of everything below; members of one run speak the same."""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from diloco.errors import TextError
-from diloco.models.text import Text, load_text
+from diloco.models.text import Text, load_documents, load_text
 
 
 def folder_of(root: Path, num_files: int) -> Path:
@@ -97,3 +98,31 @@ def test_every_position_can_be_drawn() -> None:
 def test_text_shorter_than_the_context_is_refused_at_once() -> None:
     with pytest.raises(TextError, match="20 bytes for validation: a context of 20 needs more"):
         counting().batches(0, "a", 4, 20, validation=True)
+
+
+def test_documents_are_files_and_lines_with_a_text(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("second")
+    (tmp_path / "a.jsonl").write_text('{"text": "first", "more": 1}\n\n{"text": "ä"}\n')
+    (tmp_path / "picture").write_bytes(b"\0\1")
+    assert load_documents(tmp_path) == ["first", "ä", "second"]
+    assert load_documents(tmp_path / "b.txt") == ["second"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.jsonl", b'{"text": 1}', 'a.jsonl, line 1 is no object with a "text"'),
+        ("a.jsonl", b'{"text": "x"}\n[1]', 'a.jsonl, line 2 is no object with a "text"'),
+        ("a.jsonl", b"{", "a.jsonl, line 1 is no JSON"),
+        ("a.txt", b"\xff\xfe", "a.txt is no text in UTF-8"),
+        ("a", b"\0", "holds no text"),
+        ("b/c", b"", "holds no text"),
+    ],
+)
+def test_what_is_no_document_is_named(tmp_path: Path, name: str, content: bytes, line: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TextError, match=re.escape(line)):
+        load_documents(tmp_path)
+    with pytest.raises(TextError, match="does not exist"):
+        load_documents(tmp_path / "missing")
