@@ -13,6 +13,7 @@ from diloco.methods.wire_formats import WIRE_FORMATS
 from diloco.settings import RunSettings
 from peers.coordinator.judgement import Judge
 from peers.coordinator.rules import Rules
+from peers.protocol.placing import Wiring
 from peers.protocol.profile import Matching
 from transport.collectives.reducer import Part
 from transport.effects import Payload
@@ -36,6 +37,7 @@ def rules_of(settings: RunSettings) -> Rules:
         element_bytes=wire_element_bytes(method),
         quorum=method.quorum,
         stages=settings.pipeline.stages,
+        wiring=Wiring(settings.pipeline.wiring),
         copies=settings.checkpoint.copies,
         save_every=settings.checkpoint.every,
         gossips=method.gossips,

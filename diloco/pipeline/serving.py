@@ -30,6 +30,7 @@ from peers.protocol.stage_work import (
     Drain,
     Drained,
     Feed,
+    FeedMore,
     ForwardBegan,
     ForwardDone,
     GivenUp,
@@ -40,6 +41,8 @@ from peers.protocol.stage_work import (
     MayStepEarly,
     MicrobatchEnded,
     MicrobatchId,
+    MoreCome,
+    QuotaIs,
     RefuseTensor,
     StageCommand,
     StageEvent,
@@ -137,16 +140,18 @@ class Stage:
     def run(self, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> Iterator[StageStep]:
         """Train until the run has all its rounds, `Outer.stop` was called, or there are no more ``batches``:
         microbatches, pairs of input and targets, which stage 0 alone is given. Yields behind each inner step
-        of this replica; the last one of given batches may have fewer microbatches. The stages above are not
-        told that a feeder has no more: they wait for other feeders, and a step that they began ends with what
-        it has once others of their stage wait for it. Raises `PipelineError` for batches where none belong or
-        none where they do, and for a part that cannot be trained so; else what `attach` raises."""
+        of this replica; the last one of given batches may have fewer microbatches. The stages above are told
+        that a feeder has no more once all that it fed has ended: where nobody else feeds them a step that
+        they began ends with what it has, and they wait for other feeders. Raises `PipelineError` for batches
+        where none belong or none where they do, and for a part that cannot be trained so; else what `attach`
+        raises."""
         is_fed = self.part.part.is_first
         if is_fed != (batches is not None):
             what = "run needs its batches" if is_fed else "run takes no batches: stage 0 is fed"
             raise PipelineError(f"stage {self.part.part.stage}: {what}")
         drawn = iter(batches if batches is not None else ())
-        self._say_whether_more(True)
+        if is_fed:
+            self._say_whether_more(True)
         for _ in self.outer.until_finished(repeat(None)):
             step = self._take_step(drawn)
             if step is None:
@@ -277,6 +282,8 @@ class Stage:
             self._batch = None
 
     def _say_whether_more(self, has_more: bool) -> None:
+        if has_more != self._has_more:
+            self._seam.command(FeedMore(has_more))
         self._has_more = has_more
         self._loop.more_come(has_more)
 
@@ -308,6 +315,10 @@ class Stage:
                     self._drop(event.microbatch)
             case MayFeed():
                 self._may_feed = event.until
+            case MoreCome():
+                self._loop.more_come(event.more)
+            case QuotaIs():
+                self._loop.take_quota(event.quota)
             case MicrobatchEnded():
                 self._tell_end(event)
             case MayStepEarly():
@@ -354,6 +365,7 @@ class Stage:
     def _begin_anew(self, event: StreamOpened) -> None:
         self._membership, self._number, self._may_feed = event.membership, 0, 0
         self._loop.reset()
+        self._loop.more_come(self._has_more)
         for name in {*self._inputs, *self._gradients, *self.part.held}:
             self._drop(name)
         self.part.model.zero_grad(set_to_none=True)

@@ -51,7 +51,7 @@ Work = Forward | Backward | Weights | Step
 
 class StageLoop:
     """One replica's inner steps, of ``quota`` microbatches each. A step whose microbatches stay away ends
-    with fewer, once ``grace_s`` seconds have passed since it began its first. With ``split_backward`` each
+    with fewer, once ``grace_s`` seconds have passed since it computed something. With ``split_backward`` each
     microbatch has its `Weights` after its backward, in the same order, and is counted then."""
 
     def __init__(
@@ -67,7 +67,7 @@ class StageLoop:
         stages of a line take the same steps."""
         assert quota >= 1, "a step has a microbatch at least"
         assert grace_s > 0, "or a step would end before its second microbatch"
-        self.quota = quota
+        self.quota = self._next_quota = quota
         self._is_last = is_last
         self._grace_s = grace_s
         self._split_backward = split_backward
@@ -81,8 +81,9 @@ class StageLoop:
         self._counted: list[MicrobatchId] = []
         self._tokens = 0
         self._began_s = 0.0
-        self._idle_since_s = self._now_s = 0.0
+        self._idle_since_s = self._now_s = self._worked_s = 0.0
         self._at_hand: Work | None = None
+        self._was_at_work = False
         self._always_early = self._may_end_early = ends_early
         self._others_wait = self._at_once = False
         self._more_come = True
@@ -126,6 +127,13 @@ class StageLoop:
         self._others_wait = waits
         self._at_once = waits and at_once
 
+    def take_quota(self, quota: int) -> None:
+        """Steps are of so many microbatches, from the next one on."""
+        assert quota >= 1, "a step has a microbatch at least"
+        self._next_quota = quota
+        if self.at_rest:
+            self.quota = quota
+
     def more_come(self, more: bool = True) -> None:
         """Whether inputs are still to come, or none any more: then a step ends at once with what it has."""
         self._more_come = more
@@ -166,13 +174,18 @@ class StageLoop:
             return None
         if self._at_once and not self._waiting:
             return self._idle_since_s
-        return (self._began_s if self._counted else self._idle_since_s) + self._grace_s
+        return (self._worked_s if self._counted else self._idle_since_s) + self._grace_s
 
     def next_work(self, now: float) -> Work | None:
         """What to compute now; None if there is nothing. `done` must follow before it is asked again."""
         assert self._at_hand is None, "one thing is computed at a time"
+        if self._was_at_work:
+            self._worked_s = now
         self._now_s = now
         self._at_hand = self._choose(now)
+        self._was_at_work = self._at_hand is not None
+        if self._was_at_work:
+            self._worked_s = now
         if isinstance(self._at_hand, Forward):
             if not self._num_begun:
                 self._began_s = now
@@ -216,7 +229,7 @@ class StageLoop:
 
     def _ended_step(self) -> None:
         self._counted.clear()
-        self._tokens = 0
+        self._tokens, self.quota = 0, self._next_quota
         self._idle_since_s = self._now_s
         self._may_end_early = self._always_early
 

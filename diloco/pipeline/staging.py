@@ -25,6 +25,7 @@ from diloco.swarm.swarm import Swarm
 from diloco.training.fitting import require_stepped
 from diloco.training.outer import Outer
 from diloco.training.stepping import optimizers_of
+from peers.protocol.placing import Wiring
 from peers.routing.state import MAX_KEPT, StreamTerms
 from transport.limits import LIMITS
 
@@ -145,7 +146,7 @@ def _loop(part: Part, settings: RunSettings) -> StageLoop:
         is_last=part.is_last,
         grace_s=settings.run.failure_timeout_s,
         split_backward=settings.pipeline.split_backward,
-        ends_early=False,
+        ends_early=Wiring(settings.pipeline.wiring) is not Wiring.LINES,
     )
 
 
@@ -184,4 +185,7 @@ def _terms(
         window=pipeline.window or min(pipeline.quota, MAX_KEPT),
         piece_bytes=LIMITS.payload_bytes,
         patience_s=2 * settings.run.failure_timeout_s,
+        wiring=Wiring(pipeline.wiring),
+        seed=settings.run.seed,
+        quota=pipeline.quota,
     )

@@ -198,6 +198,11 @@ class Pipeline(Section):
         default=(),
         description="First layer of each later stage, as `diloco cut` finds them; []: equal parameters.",
     )
+    wiring: Literal["lines", "throughput", "random"] = Field(
+        default="lines",
+        description="How microbatches go through the stages: in lines, one replica of each stage; by"
+        " throughput, shared out by the speeds of a stage's replicas; at random, all with all.",
+    )
     microbatch: int = Field(
         default=4,
         ge=1,
@@ -208,7 +213,8 @@ class Pipeline(Section):
         default=16,
         ge=1,
         le=65_536,
-        description="Microbatches of an inner step, in the place of train.batch_size.",
+        description="Microbatches of an inner step, in the place of train.batch_size; but in lines, of a"
+        " replica of mean speed.",
     )
     window: int = Field(
         default=0,

@@ -133,7 +133,7 @@ class Assignment:
     def _load(self, course: Course, num_reserved: int) -> StageLoad:
         here = self._state.roster.entered_in(course.number)
         # While they compute: what offers show is how much comes to them, less where another stage is starved.
-        told = [each.report.speed for each in here if each.report]
+        told = [each.claimed_speed for each in here]
         speeds = tuple(speed for speed in told if speed > 0.0)
         return StageLoad(
             course.number,

@@ -77,7 +77,7 @@ from peers.protocol.placing import AskStage
 from peers.protocol.shares import PartHeld
 from peers.protocol.signing import NO_IDENTITY
 from peers.protocol.spots import Spotted
-from peers.protocol.stream import Draining, StandsSince
+from peers.protocol.stream import StandsSince
 from peers.protocol.traces import (
     CertifiedTrace,
     EnteredTrace,
@@ -137,7 +137,7 @@ class Coordinator:
             Report: self._report,
             Leave: self._leave,
             Spotted: partial(spot_checks.hear, self.state),
-            Draining: self._standing.drains,
+            **self._standing.handlers,
         }
 
     # -- life ---------------------------------------------------------------------------------

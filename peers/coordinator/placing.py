@@ -8,7 +8,7 @@ nothing about time, messages or who may join.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median_low
 
@@ -16,6 +16,19 @@ BYTES_PER_PARAMETER = 16
 """That a replica needs at least, in fp32: parameter, gradient and the two moments of its inner optimizer."""
 MAX_FROM_MEDIAN = 4.0
 """How many times the median speed, or what part of it, a replica is believed to have."""
+
+
+MAX_ABOVE_MEDIAN = 2.0
+"""How many times the lower median of its stage one replica is believed to have for its share of the work."""
+
+
+def believed_speeds(claims: Mapping[bytes, float]) -> dict[bytes, float]:
+    """By replica of one stage: its speed, as far as its word is believed beside the others'; 0 if it told
+    none. Of two the slower one is the measure: whoever says too much gets twice its share at the most."""
+    told = [speed for speed in claims.values() if speed > 0.0]
+    median = median_low(told or [0.0])
+    low, high = median / MAX_FROM_MEDIAN, median * MAX_ABOVE_MEDIAN
+    return {key: min(max(speed, low), high) if speed > 0.0 else 0.0 for key, speed in claims.items()}
 
 
 @dataclass(frozen=True, slots=True)

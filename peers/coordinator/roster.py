@@ -106,6 +106,8 @@ class Entry:
     """The number of the course that it belongs to: the stage that it trains."""
     given_stage: int | None = None
     """The stage that it was told to train, in a run with several."""
+    rests: bool = False
+    """It feeds a model in stages, and has no more: no round waits for it."""
     keeps_stage: bool = False
     """It may have been there, so its disk may have that stage's state."""
     num_reserved: int = 0
@@ -203,6 +205,12 @@ class Entry:
     def entered(self) -> bool:
         """Whether the member has entered and has not left."""
         return self.member_state is not MemberState.ABSENT
+
+    @property
+    def claimed_speed(self) -> float:
+        """Tokens per second while it computes, as it says itself, 0 before: of a stage the host sees only how
+        fast all stages are together, whoever is slow."""
+        return self.report.speed if self.report is not None else 0.0
 
     @property
     def active(self) -> bool:

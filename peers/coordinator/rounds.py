@@ -93,7 +93,7 @@ def passes(entry: Entry, fragment: int, base: bytes) -> bool:
 def _is_awaited(course: Course, entry: Entry) -> bool:
     """Whether a round waits for what this member may offer."""
     from_index = max(entry.sits_out_until, entry.awaited_from)
-    return from_index <= course.chain.index and not entry.is_missing
+    return from_index <= course.chain.index and not entry.is_missing and not entry.rests
 
 
 def end_gridlock(state: RunState, course: Course, now: float) -> None:

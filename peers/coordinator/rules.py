@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peers.protocol.placing import Wiring
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -45,6 +47,8 @@ class Rules:
 
     stages: int = 1
     """Parts that the model is cut into: each is a course of its own, of ``min_peers`` members at least."""
+    wiring: Wiring = Wiring.LINES
+    """How microbatches go through them."""
     gossips: bool = False
     """Members exchange in groups of their own: there are no rounds, and states differ."""
     paces: bool = False

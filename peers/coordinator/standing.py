@@ -9,19 +9,27 @@ on the coordinator's side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from peers.coordinator.course import Course
 from peers.coordinator.journal import Stands
+from peers.coordinator.placing import believed_speeds
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.coordinator.wanting import Wanting
 from peers.protocol.messages import Refused
-from peers.protocol.stream import Draining, ReplicaGone, ReplicaIs, RosterIs, StandsSince
+from peers.protocol.placing import Wiring
+from peers.protocol.stream import Draining, Feeding, ReplicaGone, ReplicaIs, RosterIs, StandsSince
+from transport.effects import NEVER
 from transport.frames import pack
 
 COMES_BACK_TIMEOUTS = 2
 """Failure timeouts in which members come back to a coordinator that restarted."""
+NEWS_TIMEOUTS = 0.25
+"""Failure timeouts between two times at which all are told what has changed of others."""
+CHANGE = 0.1
+"""Relative change of a speed that is worth telling."""
 MAX_NEW = 8
 """Memberships that one identity may begin in quick succession; from then on one in a failure timeout."""
 
@@ -33,10 +41,18 @@ class Standing:
         self._state = state
         self._is_used = state.rules.stages > 1
         self.wanting = Wanting(state, self._is_fed)
+        self.handlers: dict[type, Callable[[float, Course, Entry, Any], None]] = {
+            Draining: self.drains,
+            Feeding: self.feeding,
+        }
         self._claims: dict[bytes, int] = {}
         """By member that is about to enter: the membership that it says it has."""
         self._lines: dict[bytes, int] = {}
         self._drain: set[bytes] = set()
+        self._told: dict[bytes, tuple[float, bool]] = {}
+        """By member: what the others were told of its speed, and whether it feeds."""
+        self._tell_at = NEVER
+        self._lines_only = state.rules.wiring is Wiring.LINES
         self._settles_at: float | None = None
         self._paid_until: dict[bytes, float] = {}
         """By identity: later by a failure timeout with each membership that it begins."""
@@ -78,6 +94,7 @@ class Standing:
             self._state.outlet.store(pack(Stands(key, since)))
             self._state.standing[key] = since
             self._lines[key] = self._free_line(entry)
+            entry.rests = False
             self._tell_others(now, key, self._replica_is(key, roster.epoch))
         else:  # its addresses may be others
             self._tell_others(now, key, self._replica_is(key, 0))
@@ -95,6 +112,7 @@ class Standing:
         del self._state.standing[key]
         self._lines.pop(key, None)
         self._drain.discard(key)
+        self._told.pop(key, None)
         self._state.roster.epoch += 1
         self._tell_others(now, key, ReplicaGone(self._state.roster.epoch, key))
 
@@ -107,8 +125,16 @@ class Standing:
             self._tell_others(now, entry.key, said)
             self._say(now, entry.key, said)
 
+    def feeding(self, now: float, course: Course, entry: Entry, message: Feeding) -> None:
+        """A feeder has no more, or again. The others hear so with the next news."""
+        if self._state.standing.get(entry.key) == message.since and _stage_of(entry) == 0:
+            entry.rests = not message.feeds
+
     def tick(self, now: float) -> None:
-        """Time has passed: whoever had to come back by now has, or is gone."""
+        """Time has passed: whoever had to come back by now has, or is gone, and there may be news."""
+        if self._is_used and now >= self._tell_at:
+            self._tell_at = now + NEWS_TIMEOUTS * self._state.rules.failure_timeout_s
+            self._tell_news(now)
         if self._settles_at is None or now < self._settles_at:
             return
         self._settles_at = None
@@ -119,16 +145,36 @@ class Standing:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _tell_news(self, now: float) -> None:
+        """How fast replicas are and who feeds, as far as that has changed."""
+        for course in self._state.courses.values():
+            here = [e for e in self._state.roster.entered_in(course.number) if e.key in self._state.standing]
+            speeds = {} if self._lines_only else believed_speeds({e.key: e.claimed_speed for e in here})
+            for entry in here:
+                speed, feeds = speeds.get(entry.key, 0.0), not entry.rests
+                told, fed = self._told.get(entry.key, (0.0, True))
+                if abs(speed - told) > CHANGE * told or feeds != fed:
+                    self._told[entry.key] = speed, feeds
+                    said = self._replica_is(entry.key, 0)
+                    self._say(now, entry.key, said)
+                    self._tell_others(now, entry.key, said)
+
     def _is_fed(self, key: bytes) -> bool:
-        """Whether a replica's line has one that feeds: to others microbatches come where a line is broken."""
-        line, entries = self._lines.get(key), self._state.roster.entries
-        feeders = {self._lines[each] for each in self._lines if _stage_of(entries[each]) == 0}
-        return line is None or line in feeders
+        """Whether somebody feeds what comes to a replica; with lines, also where another line is not
+        broken."""
+        entries, line = self._state.roster.entries, self._lines.get(key)
+        feeders = [k for k in self._state.standing if _stage_of(entries[k]) == 0 and not entries[k].rests]
+        if entries[key].entered and _stage_of(entries[key]) == 0:
+            return key in feeders
+        if not self._lines_only:
+            return bool(feeders)
+        return line is None or line in {self._lines.get(each) for each in feeders}
 
     def _replica_is(self, key: bytes, epoch: int) -> ReplicaIs:
         entry = self._state.roster.entries[key]
         since, line, drains = self._state.standing[key], self._line_of(key), key in self._drain
-        return ReplicaIs(epoch, key, since, _stage_of(entry), line, entry.addresses, 0.0, drains)
+        speed, feeds = self._told.get(key, (0.0, True))
+        return ReplicaIs(epoch, key, since, _stage_of(entry), line, entry.addresses, speed, drains, feeds)
 
     def _line_of(self, key: bytes) -> int:
         if key not in self._lines:  # it stood before this life began

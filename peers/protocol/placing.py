@@ -6,12 +6,24 @@ A joiner asks before it builds anything. Decides nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from peers.protocol import fields
 from transport.frames import kind
 
 ANY_STAGE = -1
 """The wish of a joiner that takes whichever stage it is given."""
+
+
+class Wiring(StrEnum):
+    """How the ways of microbatches through the stages are chosen."""
+
+    LINES = "lines"
+    """One replica of each stage forms a line, which is used again and again."""
+    THROUGHPUT = "throughput"
+    """In proportion to the speeds of all replicas of a stage."""
+    RANDOM = "random"
+    """A permutation of all replicas for each."""
 
 
 def stages_exchange(one: int, other: int, num_stages: int) -> bool:

@@ -79,6 +79,13 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedMore:
+    """Stage 0: whether more is to be fed. The others hear that nothing is once all that was fed has ended."""
+
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardBegan:
     """Its forward begins: its place is free for another one that has not begun."""
 
@@ -127,7 +134,9 @@ class Drain:
     is finished; `Drained` tells when."""
 
 
-StageCommand = ConfirmOpened | Feed | ForwardBegan | ForwardDone | Counted | Stepped | RefuseTensor | Drain
+StageCommand = (
+    ConfirmOpened | Feed | FeedMore | ForwardBegan | ForwardDone | Counted | Stepped | RefuseTensor | Drain
+)
 
 
 # -- events: the member to its training thread ----------------------------------------------------
@@ -149,6 +158,21 @@ class MayFeed:
     """Stage 0: numbers below ``until`` may be fed. It never falls within a membership."""
 
     until: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaIs:
+    """Inner steps of this worker are of so many microbatches, from the next one on: its share, by speed."""
+
+    quota: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoreCome:
+    """Above stage 0: whether anybody feeds what may come here. If nobody does, a step ends with what it
+    has."""
+
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +229,8 @@ class Drained:
 StageEvent = (
     StreamOpened
     | MayFeed
+    | QuotaIs
+    | MoreCome
     | InputArrived
     | GradientArrived
     | GivenUp

@@ -50,9 +50,11 @@ class ReplicaIs:
     line: Line
     addresses: fields.Addresses
     speed: fields.Speed
-    """Microbatches per second while it computes; 0 if it is not known."""
+    """Tokens per second while it computes, as far as that is believed; 0 if it is not known."""
     drains: bool
     """No new path is to go through it."""
+    feeds: bool
+    """At stage 0: it may feed more."""
 
 
 @kind(184)
@@ -79,6 +81,15 @@ class Draining:
     """No new path is to go through me: I leave or move."""
 
     since: fields.Epoch
+
+
+@kind(200)
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """Whether I may feed more: a feeder whose batches are at their end says that it does not."""
+
+    since: fields.Epoch
+    feeds: bool
 
 
 # -- among members: who is there ------------------------------------------------------------------

@@ -13,7 +13,6 @@ from peers.routing.ending import give_up, tell_may_feed
 from peers.routing.replicas import Replica
 from peers.routing.sending import ask_above_the_cut, send_up
 from peers.routing.state import Item, Phase, StreamState
-from peers.routing.wiring import choose_replica
 
 
 def membership_ended(state: StreamState, now: float, gone: Replica) -> None:
@@ -48,7 +47,7 @@ def went_forward(state: StreamState, now: float, item: Item) -> None:
 def replace_above(state: StreamState, now: float, item: Item) -> None:
     """Nobody has it whose membership stands: somebody else of the stage above gets it."""
     above = state.terms.stage + 1
-    found = choose_replica(state.replicas, above, *item.name, drains_too=True)
+    found = state.wires.replica(state.replicas, above, *item.name, drains_too=True)
     if found is None:
         how = How.LOST if not item.sent_to else How.PARTIAL
         give_up(state, now, item, how, above, Cause.NO_REPLICA)

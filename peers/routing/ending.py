@@ -10,7 +10,7 @@ from peers.protocol.stage_work import Cause, GivenUp, How, MayFeed, MicrobatchEn
 from peers.protocol.stream import Ended, GradientHeard, Slots
 from peers.routing.sending import forget_unsent
 from peers.routing.state import Item, Name, Pair, Phase, StreamState
-from peers.routing.wiring import choose_path
+from peers.routing.wiring import has_path
 
 
 def give_up(state: StreamState, now: float, item: Item, how: How, stage: int, cause: Cause) -> None:
@@ -64,7 +64,7 @@ def tell_may_feed(state: StreamState) -> None:
     """The training thread hears how far it may feed, if that is news."""
     if state.terms.stage or state.drains:
         return
-    if choose_path(state.replicas, state.since, state.next_number) is None:
+    if not has_path(state.replicas):
         return
     until = state.mark + state.terms.window
     if until > state.may_feed or (state.blocked and until > state.next_number):

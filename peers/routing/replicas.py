@@ -22,6 +22,7 @@ class Replica:
     addresses: tuple[str, ...] = ()
     speed: float = 0.0
     drains: bool = False
+    feeds: bool = True
 
 
 class Replicas:
@@ -46,7 +47,14 @@ class Replicas:
         for each in ended:  # of a higher number too: a host with an older journal gives numbers again
             self._forget(each)
         replica = Replica(
-            news.key, news.since, news.stage, news.line, news.addresses, news.speed, news.drains
+            news.key,
+            news.since,
+            news.stage,
+            news.line,
+            news.addresses,
+            news.speed,
+            news.drains,
+            news.feeds,
         )
         self._by_since[news.since] = self._by_key[news.key] = replica
         if self._listed is not None:

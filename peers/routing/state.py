@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from peers.protocol.placing import stages_exchange
+from peers.protocol.placing import Wiring, stages_exchange
 from peers.protocol.stage_work import MicrobatchId
 from peers.routing.replicas import Replicas
+from peers.routing.wiring import Wires
 from transport.collectives.stream import Assembly, num_pieces
 from transport.effects import Payload
 
@@ -61,6 +62,11 @@ class StreamTerms:
     piece_bytes: int
     patience_s: float
     """After so long without a sign of a microbatch above, the replica there is asked."""
+    wiring: Wiring = Wiring.LINES
+    seed: int = 0
+    """Of the run, for a wiring that goes by chance."""
+    quota: int = 1
+    """Microbatches of an inner step of a replica of mean speed."""
 
     @property
     def is_last(self) -> bool:
@@ -217,6 +223,7 @@ class StreamState:
     terms: StreamTerms
     outlet: StreamOutlet
     replicas: Replicas
+    wires: Wires
     items: dict[Name, Item] = field(default_factory=dict)
     pairs: dict[bytes, Pair] = field(default_factory=dict)
     """By key."""
@@ -228,6 +235,12 @@ class StreamState:
     """Whole inputs of feeders of which the roster does not tell yet."""
     asks: list[tuple[bytes, Any]] = field(default_factory=list)
     """Questions whose epoch was not heard yet, each with who asks."""
+    quota: int = 0
+    """What was told last; 0 if nothing was."""
+    more_come: bool = True
+    """Likewise."""
+    feeds: bool = True
+    """As the coordinator was told."""
     fed: dict[int, Fed] = field(default_factory=dict)
     next_number: int = 0
     may_feed: int = -1

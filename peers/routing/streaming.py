@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from peers.protocol.placing import Wiring
 from peers.protocol.stage_work import (
     Cause,
     ConfirmOpened,
@@ -22,11 +23,14 @@ from peers.protocol.stage_work import (
     Drain,
     Drained,
     Feed,
+    FeedMore,
     ForwardBegan,
     ForwardDone,
     How,
     MayStepEarly,
     MicrobatchId,
+    MoreCome,
+    QuotaIs,
     RefuseTensor,
     StageCommand,
     Stepped,
@@ -38,6 +42,7 @@ from peers.protocol.stream import (
     Backward,
     Draining,
     Ended,
+    Feeding,
     Forward,
     GradientHeard,
     Has,
@@ -53,7 +58,7 @@ from peers.protocol.stream import (
 from peers.routing import asking, cuts, ending, receiving, sending, sessions
 from peers.routing.replicas import Replicas
 from peers.routing.state import Fed, Item, Name, Pair, Phase, StreamOutlet, StreamState, StreamTerms
-from peers.routing.wiring import choose_path, is_fed
+from peers.routing.wiring import Wires, quota_of
 from transport.effects import Payload
 from transport.errors import BadFrame
 
@@ -114,12 +119,14 @@ class Streaming:
         """The training thread has counted something that this membership knows nothing of."""
         self._to_coordinator = to_coordinator
         self._heard = heard
+        self._feeds = True
         self._links: set[bytes] = set()
         """Peers with a link that is up."""
         self.state = self._begin(0)
 
     def _begin(self, since: int) -> StreamState:
-        return StreamState(self._key, since, self._terms, self._gate, Replicas(self._terms.stages))
+        wires = Wires(self._terms.wiring, self._terms.seed)
+        return StreamState(self._key, since, self._terms, self._gate, Replicas(self._terms.stages), wires)
 
     @property
     def confirmed(self) -> bool:
@@ -158,8 +165,10 @@ class Streaming:
             self._gate.begin_anew()
             self.state = self._begin(message.since)
             self._gate.close(StreamOpened(message.since, void))
-        elif self.state.drains:  # a coordinator that restarted does not know
-            self._to_coordinator(now, Draining(self.state.since))
+        else:  # a coordinator that restarted does not know
+            self.state.feeds = True
+            if self.state.drains:
+                self._to_coordinator(now, Draining(self.state.since))
         self.state.replicas.begin_list()
         return void
 
@@ -188,17 +197,29 @@ class Streaming:
         self._after_news(now)
 
     def _after_news(self, now: float) -> None:
+        self._tell_what_comes()
         receiving.hand_over(self.state, now)
         ending.tell_may_feed(self.state)
         asking.answer_waiting(self.state, now)
         self._heard(now)
 
+    def _tell_what_comes(self) -> None:
+        """The training thread hears what news mean for its steps."""
+        state, terms = self.state, self._terms
+        comes = terms.stage == 0 or state.wires.is_fed(state.replicas, terms.stage, state.since)
+        if comes != state.more_come:
+            state.more_come = comes
+            self._gate.deliver(MoreCome(comes))
+        if terms.wiring is Wiring.LINES:
+            return
+        quota = quota_of(terms.wiring, state.replicas, terms.stage, state.since, terms.quota)
+        if quota != state.quota:
+            state.quota = quota
+            self._gate.deliver(QuotaIs(quota))
+
     def others_offer(self) -> None:
         """Others of this stage wait for what this member offers."""
-        is_idle = self._terms.stage > 0 and not self.state.items
-        self._gate.deliver(
-            MayStepEarly(is_idle and not is_fed(self.state.replicas, self._terms.stage, self.state.since))
-        )
+        self._gate.deliver(MayStepEarly(not self.state.more_come and not self.state.items))
 
     # -- links --------------------------------------------------------------------------------
 
@@ -220,6 +241,8 @@ class Streaming:
     def tick(self, now: float) -> None:
         """Time has passed."""
         asking.ask_about_slow(self.state, now)
+        if self._terms.stage == 0:
+            self._tell_feeding(now)
         if self.state.drains and not self.state.items and not self.state.drained:
             self.state.drained = True
             self._gate.deliver(Drained())
@@ -248,6 +271,9 @@ class Streaming:
                 self._count(now, command)
             case RefuseTensor():
                 self._refuse(now, command)
+            case FeedMore():
+                self._feeds = command.more
+                self._tell_feeding(now)
             case Drain():
                 self.state.drains = True
                 self._to_coordinator(now, Draining(self.state.since))
@@ -270,8 +296,11 @@ class Streaming:
         state, number = self.state, feed.number
         if self._terms.stage or not self.stands or state.drains or number != state.next_number:
             return False
-        path = choose_path(state.replicas, state.since, number)
-        if number >= state.may_feed or path is None:
+        path = None
+        if number < state.may_feed:
+            paths = [each.path for each in state.items.values()]
+            path = state.wires.path(state.replicas, state.since, number, paths)
+        if path is None:
             state.blocked = True
             return False
         state.next_number += 1
@@ -281,6 +310,13 @@ class Streaming:
         state.items[name] = item
         sending.send_targets(state, now, number, path[-1])
         return True
+
+    def _tell_feeding(self, now: float) -> None:
+        """The coordinator hears of the end of what is fed once nothing of it is under way."""
+        told = self._feeds or bool(self.state.fed)
+        if told != self.state.feeds and self.stands:
+            self.state.feeds = told
+            self._to_coordinator(now, Feeding(self.state.since, told))
 
     def _count(self, now: float, counted: Counted) -> None:
         item = self._item(counted.microbatch)

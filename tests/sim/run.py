@@ -13,6 +13,7 @@ from multiprocessing import get_context
 
 from diloco.settings import Checkpoint
 from peers.node import Node
+from peers.protocol.placing import Wiring
 from peers.protocol.stage_work import How
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
@@ -89,7 +90,7 @@ def plan(
 
 def draw_streams(world: World, rng: random.Random) -> World:
     """The same world, whose steps are made of microbatches. A step that nobody waits for lands at once."""
-    shape = StreamShape(rng.choice([1, 2]), rng.choice([2, 4]))
+    shape = StreamShape(rng.choice([1, 2]), rng.choice([2, 4]), wiring=rng.choice(list(Wiring)))
     again = World(world.seed, world.num_workers, 1, world.stages, world.wider, world.sizes, streams=shape)
     again.with_disks = world.with_disks
     return again

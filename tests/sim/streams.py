@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, get_args
 from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step, Work
 from peers.protocol import stage_work as work
 from peers.protocol.events import EntryRefused, IdentitySuperseded
+from peers.protocol.placing import Wiring
 from peers.protocol.stage_work import MicrobatchId
 from peers.routing.state import StreamTerms
 from tests.sim.violation import Violation
@@ -36,6 +37,7 @@ class StreamShape:
     quota: int = 2
     window: int = 4
     activation_bytes: int = 2500
+    wiring: Wiring = Wiring.LINES
 
 
 def terms_of(stage: int, stages: int, shape: StreamShape, limits: Limits, timeout_s: float) -> StreamTerms:
@@ -49,6 +51,9 @@ def terms_of(stage: int, stages: int, shape: StreamShape, limits: Limits, timeou
         shape.window,
         limits.payload_bytes,
         4 * timeout_s,
+        shape.wiring,
+        7,
+        shape.quota,
     )
 
 
@@ -81,7 +86,8 @@ class StageTrainer:
     def __post_init__(self) -> None:
         self.stage, self.stages = self.worker.stage, self.world.stages
         is_last = self.stage == self.stages - 1
-        self.loop = StageLoop(self.shape.quota, is_last=is_last, grace_s=1.0, ends_early=False)
+        early = self.shape.wiring is not Wiring.LINES
+        self.loop = StageLoop(self.shape.quota, is_last=is_last, grace_s=1.0, ends_early=early)
         self.is_last = is_last
 
     def take(self, event: object) -> None:
@@ -159,8 +165,12 @@ class StageTrainer:
         self.counted += step.microbatches
         self.run(work.Stepped(step.microbatches, step.tokens))
         self.loop.others_wait(False)
-        self.worker.session.stepped(step.tokens, self.worker.step_s)
+        self.count_step(step)
         self.world.run_due(self.worker)
+
+    def count_step(self, step: Step) -> None:
+        """The session hears of a step."""
+        self.worker.session.stepped(step.tokens, self.worker.step_s)
 
     def _feed(self) -> None:
         while self.fed < self.may_feed and self.loop.num_wanted > 0:
@@ -187,6 +197,10 @@ class StageTrainer:
                 self.loop.gradient_arrived(event.microbatch)
             case work.GivenUp():
                 self.loop.given_up(event.microbatch)
+            case work.QuotaIs():
+                self.loop.take_quota(event.quota)
+            case work.MoreCome():
+                self.loop.more_come(event.more)
             case work.MayStepEarly():
                 self.loop.others_wait(at_once=event.at_once)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from diloco.pipeline.stage_loop import StageLoop
+from diloco.pipeline.stage_loop import StageLoop, Step
 from peers.protocol.events import StageAssigned
 from peers.routing import ending
 from tests.peers.routing.planted import nothing
 from tests.sim import streams
+from tests.sim import world as world_module
 from tests.sim.doors import HOST, key_of
 from tests.sim.run import Outcome, counts_in, failures_in, outcomes_of, run_seed
 from tests.sim.stages import StageCheckers
-from tests.sim.streams import StreamShape
+from tests.sim.streams import TOKENS, StageTrainer, StreamShape
 from tests.sim.violation import Violation
 from tests.sim.world import World
 
@@ -58,6 +60,34 @@ def test_a_slot_that_is_not_given_back_is_caught(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ending, "grant_one", nothing)
     with pytest.raises(Violation, match=r"PP8|L1|L4"):
         run_seed(3, faults=[], stages=True, streams=True)
+
+
+class LandsAtOnce(StageTrainer):
+    """What the outer loop is to hear it hears at once: parameters change while something is in flight."""
+
+    def take(self, event: object) -> None:
+        super().take(event)
+        while self.later:
+            self.world.handle(self.worker, self.world.net.now, self.later.popleft())
+
+
+def test_a_recompute_after_a_landing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "StageTrainer", LandsAtOnce)
+    with pytest.raises(Violation, match="PP2"):
+        run_seed(1, stages=True, streams=True)
+
+
+class WeighsByQuota(StageTrainer):
+    """A step counts as many tokens as it should have had."""
+
+    def count_step(self, step: Step) -> None:
+        super().count_step(replace(step, tokens=self.loop.quota * TOKENS))
+
+
+def test_a_weight_by_quota_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "StageTrainer", WeighsByQuota)
+    with pytest.raises(Violation, match=r"PP5|PP1"):
+        run_seed(2, stages=True, streams=True)
 
 
 class HostTrains(World):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from diloco.errors import BoundaryError, PipelineError
+from diloco.pipeline import part as part_module
 from diloco.pipeline.boundary import Boundary
 from diloco.pipeline.cuts import Part
-from diloco.pipeline.microbatch import MicrobatchId
+from diloco.pipeline.microbatch import MicrobatchId, random_seed
 from diloco.pipeline.part import RunningPart
 
 EDGE = Boundary((4, 3))
@@ -98,6 +100,13 @@ def test_dropout_of_the_second_forward_is_that_of_the_first() -> None:
         found.append((given, part.backward(ID, above), *grads(model)))
     for one, two in zip(*found, strict=True):
         assert torch.equal(one, two)
+
+
+def test_dropout_that_is_seeded_by_the_attempt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = count()
+    monkeypatch.setattr(part_module, "random_seed", lambda *names: random_seed(*names) ^ next(attempts))
+    with pytest.raises(AssertionError):
+        test_dropout_of_the_second_forward_is_that_of_the_first()
 
 
 def test_the_last_part_divides_by_the_tokens_of_a_step() -> None:

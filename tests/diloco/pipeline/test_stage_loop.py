@@ -107,22 +107,23 @@ def test_a_step_never_ends_while_something_is_in_flight() -> None:
     assert do(loop, now=1e9) is None
 
 
-def test_a_step_that_gets_too_few_ends_when_its_first_is_as_old_as_the_grace() -> None:
+def test_a_step_that_gets_too_few_ends_once_nothing_was_computed_for_the_grace() -> None:
     loop = a_middle_stage(4, grace_s=10.0)
     assert do(loop, now=1e9) is None, "nothing was counted: there is nothing to step with"
     loop.input_arrived(m(0))
     do(loop, now=100.0)
     loop.gradient_arrived(m(0))
     do(loop, now=104.0, tokens=6)
-    assert loop.ends_early_at_s == 110.0
-    assert do(loop, now=109.9) is None
-    assert do(loop, now=110.0) == Step((m(0),), 6)
+    assert loop.ends_early_at_s == 114.0
+    assert do(loop, now=104.5) is None, "until then it computed"
+    assert do(loop, now=114.4) is None
+    assert do(loop, now=114.5) == Step((m(0),), 6)
     assert loop.ends_early_at_s is None
     loop.input_arrived(m(1))
     do(loop, now=200.0)
     loop.gradient_arrived(m(1))
     do(loop, now=200.0)
-    assert loop.ends_early_at_s == 210.0, "each step has its own first one"
+    assert loop.ends_early_at_s == 210.0, "each step has its own"
 
 
 def test_a_microbatch_that_waits_is_begun_rather_than_the_step_ended() -> None:
@@ -226,7 +227,7 @@ def test_in_a_line_a_step_ends_early_only_where_something_was_given_up() -> None
     assert do(loop, now=9.0) is None
     loop.input_arrived(m(1))
     assert loop.given_up(m(1))
-    assert do(loop, now=9.0) == Step((m(0),), 0)
+    assert do(loop, now=10.0) == Step((m(0),), 0)
 
 
 def test_a_step_ends_with_nothing_where_others_wait_for_it() -> None:
@@ -245,6 +246,22 @@ def test_where_nothing_comes_a_step_ends_as_soon_as_others_wait_for_it() -> None
     loop.others_wait(False)
     loop.others_wait()
     assert do(loop, now=1.0) is None
+
+
+def test_another_quota_counts_from_the_next_step_on() -> None:
+    loop = StageLoop(2, is_last=True, grace_s=10.0)
+    loop.take_quota(1)
+    loop.take_quota(2)
+    for number in (0, 1, 2):
+        loop.input_arrived(m(number))
+    do(loop)
+    loop.take_quota(1)
+    assert [do(loop) for _ in range(4)] == [
+        Forward(m(1)),
+        Step((m(0), m(1)), 0),
+        Forward(m(2)),
+        Step((m(2),), 0),
+    ]
 
 
 def test_a_loop_that_is_reset_has_nothing() -> None:

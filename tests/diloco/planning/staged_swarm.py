@@ -204,6 +204,10 @@ class StageWorker(Worker):
                 self.loop.gradient_arrived(event.microbatch)
             case work.GivenUp():
                 self.loop.given_up(event.microbatch)
+            case work.QuotaIs():
+                self.loop.take_quota(event.quota)
+            case work.MoreCome():
+                self.loop.more_come(event.more)
             case work.MayStepEarly():
                 self.loop.others_wait(at_once=event.at_once)
             case work.MicrobatchEnded():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from peers.coordinator.standing import COMES_BACK_TIMEOUTS, MAX_NEW, Standing
-from peers.protocol.messages import Leave, Refused
-from peers.protocol.stream import Draining, ReplicaGone, ReplicaIs, RosterIs, StandsSince
-from tests.peers.coordinator.coordinator_kit import Swarm, key
+from peers.coordinator.standing import COMES_BACK_TIMEOUTS, MAX_NEW, NEWS_TIMEOUTS, Standing
+from peers.protocol.messages import Leave, Open, Refused, Wanted
+from peers.protocol.placing import Wiring
+from peers.protocol.stream import Draining, Feeding, ReplicaGone, ReplicaIs, RosterIs, StandsSince
+from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
 
 TIMEOUT_S = 5.0
 
@@ -115,3 +116,82 @@ def test_in_a_run_with_one_stage_nothing_is_said() -> None:
     swarm.enter(2)
     assert not swarm.told(1, StandsSince) + swarm.told(1, ReplicaIs) + swarm.told(1, RosterIs)
     assert isinstance(Standing(swarm.core.state), Standing)
+
+
+def measured(swarm: Swarm, **speeds: float) -> None:
+    """Members say how fast they compute, and the coordinator looks at it."""
+    for index, each in enumerate(speeds.values(), 1):
+        swarm.hear(index, speed(each))
+    swarm.later(NEWS_TIMEOUTS * TIMEOUT_S)
+
+
+def speeds_told(swarm: Swarm, to: int) -> dict[bytes, float]:
+    return {each.key: each.speed for each in swarm.told(to, ReplicaIs)}
+
+
+def by_throughput(num_above: int) -> Swarm:
+    """A feeder, and replicas of the last stage."""
+    swarm = Swarm(stages=2, failure_timeout_s=TIMEOUT_S, wiring=Wiring.THROUGHPUT)
+    for index in range(1, 2 + num_above):
+        swarm.join_stage(index, int(index > 1))
+        swarm.hold(index)
+    return swarm
+
+
+def test_all_are_told_of_speeds_and_again_only_when_they_change() -> None:
+    swarm = by_throughput(2)
+    measured(swarm, a=50.0, b=10.0, c=12.0)
+    assert speeds_told(swarm, 1) == speeds_told(swarm, 3) == {key(1): 50.0, key(2): 10.0, key(3): 12.0}
+    so_far = len(swarm.told(1, ReplicaIs))
+    measured(swarm, a=52.0, b=10.5, c=12.5)
+    assert len(swarm.told(1, ReplicaIs)) == so_far
+    measured(swarm, a=52.0, b=10.5, c=15.0)
+    assert speeds_told(swarm, 1)[key(3)] == 15.0
+
+
+def test_whoever_says_that_it_is_much_faster_than_its_stage_is_not_believed() -> None:
+    swarm = by_throughput(3)
+    measured(swarm, a=1.0, b=10.0, c=12.0, d=1e9)
+    assert speeds_told(swarm, 1)[key(4)] == 24.0
+    measured(swarm, a=1.0, b=10.0, c=12.0, d=1e-9)
+    assert speeds_told(swarm, 1)[key(4)] == 2.5
+
+
+def test_with_lines_nobody_is_told_of_speeds() -> None:
+    swarm = two_stages()
+    swarm.join_stage(1, 0)
+    swarm.join_stage(2, 1)
+    measured(swarm, a=1.0, b=10.0)
+    assert set(speeds_told(swarm, 1).values()) == {0.0}
+
+
+def test_a_feeder_that_has_no_more_is_told_of_and_no_round_waits_for_it() -> None:
+    swarm = two_stages()
+    for index, stage in ((1, 0), (2, 0), (3, 1)):
+        swarm.join_stage(index, stage)
+        swarm.hold(index)
+    swarm.hear(3, Feeding(since(swarm, 3), False))  # it feeds nothing ever
+    swarm.hear(1, Feeding(since(swarm, 1), False))
+    swarm.later(NEWS_TIMEOUTS * TIMEOUT_S)
+    assert {each.key: each.feeds for each in swarm.told(3, ReplicaIs)} == {
+        key(1): False,
+        key(2): True,
+        key(3): True,
+    }
+    swarm.ready(2)
+    assert not swarm.told(2, Open), "two are needed"
+    assert not swarm.told(3, Wanted)
+    swarm.hear(1, Feeding(since(swarm, 1), True))
+    swarm.later(NEWS_TIMEOUTS * TIMEOUT_S)
+    assert [each.feeds for each in swarm.told(3, ReplicaIs) if each.key == key(1)] == [True, False, True]
+
+
+def test_where_nobody_feeds_any_more_offers_are_asked_for_at_once() -> None:
+    swarm = Swarm(stages=2, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    for index, stage in ((1, 0), (2, 1), (3, 1)):
+        swarm.join_stage(index, stage)
+        swarm.hold(index)
+    swarm.hear(1, Feeding(since(swarm, 1), False))
+    swarm.ready(2, stage=1)
+    swarm.later(0.01)
+    assert swarm.told(3, Wanted)

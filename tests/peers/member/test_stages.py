@@ -48,8 +48,8 @@ class LastStage:
 
     def stand(self, since: int, confirms: bool = True) -> None:
         self.hear(StandsSince(since))
-        self.hear(ReplicaIs(0, OTHER, FEEDER, 0, 0, ("tcp://o:1",), 0.0, False))
-        self.hear(ReplicaIs(0, ME, since, 1, 0, (), 0.0, False))
+        self.hear(ReplicaIs(0, OTHER, FEEDER, 0, 0, ("tcp://o:1",), 0.0, False, True))
+        self.hear(ReplicaIs(0, ME, since, 1, 0, (), 0.0, False, True))
         self.hear(RosterIs(since))
         if confirms:
             self.stages.do(0.0, ConfirmOpened(since))
@@ -125,9 +125,9 @@ def test_who_leaves_says_so_again_to_a_host_that_came_back() -> None:
 def test_neighbours_are_known_as_long_as_their_membership_stands() -> None:
     here = LastStage()
     assert here.stages.neighbours[OTHER].addresses == ("tcp://o:1",)
-    here.hear(ReplicaIs(0, OTHER, FEEDER, 0, 0, (), 0.0, False))
+    here.hear(ReplicaIs(0, OTHER, FEEDER, 0, 0, (), 0.0, False, True))
     assert here.stages.neighbours[OTHER].addresses == ("tcp://o:1",), "a host that restarted does not know"
-    here.hear(ReplicaIs(12, THIRD, 12, 1, 1, (), 0.0, False))
+    here.hear(ReplicaIs(12, THIRD, 12, 1, 1, (), 0.0, False, True))
     assert THIRD not in here.stages.neighbours, "one of the same stage is another affair"
     assert here.stages.partners() == {OTHER}
     here.hear(ReplicaGone(13, OTHER))

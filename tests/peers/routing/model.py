@@ -11,13 +11,14 @@ import heapq
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any
 
 from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step
 from peers.protocol import stage_work as work
+from peers.protocol.placing import Wiring
 from peers.protocol.stream import ReplicaGone, ReplicaIs, RosterIs, StandsSince
 from peers.routing.state import StreamTerms
 from peers.routing.streaming import AMONG_REPLICAS, Streaming
@@ -44,6 +45,7 @@ class Shape:
     steps: int = 2
     """Inner steps of an outer one."""
     ends_early: bool = False
+    wiring: Wiring = Wiring.LINES
 
 
 @dataclass(eq=False)
@@ -152,6 +154,12 @@ class ModelSwarm:
         self.stage_of: dict[bytes, int] = {}
         self.line_of: dict[bytes, int] = {}
         self.present: set[bytes] = set()
+        self.said: list[tuple[bytes, Any]] = []
+        """By members to the coordinator."""
+        self.rests: set[bytes] = set()
+        """Feeders that said that they have no more."""
+        self.speed_of: dict[bytes, float] = {}
+        """As all are told, which need not be true."""
         self.offers: dict[bytes, list[work.MicrobatchId]] = {}
         self.offered_at: dict[int, float] = {}
         self.in_records: dict[int, list[work.MicrobatchId]] = {}
@@ -205,6 +213,9 @@ class ModelSwarm:
             shape.window,
             PIECE,
             4 * TIMEOUT_S,
+            shape.wiring,
+            7,
+            shape.quota,
         )
         outlet = Outlet(self, key)
         stream = self.make(key, terms, outlet, self._to_coordinator(key), self._heard(key))
@@ -332,7 +343,7 @@ class ModelSwarm:
     # -- the coordinator ----------------------------------------------------------------------
 
     def _to_coordinator(self, key: bytes) -> Callable[[float, Any], None]:
-        return lambda now, message: None
+        return lambda now, message: self.said.append((key, message))
 
     def tell(self, key: bytes, message: Any) -> None:
         """In order, and lost if that one is gone."""
@@ -403,7 +414,15 @@ class ModelSwarm:
 
     def is_in(self, key: bytes, epoch: int) -> ReplicaIs:
         stage, line = self.stage_of[key], self.line_of[key]
-        return ReplicaIs(epoch, key, self.standing[key], stage, line, (), 0.0, False)
+        speed = self.speed_of.get(key, 0.0)
+        return ReplicaIs(epoch, key, self.standing[key], stage, line, (), speed, False, key not in self.rests)
+
+    def say_speed(self, key: bytes, speed: float) -> None:
+        """All who are here are told how fast a replica is."""
+        self.speed_of[key] = speed
+        if self.up and key in self.standing:
+            for other in sorted(self.present):
+                self.tell(other, self.is_in(key, 0))
 
     def end(self, key: bytes) -> None:
         """A membership is over."""
@@ -546,6 +565,10 @@ class ModelSwarm:
                 self.ends[event.microbatch] = event
                 self.seen[event.how.name] += 1
                 self.seen[event.cause.name] += 1
+            case work.QuotaIs():
+                loop.take_quota(event.quota)
+            case work.MoreCome():
+                loop.more_come(event.more)
             case work.MayStepEarly() if process.offered is None:
                 process.was_told = True
                 loop.others_wait(at_once=event.at_once)
@@ -639,6 +662,8 @@ def _fault(world: ModelSwarm, kind: str, draw: float) -> None:
             world.begin_session(one.key, other.key)
         else:
             world.cut_link(one.key, other.key, 0.2 + 3 * draw)
+    elif kind == "speed":
+        world.say_speed(one.key, rng.choice([0.25, 0.5, 1.0, 1.0, 2.0]))
     elif kind == "stingy":
         world.stingy = not world.stingy
 
@@ -649,6 +674,8 @@ def _restart(world: ModelSwarm, process: Process) -> None:
         world.start(process.key, process.stage)
 
 
+WIRED_FROM = 1000
+"""Seeds from here on have any wiring; those before failed once, with lines."""
 KINDS = ["kill", "kill_between", "freeze", "reenter", "join", "reset", "cut", "stingy", "coordinator"]
 
 
@@ -669,9 +696,14 @@ def run_seed(
         steps=rng.choice([1, 2, 3]),
         ends_early=faulty and rng.random() < 0.3,
     )
+    known = KINDS
+    if seed >= WIRED_FROM:
+        wiring = random.Random(seed).choice([*Wiring, Wiring.THROUGHPUT])
+        shape = replace(shape, wiring=wiring, ends_early=wiring is not Wiring.LINES)
+        known = [*KINDS, "speed", "speed"]
     world = ModelSwarm(seed, shape, make, make_loop)
     if faulty:
-        kinds = [kind for kind in KINDS if rng.random() < 0.6] or ["kill"]
+        kinds = [kind for kind in known if rng.random() < 0.6] or ["kill"]
         faults(world, 20.0, rng.choice([0.2, 0.5, 1.0]), kinds)
     world.run(20.0 if faulty else 8.0)
     if not faulty:

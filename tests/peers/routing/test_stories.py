@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from peers.protocol.stage_work import Cause, How, MicrobatchId
+from peers.protocol.stage_work import Cause, FeedMore, How, MicrobatchId
 from peers.protocol.stream import (
     Backward,
+    Feeding,
     Forward,
     ReplicaGone,
 )
@@ -73,6 +74,26 @@ def test_a_microbatch_goes_there_and_back() -> None:
     assert world.ends[microbatch].how is How.SETTLED
     assert [microbatch in process.stepped[-1] for process in path] == [True] * 3
     assert {stage for stage, counted in world.committed if counted == microbatch} == {0, 1, 2}
+
+
+def test_where_nobody_feeds_any_more_steps_end_with_what_they_have() -> None:
+    world = swarm(3, 1, quota=2)
+    (feeder,) = world.living(0)
+    feeder.may_feed = 1
+    microbatch, path = feed_one(world)
+    assert feeder.stream.do(world.now, FeedMore(False))
+    assert not world.said, "it is under way"
+    world.run_until(lambda: microbatch in world.ends)
+    world.run(world.now + 1.0)
+    assert world.said == [(feeder.key, Feeding(feeder.membership, False))]
+    assert not any(each.stepped for each in path)
+    world.rests.add(feeder.key)
+    for each in path:
+        world.tell(each.key, world.is_in(feeder.key, 0))
+    world.run(world.now + 1.0)
+    assert [each.stepped for each in path[1:]] == [[(microbatch,)]] * 2
+    assert feeder.stream.do(world.now, FeedMore(True))
+    assert world.said[1:] == [(feeder.key, Feeding(feeder.membership, True))]
 
 
 def test_one_that_a_middle_replica_had_not_passed_on_is_sent_again() -> None:
