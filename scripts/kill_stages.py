@@ -105,9 +105,8 @@ class Host:
         """On the network's thread."""
         match trace:
             case CommittedTrace():
-                at = time.monotonic()
                 pairs = zip(trace.members, trace.weights, strict=True)
-                self.commits += [Commit(at, key.hex(), weight) for key, weight in pairs]
+                self.commits += [Commit(key.hex(), weight) for key, weight in pairs]
             case ActiveTrace():
                 self.active.add(trace.peer.hex())
                 self.gone.discard(trace.peer.hex())

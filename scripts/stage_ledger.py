@@ -10,7 +10,7 @@ that membership is over, is void.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +21,17 @@ Line = Mapping[str, Any]
 class Commit:
     """What a host wrote about one member: its key, in hex, and its weight."""
 
-    at: float
     key: str
     weight: float
+    life: int = 0
+    """The process whose contribution it counts; 0 if that member has had one only."""
 
 
 @dataclass(slots=True)
 class Life:
     """One process."""
 
+    number: int
     name: str
     key: str
     stage: int
@@ -76,17 +78,17 @@ class Found:
 
 
 def judge(
-    lines: Iterable[Line], commits: Iterable[Commit], stages: int, window: int, gone: set[str]
+    lines: Iterable[Line], commits: Iterable[Commit], stages: int, window: int, gone: Container[object]
 ) -> Found:
     """All that was told so far. ``lines`` of stage 0 are to be read before those of later stages, and commits
-    after all of them; ``gone`` are keys of members whose membership is over."""
+    after all of them; ``gone`` are keys of members, or processes, whose membership is over."""
     found, lives = Found(), dict[int, Life]()
     seen: dict[str, dict[int, int]] = defaultdict(dict)
     """By microbatch and stage: its tokens."""
     for line in lines:
         life = lives.get(line["life"])
         if life is None and "stage" in line:
-            life = lives[line["life"]] = Life(line["name"], line["key"], line["stage"])
+            life = lives[line["life"]] = Life(line["life"], line["name"], line["key"], line["stage"])
         if life is not None:
             _take(found, life, line, seen, window)
     _check_commits(found, lives.values(), list(commits), gone)
@@ -178,18 +180,20 @@ def _offer(found: Found, life: Life) -> None:
     life.weights.append(weight)
 
 
-def _check_commits(found: Found, lives: Iterable[Life], commits: list[Commit], gone: set[str]) -> None:
+def _check_commits(
+    found: Found, lives: Iterable[Life], commits: list[Commit], gone: Container[object]
+) -> None:
     """What commits count, and what members that stand have, is counted once a stage."""
     once: dict[tuple[int, str], str] = {}
     for life in lives:
         committed = [
             each
-            for number in _committed(found, life, [each for each in commits if each.key == life.key])
+            for number in _committed(found, life, [each for each in commits if _is_of(each, life)])
             for each in life.offers[number - 1]
         ]
         found.committed_tokens += sum(tokens for _, tokens in committed)
         names = [each for each, _ in committed]
-        if life.key in gone:
+        if life.key in gone or life.number in gone:
             found.void_tokens += sum(tokens for each, tokens in life.counted if each not in set(names))
         else:
             names += sorted({each for each, _ in life.counted[life.void :]} - set(names))
@@ -198,6 +202,10 @@ def _check_commits(found: Found, lives: Iterable[Life], commits: list[Commit], g
                 who = f"{once[life.stage, name]} and {life.name}"
                 found.broken.append(f"stage {life.stage} counts {name} twice: {who}")
             once[life.stage, name] = life.name
+
+
+def _is_of(commit: Commit, life: Life) -> bool:
+    return commit.key == life.key and commit.life in (0, life.number)
 
 
 def _committed(found: Found, life: Life, records: list[Commit]) -> list[int]:

@@ -131,13 +131,22 @@ class Told:
 
 def watch(swarm: diloco.Swarm, told: Told) -> None:
     """From here on the commands and events of this swarm are told."""
-    command, next_event = swarm.command, swarm.next_event
+    command, post, next_event = swarm.command, swarm.post, swarm.next_event
 
-    def do(what: Any) -> bool:
+    def begin(what: Any) -> str:
         kind = type(what).__name__
         told.around("before", kind)
         if isinstance(what, TOLD):
             told(kind, **fields_of(what))
+        return kind
+
+    def begin_only(what: Any) -> None:
+        kind = begin(what)
+        post(what)
+        told.around("after", kind)
+
+    def do(what: Any) -> bool:
+        kind = begin(what)
         taken = command(what)
         if isinstance(what, Offer | TakeBack | Feed):
             told(f"{kind}Taken" if taken else f"{kind}Refused")
@@ -150,7 +159,7 @@ def watch(swarm: diloco.Swarm, told: Told) -> None:
             told(type(event).__name__, **fields)
         return event
 
-    swarm.command, swarm.next_event = do, hear  # type: ignore[method-assign]
+    swarm.command, swarm.post, swarm.next_event = do, begin_only, hear  # type: ignore[method-assign]
 
 
 def fields_of(command: Any) -> dict[str, Any]:

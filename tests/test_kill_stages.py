@@ -45,7 +45,7 @@ class Replica:
         self.tell("MicrobatchEnded", of=f"f/1/{number}", how=how, stage_of=below, cause="cut")
 
     def commit(self, microbatches: int) -> Commit:
-        return Commit(2.0, self.key, float(TOKENS * microbatches))
+        return Commit(self.key, float(TOKENS * microbatches))
 
 
 def judged(*replicas: Replica, commits: tuple[Commit, ...] = (), gone: tuple[Replica, ...] = ()) -> Found:

@@ -66,6 +66,9 @@ class Seam(Protocol):
     def command(self, command: StageCommand) -> bool:
         """Carry out a command; False if it was not taken."""
 
+    def post(self, command: StageCommand) -> None:
+        """Have a command carried out, in the order of all of them, without waiting for it."""
+
     def next_event(self, timeout_s: float) -> object | None:
         """The next event, or None after ``timeout_s``."""
 
@@ -206,18 +209,18 @@ class Stage:
         except BoundaryError as error:
             self._loop.refused(work)
             self._drop(work.microbatch)
-            self._seam.command(RefuseTensor(work.microbatch, str(error)))
+            self._seam.post(RefuseTensor(work.microbatch, str(error)))
         else:
             tokens = command.tokens if isinstance(command, Counted) else 0
             self.tally.counted += isinstance(command, Counted)
             self._loop.done(work, tokens)
-            self._seam.command(command)
+            self._seam.post(command)
 
     def _forward(self, work: Forward) -> ForwardDone | Counted:
         name = work.microbatch
         x, targets = self._inputs.pop(name)
         if self._takes is not None:
-            self._seam.command(ForwardBegan(name))
+            self._seam.post(ForwardBegan(name))
         if self._gives is not None:
             return ForwardDone(name, self._gives.encode_activation(self.part.forward(name, x), name))
         assert targets is not None, "the last stage gets them"
@@ -256,7 +259,7 @@ class Stage:
         self._loop.done(work)
         self._loop.others_wait(False)
         self._driver.stepped(work.tokens, seconds)
-        self._seam.command(Stepped(work.microbatches, work.tokens))
+        self._seam.post(Stepped(work.microbatches, work.tokens))
         return StageStep(len(work.microbatches), work.tokens, loss)
 
     # -- microbatches -------------------------------------------------------------------------
@@ -339,7 +342,7 @@ class Stage:
             if event.targets is not None:
                 targets = decode_targets(event.targets, self._targets_shape)
         except BoundaryError as error:
-            self._seam.command(RefuseTensor(name, str(error)))
+            self._seam.post(RefuseTensor(name, str(error)))
             return
         self._inputs[name] = x, targets
         self._loop.input_arrived(name)
@@ -350,7 +353,7 @@ class Stage:
         try:
             gradient = self._gives.decode_gradient(_bytes(event.payload), name, self.part.device)
         except BoundaryError as error:
-            self._seam.command(RefuseTensor(name, str(error)))
+            self._seam.post(RefuseTensor(name, str(error)))
             if self._loop.given_up(name):
                 self._drop(name)
             return

@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -50,6 +51,8 @@ _LOG = logging.getLogger("diloco")
 T = TypeVar("T")
 _POLL_S = 0.25
 _CALL_S = 60.0
+_MAX_POSTED = 16
+"""Commands under way for whose end nobody waits; more wait for the first of them."""
 
 
 @dataclass(slots=True)
@@ -114,6 +117,7 @@ class Swarm:
         self._on_event = on_event
         self._on_left: list[Callable[[], None]] = []
         self._told_behind = -1
+        self._posted: deque[Future[bool]] = deque()
         self._closed = False
         self._process = os.getpid()
         atexit.register(self._close_at_exit)
@@ -225,15 +229,32 @@ class Swarm:
 
     def call(self, run: Callable[[float, Node], T]) -> T:
         """Run something on the driver's thread. Raises `SwarmClosed` when that has ended, or does nothing."""
-        waiting: Future[T] | None = None
+        return self._result_of(self._submit(run))
+
+    def command(self, command: Command) -> bool:
+        """Carry out one command on the member; False if it was not taken."""
+        return self.call(lambda now, node: node.command(now, command))
+
+    def post(self, command: Command) -> None:
+        """Have one command carried out after all before it, and before all that follow, without waiting: what
+        it raises, the next one or the next but some raises. Raises `SwarmClosed` likewise."""
+        while self._posted and (self._posted[0].done() or len(self._posted) >= _MAX_POSTED):
+            self._result_of(self._posted.popleft())
+        self._posted.append(self._submit(lambda now, node: node.command(now, command)))
+
+    def _submit(self, run: Callable[[float, Node], T]) -> Future[T]:
         try:
-            waiting = self._driver.call(lambda _, now: run(now, self._node))
+            return self._driver.call(lambda _, now: run(now, self._node))
+        except DriverStopped as error:
+            raise self._ended(error) from error
+
+    def _result_of(self, waiting: Future[T]) -> T:
+        try:
             return waiting.result(_CALL_S)
         except DriverStopped as error:
-            reason = self._driver.error or ("it was closed" if self._closed else error)
-            raise SwarmClosed(f"the swarm's network thread has ended: {reason}") from error
+            raise self._ended(error) from error
         except TimeoutError:
-            if waiting is None or waiting.done():
+            if waiting.done():
                 raise  # it is the call's own
             waiting.cancel()
             held = self._driver.unwritten or "something holds it up"
@@ -241,9 +262,9 @@ class Swarm:
                 f"the swarm's network thread did not answer for {_CALL_S:.0f} s: {held}"
             ) from None
 
-    def command(self, command: Command) -> bool:
-        """Carry out one command on the member; False if it was not taken."""
-        return self.call(lambda now, node: node.command(now, command))
+    def _ended(self, error: DriverStopped) -> SwarmClosed:
+        reason = self._driver.error or ("it was closed" if self._closed else error)
+        return SwarmClosed(f"the swarm's network thread has ended: {reason}")
 
     def ask_stage(self, wish: int | None = None, *, memory_bytes: int = 0, timeout_s: float = 60.0) -> int:
         """Before anything is built: which stage of the run's model this process is to train, if possible the

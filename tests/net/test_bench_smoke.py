@@ -13,6 +13,7 @@ import bench_codecs
 import bench_death
 import bench_join
 import bench_line
+import bench_pipeline
 import bench_round
 import bench_stream
 import pytest
@@ -135,3 +136,16 @@ def test_the_benchmark_of_streams_times_hops_with_and_without_an_exchange(
     assert result.beside_s <= result.worst_beside_s
     assert json.loads(path.read_text())[0]["hop_s"] == result.hop_s
     assert "late" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_a_pipeline_times_steps_beside_torchs_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pipeline.json"
+    arguments = ["--sizes", "64KiB", "--stages", "2", "--turns", "1", "--steps", "1", "--microbatches", "2"]
+    (result,) = bench_pipeline.main([*arguments, "--pause", "5", "--json", str(path)])
+    assert result.ours_s > 3 * 15e-3, "two microbatches one after the other, and the first one's way"
+    assert result.gloo_s > 0
+    assert 0 < result.utilization < result.formula < 1, "no faster than without distance"
+    assert json.loads(path.read_text())[0]["ratio"] == result.ratio
+    assert "formula" in capsys.readouterr().out

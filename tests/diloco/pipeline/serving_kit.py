@@ -78,6 +78,9 @@ class Member:
             return self.line.take(self.number, command)
         return self.swarm.command(command)
 
+    def post(self, command: Any) -> None:
+        self.command(command)
+
     def next_event(self, timeout_s: float) -> object | None:
         left_s = timeout_s
         while True:

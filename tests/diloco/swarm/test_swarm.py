@@ -11,6 +11,8 @@ import diloco
 from diloco.errors import SwarmClosed
 from diloco.settings import parse_settings
 from diloco.swarm.swarm import Swarm
+from peers.protocol.commands import LeaveRun, ReportProgress
+from peers.protocol.messages import Report
 
 
 def test_what_is_called_runs_on_the_networks_thread_and_its_result_comes_back() -> None:
@@ -20,6 +22,23 @@ def test_what_is_called_runs_on_the_networks_thread_and_its_result_comes_back() 
         with pytest.raises(KeyError, match="mine"):
             swarm.call(lambda now, node: {}["mine"])
         assert swarm.call(lambda now, node: now) > 0, "an error of the caller's ends nothing"
+
+
+def test_what_is_posted_is_carried_out_before_what_is_called_then_and_its_error_is_raised_later() -> None:
+    reports = [Report(step, 0, 0, 0.0, True, 0.0, 0.0, 0, 0, 0, 0.0) for step in range(40)]
+    with diloco.solo() as swarm:
+        done: list[object] = []
+        swarm.call(lambda now, node: setattr(node, "command", lambda now, command: done.append(command)))
+        for report in reports:
+            swarm.post(ReportProgress(report))
+        assert swarm.call(lambda now, node: list(done)) == [ReportProgress(each) for each in reports]
+        swarm.call(lambda now, node: setattr(node, "command", lambda now, command: {}["mine"]))
+        swarm.post(LeaveRun("this fails"))
+        swarm.call(lambda now, node: None)
+        with pytest.raises(KeyError, match="mine"):
+            swarm.post(LeaveRun("and this one says so"))
+    with pytest.raises(SwarmClosed, match="it was closed"):
+        swarm.post(LeaveRun("too late"))
 
 
 def test_there_is_no_event_until_one_comes() -> None:
