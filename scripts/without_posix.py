@@ -29,7 +29,7 @@ O_CLOEXEC O_DIRECTORY O_DSYNC O_NOCTTY O_SYNC WNOWAIT chown chroot confstr cterm
 fchdir fchown fdatasync fork forkpty fpathconf getegid geteuid getgid getgroups getloadavg
 getpgid getpgrp getpriority getsid killpg lchown lockf mkfifo mknod nice openpty pathconf posix_fadvise
 posix_fallocate pread preadv pwrite pwritev readv sched_getaffinity sched_setaffinity sched_yield sendfile
-setpgid setpriority setsid setuid statvfs sync sysconf sysconf_names tcgetpgrp ttyname writev
+setpgid setpriority setsid setuid sync sysconf sysconf_names tcgetpgrp ttyname writev
 """
 OF_SIGNAL = """
 SIGALRM SIGCHLD SIGCONT SIGHUP SIGKILL SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGUSR1 SIGUSR2 alarm getitimer pause

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import mmap
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -42,7 +42,7 @@ STATM = Path("/proc/self/statm")
 @pytest.mark.skipif(not STATM.exists(), reason="only Linux tells how much memory is resident")
 def test_zeros_take_no_memory_until_they_are_written() -> None:
     def resident() -> int:
-        return int(STATM.read_text().split()[1]) * resource.getpagesize()
+        return int(STATM.read_text().split()[1]) * mmap.PAGESIZE
 
     memory, before = VectorMemory(PATIENCE), resident()
     zeros = memory.zeros(16 << 20)
