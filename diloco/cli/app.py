@@ -1,7 +1,8 @@
 """The command line: thin. Flags become settings, errors become one line, and work is done elsewhere.
 
-What a person did wrong ends with one clear line and exit code 2; Ctrl-C leaves the swarm and ends with 130
-(`diloco.interrupts`). Torch is imported only by commands that train.
+What a person did wrong ends with one clear line and exit code 2, and where nobody answers with 75, since the
+same command may be tried again later; Ctrl-C leaves the swarm and ends with 130 (`diloco.interrupts`). Torch
+is imported only by commands that train.
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ from diloco.swarm.handshake import ask_status
 from diloco.terminal import printable
 from peers.admission.ticket import read_ticket
 from peers.errors import PeersError
-from transport.errors import TransportError
+from transport.errors import DialFailed, KnockTimeout, TransportError
 from transport.keys import short
 
 FAULTS_OF_PEOPLE = (DilocoError, PeersError, TransportError)
+NOBODY_ANSWERS = 75
+"""As of sendmail's EX_TEMPFAIL: service managers may try it again, and are to leave 2 alone."""
 
 app = typer.Typer(
     cls=InOrder,
@@ -92,7 +95,7 @@ def main() -> None:
     except FAULTS_OF_PEOPLE as error:
         for line in "\n".join([str(error), *getattr(error, "__notes__", ())]).splitlines():
             print(f"diloco: {printable(line)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(NOBODY_ANSWERS if isinstance(error, KnockTimeout | DialFailed) else 2)
     except OSError as error:
         if error.filename is None:
             raise

@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from diloco.cli.app import main
 from diloco.settings import load_settings
 from diloco.swarm.entry import host
+from diloco.swarm.handshake import ask_status
+from peers.admission.ticket import Ticket
+from transport.keys import random_pair
 
 TINY = """
 [run]
@@ -57,6 +61,19 @@ def test_a_mistake_gets_one_clear_line_and_exit_code_2(
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_where_nobody_answers_another_exit_code_says_that_it_may_be_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticket = Ticket(bytes(16), random_pair().public, bytes(16), 1 << 31, ("tcp://127.0.0.1:1",))
+    monkeypatch.setattr(sys, "argv", ["diloco", "status", ticket.encode()])
+    monkeypatch.setattr("diloco.cli.app.ask_status", lambda word: ask_status(word, 0.1))
+    monkeypatch.setattr("diloco.cli.app.end_at_once", lambda: None)  # it takes the signals of this process
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 75
+    assert "no reply from tcp://127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_place_of_a_file_gets_one_line_that_names_it(tmp_path: Path) -> None:
