@@ -4,6 +4,9 @@ An operating system clears every page that it gives to a process, which takes lo
 over it. Here a vector's memory is given out again once nothing refers to it: no tensor and no view, no
 payload that a link has yet to send, no result that somebody may ask for, no snapshot of a state. Python and
 torch count those; nobody hands memory back, and nothing is decided here about who holds what.
+
+Large pages (`MADV_HUGEPAGE`) are not asked for, though passes over them take 10 to 25 % less time: a virtual
+machine that gives free ones back to its host gets them anew in six times the time of small ones.
 """
 
 from __future__ import annotations

@@ -130,7 +130,8 @@ class EarlyParts:
         mine, chunk = sending.contribution, queue[0]
         size = mine.reducer.size_bytes(chunk)
         cost = sending.costs.get(owner, 0) + size + FRAME_COST
-        if cost > self._limits.early_bytes:
+        # Chunks were cut for the format of the last round; in another they may take more than a frame.
+        if cost > self._limits.early_bytes or size > self._limits.payload_bytes:
             queue.clear()
             return False
         # Whatever else is sent to this owner finds room too, however long no round opens.

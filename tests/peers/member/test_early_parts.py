@@ -315,6 +315,13 @@ def test_more_than_the_bound_does_not_leave_and_what_is_beyond_it_goes_in_the_ro
     two.end()
 
 
+def test_what_no_frame_takes_does_not_leave_early() -> None:
+    """A vector's format may have changed since its last round, for which its chunks were cut."""
+    two = Two(limits=replace(LIMITS, payload_bytes=4 * CHUNK - 1))
+    two.offer()
+    assert two.me.sent(EarlyPart) == two.other.sent(EarlyPart) == []
+
+
 def test_some_credit_is_left_for_all_else() -> None:
     two = Two()
     two.me.outlet.room_bytes = 2 * LIMITS.payload_bytes + 4 * CHUNK - 1
