@@ -65,7 +65,7 @@ ARROWS = {
     f" diloco/interrupts {PEERS}",
     "diloco/pipeline": f"{SET_UP} diloco/compression diloco/outer diloco/checkpoints diloco/swarm"
     f" diloco/training {SAID} peers/routing",
-    "diloco/integrations": f"{SET_UP} diloco/models diloco/recipe diloco/swarm diloco/training",
+    "diloco/integrations": f"{SET_UP} diloco/outer diloco/models diloco/recipe diloco/swarm diloco/training",
     "diloco/models": f"{PLAIN} diloco/methods diloco/settings",
     "diloco/recipe": f"{PLAIN} diloco/methods diloco/settings diloco/models diloco/pipeline",
     "diloco/simulation": f"{SIMULATED} {PEERS} transport/simnet",

@@ -10,8 +10,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from diloco.extras import require
 from diloco.integrations.data_order import seed_data
 from diloco.integrations.run_length import least_steps, run_steps
@@ -19,6 +17,7 @@ from diloco.swarm.swarm import Swarm
 from diloco.training.attach import attach
 from diloco.training.lending import Lent
 from diloco.training.outer import Outer
+from diloco.training.schedules import goes_by_steps
 
 require("hf", "diloco.integrations.transformers")
 from transformers import TrainerCallback  # noqa: E402
@@ -32,7 +31,8 @@ class DilocoCallback(TrainerCallback):
     """Give it to a Trainer as the last of its callbacks; ``swarm`` is that of `diloco.join` or
     `diloco.host`. One update of the Trainer, however many batches it accumulates, is one inner step.
 
-    A step has as many tokens as the Trainer counts that are no padding (or ``tokens_per_step``). Its sampler
+    A step has as many tokens as the Trainer counts that are no padding (or ``tokens_per_step``); examples,
+    where the model's input is none of ids. Its sampler
     and the global generators draw by `Swarm.data_seed`; its scheduler is moved to where the swarm is. What it
     evaluates and saves are the outer parameters, which the model has at the end too, unless the best
     checkpoint was loaded. Training ends with the run; ``max_steps=run_steps(swarm)`` makes the Trainer's own
@@ -61,7 +61,8 @@ class DilocoCallback(TrainerCallback):
     ) -> None:
         """Everything is made, and nothing was drawn."""
         loader = more.get("train_dataloader")
-        if self._tokens_per_step is None and args.include_num_input_tokens_seen == "no":
+        counts = getattr(model, "main_input_name", None) == "input_ids"
+        if counts and self._tokens_per_step is None and args.include_num_input_tokens_seen == "no":
             pads = _may_pad(loader, more.get("processing_class"))
             args.include_num_input_tokens_seen = "non_padding" if pads else "all"
         self._tokens_seen = state.num_input_tokens_seen
@@ -134,7 +135,7 @@ class DilocoCallback(TrainerCallback):
     # -- inside -------------------------------------------------------------------------------
 
     def _follow(self, outer: Outer, scheduler: Any) -> None:
-        if isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+        if goes_by_steps(scheduler):
             outer.schedule(scheduler)
         elif scheduler is not None:
             kind = type(scheduler).__name__

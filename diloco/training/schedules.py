@@ -34,8 +34,7 @@ class Schedules:
         and on with the others. Raises `UserError` for one that does not go by steps."""
         wraps = type(given).__module__.startswith("accelerate.") and hasattr(given, "scheduler")
         scheduler: Scheduled = given.scheduler if wraps else given
-        by_metric = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        if by_metric or not hasattr(scheduler, "last_epoch"):
+        if not goes_by_steps(scheduler):
             raise UserError(
                 f"{type(scheduler).__name__} does not go by steps: only a scheduler that the loop steps after"
                 " each inner step can follow the swarm"
@@ -47,6 +46,12 @@ class Schedules:
         """The swarm was found to be so many steps ahead of this worker."""
         for each in self._schedulers:
             _step(each, steps)
+
+
+def goes_by_steps(scheduler: object) -> bool:
+    """Not by what was measured."""
+    by_metric = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    return not by_metric and hasattr(scheduler, "last_epoch")
 
 
 def _step(scheduler: Scheduled, times: int) -> None:

@@ -135,7 +135,7 @@ def test_what_is_installed_is_not_missing_and_what_is_not_is_named(monkeypatch: 
 
 
 def test_an_integration_says_what_brings_the_package_that_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    for extra, name in {"hf": "transformers"}.items():
+    for extra, name in (("hf", "transformers"), ("hf", "peft"), ("lightning", "lightning")):
         monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.delitem(sys.modules, f"diloco.integrations.{name}", raising=False)
         with pytest.raises(MissingExtra, match=rf"diloco\.integrations\.{name} cannot run here.*\[{extra}\]"):

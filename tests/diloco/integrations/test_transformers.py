@@ -373,15 +373,35 @@ def test_a_trainer_that_is_started_again_goes_on_where_the_worker_was(tmp_path: 
     assert first.outer is not None
 
 
-def test_bfloat16_trains_and_a_compiled_model_is_the_same_one_to_the_swarm(tmp_path: Path) -> None:
+def test_a_trainer_in_bfloat16_ends_with_the_outer_parameters(tmp_path: Path) -> None:
     with solo(rounds=2, every=3) as swarm:
-        given = {"bf16": True, "torch_compile": True, "torch_compile_backend": "eager"}
-        trainer, callback = trainer_of(swarm, tmp_path, **given)
+        trainer, callback = trainer_of(swarm, tmp_path, bf16=True)
         trainer.train()
         assert callback.outer is not None
         assert callback.outer.finished
-        names = [spec.name for spec in callback.outer.replica.layout.fragments[0]]
-    assert not any("_orig_mod" in name for name in names)
+        assert torch.equal(flat(trainer.model), outer_values(callback))
+
+
+def test_a_schedule_by_what_is_measured_is_left_alone_and_a_model_of_no_ids_counts_examples(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, values: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            return {"loss": nn.functional.cross_entropy(self.layer(values), labels)}
+
+    rows = [{"values": torch.ones(3) * at, "labels": at % 2} for at in range(32)]
+    with caplog.at_level(logging.WARNING), solo(rounds=2, every=3) as swarm:
+        given = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 50}
+        trainer, callback = trainer_of(swarm, tmp_path, model=Classifier(), data=rows, **given)
+        trainer.train()
+        assert callback.outer is not None
+        assert callback.outer.tokens == BATCH * callback.outer.step
+    assert "ReduceLROnPlateau goes by what this worker measures" in caplog.text
+    assert "main_input_name" not in caplog.text
 
 
 def test_least_steps_are_those_of_the_rounds_and_a_trainer_is_given_two_rounds_more() -> None:
