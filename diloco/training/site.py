@@ -319,8 +319,10 @@ class SiteOuter(Outer):
         try:
             super()._stepped(tokens)
         except OptimizerUndoes as error:  # before the others were met, who wait
-            self._site.meet(self._told.said("optimizer.step", failed=str(error)))
-            raise
+            try:
+                self._site.meet(self._told.said("optimizer.step", failed=str(error)))
+            except DilocoError as told:
+                raise error from told
 
     @property
     def _site(self) -> Speaker | Follower:

@@ -44,6 +44,8 @@ class SiteLink:
         self._global = dist.get_process_group_ranks(group)
         self._group = group
         self._timeout_s = timeout_s
+        self._lost: set[int] = set()
+        """Ranks that did not answer once, for which nobody waits again."""
         with self._blaming("the ranks of this site did not find each other"):
             self._control = dist.new_group(
                 self._global,
@@ -75,7 +77,7 @@ class SiteLink:
     def tell(self, words: bytes) -> None:
         """Rank 0: say something to all others. Raises `SiteBroken`, once all that can be reached have it."""
         lost: SiteBroken | None = None
-        for rank in self.others:
+        for rank in (each for each in self.others if each not in self._lost):
             try:
                 self._send(words, rank)
             except SiteBroken as error:
@@ -145,13 +147,15 @@ class SiteLink:
     # -- faults -------------------------------------------------------------------------------
 
     def _blaming_rank(self, rank: int) -> AbstractContextManager[None]:
-        return self._blaming(f"rank {rank} of this site does not answer")
+        return self._blaming(f"rank {rank} of this site does not answer", rank)
 
     @contextmanager
-    def _blaming(self, what: str) -> Iterator[None]:
+    def _blaming(self, what: str, rank: int | None = None) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:  # all that torch.distributed raises
+            if rank is not None:
+                self._lost.add(rank)
             raise SiteBroken(f"{what} ({_reason(error, self._timeout_s)})") from error
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def train(how: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
     out: dict[str, Any] = {"rank": rank}
     with place as swarm:
         model = made(how, rank, world)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        kind = torch.optim.AdamW if how.get("adam") else torch.optim.SGD
+        optimizer = kind(model.parameters(), lr=0.05)
         group = {"group": dist.group.WORLD} if world > 1 or how.get("grouped") else {}
         outer = attach(
             model, optimizer, swarm, tokens_per_step=4, timeout_s=how.get("timeout_s", 30.0), **group
@@ -104,10 +106,12 @@ def train(how: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
         landed: list[int] = []
         outer.on_landing(lambda _: landed.append(outer.step))
         data = batches(rank, world, how.get("batches", 1000) - rank * how.get("fewer", 0))
+        while "go" in how and rank == 0 and not Path(how["go"]).exists():
+            time.sleep(0.02)
         with outer:
             for x, y in outer.until_finished(data):
                 at = [rank, outer.step]
-                if how.get("kill") == at:
+                if how.get("kill") == at or how.get("kill_all") == outer.step:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if how.get("stop") == at:
                     outer.stop()

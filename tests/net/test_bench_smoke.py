@@ -15,6 +15,7 @@ import bench_join
 import bench_line
 import bench_pipeline
 import bench_round
+import bench_site
 import bench_stream
 import pytest
 from bench_exchange import CODECS, main, of_the_line
@@ -118,6 +119,13 @@ def test_the_benchmark_of_rounds_counts_what_the_training_thread_does(
     assert rows["sync"] > 0
     assert rows["peak memory"] > 2, "a state of two vectors at least"
     assert "rounds; a copy takes" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_sites_tells_a_step_alone_from_one_that_ends_a_round() -> None:
+    small = ["--width", "32", "--layers", "2", "--tokens", "8", "--sync-every", "3", "--rounds", "3"]
+    rows = bench_site.main([*small, "--steps", "3"])
+    assert min(rows["step alone"], rows["contribution"], rows["apply"], rows["land"]) > 0
+    assert rows["overlap"] == 0.0, "no accelerator is asked for"
 
 
 def test_the_benchmark_of_joining_moves_the_state_beside_raw_tcp(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import diloco
 from tests.net.site_ranks import Net, train
 
 pytestmark = pytest.mark.timeout(180)
@@ -37,13 +40,19 @@ def running(folder: Path, world: int, every: list[dict[str, Any]]) -> Iterator[N
     program = [sys.executable, str(HERE / "site_ranks.py"), str(folder), str(world), json.dumps(every)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            program, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log
+            program,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             yield
             assert process.wait(120) == 0, (folder / "log").read_text()
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):  # all have ended
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -157,3 +166,34 @@ def test_the_example_trains_with_torchrun() -> None:
 def test_four_ranks_train_as_one_process_does(tmp_path: Path, alone: dict[str, Any], kind: str) -> None:
     (found,) = site(tmp_path, 4, [{"kind": kind, "settings": SETTINGS}])
     assert_trained_alike(found, alone)
+
+
+@pytest.mark.slow
+def test_a_laptop_a_sharded_site_and_one_that_is_killed_meet_in_one_run(tmp_path: Path) -> None:
+    """The run goes on without the site that was killed, and the others hold the same bits at its end."""
+    run = {"rounds": 16, "min_peers": 2, "failure_timeout_s": 5.0, "grace_s": 30.0}
+    settings = diloco.RunSettings.model_validate(
+        {"run": run, "method": {**SETTINGS["method"], "codec": "int8"}}
+    )
+    go = tmp_path / "go"
+    with diloco.host(settings, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host:
+        common = {"ticket": host.ticket, "go": str(go), "timeout_s": 120.0}
+        with ExitStack() as sites:
+            for name, world, more in (("plain", 1, {}), ("fsdp", 2, {}), ("ddp", 2, {"kill_all": 14})):
+                how = {"kind": name, "name": name, **common, **more}
+                sites.enter_context(running(tmp_path / name, world, [how]))
+            wait_until(lambda: sum(each["active"] for each in host.status()["members"]) == 3)
+            go.touch()
+        in_commits = [num_members for _, num_members, _ in host.status()["recent"]]
+    assert (in_commits[0], in_commits[-1]) == (3, 2), in_commits
+    (laptop,), (sharded, second) = found_by(tmp_path / "plain", 1)[0], found_by(tmp_path / "fsdp", 2)[0]
+    assert laptop["outer"] == sharded["outer"] == second["outer"]
+    assert laptop["finished"]
+    assert sharded["finished"]
+    assert sharded["landed"] == second["landed"]
+    assert not (tmp_path / "ddp" / "rank0.jsonl").exists()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        time.sleep(0.05)
