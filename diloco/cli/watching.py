@@ -78,7 +78,7 @@ def watched(
     stands."""
     settings = swarm.settings
     view = WorkerView(
-        settings.run.name, swarm.key, swarm.peer_name, rounds_wanted(settings), own_training(swarm, where)
+        settings.run.name, swarm.key, swarm.name, rounds_wanted(settings), own_training(swarm, where)
     )
     screen = _Shown(swarm, view, console)
     ended = threading.Event()

@@ -68,6 +68,7 @@ class WorkerView:
     run: str
     me: bytes
     name: str
+    """As others see it; workers of one machine may have the same."""
     rounds_wanted: int
     own: OwnTraining
     clock: Callable[[], float] = time.monotonic
@@ -140,8 +141,9 @@ class WorkerView:
             case PeersJoined():
                 return self._joined(event)
             case PeerLeft():
+                name = self._label(event.key) if event.key in self.peers else event.name
                 self.peers.pop(event.key, None)
-                return f"{event.name} is out: {event.reason}"
+                return f"{name} is out: {event.reason}"
             case RunFinished():
                 self._state = "is done"
                 return f"the run has all its {event.rounds} rounds"
@@ -192,7 +194,7 @@ class WorkerView:
     def _label(self, key: bytes) -> str:
         """A name; workers of one machine are told apart by their keys."""
         name = self.peers[key]
-        twice = Counter([*self.peers.values(), self.name])[name] > 1
+        twice = Counter([*self.peers.values(), printable(self.name)])[name] > 1
         return f"{name} ({key.hex()[:4]})" if twice else name
 
     def swarm_text(self) -> str:
@@ -228,7 +230,8 @@ class WorkerView:
     def render(self, width: int | None = None, height: int | None = None) -> RenderableType:
         """All of it, or on a low terminal as many of the newest notes as fit below the rest."""
         now = self.clock()
-        head = Text(f"run {self.run}   {self.name}   round {self.rounds_done} of {self.rounds_wanted}   ")
+        me = f"{printable(self.name)}-{self.me.hex()[:16]}"
+        head = Text(f"run {self.run}   {me}   round {self.rounds_done} of {self.rounds_wanted}   ")
         head.no_wrap, head.overflow = True, "ellipsis"
         head.append(duration_text(now - self.began), style="dim")
         if (left := self.seconds_left()) is not None:

@@ -35,7 +35,8 @@ def test_the_view_is_of_the_run_and_of_this_worker_and_follows_its_settings() ->
         swarm.settings = SETTINGS.model_copy(update={"run": SETTINGS.run.model_copy(update={"rounds": 9})})
         screen.event(SettingsChanged(b""))
         assert screen.view.rounds_wanted == 9
-    assert "run mine   solo-" in shown(console)
+    assert f"run mine   {swarm.peer_name}   " in shown(console)
+    assert screen.view.name == swarm.name, "which others may have too"
     assert "step 7, loss 2.000, 50 tokens/s; cpu, 1 thread" in shown(console)
 
 

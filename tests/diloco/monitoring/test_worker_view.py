@@ -43,7 +43,7 @@ class Clock:
         return self.now
 
 
-def view_of(*events: object, clock: Clock | None = None, name: str = "ann-0123") -> WorkerView:
+def view_of(*events: object, clock: Clock | None = None, name: str = "ann") -> WorkerView:
     clock = clock or Clock()
     view = WorkerView("demo", ME, name, 200, OwnTraining("cpu", lambda: (0, 0), clock), clock)
     for event in events:
@@ -126,7 +126,7 @@ def test_the_view_has_the_worker_the_swarm_the_line_and_how_long_it_may_take() -
         view.event(committed(index))
     view.own.stepped(1234, 2.5, 1000.0, 3.0)
     lines = screen_of(view)
-    assert lines[0] == "run demo   ann-0123   round 11 of 200   4 min, about 1 h 03 min left"
+    assert lines[0] == "run demo   ann-0000000000000000   round 11 of 200   4 min, about 1 h 03 min left"
     assert lines[2] == "this worker  step 1,234, loss 2.500, 1,000 tokens/s; cpu"
     assert lines[3] == "state        trains"
     assert lines[4] == "swarm        with bob; 2 in the last round"
@@ -167,6 +167,15 @@ def test_workers_of_one_machine_are_told_apart_by_their_keys() -> None:
     view = view_of(joined(bob=C))
     assert view.event(PeersJoined(((A, "box"), (B, "box")))) == "box (0101), box (0202) joined"
     assert "with bob, box (0101), box (0202)" in view.swarm_text()
+    assert view.event(PeerLeft(A, "box", "gone")) == "box (0101) is out: gone"
+
+
+def test_a_worker_and_another_one_of_its_name_are_told_apart() -> None:
+    view = view_of(joined(box=A, bob=B), name="box")
+    assert view.swarm_text() == "with box (0101), bob"
+    lines = screen_of(view, 80, 24)
+    assert lines[0].startswith("run demo   box-0000000000000000   ")
+    assert view.event(PeerLeft(A, "box", "gone")) == "box (0101) is out: gone"
 
 
 def test_who_holds_the_others_up_is_named() -> None:
