@@ -6,7 +6,8 @@ both; *ours* and *gloo* are the medians of seconds per inner step over the turns
 Ours is all that a worker does: host, sealed lanes, acknowledged gradients. With --line (as root, Linux with
 `ip` and `tc`) each process has a network of its own, whose line carries this rate each way; with --pause a
 part waits so many milliseconds forward and twice as many backward besides, and *U* is the share of the time
-that parts wait so, *of U* that share of what the formula of `diloco plan` says for the line's rate.
+that a part computes, *of U* that share of what the formula of `diloco plan` says for the line's rate; what a
+microbatch takes is measured here, alone, before.
 
     python scripts/bench_pipeline.py
     python scripts/bench_pipeline.py --stages 3 --line 100mbit --sizes 256KiB --pause 20 --microbatches 32
@@ -262,6 +263,7 @@ def measure(options: argparse.Namespace, stages: int, size: int) -> Result:
             },
         }
     )
+    t = alone_s(shape)
     host = GATE if options.line else "127.0.0.1"
     with star(stages, options.line) as places, contextlib.ExitStack() as stack:
         swarm = stack.enter_context(
@@ -280,20 +282,34 @@ def measure(options: argparse.Namespace, stages: int, size: int) -> Result:
                 mine.append(seconds)
                 theirs.append(other)
     found = statistics.median(mine)
-    t, u = formula(shape, size, options.line)
+    u = formula(shape, t, size, options.line)
     utilization = shape.microbatches * t / found
     ratios = [a / b for a, b in zip(mine, theirs, strict=True) if b] or [float("nan")]
     medians = found, statistics.median(theirs), statistics.median(ratios)
     return Result(stages, size, *medians, utilization, u, options.turns)
 
 
-def formula(shape: Shape, size: int, line: str | None) -> tuple[float, float]:
-    """Seconds that a part waits for each microbatch, and the utilization of a line of stages."""
-    t, stages, count = 3 * shape.pause_s, shape.stages, shape.microbatches
+def alone_s(shape: Shape) -> float:
+    """Seconds of one microbatch, forward and backward, of a part in the middle."""
+    import torch
+
+    model = part_of(shape)
+    times = []
+    for _ in range(9):
+        x = torch.randn(1, shape.rows, WIDTH, requires_grad=True)
+        began = time.perf_counter()
+        model(x).sum().backward()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def formula(shape: Shape, t: float, size: int, line: str | None) -> float:
+    """Utilization of a line of stages, of ``t`` seconds a microbatch."""
+    stages, count = shape.stages, shape.microbatches
     c = encoded_bytes(shape, size) * 8 / bits(line) if line else 0.0
     n = 2 * c if stages > 2 else c
     alone = stages * t + (stages - 1) * 2 * c
-    return t, count * t / ((count - 1) * max(t, n) + alone) if t else 0.0
+    return count * t / ((count - 1) * max(t, n) + alone)
 
 
 def encoded_bytes(shape: Shape, size: int) -> float:

@@ -262,6 +262,13 @@ class OuterLoop:
         if self.progress[fragment].steps_since_offer:
             self.tokens_unoffered += self._forget(fragment)
 
+    def give_up_non_finite(self) -> list[Command]:
+        """Fragments whose live values are not finite go back to the outer ones, before any offer."""
+        found = [f for f in range(len(self.progress)) if not self._replica.is_finite(f)]
+        error = NonFiniteContribution(len(found), "fragments of the live model are not finite")
+        tokens = sum(map(self._forget, found))
+        return self.setbacks.lost(found[0], found, tokens, error, self._replica.mend()) if found else []
+
     # -- inside -------------------------------------------------------------------------------
 
     def _gives_up(self, now: float, each: Progress) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 from diloco.errors import BoundaryError, PipelineError
 from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.part import RunningPart
+from diloco.pipeline.refusals import Refusals
 from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step, Weights, Work
 from diloco.pipeline.targets import decode_targets, encode_targets
 from diloco.training.outer import Outer
@@ -122,6 +123,7 @@ class Stage:
         self._driver, self._seam, self._loop = outer.driver, seam, loop
         self._takes, self._gives = takes, gives
         self._targets_shape = targets_shape
+        self._refusals = Refusals(part.part.stage, loop.quota)
         self._apply = apply
         self._clock = clock
         self._arrived: deque[object] = deque()
@@ -210,7 +212,11 @@ class Stage:
             self._loop.refused(work)
             self._drop(work.microbatch)
             self._seam.post(RefuseTensor(work.microbatch, str(error)))
+            self._refusals.made(str(error))
+            if self._loop.at_rest:
+                self._driver.give_up_non_finite()
         else:
+            self._refusals.computed()
             tokens = command.tokens if isinstance(command, Counted) else 0
             self.tally.counted += isinstance(command, Counted)
             self._loop.done(work, tokens)
@@ -343,6 +349,7 @@ class Stage:
                 targets = decode_targets(event.targets, self._targets_shape)
         except BoundaryError as error:
             self._seam.post(RefuseTensor(name, str(error)))
+            self._refusals.got(str(error))
             return
         self._inputs[name] = x, targets
         self._loop.input_arrived(name)
@@ -354,6 +361,7 @@ class Stage:
             gradient = self._gives.decode_gradient(_bytes(event.payload), name, self.part.device)
         except BoundaryError as error:
             self._seam.post(RefuseTensor(name, str(error)))
+            self._refusals.got(str(error))
             if self._loop.given_up(name):
                 self._drop(name)
             return

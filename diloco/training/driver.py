@@ -178,6 +178,12 @@ class WorkerDriver:
             else:
                 loop.forget_since_offer(fragment)
 
+    def give_up_non_finite(self) -> None:
+        """No inner step is begun, and none may ever end: if the live model is not finite, what was trained is
+        given up, and training goes on from the outer parameters, as where it would have been offered."""
+        self._run(self.session.loop.give_up_non_finite())
+        self._do_what_is_due()
+
     # -- inside -------------------------------------------------------------------------------
 
     def _take_part(self) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from diloco.errors import BoundaryError, PipelineError
+from diloco.errors import BoundaryError, PipelineError, TrainingDiverged
 from diloco.pipeline.boundary_codecs import BoundaryCodec
+from diloco.pipeline.refusals import LEAST_IN_A_ROW
 from diloco.pipeline.serving import Stage
 from peers.protocol.stage_work import (
     Cause,
@@ -192,6 +193,34 @@ def test_an_output_that_is_not_finite_is_refused_and_its_place_is_free() -> None
         line.hear(activation(0))
         assert next(line.stage.run()).microbatches == 1
         assert (numbers(line.said(RefuseTensor)), numbers(line.said(Counted))) == ([0], [1])
+
+
+def test_a_model_that_is_not_finite_any_more_goes_back_to_the_outer_parameters() -> None:
+    with Alone(quota=1) as line:
+        run = line.stage.run()
+        line.hear(activation(0))
+        next(run)
+        with torch.no_grad():
+            next(line.stage.part.model.parameters()).fill_(torch.nan)
+        line.hear(activation(1), activation(2))
+        assert next(run).microbatches == 1, "it is not refused for ever"
+        assert (numbers(line.said(RefuseTensor)), numbers(line.said(Counted))) == ([1], [0, 2])
+        assert line.stage.outer.tokens_by_fate["non_finite"] == TOKENS, "and what was trained is told"
+
+
+def test_a_part_that_makes_nothing_of_use_ends_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with Alone(quota=1) as line, torch.no_grad():
+        for number in range(LEAST_IN_A_ROW):
+            line.hear(activation(number))
+        line.stage.part.model.register_forward_hook(lambda *_: torch.full((1, 1), torch.nan))
+        with pytest.raises(
+            TrainingDiverged, match=f"made nothing of use of {LEAST_IN_A_ROW} microbatches in"
+        ):
+            next(line.stage.run())
+    said = [each for each in caplog.messages if "stage 1 refuses" in each]
+    assert len(said) == 3, "the 1st, the 10th and the 100th are told"
+    assert "a microbatch, which is given up: what stage 1 made of microbatch 0" in said[0]
+    assert "100 microbatches so far, now one" in said[2]
 
 
 def test_what_is_given_up_leaves_its_place_to_another() -> None:
