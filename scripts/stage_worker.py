@@ -15,12 +15,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from emulate_link import free_port, running_link
+from link_options import LinkSpec
 from torch import Tensor, nn
+from truth_worker import dial_through
 
 import diloco
 from diloco.pipeline.boundary import Boundary
@@ -38,6 +42,7 @@ from peers.protocol.stage_work import (
     Stepped,
     StreamOpened,
 )
+from transport.sockets import aes_hardware
 
 TOLD = (Feed, ForwardBegan, ForwardDone, Counted, Stepped, Offer, TakeBack)
 ROWS, WIDTH = 8, 16
@@ -57,6 +62,12 @@ class Replica:
     wish: int | None = None
     keeps: bool = False
     """Whether it has a folder of its own, from which a later process goes on."""
+    rows: int = ROWS
+    """Of a boundary, of `WIDTH` columns."""
+    rate_bps: float = 0.0
+    """Of its own emulated access line, each way; 0 for none."""
+    rtt_s: float = 0.0
+    """That its line adds to a round trip."""
 
 
 class Pause(torch.autograd.Function):
@@ -212,7 +223,12 @@ def work(replica: Replica) -> None:
     told = Told(replica)
     told("begins")
     home = Path(replica.folder) / replica.name if replica.keeps else None
-    with diloco.join(replica.ticket, listen="tcp://127.0.0.1:0", name=replica.name, state=home) as swarm:
+    with (
+        line_of(replica) as (listen, advertise),
+        diloco.join(
+            replica.ticket, listen=listen, advertise=advertise, name=replica.name, state=home
+        ) as swarm,
+    ):
         told.know(key=swarm.key.hex())
         watch(swarm, told)
         settings = swarm.settings
@@ -225,15 +241,30 @@ def work(replica: Replica) -> None:
             torch.optim.SGD(model.parameters(), lr=0.01),
             swarm,
             part=part,
-            boundary=part.ends(Boundary((1, ROWS, WIDTH))),
+            boundary=part.ends(Boundary((1, replica.rows, WIDTH))),
             loss=loss_sum if part.is_last else None,
             timeout_s=3600.0,
         )
         told("active")
         signal.signal(signal.SIGTERM, lambda *_: made.outer.stop())
-        for _ in made.run(batches(ROWS, WIDTH) if part.is_first else None):
+        for _ in made.run(batches(replica.rows, WIDTH) if part.is_first else None):
             pass
         told("ends")
+
+
+@contextmanager
+def line_of(replica: Replica) -> Iterator[tuple[str, str | None]]:
+    """Where it listens, and where others find it: at the far end of its line, if it has one."""
+    if not replica.rate_bps:
+        yield "tcp://127.0.0.1:0", None
+        return
+    # Bulk is dialled at the machine where control was reached, which no chain of two links stands for here.
+    aes_hardware.says_aes = lambda cpuinfo: False
+    port = free_port()
+    with running_link(LinkSpec(replica.rate_bps, replica.rtt_s, 1_250_000)) as link:
+        far = link.map(("127.0.0.1", 0), ("127.0.0.1", port), back=True)
+        dial_through(link)
+        yield f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{far[1]}"
 
 
 def _end_with(parent: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import stage_worker
+import truth_pipeline
 from kill_stages import Death, row
 from stage_ledger import Commit, Found, judge
 
@@ -168,3 +170,11 @@ def test_the_table_tells_how_many_deaths_were_right() -> None:
     right = Death("middle", "any", 1, 2.0, 6.0, 1.0, 3, 0, (8, 8, 16), (8, 8, 16), 24, (), 1.0)
     wrong = Death("middle", "any", 1, 4.0, 8.0, 3.0, 5, 0, (8, 8, 16), (8, 8, 8), 0, (), 1.0)
     assert row("middle", [right, wrong]).split()[:5] == ["middle", "2", "1", "3.0", "4.0"]
+
+
+def test_the_two_sides_of_a_truth_are_given_the_same_times() -> None:
+    times = truth_pipeline.times()
+    assert times.stages == truth_pipeline.STAGES
+    assert times.activation_s == truth_pipeline.ROWS * stage_worker.WIDTH * 32 / truth_pipeline.RATE_BPS
+    assert 0 < times.line_s < times.compute_s, "computing is the limit"
+    assert times.window <= truth_pipeline.WINDOW
