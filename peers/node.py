@@ -245,11 +245,13 @@ class Node:
 
     # -- the program's side -------------------------------------------------------------------
 
-    def ask_stage(self, now: float, name: str, memory_bytes: int = 0, wish: int = ANY_STAGE) -> None:
-        """Before anything is built, ask which stage this node is to `train`, with so much memory for it (0 if
-        that is not said). `StageAssigned` tells, or `EntryRefused` why not."""
+    def ask_stage(
+        self, now: float, name: str, memory_bytes: int = 0, wish: int = ANY_STAGE, moves: bool = False
+    ) -> None:
+        """Ask which stage this node is to `train`, with so much memory (0: not said), and say whether it
+        ``moves`` to another one later. `StageAssigned` tells, or `EntryRefused` why not."""
         assert self.member is None, "this node trains already"
-        self._asks = AskStage(memory_bytes, wish)
+        self._asks = AskStage(memory_bytes, wish, moves)
         if self.coordinator:
             self._certify_self(name)
         if self.coordinator or self.links.is_up(self._contact.key):
@@ -407,10 +409,8 @@ class Node:
             if self.coordinator:
                 self.coordinator.met(now, peer, self.links.by_peer[peer].incarnation)
                 self.coordinator.session_began(now, peer)
-            if self.member and (peer == self._contact.key or not result.first):
-                self.member.begin_session(now, peer)
             if self.member:
-                self.member.link_began(now, peer)
+                self.member.link_began(now, peer, anew=peer == self._contact.key or not result.first)
             if self._asks and peer == self._contact.key:
                 self.send(now, peer, self._asks)
 
@@ -419,8 +419,7 @@ class Node:
         again before it is believed: whoever errs would end us for good."""
         if self.coordinator or peer != self._contact.key:
             return
-        believed = self._succession.told()
-        if believed:
+        if believed := self._succession.told():
             self._step_down()
         elif believed is False:
             self._expel(now, peer, "it told this process to stop, and is asked again")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,11 +20,16 @@ from diloco.cli.operate import TicketArgument
 from diloco.cli.work import Work, with_work
 from diloco.errors import StateInUse, UserError
 from diloco.extras import require
+from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
 from diloco.swarm.handshake import ask_status
 from diloco.swarm.worker_home import free_name, worker_home
 from peers.admission.ticket import read_ticket
 from peers.protocol.fields import NAME_BYTES, cut
+
+if TYPE_CHECKING:
+    from diloco.cli.train import TrainingOutcome
+    from diloco.cli.train_stage import StageOutcome
 
 _ASK_S = 10.0
 _LEFT = "interrupted, left the run"
@@ -65,17 +72,18 @@ def join_command(
     found = read_ticket(ticket, None).encode()  # standard input can be read once
     name = name or cut(socket.gethostname(), NAME_BYTES)
     home = None if no_state else state or _default_home(found, name)
+    join = partial(
+        diloco.join,
+        found,
+        listen=None if no_listen else listen,
+        advertise=advertise,
+        state=home,
+        name=name,
+        bulk_port=bulk_port,
+        max_upload_bps=upload_bps(max_upload),
+    )
     try:
-        swarm = diloco.join(
-            found,
-            listen=None if no_listen else listen,
-            advertise=advertise,
-            state=home,
-            name=name,
-            resume=resume,
-            bulk_port=bulk_port,
-            max_upload_bps=upload_bps(max_upload),
-        )
+        swarm = join(resume=resume)
     except StateInUse as error:
         if home is None or state is not None:
             raise
@@ -86,15 +94,37 @@ def join_command(
     with (
         closing(EventLog(work.events, name)) as log,
         leaving_in_order(work.notice, lambda: _LEFT if home is None else _COMES_BACK) as interrupts,
-        swarm,
     ):
+        while _moves(swarm, home, partial(_train, work, found), interrupts, log):
+            swarm = join()
+
+
+def _moves(
+    swarm: diloco.Swarm,
+    home: Path | None,
+    train: Callable[[diloco.Swarm, Interrupts, EventLog], TrainingOutcome | StageOutcome],
+    interrupts: Interrupts,
+    log: EventLog,
+) -> bool:
+    """Train until the run is done, or until this worker is to join anew with another stage."""
+    with swarm:
         run, me = swarm.settings.run.name, swarm.peer_name
         away = f"goes on as {me} with run {run}, whose host is not there yet"
         print(f"joined run {run} as {me}" if swarm.host_answered else away, flush=True)
         print(bulk_line(swarm), flush=True)
         if home is not None:
             print(f"it keeps its state in {home}", flush=True)
-        print(work.train(swarm, interrupts, log, ask=lambda: ask_status(found, _ASK_S)).line())
+        outcome = train(swarm, interrupts, log)
+        print(outcome.line(), flush=True)
+    return getattr(outcome, "moves_to", None) is not None
+
+
+def _train(
+    work: Work, ticket: str, swarm: diloco.Swarm, interrupts: Interrupts, log: EventLog
+) -> TrainingOutcome | StageOutcome:
+    # One that keeps nothing would come as another worker.
+    moves = swarm.home is not None
+    return work.train(swarm, interrupts, log, ask=lambda: ask_status(ticket, _ASK_S), moves=moves)
 
 
 def _default_home(ticket: str, name: str) -> Path:

@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from diloco.checkpoints.moved import set_aside
 from diloco.cli.train import Heard, Watch, checked_device, keep_what_is_held
 from diloco.compression.kernels import running
 from diloco.errors import PipelineError, UserError
@@ -44,6 +45,8 @@ class StageOutcome:
     waited_s: float
     loss: float | None
     """At the last stage: of the last step."""
+    moves_to: int | None = None
+    """The stage that this worker is to join next: its part in this one has ended."""
 
     def line(self) -> str:
         """For people."""
@@ -60,12 +63,15 @@ class StageOutcome:
 
 
 def make_part(
-    recipe: Recipe, swarm: Swarm, data: Path | None, device: str, wish: int | None
+    recipe: Recipe, swarm: Swarm, data: Path | None, device: str, wish: int | None, *, moves: bool = False
 ) -> tuple[Part, Job]:
-    """Ask the host for a stage, and build that one only. Raises `UserError` for what cannot be built."""
+    """Ask the host for a stage, and build that one only; one that ``moves`` may be told another one later.
+    Raises `UserError` for what cannot be built."""
     found = checked_device(device)
     require_parts(recipe, swarm.settings.pipeline.stages)
-    part = part_of(swarm.settings, swarm.ask_stage(wish))
+    part = part_of(swarm.settings, swarm.ask_stage(wish, moves=moves))
+    if moves and swarm.home is not None:
+        set_aside(swarm.home, swarm.run, part.stage)
     job = job_of(recipe, swarm.settings, data, found, swarm.peer_name, part)
     size = sum(each.numel() for each in job.model.parameters())
     print(f"it trains stage {part.stage} of {part.stages}: {size:,} parameters", flush=True)
@@ -107,7 +113,11 @@ def train_stage(
     except Exception as error:
         keep_what_is_held(outer, job, save, full, log, error)
         raise
-    if save is not None:
+    if made.moves_to is not None:
+        told = f"the host moves this worker to stage {made.moves_to}, which has too little"
+        log.write("moves", text=f"{told}: it joins anew", to=made.moves_to)
+        print(told, flush=True)
+    elif save is not None:
         outer.save(save, full=full)
     if interrupts.requested:
         raise KeyboardInterrupt
@@ -177,4 +187,5 @@ def _outcome(made: Stage, rounds: int, loss: float | None) -> StageOutcome:
         bytes_received=outer.swarm.bytes_received,
         waited_s=round(outer.waited_s, 2),
         loss=loss,
+        moves_to=made.moves_to,
     )

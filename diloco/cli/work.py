@@ -71,9 +71,11 @@ class Work:
         *,
         ask: Callable[[], RunStatus] | None = None,
         beside: Screen | None = None,
+        moves: bool = False,
     ) -> TrainingOutcome | StageOutcome:
         """Train until the run is done, the whole model or a stage of it, and show it: in a view of its own,
-        which may ``ask`` the host for its status, or ``beside`` a host's."""
+        which may ``ask`` the host for its status, or ``beside`` a host's. One that ``moves`` may end sooner,
+        to join anew with another stage."""
         import torch
 
         from diloco.cli.train import make_job, place_of, start_lines, train
@@ -92,7 +94,7 @@ class Work:
             from diloco.cli.train_stage import make_part, require_folder, train_stage
 
             require_folder(self.save)
-            part, job = make_part(recipe, swarm, self.data, self.device, self.stage)
+            part, job = make_part(recipe, swarm, self.data, self.device, self.stage, moves=moves)
             run = partial(train_stage, swarm, part, job, **given)
         elif self.stage is not None:
             raise UserError(f"--stage {self.stage}: this run's model is not cut into stages; leave it out")

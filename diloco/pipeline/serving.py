@@ -43,6 +43,7 @@ from peers.protocol.stage_work import (
     MicrobatchEnded,
     MicrobatchId,
     MoreCome,
+    MoveWanted,
     QuotaIs,
     RefuseTensor,
     StageCommand,
@@ -120,6 +121,9 @@ class Stage:
         self.outer = outer
         self.part = part
         self.tally = Tally()
+        self.moves_to: int | None = None
+        """The stage that this worker is to join next: then `run` has ended behind what was in flight, and
+        what it trained was offered."""
         self._driver, self._seam, self._loop = outer.driver, seam, loop
         self._takes, self._gives = takes, gives
         self._targets_shape = targets_shape
@@ -162,8 +166,10 @@ class Stage:
             if step is None:
                 break
             yield step
-        if self._driver.stopping and not self.outer.finished:
+        if (self._driver.stopping or self.moves_to is not None) and not self.outer.finished:
             self._drain()
+        if self.moves_to is not None and not self._driver.stopping:
+            self._offer_all()
 
     def hear_in_hook(self, event: object) -> bool:
         """An event that `Outer` took from the swarm; whether it is about microbatches."""
@@ -183,7 +189,7 @@ class Stage:
             self._feed(drawn)
             if self._is_over:
                 self._driver.rest()
-            if self._is_over or self._driver.stopping:
+            if self._is_over or self._driver.stopping or self.moves_to is not None:
                 return None
             work = self._loop.next_work(self._clock())
             match work:
@@ -334,6 +340,8 @@ class Stage:
                 self._loop.others_wait(at_once=event.at_once)
             case StreamOpened():
                 self._begin_anew(event)
+            case MoveWanted():
+                self.moves_to = event.stage
             case Drained():
                 self._drained = True
             case _:
@@ -402,11 +410,14 @@ class Stage:
             tally.by_cause[cause] = tally.by_cause.get(cause, 0) + 1
 
     def _drain(self) -> None:
-        """Before it leaves, finish what is in flight: others wait for it. No longer than two failure
-        timeouts."""
+        """Before it leaves, finish what is in flight, for others wait for it, and step with what was counted.
+        No longer than two failure timeouts."""
         self._seam.command(Drain())
+        self._loop.more_come(False)
         give_up = self._clock() + 2 * self.outer.swarm.settings.run.failure_timeout_s
-        while not self._drained and not self._is_over and self._clock() < give_up:
+        while not (self._drained and self._loop.at_rest) and not self._is_over:
+            if self._clock() >= give_up:
+                return
             self._take_events()
             work: Work | None = self._loop.next_work(self._clock())
             if isinstance(work, Step):
@@ -415,6 +426,16 @@ class Stage:
                 self._compute(work)
             else:
                 self._wait()
+
+    def _offer_all(self) -> None:
+        """Offer what was trained and wait for its rounds, no longer than one may take."""
+        run = self.outer.swarm.settings.run
+        give_up = self._clock() + run.grace_s + 2 * run.failure_timeout_s
+        self._driver.offer_early()
+        while self._driver.offers and not self._is_over and self._clock() < give_up:
+            if (event := self._seam.next_event(_POLL_S)) is not None:
+                self._hear(event)
+            self._driver.rest()
 
 
 def _bytes(payload: Payload) -> bytes | bytearray | memoryview:

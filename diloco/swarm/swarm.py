@@ -266,9 +266,17 @@ class Swarm:
         reason = self._driver.error or ("it was closed" if self._closed else error)
         return SwarmClosed(f"the swarm's network thread has ended: {reason}")
 
-    def ask_stage(self, wish: int | None = None, *, memory_bytes: int = 0, timeout_s: float = 60.0) -> int:
+    def ask_stage(
+        self,
+        wish: int | None = None,
+        *,
+        memory_bytes: int = 0,
+        timeout_s: float = 60.0,
+        moves: bool = False,
+    ) -> int:
         """Before anything is built: which stage of the run's model this process is to train, if possible the
         ``wish``. Without several it is 0, and nobody is asked. ``memory_bytes`` are what it has for a stage.
+        With ``moves`` it may later be told to train another one (`Stage.moves_to`).
         Raises `UserError` for a wish that is no stage, `EntryError` if there is no place, `SwarmTimeout` if
         the host does not answer."""
         if self.settings.pipeline.stages == 1:
@@ -277,7 +285,7 @@ class Swarm:
             stages = self.settings.pipeline.stages
             raise UserError(f"there is no stage {wish}: {stages} stages are numbered 0 to {stages - 1}")
         wanted = ANY_STAGE if wish is None else wish
-        self.call(lambda now, node: node.ask_stage(now, self.name, memory_bytes, wanted))
+        self.call(lambda now, node: node.ask_stage(now, self.name, memory_bytes, wanted, moves))
         give_up = time.monotonic() + timeout_s
         while (left_s := give_up - time.monotonic()) > 0:
             event = self.next_event(min(left_s, _POLL_S))

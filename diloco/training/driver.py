@@ -31,6 +31,7 @@ from peers.protocol.commands import Command
 from peers.protocol.events import (
     GotUnusable,
     KeptResultDamaged,
+    OfferWanted,
     ProgressLost,
     RoundCommitted,
     SettingsChanged,
@@ -167,6 +168,17 @@ class WorkerDriver:
         """Say how training goes, if that was not said for a while."""
         if self.session.report_is_due(time.monotonic()):
             self._report()
+
+    def offer_early(self) -> None:
+        """Offer what was trained so far, as if others waited for it."""
+        for fragment in range(self.replica.num_fragments):
+            self.later(OfferWanted(fragment))
+        self.rest()
+
+    @property
+    def offers(self) -> bool:
+        """Whether something is offered whose round is not over."""
+        return any(each.offered is not None for each in self.session.loop.progress)
 
     def go_back(self) -> None:
         """Give up what was trained and not offered: the model goes back to the outer parameters. Where an

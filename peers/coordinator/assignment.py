@@ -1,10 +1,11 @@
 """Which stage each joiner is told to train, and what is held for it until it comes.
 
 Of a run with several stages: who asks is told one by the rule of `placing`, which is journaled, and holds a
-place in it for `RESERVED_TIMEOUTS`. Who was in a stage once is told that one ever after, for its disk may be
-the only one that has the stage's state; so no two disks' states are mixed, and no stage is emptied by those
-who come back (PP10). Nobody enters with another stage than it was told (PP9). What one identity says costs
-the journal `MAX_RESERVED` entries at most, and it holds one place at a time.
+place in it for `RESERVED_TIMEOUTS`. Who was in a stage once is told that one ever after, unless it moves
+(`moving`), for its disk may be the only one that has the stage's state; so no two disks' states are mixed,
+and no stage is emptied by those who come back (PP10). Nobody enters with another stage than it was told
+(PP9). What one identity says costs the journal `MAX_RESERVED` entries at most, and it holds one place at a
+time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from peers.coordinator.course import Course
 from peers.coordinator.journal import StageGiven
+from peers.coordinator.moving import take_up
 from peers.coordinator.placing import BYTES_PER_PARAMETER, StageLoad, choose
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
@@ -88,6 +90,11 @@ class Assignment:
 
     def _answer(self, now: float, entry: Entry, message: AskStage) -> StageIs | Refused:
         self._reserved = {key: each for key, each in self._reserved.items() if now < each.until}
+        entry.may_move = message.moves and message.wish == ANY_STAGE
+        entry.memory_bytes = message.memory_bytes
+        if (to := take_up(self._state, entry)) is not None:
+            self._note(entry, to)
+            self._reserve(now, entry, to)
         given, wish = entry.given_stage, message.wish
         is_kept = entry.keeps_stage or entry.key in self._reserved or entry.num_reserved >= MAX_RESERVED
         if given is not None and is_kept:

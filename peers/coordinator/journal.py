@@ -222,6 +222,16 @@ class StageGiven:
     stage: fields.Stage
 
 
+@kind(202)
+@dataclass(frozen=True, slots=True)
+class StageMoves:
+    """This identity was told to leave its stage and to train that one; it is its own stage where the move was
+    given up."""
+
+    key: Key
+    stage: fields.Stage
+
+
 @kind(199)
 @dataclass(frozen=True, slots=True)
 class Stands:

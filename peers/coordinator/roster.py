@@ -108,6 +108,12 @@ class Entry:
     """The stage that it was told to train, in a run with several."""
     rests: bool = False
     """It feeds a model in stages, and has no more: no round waits for it."""
+    moves_to: int | None = None
+    """The stage that it was told to train from its next coming on."""
+    may_move: bool = False
+    """It would train another one, and asked for none."""
+    memory_bytes: int = 0
+    """What it has for a stage, as it said."""
     keeps_stage: bool = False
     """It may have been there, so its disk may have that stage's state."""
     num_reserved: int = 0

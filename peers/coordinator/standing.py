@@ -14,6 +14,7 @@ from typing import Any
 
 from peers.coordinator.course import Course
 from peers.coordinator.journal import Stands
+from peers.coordinator.moving import Moving
 from peers.coordinator.placing import believed_speeds
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
@@ -40,6 +41,7 @@ class Standing:
     def __init__(self, state: RunState) -> None:
         self._state = state
         self._is_used = state.rules.stages > 1
+        self._moving = Moving(state)
         self.wanting = Wanting(state, self._is_fed)
         self.handlers: dict[type, Callable[[float, Course, Entry, Any], None]] = {
             Draining: self.drains,
@@ -103,6 +105,7 @@ class Standing:
             self._say(now, key, self._replica_is(each, 0))
         if self._settles_at is None:
             self._say(now, key, RosterIs(roster.epoch))
+        self._moving.entered(now, entry)
 
     def ended(self, now: float, key: bytes) -> None:
         """A membership is over; everybody hears of it."""
@@ -135,6 +138,7 @@ class Standing:
         if self._is_used and now >= self._tell_at:
             self._tell_at = now + NEWS_TIMEOUTS * self._state.rules.failure_timeout_s
             self._tell_news(now)
+            self._moving.tick(now)
         if self._settles_at is None or now < self._settles_at:
             return
         self._settles_at = None

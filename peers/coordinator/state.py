@@ -27,6 +27,7 @@ from peers.coordinator.journal import (
     RunStopped,
     SettingsChanged,
     StageGiven,
+    StageMoves,
     Stands,
     StateCovered,
     StateSaved,
@@ -124,7 +125,11 @@ class RunState:
             case StageGiven():
                 self._course_numbered(entry.stage)
                 known = self._known(entry.key)
-                known.given_stage, known.keeps_stage = entry.stage, True
+                known.given_stage, known.keeps_stage, known.moves_to = entry.stage, True, None
+            case StageMoves():
+                self._course_numbered(entry.stage)
+                known = self._known(entry.key)
+                known.moves_to = entry.stage if entry.stage != known.given_stage else None
             case Stands():
                 self._known(entry.key)
                 self.standing[entry.key] = entry.since

@@ -340,8 +340,10 @@ class Member:
             self.stages.streaming.link_lost(peer)
         self._follower.advance(now)
 
-    def link_began(self, now: float, peer: bytes) -> None:
-        """A session of the link to a peer began, the first one too."""
+    def link_began(self, now: float, peer: bytes, *, anew: bool = False) -> None:
+        """A session of the link to a peer began, the first one too, if it did not begin ``anew``."""
+        if anew:
+            self.begin_session(now, peer)
         if self.stages is not None:
             self.stages.streaming.link_began(now, peer)
 

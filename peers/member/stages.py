@@ -15,7 +15,8 @@ from peers.member.contributions import Contributions
 from peers.member.outlet import MemberOutlet
 from peers.protocol.events import Fate
 from peers.protocol.messages import MemberIs
-from peers.protocol.stage_work import StageCommand
+from peers.protocol.placing import MoveTo
+from peers.protocol.stage_work import MoveWanted, StageCommand
 from peers.protocol.stream import ReplicaGone, ReplicaIs, RosterIs, StandsSince
 from peers.routing.state import Name, StreamTerms
 from peers.routing.streaming import Streaming
@@ -44,6 +45,7 @@ class Stages:
             ReplicaIs: self._replica_is,
             ReplicaGone: self._replica_gone,
             RosterIs: self._roster_is,
+            MoveTo: lambda now, message: outlet.deliver(MoveWanted(message.stage)),
         }
         self._me = me
         self._stage = terms.stage

@@ -40,11 +40,21 @@ class AskStage:
     memory_bytes: fields.Bytes = 0
     """What this machine has for a stage; 0 if it does not say."""
     wish: fields.StageWish = ANY_STAGE
+    moves: bool = False
+    """Told to, this worker leaves its stage later and trains another one."""
 
 
 @kind(181)
 @dataclass(frozen=True, slots=True)
 class StageIs:
     """That one. It is held for the asker for some failure timeouts, and entering with another is refused."""
+
+    stage: fields.Stage
+
+
+@kind(201)
+@dataclass(frozen=True, slots=True)
+class MoveTo:
+    """That stage has too little: finish what is in flight, offer it, leave, and ask for your stage again."""
 
     stage: fields.Stage

@@ -222,6 +222,14 @@ class MayStepEarly:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveWanted:
+    """Another stage has too little: finish what is in flight, offer it, leave the run, and ask for a stage
+    again, which will be that one."""
+
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """After `Drain`: nothing is in flight through this worker any more."""
 
@@ -236,5 +244,6 @@ StageEvent = (
     | GivenUp
     | MicrobatchEnded
     | MayStepEarly
+    | MoveWanted
     | Drained
 )

@@ -48,6 +48,16 @@ class StageGivenTrace(Trace):
 
 
 @dataclass(frozen=True, slots=True)
+class StageMoveTrace(Trace):
+    """A member was told to move to another stage."""
+
+    peer: bytes
+    peer_name: str
+    stage: int
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
 class EnteredTrace(Trace):
     """A member entered."""
 

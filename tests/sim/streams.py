@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step, Work
 from peers.protocol import stage_work as work
-from peers.protocol.events import EntryRefused, IdentitySuperseded
+from peers.protocol.events import EntryRefused, IdentitySuperseded, OfferWanted
 from peers.protocol.placing import Wiring
 from peers.protocol.stage_work import MicrobatchId
 from peers.routing.state import StreamTerms
@@ -38,6 +38,8 @@ class StreamShape:
     window: int = 4
     activation_bytes: int = 2500
     wiring: Wiring = Wiring.LINES
+    moves: bool = False
+    """Workers say how fast they are, and move to another stage if they are told to."""
 
 
 def terms_of(stage: int, stages: int, shape: StreamShape, limits: Limits, timeout_s: float) -> StreamTerms:
@@ -81,6 +83,11 @@ class StageTrainer:
     fed: int = 0
     may_feed: int = 0
     at_hand: Work | None = None
+    leaves_by: float | None = None
+    """It is to move: until then it finishes what is in flight, and offers it."""
+    drained: bool = False
+    has_offered: bool = False
+    has_left: bool = False
     at_versions: dict[MicrobatchId, tuple[bytes, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,6 +122,10 @@ class StageTrainer:
             self.world.handle(self.worker, net.now, self.later.popleft())
         if session.waits(net.now) or not (session.active or session.steps):
             self._look_what_is_due()
+            if self.leaves_by is not None and net.now >= self.leaves_by:
+                self._moves(self.leaves_by)
+            return
+        if self.leaves_by is not None and self._moves(self.leaves_by):
             return
         if self.stage == 0:
             self._feed()
@@ -127,6 +138,22 @@ class StageTrainer:
             if self.stage:
                 self.run(work.ForwardBegan(self.at_hand.microbatch))
         net.at(self.rng.uniform(0.005, 0.04), self._done)
+
+    def _moves(self, leaves_by: float) -> bool:
+        """One that is to move leaves once it has finished, and its offers are over."""
+        world, worker = self.world, self.worker
+        if self.drained and self.loop.at_rest and not self.has_offered:
+            self.has_offered = True
+            for fragment in range(len(worker.loop.progress)):
+                world.handle(worker, world.net.now, OfferWanted(fragment))
+            world.run_due(worker)
+        offers = any(each.offered is not None for each in worker.loop.progress)
+        if (not self.has_offered or offers) and world.net.now < leaves_by:
+            return False
+        if not self.has_left:
+            self.has_left = True
+            world.move(worker)
+        return True
 
     def _look_what_is_due(self) -> None:
         if self.loop.drained:
@@ -168,6 +195,9 @@ class StageTrainer:
         self.count_step(step)
         self.world.run_due(self.worker)
 
+        if self.shape.moves:
+            self.world.report(self.worker)
+
     def count_step(self, step: Step) -> None:
         """The session hears of a step."""
         self.worker.session.stepped(step.tokens, self.worker.step_s)
@@ -197,6 +227,12 @@ class StageTrainer:
                 self.loop.gradient_arrived(event.microbatch)
             case work.GivenUp():
                 self.loop.given_up(event.microbatch)
+            case work.MoveWanted():
+                self.leaves_by = self.leaves_by or self.world.net.now + 8.0
+                self.loop.more_come(False)
+                self.run(work.Drain())
+            case work.Drained():
+                self.drained = True
             case work.QuotaIs():
                 self.loop.take_quota(event.quota)
             case work.MoreCome():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from diloco.pipeline.stage_loop import StageLoop, Step
+from peers.coordinator import assignment, moving
+from peers.coordinator.placing import Move
 from peers.protocol.events import StageAssigned
+from peers.protocol.placing import Wiring
 from peers.routing import ending
 from tests.peers.routing.planted import nothing
 from tests.sim import streams
@@ -137,3 +141,45 @@ def test_without_faults_nothing_is_given_up_and_lines_keep_step() -> None:
         assert replica is not None
         lines[replica.line].append(worker.session.steps)
     assert all(max(steps) - min(steps) <= 4 for steps in lines), lines
+
+
+def starved(seed: int = 4) -> tuple[World, StageCheckers]:
+    """Of two stages with three replicas each one loses two for good."""
+    world = World(seed, 6, 1, 2, streams=StreamShape(wiring=Wiring.THROUGHPUT, moves=True))
+    checkers = StageCheckers(world)
+    world.net.run(15.0)
+    for index in [i for i, stage in sorted(world.stage_of.items()) if stage == 1][:2]:
+        world.crash(index)
+    return world, checkers
+
+
+def test_one_moves_to_a_stage_that_is_starved_and_nothing_is_lost() -> None:
+    world, checkers = starved()
+    streams = checkers.streams
+    assert streams is not None
+    world.net.run(25.0)
+    given_up = streams.given_up  # by the deaths
+    world.net.run(150.0)
+    checkers.sweep()
+    checkers.check_end()
+    assert world.seen["moved"] == 1
+    living = Counter(world.stage_of[index] for index in world.living())
+    assert living == {0: 2, 1: 2}
+    assert streams.given_up == given_up
+    mover = next(worker for worker in world.workers.values() if worker.life > 1)
+    assert mover.trainer is not None
+    assert mover.stage == 1
+    assert len(mover.trainer.counted) > 20
+
+
+def test_a_move_from_a_stage_with_one_replica_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = World(4, 3, 1, 2, streams=StreamShape(wiring=Wiring.THROUGHPUT, moves=True))
+    StageCheckers(alone)
+    alone.net.run(15.0)
+    stages = list(alone.stage_of.values())
+    lone = next(index for index, stage in alone.stage_of.items() if stages.count(stage) == 1)
+    move = Move(key_of(lone), 1 - alone.stage_of[lone])
+    monkeypatch.setattr(moving, "best_move", lambda loads, movable, fewest: move)
+    monkeypatch.setattr(assignment, "take_up", lambda state, entry: entry.moves_to)
+    with pytest.raises(Violation, match="PP10"):
+        alone.net.run(120.0)

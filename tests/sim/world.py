@@ -20,7 +20,7 @@ from diloco.settings import Checkpoint
 from diloco.simulation.worker import hashed
 from peers.coordinator.rules import Rules
 from peers.node import Node
-from peers.protocol.commands import BeginSave, Command, ConfirmCaptured, ConfirmLoaded
+from peers.protocol.commands import BeginSave, Command, ConfirmCaptured, ConfirmLoaded, LeaveRun
 from peers.protocol.events import NameWanted, RecomputeWanted, Restored, RoundCommitted, StageAssigned
 from peers.protocol.held import Held
 from peers.protocol.manifest import layout_name
@@ -314,7 +314,8 @@ class World:
         else:
             self.building.add(index)
             wish = self.wishes.get(index, ANY_STAGE)
-            self.net.command(process, lambda core, now: core.ask_stage(now, f"w{index}", wish=wish))
+            moves = self.streams is not None and self.streams.moves
+            self.net.command(process, lambda core, now: core.ask_stage(now, f"w{index}", 0, wish, moves))
 
     def _train(
         self, index: int, life: int, stage: int, node: Node, process: Endpoint, address: str
@@ -526,6 +527,22 @@ class World:
             worker.session.told(command, bool(done))
             if isinstance(command, ConfirmCaptured) and worker.node.member:
                 worker.replica.bases = [worker.node.member.versions.head] * len(self.sizes)
+
+    def report(self, worker: Worker) -> None:
+        """A worker says how it fares."""
+        self._run(worker, worker.session.report(self.net.now, 0, 0))
+
+    def move(self, worker: Worker) -> None:
+        """A worker leaves to join anew, and puts aside what its disk has of its stage."""
+        self.seen["moved"] += 1
+        self._run_one(worker, LeaveRun("moves"))
+        self.net.at(0.2, lambda: self._come_anew(worker))
+
+    def _come_anew(self, worker: Worker) -> None:
+        if worker.process.alive and self.workers[worker.index] is worker:
+            self.net.crash(worker.process)
+            self.disks.pop(worker.index, None)
+            self.start_worker(worker.index)
 
     # -- faults -------------------------------------------------------------------------------
 

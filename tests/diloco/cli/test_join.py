@@ -32,22 +32,29 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[diloco.Swa
         yield swarm
 
 
-def joined(monkeypatch: pytest.MonkeyPatch, host: diloco.Swarm, *flags: str, meanwhile: Any = None) -> Any:
-    """What the command printed, and the swarm that it trained in."""
+def joined(
+    monkeypatch: pytest.MonkeyPatch,
+    host: diloco.Swarm,
+    *flags: str,
+    meanwhile: Any = None,
+    moves: list[int] | None = None,
+) -> Any:
+    """What the command printed, and the swarm that it trained in, last where it ``moves`` to other stages."""
     seen: list[diloco.Swarm] = []
 
-    def train(work: Work, swarm: diloco.Swarm, interrupts: object, log: object, ask: object) -> object:
+    def train(work: Work, swarm: diloco.Swarm, interrupts: object, log: object, **more: Any) -> object:
+        assert more["moves"] == (swarm.home is not None)
         seen.append(swarm)
         if meanwhile is not None:
             meanwhile()
-        return SimpleNamespace(line=lambda: "trained")
+        return SimpleNamespace(line=lambda: "trained", moves_to=moves.pop() if moves else None)
 
     with monkeypatch.context() as patched:
         patched.setattr(Work, "train", train)
         done = CliRunner().invoke(app, ["join", host.ticket, "--listen", LOCAL, *flags])
     if done.exception is not None:
         raise done.exception
-    return done.output, seen[0]
+    return done.output, seen[-1]
 
 
 def test_the_same_command_again_is_the_same_worker(
@@ -60,6 +67,13 @@ def test_the_same_command_again_is_the_same_worker(
     other = joined(monkeypatch, host, "--name", "bob")[1]
     assert other.home == home.parent / "bob"
     assert other.peer_name != first.peer_name
+
+
+def test_a_worker_that_is_to_move_joins_anew_as_itself(
+    host: diloco.Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, last = joined(monkeypatch, host, "--name", "ann", moves=[2, 1])
+    assert said.count(f"joined run joining as {last.peer_name}") == said.count("trained") == 3
 
 
 def test_without_state_nothing_is_kept(

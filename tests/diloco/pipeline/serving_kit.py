@@ -68,6 +68,8 @@ class Member:
         self.key = FEEDER
         self.events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.said: list[object] = []
+        self.others: list[object] = []
+        """Commands about anything but microbatches."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.swarm, name)
@@ -76,6 +78,7 @@ class Member:
         if isinstance(command, StageCommand):
             self.said.append(command)
             return self.line.take(self.number, command)
+        self.others.append(command)
         return self.swarm.command(command)
 
     def post(self, command: Any) -> None:

@@ -13,6 +13,7 @@ from diloco.errors import BoundaryError, PipelineError, TrainingDiverged
 from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.refusals import LEAST_IN_A_ROW
 from diloco.pipeline.serving import Stage
+from peers.protocol.commands import Offer
 from peers.protocol.stage_work import (
     Cause,
     ConfirmOpened,
@@ -29,6 +30,7 @@ from peers.protocol.stage_work import (
     MayStepEarly,
     MicrobatchEnded,
     MicrobatchId,
+    MoveWanted,
     RefuseTensor,
     StageCommand,
     Stepped,
@@ -235,12 +237,23 @@ def test_what_is_given_up_leaves_its_place_to_another() -> None:
 def test_others_who_wait_end_a_step_with_what_there_is_and_with_nothing() -> None:
     with Alone(quota=5) as line:
         before, run = line.held(), line.stage.run()
-        line.hear(MayStepEarly())
+        line.hear(MayStepEarly(at_once=True))
         step = next(run)
         assert (step.microbatches, step.tokens) == (0, 0)
         assert same_bits(before, line.held()), "nothing moved it"
-        line.hear(activation(0), MayStepEarly())
+        line.hear(activation(0), MayStepEarly(at_once=True))
         assert next(run).microbatches == 1
+
+
+def test_who_is_to_move_finishes_what_it_has_offers_it_and_ends() -> None:
+    with Alone(quota=5) as line:
+        line.when[Drain] = lambda: line.hear(Drained())
+        line.answers = {1: [MoveWanted(2), gradient(1)]}
+        line.hear(activation(0), activation(1))
+        assert list(line.stage.run()) == []
+        assert line.stage.moves_to == 2
+        assert line.said(Stepped) == [Stepped((name(0), name(1)), 2 * TOKENS)]
+        assert {each.tokens for each in line.member.others if isinstance(each, Offer)} == {2 * TOKENS}
 
 
 def test_a_new_membership_drops_everything_and_a_void_one_goes_back_to_the_outer_parameters() -> None:
@@ -283,7 +296,7 @@ def test_who_stops_finishes_what_is_in_flight_before_it_leaves() -> None:
         line.when[Drain] = lambda: line.hear(gradient(0), Drained())
         line.hear(activation(0))
         assert list(line.stage.run()) == []
-        assert [type(each) for each in line.member.said][-3:] == [ForwardDone, Drain, Counted]
+        assert [type(each) for each in line.member.said][-4:] == [ForwardDone, Drain, Counted, Stepped]
         assert line.stage.part.num_held == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peers.coordinator.placing import StageLoad, choose
+from peers.coordinator.placing import Movable, StageLoad, best_move, choose
 
 
 def chosen(*stages: StageLoad, memory: int = 0, most: int = 64) -> int | None:
@@ -65,3 +65,53 @@ def test_whoever_claims_any_speed_moves_its_stage_by_four_times_the_median_at_mo
 def test_where_none_is_measured_each_counts_alike() -> None:
     assert chosen(StageLoad(0, (), 3), StageLoad(1, (), 2)) == 1
     assert chosen(StageLoad(0, (0.0, 0.0)), StageLoad(1, (0.0,))) == 1
+
+
+def moved(*stages: StageLoad, fewest: int = 1, memory: int = 0) -> tuple[int, int] | None:
+    """From which stage somebody moves to which, if all replicas may."""
+    movable = [Movable(bytes([s.number]), s.number, speed, memory) for s in stages for speed in s.speeds]
+    found = best_move(stages, movable, fewest)
+    return None if found is None else (found.key[0], found.to)
+
+
+def alike(*counts: int) -> list[StageLoad]:
+    return [StageLoad(number, (1.0,) * count) for number, count in enumerate(counts)]
+
+
+def test_one_of_a_rich_stage_moves_to_a_starved_one() -> None:
+    assert moved(*alike(4, 4, 2, 4)) == (0, 2)
+    assert moved(*alike(4, 3, 3, 4)) is None, "the least would stay as it is"
+
+
+def test_two_stages_that_are_equally_poor_are_helped_one_after_the_other() -> None:
+    assert moved(*alike(5, 5, 2, 2)) == (0, 2)
+    assert moved(*alike(4, 5, 3, 2)) == (1, 3)
+
+
+def test_nobody_leaves_a_stage_to_too_few_or_to_nobody() -> None:
+    fast = StageLoad(0, (9.0,))
+    assert moved(fast, StageLoad(1, (1.0, 1.0)), fewest=0) is None
+    assert moved(*alike(3, 1)) == (0, 1)
+    assert moved(*alike(3, 1), fewest=3) is None
+
+
+def test_a_move_that_gains_little_is_none() -> None:
+    assert moved(StageLoad(0, (1.0,) * 8), StageLoad(1, (1.0,) * 6)) is None
+    assert moved(StageLoad(0, (1.0,) * 8), StageLoad(1, (1.0,) * 5)) == (0, 1)
+
+
+def test_who_is_about_to_come_counts_where_it_is_going() -> None:
+    assert moved(StageLoad(0, (1.0,) * 3), StageLoad(1, (1.0,), num_coming=1)) is None
+    assert moved(StageLoad(0, (1.0, 1.0), num_coming=3), StageLoad(1, (1.0,))) == (0, 1)
+    assert moved(StageLoad(0, (1.0,), num_coming=3), StageLoad(1, (1.0,))) is None, "they are not here yet"
+
+
+def test_nobody_moves_to_where_it_does_not_fit_or_nobody_has_the_state() -> None:
+    assert moved(*alike(3, 0)) == (0, 1)
+    assert moved(StageLoad(0, (1.0,) * 3), StageLoad(1, (1.0,), needed_bytes=8), memory=7) is None
+    assert moved(StageLoad(0, (1.0,) * 3), StageLoad(1, (), has_state=False)) is None
+
+
+def test_a_stage_that_takes_longer_for_each_token_counts_as_what_it_is() -> None:
+    """The layers of stage 1 cost four times as much: four replicas of it are as fast as one."""
+    assert moved(StageLoad(0, (4.0,) * 4), StageLoad(1, (1.0,) * 4)) == (0, 1)

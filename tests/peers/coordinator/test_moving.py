@@ -1,0 +1,115 @@
+"""Who is told to move to another stage, when, and what becomes of that over restarts."""
+
+from __future__ import annotations
+
+from peers.coordinator.moving import GIVES_UP_TIMEOUTS, LASTS_TIMEOUTS, REST_TIMEOUTS
+from peers.protocol.messages import Leave
+from peers.protocol.placing import ANY_STAGE, AskStage, MoveTo, StageIs
+from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
+
+TIMEOUT_S = 4.0
+STAGES = {1: 0, 2: 0, 3: 0, 4: 1}
+
+
+def come(swarm: Swarm, index: int, stage: int, *, moves: bool = True, wish: int = ANY_STAGE) -> None:
+    """One is given a stage, enters with it, holds its state and says how fast it is."""
+    swarm.core.certify(key(index), f"w{index}")
+    swarm.hear(index, AskStage(0, wish, moves))
+    assert swarm.told(index, StageIs)[-1].stage == stage
+    begin(swarm, index, stage)
+
+
+def begin(swarm: Swarm, index: int, stage: int) -> None:
+    swarm.greet(index, stage=stage)
+    swarm.hold(index)
+    swarm.hear(index, speed(1.0))
+
+
+def starved(*, moves: bool = True, journal: list[bytes] | None = None) -> Swarm:
+    """Stage 0 has three replicas, and stage 1 has one."""
+    swarm = Swarm(journal, stages=2, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    for index, stage in {1: 0, 2: 1, 3: 0, 4: 1, 5: 0, 6: 1}.items():
+        come(swarm, index, stage, moves=moves)
+    for index in (4, 6):
+        swarm.hear(index, Leave("done"))
+    return swarm
+
+
+def run(swarm: Swarm, timeouts: float) -> None:
+    """Time passes, in steps."""
+    for _ in range(int(timeouts * 4)):
+        swarm.later(TIMEOUT_S / 4)
+
+
+def movers(swarm: Swarm) -> list[int]:
+    return [index for index in range(1, 7) if swarm.told(index, MoveTo)]
+
+
+ENOUGH = REST_TIMEOUTS + LASTS_TIMEOUTS + 2
+
+
+def test_one_is_told_to_move_once_a_stage_was_starved_for_a_while() -> None:
+    swarm = starved()
+    run(swarm, LASTS_TIMEOUTS + 1)
+    assert not movers(swarm), "the host has just begun"
+    run(swarm, ENOUGH)
+    assert movers(swarm) == [1]
+    assert swarm.told(1, MoveTo) == [MoveTo(1)]
+
+
+def test_nobody_moves_who_did_not_say_that_it_would_or_asked_for_its_stage() -> None:
+    swarm = starved(moves=False)
+    run(swarm, 2 * ENOUGH)
+    assert not movers(swarm)
+
+
+def move(swarm: Swarm) -> None:
+    """The mover has finished, leaves, and asks again."""
+    swarm.hear(1, Leave("moves"))
+    swarm.hear(1, AskStage(0, ANY_STAGE, True))
+
+
+def test_a_mover_is_given_its_stage_when_it_asks_again_and_the_next_move_takes_its_time() -> None:
+    swarm = starved()
+    run(swarm, ENOUGH)
+    move(swarm)
+    assert swarm.told(1, StageIs)[-1] == StageIs(1)
+    begin(swarm, 1, 1)
+    run(swarm, ENOUGH)
+    assert movers(swarm) == [1], "two and two"
+    swarm.hear(1, Leave("done"))
+    again = Swarm(swarm.journal, stages=2, failure_timeout_s=TIMEOUT_S)
+    again.hear(1, AskStage(0, ANY_STAGE, True))
+    assert again.told(1, StageIs) == [StageIs(1)]
+
+
+def test_a_move_outlives_the_host_and_a_mover_that_is_still_there_is_told_again() -> None:
+    swarm = starved()
+    run(swarm, ENOUGH)
+    again = Swarm(swarm.journal, stages=2, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    for index, stage in ((1, 0), (2, 1), (3, 0)):
+        begin(again, index, stage)
+    assert movers(again) == [1]
+    move(again)
+    assert again.told(1, StageIs)[-1] == StageIs(1)
+
+
+def test_a_mover_that_everybody_else_of_its_stage_has_left_stays() -> None:
+    swarm = starved()
+    run(swarm, ENOUGH)
+    for index in (3, 5):
+        swarm.hear(index, Leave("done"))
+    move(swarm)
+    assert swarm.told(1, StageIs)[-1] == StageIs(0)
+    begin(swarm, 1, 0)
+    assert swarm.told(1, MoveTo) == [MoveTo(1)], "it is told no more"
+
+
+def test_a_mover_that_does_not_move_stays_where_it_is() -> None:
+    swarm = starved()
+    run(swarm, ENOUGH)
+    for index in (1, 2, 3, 5):
+        swarm.silent[key(index)] = 1e9
+    run(swarm, GIVES_UP_TIMEOUTS + 30)
+    move(swarm)
+    assert swarm.told(1, StageIs)[-1] == StageIs(0)
