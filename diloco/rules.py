@@ -36,6 +36,7 @@ def rules_of(settings: RunSettings) -> Rules:
         mean_growth=WIRE_FORMATS[returned].mean_growth(),
         element_bytes=wire_element_bytes(method),
         quorum=method.quorum,
+        buffers_fragment=method.buffers_fragment if method.buffers == "mean" else -1,
         stages=settings.pipeline.stages,
         wiring=Wiring(settings.pipeline.wiring),
         copies=settings.checkpoint.copies,
@@ -62,22 +63,24 @@ class JudgeOnDemand:
         self._method = method
         self._judge: Judge | None = None
 
-    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+    def fault(self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
         """What is wrong with a chunk, as `peers.coordinator.judgement.Judge` says."""
         judge = self._found()
-        return judge.fault(payload, num_elements, num_parts) if judge else None
+        return judge.fault(fragment, payload, num_elements, num_parts) if judge else None
 
-    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+    def square(
+        self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None
+    ) -> float | None:
         """How long it is, squared, as `Judge` says."""
         judge = self._found()
-        return judge.square(payload, num_elements, num_parts) if judge else None
+        return judge.square(fragment, payload, num_elements, num_parts) if judge else None
 
     def deviation(
-        self, parts: Sequence[Part], mean: Payload, num_elements: int
+        self, fragment: int, parts: Sequence[Part], mean: Payload, num_elements: int
     ) -> tuple[float, float, float] | None:
         """How far a mean is from the one that these parts make, as `Judge` says."""
         judge = self._found()
-        return judge.deviation(parts, mean, num_elements) if judge else None
+        return judge.deviation(fragment, parts, mean, num_elements) if judge else None
 
     def _found(self) -> Judge | None:
         if self._judge is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from diloco.checkpoints.local_disk import ANYWHERE, LocalDisk, reading
-from diloco.checkpoints.manifest import OWN_FILE, fragment_file
+from diloco.checkpoints.manifest import OWN_FILE, TensorEntry, fragment_file
 from diloco.checkpoints.store import Saved
 from diloco.checkpoints.tensor_file import Header, TensorPlace, header_bytes, read_header, read_tensor
 from diloco.compression.vectors import bytes_of
@@ -67,7 +67,9 @@ def export(
     if full:
         sources += _frozen_sources(disk, saved, like, alike)
     if like is not None:
-        _require_alike(sources, {name: header.places[name][0] for name, (_, header) in alike.items()}, like)
+        counts = {each.name for each in saved.manifest.tensors if not _dtype(each).is_floating_point}
+        theirs = {name: header.places[name][0] for name, (_, header) in alike.items()}
+        _require_alike(sources, theirs, like, counts)
     place = {saved.manifest.unit.replace(" ", "_"): str(saved.manifest.index)}
     metadata = {**place, "run": saved.manifest.run}
     out, aside = LocalDisk(target.parent), f".{target.name}.partial"
@@ -77,7 +79,8 @@ def export(
         for each in sources:
             with reading(each.path):
                 tensor = read_tensor(each.disk, each.path, each.header, each.name)
-            yield bytes_of(tensor.to(each.place.dtype).contiguous())
+            is_count = tensor.is_floating_point() and not each.place.dtype.is_floating_point
+            yield bytes_of((tensor.round() if is_count else tensor).to(each.place.dtype).contiguous())
 
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -108,15 +111,25 @@ def _sources(disk: Disk, saved: Saved, dtypes: dict[str, torch.dtype]) -> Iterat
         return _Source(disk, path, kept_as, header, TensorPlace(name, wanted, place.shape))
 
     manifest = saved.manifest
+    averaged: set[str] = set()
     for each in manifest.tensors:
         if each.fragment < 0 or each.name.partition("/")[0] in MOMENTS:
             continue  # frozen, or AdamW's, which some methods average
-        dtype: torch.dtype = getattr(torch, each.dtype)
+        if each.fragment == manifest.buffers:
+            if not manifest.has_mean_buffers:
+                continue  # as the run began with them: the worker's own are later
+            averaged.add(each.name)
+        dtype = _dtype(each)
         yield source(fragment_file(each.fragment), f"theta/{each.name}", each.name, dtype)
     if manifest.own is None:
         return
-    for name in _persistent_buffers(disk, saved):
+    for name in [each for each in _persistent_buffers(disk, saved) if each not in averaged]:
         yield source(OWN_FILE, f"{_BUFFERS}{name}", name, None)
+
+
+def _dtype(entry: TensorEntry) -> torch.dtype:
+    found: torch.dtype = getattr(torch, entry.dtype)
+    return found
 
 
 def _persistent_buffers(disk: Disk, saved: Saved) -> list[str]:
@@ -135,7 +148,7 @@ def _frozen_sources(
     file = f"{saved.path}/{fragment_file(len(saved.manifest.fragments) - 1)}"
     header = read_header(disk, file)
     for each in saved.manifest.tensors:
-        dtype: torch.dtype = getattr(torch, each.dtype)
+        dtype = _dtype(each)
         if each.fragment >= 0:
             continue
         if each.digest is None:
@@ -172,7 +185,9 @@ def _headers_in(like: Path) -> dict[str, tuple[str, Header]]:
     return found
 
 
-def _require_alike(sources: list[_Source], theirs: dict[str, TensorPlace], like: Path) -> None:
+def _require_alike(
+    sources: list[_Source], theirs: dict[str, TensorPlace], like: Path, counts: set[str]
+) -> None:
     unknown = [each.place.name for each in sources if each.place.name not in theirs]
     if unknown:
         raise CheckpointError(
@@ -185,7 +200,7 @@ def _require_alike(sources: list[_Source], theirs: dict[str, TensorPlace], like:
                 f"{like} is another model: {name} has shape {list(there.shape)} there, and "
                 f"{list(here.shape)} in the checkpoint"
             )
-        if here.dtype.is_floating_point and not there.dtype.is_floating_point:
+        if here.dtype.is_floating_point and not there.dtype.is_floating_point and name not in counts:
             raise CheckpointError(
                 f"{like} has {name} as {there.dtype}, which cannot hold it: name a folder whose weights are "
                 "not quantized"

@@ -115,7 +115,8 @@ class Keeper:
         self._gossips = replica.outer.method.gossips
         self._unit = unit_of(gossips=self._gossips)
         self._position = Position(replica.num_fragments)
-        self._boundaries = Boundaries(replica.num_fragments, least_s, wanted.every)
+        num_trained = replica.num_fragments - (replica.buffers is not None)
+        self._boundaries = Boundaries(num_trained, least_s, wanted.every)
         self._saved: Saved | None = None
         """The newest."""
         self._began_s = 0.0

@@ -19,7 +19,7 @@ from peers.protocol.held import Held
 from peers.protocol.record import record_in
 from transport.errors import BadFrame
 
-FORMAT = 6
+FORMAT = 7
 FILE_NAME = "manifest.json"
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(\.[a-z0-9]+)+$", max_length=64)]
@@ -97,6 +97,8 @@ class Manifest(_Part):
     record: str = ""
     """The head's record, packed, in hex; empty if it is not known."""
     fragments: tuple[FragmentEntry, ...] = Field(min_length=1, max_length=MAX_FRAGMENTS)
+    buffers: int = Field(default=-1, ge=-1)
+    """Which fragment is of the model's buffers; -1 if none is."""
     tensors: tuple[TensorEntry, ...]
     own: OwnEntry | None
     files: tuple[FileEntry, ...]
@@ -113,6 +115,16 @@ class Manifest(_Part):
         """Fragments whose files are beside it: of a state that workers share out not all."""
         names = {each.name for each in self.files}
         return frozenset(f for f in range(len(self.fragments)) if fragment_file(f) in names)
+
+    @property
+    def trained(self) -> tuple[FragmentEntry, ...]:
+        """Fragments of what is trained."""
+        return self.fragments if self.buffers < 0 else self.fragments[: self.buffers]
+
+    @property
+    def has_mean_buffers(self) -> bool:
+        """Buffers were averaged: else those of the state are as the run began with them."""
+        return self.buffers >= 0 and self.fragments[self.buffers].count > 0
 
     @property
     def is_whole(self) -> bool:

@@ -73,10 +73,10 @@ def _of_checkpoint(path: Path) -> Origin:
         name=f"{what}{manifest.unit} {manifest.index} of run {manifest.run[:8]}",
         shapes={each.name: each.shape for each in manifest.tensors},
         named=manifest.named_only,
-        vectors=tuple(v for v in first if all(v in each.vectors for each in manifest.fragments)),
+        vectors=tuple(v for v in first if all(v in each.vectors for each in manifest.trained)),
         outer=outer_kind(str(method.get("outer", "")), gossips=manifest.replica),
         feedback=str(method.get("error_feedback", "")),
-        count=max(each.count for each in manifest.fragments),
+        count=max(each.count for each in manifest.trained),
         read=_Bodies(saved).read,
     )
 

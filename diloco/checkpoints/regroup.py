@@ -117,6 +117,9 @@ def take_over(origin: Origin, replica: TensorReplica, found: Plan) -> None:
     """Put what the plan keeps into ``replica``, whose run has not begun. Raises `CheckpointError` for files
     that are damaged, and for values that are not finite or no fractions; nothing has changed then, but for
     fragments before the one where that is."""
+    counts = {
+        spec.name for each in replica.layout.fragments for spec in each if not spec.dtype.is_floating_point
+    }
     for fragment in range(replica.num_fragments):
         incoming, at = replica.state_buffer(fragment), 0
         for piece in replica.pin(fragment).pieces():
@@ -125,9 +128,10 @@ def take_over(origin: Origin, replica: TensorReplica, found: Plan) -> None:
         at = 0
         for place in places(replica, fragment):
             vector, _, name = place.name.partition("/")
-            if place.name == "count" and found.count:
+            if place.name == "count" and found.count and fragment != replica.buffers:
                 incoming.write(at, found.count.to_bytes(place.size_bytes, "little"))
             elif (value := _value(origin, found, vector, name)) is not None:
+                value = value.to(place.dtype) if name in counts else value
                 incoming.write(at, bytes_of(_usable(value, place.dtype, origin, name)))
             at += place.size_bytes
         replica.load(fragment, incoming)

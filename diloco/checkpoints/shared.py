@@ -80,6 +80,7 @@ class SharedState:
             head=self.held.head.hex(),
             record=self.held.record.hex(),
             fragments=tuple(self._entries(pause)),
+            buffers=-1 if replica.buffers is None else replica.buffers,
             tensors=tensor_entries(replica, self.base.by_name() if self.base is not None else {}),
             own=own,
             files=files,

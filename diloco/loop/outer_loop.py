@@ -13,9 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from diloco.errors import NonFiniteContribution, StateError
+from diloco.loop.buffers_offer import BuffersOffer
 from diloco.loop.progress import Progress
 from diloco.loop.replica import Replica
 from diloco.loop.setbacks import Setbacks
+from diloco.loop.weights import share_of, weight_of
 from diloco.methods.schedule import Schedule
 from peers.protocol.commands import (
     Command,
@@ -81,12 +83,13 @@ class OuterLoop:
         self._rounds = rounds
         """Gossip: outer steps after which this worker is done. Otherwise the coordinator says so."""
         self.progress = [Progress(offset) for offset in schedule.offsets]
+        self._buffers = BuffersOffer(schedule.buffers_fragment, wait_s, replica, self.setbacks)
 
     # -- the training loop's side -------------------------------------------------------------
 
     def follow(self, wait_s: float, rounds: int) -> None:
         """The run's settings say otherwise from now on."""
-        self._wait_s, self._rounds = wait_s, rounds
+        self._wait_s, self._buffers.wait_s, self._rounds = wait_s, wait_s, rounds
 
     def count(self, tokens: int, steps: int = 1) -> None:
         """Inner steps of ``tokens`` tokens together are done, all but the last of them `quiet_steps`. They
@@ -95,10 +98,13 @@ class OuterLoop:
         for each in self.progress:
             each.steps += steps
             each.tokens += tokens
+        self._buffers.count(tokens)
 
     def quiet_steps(self) -> int:
         """Inner steps from here on up to the first after which something may be due, or waited for: for who
         simulates and need not look after each."""
+        if self._buffers.is_pending:
+            return 1
         return max(1, min(map(self._steps_until_due, range(len(self.progress))), default=1))
 
     def _steps_until_due(self, fragment: int) -> int:
@@ -113,6 +119,7 @@ class OuterLoop:
         """When the next of what it waits for is given up, in seconds: an offer's round or result, or commits
         to follow; None without one."""
         ends = [each.wait_until for each in self.progress if each.offered is not None]
+        ends += [self._buffers.wait_until] if self._buffers.offered is not None else []
         return min((end for end in [*ends, self._follows_until] if end > now), default=None)
 
     def due(self, now: float) -> list[Command]:
@@ -124,7 +131,7 @@ class OuterLoop:
                 commands.append(TakeBack(fragment))
             elif each.offered is None and each.steps >= each.next_offer and self._may_offer():
                 commands += self._offer(now, fragment) if not each.outdated else []
-        return commands
+        return commands + self._buffers.due(now, self._may_offer())
 
     def _may_offer(self) -> bool:
         over = self.finished or self.setbacks.diverged is not None
@@ -132,6 +139,9 @@ class OuterLoop:
 
     def told(self, command: Command, done: bool) -> None:
         """What the member answered to a command."""
+        if self._buffers.is_about(command):
+            self._buffers.told(command, done)
+            return
         match command:
             case Offer() if not done and not self.progress[command.fragment].is_new:
                 self.progress[command.fragment].keep_snapshot(again_in=1)
@@ -153,9 +163,13 @@ class OuterLoop:
             return False
         if self.setbacks.diverged is not None:
             return False
-        return self.follows(now) or any(
-            p.offered is not None and p.steps_since_offer >= self._delay(fragment) and now < p.wait_until
-            for fragment, p in enumerate(self.progress)
+        return (
+            self._buffers.waits(now)
+            or self.follows(now)
+            or any(
+                p.offered is not None and p.steps_since_offer >= self._delay(fragment) and now < p.wait_until
+                for fragment, p in enumerate(self.progress)
+            )
         )
 
     def follows(self, now: float) -> bool:
@@ -166,6 +180,10 @@ class OuterLoop:
 
     def handle(self, now: float, event: object) -> list[Command]:
         """One event of the member."""
+        if self._buffers.is_about(event):
+            if isinstance(event, RoundCommitted):
+                self._follow(now, event)
+            return self._buffers.handle(now, event)
         match event:
             case RoundCommitted():
                 return self._committed(now, event)
@@ -187,12 +205,13 @@ class OuterLoop:
             case StateFetched():
                 return [self._loaded(event)]
             case BecomeSeed():
-                replica, every = self._replica, range(len(self.progress))
+                replica, every = self._replica, [*range(len(self.progress)), *self._buffers.fragments]
                 return [ConfirmCaptured(f, replica.digest(f), replica.check(f)) for f in every]
             case BecameActive():
                 self.active, self.coordinator_lost, self.awaits_end = True, False, event.over
                 for each in self.progress:
                     each.in_round = False
+                self._buffers.begin_anew()
                 # Of gossip nobody else says so: a replica of the disk, or a donor's, may have all steps.
                 self.finished |= self._schedule.gossips and self._replica.count(0) >= self._rounds
             case FellBehind():
@@ -202,10 +221,9 @@ class OuterLoop:
             case Restored():
                 for each in self.progress:
                     each.outdated = False
-            case CoordinatorLost():
-                self.coordinator_lost = True
-            case CoordinatorBack():
-                self.coordinator_lost = False
+                self._buffers.expect_nothing()
+            case CoordinatorLost() | CoordinatorBack():
+                self.coordinator_lost = isinstance(event, CoordinatorLost)
             case OfferWanted():
                 self._offer_early(event.fragment)
             case PaceSet():
@@ -230,6 +248,7 @@ class OuterLoop:
             "rounds_applied": self.rounds_applied,
             "tokens_unoffered": self.tokens_unoffered + sum(lost),
             "non_finite": [self.setbacks.count, self.setbacks.tokens],
+            "buffer_tokens": self._buffers.tokens,
         }
 
     def load_state_dict(self, state: dict[str, Any], landing: Callable[[int], Reducer]) -> None:
@@ -238,21 +257,19 @@ class OuterLoop:
         if len(state["progress"]) != len(self.progress):
             raise StateError(f"it has {len(state['progress'])} fragments instead of {len(self.progress)}")
         self.progress = [
-            Progress(
-                next_offer=each["next_offer"],
-                steps=each["steps"],
-                tokens=each["tokens"],
-                landing=landing(fragment) if each["lands"] else None,
-                in_step=each["in_step"],
-            )
-            for fragment, each in enumerate(state["progress"])
+            Progress.resumed(each, landing(f) if each["lands"] else None)
+            for f, each in enumerate(state["progress"])
         ]
         self.rounds_applied, self.tokens_unoffered = state["rounds_applied"], state["tokens_unoffered"]
         self.setbacks.count, self.setbacks.tokens = state["non_finite"]
+        self._buffers.tokens = state["buffer_tokens"]
 
     def forget(self, fragment: int) -> None:
         """What is held of a fragment is in a record that is about to be applied, by an earlier life: it must
         not count twice."""
+        if fragment in self._buffers.fragments:
+            self._buffers.forget()
+            return
         self.tokens_unoffered += self.progress[fragment].tokens
         self._replica.discard(fragment)
         self._restart(fragment)
@@ -394,7 +411,7 @@ class OuterLoop:
         """The first of two exchanges is over. The second one is about the same snapshot, at once; who was not
         in the first offers what it has trained, since the others wait for it."""
         fragment, each = event.record.fragment, self.progress[event.record.fragment]
-        self._replica.apply(fragment, event.mean, each.offered, _share(event), keep_old=False)
+        self._replica.apply(fragment, event.mean, each.offered, share_of(event), keep_old=False)
         self._follow(now, event)
         each.outdated = False
         if each.has_snapshot:
@@ -417,7 +434,7 @@ class OuterLoop:
         steps = each.steps - (each.offered_steps if gone else 0)
         tokens = each.tokens - (each.offered_tokens if gone else 0)
         lands_now = ours is not None and steps == self._schedule.delay == 0
-        self._replica.apply(fragment, event.mean, ours, _share(event), keep_old=not lands_now)
+        self._replica.apply(fragment, event.mean, ours, share_of(event), keep_old=not lands_now)
         missed_before = ours is None and each.in_step
         next_offer = self._period(fragment) if ours else self._next_offer_of_others(fragment)
         self.progress[fragment] = Progress(next_offer, steps, tokens, landing=ours, in_step=ours is None)
@@ -480,21 +497,3 @@ class OuterLoop:
         if self._schedule.exchanges_per_step > 1 and not self._replica.sketches(event.fragment):
             self._offer_early(event.fragment)
         return ConfirmLoaded(event.fragment, event.version, self._replica.check(event.fragment))
-
-
-def weight_of(schedule: Schedule, tokens: int, steps: int) -> int:
-    """The weight with which a contribution is offered; tokens times tokens per step is Decoupled DiLoCo's
-    (arXiv 2604.21428)."""
-    match schedule.weights:
-        case "equal":
-            return 1
-        case "tokens_rate":
-            return tokens * tokens // max(1, steps)
-        case _:
-            return tokens
-
-
-def _share(event: RoundCommitted) -> float:
-    """This member's share of the round's weights."""
-    record, total = event.record, sum(event.record.weights)
-    return event.weight / total if total and record.members else 0.0

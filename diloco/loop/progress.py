@@ -8,7 +8,9 @@ with the last exchange; those before it are offered with none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from transport.collectives.reducer import Reducer
 
@@ -74,6 +76,12 @@ class Progress:
             "lands": self.landing is not None,
             "in_step": self.in_step,
         }
+
+    @classmethod
+    def resumed(cls, kept: Mapping[str, Any], landing: Reducer | None) -> Progress:
+        """What an earlier process kept; ``landing`` if its result is still to land."""
+        steps, tokens, in_step = kept["steps"], kept["tokens"], kept["in_step"]
+        return cls(kept["next_offer"], steps, tokens, landing=landing, in_step=in_step)
 
     def lose_snapshot(self) -> int:
         """The snapshot is over, and the live model has gone on without it. Its tokens."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diloco.errors import DilocoError, EntryError, SwarmClosed
@@ -61,12 +61,12 @@ class Terms:
     """Whether the method's state says how long a contribution is."""
 
     @classmethod
-    def of(cls, settings: RunSettings) -> Terms:
-        """The terms of a run with ``settings``."""
+    def of(cls, settings: RunSettings, *, buffers: bool = False) -> Terms:
+        """The terms of a run with ``settings``; ``buffers``: of the model's buffers one mean is made."""
         method = settings.method.resolved()
         return cls(
             settings=settings.digest(),
-            schedule=Schedule.of(method),
+            schedule=replace(Schedule.of(method), has_buffers=buffers),
             wait_s=wait_s(settings),
             codec=method.codec,
             rounds=settings.run.rounds,
@@ -113,7 +113,7 @@ class WorkerSession:
 
     def follow(self, settings: RunSettings) -> None:
         """The run's settings changed, in what may change while it goes on."""
-        self._terms = Terms.of(settings)
+        self._terms = Terms.of(settings, buffers=self._terms.schedule.has_buffers)
         self.loop.follow(self._terms.wait_s, self._terms.rounds)
 
     # -- what it says of itself ---------------------------------------------------------------

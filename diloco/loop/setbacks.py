@@ -61,6 +61,11 @@ class Setbacks:
         )
         return [LeaveRun(f"what it trained was not finite {times} times in a row")]
 
+    def buffers_lost(self, fragment: int, error: NonFiniteContribution) -> None:
+        """The model's buffers were not finite: they begin anew, and parameters stay as they are."""
+        self.count += 1
+        self._untold.append(ProgressLost(fragment, (fragment,), 0, str(error), 1, ()))
+
     def take(self) -> list[ProgressLost]:
         """What was not told yet."""
         untold, self._untold = self._untold, []

@@ -82,6 +82,7 @@ _ROWS = (
         paper="NoLoCo: No-all-reduce Low Communication Training Method for Large Models, 2506.10911",
         sync_every=50,
         group="pair",
+        buffers="local",
         outer="heavy_ball",
         outer_lr=0.7,
         outer_momentum=0.5,
@@ -95,6 +96,7 @@ _ROWS = (
         " Devices, 2103.03239",
         sync_every=50,
         group="grid",
+        buffers="local",
         group_size=4,
         gamma=1.0,
         weights="equal",
@@ -240,6 +242,9 @@ def method(name: str, **overrides: Any) -> Method:
                 f"method {name}: {key!r} is no part{_hint(key, METHOD_FIELDS)}; parts are {parts}"
             )
     fields = {**PRESETS[name].model_dump(), **overrides}
+    # Replicas that gossip differ, and so do the buffers beside them.
+    if fields["group"] != "all" and "buffers" not in overrides:
+        fields["buffers"] = "local"
     # A rank that is named is meant.
     if "rank" in overrides and "rank_share" not in overrides:
         fields["rank_share"] = 0.0

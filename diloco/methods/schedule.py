@@ -30,6 +30,8 @@ class Schedule:
     weights: Literal["tokens", "equal", "tokens_rate"] = "tokens"
     exchanges_per_step: int = 1
     """Commits of a fragment that make one outer step of it; the last one moves the parameters."""
+    has_buffers: bool = False
+    """One fragment more, the last, is of the model's buffers: it is offered when it is asked for, once."""
 
     @classmethod
     def of(cls, method: Method) -> Schedule:
@@ -53,6 +55,11 @@ class Schedule:
     @property
     def num_fragments(self) -> int:
         return len(self.periods)
+
+    @property
+    def buffers_fragment(self) -> int | None:
+        """That one."""
+        return self.num_fragments if self.has_buffers else None
 
     def num_commits(self, rounds: int) -> int:
         """Commits of a run in which the parameters of every fragment move ``rounds`` times."""

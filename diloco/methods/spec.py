@@ -186,6 +186,11 @@ class Method(BaseModel):
         description="Average AdamW's moments too: every so many rounds, the second ones at"
         " half that rate; 0 keeps them local.",
     )
+    buffers: Literal["mean", "local"] = Field(
+        default="mean",
+        description="Float buffers (BatchNorm's statistics): mean averages them once, after the last round;"
+        " local: each its own, as with gossip.",
+    )
 
     @field_validator("fragment_modules", mode="before")
     @classmethod
@@ -203,6 +208,11 @@ class Method(BaseModel):
     def gossips(self) -> bool:
         """Groups average without a commit, so that replicas stay slightly different."""
         return self.group != "all"
+
+    @property
+    def buffers_fragment(self) -> int:
+        """Number of the fragment of a model's float buffers, if it has such and they are averaged."""
+        return self.num_fragments + (2 if self.moments_every else 0)
 
     @property
     def tells_inner_lr(self) -> bool:
@@ -275,6 +285,8 @@ def _problems(m: Method) -> Any:
         yield f'moments_every averages the moments of AdamW, but inner is "{m.inner}"'
     if m.moments_every and (m.delay or m.gossips or m.num_fragments > 1 or m.projection != "none"):
         yield "moments_every works with one fragment, without delay, projection and gossip"
+    if m.buffers == "mean" and m.gossips:
+        yield 'buffers = "mean" is a round of all, which gossip does not have: set buffers = "local"'
 
 
 def _schedule_problems(m: Method) -> Any:

@@ -22,7 +22,7 @@ from diloco.compression.projections import (
 from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.ramps import value_at
 from diloco.methods.spec import Method
-from diloco.outer.optimizers import Average, OuterOptimizer, outer_optimizer
+from diloco.outer.optimizers import Average, AverageOfChanged, OuterOptimizer, outer_optimizer
 
 _SEED = 0x0D110C0
 """Seed of shared draws: masks and first bases are the same in every run."""
@@ -89,10 +89,11 @@ class Components:
 def components_of(
     method: Method, fragment: int, shapes: list[tuple[int, ...]], is_moment: bool
 ) -> Components:
-    """The parts that move tensors of ``shapes``; AdamW's moments are only averaged."""
+    """The parts that move tensors of ``shapes``; AdamW's moments and buffers are only averaged."""
     n = sum(torch.Size(shape).numel() for shape in shapes)
     if is_moment:
-        return Components(OneOptimizer(Average()), feedback("none"), IdentityProjection(n))
+        mean = AverageOfChanged() if fragment == method.buffers_fragment else Average()
+        return Components(OneOptimizer(mean), feedback("none"), IdentityProjection(n))
     return Components(
         optimizers=OuterOptimizers(method),
         feedback=_feedback(method),
@@ -100,9 +101,11 @@ def components_of(
     )
 
 
-def codecs_of(method: Method) -> tuple[Codec, Codec | None]:
-    """New codecs for contributions and for means; None leaves the second to the first. One thread at a time
-    may use a codec."""
+def codecs_of(method: Method, fragment: int = 0) -> tuple[Codec, Codec | None]:
+    """New codecs for contributions to that fragment and for means; None leaves the second to the first. One
+    thread at a time may use a codec. Buffers are sent once, and whole."""
+    if fragment == method.buffers_fragment:
+        return codec("fp32"), None
     mine = codec(method.codec, keep=method.keep, value_bits=method.value_bits)
     return mine, None if method.mean_codec == "same" else codec(method.mean_codec)
 

@@ -120,7 +120,8 @@ class FragmentStep:
 
 
 def averages_values(method: Method, fragment: int) -> bool:
-    """Whether members send the values themselves (AdamW's moments), and their mean is what comes next."""
+    """Whether members send the values themselves (AdamW's moments, buffers), and their mean is what comes
+    next."""
     return fragment >= method.num_fragments
 
 

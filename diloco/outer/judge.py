@@ -26,40 +26,44 @@ class CodecJudge:
     """The `Judge` of a run with that method (`peers.coordinator.judgement`)."""
 
     def __init__(self, method: Method) -> None:
-        self._codec, self._mean_codec = codecs_of(method)
+        self._method = method
 
-    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+    def fault(self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
         """What is wrong with a chunk: a mean of ``num_parts``, or a contribution for None."""
         if isinstance(payload, Phantom):
             return None
         try:
-            self._measure(payload, num_elements, num_parts)
+            self._measure(fragment, payload, num_elements, num_parts)
         except CodecError as error:
             return str(error)
         return ""
 
-    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+    def square(
+        self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None
+    ) -> float | None:
         """The squared norm of the same, as members measure it; infinity for one that cannot be used."""
         if isinstance(payload, Phantom):
             return None
         try:
-            return self._measure(payload, num_elements, num_parts)
+            return self._measure(fragment, payload, num_elements, num_parts)
         except CodecError:
             return math.inf
 
     def deviation(
-        self, parts: Sequence[Part], mean: Payload, num_elements: int
+        self, fragment: int, parts: Sequence[Part], mean: Payload, num_elements: int
     ) -> tuple[float, float, float] | None:
         """How far a mean is from the one that these parts make, as members find it. Raises `Poisoned`."""
         if isinstance(mean, Phantom):
             return None
-        reducer = TensorReducer(self._codec, num_elements, mean_codec=self._mean_codec)
+        contributions, means = codecs_of(self._method, fragment)
+        reducer = TensorReducer(contributions, num_elements, mean_codec=means)
         reducer.begin(max(1, num_elements), len(parts))
         return reducer.deviation(0, parts, mean)
 
-    def _measure(self, payload: Buffer, num_elements: int, num_parts: int | None) -> float:
+    def _measure(self, fragment: int, payload: Buffer, num_elements: int, num_parts: int | None) -> float:
         """Raises `CodecError`."""
+        contributions, fixed = codecs_of(self._method, fragment)
         if num_parts is None:
-            return self._codec.add(torch.empty(num_elements), payload, 1.0, True)
-        means = self._mean_codec or self._codec.for_mean(num_parts)
+            return contributions.add(torch.empty(num_elements), payload, 1.0, True)
+        means = fixed or contributions.for_mean(num_parts)
         return squared_norm(means.decode(payload, num_elements))

@@ -3,7 +3,7 @@
 Owns the order of tensors in the flat vectors that travel, and the manifest that two peers compare
 before they exchange anything (X6). Holds no values. Trainable parameters are exchanged in rounds, each
 storage once, so that tied weights count once. Frozen parameters are not exchanged, but belong to the state
-that a joiner receives. Buffers (running statistics, caches) stay local: they are never sent.
+that a joiner receives. Buffers are listed by `live_buffers`, where they are averaged; else they stay local.
 """
 
 from __future__ import annotations

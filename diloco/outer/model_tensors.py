@@ -2,7 +2,6 @@
 
 Owns the way between a layout's vectors and the tensors of a model (and, for methods that average them, of its
 inner optimizer), and that of frozen parameters to bytes and back. Holds no copies and decides nothing.
-Buffers of the model are never touched: see `layout`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from diloco.compression.vectors import VectorDevice, bytes_of, spans, squared_no
 from diloco.errors import LayoutError
 from diloco.outer.inner_state import Optimizers, listed_optimizers
 from diloco.outer.layout import Layout, TensorSpec
+from diloco.outer.live_buffers import LiveBuffers, as_stored
 from diloco.outer.plain_names import named_parameters
 from transport.digests import digest_of
 
@@ -43,8 +43,18 @@ class WriteWatcher(Protocol):
 class ModelTensors:
     """The tensors of one model, by the fragments of ``layout``. Vectors are fp32 on the CPU."""
 
-    def __init__(self, layout: Layout, tensors: dict[str, Tensor], frozen: list[Parameter]) -> None:
-        self.layout = layout
+    def __init__(
+        self,
+        layout: Layout,
+        tensors: dict[str, Tensor],
+        frozen: list[Parameter],
+        buffers: LiveBuffers | None = None,
+    ) -> None:
+        self._places = [[(s.span, _matching(s, tensors)) for s in specs] for specs in layout.fragments]
+        """By fragment: where each tensor lies in the vector, and the tensor. Those of buffers are looked
+        up."""
+        self._buffers = buffers
+        self.layout = layout if buffers is None else buffers.added_to(layout)
         self._frozen = frozen
         self._tensors = tensors
         self.frozen_digests = FrozenDigests(layout, frozen)
@@ -52,17 +62,18 @@ class ModelTensors:
         """Frozen parameters are not those that the model had by itself: others of the run were loaded."""
         self.watcher: WriteWatcher | None = None
         """Told of every `scatter`."""
-        self._places = [[(s.span, _matching(s, tensors)) for s in specs] for specs in layout.fragments]
-        """By fragment: where each tensor lies in the vector, and the tensor."""
         tensors_held = (tensor for held in self._places for _, tensor in held)
-        self.device = VectorDevice.beside(tensors_held, len(self._places))
+        self.device = VectorDevice.beside(tensors_held, len(self.layout.fragments))
         """Where vectors that meet these tensors are best kept."""
 
     @classmethod
-    def of(cls, layout: Layout, model: nn.Module, optimizers: Optimizers = None) -> Self:
+    def of(
+        cls, layout: Layout, model: nn.Module, optimizers: Optimizers = None, *, buffers: bool = False
+    ) -> Self:
         """The parameters of ``model``; with ``optimizers``, AdamW's two moments of them as two fragments
-        more, for DES-LOC (arXiv 2505.22549). Raises `LayoutError` if the tensors are not those of the layout,
-        or an optimizer is not AdamW."""
+        more, for DES-LOC (arXiv 2505.22549); with ``buffers`` those of `LiveBuffers` as one more, if there
+        are such. Raises `LayoutError` if the tensors are not those of the layout, or an optimizer is not
+        AdamW."""
         parameters = dict(named_parameters(model, remove_duplicate=False))
         frozen = [_matching(spec, parameters) for spec in layout.frozen]
         tensors: dict[str, Tensor] = dict(parameters)
@@ -72,11 +83,23 @@ class ModelTensors:
             for which in MOMENTS:
                 tensors |= {f"{which}/{name}": found[which] for name, found in moments.items()}
             layout = with_moments(layout)
-        return cls(layout, tensors, [each for each in frozen if isinstance(each, Parameter)])
+        found = LiveBuffers(model) if buffers else None
+        parameters_only = [each for each in frozen if isinstance(each, Parameter)]
+        return cls(layout, tensors, parameters_only, found if found and found.specs else None)
+
+    def places(self, fragment: int) -> Places:
+        """Where the live tensors of a fragment lie in its vector, and those tensors."""
+        if self._buffers is not None and fragment == len(self._places):
+            return self._buffers.places()
+        return self._places[fragment]
+
+    def buffers(self) -> list[Tensor]:
+        """Those that are averaged, as they are now."""
+        return [] if self._buffers is None else [each for _, each in self._buffers.places()]
 
     def gather(self, fragment: int, out: Tensor) -> Tensor:
         """The live values of a fragment into ``out`` [n] fp32."""
-        for span, tensor in self._places[fragment]:
+        for span, tensor in self.places(fragment):
             out[span].view(tensor.shape).copy_(tensor.detach())
         return out
 
@@ -84,7 +107,7 @@ class ModelTensors:
         """``anchor`` [n] - the live values of a fragment, into ``out`` [n] fp32. Returns its squared norm,
         which is not finite if and only if one of its values is not."""
         square = 0.0
-        for span, tensor in self._places[fragment]:
+        for span, tensor in self.places(fragment):
             local, target = tensor.detach(), out[span]
             if local.dtype != torch.float32 or local.device.type != "cpu" or not local.is_contiguous():
                 local = target.view(tensor.shape).copy_(local)
@@ -94,16 +117,16 @@ class ModelTensors:
     def scatter(self, fragment: int, values: Tensor) -> None:
         """Write ``values`` [n] into the live tensors, cast to their dtypes: training goes on from there."""
         if self.watcher is not None:
-            self.watcher.before_write(self._places[fragment])
+            self.watcher.before_write(self.places(fragment))
         self.show(fragment, values)
         if self.watcher is not None:
-            self.watcher.written(self._places[fragment], values)
+            self.watcher.written(self.places(fragment), values)
 
     def show(self, fragment: int, values: Tensor) -> None:
         """The same for a while, between two inner steps: nobody trains on from there."""
         with torch.no_grad():
-            for span, tensor in self._places[fragment]:
-                tensor.copy_(values[span].view(tensor.shape))
+            for span, tensor in self.places(fragment):
+                tensor.copy_(as_stored(values[span].view(tensor.shape), tensor))
 
     def frozen_bytes(self, fragment: int) -> list[memoryview]:
         """The bytes of the frozen parameters, which belong to the last fragment's state and to no other's:

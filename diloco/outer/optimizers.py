@@ -21,6 +21,8 @@ from diloco.methods.outer_optimizers import OUTER_OPTIMIZERS
 from diloco.methods.registry import make
 
 Seen = Callable[[slice], None]
+_ROUNDING = 2.0**-20
+"""Of a value: as far as a mean of many that equal it may be off."""
 
 
 def _unseen(span: slice) -> None:
@@ -118,6 +120,17 @@ class Average(_Sliced):
 
     def _move(self, at: _Slice) -> None:
         at.out_theta.copy_(at.delta)
+
+
+class AverageOfChanged(_Sliced):
+    """theta' = delta, the mean of values that members send themselves, where that is another than theta by
+    more than the mean of equal values may be off: constants among a model's buffers stay what they are."""
+
+    def _move(self, at: _Slice) -> None:
+        off, bound = at.scratch
+        torch.abs(torch.sub(at.delta, at.theta, out=off), out=off)
+        torch.mul(torch.abs(at.theta, out=bound), _ROUNDING, out=bound)
+        at.out_theta.copy_(torch.where(off <= bound, at.theta, at.delta))
 
 
 class SignSgd(_Sliced):

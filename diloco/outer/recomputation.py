@@ -28,7 +28,6 @@ class TensorRecomputer:
 
     def __init__(self, method: Method) -> None:
         self._method = method
-        self._codecs = codecs_of(method)
 
     def computed(
         self,
@@ -48,7 +47,7 @@ class TensorRecomputer:
         if len(view) < end:
             raise StateError(f"it has {len(view)} bytes, and {end} at least are due")
         state = items_of(view[COUNT_BYTES:end], torch.float32)
-        mean = self._decoded(step.mean_length(state), result, chunk_elements, num_parts)
+        mean = self._decoded(fragment, step.mean_length(state), result, chunk_elements, num_parts)
         count = int.from_bytes(view[:COUNT_BYTES], "little")
         before = step.check(state, count)
         count, check = step.commit(state, count, mean)
@@ -57,8 +56,10 @@ class TensorRecomputer:
         name = state_view(state, count).followed_by([view[end:]]).digest()
         return followed_by(before, behind), followed_by(check, behind), name
 
-    def _decoded(self, length: int, result: Sequence[Payload], chunk_elements: int, num_parts: int) -> Tensor:
-        contributions, means = self._codecs
+    def _decoded(
+        self, fragment: int, length: int, result: Sequence[Payload], chunk_elements: int, num_parts: int
+    ) -> Tensor:
+        contributions, means = codecs_of(self._method, fragment)
         reducer = TensorReducer(contributions, length, mean_codec=means)
         reducer.begin(max(1, chunk_elements), num_parts)
         if len(result) != -(-length // max(1, chunk_elements)):

@@ -80,7 +80,10 @@ class TensorReplica:
         self._schedule = Schedule.of(method)
         self._gossips = method.gossips
         self._likeness = [Likeness() for _ in range(outer.num_fragments)]
-        self._codecs = codecs_of(method)
+        last = method.buffers_fragment
+        self.buffers = last if last < outer.num_fragments else None
+        """The fragment of the model's buffers, which are averaged once, after the last round."""
+        self._codecs, self._buffer_codecs = codecs_of(method), codecs_of(method, last)
         self._own_codec, _ = codecs_of(method)  # a codec belongs to one thread
         self._frozen: list[FrozenTail | None] = [None] * outer.num_fragments
         self._frozen_checks: list[bytes | None] = [None] * outer.num_fragments
@@ -97,7 +100,13 @@ class TensorReplica:
         layout = Layout.of(
             model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
         )
-        tensors = ModelTensors.of(layout, model, every if method.moments_every else None)
+        moments = every if method.moments_every else None
+        tensors = ModelTensors.of(layout, model, moments, buffers=method.buffers == "mean")
+        if (count := len(tensors.layout.fragments)) > LIMITS.fragments:
+            raise LayoutError(
+                f"{count} fragments, the last of the model's buffers, are more than {LIMITS.fragments}: set"
+                ' num_fragments to one less, or buffers = "local"'
+            )
         return cls(tensors, method, InnerState(model, every))
 
     def step_by(self, model: nn.Module, optimizers: Optimizers) -> None:
@@ -111,6 +120,18 @@ class TensorReplica:
     @property
     def num_fragments(self) -> int:
         return self.outer.num_fragments
+
+    @property
+    def shown_fragments(self) -> list[int]:
+        """Those of a model that is evaluated or saved: parameters, and buffers once they have a mean. Moments
+        stay where they are."""
+        buffers = [self.buffers] if self.buffers is not None and self.has_mean_buffers else []
+        return [*range(self._method.num_fragments), *buffers]
+
+    @property
+    def has_mean_buffers(self) -> bool:
+        """The model's buffers were averaged, and what all hold of them is that mean."""
+        return self.buffers is not None and self.outer.count(self.buffers) > 0
 
     def num_elements(self, fragment: int) -> int:
         """Length of the fragment's vectors."""
@@ -126,6 +147,8 @@ class TensorReplica:
     def sync_every(self, fragment: int) -> int:
         projection = self.outer.components(fragment).projection
         adapted = projection.sync_every(self.outer.projection_state(fragment))
+        if fragment == self.buffers:
+            return 1
         return self._schedule.periods[fragment] if adapted is None else adapted
 
     def count(self, fragment: int) -> int:
@@ -138,7 +161,8 @@ class TensorReplica:
         delta, square = self.local.measured_gradient(fragment)
         if not math.isfinite(square):
             bad = count_non_finite(delta)
-            raise NonFiniteContribution(bad, f"of the pseudo-gradient's {len(delta)} values are not finite")
+            what = "buffers'" if fragment == self.buffers else "pseudo-gradient's"
+            raise NonFiniteContribution(bad, f"of the {what} {len(delta)} values are not finite")
         return self._contribution_of(fragment, delta, square)
 
     def contribution_again(self, fragment: int) -> tuple[Reducer, float]:
@@ -160,10 +184,10 @@ class TensorReplica:
             y = self.model.gather(fragment, self.model.device.empty(len(delta)))
         else:
             y = self._project(fragment, self.local.feedback_input(fragment, delta))
-        if self._method.tells_inner_lr:
+        if self._method.tells_inner_lr and fragment != self.buffers:
             y[-1] = self._checked_inner_lr()
-        norm = self._checked_norm(y, square if y is delta else None)
-        made = self._reducer(len(y), y)
+        norm = self._checked_norm(fragment, y, square if y is delta else None)
+        made = self._reducer(fragment, len(y), y)
         pending = self.local.offer(fragment, delta, self._as_sent(fragment, y))
         self._pending[fragment] = made, pending
         self.last_norm = norm
@@ -204,7 +228,9 @@ class TensorReplica:
         landed = self._committed[fragment] if ours is not None else None
         self._committed[fragment] = None
         fresh = self._pending[fragment]
-        if not on_time:
+        if fragment == self.buffers:
+            self.local.discard(fragment)
+        elif not on_time:
             self.local.carry(fragment, landed)
         elif self._method.merge == "eager":
             assert fresh is not None, "an eager merge needs a fresh contribution"
@@ -220,7 +246,7 @@ class TensorReplica:
 
     def reset(self, fragment: int, offered: Reducer | None) -> None:
         held = self._pending[fragment]
-        if held is None or held[0] is not offered:
+        if held is None or held[0] is not offered or fragment == self.buffers:
             self.discard(fragment)
         else:
             self.local.go_back(fragment, held[1])
@@ -256,7 +282,8 @@ class TensorReplica:
             self.names.learn(fragment, version, digests)
         self._pending[fragment] = self._committed[fragment] = None
         self.local.loaded(fragment)
-        if self.outer.averages_values(fragment) and self._inner is not None:
+        is_moment = self.outer.averages_values(fragment) and fragment != self.buffers
+        if is_moment and self._inner is not None:
             # The moments that came are as old as the run: their bias is corrected accordingly.
             self._inner.have_taken(self.outer.count(fragment) * self.sync_every(fragment))
 
@@ -314,13 +341,13 @@ class TensorReplica:
             raise NonFiniteContribution(1, f"inner learning rate is {self._inner.lr}")
         return self._inner.lr
 
-    def _checked_norm(self, y: Tensor, square: float | None) -> float:
+    def _checked_norm(self, fragment: int, y: Tensor, square: float | None) -> float:
         """The norm, whose ``square`` may be known, of a contribution that is sure to be encoded: the
         network's thread encodes it later, where nothing could be given up any more."""
         norm = math.sqrt(squared_norm(y) if square is None else square)
         if not norm < _LARGEST_NORM:
             raise NonFiniteContribution(len(y), "values have a norm that is not finite")
-        if norm > _SURE_NORM:
+        if norm > _SURE_NORM and fragment != self.buffers:
             try:
                 self._own_codec.encode(y)
             except NonFinite as error:
@@ -330,6 +357,8 @@ class TensorReplica:
     def _as_sent(self, fragment: int, y: Tensor) -> Tensor | None:
         """What ``y`` [k] stands for once it was encoded, [n]; None where nobody asks."""
         if self._method.error_feedback == "none" or self._gossips or self.outer.sketches(fragment):
+            return None
+        if fragment == self.buffers:
             return None
         coder, sent = self._own_codec, self.model.device.unpinned(len(y))
         for start in range(0, len(y), _ENCODED_AT_ONCE):
@@ -347,11 +376,11 @@ class TensorReplica:
         """The length of a contribution of so many elements: gossip sends parameters too."""
         return 2 * num_elements if self._gossips else num_elements
 
-    def _reducer(self, num_elements: int, y: Tensor | None) -> TensorReducer:
-        contributions, means = self._codecs
+    def _reducer(self, fragment: int, num_elements: int, y: Tensor | None) -> TensorReducer:
+        contributions, means = self._buffer_codecs if fragment == self.buffers else self._codecs
         # What a codec drops must not come back as the owner's own entries, which would push others' out.
         drops = WIRE_FORMATS[self._method.codec].drops_elements
-        as_sent = drops or self._method.error_feedback != "none"
+        as_sent = (drops or self._method.error_feedback != "none") and fragment != self.buffers
         output = self.model.device.unpinned(num_elements)
         return TensorReducer(contributions, num_elements, y, output, mean_codec=means, as_sent=as_sent)
 
@@ -360,7 +389,7 @@ class TensorReplica:
     def receiver(self, fragment: int) -> Reducer:
         projection = self.outer.components(fragment).projection
         length = projection.length(self.outer.projection_state(fragment))
-        return self._reducer(self._with_parameters(length), None)
+        return self._reducer(fragment, self._with_parameters(length), None)
 
     def state_buffer(self, fragment: int) -> IncomingState:
         return self.outer.room(fragment, self.model.frozen_size(fragment))

@@ -112,7 +112,8 @@ class OuterState:
         return self._fragments[fragment].count
 
     def averages_values(self, fragment: int) -> bool:
-        """Whether members send the values themselves (AdamW's moments), and their mean is what comes next."""
+        """Whether members send the values themselves (AdamW's moments, buffers), and their mean is what comes
+        next."""
         return averages_values(self.method, fragment)
 
     def components(self, fragment: int) -> Components:

@@ -206,7 +206,8 @@ class Engine:
     def _enter(self, peer: Peer, life: int) -> None:
         trainer = self._make_trainer(peer, life)
         node = self._node(key_of(peer.name), life, name=peer.name)
-        worker = Worker(peer, life, node, trainer, self._terms, self.net, self.watchers, self.num_steps)
+        terms = Terms.of(self.settings, buffers=trainer.buffers)
+        worker = Worker(peer, life, node, trainer, terms, self.net, self.watchers, self.num_steps)
         self.workers[peer.name] = worker
         worker.enter(2 * self.settings.run.grace_s)
 

@@ -30,7 +30,12 @@ def trainer_of(
     found = replica.layout.manifest()
     elements = tuple(replica.max_sent(f) for f in range(replica.num_fragments))
     trainer = Trainer(
-        replica, elements, lambda: float(step(next(batches))), found.names_sha256, found.text.encode()
+        replica,
+        elements,
+        lambda: float(step(next(batches))),
+        found.names_sha256,
+        found.text.encode(),
+        buffers=replica.buffers is not None,
     )
     return replica, trainer
 

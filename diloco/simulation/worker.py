@@ -55,6 +55,8 @@ class Trainer:
     names_sha256: bytes = bytes(32)
     layout: bytes = b"no layout"
     """What would be the text of the model's layout."""
+    buffers: bool = False
+    """The last fragment is of the model's buffers."""
 
 
 class Watcher(Protocol):

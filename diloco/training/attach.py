@@ -53,17 +53,18 @@ def attach(
     StatefulDataLoader. All of it is equally far where the loop goes through `Outer.until_finished`. Raises
     `StateError` for a state dict of something else than tensors and plain values.
 
-    Trainable parameters are exchanged, each storage once; frozen ones come with the state; buffers stay
-    local. To attach the same model once more replaces the earlier attach, and counts go on; another model
-    needs another swarm. Returns when the model holds the shared state. Raises `LayoutError` for a trainable
-    parameter that none of the optimizers has, `EntryError` if the run trains another model, `SwarmTimeout` if
-    nobody hands out the state within ``timeout_s``, `UserError` for ranks that train one model together
-    without a ``group``.
+    Trainable parameters are exchanged, each storage once; frozen ones and float buffers come with the state,
+    and of buffers a round after the last makes the mean (`[method] buffers`). To attach the same model once
+    more replaces the earlier attach, and counts go on; another model needs another swarm. Returns when the
+    model holds the shared state. Raises `LayoutError` for a trainable parameter that none of the optimizers
+    has, `EntryError` if the run trains another model, `SwarmTimeout` if nobody hands out the state within
+    ``timeout_s``, `UserError` for ranks that train one model together without a ``group``.
 
     The ranks of a torch.distributed ``group`` are one worker, a site, with DDP, `fully_shard` or HSDP inside,
     or whatever else makes gradients of one model: all of them call this alike, rank 0 with the ``swarm`` and
     the others with None. Tokens are the sum over the ranks, and what lands lands on all of them behind the
-    same step. A rank that does not answer for ``timeout_s``, or is gone, ends the site with `SiteBroken`."""
+    same step; of buffers rank 0's are the site's. A rank that does not answer for ``timeout_s``, or is gone,
+    ends the site with `SiteBroken`."""
     _LOG.info("codecs run by %s", kernels.running())
     optimizers = optimizers_of(optimizer)
     if group is not None:

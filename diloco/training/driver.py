@@ -74,7 +74,8 @@ class WorkerDriver:
         self._stage, self._stream, self._edges = stage, stream, edges
         self._later: deque[object] = deque()
         self._resumed = time.monotonic()
-        self.session = WorkerSession(Terms.of(swarm.settings), self.replica, self._resumed)
+        terms = Terms.of(swarm.settings, buffers=self.replica.buffers is not None)
+        self.session = WorkerSession(terms, self.replica, self._resumed)
         self.keeping: Keeping | None = None
         if swarm.home is not None:
             hooks = Hooks(lambda command: self._run([command]), self._tell)
@@ -301,7 +302,7 @@ class WorkerDriver:
             self._report()  # at once, for this may be the last that the swarm hears of this worker
         self._run(commands)
         for lost in losses:
-            _LOG.warning(_text_of(lost))
+            _LOG.warning(_text_of(lost, of_buffers=lost.fragment == self.replica.buffers))
             self._tell(lost)
         self._raise_dismissal()
 
@@ -322,8 +323,10 @@ class WorkerDriver:
             raise error
 
 
-def _text_of(lost: ProgressLost) -> str:
+def _text_of(lost: ProgressLost, *, of_buffers: bool) -> str:
     """For people."""
+    if of_buffers:
+        return f"{lost.reason}: they begin anew as the run did, and count for one token in the mean of all"
     times = "" if lost.in_a_row == 1 else f" (time {lost.in_a_row} in a row)"
     said = (
         f"{lost.reason}{times}: what led to it is given up, and the model goes back to the outer parameters"

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diloco.checkpoints.sharded import ShardPlace, write_shard
+from diloco.checkpoints.tensor_file import TensorPlace, can_be_kept, header_bytes
+from diloco.compression.vectors import bytes_of
+from diloco.errors import UserError
 from diloco.outer.plain_names import named_state
 from diloco.outer.replica import TensorReplica
 
@@ -22,19 +24,20 @@ _LOG = logging.getLogger("diloco")
 
 
 class Lent:
-    """``model`` with the outer parameters, from when this is made; local ones come back by `take_back`."""
+    """``model`` with the outer parameters, and the mean of buffers once there is one, from when this is made;
+    local ones come back by `take_back`."""
 
     def __init__(self, model: nn.Module, replica: TensorReplica) -> None:
-        self._model = model
-        self._held = [p.detach().clone() for p in model.parameters()]
-        for fragment in range(replica.outer.method.num_fragments):  # moments stay where they are
+        self._live = [*model.parameters(), *replica.model.buffers()]
+        self._held = [each.detach().clone() for each in self._live]
+        for fragment in replica.shown_fragments:
             replica.model.show(fragment, replica.outer.outer_parameters(fragment))
 
     def take_back(self) -> None:
         """Train on from the local parameters."""
         with torch.no_grad():
-            for parameter, local in zip(self._model.parameters(), self._held, strict=True):
-                parameter.copy_(local)
+            for tensor, local in zip(self._live, self._held, strict=True):
+                tensor.copy_(local)
 
 
 @contextmanager
@@ -52,7 +55,7 @@ def write_model(model: nn.Module, replica: TensorReplica, path: Path, *, round_:
     to be ``full``."""
     with lent(model, replica):
         tensors = _tensors_of(model, replica, str(path), full=full)
-        save_file(tensors, str(path), metadata={"round": str(round_), "format": "pt"})
+        write_file(path, tensors, {"round": str(round_)})
 
 
 def write_part(
@@ -69,6 +72,17 @@ def write_part(
             place.stage,
             place.stages,
         )
+
+
+def write_file(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    """Equal tensors make equal bytes: the library orders what is said about a file as it happens."""
+    for name, tensor in tensors.items():
+        if not can_be_kept(tensor.dtype):
+            raise UserError(f"{name} is {tensor.dtype}, which a safetensors file cannot hold")
+    with Path(path).open("wb") as file:
+        file.write(header_bytes([TensorPlace.of(*each) for each in tensors.items()], about))
+        for tensor in tensors.values():
+            file.write(bytes_of(tensor))
 
 
 def _tensors_of(model: nn.Module, replica: TensorReplica, path: str, *, full: bool) -> dict[str, Tensor]:

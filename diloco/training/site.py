@@ -89,7 +89,8 @@ class _Given:
         layout = Layout.of(
             self.model, method.num_fragments, pattern=method.fragment_pattern, modules=method.fragment_modules
         )
-        found = SiteTensors.of(layout, self.model, self.optimizers if method.moments_every else None)
+        moments = self.optimizers if method.moments_every else None
+        found = SiteTensors.of(layout, self.model, moments, buffers=method.buffers == "mean")
         found.modules = self.model
         return found
 
@@ -207,9 +208,10 @@ def _described(given: _Given, method: Method, told: Attending) -> tuple[SiteTens
 
 
 def _begin_alike(replica: TensorReplica) -> None:
-    """Rank 0's parameters are what all begin with, whatever the others have: nobody may have made them
-    equal."""
-    for fragment in range(replica.outer.method.num_fragments):
+    """Rank 0's parameters and buffers are what all begin with, whatever the others have: nobody may have made
+    them equal."""
+    buffers = [] if replica.buffers is None else [replica.buffers]
+    for fragment in [*range(replica.outer.method.num_fragments), *buffers]:
         replica.model.show(fragment, replica.outer.outer_parameters(fragment))
 
 
@@ -281,15 +283,16 @@ class SiteOuter(Outer):
         """The model with the outer parameters, on all ranks at once, which all call this; local ones come
         back after."""
         reshard(self.model)
-        held = [local_part(each).clone() for each in self.model.parameters()]
+        live = [*self.model.parameters(), *self.replica.model.buffers()]
+        held = [local_part(each).clone() for each in live]
         self._site.show_all()
         try:
             yield self.model
         finally:
             reshard(self.model)
             with torch.no_grad():
-                for parameter, local in zip(self.model.parameters(), held, strict=True):
-                    local_part(parameter).copy_(local)
+                for tensor, local in zip(live, held, strict=True):
+                    local_part(tensor).copy_(local)
 
     def save(self, path: Path, *, full: bool = False) -> None:
         """Write the model with the outer parameters as safetensors, see `Outer.save`. Rank 0 writes it, alone

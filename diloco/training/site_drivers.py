@@ -134,7 +134,7 @@ class Speaker(WorkerDriver):
         """The outer parameters, on all ranks."""
         try:
             with self.meetings.meet(self.told.said("outer.outer_parameters")):
-                for fragment in range(self.replica.outer.method.num_fragments):
+                for fragment in self.replica.shown_fragments:
                     self.replica.model.show(fragment, self.replica.outer.outer_parameters(fragment))
                 self.meetings.go_on(replace(self.facts(), stop=self.stopping))
         except SiteBroken as error:
@@ -271,12 +271,13 @@ class Follower:
     def num_parameters(self) -> int:
         """Values that are exchanged, but for averaged moments."""
         layout = self.replica.layout
-        return sum(
+        every = sum(
             spec.num_elements
             for specs in layout.fragments
             for spec in specs
             if not spec.name.startswith(("exp_avg/", "exp_avg_sq/"))
         )
+        return every - sum(each.numel() for each in self.replica.model.buffers())
 
     def enter(self, timeout_s: float) -> None:
         """Take part; the model holds the shared state then."""

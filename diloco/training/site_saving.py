@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diloco.outer.live_buffers import as_stored
 from diloco.outer.plain_names import named_parameters, named_state
 from diloco.outer.replica import TensorReplica
-from diloco.training.lending import say_what_is_left_out
+from diloco.training.lending import say_what_is_left_out, write_file
 from diloco.training.site_tensors import SiteTensors
 
 
@@ -29,13 +29,13 @@ def write_site(model: nn.Module, replica: TensorReplica, path: Path, *, round_: 
     found |= tensors.frozen_by_name if full else {}
     order = [name for name in named_state(model) if name in found]
     whole = {name: found[name].detach().cpu().contiguous() for name in order}
-    save_file(whole, str(path), metadata={"round": str(round_), "format": "pt"})
+    write_file(path, whole, {"round": str(round_)})
 
 
 def _outer_tensors(replica: TensorReplica, tensors: SiteTensors) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for fragment in range(replica.outer.method.num_fragments):  # moments are no part of the model
+    for fragment in replica.shown_fragments:
         theta = replica.outer.outer_parameters(fragment)
         for name, (span, tensor) in tensors.whole(fragment).items():
-            found[name] = theta[span].view(tensor.shape).to(tensor.dtype)
+            found[name] = as_stored(theta[span].view(tensor.shape), tensor).to(tensor.dtype)
     return found

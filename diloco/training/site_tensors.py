@@ -16,6 +16,7 @@ from torch.nn.parameter import Parameter
 from diloco.compression.vectors import bytes_of
 from diloco.errors import LayoutError
 from diloco.outer.layout import Layout
+from diloco.outer.live_buffers import LiveBuffers, as_stored
 from diloco.outer.model_tensors import FrozenDigests, ModelTensors, Places, subtract
 from diloco.outer.shards import is_sharded, local_part
 from diloco.training.site_boxes import Box, FragmentPlan, Piece, box_of, bundles, length
@@ -28,8 +29,14 @@ class SiteTensors(ModelTensors):
     """One rank's side of them. Made as `ModelTensors` is; `plan` follows, before anything is read or written,
     on all ranks."""
 
-    def __init__(self, layout: Layout, tensors: dict[str, Tensor], frozen: list[Parameter]) -> None:
-        super().__init__(layout, tensors, frozen)
+    def __init__(
+        self,
+        layout: Layout,
+        tensors: dict[str, Tensor],
+        frozen: list[Parameter],
+        buffers: LiveBuffers | None = None,
+    ) -> None:
+        super().__init__(layout, tensors, frozen, buffers)
         self.modules = nn.Module()
         """The model, whose maker sets it."""
         self._live_frozen = frozen
@@ -37,7 +44,8 @@ class SiteTensors(ModelTensors):
 
     def boxes(self) -> list[list[Box]]:
         """By fragment, what is here of each tensor; the frozen ones come last."""
-        every: list[list[Tensor]] = [[each for _, each in places] for places in self._places]
+        places = map(self.places, range(len(self.layout.fragments)))
+        every: list[list[Tensor]] = [[each for _, each in those] for those in places]
         return [[_box(tensor) for tensor in tensors] for tensors in every] + [
             list(map(_box, self._live_frozen))
         ]
@@ -83,7 +91,7 @@ class SiteTensors(ModelTensors):
     def subtract_from(self, anchor: Tensor, fragment: int, out: Tensor) -> float:
         """``anchor`` [n] - the live values of a fragment, into ``out`` [n] fp32; its squared norm."""
         self.gather(fragment, out)
-        return sum(subtract(anchor[s], out[s], out[s]) for s, _ in self._places[fragment])
+        return sum(subtract(anchor[s], out[s], out[s]) for s, _ in self.places(fragment))
 
     def scatter(self, fragment: int, values: Tensor) -> None:
         """Write ``values`` [n] into the live tensors of all ranks: training goes on from there."""
@@ -125,7 +133,7 @@ class SiteTensors(ModelTensors):
 
     def whole(self, fragment: int) -> Mapping[str, tuple[slice, Tensor]]:
         """By name, where each live tensor lies in a fragment's vector."""
-        found = zip(self.layout.fragments[fragment], self._places[fragment], strict=True)
+        found = zip(self.layout.fragments[fragment], self.places(fragment), strict=True)
         return {spec.name: place for spec, place in found}
 
     @property
@@ -135,7 +143,7 @@ class SiteTensors(ModelTensors):
 
     def _put_together(self, fragment: int, out: Tensor) -> Tensor:
         reshard(self.modules)
-        plan, places = self._plans[fragment], self._places[fragment]
+        plan, places = self._plans[fragment], self.places(fragment)
         for piece in plan.gives[0]:
             _in(out, places, piece).copy_(local_part(places[piece.tensor][1]))
         for rank in self._link.others:
@@ -148,7 +156,7 @@ class SiteTensors(ModelTensors):
 
     def _give(self, fragment: int) -> None:
         reshard(self.modules)
-        places = self._places[fragment]
+        places = self.places(fragment)
         for bundle in bundles(self._plans[fragment].gives[self._link.rank]):
             buffer = torch.empty(length(bundle), device=self._carrier)
             for piece, values in _parted(buffer, bundle):
@@ -157,7 +165,7 @@ class SiteTensors(ModelTensors):
 
     def _hand_out(self, fragment: int, values: Tensor) -> Tensor:
         """Rank 0's own part of ``values`` [n], flat; the others have theirs."""
-        plan, places = self._plans[fragment], self._places[fragment]
+        plan, places = self._plans[fragment], self.places(fragment)
         if plan.is_whole:
             sent = values.to(self._carrier) if self._link.size > 1 else values
             if self._link.size > 1:
@@ -184,17 +192,20 @@ class SiteTensors(ModelTensors):
 
     def _land(self, fragment: int, values: Tensor) -> None:
         if self.watcher is not None:
-            self.watcher.before_write(self._local[fragment])
+            self.watcher.before_write(self._local_places(fragment))
         self._write(fragment, values)
         if self.watcher is not None:
-            self.watcher.written(self._local[fragment], values)
+            self.watcher.written(self._local_places(fragment), values)
+
+    def _local_places(self, fragment: int) -> Places:
+        return self._local[fragment] if fragment < len(self._local) else _local(self.places(fragment))
 
     def _write(self, fragment: int, values: Tensor) -> None:
         reshard(self.modules)
         with torch.no_grad():
-            for span, tensor in self._local[fragment]:
+            for span, tensor in self._local_places(fragment):
                 part = local_part(tensor)
-                part.copy_(values[span].view(part.shape))
+                part.copy_(as_stored(values[span].view(part.shape), part))
 
     def _hand_out_frozen(self) -> None:
         """Byte for byte, one after the other, from what rank 0 has."""

@@ -21,11 +21,16 @@ _MAX_NOTED = 16 * 1024
 class Chain:
     """Records since the beginning by head, the last ones in full."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, buffers_fragment: int = -1) -> None:
+        """Commits of ``buffers_fragment`` are no rounds."""
         self._keep = keep
+        self._buffers_fragment = buffers_fragment
         self.head = GENESIS
         self.index = 0
         self.num_restores = 0
+        self._num_of_buffers = 0
+        self.ends_with_buffers = False
+        """The newest record is of buffers: they were averaged after all that stands."""
         self._recent: deque[tuple[bytes, Record]] = deque()
         self._indexes: dict[bytes, int] = {GENESIS: 0}
         """By head: those of the records that are kept, and of the one before them."""
@@ -63,6 +68,7 @@ class Chain:
         self._recent = deque([(self.head, record)])
         self._indexes = {record.parent: self.index - 1, self.head: self.index}
         self._old_bases, self._old_common_base = {}, None
+        self._note_kind(record)
         self._note_counted(record)
 
     def append(self, record: Record) -> bytes:
@@ -77,6 +83,7 @@ class Chain:
             self.num_restores += 1
         else:
             self._bases[record.fragment] = self.head
+        self._note_kind(record)
         self._note_counted(record)
         self._recent.append((self.head, record))
         self._indexes[self.head] = self.index
@@ -92,6 +99,10 @@ class Chain:
         else:
             self._old_bases[record.fragment] = head
 
+    def _note_kind(self, record: Record) -> None:
+        self.ends_with_buffers = record.fragment == self._buffers_fragment
+        self._num_of_buffers += self.ends_with_buffers
+
     def _note_counted(self, record: Record) -> None:
         counted = Counted(record.fragment, record.serial, self.head)
         for member in record.members:
@@ -100,7 +111,7 @@ class Chain:
     @property
     def num_rounds(self) -> int:
         """Commits that moved the model."""
-        return self.index - self.num_restores
+        return self.index - self.num_restores - self._num_of_buffers
 
     # -- heads --------------------------------------------------------------------------------
 

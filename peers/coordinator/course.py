@@ -140,6 +140,8 @@ class Course:
     """By fragment: when a round that could open waits no longer for more contributions."""
     asked: dict[int, float] = field(default_factory=dict)
     """By fragment: the value of ``ready_since`` for which the other members were asked to offer it too."""
+    asked_for_buffers: set[bytes] = field(default_factory=set)
+    """Active members that were asked for their buffers (`last_round`)."""
     disputes: dict[int, Dispute] = field(default_factory=dict)
     """By fragment, those that somebody has to end."""
     recomputations: dict[int, Recomputation] = field(default_factory=dict)

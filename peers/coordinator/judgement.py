@@ -34,17 +34,19 @@ MAX_CHUNKS = 1 << 17
 class Judge(Protocol):
     """Tells whether a chunk can be used, as members find it when they decode it."""
 
-    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
-        """What is wrong with an encoded chunk of so many elements: a mean of ``num_parts``, or a contribution
-        for None. Nothing if it can be used, and None if that cannot be told here."""
+    def fault(self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+        """What is wrong with an encoded chunk of a fragment, of so many elements: a mean of ``num_parts``, or
+        a contribution for None. Nothing if it can be used, and None if that cannot be told here."""
         ...
 
-    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+    def square(
+        self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None
+    ) -> float | None:
         """The squared norm of the same; infinity if it cannot be decoded, and None if it cannot be told."""
         ...
 
     def deviation(
-        self, parts: Sequence[Part], mean: Payload, num_elements: int
+        self, fragment: int, parts: Sequence[Part], mean: Payload, num_elements: int
     ) -> tuple[float, float, float] | None:
         """As `transport.collectives.reducer.Reducer.deviation` of one chunk says; None if it cannot be told.
         Raises `Poisoned`."""
@@ -76,7 +78,7 @@ class Court:
         found = self._sized(current, accuser, identity, shown, payload)
         if isinstance(found, Verdict):
             return found
-        fault = self._judge.fault(payload, *found) if self._judge else None
+        fault = self._judge.fault(current.fragment, payload, *found) if self._judge else None
         if fault is None:
             return None
         what = "the mean" if shown.mean else "a contribution"
@@ -92,7 +94,7 @@ class Court:
         found = self._sized(current, accuser, identity, shown, payload)
         if isinstance(found, Verdict):
             return found
-        return self._judge.square(payload, *found) if self._judge else None
+        return self._judge.square(current.fragment, payload, *found) if self._judge else None
 
     def _sized(
         self, current: OpenRound, accuser: bytes, identity: bytes, shown: Shown, payload: Payload
@@ -187,7 +189,8 @@ class Court:
         assert case.mean is not None
         parts = [Part(i, share, case.parts[member][1]) for i, member, share in case.plan.shares]
         try:
-            found = self._judge.deviation(parts, case.mean, length) if self._judge else None
+            fragment = case.current.fragment
+            found = self._judge.deviation(fragment, parts, case.mean, length) if self._judge else None
         except Poisoned as error:
             reason = "it made a mean of a part that cannot be used"
             return Verdict(case.owner, reason) if error.member >= 0 else None

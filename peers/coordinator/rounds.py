@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from statistics import median
 
-from peers.coordinator import mean_proofs, naming, sharing, spot_checks
+from peers.coordinator import last_round, mean_proofs, naming, sharing, spot_checks
 from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.disputes import disputed
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
@@ -50,10 +50,12 @@ def next_opening(state: RunState, looked_at: float) -> float:
 
 def open_what_can_be(state: RunState, course: Course, now: float) -> None:
     """Open a round of every fragment for which it is time."""
+    last_round.prepare(state, course, now)
     if course.manifest is None or state.finished:
         return
     for fragment in sorted(course.ready_since):
-        if fragment < course.manifest.num_fragments and fragment not in course.rounds:
+        is_known = fragment < course.manifest.num_fragments and last_round.may_open(state, course, fragment)
+        if is_known and fragment not in course.rounds:
             chosen = _choose(state, course, now, fragment)
             if _refuse_leaps(state, course, now, fragment, chosen):
                 chosen = _choose(state, course, now, fragment)
@@ -70,11 +72,12 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
     if not here:
         course.ready_since.pop(fragment, None)
     offering = [e for e in active if e in here and not e.is_missing]
-    if len(offering) < state.rules.fewest or len(active) < state.rules.min_peers:
+    fewest = last_round.fewest(state, fragment)
+    if len(offering) < fewest or len(active) < last_round.fewest_active(state, fragment):
         course.grace_ends.pop(fragment, None)
         return []
     willing = [e for e in offering if e.sits_out_until <= course.chain.index]
-    chosen = willing if len(willing) >= state.rules.fewest else offering
+    chosen = willing if len(willing) >= fewest else offering
     begins = now if state.rules.quorum else course.ready_since[fragment]
     ends = course.grace_ends.setdefault(fragment, begins + state.rules.grace_s)
     if now < course.opens_at:
@@ -162,6 +165,9 @@ def _refuse_offer(
 def _open(state: RunState, course: Course, now: float, fragment: int, chosen: list[Entry]) -> None:
     assert course.manifest is not None
     elements = course.manifest.elements[fragment]
+    element_bytes = state.rules.element_bytes
+    if last_round.is_of_buffers(state, fragment):
+        element_bytes = max(last_round.ELEMENT_BYTES, element_bytes)
     chosen = sorted(chosen, key=lambda entry: entry.key)
     norms = tuple(entry.ready[fragment].norm for entry in chosen)
     growth = state.rules.part_growth
@@ -171,7 +177,7 @@ def _open(state: RunState, course: Course, now: float, fragment: int, chosen: li
         serial=state.next_serial(),
         fragment=fragment,
         base=course.chain.base(fragment),
-        chunk_elements=chunk_elements_for(elements, len(chosen), state.limits, state.rules.element_bytes),
+        chunk_elements=chunk_elements_for(elements, len(chosen), state.limits, element_bytes),
         founders=tuple(entry.key for entry in chosen),
         weights=effective_weights(offered, norms, state.rules.max_influence),
         norms=norms,
@@ -245,13 +251,14 @@ def lose(
         return
     left = [m for m in current.members if m not in gone]
     held = {current.done.get(m) for m in left}
-    whole = bool(left) and None not in held and len(held) == 1 and len(left) >= state.rules.fewest
+    fewest = last_round.fewest(state, current.fragment)
+    whole = bool(left) and None not in held and len(held) == 1 and len(left) >= fewest
     if whole and not current.disputes():
         _commit(state, course, now, current, current.members, current.done[left[0]])
         return
     current.lost.update(gone)
-    if len(current.members) < state.rules.fewest:
-        left_over = f"{len(current.members)} members left of at least {state.rules.fewest}"
+    if len(current.members) < fewest:
+        left_over = f"{len(current.members)} members left of at least {fewest}"
         state.abort(now, course, current, cut(f"{left_over}: {reason}"))
         return
     current.next_attempt(now)

@@ -45,6 +45,9 @@ class Rules:
     quorum: int = 0
     """Contributions that make a round, among ``min_peers`` active members; 0 for ``min_peers``."""
 
+    buffers_fragment: int = -1
+    """Which fragment is that of a model's buffers, if it has one: it moves once, after the last round; -1
+    where none does."""
     stages: int = 1
     """Parts that the model is cut into: each is a course of its own, of ``min_peers`` members at least."""
     wiring: Wiring = Wiring.LINES

@@ -30,8 +30,9 @@ def about_to_commit(state: RunState, course: Course, now: float, record: Record)
         return
     look_at(state, course, now)
     num_fragments = course.manifest.num_fragments
-    is_last = state.mode.num_rounds(course) + 1 >= rules.rounds
-    is_boundary = record.index % (rules.save_every * num_fragments) == 0
+    is_last = state.mode.num_rounds(course) + 1 >= rules.rounds or record.fragment == rules.buffers_fragment
+    num_trained = num_fragments - (num_fragments > rules.buffers_fragment >= 0)
+    is_boundary = record.index % (rules.save_every * num_trained) == 0
     is_free = shared.pending is None and now - shared.named_at >= rules.save_least_s
     if not (is_last or shared.is_wanted or (is_boundary and is_free)):
         return

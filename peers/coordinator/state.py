@@ -68,7 +68,8 @@ class RunState:
         self.outlet = outlet
         self.roster = roster
         self.mode = mode
-        self.courses = {n: Course(n, Chain(limits.history_records)) for n in range(rules.stages)}
+        keep, buffers = limits.history_records, rules.buffers_fragment
+        self.courses = {n: Course(n, Chain(keep, buffers)) for n in range(rules.stages)}
         """By number, which is that of its stage; there is always number 0."""
         self.term = 0
         self.tickets = Tickets(limits)
@@ -80,6 +81,8 @@ class RunState:
         """Of this process: what is drawn with it nobody else can tell beforehand."""
         self.stopped = False
         """The owner ended the run."""
+        self.gave_buffers_up = False
+        """The owner ended the run, and nobody was here any more whose buffers could be averaged."""
         self.forked = False
         """The first state is an earlier one, which the worker of this process brings: no other may seed."""
         self.changed_settings = b""
@@ -224,8 +227,21 @@ class RunState:
 
     @property
     def finished(self) -> bool:
-        """Every course has its rounds, or the owner ended the run."""
+        """Every course has its rounds, or the owner ended the run; and buffers were averaged."""
+        return self.has_all_rounds and not any(map(self.awaits_buffers, self.courses.values()))
+
+    @property
+    def has_all_rounds(self) -> bool:
+        """No other round of parameters is to open."""
         return self.stopped or self.num_rounds >= self.rules.rounds
+
+    def awaits_buffers(self, course: Course) -> bool:
+        """The model has buffers, and they were not averaged since the last round. Where the owner stopped
+        the run, and nobody is left who has any, they are given up."""
+        fragment, manifest = self.rules.buffers_fragment, course.manifest
+        if fragment < 0 or manifest is None or manifest.num_fragments <= fragment:
+            return False
+        return not (course.chain.ends_with_buffers or self.gave_buffers_up or not course.has_moved)
 
     def tell_finished(self, now: float, entry: Entry) -> None:
         """A member learns that the run is over."""

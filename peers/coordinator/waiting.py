@@ -12,6 +12,7 @@ from typing import NamedTuple
 from peers.coordinator import assembling, restoring
 from peers.coordinator.adoption import is_behind
 from peers.coordinator.course import Course
+from peers.coordinator.last_round import fewest_here
 from peers.coordinator.roster import Entry
 from peers.coordinator.state import RunState
 from peers.protocol.fields import cut
@@ -101,7 +102,7 @@ def _wait_of(state: RunState, course: Course, now: float) -> Wait:
 
 def _wait_for_owner(state: RunState, course: Course) -> str:
     """Of what does not end by itself, or only by who is not here."""
-    here, chain, wanted = state.roster.entered_in(course.number), course.chain, state.rules.min_peers
+    here, chain, wanted = state.roster.entered_in(course.number), course.chain, fewest_here(state, course)
     if is_behind(state, course):
         return (
             f"the host's journal ends at commit {chain.index}, before what workers hold: nothing goes on "
@@ -121,6 +122,9 @@ def _wait_for_owner(state: RunState, course: Course) -> str:
         lost = _lost(state, course, here)
         if lost:
             return lost
+    if not here and state.has_all_rounds:
+        who = _names(_took_part_last(state, course)) or "one that still holds the run's state"
+        return f"all rounds are done, and nobody is here whose buffers could be averaged: start {who}"
     if len(here) < wanted:
         return too_few(len(here), wanted, _names(_took_part_last(state, course)))
     for each in course.disputes.values():
@@ -192,7 +196,7 @@ def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry
         else_ = "nobody else may bring it" if state.forked else "another worker is asked if it does not come"
         return Wait(f"the first state is awaited from {seed.name}; {else_}", frozenset([seed.key]))
     active = [entry for entry in here if entry.active]
-    if len(active) < state.rules.min_peers:
+    if len(active) < fewest_here(state, course):
         return _for_members(
             [entry for entry in here if not entry.active],
             "{who} must get the shared state first; if that lasts, look whether workers reach each other",

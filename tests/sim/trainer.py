@@ -95,21 +95,23 @@ def computed(wanted: RecomputeWanted, exchanges: int, piece_bytes: int) -> Compu
 class VectorJudge:
     """Tells whether a chunk is finite and how long it is, by what members decode with."""
 
-    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+    def fault(self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
         try:
             NumpyReducer(num_elements).accept(0, payload)
         except Poisoned as error:
             return error.reason
         return ""
 
-    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+    def square(
+        self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None
+    ) -> float | None:
         try:
             return NumpyReducer(num_elements).accept(0, payload)
         except Poisoned:
             return math.inf
 
     def deviation(
-        self, parts: Sequence[Part], mean: Payload, num_elements: int
+        self, fragment: int, parts: Sequence[Part], mean: Payload, num_elements: int
     ) -> tuple[float, float, float] | None:
         return NumpyReducer(num_elements).deviation(0, parts, mean)
 

@@ -53,7 +53,7 @@ def checkpoint_of(model: nn.Module, disk: LocalDisk) -> tuple[TensorReplica, Sav
     replica = TensorReplica.of(model, method("diloco", codec="fp32"))
     replica.outer.step(0, torch.ones(replica.num_elements(0)))
     names = [spec.name for spec in replica.layout.fragments[0]]
-    shared = SharedState.pin(replica, held_by(replica, 7), (1,))
+    shared = SharedState.pin(replica, held_by(replica, 7), (1, 0))
     saved = Store(disk, FOLDER).write(
         shared.held.head,
         7,
@@ -79,6 +79,25 @@ def test_it_loads_strictly_into_the_model_with_the_outer_parameters(tmp_path: Pa
     assert torch.equal(flat, replica.outer.outer_parameters(0))
     assert not torch.equal(other.embed.weight, model.embed.weight), "not the live ones"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model.safetensors"]
+
+
+def test_buffers_are_the_writers_own_until_there_is_a_mean_and_counts_are_whole(tmp_path: Path) -> None:
+    model, disk = Tied(), LocalDisk(tmp_path)
+    replica, saved = checkpoint_of(model, disk)
+    model.norm.running_mean.fill_(9.0)
+    _, saved = checkpoint_of(model, disk)
+    export(disk, saved, tmp_path / "own")
+    assert load_file(tmp_path / "own")["norm.running_mean"].tolist() == [9.0] * 4
+    assert replica.buffers == 1
+    made = TensorReplica.of(model, method("diloco", codec="fp32"))
+    made.outer.step(1, torch.tensor([2.5] * 9))
+    export(disk, save(Store(disk, FOLDER), made, 8), tmp_path / "mean", full=True)
+    found = load_file(tmp_path / "mean")
+    assert found["norm.running_mean"].tolist() == [2.5] * 4
+    assert (found["norm.num_batches_tracked"].dtype, int(found["norm.num_batches_tracked"])) == (
+        torch.int64,
+        2,
+    )
 
 
 TRAINED = {"0.weight", "0.bias", "1.bias", "2.weight"}

@@ -111,7 +111,7 @@ def test_places_that_read_alike_keep_tensors_of_their_own() -> None:
         ({"a": [1, {2}]}, r"^x\.a\.1 is builtins\.set, which cannot be kept"),
         ({"f": print}, r"^x\.f is builtins\.builtin_function_or_method"),
         ([object()], r"^x\.0 is builtins\.object"),
-        (torch.zeros(2, dtype=torch.complex64), r"^x is a tensor of torch\.complex64"),
+        (torch.zeros(2, dtype=torch.complex128), r"^x is a tensor of torch\.complex128"),
         (torch.eye(2).to_sparse(), r"^x is a tensor of torch\.float32 \(torch\.sparse_coo\)"),
         (np.array(["a"]), r"^x is an array of <U1"),
         (np.array([object()]), r"^x is an array of object"),

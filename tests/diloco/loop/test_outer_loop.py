@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from diloco.errors import StateError
-from diloco.loop.outer_loop import OuterLoop, weight_of
+from diloco.loop.outer_loop import OuterLoop
+from diloco.loop.weights import weight_of
 from diloco.methods import method
 from diloco.methods.schedule import Schedule
 from peers.protocol.commands import (

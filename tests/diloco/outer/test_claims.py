@@ -146,12 +146,12 @@ def test_an_honest_worker_is_within_its_claim_by_every_method(parts: dict[str, A
             assert made[0].part_squares[1] <= limits[1]
             assert made[0].part_squares[1] > 0.0 or not norm
             sent, judge = bytes(made[1].encode(0)), CodecJudge(chosen)
-            measured_by_the_host = judge.square(sent, made[1].num_elements, None)
+            measured_by_the_host = judge.square(0, sent, made[1].num_elements, None)
             assert measured_by_the_host is not None
             assert measured_by_the_host <= limits[1], "no owner could show anything that puts it out"
             shown = [Part(i, 0.5, bytes(each.encode(0))) for i, each in enumerate(made)]
             proved = bytes(made[0].reduce(0, shown))
-            found = judge.deviation(shown, proved, made[0].num_elements)
+            found = judge.deviation(0, shown, proved, made[0].num_elements)
             assert found is not None
             assert found[0] <= 1e-6 * found[2], "nor could anybody call its mean another one"
             for replica, each in zip(replicas, made, strict=True):

@@ -35,11 +35,13 @@ FINE, BAD = np.ones(4, np.float32).tobytes(), np.full(4, np.nan, np.float32).tob
 class FiniteJudge:
     """fp32 is all right if it is finite."""
 
-    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+    def fault(self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
         assert isinstance(payload, bytes)
         return "" if np.isfinite(np.frombuffer(payload, np.float32)).all() else "a value is not finite"
 
-    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+    def square(
+        self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None
+    ) -> float | None:
         assert isinstance(payload, bytes)
         return float(np.square(np.frombuffer(payload, np.float32), dtype=np.float64).sum())
 
@@ -102,10 +104,14 @@ def test_a_mean_is_vouched_for_in_one_attempt_and_a_part_in_all() -> None:
 
 def test_where_nothing_can_be_decoded_nobody_is_judged() -> None:
     class CannotTell:
-        def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+        def fault(
+            self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None
+        ) -> str | None:
             return None
 
-        def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+        def square(
+            self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None
+        ) -> float | None:
             return None
 
     for judge in (None, CannotTell()):

@@ -46,11 +46,13 @@ OPEN = Open(1, 0, 0, BASE, SIZE // 2, (ME, OTHER), (100.0, 100.0), (), proved=Tr
 
 
 class Finite:
-    def fault(self, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
+    def fault(self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None) -> str | None:
         assert not isinstance(payload, int)
         return "" if np.isfinite(np.frombuffer(payload, np.float32)).all() else "not finite"  # type: ignore[arg-type]
 
-    def square(self, payload: Payload, num_elements: int, num_parts: int | None) -> float | None:
+    def square(
+        self, fragment: int, payload: Payload, num_elements: int, num_parts: int | None
+    ) -> float | None:
         assert not isinstance(payload, int)
         return float(np.square(np.frombuffer(payload, np.float32)).sum())  # type: ignore[arg-type]
 

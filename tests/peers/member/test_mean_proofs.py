@@ -151,9 +151,9 @@ def test_a_mean_of_a_part_that_cannot_be_used_is_its_makers_fault() -> None:
     made = case_of(exchange)
 
     class Refuses(VectorJudge):
-        def deviation(self, parts: Any, mean: Payload, num_elements: int) -> Any:
+        def deviation(self, fragment: int, parts: Any, mean: Payload, num_elements: int) -> Any:
             nan = np.full(num_elements, np.nan, np.float32).tobytes()
-            return super().deviation([*parts[:-1], Part(2, 0.5, nan)], mean, num_elements)
+            return super().deviation(fragment, [*parts[:-1], Part(2, 0.5, nan)], mean, num_elements)
 
     verdict = Court(RUN, verify, Refuses()).of_mean(made)
     assert verdict is not None
