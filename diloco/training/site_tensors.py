@@ -22,7 +22,7 @@ from diloco.outer.shards import is_sharded, local_part
 from diloco.training.site_boxes import Box, FragmentPlan, Piece, box_of, bundles, length
 from diloco.training.site_link import SiteLink
 from diloco.training.site_words import Order
-from transport.digests import hasher
+from transport.digests import digest_of, hasher
 
 
 class SiteTensors(ModelTensors):
@@ -109,6 +109,16 @@ class SiteTensors(ModelTensors):
         if self._frozen_in(fragment):
             self._order("frozen", fragment)
             self._hand_out_frozen()
+
+    def digest_of(self, name: str) -> str:
+        """Of the bytes of one parameter as they are now."""
+        if name in (frozen := self.frozen_by_name):
+            return digest_of(bytes_of(frozen[name])).hex()
+        specs = self.layout.fragments
+        fragment = next(i for i, each in enumerate(specs) if name in [spec.name for spec in each])
+        values = self.gather(fragment, torch.empty(self.layout.num_elements(fragment)))
+        span, tensor = self.whole(fragment)[name]
+        return digest_of(bytes_of(values[span].to(tensor.dtype))).hex()
 
     def _order(self, do: str, number: int) -> None:
         self._link.tell(Order(do, number).to_bytes())

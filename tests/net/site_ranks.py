@@ -49,6 +49,9 @@ def made(how: dict[str, Any], rank: int, world: int) -> nn.Module:
     """The model as a rank of a site of that kind has it."""
     torch.manual_seed(how.get("seed", 0) + rank * how.get("differs", 0))
     model = Net(7 + (rank if how.get("other_shapes") else 0))
+    if how.get("same_base"):
+        torch.manual_seed(0)
+        model.frozen.load_state_dict(Net(7).frozen.state_dict())
     if how["kind"] == "ddp":
         from torch.nn.parallel import DistributedDataParallel
 
@@ -92,7 +95,8 @@ def train(how: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
     if rank:
         place: Any = nullcontext()
     else:
-        place = diloco.join(how["ticket"], name=how["name"]) if "ticket" in how else diloco.solo(settings)
+        joined = {key: how[key] for key in ("name", "state") if key in how}
+        place = diloco.join(how["ticket"], **joined) if "ticket" in how else diloco.solo(settings)
     out: dict[str, Any] = {"rank": rank}
     with place as swarm:
         model = made(how, rank, world)
@@ -102,6 +106,7 @@ def train(how: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
         outer = attach(
             model, optimizer, swarm, tokens_per_step=4, timeout_s=how.get("timeout_s", 30.0), **group
         )
+        out["since"] = outer.swarm_step
         out["began"] = named(values_of(model))
         landed: list[int] = []
         outer.on_landing(lambda _: landed.append(outer.step))

@@ -194,6 +194,21 @@ def test_a_laptop_a_sharded_site_and_one_that_is_killed_meet_in_one_run(tmp_path
     assert not (tmp_path / "ddp" / "rank0.jsonl").exists()
 
 
+@pytest.mark.slow
+def test_a_site_that_comes_back_begins_with_the_state_on_its_disk(tmp_path: Path) -> None:
+    settings = diloco.RunSettings.model_validate(
+        {"run": {"rounds": 9, "min_peers": 1}, "method": SETTINGS["method"]}
+    )
+    with diloco.host(settings, listen="tcp://127.0.0.1:0", state=tmp_path / "host") as host:
+        common = {"kind": "fsdp", "ticket": host.ticket, "name": "site", "state": str(tmp_path / "site")}
+        (first,) = site(tmp_path / "first", 2, [{**common, "batches": 7}])
+        (again,) = site(tmp_path / "again", 2, [{**common, "seed": 1, "same_base": True, "batches": 3}])
+    assert [each["since"] for each in first] == [0, 0]
+    assert [each["since"] for each in again] == [6, 6]
+    assert again[0]["outer"] == again[1]["outer"] != first[0]["outer"]
+    assert again[0]["tokens"] == 3 * 2 * 4
+
+
 def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         time.sleep(0.05)

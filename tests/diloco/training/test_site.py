@@ -64,13 +64,15 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def test_a_site_of_one_rank_trains_and_saves_as_a_process_without_a_group_does(
     swarm: diloco.Swarm, tmp_path: Path
 ) -> None:
-    files = {}
+    files: dict[str, Any] = {}
     with diloco.solo(swarm.settings) as other:
         for name, where, group in (("site", swarm, dist.group.WORLD), ("plain", other, None)):
             model, optimizer, outer = worker(where, group)
             for _ in range(4):
                 step(model, optimizer)
             assert (outer.step, outer.finished, outer.tokens) == (4, True, 4)
+            names = ("head.weight", "base.bias")
+            files[f"bytes of {name}"] = {each: outer.replica.model.digest_of(each) for each in names}
             with outer.outer_parameters() as shown:
                 files[f"shown by {name}"] = {n: p.detach().clone() for n, p in shown.named_parameters()}
             for full in (False, True):
@@ -79,6 +81,7 @@ def test_a_site_of_one_rank_trains_and_saves_as_a_process_without_a_group_does(
             if group is not None:
                 write_site(model, outer.replica, tmp_path / "again", round_=2, full=True)
                 assert load_file(tmp_path / "again").keys() == files["site True"].keys()
+    assert files["bytes of site"] == files["bytes of plain"]
     for one, two in (
         ("site False", "plain False"),
         ("site True", "plain True"),
