@@ -35,6 +35,13 @@ def require_group(group: dist.ProcessGroup) -> None:
         )
 
 
+def carries(backends: str, device: str) -> bool:
+    """Whether a group with such ``backends`` ("cpu:gloo,cuda:nccl") sends from one such device to another:
+    gloo does so from the CPU only, for which a site has a group of its own."""
+    known = dict(each.split(":", 1) for each in backends.split(",") if ":" in each)
+    return device != "cpu" and known.get(device, "gloo") != "gloo"
+
+
 class SiteLink:
     """The ranks of ``group``. No wait for one of them takes longer than ``timeout_s``. Making it is
     collective."""
@@ -141,8 +148,7 @@ class SiteLink:
                 dist.broadcast(part, src=self._global[0], group=self._of(values.device))
 
     def _of(self, device: torch.device) -> dist.ProcessGroup:
-        own = device.type != "cpu" and device.type in {each.type for each in self._group._device_types}
-        return self._group if own else self._control
+        return self._group if carries(dist.get_backend_config(self._group), device.type) else self._control
 
     # -- faults -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from diloco.outer.layout import Layout
 from diloco.training.attach import attach
 from diloco.training.site import SiteOuter
 from diloco.training.site_drivers import FollowedReplica
-from diloco.training.site_link import require_group
+from diloco.training.site_link import carries, require_group
 from diloco.training.site_saving import write_site
 from diloco.training.site_tensors import SiteTensors
 
@@ -126,6 +126,14 @@ def test_what_is_no_group_of_this_rank_is_refused(swarm: diloco.Swarm) -> None:
     with pytest.raises(diloco.UserError, match="is no process group that this rank is in"):
         worker(swarm, dist.GroupMember.NON_GROUP_MEMBER)
     require_group(dist.group.WORLD)
+
+
+def test_values_go_by_the_loops_group_where_that_sends_from_their_device() -> None:
+    assert carries("cuda:nccl", "cuda")
+    assert carries("cpu:gloo,cuda:nccl", "cuda")
+    assert not carries("cpu:gloo,cuda:nccl", "cpu")
+    assert not carries("cpu:gloo,cuda:gloo", "cuda")
+    assert not carries(dist.get_backend_config(dist.group.WORLD), "cpu")
 
 
 def test_objects_to_keep_are_refused_by_name(swarm: diloco.Swarm) -> None:
