@@ -43,4 +43,7 @@ def _line_of(found: RunStatus, stage: StageStatus) -> str:
         f"stage {stage.number}: {replicas}, round {stage.num_rounds} of {found.max_rounds},"
         f" counts {counted:,.0f} tokens/s of {stage.speed:,.0f} that it could"
     )
+    evaluated = [each.validation for each in here if each.validated]
+    if evaluated:
+        line += f", validation loss {sum(evaluated) / len(evaluated):.3f}"
     return f"{line}; waits: {stage.waits}" if stage.waits else line

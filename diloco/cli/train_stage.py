@@ -18,6 +18,7 @@ from diloco.errors import PipelineError, UserError
 from diloco.interrupts import Interrupts
 from diloco.monitoring.event_log import EventLog
 from diloco.pipeline.cuts import Part
+from diloco.pipeline.evaluating import Validation
 from diloco.pipeline.serving import Stage
 from diloco.pipeline.staging import part_of, stage
 from diloco.recipe import Job, Recipe, job_of, require_parts
@@ -45,6 +46,8 @@ class StageOutcome:
     waited_s: float
     loss: float | None
     """At the last stage: of the last step."""
+    validation: float | None = None
+    """At stage 0: of what was evaluated last."""
     moves_to: int | None = None
     """The stage that this worker is to join next: its part in this one has ended."""
 
@@ -55,6 +58,7 @@ class StageOutcome:
         if self.stage == 0:
             fed = f" ({self.settled:,} settled, {self.partial:,} partial, {self.lost:,} lost)"
         loss = "" if self.loss is None else f", last loss {self.loss:.4f}"
+        loss += "" if self.validation is None else f", validation loss {self.validation:.4f}"
         return (
             f"stage {self.stage}: {self.rounds} rounds, {self.steps} inner steps, {self.counted:,}"
             f" microbatches{fed}, tokens: {fates or 'none applied'};"
@@ -146,11 +150,16 @@ def _steps(made: Stage, job: Job, log: EventLog, watch: Watch | None) -> float |
     print(f"it trains from commit {outer.round} on; codecs run by {running()}", flush=True)
     if job.follow is not None:
         job.follow(swarm.settings)  # what an optimizer kept may be of settings before these
-    logged, loss = 0.0, None
+    logged, loss, evaluated = 0.0, None, None
+    made.validation = Validation(job.validation)
     for step in made.run(job.batches if made.part.part.is_first else None):
         loss = step.loss if step.loss is not None else loss
         if watch is not None:
             watch.stepped(outer.step, loss, outer.tokens_per_second, outer.waited_s)
+        newest = made.validation.last
+        if newest is not None and newest is not evaluated:
+            evaluated = newest
+            log.write("validation", **asdict(newest))
         if time.monotonic() - logged > _LOG_EVERY_S:
             logged = time.monotonic()
             tally = made.tally
@@ -187,5 +196,6 @@ def _outcome(made: Stage, rounds: int, loss: float | None) -> StageOutcome:
         bytes_received=outer.swarm.bytes_received,
         waited_s=round(outer.waited_s, 2),
         loss=loss,
+        validation=made.validation.last.loss if made.validation.last is not None else None,
         moves_to=made.moves_to,
     )

@@ -95,6 +95,8 @@ class WorkerSession:
         """Loss of the last step, which the driver sets."""
         self.alike = False
         """Round after round all others sent what this worker did; the driver sets it."""
+        self.validation: float | None = None
+        """Loss of what was evaluated last through all stages of a model; the driver sets it."""
         self._finite_loss = 0.0
         """The last that was reported and finite."""
         self.waited_s = 0.0
@@ -166,6 +168,8 @@ class WorkerSession:
             bytes_received=bytes_received,
             non_finite=self.loop.setbacks.count,
             alike=self.alike,
+            validation=self.validation or 0.0,
+            validated=self.validation is not None,
         )
         return [ReportProgress(report)]
 

@@ -20,7 +20,7 @@ from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.cutting import refuse_tied
 from diloco.pipeline.microbatch import MicrobatchId
 from diloco.pipeline.part import RunningPart
-from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step, Weights
+from diloco.pipeline.stage_loop import Backward, Evaluate, Forward, StageLoop, Step, Weights
 
 _GRACE_S = 1.0
 """Of the line's own seconds, which pass only when there is no more to be fed."""
@@ -104,6 +104,8 @@ class LocalStage:
             case Step():
                 self._step(work)
                 self.loop.done(work)
+            case Evaluate():
+                raise AssertionError("nothing is evaluated here")
         return work
 
     def _forward(self, work: Forward) -> Up | Down:

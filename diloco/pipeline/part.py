@@ -199,12 +199,40 @@ class RunningPart:
                 if parameter.grad is not None:
                     parameter.grad.mul_(self.nominal_tokens / tokens)
 
+    def evaluate(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
+        """Forward only, with nothing dropped by chance, for the stage above; nothing is kept. Raises
+        `BoundaryError` as `forward` does."""
+        assert self.gives is not None, "the last stage has the loss"
+        with self._evaluating():
+            output = self.model(self._input(microbatch, x))
+        return self.gives.require(output, f"what stage {self.part.stage} made of {microbatch}")
+
+    def evaluate_loss(self, microbatch: MicrobatchId, x: Tensor, targets: Tensor) -> tuple[float, int]:
+        """At the last stage: the sum of the loss over a microbatch's tokens, and their number."""
+        assert self._loss is not None, "the last stage has the loss"
+        with self._evaluating():
+            found, tokens = self._loss(self.model(self._input(microbatch, x)), targets.to(self.device))
+        loss_sum, tokens = _checked_loss(found), int(tokens)
+        if not math.isfinite(loss_sum) or tokens < 1:
+            raise BoundaryError(f"the loss of {microbatch} is {loss_sum} over {tokens} tokens")
+        return loss_sum, tokens
+
     # -- inside -------------------------------------------------------------------------------
 
     def _run(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
         with _drawing_from(random_seed(self._seed, microbatch, self.part.stage), self.device):
             output: Tensor = self.model(x)
             return output
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        trains = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(trains)
 
     def _leave_weights(self, microbatch: MicrobatchId) -> None:
         if self._weight_work is not None:

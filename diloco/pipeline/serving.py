@@ -19,9 +19,10 @@ from torch import Tensor
 
 from diloco.errors import BoundaryError, PipelineError
 from diloco.pipeline.boundary_codecs import BoundaryCodec
+from diloco.pipeline.evaluating import Validation
 from diloco.pipeline.part import RunningPart
 from diloco.pipeline.refusals import Refusals
-from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step, Weights, Work
+from diloco.pipeline.stage_loop import Backward, Evaluate, Forward, StageLoop, Step, Weights, Work
 from diloco.pipeline.targets import decode_targets, encode_targets
 from diloco.training.outer import Outer
 from peers.protocol.events import EntryRefused, IdentitySuperseded, RunFinished
@@ -30,6 +31,8 @@ from peers.protocol.stage_work import (
     Counted,
     Drain,
     Drained,
+    Evaluated,
+    EvaluationEnded,
     Feed,
     FeedMore,
     ForwardBegan,
@@ -141,6 +144,8 @@ class Stage:
         self._batch: tuple[Tensor, Tensor] | None = None
         """Drawn, and not fed yet."""
         self._has_more = True
+        self.validation = Validation()
+        """At stage 0: what is evaluated; set it before `run`."""
         self._is_over = False
         self._drained = False
         self._computed_s = 0.0
@@ -202,8 +207,11 @@ class Stage:
                 case _:
                     self._compute(work)
 
-    def _compute(self, work: Forward | Backward | Weights) -> None:
+    def _compute(self, work: Forward | Backward | Weights | Evaluate) -> None:
         began = self._clock()
+        if isinstance(work, Evaluate):
+            self._evaluate(work)
+            return
         if isinstance(work, Weights):
             self.part.weight_backward(work.microbatch)
             self._loop.done(work)
@@ -226,6 +234,27 @@ class Stage:
             tokens = command.tokens if isinstance(command, Counted) else 0
             self.tally.counted += isinstance(command, Counted)
             self._loop.done(work, tokens)
+            self._seam.post(command)
+
+    def _evaluate(self, work: Evaluate) -> None:
+        """Its seconds are no training's."""
+        name = work.microbatch
+        x, targets = self._inputs.pop(name)
+        if self._takes is not None:
+            self._seam.post(ForwardBegan(name))
+        try:
+            command: StageCommand
+            if self._gives is not None:
+                payload = self._gives.encode_activation(self.part.evaluate(name, x), name)
+                command = ForwardDone(name, payload)
+            else:
+                assert targets is not None, "the last stage gets them"
+                command = Evaluated(name, *self.part.evaluate_loss(name, x, targets))
+        except BoundaryError as error:
+            self._loop.refused(work)
+            self._seam.post(RefuseTensor(name, str(error)))
+        else:
+            self._loop.done(work)
             self._seam.post(command)
 
     def _forward(self, work: Forward) -> ForwardDone | Counted:
@@ -280,6 +309,7 @@ class Stage:
         """Feed what this step has use for, as far as the member takes it."""
         if self._takes is not None:
             return
+        self._feed_validation()
         while self._loop.num_wanted > 0 and self._number < self._may_feed:
             if self._batch is None:
                 self._batch = next(drawn, None)
@@ -295,6 +325,20 @@ class Stage:
             self._loop.input_arrived(name)
             self._number += 1
             self._batch = None
+
+    def _feed_validation(self) -> None:
+        while self._number < self._may_feed:
+            batch = self.validation.next(self.outer.round)
+            if batch is None:
+                return
+            payload = encode_targets(batch[1], self._targets_shape)
+            if not self._seam.command(Feed(self._number, payload, evaluates=True)):
+                return
+            name = MicrobatchId(self._seam.key, self._membership, self._number)
+            self.validation.fed(name)
+            self._inputs[name] = batch[0], None
+            self._loop.evaluation_arrived(name)
+            self._number += 1
 
     def _say_whether_more(self, has_more: bool) -> None:
         if has_more != self._has_more:
@@ -334,6 +378,10 @@ class Stage:
                 self._loop.more_come(event.more)
             case QuotaIs():
                 self._loop.take_quota(event.quota)
+            case EvaluationEnded():
+                ended = self.validation.ended(event.microbatch, event.loss_sum, event.tokens)
+                if ended is not None:
+                    self._driver.session.validation = ended.loss
             case MicrobatchEnded():
                 self._tell_end(event)
             case MayStepEarly():
@@ -360,7 +408,10 @@ class Stage:
             self._refusals.got(str(error))
             return
         self._inputs[name] = x, targets
-        self._loop.input_arrived(name)
+        if event.evaluates:
+            self._loop.evaluation_arrived(name)
+        else:
+            self._loop.input_arrived(name)
 
     def _take_gradient(self, event: GradientArrived) -> None:
         assert self._gives is not None, "the last stage makes its gradients"
@@ -385,6 +436,7 @@ class Stage:
         self._membership, self._number, self._may_feed = event.membership, 0, 0
         self._loop.reset()
         self._loop.more_come(self._has_more)
+        self.validation.begin_anew()
         for name in {*self._inputs, *self._gradients, *self.part.held}:
             self._drop(name)
         self.part.model.zero_grad(set_to_none=True)

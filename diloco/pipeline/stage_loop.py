@@ -38,6 +38,13 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Run it forward only, at the last stage up to the loss: nothing is counted."""
+
+    microbatch: MicrobatchId
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """Let the optimizer step with the mean over the ``tokens`` of these microbatches, which were counted in
     this order."""
@@ -46,7 +53,7 @@ class Step:
     tokens: int
 
 
-Work = Forward | Backward | Weights | Step
+Work = Forward | Backward | Weights | Evaluate | Step
 
 
 class StageLoop:
@@ -72,6 +79,8 @@ class StageLoop:
         self._grace_s = grace_s
         self._split_backward = split_backward
         self._waiting: set[MicrobatchId] = set()
+        self._evaluations: set[MicrobatchId] = set()
+        """Those that wait to go forward only."""
         self._in_flight: set[MicrobatchId] = set()
         """Their forward was begun in this step, and they are not counted."""
         self._gradients: set[MicrobatchId] = set()
@@ -94,6 +103,10 @@ class StageLoop:
         """A microbatch's input is here: what the stage below computed, or at stage 0 what was fed."""
         self._waiting.add(microbatch)
 
+    def evaluation_arrived(self, microbatch: MicrobatchId) -> None:
+        """The input of one that goes forward only is here: it has no place in a step."""
+        self._evaluations.add(microbatch)
+
     def gradient_arrived(self, microbatch: MicrobatchId) -> None:
         """The gradient of what was handed up is here."""
         assert microbatch in self._in_flight, f"{microbatch} is not in flight here"
@@ -106,20 +119,23 @@ class StageLoop:
         left = any(microbatch == each for each, _ in self._weights_left)
         if computing or left or microbatch in self._gradients:
             return False
+        if microbatch in self._evaluations:
+            self._evaluations.remove(microbatch)
+            return True
         known = microbatch in self._waiting or microbatch in self._in_flight
         self._waiting.discard(microbatch)
         self._in_flight.discard(microbatch)
         self._may_end_early = self._may_end_early or known
         return known
 
-    def refused(self, work: Forward | Backward) -> None:
+    def refused(self, work: Forward | Backward | Evaluate) -> None:
         """What `next_work` said could not be computed: nothing is counted, and its place in the quota is
         free."""
         assert work is self._at_hand, "it was to be done"
         self._at_hand = None
         self._in_flight.discard(work.microbatch)
         self._gradients.discard(work.microbatch)
-        self._may_end_early = True
+        self._may_end_early = self._may_end_early or not isinstance(work, Evaluate)
 
     def others_wait(self, waits: bool = True, *, at_once: bool = False) -> None:
         """Others of this stage wait for what this one offers, or no more: a step ends early, also with
@@ -142,6 +158,7 @@ class StageLoop:
         """Begin anew with nothing: whatever was here is over. Not while something is computed."""
         assert self._at_hand is None, "what is computed is to be done first"
         self._waiting.clear()
+        self._evaluations.clear()
         self._in_flight.clear()
         self._gradients.clear()
         self._weights_left.clear()
@@ -218,6 +235,10 @@ class StageLoop:
     def _choose(self, now: float) -> Work | None:
         if self._gradients:
             return Backward(min(self._gradients, key=_age))
+        if self._evaluations:
+            oldest = min(self._evaluations, key=_age)
+            self._evaluations.remove(oldest)
+            return Evaluate(oldest)
         if len(self._counted) == self.quota:
             return self._step()
         if self._waiting and self._num_begun < self.quota:

@@ -54,6 +54,10 @@ class MemberStatus:
     """The run waits for it just now."""
     alike: bool = False
     """Round after round all others send what it sends itself: they seem to train on the same data."""
+    validation: float = 0.0
+    """Of a stage 0: the loss of what it evaluated last, forward only, through all stages."""
+    validated: bool = False
+    """Whether there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,8 @@ class RunStatus:
                     "stage": each.stage,
                     "awaited": each.awaited,
                     "alike": each.alike,
+                    "validation": each.validation,
+                    "validated": each.validated,
                 }
                 for each in self.members
             ],
@@ -334,6 +340,8 @@ def _status_of(state: RunState, now: float, entry: Entry, awaited: bool) -> Memb
         stage=entry.course,
         awaited=awaited,
         alike=report.alike if report else False,
+        validation=report.validation if report else 0.0,
+        validated=report.validated if report else False,
     )
 
 
@@ -419,6 +427,8 @@ def _member(plain: object) -> MemberStatus:
         stage=table.count("stage"),
         awaited=table.flag("awaited"),
         alike=table.flag("alike"),
+        validation=table.number("validation"),
+        validated=table.flag("validated"),
     )
 
 

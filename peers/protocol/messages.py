@@ -245,6 +245,10 @@ class Report:
     """Contributions that it gave up because they were not finite."""
     alike: bool = False
     """Round after round all others sent what it sent itself, as if they trained on the same data."""
+    validation: fields.Loss = 0.0
+    """Of stage 0: the loss of what it evaluated last, forward only, through all stages."""
+    validated: bool = False
+    """Whether there is one."""
 
 
 @kind(60)

@@ -76,6 +76,8 @@ class Feed:
 
     number: int
     targets: Payload
+    evaluates: bool = False
+    """It goes forward only, and nobody counts it: `EvaluationEnded` tells its loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,15 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluated:
+    """At the last stage: the loss of one that evaluates, which is over with that."""
+
+    microbatch: MicrobatchId
+    loss_sum: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """The inner step took exactly these, in the order in which they were counted."""
 
@@ -135,7 +146,16 @@ class Drain:
 
 
 StageCommand = (
-    ConfirmOpened | Feed | FeedMore | ForwardBegan | ForwardDone | Counted | Stepped | RefuseTensor | Drain
+    ConfirmOpened
+    | Feed
+    | FeedMore
+    | ForwardBegan
+    | ForwardDone
+    | Counted
+    | Evaluated
+    | Stepped
+    | RefuseTensor
+    | Drain
 )
 
 
@@ -183,6 +203,8 @@ class InputArrived:
     microbatch: MicrobatchId
     payload: Payload
     targets: Payload | None
+    evaluates: bool = False
+    """It goes forward only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +233,15 @@ class MicrobatchEnded:
     stage: int
     """Of a partial one: below which it was given up; else 0."""
     cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationEnded:
+    """Stage 0: the loss of one that was fed to evaluate; of no tokens if it was given up. Each once."""
+
+    microbatch: MicrobatchId
+    loss_sum: float
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +274,7 @@ StageEvent = (
     | GradientArrived
     | GivenUp
     | MicrobatchEnded
+    | EvaluationEnded
     | MayStepEarly
     | MoveWanted
     | Drained

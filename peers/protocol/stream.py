@@ -147,6 +147,8 @@ class Forward:
     mark: MicrobatchNumber
     """Whatever of that feeder has a lower number is over."""
     piece: PieceIndex
+    evaluates: bool = False
+    """It goes forward only, and is counted by nobody: `Evaluation` answers it."""
 
 
 @kind(189)
@@ -197,6 +199,20 @@ class Ended:
     how: HowCode
     stage: fields.Stage
     cause: CauseCode
+
+
+@kind(203)
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The loss of one that evaluates. Handed down the path to its feeder, each of whose replicas is done with
+    it then."""
+
+    me: fields.Epoch
+    you: fields.Epoch
+    feeder: fields.Epoch
+    number: MicrobatchNumber
+    loss_sum: fields.Loss
+    tokens: fields.Tokens
 
 
 @kind(193)

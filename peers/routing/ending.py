@@ -6,8 +6,16 @@ What was given up is remembered until the feeder's mark has passed it, so that i
 
 from __future__ import annotations
 
-from peers.protocol.stage_work import Cause, GivenUp, How, MayFeed, MicrobatchEnded, MicrobatchId
-from peers.protocol.stream import Ended, GradientHeard, Slots
+from peers.protocol.stage_work import (
+    Cause,
+    EvaluationEnded,
+    GivenUp,
+    How,
+    MayFeed,
+    MicrobatchEnded,
+    MicrobatchId,
+)
+from peers.protocol.stream import Ended, Evaluation, GradientHeard, Slots
 from peers.routing.sending import forget_unsent
 from peers.routing.state import Item, Name, Pair, Phase, StreamState
 from peers.routing.wiring import has_path
@@ -52,10 +60,32 @@ def say_ended(
 
 def end(state: StreamState, now: float, number: int, how: How, stage: int, cause: Cause) -> None:
     """One that was fed here has ended."""
-    if state.fed.pop(number, None) is None:
+    if (fed := state.fed.pop(number, None)) is None:
         return
     microbatch = MicrobatchId(state.key, state.since, number)
-    state.outlet.deliver(MicrobatchEnded(microbatch, how, stage if how is How.PARTIAL else 0, cause))
+    if fed.evaluates:
+        state.outlet.deliver(EvaluationEnded(microbatch, 0.0, 0))
+    else:
+        state.outlet.deliver(MicrobatchEnded(microbatch, how, stage if how is How.PARTIAL else 0, cause))
+    _pass_mark(state)
+
+
+def evaluated(state: StreamState, now: float, item: Item, loss_sum: float, tokens: int) -> None:
+    """The loss of one that evaluates is known: it is over here, and told below."""
+    feeder, number = item.name
+    del state.items[item.name]
+    if state.terms.stage == 0:
+        del state.fed[number]
+        state.outlet.deliver(EvaluationEnded(MicrobatchId(state.key, state.since, number), loss_sum, tokens))
+        _pass_mark(state)
+        return
+    if not state.replicas.is_over(feeder):
+        state.past_of(feeder).over[number] = item.below
+    told = Evaluation(state.since, item.below, feeder, number, loss_sum, tokens)
+    state.say(now, item.below, told)
+
+
+def _pass_mark(state: StreamState) -> None:
     state.past_of(state.since).raise_mark(state.mark)
     tell_may_feed(state)
 

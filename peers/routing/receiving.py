@@ -50,6 +50,7 @@ def take_forward(state: StreamState, now: float, pair: Pair, message: Forward, p
         return
     item = Item(name, None, list(path), pair.since, Phase.WAITING, whole, since_s=now)
     item.renewed, past = message.attempt > 1, state.past.get(name[0])
+    item.evaluates = message.evaluates
     item.mark = message.mark if past is None else past.mark_by(pair.since)
     state.items[name] = item
     state.unheard.append(item)
@@ -80,7 +81,7 @@ def hand_over(state: StreamState, now: float) -> None:
         state.targets.pop(item.name, None)
         payload, item.payload, item.told = item.payload, None, True
         assert payload is not None, "it is whole"
-        state.outlet.deliver(InputArrived(item.id, payload, targets))
+        state.outlet.deliver(InputArrived(item.id, payload, targets, item.evaluates))
 
 
 def drop_unknown(state: StreamState, now: float, item: Item) -> None:
@@ -130,7 +131,8 @@ def take_backward(state: StreamState, now: float, pair: Pair, message: Backward,
     if not 1 <= message.tokens <= terms.targets_bytes // TOKEN_BYTES:
         raise BadFrame("a gradient of more tokens than a microbatch has, or of none")
     item = state.items.get(name)
-    if item is None or item.phase is not Phase.UP or item.path[terms.stage + 1] != pair.since:
+    is_up = item is not None and item.phase is Phase.UP and not item.evaluates
+    if item is None or not is_up or item.path[terms.stage + 1] != pair.since:
         if message.piece == 0:
             state.say(now, pair.since, GradientHeard(state.since, pair.since, *name))
         return

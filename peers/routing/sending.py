@@ -24,7 +24,8 @@ def send_up(state: StreamState, now: float, item: Item) -> None:
     past = state.past.get(feeder)
     mark = state.mark if feeder == state.since else past.mark_by(item.below) if past is not None else 0
     mark = max(mark, item.mark)
-    first = Forward(state.since, pair.since, number, item.attempt, tuple(item.path), min(mark, number), 0)
+    route, mark = tuple(item.path), min(mark, number)
+    first = Forward(state.since, pair.since, number, item.attempt, route, mark, 0, item.evaluates)
     job = Job(item.name, first, item.payload, state.pieces(size_bytes(item.payload)), True, item)
     pair.ups.append(job)
     pump(state, now, pair)

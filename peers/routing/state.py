@@ -116,6 +116,8 @@ class Item:
     """The epoch from which on its answer counts."""
     told: bool = False
     """The training thread has it."""
+    evaluates: bool = False
+    """It goes forward only: no gradient comes of it, and nobody counts it."""
     renewed: bool = False
     """It comes to another replica than its feeder chose: at the last stage that asks for the targets."""
 
@@ -210,6 +212,7 @@ class Fed:
     """Stage 0: one microbatch of its own that has not ended."""
 
     targets: Payload
+    evaluates: bool = False
     sent_to: set[int] = field(default_factory=set)
     """Memberships that were sent the targets."""
 

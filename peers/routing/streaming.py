@@ -22,6 +22,7 @@ from peers.protocol.stage_work import (
     Counted,
     Drain,
     Drained,
+    Evaluated,
     Feed,
     FeedMore,
     ForwardBegan,
@@ -42,6 +43,7 @@ from peers.protocol.stream import (
     Backward,
     Draining,
     Ended,
+    Evaluation,
     Feeding,
     Forward,
     GradientHeard,
@@ -62,7 +64,7 @@ from peers.routing.wiring import Wires, quota_of
 from transport.effects import Payload
 from transport.errors import BadFrame
 
-AMONG_REPLICAS = (Meet, Holding, Slots, GradientHeard, Ended, Ask, Has, AskTargets)
+AMONG_REPLICAS = (Meet, Holding, Slots, GradientHeard, Ended, Evaluation, Ask, Has, AskTargets)
 """Control messages that replicas say to each other."""
 WITH_PAYLOAD = (Forward, Targets, Backward)
 
@@ -269,6 +271,10 @@ class Streaming:
                     cuts.went_forward(self.state, now, item)
             case Counted():
                 self._count(now, command)
+            case Evaluated():
+                item = self._item(command.microbatch)
+                if item is not None and item.evaluates and item.phase is Phase.BEGUN:
+                    ending.evaluated(self.state, now, item, command.loss_sum, command.tokens)
             case RefuseTensor():
                 self._refuse(now, command)
             case FeedMore():
@@ -305,8 +311,9 @@ class Streaming:
             return False
         state.next_number += 1
         name = (state.since, number)
-        state.fed[number] = Fed(feed.targets)
+        state.fed[number] = Fed(feed.targets, feed.evaluates)
         item = Item(name, state.id_of(name), list(path), 0, Phase.BEGUN, since_s=now, told=True)
+        item.evaluates = feed.evaluates
         state.items[name] = item
         sending.send_targets(state, now, number, path[-1])
         return True
@@ -321,7 +328,7 @@ class Streaming:
     def _count(self, now: float, counted: Counted) -> None:
         item = self._item(counted.microbatch)
         ready = Phase.BEGUN if self._terms.is_last else Phase.BACK
-        if item is None or item.phase is not ready:
+        if item is None or item.phase is not ready or item.evaluates:
             return  # of an earlier membership
         feeder, number = item.name
         if not self.state.replicas.is_over(feeder):
@@ -368,6 +375,8 @@ class Streaming:
                 self._gradient_heard(now, pair, (message.feeder, message.number))
             case Ended():
                 self._ended_above(now, pair, message)
+            case Evaluation():
+                self._evaluated_above(now, pair, message)
             case Ask():
                 asking.asked(self.state, now, pair, message)
             case Has():
@@ -393,6 +402,14 @@ class Streaming:
         if item is not None and item.phase is Phase.COUNTED and item.below == pair.since:
             del self.state.items[name]
             self._heard(now)
+
+    def _evaluated_above(self, now: float, pair: Pair, message: Evaluation) -> None:
+        """The loss of one that was sent up to evaluate comes down its path."""
+        item = self.state.items.get((message.feeder, message.number))
+        if item is None or not item.evaluates or item.phase is not Phase.UP:
+            return
+        if item.path[self._terms.stage + 1] == pair.since:
+            ending.evaluated(self.state, now, item, message.loss_sum, message.tokens)
 
     def _ended_above(self, now: float, pair: Pair, message: Ended) -> None:
         """Nothing comes from above of one that was sent there; at the last stage, of one whose targets its

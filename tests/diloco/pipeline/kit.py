@@ -177,12 +177,14 @@ class Plain:
         seed: int | None = None,
         feeder: bytes = b"",
         clip: Callable[[nn.Sequential], None] | None = None,
+        first: int = 0,
     ) -> None:
+        """``first`` is the number of the first microbatch."""
         self.model = nn.Sequential(*copy.deepcopy(list(model)))
         self.optimizer = make_optimizer(self.model.parameters())
         self.quota, self.cuts, self.seed, self.feeder, self.clip = quota, cuts, seed, feeder, clip
         self.losses: list[float] = []
-        self._number = 0
+        self._number = first
 
     def step(self, microbatches: Sequence[Batch]) -> None:
         nominal, tokens, total = self.quota * TOKENS, 0, 0.0

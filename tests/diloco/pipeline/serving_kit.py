@@ -25,6 +25,8 @@ from peers.protocol.stage_work import (
     Counted,
     Drain,
     Drained,
+    Evaluated,
+    EvaluationEnded,
     Feed,
     ForwardDone,
     GradientArrived,
@@ -117,6 +119,7 @@ class PlayedLine:
         self.settings = settings_of(cuts, quota, **pipeline)
         self.window = window
         self.targets: dict[MicrobatchId, Any] = {}
+        self.evaluates: set[MicrobatchId] = set()
         self.members: list[Member] = []
         self.stages: list[Stage] = []
         self._undone = ExitStack()
@@ -152,10 +155,19 @@ class PlayedLine:
         last = len(self.members) - 1
         match command:
             case Feed():
-                self.targets[MicrobatchId(FEEDER, 0, command.number)] = command.targets
+                fed = MicrobatchId(FEEDER, 0, command.number)
+                self.targets[fed] = command.targets
+                if command.evaluates:
+                    self.evaluates.add(fed)
             case ForwardDone():
-                targets = self.targets.get(command.microbatch) if number + 1 == last else None
-                self.tell(number + 1, InputArrived(command.microbatch, command.payload, targets))
+                name = command.microbatch
+                targets = self.targets.get(name) if number + 1 == last else None
+                up = InputArrived(name, command.payload, targets, name in self.evaluates)
+                self.tell(number + 1, up)
+            case Evaluated():
+                ended = EvaluationEnded(command.microbatch, command.loss_sum, command.tokens)
+                self.tell(0, ended)
+                self.tell(0, MayFeed(command.microbatch.number + 1 + self.window))
             case Counted() if number:
                 assert command.payload is not None
                 self.tell(number - 1, GradientArrived(command.microbatch, command.payload, command.tokens))

@@ -4,6 +4,7 @@ what does not fit is refused, told, and not counted."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from diloco.errors import BoundaryError, PipelineError, TrainingDiverged
 from diloco.pipeline.boundary_codecs import BoundaryCodec
+from diloco.pipeline.evaluating import Evaluated as Evaluation
+from diloco.pipeline.evaluating import Validation
 from diloco.pipeline.refusals import LEAST_IN_A_ROW
 from diloco.pipeline.serving import Stage
 from peers.protocol.commands import Offer
@@ -36,7 +39,7 @@ from peers.protocol.stage_work import (
     Stepped,
     StreamOpened,
 )
-from tests.diloco.pipeline.kit import TOKENS, WIDTH, Plain, batches, built, layers, same_bits
+from tests.diloco.pipeline.kit import TOKENS, WIDTH, Plain, batches, built, layers, loss_sum, same_bits
 from tests.diloco.pipeline.serving_kit import FEEDER, PlayedLine
 
 FINITE = torch.ones(TOKENS * WIDTH).numpy().tobytes()
@@ -58,6 +61,42 @@ def test_stages_in_threads_train_as_one_process(kind: str, window: int) -> None:
     assert same_bits(found, plain.model.state_dict())
     assert losses == plain.losses
     assert (tally.counted, tally.lost) == (quota * steps, 0)
+
+
+def test_what_is_evaluated_between_is_no_training_and_its_loss_is_that_of_the_whole_model() -> None:
+    cuts, quota, held_out = (1, 4), 3, batches(2, ragged=True)
+    given = batches(2 * quota, ragged=True)
+    with PlayedLine(cuts, quota, dropout=0.2) as line:
+        line.stages[0].validation = Validation(held_out)
+        line.run(given, 2)
+        found, first = line.parameters(), line.stages[0]
+    plain = Plain(built(layers(4, 0.2)), quota, cuts=cuts, seed=0, feeder=FEEDER, first=len(held_out))
+    before = deepcopy(plain.model).eval()
+    for at in range(2):
+        plain.step(given[at * quota : (at + 1) * quota])
+    assert same_bits(found, plain.model.state_dict())
+    assert first.tally.counted == 2 * quota
+    with torch.no_grad():
+        sums = [loss_sum(before(x), targets) for x, targets in held_out]
+    ended = first.validation.last
+    assert ended is not None
+    assert (ended.microbatches, ended.given_up) == (2, 0)
+    assert ended.loss == pytest.approx(float(sum(s for s, _ in sums)) / sum(n for _, n in sums), rel=1e-5)
+
+
+def test_what_was_given_up_is_no_part_of_an_evaluation_and_the_next_one_comes_later() -> None:
+    held_out = batches(3)
+    validation = Validation(held_out, every=2)
+    for number in range(3):
+        assert validation.next(0) is held_out[number]
+        validation.fed(name(number))
+    assert validation.next(0) is None
+    assert validation.ended(name(0), 6.0, 2) is None
+    assert validation.ended(name(1), 0.0, 0) is None
+    assert validation.ended(name(7), 9.0, 2) is None, "it is of no evaluation"
+    ended = validation.ended(name(2), 2.0, 2)
+    assert ended == Evaluation(0, 2.0, 2, 1)
+    assert [validation.next(round_) is not None for round_ in (0, 1, 2)] == [False, False, True]
 
 
 class Alone(PlayedLine):

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from diloco.pipeline.microbatch import MicrobatchId
-from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step
+from diloco.pipeline.stage_loop import Backward, Evaluate, Forward, StageLoop, Step
 
 
 def m(number: int, feeder: bytes = b"") -> MicrobatchId:
@@ -246,6 +246,19 @@ def test_where_nothing_comes_a_step_ends_as_soon_as_others_wait_for_it() -> None
     loop.others_wait(False)
     loop.others_wait()
     assert do(loop, now=1.0) is None
+
+
+def test_what_goes_forward_only_goes_before_other_forwards_and_is_in_no_step() -> None:
+    loop = StageLoop(1, is_last=True, grace_s=10.0)
+    loop.input_arrived(m(1))
+    loop.evaluation_arrived(m(0))
+    loop.evaluation_arrived(m(2))
+    assert do(loop) == Evaluate(m(0))
+    assert loop.given_up(m(2))
+    assert [do(loop) for _ in range(3)] == [Forward(m(1)), Step((m(1),), 0), None]
+    loop.evaluation_arrived(m(3))
+    assert do(loop) == Evaluate(m(3))
+    assert loop.at_rest
 
 
 def test_another_quota_counts_from_the_next_step_on() -> None:

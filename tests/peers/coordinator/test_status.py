@@ -59,6 +59,8 @@ PLAIN: dict[str, Any] = {
             "stage": 1,
             "awaited": True,
             "alike": True,
+            "validation": 0.0,
+            "validated": False,
         }
     ],
     "run": "demo",

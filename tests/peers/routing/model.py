@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step
+from diloco.pipeline.stage_loop import Backward, Evaluate, Forward, StageLoop, Step
 from peers.protocol import stage_work as work
 from peers.protocol.placing import Wiring
 from peers.protocol.stream import ReplicaGone, ReplicaIs, RosterIs, StandsSince
@@ -46,6 +46,8 @@ class Shape:
     """Inner steps of an outer one."""
     ends_early: bool = False
     wiring: Wiring = Wiring.LINES
+    evaluates: bool = False
+    """Some microbatches go forward only."""
 
 
 @dataclass(eq=False)
@@ -167,6 +169,7 @@ class ModelSwarm:
         self.committed: dict[tuple[int, work.MicrobatchId], bytes] = {}
         self.held_back: dict[bytes, deque[Any]] = defaultdict(deque)
         """Messages to the coordinator while it is away are lost; from it they come in order."""
+        self.evaluations: dict[work.MicrobatchId, work.EvaluationEnded] = {}
         self.ends: dict[work.MicrobatchId, work.MicrobatchEnded] = {}
         self.fed: set[work.MicrobatchId] = set()
         self.seen: Counter[str] = Counter()
@@ -527,9 +530,13 @@ class ModelSwarm:
     def _feed(self, process: Process) -> None:
         while self.feeds and process.fed < process.may_feed and process.loop.num_wanted > 0:
             fed = work.MicrobatchId(process.key, process.membership, process.fed)
-            if not self._do(process, work.Feed(process.fed, bytes(SIZE))):
+            evaluates = self.shape.evaluates and process.fed % 5 == 3
+            if not self._do(process, work.Feed(process.fed, bytes(SIZE), evaluates)):
                 return
             process.fed += 1
+            if evaluates:
+                process.loop.evaluation_arrived(fed)
+                continue
             self.fed.add(fed)
             process.all_fed.add(fed)
             process.loop.input_arrived(fed)
@@ -553,6 +560,12 @@ class ModelSwarm:
                 self._do(process, work.ConfirmOpened(event.membership))
             case work.MayFeed():
                 process.may_feed = event.until
+            case work.InputArrived() if event.evaluates:
+                loop.evaluation_arrived(event.microbatch)
+            case work.EvaluationEnded():
+                if event.microbatch in self.evaluations:
+                    raise Broken(f"PP3: {event.microbatch} ends twice")
+                self.evaluations[event.microbatch] = event
             case work.InputArrived():
                 loop.input_arrived(event.microbatch)
             case work.GradientArrived():
@@ -578,7 +591,7 @@ class ModelSwarm:
         if todo is None:
             return
         process.busy = True
-        if isinstance(todo, Forward) and process.stage:
+        if isinstance(todo, (Forward, Evaluate)) and process.stage:
             self._do(process, work.ForwardBegan(todo.microbatch))
         if isinstance(todo, Forward):
             process.at_weights[todo.microbatch] = process.weights
@@ -594,7 +607,10 @@ class ModelSwarm:
         process.loop.done(todo, 1)
         is_last = process.stage == self.shape.stages - 1
         match todo:
-            case Forward() if not is_last:
+            case Evaluate() if is_last:
+                self.seen["evaluated"] += 1
+                self._do(process, work.Evaluated(todo.microbatch, 2.5, 1))
+            case Forward() | Evaluate() if not is_last:
                 self._do(process, work.ForwardDone(todo.microbatch, bytes(SIZE)))
             case Forward() | Backward():
                 self._count(process, todo.microbatch)
@@ -699,7 +715,7 @@ def run_seed(
     known = KINDS
     if seed >= WIRED_FROM:
         wiring = random.Random(seed).choice([*Wiring, Wiring.THROUGHPUT])
-        shape = replace(shape, wiring=wiring, ends_early=wiring is not Wiring.LINES)
+        shape = replace(shape, wiring=wiring, ends_early=wiring is not Wiring.LINES, evaluates=seed % 2 > 0)
         known = [*KINDS, "speed", "speed"]
     world = ModelSwarm(seed, shape, make, make_loop)
     if faulty:

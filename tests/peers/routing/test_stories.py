@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from peers.protocol.stage_work import Cause, FeedMore, How, MicrobatchId
+import pytest
+
+from peers.protocol.stage_work import Cause, EvaluationEnded, Feed, FeedMore, How, MicrobatchId
 from peers.protocol.stream import (
     Backward,
+    Evaluation,
     Feeding,
     Forward,
     ReplicaGone,
 )
-from tests.peers.routing.model import ModelSwarm, Process, Shape
+from peers.routing.state import Phase
+from tests.peers.routing.model import SIZE, ModelSwarm, Process, Shape
 
 NEVER_S = 1e6
 
@@ -74,6 +78,62 @@ def test_a_microbatch_goes_there_and_back() -> None:
     assert world.ends[microbatch].how is How.SETTLED
     assert [microbatch in process.stepped[-1] for process in path] == [True] * 3
     assert {stage for stage, counted in world.committed if counted == microbatch} == {0, 1, 2}
+
+
+def evaluate_one(world: ModelSwarm) -> tuple[MicrobatchId, list[Process]]:
+    """One leaves a feeder that goes forward only; returns it and the processes of its path."""
+    feeder = min(world.living(0), key=lambda each: each.key)
+    fed = MicrobatchId(feeder.key, feeder.membership, feeder.fed)
+    assert feeder.stream.do(world.now, Feed(feeder.fed, bytes(SIZE), evaluates=True))
+    feeder.fed += 1
+    by_since = {world.standing[key]: world.processes[key] for key in world.standing}
+    path = [by_since[since] for since in feeder.stream.state.items[fed[1:]].path]
+    feeder.loop.evaluation_arrived(fed)
+    return fed, path
+
+
+def test_one_that_evaluates_tells_its_loss_and_nobody_counts_it() -> None:
+    world = swarm(4)
+    evaluated, path = evaluate_one(world)
+    world.run_until(lambda: evaluated in world.evaluations)
+    assert world.evaluations[evaluated] == EvaluationEnded(evaluated, 2.5, 1)
+    assert not [each for p in world.living() for each in p.stream.state.items.values()]
+    trained, _ = feed_one(world)
+    everything_ends(world, trained)
+    assert {microbatch for _, microbatch in world.committed} == {trained}
+    assert not any(evaluated in each for p in path for each in p.stepped)
+
+
+@pytest.mark.parametrize("victim", [1, 2, 3])
+def test_one_that_evaluates_ends_too_when_a_replica_of_its_path_dies(victim: int) -> None:
+    world = swarm(4)
+    slow_down(world, lambda frm, to, message: isinstance(message, Evaluation), 5.0)
+    evaluated, path = evaluate_one(world)
+    world.run_until(lambda: any(p.loop.drained and world.seen["evaluated"] for p in path))
+    replace_of(world, path[victim])
+    world.run_until(lambda: evaluated in world.evaluations)
+    world.run(world.now + 20.0)
+    assert not [each for p in world.living() for each in p.stream.state.items.values()]
+    assert not world.ends, "it is none of those that train"
+
+
+def test_a_gradient_of_one_that_evaluates_is_of_no_use_and_an_evaluation_of_one_that_trains_is_none() -> None:
+    world = swarm(3)
+    slow_down(world, lambda frm, to, message: isinstance(message, Evaluation), 3.0)
+    evaluated, path = evaluate_one(world)
+    world.run_until(lambda: world.seen["evaluated"] > 0)
+    last, middle = path[2], path[1]
+    number, here = evaluated.number, middle.stream.state.since
+    lie = Backward(last.stream.state.since, here, evaluated.incarnation, number, 1, 0)
+    middle.stream.take_payload(world.now, last.key, lie, bytes(3))
+    assert middle.stream.state.items[evaluated[1:]].phase is Phase.UP
+    world.run_until(lambda: evaluated in world.evaluations)
+    trained, path = feed_one(world)
+    world.run_until(lambda: sent(path[1], trained))
+    told = Evaluation(path[2].stream.state.since, path[1].stream.state.since, *trained[1:], 0.1, 1)
+    path[1].stream.take_control(world.now, path[2].key, told)
+    everything_ends(world, trained)
+    assert world.ends[trained].how is How.SETTLED
 
 
 def test_where_nobody_feeds_any_more_steps_end_with_what_they_have() -> None:
