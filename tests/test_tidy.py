@@ -28,7 +28,8 @@ PEERS = f"{SAID} peers/{{admission,coordinator,routing,member,absence,links,seat
 PLAIN = "diloco/errors diloco/extras diloco/units diloco/terminal"
 SET_UP = f"{PLAIN} diloco/methods diloco/settings diloco/rules"
 SIMULATED = (
-    f"{SET_UP} diloco/loop diloco/compression diloco/outer diloco/models diloco/recipe diloco/simulation"
+    f"{SET_UP} diloco/loop diloco/compression diloco/outer diloco/models diloco/recipe diloco/pipeline"
+    " diloco/simulation"
 )
 
 ARROWS = {

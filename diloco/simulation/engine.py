@@ -49,10 +49,12 @@ class Engine:
         num_steps: int | None = None,
         watchers: Sequence[Watcher] = (),
         make_node: Callable[..., Node] = Node,
+        make_worker: Callable[..., Worker] = Worker,
         recompute: Callable[[RecomputeWanted], Computed] | None = None,
         **network: Any,
     ) -> None:
-        """``recompute``: how the host computes a disputed step; it cannot without."""
+        """``recompute``: how the host computes a disputed step; it cannot without. ``make_worker`` is called
+        as `Worker` is, and of a model in stages has to know them (`stage_worker`)."""
         self.settings = settings
         self.peers = {peer.name: peer for peer in peers}
         self.workers: dict[str, Worker] = {}
@@ -72,7 +74,8 @@ class Engine:
         self._host_access = host
         self._make_trainer = make_trainer
         self._recompute = recompute
-        self._make_node = make_node
+        self._make_node = partial(make_node, streams=True) if settings.pipeline.stages > 1 else make_node
+        self._make_worker = make_worker
         self._lives: dict[str, int] = {}
         self._knocking: set[str] = set()
         self._terms = Terms.of(settings)
@@ -187,6 +190,12 @@ class Engine:
         if worker is not None and worker.runs:
             worker.leave()
 
+    def slow(self, name: str, factor: float) -> None:
+        """It computes so many times slower than it is."""
+        worker = self.workers.get(name)
+        if worker is not None:
+            worker.slow(factor)
+
     # -- inside -------------------------------------------------------------------------------
 
     def _node(self, key: bytes, life: int, hosting: Hosting | None = None, name: str = "") -> Node:
@@ -207,7 +216,7 @@ class Engine:
         trainer = self._make_trainer(peer, life)
         node = self._node(key_of(peer.name), life, name=peer.name)
         terms = Terms.of(self.settings, buffers=trainer.buffers)
-        worker = Worker(peer, life, node, trainer, terms, self.net, self.watchers, self.num_steps)
+        worker = self._make_worker(peer, life, node, trainer, terms, self.net, self.watchers, self.num_steps)
         self.workers[peer.name] = worker
         worker.enter(2 * self.settings.run.grace_s)
 

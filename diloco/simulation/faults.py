@@ -30,13 +30,16 @@ class Fault:
     """From that round on."""
     lasts_s: float | None = None
     factor: float = 1.0
+    others: tuple[str, ...] = ()
+    """From whom a cut parts the peers."""
 
     def __str__(self) -> str:
         after = f" and {self.after_s:g} s" if self.after_s else ""
         when = f"at {self.at_s:.3f} s" if self.at_s is not None else f"at round {self.round}{after}"
         lasts = f" for {self.lasts_s:g} s" if self.lasts_s is not None else ""
-        factor = f" by {self.factor:g}" if self.do == "degrade" else ""
-        return f"{when}: {self.do} {', '.join(self.peers)}{factor}{lasts}"
+        factor = f" by {self.factor:g}" if self.do in ("degrade", "slow") else ""
+        others = f" from {', '.join(self.others)}" if self.others else ""
+        return f"{when}: {self.do} {', '.join(self.peers)}{others}{factor}{lasts}"
 
 
 def end_s(scenario: Scenario) -> float:
@@ -46,7 +49,7 @@ def end_s(scenario: Scenario) -> float:
         return scenario.end
     settings = scenario.settings()
     steps = settings.run.rounds * settings.method.resolved().sync_every
-    slowest = max(peer.step_time.step_s for peer in peers_of(scenario))
+    slowest = max(peer.step_time.step_s for peer in peers_of(scenario)) * scenario.works_per_step
     return _DEFAULT_END_FACTOR * steps * slowest + 3600.0
 
 
@@ -57,16 +60,13 @@ def faults_of(scenario: Scenario) -> list[Fault]:
     for index, event in enumerate(scenario.events):
         rng = stream_of(scenario, f"event {index}")
         for at in _times(event, rng, last):
+            others: tuple[str, ...] = ()
+            if event.do == "cut":
+                chosen, others = _two_sides(scenario, event)
+            else:
+                chosen = _chosen(scenario, event, rng)
             faults.append(
-                Fault(
-                    event.do,
-                    _chosen(scenario, event, rng),
-                    at,
-                    event.round,
-                    event.after,
-                    event.lasts,
-                    event.factor,
-                )
+                Fault(event.do, chosen, at, event.round, event.after, event.lasts, event.factor, others)
             )
             if len(faults) > _MAX_FAULTS:
                 raise ValueError(f"events.{index}: more than {_MAX_FAULTS} events until {last:.0f} s")
@@ -89,3 +89,10 @@ def _chosen(scenario: Scenario, event: Event, rng: random.Random) -> tuple[str, 
         return (rng.choice(scenario.peer_names),)
     found = [peer for name in event.names for peer in scenario.who(name)]
     return tuple(dict.fromkeys(found))
+
+
+def _two_sides(scenario: Scenario, event: Event) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The first of the names, and all others."""
+    sides = [scenario.who(name) for name in event.names]
+    others = [peer for side in sides[1:] for peer in side if peer not in sides[0]]
+    return tuple(sides[0]), tuple(dict.fromkeys(others))

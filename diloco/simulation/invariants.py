@@ -82,8 +82,8 @@ class Invariants:
         self._states: dict[tuple[bytes, int], bytes] = {}
         self._weights: dict[tuple[bytes, int], set[float]] = defaultdict(set)
         """By peer and fragment: the weights of everything that it ever offered."""
-        self._heads: list[bytes] = []
-        """The run's beginning, and the hash of each record."""
+        self._heads: dict[int, list[bytes]] = defaultdict(list)
+        """By course: its beginning, and the hash of each record."""
         self._counting: dict[int, Record] = {}
         """Records that count contributions, by the serial of their round."""
         self._told_applied: set[tuple[bytes, bytes]] = set()
@@ -92,7 +92,8 @@ class Invariants:
         """By peer and serial: the fate of what was in that round, if it is not applied."""
         self._undone: set[bytes] = set()
         """Heads from which the swarm went back to an earlier state."""
-        self._index = 0
+        self._index: dict[int, int] = defaultdict(int)
+        """By course, its last record."""
 
     def _broken(self, now: float, rule: str, text: str) -> None:
         if len(self.violations) < _MAX_VIOLATIONS:
@@ -137,7 +138,7 @@ class Invariants:
         match event:
             case BecomeSeed():
                 # The first seed may die before anyone has its state: then there is another.
-                if self._index and not self._method.gossips:
+                if self._index[worker.stage] and not self._method.gossips:
                     self._broken(now, "S9", f"{worker.name} seeds a run that has a state")
             case RoundOpened():
                 life.serials[event.fragment] = event.serial
@@ -186,19 +187,20 @@ class Invariants:
     def _stored(self, now: float, entry: bytes) -> None:
         message = unpack(entry)
         if isinstance(message, RunBegan):
-            if self._index:
+            if self._index[message.course]:
                 self._broken(now, "S2", "the run began a second time")
-            self._heads = [message.head]
+            self._heads[message.course] = [message.head]
         if not isinstance(message, CommitWritten):
             return
         record = message.commit()
-        if self._heads[-1:] != [record.parent] or record.index != self._index + 1:
-            self._broken(now, "S2", f"record {record.index} does not follow record {self._index}")
+        heads, course = self._heads[record.course], record.course
+        if heads[-1:] != [record.parent] or record.index != self._index[course] + 1:
+            self._broken(now, "S2", f"record {record.index} does not follow record {self._index[course]}")
         self._moved(now)
-        if record.restores and record.result in self._heads:
-            self._undone.update(self._heads[self._heads.index(record.result) + 1 :])
-        self._heads.append(record.hash())
-        self._index = record.index
+        if record.restores and record.result in heads:
+            self._undone.update(heads[heads.index(record.result) + 1 :])
+        heads.append(record.hash())
+        self._index[course] = record.index
         if not record.restores:
             self._counted(now, record)
 

@@ -32,6 +32,10 @@ class Peer:
     joins_at_s: float = 0.0
     role: str = ""
     """What it does instead of what it should (`diloco.simulation.roles`); nothing for an honest peer."""
+    stage: int | None = None
+    """That it asks for, of a model that is cut; None if it takes any."""
+    memory_bytes: int = 0
+    """That it says it has for a stage; 0 if it says nothing."""
 
 
 class Clockwork:
@@ -41,10 +45,12 @@ class Clockwork:
         self._step_time = step_time
         self._rng = rng
         self._factor = 1.0
+        self.slowed = 1.0
+        """So many times longer everything takes, for a while."""
 
     def durations(self, count: int) -> list[float]:
         """Seconds that each of the next steps takes."""
-        step_s, jitter = self._step_time.step_s * self._factor, self._step_time.jitter
+        step_s, jitter = self._step_time.step_s * self._factor * self.slowed, self._step_time.jitter
         if jitter:
             least = step_s * math.exp(-jitter * jitter / 2)
             durations = [least * math.exp(jitter * self._rng.gauss(0.0, 1.0)) for _ in range(count)]

@@ -6,12 +6,14 @@ the coordinator's traces and the workers' events, the same that a host shows to 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from diloco.simulation.engine import Engine
 from diloco.simulation.identities import HOST
 from diloco.simulation.report.report import (
+    BUSY,
     Activity,
     Exchange,
     Mark,
@@ -50,6 +52,8 @@ from peers.protocol.traces import (
 from transport.effects import Effect, Trace
 
 _MAX_MARKS = 2000
+_COARSE = 1e-3
+"""Later ones are put together until they are so large a part of the time since the beginning."""
 _TOLD: dict[type[Trace], str] = {
     ActiveTrace: "holds the shared state",
     RemovedTrace: "is off the roster: {reason}",
@@ -73,6 +77,7 @@ class _Round:
     landed_s: float = 0.0
     participants: int = 0
     attempts: int = 1
+    stage: int = 0
 
 
 @dataclass(slots=True)
@@ -101,14 +106,17 @@ class _Track:
 class Recorder:
     """A watcher that ends in a `SimulationReport`."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_spans: float = math.inf) -> None:
+        """Of a peer's spans the first ``max_spans`` are kept one by one: a replica of a stage does something
+        else several times in a microbatch."""
+        self._max_spans = max_spans
         self.losses: list[tuple[float, int, float]] = []
         self._tracks: dict[str, _Track] = {}
         self._open: dict[int, _Round] = {}
         """By serial; gossip: by step."""
         self._rounds: list[_Round] = []
-        self._first_offer: dict[int, float] = {}
-        """By fragment: when the first of the offers was made that no round has taken."""
+        self._first_offer: dict[tuple[int, int], float] = {}
+        """By stage and fragment: when the first of the offers was made that no round has taken."""
         self._committed_as: dict[int, _Round] = {}
         """By serial."""
         self._marks: list[Mark] = []
@@ -162,7 +170,7 @@ class Recorder:
     def stepped(self, now: float, worker: Worker, steps: int) -> None:
         report = self._tracks[worker.name].report
         report.steps += steps
-        tokens = steps * worker.peer.tokens_per_step
+        tokens = worker.tokens_of(steps)
         report.tokens += tokens
         self._tokens += tokens
         if worker.trainer.step is not None:
@@ -189,7 +197,7 @@ class Recorder:
 
     def command(self, now: float, worker: Worker, command: Command) -> None:
         if isinstance(command, Offer):
-            self._first_offer.setdefault(command.fragment, now)
+            self._first_offer.setdefault((worker.stage, command.fragment), now)
         elif isinstance(command, Swap):
             exchange = Exchange(command.fragment, now, now, "unfinished")
             self._tracks[worker.name].exchanging[command.fragment] = exchange
@@ -202,15 +210,16 @@ class Recorder:
         peer = self._engine.name_of(key) if key is not None else ""
         match trace:
             case OpenedTrace():
-                started = self._first_offer.pop(trace.fragment, now)
-                self._open[trace.serial] = _Round(trace.fragment, started, now)
+                stage = self._engine.workers[self._engine.name_of(trace.members[0])].stage
+                started = self._first_offer.pop((stage, trace.fragment), now)
+                self._open[trace.serial] = _Round(trace.fragment, started, now, stage=stage)
             case RepairedTrace():
                 if trace.serial in self._open:
                     self._open[trace.serial].attempts = trace.attempt + 1
             case AbortedTrace():
                 found = self._open.pop(trace.serial, None)
                 if found is not None:
-                    self._first_offer.setdefault(found.fragment, found.started_s)
+                    self._first_offer.setdefault((found.stage, found.fragment), found.started_s)
             case CommittedTrace():
                 self._committed(now, trace)
             case RemovedTrace():
@@ -232,6 +241,7 @@ class Recorder:
 
     def _committed(self, now: float, trace: CommittedTrace) -> None:
         found = self._open.pop(trace.serial, None) or _Round(trace.fragment, now, now)
+        found.stage = trace.course
         found.committed_s = found.landed_s = now
         found.participants = len(trace.members)
         self._rounds.append(found)
@@ -265,9 +275,19 @@ class Recorder:
     def _close_span(self, now: float, track: _Track) -> None:
         if track.activity is None or now <= track.since_s:
             return
-        spans, seconds = track.report.spans, track.report.seconds
-        spans.append(Span(track.activity, track.since_s, now))
+        seconds = track.report.seconds
+        self._keep_span(track.report.spans, Span(track.activity, track.since_s, now))
         seconds[track.activity] = seconds.get(track.activity, 0.0) + now - track.since_s
+
+    def _keep_span(self, spans: list[Span], span: Span) -> None:
+        """Of many only the first one by one: later ones become part of what is longer."""
+        if len(spans) >= self._max_spans and spans[-1].end_s == span.start_s:
+            last = spans[-1]
+            if last.end_s - last.start_s < span.start_s * _COARSE:
+                longer = max(last, span, key=lambda each: each.end_s - each.start_s)
+                spans[-1] = Span(longer.activity, last.start_s, span.end_s)
+                return
+        spans.append(span)
 
     def _note_loss(self, now: float, loss: float) -> None:
         self._loss_sum, self._loss_count = self._loss_sum + loss, self._loss_count + 1
@@ -286,11 +306,12 @@ class Recorder:
             self._end_exchanges(now, track, "unfinished")
             one = track.report
             lifetime = sum(one.seconds.values())
-            one.utilization = one.seconds.get("compute", 0.0) / lifetime if lifetime else 0.0
+            busy = sum(one.seconds.get(activity, 0.0) for activity in BUSY)
+            one.utilization = busy / lifetime if lifetime else 0.0
             one.tokens_applied //= self._engine.num_fragments  # each fragment has counted them
             present += lifetime
-            computed += one.seconds.get("compute", 0.0)
-            ideal += one.tokens / one.seconds["compute"] * lifetime if one.tokens else 0.0
+            computed += busy
+            ideal += one.tokens / busy * lifetime if one.tokens else 0.0
             report.peers.append(one)
         report.seconds = now
         report.utilization = computed / present if present else 0.0
@@ -327,4 +348,5 @@ def _of(index: int, found: _Round) -> RoundReport:
         gather_s=found.opened_s - found.started_s,
         exchange_s=found.committed_s - found.opened_s,
         land_s=found.landed_s - found.committed_s,
+        stage=found.stage,
     )

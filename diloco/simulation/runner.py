@@ -15,6 +15,7 @@ from typing import Any
 
 from diloco.extras import require
 from diloco.methods.spec import Method
+from diloco.pipeline.stage_loop import StageLoop
 from diloco.rules import rules_of, wait_s
 from diloco.simulation.engine import Engine
 from diloco.simulation.faults import Fault, end_s, faults_of
@@ -26,6 +27,7 @@ from diloco.simulation.phantom import PhantomReplica, fragment_sizes, phantom_li
 from diloco.simulation.recorder import Recorder
 from diloco.simulation.report.report import Activity, RoleReport, SimulationReport
 from diloco.simulation.scenario import Scenario, load_scenario, parse_scenario
+from diloco.simulation.staged_run import MAX_SPANS, staged_run_of
 from diloco.simulation.topology import access_of, peers_of, route_of
 from diloco.simulation.vectors import VectorReplica, computed, vector_limits
 from diloco.simulation.worker import Trainer, Worker
@@ -35,6 +37,17 @@ from peers.protocol.traces import CommittedTrace
 from transport.effects import Effect
 from transport.limits import LIMITS, Limits
 
+_COSTS_NOTHING = ("leave", "degrade", "slow")
+"""Nobody has to come back from these."""
+_UNDONE = {
+    "crash": "restart",
+    "freeze": "thaw",
+    "partition": "heal",
+    "degrade": "link restored",
+    "slow": "as fast as before",
+    "cut": "link mended",
+}
+
 
 def simulate(
     scenario: Scenario | Mapping[str, Any] | str | Path,
@@ -42,17 +55,19 @@ def simulate(
     seed: int | None = None,
     faults: Sequence[Fault] | None = None,
     make_node: Callable[..., Node] = Node,
+    make_loop: Callable[..., StageLoop] = StageLoop,
 ) -> SimulationReport:
     """Run one scenario: a `Scenario`, plain dicts of one, or the path of a TOML file. ``seed`` replaces the
-    scenario's, ``faults`` its events (see `faults.faults_of`), ``make_node`` the class of nodes (to test
-    protocols). Raises `SettingsError` for a scenario that cannot be run."""
+    scenario's, ``faults`` its events (see `faults.faults_of`), ``make_node`` the class of nodes and
+    ``make_loop`` that of stage loops (to test protocols). Raises `SettingsError` for a scenario that cannot
+    be run."""
     if isinstance(scenario, (str, Path)):
         scenario = load_scenario(Path(scenario))
     elif not isinstance(scenario, Scenario):
         scenario = parse_scenario(scenario)
     if seed is not None:
         scenario = scenario.model_copy(update={"seed": seed})
-    run = ScenarioRun(scenario, faults_of(scenario) if faults is None else faults, make_node)
+    run = ScenarioRun(scenario, faults_of(scenario) if faults is None else faults, make_node, make_loop)
     report = run.run()
     without = scenario.honest()
     if without is not None:
@@ -64,14 +79,25 @@ def simulate(
 class ScenarioRun:
     """One run of one scenario; a watcher of it, since some faults come with a round."""
 
-    def __init__(self, scenario: Scenario, faults: Sequence[Fault], make_node: Callable[..., Node]) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        faults: Sequence[Fault],
+        make_node: Callable[..., Node],
+        make_loop: Callable[..., StageLoop] = StageLoop,
+    ) -> None:
         self._scenario = scenario
         settings = scenario.settings()
         method = settings.method.resolved()
         peers = peers_of(scenario)
-        limits, make_trainer = _what_is_trained(scenario, len(peers), peers)
+        self.staged = staged_run_of(scenario, peers, make_loop=make_loop, faultless=not faults)
+        limits, make_trainer = (
+            self.staged.trained()
+            if self.staged is not None
+            else _what_is_trained(scenario, len(peers), peers)
+        )
         rules, patience_s = rules_of(settings), wait_s(settings)
-        self.recorder = Recorder()
+        self.recorder = Recorder() if self.staged is None else Recorder(MAX_SPANS)
         self.invariants = Invariants(method, rules, 5 * patience_s, key_of)
         self.invariants.with_role = frozenset(peer.name for peer in peers if peer.role)
         self.engine = Engine(
@@ -82,6 +108,7 @@ class ScenarioRun:
             limits=limits,
             watchers=[self.recorder, self.invariants, self],
             make_node=make_node,
+            make_worker=self.staged.make_worker if self.staged is not None else Worker,
             recompute=partial(computed, limits.payload_bytes) if scenario.mode == "vectors" else None,
             route=route_of(scenario),
             trace_frames=False,
@@ -89,6 +116,8 @@ class ScenarioRun:
         self.recorder.attach(self.engine)
         self.honest = HonestPeers(self.engine.roles, [peer.name for peer in peers])
         self.engine.watchers.append(self.honest)
+        if self.staged is not None:
+            self.engine.watchers += self.staged.watchers
         self._settings, self._method, self._rules, self._peers = settings, method, rules, peers
         self._patience_s = patience_s
         self._by_round: dict[int, list[Fault]] = {}
@@ -114,7 +143,7 @@ class ScenarioRun:
         now = self.engine.net.now
         if not finished:
             self._check_progress(now)
-        return self.recorder.finish(
+        report = self.recorder.finish(
             now,
             SimulationReport(
                 scenario=self._scenario.name,
@@ -129,6 +158,9 @@ class ScenarioRun:
                 violations=self.invariants.violations,
             ),
         )
+        if self.staged is not None:
+            self.staged.finish(report, self.engine)
+        return report
 
     def compare(self, report: SimulationReport, alone: ScenarioRun, without: SimulationReport) -> None:
         """Hold the honest peers of this run against those of the one without peers that have a role, and tell
@@ -164,9 +196,12 @@ class ScenarioRun:
         """L1: commits go on, some time after the last disturbance, if enough members are there."""
         net, seen = self.engine.net, self.invariants
         living = [w for w in self.engine.workers.values() if w.runs]
+        if self.staged is not None:
+            by_stage = [[w for w in living if w.stage == each.stage] for each in self.staged.shapes]
+            living = min(by_stage, key=len)
         if len(living) < self._rules.min_peers or not net.can_run(key_of(HOST)) or not seen.num_commits:
             return
-        slowest = max(peer.step_time.step_s for peer in self._peers)
+        slowest = max(peer.step_time.step_s for peer in self._peers) * self._scenario.works_per_step
         rounds_s = 3 * self._method.sync_every * slowest + 20 * self.recorder.longest_exchange_s
         since = max(seen.last_commit_s, self._disturbed_s)
         if not self._undone and now - since > rounds_s + 5 * self._patience_s:
@@ -191,13 +226,16 @@ class ScenarioRun:
             groups = [[key_of(n) for n in others], [key_of(n) for n in fault.peers]]
             engine.net.partition(groups)
         struck = [name for name in fault.peers if self._do(fault, name)]
+        for name in struck if fault.do == "cut" else ():
+            for other in fault.others:
+                engine.net.cut(key_of(name), key_of(other))
         for name in struck:
             returns = fault.do in ("join", "restart")
             text = str(fault).split(": ", 1)[1]
             if returns:
                 self.recorder.returned(now, fault.do, name)
             else:
-                self.recorder.injected(now, text, name, costs=fault.do not in ("leave", "degrade"))
+                self.recorder.injected(now, text, name, costs=fault.do not in _COSTS_NOTHING)
         if fault.lasts_s is not None and struck:
             self._undone += 1
             engine.net.at(fault.lasts_s, partial(self._undo, fault, struck))
@@ -223,7 +261,9 @@ class ScenarioRun:
                 engine.leave(name)
             case "degrade" if runs:
                 engine.net.degrade(key_of(name), fault.factor)
-            case "partition":
+            case "slow" if runs and name != HOST:
+                engine.slow(name, fault.factor)
+            case "partition" | "cut":
                 return True
             case _:
                 return False
@@ -245,8 +285,12 @@ class ScenarioRun:
                 engine.thaw(name)
             elif fault.do == "degrade" and key_of(name) in engine.net.peers:
                 engine.net.degrade(key_of(name), 1.0)
-            what = {"crash": "restart", "freeze": "thaw", "partition": "heal", "degrade": "link restored"}
-            self.recorder.returned(now, what[fault.do], name)
+            elif fault.do == "slow":
+                engine.slow(name, 1.0)
+            elif fault.do == "cut":
+                for other in fault.others:
+                    engine.net.mend(key_of(name), key_of(other))
+            self.recorder.returned(now, _UNDONE[fault.do], name)
 
     # -- as a watcher -------------------------------------------------------------------------
 

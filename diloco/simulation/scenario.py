@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from diloco.errors import SettingsError, UserError
 from diloco.settings import RunSettings, parse_settings
 from diloco.units import parse_count, parse_rate, parse_seconds
+from transport.limits import LIMITS
 
 MAX_PEERS = 4096
 _FLOPS_PER_PARAMETER = 6
@@ -67,7 +68,14 @@ class Group(LinkEnd):
 
     name: Name
     count: int = Field(default=1, ge=1, le=MAX_PEERS, description="How many: NAME-1, NAME-2, ...")
-    step: Seconds | None = Field(default=None, description="Seconds of an inner step.")
+    step: Seconds | None = Field(
+        default=None,
+        description="Seconds of an inner step; with [pipeline], of a microbatch at a stage of mean size.",
+    )
+    stage: int | None = Field(
+        default=None, ge=0, le=LIMITS.stages, description="They ask for this one; else they take any."
+    )
+    memory: Number | None = Field(default=None, description="Bytes that a stage may take, which they say.")
     flops: Number | None = Field(
         default=None, description="Or its floating-point operations per second, for 6 N T of a step."
     )
@@ -98,6 +106,16 @@ class TimedModel(_Section):
     parameters: Number
     tokens_per_step: Number = 1024.0
     layers: int | None = Field(default=None, ge=1, le=10_000, description="For fragments of whole layers.")
+    width: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Values of a token that cross a boundary of stages."
+    )
+    context: int = Field(
+        default=1024, ge=1, le=1_048_576, description="Tokens of a sequence, of which microbatches are made."
+    )
+
+    def num_layers(self, stages: int) -> int:
+        """All alike; as many as stages if that is not said."""
+        return self.layers or stages
 
 
 class LinkSpec(_Section):
@@ -138,7 +156,7 @@ class Matrix(_Section):
 class Event(_Section):
     """Something that happens: at a time, at a round, or at random with a rate."""
 
-    do: Literal["crash", "restart", "freeze", "join", "leave", "partition", "degrade"]
+    do: Literal["crash", "restart", "freeze", "join", "leave", "partition", "degrade", "cut", "slow"]
     peers: Name | tuple[Name, ...] = Field(
         default="any", description='Names of peers, groups or regions, "host", or "any" for one at random.'
     )
@@ -150,7 +168,9 @@ class Event(_Section):
     lasts: Seconds | None = Field(
         default=None, alias="for", gt=0.0, description="Then it is undone: restarted, thawed, healed."
     )
-    factor: float = Field(default=10.0, gt=0.0, le=1e6, description="How much slower a degraded link is.")
+    factor: float = Field(
+        default=10.0, gt=0.0, le=1e6, description="How much slower a degraded link, or a slow peer, is."
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Event:
@@ -158,12 +178,14 @@ class Event(_Section):
             raise ValueError("say when it happens, by one of at, round and every")
         if self.lasts is not None and self.do in ("restart", "join", "leave"):
             raise ValueError(f"`for` has no meaning with {self.do}")
-        if self.lasts is None and self.do in ("freeze", "partition"):
+        if self.lasts is None and self.do in ("freeze", "partition", "cut"):
             raise ValueError(f"say with `for` how long the {self.do} lasts")
         if self.until is not None and self.every is None:
             raise ValueError("`until` belongs to every")
         if self.after and self.round is None:
             raise ValueError("`after` belongs to round")
+        if self.do == "cut" and len(self.names) < 2:
+            raise ValueError("a cut is between two of peers, groups and regions: name both")
         return self
 
     @property
@@ -185,6 +207,7 @@ class Scenario(_Section):
     method: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
+    pipeline: dict[str, Any] = Field(default_factory=dict)
     host: LinkEnd = LinkEnd()
     peers: tuple[Group, ...] = Field(min_length=1)
     matrix: Matrix | None = None
@@ -213,9 +236,29 @@ class Scenario(_Section):
                 raise ValueError(f"peers {group.name}: say how long a step takes, by step or flops")
             if model is None and group.step is None:
                 raise ValueError(f"peers {group.name}: a trained scenario needs step, the seconds of a step")
+        if settings.pipeline.stages > 1:
+            self._check_stages(settings, model)
         if settings.run.min_peers > len(names):
             raise ValueError(f"run.min_peers is {settings.run.min_peers} and there are {len(names)} peers")
         return self
+
+    def _check_stages(self, settings: RunSettings, model: TimedModel | None) -> None:
+        stages = settings.pipeline.stages
+        if model is None or self.mode != "timed":
+            raise ValueError(f"a model in {stages} stages is simulated in time alone: mode is {self.mode!r}")
+        if model.width is None:
+            raise ValueError("model.width is missing: how many values of a token cross a boundary")
+        if model.num_layers(stages) < stages:
+            raise ValueError(f"{stages} stages of {model.layers} layers: a stage has a layer at least")
+        if any(group.role for group in self.peers):
+            raise ValueError("peers with a role are simulated with whole models only")
+        for group in self.peers:
+            if group.stage is not None and group.stage >= stages:
+                raise ValueError(f"peers {group.name}: stage {group.stage} of {stages}, numbered from 0")
+        named = {group.stage for group in self.peers} - {None}
+        free = sum(group.count for group in self.peers if group.stage is None)
+        if stages - len(named) > free:
+            raise ValueError(f"{stages} stages and too few peers for one of each: {len(self.peer_names)}")
 
     def _check_regions(self) -> None:
         known = {end.region for end in (self.host, *self.peers)} | set(
@@ -267,19 +310,38 @@ class Scenario(_Section):
         plain: dict[str, Any] = {"run": run, "method": self.method, "train": self.train}
         if self.mode == "trained":
             plain["model"] = self.model
+        if self.pipeline:
+            plain["pipeline"] = self.pipeline
         try:
             return parse_settings(plain, self.name)
         except SettingsError as error:
             raise ValueError(str(error)) from None
 
     def step_s(self, group: Group) -> float:
-        """Seconds of an inner step of such a peer, before spread."""
+        """Seconds of an inner step of such a peer, before spread; with stages, of a microbatch at one of mean
+        size."""
         model = self.timed_model()
         if group.step is not None or model is None or group.flops is None:
             assert group.step is not None, "validated"
             return group.step
         tokens = group.tokens_per_step or model.tokens_per_step
-        return _FLOPS_PER_PARAMETER * model.parameters * tokens / (group.flops * group.mfu)
+        parameters, pipeline = model.parameters, self.settings().pipeline
+        if pipeline.stages > 1:
+            parameters, tokens = parameters / pipeline.stages, pipeline.microbatch * model.context
+        return self.flops_per_parameter * parameters * tokens / (group.flops * group.mfu)
+
+    @property
+    def flops_per_parameter(self) -> int:
+        """Of training, per token: two forward, four backward, and two more to run forward again."""
+        pipeline = self.settings().pipeline
+        return _FLOPS_PER_PARAMETER + (2 if pipeline.stages > 1 and pipeline.recompute else 0)
+
+    @property
+    def works_per_step(self) -> int:
+        """So many times `step_s` an inner step takes without a network: as many as it has microbatches, and
+        to fill the pipeline."""
+        pipeline = self.settings().pipeline
+        return pipeline.quota + pipeline.stages if pipeline.stages > 1 else 1
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:

@@ -43,7 +43,8 @@ def _group(scenario: Scenario, group: Group) -> list[Peer]:
         step_time = StepTime(step_s, group.step_jitter, group.drift)
         joins_at = math.inf if group.joins_at == "event" else group.joins_at
         role, region = group.role or "", group.region or ""
-        peers.append(Peer(name, access_of(group), step_time, round(tokens), region, joins_at, role))
+        peer = Peer(name, access_of(group), step_time, round(tokens), region, joins_at, role)
+        peers.append(replace(peer, stage=group.stage, memory_bytes=round(group.memory or 0)))
         if role == Sybil.name:
             peers += [replace(peers[-1], name=each, joins_at_s=math.inf) for each in identities_of(name)]
     return peers

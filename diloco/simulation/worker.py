@@ -26,13 +26,15 @@ from peers.protocol.application import Application
 from peers.protocol.commands import Command, ConfirmNamed, LeaveRun
 from peers.protocol.events import NameWanted
 from peers.protocol.manifest import layout_name
+from peers.protocol.profile import Profile
 from peers.protocol.record import NO_DIGEST
 from peers.seats import Training
 from transport.effects import Core, Effect
 from transport.simnet.links import NS
 from transport.simnet.network import SimNetwork
 
-_REPORT_EVERY_S = 2.0
+REPORT_EVERY_S = 2.0
+"""How often a worker tells the coordinator how training goes."""
 NAMES_S = 0.02
 """Seconds of hashing a state."""
 _MAX_STEPS = 1000
@@ -96,7 +98,9 @@ class Worker:
         self.life = life
         self.node = node
         self.trainer = trainer
-        self.session = WorkerSession(terms, trainer.replica, net.now, report_every_s=_REPORT_EVERY_S)
+        self.stage = 0
+        """Of the model that it trains."""
+        self.session = WorkerSession(terms, trainer.replica, net.now, report_every_s=REPORT_EVERY_S)
         self.activity: Activity | None = None
         self._ended = False
         """Whether the worker left, was refused, or was superseded."""
@@ -130,6 +134,10 @@ class Worker:
     def bytes_sent(self) -> int:
         return self.process.sent.total() - self._sent_before
 
+    def tokens_of(self, steps: int) -> int:
+        """Of the last so many inner steps."""
+        return steps * self.peer.tokens_per_step
+
     @property
     def runs(self) -> bool:
         return self.process.alive and not self.process.frozen and not self._ended
@@ -138,8 +146,15 @@ class Worker:
 
     def enter(self, patience_s: float) -> None:
         """Take part in the run."""
+        self._train_on(Training(self._profile(), self.trainer.replica, patience_s))
+
+    def _train_on(self, training: Training) -> None:
+        self._set_activity("join")
+        self._net.command(self.process, lambda _, now: self.node.train(now, training))
+
+    def _profile(self) -> Profile:
         trainer = self.trainer
-        profile = self.session.profile(
+        return self.session.profile(
             self.name,
             (self._address,),
             trainer.elements,
@@ -148,9 +163,6 @@ class Worker:
             layout=trainer.layout,
             model="simulated",
         )
-        training = Training(profile, trainer.replica, patience_s)
-        self._set_activity("join")
-        self._net.command(self.process, lambda _, now: self.node.train(now, training))
 
     def crash(self) -> None:
         """End the worker's process at once."""
@@ -175,6 +187,10 @@ class Worker:
             self._end_block_at(len(self._block))
         else:
             self._advance()
+
+    def slow(self, factor: float) -> None:
+        """From its next step on it computes so many times slower than it is."""
+        self._clockwork.slowed = factor
 
     def leave(self) -> None:
         """It says goodbye, as Ctrl-C makes it."""

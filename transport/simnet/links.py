@@ -53,6 +53,25 @@ class Pipe:
         return self.free_at
 
 
+@dataclass(slots=True)
+class Queued:
+    """What of one kind waits at the head of a pipe."""
+
+    _frames: deque[tuple[int, int]] = field(default_factory=deque)
+    """When each has left, and how long it takes, in ns; in the order of leaving."""
+
+    def put(self, leaves: int, takes: int) -> None:
+        """One more frame of that kind."""
+        self._frames.append((leaves, takes))
+
+    def ahead(self, now: int) -> int:
+        """How long those take that have not left, in ns."""
+        frames = self._frames
+        while frames and frames[0][0] <= now:
+            frames.popleft()
+        return sum(min(takes, leaves - now) for leaves, takes in frames)
+
+
 @dataclass(slots=True, eq=False)
 class HeldFrame:
     """A frame of bulk that leaves in slices, between which a stream has its turn."""
@@ -115,6 +134,10 @@ class Endpoint:
     uplink: Uplink = field(default_factory=Uplink)
     held: deque[HeldFrame] = field(default_factory=deque)
     """Bulk that waits before its access link, while a stream is under way."""
+    bulk: Queued = field(default_factory=Queued)
+    """That of the held which was let go, before its access link."""
+    behind_bulk_ns: int = 0
+    """The longest that a frame of a stream waited for such."""
     releases: bool = False
     """It is looked at again when some of it may leave."""
 
@@ -157,6 +180,8 @@ class SimConnection:
     """Who hung up, and takes nothing more of what waits there."""
     slices: dict[Endpoint, tuple[int, int]] = field(default_factory=dict)
     """By sender, bytes in all that left in slices, and those of them that came."""
+    landed: dict[Endpoint, int] = field(default_factory=dict)
+    """By receiver, when the last frame of a stream is there whole."""
     _last_to_dialer: int = 0
     _last_to_acceptor: int = 0
 

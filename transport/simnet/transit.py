@@ -22,6 +22,14 @@ from transport.simnet.trace_log import TraceLog
 
 _FRAME_OVERHEAD = 64
 """Bytes that encryption and framing add to a frame."""
+_LOOK_AGAIN_S = 0.005
+"""Bulk that waits for a stream is looked at no sooner again: what may be under way by then lasts longer."""
+
+_TOLD_EVERY_NS = NS // 10
+"""The sender of a large frame is told as often what of it has come: all of it at once would look like a
+faster line than there is."""
+_SLICE_S = 0.005
+"""Held bulk leaves in slices of so much of the measured line, or more on a slow one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +85,8 @@ class Transit:
             return
         if lane == STREAM_LANE:
             peer.uplink.streamed(now / NS)
-            self._leave_in_slice(connection, peer, other, size, effect)
+            self._count(connection, peer, other, handed=size)
+            self._flow(connection, peer, other, _Slice(peer, size, effect), size)
             return
         if peer.held or peer.uplink.is_shared(now / NS):
             peer.held.append(HeldFrame(connection, other, effect, size))
@@ -98,10 +107,73 @@ class Transit:
     ) -> None:
         pipes = [] if connection.plain else self._paths.pipes(peer, other)
         left = peer.up.put(self._timeline.now_ns, size, peer.factor)
+        if isinstance(effect, _Slice):
+            peer.bulk.put(left, peer.up.time(size, peer.factor))
         if pipes:
             self._timeline.push(left, self._pass, connection, other, effect, size, pipes)
         else:
             self._cross(connection, other, effect, size, left)
+
+    def _flow(
+        self, connection: SimConnection, peer: Endpoint, to: Endpoint, frame: _Slice, size: int
+    ) -> None:
+        """A frame of a stream leaves: its bytes go on as they come, so that a line which is as fast as the
+        one before it costs no time of its own, however large the frame is."""
+        now = self._timeline.now_ns
+        begins = max(now, peer.up.free_at)
+        peer.behind_bulk_ns = max(peer.behind_bulk_ns, peer.bulk.ahead(now))
+        tail = peer.up.put(now, size, peer.factor)
+        pipes = [] if connection.plain else self._paths.pipes(peer, to)
+        if pipes:
+            self._timeline.push(begins, self._flow_on, connection, to, frame, size, pipes, tail)
+        else:
+            self._flow_over(connection, to, frame, size, begins, tail)
+
+    def _flow_on(
+        self,
+        connection: SimConnection,
+        to: Endpoint,
+        frame: _Slice,
+        size: int,
+        pipes: list[Pipe],
+        tail: int,
+    ) -> None:
+        """The head of a frame comes to the first of the ``pipes``, its last byte at ``tail``."""
+        if not connection.up:
+            return
+        now = self._timeline.now_ns
+        begins = max(now, pipes[0].free_at)
+        tail = max(tail, pipes[0].put(now, size, 1.0))
+        if pipes[1:]:
+            self._timeline.push(begins, self._flow_on, connection, to, frame, size, pipes[1:], tail)
+        else:
+            self._flow_over(connection, to, frame, size, begins, tail)
+
+    def _flow_over(
+        self, connection: SimConnection, to: Endpoint, frame: _Slice, size: int, begins: int, tail: int
+    ) -> None:
+        reaches = connection.in_order(to, begins + self._delay_ns(connection, frame.sender, to, size, begins))
+        self._timeline.push(reaches, self._flow_in, connection, to, frame, size, tail + reaches - begins)
+
+    def _flow_in(self, connection: SimConnection, to: Endpoint, frame: _Slice, size: int, tail: int) -> None:
+        """The head of a frame comes to the receiver's access link."""
+        if not connection.up:
+            return
+        now = self._timeline.now_ns
+        lands = max(tail, to.down.put(now, size, to.factor))
+        lands = connection.landed[to] = max(lands, connection.landed.get(to, 0) + 1)
+        if parts := (lands - now) // _TOLD_EVERY_NS:
+            each = size // (parts + 1)
+            frame.size -= parts * each
+            for part in range(1, parts + 1):
+                at = now + part * (lands - now) // (parts + 1)
+                self._timeline.push(at, self._came, connection, frame.sender, to, each)
+        self._timeline.push(lands, self._arrive, connection, to, frame)
+
+    def _came(self, connection: SimConnection, sender: Endpoint, to: Endpoint, size: int) -> None:
+        """A part of a large frame is there, which is all that its sender is told."""
+        if connection.up:
+            self._count(connection, sender, to, heard=size)
 
     def _release(self, peer: Endpoint) -> None:
         """Let as many slices of what is held go as may."""
@@ -113,11 +185,13 @@ class Transit:
                 peer.held.popleft()
                 continue
             shared = uplink.is_shared(now_s)
-            size = min(frame.left_bytes, uplink.slice_bytes) if shared else frame.left_bytes
+            slice_bytes = max(uplink.slice_bytes, int(uplink.rate * _SLICE_S))
+            size = min(frame.left_bytes, slice_bytes) if shared else frame.left_bytes
             wait_s = uplink.wait_s(now_s, size)
             if wait_s:
                 peer.releases = True
-                self._timeline.push(self._timeline.now_ns + round(wait_s * NS), self._release, peer)
+                at = self._timeline.now_ns + round(max(wait_s, _LOOK_AGAIN_S) * NS)
+                self._timeline.push(at, self._release, peer)
                 return
             frame.left_bytes -= size
             is_last = not frame.left_bytes

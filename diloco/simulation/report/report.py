@@ -11,10 +11,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-Activity = Literal["join", "compute", "wait", "frozen", "down"]
+Activity = Literal["join", "compute", "wait", "frozen", "down", "forward", "backward", "bubble"]
 """What a peer does: it fetches the shared state, trains, waits for the network, is stopped, or is not
-there."""
-Purpose = Literal["control", "exchange", "early", "state"]
+there. A replica of a stage goes forward and backward apart, but at the last stage, where that is training;
+and it waits for microbatches."""
+BUSY: tuple[Activity, ...] = ("compute", "forward", "backward")
+"""What counts as being utilized."""
+Purpose = Literal["control", "exchange", "early", "state", "stream"]
 """Parts that leave before their round opens are counted apart: if it never does, they were for nothing."""
 
 
@@ -62,6 +65,50 @@ class PeerReport:
     exchanges: list[Exchange] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class StageReport:
+    """All replicas of one stage, over the whole run."""
+
+    stage: int
+    num_parameters: int
+    peers: list[str] = field(default_factory=list)
+    """That ever trained it."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By `Activity`, of all its replicas together."""
+    utilization: float = 0.0
+    steps: int = 0
+    """Inner steps of its replicas."""
+    short_steps: int = 0
+    """Of those, steps of fewer microbatches than the quota."""
+    counted: int = 0
+    """Microbatches that its inner steps took."""
+    partial: int = 0
+    """Given up below it, while it and those above may have counted them."""
+    rounds: int = 0
+    """That were committed."""
+    sent: dict[str, int] = field(default_factory=dict)
+    """Bytes by `Purpose`."""
+
+
+@dataclass(slots=True)
+class Microbatches:
+    """What became of those that were fed, by how, and of what was given up by cause."""
+
+    fed: int = 0
+    settled: int = 0
+    partial: int = 0
+    lost: int = 0
+    by_cause: dict[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    """Of one."""
+    stream_bytes: int = 0
+    """That one takes on all boundaries, both ways, by its size alone."""
+    behind_bulk_s: float = 0.0
+    """The longest that a boundary waited at its sender's line for exchanges and states."""
+    steps: list[tuple[str, float, float]] = field(default_factory=list)
+    """Peer, begin and end of some inner steps of feeders, which the page draws close."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoundReport:
     """One committed round; with gossip, one outer step of everyone."""
@@ -79,6 +126,8 @@ class RoundReport:
     """From the opening to the commit."""
     land_s: float
     """From the commit until the last member was handed the result."""
+    stage: int = 0
+    """Whose round it was, of a model that is cut."""
 
     @property
     def end_s(self) -> float:
@@ -150,6 +199,10 @@ class SimulationReport:
     recoveries: list[Recovery] = field(default_factory=list)
     losses: list[tuple[float, int, float]] = field(default_factory=list)
     """Trained: seconds, tokens of all peers, mean training loss since the last entry."""
+    stages: list[StageReport] = field(default_factory=list)
+    """Of a model that is cut."""
+    microbatches: Microbatches | None = None
+    """Likewise."""
     roles: list[RoleReport] = field(default_factory=list)
     """Of peers that mean harm."""
     honest_rate: float = 0.0
@@ -168,8 +221,14 @@ class SimulationReport:
     """Names everything that happened."""
 
     def to_json(self) -> str:
-        """Sorted and rounded to the nanosecond: equal runs give equal bytes."""
-        return json.dumps(_rounded(asdict(self)), sort_keys=True, indent=1) + "\n"
+        """Sorted and rounded to the nanosecond: equal runs give equal bytes. What is about stages is there if
+        the model is cut."""
+        plain = asdict(self)
+        if not self.stages:
+            del plain["stages"], plain["microbatches"]
+            for each in plain["rounds"]:
+                del each["stage"]
+        return json.dumps(_rounded(plain), sort_keys=True, indent=1) + "\n"
 
 
 def _rounded(value: object) -> object:

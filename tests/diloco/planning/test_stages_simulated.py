@@ -5,20 +5,35 @@ from __future__ import annotations
 import pytest
 
 from diloco.planning.stages import StageTimes
-from tests.diloco.planning.staged_swarm import StagedEngine, StageWorker
+from diloco.simulation.runner import simulate
+from diloco.simulation.scenario import parse_scenario
+from diloco.simulation.stages import shapes_of
+from tests.diloco.simulation.small_pipeline import small
 
 
-@pytest.mark.parametrize(("stages", "replicas", "quota", "line_s"), [(4, 1, 32, 0.08), (3, 2, 16, 0.5)])
-def test_utilization_is_within_5_per_cent_of_the_formula(
-    stages: int, replicas: int, quota: int, line_s: float
+@pytest.mark.parametrize(
+    ("stages", "replicas", "quota", "width"), [(4, 1, 32, 976), (3, 2, 16, 6000), (8, 1, 12, 4000)]
+)
+def test_an_inner_step_takes_as_long_as_the_formula_says(
+    stages: int, replicas: int, quota: int, width: int
 ) -> None:
-    times = StageTimes(stages, 1.0, 2.0, 0.05, line_s, line_s)
-    engine = StagedEngine(times, replicas, quota, rounds=2)
-    engine.begin()
-    assert engine.run(1e5, lambda: engine.host.coordinator is not None and engine.host.coordinator.finished)
-    assert len(engine.workers) == stages * replicas
-    for worker in engine.workers.values():
-        assert isinstance(worker, StageWorker)
-        assert worker.session.steps == 16
-        assert worker.busy_s / engine.net.now == pytest.approx(times.utilization(quota), rel=0.05)
-        assert worker.counts["partial"] == worker.counts["lost"] == 0
+    scenario = parse_scenario(
+        small(
+            stages=stages,
+            num_peers=stages * replicas,
+            run={"rounds": 1},
+            method={"sync_every": 3},
+            model={"layers": stages, "width": width},
+            pipeline={"quota": quota},
+        )
+    )
+    shape = shapes_of(scenario)[1]
+    line_s = 8 * shape.activation_bytes / 100e6
+    times = StageTimes(stages, 0.25, 0.75, 0.05, line_s, line_s)
+    report = simulate(scenario)
+    assert not report.violations
+    assert report.microbatches is not None
+    steps = [end - begin for _, begin, end in report.microbatches.steps if begin]
+    assert steps
+    assert steps == [pytest.approx(times.inner_step_s(quota), rel=0.02)] * len(steps)
+    assert report.utilization == pytest.approx(times.utilization(quota), rel=0.05)
