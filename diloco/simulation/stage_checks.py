@@ -41,7 +41,6 @@ from transport.frames import unpack
 
 _MAX_VIOLATIONS = 20
 _BEHIND_BULK_S = 0.05
-_SLACK = 1.05
 _BYTES_OFF = 0.02
 
 
@@ -98,7 +97,7 @@ class StageChecks:
                     )
         elif isinstance(work, Step):
             self._stepped(life, worker, work)
-        if worker.process.behind_bulk_ns / 1e9 > _BEHIND_BULK_S * _SLACK and not self._behind_told:
+        if worker.process.behind_bulk_ns / 1e9 > _BEHIND_BULK_S and not self._behind_told:
             self._behind_told = True
             waited = worker.process.behind_bulk_ns / 1e6
             self._broken(now, "PP11", f"a boundary of {worker.name} waits {waited:.1f} ms for other bulk")

@@ -137,7 +137,7 @@ class Endpoint:
     bulk: Queued = field(default_factory=Queued)
     """That of the held which was let go, before its access link."""
     behind_bulk_ns: int = 0
-    """The longest that a frame of a stream waited for such."""
+    """The longest that a frame of a stream waited for such, beside the share of the line that this has."""
     releases: bool = False
     """It is looked at again when some of it may leave."""
 

@@ -19,6 +19,7 @@ from transport.simnet.links import NS, Endpoint, HeldFrame, Pipe, SimConnection
 from transport.simnet.routes import Paths
 from transport.simnet.timeline import Timeline
 from transport.simnet.trace_log import TraceLog
+from transport.yielding import SHARE
 
 _FRAME_OVERHEAD = 64
 """Bytes that encryption and framing add to a frame."""
@@ -121,8 +122,9 @@ class Transit:
         one before it costs no time of its own, however large the frame is."""
         now = self._timeline.now_ns
         begins = max(now, peer.up.free_at)
-        peer.behind_bulk_ns = max(peer.behind_bulk_ns, peer.bulk.ahead(now))
+        ahead = peer.bulk.ahead(now)
         tail = peer.up.put(now, size, peer.factor)
+        peer.behind_bulk_ns = max(peer.behind_bulk_ns, ahead - round(SHARE * (tail - now)))
         pipes = [] if connection.plain else self._paths.pipes(peer, to)
         if pipes:
             self._timeline.push(begins, self._flow_on, connection, to, frame, size, pipes, tail)

@@ -104,7 +104,8 @@ class Microbatches:
     stream_bytes: int = 0
     """That one takes on all boundaries, both ways, by its size alone."""
     behind_bulk_s: float = 0.0
-    """The longest that a boundary waited at its sender's line for exchanges and states."""
+    """The longest that a boundary waited at its sender's line for other bulk, beside the twentieth of
+    the line that this always has."""
     steps: list[tuple[str, float, float]] = field(default_factory=list)
     """Peer, begin and end of some inner steps of feeders, which the page draws close."""
 
