@@ -6,11 +6,14 @@ zoom. Every text that comes from a scenario is escaped. The same report gives th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from diloco.simulation.report.report import PeerReport, SimulationReport, Span
+from diloco.simulation.report.stage_tables import COLUMNS, MORE_COLUMNS, microbatches_line, stage_row
 from diloco.simulation.report.svg import LANE_HEIGHT, SCRIPT, STYLE, bars, curve, stacked, ticks
+from diloco.simulation.report.swimlanes import STYLE as STAGE_STYLE
+from diloco.simulation.report.swimlanes import swimlanes
 from diloco.simulation.report.tables import clock
 from diloco.units import show_bytes
 
@@ -21,6 +24,8 @@ follows."""
 _NARROWEST = WIDTH / 2000
 _PURPOSES = (("exchange", "early"), ("state",), ("control",))
 """Of bytes that are sent, those that are drawn together."""
+_KINDS = ("exchanges", "states for joiners", "control")
+_WITH_STREAMS = (("stream",), ("exchange", "early"), ("state", "control", "check"))
 _ACTIVITIES = {
     "compute": "trains",
     "wait": "waits for the network",
@@ -28,22 +33,36 @@ _ACTIVITIES = {
     "frozen": "is stopped",
     "down": "is not there",
 }
+_OF_STAGES = {
+    "compute": "trains forward and backward",
+    "forward": "goes forward",
+    "backward": "goes backward",
+    "bubble": "waits for microbatches",
+}
+
+
+def _activities(report: SimulationReport) -> dict[str, str]:
+    """By key, how it is told: of a model that is cut there are more."""
+    return {**_OF_STAGES, **_ACTIVITIES, **_OF_STAGES} if report.stages else _ACTIVITIES
 
 
 def render_page(report: SimulationReport) -> str:
     """The page."""
     parts = [
         _headline(report),
+        _stages(report),
+        swimlanes(report),
         _timeline(report),
         _plots(report),
         _recoveries(report),
-        _peer_table(report.peers),
+        _peer_table(report),
         _marks(report),
     ]
     title = escape(f"{report.scenario}, seed {report.seed}")
+    style = STYLE + STAGE_STYLE if report.stages else STYLE
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style></head>\n'
+        f'<meta name="viewport" content="width=device-width">\n<style>{style}</style></head>\n'
         f"<body>\n{''.join(parts)}\n<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -87,11 +106,12 @@ def _timeline(report: SimulationReport) -> str:
     lanes = lanes_of(report)
     scale = WIDTH / max(report.seconds, 1e-9)
     height = LANE_HEIGHT * len(lanes)
-    drawn = "".join(_lane(peer, index, scale) for index, peer in enumerate(lanes))
+    told = _activities(report)
+    drawn = "".join(_lane(peer, index, scale, told) for index, peer in enumerate(lanes))
     marks = "".join(_mark_line(report, scale, height, lanes))
     names = "".join(f'<div title="{escape(p.name)}">{escape(p.name)}</div>' for p in lanes)
     note = "" if len(lanes) == len(report.peers) else f"; {len(lanes)} of {len(report.peers)} peers are drawn"
-    legend = "".join(f'<i class="{key}"></i>{text} ' for key, text in _ACTIVITIES.items())
+    legend = "".join(f'<i class="{key}"></i>{text} ' for key, text in _activities(report).items())
     axis = "".join(
         f'<span style="left:{100 * at / max(report.seconds, 1e-9):.3f}%">{label}</span>'
         for at, label in ticks(0.0, report.seconds)
@@ -106,11 +126,11 @@ def _timeline(report: SimulationReport) -> str:
     )
 
 
-def _lane(peer: PeerReport, index: int, scale: float) -> str:
+def _lane(peer: PeerReport, index: int, scale: float, told: Mapping[str, str]) -> str:
     top, tall = index * LANE_HEIGHT, LANE_HEIGHT - 9
     spans = "".join(
         f'<rect class="{activity}" x="{x:.2f}" y="{top + 2:g}" width="{width:.2f}" height="{tall:g}">'
-        f"<title>{escape(peer.name)} {_ACTIVITIES[activity]}, {clock(start)} to {clock(end)}</title></rect>"
+        f"<title>{escape(peer.name)} {told[activity]}, {clock(start)} to {clock(end)}</title></rect>"
         for activity, x, width, start, end in merged(peer.spans, scale)
     )
     seen = -1.0
@@ -170,12 +190,22 @@ def _mark_line(
         )
 
 
+def _stages(report: SimulationReport) -> str:
+    if report.microbatches is None:
+        return ""
+    table = _table((*COLUMNS, *MORE_COLUMNS), [stage_row(each) for each in report.stages])
+    return f"<h2>Stages</h2><p>{escape(microbatches_line(report.microbatches))}</p>{table}"
+
+
 # -- plots and tables -------------------------------------------------------------------------------
 
 
 def _plots(report: SimulationReport) -> str:
     order = sorted(report.peers, key=lambda peer: -peer.utilization)
     traffic = sorted(report.peers, key=lambda peer: -sum(peer.sent.values()))
+    purposes, kinds = (_WITH_STREAMS if report.stages else _PURPOSES), _KINDS
+    if report.stages:
+        kinds = ("boundaries", "exchanges", "states, control")
     plots = [
         stacked(
             "Seconds per round",
@@ -186,10 +216,10 @@ def _plots(report: SimulationReport) -> str:
         stacked(
             "Megabytes sent by peers",
             [
-                (p.name, tuple(sum(p.sent.get(each, 0) for each in what) / 1e6 for what in _PURPOSES))
+                (p.name, tuple(sum(p.sent.get(each, 0) for each in what) / 1e6 for what in purposes))
                 for p in traffic
             ],
-            ("exchanges", "states for joiners", "control"),
+            kinds,
         ),
     ]
     if len(report.losses) > 1:
@@ -220,20 +250,21 @@ def _recoveries(report: SimulationReport) -> str:
     return f"<h2>What faults cost</h2>{_table(head, rows)}"
 
 
-def _peer_table(peers: Sequence[PeerReport]) -> str:
+def _peer_table(report: SimulationReport) -> str:
+    told = _activities(report)
     rows = [
         (
             peer.name,
             peer.region,
             f"{peer.utilization:.1%}",
-            *(f"{peer.seconds.get(what, 0.0):,.1f}" for what in _ACTIVITIES),
+            *(f"{peer.seconds.get(what, 0.0):,.1f}" for what in told),
             f"{peer.steps:,}",
             show_bytes(sum(peer.sent.values())),
             show_bytes(sum(peer.received.values())),
         )
-        for peer in peers
+        for peer in report.peers
     ]
-    activities = [f"{text}, s" for text in _ACTIVITIES.values()]
+    activities = [f"{text}, s" for text in told.values()]
     head = ("peer", "region", "busy", *activities, "steps", "sent", "received")
     return f"<details open><summary>Peers</summary>{_table(head, rows)}</details>"
 

@@ -9,17 +9,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from diloco.simulation.report.report import PeerReport, RoundReport, SimulationReport
+from diloco.simulation.report.report import BUSY, PeerReport, RoundReport, SimulationReport
+from diloco.simulation.report.stage_tables import stages_shown
 from diloco.terminal import plain_table, printable
 from diloco.units import show_bytes
 
 _MAX_ROWS = 12
-_PURPOSES = ("exchange", "early", "state", "control")
+_PURPOSES = ("stream", "exchange", "early", "state", "control")
+_SECONDS = (BUSY, ("wait", "bubble"), ("join",))
 
 
 def render(report: SimulationReport) -> Group:
     """Everything that fits a screen: the summary, rounds, peers, recoveries, violations."""
-    parts: list[RenderableType] = [_summary(report), _rounds(report.rounds), _peers(report.peers)]
+    parts: list[RenderableType] = [
+        _summary(report),
+        *stages_shown(report),
+        _rounds(report.rounds),
+        _peers(report.peers),
+    ]
     if report.roles:
         parts.append(_roles(report))
     if report.recoveries:
@@ -138,7 +145,7 @@ def _peers(peers: Sequence[PeerReport]) -> Table:
         table.add_row(
             Text(printable(peer.name)),
             f"{peer.utilization:.1%}",
-            *(f"{peer.seconds.get(what, 0.0):,.0f}" for what in ("compute", "wait", "join")),
+            *(f"{sum(peer.seconds.get(w, 0.0) for w in what):,.0f}" for what in _SECONDS),
             f"{away:,.0f}",
             f"{peer.steps:,}",
             show_bytes(sum(peer.sent.values())),

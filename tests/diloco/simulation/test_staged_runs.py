@@ -138,7 +138,8 @@ def test_a_tensor_of_another_microbatch_is_caught(monkeypatch: pytest.MonkeyPatc
     arrived = receiving.InputArrived
 
     def other(microbatch: MicrobatchId, *given: Any) -> object:
-        return arrived(microbatch._replace(number=microbatch.number ^ 1), *given)
+        feeder, incarnation, number = microbatch
+        return arrived(MicrobatchId(feeder, incarnation, number ^ 1), *given)
 
     monkeypatch.setattr(receiving, "InputArrived", other)
     assert any("PP9" in line for line in simulate(small(end="2min")).violations)
