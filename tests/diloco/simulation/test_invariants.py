@@ -50,7 +50,8 @@ class Watched:
     @staticmethod
     def worker(name: str, life: int = 1, steps: int = 0) -> Any:
         loop = SimpleNamespace(follows=lambda now: False, progress=[SimpleNamespace(steps_since_offer=0)])
-        return SimpleNamespace(name=name, life=life, session=SimpleNamespace(steps=steps, loop=loop))
+        session = SimpleNamespace(steps=steps, loop=loop)
+        return SimpleNamespace(name=name, life=life, stage=0, session=session)
 
     def store(self, entry: object, now: float = 1.0) -> None:
         self.seen.effect(now, HOST, Store(pack(entry)))

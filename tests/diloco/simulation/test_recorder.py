@@ -42,6 +42,7 @@ class Recorded:
             name_of=names.__getitem__,
             num_fragments=num_fragments,
             net=net,
+            workers=self.workers,
         )
         self.recorder = Recorder()
         self.recorder.attach(engine)
@@ -68,6 +69,8 @@ def worker(name: str) -> Any:
         name=name,
         peer=SimpleNamespace(name=name, region="", tokens_per_step=10),
         trainer=SimpleNamespace(step=None),
+        stage=0,
+        tokens_of=lambda steps: 10 * steps,
         session=SimpleNamespace(loss=0.0),
     )
 
