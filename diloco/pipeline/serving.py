@@ -450,6 +450,8 @@ class Stage:
 
     def _tell_end(self, event: MicrobatchEnded) -> None:
         tally = self.tally
+        if self._is_over or self.outer.finished:
+            return  # the others have left since: of the run it is no part
         match event.how:
             case How.SETTLED:
                 tally.settled += 1

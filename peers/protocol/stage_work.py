@@ -55,6 +55,8 @@ class Cause(IntEnum):
     """It was over where it was sent to."""
     REFUSED = 6
     """A tensor of it was not finite, or did not fit."""
+    SLOW = 7
+    """The replica above had it for so long that nobody waits any more."""
 
 
 # -- commands: the training thread to its member --------------------------------------------------

@@ -22,7 +22,7 @@ Route = Annotated[tuple[fields.Epoch, ...], Between(1, fields.MAX_STAGES)]
 """By stage, the number of a membership."""
 PieceIndex = Small
 HowCode = Annotated[int, Between(1, 2)]
-CauseCode = Annotated[int, Between(0, 6)]
+CauseCode = Annotated[int, Between(0, 7)]
 HasCode = Annotated[int, Between(0, 3)]
 Line = Annotated[int, Between(0, 1 << 16)]
 

@@ -20,6 +20,9 @@ from peers.routing.state import Item, Name, Pair, Phase, StreamState
 MAX_ASKS = 4096
 """Questions that wait for their epoch; more are dropped, and asked again."""
 
+MAX_WAITS = 20
+"""Times in a row that a replica may answer that it has or computes a microbatch, before that is given up."""
+
 
 class Known(IntEnum):
     """What is known of a microbatch."""
@@ -101,6 +104,10 @@ def _slow_answered(state: StreamState, now: float, item: Item, known: Known) -> 
             send_up(state, now, item)
     elif known is Known.OVER:
         give_up(state, now, item, How.PARTIAL, state.terms.stage + 1, Cause.OVER)
+    else:
+        item.num_waits += 1
+        if item.num_waits >= MAX_WAITS:  # or it held a place in the window for as long as it likes
+            give_up(state, now, item, How.PARTIAL, state.terms.stage + 1, Cause.SLOW)
 
 
 def _answer(state: StreamState, now: float, ask: Ask) -> None:

@@ -55,7 +55,7 @@ def replace_above(state: StreamState, now: float, item: Item) -> None:
     item.asked = 0
     item.path[above] = found.since
     item.attempt += 1
-    item.since_s = now
+    item.since_s, item.num_waits = now, 0
     send_up(state, now, item)
 
 

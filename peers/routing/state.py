@@ -114,6 +114,8 @@ class Item:
     """The membership two above that is asked whether it has this one; 0 if none is."""
     asked_at: int = 0
     """The epoch from which on its answer counts."""
+    num_waits: int = 0
+    """How often the one above answered that it has it."""
     told: bool = False
     """The training thread has it."""
     evaluates: bool = False

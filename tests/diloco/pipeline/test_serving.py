@@ -17,6 +17,7 @@ from diloco.pipeline.evaluating import Validation
 from diloco.pipeline.refusals import LEAST_IN_A_ROW
 from diloco.pipeline.serving import Stage
 from peers.protocol.commands import Offer
+from peers.protocol.events import RunFinished
 from peers.protocol.stage_work import (
     Cause,
     ConfirmOpened,
@@ -326,6 +327,14 @@ def test_stage_0_feeds_what_a_step_takes_and_tells_how_microbatches_ended() -> N
         tally = line.stage.tally
         assert (tally.settled, tally.partial, tally.lost, tally.fed) == (1, 1, 1, 3)
         assert tally.by_cause == {"cut": 1, "refused": 1}
+
+
+def test_what_is_given_up_because_the_run_is_over_is_neither_lost_nor_partial() -> None:
+    with Alone(number=0, quota=3) as line:
+        line.hear(MicrobatchEnded(name(0), How.SETTLED, 0, Cause.NONE), RunFinished(4))
+        line.hear(MicrobatchEnded(name(1), How.LOST, 0, Cause.NO_REPLICA))
+        assert list(line.stage.run(batches(5))) == []
+        assert (line.stage.tally.settled, line.stage.tally.fed) == (1, 1)
 
 
 def test_who_stops_finishes_what_is_in_flight_before_it_leaves() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from peers.protocol.stage_work import How
+from peers.protocol.stage_work import Cause, How
 from peers.protocol.stream import (
     AskTargets,
     Backward,
@@ -25,6 +25,7 @@ from peers.protocol.stream import (
     Slots,
     Targets,
 )
+from peers.routing.asking import MAX_WAITS
 from peers.routing.state import Phase
 from tests.peers.routing.model import ModelSwarm, Process
 from tests.peers.routing.test_stories import everything_ends, feed_one, replace_of, sent, slow_down, swarm
@@ -255,3 +256,21 @@ def test_nobody_above_says_that_a_microbatch_is_settled() -> None:
     with pytest.raises(BadFrame):
         unpack(pack(Ended(1, 2, 3, 4, How.SETTLED, 0, 0)))
     assert unpack(pack(Ended(1, 2, 3, 4, How.LOST, 0, 0))) == Ended(1, 2, 3, 4, How.LOST, 0, 0)
+
+
+@pytest.mark.parametrize("has", [1, 2])
+def test_one_that_is_said_to_be_computed_for_ever_is_given_up(has: int) -> None:
+    """The last stage never sends its gradient, and says whenever it is asked that it has it."""
+    world, microbatch, path = held_up()
+    middle, last = path[1], path[2]
+    patience_s = middle.stream.state.terms.patience_s
+    slow_down(world, lambda frm, to, m: frm == last.key and isinstance(m, (Backward, Has)), NEVER_S)
+    told = Has(since(last), since(middle), *microbatch[1:], has, 0)
+    for _ in range(MAX_WAITS - 1):
+        middle.stream.take_control(world.now, last.key, told)
+        world.run(world.now + patience_s)
+        assert microbatch not in world.ends
+    middle.stream.take_control(world.now, last.key, told)
+    world.run(world.now + 2.0)
+    assert (world.ends[microbatch].how, world.ends[microbatch].cause) == (How.PARTIAL, Cause.SLOW)
+    assert microbatch[1:] not in middle.stream.state.items
