@@ -125,6 +125,17 @@ def test_two_trainers_train_as_the_paper_has_it_and_end_with_the_same_model(tmp_
     assert other.outer is not None
 
 
+def test_the_same_script_draws_another_order_in_each_swarm_and_for_each_worker() -> None:
+    def drawn() -> list[Tensor]:
+        with diloco.solo(settings(rounds=1, every=3)) as swarm:
+            module = Line()
+            pl.seed_everything(42, verbose=False)
+            fit(swarm, module)
+            return module.drawn[:3]
+
+    assert not any(torch.equal(a, b) for a, b in zip(drawn(), drawn(), strict=True))
+
+
 def test_who_has_trained_alone_for_a_while_is_joined_at_its_learning_rate(tmp_path: Path) -> None:
     run = settings(rounds=6, every=4, min_peers=1)
     with diloco.host(run, listen="tcp://127.0.0.1:0", state=tmp_path) as host:

@@ -159,6 +159,21 @@ def test_two_trainers_train_as_the_paper_has_it_and_save_the_same_model(tmp_path
     assert torch.equal(flat(again), flat(first[0].model))
 
 
+def test_the_same_script_draws_another_order_in_each_swarm_and_for_each_worker(tmp_path: Path) -> None:
+    """One after the other, as in two processes: the Trainer seeds all that is drawn by when it is made."""
+
+    def drawn() -> tuple[list[Tensor], int]:
+        with solo(rounds=1, every=3) as swarm:
+            trainer, _ = trainer_of(swarm, tmp_path)
+            seen = Recorded(trainer.model)
+            trainer.train()
+            return seen.batches[:3], swarm.data_seed
+
+    (first, seed), (second, other) = drawn(), drawn()
+    assert seed != other
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 class Rates(TrainerCallback):
     """The learning rate by the step of the swarm."""
 
