@@ -23,22 +23,63 @@ from diloco.training.optimizer_copies import OptimizerCopies, keeps_none
 _TENSORS, _VALUES = 8, 512
 """How many tensors of a landing are looked at, and how many values of each."""
 _CLEAR = 0.25
-"""A landing is looked at only where it moved the model by four times as much as a step, or more."""
+"""A step undoes a landing if it goes back on it by so much of it at once, and is the step that is four times
+as long as others."""
+_BACK = 0.9
+"""Cosine of a step and the way back from which on it goes that way."""
 _EXPLAINED = 0.9
 """Cosine of a step and its gradient from which on the gradient is why it went back."""
+_WATCHED_STEPS = 32
+"""Inner steps after a landing that are looked at: Lookahead goes back to its slow weights every few."""
 
 
 @dataclass(slots=True)
 class _Landing:
-    """Samples of some parameters around one landing."""
+    """Samples of some parameters around one landing, and after the steps that followed."""
 
     tensors: list[Tensor]
     before: Tensor
     after: Tensor | None = None
-    next: Tensor | None = None
-    """After the first inner step on it."""
-    gradient: Tensor | None = None
-    """By which that step went, if it is still there."""
+    steps: list[Tensor] = field(default_factory=list)
+    """What the last two inner steps added."""
+    gradients: list[Tensor | None] = field(default_factory=list)
+    """By which they went, if those were still there."""
+    last: Tensor | None = None
+    """After the last of them."""
+    num_steps: int = 0
+    longest: float = 0.0
+    """Of the steps before those two."""
+
+    def stepped(self) -> None:
+        """An inner step is over."""
+        assert self.after is not None, "it was written"
+        now, since = _sample(self.tensors), self.after if self.last is None else self.last
+        if len(self.steps) == 2:
+            self.longest = max(self.longest, float(self.steps.pop(0).norm()))
+            self.gradients.pop(0)
+        self.steps.append(now - since)
+        self.gradients.append(_gradient(self.tensors))
+        self.last, self.num_steps = now, self.num_steps + 1
+
+    def undone_by(self) -> Tensor | None:
+        """The last step but one, if it went back to where the model had been: the one after it, and those
+        before, show how long a step is. It is not the gradient's if that is known."""
+        assert self.after is not None, "it was written"
+        if len(self.steps) < 2:
+            return None
+        step, back = self.steps[0], self.before - self.after
+        moved, length = float(back.norm()), float(step.norm())
+        others = max(self.longest, float(self.steps[1].norm()))
+        share = float(torch.dot(step, back)) / max(moved * moved, 1e-38)
+        if not (share >= _CLEAR and length < 2 * moved and others < _CLEAR * length):
+            return None
+        if float(torch.cosine_similarity(step, back, dim=0)) < _BACK:
+            return None
+        gradient = self.gradients[0]
+        explained = gradient is not None and (
+            float(torch.cosine_similarity(-step, gradient, dim=0)) >= _EXPLAINED
+        )
+        return None if explained else step
 
 
 @dataclass(slots=True)
@@ -68,6 +109,8 @@ class Landings:
         if not tensors or (self.optimizers and all(map(keeps_none, self.optimizers))):
             return
         chosen = tensors[:: -(-len(tensors) // _TENSORS)]
+        if id(tensors[0]) in self._watched:
+            self._suspected.discard(id(tensors[0]))  # nothing undid the landing before this one
         self._watched[id(tensors[0])] = _Landing(chosen, _sample(chosen))
 
     def written(self, places: Places, values: Tensor) -> None:
@@ -88,16 +131,15 @@ class Landings:
     def stepped(self) -> None:
         """An inner step is over, before anything lands after it. Raises `OptimizerUndoes`."""
         for key, each in list(self._watched.items()):
-            if each.next is None:
-                each.next, each.gradient = _sample(each.tensors), _gradient(each.tensors)
-                continue
-            del self._watched[key]
-            if not _is_undone(each, _sample(each.tensors)):
-                self._suspected.discard(key)
-            elif each.gradient is None and key not in self._suspected:
+            each.stepped()
+            if each.undone_by() is not None:
+                if each.gradients[0] is not None or key in self._suspected:
+                    self._found(each)
                 self._suspected.add(key)  # it may have been the gradient, which is gone
-            else:
-                self._found(each)
+                del self._watched[key]
+            elif each.num_steps > _WATCHED_STEPS:
+                self._suspected.discard(key)
+                del self._watched[key]
 
     def _found(self, landing: _Landing) -> NoReturn:
         raise OptimizerUndoes(
@@ -112,22 +154,6 @@ class Landings:
             if any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
                 return type(optimizer).__name__
         return "what steps the model (attach knows no optimizer)"
-
-
-def _is_undone(landing: _Landing, now: Tensor) -> bool:
-    """Whether the first step on a landing went back to where the model had been, of which the second one,
-    ``now``, shows how far a step goes."""
-    assert landing.after is not None, "it was written"
-    assert landing.next is not None, "a step was taken"
-    moved = float((landing.after - landing.before).norm())
-    if not max(float((landing.next - landing.before).norm()), float((now - landing.next).norm())) < (
-        _CLEAR * moved
-    ):
-        return False
-    if landing.gradient is None:
-        return True
-    step = landing.after - landing.next
-    return float(torch.cosine_similarity(step, landing.gradient, dim=0)) < _EXPLAINED
 
 
 def _sample(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,9 +1,9 @@
 """Copies of parameters that an optimizer keeps in its state, which a landing has to move along.
 
 Owns the usual ones: masters of another dtype (or the same), found because they equal the parameter that was
-rounded from them, and the points of schedule-free optimizers, which all begin anew at what landed: moved by
-as much as the parameter, they came to worse models. Others are left as they are: see `landings`, which finds
-out whether that was wrong.
+rounded from them, and the points of schedule-free optimizers and of Lookahead, which all begin anew at what
+landed: moved by as much as the parameter, schedule-free's came to worse models. Others are left as they are:
+see `landings`, which finds out whether that was wrong.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from diloco.outer.shards import local_part
 
 _BESIDE = ("z", "x")
 """Schedule-free's own points of a parameter (arXiv 2405.15682), as its authors' package names them."""
+_SLOW = ("slow_param", "slow_params", "slow_buffer", "lookahead_slow_buff")
+"""Lookahead's slow weights (arXiv 1907.08610), as the packages name them that have it."""
 
 
 def keeps_none(optimizer: torch.optim.Optimizer) -> bool:
@@ -43,9 +45,10 @@ class OptimizerCopies:
         for _, tensor in places:
             for optimizer in self._optimizers:
                 state = optimizer.state.get(tensor, {})
-                if free[id(optimizer)]:
-                    self._points[id(tensor)] = [t for key, t in _alike(tensor, state) if key in _BESIDE]
-                else:
+                points = _BESIDE if free[id(optimizer)] else _SLOW
+                found = [t for key, t in _alike(tensor, state) if key in points]
+                self._points.setdefault(id(tensor), []).extend(found)
+                if not free[id(optimizer)]:
                     equal = [(key, t) for key, t in _alike(tensor, state) if _is_rounded(tensor, t)]
                     self._masters |= {key for key, t in equal if bool(t.any())}
                     self._found[id(tensor)] = equal

@@ -145,3 +145,21 @@ def test_a_ticket_with_a_private_address_says_so_and_the_scheme_may_be_left_out(
     done = CliRunner().invoke(app, ["host", str(run_file), "--state", str(home), *private])
     assert "\n192.168.1.5 in the ticket can be reached from its own network alone. " in done.output
     assert done.output.splitlines()[-1] == "stopped after 0 of 3 rounds"
+
+
+def test_a_run_that_has_its_rounds_says_how_many_and_a_shorter_one_how_many_more(tmp_path: Path) -> None:
+    run, home = tmp_path / "RUN.toml", tmp_path / "home"
+    plain = {"run": {"rounds": 2, "min_peers": 1, "failure_timeout_s": 0.5}, "method": {"sync_every": 1}}
+    run.write_text(commented_toml(parse_settings(plain, "")))
+    model = torch.nn.Linear(2, 2)
+    with (
+        diloco.host(run, listen=LOCAL[1], state=home) as swarm,
+        diloco.attach(model, None, swarm, timeout_s=30.0) as outer,
+    ):
+        for _ in outer.until_finished(iter(int, 1)):
+            outer.step_done()
+    done = CliRunner().invoke(app, ["host", str(run), "--state", str(home), *LOCAL])
+    assert done.output.splitlines()[-1] == "done: 2 rounds"
+    shorter = ("--set", "run.rounds=1")
+    done = CliRunner().invoke(app, ["host", str(run), "--state", str(home), *shorter, *LOCAL])
+    assert done.output.splitlines()[-1] == "done: 2 rounds, 1 more than the 1 that are wanted now"

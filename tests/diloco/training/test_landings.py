@@ -87,6 +87,24 @@ class ScheduleFree(Plain):
         state["z"].sub_(p.grad, alpha=lr)
 
 
+class Lookahead(Plain):
+    """Every five steps half the way back to slow weights, which lie in the state, or where nobody looks."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.01, slow: dict[Tensor, Any] | None = None):
+        super().__init__(params, lr)
+        self.slow: Any = self.state if slow is None else slow
+        self.steps = 0
+
+    def move(self, p: Tensor, lr: float) -> None:
+        held = self.slow.setdefault(p, {})
+        slow = held.setdefault("slow_param", p.detach().clone())
+        p.sub_(p.grad, alpha=lr)
+        self.steps += p is self.param_groups[0]["params"][0]
+        if self.steps % 5 == 0:
+            slow.add_(p - slow, alpha=0.5)
+            p.copy_(slow)
+
+
 def net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)).to(dtype)
@@ -161,6 +179,27 @@ def test_an_optimizer_that_undoes_what_landed_is_named(swarm: diloco.Swarm) -> N
     diloco.attach(model, optimizer, swarm)
     steps(model, optimizer, EVERY + 1)
     with pytest.raises(diloco.OptimizerUndoes, match="HiddenMasters undid what landed"):
+        steps(model, optimizer, 1)
+
+
+def test_slow_weights_of_lookahead_begin_anew_at_what_landed(swarm: diloco.Swarm) -> None:
+    model = net()
+    optimizer = Lookahead(model.parameters())
+    outer = diloco.attach(model, optimizer, swarm)
+    for _ in range(3):
+        steps(model, optimizer, EVERY)
+        assert landed_distance(outer) < 1.0
+        steps(model, optimizer, 5)
+        assert landed_distance(outer) < 6.0
+        steps(model, optimizer, EVERY - 5)
+
+
+def test_one_that_goes_back_some_steps_after_a_landing_is_named_too(swarm: diloco.Swarm) -> None:
+    model = net()
+    optimizer = Lookahead(model.parameters(), slow={})
+    diloco.attach(model, optimizer, swarm)
+    steps(model, optimizer, EVERY + 5)
+    with pytest.raises(diloco.OptimizerUndoes, match="Lookahead undid what landed"):
         steps(model, optimizer, 1)
 
 
