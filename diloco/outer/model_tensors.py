@@ -33,6 +33,11 @@ Places = Sequence[tuple[slice, Tensor]]
 class WriteWatcher(Protocol):
     """Who keeps something beside live tensors that has to go with them."""
 
+    def source(self, tensor: Tensor) -> Tensor:
+        """What has the value of a live tensor to the most bits: itself, or a master that it was rounded
+        from."""
+        ...
+
     def before_write(self, places: Places) -> None:
         """These tensors are about to be written."""
 
@@ -61,7 +66,7 @@ class ModelTensors:
         self.has_other_frozen = False
         """Frozen parameters are not those that the model had by itself: others of the run were loaded."""
         self.watcher: WriteWatcher | None = None
-        """Told of every `scatter`."""
+        """Told of every `scatter`, and asked for masters."""
         tensors_held = (tensor for held in self._places for _, tensor in held)
         self.device = VectorDevice.beside(tensors_held, len(self.layout.fragments))
         """Where vectors that meet these tensors are best kept."""
@@ -100,15 +105,20 @@ class ModelTensors:
     def gather(self, fragment: int, out: Tensor) -> Tensor:
         """The live values of a fragment into ``out`` [n] fp32."""
         for span, tensor in self.places(fragment):
-            out[span].view(tensor.shape).copy_(tensor.detach())
+            out[span].view(tensor.shape).copy_(self._source(tensor))
         return out
+
+    def _source(self, tensor: Tensor) -> Tensor:
+        if self.watcher is None or tensor.dtype not in (torch.bfloat16, torch.float16):
+            return tensor.detach()
+        return self.watcher.source(tensor)
 
     def subtract_from(self, anchor: Tensor, fragment: int, out: Tensor) -> float:
         """``anchor`` [n] - the live values of a fragment, into ``out`` [n] fp32. Returns its squared norm,
         which is not finite if and only if one of its values is not."""
         square = 0.0
         for span, tensor in self.places(fragment):
-            local, target = tensor.detach(), out[span]
+            local, target = self._source(tensor), out[span]
             if local.dtype != torch.float32 or local.device.type != "cpu" or not local.is_contiguous():
                 local = target.view(tensor.shape).copy_(local)
             square += subtract(anchor[span], local.view(-1), target)

@@ -102,6 +102,10 @@ class Landings:
         self._callbacks.append(callback)
         callback(self.model)
 
+    def source(self, tensor: Tensor) -> Tensor:
+        """The master of a parameter if one is known, else itself."""
+        return self._copies.source(tensor)
+
     def before_write(self, places: Places) -> None:
         """A landing is about to be written."""
         self._copies.before_write(places)

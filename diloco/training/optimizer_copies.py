@@ -38,6 +38,17 @@ class OptimizerCopies:
         self._found: dict[int, list[tuple[str, Tensor]]] = {}
         self._points: dict[int, list[Tensor]] = {}
 
+    def source(self, tensor: Tensor) -> Tensor:
+        """The master that a parameter was rounded from, or itself: what a worker learned may be less than the
+        parameter's dtype shows."""
+        for optimizer in self._optimizers:
+            if not _is_schedule_free(optimizer):
+                for key, held in _alike(tensor, optimizer.state.get(tensor, {})):
+                    is_master = held.dtype == torch.float32 and (key in self._masters or bool(held.any()))
+                    if is_master and _is_rounded(tensor, held):
+                        return held
+        return tensor.detach()
+
     def before_write(self, places: Places) -> None:
         """Find what goes with the parameters, while it is equal to them."""
         self._found, self._points = {}, {}

@@ -165,6 +165,20 @@ def test_a_master_keeps_what_landed_to_the_last_bit(swarm: diloco.Swarm) -> None
     assert torch.equal(masters, before)
 
 
+def test_what_masters_learned_is_sent_though_weights_show_nothing_of_it(swarm: diloco.Swarm) -> None:
+    model = net(torch.bfloat16)
+    optimizer = Masters(model.parameters(), lr=1e-7)
+    outer = diloco.attach(model, optimizer, swarm)
+    steps(model, optimizer, 1)
+    began = vector(model)
+    steps(model, optimizer, EVERY - 2)
+    masters = torch.cat([optimizer.state[p]["master"].reshape(-1) for p in model.parameters()])
+    assert float((vector(model) == began).float().mean()) > 0.9, "bf16 has no room for it"
+    learned = outer.replica.outer.outer_parameters(0) - masters
+    assert bool(learned.all())
+    assert torch.equal(outer.replica.local.pseudo_gradient(0), learned)
+
+
 def land(landings: Landings, tensor: Tensor, values: Tensor) -> None:
     places = [(slice(0, tensor.numel()), tensor)]
     landings.before_write(places)
