@@ -207,7 +207,8 @@ def status(
             f"attempt {open_round.attempt + 1}"
         )
     if alike := [each.name for each in found.members if each.alike]:
-        line = f"{', '.join(alike)} and all others send the same: they seem to train on the same data"
+        verb = "sends" if len(alike) == 1 else "send"
+        line = f"{', '.join(alike)} {verb} what others send: they seem to train on the same data"
         console.print(Text(printable(line)))
     if found.waits:
         console.print(Text(printable(f"waits: {found.waits}")))

@@ -94,7 +94,7 @@ class WorkerSession:
         self.loss = 0.0
         """Loss of the last step, which the driver sets."""
         self.alike = False
-        """Round after round all others sent what this worker did; the driver sets it."""
+        """Round after round all others, or one of them, sent what this worker did; the driver sets it."""
         self.validation: float | None = None
         """Loss of what was evaluated last through all stages of a model; the driver sets it."""
         self._finite_loss = 0.0

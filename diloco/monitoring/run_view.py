@@ -205,7 +205,7 @@ class RunView:
             elif worker.state == "training":
                 worker.state = "waiting"
         if report.alike and not (before and before.alike):
-            line = f"{worker.name} and all others send the same: they seem to train on the same data"
+            line = f"{worker.name} sends what others send: they seem to train on the same data"
             self.note(line)
             return line
         if report.non_finite <= (before.non_finite if before else 0):

@@ -218,11 +218,18 @@ class TensorReplica:
         """For some rounds by now all others sent what this worker did."""
         return max(each.num_rounds for each in self._likeness) >= ROUNDS
 
+    @property
+    def twins(self) -> list[int]:
+        """Places, among the members of the last commit, of others that sent what this worker did for some
+        rounds by now."""
+        return sorted({place for each in self._likeness for place in each.twins})
+
     def _compare(self, fragment: int, mean: Reducer | None, ours: Reducer | None, share: float) -> None:
         if self._gossips or self.outer.averages_values(fragment) or self.outer.sketches(fragment):
             return
         if isinstance(ours, TensorReducer) and isinstance(mean, TensorReducer):
             self._likeness[fragment].take(*ours.own_beside(mean, self._own_codec), share)
+            self._likeness[fragment].take_each(ours.others(self._own_codec))
 
     def land(self, fragment: int, ours: Reducer | None, on_time: bool) -> None:
         landed = self._committed[fragment] if ours is not None else None

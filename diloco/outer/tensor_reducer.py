@@ -8,7 +8,7 @@ Keeps S6 (weights are shares of their recorded sum) and S12 (nothing that is not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,9 @@ from transport.effects import Payload, Phantom
 from transport.errors import Poisoned
 
 _COMPARED = 1 << 16
-"""Elements of `own_beside`."""
+"""Elements of `own_beside` and `others`."""
+_FEWEST_COMPARED = 64
+"""Fewer may point the same way by chance."""
 
 
 class TensorReducer:
@@ -57,6 +59,8 @@ class TensorReducer:
         self._num_elements = num_elements
         self.contribution = contribution
         self.part_squares: list[float] = []
+        self._shown: tuple[int, Sequence[Part]] | None = None
+        """Of this attempt the first chunk that was reduced here, and all parts of it."""
         self._made: dict[int, tuple[Payload, float]] = {}
         """By chunk, a mean that was made here and is in the output already, and its squared norm."""
         self._total, self._scratch = Scratch(torch.float32), Scratch(torch.float32)
@@ -78,7 +82,7 @@ class TensorReducer:
             self.output, self._is_lent = torch.empty_like(self.output), False
             self._output_bytes = bytes_of(self.output)
         self._cut(chunk_elements)
-        self._made = {}
+        self._made, self._shown = {}, None
         self._means = self._fixed_mean_codec or self._codec.for_mean(num_parts)
 
     def _cut(self, chunk_elements: int) -> None:
@@ -99,6 +103,7 @@ class TensorReducer:
 
     def reduce(self, chunk: int, parts: Sequence[Part]) -> Payload:
         self._is_lent |= self._means.shares_memory
+        self._shown = self._shown or (chunk, parts)
         found = self._reduced_at_once(chunk, parts)
         if found is not None:
             return found
@@ -146,6 +151,19 @@ class TensorReducer:
         section = slice(0, span.stop - span.start)
         sent = codec.decode(codec.encode(self._own(chunk)), self.length(chunk))
         return sent[section], mean.output[span]
+
+    def others(self, codec: Codec) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """What this member sent of a chunk that it owns, and what each other one did: with the place of that
+        one among the members. Nothing where it owned none, or all of them are but one. ``codec`` is this
+        thread's own, of the same kind."""
+        chunk, parts = self._shown or (0, ())
+        if self.contribution is None or len(parts) <= 2 or self.length(chunk) < _FEWEST_COMPARED:
+            return
+        section = slice(0, min(_COMPARED, self.length(chunk)))
+        sent = codec.decode(codec.encode(self._own(chunk)), self.length(chunk))[section]
+        for place, part in enumerate(sorted(parts, key=lambda each: each.member)):
+            if part.payload is not None and not part.plain and not isinstance(part.payload, Phantom):
+                yield place, sent, codec.decode(part.payload, self.length(chunk))[section]
 
     def deviation(
         self, chunk: int, parts: Sequence[Part], mean: Payload, section: slice | None = None

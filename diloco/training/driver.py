@@ -37,6 +37,7 @@ from peers.protocol.events import (
     SettingsChanged,
 )
 from peers.protocol.profile import Profile
+from peers.protocol.record import Record
 from peers.routing.state import StreamTerms
 from peers.seats import Training
 
@@ -279,18 +280,23 @@ class WorkerDriver:
             _LOG.warning("a result on the disk, results/*-%s, is damaged: others are asked for it", found)
         if isinstance(event, RoundCommitted):
             self.pseudo_grad_norm = self.replica.last_norm
-            self._tell_likeness()
+            self._tell_likeness(event.record)
         self._tell(event)
         return True
 
-    def _tell_likeness(self) -> None:
-        alike, self.session.alike = self.session.alike, self.replica.learns_what_others_do
-        if self.session.alike and not alike:
-            _LOG.warning(
-                "for %d rounds all others sent what this worker did (cosine above 0.99): they seem to train"
-                " on the same data; draw each worker's from a seed of its own, swarm.data_seed",
-                ROUNDS,
-            )
+    def _tell_likeness(self, record: Record) -> None:
+        replica, was = self.replica, self.session.alike
+        self.session.alike = replica.learns_what_others_do or bool(replica.twins)
+        if not self.session.alike or was:
+            return
+        who = [record.members[place] for place in replica.twins if place < len(record.members)]
+        names = ", ".join(self.swarm.view.peers.get(each, "another worker") for each in who)
+        _LOG.warning(
+            "for %d rounds %s sent what this worker did (cosine above 0.99): they seem to train on the same"
+            " data; draw each worker's from a seed of its own, swarm.data_seed",
+            ROUNDS,
+            "all others" if replica.learns_what_others_do else names or "another worker",
+        )
 
     def _tell(self, event: object) -> None:
         if self._on_event is not None:

@@ -53,7 +53,7 @@ class MemberStatus:
     awaited: bool = False
     """The run waits for it just now."""
     alike: bool = False
-    """Round after round all others send what it sends itself: they seem to train on the same data."""
+    """Round after round others send what it sends itself: they seem to train on the same data."""
     validation: float = 0.0
     """Of a stage 0: the loss of what it evaluated last, forward only, through all stages."""
     validated: bool = False

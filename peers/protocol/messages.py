@@ -244,7 +244,7 @@ class Report:
     non_finite: fields.OfferNumber
     """Contributions that it gave up because they were not finite."""
     alike: bool = False
-    """Round after round all others sent what it sent itself, as if they trained on the same data."""
+    """Round after round others sent what it sent itself, as if they trained on the same data."""
     validation: fields.Loss = 0.0
     """Of stage 0: the loss of what it evaluated last, forward only, through all stages."""
     validated: bool = False

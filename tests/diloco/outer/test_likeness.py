@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from diloco.methods import method
+from diloco.outer.components import codecs_of
 from diloco.outer.likeness import ROUNDS, Likeness
 from diloco.outer.replica import TensorReplica
+from transport.collectives.reducer import Part
 
 
 def test_a_worker_alone_and_one_that_sends_zeros_say_nothing() -> None:
@@ -49,3 +51,33 @@ def test_it_is_told_after_three_rounds_whatever_the_codec() -> None:
 
 def test_workers_on_data_of_their_own_are_not_taken_for_alike() -> None:
     assert rounds("fp32", 0.5) == [False] * ROUNDS
+
+
+def pair_among(codec: str, seeds: tuple[int, int, int], num_rounds: int = ROUNDS) -> list[list[int]]:
+    """What the first of three workers, which learn by these seeds, says of single others in each round."""
+    replica = TensorReplica.of(nn.Linear(64, 64), method("diloco", codec=codec))
+    said = []
+    for number in range(num_rounds):
+        learned = [
+            0.01
+            * torch.randn(replica.num_elements(0), generator=torch.Generator().manual_seed(9 * number + s))
+            for s in seeds
+        ]
+        replica.model.show(0, replica.outer.outer_parameters(0) - learned[0])
+        ours, _ = replica.contribution(0)
+        length = replica.num_elements(0)
+        ours.begin(length, 3)
+        coder = codecs_of(method("diloco", codec=codec))[0]
+        others = [Part(i, 1 / 3, bytes(coder.encode(learned[i]))) for i in (1, 2)]
+        ours.accept(0, ours.reduce(0, [Part(0, 1 / 3, None), *others]))
+        replica.apply(0, ours, ours, 1 / 3, keep_old=False)
+        replica.land(0, ours, on_time=True)
+        assert not replica.learns_what_others_do
+        said.append(replica.twins)
+    return said
+
+
+def test_a_pair_among_others_is_told_by_what_an_owner_has_of_each() -> None:
+    for codec in ("fp32", "int8"):
+        assert pair_among(codec, (1, 2, 1)) == [[], [], [2]]
+        assert pair_among(codec, (1, 2, 3)) == [[], [], []]

@@ -62,7 +62,7 @@ def test_one_seed_for_all_is_said_in_log_and_status_and_data_seed_is_not(
         for each in threads:
             each.join(30.0)
     assert alike == [same, same]
-    said = "and all others send the same: they seem to train on the same data"
+    said = "send what others send: they seem to train on the same data"
     assert (said in " ".join(shown.split())) == same
     assert caplog.text.count("seem to train on the same data") == (2 if same else 0)
 
