@@ -46,4 +46,8 @@ def _line_of(found: RunStatus, stage: StageStatus) -> str:
     evaluated = [each.validation for each in here if each.validated]
     if evaluated:
         line += f", validation loss {sum(evaluated) / len(evaluated):.3f}"
+    if stage.number == 0:
+        line += f"; fed {stage.settled:,} settled and {stage.lost:,} lost microbatches"
+    if stage.partial:
+        line += f"; {stage.partial:,} given up below it"
     return f"{line}; waits: {stage.waits}" if stage.waits else line

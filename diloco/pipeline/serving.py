@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from diloco.pipeline.evaluating import Validation
 from diloco.pipeline.part import RunningPart
 from diloco.pipeline.refusals import Refusals
 from diloco.pipeline.stage_loop import Backward, Evaluate, Forward, StageLoop, Step, Weights, Work
+from diloco.pipeline.tally import Tally
 from diloco.pipeline.targets import decode_targets, encode_targets
 from diloco.training.outer import Outer
 from peers.protocol.events import EntryRefused, IdentitySuperseded, RunFinished
@@ -39,7 +40,6 @@ from peers.protocol.stage_work import (
     ForwardDone,
     GivenUp,
     GradientArrived,
-    How,
     InputArrived,
     MayFeed,
     MayStepEarly,
@@ -57,6 +57,7 @@ from peers.protocol.stage_work import (
 from transport.effects import Payload, Phantom
 
 _POLL_S = 0.25
+_TELL_S = 1.0
 _ENDINGS = (RunFinished, EntryRefused, IdentitySuperseded)
 """Behind these nothing that is computed counts."""
 
@@ -86,23 +87,6 @@ class StageStep:
     tokens: int
     loss: float | None
     """At the last stage: mean over the tokens, before the step."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of microbatches at this replica."""
-
-    counted: int = 0
-    settled: int = 0
-    """At stage 0, like the two below: of those that were fed here."""
-    partial: int = 0
-    lost: int = 0
-    by_cause: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def fed(self) -> int:
-        """Of which the end is known."""
-        return self.settled + self.partial + self.lost
 
 
 class Stage:
@@ -139,6 +123,7 @@ class Stage:
         self._gradients: dict[MicrobatchId, tuple[Tensor, int]] = {}
         self._membership = 0
         self._has_opened = False
+        self._told_ends, self._told_ends_at = 0, -_TELL_S
         self._number = 0
         self._may_feed = 0
         self._batch: tuple[Tensor, Tensor] | None = None
@@ -299,6 +284,7 @@ class Stage:
         self._computed_s = self._loss_sum = 0.0
         self._loop.done(work)
         self._loop.others_wait(False)
+        self._tell_ends()
         self._driver.stepped(work.tokens, seconds)
         self._seam.post(Stepped(work.microbatches, work.tokens))
         return StageStep(len(work.microbatches), work.tokens, loss)
@@ -383,7 +369,8 @@ class Stage:
                 if ended is not None:
                     self._driver.session.validation = ended.loss
             case MicrobatchEnded():
-                self._tell_end(event)
+                if not (self._is_over or self.outer.finished):  # else the others have left, and it is no part
+                    self.tally.ended(event)
             case MayStepEarly():
                 self._loop.others_wait(at_once=event.at_once)
             case StreamOpened():
@@ -448,20 +435,12 @@ class Stage:
             self._driver.go_back()
         self._seam.command(ConfirmOpened(event.membership))
 
-    def _tell_end(self, event: MicrobatchEnded) -> None:
-        tally = self.tally
-        if self._is_over or self.outer.finished:
-            return  # the others have left since: of the run it is no part
-        match event.how:
-            case How.SETTLED:
-                tally.settled += 1
-            case How.PARTIAL:
-                tally.partial += 1
-            case How.LOST:
-                tally.lost += 1
-        if event.how is not How.SETTLED:
-            cause = event.cause.name.lower()
-            tally.by_cause[cause] = tally.by_cause.get(cause, 0) + 1
+    def _tell_ends(self) -> None:
+        """Now and then, for the run's status."""
+        tally, now = self.tally, self._clock()
+        if tally.fed > self._told_ends and now > self._told_ends_at + _TELL_S:
+            self._told_ends, self._told_ends_at = tally.fed, now
+            self._seam.post(tally.told(self.part.part.stages))
 
     def _drain(self) -> None:
         """Before it leaves, finish what is in flight, for others wait for it, and step with what was counted.

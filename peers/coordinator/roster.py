@@ -18,6 +18,7 @@ from peers.protocol.messages import Enter, MemberIs, NewestRecord, Ready, Report
 from peers.protocol.record import GENESIS, NO_DIGEST
 from peers.protocol.shares import PartHeld
 from peers.protocol.signing import NO_IDENTITY
+from peers.protocol.stream import EndsAre
 from transport.effects import NEVER
 from transport.keys import short
 
@@ -114,6 +115,8 @@ class Entry:
     """It would train another one, and asked for none."""
     memory_bytes: int = 0
     """What it has for a stage, as it said."""
+    ends: EndsAre | None = None
+    """How what it fed has ended, as it said last."""
     keeps_stage: bool = False
     """It may have been there, so its disk may have that stage's state."""
     num_reserved: int = 0
@@ -250,6 +253,7 @@ class Entry:
         self.head, self.holds_state, self.will_hold = message.head, message.holds_state, b""
         self.takes, self.gives = message.takes, message.gives
         self.ready, self.passes, self.report, self.pace = {}, {}, None, MemberPace()
+        self.ends = None
         self._forget_states()
         self.names_every = False
         self.told_finished = self.out_of_sight = self.is_silent = self.stranded = False

@@ -21,7 +21,7 @@ from peers.coordinator.state import RunState
 from peers.coordinator.wanting import Wanting
 from peers.protocol.messages import Refused
 from peers.protocol.placing import Wiring
-from peers.protocol.stream import Draining, Feeding, ReplicaGone, ReplicaIs, RosterIs, StandsSince
+from peers.protocol.stream import Draining, EndsAre, Feeding, ReplicaGone, ReplicaIs, RosterIs, StandsSince
 from transport.effects import NEVER
 from transport.frames import pack
 
@@ -46,6 +46,7 @@ class Standing:
         self.handlers: dict[type, Callable[[float, Course, Entry, Any], None]] = {
             Draining: self.drains,
             Feeding: self.feeding,
+            EndsAre: self.ends_are,
         }
         self._claims: dict[bytes, int] = {}
         """By member that is about to enter: the membership that it says it has."""
@@ -132,6 +133,11 @@ class Standing:
         """A feeder has no more, or again. The others hear so with the next news."""
         if self._state.standing.get(entry.key) == message.since and _stage_of(entry) == 0:
             entry.rests = not message.feeds
+
+    def ends_are(self, now: float, course: Course, entry: Entry, message: EndsAre) -> None:
+        """What became of what a feeder fed: for people."""
+        if self._state.standing.get(entry.key) == message.since and _stage_of(entry) == 0:
+            entry.ends = message
 
     def tick(self, now: float) -> None:
         """Time has passed: whoever had to come back by now has, or is gone, and there may be news."""

@@ -79,6 +79,12 @@ class StageStatus:
     """The newest commit whose state is on somebody's disk; -1 without any."""
     waits: str
     """For whom the stage waits, and what to do; empty while it waits for nobody."""
+    settled: int = 0
+    """Microbatches that replicas of this stage, if it is the first, fed and that all stages counted."""
+    partial: int = 0
+    """Those that were given up below this stage: it and those above may have counted them."""
+    lost: int = 0
+    """Those that nobody counted, as settled ones told of at the first stage."""
 
     def plain(self) -> dict[str, Any]:
         """A table that msgpack carries."""
@@ -93,6 +99,9 @@ class StageStatus:
             "model": self.model,
             "saved": self.saved_index,
             "waits": self.waits,
+            "settled": self.settled,
+            "partial": self.partial,
+            "lost": self.lost,
         }
 
 
@@ -307,6 +316,7 @@ def _marks_of(state: RunState) -> list[MarkStatus]:
 def _status_of_stage(state: RunState, now: float, course: Course) -> StageStatus:
     here, chain = state.roster.entered_in(course.number), course.chain
     num_rounds = state.mode.num_rounds(course)
+    ends = [each.ends for each in state.roster.entered_in(0) if each.ends is not None]
     return StageStatus(
         number=course.number,
         num_replicas=len(here),
@@ -318,6 +328,9 @@ def _status_of_stage(state: RunState, now: float, course: Course) -> StageStatus
         model=course.manifest.model if course.manifest else "",
         saved_index=course.saves.newest(chain)[0],
         waits=course_waits_for(state, course, now),
+        settled=0 if course.number else sum(each.settled for each in ends),
+        partial=sum(sum(each.partial[course.number : course.number + 1]) for each in ends),
+        lost=0 if course.number else sum(each.lost for each in ends),
     )
 
 
@@ -445,6 +458,9 @@ def _stage(plain: object) -> StageStatus:
         model=table.text("model"),
         saved_index=table.count("saved", least=-1),
         waits=table.text("waits"),
+        settled=table.count("settled"),
+        partial=table.count("partial"),
+        lost=table.count("lost"),
     )
 
 

@@ -147,6 +147,16 @@ class Drain:
     is finished; `Drained` tells when."""
 
 
+@dataclass(frozen=True, slots=True)
+class TellEnds:
+    """Stage 0: how all that this process fed has ended, for the run's status."""
+
+    settled: int
+    partial: tuple[int, ...]
+    """By the stage below which they were given up."""
+    lost: int
+
+
 StageCommand = (
     ConfirmOpened
     | Feed
@@ -158,6 +168,7 @@ StageCommand = (
     | Stepped
     | RefuseTensor
     | Drain
+    | TellEnds
 )
 
 

@@ -92,6 +92,18 @@ class Feeding:
     feeds: bool
 
 
+@kind(205)
+@dataclass(frozen=True, slots=True)
+class EndsAre:
+    """How all that my process has fed has ended; nothing depends on it."""
+
+    since: fields.Epoch
+    settled: Count
+    partial: Annotated[tuple[Count, ...], Between(0, fields.MAX_STAGES)]
+    """By the stage below which they were given up."""
+    lost: Count
+
+
 # -- among members: who is there ------------------------------------------------------------------
 
 

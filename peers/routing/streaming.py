@@ -36,6 +36,7 @@ from peers.protocol.stage_work import (
     StageCommand,
     Stepped,
     StreamOpened,
+    TellEnds,
 )
 from peers.protocol.stream import (
     Ask,
@@ -43,6 +44,7 @@ from peers.protocol.stream import (
     Backward,
     Draining,
     Ended,
+    EndsAre,
     Evaluation,
     Feeding,
     Forward,
@@ -283,6 +285,10 @@ class Streaming:
             case Drain():
                 self.state.drains = True
                 self._to_coordinator(now, Draining(self.state.since))
+            case TellEnds():
+                self._to_coordinator(
+                    now, EndsAre(self.state.since, command.settled, command.partial, command.lost)
+                )
             case ConfirmOpened():
                 self._confirm(command)
             case Stepped():

@@ -16,6 +16,7 @@ from diloco.pipeline.evaluating import Evaluated as Evaluation
 from diloco.pipeline.evaluating import Validation
 from diloco.pipeline.refusals import LEAST_IN_A_ROW
 from diloco.pipeline.serving import Stage
+from diloco.pipeline.tally import Tally
 from peers.protocol.commands import Offer
 from peers.protocol.events import RunFinished
 from peers.protocol.stage_work import (
@@ -39,6 +40,7 @@ from peers.protocol.stage_work import (
     StageCommand,
     Stepped,
     StreamOpened,
+    TellEnds,
 )
 from tests.diloco.pipeline.kit import TOKENS, WIDTH, Plain, batches, built, layers, loss_sum, same_bits
 from tests.diloco.pipeline.serving_kit import FEEDER, PlayedLine
@@ -327,6 +329,14 @@ def test_stage_0_feeds_what_a_step_takes_and_tells_how_microbatches_ended() -> N
         tally = line.stage.tally
         assert (tally.settled, tally.partial, tally.lost, tally.fed) == (1, 1, 1, 3)
         assert tally.by_cause == {"cut": 1, "refused": 1}
+        assert line.said(TellEnds) == [TellEnds(1, (0, 1, 0), 1)], "for the run's status"
+
+
+def test_partial_ones_are_told_by_the_stage_below_which_they_were_given_up() -> None:
+    tally = Tally()
+    for number, stage in enumerate((2, 1, 2)):
+        tally.ended(MicrobatchEnded(name(number), How.PARTIAL, stage, Cause.CUT))
+    assert tally.told(4) == TellEnds(0, (0, 1, 2, 0), 0)
 
 
 def test_what_is_given_up_because_the_run_is_over_is_neither_lost_nor_partial() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peers.coordinator.standing import COMES_BACK_TIMEOUTS, MAX_NEW, NEWS_TIMEOUTS, Standing
 from peers.protocol.messages import Leave, Open, Refused, Wanted
 from peers.protocol.placing import Wiring
-from peers.protocol.stream import Draining, Feeding, ReplicaGone, ReplicaIs, RosterIs, StandsSince
+from peers.protocol.stream import Draining, EndsAre, Feeding, ReplicaGone, ReplicaIs, RosterIs, StandsSince
 from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
 
 TIMEOUT_S = 5.0
@@ -155,6 +155,19 @@ def test_whoever_says_that_it_is_much_faster_than_its_stage_is_not_believed() ->
     assert speeds_told(swarm, 1)[key(4)] == 24.0
     measured(swarm, a=1.0, b=10.0, c=12.0, d=1e-9)
     assert speeds_told(swarm, 1)[key(4)] == 2.5
+
+
+def test_the_status_tells_by_stage_how_what_feeders_fed_has_ended() -> None:
+    swarm = two_stages()
+    for index, stage in ((1, 0), (2, 0), (3, 1)):
+        swarm.join_stage(index, stage)
+    swarm.hear(1, EndsAre(since(swarm, 1), 90, (0, 3), 1))
+    swarm.hear(2, EndsAre(since(swarm, 2), 10, (), 0))
+    swarm.hear(2, EndsAre(since(swarm, 1), 70, (5, 5), 5))  # of another membership
+    swarm.hear(3, EndsAre(since(swarm, 3), 70, (5, 5), 5))  # it feeds nothing ever
+    first, second = swarm.core.status(swarm.now).stages
+    assert (first.settled, first.partial, first.lost) == (100, 0, 1)
+    assert (second.settled, second.partial, second.lost) == (0, 3, 0)
 
 
 def test_with_lines_nobody_is_told_of_speeds() -> None:

@@ -39,7 +39,7 @@ STATUS = RunStatus(
     saved_by=("v", "w"),
     gossips=True,
     num_commits=5,
-    stages=(StageStatus(1, 3, 2, 12.5, 4, 5, b"h" * 32, "part 1", -1, "too few workers"),),
+    stages=(StageStatus(1, 3, 2, 12.5, 4, 5, b"h" * 32, "part 1", -1, "too few workers", 7, 2, 1),),
 )
 PLAIN: dict[str, Any] = {
     "members": [
@@ -95,6 +95,9 @@ PLAIN: dict[str, Any] = {
             "model": "part 1",
             "saved": -1,
             "waits": "too few workers",
+            "settled": 7,
+            "partial": 2,
+            "lost": 1,
         }
     ],
 }
