@@ -46,6 +46,7 @@ from peers.protocol.traces import (
     RepairedTrace,
     RestoredTrace,
     SetAsideTrace,
+    StageMoveTrace,
     StateLostTrace,
     fields_of,
 )
@@ -61,6 +62,7 @@ _TOLD: dict[type[Trace], str] = {
     AbortedTrace: "the round is given up: {reason}",
     SetAsideTrace: "sits out: {reason}",
     ParityTrace: "held another state",
+    StageMoveTrace: "is told to move from stage {stage} to stage {to}",
     RestoredTrace: "the last state was lost; the run goes on from an earlier one",
     StateLostTrace: "nobody here holds the run's state",
     BadFrameTrace: "sent what is no message: {reason}",

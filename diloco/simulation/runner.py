@@ -117,6 +117,7 @@ class ScenarioRun:
         self.honest = HonestPeers(self.engine.roles, [peer.name for peer in peers])
         self.engine.watchers.append(self.honest)
         if self.staged is not None:
+            self.staged.attach(self.engine)
             self.engine.watchers += self.staged.watchers
         self._settings, self._method, self._rules, self._peers = settings, method, rules, peers
         self._patience_s = patience_s

@@ -35,7 +35,14 @@ from peers.protocol.events import (
 )
 from peers.protocol.record import Record
 from peers.protocol.stage_work import How, MicrobatchEnded, MicrobatchId, StageCommand
-from peers.protocol.traces import ActiveTrace, RemovedTrace, RestoredTrace, StageGivenTrace, StateLostTrace
+from peers.protocol.traces import (
+    ActiveTrace,
+    RemovedTrace,
+    RestoredTrace,
+    StageGivenTrace,
+    StageMoveTrace,
+    StateLostTrace,
+)
 from transport.effects import Effect, Payload, Phantom, Store
 from transport.frames import unpack
 
@@ -199,6 +206,10 @@ class StageChecks:
                     holders.discard(effect.peer)
             case StageGivenTrace():
                 self._given(now, effect)
+            case StageMoveTrace():
+                if self._holders[effect.stage] <= {effect.peer}:
+                    who = f"{effect.peer_name} is moved from stage {effect.stage}"
+                    self._broken(now, "PP10", f"{who}, which nobody else holds")
             case RestoredTrace() | StateLostTrace():
                 self._went_back(now)
             case Store():

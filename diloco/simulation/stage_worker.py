@@ -23,7 +23,14 @@ from diloco.simulation.stages import StageShape
 from diloco.simulation.worker import REPORT_EVERY_S, Trainer, Worker
 from peers.protocol import stage_work as said
 from peers.protocol.commands import LeaveRun
-from peers.protocol.events import EntryRefused, IdentitySuperseded, NameWanted, RunFinished, StageAssigned
+from peers.protocol.events import (
+    EntryRefused,
+    IdentitySuperseded,
+    NameWanted,
+    OfferWanted,
+    RunFinished,
+    StageAssigned,
+)
 from peers.protocol.placing import ANY_STAGE, Wiring
 from peers.protocol.stage_work import MicrobatchId, StageCommand
 from peers.routing.state import StreamTerms
@@ -65,6 +72,8 @@ class Staging:
     shapes: Sequence[StageShape]
     make_trainer: Callable[[Peer, int, StageShape], Trainer]
     watchers: list[StageWatcher]
+    rejoin: Callable[[str], None]
+    """A peer joins anew, to train another stage."""
     make_loop: Callable[..., StageLoop] = StageLoop
     seed_of: Callable[[int, MicrobatchId, int, int], int] = lambda seed, microbatch, stage, attempt: (
         random_seed(seed, microbatch, stage)
@@ -96,7 +105,8 @@ class StageWorker(Worker):
         self._began_s = self._ends_s = self._computed_s = 0.0
         self.membership = self._fed = self._may_feed = 0
         self._step_tokens = 0
-        self._has_opened = self._is_over = self._leaves = False
+        self._has_opened = self._is_over = False
+        self._leaves = self._moves = self._drained = self._offers_last = False
         self._looks_again_ns = 0
 
     def tokens_of(self, steps: int) -> int:
@@ -112,7 +122,7 @@ class StageWorker(Worker):
         wish = ANY_STAGE if peer.stage is None else peer.stage
         self._set_activity("join")
         self._net.command(
-            self.process, lambda _, now: node.ask_stage(now, peer.name, peer.memory_bytes, wish)
+            self.process, lambda _, now: node.ask_stage(now, peer.name, peer.memory_bytes, wish, moves=True)
         )
 
     def _assigned(self, stage: int) -> None:
@@ -167,16 +177,45 @@ class StageWorker(Worker):
         if self.shape is None or not self._has_opened:
             self._depart()
             return
-        self._leaves = True
-        self._tell(said.Drain())
-        self._net.at(2 * self.shape.grace_s, self._depart)
+        self._drain()
         self._look()
 
+    def _drain(self) -> None:
+        """Nothing new comes through here, and what is counted makes a last step."""
+        assert self.shape is not None, "it streams"
+        self._leaves = True
+        self.loop.more_come(False)
+        self._tell(said.Drain())
+        self._net.at(2 * self.shape.grace_s, self._give_up_waiting)
+
+    def _give_up_waiting(self) -> None:
+        if not self._moves or not self._offers_last:
+            self._depart()
+
+    def _leaves_now(self) -> bool:
+        """Drained: who moves offers what it trained before, and waits for its rounds."""
+        if not self._moves:
+            self._depart()
+            return True
+        if not self._offers_last:
+            self._offers_last = True
+            self._inbox.extend(OfferWanted(each) for each in range(len(self.session.loop.progress)))
+            self._rest()
+            self._net.at(self._patience_s, self._depart)
+        if any(each.offered is not None for each in self.session.loop.progress):
+            self._set_activity("wait")
+        else:
+            self._depart()
+        return True
+
     def _depart(self) -> None:
-        if self.runs:
-            self._carry_out(LeaveRun("left"))
-            self._end()
-            self._net.at(1.0, lambda: self._net.crash(self.process))
+        if not self.runs:
+            return
+        self._carry_out(LeaveRun("moves" if self._moves else "left"))
+        self._end()
+        self._net.at(1.0, lambda: self._net.crash(self.process))
+        if self._moves:
+            self._net.at(2.0, lambda: self._staging.rejoin(self.name))
 
     # -- events -------------------------------------------------------------------------------
 
@@ -243,6 +282,8 @@ class StageWorker(Worker):
                 self._rest()
                 if self._heard:
                     continue
+            if self._drained and self.loop.at_rest and not self.session.finished and self._leaves_now():
+                return
             if self._ends_or_waits() or self._begins():
                 return
 
@@ -406,8 +447,12 @@ class StageWorker(Worker):
                 self.loop.take_quota(event.quota)
             case said.MoreCome():
                 self.loop.more_come(event.more)
+            case said.MoveWanted():
+                if not self._leaves:
+                    self._moves = True
+                    self._drain()
             case said.Drained():
-                self._depart()
+                self._drained = True
 
     def _begin_anew(self, event: said.StreamOpened) -> None:
         self.loop.reset()

@@ -17,7 +17,7 @@ from diloco.simulation.report.report import SimulationReport
 from diloco.simulation.scenario import Scenario
 from diloco.simulation.stage_checks import StageChecks
 from diloco.simulation.stage_recorder import StageRecorder
-from diloco.simulation.stage_worker import StageWorker, Staging
+from diloco.simulation.stage_worker import StageWatcher, StageWorker, Staging
 from diloco.simulation.stages import StageShape, shapes_of, with_streams
 from diloco.simulation.worker import Trainer, Watcher, Worker
 from transport.limits import Limits
@@ -55,9 +55,17 @@ class StagedRun:
 
         self.recorder = StageRecorder(self.shapes)
         self.checks = StageChecks(self.shapes, faultless)
-        self._staging = Staging(self.shapes, trainer_of, [self.recorder, self.checks], make_loop)
+        watchers: list[StageWatcher] = [self.recorder, self.checks]
+        self._staging = Staging(self.shapes, trainer_of, watchers, self._rejoin, make_loop)
         self.make_worker: Callable[..., Worker] = partial(StageWorker, staging=self._staging)
         self.watchers: list[Watcher] = [self.checks]
+
+    def attach(self, engine: Engine) -> None:
+        """Before anything happens."""
+        self._engine = engine
+
+    def _rejoin(self, name: str) -> None:
+        self._engine.start(name)
 
     def trained(self) -> tuple[Limits, Callable[[Peer, int], Trainer]]:
         """Bounds, and what a worker begins with that does not know its stage yet."""

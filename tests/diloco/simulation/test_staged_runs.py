@@ -100,6 +100,22 @@ def test_who_asks_for_a_stage_gets_it() -> None:
     assert [sorted(each.peers) for each in found] == [[f"s{n}-1", f"s{n}-2"] for n in range(3)]
 
 
+def test_a_peer_moves_to_a_stage_that_lost_most() -> None:
+    scenario = small(stages=2, run={"rounds": 8, "failure_timeout_s": 3.0}, method={"sync_every": 2})
+    peer = dict(scenario["peers"][0])
+    scenario["peers"] = [
+        dict(peer, name="poor", count=3, stage=1),
+        dict(peer, name="rich", count=3, joins_at=1),
+    ]
+    scenario["events"] = [{"do": "crash", "peers": ["poor-1", "poor-2"], "at": "8s"}]
+    report = simulate(scenario)
+    assert not report.violations
+    assert report.ended == "the run is finished"
+    moved = [mark.peer for mark in report.marks if "is told to move from stage 0 to stage 1" in mark.text]
+    assert len(moved) == 1
+    assert moved[0] in report.stages[1].peers
+
+
 # -- planted bugs -----------------------------------------------------------------------------------
 
 
