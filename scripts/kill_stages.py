@@ -65,6 +65,7 @@ SETTINGS = {
         "stages": STAGES,
         "microbatch": 1,
         "quota": QUOTA,
+        "wiring": "lines",
         "activations": "fp32",
         "recompute": False,
     },
