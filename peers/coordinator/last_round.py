@@ -14,6 +14,8 @@ from peers.protocol.messages import Wanted
 
 ELEMENT_BYTES = 4.0
 """Buffers are sent as they are, in whatever format a run sends parameters."""
+_RETURN_TIMEOUTS = 6
+"""Failure timeouts in which members find a host that restarted."""
 
 
 def is_of_buffers(state: RunState, fragment: int) -> bool:
@@ -37,16 +39,30 @@ def fewest_here(state: RunState, course: Course) -> int:
     return 1 if at_the_end else state.rules.min_peers
 
 
-def may_open(state: RunState, course: Course, fragment: int) -> bool:
+def may_open(state: RunState, course: Course, now: float, fragment: int) -> bool:
     """Whether rounds of that fragment open by now."""
     if not is_of_buffers(state, fragment):
         return not state.has_all_rounds
+    assert state.buffers_wait_until is not None, "`prepare` came before"
+    if now < state.buffers_wait_until and not _all_are_back(state, course):
+        return False
     return state.awaits_buffers(course) and set(course.rounds) <= {fragment}
+
+
+def _all_are_back(state: RunState, course: Course) -> bool:
+    """Those of the newest record are active; of a host that did not restart they are what they are."""
+    if course.committed:
+        return True
+    newest = course.chain.record_of(course.chain.head)
+    entries = [state.roster.entries[key] for key in newest.members] if newest is not None else []
+    return all(entry.active or entry.kicked for entry in entries)
 
 
 def prepare(state: RunState, course: Course, now: float) -> None:
     """Ask members for their buffers once all rounds are done, each once while it is active."""
     fragment = state.rules.buffers_fragment
+    if state.buffers_wait_until is None:
+        state.buffers_wait_until = now + _RETURN_TIMEOUTS * state.rules.failure_timeout_s
     if not state.has_all_rounds or not state.awaits_buffers(course):
         course.asked_for_buffers.clear()
         return

@@ -54,7 +54,9 @@ def open_what_can_be(state: RunState, course: Course, now: float) -> None:
     if course.manifest is None or state.finished:
         return
     for fragment in sorted(course.ready_since):
-        is_known = fragment < course.manifest.num_fragments and last_round.may_open(state, course, fragment)
+        is_known = fragment < course.manifest.num_fragments and last_round.may_open(
+            state, course, now, fragment
+        )
         if is_known and fragment not in course.rounds:
             chosen = _choose(state, course, now, fragment)
             if _refuse_leaps(state, course, now, fragment, chosen):

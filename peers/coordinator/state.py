@@ -81,6 +81,9 @@ class RunState:
         """Of this process: what is drawn with it nobody else can tell beforehand."""
         self.stopped = False
         """The owner ended the run."""
+        self.buffers_wait_until: float | None = None
+        """Until then a host that restarted after the last round waits for who was in it, whose buffers count
+        and who could fetch the mean from nobody later."""
         self.gave_buffers_up = False
         """The owner ended the run, and nobody was here any more whose buffers could be averaged."""
         self.forked = False

@@ -152,3 +152,24 @@ def test_chunks_of_buffers_fit_a_frame_whatever_the_format_of_parameters() -> No
     for index in (1, 2):
         ready(swarm, index, BUFFERS)
     assert swarm.told(1, Open)[-1].chunk_elements * ELEMENT_BYTES <= most
+
+
+def test_a_restarted_host_waits_for_who_was_in_the_last_round_but_not_for_ever() -> None:
+    swarm = at_the_end()
+    rules = {"rounds": 1, "buffers_fragment": BUFFERS, "min_peers": 2, "grace_s": 5.0}
+    for comes_back in (True, False):
+        again = Swarm([*swarm.journal], **rules)
+        head = again.chain.head
+        again.greet(1, elements=(100, 5), head=head, holds_state=True)
+        again.hold(1, head)
+        assert len(again.told(1, Wanted)) == 1
+        ready(again, 1, BUFFERS)
+        again.later(1.0)
+        assert not again.told(1, Open), "the other one is on its way"
+        if comes_back:
+            again.greet(2, elements=(100, 5), head=head, holds_state=True)
+            again.hold(2, head)
+            ready(again, 2, BUFFERS)
+        else:
+            again.later(1000.0)
+        assert len(again.told(1, Open)[-1].founders) == 1 + comes_back
