@@ -138,8 +138,8 @@ class Endpoint:
     """That of the held which was let go, before its access link."""
     behind_bulk_ns: int = 0
     """The longest that a frame of a stream waited for such, beside the share of the line that this has."""
-    releases: bool = False
-    """It is looked at again when some of it may leave."""
+    releases_at: int = 0
+    """When it is looked at again whether some of it may leave, in ns; 0 for not at all."""
 
     def __post_init__(self) -> None:
         self.guarded = Guarded(self.core)

@@ -23,8 +23,8 @@ from transport.yielding import SHARE
 
 _FRAME_OVERHEAD = 64
 """Bytes that encryption and framing add to a frame."""
-_LOOK_AGAIN_S = 0.005
-"""Bulk that waits for a stream is looked at no sooner again: what may be under way by then lasts longer."""
+_LOOK_AGAIN_S = 0.03
+"""Bulk that waits for a stream is looked at no sooner again, unless something of its sender came."""
 
 _TOLD_EVERY_NS = NS // 10
 """The sender of a large frame is told as often what of it has come: all of it at once would look like a
@@ -91,8 +91,8 @@ class Transit:
             return
         if peer.held or peer.uplink.is_shared(now / NS):
             peer.held.append(HeldFrame(connection, other, effect, size))
-            if not peer.releases:
-                self._release(peer)
+            if not peer.releases_at:
+                self._release(peer, 0)
             return
         self._leave(connection, peer, other, effect, size)
 
@@ -177,9 +177,11 @@ class Transit:
         if connection.up:
             self._count(connection, sender, to, heard=size)
 
-    def _release(self, peer: Endpoint) -> None:
+    def _release(self, peer: Endpoint, planned: int) -> None:
         """Let as many slices of what is held go as may."""
-        peer.releases = False
+        if planned != peer.releases_at:
+            return  # it was looked at meanwhile
+        peer.releases_at = 0
         uplink, now_s = peer.uplink, self._timeline.now_ns / NS
         while peer.held:
             frame = peer.held[0]
@@ -191,9 +193,9 @@ class Transit:
             size = min(frame.left_bytes, slice_bytes) if shared else frame.left_bytes
             wait_s = uplink.wait_s(now_s, size)
             if wait_s:
-                peer.releases = True
                 at = self._timeline.now_ns + round(max(wait_s, _LOOK_AGAIN_S) * NS)
-                self._timeline.push(at, self._release, peer)
+                peer.releases_at = at
+                self._timeline.push(at, self._release, peer, at)
                 return
             frame.left_bytes -= size
             is_last = not frame.left_bytes
@@ -254,6 +256,8 @@ class Transit:
         if isinstance(effect, _Slice):
             if connection.up:
                 self._count(connection, effect.sender, to, heard=effect.size)
+                if effect.sender.held:
+                    self._release(effect.sender, effect.sender.releases_at)
             if effect.effect is None:
                 return
             effect = effect.effect
