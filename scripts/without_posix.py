@@ -21,14 +21,14 @@ from types import ModuleType
 
 import filelock  # noqa: F401  (first: on Windows it has a lock that needs no fcntl, and here it has not)
 
-# What filelock and pytest ask for unless `sys.platform` says Windows is left: O_NONBLOCK, O_NOFOLLOW, fchmod,
-# getuid.
+# What filelock, pytest and shutil have found by now is left: O_NONBLOCK, O_NOFOLLOW, fchmod, getuid,
+# sendfile, statvfs.
 MODULES = frozenset({"crypt", "fcntl", "grp", "nis", "pty", "pwd", "resource", "syslog", "termios", "tty"})
 OF_OS = """
 O_CLOEXEC O_DIRECTORY O_DSYNC O_NOCTTY O_SYNC WNOWAIT chown chroot confstr ctermid
 fchdir fchown fdatasync fork forkpty fpathconf getegid geteuid getgid getgroups getloadavg
 getpgid getpgrp getpriority getsid killpg lchown lockf mkfifo mknod nice openpty pathconf posix_fadvise
-posix_fallocate pread preadv pwrite pwritev readv sched_getaffinity sched_setaffinity sched_yield sendfile
+posix_fallocate pread preadv pwrite pwritev readv sched_getaffinity sched_setaffinity sched_yield
 setpgid setpriority setsid setuid sync sysconf sysconf_names tcgetpgrp ttyname writev
 """
 OF_SIGNAL = """
