@@ -30,7 +30,9 @@ for lacking in ("fcntl", "resource", "termios"):
 def test_every_module_can_be_imported(tmp_path: Path) -> None:
     files = [path for package in ("transport", "peers", "diloco") for path in (ROOT / package).rglob("*.py")]
     found = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
-    found = [name.removesuffix(".__init__") for name in found if not name.endswith("__main__")]
+    # What other packages do there, those of integrations import, is theirs.
+    ours = [each for each in found if not each.startswith("diloco.integrations.")]
+    found = [name.removesuffix(".__init__") for name in ours if not name.endswith("__main__")]
     assert len(found) > 200
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM],
