@@ -330,7 +330,7 @@ def _status_of_stage(state: RunState, now: float, course: Course) -> StageStatus
         waits=course_waits_for(state, course, now),
         settled=0 if course.number else sum(each.settled for each in ends),
         partial=sum(sum(each.partial[course.number : course.number + 1]) for each in ends),
-        lost=0 if course.number else sum(each.lost for each in ends),
+        lost=0 if course.number else sum(each.num_lost for each in ends),
     )
 
 

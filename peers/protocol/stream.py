@@ -101,7 +101,7 @@ class EndsAre:
     settled: Count
     partial: Annotated[tuple[Count, ...], Between(0, fields.MAX_STAGES)]
     """By the stage below which they were given up."""
-    lost: Count
+    num_lost: Count
 
 
 # -- among members: who is there ------------------------------------------------------------------

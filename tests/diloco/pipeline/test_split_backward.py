@@ -249,8 +249,9 @@ def test_a_step_that_ends_early_has_all_its_weights() -> None:
     work = loop.next_work(99.0)
     assert work == Weights(m(0))
     loop.done(work)
-    assert loop.ends_early_at_s == 10.0
-    assert loop.next_work(10.0) == Step((m(0),), 4)
+    assert loop.next_work(99.5) is None, "until then it computed"
+    assert loop.ends_early_at_s == 109.5
+    assert loop.next_work(109.5) == Step((m(0),), 4)
 
 
 # -- planted bugs -------------------------------------------------------------------------------------
