@@ -155,7 +155,7 @@ class SiteTensors(ModelTensors):
         reshard(self.modules)
         plan, places = self._plans[fragment], self.places(fragment)
         for piece in plan.gives[0]:
-            _in(out, places, piece).copy_(local_part(places[piece.tensor][1]))
+            _in(out, places, piece).copy_(self._part(places[piece.tensor][1]))
         for rank in self._link.others:
             for bundle in bundles(plan.gives[rank]):
                 buffer = torch.empty(length(bundle), device=self._carrier)
@@ -164,13 +164,17 @@ class SiteTensors(ModelTensors):
                     _in(out, places, piece).copy_(values)
         return out
 
+    def _part(self, tensor: Tensor) -> Tensor:
+        """What is here of a live tensor, to the most bits: of a master that it was rounded from."""
+        return local_part(self._source(tensor))
+
     def _give(self, fragment: int) -> None:
         reshard(self.modules)
         places = self.places(fragment)
         for bundle in bundles(self._plans[fragment].gives[self._link.rank]):
             buffer = torch.empty(length(bundle), device=self._carrier)
             for piece, values in _parted(buffer, bundle):
-                values.copy_(local_part(places[piece.tensor][1]))
+                values.copy_(self._part(places[piece.tensor][1]))
             self._link.send(buffer, 0)
 
     def _hand_out(self, fragment: int, values: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_module
 
 import diloco
 from diloco.outer.layout import Layout
@@ -89,6 +91,36 @@ def test_a_site_of_one_rank_trains_and_saves_as_a_process_without_a_group_does(
     ):
         assert files[one].keys() == files[two].keys()
         assert all(torch.equal(files[one][name], files[two][name]) for name in files[two])
+
+
+class Masters(torch.optim.Optimizer):
+    """fp32 masters under bf16 weights, in the optimizer's state."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for p in self.param_groups[0]["params"]:
+            state = self.state[p]
+            if not state:
+                state["master"] = p.float()
+            state["master"].sub_(p.grad.float(), alpha=1e-4)
+            p.copy_(state["master"])
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_site_offers_what_its_optimizers_fp32_masters_learned(swarm: diloco.Swarm, cut: bool) -> None:
+    """Steps that bf16 does not show; ``cut``: of DTensors, which have masters that are such."""
+    group = dist.group.WORLD
+    model = nn.Linear(4, 1, bias=False, dtype=torch.bfloat16)
+    if cut:
+        model = distribute_module(model, init_device_mesh("cpu", (1,)))
+    nn.init.ones_(model.weight)
+    optimizer = Masters(model.parameters(), {})
+    outer = attach(model, optimizer, swarm, group=group, timeout_s=20.0)
+    while not outer.finished:
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+    (learned,) = set(outer.replica.outer.outer_parameters(0).tolist())
+    assert learned < 1 - 3e-4
 
 
 def test_a_loop_of_a_site_stops_and_keeps_its_schedule(swarm: diloco.Swarm) -> None:
