@@ -79,8 +79,12 @@ def _waist_layers(sizes: GPTSizes, seed: int) -> list[Callable[[], nn.Module]]:
 
 
 def cross_entropy_sum(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
-    """The summed cross-entropy in nats, in fp32, and the number of bytes."""
+    """The summed cross-entropy in nats, in fp32, and the number of bytes. Raises `IndexError` for targets
+    that are no class, on every device: where a GPU's kernel finds them it ends the process."""
     flat = logits_BTV.float().flatten(0, 1)
+    least, most = map(int, targets_BT.aminmax())
+    if least < 0 or most >= flat.shape[-1]:
+        raise IndexError(f"targets from {least} to {most} of {flat.shape[-1]} classes")
     return F.cross_entropy(flat, targets_BT.flatten(), reduction="sum"), targets_BT.numel()
 
 

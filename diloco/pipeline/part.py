@@ -26,7 +26,8 @@ _DRAWING = threading.Lock()
 """Held by whoever has set torch's generators to a microbatch's seed."""
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, int]]
-"""Of the last stage's output and the targets: the sum of the losses of all tokens, and how many they are."""
+"""Of the last stage's output and the targets: the sum of the losses of all tokens, and how many they are. The
+targets are a feeder's, whatever they are: it raises `IndexError` for those that are no class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +177,11 @@ class RunningPart:
 
     def forward_backward(self, microbatch: MicrobatchId, x: Tensor, targets: Tensor) -> LossAndGradient:
         """Both, at the last stage. Raises `BoundaryError`, before any gradient was added, for an ``x`` that
-        does not fit and a loss that is not one finite number of at least one token."""
-        assert self._loss is not None, "the last stage has a loss"
+        does not fit, targets that are no class, and a loss that is not one finite number of at least one
+        token."""
         x = self._differentiable(self._input(microbatch, x))
         output = self._run(microbatch, x)
-        found, tokens = self._loss(output, targets.to(self.device))
-        loss_sum, tokens = _checked_loss(found), int(tokens)
-        if not math.isfinite(loss_sum) or tokens < 1:
-            raise BoundaryError(f"the loss of {microbatch} is {loss_sum} over {tokens} tokens")
+        found, loss_sum, tokens = self._loss_of(microbatch, output, targets)
         torch.autograd.backward(found / self.nominal_tokens)
         self._leave_weights(microbatch)
         return LossAndGradient(loss_sum, tokens, self._input_gradient(microbatch, x))
@@ -209,15 +207,26 @@ class RunningPart:
 
     def evaluate_loss(self, microbatch: MicrobatchId, x: Tensor, targets: Tensor) -> tuple[float, int]:
         """At the last stage: the sum of the loss over a microbatch's tokens, and their number."""
-        assert self._loss is not None, "the last stage has the loss"
         with self._evaluating():
-            found, tokens = self._loss(self.model(self._input(microbatch, x)), targets.to(self.device))
-        loss_sum, tokens = _checked_loss(found), int(tokens)
-        if not math.isfinite(loss_sum) or tokens < 1:
-            raise BoundaryError(f"the loss of {microbatch} is {loss_sum} over {tokens} tokens")
+            output = self.model(self._input(microbatch, x))
+            _, loss_sum, tokens = self._loss_of(microbatch, output, targets)
         return loss_sum, tokens
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _loss_of(
+        self, microbatch: MicrobatchId, output: Tensor, targets: Tensor
+    ) -> tuple[Tensor, float, int]:
+        """With its graph, and as numbers."""
+        assert self._loss is not None, "the last stage has a loss"
+        try:
+            found, tokens = self._loss(output, targets.to(self.device))
+        except IndexError as error:
+            raise BoundaryError(f"there is no loss of {microbatch}: {error}") from error
+        loss_sum, tokens = _checked_loss(found), int(tokens)
+        if not math.isfinite(loss_sum) or tokens < 1:
+            raise BoundaryError(f"the loss of {microbatch} is {loss_sum} over {tokens} tokens")
+        return found, loss_sum, tokens
 
     def _run(self, microbatch: MicrobatchId, x: Tensor) -> Tensor:
         with _drawing_from(random_seed(self._seed, microbatch, self.part.stage), self.device):

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from diloco.errors import BoundaryError, PipelineError
+from diloco.models.layered import cross_entropy_sum
 from diloco.pipeline import part as part_module
 from diloco.pipeline.boundary import Boundary
 from diloco.pipeline.cuts import Part
 from diloco.pipeline.microbatch import MicrobatchId, random_seed
 from diloco.pipeline.part import RunningPart
+from tests.diloco.pipeline.kit import loss_sum
 
 EDGE = Boundary((4, 3))
 ID, OTHER = MicrobatchId(b"", 0, 6), MicrobatchId(b"", 0, 7)
@@ -240,6 +242,21 @@ def test_a_loss_that_is_none_is_refused(loss: Any, text: str) -> None:
     with pytest.raises(BoundaryError, match=text):
         last(model, loss).forward_backward(ID, torch.ones(4, 3), torch.zeros(4))
     assert grads(model) == []
+
+
+@pytest.mark.parametrize(("loss", "text"), [(cross_entropy_sum, "of 3 classes"), (loss_sum, "out of bounds")])
+@pytest.mark.parametrize("target", [3, (1 << 31) - 1, -2])
+def test_targets_that_are_no_class_are_refused(loss: Any, text: str, target: int) -> None:
+    """Those of a feeder, whose word ends nobody."""
+    model = nn.Linear(3, 3)
+    part, x, targets = last(model, loss), torch.ones(1, 4, 3), torch.tensor([[0, 1, target, 2]])
+    part.takes = Boundary((1, 4, 3))
+    with pytest.raises(BoundaryError, match=f"there is no loss of microbatch 6: .*{text}"):
+        part.forward_backward(ID, x, targets)
+    with pytest.raises(BoundaryError, match=f"there is no loss of microbatch 6: .*{text}"):
+        part.evaluate_loss(ID, x, targets)
+    assert grads(model) == []
+    assert part.forward_backward(ID, x, targets.clamp(0, 2)).tokens == 4
 
 
 def test_a_loss_of_one_token_is_one() -> None:
