@@ -18,6 +18,7 @@ from diloco.integrations.run_length import run_steps
 from diloco.integrations.tokens import tokens_in
 from diloco.swarm.swarm import Swarm
 from diloco.training.attach import attach
+from diloco.training.leaving import leave
 from diloco.training.lending import Lent
 from diloco.training.outer import Outer
 from diloco.training.schedules import goes_by_steps
@@ -95,12 +96,13 @@ class DilocoCallback(Callback):
         """Of the outer parameters."""
         if self.outer is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._lent = Lent(pl_module, self.outer.replica)
+            self.outer.driver.leave(self._lent)  # it may be interrupted
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Train on from the worker's own."""
         lent, self._lent = self._lent, None
-        if lent is not None:
-            lent.take_back()
+        if lent is not None and self.outer is not None:
+            self.outer.driver.come_back()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Of the outer parameters."""
@@ -115,10 +117,9 @@ class DilocoCallback(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """The module that is left behind holds the outer parameters."""
-        outer = self.outer
+        outer, lent, self._lent = self.outer, self._lent, None
         assert outer is not None, "training has begun"
-        Lent(pl_module, outer.replica)
-        outer.detach()
+        leave(outer, lent)
         if not outer.finished:
             _LOG.warning(
                 "the Trainer's steps are over after %d, and the run is not (round %d of %d): others wait for"

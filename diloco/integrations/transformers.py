@@ -15,6 +15,7 @@ from diloco.integrations.data_order import seed_data
 from diloco.integrations.run_length import least_steps, run_steps
 from diloco.swarm.swarm import Swarm
 from diloco.training.attach import attach
+from diloco.training.leaving import leave
 from diloco.training.lending import Lent
 from diloco.training.outer import Outer
 from diloco.training.schedules import goes_by_steps
@@ -117,11 +118,9 @@ class DilocoCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, *, model: Any, **more: Any) -> None:
         """The model that is left behind holds the outer parameters, or those of the best checkpoint."""
-        outer, self._lent = self.outer, None
+        outer, lent, self._lent = self.outer, self._lent, None
         assert outer is not None, "training has begun"
-        if not (args.load_best_model_at_end and state.best_model_checkpoint):
-            Lent(model, outer.replica)
-        outer.detach()
+        leave(outer, lent, keeps_model=bool(args.load_best_model_at_end and state.best_model_checkpoint))
         if not outer.finished:
             rounds = self._swarm.settings.run.rounds
             _LOG.warning(
@@ -156,11 +155,12 @@ class DilocoCallback(TrainerCallback):
         looks = control.should_evaluate or control.should_save
         if looks and self._lent is None and self.outer is not None:
             self._lent = Lent(self.outer.model, self.outer.replica)
+            self.outer.driver.leave(self._lent)  # it may be interrupted
 
     def _take_back(self) -> None:
         lent, self._lent = self._lent, None
-        if lent is not None:
-            lent.take_back()
+        if lent is not None and self.outer is not None:
+            self.outer.driver.come_back()
 
     def _require_lent(self, state: Any, what: str) -> None:
         if self._lent is None and self.outer is not None and state.global_step and not self._told_of_order:

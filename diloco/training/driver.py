@@ -27,6 +27,7 @@ from diloco.outer.likeness import ROUNDS
 from diloco.outer.replica import TensorReplica
 from diloco.swarm.swarm import Swarm
 from diloco.training.keeping import Keeping
+from diloco.training.lending import Lent
 from peers.protocol.commands import Command
 from peers.protocol.events import (
     GotUnusable,
@@ -85,6 +86,7 @@ class WorkerDriver:
             )
         self._told_of_damage = False
         self._entered = False
+        self._left: Lent | None = None
 
     def rebind(
         self,
@@ -118,6 +120,7 @@ class WorkerDriver:
             self._entered = True
         else:
             self.swarm.call(lambda now, node: None)  # or it is closed
+            self.come_back()
         give_up = time.monotonic() + timeout_s
         while not self.session.active or self.session.awaits_end:
             self.idle()
@@ -132,6 +135,22 @@ class WorkerDriver:
         if self.session.finished:
             self._report()  # of gossip nobody else would know
         self._resumed = time.monotonic()
+
+    def leave(self, lent: Lent) -> None:
+        """No inner step is taken until `come_back`, and the model holds what was ``lent`` meanwhile: the
+        local parameters come back then, and are what is kept."""
+        self._left = lent
+        if self.keeping is not None:
+            self.keeping.left = lent
+
+    def come_back(self) -> None:
+        """The model holds the local parameters. To enter again does this, before anything lands: what lands
+        builds on them."""
+        if self._left is not None:
+            self._left.take_back()
+            self._left = None
+        if self.keeping is not None:
+            self.keeping.left = None
 
     def stepped(self, tokens: int, seconds: float | None = None) -> None:
         """An inner step of so many tokens is over, for which it computed so many ``seconds`` (by default all

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from diloco.outer.plain_names import named_parameters
 from diloco.outer.replica import TensorReplica
 from diloco.settings import Checkpoint
 from diloco.swarm.swarm import Swarm
+from diloco.training.lending import Lent
 from diloco.training.resuming import Resuming
 from peers.protocol.commands import Command, Offer
 from peers.protocol.events import RoundCommitted
@@ -115,6 +117,8 @@ class Keeping:
         )
         self._from_before: set[int] = set()
         """Fragments of which this life has offered nothing yet: what is held of them may have been sent."""
+        self.left: Lent | None = None
+        """The model is lent, and its local parameters are here: these are what is kept."""
         self._in_loop = False
         self._resuming = Resuming(swarm.resume)
         replica.find_result = self._keeper.shelf.find
@@ -168,14 +172,16 @@ class Keeping:
         if not self._keeps_own:
             return None
         try:
-            finite = self._worker.live.is_finite
+            with self.left.local() if self.left is not None else nullcontext():
+                finite = self._worker.live.is_finite
         except RuntimeError:  # its device cannot be read any more
             return None
         return OwnEntry(step=self._session.steps, tokens=self._session.tokens) if finite else None
 
     def take(self) -> Content:
         """A copy of what is its own."""
-        return self._own.take()
+        with self.left.local() if self.left is not None else nullcontext():
+            return self._own.take()
 
     def take_up(self, disk: Disk, saved: Saved) -> None:
         """Go on from what is kept."""

@@ -39,6 +39,18 @@ class Lent:
             for tensor, local in zip(self._live, self._held, strict=True):
                 tensor.copy_(local)
 
+    @contextmanager
+    def local(self) -> Iterator[None]:
+        """Within, the model holds the local parameters; then again what it holds now."""
+        shown = [each.detach().clone() for each in self._live]
+        self.take_back()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, values in zip(self._live, shown, strict=True):
+                    tensor.copy_(values)
+
 
 @contextmanager
 def lent(model: nn.Module, replica: TensorReplica) -> Iterator[nn.Module]:

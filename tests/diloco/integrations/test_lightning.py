@@ -17,7 +17,7 @@ from tests.diloco.integrations.kit import settings, two_workers
 
 pytest.importorskip("lightning", reason="pip install 'diloco[lightning]'")
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 
 from diloco.integrations.lightning import DilocoCallback
 
@@ -145,6 +145,19 @@ def test_who_has_trained_alone_for_a_while_is_joined_at_its_learning_rate(tmp_pa
             late = Line(seed=1)
             fit(swarm, late, max_steps=1)
     assert late.rates == pytest.approx([RATE * (0.25 + 0.75 * 12 / 20)])
+
+
+def test_a_second_fit_in_the_same_swarm_goes_on_within_the_round() -> None:
+    with diloco.solo(settings(rounds=1, every=4)) as swarm:
+        module, seen, ends = Line(), list[Tensor](), list[Tensor]()
+        module.layer.register_forward_pre_hook(lambda *_: seen.append(flat(module)))
+        after = LambdaCallback(on_train_batch_end=lambda *_: ends.append(flat(module)))
+        fit(swarm, module, after, max_steps=3, enable_checkpointing=False)
+        assert torch.equal(flat(module), seen[0])
+        _, callback = fit(swarm, module, max_steps=1)
+        assert torch.equal(seen[3], ends[2])
+        assert callback.outer is not None
+        assert (callback.outer.finished, callback.outer.tokens_by_fate["applied"]) == (True, 4 * 8)
 
 
 def test_an_update_of_several_batches_is_one_step_with_the_tokens_of_all(tmp_path: Path) -> None:

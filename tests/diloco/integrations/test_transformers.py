@@ -388,6 +388,24 @@ def test_a_trainer_that_is_started_again_goes_on_where_the_worker_was(tmp_path: 
     assert first.outer is not None
 
 
+def test_a_trainer_that_trains_again_in_the_same_swarm_goes_on_within_the_round(tmp_path: Path) -> None:
+    left: list[Tensor] = []
+    with solo(rounds=1, every=4) as swarm:
+        model = tiny()
+        trainer, first = trainer_of(swarm, tmp_path, model=model, max_steps=3)
+        trainer.add_callback(At(3, lambda: left.append(flat(model))))
+        trainer.train()
+        assert torch.equal(flat(model), outer_values(first))
+        trainer, callback = trainer_of(swarm, tmp_path, model=model, max_steps=1)
+        begun = Recorded(model)
+        model.register_forward_pre_hook(lambda *_: left.append(flat(model)))
+        trainer.train()
+        assert callback.outer is not None
+        assert (callback.outer.finished, len(begun.batches)) == (True, 1)
+        assert torch.equal(left[0], left[1])
+        assert callback.outer.tokens_by_fate["applied"] == 4 * BATCH * LENGTH
+
+
 def test_a_trainer_in_bfloat16_ends_with_the_outer_parameters(tmp_path: Path) -> None:
     with solo(rounds=2, every=3) as swarm:
         trainer, callback = trainer_of(swarm, tmp_path, bf16=True)
