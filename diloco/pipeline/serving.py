@@ -21,6 +21,7 @@ from diloco.errors import BoundaryError, PipelineError
 from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.evaluating import Validation
 from diloco.pipeline.part import RunningPart
+from diloco.pipeline.probing import makes_nothing
 from diloco.pipeline.refusals import Refusals
 from diloco.pipeline.stage_loop import Backward, Evaluate, Forward, StageLoop, Step, Weights, Work
 from diloco.pipeline.tally import Tally
@@ -114,7 +115,10 @@ class Stage:
         self._driver, self._seam, self._loop = outer.driver, seam, loop
         self._takes, self._gives = takes, gives
         self._targets_shape = targets_shape
-        self._refusals = Refusals(part.part.stage, loop.quota)
+        self._newest_fed: Tensor | None = None
+        self._refusals = Refusals(
+            part.part.stage, loop.quota, lambda: makes_nothing(part, self._newest_fed, targets_shape)
+        )
         self._apply = apply
         self._clock = clock
         self._arrived: deque[object] = deque()
@@ -215,9 +219,11 @@ class Stage:
             if self._loop.at_rest:
                 self._driver.give_up_non_finite()
         else:
-            self._refusals.computed()
-            tokens = command.tokens if isinstance(command, Counted) else 0
-            self.tally.counted += isinstance(command, Counted)
+            tokens = 0
+            if isinstance(command, Counted):
+                self._refusals.counted()
+                self.tally.counted += 1
+                tokens = command.tokens
             self._loop.done(work, tokens)
             self._seam.post(command)
 
@@ -308,6 +314,7 @@ class Stage:
                 return
             name = MicrobatchId(self._seam.key, self._membership, self._number)
             self._inputs[name] = x, None
+            self._newest_fed = x
             self._loop.input_arrived(name)
             self._number += 1
             self._batch = None

@@ -267,6 +267,30 @@ def test_a_part_that_makes_nothing_of_use_ends_in_one_line(caplog: pytest.LogCap
     assert "100 microbatches so far, now one" in said[2]
 
 
+def test_a_part_whose_backward_alone_makes_nothing_of_use_ends_too() -> None:
+    with Alone(quota=1) as line:
+        for number in range(LEAST_IN_A_ROW):
+            line.hear(activation(number))
+        line.stage.part.model.register_full_backward_hook(lambda _, below, __: (below[0] * torch.nan,))
+        with pytest.raises(TrainingDiverged, match="the gradient of microbatch 99 that stage 1 made"):
+            next(line.stage.run())
+
+
+@pytest.mark.parametrize("of", ["inputs", "gradients"])
+def test_no_neighbour_makes_a_part_leave(of: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Finite values of which no part makes anything finite."""
+    wild = torch.full((TOKENS * WIDTH,), 3e38).numpy().tobytes()
+    with Alone(quota=1) as line:
+        for number in range(LEAST_IN_A_ROW):
+            line.hear(activation(number, wild if of == "inputs" else FINITE))
+            line.answers[number] = [gradient(number, wild)]
+        line.hear(activation(LEAST_IN_A_ROW))
+        assert next(line.stage.run()).microbatches == 1
+        assert numbers(line.said(RefuseTensor)) == list(range(LEAST_IN_A_ROW))
+        assert numbers(line.said(Counted)) == [LEAST_IN_A_ROW]
+    assert [each for each in caplog.messages if "what its neighbours send is wild, and it stays" in each]
+
+
 def test_what_is_given_up_leaves_its_place_to_another() -> None:
     with Alone() as line:
         line.answers = {1: [GivenUp(name(1)), activation(2)]}
