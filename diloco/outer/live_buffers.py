@@ -3,7 +3,8 @@
 Owns the choice: floats that the model's state dict has, such as BatchNorm's statistics, and of integers only
 BatchNorm's count of batches. Buffers with an infinity, or the least number that there is, are constants, as
 masks are, and stay out. Buffers are looked up in their modules each time: some modules replace them, where
-others write into them.
+others write into them. One that takes another shape or dtype is left alone from then on, and what it was last
+stands for it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ class LiveBuffers:
 
     def __init__(self, model: nn.Module) -> None:
         self._owners: dict[str, tuple[nn.Module, str]] = {}
+        self._last: dict[str, Tensor] = {}
+        """As they were when they were looked up last, and of their specs."""
+        self._changed: dict[str, str] = {}
         self.specs: tuple[TensorSpec, ...] = ()
         """In the order in which the modules registered them; each storage once."""
         seen, start = (
@@ -42,28 +46,38 @@ class LiveBuffers:
                 place = str(tensor.device), tensor.data_ptr()
                 if place not in seen:
                     seen.add(place)
-                    self._owners[name] = module, attribute
+                    self._owners[name], self._last[name] = (module, attribute), tensor
                     spec = TensorSpec(name, tuple(tensor.shape), tensor.dtype, start, tensor.numel())
                     self.specs, start = (*self.specs, spec), start + spec.num_elements
 
     def places(self) -> list[tuple[slice, Tensor]]:
-        """Where each lies in the vector of all, and the tensor as it is now. Raises `LayoutError` for one
-        that has become another since."""
+        """Where each lies in the vector of all, and the tensor as it is now; of one that has become another
+        since, what it was last, which nobody uses any more."""
         return [(spec.span, self._tensor(spec)) for spec in self.specs]
+
+    def changed(self) -> list[str]:
+        """Those that were found to be others than when they were attached, for people, each once."""
+        self.places()
+        told, self._changed = self._changed, dict.fromkeys(self._changed, "")
+        return [line for line in told.values() if line]
 
     def added_to(self, layout: Layout) -> Layout:
         """The layout with these as one fragment more, the last."""
         return Layout((*layout.fragments, self.specs), layout.frozen)
 
     def _tensor(self, spec: TensorSpec) -> Tensor:
-        tensor = _held(*self._owners[spec.name])
-        if tuple(tensor.shape) != spec.shape or tensor.dtype != spec.dtype:
-            now = TensorSpec(spec.name, tuple(tensor.shape), tensor.dtype, -1, tensor.numel()).describe()
-            raise LayoutError(
-                f"buffer {spec.name} was {spec.describe()} when it was attached, and is {now} now: what"
-                ' changes so cannot be averaged, set [method] buffers = "local"'
+        if spec.name in self._changed:
+            return self._last[spec.name]
+        module, attribute = self._owners[spec.name]
+        tensor = module._buffers.get(attribute)
+        if tensor is None or tuple(tensor.shape) != spec.shape or tensor.dtype != spec.dtype:
+            self._changed[spec.name] = (
+                f"buffer {spec.name} was {spec.describe()} when it was attached, and is"
+                f" {_described(tensor)} now: what changes so is not averaged, each worker keeps its own"
             )
-        return tensor
+        else:
+            self._last[spec.name] = tensor.detach()
+        return self._last[spec.name]
 
 
 def as_stored(values: Tensor, tensor: Tensor) -> Tensor:
@@ -78,6 +92,12 @@ def _persistent(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
         for attribute, tensor in module._buffers.items():
             if tensor is not None and attribute not in module._non_persistent_buffers_set:
                 yield plain(f"{path}.{attribute}" if path else attribute), module, attribute
+
+
+def _described(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "gone"
+    return TensorSpec("", tuple(tensor.shape), tensor.dtype, -1, tensor.numel()).describe()
 
 
 def _held(module: nn.Module, attribute: str) -> Tensor:

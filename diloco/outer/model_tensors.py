@@ -102,6 +102,10 @@ class ModelTensors:
         """Those that are averaged, as they are now."""
         return [] if self._buffers is None else [each for _, each in self._buffers.places()]
 
+    def changed_buffers(self) -> list[str]:
+        """See `LiveBuffers.changed`."""
+        return [] if self._buffers is None else self._buffers.changed()
+
     def gather(self, fragment: int, out: Tensor) -> Tensor:
         """The live values of a fragment into ``out`` [n] fp32."""
         for span, tensor in self.places(fragment):

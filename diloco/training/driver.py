@@ -44,6 +44,9 @@ from peers.seats import Training
 
 _LOG = logging.getLogger("diloco")
 _POLL_S = 0.05
+_LOOKED_AT = 3
+"""Inner steps after which buffers are looked at: one that changes its shape does so at once, as a rule, and a
+user who learns of it then has lost nothing. Later after each commit."""
 
 
 class WorkerDriver:
@@ -86,6 +89,7 @@ class WorkerDriver:
             )
         self._told_of_damage = False
         self._entered = False
+        self._num_stepped = 0
         self._left: Lent | None = None
 
     def rebind(
@@ -157,6 +161,9 @@ class WorkerDriver:
         since the last): do what follows."""
         session = self.session
         session.stepped(tokens, time.monotonic() - self._resumed if seconds is None else seconds)
+        self._num_stepped += 1
+        if self._num_stepped <= _LOOKED_AT:
+            self._tell_changed_buffers()
         self._take_events()
         self._raise_dismissal()
         self._do_what_is_due()
@@ -300,8 +307,13 @@ class WorkerDriver:
         if isinstance(event, RoundCommitted):
             self.pseudo_grad_norm = self.replica.last_norm
             self._tell_likeness(event.record)
+            self._tell_changed_buffers()
         self._tell(event)
         return True
+
+    def _tell_changed_buffers(self) -> None:
+        for line in self.replica.model.changed_buffers():
+            _LOG.warning("%s", line)
 
     def _tell_likeness(self, record: Record) -> None:
         replica, was = self.replica, self.session.alike

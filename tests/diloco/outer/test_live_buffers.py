@@ -43,15 +43,38 @@ def test_what_is_no_number_or_has_no_memory_is_refused_by_name() -> None:
         LiveBuffers(model_with(gone=torch.ones(2, device="meta")))
 
 
-def test_a_buffer_that_its_module_replaces_is_found_and_one_of_another_shape_is_named() -> None:
+def test_a_buffer_that_its_module_replaces_is_found() -> None:
     model = model_with(mean=torch.zeros(2))
     found = LiveBuffers(model)
     model.mean = torch.full((2,), 3.0)
     (first, *_) = found.places()
     assert first[1].tolist() == [3.0, 3.0]
-    model.mean = torch.zeros(3)
-    with pytest.raises(LayoutError, match="buffer mean was 2 float32 when it was attached, and is 3 float32"):
-        found.places()
+    assert found.changed() == []
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_one_that_takes_another_shape_is_named_once_and_left_alone(in_place: bool) -> None:
+    model = model_with(mean=torch.full((2,), 3.0))
+    found = LiveBuffers(model)
+    if in_place:
+        model.mean.resize_(3).fill_(7.0)
+    else:
+        model.mean = torch.full((3,), 7.0)
+    (said,) = found.changed()
+    assert "buffer mean was 2 float32 when it was attached, and is 3 float32 now" in said
+    assert found.changed() == []
+    (first, *others) = found.places()
+    assert (first[0], first[1].shape) == (slice(0, 2), (2,))
+    first[1].zero_()
+    assert model.mean[2] == 7.0
+    assert others[0][1].data_ptr() == model[1].running_mean.data_ptr()
+
+
+def test_one_that_its_module_gives_up_is_named_too() -> None:
+    model = model_with(mean=torch.zeros(2))
+    found = LiveBuffers(model)
+    model.mean = None
+    assert "is gone now" in found.changed()[0]
 
 
 def test_a_replica_has_them_in_its_last_fragment_where_the_run_averages_them() -> None:

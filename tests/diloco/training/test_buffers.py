@@ -73,3 +73,38 @@ def test_all_save_one_file_and_another_layout_of_buffers_is_refused_by_name(tmp_
             each.join(30.0)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert bool(load_file(paths[0])["3.mean"].any())
+
+
+class Grows(nn.Module):
+    """It keeps what came last, and its buffer is as large as that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x.detach().clone()
+        out: Tensor = self.norm(self.layer(x))
+        return out
+
+
+def test_a_buffer_that_changes_its_shape_is_told_at_the_first_step_and_stays_the_workers_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = diloco.RunSettings.model_validate(
+        {"run": {"rounds": 2}, "method": {"preset": "diloco", "sync_every": 3}}
+    )
+    model = Grows()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diloco.solo(run) as swarm, diloco.attach(model, optimizer, swarm, timeout_s=30.0) as outer:
+        for x in outer.until_finished(iter(lambda: torch.randn(8, 3), None)):
+            model(x).square().mean().backward()
+            optimizer.step()
+            told = [each for each in caplog.messages if "buffer seen was 4 float32" in each]
+            assert len(told) == 1
+        outer.save(tmp_path / "model")
+        assert outer.replica.has_mean_buffers
+    saved = load_file(tmp_path / "model")
+    assert torch.equal(saved["seen"], model.seen)
+    assert torch.equal(saved["norm.running_var"], model.norm.running_var)
