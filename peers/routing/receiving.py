@@ -10,7 +10,7 @@ from __future__ import annotations
 from peers.protocol.stage_work import Cause, GradientArrived, How, InputArrived
 from peers.protocol.stream import AskTargets, Backward, Forward, GradientHeard, Targets
 from peers.routing.ending import grant_one, say_ended
-from peers.routing.state import MAX_KEPT, Entry, Item, Name, Pair, Past, Phase, StreamState
+from peers.routing.state import MAX_KEPT, Entry, Item, Name, Pair, Past, Phase, StreamState, StreamTerms
 from transport.collectives.stream import Assembly
 from transport.effects import Payload
 from transport.errors import BadFrame
@@ -128,8 +128,7 @@ def take_backward(state: StreamState, now: float, pair: Pair, message: Backward,
     name, terms = (message.feeder, message.number), state.terms
     if terms.is_last:
         raise BadFrame("a gradient to the last stage")
-    if not 1 <= message.tokens <= terms.targets_bytes // TOKEN_BYTES:
-        raise BadFrame("a gradient of more tokens than a microbatch has, or of none")
+    require_tokens(terms, message.tokens)
     item = state.items.get(name)
     is_up = item is not None and item.phase is Phase.UP and not item.evaluates
     if item is None or not is_up or item.path[terms.stage + 1] != pair.since:
@@ -145,6 +144,13 @@ def take_backward(state: StreamState, now: float, pair: Pair, message: Backward,
     state.say(now, pair.since, GradientHeard(state.since, pair.since, *name))
     assert item.id is not None, "it went forward here"
     state.outlet.deliver(GradientArrived(item.id, whole, message.tokens))
+
+
+def require_tokens(terms: StreamTerms, tokens: int) -> None:
+    """Raises `BadFrame` for a number of them that no microbatch has."""
+    most = terms.targets_bytes // TOKEN_BYTES
+    if not 1 <= tokens <= most:
+        raise BadFrame(f"{tokens} tokens of a microbatch, which has from 1 to {most}")
 
 
 def raise_mark(state: StreamState, feeder: int, mark: int) -> None:

@@ -410,7 +410,9 @@ class Streaming:
             self._heard(now)
 
     def _evaluated_above(self, now: float, pair: Pair, message: Evaluation) -> None:
-        """The loss of one that was sent up to evaluate comes down its path."""
+        """The loss of one that was sent up to evaluate comes down its path. Raises `BadFrame` for a weight
+        that no microbatch has."""
+        receiving.require_tokens(self._terms, message.tokens)
         item = self.state.items.get((message.feeder, message.number))
         if item is None or not item.evaluates or item.phase is not Phase.UP:
             return
@@ -419,7 +421,9 @@ class Streaming:
 
     def _ended_above(self, now: float, pair: Pair, message: Ended) -> None:
         """Nothing comes from above of one that was sent there; at the last stage, of one whose targets its
-        feeder has no more."""
+        feeder has no more. Raises `BadFrame` for a stage that the model does not have."""
+        if message.stage >= self._terms.stages:
+            raise BadFrame(f"a microbatch that ended at stage {message.stage} of {self._terms.stages}")
         item = self.state.items.get((message.feeder, message.number))
         if item is None or item.loses_nothing:
             return

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from peers.protocol.stage_work import Cause, How
+from peers.protocol.stage_work import Cause, EvaluationEnded, How
 from peers.protocol.stream import (
     AskTargets,
     Backward,
     Ended,
+    Evaluation,
     Forward,
     GradientHeard,
     Has,
@@ -27,8 +28,16 @@ from peers.protocol.stream import (
 )
 from peers.routing.asking import MAX_WAITS
 from peers.routing.state import Phase
-from tests.peers.routing.model import ModelSwarm, Process
-from tests.peers.routing.test_stories import everything_ends, feed_one, replace_of, sent, slow_down, swarm
+from tests.peers.routing.model import SIZE, ModelSwarm, Process
+from tests.peers.routing.test_stories import (
+    evaluate_one,
+    everything_ends,
+    feed_one,
+    replace_of,
+    sent,
+    slow_down,
+    swarm,
+)
 from transport.errors import BadFrame
 from transport.frames import pack, unpack
 
@@ -256,6 +265,30 @@ def test_nobody_above_says_that_a_microbatch_is_settled() -> None:
     with pytest.raises(BadFrame):
         unpack(pack(Ended(1, 2, 3, 4, How.SETTLED, 0, 0)))
     assert unpack(pack(Ended(1, 2, 3, 4, How.LOST, 0, 0))) == Ended(1, 2, 3, 4, How.LOST, 0, 0)
+
+
+def test_a_microbatch_ends_at_a_stage_that_there_is() -> None:
+    """Else the feeder's tally by stage does not add up."""
+    world, microbatch, (_, middle, last) = held_up()
+    told = Ended(since(last), since(middle), *microbatch[1:], How.PARTIAL, 3, 1)
+    with pytest.raises(BadFrame, match="ended at stage 3 of 3"):
+        middle.stream.take_control(world.now, last.key, told)
+    everything_ends(world, microbatch)
+    assert world.ends[microbatch].how is How.SETTLED
+
+
+@pytest.mark.parametrize("tokens", [0, SIZE // 4 + 1, 1 << 53])
+def test_an_evaluation_weighs_no_more_than_a_microbatch_has_and_not_nothing(tokens: int) -> None:
+    world = swarm(3)
+    slow_down(world, lambda frm, to, message: isinstance(message, Evaluation), 3.0)
+    evaluated, (_, middle, last) = evaluate_one(world)
+    world.run_until(lambda: world.seen["evaluated"] > 0)
+    with pytest.raises(BadFrame, match=f"{tokens} tokens of a microbatch"):
+        middle.stream.take_control(
+            world.now, last.key, Evaluation(since(last), since(middle), *evaluated[1:], 9.0, tokens)
+        )
+    world.run_until(lambda: evaluated in world.evaluations)
+    assert world.evaluations[evaluated] == EvaluationEnded(evaluated, 2.5, 1)
 
 
 @pytest.mark.parametrize("has", [1, 2])
