@@ -73,6 +73,9 @@ class DilocoCallback(Callback):
             timeout_s=self._timeout_s,
             on_event=self._on_event,
         )
+        saved = trainer.strategy.lightning_module_state_dict
+        made = saved.made if isinstance(saved, _Saved) else saved  # by an earlier fit
+        trainer.strategy.lightning_module_state_dict = _Saved(made, self.outer, trainer)
         for each in trainer.lr_scheduler_configs:
             self._follow(self.outer, each)
         trainer.should_stop |= self.outer.finished
@@ -104,17 +107,6 @@ class DilocoCallback(Callback):
         if lent is not None and self.outer is not None:
             self.outer.driver.come_back()
 
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Of the outer parameters."""
-        if self.outer is None or trainer.state.fn != "fit":
-            return
-        with self.outer.outer_parameters() as model:
-            state = model.state_dict()
-            checkpoint["state_dict"] = {
-                name: state[name].detach().clone() if name in state else value
-                for name, value in checkpoint["state_dict"].items()
-            }
-
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """The module that is left behind holds the outer parameters."""
         outer, lent, self._lent = self.outer, self._lent, None
@@ -142,6 +134,25 @@ class DilocoCallback(Callback):
                 ' "interval": "step" follows the swarm',
                 kind,
             )
+
+
+class _Saved:
+    """What the Trainer writes of the module into every checkpoint, also one of weights only, of which
+    callbacks are told nothing: the outer parameters."""
+
+    def __init__(self, made: Callable[[], dict[str, Any]], outer: Outer, trainer: Any) -> None:
+        self.made = made
+        self._outer, self._trainer = outer, trainer
+
+    def __call__(self) -> dict[str, Any]:
+        """As ``made`` names them."""
+        if self._trainer.state.fn != "fit":
+            return self.made()
+        with self._outer.outer_parameters():
+            return {
+                name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+                for name, value in self.made().items()
+            }
 
 
 def _each(loaders: Any) -> Iterator[Any]:

@@ -170,8 +170,11 @@ def test_an_update_of_several_batches_is_one_step_with_the_tokens_of_all(tmp_pat
         assert callback.outer.tokens == 16 * trainer.global_step
 
 
-def test_what_is_validated_and_saved_are_the_outer_parameters(tmp_path: Path) -> None:
-    saver = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1, filename="{step}")
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_what_is_validated_and_saved_are_the_outer_parameters(tmp_path: Path, weights_only: bool) -> None:
+    saver = ModelCheckpoint(
+        tmp_path, every_n_train_steps=3, save_top_k=-1, filename="{step}", save_weights_only=weights_only
+    )
     with diloco.solo(settings(rounds=3, every=4)) as swarm:
         module = Line()
         begun = flat(module)
@@ -180,7 +183,9 @@ def test_what_is_validated_and_saved_are_the_outer_parameters(tmp_path: Path) ->
     assert len(module.validated) >= 4  # the first one before anything began
     assert torch.equal(module.validated[1], begun)
     assert not torch.equal(module.validated[2], begun)
-    saved = torch.load(tmp_path / "step=3.ckpt", weights_only=True)["state_dict"]
+    checkpoint = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
+    assert ("optimizer_states" in checkpoint) is not weights_only
+    saved = checkpoint["state_dict"]
     assert torch.equal(torch.cat([saved["layer.weight"].view(-1), saved["layer.bias"]]), begun)
 
 
