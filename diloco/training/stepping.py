@@ -63,10 +63,12 @@ class StepHooks:
         self._ended = ended
         self._told = told
         self._last = len(optimizers) - 1
-        """Which of them ends a step: the last in the list, until another is seen to step after it."""
+        """Which of them ends a step that nobody tells of: the last in the list, until another is seen to step
+        after it."""
         self._used: _Gradient | None = None
         """A gradient that the last one stepped by, as it was then."""
-        self._untold = 0
+        self._untold = [0] * len(optimizers)
+        """Steps of each of which the loop has told nothing yet."""
         self._hooks = [
             each.register_step_post_hook(lambda *_, at=index: self._stepped(at))
             for index, each in enumerate(optimizers)
@@ -78,8 +80,9 @@ class StepHooks:
         return bool(self._hooks) and not self._told
 
     def take(self) -> bool:
-        """The loop says that a step is over: whether an optimizer moved anything in it."""
-        stepped, self._untold = self._untold > 0, 0
+        """The loop says that a step is over: whether an optimizer, whichever, moved anything in it."""
+        stepped = any(self._untold)
+        self._untold = [0] * len(self._optimizers)
         return stepped or not self._hooks
 
     def remove(self) -> None:
@@ -93,8 +96,8 @@ class StepHooks:
         if _was_skipped(optimizer):
             return
         if self._told:
-            self._untold += index == self._last
-            if self._untold > _MAX_UNTOLD:
+            self._untold[index] += 1
+            if self._untold[index] > _MAX_UNTOLD:
                 raise UserError(
                     f"{_MAX_UNTOLD} steps of the optimizer, and no outer.step_done(tokens) after them: call"
                     " it after each inner step, or give attach tokens_per_step"

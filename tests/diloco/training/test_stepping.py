@@ -142,6 +142,36 @@ def test_tokens_may_be_told_for_each_step(swarm: diloco.Swarm) -> None:
         outer.step_done()
 
 
+@pytest.mark.parametrize("rare", [0, 1])
+def test_a_step_that_is_told_counts_whichever_optimizer_took_it(swarm: diloco.Swarm, rare: int) -> None:
+    """As where two models play against each other, and one of them steps now and then."""
+    model = net()
+    both = split(model)
+    outer = diloco.attach(model, list(both), swarm, tokens_per_step=None)
+    for number in range(EVERY * ROUNDS):
+        learn(model)
+        both[1 - rare].step()
+        if number % 2:
+            both[rare].step()
+        model.zero_grad()
+        outer.step_done(tokens=10)
+        assert outer.step == number + 1
+    assert outer.finished
+    assert outer.tokens_by_fate["applied"] == 10 * EVERY * ROUNDS
+
+
+def test_a_loop_that_tells_of_no_step_hears_of_it_after_a_hundred(swarm: diloco.Swarm) -> None:
+    model = net()
+    both = split(model)
+    diloco.attach(model, list(both), swarm, tokens_per_step=None)
+    learn(model)
+    for _ in range(100):
+        for each in both:
+            each.step()
+    with pytest.raises(diloco.UserError, match="100 steps of the optimizer, and no outer"):
+        both[0].step()
+
+
 def test_tokens_of_the_next_step_may_be_set_before_it(swarm: diloco.Swarm) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
