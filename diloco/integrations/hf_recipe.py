@@ -160,6 +160,12 @@ class HFRecipe:
         return any((self._folder / name).is_file() for name in _WEIGHTS)
 
     @property
+    def _most_tokens(self) -> int | None:
+        """That the model sees; None if it does not say."""
+        most = getattr(self._config.get_text_config(), "max_position_embeddings", None)
+        return most if isinstance(most, int) else None
+
+    @property
     def _mark(self) -> str:
         known = json.dumps(
             [sorted(self._tokenizer.get_vocab().items()), self._tokenizer(_PROBE)["input_ids"]]
@@ -170,8 +176,8 @@ class HFRecipe:
         context = settings.model.context
         if settings.model.lora and not self._has_weights:
             raise RecipeError(f"recipe {self.__name__}: {self._folder} has no weights for LoRA to adapt")
-        most = getattr(self._config.get_text_config(), "max_position_embeddings", None)
-        if isinstance(most, int) and context > most:
+        most = self._most_tokens
+        if most is not None and context > most:
             raise RecipeError(
                 f"model.context = {context}: the model of {self.__name__} sees {most} tokens at most"
             )
@@ -190,10 +196,11 @@ class HFRecipe:
 
     def _sample(self, model: nn.Module, prompt: Tensor) -> str:
         ids = prompt.long()
+        most = self._most_tokens or prompt.shape[1] + _NEW_TOKENS
         with _at_rest(model), torch.no_grad():
             for _ in range(_NEW_TOKENS):
-                ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(dim=-1)], dim=1)
-                ids = ids[:, -prompt.shape[1] - _NEW_TOKENS :]
+                logits = model(input_ids=ids[:, -most:]).logits
+                ids = torch.cat([ids, logits[:, -1:].argmax(dim=-1)], dim=1)
         text: str = self._tokenizer.decode(ids[0, -_NEW_TOKENS:])
         return text
 

@@ -23,7 +23,7 @@ from tests.diloco.integrations.kit import LOOPBACK, two_workers
 
 pytest.importorskip("transformers", reason="pip install 'diloco[hf]'")
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from diloco.integrations.hf_recipe import recipe_of
 from tests.diloco.integrations.hf_kit import config, model_in, text_in, tokenizer
@@ -130,6 +130,16 @@ def test_a_later_process_goes_on_with_the_next_rows(folder: Path, text: Path) ->
         next(before)
     after.load_state_dict(before.state_dict())
     assert torch.equal(next(before), next(after))
+
+
+def test_a_sample_is_longer_than_what_the_model_sees(text: Path, tmp_path: Path) -> None:
+    """Of one with learned positions, of which there are no more."""
+    words = tokenizer()
+    words.save_pretrained(tmp_path)
+    sizes: Any = {"vocab_size": len(words), "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **sizes)).save_pretrained(tmp_path)
+    job = job_of(recipe_of(str(tmp_path)), run(), text, CPU, "me")
+    assert job.sample()
 
 
 def test_who_has_another_tokenizer_is_refused_by_name(folder: Path, text: Path, tmp_path: Path) -> None:
