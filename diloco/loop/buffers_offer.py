@@ -1,8 +1,9 @@
 """A worker's side of the one round of a model's buffers: when it offers them, waits, and takes the mean.
 
-It offers when the coordinator asks for it, which is after the last round of parameters, and waits for the
-result at once, for nothing is left to train. Weighed by the tokens that these buffers have seen here. Owns
-nothing of the parameters' rounds: those are `outer_loop`'s. Pure.
+It offers when the coordinator asks for it, which is after the last round of parameters. Who has seen that
+waits to be asked, for its loop may have no step left, and then for the result, for nothing is left to train.
+Weighed by the tokens that these buffers have seen here. Owns nothing of the parameters' rounds: those are
+`outer_loop`'s. Pure.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from diloco.errors import NonFiniteContribution, StateError
 from diloco.loop.replica import Replica
 from diloco.loop.setbacks import Setbacks
 from diloco.loop.weights import share_of
+from diloco.methods.schedule import Schedule
 from peers.protocol.commands import Command, ConfirmApplied, ConfirmLoaded, Offer, RefuseLoaded, TakeBack
 from peers.protocol.events import (
     ContributionEnded,
@@ -35,6 +37,8 @@ class BuffersOffer:
         """That went by these buffers since they began, or were averaged."""
         self.offered: Reducer | None = None
         self.wait_until = 0.0
+        self.asked_until = 0.0
+        """Until then it waits to be asked."""
         self.wait_s = wait_s
         self._replica = replica
         self._setbacks = setbacks
@@ -89,25 +93,43 @@ class BuffersOffer:
         elif isinstance(command, TakeBack):
             self._in_round = True
 
+    def ends(self) -> list[float]:
+        """When it gives up what it waits for, or gave it up."""
+        return [self.asked_until, *([self.wait_until] if self.offered is not None else [])]
+
     def waits(self, now: float) -> bool:
-        """Whether the training loop is to wait for the result."""
-        return self.offered is not None and now < self.wait_until
+        """Whether the training loop is to wait: to be asked, or for the result."""
+        return now < self.asked_until or (self.offered is not None and now < self.wait_until)
 
     # -- the member's side --------------------------------------------------------------------
+
+    def follow(self, wait_s: float) -> None:
+        """The run's settings say otherwise from now on, and maybe where it ends."""
+        self.wait_s, self.asked_until = wait_s, 0.0
+
+    def committed(self, now: float, index: int, schedule: Schedule, rounds: int) -> None:
+        """A round of parameters is over, which is record ``index``; the last of a run of ``rounds``, as far
+        as can be told here. The index counts restores too, and the outer steps what a run began with: where
+        there are both, it waits too early, and not for long."""
+        steps = sum(self._replica.count(fragment) for fragment in range(schedule.num_fragments))
+        is_last = min(index, steps * schedule.exchanges_per_step) >= schedule.num_commits(rounds)
+        if self.fragments and is_last and not self._is_wanted:
+            self.asked_until = now + self.wait_s
 
     def begin_anew(self) -> None:
         """The run is not at its end, as far as is known: who coordinates asks again."""
         self._is_wanted = self._in_round = False
+        self.asked_until = 0.0
 
     def expect_nothing(self) -> None:
-        """No newer version is on its way."""
-        self._is_outdated = False
+        """No newer version is on its way: the run went back."""
+        self._is_outdated, self.asked_until = False, 0.0
 
     def handle(self, now: float, event: object) -> list[Command]:
         """One event of the member about the buffers."""
         match event:
             case OfferWanted():
-                self._is_wanted = True
+                self._is_wanted, self.asked_until = True, 0.0
             case RoundOpened():
                 self._in_round, self.wait_until = True, now + 4 * self.wait_s
             case RoundAborted():
@@ -139,7 +161,7 @@ class BuffersOffer:
         self._replica.land(self._fragment, ours, on_time=True)
         self._over()
         self._is_wanted = self._is_outdated = False
-        self.tokens = 0
+        self.tokens, self.asked_until = 0, 0.0
         return ConfirmApplied(event.record, self._replica.check(self._fragment))
 
     def _loaded(self, event: StateFetched) -> Command:
@@ -148,5 +170,6 @@ class BuffersOffer:
         except StateError as error:  # before anything changed: this worker goes on with its own
             return RefuseLoaded(self._fragment, event.version, str(error))
         self._over()
-        self._is_outdated, self._has_stepped, self.tokens = False, True, 0
+        self._is_outdated, self._has_stepped = False, True
+        self.tokens, self.asked_until = 0, 0.0
         return ConfirmLoaded(self._fragment, event.version, self._replica.check(self._fragment))

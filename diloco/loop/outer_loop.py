@@ -81,7 +81,7 @@ class OuterLoop:
         self._follows_until = 0.0
         """So long this worker does nothing but follow commits, of which it is far behind."""
         self._rounds = rounds
-        """Gossip: outer steps after which this worker is done. Otherwise the coordinator says so."""
+        """After so many the model's buffers are asked for. Gossip: then this worker is done."""
         self.progress = [Progress(offset) for offset in schedule.offsets]
         self._buffers = BuffersOffer(schedule.buffers_fragment, wait_s, replica, self.setbacks)
 
@@ -89,7 +89,8 @@ class OuterLoop:
 
     def follow(self, wait_s: float, rounds: int) -> None:
         """The run's settings say otherwise from now on."""
-        self._wait_s, self._buffers.wait_s, self._rounds = wait_s, wait_s, rounds
+        self._wait_s, self._rounds = wait_s, rounds
+        self._buffers.follow(wait_s)
 
     def count(self, tokens: int, steps: int = 1) -> None:
         """Inner steps of ``tokens`` tokens together are done, all but the last of them `quiet_steps`. They
@@ -119,8 +120,8 @@ class OuterLoop:
         """When the next of what it waits for is given up, in seconds: an offer's round or result, or commits
         to follow; None without one."""
         ends = [each.wait_until for each in self.progress if each.offered is not None]
-        ends += [self._buffers.wait_until] if self._buffers.offered is not None else []
-        return min((end for end in [*ends, self._follows_until] if end > now), default=None)
+        ends += [*self._buffers.ends(), self._follows_until]
+        return min((end for end in ends if end > now), default=None)
 
     def due(self, now: float) -> list[Command]:
         """Landings and offers that are due, and offers to take back because nobody comes for them."""
@@ -159,9 +160,8 @@ class OuterLoop:
     def waits(self, now: float) -> bool:
         """Whether the training loop is to wait for events instead of training on: a result is later than
         its delay, or commits come as fast as inner steps and would never be caught up with."""
-        if self.finished or self.refused or self.superseded or self.coordinator_lost:
-            return False
-        if self.setbacks.diverged is not None:
+        stops = self.finished or self.refused or self.superseded or self.setbacks.diverged
+        if stops or self.coordinator_lost:
             return False
         return (
             self._buffers.waits(now)
@@ -215,7 +215,7 @@ class OuterLoop:
                 # Of gossip nobody else says so: a replica of the disk, or a donor's, may have all steps.
                 self.finished |= self._schedule.gossips and self._replica.count(0) >= self._rounds
             case FellBehind():
-                self.active, self._follows_until = False, 0.0
+                self.active, self._follows_until, self._buffers.asked_until = False, 0.0, 0.0
             case VersionExpected():
                 self.progress[event.fragment].outdated = True
             case Restored():
@@ -442,6 +442,7 @@ class OuterLoop:
         if not missed_before:
             self._align(fragment, self._delay(fragment) if ours is None else steps)
         self._follow(now, event)
+        self._buffers.committed(now, event.record.index, self._schedule, self._rounds)
         commands: list[Command] = [ConfirmApplied(event.record, self._replica.check(fragment))]
         if ours is None:
             self._replica.land(fragment, None, on_time=False)

@@ -53,7 +53,8 @@ class Terms:
     """Seconds that a worker waits for a round that does not open, before it trains on."""
     codec: str = "plain"
     rounds: int = sys.maxsize
-    """Gossip: outer steps after which a worker is done. Otherwise the coordinator says so."""
+    """Outer steps of the run: after these a worker waits to be asked for its model's buffers, and with gossip
+    is done. Unknown where it trains a part of the model, for others may still need what it computes."""
     matching: Matching | None = None
     quorum: int = 1
     """Contributions for which a round waits, where it does not wait for all."""
@@ -69,7 +70,7 @@ class Terms:
             schedule=replace(Schedule.of(method), has_buffers=buffers),
             wait_s=wait_s(settings),
             codec=method.codec,
-            rounds=settings.run.rounds,
+            rounds=settings.run.rounds if settings.pipeline.stages == 1 else sys.maxsize,
             matching=matching_of(settings),
             quorum=max(1, method.quorum),
             adapts=method.projection == "low_rank",

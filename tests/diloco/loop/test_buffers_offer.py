@@ -7,9 +7,19 @@ import pytest
 from diloco.loop.buffers_offer import BuffersOffer
 from diloco.loop.outer_loop import OuterLoop
 from peers.protocol.commands import ConfirmApplied, ConfirmLoaded, Offer, TakeBack
-from peers.protocol.events import BecameActive, OfferWanted, RoundAborted, RoundOpened, StateFetched
+from peers.protocol.events import (
+    BecameActive,
+    CoordinatorLost,
+    FellBehind,
+    OfferWanted,
+    Restored,
+    RoundAborted,
+    RoundOpened,
+    RunFinished,
+    StateFetched,
+)
 from peers.protocol.record import GENESIS
-from tests.diloco.loop.kit import WAIT_S, Recorder, committed, schedule
+from tests.diloco.loop.kit import WAIT_S, Recorder, committed, record, schedule, step
 from transport.collectives.reducer import NumpyReducer
 
 
@@ -94,6 +104,46 @@ def test_what_is_not_finite_begins_anew_and_counts_for_one_token(replica: Record
     assert offers(loop) == [(1, 0, 1)]
     (lost,) = loop.setbacks.take()
     assert (lost.fragment, lost.tokens, loop.setbacks.count) == (1, 0, 1)
+
+
+def at_the_end(replica: Recorder) -> OuterLoop:
+    """It has seen the only commit of its run, and its training loop may have no step left."""
+    loop = OuterLoop(schedule(has_buffers=True), WAIT_S, replica, rounds=1)
+    loop.handle(0.0, BecameActive(GENESIS, 0))
+    step(loop, 4)
+    loop.handle(1.0, committed(1))
+    return loop
+
+
+def test_behind_the_last_round_it_waits_to_be_asked_but_not_for_ever(replica: Recorder) -> None:
+    loop = at_the_end(replica)
+    assert loop.waits(1.0)
+    assert loop.patience_ends(1.0) == 1.0 + WAIT_S
+    assert not loop.waits(1.0 + WAIT_S)
+    loop.handle(2.0, OfferWanted(1))
+    assert not loop.waits(2.0), "nothing is offered yet"
+    assert offers(loop, 2.0) == [(1, 0, 8)]
+    assert loop.waits(2.0)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [RunFinished(1), CoordinatorLost(9.0), FellBehind("away"), BecameActive(GENESIS, 0), Restored(record())],
+)
+def test_what_ends_the_run_or_goes_on_with_it_ends_that_wait(replica: Recorder, event: object) -> None:
+    loop = at_the_end(replica)
+    loop.handle(2.0, event)
+    assert not loop.waits(2.0)
+
+
+def test_before_the_last_round_and_in_a_run_that_was_made_longer_nobody_waits(replica: Recorder) -> None:
+    loop = OuterLoop(schedule(has_buffers=True), WAIT_S, replica, rounds=2)
+    loop.handle(0.0, BecameActive(GENESIS, 0))
+    loop.handle(1.0, committed(None))
+    assert not loop.waits(1.0)
+    loop = at_the_end(replica)
+    loop.follow(WAIT_S, 2)
+    assert not loop.waits(1.0)
 
 
 def test_a_state_that_was_fetched_has_seen_no_tokens_here(loop: OuterLoop) -> None:

@@ -77,6 +77,21 @@ def test_a_step_is_counted_at_once_and_decided_upon_when_events_were_taken() -> 
     assert offer.tokens == 8
 
 
+@pytest.mark.parametrize(("stages", "waits"), [(1, True), (2, False)])
+def test_behind_the_last_round_only_a_worker_with_the_whole_model_waits_for_the_buffers_round(
+    stages: int, waits: bool
+) -> None:
+    """Others may still need what a stage computes."""
+    method = {"preset": "diloco", "sync_every": 4}
+    run = {"run": {"rounds": 1}, "method": method, "pipeline": {"stages": stages}}
+    terms = Terms.of(RunSettings.model_validate(run), buffers=True)
+    session = WorkerSession(terms, Counting(), now=0.0)
+    session.event(0.0, BecameActive(GENESIS, 0))
+    step(session, 4, now=0.0)
+    session.event(0.0, committed(1))
+    assert session.waits(0.0) == waits
+
+
 def test_a_step_whose_work_is_kept_counts_for_the_next_state() -> None:
     replica = Counting()
     session = session_of(replica=replica)
