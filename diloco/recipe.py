@@ -207,8 +207,11 @@ def job_of(
 
 
 def check_recipe(recipe: Recipe, data_path: Path | None, settings: RunSettings | None) -> None:
-    """Before anything listens: have a recipe that has a method ``check`` say what could not be trained. Who
-    joins learns the ``settings`` later."""
+    """Before anything listens: a stage of a recipe without any is refused, and one that has a method
+    ``check`` says what could not be trained. Who joins learns the ``settings`` later. Raises `RecipeError`,
+    and what the recipe raises."""
+    if settings is not None and settings.pipeline.stages > 1:
+        require_parts(recipe, settings.pipeline.stages)
     check = getattr(recipe, "check", None)
     if callable(check):
         check(data_path, settings)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from diloco.cli.app import app
+from diloco.cli.usage import run_app
 from diloco.errors import RecipeError
 from diloco.pipeline.cuts import Part
 from diloco.pipeline.in_process import Line, LocalStage
@@ -76,3 +78,13 @@ def test_a_recipe_of_whole_models_has_no_stages(recipes: Path) -> None:
         "recipe whole cannot build one of 2 stages: give it an argument `part`, and let it build"
         " diloco.cut(layers, part)"
     )
+
+
+def test_a_host_refuses_a_recipe_without_parts_before_it_listens_and_makes_nothing(
+    recipes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "RUN.toml").write_text("[pipeline]\nstages = 2\ncuts = [1]\n[model]\ntied = false\n")
+    words = ["host", str(tmp_path / "RUN.toml"), "--train", "--state", str(tmp_path / "s"), "--recipe"]
+    with pytest.raises(RecipeError, match="recipe whole cannot build one of 2 stages"):
+        run_app(app, [*words, f"{recipes}:whole"])
+    assert not (tmp_path / "s").exists()
