@@ -98,7 +98,7 @@ class DilocoCallback(Callback):
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Of the outer parameters."""
         if self.outer is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._lent = Lent(pl_module, self.outer.replica)
+            self._lent = Lent(self.outer.replica)
             self.outer.driver.leave(self._lent)  # it may be interrupted
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

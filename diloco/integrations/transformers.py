@@ -154,7 +154,7 @@ class DilocoCallback(TrainerCallback):
     def _lend_to(self, control: Any) -> None:
         looks = control.should_evaluate or control.should_save
         if looks and self._lent is None and self.outer is not None:
-            self._lent = Lent(self.outer.model, self.outer.replica)
+            self._lent = Lent(self.outer.replica)
             self.outer.driver.leave(self._lent)  # it may be interrupted
 
     def _take_back(self) -> None:

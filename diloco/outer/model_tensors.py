@@ -102,6 +102,12 @@ class ModelTensors:
         """Those that are averaged, as they are now."""
         return [] if self._buffers is None else [each for _, each in self._buffers.places()]
 
+    def exchanged(self) -> list[Tensor]:
+        """What of the model itself is exchanged: trainable parameters, and buffers. Frozen ones are the bulk
+        of a model with adapters, and nobody writes them."""
+        trained = [each for held in self._places for _, each in held if isinstance(each, Parameter)]
+        return [*trained, *self.buffers()]
+
     def changed_buffers(self) -> list[str]:
         """See `LiveBuffers.changed`."""
         return [] if self._buffers is None else self._buffers.changed()

@@ -6,7 +6,7 @@ model is attached again, or the swarm is closed and keeps it. Owns no way of len
 
 from __future__ import annotations
 
-from diloco.training.lending import Lent
+from diloco.training.lending import Lent, show_outer
 from diloco.training.outer import Outer
 
 
@@ -18,11 +18,11 @@ def leave(outer: Outer, lent: Lent | None = None, *, keeps_model: bool = False) 
     outer.detach()
     if outer.finished:
         if lent is None and not keeps_model:
-            Lent(outer.model, outer.replica)
+            show_outer(outer.replica)
     elif lent is None and keeps_model:
-        put_there = Lent(outer.model, outer.replica)
+        put_there = Lent(outer.replica)
         outer.driver.go_back()
-        outer.driver.leave(Lent(outer.model, outer.replica))
+        outer.driver.leave(Lent(outer.replica))
         put_there.take_back()
     else:
-        outer.driver.leave(lent or Lent(outer.model, outer.replica))
+        outer.driver.leave(lent or Lent(outer.replica))

@@ -23,15 +23,20 @@ from diloco.outer.replica import TensorReplica
 _LOG = logging.getLogger("diloco")
 
 
-class Lent:
-    """``model`` with the outer parameters, and the mean of buffers once there is one, from when this is made;
-    local ones come back by `take_back`."""
+def show_outer(replica: TensorReplica) -> None:
+    """The live model holds the outer parameters, where nobody trains on."""
+    for fragment in replica.shown_fragments:
+        replica.model.show(fragment, replica.outer.outer_parameters(fragment))
 
-    def __init__(self, model: nn.Module, replica: TensorReplica) -> None:
-        self._live = [*model.parameters(), *replica.model.buffers()]
+
+class Lent:
+    """The live model of ``replica`` with the outer parameters, and the mean of buffers once there is one,
+    from when this is made; local ones come back by `take_back`."""
+
+    def __init__(self, replica: TensorReplica) -> None:
+        self._live = replica.model.exchanged()
         self._held = [each.detach().clone() for each in self._live]
-        for fragment in replica.shown_fragments:
-            replica.model.show(fragment, replica.outer.outer_parameters(fragment))
+        show_outer(replica)
 
     def take_back(self) -> None:
         """Train on from the local parameters."""
@@ -55,7 +60,7 @@ class Lent:
 @contextmanager
 def lent(model: nn.Module, replica: TensorReplica) -> Iterator[nn.Module]:
     """``model`` with the outer parameters; local ones come back after."""
-    borrowed = Lent(model, replica)
+    borrowed = Lent(replica)
     try:
         yield model
     finally:

@@ -283,7 +283,7 @@ class SiteOuter(Outer):
         """The model with the outer parameters, on all ranks at once, which all call this; local ones come
         back after."""
         reshard(self.model)
-        live = [*self.model.parameters(), *self.replica.model.buffers()]
+        live = self.replica.model.exchanged()
         held = [local_part(each).clone() for each in live]
         self._site.show_all()
         try:

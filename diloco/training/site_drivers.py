@@ -21,6 +21,7 @@ from diloco.errors import DilocoError, SiteBroken, UserError
 from diloco.outer.inner_state import InnerState, Optimizers
 from diloco.outer.layout import Layout
 from diloco.training.driver import WorkerDriver
+from diloco.training.lending import show_outer
 from diloco.training.site_link import SiteLink
 from diloco.training.site_tensors import SiteTensors
 from diloco.training.site_terms import About
@@ -134,8 +135,7 @@ class Speaker(WorkerDriver):
         """The outer parameters, on all ranks."""
         try:
             with self.meetings.meet(self.told.said("outer.outer_parameters")):
-                for fragment in self.replica.shown_fragments:
-                    self.replica.model.show(fragment, self.replica.outer.outer_parameters(fragment))
+                show_outer(self.replica)
                 self.meetings.go_on(replace(self.facts(), stop=self.stopping))
         except SiteBroken as error:
             raise self.broken(error) from error

@@ -75,7 +75,7 @@ def test_a_model_that_was_lent_when_the_loop_was_interrupted_comes_back_too() ->
     with diloco.solo(RUN) as swarm:
         first = Worker(swarm)
         first.step(3)
-        first.outer.driver.leave(Lent(first.model, first.outer.replica))
+        first.outer.driver.leave(Lent(first.outer.replica))
         assert first.value == START
         assert Worker(swarm, first.model).value == START - 3
 
@@ -85,7 +85,7 @@ def test_a_best_checkpoint_stays_in_the_model_and_is_not_taken_for_training(was_
     with diloco.solo(RUN) as swarm:
         first = Worker(swarm)
         first.step(3)
-        lent = Lent(first.model, first.outer.replica) if was_lent else None
+        lent = Lent(first.outer.replica) if was_lent else None
         nn.init.constant_(first.model.weight, 99.0)  # the Trainer loads it
         leave(first.outer, lent, keeps_model=True)
         assert first.value == 99.0

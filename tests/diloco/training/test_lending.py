@@ -11,7 +11,7 @@ from torch import nn
 from diloco.checkpoints.sharded import ShardPlace
 from diloco.methods import method
 from diloco.outer.replica import TensorReplica
-from diloco.training.lending import lent, write_model, write_part
+from diloco.training.lending import Lent, lent, write_model, write_part
 
 
 def replica_of(model: nn.Module) -> TensorReplica:
@@ -39,4 +39,16 @@ def test_the_outer_parameters_are_lent_and_saved_and_local_ones_come_back(tmp_pa
     write_part(model, replica, place, round_=3, full=False)
     assert torch.equal(load_file(place.path)["weight"], shared)
     assert torch.equal(model.weight, local)
-    assert torch.equal(model.weight, local)
+
+
+def test_no_copy_is_held_of_what_is_not_exchanged() -> None:
+    """Nothing else is written back: of a large model with adapters that would be the large one."""
+    model = nn.Sequential(nn.Linear(3, 2).requires_grad_(False), nn.Linear(2, 2))
+    replica = replica_of(model)
+    learn(model)
+    local = model[1].weight.detach().clone()
+    borrowed = Lent(replica)
+    nn.init.constant_(model[0].weight, 5.0)
+    borrowed.take_back()
+    assert torch.equal(model[1].weight, local)
+    assert torch.equal(model[0].weight, torch.full((2, 3), 5.0))

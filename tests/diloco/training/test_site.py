@@ -77,6 +77,8 @@ def test_a_site_of_one_rank_trains_and_saves_as_a_process_without_a_group_does(
             files[f"bytes of {name}"] = {each: outer.replica.model.digest_of(each) for each in names}
             with outer.outer_parameters() as shown:
                 files[f"shown by {name}"] = {n: p.detach().clone() for n, p in shown.named_parameters()}
+                nn.init.constant_(model.base.weight, 5.0)
+            assert model.base.weight[0, 0] == 5.0, "of what nobody exchanges no copy was held"
             for full in (False, True):
                 outer.save(tmp_path / "file", full=full)
                 files[f"{name} {full}"] = load_file(tmp_path / "file")
