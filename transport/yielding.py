@@ -33,6 +33,10 @@ _LINE_EPOCH_S = 0.25
 """That of the line over so long: a shorter one shows more than there is, when bytes come in lumps."""
 _MEMORY_S = 10.0
 """The fastest that was seen in so long is what the line can do."""
+_GATHERS_S = 0.02
+_LEAST_FASTER, _MOST_FASTER = 0.25, 0.5
+"""Bulk leaves faster than the rate that was seen by so much, or a line that is faster would never show it;
+and by less where more than `_GATHERS_S` would gather until it is heard what got there."""
 _LEAST_WAIT_S, _MOST_WAIT_S = 0.002, 0.02
 _LONGEST_TURN_S = 1.0
 """At least so often bulk that has time has its share: the line may be faster than was seen."""
@@ -73,6 +77,11 @@ class Uplink:
         self._flows: dict[Hashable, _Flow] = {}
         self._under_way = 0
         """Bytes of patient flows that were handed over and have not got there."""
+        self._queued, self._queued_at = 0.0, 0.0
+        """Those of them that wait at the line itself, as far as its rate tells, and of when that is. What is
+        handed over at once after a pause all waits there, and nothing of it is on the way."""
+        self._longest_s = 0.0
+        """The longest round trip of a patient flow."""
         self._heard_bytes = 0
         self._epoch_at = NEVER
         self._epoch_bytes = 0
@@ -106,9 +115,11 @@ class Uplink:
         if known is None:
             known = self._flows[flow] = _Flow(patient, handed, heard, epoch_at=now, epoch_heard=heard)
             self._under_way += known.under_way * patient
+            self._queue(now, known.under_way * patient)
         else:
             if patient:
                 self._under_way += handed - heard - known.under_way
+                self._queue(now, handed - known.handed)
                 self._have_turn(now, handed - known.handed)
             if now - known.told_at < _LINE_EPOCH_S:
                 self._heard_bytes += heard - known.heard
@@ -133,7 +144,9 @@ class Uplink:
             return _LEAST_WAIT_S
         if not self._under_way:
             return 0.0
-        excess = self._under_way + size_bytes - self._allowed()
+        over_all = self._under_way - self._allowed()
+        self._queue(now, 0)
+        excess = size_bytes + max(over_all, self._queued - self._held_bytes)
         if excess <= 0:
             return 0.0
         wait_s = excess / self.rate if self.rate else _LEAST_WAIT_S
@@ -152,12 +165,23 @@ class Uplink:
             wait_s = size_bytes / (SHARE * self.rate) if self.rate else _LONGEST_TURN_S
             self._turn_at = min(max(now, self._turn_at) + wait_s, now + _LONGEST_TURN_S)
 
+    def _queue(self, now: float, size_bytes: int) -> None:
+        """So many patient bytes more wait at the line."""
+        faster = 1 + min(_MOST_FASTER, max(_LEAST_FASTER, _GATHERS_S / max(self._longest_s, _GATHERS_S)))
+        left = self._queued - faster * self.rate * (now - self._queued_at)
+        self._queued, self._queued_at = min(max(0.0, left) + size_bytes, self._under_way), now
+
+    @property
+    def _held_bytes(self) -> float:
+        return max(LEAST_BYTES, HELD_S * self.rate)
+
     def _allowed(self) -> float:
         patient = [each for each in self._flows.values() if each.patient]
         on_the_way = sum(each.rate * each.round_trip_s for each in patient)
         # Each rate is of its own moment: together they may seem to be more than the line.
-        most = self.rate * max((each.round_trip_s for each in patient), default=0.0)
-        return max(LEAST_BYTES, HELD_S * self.rate) + min(on_the_way, most)
+        self._longest_s = max((each.round_trip_s for each in patient), default=0.0)
+        most = self.rate * self._longest_s
+        return self._held_bytes + min(on_the_way, most)
 
     def _measure(self, now: float) -> None:
         elapsed_s = now - self._epoch_at

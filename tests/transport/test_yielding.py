@@ -78,6 +78,23 @@ def test_no_more_than_50_ms_are_queued_and_the_line_is_full_all_the_same(
     assert line.uplink.rate == pytest.approx(rate, rel=0.1)
 
 
+@pytest.mark.parametrize("num_flows", [1, 8])
+@pytest.mark.parametrize("round_trip_s", [0.03, 0.1])
+@pytest.mark.parametrize("pause_s", [0.0, 0.5])
+def test_what_leaves_at_once_after_a_pause_is_not_taken_to_be_on_the_way(
+    pause_s: float, round_trip_s: float, num_flows: int
+) -> None:
+    line = Line(RATE, round_trip_s, num_flows)
+    line.run(8.0)
+    while line.coming:
+        line.now += 0.001
+        line.hear()
+    line.now += pause_s
+    line.longest_queue_s = 0.0
+    assert line.run(2.0) > 0.7
+    assert line.longest_queue_s <= BOUND_S + line.uplink.slice_bytes / RATE
+
+
 def test_nobody_waits_unless_a_stream_is_under_way() -> None:
     uplink = Uplink()
     assert not uplink.is_shared(0.0)

@@ -135,7 +135,7 @@ class Endpoint:
     held: deque[HeldFrame] = field(default_factory=deque)
     """Bulk that waits before its access link, while a stream is under way."""
     bulk: Queued = field(default_factory=Queued)
-    """That of the held which was let go, before its access link."""
+    """That of the held which was let go while a stream was under way, before its access link."""
     behind_bulk_ns: int = 0
     """The longest that a frame of a stream waited for such, beside the share of the line that this has."""
     releases_at: int = 0

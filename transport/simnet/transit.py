@@ -108,7 +108,7 @@ class Transit:
     ) -> None:
         pipes = [] if connection.plain else self._paths.pipes(peer, other)
         left = peer.up.put(self._timeline.now_ns, size, peer.factor)
-        if isinstance(effect, _Slice):
+        if isinstance(effect, _Slice) and peer.uplink.is_shared(self._timeline.now_ns / NS):
             peer.bulk.put(left, peer.up.time(size, peer.factor))
         if pipes:
             self._timeline.push(left, self._pass, connection, other, effect, size, pipes)

@@ -100,6 +100,16 @@ def test_nothing_is_held_for_ever_by_what_a_connection_took_with_it() -> None:
     assert net.run(net.now + 3.0, lambda: came(net) == before + 10)
 
 
+def test_what_left_while_no_stream_was_under_way_is_not_held_against_the_rule() -> None:
+    net = swarm(1.25e6, 0.01)
+    hops(net, 1000, 1, 0.0)
+    net.tell(A, *(Send(B, 1, b"chunk", Phantom(MIB), "exchange") for _ in range(50)))
+    net.run(net.now + yielding.UNDER_WAY_S + 1.0)
+    assert not net.peers[A].held, "it all left when no stream was under way any more"
+    assert hops(net, 1000, 1, 0.0)[0] > 1.0
+    assert net.peers[A].behind_bulk_ns < 0.05e9
+
+
 def test_without_a_stream_bulk_leaves_at_once_as_it_is() -> None:
     net = swarm(12.5e6, 0.01)
     events = net.num_events
