@@ -191,8 +191,13 @@ class WorkerSession:
 
     @property
     def round(self) -> int:
-        """Commits that this worker has seen; with gossip, its own outer steps."""
-        return self.loop.rounds_applied if self._terms.schedule.gossips else self._commit_index
+        """Commits that this worker has seen, but for those of a model's buffers, which are no rounds; with
+        gossip, its own outer steps."""
+        schedule = self._terms.schedule
+        if schedule.gossips:
+            return self.loop.rounds_applied
+        buffers = schedule.buffers_fragment
+        return self._commit_index - (0 if buffers is None else self._replica.count(buffers))
 
     @property
     def lag(self) -> int:

@@ -159,7 +159,8 @@ class Outer:
 
     @property
     def round(self) -> int:
-        """Commits that this worker has seen; with gossip, its own outer steps."""
+        """Commits that this worker has seen, but for that of the model's buffers; with gossip, its own outer
+        steps."""
         return self._session.round
 
     @property

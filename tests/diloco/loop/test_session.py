@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -233,6 +234,22 @@ def test_the_round_is_that_of_the_last_commit_it_saw() -> None:
     event = committed(None)
     session.event(100.0, event)
     assert session.round == event.record.index == 1
+
+
+def test_the_mean_of_buffers_is_no_round_neither_for_who_saw_it_nor_for_who_came_after_it() -> None:
+    class Trained(Counting):
+        """Of parameters 7 outer steps, and those of buffers that came since."""
+
+        def count(self, fragment: int) -> int:
+            return len([call for call in self.calls if call[:2] == ("apply", 1)]) if fragment else 7
+
+    replica = Trained()
+    session = session_of(replica=replica, has_buffers=True)
+    mean = replace(committed(None), record=replace(record(fragment=1), index=8))
+    session.event(100.0, mean)
+    assert session.round == 7
+    session.event(100.0, BecameActive(GENESIS, 8))
+    assert session.round == 7
 
 
 def test_with_gossip_the_round_is_its_own_outer_steps() -> None:
