@@ -47,7 +47,9 @@ class StageOutcome:
     loss: float | None
     """At the last stage: of the last step."""
     validation: float | None = None
-    """At stage 0: of what was evaluated last."""
+    """At stage 0: of what was evaluated last, if it had a loss."""
+    validation_round: int | None = None
+    """When that was begun; None if nothing was evaluated."""
     moves_to: int | None = None
     """The stage that this worker is to join next: its part in this one has ended."""
 
@@ -58,7 +60,10 @@ class StageOutcome:
         if self.stage == 0:
             fed = f" ({self.settled:,} settled, {self.partial:,} partial, {self.lost:,} lost)"
         loss = "" if self.loss is None else f", last loss {self.loss:.4f}"
-        loss += "" if self.validation is None else f", validation loss {self.validation:.4f}"
+        if self.validation is not None:
+            loss += f", validation loss {self.validation:.4f} at round {self.validation_round}"
+        elif self.validation_round is not None:
+            loss += f", no validation loss at round {self.validation_round}: all of it was given up"
         return (
             f"stage {self.stage}: {self.rounds} rounds, {self.steps} inner steps, {self.counted:,}"
             f" microbatches{fed}, tokens: {fates or 'none applied'};"
@@ -182,7 +187,7 @@ def _steps(made: Stage, job: Job, log: EventLog, watch: Watch | None) -> float |
 
 
 def _outcome(made: Stage, rounds: int, loss: float | None) -> StageOutcome:
-    outer, tally = made.outer, made.tally
+    outer, tally, evaluated = made.outer, made.tally, made.validation.last
     return StageOutcome(
         stage=made.part.part.stage,
         rounds=rounds,
@@ -196,6 +201,7 @@ def _outcome(made: Stage, rounds: int, loss: float | None) -> StageOutcome:
         bytes_received=outer.swarm.bytes_received,
         waited_s=round(outer.waited_s, 2),
         loss=loss,
-        validation=made.validation.last.loss if made.validation.last is not None else None,
+        validation=evaluated.loss if evaluated is not None else None,
+        validation_round=evaluated.round if evaluated is not None else None,
         moves_to=made.moves_to,
     )

@@ -97,7 +97,8 @@ class WorkerSession:
         self.alike = False
         """Round after round all others, or one of them, sent what this worker did; the driver sets it."""
         self.validation: float | None = None
-        """Loss of what was evaluated last through all stages of a model; the driver sets it."""
+        """Loss of what was evaluated last through all stages of a model, if there was one; the driver sets
+        it."""
         self._finite_loss = 0.0
         """The last that was reported and finite."""
         self.waited_s = 0.0

@@ -22,8 +22,9 @@ class Evaluated:
     """One evaluation that is over."""
 
     round: int
-    loss: float
-    """Mean over the tokens, at the live weights of the replicas that each microbatch went through."""
+    loss: float | None
+    """Mean over the tokens, at the live weights of the replicas that each microbatch went through; None if
+    nothing came of any."""
     microbatches: int
     given_up: int
 
@@ -34,7 +35,7 @@ class Validation:
     def __init__(self, batches: Sequence[tuple[Tensor, Tensor]] = (), every: int = EVERY) -> None:
         self._batches, self._every = batches, every
         self.last: Evaluated | None = None
-        """The newest evaluation of which anything came."""
+        """The newest one that is over."""
         self._round = -1
         """Of the last one that was begun."""
         self._left: list[tuple[Tensor, Tensor]] = []
@@ -60,9 +61,10 @@ class Validation:
         self._under_way.remove(name)
         self._sum, self._tokens = self._sum + loss_sum, self._tokens + tokens
         self._num, self._given_up = self._num + bool(tokens), self._given_up + (not tokens)
-        if self._left or self._under_way or not self._tokens:
+        if self._left or self._under_way:
             return None
-        self.last = Evaluated(self._round, self._sum / self._tokens, self._num, self._given_up)
+        loss = self._sum / self._tokens if self._tokens else None
+        self.last = Evaluated(self._round, loss, self._num, self._given_up)
         return self.last
 
     def begin_anew(self) -> None:

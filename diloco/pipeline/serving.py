@@ -244,6 +244,7 @@ class Stage:
         except BoundaryError as error:
             self._loop.refused(work)
             self._seam.post(RefuseTensor(name, str(error)))
+            self._refusals.got(str(error))
         else:
             self._loop.done(work)
             self._seam.post(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,3 +44,11 @@ def test_a_feeder_tells_how_its_microbatches_ended_and_the_last_stage_its_loss()
         "stage 3: 4 rounds, 16 inner steps, 64 microbatches, tokens: 4,096 applied; 2.5 MB sent, last loss"
         " 2.5000"
     )
+
+
+def test_a_feeder_tells_what_it_evaluated_last_and_when() -> None:
+    ended: Any = {**ENDED, "stage": 0, "settled": 60, "partial": 3, "lost": 1, "loss": None}
+    said = StageOutcome(**ended, validation=2.5, validation_round=10).line()
+    assert said.endswith("2.5 MB sent, validation loss 2.5000 at round 10")
+    said = StageOutcome(**ended, validation=None, validation_round=10).line()
+    assert said.endswith("2.5 MB sent, no validation loss at round 10: all of it was given up")

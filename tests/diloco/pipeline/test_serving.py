@@ -102,6 +102,15 @@ def test_what_was_given_up_is_no_part_of_an_evaluation_and_the_next_one_comes_la
     assert [validation.next(round_) is not None for round_ in (0, 1, 2)] == [False, False, True]
 
 
+def test_an_evaluation_of_which_nothing_came_has_no_loss_rather_than_the_last_ones() -> None:
+    validation = Validation(batches(1), every=2)
+    for number, (summed, tokens) in enumerate([(6.0, 2), (0.0, 0)]):
+        assert validation.next(2 * number) is not None
+        validation.fed(name(number))
+        ended = validation.ended(name(number), summed, tokens)
+    assert ended == validation.last == Evaluation(2, None, 0, 1)
+
+
 class Alone(PlayedLine):
     """The middle stage of three, or another, and a test in the place of its neighbours: of what goes up the
     gradients come back that are in ``answers``."""
@@ -289,6 +298,21 @@ def test_no_neighbour_makes_a_part_leave(of: str, caplog: pytest.LogCaptureFixtu
         assert numbers(line.said(RefuseTensor)) == list(range(LEAST_IN_A_ROW))
         assert numbers(line.said(Counted)) == [LEAST_IN_A_ROW]
     assert [each for each in caplog.messages if "what its neighbours send is wild, and it stays" in each]
+
+
+@pytest.mark.parametrize("wrong", ["input", "output"])
+def test_an_evaluation_that_is_not_finite_is_told_and_is_no_reason_to_leave(
+    wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    payload = NAN if wrong == "input" else torch.full((TOKENS * WIDTH,), 3e38).numpy().tobytes()
+    with Alone(quota=1) as line:
+        for number in range(LEAST_IN_A_ROW):
+            line.hear(InputArrived(name(number), payload, None, evaluates=True))
+        line.hear(activation(LEAST_IN_A_ROW))
+        assert next(line.stage.run()).microbatches == 1
+        assert len(line.said(RefuseTensor)) == LEAST_IN_A_ROW
+    said = [each for each in caplog.messages if "stage 1 refuses" in each]
+    assert len(said) == 3, "the 1st, the 10th and the 100th are told"
 
 
 def test_what_is_given_up_leaves_its_place_to_another() -> None:
