@@ -36,6 +36,8 @@ class LiveBuffers:
         self._changed: dict[str, str] = {}
         self.specs: tuple[TensorSpec, ...] = ()
         """In the order in which the modules registered them; each storage once."""
+        self.constants: tuple[str, ...] = ()
+        """Floats that stay out for the numbers that they hold now."""
         seen, start = (
             {(str(p.device), p.data_ptr()) for p in map(local_part, model.parameters()) if p.numel()},
             0,
@@ -49,6 +51,8 @@ class LiveBuffers:
                     self._owners[name], self._last[name] = (module, attribute), tensor
                     spec = TensorSpec(name, tuple(tensor.shape), tensor.dtype, start, tensor.numel())
                     self.specs, start = (*self.specs, spec), start + spec.num_elements
+            elif tensor.numel() and tensor.dtype in _FLOATS and float(tensor.abs().max()) > _LARGEST:
+                self.constants = (*self.constants, name)
 
     def places(self) -> list[tuple[slice, Tensor]]:
         """Where each lies in the vector of all, and the tensor as it is now; of one that has become another

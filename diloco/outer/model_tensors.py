@@ -60,6 +60,8 @@ class ModelTensors:
         up."""
         self._buffers = buffers
         self.layout = layout if buffers is None else buffers.added_to(layout)
+        self.constants: tuple[str, ...] = ()
+        """Buffers that are not averaged for the numbers that they hold."""
         self._frozen = frozen
         self._tensors = tensors
         self.frozen_digests = FrozenDigests(layout, frozen)
@@ -90,7 +92,9 @@ class ModelTensors:
             layout = with_moments(layout)
         found = LiveBuffers(model) if buffers else None
         parameters_only = [each for each in frozen if isinstance(each, Parameter)]
-        return cls(layout, tensors, parameters_only, found if found and found.specs else None)
+        made = cls(layout, tensors, parameters_only, found if found and found.specs else None)
+        made.constants = found.constants if found else ()
+        return made
 
     def places(self, fragment: int) -> Places:
         """Where the live tensors of a fragment lie in its vector, and those tensors."""
@@ -111,6 +115,20 @@ class ModelTensors:
     def changed_buffers(self) -> list[str]:
         """See `LiveBuffers.changed`."""
         return [] if self._buffers is None else self._buffers.changed()
+
+    def remedy(self, refusal: str) -> str:
+        """What is to be said further to who is refused for other tensors, if buffers may be why: which of
+        them are averaged hangs on what they hold when a model is attached."""
+        rule = "a buffer that holds an infinity or a number beyond 1e15 counts as a constant"
+        if self.constants:
+            what = f"{rule}, here {', '.join(self.constants)}"
+        elif self._buffers is not None and f"(fragment {len(self._places)})" in refusal:
+            what = f"{rule}, and may have held one where the run began"
+        else:
+            return ""
+        return (
+            f'{what}: attach the model with such numbers as the first had, or set [method] buffers = "local"'
+        )
 
     def gather(self, fragment: int, out: Tensor) -> Tensor:
         """The live values of a fragment into ``out`` [n] fp32."""

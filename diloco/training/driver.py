@@ -356,6 +356,10 @@ class WorkerDriver:
 
     def _raise_dismissal(self) -> None:
         error = self.session.dismissal
+        if isinstance(error, EntryError) and error.code == "tensors":
+            said = str(error).removeprefix(f"{error.code}: ")
+            if remedy := self.replica.model.remedy(said):
+                raise EntryError(error.code, f"{said}; {remedy}")
         if error is not None:
             raise error
 

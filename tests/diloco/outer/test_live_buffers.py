@@ -10,6 +10,7 @@ from diloco.errors import LayoutError
 from diloco.methods.presets import method
 from diloco.outer.live_buffers import LiveBuffers
 from diloco.outer.replica import TensorReplica
+from peers.protocol.layout_rows import tell_rows
 
 
 def model_with(**buffers: torch.Tensor) -> nn.Sequential:
@@ -34,6 +35,23 @@ def test_floats_of_the_state_dict_and_the_count_of_batches_are_averaged() -> Non
         "1.num_batches_tracked",
     ]
     assert [each.start for each in found] == [0, 2, 4, 6]
+
+
+def test_who_is_refused_for_a_buffer_that_counts_as_a_constant_by_its_numbers_is_told_so() -> None:
+    """One that has values from a checkpoint, and the fresh one of the run, have other layouts."""
+    fresh = model_with(least=torch.tensor([torch.inf, 1.0]), mask=torch.ones(2, dtype=torch.bool))
+    loaded = model_with(least=torch.tensor([-3.0, 1.0]), mask=torch.ones(2, dtype=torch.bool))
+    began = TensorReplica.of(fresh, method("diloco")).model
+    joins = TensorReplica.of(loaded, method("diloco")).model
+    assert began.layout.manifest().text != joins.layout.manifest().text
+    said = tell_rows(joins.layout.manifest().text.encode(), 4, 1)
+    assert "least" in said
+    assert "a constant, and may have held one where the run began" in joins.remedy(said)
+    assert "a constant, here least: attach the model with such numbers" in began.remedy("names differ")
+    said = tell_rows(joins.layout.manifest().text.encode(), 0, 1)
+    assert joins.remedy(said) == "", "it is another model"
+    plain = TensorReplica.of(nn.Linear(2, 2), method("diloco")).model
+    assert plain.remedy(said) == ""
 
 
 def test_what_is_no_number_or_has_no_memory_is_refused_by_name() -> None:
