@@ -14,7 +14,7 @@ from torch import Tensor
 from diloco.pipeline.microbatch import MicrobatchId
 
 EVERY = 10
-"""Rounds between two evaluations."""
+"""Rounds between two evaluations, but for the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,11 @@ class Validation:
         self._under_way: set[MicrobatchId] = set()
         self._sum, self._tokens, self._num, self._given_up = 0.0, 0, 0, 0
 
-    def next(self, round_: int) -> tuple[Tensor, Tensor] | None:
-        """The microbatch to feed now; None if nothing is to be evaluated. It stays until it was `fed`."""
-        if not (self._left or self._under_way) and round_ % self._every == 0 and round_ != self._round:
+    def next(self, round_: int, last: int) -> tuple[Tensor, Tensor] | None:
+        """The microbatch to feed now; None if nothing is to be evaluated. It stays until it was `fed`. From
+        ``last`` on the run's last round is under way, which is evaluated whatever its number."""
+        is_due = round_ % self._every == 0 or self._round < last <= round_
+        if not (self._left or self._under_way) and is_due and round_ != self._round:
             self._round, self._left = round_, list(reversed(self._batches))
             self._sum, self._tokens, self._num, self._given_up = 0.0, 0, 0, 0
         return self._left[-1] if self._left else None

@@ -18,6 +18,7 @@ from typing import Protocol
 from torch import Tensor
 
 from diloco.errors import BoundaryError, PipelineError
+from diloco.methods.schedule import Schedule
 from diloco.pipeline.boundary_codecs import BoundaryCodec
 from diloco.pipeline.evaluating import Validation
 from diloco.pipeline.part import RunningPart
@@ -115,6 +116,7 @@ class Stage:
         self._driver, self._seam, self._loop = outer.driver, seam, loop
         self._takes, self._gives = takes, gives
         self._targets_shape = targets_shape
+        self._schedule = Schedule.of(outer.swarm.settings.method.resolved())
         self._newest_fed: Tensor | None = None
         self._refusals = Refusals(
             part.part.stage, loop.quota, lambda: makes_nothing(part, self._newest_fed, targets_shape)
@@ -321,8 +323,9 @@ class Stage:
             self._batch = None
 
     def _feed_validation(self) -> None:
+        last = self._schedule.num_commits(self.outer.swarm.settings.run.rounds - 1)
         while self._number < self._may_feed:
-            batch = self.validation.next(self.outer.round)
+            batch = self.validation.next(self.outer.round, last)
             if batch is None:
                 return
             payload = encode_targets(batch[1], self._targets_shape)

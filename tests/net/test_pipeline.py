@@ -104,3 +104,5 @@ def test_two_stages_train_over_sockets_as_one_process_bit_for_bit(tmp_path: Path
     assert all(each.counted >= fed for each in ended.values()), "and what came until the end was told"
     assert all(each.tokens_by_fate["applied"] == fed * SEQUENCES * 16 for each in ended.values())
     assert ended[0].settled >= fed, "others that were fed for no step any more may find that a stage has left"
+    assert ended[0].validation is not None
+    assert ended[0].validation_round == ROUNDS - 1, "the last one is evaluated too"

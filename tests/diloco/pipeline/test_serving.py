@@ -91,24 +91,37 @@ def test_what_was_given_up_is_no_part_of_an_evaluation_and_the_next_one_comes_la
     held_out = batches(3)
     validation = Validation(held_out, every=2)
     for number in range(3):
-        assert validation.next(0) is held_out[number]
+        assert validation.next(0, 99) is held_out[number]
         validation.fed(name(number))
-    assert validation.next(0) is None
+    assert validation.next(0, 99) is None
     assert validation.ended(name(0), 6.0, 2) is None
     assert validation.ended(name(1), 0.0, 0) is None
     assert validation.ended(name(7), 9.0, 2) is None, "it is of no evaluation"
     ended = validation.ended(name(2), 2.0, 2)
     assert ended == Evaluation(0, 2.0, 2, 1)
-    assert [validation.next(round_) is not None for round_ in (0, 1, 2)] == [False, False, True]
+    assert [validation.next(round_, 99) is not None for round_ in (0, 1, 2)] == [False, False, True]
 
 
 def test_an_evaluation_of_which_nothing_came_has_no_loss_rather_than_the_last_ones() -> None:
     validation = Validation(batches(1), every=2)
     for number, (summed, tokens) in enumerate([(6.0, 2), (0.0, 0)]):
-        assert validation.next(2 * number) is not None
+        assert validation.next(2 * number, 99) is not None
         validation.fed(name(number))
         ended = validation.ended(name(number), summed, tokens)
     assert ended == validation.last == Evaluation(2, None, 0, 1)
+
+
+@pytest.mark.parametrize(("rounds", "evaluated"), [(9, [0, 8]), (11, [0, 10]), (12, [0, 10, 11]), (1, [0])])
+def test_the_last_round_is_evaluated_too(rounds: int, evaluated: list[int]) -> None:
+    """While it is under way: once it is over nobody is there."""
+    validation, found = Validation(batches(1), every=10), []
+    for round_ in range(rounds):
+        for _ in range(2):  # it is asked often
+            if validation.next(round_, rounds - 1) is not None:
+                validation.fed(name(round_))
+                validation.ended(name(round_), 1.0, 1)
+                found.append(round_)
+    assert found == evaluated
 
 
 class Alone(PlayedLine):
