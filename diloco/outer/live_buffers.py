@@ -85,7 +85,11 @@ class LiveBuffers:
 
 
 def as_stored(values: Tensor, tensor: Tensor) -> Tensor:
-    """The values that ``tensor`` is to hold: a count is whole."""
+    """The fp32 ``values`` that ``tensor`` is to hold: a count is whole, and what has more bits keeps
+    those where it is the same in fp32, or a constant would be rounded."""
+    if tensor.dtype == torch.float64:
+        live = tensor.detach()
+        return torch.where(live.float() == values.to(live.device), live, values.to(live))
     return values if tensor.is_floating_point() else values.round()
 
 

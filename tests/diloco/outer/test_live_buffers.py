@@ -120,6 +120,21 @@ def test_a_mean_is_what_is_written_but_where_it_is_off_by_rounding_alone() -> No
     assert int(model[1].num_batches_tracked) == 32
 
 
+def test_a_constant_of_more_bits_than_are_sent_keeps_them_and_a_mean_of_such_is_written() -> None:
+    table = torch.tensor([1 / 3, 1e9 + 0.25, 0.7], dtype=torch.float64)
+    model = model_with(table=table.clone())
+    replica = TensorReplica.of(model, method("diloco"))
+    at = replica.buffers
+    assert at is not None
+    mean = replica.model.gather(at, torch.empty(replica.outer.num_elements(at)))
+    mean[2] = 0.75
+    replica.outer.step(at, mean)
+    replica.land(at, None, on_time=True)
+    assert model.table.tolist() == [1 / 3, 1e9 + 0.25, 0.75]
+    replica.model.show(at, replica.outer.outer_parameters(at))
+    assert model.table.tolist() == [1 / 3, 1e9 + 0.25, 0.75]
+
+
 def test_buffers_are_sent_as_they_are_whatever_the_format_of_parameters() -> None:
     model = model_with()
     model[1].running_var.copy_(torch.tensor([1e-6, 900.0]))
