@@ -55,6 +55,8 @@ class DilocoCallback(TrainerCallback):
         self._on_event = on_event
         self._tokens_seen = 0
         self._lent: Lent | None = None
+        self._trains = False
+        """Between the begin and the end of training; behind it the model holds what it is to hold."""
         self._told_of_order = False
 
     def on_train_begin(
@@ -79,6 +81,7 @@ class DilocoCallback(TrainerCallback):
         )
         self._follow(self.outer, more.get("lr_scheduler"))
         self._compare_lengths(self.outer, state)
+        self._trains = True
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """One update is done, or was skipped by a gradient scaler."""
@@ -118,7 +121,8 @@ class DilocoCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, *, model: Any, **more: Any) -> None:
         """The model that is left behind holds the outer parameters, or those of the best checkpoint."""
-        outer, lent, self._lent = self.outer, self._lent, None
+        outer, lent = self.outer, self._lent
+        self._lent, self._trains = None, False
         assert outer is not None, "training has begun"
         leave(outer, lent, keeps_model=bool(args.load_best_model_at_end and state.best_model_checkpoint))
         if not outer.finished:
@@ -163,7 +167,8 @@ class DilocoCallback(TrainerCallback):
             self.outer.driver.come_back()
 
     def _require_lent(self, state: Any, what: str) -> None:
-        if self._lent is None and self.outer is not None and state.global_step and not self._told_of_order:
+        if self._lent is None and self._trains and state.global_step and not self._told_of_order:
+            assert self.outer is not None, "training has begun"
             self._told_of_order = not self.outer.finished
             if self._told_of_order:
                 _LOG.warning(

@@ -275,7 +275,9 @@ def test_a_trainer_that_ends_before_the_run_says_so_and_leaves_what_was_agreed_o
         trainer, callback = trainer_of(swarm, tmp_path, **given)
         trainer.train()
         assert torch.equal(flat(trainer.model), outer_values(callback))
+        trainer.evaluate()
     told = [each.message for each in caplog.records]
+    assert not any("own parameters" in each for each in told)
     steps = trainer.state.global_step
     assert any(f"the Trainer ends after {steps} steps and the run has 150 to go" in each for each in told)
     assert any(f"over after {steps}, and the run is not (round {steps // 3} of 50)" in each for each in told)
