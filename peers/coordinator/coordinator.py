@@ -51,15 +51,12 @@ from peers.protocol.evidence import Evidence, ToldTwoThings
 from peers.protocol.fields import DETAIL_BYTES, MAX_UNIX_SECONDS, cut
 from peers.protocol.manifest import manifest_in
 from peers.protocol.messages import (
-    Applied,
-    CaughtUp,
     Decline,
     Done,
     Enter,
     Entered,
     Leave,
     MemberGone,
-    NeedState,
     NewestRecord,
     Pace,
     Ready,
@@ -68,10 +65,9 @@ from peers.protocol.messages import (
     Saved,
     SettingsAre,
     Stuck,
-    Unusable,
     Withdraw,
 )
-from peers.protocol.naming import Saving, StateNamed
+from peers.protocol.naming import Saving
 from peers.protocol.orders import Obeyed
 from peers.protocol.placing import AskStage
 from peers.protocol.shares import PartHeld
@@ -125,11 +121,7 @@ class Coordinator:
             Stuck: partial(round_messages.stuck, self.state),
             Decline: partial(round_messages.decline, self.state),
             ToldTwoThings: self._hearing.take_two_things,
-            Applied: partial(state_sync.applied, self.state),
-            CaughtUp: partial(state_sync.caught_up, self.state),
-            NeedState: partial(state_sync.needs_state, self.state),
-            Unusable: partial(state_sync.unusable, self.state),
-            StateNamed: partial(state_sync.named, self.state),
+            **state_sync.handlers(self.state),
             Saving: partial(saving.begun, self.state),
             Saved: partial(saving.saved, self.state),
             PartHeld: partial(assembling.told, self.state),

@@ -44,6 +44,8 @@ def restore_if_lost(state: RunState, course: Course, now: float) -> None:
     if any(entry.assembles for entry in entered):
         return  # it comes to a state by the shares of others, or says that it cannot
     waited_s = now - course.holderless_since
+    if _coming_to(course, entered) > index and waited_s < restore_wait_s(state):
+        return  # somebody applies what follows
     arrived_at = max((e.entered_at for e in entered if e.holds_state or e.parts), default=0.0)
     settled_s = min(waited_s, now - arrived_at)
     if _assemble_what_is_here(state, course, now, entered, index, waited_s, settled_s):
@@ -95,6 +97,12 @@ def is_lost(course: Course, entered: list[Entry]) -> bool:
     """Whether nobody who is here holds the head, or reported to hold its result."""
     head = course.chain.head
     return head != GENESIS and not any(e.holds_state and head in (e.head, e.will_hold) for e in entered)
+
+
+def _coming_to(course: Course, entered: list[Entry]) -> int:
+    """How far those come who hold a state and have told that they apply what follows it."""
+    indexes = [course.chain.index_of(e.will_hold) for e in entered if e.holds_state]
+    return max((index for index in indexes if course.chain.stands(index)), default=-1)
 
 
 def furthest(course: Course, entered: list[Entry]) -> Entry | None:

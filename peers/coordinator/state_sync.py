@@ -8,6 +8,10 @@ holds the head is left is in `restoring`. Keeps S1, S9, L3 and L4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from peers.coordinator import assembling, naming, recomputing, restoring, rounds, saving
 from peers.coordinator.adoption import is_newer
 from peers.coordinator.agreement import differ
@@ -17,7 +21,7 @@ from peers.coordinator.roster import Entry, MemberState
 from peers.coordinator.state import RunState
 from peers.coordinator.unusable import MAX_DOUBLINGS, note, of_no_use, usable
 from peers.protocol.fields import cut
-from peers.protocol.messages import Applied, CaughtUp, Committed, NeedState, Seed, Unusable
+from peers.protocol.messages import Applied, Applying, CaughtUp, Committed, NeedState, Seed, Unusable
 from peers.protocol.naming import StateNamed
 from peers.protocol.record import GENESIS, Record
 from peers.protocol.traces import (
@@ -30,6 +34,18 @@ from peers.protocol.traces import (
     UnusableTrace,
 )
 from transport.frames import pack
+
+
+def handlers(state: RunState) -> dict[type, Callable[[float, Course, Entry, Any], None]]:
+    """By what members say of the states that they hold."""
+    return {
+        Applied: partial(applied, state),
+        Applying: partial(applying, state),
+        CaughtUp: partial(caught_up, state),
+        NeedState: partial(needs_state, state),
+        Unusable: partial(unusable, state),
+        StateNamed: partial(named, state),
+    }
 
 
 def start_following(state: RunState, course: Course, now: float, entry: Entry) -> None:
@@ -115,6 +131,13 @@ def settle(state: RunState, course: Course, now: float, *fragments: int) -> None
                 _give_up(state, course, now, other, "it took back a state that was found wrong")
         for other in state.mode.dissenters(course, fragment):
             _repair(state, course, now, other, fragment)
+
+
+def applying(state: RunState, now: float, course: Course, entry: Entry, message: Applying) -> None:
+    """A member is about to hold a later state, so that nobody need go back behind that one."""
+    index = course.chain.index_of(message.head)
+    if now >= entry.served_from and entry.holds_state and index > course.chain.index_of(entry.head):
+        entry.will_hold = message.head
 
 
 def caught_up(state: RunState, now: float, course: Course, entry: Entry, message: CaughtUp) -> None:

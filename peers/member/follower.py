@@ -31,7 +31,7 @@ from peers.protocol.events import (
 )
 from peers.protocol.fields import cut
 from peers.protocol.held import Held
-from peers.protocol.messages import CatchUp, CaughtUp, Committed, NeedState, Seed, Unusable
+from peers.protocol.messages import Applying, CatchUp, CaughtUp, Committed, NeedState, Seed, Unusable
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record, genesis_head, record_in
 from transport.effects import EncodedResult
@@ -116,7 +116,9 @@ class Follower:
     def enter(self, now: float, *, over: bool = False) -> None:
         """The coordinator has let this member in, to a run that may be ``over``."""
         self.entered, self._over = True, over
-        if self._follows and not self.applying:
+        if self._follows and self.applying:
+            self._outlet.send(now, self._coordinator, Applying(self.applying.hash()))
+        elif self._follows:
             self._say_head(now)
         self.advance(now)
 
@@ -392,6 +394,8 @@ class Follower:
         ):
             self._contributions.end(record.fragment, Fate.LATE, "the round was committed without it")
         running = self._exchanges.close(now, record.serial)
+        if exchange is None or running is None:  # else it said so when it had the result
+            self._outlet.send(now, self._coordinator, Applying(record.hash()))
         seconds = now - running.opened_at if running else 0.0
         self._outlet.deliver(
             RoundCommitted(record, reducer, number, tokens, weight, seconds, len(self._records))

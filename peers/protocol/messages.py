@@ -187,6 +187,14 @@ class CaughtUp:
     head: fields.Head
 
 
+@kind(206)
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """I have the result of this record, and my application applies it, which may take a while."""
+
+    head: fields.Head
+
+
 @kind(139)
 @dataclass(frozen=True, slots=True)
 class Saved:

@@ -197,6 +197,7 @@ SENTENCES: dict[type, Callable[[Names, Any], str]] = {
     messages.Applied: lambda n, m: (
         f"Applied: after {n.commit(m.version)} I hold what has {n.letter('check', m.check)}"
     ),
+    messages.Applying: lambda n, m: f"Applying: I have the result of {n.commit(m.head)}, and apply it",
     messages.CaughtUp: lambda n, m: f"CaughtUp: my head is {n.commit(m.head)}",
     messages.Entered: lambda n, m: "Entered: you are in",
     messages.MemberIs: lambda n, m: f"MemberIs: {n.peer(m.key)} is in",

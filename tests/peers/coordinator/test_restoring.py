@@ -10,6 +10,7 @@ from peers.coordinator.restoring import RESTORE_WAIT_TIMEOUTS
 from peers.coordinator.waiting import waits_for
 from peers.errors import ResumeError
 from peers.protocol.messages import (
+    Applying,
     CatchUp,
     CaughtUp,
     Committed,
@@ -81,6 +82,28 @@ def test_as_long_as_somebody_comes_nearer_to_the_head_nothing_is_decided() -> No
         swarm.hold(1, head)
     wait(swarm, 99)
     assert not restored(swarm), "the head is held"
+
+
+@pytest.mark.parametrize("upto", [2, 3])
+def test_while_somebody_applies_what_follows_nothing_is_given_up(upto: int) -> None:
+    """Or all who are here would be beyond the state that is gone back to, and nobody held one any more."""
+    swarm, heads = all_died((1, 1, False))
+    come(swarm, 1, heads[1])
+    swarm.hear(1, Applying(heads[upto]))
+    wait(swarm, RESTORE_WAIT_TIMEOUTS - 1)
+    assert not restored(swarm)
+    swarm.hold(1, heads[upto])
+    wait(swarm, 3)
+    assert [record.result for record in restored(swarm)] == [heads[2]] * (upto == 2)
+
+
+def test_who_only_says_that_it_applies_something_is_not_waited_for_for_ever() -> None:
+    swarm, heads = all_died((1, 1, False))
+    come(swarm, 1, heads[1])
+    for head in (heads[2], b"x" * 32, heads[0]):
+        swarm.hear(1, Applying(head))
+    wait(swarm, RESTORE_WAIT_TIMEOUTS + 1)
+    assert [record.result for record in restored(swarm)] == [heads[1]]
 
 
 def test_one_that_is_away_and_whose_disk_has_more_is_waited_for() -> None:

@@ -24,7 +24,17 @@ from peers.protocol.events import (
 )
 from peers.protocol.fields import ALL_FRAGMENTS
 from peers.protocol.manifest import Manifest
-from peers.protocol.messages import Applied, CatchUp, CaughtUp, Committed, NeedState, Ready, Seed, Withdraw
+from peers.protocol.messages import (
+    Applied,
+    Applying,
+    CatchUp,
+    CaughtUp,
+    Committed,
+    NeedState,
+    Ready,
+    Seed,
+    Withdraw,
+)
 from peers.protocol.naming import StateNamed
 from peers.protocol.profile import Profile
 from peers.protocol.record import Record, genesis_head
@@ -165,6 +175,16 @@ def test_one_record_at_a_time_is_with_the_application_and_in_order() -> None:
     heads = [message.head for message in member.outlet.told(HOST, CaughtUp)]
     assert heads == [BASE, first.hash(), second.hash()]
     assert member.outlet.told(HOST, Applied) == [Applied(0, each.hash(), CHECK) for each in (first, second)]
+
+
+def test_who_applies_the_result_of_others_says_so_first() -> None:
+    member = FollowingMember()
+    record = record_on(BASE, 1)
+    member.commit(record, with_result=False)
+    assert not member.outlet.told(HOST, Applying)
+    member.commit(record)
+    member.commit(record_on(record.hash(), 2))
+    assert member.outlet.told(HOST, Applying) == [Applying(record.hash())]
 
 
 def test_a_fragment_of_which_a_newer_version_is_known_is_not_offered() -> None:
@@ -467,6 +487,7 @@ def test_one_who_enters_while_the_application_applies_says_its_head_afterwards()
     member.follower.begin_session()
     member.follower.enter(0.0)
     assert not member.follower.active
+    assert member.outlet.told(HOST, Applying)[1:] == [Applying(record.hash())]
     member.applied(record)
     assert member.follower.active
     assert member.outlet.told(HOST, CaughtUp)[-1] == CaughtUp(record.hash())
