@@ -25,12 +25,14 @@ MAX_ABOVE_MEDIAN = 2.0
 
 
 def believed_speeds(claims: Mapping[bytes, float]) -> dict[bytes, float]:
-    """By replica of one stage: its speed, as far as its word is believed beside the others'; 0 if it told
-    none. Of two the slower one is the measure: whoever says too much gets twice its share at the most."""
+    """By replica of one stage: its speed in parts of the lower median, as far as its word is believed beside
+    the others'; 0 if it told none. Of two the slower one is the measure: whoever says too much gets twice its
+    share at the most. So who is first to tell counts as one of mean speed, as before, in the others' turns,
+    and no claim, however small, is a measure that is lost in theirs."""
     told = [speed for speed in claims.values() if speed > 0.0]
-    median = median_low(told or [0.0])
-    low, high = median / MAX_FROM_MEDIAN, median * MAX_ABOVE_MEDIAN
-    return {key: min(max(speed, low), high) if speed > 0.0 else 0.0 for key, speed in claims.items()}
+    median = median_low(told or [1.0])
+    low, high = 1.0 / MAX_FROM_MEDIAN, MAX_ABOVE_MEDIAN
+    return {key: min(max(speed / median, low), high) if speed > 0.0 else 0.0 for key, speed in claims.items()}
 
 
 @dataclass(frozen=True, slots=True)

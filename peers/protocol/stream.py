@@ -50,7 +50,7 @@ class ReplicaIs:
     line: Line
     addresses: fields.Addresses
     speed: fields.Speed
-    """Tokens per second while it computes, as far as that is believed; 0 if it is not known."""
+    """While it computes, in parts of the median of its stage, as far as that is believed; 0 if not known."""
     drains: bool
     """No new path is to go through it."""
     feeds: bool

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
+
 from peers.coordinator.standing import COMES_BACK_TIMEOUTS, MAX_NEW, NEWS_TIMEOUTS, Standing
 from peers.protocol.messages import Leave, Open, Refused, Wanted
 from peers.protocol.placing import Wiring
 from peers.protocol.stream import Draining, EndsAre, Feeding, ReplicaGone, ReplicaIs, RosterIs, StandsSince
+from peers.routing.replicas import Replicas
+from peers.routing.wiring import Wires
 from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
 
 TIMEOUT_S = 5.0
@@ -141,20 +147,40 @@ def by_throughput(num_above: int) -> Swarm:
 def test_all_are_told_of_speeds_and_again_only_when_they_change() -> None:
     swarm = by_throughput(2)
     measured(swarm, a=50.0, b=10.0, c=12.0)
-    assert speeds_told(swarm, 1) == speeds_told(swarm, 3) == {key(1): 50.0, key(2): 10.0, key(3): 12.0}
+    assert speeds_told(swarm, 1) == speeds_told(swarm, 3) == {key(1): 1.0, key(2): 1.0, key(3): 1.2}
     so_far = len(swarm.told(1, ReplicaIs))
     measured(swarm, a=52.0, b=10.5, c=12.5)
     assert len(swarm.told(1, ReplicaIs)) == so_far
     measured(swarm, a=52.0, b=10.5, c=15.0)
-    assert speeds_told(swarm, 1)[key(3)] == 15.0
+    assert speeds_told(swarm, 1)[key(3)] == 15.0 / 10.5
 
 
 def test_whoever_says_that_it_is_much_faster_than_its_stage_is_not_believed() -> None:
     swarm = by_throughput(3)
     measured(swarm, a=1.0, b=10.0, c=12.0, d=1e9)
-    assert speeds_told(swarm, 1)[key(4)] == 24.0
+    assert speeds_told(swarm, 1)[key(4)] == 2.0
     measured(swarm, a=1.0, b=10.0, c=12.0, d=1e-9)
-    assert speeds_told(swarm, 1)[key(4)] == 2.5
+    assert speeds_told(swarm, 1)[key(4)] == 0.25
+
+
+@pytest.mark.parametrize("claimed", [1e-310, 1e-9, 5000.0])
+def test_of_two_replicas_neither_gets_more_than_twice_the_turns_by_its_word(claimed: float) -> None:
+    swarm, wires, replicas = by_throughput(2), Wires(Wiring.THROUGHPUT), Replicas(2)
+    measured(swarm, a=1.0, b=claimed)  # the other one did not tell yet
+    hear(replicas, swarm)
+    paths = [wires.path(replicas, since(swarm, 1), number) for number in range(20)]
+    measured(swarm, a=1.0, b=claimed, c=5000.0)
+    hear(replicas, swarm)
+    paths += [wires.path(replicas, since(swarm, 1), number) for number in range(20, 50)]
+    for part in (paths[:20], paths[20:26], paths[26:]):
+        counts = Counter(path[1] for path in part if path is not None)
+        assert max(counts.values()) <= 2 * min(counts.values()), part
+        assert len(counts) == 2
+
+
+def hear(replicas: Replicas, swarm: Swarm) -> None:
+    for each in swarm.told(1, ReplicaIs):
+        replicas.hear(each)
 
 
 def test_the_status_tells_by_stage_how_what_feeders_fed_has_ended() -> None:
