@@ -58,7 +58,7 @@ class StagedRun:
         watchers: list[StageWatcher] = [self.recorder, self.checks]
         self._staging = Staging(self.shapes, trainer_of, watchers, self._rejoin, make_loop)
         self.make_worker: Callable[..., Worker] = partial(StageWorker, staging=self._staging)
-        self.watchers: list[Watcher] = [self.checks]
+        self.watchers: list[Watcher] = [self.checks, self.recorder]
 
     def attach(self, engine: Engine) -> None:
         """Before anything happens."""

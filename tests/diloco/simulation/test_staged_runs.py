@@ -113,7 +113,19 @@ def test_a_peer_moves_to_a_stage_that_lost_most() -> None:
     assert report.ended == "the run is finished"
     moved = [mark.peer for mark in report.marks if "is told to move from stage 0 to stage 1" in mark.text]
     assert len(moved) == 1
-    assert moved[0] in report.stages[1].peers
+    assert all(moved[0] in stage.peers for stage in report.stages), "it trained both"
+    first, second = report.stages
+    assert first.seconds["forward"] == pytest.approx(first.counted * 0.25, rel=0.05)
+    assert "compute" not in first.seconds
+    assert second.seconds["compute"] == pytest.approx(second.counted * 1.0, rel=0.05)
+    assert "forward" not in second.seconds
+    assert sum(sum(each.seconds.values()) for each in report.stages) == pytest.approx(
+        sum(sum(each.seconds.values()) for each in report.peers)
+    )
+    for purpose in ("stream", "exchange"):
+        sent = sum(each.sent.get(purpose, 0) for each in report.peers)
+        assert sum(each.sent.get(purpose, 0) for each in report.stages) == sent
+    assert report.ideal_tokens_per_s < 4 * 1000, "of a stage, what those who trained it could"
 
 
 # -- planted bugs -----------------------------------------------------------------------------------
