@@ -132,5 +132,6 @@ def stay(state: RunState, entry: Entry) -> None:
 
 
 def _here(state: RunState, course: Course) -> list[Entry]:
-    """Those who hold the state of a stage."""
-    return [each for each in state.roster.active_in(course.number) if not each.is_missing]
+    """Those who hold the state of a stage, and are not about to leave it."""
+    active = state.roster.active_in(course.number)
+    return [each for each in active if not each.is_missing and not each.drains]

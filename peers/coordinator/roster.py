@@ -109,6 +109,8 @@ class Entry:
     """The stage that it was told to train, in a run with several."""
     rests: bool = False
     """It feeds a model in stages, and has no more: no round waits for it."""
+    drains: bool = False
+    """It is about to leave its stage: no new path goes through it."""
     moves_to: int | None = None
     """The stage that it was told to train from its next coming on."""
     may_move: bool = False

@@ -51,7 +51,6 @@ class Standing:
         self._claims: dict[bytes, int] = {}
         """By member that is about to enter: the membership that it says it has."""
         self._lines: dict[bytes, int] = {}
-        self._drain: set[bytes] = set()
         self._told: dict[bytes, tuple[float, bool]] = {}
         """By member: what the others were told of its speed, and whether it feeds."""
         self._tell_at = NEVER
@@ -115,15 +114,15 @@ class Standing:
         self._state.outlet.store(pack(Stands(key, 0)))
         del self._state.standing[key]
         self._lines.pop(key, None)
-        self._drain.discard(key)
+        self._state.roster.entries[key].drains = False
         self._told.pop(key, None)
         self._state.roster.epoch += 1
         self._tell_others(now, key, ReplicaGone(self._state.roster.epoch, key))
 
     def drains(self, now: float, course: Course, entry: Entry, message: Draining) -> None:
         """A member is about to leave: no new path goes through it."""
-        if self._state.standing.get(entry.key) == message.since and entry.key not in self._drain:
-            self._drain.add(entry.key)
+        if self._state.standing.get(entry.key) == message.since and not entry.drains:
+            entry.drains = True
             self._state.roster.epoch += 1
             said = self._replica_is(entry.key, self._state.roster.epoch)
             self._tell_others(now, entry.key, said)
@@ -182,9 +181,10 @@ class Standing:
 
     def _replica_is(self, key: bytes, epoch: int) -> ReplicaIs:
         entry = self._state.roster.entries[key]
-        since, line, drains = self._state.standing[key], self._line_of(key), key in self._drain
+        since, line = self._state.standing[key], self._line_of(key)
         speed, feeds = self._told.get(key, (0.0, True))
-        return ReplicaIs(epoch, key, since, _stage_of(entry), line, entry.addresses, speed, drains, feeds)
+        stage = _stage_of(entry)
+        return ReplicaIs(epoch, key, since, stage, line, entry.addresses, speed, entry.drains, feeds)
 
     def _line_of(self, key: bytes) -> int:
         if key not in self._lines:  # it stood before this life began

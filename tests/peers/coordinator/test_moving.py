@@ -5,6 +5,7 @@ from __future__ import annotations
 from peers.coordinator.moving import GIVES_UP_TIMEOUTS, LASTS_TIMEOUTS, REST_TIMEOUTS
 from peers.protocol.messages import Leave
 from peers.protocol.placing import ANY_STAGE, AskStage, MoveTo, StageIs
+from peers.protocol.stream import Draining, StandsSince
 from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
 
 TIMEOUT_S = 4.0
@@ -103,6 +104,25 @@ def test_a_mover_that_everybody_else_of_its_stage_has_left_stays() -> None:
     assert swarm.told(1, StageIs)[-1] == StageIs(0)
     begin(swarm, 1, 0)
     assert swarm.told(1, MoveTo) == [MoveTo(1)], "it is told no more"
+
+
+def drain(swarm: Swarm, index: int) -> None:
+    swarm.hear(index, Draining(swarm.told(index, StandsSince)[-1].since))
+
+
+def test_who_is_about_to_leave_holds_no_stage_for_one_that_moves() -> None:
+    swarm = starved()
+    for index in (3, 5):
+        drain(swarm, index)
+    run(swarm, 2 * ENOUGH)
+    assert not movers(swarm), "it would be the last"
+    swarm = starved()
+    run(swarm, ENOUGH)
+    assert movers(swarm) == [1]
+    for index in (3, 5):
+        drain(swarm, index)
+    move(swarm)
+    assert swarm.told(1, StageIs)[-1] == StageIs(0)
 
 
 def test_a_mover_that_does_not_move_stays_where_it_is() -> None:
