@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diloco.errors import DilocoError, EntryError, SwarmClosed
+from diloco.loop.leaving import offer_all
 from diloco.loop.outer_loop import OuterLoop
 from diloco.loop.replica import Replica
 from diloco.loop.setbacks import NON_FINITE
@@ -278,6 +279,14 @@ class WorkerSession:
         """What is to be done now: after a step, after events that came while it waits, or because time went
         by."""
         return self.loop.due(now)
+
+    def offer_last(self) -> bool:
+        """No inner step follows: all is to be offered, and `due` follows; whether some of it waits. To be
+        called again after each event."""
+        before = self._terms.schedule.offers_before_landing
+        return not self.finished and offer_all(
+            self.loop.progress, self._replica, offers_before_landing=before
+        )
 
     def progress_lost(self) -> list[ProgressLost]:
         """What was given up as not finite and not told yet; a driver tells it on after `due`."""

@@ -475,11 +475,9 @@ class Stage:
         """Offer what was trained and wait for its rounds, no longer than one may take."""
         run = self.outer.swarm.settings.run
         give_up = self._clock() + run.grace_s + 2 * run.failure_timeout_s
-        self._driver.offer_early()
-        while self._driver.offers and not self._is_over and self._clock() < give_up:
+        while self._driver.offer_last() and not self._is_over and self._clock() < give_up:
             if (event := self._seam.next_event(_POLL_S)) is not None:
                 self._hear(event)
-            self._driver.rest()
 
 
 def _bytes(payload: Payload) -> bytes | bytearray | memoryview:

@@ -27,7 +27,6 @@ from peers.protocol.events import (
     EntryRefused,
     IdentitySuperseded,
     NameWanted,
-    OfferWanted,
     RunFinished,
     StageAssigned,
 )
@@ -199,10 +198,9 @@ class StageWorker(Worker):
             return True
         if not self._offers_last:
             self._offers_last = True
-            self._inbox.extend(OfferWanted(each) for each in range(len(self.session.loop.progress)))
-            self._rest()
             self._net.at(self._patience_s, self._depart)
-        if any(each.offered is not None for each in self.session.loop.progress):
+        if self.session.offer_last():
+            self._rest()
             self._set_activity("wait")
         else:
             self._depart()

@@ -32,7 +32,6 @@ from peers.protocol.commands import Command
 from peers.protocol.events import (
     GotUnusable,
     KeptResultDamaged,
-    OfferWanted,
     ProgressLost,
     RoundCommitted,
     SettingsChanged,
@@ -197,16 +196,13 @@ class WorkerDriver:
         if self.session.report_is_due(time.monotonic()):
             self._report()
 
-    def offer_early(self) -> None:
-        """Offer what was trained so far, as if others waited for it."""
-        for fragment in range(self.replica.num_fragments):
-            self.later(OfferWanted(fragment))
+    def offer_last(self) -> bool:
+        """Offer all that was trained, as far as that can be now; whether some of it waits for its round. To
+        be called again until nothing does, in the place of `rest`."""
+        self._take_events()
+        waits = self.session.offer_last()
         self.rest()
-
-    @property
-    def offers(self) -> bool:
-        """Whether something is offered whose round is not over."""
-        return any(each.offered is not None for each in self.session.loop.progress)
+        return waits
 
     def go_back(self) -> None:
         """Give up what was trained and not offered: the model goes back to the outer parameters. Where an

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from diloco.loop.leaving import offer_all
 from diloco.loop.outer_loop import OuterLoop
 from diloco.methods.schedule import Schedule
 from peers.protocol.commands import Offer
@@ -150,3 +153,67 @@ def test_a_delay_shrinks_with_the_period_of_who_is_slower(replica: Recorder) -> 
         replica.calls.clear()
     assert offered == [20, 34, 48]
     assert landed == [30, 44, 58], "each before the next offer"
+
+
+@pytest.mark.parametrize("num_steps", [3, 4, 5, 6, 7, 8, 9])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {},
+        {"num_fragments": 2, "delay": 3},
+        {"delay": 3},
+        {"delay": 4, "offers_before_landing": True},
+    ],
+    ids=["diloco", "streaming", "delayed", "eager"],
+)
+@pytest.mark.parametrize("is_late", [False, True])
+def test_who_leaves_for_another_stage_offers_all_it_trained_whatever_is_under_way(
+    replica: Recorder, method: dict[str, Any], num_steps: int, is_late: bool
+) -> None:
+    loop = active_loop(replica, **method)
+    offers: list[Offer] = []
+    under_way: list[Offer] = []
+
+    def offer_last() -> bool:
+        return offer_all(
+            loop.progress, replica, offers_before_landing=bool(method.get("offers_before_landing"))
+        )
+
+    def offer(said: list[object]) -> None:
+        offers.extend(each for each in said if isinstance(each, Offer))
+        under_way.extend(each for each in said if isinstance(each, Offer))
+
+    def commit() -> None:
+        for each in under_way:
+            loop.handle(0.0, committed(0, fragment=each.fragment))
+        under_way.clear()
+
+    for number in range(num_steps):
+        offer(step(loop, 1))
+        if not is_late or number < num_steps - 1:
+            commit()
+    for _ in range(5):
+        if not offer_last():
+            break
+        said = loop.due(0.0)
+        for command in said:
+            loop.told(command, True)
+        offer(said)
+        commit()
+    tokens = {f: sum(each.tokens for each in offers if each.fragment == f) for f in range(len(loop.progress))}
+    assert set(tokens.values()) == {2 * num_steps}
+    assert not offer_last()
+
+
+def test_what_was_not_taken_or_aborted_is_offered_again_by_who_leaves(replica: Recorder) -> None:
+    loop = active_loop(replica)
+    loop.count(2)
+    for taken in (False, True):
+        assert offer_all(loop.progress, replica, offers_before_landing=False)
+        said = loop.due(0.0)
+        assert [type(each) for each in said] == [Offer]
+        loop.told(said[0], taken)
+    assert offer_all(loop.progress, replica, offers_before_landing=False)
+    assert loop.due(0.0) == [], "it is under way"
+    loop.handle(0.0, committed(0))
+    assert not offer_all(loop.progress, replica, offers_before_landing=False)
