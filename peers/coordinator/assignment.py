@@ -125,7 +125,7 @@ class Assignment:
     def _note(self, entry: Entry, stage: int) -> None:
         if stage != entry.given_stage:
             self._state.outlet.store(pack(StageGiven(entry.key, stage)))
-            entry.given_stage = stage
+            entry.train_stage(stage)
 
     def _reserve(self, now: float, entry: Entry, stage: int) -> None:
         if entry.key not in self._reserved:

@@ -146,7 +146,7 @@ class Entry:
     """By fragment: it was asked for what it has, and has nothing on top of that version."""
     norms: dict[int, NormHistory] = field(default_factory=dict)
     """By fragment; it outlives memberships, so that nobody gets rid of it by coming back: to its stage, for
-    it is told no other."""
+    it is told no other but by a move, which the host decides."""
     claim: NewestRecord | None = None
     """The newest record that it says it holds; told just before it enters, and while it goes on by records
     of its own."""
@@ -263,6 +263,14 @@ class Entry:
         self.refusals = Refusals()
         self.came_without_state, self.awaited_from = not message.holds_state, 0
         self.parts, self.assembles, self.assembled_at = {}, b"", NEVER
+
+    def train_stage(self, stage: int) -> None:
+        """It is told to train that one. What was known of it in another stage, whose commits and norms are
+        others, counts no more."""
+        if self.given_stage not in (None, stage):
+            self.norms.clear()
+            self.num_penalties = self.sits_out_until = self.dissented_at = self.wrong_at = 0
+        self.given_stage = stage
 
     def show(self, claim: NewestRecord) -> None:
         """It says how far it is."""

@@ -131,7 +131,8 @@ class RunState:
             case StageGiven():
                 self._course_numbered(entry.stage)
                 known = self._known(entry.key)
-                known.given_stage, known.keeps_stage, known.moves_to = entry.stage, True, None
+                known.train_stage(entry.stage)
+                known.keeps_stage, known.moves_to = True, None
             case StageMoves():
                 self._course_numbered(entry.stage)
                 known = self._known(entry.key)

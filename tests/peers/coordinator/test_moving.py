@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peers.coordinator.influence import NormHistory
 from peers.coordinator.moving import GIVES_UP_TIMEOUTS, LASTS_TIMEOUTS, REST_TIMEOUTS
 from peers.protocol.messages import Leave
 from peers.protocol.placing import ANY_STAGE, AskStage, MoveTo, StageIs
@@ -123,6 +124,28 @@ def test_who_is_about_to_leave_holds_no_stage_for_one_that_moves() -> None:
         drain(swarm, index)
     move(swarm)
     assert swarm.told(1, StageIs)[-1] == StageIs(0)
+
+
+def test_what_is_known_of_a_member_in_one_stage_does_not_count_in_another() -> None:
+    swarm = starved()
+    run(swarm, ENOUGH)
+    entry = swarm.core.roster.entries[key(1)]
+    entry.norms[0] = NormHistory()
+    entry.num_penalties, entry.sits_out_until, entry.dissented_at, entry.wrong_at = 2, 1000, 1000, 1000
+    swarm.hear(1, Leave("moves"))
+    swarm.hear(1, AskStage(0, ANY_STAGE, True))
+    assert swarm.told(1, StageIs)[-1] == StageIs(1)
+    assert entry.norms == {}
+    assert entry.num_penalties == entry.sits_out_until == entry.dissented_at == entry.wrong_at == 0
+
+
+def test_nobody_gets_rid_of_its_norms_by_coming_back_to_its_stage() -> None:
+    swarm = starved()
+    entry = swarm.core.roster.entries[key(1)]
+    entry.norms[0], entry.num_penalties = NormHistory(), 2
+    swarm.hear(1, Leave("done"))
+    come(swarm, 1, 0)
+    assert (len(entry.norms), entry.num_penalties) == (1, 2)
 
 
 def test_a_mover_that_does_not_move_stays_where_it_is() -> None:
