@@ -127,3 +127,15 @@ WIRE_FORMATS: dict[str, WireFormat] = {
     )
 }
 """Every format, by its name. A program may add rows of its own before it reads settings, on every peer."""
+
+
+def row_bytes(name: str, columns: int) -> int:
+    """Bytes of one row of what crosses a boundary between stages. Each row has blocks of its own, so a narrow
+    one has more scales than a vector, and with 4 bits it is filled up to whole blocks."""
+    if name == "int8":
+        block = min(256, columns)
+        return columns + 4 * -(-columns // block)
+    if name in ("int4", "int4_rotated"):
+        block = min(64, max(2, 1 << (columns - 1).bit_length()))
+        return -(-columns // block) * (2 + block // 2)
+    return round(columns * WIRE_FORMATS[name].bytes_per_element)

@@ -1,17 +1,15 @@
 """What the stages of a simulated model are: how large, how long a microbatch takes, what crosses a boundary.
 
 Pure arithmetic from a scenario: the layers of the model are all alike, a stage's microbatch takes as long as
-its share of the parameters, and what is encoded has the bytes that `methods.cost` counts. Draws nothing, and
-knows no peers.
+its share of the parameters, and what is encoded has the bytes that `methods.wire_formats` counts. Draws
+nothing, and knows no peers.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-from diloco.methods.cost import element_bytes
-from diloco.methods.presets import PRESETS
+from diloco.methods.wire_formats import row_bytes
 from diloco.pipeline.cuts import Part
 from diloco.simulation.scenario import Scenario
 from peers.protocol.placing import Wiring
@@ -72,7 +70,6 @@ def shapes_of(scenario: Scenario) -> list[StageShape]:
     sizes = [model.parameters / model.num_layers(pipeline.stages)] * model.num_layers(pipeline.stages)
     layers = Part(0, pipeline.stages, pipeline.cuts).all_layers([max(1, round(size)) for size in sizes])
     tokens = pipeline.microbatch * model.context
-    values = tokens * model.width
     gradients = pipeline.gradients or pipeline.activations
     timeout_s = settings.run.failure_timeout_s
     return [
@@ -88,8 +85,8 @@ def shapes_of(scenario: Scenario) -> list[StageShape]:
             quota=pipeline.quota,
             window=pipeline.window or min(pipeline.quota, _MAX_WINDOW),
             tokens=tokens,
-            activation_bytes=math.ceil(values * boundary_bytes(pipeline.activations)),
-            gradient_bytes=math.ceil(values * boundary_bytes(gradients)),
+            activation_bytes=tokens * row_bytes(pipeline.activations, model.width),
+            gradient_bytes=tokens * row_bytes(gradients, model.width),
             grace_s=timeout_s,
             patience_s=_PATIENCE_TIMEOUTS * timeout_s,
             wiring=Wiring(pipeline.wiring),
@@ -97,11 +94,6 @@ def shapes_of(scenario: Scenario) -> list[StageShape]:
         )
         for stage, mine in enumerate(layers)
     ]
-
-
-def boundary_bytes(codec: str) -> float:
-    """Bytes per value of what crosses a boundary."""
-    return element_bytes(codec.removesuffix("_rotated"), PRESETS["diloco"])
 
 
 def with_streams(limits: Limits, shape: StageShape) -> Limits:

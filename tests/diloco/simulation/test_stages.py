@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from diloco.errors import SettingsError
+from diloco.pipeline.boundary import Boundary
+from diloco.pipeline.boundary_codecs import BOUNDARY_CODECS, BoundaryCodec
 from diloco.simulation.scenario import parse_scenario
-from diloco.simulation.stages import boundary_bytes, shapes_of, with_streams
+from diloco.simulation.stages import shapes_of, with_streams
 from tests.diloco.simulation.small_pipeline import small
 from transport.limits import LIMITS
 
@@ -24,11 +26,19 @@ def test_a_stage_has_its_layers_and_takes_as_long_as_they_do() -> None:
 def test_a_boundary_has_the_bytes_of_its_codec_each_way() -> None:
     formats = {"activations": "int4", "gradients": "bf16"}
     shape = shapes_of(parse_scenario(small(pipeline=formats)))[0]
-    values = 1000 * 976
-    assert shape.activation_bytes == pytest.approx(values * boundary_bytes("int4"), abs=1)
-    assert shape.gradient_bytes == 2 * values
+    assert shape.activation_bytes == 1000 * 16 * 34, "15.25 blocks of 64 values, filled up to 16"
+    assert shape.gradient_bytes == 2 * 1000 * 976
     assert shape.targets_bytes == 4000
     assert shape.stream_bytes == 2 * (shape.activation_bytes + shape.gradient_bytes) + 4000
+
+
+@pytest.mark.parametrize("name", BOUNDARY_CODECS)
+@pytest.mark.parametrize("width", [1, 3, 63, 64, 65, 255, 257, 4096])
+def test_a_boundary_has_the_bytes_that_a_real_one_sends(name: str, width: int) -> None:
+    more = {"model": {"width": width, "context": 7}, "pipeline": {"activations": name}}
+    shape = shapes_of(parse_scenario(small(**more)))[0]
+    real = BoundaryCodec(Boundary((1, 7, width)), name)
+    assert (shape.activation_bytes, shape.gradient_bytes) == (real.activation_bytes, real.gradient_bytes)
 
 
 def test_without_recompute_forward_is_a_third() -> None:
