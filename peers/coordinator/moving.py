@@ -112,12 +112,12 @@ class Moving:
 
 
 def take_up(state: RunState, entry: Entry) -> int | None:
-    """One that was told to move asks for its stage: the new one, if others hold what it has of the old one;
-    None where there is no move."""
+    """One that was told to move asks for its stage: the new one, if it would still move and others hold what
+    it has of the old one; None where there is no move."""
     if entry.moves_to is None or entry.given_stage is None or entry.entered:
         return None
     others = [each for each in _here(state, state.courses[entry.given_stage]) if each is not entry]
-    if not others:
+    if not others or not entry.may_move:
         stay(state, entry)
         return None
     to, entry.moves_to = entry.moves_to, None

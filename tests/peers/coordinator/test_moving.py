@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from peers.coordinator.influence import NormHistory
 from peers.coordinator.moving import GIVES_UP_TIMEOUTS, LASTS_TIMEOUTS, REST_TIMEOUTS
 from peers.protocol.messages import Leave
@@ -146,6 +148,18 @@ def test_nobody_gets_rid_of_its_norms_by_coming_back_to_its_stage() -> None:
     swarm.hear(1, Leave("done"))
     come(swarm, 1, 0)
     assert (len(entry.norms), entry.num_penalties) == (1, 2)
+
+
+@pytest.mark.parametrize(("wish", "moves"), [(0, True), (0, False), (ANY_STAGE, False)])
+def test_a_mover_that_comes_back_as_one_that_does_not_move_stays(wish: int, moves: bool) -> None:
+    swarm = starved()
+    run(swarm, ENOUGH)
+    swarm.hear(1, Leave("killed"))
+    swarm.hear(1, AskStage(0, wish, moves))
+    assert swarm.told(1, StageIs)[-1] == StageIs(0)
+    again = Swarm(swarm.journal, stages=2, failure_timeout_s=TIMEOUT_S)
+    again.hear(1, AskStage(0, ANY_STAGE, True))
+    assert again.told(1, StageIs) == [StageIs(0)]
 
 
 def test_a_mover_that_does_not_move_stays_where_it_is() -> None:
