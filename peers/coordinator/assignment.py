@@ -119,12 +119,12 @@ class Assignment:
             return unfit[0] if len(unfit) == len(loads) else self._full(message.wish)
         self._note(entry, chosen.number)
         self._reserve(now, entry, chosen.number)
-        self._state.outlet.trace(StageGivenTrace(entry.key, entry.name, chosen.number))
         return StageIs(chosen.number)
 
     def _note(self, entry: Entry, stage: int) -> None:
         if stage != entry.given_stage:
             self._state.outlet.store(pack(StageGiven(entry.key, stage)))
+            self._state.outlet.trace(StageGivenTrace(entry.key, entry.name, stage))
             entry.train_stage(stage)
 
     def _reserve(self, now: float, entry: Entry, stage: int) -> None:

@@ -9,6 +9,7 @@ from peers.coordinator.moving import GIVES_UP_TIMEOUTS, LASTS_TIMEOUTS, REST_TIM
 from peers.protocol.messages import Leave
 from peers.protocol.placing import ANY_STAGE, AskStage, MoveTo, StageIs
 from peers.protocol.stream import Draining, StandsSince
+from peers.protocol.traces import StageGivenTrace
 from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
 
 TIMEOUT_S = 4.0
@@ -78,6 +79,8 @@ def test_a_mover_is_given_its_stage_when_it_asks_again_and_the_next_move_takes_i
     run(swarm, ENOUGH)
     move(swarm)
     assert swarm.told(1, StageIs)[-1] == StageIs(1)
+    traces = [each for each in swarm.traces if isinstance(each, StageGivenTrace)]
+    assert [each.stage for each in traces if each.peer == key(1)] == [0, 1]
     begin(swarm, 1, 1)
     run(swarm, ENOUGH)
     assert movers(swarm) == [1], "two and two"
