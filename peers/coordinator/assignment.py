@@ -62,12 +62,14 @@ class Assignment:
             for entry in away[: self._max_replicas]:
                 self._reserve(now, entry, course.number)
 
-    def ask(self, now: float, entry: Entry, message: AskStage) -> None:
-        """A joiner wants to know its stage."""
+    def ask(self, now: float, entry: Entry, message: AskStage) -> bool:
+        """A joiner wants to know its stage. Whether it is another one than it stood in until now."""
+        before = entry.given_stage
         answer: StageIs | Refused = StageIs(0) if entry.has_place else ABSENT
         if self.num_stages > 1 and entry.has_place:
             answer = self._answer(now, entry, message)
         self._state.outlet.send(now, entry.key, answer)
+        return before != entry.given_stage
 
     def refusal(self, entry: Entry, stage: int, *, holds_state: bool) -> Refused | None:
         """Why a member may not enter with that stage; None if it may. One that holds a stage's state and was
@@ -94,6 +96,7 @@ class Assignment:
         entry.memory_bytes = message.memory_bytes
         if (to := take_up(self._state, entry)) is not None:
             self._note(entry, to)
+            self._reserved.pop(entry.key, None)  # of a life that awaited it where it was
             self._reserve(now, entry, to)
         given, wish = entry.given_stage, message.wish
         is_kept = entry.keeps_stage or entry.key in self._reserved or entry.num_reserved >= MAX_RESERVED

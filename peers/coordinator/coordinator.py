@@ -326,7 +326,8 @@ class Coordinator:
         if isinstance(message, Enter):
             self._enter(now, entry, message)
         elif isinstance(message, AskStage):
-            self._assignment.ask(now, entry, message)
+            if self._assignment.ask(now, entry, message):
+                self._standing.ended(now, entry.key)
         elif isinstance(message, NewestRecord):
             entry.show(message)
         elif isinstance(message, StandsSince):

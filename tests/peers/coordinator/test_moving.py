@@ -8,7 +8,7 @@ from peers.coordinator.influence import NormHistory
 from peers.coordinator.moving import GIVES_UP_TIMEOUTS, LASTS_TIMEOUTS, REST_TIMEOUTS
 from peers.protocol.messages import Leave
 from peers.protocol.placing import ANY_STAGE, AskStage, MoveTo, StageIs
-from peers.protocol.stream import Draining, StandsSince
+from peers.protocol.stream import Draining, ReplicaGone, StandsSince
 from peers.protocol.traces import StageGivenTrace
 from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
 
@@ -99,6 +99,26 @@ def test_a_move_outlives_the_host_and_a_mover_that_is_still_there_is_told_again(
     assert movers(again) == [1]
     move(again)
     assert again.told(1, StageIs)[-1] == StageIs(1)
+
+
+def test_a_mover_that_was_killed_while_the_host_restarted_stands_in_its_old_stage_no_more() -> None:
+    swarm = starved()
+    run(swarm, ENOUGH)
+    again = Swarm(swarm.journal, stages=2, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    for index, stage in ((2, 1), (3, 0)):
+        begin(again, index, stage)
+    again.hear(1, AskStage(0, ANY_STAGE, True))
+    assert again.told(1, StageIs)[-1] == StageIs(1)
+    assert key(1) in [each.key for each in again.told(3, ReplicaGone)]
+    assert [ask_new(again, index) for index in (7, 8)] == [0, 0], "it is awaited in the other one"
+
+
+def ask_new(swarm: Swarm, index: int) -> int:
+    swarm.core.certify(key(index), f"w{index}")
+    swarm.hear(index, AskStage(0, ANY_STAGE, True))
+    found = swarm.told(index, StageIs)[-1].stage
+    assert isinstance(found, int)
+    return found
 
 
 def test_a_mover_that_everybody_else_of_its_stage_has_left_stays() -> None:
