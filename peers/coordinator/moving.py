@@ -90,7 +90,7 @@ class Moving:
                 course.number,
                 tuple(e.claimed_speed for e in _here(self._state, course) if e.claimed_speed > 0.0),
                 sum(e.claimed_speed <= 0.0 for e in _here(self._state, course)),
-                BYTES_PER_PARAMETER * sum(course.manifest.elements) if course.manifest else 0,
+                _needed_bytes(course),
                 sum(e.given_stage == course.number for e in soon),
                 bool(_here(self._state, course)),
             )
@@ -103,8 +103,9 @@ class Moving:
         return entry.num_reserved > 0 and not entry.entered and not entry.kicked and away_s < waits_s
 
     def _movable(self) -> list[Movable]:
+        """Who did not say what memory it has holds what it holds, and moves to no larger stage."""
         return [
-            Movable(e.key, e.course, e.claimed_speed, e.memory_bytes)
+            Movable(e.key, e.course, e.claimed_speed, e.memory_bytes or _needed_bytes(course))
             for course in self._state.courses.values()
             for e in _here(self._state, course)
             if e.may_move and e.claimed_speed > 0.0 and e.moves_to is None and e.key != self._state.me
@@ -129,6 +130,10 @@ def stay(state: RunState, entry: Entry) -> None:
     if entry.given_stage is not None:
         state.outlet.store(pack(StageMoves(entry.key, entry.given_stage)))
     entry.moves_to = None
+
+
+def _needed_bytes(course: Course) -> int:
+    return BYTES_PER_PARAMETER * sum(course.manifest.elements) if course.manifest else 0
 
 
 def _here(state: RunState, course: Course) -> list[Entry]:

@@ -16,25 +16,34 @@ TIMEOUT_S = 4.0
 STAGES = {1: 0, 2: 0, 3: 0, 4: 1}
 
 
-def come(swarm: Swarm, index: int, stage: int, *, moves: bool = True, wish: int = ANY_STAGE) -> None:
+def come(
+    swarm: Swarm,
+    index: int,
+    stage: int,
+    *,
+    moves: bool = True,
+    wish: int = ANY_STAGE,
+    memory: int = 0,
+    elements: int = 1000,
+) -> None:
     """One is given a stage, enters with it, holds its state and says how fast it is."""
     swarm.core.certify(key(index), f"w{index}")
-    swarm.hear(index, AskStage(0, wish, moves))
+    swarm.hear(index, AskStage(memory, wish, moves))
     assert swarm.told(index, StageIs)[-1].stage == stage
-    begin(swarm, index, stage)
+    begin(swarm, index, stage, elements)
 
 
-def begin(swarm: Swarm, index: int, stage: int) -> None:
-    swarm.greet(index, stage=stage)
+def begin(swarm: Swarm, index: int, stage: int, elements: int = 1000) -> None:
+    swarm.greet(index, stage=stage, elements=(elements,))
     swarm.hold(index)
     swarm.hear(index, speed(1.0))
 
 
-def starved(*, moves: bool = True, journal: list[bytes] | None = None) -> Swarm:
+def starved(*, moves: bool = True, memory: int = 0, elements: tuple[int, int] = (1000, 1000)) -> Swarm:
     """Stage 0 has three replicas, and stage 1 has one."""
-    swarm = Swarm(journal, stages=2, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    swarm = Swarm(stages=2, failure_timeout_s=TIMEOUT_S, min_peers=1)
     for index, stage in {1: 0, 2: 1, 3: 0, 4: 1, 5: 0, 6: 1}.items():
-        come(swarm, index, stage, moves=moves)
+        come(swarm, index, stage, moves=moves, memory=memory, elements=elements[stage])
     for index in (4, 6):
         swarm.hear(index, Leave("done"))
     return swarm
@@ -60,6 +69,22 @@ def test_one_is_told_to_move_once_a_stage_was_starved_for_a_while() -> None:
     run(swarm, ENOUGH)
     assert movers(swarm) == [1]
     assert swarm.told(1, MoveTo) == [MoveTo(1)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "elements", "is_moved"),
+    [
+        (0, (1000, 1001), False),
+        (0, (1000, 999), True),
+        (16 * 1001, (1000, 1001), True),
+    ],
+)
+def test_nobody_moves_to_a_larger_stage_who_did_not_say_that_it_has_the_memory(
+    memory: int, elements: tuple[int, int], is_moved: bool
+) -> None:
+    swarm = starved(memory=memory, elements=elements)
+    run(swarm, LASTS_TIMEOUTS + 1 + ENOUGH)
+    assert bool(movers(swarm)) is is_moved
 
 
 def test_nobody_moves_who_did_not_say_that_it_would_or_asked_for_its_stage() -> None:
