@@ -232,6 +232,17 @@ class StageMoves:
     stage: fields.Stage
 
 
+@kind(207)
+@dataclass(frozen=True, slots=True)
+class WouldMove:
+    """Whether this identity would train another stage, and what memory it has for one, as it asked for its
+    own; none is known where there is no such entry."""
+
+    key: Key
+    moves: bool
+    memory_bytes: fields.Bytes
+
+
 @kind(199)
 @dataclass(frozen=True, slots=True)
 class Stands:

@@ -117,6 +117,8 @@ class Entry:
     """It would train another one, and asked for none."""
     memory_bytes: int = 0
     """What it has for a stage, as it said."""
+    kept_terms: tuple[bool, int] = (False, 0)
+    """Both, as the journal has them."""
     ends: EndsAre | None = None
     """How what it fed has ended, as it said last."""
     keeps_stage: bool = False

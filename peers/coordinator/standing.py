@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peers.coordinator.course import Course
-from peers.coordinator.journal import Stands
+from peers.coordinator.journal import Stands, WouldMove
 from peers.coordinator.moving import Moving
 from peers.coordinator.placing import believed_speeds
 from peers.coordinator.roster import Entry
@@ -94,6 +94,7 @@ class Standing:
             roster.epoch += 1
             since = roster.epoch
             self._state.outlet.store(pack(Stands(key, since)))
+            self._keep_terms(entry)
             self._state.standing[key] = since
             self._lines[key] = self._free_line(entry)
             entry.rests = False
@@ -153,6 +154,13 @@ class Standing:
             self._say(now, entry.key, RosterIs(self._state.roster.epoch))
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _keep_terms(self, entry: Entry) -> None:
+        """With a membership, whose number is bounded: a later life of the host hears nobody ask."""
+        terms = entry.may_move, entry.memory_bytes
+        if terms != entry.kept_terms:
+            self._state.outlet.store(pack(WouldMove(entry.key, *terms)))
+            entry.kept_terms = terms
 
     def _tell_news(self, now: float) -> None:
         """How fast replicas are and who feeds, as far as that has changed."""

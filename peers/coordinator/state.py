@@ -33,6 +33,7 @@ from peers.coordinator.journal import (
     StateSaved,
     StepsTaken,
     TermBegan,
+    WouldMove,
 )
 from peers.coordinator.open_round import OpenRound
 from peers.coordinator.outlet import Outlet
@@ -137,6 +138,10 @@ class RunState:
                 self._course_numbered(entry.stage)
                 known = self._known(entry.key)
                 known.moves_to = entry.stage if entry.stage != known.given_stage else None
+            case WouldMove():
+                known = self._known(entry.key)
+                known.may_move, known.memory_bytes = entry.moves, entry.memory_bytes
+                known.kept_terms = known.may_move, known.memory_bytes
             case Stands():
                 self._known(entry.key)
                 self.standing[entry.key] = entry.since

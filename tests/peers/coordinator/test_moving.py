@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from peers.coordinator.influence import NormHistory
+from peers.coordinator.journal import WouldMove
 from peers.coordinator.moving import GIVES_UP_TIMEOUTS, LASTS_TIMEOUTS, REST_TIMEOUTS
 from peers.protocol.messages import Leave
 from peers.protocol.placing import ANY_STAGE, AskStage, MoveTo, StageIs
 from peers.protocol.stream import Draining, ReplicaGone, StandsSince
 from peers.protocol.traces import StageGivenTrace
 from tests.peers.coordinator.coordinator_kit import Swarm, key, speed
+from transport.frames import unpack
 
 TIMEOUT_S = 4.0
 STAGES = {1: 0, 2: 0, 3: 0, 4: 1}
@@ -124,6 +126,30 @@ def test_a_move_outlives_the_host_and_a_mover_that_is_still_there_is_told_again(
     assert movers(again) == [1]
     move(again)
     assert again.told(1, StageIs)[-1] == StageIs(1)
+
+
+@pytest.mark.parametrize(("memory", "moved_to"), [(0, []), (16 * 1001, [1])])
+def test_who_would_move_and_how_much_it_can_hold_outlives_the_host(memory: int, moved_to: list[int]) -> None:
+    """Here the larger stage loses most behind the restart."""
+    swarm = starved(memory=memory, elements=(1000, 1001))
+    again = Swarm(swarm.journal, stages=2, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    for index, stage in ((1, 0), (2, 1), (3, 0), (5, 0)):
+        begin(again, index, stage, 1000 + stage)
+    run(again, LASTS_TIMEOUTS + 1 + ENOUGH)
+    assert movers(again) == moved_to
+    equal = Swarm(starved().journal, stages=2, failure_timeout_s=TIMEOUT_S, min_peers=1)
+    for index, stage in ((1, 0), (2, 1), (3, 0), (5, 0)):
+        begin(equal, index, stage)
+    run(equal, LASTS_TIMEOUTS + 1 + ENOUGH)
+    assert movers(equal) == [1]
+
+
+def test_who_comes_back_as_before_costs_the_journal_nothing_more() -> None:
+    swarm = starved()
+    kept = [each for each in map(unpack, swarm.journal) if isinstance(each, WouldMove)]
+    assert kept == [WouldMove(key(index), True, 0) for index in range(1, 7)]
+    come(swarm, 4, 1)
+    assert len([each for each in map(unpack, swarm.journal) if isinstance(each, WouldMove)]) == 6
 
 
 def test_a_mover_that_was_killed_while_the_host_restarted_stands_in_its_old_stage_no_more() -> None:
