@@ -28,6 +28,7 @@ from peers.protocol.commands import Command, Offer
 from peers.protocol.events import (
     BecomeSeed,
     ContributionEnded,
+    Fate,
     Restored,
     RoundCommitted,
     StateFetched,
@@ -52,6 +53,19 @@ _BYTES_OFF = 0.02
 
 
 @dataclass(slots=True)
+class _Unoffered:
+    """Which of what a life counted the next offer of one fragment has: positions in `_Life.counted`."""
+
+    begin: int = 0
+    snapshot: int | None = None
+    """Where it ends: an offer of a sketch, without tokens, was made then. None: with all that is counted."""
+    offered: int | None = None
+    """Where the offer that is under way ends."""
+    forgot: bool = False
+    """Some of it may have been given up: an offer begins later."""
+
+
+@dataclass(slots=True)
 class _Life:
     """What one process of a replica did."""
 
@@ -60,6 +74,8 @@ class _Life:
     version: int = 0
     """Rises whenever parameters may have changed."""
     begun_at: dict[MicrobatchId, int] = field(default_factory=dict)
+    unoffered: dict[int, _Unoffered] = field(default_factory=lambda: defaultdict(_Unoffered))
+    """By fragment."""
     offers: dict[tuple[int, int], list[MicrobatchId]] = field(default_factory=dict)
     """By fragment and number of a contribution."""
     unsettled: set[int] = field(default_factory=set)
@@ -146,6 +162,8 @@ class StageChecks:
                 life.begun_at.clear()
                 life.unsettled.clear()
                 life.version += event.void
+                for left in life.unoffered.values() if event.void else ():
+                    left.forgot, left.snapshot = True, None
             case said.InputArrived():
                 self._check_payload(now, worker, event.payload, "up", event.microbatch, stage - 1)
                 if event.targets is not None:
@@ -177,15 +195,25 @@ class StageChecks:
         if not isinstance(command, Offer):
             return
         life, tokens = self._life(worker), self._shapes[worker.stage].tokens
-        num = command.tokens // tokens
-        mine = life.counted[len(life.counted) - num :]
-        if command.tokens % tokens or len(mine) != num:
-            self._broken(now, "PP5", f"{worker.name} offers {command.tokens} tokens, and counted others")
+        left = life.unoffered[command.fragment]
+        is_sketch = not command.tokens and worker.trainer.replica.sketches(command.fragment)
+        if is_sketch:
+            left.snapshot = len(life.counted)
+        end = len(life.counted) if left.snapshot is None else left.snapshot
+        begin = end - command.tokens // tokens
+        exact = begin == left.begin or (left.forgot and begin > left.begin)
+        if command.tokens % tokens or not (is_sketch or exact):
+            has = f"{end - left.begin} microbatches since its last offer"
+            self._broken(now, "PP5", f"{worker.name} offers {command.tokens} tokens, and counted {has}")
+        mine = life.counted[begin:end]
+        if not is_sketch:
+            left.offered, left.snapshot = end, None
         member = worker.node.member
         assert member is not None, "it offers"
         life.offers[command.fragment, member.contributions.num_offered + 1] = mine
 
     def event(self, now: float, worker: Worker, event: object) -> None:
+        self._given_up(worker, event)
         if isinstance(event, (RoundCommitted, StateFetched, Restored, Swapped, ContributionEnded)):
             self._life(worker).version += 1
         others = self._holders[worker.stage] - {key_of(worker.name)}
@@ -193,6 +221,22 @@ class StageChecks:
             self._broken(
                 now, "PP10", f"{worker.name} begins stage {worker.stage} anew, which {len(others)} hold"
             )
+
+    def _given_up(self, worker: Worker, event: object) -> None:
+        """What of that which is counted and not offered is as it was no more."""
+        life = self._life(worker)
+        match event:
+            case ContributionEnded():
+                left = life.unoffered[event.fragment]
+                if left.offered is not None:
+                    left.begin, left.offered = left.offered, None
+                    left.forgot = event.fate != Fate.APPLIED or event.without_result
+            case StateFetched():
+                left = life.unoffered[event.fragment]
+                left.forgot, left.snapshot = True, None
+            case Restored():
+                for left in life.unoffered.values():
+                    left.forgot, left.snapshot = True, None
 
     def effect(self, now: float, name: str, effect: Effect) -> None:
         if name != HOST:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from diloco.loop.session import WorkerSession
 from diloco.pipeline.microbatch import random_seed
 from diloco.pipeline.stage_loop import StageLoop
 from diloco.simulation import stage_worker, staged_run
@@ -128,6 +129,13 @@ def test_a_peer_moves_to_a_stage_that_lost_most() -> None:
     assert report.ideal_tokens_per_s < 4 * 1000, "of a stage, what those who trained it could"
 
 
+def test_an_offer_of_what_was_counted_before_its_sketch_counts_nothing_twice() -> None:
+    method = {"preset": "dilocox", "sync_every": 4, "delay": 4, "codec": "int4"}
+    report = simulate(small(run={"rounds": 3}, method=method, model={"parameters": "60M"}))
+    assert not report.violations
+    assert report.ended == "the run is finished"
+
+
 # -- planted bugs -----------------------------------------------------------------------------------
 
 
@@ -171,6 +179,16 @@ def test_a_tensor_of_another_microbatch_is_caught(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(receiving, "InputArrived", other)
     assert any("PP9" in line for line in simulate(small(end="2min")).violations)
+
+
+def test_an_offer_without_what_a_step_counted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepped = WorkerSession.stepped
+
+    def forgets(self: WorkerSession, tokens: int, seconds: float, steps: int) -> None:
+        stepped(self, tokens if self.steps % 2 else 0, seconds, steps)
+
+    monkeypatch.setattr(WorkerSession, "stepped", forgets)
+    assert any("PP5" in line for line in simulate(small()).violations)
 
 
 def test_bytes_that_no_settled_microbatch_accounts_for_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
