@@ -193,7 +193,7 @@ class ToldTooSoon(Contributions):
 
 def test_a_contribution_that_is_told_late_and_counts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peers.member.member.Contributions", ToldTooSoon)
-    assert rules_broken(range(6, 7)) == {"S4"}
+    assert rules_broken(range(11, 12)) == {"S4"}
 
 
 class CountsItself(Contributions):
