@@ -7,10 +7,14 @@ the host gives the stage that lacks it. Roles: a replica of stage 0 (feeder), of
 feeders together, over two seconds: *share* is when they are 90 % of what is left after this death (half of
 what was there before; all of it without the newest), *whole* when they are 90 % of what was there before,
 with a fresh replica; *gap* is the longest time in which none settles. What all processes tell is judged
-by stage_ledger.py after each death: exit code 1 if anything of it is broken.
+by stage_ledger.py after each death: exit code 1 if anything of it is broken. With --moves there is one
+replica more, and the host may move all of them: a fresh one joins only once each stage is whole again, so
+that where a stage with two loses one, the host moves one in. The role mover is that one, which dies as it
+moves.
 
     python scripts/kill_stages.py 20
     python scripts/kill_stages.py 20 --roles middle last --log kills.jsonl    goes on where that file ends
+    python scripts/kill_stages.py 20 --wiring throughput --moves
 """
 
 from __future__ import annotations
@@ -38,17 +42,25 @@ from stage_worker import Replica, work
 
 import diloco
 from diloco.settings import RunSettings
-from peers.protocol.traces import ActiveTrace, CommittedTrace, RemovedTrace
+from peers.protocol.traces import (
+    ActiveTrace,
+    CommittedTrace,
+    RemovedTrace,
+    StageGivenTrace,
+    StageMoveTrace,
+)
 from transport.effects import Trace
 
 STAGES, REPLICAS, QUOTA = 3, 2, 8
 FORWARD_S, BACKWARD_S = 0.02, 0.04
 ROLES = ("feeder", "middle", "last", "newest")
+MOVER = "mover"
 COMMANDS = {
     "feeder": ("Feed", "ForwardDone", "Counted", "Stepped", "Offer"),
     "middle": ("ForwardBegan", "ForwardDone", "Counted", "Stepped", "Offer"),
     "last": ("ForwardBegan", "Counted", "Stepped", "Offer"),
     "newest": ("ForwardBegan", "Counted", "Offer"),
+    MOVER: ("Drain", "Offer", "Stepped", "ConfirmOpened"),
 }
 WINDOW_S = 2.0
 BEFORE_S = 5.0
@@ -56,9 +68,11 @@ BEFORE_S = 5.0
 SLOW_S = 20.0
 """Most that is waited, once all replicas are there, until it is as fast as before."""
 LONGEST_S = 90.0
+MOVE_S = 300.0
+"""Most that is waited until the host has moved somebody: it rests ten failure timeouts after each move."""
 BATCH = 20
 """Deaths in one run: what a ticket lets in is bounded."""
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "run": {"name": "kills", "rounds": 10**6, "min_peers": 1, "failure_timeout_s": 3.0, "grace_s": 3.0},
     "method": {"preset": "local_sgd", "sync_every": 4, "codec": "fp32"},
     "pipeline": {
@@ -101,19 +115,30 @@ class Host:
     commits: list[Commit] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
+    """Keys of members that are not there, and KEY/STAGE of those that were in that stage."""
+    movers: list[str] = field(default_factory=list)
+    """Names of those that were told to move."""
+    _stages: dict[bytes, int] = field(default_factory=dict)
 
     def on_trace(self, trace: Trace) -> None:
         """On the network's thread."""
         match trace:
             case CommittedTrace():
                 pairs = zip(trace.members, trace.weights, strict=True)
-                self.commits += [Commit(key.hex(), weight) for key, weight in pairs]
+                self.commits += [Commit(key.hex(), weight, stage=trace.course) for key, weight in pairs]
+            case StageGivenTrace():
+                self._stages[trace.peer] = trace.stage
+            case StageMoveTrace():
+                self.movers.append(trace.peer_name)
             case ActiveTrace():
                 self.active.add(trace.peer.hex())
-                self.gone.discard(trace.peer.hex())
+                self.gone -= self._names(trace.peer)
             case RemovedTrace():
                 self.active.discard(trace.peer.hex())
-                self.gone.add(trace.peer.hex())
+                self.gone |= self._names(trace.peer)
+
+    def _names(self, peer: bytes) -> set[str]:
+        return {peer.hex(), f"{peer.hex()}/{self._stages.get(peer)}"}
 
 
 class Told:
@@ -151,8 +176,14 @@ class Told:
 
     def last(self, name: str, what: str) -> dict[str, Any] | None:
         """The newest line of that kind that a process told."""
-        found = [x for x in self._lines.get(self._folder / f"{name}.jsonl", []) if x["what"] == what]
-        return found[-1] if found else None
+        found = [
+            line
+            for path, lines in self._lines.items()
+            if path.name.partition(".")[0] == name
+            for line in lines
+            if line["what"] == what
+        ]
+        return max(found, key=lambda line: float(line["at"]), default=None)
 
     def rate(self, until: float, over_s: float = WINDOW_S) -> float:
         """Microbatches settled per second just before a moment."""
@@ -162,15 +193,17 @@ class Told:
 class Run:
     """Processes of one run; nothing outlives the context."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wiring: str, moves: bool) -> None:
         self.folder, self.host, self.told = folder, Host(), Told(folder)
+        self.wiring, self.moves = wiring, moves
         self._context = fork_server("stage_worker")
         self._swarm: diloco.Swarm | None = None
         self._number = 0
         self.processes: dict[str, Any] = {}
 
     def __enter__(self) -> Run:
-        settings = RunSettings.model_validate(SETTINGS)
+        pipeline = {**SETTINGS["pipeline"], "wiring": self.wiring}
+        settings = RunSettings.model_validate({**SETTINGS, "pipeline": pipeline})
         self._swarm = diloco.host(
             settings,
             listen="tcp://127.0.0.1:0",
@@ -192,7 +225,14 @@ class Run:
         name = f"r{self._number:02}"
         self._number += 1
         replica = Replica(
-            str(self.folder), self._swarm.ticket, name, os.getpid(), FORWARD_S, BACKWARD_S, wish
+            str(self.folder),
+            self._swarm.ticket,
+            name,
+            os.getpid(),
+            FORWARD_S,
+            BACKWARD_S,
+            wish=None if self.moves else wish,
+            moves=self.moves,
         )
         self.processes[name] = self._context.Process(target=work, args=(replica,))
         self.processes[name].start()
@@ -253,15 +293,21 @@ def folder_of(keep: Path | None, role: str, count: int) -> Iterator[Path]:
         yield kept
 
 
-def deaths(role: str, count: int, seed: int, keep: Path | None = None) -> Iterator[Death]:
+def deaths(role: str, count: int, options: argparse.Namespace) -> Iterator[Death]:
     """Measure so many of a role, in runs of their own."""
-    rng = Random(f"{seed} {role} {count}")
+    rng = Random(f"{options.seed} {role} {count}")
     while count > 0:
-        with folder_of(keep, role, count) as folder, Run(folder) as run:
+        with (
+            folder_of(options.keep, role, count) as folder,
+            Run(folder, options.wiring, options.moves) as run,
+        ):
             for stage in [*range(STAGES)] * REPLICAS:
                 run.start(stage)
+            if run.moves:
+                run.start()
             run.wait_for("the run does not begin", run.is_whole)
-            for _ in range(min(count, BATCH)):
+            # The host that lost a mover rests for ten times as long as it waited for that one.
+            for _ in range(1 if role == MOVER else min(count, BATCH)):
                 yield one(run, role, rng)
                 count -= 1
 
@@ -277,13 +323,21 @@ def one(run: Run, role: str, rng: Random) -> Death:
     if role == "newest":
         victim = run.start()
         run.wait_for("a third replica does not begin", lambda: is_begun(run, victim))
+    elif role == MOVER:
+        victim = mover(run, rng)
     else:
-        victim = run.at_work(ROLES.index(role))[rng.randrange(REPLICAS)]
+        here = run.at_work(ROLES.index(role))
+        victim = here[rng.randrange(len(here))]
     died_at = kill(run, victim, moment, rng)
     line = run.told.last(victim, "given")
     run.wait_for(f"{role}, {moment}: the host does not miss it", lambda: is_gone(run, victim))
-    fresh = run.start() if role != "newest" else None  # earlier it might be given another stage
-    run.wait_for(f"{role}, {moment}: there are not two of each stage", lambda: is_whole_with(run, fresh))
+    fresh = None
+    if role == MOVER or not (run.moves or role == "newest"):  # earlier it might be given another stage
+        fresh = run.start()
+    what = f"{role}, {moment}: there are not two of each stage"
+    run.wait_for(what, lambda: is_whole_with(run, fresh), MOVE_S if run.moves else LONGEST_S)
+    while run.moves and len(run.processes) < STAGES * REPLICAS + 1:
+        run.start()
     share = speed * (1.0 if role == "newest" else 0.5)
     whole_at = time.monotonic()
     while not (fast_from(run, whole_at, 0.9 * speed) < math.inf):
@@ -310,6 +364,16 @@ def one(run: Run, role: str, rng: Random) -> Death:
         tuple(found.broken[len(before.broken) :]),
         round(os.getloadavg()[0], 1),
     )
+
+
+def mover(run: Run, rng: Random) -> str:
+    """Who is told to move after one of a stage with two replicas has died."""
+    poor = [stage for stage in range(STAGES) if len(run.at_work(stage)) == REPLICAS]
+    dies = run.at_work(rng.choice(poor))[0]
+    told = len(run.host.movers)
+    run.kill(dies)
+    run.wait_for("the host moves nobody", lambda: len(run.host.movers) > told, MOVE_S)
+    return run.host.movers[-1]
 
 
 def is_begun(run: Run, name: str) -> bool:
@@ -392,14 +456,18 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     """Whether nothing was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("count", type=int, nargs="?", default=20, help="deaths of each role")
-    parser.add_argument("--roles", nargs="+", choices=ROLES, default=ROLES)
+    parser.add_argument("--roles", nargs="+", choices=(*ROLES, MOVER), default=ROLES)
+    parser.add_argument("--wiring", choices=("lines", "throughput", "random"), default="lines")
+    parser.add_argument("--moves", action="store_true", help="one replica more; the host may move them")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a new folder for what everyone told")
     parser.add_argument("--log", type=Path, help="each death as a line of JSON; those in it are not repeated")
     args = parser.parse_args(arguments)
+    if MOVER in args.roles and not args.moves:
+        parser.error("nobody moves without --moves")
     table = {role: [each for each in known(args.log) if each.role == role] for role in args.roles}
     for role, found in table.items():
-        for death in deaths(role, args.count - len(found), args.seed, args.keep):
+        for death in deaths(role, args.count - len(found), args):
             found.append(death)
             sums = " ".join(f"{a}={b}" for a, b in zip(death.counted, death.expected, strict=True))
             print(

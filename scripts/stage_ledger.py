@@ -25,6 +25,8 @@ class Commit:
     weight: float
     life: int = 0
     """The process whose contribution it counts; 0 if that member has had one only."""
+    stage: int | None = None
+    """Of the round, where members move from stage to stage."""
 
 
 @dataclass(slots=True)
@@ -81,7 +83,8 @@ def judge(
     lines: Iterable[Line], commits: Iterable[Commit], stages: int, window: int, gone: Container[object]
 ) -> Found:
     """All that was told so far. ``lines`` of stage 0 are to be read before those of later stages, and commits
-    after all of them; ``gone`` are keys of members, or processes, whose membership is over."""
+    after all of them; ``gone`` are keys of members, or processes, whose membership is over, or KEY/STAGE of
+    one that moved on."""
     found, lives = Found(), dict[int, Life]()
     seen: dict[str, dict[int, int]] = defaultdict(dict)
     """By microbatch and stage: its tokens."""
@@ -193,7 +196,7 @@ def _check_commits(
         ]
         found.committed_tokens += sum(tokens for _, tokens in committed)
         names = [each for each, _ in committed]
-        if life.key in gone or life.number in gone:
+        if any(each in gone for each in (life.key, life.number, f"{life.key}/{life.stage}")):
             found.void_tokens += sum(tokens for each, tokens in life.counted if each not in set(names))
         else:
             names += sorted({each for each, _ in life.counted[life.void :]} - set(names))
@@ -205,7 +208,8 @@ def _check_commits(
 
 
 def _is_of(commit: Commit, life: Life) -> bool:
-    return commit.key == life.key and commit.life in (0, life.number)
+    is_in = commit.stage is None or commit.stage == life.stage
+    return commit.key == life.key and commit.life in (0, life.number) and is_in
 
 
 def _committed(found: Found, life: Life, records: list[Commit]) -> list[int]:

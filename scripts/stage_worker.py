@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from truth_worker import dial_through
 
 import diloco
+from diloco.checkpoints.moved import set_aside
 from diloco.pipeline.boundary import Boundary
 from diloco.pipeline.staging import part_of
 from peers.protocol.commands import Offer, TakeBack
@@ -68,6 +69,8 @@ class Replica:
     """Of its own emulated access line, each way; 0 for none."""
     rtt_s: float = 0.0
     """That its line adds to a round trip."""
+    moves: bool = False
+    """Whether the host may move it to another stage; it has a folder of its own then, and no wish."""
 
 
 class Pause(torch.autograd.Function):
@@ -117,8 +120,10 @@ def batches(rows: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
 class Told:
     """Lines of one process, and its end around a command where the file ``die`` says so."""
 
-    def __init__(self, replica: Replica) -> None:
-        self._file = os.open(f"{replica.folder}/{replica.name}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    def __init__(self, replica: Replica, moves: int = 0) -> None:
+        """A file for each stage that it has been in: after so many ``moves``."""
+        name = f"{replica.name}.{moves}.jsonl" if moves else f"{replica.name}.jsonl"
+        self._file = os.open(f"{replica.folder}/{name}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self._doom = Path(f"{replica.folder}/{replica.name}.die")
         self._fixed: dict[str, Any] = {"name": replica.name, "life": time.monotonic_ns()}
 
@@ -220,9 +225,15 @@ def work(replica: Replica) -> None:
     for each in (1, 2):
         os.dup2(log, each)
     threading.Thread(target=_end_with, args=(replica.parent,), daemon=True).start()
-    told = Told(replica)
+    moves = 0
+    while train(replica, Told(replica, moves)):
+        moves += 1
+
+
+def train(replica: Replica, told: Told) -> bool:
+    """In one stage; whether it is to join anew with another one."""
     told("begins")
-    home = Path(replica.folder) / replica.name if replica.keeps else None
+    home = Path(replica.folder) / replica.name if replica.keeps or replica.moves else None
     with (
         line_of(replica) as (listen, advertise),
         diloco.join(
@@ -232,7 +243,9 @@ def work(replica: Replica) -> None:
         told.know(key=swarm.key.hex())
         watch(swarm, told)
         settings = swarm.settings
-        part = part_of(settings, swarm.ask_stage(replica.wish, timeout_s=300.0))
+        part = part_of(settings, swarm.ask_stage(replica.wish, timeout_s=300.0, moves=replica.moves))
+        if replica.moves and home is not None:
+            set_aside(home, swarm.run, part.stage)
         told.know(stage=part.stage)
         told("given")
         model = nn.Sequential(Layer(WIDTH, replica.forward_s, replica.backward_s))
@@ -250,6 +263,7 @@ def work(replica: Replica) -> None:
         for _ in made.run(batches(replica.rows, WIDTH) if part.is_first else None):
             pass
         told("ends")
+        return made.moves_to is not None
 
 
 @contextmanager

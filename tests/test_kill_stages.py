@@ -113,6 +113,26 @@ def test_what_a_dead_one_counted_is_void_unless_a_commit_has_it() -> None:
     assert any("stage 2 counts f/1/1 twice" in each for each in committed.broken)
 
 
+def test_a_member_that_moved_on_is_judged_in_each_stage_by_the_commits_of_that() -> None:
+    a, b, c = line_of_three()
+    moved = Replica(1, 1)
+    for line in moved.lines:
+        line["key"] = c.key
+    moved.key = c.key
+    moved.count(3)
+    moved.step()
+    c.offer(3, fate="applied")
+    commit = Commit(c.key, float(3 * TOKENS), stage=2)
+
+    def found(*gone: str) -> Found:
+        lines = [line for each in (a, b, c, moved) for line in each.lines]
+        return judge(lines, [commit], STAGES, window=4, gone=gone)
+
+    assert not any("records have it" in each for each in found().broken)
+    assert found().void_tokens == 0
+    assert found(f"{c.key}/1").void_tokens == TOKENS, "what it counted there, and no commit has"
+
+
 def test_an_offer_of_more_than_was_counted_and_a_record_of_another_weight_are_found() -> None:
     a, b, c = line_of_three()
     b.offer(3)
