@@ -95,3 +95,22 @@ def test_while_a_stream_is_under_way_the_kernel_gets_little_of_other_bulk_that_d
             # The line took what it carries and what its kernel holds; the rest is what may be under way.
             assert gate.num_bytes < most + 1.5 * (1 << 20) < sum(map(len, PAYLOADS)) / 2
             assert not member.traced(BulkLaneLostTrace)
+
+
+class OnceClosedGate(UploadGate):
+    """Whoever asks whether bulk may leave is told to wait, and next time that it need not have."""
+
+    num_asked = 0
+
+    def patient_wait_s(self, size_bytes: int) -> float:
+        self.num_asked += 1
+        return 0.01 * (self.num_asked % 2)
+
+
+def test_what_the_gate_held_leaves_also_where_it_is_open_by_the_time_it_is_asked_how_long() -> None:
+    host = LinkNode(1, bulk=None)
+    member = LinkNode(2, bind=None, bulk=Bulk(b"run", gate=OnceClosedGate(None)))
+    with running(host, member):
+        member.dials(host)
+        member.puts(host, PAYLOADS)
+        eventually(lambda: came_once(host.linked.arrived))

@@ -135,15 +135,16 @@ class DialledLanes:
         """When `serve_due` has something to do."""
         lanes = self._all()
         look = [self._looked_at + LOOK_S] * any(lane.dialer is not None for lane in lanes)
-        waits_s = max((self._held_s(each) for each in lanes if len(each.outbox)), default=0.0)
-        held = [self._runner.clock() + waits_s] if waits_s else []
+        now = self._runner.clock()
+        held = [now + self._held_s(lane) for lane in lanes if lane.is_held and len(lane.outbox)]
         return [lane.redial.due for lane in lanes if not lane.redial.up] + look + held
 
     def serve_due(self, now: float) -> None:
         """Dial what is due, give up what was not answered, and tell the core of what broke."""
         self._names.serve()
-        if self._gate.is_limited or self._gate.is_shared:
-            self.flush()
+        for lane in self._all():
+            if lane.is_held:
+                self._flush_lane(lane)
         self.guard(now, self._serve_messages)
         for lane in self._all():
             if lane.broken is None and not lane.redial.up and lane.redial.due <= now:
@@ -282,6 +283,7 @@ class DialledLanes:
 
     def _hang_up(self, lane: Lane, grace_s: float) -> None:
         lane.outbox.clear()
+        lane.is_held = False
         lane.lookup = None
         if lane.dialer is not None:
             self._poll.unwatch(lane.dialer.socket)
@@ -293,17 +295,17 @@ class DialledLanes:
     def _flush_lane(self, lane: Lane) -> None:
         if lane.dialer is None:
             return
-        held = False
+        lane.is_held = False
         while len(lane.outbox):
-            held = self._held_s(lane) > 0.0
-            if held or not lane.dialer.send(message := lane.outbox.peek()):
+            lane.is_held = self._held_s(lane) > 0.0
+            if lane.is_held or not lane.dialer.send(message := lane.outbox.peek()):
                 break
             lane.outbox.pop()
             self._gate.count(message.size_bytes)
             if lane.lane == STREAM_LANE:
                 self._gate.streams()
             self._runner.count_sent(lane.peer, message)
-        self._poll.want_room(lane.dialer.socket, len(lane.outbox) > 0 and not held)
+        self._poll.want_room(lane.dialer.socket, len(lane.outbox) > 0 and not lane.is_held)
 
     def _held_s(self, lane: Lane) -> float:
         """How long what waits on a lane has to wait for what left before."""

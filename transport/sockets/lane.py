@@ -26,6 +26,8 @@ class Lane:
     """The present attempt failed since the other machine refused it."""
     lookup: Lookup | None = None
     """The question for the name that is to be dialled."""
+    is_held: bool = False
+    """What waits is held back by what left before, and is tried again when that has had its time."""
     target: tuple[str, int] | None = None
     """Where the present or last dialer went, in numbers."""
     broken: str | None = None
