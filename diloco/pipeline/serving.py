@@ -172,6 +172,8 @@ class Stage:
         if isinstance(event, StreamOpened):
             self._arrived.clear()
             self._begin_anew(event)  # nothing is in flight: an inner step is over
+        elif isinstance(event, (MicrobatchEnded, EvaluationEnded)):
+            self._hear(event)  # now: behind the end of the run nobody takes what waits
         elif isinstance(event, StageEvent):
             self._arrived.append(event)
         return isinstance(event, StageEvent)

@@ -25,6 +25,7 @@ from peers.protocol.stage_work import (
     Counted,
     Drain,
     Drained,
+    EvaluationEnded,
     Feed,
     ForwardBegan,
     ForwardDone,
@@ -426,3 +427,20 @@ def test_batches_belong_to_stage_0_alone() -> None:
         next(line.stage.run(batches(1)))
     with Alone(number=0) as line, pytest.raises(PipelineError, match="stage 0: run needs its batches"):
         next(line.stage.run())
+
+
+def test_what_ended_while_the_outer_loop_waited_is_told_even_if_that_wait_is_the_runs_end() -> None:
+    with Alone(number=0, quota=3) as line:
+        line.stage.validation = Validation(batches(1))
+        assert line.stage.validation.next(0, 9) is not None
+        line.stage.validation.fed(name(1))
+        for event in (
+            MicrobatchEnded(name(0), How.SETTLED, 0, Cause.NONE),
+            EvaluationEnded(name(1), 6.0, 2),
+        ):
+            assert line.stage.hear_in_hook(event)
+        line.hear(RunFinished(4))
+        line.stage.outer.driver.rest()
+        assert list(line.stage.run(batches(5))) == []
+        assert line.stage.tally.settled == 1
+        assert line.stage.validation.last is not None
