@@ -165,6 +165,8 @@ class Entry:
     """The others could not use the first state that it gave: another one is asked before it."""
     num_penalties: int = 0
     """How often in a row it was set aside or rejected."""
+    set_aside_at: float = NEVER
+    """When it was set aside last."""
     num_dissents: int = 0
     """How often it held another result than most, and nobody could be shown to be wrong."""
     dissented_at: int = 0
@@ -272,6 +274,7 @@ class Entry:
         if self.given_stage not in (None, stage):
             self.norms.clear()
             self.num_penalties = self.sits_out_until = self.dissented_at = self.wrong_at = 0
+            self.set_aside_at = NEVER
         self.given_stage = stage
 
     def show(self, claim: NewestRecord) -> None:

@@ -270,11 +270,14 @@ def lose(
     _say_open(state, course, now, current)
 
 
-def _penalize(course: Course, entry: Entry, growth: int = 2) -> None:
-    """Nobody waits for this member for a while, longer each time, until it is in a commit again."""
-    entry.num_penalties = min(MAX_PENALTIES, entry.num_penalties + 1)
+def _penalize(course: Course, entry: Entry, growth: int = 2, *, again: bool = True) -> None:
+    """Nobody waits for this member for a while, longer each time, until it is in a commit again. Where it is
+    not ``again``, that time counts already."""
+    if again:
+        entry.num_penalties = min(MAX_PENALTIES, entry.num_penalties + 1)
     commits_out = min(MAX_COMMITS_OUT, growth**entry.num_penalties - 1)
-    entry.sits_out_until = course.chain.index + commits_out
+    since = course.chain.index + commits_out
+    entry.sits_out_until = since if again else max(since, entry.sits_out_until)
 
 
 def _remember_dissent(course: Course, entry: Entry) -> None:
@@ -284,6 +287,12 @@ def _remember_dissent(course: Course, entry: Entry) -> None:
     kept = entry.num_dissents if index < entry.dissented_at + FORGIVEN_AFTER else 0
     entry.num_dissents, entry.dissented_at = kept + 1, index
     entry.num_penalties = max(entry.num_penalties, min(MAX_PENALTIES, kept))
+
+
+def is_another_time(entry: Entry, current: OpenRound) -> bool:
+    """Whether a round opened since the member was set aside last. One of another fragment that was open then
+    waits in vain for the same reason."""
+    return current.opened_at >= entry.set_aside_at
 
 
 def set_aside(
@@ -299,7 +308,9 @@ def set_aside(
     and follow. Those of whom several others say so sit out for longer."""
     for key in victims:
         if key in current.members:
-            _penalize(course, state.roster.entries[key], 5 if key in by_several else 2)
+            entry = state.roster.entries[key]
+            _penalize(course, entry, 5 if key in by_several else 2, again=is_another_time(entry, current))
+            entry.set_aside_at = now
             state.outlet.trace(SetAsideTrace(peer=key, serial=current.serial, reason=reason))
     _leave_out(state, course, now, current, victims, reason)
 

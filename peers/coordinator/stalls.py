@@ -36,8 +36,9 @@ def judge(state: RunState, course: Course, now: float, current: OpenRound) -> No
     for pair in found.parted:
         state.outlet.trace(PartedTrace(serial=current.serial, peers=pair))
     if found.victims:
-        for key in found.victims:
-            _remember(index, state.roster.entries[key], was_parted=key in known)
+        for entry in (state.roster.entries[key] for key in found.victims):
+            if rounds.is_another_time(entry, current):
+                _remember(index, entry, was_parted=entry.key in known)
         reason = "it and another member do not reach each other"
         several = found.at_odds_with_several
         rounds.set_aside(state, course, now, current, found.victims, reason, by_several=several)

@@ -5,9 +5,11 @@ Of two of whom only the other one speaks nobody is: they are kept apart.
 
 from __future__ import annotations
 
+from itertools import product
+
 from peers.coordinator.marks import FORGIVEN_AFTER as PARTED_FOR
 from peers.coordinator.stalls import FORGIVEN_AFTER
-from peers.protocol.messages import Done, Open, Ready, Stuck
+from peers.protocol.messages import CaughtUp, Done, Open, Ready, Stuck
 from peers.protocol.traces import PartedTrace, SetAsideTrace
 from tests.peers.coordinator.coordinator_kit import RESULT, ROOT, Swarm, key, opened, trained
 
@@ -55,6 +57,23 @@ def test_who_stalled_is_forgiven_after_some_commits_without() -> None:
     for _ in range(FORGIVEN_AFTER - 1):
         assert next_round(swarm)
     assert stall_once(swarm, 1, 2) == 3
+
+
+def test_who_keeps_rounds_of_several_fragments_waiting_at_the_same_time_stalls_once() -> None:
+    swarm = Swarm()
+    for index in MEMBERS:
+        swarm.enter(index, elements=(100, 100))
+        for fragment in (0, 1):
+            swarm.applied(index, ROOT, b"d" * 32, fragment)
+        swarm.hear(index, CaughtUp(ROOT))
+    for fragment, index in product((0, 1), MEMBERS):
+        swarm.ready(index, fragment=fragment)
+    assert len(swarm.core.state.courses[0].rounds) == 2
+    for current, reporter in product(list(swarm.core.state.courses[0].rounds.values()), (1, 2)):
+        swarm.hear(reporter, Stuck(current.serial, current.attempt, (key(5),), ""))
+    swarm.later(swarm.core.state.rules.failure_timeout_s)
+    assert sat_out(swarm) == [key(5), key(5)]
+    assert commits_out(swarm) == 4
 
 
 def test_an_offer_of_one_that_sits_out_uses_up_no_grace_of_the_others() -> None:
