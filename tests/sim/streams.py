@@ -249,6 +249,8 @@ class StageTrainer:
             for fragment, each in enumerate(self.worker.loop.progress):
                 if each.offered is None:
                     self.worker.loop.forget(fragment)
+                else:
+                    self.worker.loop.forget_since_offer(fragment)
         self.run(work.ConfirmOpened(event.membership))
 
     def _check(self, payload: Payload, what: str, microbatch: MicrobatchId, stage: int) -> None:

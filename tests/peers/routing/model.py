@@ -468,6 +468,7 @@ class ModelSwarm:
         """Its gradients were acknowledged: the coordinator hears of it."""
         if process.offered is not None and id(process.offered[0]) in self.in_records:
             self.tell(process.key, "committed")
+            self._commit(process.stage)  # who enters again is asked again
         elif self.up and process.key in self.present and process.offered is not None:
             self.offers[process.key] = process.offered[0]
             self._commit(process.stage)
