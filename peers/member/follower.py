@@ -165,6 +165,7 @@ class Follower:
             self._fall_behind("the shared state is fetched anew")
             self._fetches.stop()
             self._records.clear()
+            self._seeding = False  # another one was named meanwhile
         if len(self._fetches.states) >= self._profile.manifest.num_fragments:
             raise BadFrame("more fragments of a state than the model has")
         self._stranded = False
@@ -244,10 +245,13 @@ class Follower:
             self._cannot_use(now, order.fragment, order.state, refused.reason)
 
     def confirm_captured(self, now: float, captured: ConfirmCaptured) -> None:
-        """One fragment of our own first state is captured; with the last one the run begins at it."""
+        """One fragment of our own first state is captured; with the last one the run begins at it. Ignored if
+        the state of another one was ordered meanwhile."""
+        if not self._seeding:
+            return
         self.states.replace(captured.fragment, captured.check, captured.state)
         names = self.states.names
-        if self._seeding and len(names) == self._profile.manifest.num_fragments:
+        if len(names) == self._profile.manifest.num_fragments:
             self._seeding = False
             self._versions.begin_at(genesis_head([name for _, name in sorted(names.items())]))
             self._say_head(now)

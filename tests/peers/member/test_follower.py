@@ -161,6 +161,17 @@ def test_a_seed_gives_the_run_its_head_once_every_fragment_is_captured() -> None
     assert [message for _, message in member.outlet.said] == [*told, CaughtUp(head)]
 
 
+def test_a_seed_that_is_told_another_ones_state_meanwhile_does_not_begin_at_its_own() -> None:
+    member = FollowingMember(at=None)
+    member.follower.begin_seeding(0.0, Seed(1))
+    for fragment in range(NUM_FRAGMENTS):
+        member.follower.fetch_state(0.0, member.order(fragment))
+    for fragment in range(NUM_FRAGMENTS):
+        member.follower.confirm_captured(0.0, ConfirmCaptured(fragment, b"x" * 32, b"x" * 16))
+    assert not member.follower.active
+    assert member.outlet.told(HOST, CaughtUp) == []
+
+
 def test_one_record_at_a_time_is_with_the_application_and_in_order() -> None:
     member = FollowingMember()
     first = record_on(BASE, 1)
