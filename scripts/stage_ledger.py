@@ -188,12 +188,12 @@ def _check_commits(
 ) -> None:
     """What commits count, and what members that stand have, is counted once a stage."""
     once: dict[tuple[int, str], str] = {}
+    lives = sorted(lives, key=lambda life: life.number)
     for life in lives:
-        committed = [
-            each
-            for number in _committed(found, life, [each for each in commits if _is_of(each, life)])
-            for each in life.offers[number - 1]
-        ]
+        records = [each for each in commits if _is_of(each, life)]
+        if not all(each.life for each in records):  # one that moved away and came back has two
+            records = _turn_of(life, [each for each in lives if _is_same(each, life)], records)
+        committed = [each for number in _committed(found, life, records) for each in life.offers[number - 1]]
         found.committed_tokens += sum(tokens for _, tokens in committed)
         names = [each for each, _ in committed]
         if any(each in gone for each in (life.key, life.number, f"{life.key}/{life.stage}")):
@@ -212,13 +212,35 @@ def _is_of(commit: Commit, life: Life) -> bool:
     return commit.key == life.key and commit.life in (0, life.number) and is_in
 
 
+def _is_same(life: Life, other: Life) -> bool:
+    return (life.key, life.stage) == (other.key, other.stage)
+
+
+def _turn_of(life: Life, in_turn: list[Life], records: list[Commit]) -> list[Commit]:
+    """Those of one life of a member in a stage, which has had these one after the other."""
+    begins = 0
+    for index, each in enumerate(in_turn):
+        left = len(records) - begins - sum(len(later.applied) for later in in_turn[index + 1 :])
+        most = len(each.applied) + len(_may_be(each))
+        ends = begins + (left if index == len(in_turn) - 1 else min(left, most))
+        if each is life:
+            return records[begins:ends]
+        begins = ends
+    raise AssertionError("it is one of them")
+
+
+def _may_be(life: Life) -> list[int]:
+    """Offers of which it was not told what became of them."""
+    return [n for n in range(1, len(life.offers) + 1) if n not in life.ended | life.taken_back]
+
+
 def _committed(found: Found, life: Life, records: list[Commit]) -> list[int]:
     """Numbers of offers that records count: those that the process was told of, and of a dead one perhaps the
     last."""
     if life.asked is not None:
         _offer(found, life)
     numbers = sorted(life.applied)
-    may_be = [n for n in range(1, len(life.offers) + 1) if n not in life.ended | life.taken_back]
+    may_be = _may_be(life)
     missing = len(records) - len(numbers)
     if not 0 <= missing <= len(may_be):
         found.broken.append(

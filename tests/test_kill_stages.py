@@ -133,6 +133,23 @@ def test_a_member_that_moved_on_is_judged_in_each_stage_by_the_commits_of_that()
     assert found(f"{c.key}/1").void_tokens == TOKENS, "what it counted there, and no commit has"
 
 
+def test_a_member_that_came_back_to_its_stage_has_the_commits_of_each_of_its_times_there() -> None:
+    a, b, c = line_of_three()
+    again = Replica(2, 1)
+    for line in again.lines:
+        line["key"] = c.key
+    again.key = c.key
+    again.count(3)
+    again.step()
+    c.offer(3, fate="applied")
+    again.offer(1, fate="applied")
+    first, second = (Commit(c.key, float(n * TOKENS), stage=2) for n in (3, 1))
+    lines = [line for each in (a, b, c, again) for line in each.lines]
+    for commits, is_right in (((first, second), True), ((second, first), False), ((first,), False)):
+        found = judge(lines, commits, STAGES, window=4, gone=())
+        assert is_right == (not any("record" in each for each in found.broken)), found.broken
+
+
 def test_an_offer_of_more_than_was_counted_and_a_record_of_another_weight_are_found() -> None:
     a, b, c = line_of_three()
     b.offer(3)

@@ -34,6 +34,9 @@ class Traffic:
         )
 
 
+_NOTHING = Traffic()
+
+
 class Counters:
     """The byte counters of one driver: one thread adds, any thread reads."""
 
@@ -45,12 +48,17 @@ class Counters:
         self, peer: bytes, direction: Direction, purpose: str, size_bytes: int, again: bool = False
     ) -> None:
         """Count one frame."""
-        one = Traffic(0, 0, 1, size_bytes) if again else Traffic(1, size_bytes)
         if peer not in self._peers and peer != OTHERS:
             self._peers[peer] = None
             if len(self._peers) > MAX_PEERS:
                 self._fold(next(iter(self._peers)))
-        self._put((peer, direction, purpose), one)
+        key = (peer, direction, purpose)
+        old = self._table.get(key, _NOTHING)
+        frames, total = old.frames, old.size_bytes
+        if again:
+            self._table[key] = Traffic(frames, total, old.again_frames + 1, old.again_bytes + size_bytes)
+        else:
+            self._table[key] = Traffic(frames + 1, total + size_bytes, old.again_frames, old.again_bytes)
 
     def snapshot(self) -> dict[tuple[bytes, Direction, str], Traffic]:
         """All counts so far by (peer, direction, purpose)."""
@@ -65,7 +73,5 @@ class Counters:
     def _fold(self, peer: bytes) -> None:
         del self._peers[peer]
         for key in [key for key in self._table if key[0] == peer]:
-            self._put((OTHERS, key[1], key[2]), self._table.pop(key))
-
-    def _put(self, key: tuple[bytes, Direction, str], count: Traffic) -> None:
-        self._table[key] = self._table.get(key, Traffic()) + count
+            others = OTHERS, key[1], key[2]
+            self._table[others] = self._table.get(others, _NOTHING) + self._table.pop(key)

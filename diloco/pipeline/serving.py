@@ -303,11 +303,12 @@ class Stage:
     # -- microbatches -------------------------------------------------------------------------
 
     def _feed(self, drawn: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """Feed what this step has use for, as far as the member takes it."""
+        """Feed when none waits for its forward, as far as the member takes it: one that goes forward at once
+        is above earlier than if others were drawn and told first."""
         if self._takes is not None:
             return
         self._feed_validation()
-        while self._loop.num_wanted > 0 and self._number < self._may_feed:
+        while self._loop.wants_now and self._number < self._may_feed:
             if self._batch is None:
                 self._batch = next(drawn, None)
             if self._batch is None:

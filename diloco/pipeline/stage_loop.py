@@ -172,6 +172,11 @@ class StageLoop:
         return self.quota - self._num_begun - len(self._waiting)
 
     @property
+    def wants_now(self) -> bool:
+        """Whether it would compute one of those, if it were here: none waits for its forward."""
+        return not self._waiting and self.num_wanted > 0
+
+    @property
     def drained(self) -> bool:
         """Whether nothing of the present step is in flight."""
         return not self._in_flight and self._at_hand is None

@@ -136,11 +136,12 @@ class Bulk:
             self._seen.remove(self.num_in)
         return [Arrival(message, payload, cost, is_stream)]
 
-    def consumed(self, now: float, cost: int) -> bool:
-        """The layer above is done with an arrival. Whether the other end should be told by now."""
+    def consumed(self, now: float, cost: int, told_after: int = 8) -> bool:
+        """The layer above is done with an arrival. Whether the other end should be told by now: after that
+        part of the window."""
         window = self.window
         window.consume(now, cost)
-        return window.consumed - self.acked_cost >= window.size // 8
+        return window.consumed - self.acked_cost >= window.size // told_after
 
     # -- what is there ------------------------------------------------------------------------
 

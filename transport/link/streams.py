@@ -30,6 +30,10 @@ _ACK_CONTROL_AFTER = 32
 """Control messages that are acknowledged at once: their sender keeps them until then. Fewer are
 acknowledged by what is said next, or when nothing was said for as long as a peer may be silent."""
 
+_STREAM_TOLD_AFTER = 4
+"""That part of its window is used before a stream is acknowledged by a frame of its own: tensors go both
+ways, and each says what came."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -324,7 +328,7 @@ class Streams:
     def stream_consumed(self, now: float, cost: int) -> None:
         """The same of the stream."""
         assert self.stream is not None, "nothing came over it"
-        if self.stream.consumed(now, cost):
+        if self.stream.consumed(now, cost, _STREAM_TOLD_AFTER):
             self._send_stream_ack(now)
             if self.window.wants_round_trip(now):
                 self.send_ask(now)

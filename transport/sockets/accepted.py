@@ -112,9 +112,10 @@ class AcceptedLanes:
 
     def flush(self) -> bool:
         """Hand over what waits; whether something still waits."""
-        for connection in self.connections.waiting():
+        waiting = self.connections.waiting()
+        for connection in waiting:
             self._flush_connection(connection)
-        return bool(self.connections.waiting())
+        return any(each.outbox.waiting for each in waiting)
 
     def is_waiting(self) -> bool:
         """Whether something waits to be sent that may leave."""

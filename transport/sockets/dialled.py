@@ -126,18 +126,21 @@ class DialledLanes:
 
     def flush(self) -> bool:
         """Hand over what waits; whether something waited."""
-        waiting = [lane for lane in self._all() if len(lane.outbox)]
+        waiting = [lane for lane in self._all() if lane.outbox.waiting]
         for lane in waiting:
             self._flush_lane(lane)
         return bool(waiting)
 
     def dues(self) -> list[float]:
         """When `serve_due` has something to do."""
-        lanes = self._all()
-        look = [self._looked_at + LOOK_S] * any(lane.dialer is not None for lane in lanes)
-        now = self._runner.clock()
-        held = [now + self._held_s(lane) for lane in lanes if lane.is_held and len(lane.outbox)]
-        return [lane.redial.due for lane in lanes if not lane.redial.up] + look + held
+        dues, has_dialer = [], False
+        for lane in self._all():
+            if not lane.redial.up:
+                dues.append(lane.redial.due)
+            has_dialer = has_dialer or lane.dialer is not None
+            if lane.is_held and lane.outbox.waiting:
+                dues.append(self._runner.clock() + self._held_s(lane))
+        return [*dues, self._looked_at + LOOK_S] if has_dialer else dues
 
     def serve_due(self, now: float) -> None:
         """Dial what is due, give up what was not answered, and tell the core of what broke."""

@@ -83,33 +83,34 @@ class Outbox:
     connection: a message is never lost while the connection stands."""
 
     def __init__(self, limits: Limits) -> None:
-        self._waiting: deque[Outgoing] = deque()
+        self.waiting: deque[Outgoing] = deque()
+        """To be looked at only: every turn of a driver asks many of these whether there is something."""
         self._waiting_bytes = 0
         self._max_frames = 4 * limits.control_queue
         self._max_bytes = 2 * limits.largest_window
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def push(self, message: Outgoing) -> bool:
         """Add at the end; False when there is no room."""
-        if len(self._waiting) >= self._max_frames or self._waiting_bytes >= self._max_bytes:
+        if len(self.waiting) >= self._max_frames or self._waiting_bytes >= self._max_bytes:
             return False
-        self._waiting.append(message)
+        self.waiting.append(message)
         self._waiting_bytes += message.size_bytes
         return True
 
     def peek(self) -> Outgoing:
         """The first message."""
-        return self._waiting[0]
+        return self.waiting[0]
 
     def pop(self) -> None:
         """The first message has left."""
-        self._waiting_bytes -= self._waiting.popleft().size_bytes
+        self._waiting_bytes -= self.waiting.popleft().size_bytes
 
     def clear(self) -> None:
         """The connection is gone, and what waited with it."""
-        self._waiting.clear()
+        self.waiting.clear()
         self._waiting_bytes = 0
 
 
@@ -212,4 +213,4 @@ class AcceptedConnections:
 
     def waiting(self) -> list[AcceptedConnection]:
         """The connections with unsent messages."""
-        return [c for c in self._by_route.values() if len(c.outbox)]
+        return [c for c in self._by_route.values() if c.outbox.waiting]

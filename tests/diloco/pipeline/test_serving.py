@@ -396,6 +396,13 @@ def test_stage_0_feeds_what_a_step_takes_and_tells_how_microbatches_ended() -> N
         assert line.said(TellEnds) == [TellEnds(1, (0, 1, 0), 1)], "for the run's status"
 
 
+def test_a_microbatch_goes_forward_before_the_next_one_is_fed() -> None:
+    with Alone(number=0, quota=3) as line:
+        next(line.stage.run(iter(batches(5))))
+        order = [type(each) for each in line.member.said if isinstance(each, Feed | ForwardDone)]
+        assert order == [Feed, ForwardDone] * 3, "the stages above wait for the first"
+
+
 def test_partial_ones_are_told_by_the_stage_below_which_they_were_given_up() -> None:
     tally = Tally()
     for number, stage in enumerate((2, 1, 2)):
