@@ -85,6 +85,19 @@ class Refusals:
     """How often it was told donors, and had no state from them."""
 
 
+@dataclass(slots=True)
+class Chase:
+    """How often a member fell behind since it was in a commit, and for how long rounds wait for it."""
+
+    num_times: int = 0
+    since: float = 0.0
+    """The first time."""
+    until: float = NEVER
+    """Rounds wait so long while it fetches the state."""
+    again_from: float = NEVER
+    """And not again before."""
+
+
 def _nobody_listens() -> None:
     pass
 
@@ -158,6 +171,7 @@ class Entry:
     """Since it said so last: it fetches the run's state instead."""
     told_behind: bool = False
     refusals: Refusals = field(default_factory=Refusals)
+    chase: Chase = field(default_factory=Chase)
     report: Report | None = None
     pace: MemberPace = field(default_factory=MemberPace)
     told_finished: bool = False
@@ -274,7 +288,7 @@ class Entry:
         if self.given_stage not in (None, stage):
             self.norms.clear()
             self.num_penalties = self.sits_out_until = self.dissented_at = self.wrong_at = 0
-            self.set_aside_at = NEVER
+            self.set_aside_at, self.chase = NEVER, Chase()
         self.given_stage = stage
 
     def show(self, claim: NewestRecord) -> None:

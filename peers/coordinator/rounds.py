@@ -11,14 +11,14 @@ import math
 from collections.abc import Collection, Sequence
 from statistics import median
 
-from peers.coordinator import last_round, mean_proofs, naming, sharing, spot_checks
+from peers.coordinator import catching_up, last_round, mean_proofs, naming, sharing, spot_checks
 from peers.coordinator.course import CommitSummary, Course
 from peers.coordinator.disputes import disputed
 from peers.coordinator.influence import FEWEST_JUDGES, NormHistory, effective_weights
 from peers.coordinator.marks import FORGIVEN_AFTER
 from peers.coordinator.measured import mean_limit, part_limit
 from peers.coordinator.open_round import OpenRound
-from peers.coordinator.roster import Entry
+from peers.coordinator.roster import Chase, Entry
 from peers.coordinator.state import RunState
 from peers.protocol.fields import MAX_SQUARE, cut
 from peers.protocol.messages import Abort, Open, Rejected, Wanted
@@ -45,7 +45,8 @@ def next_opening(state: RunState, looked_at: float) -> float:
     """When a grace or a wait ends next; infinity if none runs. What was over when that was last looked at is
     not waited for: something else keeps those rounds shut."""
     ends = [max(end, each.opens_at) for each in state.courses.values() for end in each.grace_ends.values()]
-    return min((end for end in ends if end > looked_at), default=math.inf)
+    waits = min((end for end in ends if end > looked_at), default=math.inf)
+    return min(waits, catching_up.next_end(state, looked_at))
 
 
 def open_what_can_be(state: RunState, course: Course, now: float) -> None:
@@ -82,7 +83,7 @@ def _choose(state: RunState, course: Course, now: float, fragment: int) -> list[
     chosen = willing if len(willing) >= fewest else offering
     begins = now if state.rules.quorum else course.ready_since[fragment]
     ends = course.grace_ends.setdefault(fragment, begins + state.rules.grace_s)
-    if now < course.opens_at:
+    if now < course.opens_at or catching_up.awaited(state, course, now):
         return []
     awaited = [
         e for e in active if e not in here and _is_awaited(course, e) and not passes(e, fragment, base)
@@ -391,6 +392,7 @@ def _commit(
         entry = state.roster.entries[member]
         if current.done.get(member) == digest:  # whoever was just set aside may be in the record all the same
             entry.num_penalties = 0
+        entry.chase = Chase()
         _history(entry, current.fragment).commit(now, current.norm_of(member))
         entry.pace.accepted(now, record.fragment, state.rules.overlap)
         if member in current.done and entry.entered:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from peers.coordinator import assembling, naming, recomputing, restoring, rounds, saving
+from peers.coordinator import assembling, catching_up, naming, recomputing, restoring, rounds, saving
 from peers.coordinator.adoption import is_newer
 from peers.coordinator.agreement import differ
 from peers.coordinator.course import Course
@@ -166,7 +166,7 @@ def caught_up(state: RunState, now: float, course: Course, entry: Entry, message
     if entry in overtaken(state, course, now, entry):
         return
     entry.become_active()
-    if entry.came_without_state and course.chain.index:
+    if entry.came_without_state and course.chain.index and entry.chase.num_times < catching_up.TIMES:
         entry.awaited_from = course.chain.index + course.manifest.num_fragments
     state.mode.tell_active(now, entry)
     state.outlet.trace(ActiveTrace(peer=entry.key, peer_name=entry.name, index=course.chain.index))
@@ -191,6 +191,7 @@ def needs_state(state: RunState, now: float, course: Course, entry: Entry, messa
     rounds.leave_all(state, course, now, entry, message.reason)
     if entry.member_state is MemberState.FOLLOWING and not entry.holds_state:
         entry.refusals.num_in_vain += 1
+    catching_up.fell_behind(now, entry)
     assembling.failed(course, entry)
     held = entry.holds_state
     entry.give_up_state()
@@ -273,6 +274,7 @@ def serve_waiting(state: RunState, course: Course, now: float) -> None:
 def _send_donors(state: RunState, course: Course, now: float, entry: Entry, sources: FragmentSources) -> None:
     chain = course.chain
     entry.follow_donors()
+    catching_up.follows(state, now, entry)
     course.num_donations += 1
     versions = tuple(chain.base(fragment) for fragment, _, _ in sources)
     assembling.send_donors(state, now, entry, sources, versions, chain.head, chain.index)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from peers.coordinator import assembling, restoring
+from peers.coordinator import assembling, catching_up, restoring
 from peers.coordinator.adoption import is_behind
 from peers.coordinator.course import Course
 from peers.coordinator.last_round import fewest_here
@@ -210,6 +210,10 @@ def _wait_for_some(state: RunState, course: Course, now: float, here: list[Entry
             )
     if course.ready_since and now < course.opens_at:
         return Wait("workers accuse each other, and the next round is put off for at most a minute")
+    if course.ready_since and (behind := catching_up.awaited(state, course, now)):
+        return _for_members(
+            behind, "the next round waits for {who}, which fell behind again and again, to get the state"
+        )
     if course.ready_since and not course.rounds:
         return _for_members(
             [e for e in active if not e.ready and not e.is_missing],
