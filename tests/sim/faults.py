@@ -36,6 +36,9 @@ KINDS = (
 FULL_DISK = "full_disk"
 """Of the host, which alone stores anything. It is drawn by itself: a seed keeps its other faults."""
 
+LONG_ABSENCE = "long_absence"
+"""Until the faults are over: a stage may be left with too few. In worlds whose workers may move."""
+
 KINDS_OF_DISKS = ("all_die", "power_fails", "dies_in_save", "worker_disk_full")
 """In worlds with disks alone, beside the others."""
 
@@ -75,6 +78,12 @@ def draw_full_disks(rng: random.Random, until_s: float) -> list[Fault]:
     return [Fault(at, FULL_DISK, HOST, number=rng.random()) for at in sorted(moments)]
 
 
+def draw_long_absences(rng: random.Random, num_workers: int, until_s: float) -> list[Fault]:
+    """Up to a third of the workers."""
+    who = rng.sample(range(num_workers), rng.randint(0, num_workers // 3))
+    return [Fault(rng.uniform(3.0, until_s), LONG_ABSENCE, each) for each in who]
+
+
 def draw_disk_faults(rng: random.Random, num_workers: int, until_s: float) -> list[Fault]:
     """Once or twice everybody dies; the rest is drawn as other faults are."""
     kinds = [kind for kind in KINDS_OF_DISKS if rng.random() < 0.7]
@@ -106,6 +115,12 @@ class Injector:
             return False
         self.world.crash(fault.who)
         self.world.net.at(0.5 + 6 * fault.number, lambda: self.world.restart(fault.who))
+        return True
+
+    def _long_absence(self, fault: Fault) -> bool:
+        if not self.world.alive(fault.who) or self._last_holder(fault.who):
+            return False
+        self.world.crash(fault.who)
         return True
 
     def _crash_between_effects(self, fault: Fault) -> bool:

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 
@@ -17,7 +17,14 @@ from peers.protocol.placing import Wiring
 from peers.protocol.stage_work import How
 from tests.sim.checkers import Checkers
 from tests.sim.doors import key_of
-from tests.sim.faults import Fault, Injector, draw_disk_faults, draw_faults, draw_full_disks
+from tests.sim.faults import (
+    Fault,
+    Injector,
+    draw_disk_faults,
+    draw_faults,
+    draw_full_disks,
+    draw_long_absences,
+)
 from tests.sim.stages import StageCheckers
 from tests.sim.streams import StreamShape
 from tests.sim.trainer import SYNC_EVERY
@@ -31,6 +38,9 @@ state anew once, and two rounds, with everybody's patience used up once each."""
 
 DRAW_COPIES_FROM = 20_000
 """Seeds from here on draw also how many members write each fragment."""
+DRAW_MOVES_FROM = 2_000
+"""Seeds of worlds that stream from here on draw whether workers move, whether some microbatches are only for
+evaluation, and who is away for long."""
 DRAW_SETTINGS_FROM = 10_000
 """Seeds of worlds with disks from here on draw what is kept there."""
 
@@ -82,6 +92,8 @@ def plan(
         world.exploded.add(num_workers - 1)
     until = FAULTS_UNTIL_S if num_workers < 16 else FAULTS_UNTIL_S / 3
     drawn = [*draw_faults(probe, num_workers, until), *draw_full_disks(world.net.stream("disks"), until)]
+    if streams and seed >= DRAW_MOVES_FROM:
+        drawn += draw_long_absences(world.net.stream("absences"), num_workers, until)
     if disks:
         world.checkpoint = draw_checkpoint(seed, world.net.stream("settings of checkpoints"))
         drawn += draw_disk_faults(world.net.stream("faults of disks"), num_workers, until)
@@ -91,6 +103,8 @@ def plan(
 def draw_streams(world: World, rng: random.Random) -> World:
     """The same world, whose steps are made of microbatches. A step that nobody waits for lands at once."""
     shape = StreamShape(rng.choice([1, 2]), rng.choice([2, 4]), wiring=rng.choice(list(Wiring)))
+    if world.seed >= DRAW_MOVES_FROM:
+        shape = replace(shape, moves=rng.random() < 0.6, evaluates=rng.random() < 0.6)
     again = World(world.seed, world.num_workers, 1, world.stages, world.wider, world.sizes, streams=shape)
     again.with_disks = world.with_disks
     return again
@@ -216,18 +230,20 @@ def converge(world: World, checkers: StageCheckers, begin: float) -> None:
     streams = checkers.streams
     ended = (streams.num(How.SETTLED), streams.given_up) if streams is not None else (0, 0)
     counted = {index: len(each.trainer.counted) for index, each in world.workers.items() if each.trainer}
-    aborts, breaks = world.seen["aborted"], world.net.num_breaks
+    aborts, breaks, moved = world.seen["aborted"], world.net.num_breaks, len(world.moved)
     world.net.run(begin + SETTLE_S + (2 if streams is None else 8) * GRACE_S)
     checkers.sweep()
     if world.seen["aborted"] > aborts + 2:
         raise Violation("L7", f"{world.seen['aborted'] - aborts} aborts in the quiet")
-    if world.net.num_breaks > breaks:
+    movers = set(world.moved[moved:])  # those leave, and come anew to another stage
+    if world.net.num_breaks > breaks and not movers:
         raise Violation("L7", f"{world.net.num_breaks - breaks} connections broke in the quiet")
     if streams is not None and all(_has_workers(world, each) for each in range(world.stages)):
         streams.check_quiet(*ended)
     for each, before in zip(checkers.courses, settled, strict=True):
         mine = {index for index in world.lives if world.stage_of[index] == each.course}
         mine -= {index for index in mine if counted.get(index) == _num_counted(world, index)}  # spare ones
+        mine -= movers
         if len(mine) >= world.min_peers or streams is not None:
             check_all_take_part(world, each, before, mine)
         else:

@@ -27,7 +27,7 @@ class StreamCheckers:
     def __init__(self, world: World) -> None:
         assert world.streams is not None
         self.world, self.window = world, world.streams.window
-        self.ends: dict[MicrobatchId, work.MicrobatchEnded] = {}
+        self.ends: dict[MicrobatchId, work.MicrobatchEnded | work.EvaluationEnded] = {}
         self.unsettled: dict[tuple[bytes, int], set[int]] = defaultdict(set)
         """By feeder's membership: what was fed and did not end."""
         self.counted: dict[tuple[int, int, MicrobatchId], int] = {}
@@ -52,6 +52,10 @@ class StreamCheckers:
                     raise Violation("PP3", f"{len(unsettled)} of worker {worker.index} have not ended")
             case work.MicrobatchEnded():
                 self._ended(worker, seen)
+                self.world.seen[seen.how.name.lower()] += 1
+            case work.EvaluationEnded():
+                self._ended(worker, seen)
+                self.world.seen["evaluated" if seen.tokens else "evaluated_in_vain"] += 1
 
     def _offered(self, worker: Worker, offer: Offer) -> None:
         assert worker.trainer is not None
@@ -63,12 +67,11 @@ class StreamCheckers:
         number = worker.node.member.contributions.num_offered
         self.offers[worker, offer.fragment, number] = mine
 
-    def _ended(self, worker: Worker, end: work.MicrobatchEnded) -> None:
+    def _ended(self, worker: Worker, end: work.MicrobatchEnded | work.EvaluationEnded) -> None:
         if end.microbatch in self.ends:
             raise Violation("PP3", f"{end.microbatch} of worker {worker.index} ends twice")
         self.ends[end.microbatch] = end
         self.unsettled[worker.key, end.microbatch.incarnation].discard(end.microbatch.number)
-        self.world.seen[end.how.name.lower()] += 1
 
     def observe(self, now: float, key: bytes, effect: Effect) -> None:
         if isinstance(effect, Store):
@@ -106,7 +109,7 @@ class StreamCheckers:
 
     def num(self, how: How) -> int:
         """How many ended so."""
-        return sum(each.how is how for each in self.ends.values())
+        return sum(isinstance(e, work.MicrobatchEnded) and e.how is how for e in self.ends.values())
 
     def check_quiet(self, settled: int, given_up: int) -> None:
         """PP8: for a while there was no fault."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
-from diloco.pipeline.stage_loop import Backward, Forward, StageLoop, Step, Work
+from diloco.pipeline.stage_loop import Backward, Evaluate, Forward, StageLoop, Step, Work
 from peers.protocol import stage_work as work
 from peers.protocol.events import EntryRefused, IdentitySuperseded, OfferWanted
 from peers.protocol.placing import Wiring
@@ -40,6 +40,8 @@ class StreamShape:
     wiring: Wiring = Wiring.LINES
     moves: bool = False
     """Workers say how fast they are, and move to another stage if they are told to."""
+    evaluates: bool = False
+    """Of five microbatches one goes forward only."""
 
 
 def terms_of(stage: int, stages: int, shape: StreamShape, limits: Limits, timeout_s: float) -> StreamTerms:
@@ -135,8 +137,8 @@ class StageTrainer:
             return
         if isinstance(self.at_hand, Forward):
             self.at_versions[self.at_hand.microbatch] = self._weights()
-            if self.stage:
-                self.run(work.ForwardBegan(self.at_hand.microbatch))
+        if isinstance(self.at_hand, (Forward, Evaluate)) and self.stage:
+            self.run(work.ForwardBegan(self.at_hand.microbatch))
         net.at(self.rng.uniform(0.005, 0.04), self._done)
 
     def _moves(self, leaves_by: float) -> bool:
@@ -170,7 +172,9 @@ class StageTrainer:
         self.at_hand = None
         self.loop.done(todo, TOKENS)
         match todo:
-            case Forward() if not self.is_last:
+            case Evaluate() if self.is_last:
+                self.run(work.Evaluated(todo.microbatch, 2.5, TOKENS))
+            case Forward() | Evaluate() if not self.is_last:
                 made = tensor("up", todo.microbatch, self.stage, self.shape.activation_bytes)
                 self.run(work.ForwardDone(todo.microbatch, made))
             case Forward() | Backward():
@@ -205,9 +209,17 @@ class StageTrainer:
     def _feed(self) -> None:
         while self.fed < self.may_feed and self.loop.num_wanted > 0:
             microbatch = MicrobatchId(self.worker.key, self.membership, self.fed)
-            if not self.run(work.Feed(self.fed, tensor("targets", microbatch, 0, TARGETS_BYTES))):
+            evaluates = self.shape.evaluates and self.fed % 5 == 3
+            targets = tensor("targets", microbatch, 0, TARGETS_BYTES)
+            if not self.run(work.Feed(self.fed, targets, evaluates)):
                 return
             self.fed += 1
+            self._take_input(microbatch, evaluates)
+
+    def _take_input(self, microbatch: MicrobatchId, evaluates: bool) -> None:
+        if evaluates:
+            self.loop.evaluation_arrived(microbatch)
+        else:
             self.loop.input_arrived(microbatch)
 
     def _hear(self, event: object) -> None:
@@ -221,7 +233,7 @@ class StageTrainer:
                 if self.is_last:
                     assert event.targets is not None
                     self._check(event.targets, "targets", event.microbatch, 0)
-                self.loop.input_arrived(event.microbatch)
+                self._take_input(event.microbatch, event.evaluates)
             case work.GradientArrived():
                 self._check(event.payload, "down", event.microbatch, self.stage + 1)
                 self.loop.gradient_arrived(event.microbatch)

@@ -25,13 +25,15 @@ from tests.sim.violation import Violation
 from tests.sim.world import World
 
 NUM_SEEDS = 6
+MOVING = (2006, 2010)
+"""Seeds in which somebody moves to another stage, and some microbatches only evaluate."""
 FAILED_ONCE = (323, 332, 596, 617)
 """Every seed that ever failed, kept for ever."""
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[int, Outcome | str]:
-    return outcomes_of([*range(NUM_SEEDS), *FAILED_ONCE], stages=True, streams=True)
+    return outcomes_of([*range(NUM_SEEDS), *MOVING, *FAILED_ONCE], stages=True, streams=True)
 
 
 @pytest.mark.timeout(900)
@@ -43,6 +45,8 @@ def test_whatever_happens_to_a_swarm_that_streams_it_counts_once_and_converges(
     _, seen = counts_in(outcomes)
     assert seen["settled"] > 100 * NUM_SEEDS
     assert seen["partial"] + seen["lost"] > 0
+    assert seen["moved"] >= len(MOVING)
+    assert seen["evaluated"] > 0
 
 
 class StepsInFlight(StageLoop):

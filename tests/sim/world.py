@@ -166,6 +166,8 @@ class World:
         self.wishes: dict[int, int] = {}
         """By worker: the stage that it asks for; without one it takes any."""
         self.strangers: list[Stranger] = []
+        self.moved: list[int] = []
+        """Workers that left to train another stage, in that order."""
         self.let_in = 0
         """Strangers to whom the door was opened."""
         self.host_lives = 0
@@ -535,6 +537,7 @@ class World:
     def move(self, worker: Worker) -> None:
         """A worker leaves to join anew, and puts aside what its disk has of its stage."""
         self.seen["moved"] += 1
+        self.moved.append(worker.index)
         self._run_one(worker, LeaveRun("moves"))
         self.net.at(0.2, lambda: self._come_anew(worker))
 
