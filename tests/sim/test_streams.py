@@ -13,7 +13,9 @@ from peers.coordinator import assignment, moving
 from peers.coordinator.placing import Move
 from peers.protocol.events import StageAssigned
 from peers.protocol.placing import Wiring
+from peers.protocol.stage_work import StreamOpened
 from peers.routing import ending
+from peers.routing.state import StreamState
 from tests.peers.routing.planted import nothing
 from tests.sim import streams
 from tests.sim import world as world_module
@@ -98,6 +100,34 @@ def test_a_weight_by_quota_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world_module, "StageTrainer", WeighsByQuota)
     with pytest.raises(Violation, match=r"PP5|PP1"):
         run_seed(2, stages=True, streams=True)
+
+
+class KeepsWhatIsVoid(StageTrainer):
+    """What it had counted before its membership ended it offers all the same."""
+
+    def _hear(self, event: object) -> None:
+        super()._hear(replace(event, void=False) if isinstance(event, StreamOpened) else event)
+
+
+def test_what_an_ended_membership_counted_and_is_offered_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "StageTrainer", KeepsWhatIsVoid)
+    with pytest.raises(Violation, match="PP1:"):
+        run_seed(596, stages=True, streams=True)
+
+
+def test_a_microbatch_that_ends_twice_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = ending.end
+
+    def twice(state: StreamState, now: float, number: int, *how: Any) -> None:
+        fed = state.fed.get(number)
+        end(state, now, number, *how)
+        if fed is not None:
+            state.fed[number] = fed
+            end(state, now, number, *how)
+
+    monkeypatch.setattr(ending, "end", twice)
+    with pytest.raises(Violation, match="PP3"):
+        run_seed(1, faults=[], stages=True, streams=True)
 
 
 class HostTrains(World):

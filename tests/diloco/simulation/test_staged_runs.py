@@ -11,12 +11,18 @@ from diloco.loop.session import WorkerSession
 from diloco.pipeline.microbatch import random_seed
 from diloco.pipeline.stage_loop import StageLoop
 from diloco.simulation import stage_worker, staged_run
+from diloco.simulation.identities import key_of
 from diloco.simulation.report.report import SimulationReport
 from diloco.simulation.runner import simulate
 from diloco.simulation.stage_checks import StageChecks
 from diloco.simulation.stage_recorder import StageRecorder
+from peers.coordinator import moving
+from peers.coordinator.placing import Move
 from peers.protocol.stage_work import MicrobatchId
-from peers.routing import receiving
+from peers.protocol.stream import StandsSince
+from peers.routing import ending, receiving, streaming
+from peers.routing.state import StreamState
+from peers.routing.streaming import Streaming
 from tests.diloco.simulation.small_pipeline import small
 from transport import yielding
 
@@ -179,6 +185,48 @@ def test_a_tensor_of_another_microbatch_is_caught(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(receiving, "InputArrived", other)
     assert any("PP9" in line for line in simulate(small(end="2min")).violations)
+
+
+def test_a_microbatch_that_ends_twice_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = ending.end
+
+    def twice(state: StreamState, now: float, number: int, *how: Any) -> None:
+        fed = state.fed.get(number)
+        end(state, now, number, *how)
+        if fed is not None:
+            state.fed[number] = fed
+            end(state, now, number, *how)
+
+    monkeypatch.setattr(ending, "end", twice)
+    assert any("PP3" in line for line in simulate(small(end="1min")).violations)
+
+
+def test_a_thawed_replica_whose_accumulation_is_still_offered_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its membership ended while it was frozen, and another one has counted the same since."""
+    freeze = {"do": "freeze", "peers": "peer-3", "at": "25s", "for": "40s"}
+    scenario = small(run={"rounds": 4}, events=[freeze])
+    assert not simulate(scenario).violations
+    stand, opened = Streaming.stand, streaming.StreamOpened
+
+    def keeps(self: Streaming, now: float, message: StandsSince) -> bool:
+        stand(self, now, message)
+        return False
+
+    monkeypatch.setattr(Streaming, "stand", keeps)
+    monkeypatch.setattr(streaming, "StreamOpened", lambda membership, void: opened(membership, False))
+    assert any("PP1:" in line or "PP1 " in line for line in simulate(scenario).violations)
+
+
+def test_a_move_that_empties_a_stage_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = small(stages=2, run={"rounds": 8, "failure_timeout_s": 3.0})
+    peer = dict(scenario["peers"][0])
+    scenario["peers"] = [dict(peer, name="lone", count=1, stage=1), dict(peer, name="other", count=2)]
+    assert not simulate(scenario).violations
+    move = Move(key_of("lone"), 0)
+    monkeypatch.setattr(moving, "best_move", lambda loads, movable, fewest: move)
+    assert any("PP10" in line for line in simulate(scenario).violations)
 
 
 def test_an_offer_without_what_a_step_counted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
