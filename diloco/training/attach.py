@@ -53,9 +53,10 @@ def attach(
     StatefulDataLoader. All of it is equally far where the loop goes through `Outer.until_finished`. Raises
     `StateError` for a state dict of something else than tensors and plain values.
 
-    Trainable parameters are exchanged, each storage once; frozen ones and float buffers come with the state,
-    and of buffers a round after the last makes the mean (`[method] buffers`). To attach the same model once
-    more replaces the earlier attach, and counts go on; another model needs another swarm. Returns when the
+    Trainable parameters are exchanged, each storage once; to train others later is refused at the next step,
+    to freeze some is not. Frozen ones and float buffers come with the state, and of buffers a round after the
+    last makes the mean (`[method] buffers`). To attach the same model once more replaces the earlier attach,
+    and counts go on; another model needs another swarm. Returns when the
     model holds the shared state. Raises `LayoutError` for a trainable parameter that none of the optimizers
     has, `EntryError` if the run trains another model, `SwarmTimeout` if nobody hands out the state within
     ``timeout_s``, `UserError` for ranks that train one model together without a ``group``.

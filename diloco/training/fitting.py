@@ -1,4 +1,6 @@
-"""Whether a loop's model and optimizers fit together, before anything is hooked or sent. Refuses by name."""
+"""Whether a loop's model and optimizers fit together, before anything is hooked or sent, and at each step
+whether the model trains the same parameters still. Refuses by name.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +54,36 @@ def require_stepped(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer
         f"trainable, but in no optimizer ({kinds}): {', '.join(missing[:_NAMES_SHOWN])}{more}; give attach a"
         " list of all optimizers, in the order in which they step, or set requires_grad = False"
     )
+
+
+class TrainedParameters:
+    """The parameters of ``model`` as they are when it is attached: those that the swarm exchanges are these
+    objects, whatever the model holds later."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._every = list(model.parameters())
+        self._trained = {id(each) for each in self._every if each.requires_grad}
+
+    def require_same(self) -> None:
+        """Nothing else is trained by now, and nothing of it was replaced; to freeze some is allowed. Raises
+        `LayoutError`: it would be each worker's own for ever."""
+        now = list(self._model.parameters())
+        gone = {id(each) for each in self._every} - {id(each) for each in now}
+        added = {id(p) for p in now if p.requires_grad} - self._trained
+        if not gone and not added:
+            return
+        how = "decide what is trained before attach, alike on all workers (freeze later what is not to move)"
+        name, parameter = next(
+            (each for each in named_parameters(self._model) if id(each[1]) in added), ("", None)
+        )
+        if parameter is None:
+            raise LayoutError(f"the model has lost {len(gone)} of the parameters that were attached: {how}")
+        was = "was frozen" if any(parameter is each for each in self._every) else "was not in the model"
+        raise LayoutError(
+            f"{name} is trained now and {was} when the model was attached, so other workers would never"
+            f" have it: {how}"
+        )
 
 
 def _place(parameter: Tensor) -> tuple[str, int]:

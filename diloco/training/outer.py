@@ -23,6 +23,7 @@ from diloco.errors import UserError
 from diloco.interrupts import NOTICE_S, handled
 from diloco.swarm.swarm import Swarm
 from diloco.training.driver import WorkerDriver
+from diloco.training.fitting import TrainedParameters
 from diloco.training.keeping import CheckpointCost
 from diloco.training.landings import Landings
 from diloco.training.lending import lent, write_model, write_part
@@ -60,11 +61,17 @@ class Outer:
         self.model = model
         self.method = swarm.settings.method.resolved()
         self._tokens_per_step = None if tokens_per_step is None else checked_tokens(tokens_per_step)
+        self._trained: TrainedParameters | None = None
+        """Of a site none: `fully_shard` replaces parameters at each step."""
         if driver is not None:
             self._driver = driver
         elif earlier is None:
+            self._trained = TrainedParameters(model)
             self._driver = WorkerDriver(model, optimizers, swarm, on_event, keep, stage, stream, edges)
         else:
+            self._trained = earlier._trained
+            if self._trained is not None:
+                self._trained.require_same()
             self._driver = earlier._driver
             self._driver.rebind(model, optimizers, on_event, keep)
             earlier.detach()
@@ -303,7 +310,8 @@ class Outer:
         ``tokens_per_step=None``: it calls this after each inner step, on the training thread; a step that a
         gradient scaler skipped counts for nothing there. Raises `UserError` for tokens that are no whole
         number from 1 to 2**40 and where the hook counts steps already, `OptimizerUndoes` if the first step on
-        what had landed wrote an old copy of the parameters over it, `EntryError` or `SwarmClosed` if this
+        what had landed wrote an old copy of the parameters over it, `LayoutError` once
+        another parameter is trained than when the model was attached, `EntryError` or `SwarmClosed` if this
         worker cannot go on, `TrainingDiverged` once it has left the run because what it trained was not
         finite five times in a row."""
         if self._hooks.counts:
@@ -326,6 +334,8 @@ class Outer:
     def _stepped(self, tokens: int) -> None:
         if self.finished:
             return
+        if self._trained is not None:
+            self._trained.require_same()
         self._landings.stepped()
         before = self.swarm_step
         self._driver.stepped(tokens)
