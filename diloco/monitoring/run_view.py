@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -69,6 +70,8 @@ _ROUNDS_SHOWN = 8
 _NOTES_KEPT = 50
 _NOTES_SHOWN = 5
 _GONE_SHOWN = 4
+_LINE_EVERY_S = 10.0
+"""Where there is no terminal: a line about rounds, at most this often while they are alike."""
 _TABLE_LINES = 5
 """Of a table without its rows: title, borders and headings."""
 _TOLD: dict[type[Trace], str] = {
@@ -384,19 +387,40 @@ class Screen(Display):
 
     tells = tuple(_TOLD)
 
-    def __init__(self, view: RunView, console: Console, log: EventLog | None = None) -> None:
+    def __init__(
+        self,
+        view: RunView,
+        console: Console,
+        log: EventLog | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(view, console)
         self.view = view
         self._log = log
+        self._clock = clock
+        self._told_rounds: dict[int, tuple[float, int, int]] = {}
+        """By stage, of the last round that a line told of: when, how many members, which attempt."""
 
     def on_trace(self, trace: Trace) -> None:
         """From the driver's thread."""
         with self.lock:
             line = self.view.trace(trace)
-        if line is not None:
+            is_news = not isinstance(trace, CommittedTrace | SwappedTrace) or self._is_worth_a_line(trace)
+        if line is not None and is_news:
             self.say(line)
         if self._log is not None and (line is not None or isinstance(trace, _FOR_PROGRAMS)):
             self._log.trace(trace, line or "")
+
+    def _is_worth_a_line(self, trace: CommittedTrace | SwappedTrace) -> bool:
+        """Where there is no terminal a run of days is not to fill a disk: rounds now and then, and those that
+        were not like the last one told of."""
+        stage, attempt = (trace.course, trace.attempt) if isinstance(trace, CommittedTrace) else (0, 0)
+        now, is_last = self._clock(), self.view.rounds_done >= self.view.rounds_wanted
+        at, *alike = self._told_rounds.get(stage, (float("-inf"), 0, 0))
+        if now - at < _LINE_EVERY_S and alike == [len(trace.members), attempt] and not is_last:
+            return False
+        self._told_rounds[stage] = now, len(trace.members), attempt
+        return True
 
     def __enter__(self) -> Screen:
         super().__enter__()

@@ -228,6 +228,20 @@ def test_off_a_terminal_each_line_is_printed_once_and_markup_is_left_alone() -> 
     assert row(screen.view, "[red]ann[/red]") == ["[red]ann[/red]", "joining"]
 
 
+def test_off_a_terminal_lines_about_rounds_are_few_but_for_those_that_differ() -> None:
+    now = 0.0
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with Screen(RunView("run", 30), console, clock=lambda: now) as screen:
+        for number in range(1, 31):
+            now += 3.0
+            members = (A,) if number == 7 else (A, B)
+            screen.on_trace(committed(number, members, *(1.0 for _ in members)))
+    lines = [line.partition(" s  ")[2] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert [int(line.split()[1].rstrip(":")) for line in lines] == [1, 5, 7, 8, 12, 16, 20, 24, 28, 30]
+    assert lines[2] == "round 7: 1 worker, 0.25 s"
+    assert screen.view.rounds_done == 30
+
+
 def test_what_is_shown_is_recorded_and_so_is_what_only_programs_are_told(tmp_path: Path) -> None:
     console, log = (
         Console(file=io.StringIO(), force_terminal=False),
