@@ -14,7 +14,8 @@ from transport.sockets.aes_hardware import has_fast_aes
 
 def doctor_command(kernels: options.Kernels = "auto") -> None:
     """Show what this machine trains with: torch, threads and devices, how bulk goes, what codecs run by."""
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+    processors = os.cpu_count() or 1
+    machine = f"{platform.system()} {platform.machine()}, {processors} processor{'s' * (processors != 1)}"
     print(f"diloco {diloco.__version__}, Python {platform.python_version()}, {machine}")
     bulk = "sealed (AES-256-GCM)" if has_fast_aes() else f"over CURVE: {NO_AES}"
     if (line := missing("train")) is not None:
@@ -28,6 +29,7 @@ def doctor_command(kernels: options.Kernels = "auto") -> None:
     use(kernels)
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     devices = ", ".join(names) or "no CUDA device"
-    print(f"torch {torch.__version__}: {torch.get_num_threads()} threads, {devices}")
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}: {threads} thread{'s' * (threads != 1)}, {devices}")
     print(f"bulk: {bulk}")
     print(f"codecs: {running()}")

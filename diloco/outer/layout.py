@@ -162,6 +162,10 @@ def _require_shareable(name: str, parameter: Parameter) -> None:
         raise LayoutError(
             f"parameter {name} is on the meta device: give it memory before you attach the model"
         )
+    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
+        raise LayoutError(
+            f"parameter {name} shows one value as many (it was made by expand): give it memory by .clone()"
+        )
     if parameter.requires_grad and parameter.dtype not in TRAINABLE_DTYPES:
         raise LayoutError(
             f"parameter {name} is {parameter.dtype}: trainable ones must be float32, bfloat16 or float16"

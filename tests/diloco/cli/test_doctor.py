@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from diloco.cli.app import app
@@ -28,9 +30,19 @@ def test_the_doctor_says_versions_threads_and_what_codecs_run_by() -> None:
     versions, threads, bulk, codecs = done.output.splitlines()
     assert versions.startswith("diloco ")
     assert threads.startswith("torch ")
-    assert " threads, " in threads
+    assert " 1 threads" not in threads
+    assert re.search(r": \d+ threads?, ", threads)
     assert bulk == "bulk: sealed (AES-256-GCM)" if has_fast_aes() else bulk.startswith("bulk: over CURVE")
     assert codecs == f"codecs: {running()}"
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, ": 1 thread, "), (3, ": 3 threads, ")])
+def test_one_thread_is_no_threads(
+    count: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    doctor_command()
+    assert told in capsys.readouterr().out
 
 
 def test_the_doctor_tries_what_it_is_asked_to(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,15 @@ def test_two_parameters_on_one_storage_count_once() -> None:
     assert len(names(Layout.of(model))) == 4
 
 
+def test_a_parameter_of_one_value_shown_as_many_is_refused_by_name() -> None:
+    model = small()
+    model.scale = nn.Parameter(torch.ones(1, 3).expand(4, 3))
+    with pytest.raises(LayoutError, match=r"parameter scale shows one value as many"):
+        Layout.of(model)
+    model.scale = nn.Parameter(torch.ones(1).expand(1))
+    assert "scale" in names(Layout.of(model))
+
+
 def test_a_frozen_parameter_tied_to_a_trainable_one_is_trainable() -> None:
     model = nn.Module()
     model.first = nn.Parameter(torch.zeros(3), requires_grad=False)
