@@ -36,7 +36,7 @@ def rules_of(settings: RunSettings) -> Rules:
         mean_growth=WIRE_FORMATS[returned].mean_growth(),
         element_bytes=wire_element_bytes(method),
         quorum=method.quorum,
-        buffers_fragment=method.buffers_fragment if method.buffers == "mean" else -1,
+        buffers_fragment=buffers_fragment(settings),
         stages=settings.pipeline.stages,
         wiring=Wiring(settings.pipeline.wiring),
         copies=settings.checkpoint.copies,
@@ -103,6 +103,12 @@ def matching_of(settings: RunSettings) -> Matching | None:
         return None
     run, each = settings.run, wire_element_bytes(method)
     return Matching(method.group, run.seed, method.group_size, run.min_peers, each)
+
+
+def buffers_fragment(settings: RunSettings) -> int:
+    """The fragment whose commits are no rounds, but the mean of a model's buffers; -1 if the run has none."""
+    method = settings.method.resolved()
+    return method.buffers_fragment if method.buffers == "mean" else -1
 
 
 def num_commits(settings: RunSettings) -> int:

@@ -17,7 +17,7 @@ from diloco.errors import DilocoError
 from diloco.monitoring.own_training import OwnTraining
 from diloco.monitoring.run_view import Screen
 from diloco.monitoring.worker_view import MemberSpeed, WorkerScreen, WorkerView
-from diloco.rules import num_commits
+from diloco.rules import buffers_fragment, num_commits
 from diloco.settings import RunSettings
 from diloco.swarm.swarm import Swarm
 from peers.coordinator.status import RunStatus
@@ -80,6 +80,7 @@ def watched(
     view = WorkerView(
         settings.run.name, swarm.key, swarm.name, rounds_wanted(settings), own_training(swarm, where)
     )
+    view.buffers_fragment = buffers_fragment(settings)
     screen = _Shown(swarm, view, console)
     ended = threading.Event()
     with screen:

@@ -81,6 +81,8 @@ class WorkerView:
     """By the host, some seconds ago."""
     num_undone: int = 0
     """Commits that are no rounds, since the run went back."""
+    buffers_fragment: int = -1
+    """Of which a commit is no round either."""
     _state: str = _ASKS
     _host_away: bool = False
     _first: tuple[float, int] | None = None
@@ -132,6 +134,9 @@ class WorkerView:
                 self._state = "exchanges"
                 self.participants = len(event.members)
             case RoundCommitted():
+                if event.record.fragment == self.buffers_fragment:
+                    self.num_undone += 1
+                    return "this worker has the mean of the model's buffers"
                 self._committed(event.record.index - self.num_undone, len(event.record.members))
             case Swapped():
                 self._committed(event.step, 1 + len(event.partners))
@@ -267,7 +272,7 @@ class WorkerScreen(Display):
         """Of the member, on the training thread."""
         with self.lock:
             line = self.view.event(event)
-            commits = isinstance(event, RoundCommitted | Swapped)
+            commits = line is None and isinstance(event, RoundCommitted | Swapped)
             progress = self.view.progress() if commits and not self.is_live else None
         for each in (line, progress):
             if each is not None:

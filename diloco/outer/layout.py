@@ -162,7 +162,9 @@ def _require_shareable(name: str, parameter: Parameter) -> None:
         raise LayoutError(
             f"parameter {name} is on the meta device: give it memory before you attach the model"
         )
-    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
+    if any(
+        stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)
+    ):
         raise LayoutError(
             f"parameter {name} shows one value as many (it was made by expand): give it memory by .clone()"
         )

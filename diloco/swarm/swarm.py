@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from diloco.errors import EntryError, SettingsError, SwarmClosed, SwarmTimeout, UserError
+from diloco.rules import buffers_fragment
 from diloco.settings import RunSettings
 from diloco.swarm.setting_changes import changes_between, told, unpack_values, with_values
 from peers.admission.ticket import Ticket
@@ -60,7 +61,9 @@ class View:
     """What a loop may want to show; written by the driver's thread, one field at a time."""
 
     round: int = 0
-    """Commits that this worker has seen."""
+    """Commits that this worker has seen, but for those of a model's buffers."""
+    num_of_buffers: int = 0
+    """Such commits since this worker holds the shared state."""
     peers: dict[bytes, str] = field(default_factory=dict)
     """Names of the other members."""
     participants: int = 0
@@ -335,7 +338,8 @@ class Swarm:
                 self.view.participants = len(event.members)
             case RoundCommitted():
                 record = event.record
-                self.view.round = record.index
+                self.view.num_of_buffers += record.fragment == buffers_fragment(self.settings)
+                self.view.round = record.index - self.view.num_of_buffers
                 self.view.participants = len(record.members)
                 self.view.sync_seconds = event.seconds
                 total = sum(record.weights)

@@ -51,8 +51,8 @@ def view_of(*events: object, clock: Clock | None = None, name: str = "ann") -> W
     return view
 
 
-def committed(index: int) -> RoundCommitted:
-    record: Any = SimpleNamespace(index=index, members=(ME, A))
+def committed(index: int, fragment: int = 0) -> RoundCommitted:
+    record: Any = SimpleNamespace(index=index, members=(ME, A), fragment=fragment)
     return RoundCommitted(record, NO_MEAN, 1, 10, 1.0, 0.5, 0)
 
 
@@ -188,6 +188,13 @@ def test_who_holds_the_others_up_is_named() -> None:
     assert view.slow_text() == ""
     view.members = (MemberSpeed(ME, "ann", 60.0, True), MemberSpeed(C, "cid\x1b", 1.0, True))
     assert view.slow_text() == "the run waits for this worker, cid?"
+
+
+def test_the_mean_of_buffers_behind_the_last_round_is_no_round() -> None:
+    view = view_of(committed(200))
+    view.buffers_fragment = 4
+    assert view.event(committed(201, fragment=4)) == "this worker has the mean of the model's buffers"
+    assert view.rounds_done == 200
 
 
 def test_in_a_pipe_lines_about_progress_are_few_and_the_last_round_has_one() -> None:

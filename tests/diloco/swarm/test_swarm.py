@@ -63,7 +63,7 @@ def test_two_peers_of_one_name_have_different_peer_names() -> None:
 
 def test_the_view_follows_the_rounds_of_a_worker() -> None:
     torch.manual_seed(0)
-    model = torch.nn.Linear(3, 1)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.BatchNorm1d(1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run = parse_settings({"run": {"rounds": 3}, "method": {"sync_every": 2}}, "")
     with diloco.solo(run) as swarm:
@@ -72,6 +72,7 @@ def test_the_view_follows_the_rounds_of_a_worker() -> None:
             optimizer.zero_grad()
             model(torch.ones(4, 3)).square().mean().backward()
             optimizer.step()
+        assert outer.replica.has_mean_buffers, "by a commit that is no round"
         assert (swarm.view.round, swarm.view.participants, swarm.view.weight) == (3, 1, 1.0)
         assert swarm.view.peers == {}
         assert (swarm.bytes_sent, swarm.bytes_received) == (0, 0), "alone, nothing goes over a wire"
